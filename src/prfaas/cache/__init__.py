@@ -1,0 +1,1 @@
+"""Hybrid prefix cache pool bookkeeping, prefix index, eviction. Pure."""

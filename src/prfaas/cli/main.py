@@ -1,0 +1,65 @@
+"""``prfaas VERB ...``: finds the verb's module, lets it describe its arguments, runs it.
+
+A verb is a module here with ``configure(parser)`` and ``run(args) -> exit status``. Only the
+chosen verb is imported, so ``prfaas plan`` never loads what ``prfaas up`` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from prfaas import __version__
+from prfaas.core.errors import PrfaasError
+
+VERBS: dict[str, str] = {
+    "up": "start a deployment on this machine: engines, agents, gateway",
+    "demo": "send a script of prompts through a running deployment and check every answer",
+    "gateway": "run the OpenAI endpoint of a deployment",
+    "agent": "run the agent of one machine of a deployment",
+    "certs": "make a private CA and per-agent certificates for the KV link",
+    "link": "test the KV link between two agents",
+    "kv": "show how large a model's KV cache is, by length",
+    "plan": "find the threshold and the split for a model, traffic, line and prices",
+    "simulate": "replay a workload or trace under routing policies",
+}
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prfaas",
+        description="Prefill-as-a-Service: prefill where compute is cheap, decode where the users "
+        "are, and ship the KV cache between them over plain Ethernet.",
+        epilog="'prfaas VERB --help' teaches a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        sub = verbs.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        if name == verb:
+            importlib.import_module(f"prfaas.cli.{name}").configure(sub)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    args = build_parser(verb).parse_args(arguments)
+    module = importlib.import_module(f"prfaas.cli.{args.verb}")
+    try:
+        return int(module.run(args))
+    except PrfaasError as error:
+        print(f"prfaas {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (head, less) went away: silence the interpreter's own complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

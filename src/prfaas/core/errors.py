@@ -1,0 +1,39 @@
+"""One error tree. The class says who is at fault; the message says what to do about it."""
+
+from __future__ import annotations
+
+
+class PrfaasError(Exception):
+    """Base of every error this product raises on purpose."""
+
+
+class CallerError(PrfaasError):
+    """What we were asked for is wrong: a request, an argument, a file."""
+
+
+class ConfigError(CallerError):
+    """A configuration, scenario or profile does not say what it must."""
+
+
+class PeerError(PrfaasError):
+    """Another agent or gateway broke the protocol or is not who it should be."""
+
+
+class LinkError(PrfaasError):
+    """The line between two agents failed or is too slow for the deadline."""
+
+
+class EngineError(PrfaasError):
+    """A vLLM engine failed, refused, or went away."""
+
+
+class LayoutMismatch(EngineError):
+    """Two engines that should exchange KV cache hold it in different layouts."""
+
+
+class CapacityError(PrfaasError):
+    """A bounded resource of ours (arena slots, queue places, deadline time) ran out."""
+
+
+class InvariantError(PrfaasError):
+    """Our own bookkeeping contradicts itself: a bug, raised by ``check_integrity()``."""

@@ -1,0 +1,69 @@
+"""Typed, strict loading of files people write: each mistake is named with its place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from prfaas.core.errors import ConfigError
+
+T = TypeVar("T")
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+_UNKNOWN = re.compile(
+    r"Object contains unknown field `(?P<name>[^`]*)`(?: - at `(?P<path>[^`]*)`)?"
+)
+
+
+def load_yaml(path: Path, kind: type[T]) -> T:
+    """Read a YAML file as ``kind`` (a msgspec Struct with ``forbid_unknown_fields``).
+
+    Raises ConfigError naming the file, the place and, for a misspelt key, the nearest known one.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes; is it the right file?")
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_yaml(text, kind, source=str(path))
+
+
+def parse_yaml(text: bytes | str, kind: type[T], *, source: str) -> T:
+    """The same for text already in memory; ``source`` names it in errors."""
+    try:
+        return msgspec.yaml.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error), kind)}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+
+
+def _explain(message: str, kind: type) -> str:
+    match = _UNKNOWN.search(message)
+    if match is None:
+        return message
+    where = match["path"] or "$"
+    known = sorted(_all_field_names(kind, set()))
+    near = difflib.get_close_matches(match["name"], known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown key {match['name']!r} at {where}{hint}"
+
+
+def _all_field_names(kind: Any, seen: set[Any]) -> set[str]:
+    """Every key that may appear anywhere inside ``kind``: candidates for 'did you mean'."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if kind in seen:
+            return set()
+        seen.add(kind)
+        names: set[str] = set()
+        for field in msgspec.structs.fields(kind):
+            names.add(field.encode_name)
+            names |= _all_field_names(field.type, seen)
+        return names
+    return set().union(*(_all_field_names(arg, seen) for arg in get_args(kind)), set())

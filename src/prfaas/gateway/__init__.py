@@ -1,0 +1,1 @@
+"""Driver in real time: HTTP, engine clients, KV events, metrics."""

@@ -1,0 +1,1 @@
+"""Local processes of a deployment: start, watch, restart, stop."""

@@ -1,0 +1,1 @@
+"""One decision per file: routing, placement, threshold, rebalancing. Pure."""

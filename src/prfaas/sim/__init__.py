@@ -1,0 +1,1 @@
+"""Driver in simulated time: engines, links, workloads, traces, report."""

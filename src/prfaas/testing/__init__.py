@@ -1,0 +1,1 @@
+"""Shipped test kit: manual clock, in-memory link, WAN emulator, fault injection."""

@@ -1,0 +1,1 @@
+"""Between an engine and its agent: shared memory for bytes, a Unix socket for words."""

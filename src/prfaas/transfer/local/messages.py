@@ -1,0 +1,161 @@
+"""The words an engine rank and its agent exchange over a Unix stream socket.
+
+Framing: a 4-byte little-endian length (at most `MAX_FRAME_BYTES`), then one msgpack map with its
+type in ``"type"``. KV bytes never pass here: they lie in the agent's shared-memory arena, cut in
+fixed-size slots. A slot belongs to the agent, or is leased to one connection for filling. Every
+lease ends with the connection.
+
+Exporting rank:  LeaseSlots -> SlotsLeased; BeginExport; fill leased slots; ExportSlot (the slot
+                 goes back to the agent) ...; FinishExport or AbortExport. The agent may answer
+                 ExportStopped at any time: stop exporting, return what is leased with ReturnSlots.
+Importing rank:  OpenImport -> ImportReady (pieces stay readable until CloseImport) or
+                 ImportFailed. A transfer may be opened by several requests (``n`` > 1).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from prfaas.core.layout import KvLayout
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, tag_field="type", forbid_unknown_fields=True):
+    """Base of every message."""
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """``length`` bytes of the transfer's flat space at ``flat_offset`` lie in the arena at
+    ``arena_offset`` (bytes from its start)."""
+
+    arena_offset: int
+    flat_offset: int
+    length: int
+
+
+# engine -> agent
+
+
+class RegisterEngine(Message, frozen=True):
+    """First message of a connection. ``engine`` is its name in the deployment."""
+
+    engine: str
+    layout: KvLayout
+    pid: int
+    version: int = PROTOCOL_VERSION
+
+
+class LeaseSlots(Message, frozen=True):
+    """Ask for up to ``count`` free slots; answered once at least one is free."""
+
+    count: int
+
+
+class ReturnSlots(Message, frozen=True):
+    """Leased slots that will not be filled."""
+
+    slots: tuple[int, ...]
+
+
+class BeginExport(Message, frozen=True):
+    """This rank will export ``total_bytes`` as transfer ``transfer_id``.
+
+    ``destination`` is the agent that receives (may be the agent itself: a local hand-off).
+    ``deadline_s`` is the time left, in seconds, for the whole transfer.
+    """
+
+    transfer_id: str
+    destination: str
+    from_token: int
+    to_token: int
+    total_bytes: int
+    deadline_s: float
+    priority: int = 0
+
+
+class ExportSlot(Message, frozen=True):
+    """A filled slot; its pieces may cover any flat ranges of the transfer."""
+
+    transfer_id: str
+    slot: int
+    pieces: tuple[Piece, ...]
+
+
+class FinishExport(Message, frozen=True):
+    """Every byte of the transfer has been handed over."""
+
+    transfer_id: str
+
+
+class AbortExport(Message, frozen=True):
+    """The transfer will not be completed (request aborted, boundary missed, ...)."""
+
+    transfer_id: str
+    reason: str
+
+
+class OpenImport(Message, frozen=True):
+    """Read transfer ``transfer_id``; answered when all of it is here or it has failed."""
+
+    transfer_id: str
+    from_token: int
+    to_token: int
+    total_bytes: int
+
+
+class CloseImport(Message, frozen=True):
+    """The rank has copied the pieces (or given up waiting for them)."""
+
+    transfer_id: str
+
+
+# agent -> engine
+
+
+class Registered(Message, frozen=True):
+    """The connection is accepted; map ``arena_path`` (``slot_count * slot_bytes`` bytes)."""
+
+    agent: str
+    arena_path: str
+    slot_bytes: int
+    slot_count: int
+
+
+class Refused(Message, frozen=True):
+    """The connection is not accepted and will be closed."""
+
+    reason: str
+
+
+class SlotsLeased(Message, frozen=True):
+    slots: tuple[int, ...]
+
+
+class ExportStopped(Message, frozen=True):
+    """The agent wants no more of this transfer (cancelled, refused, failed, deadline)."""
+
+    transfer_id: str
+    reason: str
+
+
+class ImportReady(Message, frozen=True):
+    """The pieces cover [0, total_bytes) of the transfer exactly once, in flat order."""
+
+    transfer_id: str
+    pieces: tuple[Piece, ...]
+
+
+class ImportFailed(Message, frozen=True):
+    transfer_id: str
+    reason: str
+
+
+EngineMessage = (
+    RegisterEngine | LeaseSlots | ReturnSlots | BeginExport | ExportSlot | FinishExport
+    | AbortExport | OpenImport | CloseImport
+)  # fmt: skip
+AgentMessage = (
+    Registered | Refused | SlotsLeased | ExportStopped | ImportReady | ImportFailed
+)  # fmt: skip

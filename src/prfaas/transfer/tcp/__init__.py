@@ -1,0 +1,1 @@
+"""The KV link's sockets: connections, TLS, TCP_INFO, threads."""
