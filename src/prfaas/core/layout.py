@@ -29,14 +29,15 @@ GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 
 class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer's page. ``index`` is its place in the model, ``page_bytes`` what is moved of a
-    block (the content, without padding), ``dtype`` and ``shape`` what vLLM registered, without
-    the block dimension: they are compared, never computed with."""
+    block (the content, without padding). ``dtype``, ``shape`` and ``strides`` are what vLLM
+    registered, without the block dimension: they are compared, never computed with."""
 
     name: str
     index: int
     page_bytes: int
     dtype: str
     shape: tuple[int, ...]
+    strides: tuple[int, ...] = ()
 
 
 class KvGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,7 +161,7 @@ def _difference(ours: KvLayout, theirs: KvLayout) -> str | None:
         if len(a.layers) != len(b.layers):
             return f"KV group {number}: {len(a.layers)} layers and {len(b.layers)} layers"
         for left, right in zip(a.layers, b.layers, strict=True):
-            for what in ("name", "index", "page_bytes", "dtype", "shape"):
+            for what in ("name", "index", "page_bytes", "dtype", "shape", "strides"):
                 if getattr(left, what) != getattr(right, what):
                     return (
                         f"layer {left.name}: {what} differs: {getattr(left, what)!r} "

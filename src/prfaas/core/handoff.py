@@ -1,0 +1,67 @@
+"""The ``kv_transfer_params`` a gateway and an engine's connector exchange, typed.
+
+vLLM carries them opaquely in the request and response bodies; ``"prfaas"`` names the kind.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from prfaas.core.errors import CallerError
+
+TransferId = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
+
+
+class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="export"):
+    """Gateway to prefill engine: export tokens [from_token, to_token) of this prompt.
+
+    ``destination`` is the receiving agent's name, ``deadline_s`` the time left in seconds.
+    """
+
+    transfer_id: TransferId
+    destination: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    from_token: Tokens
+    to_token: Tokens
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 300.0
+    priority: int = 0
+
+
+class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="import"):
+    """Gateway to decode engine: tokens [from_token, to_token) lie ready as ``transfer_id``.
+
+    ``prompt_token_ids`` is vLLM's own: it makes the chat endpoint skip its template.
+    """
+
+    transfer_id: TransferId
+    from_token: Tokens
+    to_token: Tokens
+    prompt_token_ids: list[int] | None = None
+
+
+class ExportResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="exported"):
+    """Prefill engine to gateway: whether everything was handed to the agent, or why not."""
+
+    transfer_id: str
+    ok: bool
+    reason: str | None = None
+
+
+def parse_handoff(params: dict[str, Any] | None) -> ExportParams | ImportParams | None:
+    """Typed parameters, or None where a request carries none of ours.
+
+    Raises CallerError for parameters that name us but are not valid.
+    """
+    if not params or "prfaas" not in params:
+        return None
+    try:
+        parsed = msgspec.convert(params, ExportParams | ImportParams)
+    except msgspec.ValidationError as error:
+        raise CallerError(f"kv_transfer_params: {error}") from error
+    if not parsed.from_token <= parsed.to_token:
+        raise CallerError(
+            f"kv_transfer_params: from_token {parsed.from_token} > to_token {parsed.to_token}"
+        )
+    return parsed
