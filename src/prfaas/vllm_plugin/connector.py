@@ -1,0 +1,167 @@
+"""What vLLM loads: ``"kv_connector": "PrfaasConnector"``, ``"kv_connector_module_path":
+"prfaas.vllm_plugin.connector"``.
+
+vLLM makes two of these objects, one in the scheduler's process and one in each worker's; each
+delegates to its half. ``kv_connector_extra_config``:
+
+    agent_socket  path of the agent's Unix socket
+    engine        this engine's name in the deployment
+    exports       false on an engine that only decodes: it may then use full CUDA graphs
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorTransferResults,
+    SupportsHMA,
+)
+
+from prfaas.core.errors import ConfigError
+from prfaas.vllm_plugin.geometry import check_supported
+from prfaas.vllm_plugin.metadata import StepMetadata
+from prfaas.vllm_plugin.scheduler_side import SchedulerSide
+from prfaas.vllm_plugin.worker_side import WorkerSide
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.forward_context import ForwardContext
+    from vllm.v1.attention.backend import AttentionMetadata
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.request import Request
+
+
+class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
+    """Exports a prompt's KV cache while it is computed; imports one computed elsewhere."""
+
+    def __init__(
+        self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
+    ) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        check_supported(vllm_config, kv_cache_config)
+        self._scheduler = (
+            SchedulerSide(kv_cache_config) if role is KVConnectorRole.SCHEDULER else None
+        )
+        self._worker: WorkerSide | None = None
+
+    @classmethod
+    def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
+        # Full CUDA graphs would skip save_kv_layer.
+        return bool(extra_config.get("exports", True))
+
+    @property
+    def supports_divergent_local_hybrid_hits(self) -> bool:
+        # A full-attention hit may be deeper than the state's: the state comes with the transfer.
+        return True
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        # What was exported lies in the arena: a preemption takes nothing from it.
+        return False
+
+    def get_loaded_kv_cache_group_ids(self, request: Request) -> tuple[int, ...]:
+        return self._kv_cache_config.transfer_group_ids
+
+    # Scheduler side
+
+    @property
+    def _scheduling(self) -> SchedulerSide:
+        assert self._scheduler is not None
+        return self._scheduler
+
+    def on_new_request(self, request: Request) -> None:
+        self._scheduling.on_new_request(request)
+
+    def get_num_new_matched_tokens(
+        self, request: Request, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        return self._scheduling.get_num_new_matched_tokens(request, num_computed_tokens)
+
+    def update_state_after_alloc(
+        self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
+    ) -> None:
+        self._scheduling.update_state_after_alloc(request, blocks, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
+        return self._scheduling.build_connector_meta(scheduler_output)
+
+    def request_finished_all_groups(
+        self, request: Request, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        # Pages were copied out as they were computed: the blocks may be freed at once.
+        return False, self._scheduling.request_finished(request)
+
+    def has_pending_push_work(self) -> bool:
+        return self._scheduling.has_pending_work
+
+    # Worker side
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        extra = self._kv_transfer_config.kv_connector_extra_config
+        missing = [key for key in ("agent_socket", "engine") if not extra.get(key)]
+        if missing:
+            raise ConfigError(f"kv_connector_extra_config lacks {', '.join(missing)}")
+        self._worker = WorkerSide(
+            self._vllm_config,
+            self._kv_cache_config,
+            kv_caches,
+            agent_socket=extra["agent_socket"],
+            engine=extra["engine"],
+            tp_rank=_tp_rank(),
+        )
+
+    @property
+    def _working(self) -> WorkerSide:
+        assert self._worker is not None
+        return self._worker
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        self._working.step_begins(self._meta)
+
+    @property
+    def _meta(self) -> StepMetadata:
+        meta = self._get_connector_metadata()
+        assert isinstance(meta, StepMetadata)
+        return meta
+
+    def start_load_kv(self, forward_context: ForwardContext, **kwargs: Any) -> None:
+        self._working.start_imports(self._meta)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        # Loads are asynchronous: a request runs only after its load was reported.
+        return
+
+    def save_kv_layer(
+        self,
+        layer_name: str,
+        kv_layer: torch.Tensor,
+        attn_metadata: AttentionMetadata,
+        **kwargs: Any,
+    ) -> None:
+        # Warm-up runs come without metadata.
+        if self._connector_metadata is not None:
+            self._working.layer_computed(self._meta, layer_name)
+
+    def wait_for_save(self) -> None:
+        self._working.step_ended(self._meta)
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
+        return self._working.take_results(finished_req_ids)
+
+    def shutdown(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+def _tp_rank() -> int:
+    from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+
+    return int(get_tensor_model_parallel_rank())

@@ -1,0 +1,225 @@
+"""Worker side of an export: pages leave the cache for arena slots as soon as they are final.
+
+Full-attention and sliding-window pages leave from the layer's own hook, in the step that completes
+their block. Recurrent layers call no hook: in the step that ends at the boundary, their states
+leave from the hook of the next attention layer above them, the rest when the step ends. A slot is
+handed to the agent when it is full or the step is over, so bytes travel while prefill computes.
+
+A slot shortage blocks here: back-pressure from a slow line reaches the producer. It is bounded by
+the transfer's deadline, after which the export is given up and prefill goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from vllm.logger import init_logger
+
+from prfaas.core.errors import EngineError, PrfaasError
+from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.transfer.local.client import AgentClient
+from prfaas.transfer.local.messages import BeginExport, ExportSlot, Piece
+from prfaas.vllm_plugin.metadata import ExportStep
+from prfaas.vllm_plugin.pages import PageCopier
+
+logger = init_logger(__name__)
+
+
+@dataclass
+class _OpenSlot:
+    slot: int
+    memory: torch.Tensor
+    arena_offset: int
+    filled: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def free(self) -> int:
+        return self.memory.numel() - self.filled
+
+    def take(self, flat_offset: int, length: int) -> torch.Tensor:
+        """The next ``length`` bytes, noted as a piece."""
+        start = self.filled
+        self.filled += length
+        self.pieces.append(Piece(self.arena_offset + start, flat_offset, length))
+        return self.memory[start : self.filled]
+
+
+@dataclass
+class _Outgoing:
+    transfer_id: str
+    plan: TransferPlan
+    deadline: float
+    slot: _OpenSlot | None = None
+    states_done: set[str] = field(default_factory=set)
+    stopped: bool = False
+
+
+class Exporter:
+    """All exports of one rank. Every method runs on the worker's main thread."""
+
+    def __init__(
+        self,
+        client: AgentClient,
+        layout: KvLayout,
+        pages: dict[str, torch.Tensor],
+        copier: PageCopier,
+        arena: Callable[[], torch.Tensor],
+    ) -> None:
+        self._client, self._layout, self._pages, self._copier = client, layout, pages, copier
+        self._arena = arena
+        self._group_of = {layer.name: group for group in layout.groups for layer in group.layers}
+        self._recurrent = sorted(
+            (layer.index, layer.name)
+            for group in layout.groups
+            if group.kind == "recurrent"
+            for layer in group.layers
+        )
+        self._open: dict[str, _Outgoing] = {}
+
+    def layer_computed(self, step: ExportStep, layer_name: str) -> None:
+        """The layer's pages up to ``step.end_token`` are in the cache."""
+        transfer = self._begun(step)
+        if transfer is None:
+            return
+        try:
+            span = transfer.plan.spans[layer_name]
+            block_tokens = self._group_of[layer_name].block_tokens
+            first = max(span.first_block, step.first_token // block_tokens)
+            self._pages_out(transfer, step, span, first, step.end_token // block_tokens)
+            if step.final:
+                self._states_out(transfer, step, below=span.layer.index)
+        except PrfaasError as error:
+            self._stop(transfer, str(error))
+
+    def step_ended(self, steps: list[ExportStep]) -> None:
+        """Hand over what the step left: the topmost states, and slots that are not full."""
+        for step in steps:
+            transfer = self._begun(step)
+            if transfer is not None:
+                try:
+                    self._end_step(transfer, step)
+                except PrfaasError as error:
+                    self._stop(transfer, str(error))
+            if step.final:
+                del self._open[step.params.transfer_id]
+
+    def _end_step(self, transfer: _Outgoing, step: ExportStep) -> None:
+        if step.final:
+            self._states_out(transfer, step, below=None)
+        self._flush(transfer)
+        if step.final:
+            self._copier.when_gathered(lambda: self._client.finish_export(transfer.transfer_id))
+
+    def abort(self, transfer_id: str, reason: str) -> None:
+        """The scheduler side says the boundary will not be reached."""
+        transfer = self._open.pop(transfer_id, None)
+        if transfer is not None and not transfer.stopped:
+            self._stop(transfer, reason)
+
+    def _begun(self, step: ExportStep) -> _Outgoing | None:
+        """The step's transfer, announced at its first step; None once it has been given up."""
+        transfer = self._open.get(step.params.transfer_id)
+        if transfer is None:
+            transfer = self._begin(step)
+        if not transfer.stopped:
+            reason = self._client.stopped_reason(transfer.transfer_id)
+            if reason is not None:
+                self._stop(transfer, reason)
+        return None if transfer.stopped else transfer
+
+    def _begin(self, step: ExportStep) -> _Outgoing:
+        params = step.params
+        plan = TransferPlan(self._layout, from_token=params.from_token, to_token=params.to_token)
+        deadline = time.monotonic() + params.deadline_s
+        transfer = _Outgoing(params.transfer_id, plan, deadline)
+        self._open[params.transfer_id] = transfer
+        try:
+            self._client.begin_export(
+                BeginExport(
+                    transfer_id=params.transfer_id,
+                    destination=params.destination,
+                    from_token=params.from_token,
+                    to_token=params.to_token,
+                    total_bytes=plan.total_bytes,
+                    deadline_s=params.deadline_s,
+                    priority=params.priority,
+                )
+            )
+        except PrfaasError as error:
+            self._stop(transfer, str(error))
+        return transfer
+
+    def _pages_out(
+        self, transfer: _Outgoing, step: ExportStep, span: LayerSpan, first: int, end: int
+    ) -> None:
+        """Pages of blocks [first, end) of one layer, cut to fit slots."""
+        table = step.tables[span.group]
+        pages = self._pages[span.layer.name]
+        page_bytes = span.layer.page_bytes
+        block = first
+        while block < end:
+            slot = self._slot_with_room(transfer, min(page_bytes, self._client.slot_bytes))
+            count = min(end - block, slot.free // page_bytes)
+            if count == 0:
+                self._page_in_parts(transfer, pages[_real(table[block])], span.offset_of(block))
+                block += 1
+                continue
+            ids = [_real(block_id) for block_id in table[block : block + count]]
+            out = slot.take(span.offset_of(block), count * page_bytes)
+            self._copier.gather(pages, ids, out)
+            block += count
+
+    def _page_in_parts(self, transfer: _Outgoing, page: torch.Tensor, flat_offset: int) -> None:
+        """A page larger than a slot."""
+        start = 0
+        while start < page.numel():
+            slot = self._slot_with_room(transfer, 1)
+            length = min(slot.free, page.numel() - start)
+            out = slot.take(flat_offset + start, length)
+            self._copier.gather_part(page[start : start + length], out)
+            start += length
+
+    def _states_out(self, transfer: _Outgoing, step: ExportStep, *, below: int | None) -> None:
+        """Recurrent states that are final: of layers below ``below``, or all that are left."""
+        for index, name in self._recurrent:
+            if name in transfer.states_done or (below is not None and index >= below):
+                continue
+            span = transfer.plan.spans[name]
+            self._pages_out(transfer, step, span, span.first_block, span.end_block)
+            transfer.states_done.add(name)
+
+    def _slot_with_room(self, transfer: _Outgoing, length: int) -> _OpenSlot:
+        if transfer.slot is not None and transfer.slot.free < length:
+            self._flush(transfer)
+        if transfer.slot is None:
+            number = self._client.lease(timeout_s=transfer.deadline - time.monotonic())
+            size = self._client.slot_bytes
+            memory = self._arena()[number * size : (number + 1) * size]
+            transfer.slot = _OpenSlot(number, memory, number * size)
+        return transfer.slot
+
+    def _flush(self, transfer: _Outgoing) -> None:
+        slot, transfer.slot = transfer.slot, None
+        if slot is None:
+            return
+        filled = ExportSlot(transfer.transfer_id, slot.slot, tuple(slot.pieces))
+        self._copier.when_gathered(lambda: self._client.export_slot(filled))
+
+    def _stop(self, transfer: _Outgoing, reason: str) -> None:
+        """Export no more of it; the prefill itself goes on."""
+        logger.warning("export %s given up: %s", transfer.transfer_id, reason)
+        transfer.stopped = True
+        slot, transfer.slot = transfer.slot, None
+        if slot is not None:
+            self._copier.when_gathered(lambda: self._client.return_slot(slot.slot))
+        self._copier.when_gathered(lambda: self._client.abort_export(transfer.transfer_id, reason))
+
+
+def _real(block_id: int) -> int:
+    if block_id == 0:
+        raise EngineError("a block of the hand-off was freed before it was exported")
+    return block_id

@@ -1,0 +1,49 @@
+"""What the scheduler side tells the worker side each step: plain data, pickled by vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
+
+from prfaas.core.handoff import ExportParams
+
+BlockTables = tuple[list[int], ...]
+"""Per KV group, the block ids of one request; 0 is vLLM's null block."""
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """One prefill step of a request being exported.
+
+    After this step ``end_token`` tokens (at most the boundary) have their KV in the cache;
+    ``first_token`` is where the previous step's export ended. ``final`` marks the step at whose
+    end the recurrent states stand exactly at the boundary.
+    """
+
+    request_id: str
+    params: ExportParams
+    first_token: int
+    end_token: int
+    final: bool
+    tables: BlockTables
+
+
+@dataclass(frozen=True)
+class ImportStart:
+    """A request whose blocks [local_tokens, to_token) wait to be filled from a transfer."""
+
+    request_id: str
+    transfer_id: str
+    from_token: int
+    to_token: int
+    local_tokens: int
+    tables: BlockTables
+
+
+@dataclass
+class StepMetadata(KVConnectorMetadata):
+    exports: list[ExportStep] = field(default_factory=list)
+    aborted_exports: list[tuple[str, str]] = field(default_factory=list)
+    """(transfer_id, reason): the boundary will never be reached."""
+    imports: list[ImportStart] = field(default_factory=list)

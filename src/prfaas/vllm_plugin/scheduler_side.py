@@ -1,0 +1,202 @@
+"""The scheduler-side half: which tokens of which request move in which step. Runs in EngineCore.
+
+Export. A prompt of N tokens is handed over at its aligned boundary T (a multiple of every group's
+block size, T < N). A step that advances a request from ``computed`` to ``end`` tokens makes the
+blocks up to ``min(end, T)`` final. Recurrent states exist only where a step starts or ends, so a
+hybrid model needs a step that ends, or a cached prefix that starts, exactly at T; vLLM's aligned
+mode cuts its chunks so. If none does, the export is given up with the reason, never guessed.
+
+Import. The request asks for tokens beyond its local prefix; vLLM allocates their blocks and
+parks it until the worker reports the load. Loads are asynchronous without exception: in aligned
+mode vLLM copies the last local state *before* a synchronous load would write it. A request whose
+load failed is never offered the transfer again: vLLM then recomputes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from vllm.logger import init_logger
+from vllm.v1.request import RequestStatus
+
+from prfaas.core.errors import CallerError
+from prfaas.core.handoff import ExportParams, ExportResult, ImportParams, parse_handoff
+from prfaas.vllm_plugin.geometry import group_kinds
+from prfaas.vllm_plugin.metadata import BlockTables, ExportStep, ImportStart, StepMetadata
+
+if TYPE_CHECKING:
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.request import Request
+
+logger = init_logger(__name__)
+
+
+@dataclass
+class _Export:
+    """A request being exported; ``exported_tokens`` have been named in steps so far."""
+
+    params: ExportParams
+    exported_tokens: int
+    handed_over: bool = False
+    failure: str | None = None
+
+
+class SchedulerSide:
+    def __init__(self, kv_cache: KVCacheConfig) -> None:
+        kinds = group_kinds(kv_cache)
+        self._alignment = max(block for _, block in kinds)
+        self._has_states = any(kind == "recurrent" for kind, _ in kinds)
+        self._group_ids = kv_cache.transfer_group_ids
+        self._exports: dict[str, _Export] = {}
+        self._imports: dict[str, ImportParams] = {}
+        self._starting: list[ImportStart] = []
+        self._aborted: list[tuple[str, str]] = []
+
+    def on_new_request(self, request: Request) -> None:
+        try:
+            params = parse_handoff(request.kv_transfer_params)
+            if params is not None:
+                self._check_boundary(params, request.num_prompt_tokens)
+        except CallerError as error:
+            # Raising here would end EngineCore for everybody. An export answers with the reason,
+            # an import is recomputed.
+            logger.warning("request %s: %s", request.request_id, error)
+            return
+        if isinstance(params, ExportParams):
+            self._exports[request.request_id] = _Export(params, params.from_token)
+        elif params is not None:
+            self._imports[request.request_id] = params
+
+    def _check_boundary(self, params: ExportParams | ImportParams, prompt_tokens: int) -> None:
+        boundary = params.to_token
+        if boundary % self._alignment or not 0 < boundary < prompt_tokens:
+            raise CallerError(
+                f"kv_transfer_params: to_token {boundary} must be a positive multiple of the block "
+                f"size {self._alignment} below the prompt's {prompt_tokens} tokens"
+            )
+
+    # Importing
+
+    def get_num_new_matched_tokens(
+        self, request: Request, num_local_tokens: int
+    ) -> tuple[int, bool]:
+        params = self._imports.get(request.request_id)
+        if params is None or num_local_tokens < params.from_token:
+            # Evicted since the gateway looked: part of the prefix is nowhere. Recompute.
+            return 0, False
+        missing = params.to_token - num_local_tokens
+        return (missing, True) if missing > 0 else (0, False)
+
+    def update_state_after_alloc(
+        self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
+    ) -> None:
+        if num_external_tokens == 0:
+            return
+        # Taken out: one load per request, so a retry after a failure recomputes.
+        params = self._imports.pop(request.request_id)
+        self._starting.append(
+            ImportStart(
+                request_id=request.request_id,
+                transfer_id=params.transfer_id,
+                from_token=params.from_token,
+                to_token=params.to_token,
+                local_tokens=params.to_token - num_external_tokens,
+                tables=blocks.get_block_ids(),
+            )
+        )
+
+    # Exporting
+
+    def build_connector_meta(self, output: SchedulerOutput) -> StepMetadata:
+        meta = StepMetadata(imports=self._starting)
+        self._starting = []
+        if self._exports:
+            computed = _computed_tokens(output)
+            for request_id, scheduled in output.num_scheduled_tokens.items():
+                export = self._exports.get(request_id)
+                if export is None or export.handed_over or export.failure:
+                    continue
+                step = self._export_step(
+                    request_id, export, computed[request_id], scheduled, output
+                )
+                if step is not None:
+                    meta.exports.append(step)
+        meta.aborted_exports, self._aborted = self._aborted, []
+        return meta
+
+    def _export_step(
+        self,
+        request_id: str,
+        export: _Export,
+        computed: int,
+        scheduled: int,
+        output: SchedulerOutput,
+    ) -> ExportStep | None:
+        boundary, end = export.params.to_token, computed + scheduled
+        reached = end >= boundary
+        if reached and self._has_states and boundary not in (computed, end):
+            self._give_up(export, f"no step ends at token {boundary}: its state never exists")
+            return None
+        assert output.kv_connector_block_state is not None
+        tables: BlockTables = output.kv_connector_block_state.resolve_block_ids(request_id)
+        step = ExportStep(
+            request_id=request_id,
+            params=export.params,
+            first_token=export.exported_tokens,
+            end_token=max(export.exported_tokens, min(end, boundary)),
+            final=reached,
+            tables=tables,
+        )
+        export.exported_tokens = step.end_token
+        export.handed_over = reached
+        return step
+
+    def _give_up(self, export: _Export, reason: str) -> None:
+        export.failure = reason
+        self._aborted.append((export.params.transfer_id, reason))
+
+    def request_finished(self, request: Request) -> dict[str, Any] | None:
+        """Called once per request; returns the response's ``kv_transfer_params``."""
+        self._imports.pop(request.request_id, None)
+        export = self._exports.pop(request.request_id, None)
+        if export is None:
+            return _refused_export(request)
+        if not export.handed_over and export.failure is None:
+            status = RequestStatus(request.status).name.lower()
+            self._give_up(export, f"prefill ended early: {status}")
+        result = ExportResult(
+            transfer_id=export.params.transfer_id,
+            ok=export.failure is None,
+            reason=export.failure,
+        )
+        return msgspec.to_builtins(result)
+
+    @property
+    def has_pending_work(self) -> bool:
+        """Whether a step is needed even without requests, to carry aborts to the worker."""
+        return bool(self._aborted)
+
+
+def _computed_tokens(output: SchedulerOutput) -> dict[str, int]:
+    computed = {r.req_id: r.num_computed_tokens for r in output.scheduled_new_reqs}
+    cached = output.scheduled_cached_reqs
+    computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+    return computed
+
+
+def _refused_export(request: Request) -> dict[str, Any] | None:
+    """The answer to a request whose export parameters were refused when it arrived."""
+    params = request.kv_transfer_params or {}
+    if params.get("prfaas") != "export":
+        return None
+    try:
+        parse_handoff(params)
+        reason = "kv_transfer_params: to_token is not a hand-off boundary of this prompt"
+    except CallerError as error:
+        reason = str(error)
+    transfer_id = str(params.get("transfer_id"))[:64]
+    return msgspec.to_builtins(ExportResult(transfer_id=transfer_id, ok=False, reason=reason))

@@ -1,0 +1,89 @@
+"""The worker-side half: one tensor-parallel rank's pages, its agent, its exports and imports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
+from vllm.logger import init_logger
+
+from prfaas.core.errors import LinkError
+from prfaas.transfer.local.client import AgentClient
+from prfaas.vllm_plugin.export import Exporter
+from prfaas.vllm_plugin.geometry import read_layout
+from prfaas.vllm_plugin.load import Importer
+from prfaas.vllm_plugin.metadata import StepMetadata
+from prfaas.vllm_plugin.pages import copier_for, page_view
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+logger = init_logger(__name__)
+
+
+class WorkerSide:
+    def __init__(
+        self,
+        config: VllmConfig,
+        kv_cache: KVCacheConfig,
+        caches: dict[str, torch.Tensor],
+        *,
+        agent_socket: str,
+        engine: str,
+        tp_rank: int,
+    ) -> None:
+        names = [name for group in kv_cache.kv_cache_groups for name in group.layer_names]
+        pages = {name: page_view(name, caches[name], kv_cache.num_blocks) for name in names}
+        layout = read_layout(config, kv_cache, pages, caches, tp_rank=tp_rank)
+        logger.info("KV layout %s (%s), agent %s", layout.fingerprint(), layout.model, agent_socket)
+        self._copier = copier_for(pages[names[0]].device)
+        self._arena_memory: memoryview | None = None
+        self._arena_tensor: torch.Tensor | None = None
+        self._client = AgentClient(agent_socket, engine=engine, layout=layout)
+        parts = (self._client, layout, pages, self._copier, self._arena)
+        self._exporter = Exporter(*parts)
+        self._importer = Importer(*parts)
+
+    def _arena(self) -> torch.Tensor:
+        """The agent's arena as a flat uint8 tensor; a restarted agent has a new one."""
+        memory = self._client.arena
+        if memory is None:
+            raise LinkError("not connected to the agent")
+        if memory is not self._arena_memory:
+            self._arena_tensor = torch.frombuffer(memory, dtype=torch.uint8)
+            self._copier.adopt_arena(self._arena_tensor)
+            self._arena_memory = memory
+        assert self._arena_tensor is not None
+        return self._arena_tensor
+
+    def step_begins(self, meta: StepMetadata) -> None:
+        self._copier.before_step()
+        for transfer_id, reason in meta.aborted_exports:
+            self._exporter.abort(transfer_id, reason)
+
+    def layer_computed(self, meta: StepMetadata, layer_name: str) -> None:
+        for step in meta.exports:
+            self._exporter.layer_computed(step, layer_name)
+
+    def step_ended(self, meta: StepMetadata) -> None:
+        if meta.exports:
+            self._exporter.step_ended(meta.exports)
+
+    def start_imports(self, meta: StepMetadata) -> None:
+        for item in meta.imports:
+            self._importer.start(item)
+
+    def take_results(self, finished_request_ids: set[str]) -> KVConnectorTransferResults:
+        results = self._importer.take_results(finished_request_ids)
+        return KVConnectorTransferResults(
+            finished_sending=set(),
+            finished_recving=results.finished,
+            failed_recving=results.failed,
+        )
+
+    def close(self) -> None:
+        self._importer.close()
+        self._copier.close()
+        self._client.close()

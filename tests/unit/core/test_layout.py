@@ -1,0 +1,92 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prfaas.core.errors import LayoutMismatch
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, TransferPlan, block_range
+
+
+def layer(index: int, page_bytes: int) -> LayerLayout:
+    return LayerLayout(
+        name=f"model.layers.{index}", index=index, page_bytes=page_bytes, dtype="int8", shape=(8,)
+    )
+
+
+def hybrid(window: int = 20) -> KvLayout:
+    return KvLayout(
+        model="m",
+        groups=(
+            KvGroup(kind="full_attention", block_tokens=8, layers=(layer(1, 32), layer(4, 32))),
+            KvGroup(kind="recurrent", block_tokens=8, layers=(layer(0, 100), layer(2, 100))),
+            KvGroup(
+                kind="sliding_window", block_tokens=4, layers=(layer(3, 16),), window_tokens=window
+            ),
+        ),
+    )
+
+
+def test_boundary_leaves_at_least_one_token() -> None:
+    layout = hybrid()
+    assert [layout.boundary(n) for n in (1, 8, 9, 16, 17)] == [0, 0, 8, 8, 16]
+
+
+def test_equal_layouts_have_equal_fingerprints_and_pair() -> None:
+    assert hybrid().fingerprint() == hybrid().fingerprint()
+    hybrid().check_pairs_with(hybrid())
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (msgspec.structs.replace(hybrid(), model="n"), "model differs: 'm' and 'n'"),
+        (msgspec.structs.replace(hybrid(), tp_size=2), "tp_size differs: 1 and 2"),
+        (msgspec.structs.replace(hybrid(), groups=hybrid().groups[:2]), "3 and 2"),
+        (hybrid(window=24), "KV group 2: window_tokens differs: 20 and 24"),
+    ],
+)
+def test_an_unequal_layout_is_refused_by_name(changed: KvLayout, named: str) -> None:
+    assert changed.fingerprint() != hybrid().fingerprint()
+    with pytest.raises(LayoutMismatch, match=named):
+        hybrid().check_pairs_with(changed)
+
+
+def test_a_page_of_another_size_is_named_with_its_layer() -> None:
+    groups = list(hybrid().groups)
+    groups[0] = msgspec.structs.replace(groups[0], layers=(layer(1, 32), layer(4, 64)))
+    with pytest.raises(LayoutMismatch, match=r"layer model.layers.4: page_bytes differs: 32 and"):
+        hybrid().check_pairs_with(msgspec.structs.replace(hybrid(), groups=tuple(groups)))
+
+
+def test_recurrent_groups_carry_the_state_at_the_boundary_only() -> None:
+    group = hybrid().groups[1]
+    assert block_range(group, 0, 32) == (3, 4)
+    assert block_range(group, 24, 32) == (3, 4)
+
+
+def test_sliding_window_carries_what_the_next_token_sees() -> None:
+    group = hybrid(window=6).groups[2]
+    # The token at 32 sees positions 27..32: blocks 6 and 7 of four tokens.
+    assert block_range(group, 0, 32) == (6, 8)
+    assert block_range(group, 28, 32) == (7, 8)
+
+
+@given(blocks=st.integers(1, 12), skipped=st.integers(0, 12), window=st.integers(1, 60))
+def test_spans_tile_flat_space_in_model_order(blocks: int, skipped: int, window: int) -> None:
+    to_token, from_token = blocks * 8, min(skipped, blocks) * 8
+    plan = TransferPlan(hybrid(window), from_token=from_token, to_token=to_token)
+    offset = 0
+    for span in plan.spans.values():
+        assert span.flat_offset == offset
+        assert span.length >= 0
+        offset += span.length
+    assert offset == plan.total_bytes
+    assert [s.layer.index for s in plan.spans.values()] == sorted(
+        s.layer.index for s in plan.spans.values()
+    )
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 0), (0, 12), (16, 8), (-1, 8)])
+def test_a_plan_needs_an_aligned_range(start: int, end: int) -> None:
+    with pytest.raises(ValueError, match="token"):
+        TransferPlan(hybrid(), from_token=start, to_token=end)
