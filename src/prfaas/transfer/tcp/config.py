@@ -1,0 +1,101 @@
+"""Configuration of one agent's KV link endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.errors import ConfigError
+from prfaas.core.units import KIB
+
+
+class Plaintext(msgspec.Struct, frozen=True):
+    """No encryption and no authentication: a peer is who it says it is. Only for lines that are
+    protected otherwise; it is never fallen back to."""
+
+
+class TlsFiles(msgspec.Struct, frozen=True):
+    """PEM files for TLS 1.3 with mutual authentication, as `prfaas certs` writes them."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How this agent sends to one other agent."""
+
+    address: str
+    """``host:port`` of the peer's KV link."""
+    rate_bytes_per_s: float | None = None
+    """Payload is paced to this; None: as fast as the line goes."""
+    leave_to_others: float = 0.0
+    """Share of the line's measured capacity (0 to 0.9) that is not used."""
+    connections: int | None = None
+    """TCP connections; None: chosen and adapted by the link."""
+
+
+class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``security`` has no default: plaintext must be asked for by name."""
+
+    name: str
+    """This agent's name; under TLS the certificate must be issued to it."""
+    security: TlsFiles | Plaintext
+    listen: str = "127.0.0.1:0"
+    """``host:port``; port 0 takes a free one (`TcpLink.address` tells which)."""
+    peers: Mapping[str, PeerConfig] = {}
+    accept_from: frozenset[str] | None = None
+    """Agents that may push to us; None: every peer with a valid certificate (or, in plaintext,
+    every name)."""
+    max_chunk_bytes: int = 1024 * KIB
+    """Largest chunk sent or accepted; bounds what one connection can have half received."""
+    min_chunk_bytes: int = 64 * KIB
+    max_incoming_connections: int = 256
+    max_pending_connections: int = 512
+    """Connections that have not yet said who they are; the oldest goes when one more comes."""
+    max_incoming_transfers: int = 4096
+    handshake_timeout_s: float = 10.0
+    keepalive_s: float = 5.0
+    """A silent connection is asked for a sign of life after this, and given up after three."""
+    idle_s: float = 60.0
+    """Connections beyond the first are closed after so long without work."""
+    peer_grace_s: float = 15.0
+    """Incoming transfers of a sender without any connection are given up after this."""
+    dscp: int = 0
+    """Differentiated services code point of the packets (10: AF11 bulk, 0: best effort)."""
+    congestion_control: str | None = "bbr"
+    """TCP congestion control where the kernel offers it, else the system's."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``"host:port"`` or ``"[v6]:port"`` to its parts. Raises ConfigError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"address {address!r} is not host:port, for example 10.0.0.5:7400")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def check(config: TcpLinkConfig) -> None:
+    """Raise ConfigError for values that cannot work together."""
+    split_address(config.listen)
+    for name, peer in config.peers.items():
+        check_peer(name, peer)
+    if not 4 * KIB <= config.min_chunk_bytes <= config.max_chunk_bytes <= 64 * 1024 * KIB:
+        raise ConfigError(
+            "chunk sizes must satisfy 4 KiB <= min_chunk_bytes <= max_chunk_bytes <= 64 MiB"
+        )
+    if not 0 <= config.dscp < 64:
+        raise ConfigError(f"dscp {config.dscp} is not in 0..63")
+
+
+def check_peer(name: str, peer: PeerConfig) -> None:
+    """Raise ConfigError naming the peer whose settings cannot work."""
+    split_address(peer.address)
+    if peer.rate_bytes_per_s is not None and peer.rate_bytes_per_s <= 0:
+        raise ConfigError(f"peer {name!r}: the rate must be above zero")
+    if not 0.0 <= peer.leave_to_others <= 0.9:
+        raise ConfigError(f"peer {name!r}: leave_to_others must be in 0..0.9")
+    if peer.connections is not None and not 1 <= peer.connections <= 64:
+        raise ConfigError(f"peer {name!r}: connections must be in 1..64")
