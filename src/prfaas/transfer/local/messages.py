@@ -9,7 +9,12 @@ Exporting rank:  LeaseSlots -> SlotsLeased; BeginExport; fill leased slots; Expo
                  goes back to the agent) ...; FinishExport or AbortExport. The agent may answer
                  ExportStopped at any time: stop exporting, return what is leased with ReturnSlots.
 Importing rank:  OpenImport -> ImportReady (pieces stay readable until CloseImport) or
-                 ImportFailed. A transfer may be opened by several requests (``n`` > 1).
+                 ImportFailed. A transfer may be opened by several requests (``n`` > 1). Each
+                 OpenImport gets exactly one answer, in order per transfer, also when CloseImport
+                 overtakes it: a late answer is never taken for a newer one.
+
+An agent that drops a connection only closes its own sending half; leases and open imports end
+when the engine closes its half (or dies), so no engine ever touches memory lent to another.
 """
 
 from __future__ import annotations
@@ -115,10 +120,11 @@ class CloseImport(Message, frozen=True):
 
 
 class Registered(Message, frozen=True):
-    """The connection is accepted; map ``arena_path`` (``slot_count * slot_bytes`` bytes)."""
+    """The connection is accepted. The arena's file descriptor comes with this message's first
+    byte (SCM_RIGHTS): map ``slot_count * slot_bytes`` bytes of it. The arena has no name in any
+    file system, so the kernel frees it with the last process that maps it, however that dies."""
 
     agent: str
-    arena_path: str
     slot_bytes: int
     slot_count: int
 
