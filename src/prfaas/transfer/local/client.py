@@ -14,8 +14,10 @@ view is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -96,6 +98,7 @@ class AgentClient:
         self._stock_slots = stock_slots
         self._changed = threading.Condition()
         self._session: Session | None = None
+        self._connecting: socket.socket | None = None
         self._refusal: str | None = None
         self._problem = "not connected yet"
         self._closing = False
@@ -130,6 +133,9 @@ class AgentClient:
             self._closing = True
             self._changed.notify_all()
             os.eventfd_write(self._wake_fd, 1)
+            if self._session is None and self._connecting is not None:
+                with contextlib.suppress(OSError):
+                    self._connecting.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         os.close(self._wake_fd)
 
@@ -295,9 +301,15 @@ class AgentClient:
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
-        while not self._closing:
+        while True:
+            with self._changed:
+                if self._closing:
+                    return
+                self._connecting = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                session = open_session(self._path, self._register, timeout_s=_CONNECT_TIMEOUT_S)
+                session = open_session(
+                    sock, self._path, self._register, timeout_s=_CONNECT_TIMEOUT_S
+                )
             except (OSError, PrfaasError) as error:
                 with self._changed:
                     self._problem = str(error)

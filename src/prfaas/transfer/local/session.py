@@ -107,13 +107,14 @@ class Session:
             self._sock.close()
 
 
-def open_session(path: str, register: RegisterEngine, *, timeout_s: float) -> Session:
-    """Connect and register.
+def open_session(
+    sock: socket.socket, path: str, register: RegisterEngine, *, timeout_s: float
+) -> Session:
+    """Connect ``sock`` (a new Unix stream socket, closed on failure) and register.
 
     Raises OSError if the agent is not there, RegistrationRefused if it declines, PeerError if it
     does not speak our language.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
         sock.connect(path)
