@@ -12,7 +12,6 @@ the transfer's deadline, after which the export is given up and prefill goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -20,31 +19,31 @@ from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.transfer.local.client import AgentClient
-from prfaas.transfer.local.messages import BeginExport, ExportSlot, Piece
+from prfaas.transfer.local.client import AgentClient, Slot
 from prfaas.vllm_plugin.metadata import ExportStep
 from prfaas.vllm_plugin.pages import PageCopier
 
 logger = init_logger(__name__)
 
 
-@dataclass
 class _OpenSlot:
-    slot: int
-    memory: torch.Tensor
-    arena_offset: int
-    filled: int = 0
-    pieces: list[Piece] = field(default_factory=list)
+    """A leased slot being filled; ``ranges`` are (offset in the slot, flat offset, length)."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.memory = torch.frombuffer(slot.view, dtype=torch.uint8)
+        self.filled = 0
+        self.ranges: list[tuple[int, int, int]] = []
 
     @property
     def free(self) -> int:
         return self.memory.numel() - self.filled
 
     def take(self, flat_offset: int, length: int) -> torch.Tensor:
-        """The next ``length`` bytes, noted as a piece."""
+        """The next ``length`` bytes, noted as a range."""
         start = self.filled
         self.filled += length
-        self.pieces.append(Piece(self.arena_offset + start, flat_offset, length))
+        self.ranges.append((start, flat_offset, length))
         return self.memory[start : self.filled]
 
 
@@ -67,10 +66,8 @@ class Exporter:
         layout: KvLayout,
         pages: dict[str, torch.Tensor],
         copier: PageCopier,
-        arena: Callable[[], torch.Tensor],
     ) -> None:
         self._client, self._layout, self._pages, self._copier = client, layout, pages, copier
-        self._arena = arena
         self._group_of = {layer.name: group for group in layout.groups for layer in group.layers}
         self._recurrent = sorted(
             (layer.index, layer.name)
@@ -126,7 +123,7 @@ class Exporter:
         if transfer is None:
             transfer = self._begin(step)
         if not transfer.stopped:
-            reason = self._client.stopped_reason(transfer.transfer_id)
+            reason = self._client.stopped(transfer.transfer_id)
             if reason is not None:
                 self._stop(transfer, reason)
         return None if transfer.stopped else transfer
@@ -139,17 +136,15 @@ class Exporter:
         self._open[params.transfer_id] = transfer
         try:
             self._client.begin_export(
-                BeginExport(
-                    transfer_id=params.transfer_id,
-                    destination=params.destination,
-                    from_token=params.from_token,
-                    to_token=params.to_token,
-                    total_bytes=plan.total_bytes,
-                    deadline_s=params.deadline_s,
-                    priority=params.priority,
-                )
+                params.transfer_id,
+                destination=params.destination,
+                from_token=params.from_token,
+                to_token=params.to_token,
+                total_bytes=plan.total_bytes,
+                deadline_s=params.deadline_s,
+                priority=params.priority,
             )
-        except PrfaasError as error:
+        except (PrfaasError, ValueError) as error:
             self._stop(transfer, str(error))
         return transfer
 
@@ -162,7 +157,7 @@ class Exporter:
         page_bytes = span.layer.page_bytes
         block = first
         while block < end:
-            slot = self._slot_with_room(transfer, min(page_bytes, self._client.slot_bytes))
+            slot = self._slot_with_room(transfer, page_bytes)
             count = min(end - block, slot.free // page_bytes)
             if count == 0:
                 self._page_in_parts(transfer, pages[_real(table[block])], span.offset_of(block))
@@ -193,29 +188,29 @@ class Exporter:
             transfer.states_done.add(name)
 
     def _slot_with_room(self, transfer: _Outgoing, length: int) -> _OpenSlot:
+        """The open slot if it has ``length`` bytes left, else a fresh one (however small)."""
         if transfer.slot is not None and transfer.slot.free < length:
             self._flush(transfer)
         if transfer.slot is None:
-            number = self._client.lease(timeout_s=transfer.deadline - time.monotonic())
-            size = self._client.slot_bytes
-            memory = self._arena()[number * size : (number + 1) * size]
-            transfer.slot = _OpenSlot(number, memory, number * size)
+            slot = self._client.lease(timeout_s=max(0.0, transfer.deadline - time.monotonic()))
+            self._copier.adopt_arena(slot.session.arena)
+            transfer.slot = _OpenSlot(slot)
         return transfer.slot
 
     def _flush(self, transfer: _Outgoing) -> None:
-        slot, transfer.slot = transfer.slot, None
-        if slot is None:
-            return
-        filled = ExportSlot(transfer.transfer_id, slot.slot, tuple(slot.pieces))
-        self._copier.when_gathered(lambda: self._client.export_slot(filled))
+        filled, transfer.slot = transfer.slot, None
+        if filled is not None:
+            self._copier.when_gathered(
+                lambda: self._client.export_slot(transfer.transfer_id, filled.slot, filled.ranges)
+            )
 
     def _stop(self, transfer: _Outgoing, reason: str) -> None:
         """Export no more of it; the prefill itself goes on."""
         logger.warning("export %s given up: %s", transfer.transfer_id, reason)
         transfer.stopped = True
-        slot, transfer.slot = transfer.slot, None
-        if slot is not None:
-            self._copier.when_gathered(lambda: self._client.return_slot(slot.slot))
+        unsent, transfer.slot = transfer.slot, None
+        if unsent is not None:
+            self._copier.when_gathered(lambda: self._client.return_slot(unsent.slot))
         self._copier.when_gathered(lambda: self._client.abort_export(transfer.transfer_id, reason))
 
 

@@ -11,30 +11,25 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from vllm.logger import init_logger
 
-from prfaas.core.errors import EngineError, PeerError, PrfaasError
+from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.transfer.local.client import AgentClient
-from prfaas.transfer.local.messages import OpenImport, Piece
+from prfaas.transfer.local.client import AgentClient, Import, ImportedPieces
 from prfaas.vllm_plugin.metadata import ImportStart
 from prfaas.vllm_plugin.pages import PageCopier
 
 logger = init_logger(__name__)
 
 
-Pieces = Sequence[Piece]
-
-
 @dataclass
 class _Load:
     start: ImportStart
-    answer: Future[Pieces]
+    opened: Import
     cancelled: bool = False
 
 
@@ -55,10 +50,8 @@ class Importer:
         layout: KvLayout,
         pages: dict[str, torch.Tensor],
         copier: PageCopier,
-        arena: Callable[[], torch.Tensor],
     ) -> None:
         self._client, self._layout, self._pages, self._copier = client, layout, pages, copier
-        self._arena = arena
         self._lock = threading.Lock()
         self._loads: dict[str, _Load] = {}
         self._results = LoadResults()
@@ -66,13 +59,20 @@ class Importer:
 
     def start(self, item: ImportStart) -> None:
         plan = TransferPlan(self._layout, from_token=item.from_token, to_token=item.to_token)
-        answer = self._client.open_import(
-            OpenImport(item.transfer_id, item.from_token, item.to_token, plan.total_bytes)
-        )
-        load = _Load(item, answer)
+        try:
+            opened = self._client.open_import(
+                item.transfer_id,
+                from_token=item.from_token,
+                to_token=item.to_token,
+                total_bytes=plan.total_bytes,
+            )
+        except (PrfaasError, ValueError) as error:
+            self._report(item, str(error))
+            return
+        load = _Load(item, opened)
         with self._lock:
             self._loads[item.request_id] = load
-        answer.add_done_callback(lambda _: self._thread.submit(self._run, load, plan))
+        opened.future.add_done_callback(lambda _: self._thread.submit(self._run, load, plan))
 
     def take_results(self, finished_request_ids: set[str]) -> LoadResults:
         """What ended since the last call. Loads of requests that vLLM has finished (aborted) are
@@ -82,7 +82,7 @@ class Importer:
             results, self._results = self._results, LoadResults()
         for load in doomed:
             load.cancelled = True
-            load.answer.cancel()
+            load.opened.future.cancel()
         return results
 
     def close(self) -> None:
@@ -91,8 +91,7 @@ class Importer:
     def _run(self, load: _Load, plan: TransferPlan) -> None:
         error: str | None = None
         try:
-            pieces = load.answer.result()
-            self._copy(load, plan, pieces)
+            self._copy(load, plan, load.opened.future.result())
         except (PrfaasError, CancelledError) as failure:
             error = str(failure) or "cancelled"
         except Exception as failure:
@@ -100,20 +99,21 @@ class Importer:
             logger.exception("import %s", load.start.transfer_id)
             error = repr(failure)
         finally:
-            self._client.close_import(load.start.transfer_id)
+            self._client.close_import(load.opened)
         self._report(load.start, error)
 
     def _report(self, item: ImportStart, error: str | None) -> None:
         if error is not None:
             logger.warning("import %s failed, recomputing: %s", item.transfer_id, error)
         with self._lock:
-            del self._loads[item.request_id]
+            self._loads.pop(item.request_id, None)
             self._results.finished.add(item.request_id)
             if error is not None:
                 self._results.failed.add(item.request_id)
 
-    def _copy(self, load: _Load, plan: TransferPlan, pieces: Pieces) -> None:
-        source = _FlatSource(self._arena(), pieces, plan.total_bytes)
+    def _copy(self, load: _Load, plan: TransferPlan, pieces: ImportedPieces) -> None:
+        self._copier.adopt_arena(load.opened.session.arena)
+        source = _FlatSource(pieces)
         for span in plan.spans.values():
             if load.cancelled:
                 raise EngineError("the request was aborted")
@@ -140,22 +140,12 @@ class Importer:
 
 
 class _FlatSource:
-    """A transfer's bytes by flat offset, wherever they lie in the arena.
+    """A transfer's bytes by flat offset, wherever they lie. ``pieces`` cover it without a gap,
+    which `AgentClient` has checked."""
 
-    Raises PeerError if ``pieces`` do not cover [0, total_bytes) exactly once, in order.
-    """
-
-    def __init__(self, arena: torch.Tensor, pieces: Pieces, total_bytes: int) -> None:
-        self._arena, self._pieces = arena, pieces
-        self._starts = [piece.flat_offset for piece in pieces]
-        covered = 0
-        for piece in pieces:
-            in_arena = 0 <= piece.arena_offset <= arena.numel() - piece.length
-            if piece.flat_offset != covered or piece.length <= 0 or not in_arena:
-                raise PeerError(f"transfer is not covered at byte {covered}")
-            covered += piece.length
-        if covered != total_bytes:
-            raise PeerError(f"transfer has {covered} bytes, {total_bytes} expected")
+    def __init__(self, pieces: ImportedPieces) -> None:
+        self._starts = [start for start, _ in pieces]
+        self._memory = [torch.frombuffer(view, dtype=torch.uint8) for _, view in pieces]
 
     def copy_to(
         self, page: torch.Tensor, flat_offset: int, length: int, copier: PageCopier
@@ -163,10 +153,8 @@ class _FlatSource:
         at = bisect.bisect_right(self._starts, flat_offset) - 1
         done = 0
         while done < length:
-            piece = self._pieces[at]
-            skip = flat_offset + done - piece.flat_offset
-            count = min(piece.length - skip, length - done)
-            start = piece.arena_offset + skip
-            copier.scatter(self._arena[start : start + count], page[done : done + count])
-            done += count
+            skip = flat_offset + done - self._starts[at]
+            part = self._memory[at][skip : skip + length - done]
+            copier.scatter(part, page[done : done + part.numel()])
+            done += part.numel()
             at += 1

@@ -61,8 +61,8 @@ def _is_dense(page: torch.Tensor) -> bool:
 class PageCopier(Protocol):
     """Copies between pages and arena memory (both uint8), in the order of the calls."""
 
-    def adopt_arena(self, arena: torch.Tensor) -> None:
-        """Prepare a newly mapped arena (flat uint8) for copies."""
+    def adopt_arena(self, arena: memoryview) -> None:
+        """The next copies are to or from ``arena``; cheap while it stays the same."""
 
     def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
         """Pages of ``block_ids``, whole and in order, to ``out`` (flat, arena)."""
@@ -70,7 +70,7 @@ class PageCopier(Protocol):
     def gather_part(self, page: torch.Tensor, out: torch.Tensor) -> None:
         """A byte range of one page to ``out``."""
 
-    def when_gathered(self, then: Callable[[], None]) -> None:
+    def when_gathered(self, then: Callable[[], object]) -> None:
         """Call ``then`` once everything gathered so far is in the arena."""
 
     def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
@@ -88,7 +88,7 @@ class PageCopier(Protocol):
 class CpuCopier:
     """Pages in host memory: plain synchronous copies."""
 
-    def adopt_arena(self, arena: torch.Tensor) -> None:
+    def adopt_arena(self, arena: memoryview) -> None:
         pass
 
     def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
@@ -98,7 +98,7 @@ class CpuCopier:
     def gather_part(self, page: torch.Tensor, out: torch.Tensor) -> None:
         out.copy_(page)
 
-    def when_gathered(self, then: Callable[[], None]) -> None:
+    def when_gathered(self, then: Callable[[], object]) -> None:
         then()
 
     def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
@@ -125,22 +125,26 @@ class CudaCopier:
         self._device = device
         self._out = torch.cuda.Stream(device)
         self._in = torch.cuda.Stream(device)
+        self._arena: memoryview | None = None
         self._pinned: torch.Tensor | None = None
-        self._waiting: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]] | None] = (
+        self._waiting: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], object]] | None] = (
             queue.SimpleQueue()
         )
         self._thread = threading.Thread(target=self._announce, name="prfaas-copies", daemon=True)
         self._thread.start()
 
-    def adopt_arena(self, arena: torch.Tensor) -> None:
+    def adopt_arena(self, arena: memoryview) -> None:
+        if arena is self._arena:
+            return
         cudart = torch.cuda.cudart()
         if self._pinned is not None:
             torch.cuda.synchronize(self._device)
             cudart.cudaHostUnregister(self._pinned.data_ptr())
-        status = cudart.cudaHostRegister(arena.data_ptr(), arena.numel(), 0)
-        if int(status) != 0:
-            logger.warning("arena not pinned (CUDA error %d): copies will be slower", int(status))
-        self._pinned = arena if int(status) == 0 else None
+        memory = torch.frombuffer(arena, dtype=torch.uint8)
+        status = int(cudart.cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
+        if status != 0:
+            logger.warning("arena not pinned (CUDA error %d): copies will be slower", status)
+        self._arena, self._pinned = arena, memory if status == 0 else None
 
     def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
         self._out.wait_stream(torch.cuda.current_stream(self._device))
@@ -154,7 +158,7 @@ class CudaCopier:
         with torch.cuda.stream(self._out):
             out.copy_(page, non_blocking=True)
 
-    def when_gathered(self, then: Callable[[], None]) -> None:
+    def when_gathered(self, then: Callable[[], object]) -> None:
         event = torch.cuda.Event()
         event.record(self._out)
         self._waiting.put((event, then))

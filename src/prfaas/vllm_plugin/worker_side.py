@@ -8,7 +8,6 @@ import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 from vllm.logger import init_logger
 
-from prfaas.core.errors import LinkError
 from prfaas.transfer.local.client import AgentClient
 from prfaas.vllm_plugin.export import Exporter
 from prfaas.vllm_plugin.geometry import read_layout
@@ -39,24 +38,10 @@ class WorkerSide:
         layout = read_layout(config, kv_cache, pages, caches, tp_rank=tp_rank)
         logger.info("KV layout %s (%s), agent %s", layout.fingerprint(), layout.model, agent_socket)
         self._copier = copier_for(pages[names[0]].device)
-        self._arena_memory: memoryview | None = None
-        self._arena_tensor: torch.Tensor | None = None
         self._client = AgentClient(agent_socket, engine=engine, layout=layout)
-        parts = (self._client, layout, pages, self._copier, self._arena)
+        parts = (self._client, layout, pages, self._copier)
         self._exporter = Exporter(*parts)
         self._importer = Importer(*parts)
-
-    def _arena(self) -> torch.Tensor:
-        """The agent's arena as a flat uint8 tensor; a restarted agent has a new one."""
-        memory = self._client.arena
-        if memory is None:
-            raise LinkError("not connected to the agent")
-        if memory is not self._arena_memory:
-            self._arena_tensor = torch.frombuffer(memory, dtype=torch.uint8)
-            self._copier.adopt_arena(self._arena_tensor)
-            self._arena_memory = memory
-        assert self._arena_tensor is not None
-        return self._arena_tensor
 
     def step_begins(self, meta: StepMetadata) -> None:
         self._copier.before_step()

@@ -1,0 +1,187 @@
+"""Pages out of one cache, through an arena, into another: every byte, whatever the cut."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("vllm")
+
+from prfaas.core.handoff import ExportParams  # noqa: E402
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout  # noqa: E402
+from prfaas.testing.loopback_agent_client import LoopbackAgentClient  # noqa: E402
+from prfaas.vllm_plugin.export import Exporter  # noqa: E402
+from prfaas.vllm_plugin.load import Importer, LoadResults  # noqa: E402
+from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
+from prfaas.vllm_plugin.pages import CpuCopier  # noqa: E402
+
+BLOCK = 4
+LAYOUT = KvLayout(
+    model="m",
+    groups=(
+        KvGroup(
+            kind="full_attention",
+            block_tokens=BLOCK,
+            layers=tuple(
+                LayerLayout(name=f"fa.{i}", index=i, page_bytes=12, dtype="uint8", shape=(12,))
+                for i in (1, 3)
+            ),
+        ),
+        KvGroup(
+            kind="recurrent",
+            block_tokens=BLOCK,
+            layers=tuple(
+                LayerLayout(name=f"gdn.{i}", index=i, page_bytes=40, dtype="int8", shape=(40,))
+                for i in (0, 2, 4)
+            ),
+        ),
+        KvGroup(
+            kind="sliding_window",
+            block_tokens=BLOCK,
+            window_tokens=6,
+            layers=(LayerLayout(name="swa.5", index=5, page_bytes=10, dtype="uint8", shape=(10,)),),
+        ),
+    ),
+)
+BLOCKS = 64
+
+
+def caches(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        layer.name: torch.randint(
+            0, 256, (BLOCKS, layer.page_bytes), dtype=torch.uint8, generator=generator
+        )
+        for group in LAYOUT.groups
+        for layer in group.layers
+    }
+
+
+def tables(first_block: int, count: int) -> tuple[list[int], ...]:
+    return tuple([first_block + g * 16 + i for i in range(count)] for g in range(3))
+
+
+def params(from_token: int, to_token: int) -> ExportParams:
+    return ExportParams(
+        transfer_id="t", destination="west", from_token=from_token, to_token=to_token
+    )
+
+
+class Rank:
+    """One rank's exporter and importer over a shared loopback client."""
+
+    def __init__(self, client: LoopbackAgentClient, seed: int) -> None:
+        self.pages = caches(seed)
+        parts = (client, LAYOUT, self.pages, CpuCopier())
+        self.exporter, self.importer = Exporter(*parts), Importer(*parts)
+
+    def prefill(self, cuts: list[int], from_token: int, to_token: int) -> None:
+        first = from_token
+        for end in cuts:
+            step = ExportStep(
+                "r", params(from_token, to_token), first, end, end == to_token, tables(1, 9)
+            )
+            for name in ("fa.1", "fa.3", "swa.5"):
+                self.exporter.layer_computed(step, name)
+            self.exporter.step_ended([step])
+            first = end
+
+    def load(self, from_token: int, to_token: int, local: int) -> LoadResults:
+        self.importer.start(ImportStart("r", "t", from_token, to_token, local, tables(3, 9)))
+        until = time.monotonic() + 10
+        while not (results := self.importer.take_results(set())).finished:
+            assert time.monotonic() < until, "the load was never reported"
+        return results
+
+
+def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
+    """The receiver's cache after a load: the missing blocks, and nothing else, are replaced."""
+    after = {name: pages.clone() for name, pages in before.items()}
+    for number, group in enumerate(LAYOUT.groups):
+        end = to_token // BLOCK
+        first = end - 1 if group.kind == "recurrent" else local // BLOCK
+        if group.kind == "sliding_window":
+            first = max(first, (to_token - 6 + 1) // BLOCK)
+        for layer in group.layers:
+            for block in range(first, end):
+                after[layer.name][tables(3, 9)[number][block]] = source[layer.name][
+                    tables(1, 9)[number][block]
+                ]
+    return after
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    blocks=st.integers(2, 8),
+    skipped=st.integers(0, 3),
+    extra_local=st.integers(0, 2),
+    cuts=st.sets(st.integers(1, 31)),
+    slot_bytes=st.sampled_from([8, 16, 40, 64, 1000]),
+)
+def test_every_page_arrives_and_no_other_is_touched(
+    blocks: int, skipped: int, extra_local: int, cuts: set[int], slot_bytes: int
+) -> None:
+    to_token = blocks * BLOCK
+    from_token = min(skipped, blocks - 1) * BLOCK
+    local = min(from_token + extra_local * BLOCK, to_token - BLOCK)
+    client = LoopbackAgentClient(slot_bytes=slot_bytes, slots=400)
+    sender, receiver = Rank(client, 1), Rank(client, 2)
+    before = {name: pages.clone() for name, pages in receiver.pages.items()}
+    ends = [*sorted(c for c in cuts if from_token < c < to_token), to_token]
+    sender.prefill(ends, from_token, to_token)
+    assert client.finished == {"t"}
+
+    start = ImportStart("r", "t", from_token, to_token, local, tables(3, 9))
+    for block in range(max(0, (to_token - 6 + 1) // BLOCK)):
+        start.tables[2][block] = 0
+    receiver.importer.start(start)
+    until = time.monotonic() + 10
+    while not (results := receiver.importer.take_results(set())).finished:
+        assert time.monotonic() < until, "the load was never reported"
+    assert not results.failed
+    wanted = expected(before, sender.pages, local, to_token)
+    for name, pages in receiver.pages.items():
+        assert torch.equal(pages, wanted[name]), name
+    assert client.closed == 1
+    sender.importer.close()
+    receiver.importer.close()
+
+
+def test_a_missing_piece_fails_the_load_and_says_where() -> None:
+    client = LoopbackAgentClient(slot_bytes=64, slots=100)
+    rank = Rank(client, 1)
+    rank.prefill([16], 0, 16)
+    client.pieces["t"].sort(key=lambda piece: piece[0])
+    del client.pieces["t"][1]
+    assert rank.load(0, 16, 0).failed == {"r"}
+
+
+def test_an_unknown_transfer_fails_the_load() -> None:
+    assert Rank(LoopbackAgentClient(slot_bytes=64, slots=1), 1).load(0, 16, 0).failed == {"r"}
+
+
+def test_a_block_vllm_reads_but_the_transfer_lacks_fails_the_load() -> None:
+    client = LoopbackAgentClient(slot_bytes=64, slots=100)
+    rank = Rank(client, 1)
+    rank.prefill([16], 0, 16)
+    # A sliding-window block outside the window is reserved, not null: it would stay unwritten.
+    assert rank.load(0, 16, 0).failed == {"r"}
+
+
+def test_without_slots_the_export_is_given_up_and_prefill_goes_on() -> None:
+    client = LoopbackAgentClient(slot_bytes=16, slots=2)
+    rank = Rank(client, 1)
+    rank.prefill([8, 16], 0, 16)
+    assert "no free slot" in client.aborted["t"]
+    assert not client.finished
+
+
+def test_an_export_the_agent_stopped_is_not_continued() -> None:
+    client = LoopbackAgentClient(slot_bytes=64, slots=100)
+    rank = Rank(client, 1)
+    client.stop_reasons["t"] = "the receiver refused it"
+    rank.prefill([8, 16], 0, 16)
+    assert client.aborted == {"t": "the receiver refused it"}
+    assert sorted(client.free) == list(range(100))
