@@ -9,7 +9,12 @@ from prfaas.cache.prefix_index import BlocksStored, EngineIndex, PrefixMatch, Pr
 
 BLOCK = 2
 WINDOW = 4
-KINDS = {0: "full_attention", 1: "mamba", 2: "sliding_window"}
+HYBRIDS = [
+    {0: "full_attention", 1: "mamba"},
+    {0: "full_attention", 2: "sliding_window"},
+    {0: "full_attention", 1: "mamba", 2: "sliding_window"},
+    {0: "full_attention"},
+]
 Prefix = tuple[int, ...]
 PROMPTS = st.lists(st.integers(0, 1), min_size=0, max_size=9).map(tuple)
 
@@ -17,11 +22,12 @@ PROMPTS = st.lists(st.integers(0, 1), min_size=0, max_size=9).map(tuple)
 class ModelEngine(RuleBasedStateMachine):
     """Holds, per group, the prefixes whose last block it caches. Hash of a prefix: its repr."""
 
-    @initialize(bound=st.sampled_from([1000, 6]))
-    def start(self, bound: int) -> None:
+    @initialize(bound=st.sampled_from([1000, 6]), kinds=st.sampled_from(HYBRIDS))
+    def start(self, bound: int, kinds: dict[int, str]) -> None:
+        self.kinds = kinds
         self.exact = bound == 1000
         self.index = EngineIndex(max_blocks=bound)
-        self.held: dict[int, set[Prefix]] = {group: set() for group in KINDS}
+        self.held: dict[int, set[Prefix]] = {group: set() for group in (0, 1, 2)}
         self.announced: set[int] = set()
 
     @rule(prompt=PROMPTS, state_at=st.integers(0, 4), seen_from=st.integers(0, 4))
@@ -40,12 +46,14 @@ class ModelEngine(RuleBasedStateMachine):
 
     def _store(self, group: int, prefixes: list[Prefix], have: int, fresh: list[Prefix]) -> None:
         parent = repr(fresh[0][:-BLOCK]).encode() if have else None
+        if group not in self.kinds:
+            return
         self.held[group].update(prefixes)
         self.announced.add(group)
         self.index.stored(
             BlocksStored(
                 group=group,
-                kind=KINDS[group],
+                kind=self.kinds[group],
                 block_tokens=BLOCK,
                 hashes=[repr(prefix).encode() for prefix in prefixes],
                 parent=parent,
@@ -56,7 +64,7 @@ class ModelEngine(RuleBasedStateMachine):
 
     @rule(group=st.sampled_from([0, 1, 2, None]), prefix=PROMPTS)
     def evict(self, group: int | None, prefix: Prefix) -> None:
-        for each in KINDS if group is None else [group]:
+        for each in (0, 1, 2) if group is None else [group]:
             self.held[each].discard(prefix)
         self.index.removed(group, [repr(prefix).encode()])
 
@@ -74,17 +82,22 @@ class ModelEngine(RuleBasedStateMachine):
         if self.exact:
             assert found == expected
         else:
-            assert found.transferable_tokens <= expected.transferable_tokens
+            assert found.transferable_tokens <= self._run(prompt)
             assert found.reusable_tokens <= expected.reusable_tokens
 
-    def _expected(self, prompt: Prefix) -> PrefixMatch:
+    def _run(self, prompt: Prefix) -> int:
         run = 0
-        while run + BLOCK <= len(prompt) and prompt[: run + BLOCK] in self.held[0]:
+        while run + BLOCK < len(prompt) and prompt[: run + BLOCK] in self.held[0]:
             run += BLOCK
-        for length in range(run, 0, -BLOCK):
-            if self._continues(prompt, length):
-                return PrefixMatch(run, length)
-        return PrefixMatch(run, 0)
+        return run
+
+    def _expected(self, prompt: Prefix) -> PrefixMatch:
+        run = self._run(prompt)
+        reusable = next((n for n in range(run, 0, -BLOCK) if self._continues(prompt, n)), 0)
+        beyond = range(run + BLOCK, len(prompt), BLOCK)
+        lagging = any(prompt[:end] in self.held[1] for end in beyond)
+        whole_run = 1 in self.announced and 2 not in self.announced and not lagging
+        return PrefixMatch(run if whole_run else reusable, reusable)
 
     def _continues(self, prompt: Prefix, length: int) -> bool:
         state = 1 not in self.announced or prompt[:length] in self.held[1]

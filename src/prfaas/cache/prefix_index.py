@@ -12,15 +12,18 @@ positions: their token ids also span blocks that were skipped.
 
 Two lengths come out of a match:
 
-* ``transferable_tokens``: the longest run of blocks, from the first, that every full-attention
-  group holds. A KV transfer to this engine can leave out these tokens, because the recurrent
-  states and the sliding windows travel with it.
-* ``reusable_tokens``: the longest prefix the engine can continue from by itself. There every
-  recurrent group must also hold the state at exactly that length and every sliding-window group
-  the blocks that the next token still sees.
+* ``reusable_tokens``: the longest prefix the engine can continue from by itself: every
+  full-attention block from the first on, in every recurrent group the state at exactly that
+  length, in every sliding-window group the blocks that the next token still sees.
+* ``transferable_tokens``: the prefix that a KV transfer to this engine can leave out. Where a
+  model has recurrent layers that is the whole run of full-attention blocks, because their state
+  travels in any case. Otherwise it is what the engine could reuse: for models without recurrent
+  layers, with sliding windows (of which only the part after this prefix travels), and where a
+  state lies beyond the end of the run (vLLM's `get_computed_blocks_for_connector`).
 
-Both err on the low side only: what was never announced, cannot be placed, or exceeds ``max_blocks``
-is taken as absent. An engine that holds less than the index says recomputes; no answer is wrong.
+An engine always computes the last token of a prompt, so it never counts as held. All errors are on
+the low side: what was never announced, cannot be placed, or exceeds ``max_blocks`` is taken as
+absent. An engine that holds less than the index says recomputes; no answer is wrong.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ _ROOT = b"\0" * 16
 _NO_EXTRA = msgspec.msgpack.encode(None)
 
 _CHAINED_KINDS = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
+_STATE_KIND = "mamba"
 _WINDOW_KINDS = frozenset({"sliding_window", "sliding_window_mla"})
 
 
@@ -84,7 +88,7 @@ class PromptKeys:
         self._by_block_size: dict[int, list[bytes]] = {}
 
     def for_block_size(self, block_tokens: int) -> list[bytes]:
-        """Keys of all whole blocks of ``block_tokens`` tokens, first to last."""
+        """Keys of the whole blocks before the last token, first to last."""
         keys = self._by_block_size.get(block_tokens)
         if keys is None:
             keys = self._by_block_size[block_tokens] = list(self._chain(block_tokens))
@@ -92,7 +96,7 @@ class PromptKeys:
 
     def _chain(self, block_tokens: int) -> Iterator[bytes]:
         key, extra = _ROOT, self._first_block
-        for start in range(0, len(self._tokens) - block_tokens + 1, block_tokens):
+        for start in range(0, len(self._tokens) - block_tokens, block_tokens):
             key = _key(key, self._tokens[start : start + block_tokens], extra)
             extra = self._every_block
             yield key
@@ -151,30 +155,39 @@ class EngineIndex:
         if self._block_tokens is None:
             return PrefixMatch()
         chained = [group for group in self._groups.values() if group.chained]
-        others = [group for group in self._groups.values() if not group.chained]
+        keys = prompt.for_block_size(self._block_tokens)
         run: list[BlockHash] = []
-        for key in prompt.for_block_size(self._block_tokens):
+        for key in keys:
             block_hash = self._hash_of.get(key)
             if block_hash is None or any(block_hash not in group.held for group in chained):
                 break
             run.append(block_hash)
-        reusable = next(
-            (
-                count
-                for count in range(len(run), 0, -1)
-                if all(group.serves(run, count, self._block_tokens) for group in others)
-            ),
-            0,
-        )
-        return PrefixMatch(len(run) * self._block_tokens, reusable * self._block_tokens)
+        reusable = self._reusable_blocks(run)
+        beyond = (self._hash_of.get(key) for key in keys[len(run) :])
+        states = [group for group in self._groups.values() if group.kind == _STATE_KIND]
+        windows = any(group.kind in _WINDOW_KINDS for group in self._groups.values())
+        lagging = any(h in group.held for h in beyond for group in states)
+        whole_run = states and not windows and not lagging
+        transferable = len(run) if whole_run else reusable
+        return PrefixMatch(transferable * self._block_tokens, reusable * self._block_tokens)
+
+    def _reusable_blocks(self, run: Sequence[BlockHash]) -> int:
+        """Longest part of the run, in blocks, that every other group can continue from."""
+        assert self._block_tokens is not None
+        others = [group for group in self._groups.values() if not group.chained]
+        for count in range(len(run), 0, -1):
+            if all(group.serves(run, count, self._block_tokens) for group in others):
+                return count
+        return 0
 
     def check_integrity(self) -> None:
         """Raise InvariantError if the index contradicts itself."""
         if {h: k for k, h in self._hash_of.items()} != self._key_of:
             raise InvariantError("keys and hashes are not each other's inverse")
-        chained = [set(g.held) for g in self._groups.values() if g.chained]
-        if set().union(*chained) != set(self._key_of):
-            raise InvariantError("keyed hashes are not the ones full-attention groups hold")
+        every = set().union(*(g.held for g in self._groups.values()))
+        chained = set().union(*(g.held for g in self._groups.values() if g.chained))
+        if not chained <= set(self._key_of) <= every:
+            raise InvariantError("a full-attention block without a key, or a key nothing holds")
         held = sum(len(g.held) for g in self._groups.values())
         if held != self._held or held > self._max_blocks:
             raise InvariantError(
@@ -219,8 +232,9 @@ class EngineIndex:
             return
         del group.held[block_hash]
         self._held -= 1
-        still = any(block_hash in g.held for g in self._groups.values() if g.chained)
-        if group.chained and not still:
+        if block_hash in self._key_of and not any(
+            block_hash in other.held for other in self._groups.values()
+        ):
             del self._hash_of[self._key_of.pop(block_hash)]
 
     def _drop_oldest(self) -> None:
@@ -244,7 +258,7 @@ class _Group:
         ``run`` holds the hash at every multiple of ``run_block_tokens``. Kinds unknown here are
         never counted on.
         """
-        if self.kind == "mamba":
+        if self.kind == _STATE_KIND:
             return run[count - 1] in self.held
         if self.kind not in _WINDOW_KINDS or self.window_tokens is None:
             return False

@@ -90,15 +90,34 @@ def test_every_recurrent_group_must_hold_the_state(index: EngineIndex) -> None:
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(8, 0)
 
 
+def test_a_state_beyond_the_run_makes_the_engine_count_on_what_it_can_reuse(
+    index: EngineIndex,
+) -> None:
+    index.stored(stored([1, 2, 3], None, 0))
+    index.stored(state([1, 3]))
+    index.removed(0, [3])
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
+    index.check_integrity()
+
+
 def test_sliding_window_needs_only_what_the_next_token_sees(index: EngineIndex) -> None:
     index.stored(stored([1, 2, 3, 4], None, 0))
     index.stored(window([3, 4], tokens=8))
     # cdiv(8 - 1, 4) = 2 blocks before the length: 16 is served, 12 lacks block 2.
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 16)
     index.removed(2, [4])
-    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 0)
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
     index.stored(window([1], tokens=8))
-    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 4)
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
+
+
+def test_windows_and_states_together(index: EngineIndex) -> None:
+    index.stored(stored([1, 2, 3, 4], None, 0))
+    index.stored(window([3, 4], tokens=8))
+    index.stored(state([4]))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 16)
+    index.removed(1, [4])
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
 
 
 def test_sliding_window_with_larger_blocks(index: EngineIndex) -> None:
@@ -114,7 +133,7 @@ def test_an_unknown_kind_is_never_counted_on(index: EngineIndex) -> None:
         token_ids=TOKENS[:4],
     )  # fmt: skip
     index.stored(event)
-    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 0)
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
 
 
 def test_all_full_attention_groups_must_hold_a_block(index: EngineIndex) -> None:
@@ -163,4 +182,5 @@ def test_memory_is_bounded() -> None:
 def test_keys_do_not_depend_on_what_follows() -> None:
     long, short = PromptKeys(TOKENS), PromptKeys(TOKENS[:9])
     assert long.for_block_size(BLOCK)[:2] == short.for_block_size(BLOCK)
-    assert PromptKeys(TOKENS[:3]).for_block_size(BLOCK) == []
+    assert len(PromptKeys(TOKENS[:8]).for_block_size(BLOCK)) == 1  # the last token is computed
+    assert PromptKeys(TOKENS[:4]).for_block_size(BLOCK) == []
