@@ -1,0 +1,232 @@
+"""Which tokens move in which step, decided on vLLM's own specs and plain stand-ins of requests."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("vllm")
+
+from vllm.v1.kv_cache_interface import (  # noqa: E402
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    MambaSpec,
+)
+from vllm.v1.request import RequestStatus  # noqa: E402
+
+from prfaas.core.errors import EngineError  # noqa: E402
+from prfaas.vllm_plugin.geometry import check_supported, group_kinds  # noqa: E402
+from prfaas.vllm_plugin.metadata import ExportStep, StepMetadata  # noqa: E402
+from prfaas.vllm_plugin.scheduler_side import SchedulerSide  # noqa: E402
+
+BLOCK = 256
+
+
+def full(block: int = BLOCK) -> FullAttentionSpec:
+    return FullAttentionSpec(block_size=block, num_kv_heads=1, head_size=8, dtype=torch.bfloat16)
+
+
+def mamba(**kwargs: Any) -> MambaSpec:
+    return MambaSpec(block_size=BLOCK, shapes=((4,),), dtypes=(torch.float32,), **kwargs)
+
+
+def config(*specs: Any) -> KVCacheConfig:
+    groups = [KVCacheGroupSpec([f"layers.{i}"], spec) for i, spec in enumerate(specs)]
+    return KVCacheConfig(num_blocks=8, kv_cache_tensors=[], kv_cache_groups=groups)
+
+
+def request(n: int, params: dict[str, Any] | None, status: Any = None) -> Any:
+    return SimpleNamespace(
+        request_id="r",
+        num_prompt_tokens=n,
+        kv_transfer_params=params,
+        status=status or RequestStatus.FINISHED_LENGTH_CAPPED,
+    )
+
+
+def export(to_token: int, from_token: int = 0) -> dict[str, Any]:
+    return {
+        "prfaas": "export",
+        "transfer_id": "t",
+        "destination": "west",
+        "from_token": from_token,
+        "to_token": to_token,
+    }
+
+
+def import_(to_token: int, from_token: int = 0) -> dict[str, Any]:
+    return {
+        "prfaas": "import",
+        "transfer_id": "t",
+        "from_token": from_token,
+        "to_token": to_token,
+    }
+
+
+def step(side: SchedulerSide, computed: int, scheduled: int, *, new: bool = False) -> StepMetadata:
+    empty = SimpleNamespace(req_ids=[], num_computed_tokens=[])
+    cached = SimpleNamespace(req_ids=["r"], num_computed_tokens=[computed])
+    output: Any = SimpleNamespace(
+        scheduled_new_reqs=[SimpleNamespace(req_id="r", num_computed_tokens=computed)]
+        if new
+        else [],
+        scheduled_cached_reqs=empty if new else cached,
+        num_scheduled_tokens={"r": scheduled},
+        kv_connector_block_state=SimpleNamespace(resolve_block_ids=lambda _: ([1, 2], [3, 4])),
+    )
+    return side.build_connector_meta(output)
+
+
+def ranges(steps: list[ExportStep]) -> list[tuple[int, int, bool]]:
+    return [(s.first_token, s.end_token, s.final) for s in steps]
+
+
+def exporting(n: int, params: dict[str, Any], *specs: Any) -> tuple[SchedulerSide, Any]:
+    side = SchedulerSide(config(*(specs or (full(), mamba()))))
+    prompt = request(n, params)
+    side.on_new_request(prompt)
+    return side, prompt
+
+
+def test_a_prompt_leaves_chunk_by_chunk_up_to_its_boundary() -> None:
+    side, prompt = exporting(5000, export(4864))
+    assert ranges(step(side, 0, 2048, new=True).exports) == [(0, 2048, False)]
+    assert ranges(step(side, 2048, 2048).exports) == [(2048, 4096, False)]
+    assert ranges(step(side, 4096, 768).exports) == [(4096, 4864, True)]
+    assert step(side, 4864, 136).exports == []
+    assert side.request_finished(prompt) == {
+        "prfaas": "exported",
+        "transfer_id": "t",
+        "ok": True,
+        "reason": None,
+    }
+
+
+def test_only_what_the_receiver_lacks_leaves() -> None:
+    side, _ = exporting(1000, export(768, from_token=512))
+    assert ranges(step(side, 0, 768, new=True).exports) == [(512, 768, True)]
+
+
+def test_blocks_from_the_engines_own_cache_leave_too() -> None:
+    side, _ = exporting(1000, export(768))
+    assert ranges(step(side, 512, 256, new=True).exports) == [(0, 768, True)]
+
+
+def test_a_hit_that_ends_at_the_boundary_is_exported_from_the_hit() -> None:
+    side, _ = exporting(1000, export(768))
+    assert ranges(step(side, 768, 232, new=True).exports) == [(0, 768, True)]
+
+
+def test_a_state_that_never_exists_is_not_exported() -> None:
+    side, prompt = exporting(1000, export(768))
+    meta = step(side, 512, 488, new=True)
+    assert meta.exports == []
+    assert [transfer_id for transfer_id, _ in meta.aborted_exports] == ["t"]
+    result = side.request_finished(prompt)
+    assert result is not None
+    assert not result["ok"]
+    assert "no step ends at token 768" in result["reason"]
+
+
+def test_without_recurrent_layers_no_step_needs_to_end_at_the_boundary() -> None:
+    side, _ = exporting(1000, export(768), full())
+    assert ranges(step(side, 512, 488, new=True).exports) == [(0, 768, True)]
+
+
+def test_a_preempted_prefill_exports_nothing_twice() -> None:
+    side, _ = exporting(5000, export(4864))
+    step(side, 0, 2048, new=True)
+    assert ranges(step(side, 0, 2048).exports) == [(2048, 2048, False)]
+    assert ranges(step(side, 2048, 2816).exports) == [(2048, 4864, True)]
+
+
+def test_an_aborted_prefill_says_so() -> None:
+    side, prompt = exporting(5000, export(4864))
+    step(side, 0, 2048, new=True)
+    prompt.status = RequestStatus.FINISHED_ABORTED
+    result = side.request_finished(prompt)
+    assert result is not None
+    assert "finished_aborted" in result["reason"]
+    assert side.has_pending_work
+    assert step(side, 0, 0).aborted_exports[0][0] == "t"
+    assert not side.has_pending_work
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (export(700), "not a hand-off boundary"),
+        (export(1024), "not a hand-off boundary"),
+        (export(0), "not a hand-off boundary"),
+        ({**export(768), "transfer_id": "a/b"}, "transfer_id"),
+        ({**export(768), "deadline_s": -1}, "deadline_s"),
+        (export(256, from_token=512), "from_token 512 > to_token 256"),
+    ],
+)
+def test_bad_parameters_are_answered_not_raised(params: dict[str, Any], said: str) -> None:
+    side, prompt = exporting(1000, params)
+    assert step(side, 0, 1000, new=True).exports == []
+    result = side.request_finished(prompt)
+    assert result is not None
+    assert not result["ok"]
+    assert said in result["reason"]
+
+
+def test_an_import_asks_for_what_is_not_local_and_asynchronously() -> None:
+    side, prompt = exporting(1000, import_(768, from_token=256))
+    assert side.get_num_new_matched_tokens(prompt, 256) == (512, True)
+    assert side.get_num_new_matched_tokens(prompt, 512) == (256, True)
+    assert side.get_num_new_matched_tokens(prompt, 768) == (0, False)
+
+
+def test_a_prefix_evicted_since_is_recomputed() -> None:
+    side, prompt = exporting(1000, import_(768, from_token=256))
+    assert side.get_num_new_matched_tokens(prompt, 0) == (0, False)
+
+
+def test_a_request_loads_once() -> None:
+    side, prompt = exporting(1000, import_(768))
+    blocks: Any = SimpleNamespace(get_block_ids=lambda: ([1, 2, 3], [0, 0, 4]))
+    side.update_state_after_alloc(prompt, blocks, 768)
+    (start,) = step(side, 0, 0).imports
+    assert (start.from_token, start.to_token, start.local_tokens) == (0, 768, 0)
+    # vLLM calls again once the load is over, and asks again when it failed.
+    side.update_state_after_alloc(prompt, blocks, 0)
+    assert side.get_num_new_matched_tokens(prompt, 0) == (0, False)
+
+
+@pytest.mark.parametrize("params", [import_(1000), import_(1024), {"prfaas": "import"}, None, {}])
+def test_an_import_of_the_whole_prompt_or_nothing_is_recomputed(params: Any) -> None:
+    side, prompt = exporting(1000, params)
+    assert side.get_num_new_matched_tokens(prompt, 0) == (0, False)
+    assert side.request_finished(prompt) is None
+
+
+def test_unsupported_caches_are_refused_by_name() -> None:
+    chunked = ChunkedLocalAttentionSpec(
+        block_size=BLOCK,
+        num_kv_heads=1,
+        head_size=8,
+        dtype=torch.bfloat16,
+        attention_chunk_size=512,
+    )
+    with pytest.raises(EngineError, match="KV group 1 is of kind ChunkedLocalAttentionSpec"):
+        group_kinds(config(full(), chunked))
+    engine: Any = SimpleNamespace(
+        parallel_config=SimpleNamespace(pipeline_parallel_size=1, decode_context_parallel_size=1),
+        cache_config=SimpleNamespace(mamba_cache_mode="none"),
+    )
+    with pytest.raises(EngineError, match="--enable-prefix-caching"):
+        check_supported(engine, config(full(), mamba()))
+    engine.cache_config.mamba_cache_mode = "align"
+    check_supported(engine, config(full(), mamba()))
+    with pytest.raises(EngineError, match="speculative"):
+        check_supported(engine, config(full(), mamba(num_speculative_blocks=1)))
+    engine.parallel_config.pipeline_parallel_size = 2
+    with pytest.raises(EngineError, match="pipeline parallelism"):
+        check_supported(engine, config(full()))
