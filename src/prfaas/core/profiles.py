@@ -7,7 +7,8 @@ file (format: docs/planner.md), measured by the operator or built in:
     hardware: 8 x H200
     gpus: 8
     source: where the numbers were measured or published
-    fit: why they are a fit        # only where they were not measured: shown with every result
+    basis: published              # or measured, implied (by other figures), fit: shown as such
+    model: Kimi-Linear-48B-A3B    # whose S_kv it goes with (optional; `prfaas kv --list`)
     prefill:
       interpolation: linear         # or log-log
       points: {1K: 0.44, 8K: 0.72}  # uncached tokens: seconds
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import msgspec
 
@@ -29,6 +30,8 @@ from prfaas.core.interpolation import FloatArray, Interpolation, Table
 from prfaas.core.kv_size import KvSize
 from prfaas.core.strict import load_yaml, parse_yaml
 from prfaas.core.units import parse_bytes, parse_tokens
+
+Basis = Literal["measured", "published", "implied", "fit"]
 
 
 class PrefillProfile:
@@ -87,16 +90,18 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
     hardware: str
     gpus: int
     source: str
-    fit: str | None
-    """Why the numbers are a fit and not a measurement; None for a measurement."""
+    basis: Basis
+    note: str | None
+    model: str | None
+    """A model of the catalogue that the numbers belong to."""
     prefill: PrefillProfile | None
     decode: DecodeProfile | None
     kv: KvSize | None
 
     @property
     def label(self) -> str:
-        """The name as results show it: a fit says so."""
-        return f"{self.name} (fit)" if self.fit else self.name
+        """The name as results show it: what was not measured says so."""
+        return f"{self.name} ({self.basis})" if self.basis in ("implied", "fit") else self.name
 
     @property
     def prefill_or_refuse(self) -> PrefillProfile:
@@ -126,7 +131,9 @@ class _ProfileFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hardware: str
     gpus: int
     source: str
-    fit: str | None = None
+    basis: Basis
+    note: str | None = None
+    model: str | None = None
     prefill: _Points | None = None
     decode: _Points | None = None
     kv: _Kv | None = None
@@ -173,7 +180,9 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
         hardware=file.hardware,
         gpus=file.gpus,
         source=file.source,
-        fit=file.fit,
+        basis=file.basis,
+        note=file.note,
+        model=file.model,
         prefill=None if prefill is None else PrefillProfile(prefill),
         decode=None if decode is None else DecodeProfile(decode),
         kv=None if kv is None else KvSize(parse_bytes(kv.constant), parse_bytes(kv.per_token)),

@@ -12,6 +12,7 @@ from prfaas.core.interpolation import Table
 from prfaas.core.kv_size import KvSize, Window
 from prfaas.core.profiles import built_in_profiles, load_profile, parse_profile
 
+HEAD = "name: a\nhardware: x\nsource: s\nbasis: measured\n"
 H200 = load_profile("paper-1t-h200").prefill_or_refuse
 
 
@@ -71,7 +72,7 @@ def test_a_missing_table_is_named() -> None:
 
 
 def test_a_profile_file_is_found_beside_the_scenario(tmp_path: Path) -> None:
-    text = "name: a\nhardware: x\ngpus: 1\nsource: s\nprefill: {points: {1K: 1.0, 4096: 2.0}}\n"
+    text = HEAD + "gpus: 1\nprefill: {points: {1K: 1.0, 4096: 2.0}}\n"
     (tmp_path / "mine.yaml").write_text(text)
     profile = load_profile("mine.yaml", beside=tmp_path)
     assert profile.prefill_or_refuse.seconds(4096) == 2.0
@@ -80,15 +81,15 @@ def test_a_profile_file_is_found_beside_the_scenario(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: a\nhardware: x\ngpus: 0\nsource: s\n", "at least one GPU"),
-        ("name: a\nhardware: x\ngpus: 1\nsource: s\nprefil: {}\n", "did you mean 'prefill'"),
-        ("name: a\nhardware: x\ngpus: 1\nsource: s\nprefill: {points: {}}\n", "at least one point"),
+        (HEAD + "gpus: 0\n", "at least one GPU"),
+        (HEAD + "gpus: 1\nprefil: {}\n", "did you mean 'prefill'"),
+        (HEAD + "gpus: 1\nprefill: {points: {}}\n", "at least one point"),
         (
-            "name: a\nhardware: x\ngpus: 1\nsource: s\nprefill: {points: {8K: 1.0, 1K: 2.0}}\n",
+            HEAD + "gpus: 1\nprefill: {points: {8K: 1.0, 1K: 2.0}}\n",
             "rising order",
         ),
         (
-            "name: a\nhardware: x\ngpus: 1\nsource: s\nkv: {constant: '3', per_token: 1 KiB}\n",
+            HEAD + "gpus: 1\nkv: {constant: '3', per_token: 1 KiB}\n",
             "no unit",
         ),
     ],
