@@ -105,15 +105,38 @@ class GatewayConfig(Strict, frozen=True):
 
 
 class SchedulerConfig(Strict, frozen=True):
-    """The routing policy and its parameters (see ``policies/``)."""
+    """The routing policy and its parameters (see ``policies/``), and when a route is given up."""
 
     policy: str = "threshold"
     threshold: str | int = "4K"
     """Uncached tokens above which a prompt is prefilled in a PrfaaS cluster."""
+    bandwidth: Literal["scarce", "abundant"] = "scarce"
+    """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
+    link_grace: str = "2 s"
+    """How long a line may be down before the requests that use it take another route."""
+    transfer_stall: str = "10 s"
+    """After prefill, how long a transfer may make no progress before it is given up."""
+    engine_wait: str = "120 s"
+    """How long a request waits for any decode engine to come (back) up."""
+    attempt_share: float = 0.5
+    """The share of the time left to the deadline that one attempt may use up."""
+    max_attempts: int = 8
 
     @property
     def threshold_tokens(self) -> int:
         return parse_tokens(self.threshold)
+
+    @property
+    def link_grace_s(self) -> float:
+        return parse_duration(self.link_grace)
+
+    @property
+    def transfer_stall_s(self) -> float:
+        return parse_duration(self.transfer_stall)
+
+    @property
+    def engine_wait_s(self) -> float:
+        return parse_duration(self.engine_wait)
 
 
 class ModelConfig(Strict, frozen=True):
@@ -171,9 +194,19 @@ def validate(deployment: Deployment, *, source: str) -> None:
                 known = ", ".join(sorted(clusters))
                 raise ConfigError(f"{source}: link names cluster {end!r}; known: {known}")
         _ = link.rate_bytes_per_s
-    _ = deployment.scheduler.threshold_tokens, deployment.gateway.request_deadline_s
+    _check_scheduler(source, deployment.scheduler)
+    _ = deployment.gateway.request_deadline_s
     parse_bytes(deployment.gateway.max_body)
     parse_bytes(deployment.model.kv_cache)
+
+
+def _check_scheduler(source: str, scheduler: SchedulerConfig) -> None:
+    _ = scheduler.threshold_tokens, scheduler.link_grace_s
+    _ = scheduler.transfer_stall_s, scheduler.engine_wait_s
+    if not 0 < scheduler.attempt_share <= 1:
+        raise ConfigError(f"{source}: scheduler.attempt_share must be above 0 and at most 1")
+    if scheduler.max_attempts < 1:
+        raise ConfigError(f"{source}: scheduler.max_attempts must be at least 1")
 
 
 def _check_cluster(source: str, cluster: ClusterConfig) -> None:

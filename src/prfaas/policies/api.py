@@ -1,0 +1,190 @@
+"""What a routing policy sees, and what it answers.
+
+Theory of operation. A policy is a pure function of a *view*: the request, the engines with what is
+outstanding on them, the lines as last reported. It answers with a `Decision` and its reason. It
+changes nothing: the scheduler owns the state behind the view, checks the decision (engine up, line
+up, something to hand over) and enforces capacity. So a policy can be wrong about speed, never about
+safety, and the gateway and the simulator host the very same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from prfaas.core.deployment import EngineRole
+
+
+class Route(StrEnum):
+    """Where a prompt is prefilled; the value of the header ``x-prfaas-route``."""
+
+    OFFLOAD = "offload"
+    """In a PrfaaS cluster; the KV cache crosses a line."""
+    PD_P = "pd-p"
+    """On a prefill engine of the PD cluster; the KV cache stays inside the cluster."""
+    DIRECT = "direct"
+    """On the decode engine itself."""
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """``prefill_engine`` is None exactly for `Route.DIRECT`. ``reason`` is one line for people."""
+
+    route: Route
+    prefill_engine: str | None
+    decode_engine: str
+    reason: str
+
+
+class RequestView(Protocol):
+    """A request that waits for its route (lengths in tokens, times in seconds)."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def total_tokens(self) -> int:
+        """Prompt length."""
+
+    @property
+    def max_output_tokens(self) -> int: ...
+    @property
+    def cached(self) -> Mapping[str, int]:
+        """Engine name -> prompt tokens whose KV cache it holds; absent means none."""
+
+    @property
+    def deadline(self) -> float:
+        """Time by which the first token is due; may be infinite."""
+
+
+class EngineView(Protocol):
+    """One engine. A prefill engine works off ``queued_s``; a decode engine has ``slots``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def role(self) -> EngineRole: ...
+    @property
+    def up(self) -> bool: ...
+    @property
+    def max_requests(self) -> int:
+        """How many requests the scheduler gives it at a time."""
+
+    @property
+    def prefills(self) -> int:
+        """Requests planned on it or running on it as prefill."""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Their uncached tokens."""
+
+    @property
+    def free_at(self) -> float:
+        """When its prefill work of now should be done, by the costs' estimate."""
+
+    @property
+    def assigned(self) -> int:
+        """Requests that decode on it or are on their way to it."""
+
+    @property
+    def running(self) -> int:
+        """Requests that hold one of its decode slots."""
+
+
+class LinkView(Protocol):
+    """One direction of a line, as its sender last reported it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def up(self) -> bool: ...
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """What the line can carry now: configured, or measured where it is less."""
+
+    @property
+    def rtt_s(self) -> float: ...
+    @property
+    def utilisation(self) -> float:
+        """Share of the rate in use, 0..1."""
+
+    @property
+    def congestion(self) -> float:
+        """0 clear .. 1 saturated with queues building."""
+
+    @property
+    def outstanding_bytes(self) -> float:
+        """KV bytes of offloaded requests that have not wholly arrived, by the costs' estimate."""
+
+
+class ClusterView(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def prfaas(self) -> bool: ...
+    @property
+    def engines(self) -> Sequence[EngineView]: ...
+    @property
+    def prefill_engines(self) -> Sequence[EngineView]:
+        """Engines whose role is prefill now, up or not."""
+
+    @property
+    def decode_engines(self) -> Sequence[EngineView]: ...
+    @property
+    def waiting_for_decode(self) -> int:
+        """Requests with all their KV cache here, for which no decode slot is free."""
+
+
+class Costs(Protocol):
+    """Estimates that placement and policies share."""
+
+    def prefill_s(self, engine: str, uncached_tokens: int) -> float:
+        """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
+
+    def kv_bytes(self, from_token: int, to_token: int) -> float:
+        """Bytes of a hand-off of tokens [from_token, to_token)."""
+
+
+class View(Protocol):
+    """All that a policy may know."""
+
+    @property
+    def clusters(self) -> Sequence[ClusterView]: ...
+    @property
+    def prfaas_clusters(self) -> Sequence[ClusterView]: ...
+    @property
+    def pd_clusters(self) -> Sequence[ClusterView]: ...
+    @property
+    def engines(self) -> Mapping[str, EngineView]: ...
+    @property
+    def costs(self) -> Costs: ...
+    def cluster(self, name: str) -> ClusterView: ...
+    def link(self, source: str, target: str) -> LinkView | None:
+        """The line between two clusters; None where there is none."""
+
+
+class RoleChange(msgspec.Struct, frozen=True, gc=False):
+    """From now on give ``engine`` work of ``role``; what it has, it finishes."""
+
+    engine: str
+    role: EngineRole
+    reason: str
+
+
+class Policy(Protocol):
+    """One way to decide. An object: adaptive policies keep what they have observed."""
+
+    name: str
+    period_s: float | None
+    """How often `adjust` is called; None: never."""
+
+    def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
+        """The route of one request; None where no decode engine is up (the request then waits)."""
+
+    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
+        """Look at queues and lines, move thresholds, and say which engines change their role."""

@@ -1,0 +1,70 @@
+"""Which engine of a cluster: the choices every routing policy shares.
+
+A decode engine is chosen by how full it is, less the share of the prompt it holds already (both
+0..1): a whole cached prompt outweighs a full engine, nothing less does. A prefill engine is chosen
+by when it would be done with this prompt: its queue, plus what it has not cached of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prfaas.policies.api import ClusterView, Costs, EngineView, LinkView, RequestView, View
+
+
+def decode_engine(request: RequestView, clusters: Sequence[ClusterView]) -> EngineView | None:
+    """The best decode engine that is up, or None."""
+    best: EngineView | None = None
+    best_score = float("inf")
+    cached = request.cached
+    for cluster in clusters:
+        for engine in cluster.decode_engines:
+            if not engine.up:
+                continue
+            score = engine.assigned / engine.max_requests
+            if cached:
+                score -= cached.get(engine.name, 0) / request.total_tokens
+            if score < best_score:
+                best, best_score = engine, score
+    return best
+
+
+def prefill_engine(
+    request: RequestView,
+    engines: Sequence[EngineView],
+    costs: Costs,
+    *,
+    now: float,
+    avoid: frozenset[str] = frozenset(),
+) -> EngineView | None:
+    """The prefill engine that would be done first, of those up and not in ``avoid``; or None."""
+    best: EngineView | None = None
+    best_done = float("inf")
+    cached, total = request.cached, request.total_tokens
+    for engine in engines:
+        if not engine.up or engine.name in avoid:
+            continue
+        done = engine.free_at if engine.free_at > now else now
+        if cached:
+            done += costs.prefill_s(engine.name, max(1, total - cached.get(engine.name, 0)))
+        if done < best_done:
+            best, best_done = engine, done
+    return best
+
+
+def reachable(view: View, target: str) -> list[tuple[ClusterView, LinkView]]:
+    """PrfaaS clusters whose line to ``target`` is up, with the line."""
+    found = []
+    for cluster in view.prfaas_clusters:
+        link = view.link(cluster.name, target)
+        if link is not None and link.up:
+            found.append((cluster, link))
+    return found
+
+
+def longest_cached(request: RequestView, clusters: Sequence[ClusterView]) -> int:
+    """The longest prefix of the prompt that any engine of ``clusters`` holds, in tokens."""
+    cached = request.cached
+    if not cached:
+        return 0
+    return max((cached.get(e.name, 0) for c in clusters for e in c.engines), default=0)

@@ -1,0 +1,73 @@
+"""The paper's policy: prompts with more uncached tokens than a threshold go to a PrfaaS cluster.
+
+Section 3.4.3. Bandwidth scarce: each cluster's cache counts alone, the uncached length is
+l_total - l_pd. Bandwidth abundant: l_total - max(l_pd, l_prfaas); a prompt at or below the
+threshold whose longer prefix lies in the PrfaaS cluster is prefilled there too, since that is how
+its cached KV crosses the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prfaas.policies.api import (
+    Decision,
+    EngineView,
+    RequestView,
+    RoleChange,
+    Route,
+    View,
+)
+from prfaas.policies.placement import decode_engine, longest_cached, prefill_engine, reachable
+
+
+class ThresholdPolicy:
+    """Static threshold, in uncached tokens."""
+
+    name = "threshold"
+    period_s: float | None = None
+
+    def __init__(self, threshold_tokens: int, *, abundant: bool = False) -> None:
+        self.threshold_tokens = threshold_tokens
+        self.abundant = abundant
+
+    def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
+        decode = decode_engine(request, view.pd_clusters)
+        if decode is None:
+            return None
+        cached = longest_cached(request, (view.cluster(decode.cluster),))
+        remote = longest_cached(request, view.prfaas_clusters) if self.abundant else 0
+        uncached = request.total_tokens - max(cached, remote)
+        if uncached > self.threshold_tokens:
+            why = f"uncached {uncached} > threshold {self.threshold_tokens}"
+            return offload(request, view, decode, why, now=now)
+        if remote > cached:
+            why = f"longer prefix in a PrfaaS cluster, {remote} tokens against {cached}"
+            return offload(request, view, decode, why, now=now)
+        why = f"uncached {uncached} <= threshold {self.threshold_tokens}"
+        return local(request, view, decode, why, now=now)
+
+    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
+        return ()
+
+
+def offload(
+    request: RequestView, view: View, decode: EngineView, why: str, *, now: float
+) -> Decision:
+    """Prefill in the PrfaaS cluster that is done first; `local` where none can be reached."""
+    engines = [e for cluster, _ in reachable(view, decode.cluster) for e in cluster.prefill_engines]
+    engine = prefill_engine(request, engines, view.costs, now=now)
+    if engine is None:
+        return local(request, view, decode, f"{why}, no PrfaaS engine in reach", now=now)
+    return Decision(Route.OFFLOAD, engine.name, decode.name, why)
+
+
+def local(
+    request: RequestView, view: View, decode: EngineView, why: str, *, now: float
+) -> Decision:
+    """Prefill on a prefill engine of the decode engine's cluster; on the decode engine if none."""
+    engines = view.cluster(decode.cluster).prefill_engines
+    engine = prefill_engine(request, engines, view.costs, now=now)
+    if engine is None:
+        return Decision(Route.DIRECT, None, decode.name, f"{why}, no prefill engine up")
+    return Decision(Route.PD_P, engine.name, decode.name, why)

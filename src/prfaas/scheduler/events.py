@@ -1,0 +1,144 @@
+"""What happened: the only input of the scheduler. Frozen, in the past tense.
+
+``attempt`` is the number that the command which started the work carried; the scheduler ignores
+events of attempts it has given up, so a driver may report whatever it sees, in any order. Events of
+one request after its end are ignored as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Base; as JSON each carries its type's name under ``type``."""
+
+
+class RequestArrived(Event, frozen=True, gc=False):
+    """A prompt of ``total_tokens`` wants at most ``max_output_tokens``.
+
+    ``request_id``: unique among live requests; transfer ids are made from it, so at most 56
+    characters of [A-Za-z0-9_-], chosen by the driver (a client's own id is not safe here).
+    ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
+    ``deadline``: the time by which the first token is due.
+    """
+
+    request_id: str
+    total_tokens: int
+    max_output_tokens: int
+    cached: Mapping[str, int] = {}
+    deadline: float = inf
+
+
+class PrefillCompleted(Event, frozen=True, gc=False):
+    """The prefill engine answered and handed every byte to its agent."""
+
+    request_id: str
+    attempt: int
+
+
+class PrefillFailed(Event, frozen=True, gc=False):
+    request_id: str
+    attempt: int
+    reason: str
+
+
+class TransferProgressed(Event, frozen=True, gc=False):
+    """More of the transfer has arrived since the last report: it is not stalled. Optional."""
+
+    request_id: str
+    attempt: int
+
+
+class TransferCompleted(Event, frozen=True, gc=False):
+    """The receiving agent holds and has verified every byte."""
+
+    request_id: str
+    attempt: int
+
+
+class TransferFailed(Event, frozen=True, gc=False):
+    request_id: str
+    attempt: int
+    reason: str
+
+
+class FirstToken(Event, frozen=True, gc=False):
+    """The first token went out to the client: from here on nothing can be retried unseen."""
+
+    request_id: str
+    attempt: int
+
+
+class RequestCompleted(Event, frozen=True, gc=False):
+    request_id: str
+    attempt: int
+
+
+class DecodeFailed(Event, frozen=True, gc=False):
+    """The decode engine refused the request, broke off, or could not be reached."""
+
+    request_id: str
+    attempt: int
+    reason: str
+
+
+class RequestCancelled(Event, frozen=True, gc=False):
+    """The client went away."""
+
+    request_id: str
+
+
+class EngineUp(Event, frozen=True, gc=False):
+    """The engine answers (again); its prefix cache counts as empty until the next arrivals."""
+
+    engine: str
+
+
+class EngineDown(Event, frozen=True, gc=False):
+    engine: str
+    reason: str
+
+
+class LinkStateChanged(Event, frozen=True, gc=False):
+    """One direction of a line as its sender sees it now.
+
+    ``rate_bytes_per_s``: what it can carry (the limit, or the goodput where saturated); None where
+    nothing is known beyond the configuration.
+    """
+
+    source: str
+    target: str
+    up: bool
+    rate_bytes_per_s: float | None = None
+    utilisation: float = 0.0
+    congestion: float = 0.0
+    rtt_s: float = 0.0
+
+
+class TimerFired(Event, frozen=True, gc=False):
+    """The time of the last `SetTimer` has come. Early or extra ones do no harm."""
+
+
+RequestEvent = (
+    PrefillCompleted
+    | PrefillFailed
+    | TransferProgressed
+    | TransferCompleted
+    | TransferFailed
+    | FirstToken
+    | RequestCompleted
+    | DecodeFailed
+)
+AnyEvent = (
+    RequestArrived
+    | RequestEvent
+    | RequestCancelled
+    | EngineUp
+    | EngineDown
+    | LinkStateChanged
+    | TimerFired
+)

@@ -1,0 +1,245 @@
+"""The state machine between what happens and what is to be done. The gateway drives it in real
+time, the simulator in simulated time; it knows of neither.
+
+Theory of operation. ``handle(event, now=...)`` returns the commands that follow, in order. Every
+live request has one `Record` in one `State`; an event is looked up in the transition table
+(`lifecycle.TABLE`) and runs one action, a method of `Attempts`. The policy proposes, the scheduler
+disposes: it checks that engines and the line are up, turns an offload with nothing to hand over
+into a direct answer, holds requests back while their engine is full, and after a failure takes the
+next route (offload, then the PD cluster's prefill engines, then the decode engine alone) with a new
+attempt and transfer, until the deadline. Time limits live in one heap of timers, of which the
+driver sees only the earliest (`SetTimer`).
+
+Guarantees, property-tested: each request ends exactly once (completed, failed or cancelled); no
+engine is given more than its ``max_requests``; nothing is retried after the first token; the same
+events at the same times give the same commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.core.errors import CallerError, InvariantError
+from prfaas.policies.api import Costs, Policy, View
+from prfaas.policies.costs import LinearCosts
+from prfaas.scheduler.attempts import Action, Attempts
+from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
+from prfaas.scheduler.events import (
+    AnyEvent,
+    DecodeFailed,
+    EngineDown,
+    EngineUp,
+    FirstToken,
+    LinkStateChanged,
+    PrefillCompleted,
+    PrefillFailed,
+    RequestArrived,
+    RequestCancelled,
+    RequestCompleted,
+    TimerFired,
+    TransferCompleted,
+    TransferFailed,
+    TransferProgressed,
+)
+from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
+from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.timers import TimerKind
+from prfaas.scheduler.topology import Topology
+
+_TRIGGERS: dict[type, Trigger] = {
+    PrefillCompleted: Trigger.PREFILL_COMPLETED,
+    PrefillFailed: Trigger.PREFILL_FAILED,
+    TransferProgressed: Trigger.TRANSFER_PROGRESSED,
+    TransferCompleted: Trigger.TRANSFER_COMPLETED,
+    TransferFailed: Trigger.TRANSFER_FAILED,
+    FirstToken: Trigger.FIRST_TOKEN,
+    RequestCompleted: Trigger.REQUEST_COMPLETED,
+    DecodeFailed: Trigger.DECODE_FAILED,
+}
+_FAILURES = (PrefillFailed, TransferFailed, DecodeFailed)
+_REQUEST_TIMERS = {
+    TimerKind.ATTEMPT: (Trigger.ATTEMPT_TIMED_OUT, "the attempt took too long"),
+    TimerKind.BACKOFF: (Trigger.BACKOFF_ENDED, "retry"),
+    TimerKind.ENGINE_WAIT: (Trigger.GAVE_UP_WAITING, "no decode engine came back in time"),
+}
+
+
+class Scheduler:
+    """See the module. Raises nothing but InvariantError and, for an unknown engine or line or a
+    doubled request id, CallerError."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        policy: Policy,
+        config: SchedulerConfig,
+        *,
+        costs: Costs | None = None,
+    ) -> None:
+        self._attempts = attempts = Attempts(topology, policy, config, costs or LinearCosts())
+        self._policy = policy
+        self._records = attempts.records
+        self._timers = attempts.timers
+        self._scene = attempts.scene
+        self._link_grace_s = config.link_grace_s
+        self._now = -inf
+        self._steps: dict[type, list[Action | None]] = {
+            kind: [attempts.action(state, trigger) for state in State]
+            for kind, trigger in _TRIGGERS.items()
+        }
+        self._others: dict[type, Callable[..., None]] = {
+            RequestArrived: self._request_arrived,
+            RequestCancelled: self._request_cancelled,
+            EngineUp: self._engine_up,
+            EngineDown: self._engine_down,
+            LinkStateChanged: self._link_state_changed,
+            TimerFired: self._timer_fired,
+        }
+
+    @property
+    def view(self) -> View:
+        """What policies see: for dashboards and reports, to read only."""
+        return self._scene
+
+    @property
+    def live_requests(self) -> int:
+        return len(self._records)
+
+    def state(self, request_id: str) -> State | None:
+        """The state of a live request; None if it is over or unknown."""
+        record = self._records.get(request_id)
+        return None if record is None else record.state
+
+    def handle(self, event: AnyEvent, *, now: float) -> list[AnyCommand]:
+        """Take one event at time ``now`` (seconds, never less than before); return what to do."""
+        if now < self._now:
+            raise InvariantError(f"time ran backwards: {now} after {self._now}")
+        if self._now == -inf and self._policy.period_s is not None:
+            self._timers.add(now + self._policy.period_s, TimerKind.ADJUST, "")
+        self._now = now
+        attempts = self._attempts
+        attempts.now = now
+        out: list[AnyCommand] = []
+        attempts.out = out
+        kind = type(event)
+        steps = self._steps.get(kind)
+        if steps is None:
+            self._others[kind](event)
+        else:
+            record = self._records.get(event.request_id)  # type: ignore[union-attr]
+            if record is not None and record.attempt == event.attempt:  # type: ignore[union-attr]
+                step = steps[record.state]
+                if step is not None:
+                    step(record, event.reason if isinstance(event, _FAILURES) else "")
+        alarm = self._timers.alarm()
+        if alarm is not None:
+            out.append(SetTimer(alarm))
+        return out
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where the bookkeeping contradicts itself."""
+        self._scene.check_integrity()
+        for record in self._records.values():
+            if record.state in TERMINAL or record.state is State.ARRIVED:
+                raise InvariantError(f"request {record.request_id} rests in {record.state.name}")
+
+    def _request_arrived(self, event: RequestArrived) -> None:
+        if event.request_id in self._records:
+            raise CallerError(f"request id {event.request_id!r} is in use")
+        block = self._scene.alignment_tokens
+        boundary = (event.total_tokens - 1) // block * block
+        record = Record(event, boundary, self._now)
+        self._records[event.request_id] = record
+        self._timers.add(event.deadline, TimerKind.DEADLINE, event.request_id)
+        self._attempts.trigger(record, Trigger.ROUTED, "")
+
+    def _request_cancelled(self, event: RequestCancelled) -> None:
+        record = self._records.get(event.request_id)
+        if record is not None:
+            self._attempts.trigger(record, Trigger.REQUEST_CANCELLED, "the client went away")
+
+    def _engine_up(self, event: EngineUp) -> None:
+        engine = self._engine(event.engine)
+        if engine.up:
+            return
+        engine.up, engine.up_since, engine.free_at = True, self._now, self._now
+        if engine.role == "decode":
+            self._attempts.unpark()
+            self._attempts.fill_slots(engine)
+
+    def _engine_down(self, event: EngineDown) -> None:
+        engine = self._engine(event.engine)
+        if not engine.up:
+            return
+        engine.up = False
+        why = f"engine {engine.name} lost: {event.reason}"
+        self._attempts.each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
+        self._attempts.each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
+        if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
+            for other in engine.place.engines:
+                self._attempts.each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
+
+    def _engine(self, name: str) -> EngineState:
+        engine = self._scene.engines.get(name)
+        if engine is None:
+            raise CallerError(f"unknown engine {name!r}; known: {', '.join(self._scene.engines)}")
+        return engine
+
+    def _link_state_changed(self, event: LinkStateChanged) -> None:
+        link = self._scene.link(event.source, event.target)
+        if link is None:
+            raise CallerError(f"no line from {event.source!r} to {event.target!r}")
+        known = event.rate_bytes_per_s
+        link.rate_bytes_per_s = link.configured_bytes_per_s if known is None else known
+        link.utilisation, link.congestion = event.utilisation, event.congestion
+        link.rtt_s = event.rtt_s
+        if link.up and not event.up:
+            link.down_since = self._now
+            key = (link.source, link.target)
+            self._timers.add(self._now + self._link_grace_s, TimerKind.LINK, key)
+        link.up = event.up
+
+    def _timer_fired(self, _event: TimerFired) -> None:
+        self._timers.fired()
+        while (timer := self._timers.pop_due(self._now)) is not None:
+            if isinstance(timer.key, tuple):
+                self._link_timer(timer.key)
+            elif timer.kind is TimerKind.ADJUST:
+                self._adjust()
+            elif (record := self._records.get(timer.key)) is not None:
+                self._request_timer(record, timer.kind, timer.attempt)
+
+    def _request_timer(self, record: Record, kind: TimerKind, attempt: int) -> None:
+        attempts = self._attempts
+        if kind is TimerKind.DEADLINE:
+            attempts.trigger(record, Trigger.DEADLINE_PASSED, "deadline passed")
+        elif attempt != record.attempt:
+            return
+        elif kind is not TimerKind.STALL:
+            trigger, why = _REQUEST_TIMERS[kind]
+            attempts.trigger(record, trigger, why)
+        elif record.stall_at > self._now:
+            self._timers.add(record.stall_at, TimerKind.STALL, record.request_id, attempt)
+        else:
+            attempts.trigger(record, Trigger.STALLED, "the transfer stalled")
+
+    def _link_timer(self, key: tuple[str, str]) -> None:
+        link = self._scene.links[key]
+        if not link.up and self._now >= link.down_since + self._link_grace_s:
+            why = f"line {link.source} to {link.target} lost"
+            self._attempts.each(link.records, Trigger.LINK_LOST, why)
+
+    def _adjust(self) -> None:
+        period = self._policy.period_s
+        assert period is not None
+        self._timers.add(self._now + period, TimerKind.ADJUST, "")
+        for change in self._policy.adjust(self._scene, now=self._now):
+            engine = self._engine(change.engine)
+            last = engine.role == "decode" and len(engine.place.decode_engines) == 1
+            if engine.role != change.role and not last:
+                engine.role = change.role
+                engine.place.sort_roles()
+                self._attempts.out.append(ChangeRole(engine.name, change.role, change.reason))
+                self._attempts.fill_slots(engine)

@@ -1,0 +1,183 @@
+"""What the scheduler knows: requests, engines, lines. Mutable; policies see it as `View`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from math import inf
+
+from prfaas.core.deployment import EngineRole
+from prfaas.core.errors import InvariantError
+from prfaas.policies.api import Costs, Route
+from prfaas.scheduler.events import RequestArrived
+from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+
+
+class EngineState:
+    """An `EngineView`, and which requests are on the engine."""
+
+    __slots__ = (
+        "assigned", "cluster", "decode_records", "free_at", "max_requests", "name", "place",
+        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running", "up",
+        "up_since", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, spec: EngineSpec, place: ClusterState) -> None:
+        self.name = spec.name
+        self.cluster = spec.cluster
+        self.place = place
+        self.role: EngineRole = spec.role
+        self.max_requests = spec.max_requests
+        self.up = spec.up
+        self.up_since = -inf
+        self.prefill_records: dict[str, Record] = {}
+        """Planned (waiting) and running prefills."""
+        self.waiting: OrderedDict[str, Record] = OrderedDict()
+        """Those of them that wait for a place."""
+        self.decode_records: dict[str, Record] = {}
+        """Requests that decode here or are on their way."""
+        self.prefills = self.assigned = self.running = 0
+        self.prefill_tokens = 0
+        self.queued_s = 0.0
+        self.free_at = -inf
+
+    def book(self, tokens: int, seconds: float, now: float) -> None:
+        """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
+        self.prefills += 1
+        self.prefill_tokens += tokens
+        self.queued_s += seconds
+        self.free_at = (self.free_at if self.free_at > now else now) + seconds
+
+    def unbook(self, tokens: int, seconds: float, now: float, *, done: bool) -> None:
+        """Less of it; ``done``: because it was worked off, so that the rest starts now."""
+        self.prefills -= 1
+        self.prefill_tokens -= tokens
+        # Rounding must not pile up over millions of requests.
+        self.queued_s = self.queued_s - seconds if self.prefills else 0.0
+        self.free_at = now + self.queued_s if done else self.free_at - seconds
+
+
+class ClusterState:
+    """A `ClusterView`, and the requests that wait here for a decode slot, in order."""
+
+    def __init__(self, spec: ClusterSpec) -> None:
+        self.name = spec.name
+        self.prfaas = spec.kind == "prfaas"
+        self.engines: list[EngineState] = []
+        self.prefill_engines: list[EngineState] = []
+        self.decode_engines: list[EngineState] = []
+        self.ready: OrderedDict[str, Record] = OrderedDict()
+
+    @property
+    def waiting_for_decode(self) -> int:
+        return len(self.ready)
+
+    def sort_roles(self) -> None:
+        self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
+        self.decode_engines = [e for e in self.engines if e.role == "decode"]
+
+
+class LinkRecord:
+    """A `LinkView`, and the requests whose KV cache is to cross it."""
+
+    def __init__(self, spec: LinkSpec) -> None:
+        self.source, self.target = spec.source, spec.target
+        self.up = True
+        self.down_since = inf
+        self.configured_bytes_per_s = spec.rate_bytes_per_s
+        self.rate_bytes_per_s = spec.rate_bytes_per_s
+        self.rtt_s = spec.rtt_s
+        self.utilisation = self.congestion = 0.0
+        self.outstanding_bytes = 0.0
+        self.records: dict[str, Record] = {}
+
+
+class Record:
+    """One live request. Fields from ``attempt`` on belong to the attempt under way."""
+
+    __slots__ = (
+        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "failed",
+        "from_token", "link", "link_bytes", "max_output_tokens", "prefill", "prefill_s",
+        "reason", "request_id", "route", "stall_at", "state", "to_token", "total_tokens",
+        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+    )  # fmt: skip
+
+    def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
+        self.request_id = event.request_id
+        self.total_tokens = event.total_tokens
+        self.max_output_tokens = event.max_output_tokens
+        self.cached: Mapping[str, int] = event.cached
+        self.deadline = event.deadline
+        self.arrived_at = now
+        self.boundary = boundary
+        """Where a hand-off ends: the last block boundary before the last token."""
+        self.failed: frozenset[str] = frozenset()
+        """Engines that failed this request."""
+        self.state = State.ARRIVED
+        self.attempt = 1
+        self.route = Route.DIRECT
+        self.reason = ""
+        self.prefill: EngineState | None = None
+        """Where prefill work is booked: the prefill engine, or the decode engine if direct."""
+        self.decode: EngineState | None = None
+        self.uncached = 0
+        self.prefill_s = 0.0
+        self.from_token = self.to_token = 0
+        self.transfer_id: str | None = None
+        self.transfer_attempt = 0
+        self.transfer_from = ""
+        self.link: LinkRecord | None = None
+        self.link_bytes = 0.0
+        self.stall_at = inf
+
+    def cached_on(self, engine: EngineState) -> int:
+        """Prefix tokens on ``engine``; none if it restarted since this request arrived."""
+        if not self.cached or self.arrived_at < engine.up_since:
+            return 0
+        return self.cached.get(engine.name, 0)
+
+
+class Scene:
+    """The `View`: everything but the requests."""
+
+    def __init__(self, topology: Topology, costs: Costs) -> None:
+        self.costs = costs
+        self.alignment_tokens = topology.alignment_tokens
+        self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
+        self.clusters = list(self.by_name.values())
+        self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
+        self.pd_clusters = [c for c in self.clusters if not c.prfaas]
+        self.engines: dict[str, EngineState] = {}
+        for spec in topology.engines:
+            place = self.by_name[spec.cluster]
+            engine = self.engines[spec.name] = EngineState(spec, place)
+            place.engines.append(engine)
+        for cluster in self.clusters:
+            cluster.sort_roles()
+        self.links = {(k.source, k.target): LinkRecord(k) for k in topology.links}
+
+    def cluster(self, name: str) -> ClusterState:
+        return self.by_name[name]
+
+    def link(self, source: str, target: str) -> LinkRecord | None:
+        return self.links.get((source, target))
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where counters and memberships disagree or capacity is exceeded."""
+        for engine in self.engines.values():
+            records = engine.decode_records.values()
+            running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
+            if running != engine.running or running > engine.max_requests:
+                raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
+            if len(engine.decode_records) != engine.assigned:
+                raise InvariantError(f"{engine.name}: assigned {engine.assigned} is miscounted")
+            active = len(engine.prefill_records) - len(engine.waiting)
+            if active > engine.max_requests:
+                raise InvariantError(f"{engine.name}: {active} prefills exceed its capacity")
+            if engine.prefills < len(engine.prefill_records) or engine.prefill_tokens < 0:
+                raise InvariantError(f"{engine.name}: booked prefills are miscounted")
+        for link in self.links.values():
+            total = sum(r.link_bytes for r in link.records.values())
+            if abs(total - link.outstanding_bytes) > 1e-6 * (1 + total):
+                raise InvariantError(f"{link.source}->{link.target}: bytes are miscounted")

@@ -1,0 +1,62 @@
+"""Many deadlines, one alarm: the scheduler asks its driver for the earliest only.
+
+Entries are never removed early; whoever pops one checks whether it still means anything.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from heapq import heappop, heappush
+from math import inf
+from typing import NamedTuple
+
+
+class TimerKind(StrEnum):
+    DEADLINE = "deadline"
+    ATTEMPT = "attempt"
+    STALL = "stall"
+    BACKOFF = "backoff"
+    ENGINE_WAIT = "engine wait"
+    LINK = "link"
+    ADJUST = "adjust"
+
+
+class Timer(NamedTuple):
+    """``key``: a request id, or (source, target) of a line."""
+
+    at: float
+    sequence: int
+    kind: TimerKind
+    key: str | tuple[str, str]
+    attempt: int
+
+
+class Timers:
+    """A heap of `Timer`, first by time, then in the order they were set."""
+
+    def __init__(self) -> None:
+        self._heap: list[Timer] = []
+        self._sequence = 0
+        self._armed = inf
+
+    def add(self, at: float, kind: TimerKind, key: str | tuple[str, str], attempt: int = 0) -> None:
+        if at < inf:
+            self._sequence += 1
+            heappush(self._heap, Timer(at, self._sequence, kind, key, attempt))
+
+    def pop_due(self, now: float) -> Timer | None:
+        """The next timer that is due, or None."""
+        if self._heap and self._heap[0].at <= now:
+            return heappop(self._heap)
+        return None
+
+    def fired(self) -> None:
+        """The driver's alarm has gone off: whatever remains must be asked for again."""
+        self._armed = inf
+
+    def alarm(self) -> float | None:
+        """The time to ask the driver for, if that has changed to an earlier one."""
+        if self._heap and self._heap[0].at < self._armed:
+            self._armed = self._heap[0].at
+            return self._armed
+        return None

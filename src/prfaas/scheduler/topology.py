@@ -1,0 +1,58 @@
+"""What the scheduler schedules on: clusters, engines, lines. Fixed while it runs."""
+
+from __future__ import annotations
+
+from math import inf
+
+import msgspec
+
+from prfaas.core.deployment import ClusterKind, Deployment, EngineRole
+
+
+class EngineSpec(msgspec.Struct, frozen=True):
+    """``max_requests``: how many prefills, and how many decodes, it is given at a time."""
+
+    name: str
+    cluster: str
+    role: EngineRole
+    max_requests: int = 32
+    up: bool = True
+    """Whether it counts as up before the first EngineUp or EngineDown."""
+
+
+class ClusterSpec(msgspec.Struct, frozen=True):
+    name: str
+    kind: ClusterKind
+
+
+class LinkSpec(msgspec.Struct, frozen=True):
+    source: str
+    target: str
+    rate_bytes_per_s: float = inf
+    rtt_s: float = 0.0
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """``alignment_tokens``: hand-offs end at multiples of it (`KvLayout.alignment_tokens`)."""
+
+    clusters: tuple[ClusterSpec, ...]
+    engines: tuple[EngineSpec, ...]
+    links: tuple[LinkSpec, ...]
+    alignment_tokens: int
+
+
+def topology_of(deployment: Deployment, *, alignment_tokens: int, up: bool = True) -> Topology:
+    """The topology of a deployment file; ``up``: whether engines count as up from the start."""
+    return Topology(
+        clusters=tuple(ClusterSpec(c.name, c.kind) for c in deployment.clusters),
+        engines=tuple(
+            EngineSpec(e.name, c.name, e.role, e.max_num_seqs, up)
+            for c in deployment.clusters
+            for e in c.engines
+        ),
+        links=tuple(
+            LinkSpec(k.source, k.target, inf if k.rate_bytes_per_s is None else k.rate_bytes_per_s)
+            for k in deployment.links
+        ),
+        alignment_tokens=alignment_tokens,
+    )
