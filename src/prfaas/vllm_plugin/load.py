@@ -23,7 +23,8 @@ from prfaas.transfer.local.client import AgentClient, Import, ImportedPieces
 from prfaas.vllm_plugin.metadata import ImportStart
 from prfaas.vllm_plugin.pages import PageCopier
 
-logger = init_logger(__name__)
+# Under "vllm" so that the engine's own logging configuration applies.
+logger = init_logger(f"vllm.{__name__}")
 
 
 @dataclass

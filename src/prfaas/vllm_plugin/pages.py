@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError
 
-logger = init_logger(__name__)
+# Under "vllm" so that the engine's own logging configuration applies.
+logger = logging.getLogger(f"vllm.{__name__}")
 
 
 def page_view(name: str, cache: torch.Tensor, num_blocks: int) -> torch.Tensor:
@@ -149,7 +150,9 @@ class CudaCopier:
     def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
         self._out.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._out):
-            index = torch.tensor(block_ids, dtype=torch.long, device=self._device)
+            # From pinned memory: any other copy to the GPU would make the host wait for the stream.
+            ids = torch.tensor(block_ids, dtype=torch.long).pin_memory()
+            index = ids.to(self._device, non_blocking=True)
             staged = torch.index_select(pages, 0, index)
             out.copy_(staged.view(-1), non_blocking=True)
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.request import Request
 
-logger = init_logger(__name__)
+# Under "vllm" so that the engine's own logging configuration applies.
+logger = init_logger(f"vllm.{__name__}")
 
 
 @dataclass

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
-logger = init_logger(__name__)
+# Under "vllm" so that the engine's own logging configuration applies.
+logger = init_logger(f"vllm.{__name__}")
 
 
 class WorkerSide:

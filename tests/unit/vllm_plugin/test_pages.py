@@ -1,7 +1,6 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("vllm")
 
 from prfaas.core.errors import EngineError  # noqa: E402
 from prfaas.vllm_plugin.pages import CpuCopier, page_view  # noqa: E402
