@@ -1,0 +1,104 @@
+"""Ways to serve a request over several clusters, and what each of them takes of which resource."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import msgspec
+import numpy as np
+
+from prfaas.core.errors import ConfigError
+from prfaas.core.lengths import Function
+from prfaas.planner.sites import Cluster, Line
+from prfaas.planner.split import Demand, decode_point
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Prefill in one cluster, decode in another; ``line`` where they differ."""
+
+    prefill: Cluster
+    decode: Cluster
+    line: Line | None
+
+
+class Resource(msgspec.Struct, frozen=True):
+    name: str
+    is_line: bool
+    capacity: float
+    use: dict[int, Function]
+    """By route number: units taken per request of a length."""
+
+
+def routes_of(clusters: Sequence[Cluster], lines: Sequence[Line]) -> list[Route]:
+    """Every way to serve a request. Raises ConfigError if a cluster has nowhere to send."""
+    by_name = {cluster.name: cluster for cluster in clusters}
+    routes = [Route(c, c, None) for c in clusters if c.kind == "pd"]
+    for line in lines:
+        if by_name[line.target].kind == "pd":
+            routes.append(Route(by_name[line.source], by_name[line.target], line))
+    used = {route.prefill.name for route in routes}
+    for cluster in clusters:
+        if cluster.name not in used:
+            raise ConfigError(f"cluster {cluster.name!r} has no line to a PD cluster; add one")
+    return routes
+
+
+def resources_of(
+    demand: Demand,
+    clusters: Sequence[Cluster],
+    lines: Sequence[Line],
+    routes: Sequence[Route],
+    splits: Mapping[str, tuple[float, float]] | None,
+) -> list[Resource]:
+    """Prefill time, decode slots and line bytes; elastic PD nodes (no ``splits``) are one resource.
+
+    Capacities are nodes, and bytes per second for lines.
+    """
+    found = []
+    for cluster in clusters:
+        prefill = {
+            number: cast(Function, cluster.profile.prefill_or_refuse.seconds)
+            for number, route in enumerate(routes)
+            if route.prefill is cluster
+        }
+        if cluster.kind == "prfaas":
+            found.append(Resource(f"{cluster.name} prefill", False, cluster.instances, prefill))
+            continue
+        point = decode_point(cluster.profile.decode_or_refuse, demand.tokens_per_s)
+        decode = {
+            number: _constant(1 / point.rate(1, demand.output_tokens))
+            for number, route in enumerate(routes)
+            if route.decode is cluster
+        }
+        if splits is None:
+            found.append(Resource(cluster.name, False, cluster.instances, _added(prefill, decode)))
+        else:
+            n_p, n_d = splits[cluster.name]
+            found.append(Resource(f"{cluster.name} prefill", False, n_p, prefill))
+            found.append(Resource(f"{cluster.name} decode", False, n_d, decode))
+    for line in lines:
+        sent = {
+            number: cast(Function, demand.kv.bytes)
+            for number, route in enumerate(routes)
+            if route.line is line
+        }
+        if sent:
+            found.append(Resource(f"line {line.name}", True, line.bytes_per_s, sent))
+    return found
+
+
+def _constant(value: float) -> Function:
+    return lambda tokens: np.full_like(tokens, value)
+
+
+def _added(a: dict[int, Function], b: dict[int, Function]) -> dict[int, Function]:
+    both = dict(a)
+    for number, more in b.items():
+        first = both.get(number)
+        both[number] = more if first is None else _sum(first, more)
+    return both
+
+
+def _sum(first: Function, second: Function) -> Function:
+    return lambda tokens: first(tokens) + second(tokens)

@@ -1,0 +1,234 @@
+"""One PrfaaS cluster, one PD cluster, one line: the search for the threshold and the split.
+
+Theory of operation. The paper sends every prompt longer than t to the PrfaaS cluster and splits
+the PD cluster's nodes into N_p for prefill and N_d for decode; the slowest stage bounds the
+throughput (equation 6). All that depends on t are conditional expectations over L > t and L <= t,
+so they are computed once, on a grid of thresholds, as cumulative sums over length buckets
+(`ThresholdCurves`); each split is then a few vector operations and the whole grid is searched.
+
+Two ways to take T_prefill over a range of lengths: the paper evaluates it at the mean length,
+T(E[L]); the time a cluster really spends is E[T(L)]. T is convex, so the first flatters the
+cluster. Both are here; `Expectations` says which.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from prfaas.core.errors import ConfigError
+from prfaas.core.interpolation import FloatArray
+from prfaas.core.kv_size import KvSize
+from prfaas.core.lengths import Function, LengthDistribution
+from prfaas.core.profiles import DecodeProfile, PrefillProfile
+from prfaas.planner import equations as eq
+
+Expectations = Literal["mean-length", "exact"]
+
+GRID = 4096
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the clusters, per request."""
+
+    lengths: LengthDistribution
+    """Uncached prompt tokens."""
+    output_tokens: float
+    kv: KvSize
+    tokens_per_s: float
+    """Decode speed each request is promised; bounds the decode batch."""
+
+
+class Decode(msgspec.Struct, frozen=True):
+    """The decode operating point: the largest batch that keeps the promised speed."""
+
+    batch: int
+    step_s: float
+
+    def rate(self, n_d: float, output_tokens: float) -> float:
+        """Theta_pd_d, equation (5)."""
+        return eq.pd_decode_throughput(n_d, self.batch, self.step_s, output_tokens)
+
+
+def decode_point(profile: DecodeProfile, tokens_per_s: float) -> Decode:
+    """BS_max and T_decode. Raises ConfigError where no profiled batch is fast enough."""
+    batch = profile.batch_within(1 / tokens_per_s)
+    if batch == 0:
+        raise ConfigError(
+            f"no profiled decode batch keeps {tokens_per_s:g} tokens/s; the fastest step takes "
+            f"{profile.step_seconds(1) * 1e3:.1f} ms: lower slo.tokens_per_s or profile a "
+            "smaller batch"
+        )
+    return Decode(batch, profile.step_seconds(batch))
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """One operating point of a deployment and what bounds it; a column of the paper's Table 6."""
+
+    expectations: Expectations
+    threshold_tokens: float | None
+    """None: nothing is offloaded, or everything is."""
+    n_prfaas: int
+    n_p: int
+    n_d: int
+    offloaded_share: float
+    mean_offloaded_tokens: float | None
+    theta_prfaas: float | None
+    theta_pd_p: float | None
+    theta_pd_d: float
+    lambda_max: float
+    egress_bytes_per_s: float
+    """KV bytes that cross the line at ``lambda_max``."""
+    binding: str
+
+
+class ThresholdCurves:
+    """Conditional expectations for every threshold of a grid.
+
+    ``thresholds`` has shape (GRID + 1,), from the shortest to the longest length; every array of
+    this class has that shape. Where no request is longer (or shorter), values are NaN.
+    """
+
+    def __init__(self, lengths: LengthDistribution) -> None:
+        self._lengths = lengths
+        quantiles = lengths.quantile(np.linspace(0, 1, GRID // 2))
+        spread = np.linspace(lengths.low, lengths.high, GRID // 2)
+        edges = np.union1d(quantiles, spread)
+        edges[0] = np.nextafter(lengths.low, -np.inf)
+        self.thresholds: FloatArray = edges
+        self._share = lengths.bucket_expectations(np.ones_like, edges)
+        self.p = self._above(self._share)
+
+    def above(self, function: Function, how: Expectations) -> FloatArray:
+        """E[f(L) | L > t], or f(E[L | L > t])."""
+        return self._conditional(function, how, self._above, self.p)
+
+    def below(self, function: Function, how: Expectations) -> FloatArray:
+        """E[f(L) | L <= t], or f(E[L | L <= t])."""
+        return self._conditional(function, how, self._below, self._below(self._share))
+
+    def _conditional(
+        self, function: Function, how: Expectations, accumulate: Function, share: FloatArray
+    ) -> FloatArray:
+        inner = function if how == "exact" else _identity
+        buckets = self._lengths.bucket_expectations(inner, self.thresholds)
+        some = share > 1e-12
+        mean = np.full_like(share, np.nan)
+        np.divide(accumulate(buckets), share, out=mean, where=some)
+        if how == "exact":
+            return mean
+        result = np.full_like(share, np.nan)
+        result[some] = function(np.clip(mean[some], self._lengths.low, self._lengths.high))
+        return result
+
+    @staticmethod
+    def _above(buckets: FloatArray) -> FloatArray:
+        return np.concatenate((np.cumsum(buckets[::-1])[::-1], [0.0]))
+
+    @staticmethod
+    def _below(buckets: FloatArray) -> FloatArray:
+        return np.concatenate(([0.0], np.cumsum(buckets)))
+
+
+def _identity(tokens: FloatArray) -> FloatArray:
+    return tokens
+
+
+class TwoClusters:
+    """N_prfaas instances, a line of ``line_bytes_per_s``, and PD instances to split."""
+
+    def __init__(
+        self,
+        demand: Demand,
+        *,
+        prfaas: PrefillProfile,
+        pd_prefill: PrefillProfile,
+        decode: Decode,
+        line_bytes_per_s: float,
+    ) -> None:
+        self.demand, self.decode, self.line = demand, decode, line_bytes_per_s
+        self._prfaas, self._pd = prfaas, pd_prefill
+        self._curves = ThresholdCurves(demand.lengths)
+        self._cached: dict[Expectations, tuple[FloatArray, FloatArray, FloatArray]] = {}
+
+    @property
+    def thresholds(self) -> FloatArray:
+        """The grid of thresholds in tokens."""
+        return self._curves.thresholds
+
+    def _times(self, how: Expectations) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """T_prefill and S_kv over L > t, T_prefill over L <= t, for every threshold."""
+        if how not in self._cached:
+            curves = self._curves
+            self._cached[how] = (
+                curves.above(self._prfaas.seconds, how),
+                curves.above(self.demand.kv.bytes, how),
+                curves.below(self._pd.seconds, how),
+            )
+        return self._cached[how]
+
+    def lambdas(self, n_prfaas: int, n_p: int, n_d: int, how: Expectations) -> FloatArray:
+        """Lambda_max for every threshold of the grid (Figure 5b)."""
+        long_s, long_bytes, short_s = self._times(how)
+        p = self._curves.p
+        with np.errstate(divide="ignore", invalid="ignore"):
+            theta_prfaas = np.minimum(n_prfaas / long_s, self.line / long_bytes)
+            by_prfaas = np.where(p > 1e-12, theta_prfaas / p, inf)
+            by_pd_p = np.where(p < 1 - 1e-12, n_p / short_s / (1 - p), inf)
+        bounds = np.minimum(np.nan_to_num(by_prfaas, nan=0.0), np.nan_to_num(by_pd_p, nan=0.0))
+        return np.asarray(np.minimum(bounds, self.decode.rate(n_d, self.demand.output_tokens)))
+
+    def best(self, n_prfaas: int, n_pd: int, how: Expectations) -> Split:
+        """The best threshold and split of ``n_pd`` nodes. Raises ConfigError below 2 nodes."""
+        if n_pd < 2:
+            raise ConfigError("a PD cluster needs at least 2 instances: one prefills, one decodes")
+        splits = (self.best_threshold(n_prfaas, n_p, n_pd - n_p, how) for n_p in range(1, n_pd))
+        return max(splits, key=lambda split: split.lambda_max)
+
+    def best_threshold(self, n_prfaas: int, n_p: int, n_d: int, how: Expectations) -> Split:
+        """The best threshold for a given split; in a tie, the least traffic on the line."""
+        values = self.lambdas(n_prfaas, n_p, n_d, how)
+        index = int(np.flatnonzero(values >= values.max() * (1 - 1e-9))[-1])
+        return self.at(float(self.thresholds[index]), n_prfaas, n_p, n_d, how)
+
+    def at(self, threshold: float, n_prfaas: int, n_p: int, n_d: int, how: Expectations) -> Split:
+        """The operating point of one threshold and split."""
+        lengths, kv = self.demand.lengths, self.demand.kv
+
+        def over(function: Function, *, above: bool) -> float:
+            limits = {"above": threshold} if above else {"up_to": threshold}
+            if how == "exact":
+                return lengths.expectation(function, **limits)
+            return float(function(np.array([lengths.mean(**limits)]))[0])
+
+        p = lengths.share_above(threshold)
+        theta_prfaas = theta_pd_p = None
+        bounds = {"decode": self.decode.rate(n_d, self.demand.output_tokens)}
+        if p > 0:
+            compute = n_prfaas / over(self._prfaas.seconds, above=True)
+            theta_prfaas = min(compute, self.line / over(kv.bytes, above=True))
+            bounds["PrfaaS prefill" if theta_prfaas == compute else "line"] = theta_prfaas / p
+        if p < 1:
+            theta_pd_p = n_p / over(self._pd.seconds, above=False)
+            bounds["PD prefill"] = theta_pd_p / (1 - p)
+        binding = min(bounds, key=lambda name: bounds[name])
+        lam = bounds[binding]
+        sent = lengths.expectation(kv.bytes, above=threshold) if p > 0 else 0.0
+        return Split(
+            expectations=how,
+            threshold_tokens=threshold if 0 < p < 1 else None,
+            n_prfaas=n_prfaas,
+            n_p=n_p,
+            n_d=n_d,
+            offloaded_share=p,
+            mean_offloaded_tokens=lengths.mean(above=threshold) if p > 0 else None,
+            theta_prfaas=theta_prfaas,
+            theta_pd_p=theta_pd_p,
+            theta_pd_d=self.decode.rate(n_d, self.demand.output_tokens),
+            lambda_max=lam,
+            egress_bytes_per_s=lam * p * sent,
+            binding=binding,
+        )
