@@ -24,7 +24,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin.geometry import check_supported
-from prfaas.vllm_plugin.metadata import StepMetadata
+from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
 from prfaas.vllm_plugin.worker_side import WorkerSide
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
 
@@ -91,6 +92,11 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         return self._scheduling.build_connector_meta(scheduler_output)
+
+    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        report = connector_output.kv_connector_worker_meta
+        if isinstance(report, StepReport):
+            self._scheduling.exports_failed(report.failed_exports)
 
     def request_finished_all_groups(
         self, request: Request, block_ids: tuple[list[int], ...]
@@ -155,6 +161,9 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
         return self._working.take_results(finished_req_ids)
+
+    def build_connector_worker_meta(self) -> StepReport | None:
+        return self._working.report()
 
     def shutdown(self) -> None:
         if self._worker is not None:

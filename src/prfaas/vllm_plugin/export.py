@@ -51,6 +51,7 @@ class _OpenSlot:
 @dataclass
 class _Outgoing:
     transfer_id: str
+    request_id: str
     plan: TransferPlan
     deadline: float
     slot: _OpenSlot | None = None
@@ -77,6 +78,7 @@ class Exporter:
             for layer in group.layers
         )
         self._open: dict[str, _Outgoing] = {}
+        self._failed: dict[str, str] = {}
 
     def layer_computed(self, step: ExportStep, layer_name: str) -> None:
         """The layer's pages up to ``step.end_token`` are in the cache."""
@@ -112,6 +114,11 @@ class Exporter:
         if step.final:
             self._copier.when_gathered(lambda: self._client.finish_export(transfer.transfer_id))
 
+    def take_failures(self) -> dict[str, str]:
+        """Request id to reason, of exports given up since the last call."""
+        failed, self._failed = self._failed, {}
+        return failed
+
     def abort(self, transfer_id: str, reason: str) -> None:
         """The scheduler side says the boundary will not be reached."""
         transfer = self._open.pop(transfer_id, None)
@@ -133,7 +140,7 @@ class Exporter:
         params = step.params
         plan = TransferPlan(self._layout, from_token=params.from_token, to_token=params.to_token)
         deadline = time.monotonic() + params.deadline_s
-        transfer = _Outgoing(params.transfer_id, plan, deadline)
+        transfer = _Outgoing(params.transfer_id, step.request_id, plan, deadline)
         self._open[params.transfer_id] = transfer
         try:
             self._client.begin_export(
@@ -209,6 +216,7 @@ class Exporter:
         """Export no more of it; the prefill itself goes on."""
         logger.warning("export %s given up: %s", transfer.transfer_id, reason)
         transfer.stopped = True
+        self._failed[transfer.request_id] = reason
         unsent, transfer.slot = transfer.slot, None
         if unsent is not None:
             self._copier.when_gathered(lambda: self._client.return_slot(unsent.slot))

@@ -1,10 +1,13 @@
-"""What the scheduler side tells the worker side each step: plain data, pickled by vLLM."""
+"""What the two halves tell each other each step: plain data, pickled by vLLM."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorMetadata,
+    KVConnectorWorkerMetadata,
+)
 
 from prfaas.core.handoff import ExportParams
 
@@ -47,3 +50,14 @@ class StepMetadata(KVConnectorMetadata):
     aborted_exports: list[tuple[str, str]] = field(default_factory=list)
     """(transfer_id, reason): the boundary will never be reached."""
     imports: list[ImportStart] = field(default_factory=list)
+
+
+@dataclass
+class StepReport(KVConnectorWorkerMetadata):
+    """Worker to scheduler: exports a rank has given up, by request id, with the reason."""
+
+    failed_exports: dict[str, str]
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
+        assert isinstance(other, StepReport)
+        return StepReport({**other.failed_exports, **self.failed_exports})

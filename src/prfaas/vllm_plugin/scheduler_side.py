@@ -160,6 +160,14 @@ class SchedulerSide:
         export.failure = reason
         self._aborted.append((export.params.transfer_id, reason))
 
+    def exports_failed(self, reasons: dict[str, str]) -> None:
+        """A worker gave exports up (no agent, no slot in time): say so in their answers. One given
+        up in a prompt's very last step comes too late for that; its transfer still fails."""
+        for request_id, reason in reasons.items():
+            export = self._exports.get(request_id)
+            if export is not None and export.failure is None:
+                self._give_up(export, reason)
+
     def request_finished(self, request: Request) -> dict[str, Any] | None:
         """Called once per request; returns the response's ``kv_transfer_params``."""
         self._imports.pop(request.request_id, None)

@@ -12,7 +12,7 @@ from prfaas.transfer.local.client import AgentClient
 from prfaas.vllm_plugin.export import Exporter
 from prfaas.vllm_plugin.geometry import read_layout
 from prfaas.vllm_plugin.load import Importer
-from prfaas.vllm_plugin.metadata import StepMetadata
+from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.pages import copier_for, page_view
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class WorkerSide:
             finished_recving=results.finished,
             failed_recving=results.failed,
         )
+
+    def report(self) -> StepReport | None:
+        failed = self._exporter.take_failures()
+        return StepReport(failed) if failed else None
 
     def close(self) -> None:
         self._importer.close()

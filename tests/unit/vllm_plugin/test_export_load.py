@@ -175,6 +175,8 @@ def test_without_slots_the_export_is_given_up_and_prefill_goes_on() -> None:
     rank = Rank(client, 1)
     rank.prefill([8, 16], 0, 16)
     assert "no free slot" in client.aborted["t"]
+    assert "no free slot" in rank.exporter.take_failures()["r"]
+    assert rank.exporter.take_failures() == {}
     assert not client.finished
 
 

@@ -157,6 +157,16 @@ def test_an_aborted_prefill_says_so() -> None:
     assert not side.has_pending_work
 
 
+def test_a_workers_failure_is_in_the_answer() -> None:
+    side, prompt = exporting(5000, export(4864))
+    step(side, 0, 2048, new=True)
+    side.exports_failed({"r": "no agent", "unknown": "x"})
+    assert step(side, 2048, 2048).exports == []
+    result = side.request_finished(prompt)
+    assert result is not None
+    assert (result["ok"], result["reason"]) == (False, "no agent")
+
+
 @pytest.mark.parametrize(
     ("params", "said"),
     [
