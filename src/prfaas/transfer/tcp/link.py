@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
+import threading
+import time
 from collections.abc import Callable, Sequence
 
-from prfaas.transfer.api import LinkState, OutgoingTransfer, TransferOffer, TransferSink
-from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig, check
+from prfaas.core.errors import LinkError
+from prfaas.transfer.api import (
+    LinkState,
+    OutgoingTransfer,
+    TransferKey,
+    TransferOffer,
+    TransferSink,
+)
+from prfaas.transfer.tcp import tls
+from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig, TlsFiles, check, check_peer
+from prfaas.transfer.tcp.door import Door
+from prfaas.transfer.tcp.peer import PeerLink
+from prfaas.transfer.tcp.receiving import Receivers
+
+_TICK_S = 0.02
 
 
 class TcpLink:
@@ -17,16 +33,34 @@ class TcpLink:
 
     def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
         check(config)
-        self._config, self._sink = config, sink
+        self._config = config
+        security = config.security
+        self._context = tls.client_context(security) if isinstance(security, TlsFiles) else None
+        self._receivers = Receivers(config, sink)
+        self._door = Door(config, secrets.randbits(63), self._receivers.admit)
+        self._peers: dict[str, PeerLink] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._door.start()
+        for name, peer in config.peers.items():
+            self.set_peer(name, peer)
+        self._ticker = threading.Thread(target=self._tick, name="kv-link-ticker", daemon=True)
+        self._ticker.start()
 
     @property
     def address(self) -> str:
         """``host:port`` it listens on."""
-        raise NotImplementedError
+        return self._door.address
 
     def set_peer(self, name: str, peer: PeerConfig) -> None:
         """Add a peer, or change the address, rate or connections of a known one."""
-        raise NotImplementedError
+        check_peer(name, peer)
+        with self._lock:
+            known = self._peers.get(name)
+            if known is None:
+                self._peers[name] = PeerLink(name, peer, self._config, self._context)
+                return
+        known.configure(peer)
 
     def send(
         self,
@@ -36,10 +70,32 @@ class TcpLink:
         on_complete: Callable[[], None],
         on_failed: Callable[[str], None],
     ) -> OutgoingTransfer:
-        raise NotImplementedError
+        link = self._peers.get(peer)
+        if link is None:
+            known = ", ".join(sorted(self._peers)) or "none"
+            raise LinkError(f"agent {self._config.name!r} has no peer {peer!r}; known: {known}")
+        return link.open(offer, on_complete, on_failed)
+
+    def abandon(self, key: TransferKey, reason: str) -> None:
+        """Stop receiving a transfer. ``sink.failed`` follows once its memory is let go; unknown
+        keys are ignored."""
+        self._receivers.abandon(key, reason)
 
     def states(self) -> Sequence[LinkState]:
-        raise NotImplementedError
+        return [peer.state() for peer in list(self._peers.values())]
 
     def close(self) -> None:
-        raise NotImplementedError
+        self._closing.set()
+        self._ticker.join()
+        self._door.stop()
+        self._door.join()
+        for peer in self._peers.values():
+            peer.close()
+        self._receivers.close()
+
+    def _tick(self) -> None:
+        while not self._closing.wait(_TICK_S):
+            now = time.monotonic()
+            self._receivers.tick(now)
+            for peer in list(self._peers.values()):
+                peer.tick(now)

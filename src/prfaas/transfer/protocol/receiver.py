@@ -1,0 +1,393 @@
+"""The receiving end of the KV link: which bytes have arrived, whoever carried them.
+
+Theory of operation. One `ReceivingDesk` serves all connections of all senders. A sender is a
+*session* (it restarts with a new one) with any number of connections; a transfer belongs to a
+session and is named there by its handle. A connection that reads a DATA header *claims* the range;
+only then is memory asked for and written. Claims and stored ranges never overlap, so verified
+bytes are never overwritten and no two connections write the same memory. A claim ends with the
+payload (stored and acknowledged if intact, returned if not) or with its connection.
+
+Whatever is not stored is answered: ACK for what is there already, NACK for what must be sent
+again, FAILED for a transfer that is over. A QUERY asks for the fate of a range that was sent over
+a lost connection: it is answered once that connection's reader is gone, so the answer is final.
+
+A transfer that ends early waits in ENDING until no claim is left: then the sink may have its
+memory back. Outcomes are remembered per session, so late frames get a true answer.
+The desk takes no lock and calls nobody: the driver serialises calls and delivers ``events``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, Protocol
+
+from prfaas.core.errors import InvariantError, PeerError
+from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
+from prfaas.transfer.protocol.frames import Header, Kind, pack, reason
+from prfaas.transfer.protocol.lifecycle import INCOMING, Incoming, IncomingStep, advance
+from prfaas.transfer.protocol.ranges import RangeSet
+
+_OUTCOMES_KEPT = 4096
+_MAX_RANGES = 65536
+"""Gaps one transfer may have at a time: bounds what a hostile order of chunks can cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    key: TransferKey
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    key: TransferKey
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    key: TransferKey
+    reason: str
+
+
+Event = Stored | Completed | Failed
+
+
+class Line(Protocol):
+    """A connection, as the desk sees it."""
+
+    def reply(self, frame: bytes) -> None:
+        """Queue a frame to the sender (and wake the connection's driver)."""
+
+    def sever(self) -> None:
+        """Close soon: its sender believes it lost. ``closed`` must follow."""
+
+
+@dataclass(eq=False, slots=True)
+class IncomingTransfer:
+    session: Session
+    handle: int
+    offer: TransferOffer
+    deadline_at: float
+    offered_via: Line
+    state: Incoming = Incoming.ASKING
+    reception: Reception | None = None
+    stored: RangeSet = field(default_factory=RangeSet)
+    claims: dict[int, int] = field(default_factory=dict)
+    """Start to end of every range being received."""
+    reason: str = ""
+
+    def claimed(self, start: int, end: int) -> bool:
+        return any(a < end and start < b for a, b in self.claims.items())
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    peer: str
+    number: int
+    lines: dict[int, Line] = field(default_factory=dict)
+    transfers: dict[int, IncomingTransfer] = field(default_factory=dict)
+    outcomes: OrderedDict[int, str | None] = field(default_factory=OrderedDict)
+    """How transfers that are over ended: None for complete, else the reason."""
+    deferred: dict[int, list[tuple[Line, Header]]] = field(default_factory=dict)
+    """Queries that wait for a lost connection's reader to be gone."""
+    abandoned_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write [offset, offset + length) of a transfer, held by one connection."""
+
+    transfer: IncomingTransfer
+    offset: int
+    length: int
+    reception: Reception
+
+
+@dataclass(slots=True)
+class ReceiverCounters:
+    """Totals since the start; ``bytes_stored`` counts every byte once."""
+
+    bytes_stored: int = 0
+    bytes_duplicate: int = 0
+    chunks_corrupt: int = 0
+    transfers_completed: int = 0
+    transfers_failed: int = 0
+    transfers_refused: int = 0
+
+
+class ReceivingDesk:
+    """All incoming transfers of one agent."""
+
+    def __init__(self, *, max_transfers: int = 4096, peer_grace_s: float = 15.0) -> None:
+        self.events: deque[Event] = deque()
+        self.counters = ReceiverCounters()
+        self._max_transfers, self._peer_grace_s = max_transfers, peer_grace_s
+        self._sessions: dict[tuple[str, int], Session] = {}
+
+    def opened(self, peer: str, session: int, connection: int, line: Line) -> Session:
+        """A connection has said who it is. Raises PeerError for a number used twice."""
+        known = self._sessions.setdefault((peer, session), Session(peer, session))
+        if connection in known.lines:
+            raise PeerError(f"connection {connection} of {peer!r} exists already")
+        known.lines[connection] = line
+        known.abandoned_at = None
+        return known
+
+    def closed(self, session: Session, connection: int, claim: Claim | None, *, now: float) -> None:
+        """A connection's reader is gone, and writes nothing any more."""
+        del session.lines[connection]
+        if claim is not None:
+            self._let_go(claim)
+        for line, header in session.deferred.pop(connection, ()):
+            self._answer(session, line, header)
+        if not session.lines:
+            session.abandoned_at = now
+
+    def offer(
+        self, session: Session, line: Line, handle: int, offer: TransferOffer, *, now: float
+    ) -> IncomingTransfer | None:
+        """An OFFER arrived. A transfer is returned where the sink must be asked (`answered`)."""
+        known = session.transfers.get(handle)
+        if known is not None:
+            known.offered_via = line
+            if known.state is Incoming.RECEIVING:
+                line.reply(pack(Kind.ACCEPT, handle=handle))
+            return None
+        if handle in session.outcomes:
+            self._report_outcome(session, line, handle)
+            return None
+        refusal = self._objection(session, offer)
+        if refusal is not None:
+            line.reply(reason(Kind.REFUSE, refusal.reason, handle=handle, retry=refusal.retry))
+            return None
+        transfer = IncomingTransfer(session, handle, offer, now + offer.deadline_s, line)
+        session.transfers[handle] = transfer
+        return transfer
+
+    def _objection(self, session: Session, offer: TransferOffer) -> Refusal | None:
+        if len(session.transfers) >= self._max_transfers:
+            return Refusal("too many incoming transfers", retry=True)
+        if not 0 <= offer.total_bytes < 2**63 or not offer.deadline_s > 0:
+            return Refusal("total_bytes or deadline_s out of bounds")
+        for other in self._living(session.peer, offer.key):
+            if other.offer.key.epoch >= offer.key.epoch:
+                return Refusal(f"epoch {offer.key.epoch} is not newer than the living one")
+            self._end(other, f"superseded by epoch {offer.key.epoch}")
+            return Refusal("the older epoch is being closed", retry=True)
+        return None
+
+    def _living(self, peer: str, key: TransferKey) -> Iterator[IncomingTransfer]:
+        for session in self._sessions.values():
+            for other in list(session.transfers.values()):
+                same = (other.offer.key.transfer_id, other.offer.key.rank)
+                if session.peer == peer and same == (key.transfer_id, key.rank):
+                    yield other
+
+    def answered(self, transfer: IncomingTransfer, answer: Reception | Refusal) -> None:
+        """The sink's answer to an offer."""
+        handle, line = transfer.handle, transfer.offered_via
+        if isinstance(answer, Refusal):
+            transfer.state = advance(INCOMING, transfer.state, IncomingStep.REFUSED)
+            del transfer.session.transfers[handle]
+            self.counters.transfers_refused += 1
+            line.reply(reason(Kind.REFUSE, answer.reason, handle=handle, retry=answer.retry))
+            return
+        transfer.state = advance(INCOMING, transfer.state, IncomingStep.TAKEN)
+        transfer.reception = answer
+        if transfer.state is Incoming.ENDING:
+            self._finish_ending(transfer)
+            return
+        line.reply(pack(Kind.ACCEPT, handle=handle))
+        if transfer.offer.total_bytes == 0:
+            self._complete(transfer)
+
+    def claim(self, session: Session, line: Line, header: Header) -> Claim | None:
+        """A DATA header arrived: the claim, or None (answered; drain the payload).
+
+        Raises PeerError for a range outside the transfer or partly there.
+        """
+        transfer = session.transfers.get(header.handle)
+        if transfer is None or transfer.state is not Incoming.RECEIVING:
+            if transfer is not None and transfer.state is Incoming.ASKING:
+                raise PeerError("DATA before ACCEPT")
+            self.counters.bytes_duplicate += header.length
+            self._report_outcome(session, line, header.handle, header)
+            return None
+        start, end = header.offset, header.offset + header.length
+        if end > transfer.offer.total_bytes:
+            raise PeerError(f"chunk [{start}, {end}) of {transfer.offer.total_bytes} bytes")
+        if transfer.stored.covers(start, end):
+            self.counters.bytes_duplicate += header.length
+            line.reply(_about(Kind.ACK, header, header.length))
+            return None
+        if transfer.claimed(start, end):
+            self.counters.bytes_duplicate += header.length
+            line.reply(_about(Kind.NACK, header, header.length))
+            return None
+        if transfer.stored.overlaps(start, end):
+            raise PeerError(f"chunk [{start}, {end}) cuts a range that was stored")
+        if len(transfer.stored) + len(transfer.claims) >= _MAX_RANGES:
+            raise PeerError(f"more than {_MAX_RANGES} gaps in one transfer")
+        assert transfer.reception is not None
+        transfer.claims[start] = end
+        return Claim(transfer, start, header.length, transfer.reception)
+
+    def settle(self, claim: Claim, line: Line, *, intact: bool) -> None:
+        """The claimed payload is in memory; ``intact``: its checksum is right."""
+        transfer = claim.transfer
+        if intact and transfer.state is Incoming.RECEIVING:
+            del transfer.claims[claim.offset]
+            transfer.stored.add(claim.offset, claim.offset + claim.length)
+            self.counters.bytes_stored += claim.length
+            self.events.append(Stored(transfer.offer.key, claim.offset, claim.length))
+            line.reply(_range(Kind.ACK, transfer.handle, claim.offset, claim.length))
+            if transfer.stored.total == transfer.offer.total_bytes:
+                self._complete(transfer)
+            return
+        if not intact:
+            self.counters.chunks_corrupt += 1
+            line.reply(_range(Kind.NACK, transfer.handle, claim.offset, claim.length))
+        self._let_go(claim)
+
+    def give_up(self, claim: Claim, why: str) -> None:
+        """The sink had no memory for a claim it should have had: the transfer fails."""
+        self._end(claim.transfer, why)
+        self._let_go(claim)
+
+    def query(self, session: Session, line: Line, header: Header) -> None:
+        """What became of a range that was sent over connection ``header.connection``?"""
+        lost = session.lines.get(header.connection)
+        if lost is None:
+            self._answer(session, line, header)
+            return
+        if lost is line:
+            raise PeerError("a QUERY names the connection it came over")
+        session.deferred.setdefault(header.connection, []).append((line, header))
+        lost.sever()
+
+    def cancel(self, session: Session, line: Line, handle: int, why: str) -> None:
+        """The sender cancels; always answered with FAILED."""
+        transfer = session.transfers.get(handle)
+        if transfer is None:
+            if handle not in session.outcomes:
+                _remember(session, handle, why)
+            line.reply(reason(Kind.FAILED, "cancelled", handle=handle))
+            return
+        self._end(transfer, why)
+
+    def abandon(self, key: TransferKey, why: str) -> None:
+        """The receiving agent wants no more of a transfer; unknown keys are ignored."""
+        for session in self._sessions.values():
+            for transfer in list(session.transfers.values()):
+                if transfer.offer.key == key:
+                    self._end(transfer, why)
+
+    def tick(self, *, now: float) -> None:
+        """End what is past its deadline or whose sender has been gone for too long."""
+        for place, session in list(self._sessions.items()):
+            gone = (
+                session.abandoned_at is not None
+                and now - session.abandoned_at >= self._peer_grace_s
+            )
+            for transfer in list(session.transfers.values()):
+                if gone:
+                    self._end(transfer, f"{session.peer} has been gone for too long")
+                elif now >= transfer.deadline_at:
+                    self._end(transfer, "deadline passed before all bytes arrived")
+            if gone and not session.transfers:
+                del self._sessions[place]
+
+    def close(self, why: str) -> None:
+        """End everything."""
+        for session in self._sessions.values():
+            for transfer in list(session.transfers.values()):
+                self._end(transfer, why)
+
+    def _answer(self, session: Session, line: Line, header: Header) -> None:
+        transfer = session.transfers.get(header.handle)
+        if transfer is None or transfer.state is not Incoming.RECEIVING:
+            self._report_outcome(session, line, header.handle, header)
+            return
+        there = transfer.stored.covers(header.offset, header.offset + header.digest)
+        line.reply(_about(Kind.ACK if there else Kind.NACK, header, header.digest))
+
+    def _report_outcome(
+        self, session: Session, line: Line, handle: int, header: Header | None = None
+    ) -> None:
+        why: str | None = "unknown transfer"
+        transfer = session.transfers.get(handle)
+        why = transfer.reason if transfer is not None else session.outcomes.get(handle, why)
+        if why is not None:
+            line.reply(reason(Kind.FAILED, why, handle=handle))
+        elif header is None:
+            line.reply(pack(Kind.ACCEPT, handle=handle))
+        else:
+            length = header.length if header.kind is Kind.DATA else header.digest
+            line.reply(_about(Kind.ACK, header, length))
+
+    def _complete(self, transfer: IncomingTransfer) -> None:
+        transfer.state = advance(INCOMING, transfer.state, IncomingStep.ALL_STORED)
+        self.counters.transfers_completed += 1
+        self.events.append(Completed(transfer.offer.key))
+        self._forget(transfer, None)
+
+    def _end(self, transfer: IncomingTransfer, why: str) -> None:
+        if transfer.state is Incoming.ENDING:
+            return
+        asking = transfer.state is Incoming.ASKING
+        transfer.state = advance(INCOMING, transfer.state, IncomingStep.ENDED)
+        transfer.reason = why
+        line = next(iter(transfer.session.lines.values()), None)
+        if line is not None:
+            line.reply(reason(Kind.FAILED, why, handle=transfer.handle))
+        if not asking:
+            self._finish_ending(transfer)
+
+    def _let_go(self, claim: Claim) -> None:
+        del claim.transfer.claims[claim.offset]
+        if claim.transfer.state is Incoming.ENDING:
+            self._finish_ending(claim.transfer)
+
+    def _finish_ending(self, transfer: IncomingTransfer) -> None:
+        if transfer.claims:
+            return
+        transfer.state = advance(INCOMING, transfer.state, IncomingStep.LET_GO)
+        self.counters.transfers_failed += 1
+        self.events.append(Failed(transfer.offer.key, transfer.reason))
+        self._forget(transfer, transfer.reason)
+
+    def _forget(self, transfer: IncomingTransfer, outcome: str | None) -> None:
+        session = transfer.session
+        transfer.reception = None
+        del session.transfers[transfer.handle]
+        _remember(session, transfer.handle, outcome)
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where ranges contradict each other."""
+        for session in self._sessions.values():
+            for transfer in session.transfers.values():
+                spans = sorted(transfer.claims.items())
+                if any(transfer.stored.overlaps(a, b) for a, b in spans):
+                    raise InvariantError("a stored range is being written")
+                if any(b > c for (_, b), (c, _) in pairwise(spans)):
+                    raise InvariantError("two connections write the same bytes")
+                if transfer.stored.total >= transfer.offer.total_bytes > 0:
+                    raise InvariantError("a full transfer is not complete")
+
+
+def _remember(session: Session, handle: int, outcome: str | None) -> None:
+    session.outcomes[handle] = outcome
+    while len(session.outcomes) > _OUTCOMES_KEPT:
+        session.outcomes.popitem(last=False)
+
+
+def _range(kind: Literal[Kind.ACK, Kind.NACK], handle: int, offset: int, length: int) -> bytes:
+    return pack(kind, handle=handle, offset=offset, digest=length)
+
+
+def _about(kind: Literal[Kind.ACK, Kind.NACK], header: Header, length: int) -> bytes:
+    return _range(kind, header.handle, header.offset, length)

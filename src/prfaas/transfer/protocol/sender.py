@@ -1,0 +1,404 @@
+"""The sending end of the KV link to one peer: what to send next, and what became of it.
+
+Theory of operation. Producers add ranges of a transfer (segments) in any order. A connection that
+can take more asks ``take``: it gets control frames first, then chunks returned by the receiver,
+then a chunk cut from the transfer of the most urgent priority (lower first); among equals the one
+that has been served least. So urgent transfers overtake at the next chunk and equals share the
+line evenly. A chunk is *in flight* on its connection until the receiver speaks about it: ACK ends
+it, NACK puts it back. When a connection is lost the receiver is asked, over another one, what
+arrived of each chunk in flight there; only what it lacks is sent again.
+
+A transfer is complete when the receiver has acknowledged every byte. Its memory is released
+segment by segment, as soon as nothing of the segment is unacknowledged or being written.
+The desk takes no lock and calls nobody: the driver serialises calls and runs ``events``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prfaas.core.errors import InvariantError, PeerError
+from prfaas.transfer.api import TransferOffer
+from prfaas.transfer.protocol.frames import Header, Kind, control, pack, reason
+from prfaas.transfer.protocol.lifecycle import OUTGOING, Outgoing, OutgoingStep, advance
+from prfaas.transfer.protocol.pacing import Pacer
+
+_REOFFER_S, _REOFFER_MAX_S = 0.05, 1.0
+
+
+@dataclass(eq=False, slots=True)
+class Segment:
+    """Memory a producer has added. ``writers``: connections that are writing from it."""
+
+    offset: int
+    view: memoryview
+    on_released: Callable[[], None]
+    unacknowledged: int
+    cut: int = 0
+    writers: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Chunk:
+    """A range that was given to a connection once. ``carrier``: the connection that carries it,
+    or was asked about it; None while it waits to be sent again. ``sent_via``: the last that
+    carried its bytes."""
+
+    transfer: OutgoingTransfer
+    segment: Segment
+    offset: int
+    view: memoryview
+    digest: int | None = None
+    carrier: int | None = None
+    sent_via: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class OutgoingTransfer:
+    handle: int
+    offer: TransferOffer
+    deadline_at: float
+    on_complete: Callable[[], None]
+    on_failed: Callable[[str], None]
+    state: Outgoing = Outgoing.OFFERING
+    segments: deque[Segment] = field(default_factory=deque)
+    returned: deque[Chunk] = field(default_factory=deque)
+    chunks: dict[int, Chunk] = field(default_factory=dict)
+    """By offset: cut and not yet acknowledged."""
+    acknowledged_bytes: int = 0
+    served_bytes: float = 0.0
+    offer_carrier: int | None = None
+    refusals: int = 0
+    reoffer_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """A control frame to be sent over any connection, again if that one is lost."""
+
+    kind: Kind
+    transfer: OutgoingTransfer
+    chunk: Chunk | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class SenderCounters:
+    bytes_acknowledged: int = 0
+    bytes_resent: int = 0
+    chunks_returned: int = 0
+    transfers_completed: int = 0
+    transfers_failed: int = 0
+    connections_lost: int = 0
+
+
+class SendingDesk:
+    """All transfers to one peer."""
+
+    def __init__(self, *, rate_bytes_per_s: float | None = None) -> None:
+        self.pacer = Pacer(rate_bytes_per_s)
+        self.counters = SenderCounters()
+        self.events: deque[Callable[[], None]] = deque()
+        self._transfers: dict[int, OutgoingTransfer] = {}
+        self._ready: dict[int, OutgoingTransfer] = {}
+        self._notes: deque[_Note] = deque()
+        self._carried: dict[int, set[Chunk]] = {}
+        self._cancelling: dict[int, tuple[_Note, int]] = {}
+        self._next_handle = 1
+
+    @property
+    def queued_bytes(self) -> int:
+        """Added and not yet given to a connection."""
+        return sum(
+            sum(len(s.view) - s.cut for s in t.segments) + sum(len(c.view) for c in t.returned)
+            for t in self._ready.values()
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Is there anything a connection could be needed for?"""
+        return bool(self._transfers or self._notes or self._cancelling)
+
+    def open(
+        self,
+        offer: TransferOffer,
+        on_complete: Callable[[], None],
+        on_failed: Callable[[str], None],
+        *,
+        now: float,
+    ) -> OutgoingTransfer:
+        """Announce a transfer."""
+        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        transfer = OutgoingTransfer(handle, offer, now + offer.deadline_s, on_complete, on_failed)
+        self._transfers[handle] = transfer
+        self._notes.append(_Note(Kind.OFFER, transfer))
+        return transfer
+
+    def add(
+        self,
+        transfer: OutgoingTransfer,
+        offset: int,
+        view: memoryview,
+        on_released: Callable[[], None],
+    ) -> None:
+        """Queue bytes of a transfer; released at once if it is over or the view is empty."""
+        over = transfer.state in (Outgoing.COMPLETE, Outgoing.FAILED)
+        if over or not len(view):
+            self.events.append(on_released)
+            return
+        transfer.segments.append(Segment(offset, view, on_released, len(view)))
+        if transfer.state is Outgoing.SENDING:
+            self._make_ready(transfer)
+
+    def cancel(self, transfer: OutgoingTransfer, why: str) -> None:
+        """Stop a transfer and tell the receiver; nothing happens if it is over."""
+        if transfer.state in (Outgoing.COMPLETE, Outgoing.FAILED):
+            return
+        self._notes.append(_Note(Kind.CANCEL, transfer, reason=why))
+        self._end(transfer, why)
+
+    def take(
+        self, carrier: int, *, chunk_bytes: int, now: float
+    ) -> tuple[bytes | Chunk | None, float | None]:
+        """What connection ``carrier`` sends next: (frame or chunk, None), or (None, when to ask
+        again; None: when there is news)."""
+        while self._notes:
+            frame = self._render(self._notes.popleft(), carrier, now=now)
+            if frame is not None:
+                return frame, None
+        transfer = min(
+            self._ready.values(),
+            key=lambda t: (t.offer.priority, t.served_bytes, t.handle),
+            default=None,
+        )
+        if transfer is None:
+            return None, None
+        ready_at = self.pacer.ready_at(now=now)
+        if ready_at > now:
+            return None, ready_at
+        chunk = self._next_chunk(transfer, chunk_bytes)
+        chunk.carrier = chunk.sent_via = carrier
+        chunk.segment.writers += 1
+        self._carried.setdefault(carrier, set()).add(chunk)
+        self.pacer.spend(len(chunk.view), now=now)
+        return chunk, None
+
+    def written(self, chunk: Chunk) -> None:
+        """A connection has written all of a chunk, or was lost while writing it."""
+        chunk.segment.writers -= 1
+        self._release_if_free(chunk.transfer, chunk.segment)
+
+    def lost(self, carrier: int, *, now: float) -> None:
+        """A connection is gone: ask the receiver about all it carried."""
+        for chunk in sorted(self._carried.pop(carrier, ()), key=lambda c: c.offset):
+            self._notes.append(_Note(Kind.QUERY, chunk.transfer, chunk))
+        for transfer in self._transfers.values():
+            if transfer.state is Outgoing.OFFERING and transfer.offer_carrier == carrier:
+                self._notes.append(_Note(Kind.OFFER, transfer))
+        for handle, (note, via) in list(self._cancelling.items()):
+            if via == carrier:
+                del self._cancelling[handle]
+                self._notes.append(note)
+
+    def heard(self, carrier: int, header: Header, text: str, *, retry: bool, now: float) -> None:
+        """A frame of the receiver (``text``, ``retry``: of its Reason). Raises PeerError."""
+        if header.kind is Kind.FAILED:
+            self._cancelling.pop(header.handle, None)
+        transfer = self._transfers.get(header.handle)
+        if transfer is None:
+            return
+        match header.kind:
+            case Kind.ACK:
+                self._acknowledged(transfer, header)
+            case Kind.NACK:
+                self._returned(transfer, header)
+            case Kind.ACCEPT:
+                self._accepted(transfer)
+            case Kind.REFUSE if retry and transfer.state is Outgoing.OFFERING:
+                transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.DEFERRED)
+                pause = min(_REOFFER_S * 2**transfer.refusals, _REOFFER_MAX_S)
+                transfer.refusals += 1
+                transfer.reoffer_at = now + pause
+            case Kind.REFUSE | Kind.FAILED:
+                self._end(transfer, text)
+            case _:
+                raise PeerError(f"a receiver does not send {header.kind.name}")
+
+    def tick(self, *, now: float) -> float | None:
+        """Deadlines and offers that are due; when to tick next (None: when a transfer opens)."""
+        due: list[float] = []
+        for transfer in list(self._transfers.values()):
+            if now >= transfer.deadline_at:
+                self.cancel(transfer, "deadline passed before all bytes were acknowledged")
+                continue
+            due.append(transfer.deadline_at)
+            if transfer.state is Outgoing.WAITING:
+                if now >= transfer.reoffer_at:
+                    transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.REOFFERED)
+                    self._notes.append(_Note(Kind.OFFER, transfer))
+                else:
+                    due.append(transfer.reoffer_at)
+        return min(due, default=None)
+
+    def fail_all(self, why: str) -> None:
+        """Every transfer fails without a word to the receiver (it has forgotten them, or we are
+        closing)."""
+        self._notes.clear()
+        self._cancelling.clear()
+        for transfer in list(self._transfers.values()):
+            self._end(transfer, why)
+
+    def _render(self, note: _Note, carrier: int, *, now: float) -> bytes | None:
+        transfer = note.transfer
+        if note.kind is Kind.CANCEL:
+            self._cancelling[transfer.handle] = note, carrier
+            return reason(Kind.CANCEL, note.reason, handle=transfer.handle)
+        if transfer.handle not in self._transfers:
+            return None
+        if note.kind is Kind.OFFER:
+            transfer.offer_carrier = carrier
+            left = transfer.deadline_at - now
+            offer = TransferOffer(
+                transfer.offer.key,
+                transfer.offer.layout_fingerprint,
+                transfer.offer.from_token,
+                transfer.offer.to_token,
+                transfer.offer.total_bytes,
+                max(left, 1e-3),
+                transfer.offer.priority,
+            )
+            return control(Kind.OFFER, offer, handle=transfer.handle)
+        chunk = note.chunk
+        assert chunk is not None
+        if transfer.chunks.get(chunk.offset) is not chunk:
+            return None
+        chunk.carrier = carrier
+        self._carried.setdefault(carrier, set()).add(chunk)
+        return pack(
+            Kind.QUERY,
+            connection=chunk.sent_via,
+            handle=transfer.handle,
+            offset=chunk.offset,
+            digest=len(chunk.view),
+        )
+
+    def _next_chunk(self, transfer: OutgoingTransfer, chunk_bytes: int) -> Chunk:
+        if transfer.returned:
+            chunk = transfer.returned.popleft()
+            self.counters.bytes_resent += len(chunk.view)
+        else:
+            segment = transfer.segments[0]
+            start = segment.cut
+            view = segment.view[start : start + chunk_bytes]
+            segment.cut += len(view)
+            if segment.cut == len(segment.view):
+                transfer.segments.popleft()
+            chunk = Chunk(transfer, segment, segment.offset + start, view)
+            transfer.chunks[chunk.offset] = chunk
+        transfer.served_bytes += len(chunk.view)
+        if not transfer.segments and not transfer.returned:
+            del self._ready[transfer.handle]
+        return chunk
+
+    def _make_ready(self, transfer: OutgoingTransfer) -> None:
+        if transfer.handle in self._ready or not (transfer.segments or transfer.returned):
+            return
+        # A newcomer shares from now on; what it did not ask for earlier is not owed to it.
+        rivals = [
+            t.served_bytes
+            for t in self._ready.values()
+            if t.offer.priority == transfer.offer.priority
+        ]
+        transfer.served_bytes = max([transfer.served_bytes, min(rivals, default=0.0)])
+        self._ready[transfer.handle] = transfer
+
+    def _accepted(self, transfer: OutgoingTransfer) -> None:
+        if transfer.state is not Outgoing.OFFERING:
+            return
+        transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ACCEPTED)
+        self._make_ready(transfer)
+        self._complete_if_done(transfer)
+
+    def _chunk(self, transfer: OutgoingTransfer, header: Header) -> Chunk | None:
+        chunk = transfer.chunks.get(header.offset)
+        if chunk is None:
+            return None
+        if header.digest != len(chunk.view):
+            raise PeerError(f"{header.kind.name} of {header.digest} bytes for {len(chunk.view)}")
+        return chunk
+
+    def _acknowledged(self, transfer: OutgoingTransfer, header: Header) -> None:
+        chunk = self._chunk(transfer, header)
+        if chunk is None:
+            return
+        if chunk.carrier is None:
+            transfer.returned.remove(chunk)
+            if not transfer.segments and not transfer.returned:
+                self._ready.pop(transfer.handle, None)
+        self._uncarry(chunk)
+        del transfer.chunks[chunk.offset]
+        transfer.acknowledged_bytes += len(chunk.view)
+        self.counters.bytes_acknowledged += len(chunk.view)
+        chunk.segment.unacknowledged -= len(chunk.view)
+        self._release_if_free(transfer, chunk.segment)
+        self._complete_if_done(transfer)
+
+    def _returned(self, transfer: OutgoingTransfer, header: Header) -> None:
+        chunk = self._chunk(transfer, header)
+        if chunk is None or chunk.carrier is None:
+            return
+        self.counters.chunks_returned += 1
+        self._uncarry(chunk)
+        chunk.carrier = None
+        transfer.returned.append(chunk)
+        self._make_ready(transfer)
+
+    def _uncarry(self, chunk: Chunk) -> None:
+        if chunk.carrier is not None:
+            self._carried.get(chunk.carrier, set()).discard(chunk)
+
+    def _complete_if_done(self, transfer: OutgoingTransfer) -> None:
+        if transfer.acknowledged_bytes < transfer.offer.total_bytes:
+            return
+        transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ALL_ACKNOWLEDGED)
+        self._forget(transfer)
+        self.counters.transfers_completed += 1
+        self.events.append(transfer.on_complete)
+
+    def _end(self, transfer: OutgoingTransfer, why: str) -> None:
+        transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ENDED)
+        self._forget(transfer)
+        self.counters.transfers_failed += 1
+        self.events.append(lambda: transfer.on_failed(why))
+
+    def _forget(self, transfer: OutgoingTransfer) -> None:
+        self._transfers.pop(transfer.handle)
+        self._ready.pop(transfer.handle, None)
+        held = {id(s): s for s in transfer.segments}
+        held.update({id(c.segment): c.segment for c in transfer.chunks.values()})
+        for chunk in transfer.chunks.values():
+            self._uncarry(chunk)
+        transfer.segments.clear()
+        transfer.returned.clear()
+        transfer.chunks.clear()
+        for segment in held.values():
+            segment.unacknowledged = 0
+            self._release_if_free(transfer, segment)
+
+    def _release_if_free(self, transfer: OutgoingTransfer, segment: Segment) -> None:
+        if segment.unacknowledged == 0 and segment.writers == 0:
+            # Never twice: from here on no chunk of it is known to the desk.
+            segment.unacknowledged = -1
+            self.events.append(segment.on_released)
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where the books contradict each other."""
+        for transfer in self._transfers.values():
+            for chunk in transfer.chunks.values():
+                waiting = chunk in transfer.returned
+                if waiting != (chunk.carrier is None):
+                    raise InvariantError("a chunk is both waiting and in flight, or neither")
+            if transfer.handle in self._ready and not (transfer.segments or transfer.returned):
+                raise InvariantError("a ready transfer has nothing to send")

@@ -1,0 +1,96 @@
+"""Opens one connection to a peer: TCP, TLS, names on both sides."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+
+from prfaas.core.errors import LinkError, PeerError
+from prfaas.transfer.protocol.frames import (
+    FrameReader,
+    Hello,
+    Kind,
+    Reason,
+    Welcome,
+    control,
+    decode,
+)
+from prfaas.transfer.tcp import tls
+from prfaas.transfer.tcp.channel import Channel, tune
+from prfaas.transfer.tcp.config import TcpLinkConfig, split_address
+
+
+@dataclass(frozen=True)
+class Dialled:
+    channel: Channel
+    welcome: Welcome
+
+
+def dial(
+    config: TcpLinkConfig, context: ssl.SSLContext | None, address: str, hello: Hello
+) -> Dialled:
+    """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
+    either says what to do."""
+    host, port = split_address(address)
+    until = time.monotonic() + config.handshake_timeout_s
+    try:
+        sock = socket.create_connection((host, port), timeout=config.handshake_timeout_s)
+    except OSError as error:
+        raise LinkError(f"cannot reach {hello.target!r} at {address}: {error}") from error
+    try:
+        tune(
+            sock,
+            dscp=config.dscp,
+            congestion_control=config.congestion_control,
+            dead_s=3 * config.keepalive_s,
+        )
+        if context is not None:
+            sock = context.wrap_socket(sock)
+            tls.check_identity(sock, hello.target)
+        sock.sendall(control(Kind.HELLO, hello))
+        welcome = _welcome(sock, until)
+        if welcome.name != hello.target:
+            raise PeerError(f"{address} is agent {welcome.name!r}, not {hello.target!r}")
+    except ssl.SSLError as error:
+        sock.close()
+        raise PeerError(_explain(error, hello.target, address)) from error
+    except OSError as error:
+        sock.close()
+        raise LinkError(
+            f"{hello.target!r} at {address} closed the connection before it said who it is "
+            f"({error}); its log has the reason"
+        ) from error
+    except PeerError:
+        sock.close()
+        raise
+    return Dialled(Channel(sock), welcome)
+
+
+def _welcome(sock: socket.socket, until: float) -> Welcome:
+    reader = FrameReader(max_chunk_bytes=1)
+    while True:
+        sock.settimeout(max(until - time.monotonic(), 0.001))
+        count = sock.recv_into(reader.get_buffer())
+        if count == 0:
+            raise ConnectionResetError("closed during the introduction")
+        frame = reader.received(count)
+        if frame is None:
+            continue
+        if frame.header.kind is Kind.REJECT:
+            raise PeerError(f"rejected: {decode(frame.body, Reason).reason}")
+        if frame.header.kind is not Kind.WELCOME:
+            raise PeerError(f"answered a HELLO with {frame.header.kind.name}")
+        return decode(frame.body, Welcome)
+
+
+def _explain(error: ssl.SSLError, name: str, address: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate of {name!r} at {address} is not valid: {error.verify_message}"
+    if "alert" in str(error):
+        return f"{name!r} at {address} refused our certificate: {error.reason or error}"
+    return (
+        f"no TLS with {name!r} at {address} ({error.reason or error}); "
+        "is it configured for plaintext?"
+    )

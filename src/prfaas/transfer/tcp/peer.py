@@ -1,0 +1,231 @@
+"""Sending to one peer: its desk, its connections, what is known of the line."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from prfaas.core.errors import CallerError, LinkError
+from prfaas.transfer.api import LinkState, TransferOffer
+from prfaas.transfer.protocol.frames import Hello, Welcome
+from prfaas.transfer.protocol.outbound import OutboundConnection
+from prfaas.transfer.protocol.sender import OutgoingTransfer, SendingDesk
+from prfaas.transfer.tcp.channel import Channel
+from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.transfer.tcp.pump import EventPump
+from prfaas.transfer.tcp.sending import SenderThread
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONNECTIONS = 4
+
+
+class PeerLink:
+    """One peer to send to. ``lock`` guards the desk and the fields below it."""
+
+    def __init__(
+        self,
+        name: str,
+        peer: PeerConfig,
+        config: TcpLinkConfig,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self.name, self.config, self.context = name, config, context
+        self.lock = threading.Lock()
+        self.desk = SendingDesk(rate_bytes_per_s=peer.rate_bytes_per_s)
+        self.pump: EventPump[Callable[[], None]] = EventPump(
+            self.lock, self.desk.events, lambda callback: callback()
+        )
+        self.dial_errors: Counter[str] = Counter()
+        self.last_error = ""
+        self._peer = peer
+        self._news = threading.Condition(self.lock)
+        self._session = secrets.randbits(63)
+        self._numbers = itertools.count(1)
+        self._incarnation: int | None = None
+        self._live: dict[int, SenderThread] = {}
+        self._closed = False
+        self._target = peer.connections or DEFAULT_CONNECTIONS
+        self._threads: list[SenderThread] = []
+        with self.lock:
+            self._staff()
+
+    @property
+    def address(self) -> str:
+        return self._peer.address
+
+    def configure(self, peer: PeerConfig) -> None:
+        """New address, rate or number of connections."""
+        with self.lock:
+            moved = peer.address != self._peer.address
+            self._peer = peer
+            self.desk.pacer.rate_bytes_per_s = peer.rate_bytes_per_s
+            self._target = peer.connections or DEFAULT_CONNECTIONS
+            self._staff()
+            live = list(self._live.values())
+            self._news.notify_all()
+        for thread in live:
+            if moved and thread.channel is not None:
+                thread.channel.hang_up()
+            thread.wake()
+
+    def open(
+        self,
+        offer: TransferOffer,
+        on_complete: Callable[[], None],
+        on_failed: Callable[[str], None],
+    ) -> Handle:
+        """Announce a transfer. Raises LinkError when the link is closed."""
+        with self.lock:
+            if self._closed:
+                raise LinkError("the link is closed")
+            transfer = self.desk.open(offer, on_complete, on_failed, now=time.monotonic())
+            self._news.notify_all()
+        self.rouse()
+        return Handle(self, transfer)
+
+    def rouse(self, at_most: int = 64) -> None:
+        """Wake connections that wait for something to send."""
+        for thread in [t for t in list(self._live.values()) if t.waiting][:at_most]:
+            thread.wake()
+
+    def tick(self, now: float) -> None:
+        with self.lock:
+            self.desk.tick(now=now)
+        self.rouse(1)
+        self.pump.drain()
+
+    def close(self) -> None:
+        with self.lock:
+            self._closed = True
+            self.desk.fail_all("the link is closed")
+            self._news.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
+            thread.join()
+        self.pump.drain()
+
+    # For the connections' threads.
+
+    def hello(self) -> Hello:
+        with self.lock:
+            number = next(self._numbers)
+        return Hello(self.config.name, self.name, self._session, number)
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """A receiver that has restarted has forgotten every transfer."""
+        with self.lock:
+            if self._incarnation not in (None, welcome.incarnation):
+                self.desk.fail_all(f"{self.name} has restarted")
+            self._incarnation = welcome.incarnation
+            self.last_error = ""
+        self.pump.drain()
+
+    def wants(self, slot: int) -> bool:
+        with self.lock:
+            return not self._closed and self._wants(slot)
+
+    def retires(self, slot: int, *, idle_s: float) -> bool:
+        """Should an idle connection be closed?"""
+        with self.lock:
+            return slot >= self._target or (slot > 0 and idle_s >= self.config.idle_s)
+
+    def pause(self, seconds: float | None) -> None:
+        """Wait for news (a transfer, a new configuration, the end), or for the time."""
+        with self.lock:
+            if not self._closed:
+                self._news.wait(seconds)
+
+    def chunk_bytes(self, accepted_bytes: int) -> int:
+        return min(256 * 1024, self.config.max_chunk_bytes, accepted_bytes)
+
+    def connected(
+        self, thread: SenderThread, channel: Channel, machine: OutboundConnection
+    ) -> None:
+        with self.lock:
+            thread.channel, thread.machine = channel, machine
+            self._live[thread.slot] = thread
+
+    def disconnected(self, thread: SenderThread, *, graceful: bool) -> None:
+        with self.lock:
+            del self._live[thread.slot]
+            thread.channel = thread.machine = None
+            if not graceful:
+                self.desk.counters.connections_lost += 1
+        self.rouse()
+        self.pump.drain()
+
+    def dial_failed(self, error: Exception) -> None:
+        self.dial_errors[type(error).__name__] += 1
+        if str(error) != self.last_error:
+            log.warning("link to %s: %s", self.name, error)
+        self.note_error(error)
+
+    def note_error(self, error: Exception) -> None:
+        self.last_error = str(error)
+
+    def _wants(self, slot: int) -> bool:
+        return slot == 0 or (slot < self._target and self.desk.busy)
+
+    def _staff(self) -> None:
+        while len(self._threads) < self._target:
+            thread = SenderThread(self, len(self._threads))
+            self._threads.append(thread)
+            thread.start()
+
+    def state(self) -> LinkState:
+        with self.lock:
+            counters = self.desk.counters
+            return LinkState(
+                peer=self.name,
+                at_s=time.time(),
+                connections=len(self._live),
+                goodput_bytes_per_s=0.0,
+                limit_bytes_per_s=self.desk.pacer.rate_bytes_per_s,
+                utilisation=0.0,
+                rtt_s=0.0,
+                min_rtt_s=0.0,
+                retransmits=0,
+                queued_bytes=self.desk.queued_bytes,
+                congestion=0.0,
+                acknowledged_bytes_total=counters.bytes_acknowledged,
+                resent_bytes_total=counters.bytes_resent,
+            )
+
+
+class Handle:
+    """The producer's end of a transfer (`transfer.api.OutgoingTransfer`)."""
+
+    def __init__(self, peer: PeerLink, transfer: OutgoingTransfer) -> None:
+        self._peer, self._transfer = peer, transfer
+
+    def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
+        """Queue bytes. Raises CallerError for a range outside the transfer."""
+        view = view.cast("B")
+        total = self._transfer.offer.total_bytes
+        if flat_offset < 0 or flat_offset + len(view) > total:
+            raise CallerError(
+                f"range [{flat_offset}, {flat_offset + len(view)}) is outside [0, {total})"
+            )
+        with self._peer.lock:
+            self._peer.desk.add(self._transfer, flat_offset, view, on_released)
+        self._peer.rouse(1 + len(view) // (256 * 1024))
+        self._peer.pump.drain()
+
+    def cancel(self, reason: str) -> None:
+        with self._peer.lock:
+            self._peer.desk.cancel(self._transfer, reason)
+        self._peer.rouse(1)
+        self._peer.pump.drain()
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        return self._transfer.acknowledged_bytes

@@ -1,0 +1,193 @@
+"""The receiving end's threads: one per connection, from the socket straight into the arena."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+
+from prfaas.core.errors import LinkError, PeerError
+from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
+from prfaas.transfer.protocol.frames import Hello, Kind, reason
+from prfaas.transfer.protocol.inbound import InboundConnection
+from prfaas.transfer.protocol.receiver import Completed, Event, Failed, ReceivingDesk, Stored
+from prfaas.transfer.tcp.channel import Channel, Waiter, Wakeup
+from prfaas.transfer.tcp.config import TcpLinkConfig
+from prfaas.transfer.tcp.pump import EventPump
+
+log = logging.getLogger(__name__)
+
+_MAX_OUTPUT_BYTES = 64 * 1024
+
+
+class Receivers:
+    """All incoming connections of an agent and the desk they share."""
+
+    def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
+        self.config, self.sink = config, sink
+        self.lock = threading.Lock()
+        self.desk = ReceivingDesk(
+            max_transfers=config.max_incoming_transfers, peer_grace_s=config.peer_grace_s
+        )
+        self.pump: EventPump[Event] = EventPump(self.lock, self.desk.events, self._deliver)
+        self.lost_to_errors = 0
+        self._threads: set[ReceiverThread] = set()
+        self._closed = False
+
+    def admit(self, channel: Channel, hello: Hello) -> None:
+        """Serve an authenticated connection. Raises PeerError if there are too many."""
+        with self.lock:
+            if self._closed or len(self._threads) >= self.config.max_incoming_connections:
+                raise PeerError("too many connections to this agent")
+        thread = ReceiverThread(self, channel, hello)
+        with self.lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def ended(self, thread: ReceiverThread, error: Exception | None) -> None:
+        """A connection's thread is done with its socket."""
+        with self.lock:
+            self._threads.discard(thread)
+            if error is not None:
+                self.lost_to_errors += 1
+        self.pump.drain()
+
+    @property
+    def connections(self) -> int:
+        return len(self._threads)
+
+    def ask(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
+        # The sink must have heard of an older epoch's end before it is asked about the next.
+        self.pump.drain()
+        return self.sink.offered(peer, offer)
+
+    def abandon(self, key: TransferKey, why: str) -> None:
+        with self.lock:
+            self.desk.abandon(key, why)
+        self.pump.drain()
+
+    def tick(self, now: float) -> None:
+        with self.lock:
+            self.desk.tick(now=now)
+        self.pump.drain()
+
+    def close(self) -> None:
+        with self.lock:
+            self._closed = True
+            self.desk.close("the receiving agent shuts down")
+            threads = list(self._threads)
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
+            thread.join()
+        self.pump.drain()
+
+    def _deliver(self, event: Event) -> None:
+        match event:
+            case Stored(key, offset, length):
+                self.sink.stored(key, offset, length)
+            case Completed(key):
+                self.sink.completed(key)
+            case Failed(key, why):
+                self.sink.failed(key, why)
+
+
+class ReceiverThread(threading.Thread):
+    """Reads one connection until it ends."""
+
+    def __init__(self, receivers: Receivers, channel: Channel, hello: Hello) -> None:
+        super().__init__(name=f"kv-link-in-{hello.name}-{hello.connection}", daemon=True)
+        self._receivers, self._channel = receivers, channel
+        self._wakeup = Wakeup()
+        self._stopping = False
+        try:
+            self._machine = InboundConnection(
+                receivers.desk,
+                hello.name,
+                hello.session,
+                hello.connection,
+                guard=receivers.lock,
+                ask=receivers.ask,
+                wake=self._wake,
+                max_chunk_bytes=receivers.config.max_chunk_bytes,
+            )
+        except PeerError:
+            self._wakeup.close()
+            raise
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wakeup.set()
+
+    def run(self) -> None:
+        error: Exception | None = None
+        try:
+            self._serve()
+        except (OSError, PeerError, LinkError) as problem:
+            error = problem
+            log.warning("connection from %s ended: %s", self._machine.peer, problem)
+            if isinstance(problem, PeerError):
+                with contextlib.suppress(OSError):
+                    self._channel.send([memoryview(reason(Kind.REJECT, str(problem)))])
+        self._channel.close()
+        self._machine.closed(now=time.monotonic())
+        self._receivers.ended(self, error)
+        self._wakeup.close()
+
+    def _serve(self) -> None:
+        machine, channel = self._machine, self._channel
+        waiter = Waiter(channel, self._wakeup)
+        silence_s = 4 * self._receivers.config.keepalive_s
+        output: list[memoryview] = []
+        last_read_at = time.monotonic()
+        while not (self._stopping or machine.severed):
+            may_read = sum(map(len, output)) < _MAX_OUTPUT_BYTES
+            if may_read:
+                state = self._read(machine, channel)
+                if state == 0:
+                    return
+                if state is not None:
+                    last_read_at = time.monotonic()
+            else:
+                state = None
+            output = self._write(machine, channel, output)
+            if state is None:
+                left = last_read_at + silence_s - time.monotonic()
+                if left <= 0:
+                    raise LinkError(f"silent for {silence_s:.0f} s")
+                waiter.wait(read=may_read, write=bool(output), timeout_s=left)
+
+    def _read(self, machine: InboundConnection, channel: Channel) -> int | None:
+        count = channel.recv_into(machine.get_buffer())
+        if count:
+            machine.received(count, now=time.monotonic())
+            self._receivers.pump.drain()
+        return count
+
+    def _write(
+        self, machine: InboundConnection, channel: Channel, output: list[memoryview]
+    ) -> list[memoryview]:
+        fresh = machine.take_output()
+        if fresh:
+            output.append(memoryview(fresh))
+        while output:
+            count = channel.send(output)
+            if count is None:
+                break
+            output = _after(output, count)
+        return output
+
+    def _wake(self) -> None:
+        # Its own thread looks at the output anyway before it waits.
+        if threading.current_thread() is not self:
+            self._wakeup.set()
+
+
+def _after(views: list[memoryview], count: int) -> list[memoryview]:
+    rest = list(views)
+    while rest and count >= len(rest[0]):
+        count -= len(rest.pop(0))
+    if count:
+        rest[0] = rest[0][count:]
+    return rest

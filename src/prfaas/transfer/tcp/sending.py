@@ -1,0 +1,132 @@
+"""The sending end's threads: each keeps one connection to a peer and feeds it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from prfaas.core.errors import LinkError, PeerError
+from prfaas.transfer.protocol.outbound import OutboundConnection
+from prfaas.transfer.tcp.channel import Channel, Waiter, Wakeup
+from prfaas.transfer.tcp.dialing import dial
+
+if TYPE_CHECKING:
+    from prfaas.transfer.tcp.peer import PeerLink
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
+_RECV_EVERY_BYTES = 1024 * 1024
+
+
+class SenderThread(threading.Thread):
+    """Slot ``slot`` of a peer's connections: dials when it is wanted, again when it is lost."""
+
+    def __init__(self, peer: PeerLink, slot: int) -> None:
+        super().__init__(name=f"kv-link-to-{peer.name}-{slot}", daemon=True)
+        self.slot = slot
+        self.channel: Channel | None = None
+        self.machine: OutboundConnection | None = None
+        self.waiting = False
+        self._peer = peer
+        self._wakeup = Wakeup()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Close the connection and end; join afterwards."""
+        self._stopping = True
+        self._wakeup.set()
+
+    def wake(self) -> None:
+        """There may be something to send, or to stop for."""
+        self._wakeup.set()
+
+    def run(self) -> None:
+        failures = 0
+        while not self._stopping:
+            if not self._peer.wants(self.slot):
+                self._peer.pause(None)
+                continue
+            try:
+                channel, machine = self._connect()
+            except (LinkError, PeerError) as error:
+                failures += 1
+                self._peer.dial_failed(error)
+                pause_s = min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S)
+                self._peer.pause(pause_s * random.uniform(0.5, 1.0))
+                continue
+            failures = 0
+            self._carry(channel, machine)
+        self._wakeup.close()
+
+    def _connect(self) -> tuple[Channel, OutboundConnection]:
+        peer = self._peer
+        hello = peer.hello()
+        dialled = dial(peer.config, peer.context, peer.address, hello)
+        now = time.monotonic()
+        peer.welcomed(dialled.welcome)
+        machine = OutboundConnection(
+            peer.desk,
+            hello.connection,
+            guard=peer.lock,
+            chunk_bytes=peer.chunk_bytes(dialled.welcome.max_chunk_bytes),
+            keepalive_s=peer.config.keepalive_s,
+            now=now,
+        )
+        return dialled.channel, machine
+
+    def _carry(self, channel: Channel, machine: OutboundConnection) -> None:
+        peer = self._peer
+        peer.connected(self, channel, machine)
+        graceful = False
+        try:
+            self._serve(channel, machine)
+            graceful = True
+        except (OSError, LinkError, PeerError) as error:
+            log.warning("connection %d to %s lost: %s", machine.number, peer.name, error)
+            peer.note_error(error)
+        channel.close()
+        machine.closed(now=time.monotonic())
+        peer.disconnected(self, graceful=graceful)
+
+    def _serve(self, channel: Channel, machine: OutboundConnection) -> None:
+        waiter = Waiter(channel, self._wakeup)
+        peer = self._peer
+        check_at = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            self.waiting = True
+            again_at = machine.fill(now=now)
+            self.waiting = not machine.pending
+            if self.waiting and peer.retires(self.slot, idle_s=now - machine.last_work_at):
+                return
+            blocked = self._write(channel, machine) if machine.pending else True
+            if now >= check_at or not machine.pending:
+                check_at = machine.keep_alive(now=now)
+            wake_at = min(check_at, again_at or check_at)
+            timeout_s = max(0.0, wake_at - time.monotonic()) if blocked else 0.0
+            if waiter.wait(read=True, write=bool(machine.pending), timeout_s=timeout_s):
+                self._read(channel, machine)
+
+    def _write(self, channel: Channel, machine: OutboundConnection) -> bool:
+        """Write what the socket takes; True when it takes no more."""
+        while machine.pending:
+            count = channel.send(machine.pending)
+            if count is None:
+                return True
+            machine.sent(count, now=time.monotonic())
+        self._peer.pump.drain()
+        return False
+
+    def _read(self, channel: Channel, machine: OutboundConnection) -> None:
+        while True:
+            count = channel.recv_into(machine.get_buffer())
+            if count is None:
+                break
+            if count == 0:
+                raise LinkError("closed by the peer")
+            machine.received(count, now=time.monotonic())
+        self._peer.pump.drain()
