@@ -200,13 +200,15 @@ class EngineIndex:
             self._block_tokens = event.block_tokens
         size = self._block_tokens
         key = _ROOT if event.parent is None else self._key_of.get(event.parent)
-        sound = event.block_tokens == size and len(event.token_ids) == size * len(event.hashes)
+        count, extras = len(event.hashes), event.extra_keys
+        sound = event.block_tokens == size and len(event.token_ids) == size * count
+        sound = sound and (not extras or len(extras) == count)
         if key is None or not sound:
-            self.unplaced_blocks_total += len(event.hashes)
+            self.unplaced_blocks_total += count
             return
         tokens = array("I", event.token_ids)
         for number, block_hash in enumerate(event.hashes):
-            extra = event.extra_keys[number] if event.extra_keys else None
+            extra = extras[number] if extras else None
             key = _key(key, tokens[number * size : (number + 1) * size], _encode_extra(extra))
             self._bind(key, block_hash)
             self._hold(group, block_hash)

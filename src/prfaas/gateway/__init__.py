@@ -1,1 +1,1 @@
-"""Driver in real time: HTTP, engine clients, KV events, metrics."""
+"""The OpenAI endpoint of a deployment: tokenises, routes, carries out, streams through."""

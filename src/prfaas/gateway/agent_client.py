@@ -1,0 +1,116 @@
+"""HTTP to one agent: registered engines, transfers, links."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, TypeVar
+
+import aiohttp
+import msgspec
+
+from prfaas.core.errors import LinkError
+from prfaas.core.layout import KvLayout
+from prfaas.gateway.engine_client import CONNECTION_ERRORS, describe
+from prfaas.transfer.api import LinkState
+
+T = TypeVar("T")
+
+_SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
+_STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
+"""An agent sends link states ten times a second: five silent seconds mean it hangs."""
+
+
+class RegisteredRank(msgspec.Struct, frozen=True):
+    """One tensor-parallel rank of an engine, as it registered with the agent."""
+
+    engine: str
+    pid: int
+    layout: KvLayout
+    fingerprint: str
+
+
+class SentTransfer(msgspec.Struct, frozen=True):
+    """The sending side. ``bytes_acknowledged_at_export_end``: what the receiver had stored when
+    prefill ended, that is, what the transfer hid behind prefill."""
+
+    state: str
+    bytes_total: int
+    bytes_acknowledged: int
+    bytes_acknowledged_at_export_end: int | None = None
+    export_ended_at: float | None = None
+    completed_at: float | None = None
+
+
+class TransferStatus(msgspec.Struct, frozen=True):
+    """Both sides of a transfer on one agent, all ranks together. Times are Unix seconds."""
+
+    transfer_id: str
+    state: Literal["unknown", "receiving", "complete", "failed"]
+    reason: str | None = None
+    bytes_total: int | None = None
+    bytes_stored: int | None = None
+    first_byte_at: float | None = None
+    completed_at: float | None = None
+    sent: SentTransfer | None = None
+
+
+class _Engines(msgspec.Struct, frozen=True):
+    engines: list[RegisteredRank]
+
+
+class _Links(msgspec.Struct, frozen=True):
+    links: list[LinkState]
+
+
+class AgentClient:
+    """One agent. Every method raises LinkError if the agent cannot be reached or understood."""
+
+    def __init__(self, name: str, url: str, session: aiohttp.ClientSession) -> None:
+        self.name = name
+        self._url = url
+        self._session = session
+
+    async def engines(self) -> list[RegisteredRank]:
+        """The engine ranks that are registered now."""
+        return self._parse(await self._get("/engines", _SHORT), _Engines).engines
+
+    async def transfer(self, transfer_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
+        """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""
+        timeout = aiohttp.ClientTimeout(total=wait_s + 10.0, sock_connect=2.0)
+        path = f"/transfers/{transfer_id}?wait_s={wait_s:g}&ranks={ranks}"
+        return self._parse(await self._get(path, timeout), TransferStatus)
+
+    async def drop(self, transfer_id: str) -> None:
+        """Cancel or forget a transfer, whichever part this agent plays in it."""
+        try:
+            url = f"{self._url}/transfers/{transfer_id}"
+            async with self._session.delete(url, timeout=_SHORT) as answer:
+                await answer.read()
+        except CONNECTION_ERRORS as error:
+            raise LinkError(f"agent {self.name}: {describe(error)}") from error
+
+    async def link_states(self) -> AsyncIterator[list[LinkState]]:
+        """Link states as the agent sends them, until it goes away (LinkError)."""
+        try:
+            async with self._session.get(f"{self._url}/links/events", timeout=_STREAM) as answer:
+                while line := await answer.content.readline():
+                    yield self._parse(line, _Links).links
+        except (*CONNECTION_ERRORS, ValueError) as error:
+            raise LinkError(f"agent {self.name}: {describe(error)}") from error
+        raise LinkError(f"agent {self.name} ended its stream of link states")
+
+    async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
+        try:
+            async with self._session.get(self._url + path, timeout=timeout) as answer:
+                body = await answer.read()
+                if answer.status != 200:
+                    raise LinkError(f"agent {self.name}: {path} answered {answer.status}")
+                return body
+        except CONNECTION_ERRORS as error:
+            raise LinkError(f"agent {self.name}: {describe(error)}") from error
+
+    def _parse(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise LinkError(f"agent {self.name}: unreadable answer: {error}") from error

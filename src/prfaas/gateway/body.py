@@ -1,0 +1,100 @@
+"""Request bodies: opaque JSON objects of which only what must change is changed.
+
+A body is split into its top-level fields and each value is kept as the bytes the client sent, so
+every parameter, known here or not, reaches the engine as it came. A hand-off replaces ``prompt`` by
+token ids, or (chat) adds them to ``kv_transfer_params``, where vLLM takes them instead of applying
+its chat template.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from prfaas.core.handoff import ExportParams, ImportParams
+from prfaas.gateway.openai_errors import ApiError
+
+Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
+
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
+"""Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
+_ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
+"""Fields that decide whose KV cache the prompt's is, or in which order it is computed."""
+
+
+class RequestBody:
+    """One parsed body of a completion or chat request.
+
+    Raises ApiError (400) for what is not a JSON object or claims parameters the gateway sets.
+    """
+
+    def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
+        self.endpoint = endpoint
+        self.raw = raw
+        try:
+            self._fields = _FIELDS.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ApiError(400, f"the body is not a JSON object: {error}") from error
+        if self._value("kv_transfer_params") is not None:
+            message = "kv_transfer_params is set by the gateway, not by its clients"
+            raise ApiError(400, message, param="kv_transfer_params")
+        self.stream = self._value("stream") is True
+
+    @property
+    def model(self) -> str | None:
+        return self._text("model")
+
+    @property
+    def cache_salt(self) -> str | None:
+        return self._text("cache_salt")
+
+    @property
+    def choices(self) -> int:
+        """``n``: how many answers are computed from one prompt."""
+        n = self._value("n")
+        return n if isinstance(n, int) and n > 1 else 1
+
+    def needs_engine_alone(self) -> str | None:
+        """Why this request must reach one engine untouched; None if token ids say it all."""
+        for name in _FOR_ENGINE_ALONE:
+            if self._value(name) not in (None, False):
+                return f"{name} asks for the prompt as it came"
+        return None
+
+    def for_prefill(self, token_ids: list[int], params: ExportParams) -> bytes:
+        """The body that has a prefill engine compute and export this prompt's KV cache."""
+        fields: dict[str, Any] = {k: self._fields[k] for k in _ON_TO_PREFILL if k in self._fields}
+        fields |= {"prompt": token_ids, "max_tokens": 1, "temperature": 0, "stream": False}
+        fields["kv_transfer_params"] = params
+        return msgspec.json.encode(fields)
+
+    def for_decode(self, token_ids: list[int] | None, params: ImportParams | None) -> bytes:
+        """The body for the decode engine: as it came, or with token ids, or with a hand-off too."""
+        if token_ids is None:
+            return self.raw
+        fields: dict[str, Any] = dict(self._fields)
+        chat = self.endpoint == "/v1/chat/completions"
+        if not chat:
+            fields["prompt"] = token_ids
+        if params is not None:
+            found = msgspec.to_builtins(params)
+            found["prompt_token_ids"] = token_ids if chat else None
+            fields["kv_transfer_params"] = {k: v for k, v in found.items() if v is not None}
+        elif chat:
+            fields["kv_transfer_params"] = {"prompt_token_ids": token_ids}
+        return msgspec.json.encode(fields)
+
+    def _text(self, name: str) -> str | None:
+        value = self._value(name)
+        return value if isinstance(value, str) else None
+
+    def _value(self, name: str) -> Any:
+        raw = self._fields.get(name)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ApiError(400, f"{name} is not valid JSON: {error}", param=name) from error

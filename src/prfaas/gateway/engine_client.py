@@ -1,0 +1,166 @@
+"""HTTP to one vLLM server: health, rendering, prefill, the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from prfaas.core.errors import EngineError
+from prfaas.core.handoff import ExportResult
+from prfaas.gateway.body import Endpoint, RequestBody
+
+_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+_RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
+_LONG = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+"""Prefill and answers take what they take: the scheduler's deadlines end them."""
+
+CONNECTION_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True):
+    """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
+
+    class Sampling(msgspec.Struct, frozen=True):
+        max_tokens: int | None = None
+        skip_reading_prefix_cache: bool | None = None
+
+    token_ids: list[int]
+    sampling_params: Sampling
+    features: Any = None
+    stream: bool | None = None
+
+
+class EngineAnswer(msgspec.Struct, frozen=True):
+    """A complete answer of an engine: status, content type, body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class CannotRender(EngineError):
+    """The server has no render endpoint (started without ``--enable-scale-out``)."""
+
+
+class _PrefillAnswer(msgspec.Struct, frozen=True):
+    kv_transfer_params: Any = None
+
+
+class EngineClient:
+    """One engine. ``session`` must not raise for status nor decompress."""
+
+    def __init__(self, name: str, url: str, session: aiohttp.ClientSession) -> None:
+        self.name = name
+        self.url = url
+        self._session = session
+
+    async def healthy(self) -> str | None:
+        """None if the engine answers, else why it does not."""
+        try:
+            async with self._session.get(f"{self.url}/health", timeout=_HEALTH_TIMEOUT) as answer:
+                return None if answer.status == 200 else f"health check answered {answer.status}"
+        except TimeoutError:
+            return "health check timed out"
+        except CONNECTION_ERRORS as error:
+            return describe(error)
+
+    async def get(self, path: str) -> EngineAnswer:
+        """A GET passed through. Raises EngineError if the engine cannot be reached."""
+        return await self._exchange("GET", path, None, _HEALTH_TIMEOUT, {})
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> EngineAnswer:
+        """A POST passed through. Raises EngineError if the engine cannot be reached."""
+        return await self._exchange("POST", path, body, _RENDER_TIMEOUT, headers)
+
+    async def render(
+        self, body: RequestBody, headers: Mapping[str, str]
+    ) -> list[RenderedPrompt] | EngineAnswer:
+        """Tokenise a request as this engine would.
+
+        Returns the prompts, or the engine's own answer where it refuses the request (4xx). Raises
+        CannotRender, or EngineError for a failing engine.
+        """
+        answer = await self.post(f"{body.endpoint}/render", body.raw, headers)
+        if answer.status == 404 and b'"error"' not in answer.body:
+            raise CannotRender(f"engine {self.name} does not render: needs --enable-scale-out")
+        if 400 <= answer.status < 500:
+            return answer
+        if answer.status != 200:
+            raise EngineError(f"engine {self.name}: render answered {answer.status}")
+        try:
+            if body.endpoint == "/v1/chat/completions":
+                return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
+            return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
+        except msgspec.DecodeError as error:
+            raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
+
+    async def prefill(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Compute and export a prompt's KV cache; returns when every byte is with the agent.
+
+        Raises EngineError with the reason if that did not happen.
+        """
+        answer = await self._exchange("POST", "/v1/completions", body, _LONG, headers)
+        if answer.status != 200:
+            raise EngineError(f"{self.name} answered {answer.status}: {error_message(answer.body)}")
+        try:
+            params = msgspec.json.decode(answer.body, type=_PrefillAnswer).kv_transfer_params
+            result = msgspec.convert(params, ExportResult)
+        except msgspec.MsgspecError as error:
+            raise EngineError(f"{self.name} exported nothing: is its connector set up?") from error
+        if not result.ok:
+            raise EngineError(f"{self.name} could not export: {result.reason or 'no reason given'}")
+
+    async def open_answer(
+        self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send the request; returns when the response's head is here. Close the response to cancel.
+
+        Raises EngineError if the engine cannot be reached.
+        """
+        try:
+            return await self._session.post(
+                self.url + endpoint, data=body, headers=json_headers(headers), timeout=_LONG
+            )
+        except CONNECTION_ERRORS as error:
+            raise EngineError(f"{self.name}: {describe(error)}") from error
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout: aiohttp.ClientTimeout,
+        headers: Mapping[str, str],
+    ) -> EngineAnswer:
+        try:
+            async with self._session.request(
+                method, self.url + path, data=body, headers=json_headers(headers), timeout=timeout
+            ) as answer:
+                kind = answer.headers.get("Content-Type", "application/json")
+                return EngineAnswer(answer.status, kind, await answer.read())
+        except CONNECTION_ERRORS as error:
+            raise EngineError(f"{self.name}: {describe(error)}") from error
+
+
+def json_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {"Content-Type": "application/json", **headers}
+
+
+def describe(error: BaseException) -> str:
+    """One line for a connection error, never empty."""
+    if isinstance(error, asyncio.TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__
+
+
+def error_message(body: bytes) -> str:
+    """The message in an engine's error body, or the start of whatever it is."""
+    try:
+        found = msgspec.json.decode(body)
+        return str(found["error"]["message"])
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return body[:200].decode(errors="replace") or "no message"

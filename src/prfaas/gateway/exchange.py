@@ -1,0 +1,150 @@
+"""One request between its arrival and its end: the client's side, the facts, the running tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.openai_errors import ApiError
+from prfaas.gateway.trace import TraceRecord
+
+
+class ClientGone(Exception):
+    """The client closed the connection while we wrote to it."""
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What is known of the prompt. ``token_ids`` is None where the body must reach one engine
+    untouched, for the reason in ``why_alone``."""
+
+    token_ids: list[int] | None
+    max_output_tokens: int
+    stream: bool
+    why_alone: str | None = None
+
+
+class Exchange:
+    """The state of one request.
+
+    ``key`` is the scheduler's name for it and the stem of its transfer ids; ``request_id`` is what
+    the client and the engines' logs know. ``done`` gets the response that was sent, or an ApiError.
+    """
+
+    def __init__(self, key: str, request_id: str, request: web.Request, body: RequestBody) -> None:
+        self.key = key
+        self.request_id = request_id
+        self.body = body
+        self.prompt = Prompt(None, 1, False)
+        self.trace = TraceRecord(
+            request_id=request_id, endpoint=body.endpoint, arrived_at=time.time()
+        )
+        self.done: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
+        self.out: web.StreamResponse | None = None
+        self.transfers: dict[str, tuple[str, str]] = {}
+        """Transfer id -> (prefill engine, decode engine) of transfers not yet dropped."""
+        self._request = request
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+
+    @property
+    def engine_headers(self) -> dict[str, str]:
+        """Headers that engines get too."""
+        kept = ("traceparent", "tracestate", "X-Session-ID")
+        found = {k: self._request.headers[k] for k in kept if k in self._request.headers}
+        return {"X-Request-Id": self.request_id, **found}
+
+    def elapsed_s(self) -> float:
+        return time.time() - self.trace.arrived_at
+
+    def start(self, what: str, attempt: int, work: Coroutine[Any, Any, None]) -> None:
+        """Run part of an attempt until it ends or `stop` is called for it."""
+        self._tasks[what, attempt] = asyncio.ensure_future(work)
+
+    def stop(self, what: str, attempt: int) -> None:
+        task = self._tasks.pop((what, attempt), None)
+        if task is not None:
+            task.cancel()
+
+    def stop_all(self) -> None:
+        for what, attempt in list(self._tasks):
+            self.stop(what, attempt)
+
+    # -- the client -----------------------------------------------------------------------------
+
+    async def open(self, status: int, content_type: str) -> web.StreamResponse:
+        """Send the response's head, with all that is known by now. Raises ClientGone."""
+        headers = {"Content-Type": content_type, **self._facts()}
+        out = web.StreamResponse(status=status, headers=headers)
+        try:
+            await out.prepare(self._request)
+        except ConnectionError as error:
+            raise ClientGone from error
+        self.out = out
+        self.trace.status = status
+        return out
+
+    async def write(self, chunk: bytes) -> None:
+        assert self.out is not None
+        try:
+            await self.out.write(chunk)
+        except ConnectionError as error:
+            raise ClientGone from error
+
+    async def finish(self) -> None:
+        """Everything is written. Raises ClientGone."""
+        assert self.out is not None
+        try:
+            await self.out.write_eof()
+        except ConnectionError as error:
+            raise ClientGone from error
+        if not self.done.done():
+            self.done.set_result(self.out)
+
+    def fail(self, error: ApiError) -> None:
+        """Tell the client of a failure: as an answer, or as the last event of an open stream."""
+        self.trace.error = str(error)
+        self.trace.outcome = error.kind
+        if self.done.done():
+            return
+        if self.out is None:
+            self.trace.status = error.status
+            self.done.set_exception(error)
+        else:
+            self.start("error", 0, self._break_off(error))
+
+    async def _break_off(self, error: ApiError) -> None:
+        try:
+            await self.write(error.event)
+            await self.finish()
+        except ClientGone:
+            if not self.done.done():
+                self.done.set_exception(error)
+
+    def _facts(self) -> dict[str, str]:
+        trace = self.trace
+        headers = {
+            "X-Request-Id": self.request_id,
+            "x-prfaas-route": f'{trace.route}; reason="{_quoted(trace.reason or "")}"',
+            "x-prfaas-decode-engine": trace.decode_engine or "",
+            "x-prfaas-attempts": str(trace.attempts),
+        }
+        if self.prompt.token_ids is not None:
+            headers["x-prfaas-total-tokens"] = str(trace.total_tokens)
+            headers["x-prfaas-cached-tokens"] = str(trace.cached_tokens)
+            headers["x-prfaas-uncached-tokens"] = str(trace.uncached_tokens)
+        if trace.prefill_engine is not None:
+            headers["x-prfaas-prefill-engine"] = trace.prefill_engine
+            headers["x-prfaas-kv-bytes"] = str(trace.kv_bytes)
+        if trace.hidden_share is not None:
+            headers["x-prfaas-kv-hidden"] = f"{trace.hidden_share:.4f}"
+        return headers
+
+
+def _quoted(text: str) -> str:
+    """Text as it may stand between quotes in a header: one line of printable ASCII."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)[:400]

@@ -1,0 +1,190 @@
+"""Which engines can be used, and whether their KV caches fit each other.
+
+An engine counts as up while its health check answers and, for a prefill engine, while it is
+registered with its cluster's agent in a layout that pairs with every decode engine it may hand over
+to. The layouts are compared whenever an engine registers, never at the first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from prfaas.core.errors import LayoutMismatch, LinkError
+from prfaas.core.layout import KvLayout
+from prfaas.gateway.agent_client import AgentClient, RegisteredRank
+from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.engine_client import EngineClient
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_TIMEOUTS_BEFORE_DOWN = 3
+"""A busy machine answers late; an engine that refuses the connection is down at once."""
+
+
+class Fleet:
+    """Polls engines and agents and tells changes.
+
+    Args:
+        on_up, on_down: called with an engine's name (and why) when it starts or stops being usable.
+        on_restart: called when an engine's processes were replaced, even if it never looked down.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        engines: Mapping[str, EngineClient],
+        agents: Mapping[str, AgentClient],
+        *,
+        on_up: Callable[[str], None],
+        on_down: Callable[[str, str], None],
+        on_restart: Callable[[str], None],
+    ) -> None:
+        self._endpoints = endpoints
+        self._engines = engines
+        self._agents = agents
+        self._on_up, self._on_down, self._on_restart = on_up, on_down, on_restart
+        self._sick: dict[str, str | None] = dict.fromkeys(engines, "not seen yet")
+        self._timeouts = dict.fromkeys(engines, 0)
+        self._ranks: dict[str, list[RegisteredRank]] = {}
+        self._up: set[str] = set()
+        self._wake = {name: asyncio.Event() for name in engines}
+        self._agent_troubles: dict[str, str] = {}
+        self.mismatches: dict[tuple[str, str], str] = {}
+        """(prefill engine, decode engine) -> the difference between their layouts."""
+
+    @property
+    def up(self) -> frozenset[str]:
+        return frozenset(self._up)
+
+    def alignment_tokens(self) -> int | None:
+        """Hand-off boundaries are multiples of this; None until a decode engine has registered."""
+        for engine in self._endpoints.engines.values():
+            layout = self._layout(engine.name)
+            if engine.role == "decode" and layout is not None:
+                return layout.alignment_tokens
+        return None
+
+    def ranks(self, engine: str) -> int:
+        """How many tensor-parallel ranks the engine has (1 while unknown)."""
+        layout = self._layout(engine)
+        return 1 if layout is None else layout.tp_size
+
+    def troubles(self) -> list[str]:
+        """Why the deployment is not whole: what `/ready` says."""
+        decode = [e.name for e in self._endpoints.engines.values() if e.role == "decode"]
+        found = [
+            f"KV layouts of {a} and {b} do not pair: {difference}"
+            for (a, b), difference in sorted(self.mismatches.items())
+        ]
+        if not any(name in self._up for name in decode):
+            found += [f"decode engine {name} is down: {self._sick[name]}" for name in decode]
+        if self.alignment_tokens() is None:
+            found.append("no decode engine has registered its KV layout with its agent yet")
+            found += self._agent_troubles.values()
+        return found
+
+    def suspect(self, engine: str) -> None:
+        """A request could not reach this engine: look at once."""
+        self._wake[engine].set()
+
+    async def watch_engine(self, name: str) -> None:
+        """Poll one engine's health, for ever."""
+        wake = self._wake[name]
+        while True:
+            sick = await self._engines[name].healthy()
+            late = sick is not None and sick.endswith("timed out")
+            self._timeouts[name] = self._timeouts[name] + 1 if late else 0
+            if not late or self._timeouts[name] >= _TIMEOUTS_BEFORE_DOWN:
+                self._sick[name] = sick
+            self._settle()
+            wake.clear()
+            try:
+                async with asyncio.timeout(_POLL_S):
+                    await wake.wait()
+                await asyncio.sleep(0.05)  # A burst of suspicions is one.
+            except TimeoutError:
+                pass
+
+    async def watch_agent(self, cluster: str) -> None:
+        """Poll the registered engines of one cluster's agent, for ever."""
+        agent = self._agents[cluster]
+        while True:
+            try:
+                ranks = await agent.engines()
+                self._agent_troubles.pop(cluster, None)
+            except LinkError as error:
+                ranks = []
+                if cluster not in self._agent_troubles:
+                    logger.warning("%s", error)
+                self._agent_troubles[cluster] = str(error)
+            self._registered(cluster, ranks)
+            await asyncio.sleep(_POLL_S)
+
+    def _registered(self, cluster: str, ranks: list[RegisteredRank]) -> None:
+        before = self._ranks.get(cluster, [])
+        if ranks == before:
+            return
+        self._ranks[cluster] = ranks
+        for name in {rank.engine for rank in ranks} & {rank.engine for rank in before}:
+            if _pids(ranks, name) != _pids(before, name):
+                self._on_restart(name)
+        self._compare()
+        self._settle()
+
+    def _compare(self) -> None:
+        found: dict[tuple[str, str], str] = {}
+        for source, target in self._endpoints.hand_off_pairs():
+            difference = self._difference(source, target)
+            if difference is not None:
+                found[source.name, target.name] = difference
+        for (a, b), difference in found.items():
+            if self.mismatches.get((a, b)) != difference:
+                logger.error("KV layouts of %s and %s do not pair: %s", a, b, difference)
+        self.mismatches = found
+
+    def _difference(self, source: EngineEndpoint, target: EngineEndpoint) -> str | None:
+        ours, theirs = self._layouts(source.name), self._layouts(target.name)
+        try:
+            for rank in sorted(ours.keys() & theirs.keys()):
+                ours[rank].check_pairs_with(theirs[rank])
+        except LayoutMismatch as error:
+            return str(error)
+        return None
+
+    def _settle(self) -> None:
+        """Tell who went up or down since the last time."""
+        for name, engine in self._endpoints.engines.items():
+            why = self._unusable(engine)
+            if why is None and name not in self._up:
+                self._up.add(name)
+                logger.info("engine %s is up", name)
+                self._on_up(name)
+            elif why is not None and name in self._up:
+                self._up.discard(name)
+                logger.warning("engine %s is down: %s", name, why)
+                self._on_down(name, why)
+
+    def _unusable(self, engine: EngineEndpoint) -> str | None:
+        sick = self._sick[engine.name]
+        if sick is not None or engine.role == "decode":
+            return sick
+        layouts = self._layouts(engine.name)
+        if not layouts or len(layouts) < next(iter(layouts.values())).tp_size:
+            return "not registered with its agent"
+        pairs = {b for a, b in self.mismatches if a == engine.name}
+        return f"its KV layout differs from {', '.join(sorted(pairs))}'s" if pairs else None
+
+    def _layouts(self, engine: str) -> dict[int, KvLayout]:
+        cluster = self._endpoints.engines[engine].cluster
+        ranks = self._ranks.get(cluster, [])
+        return {rank.layout.tp_rank: rank.layout for rank in ranks if rank.engine == engine}
+
+    def _layout(self, engine: str) -> KvLayout | None:
+        return next(iter(self._layouts(engine).values()), None)
+
+
+def _pids(ranks: list[RegisteredRank], engine: str) -> set[int]:
+    return {rank.pid for rank in ranks if rank.engine == engine}

@@ -1,0 +1,249 @@
+"""Follows one engine's KV events into its prefix index, and says so when it cannot.
+
+vLLM publishes numbered batches on a ZMQ PUB socket and keeps the last 10,000 of them for replay
+on a ROUTER socket. Following an engine means: replay all it has, then apply live batches in order.
+A gap is replayed; what cannot be replayed empties the index first, because a lost removal would
+leave blocks in it that the engine has long dropped. Every `_PROBE_S` seconds the next number is
+asked for, which finds batches lost at the end and a publisher that went silent. While nothing is
+known to arrive the index is empty and `state` says so: routing works on, without knowing caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from prfaas.cache.prefix_index import BlocksStored, EngineIndex
+from prfaas.core.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_END = (-1).to_bytes(8, "big", signed=True)
+_PROBE_S = 5.0
+_REPLAY_TIMEOUT_S = 10.0
+"""The publisher looks for replay requests between two batches, at the latest every 0.1 s."""
+
+
+class FeedState(StrEnum):
+    CONNECTING = "connecting"
+    LIVE = "live"
+    SILENT = "silent"
+    """Nothing answers at the replay endpoint: batches may be missing."""
+
+
+class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
+    block_hashes: list[int | bytes]
+    parent_block_hash: int | bytes | None
+    token_ids: list[int]
+    block_size: int
+    extra_keys: list[Any] | None = None
+    group_idx: int | None = None
+    kv_cache_spec_kind: str | None = None
+    kv_cache_spec_sliding_window: int | None = None
+
+
+class _Removed(msgspec.Struct, frozen=True, tag="BlockRemoved"):
+    block_hashes: list[int | bytes]
+    group_idx: int | None = None
+
+
+class _Cleared(msgspec.Struct, frozen=True, tag="AllBlocksCleared"):
+    pass
+
+
+class _Batch(msgspec.Struct, frozen=True, array_like=True):
+    ts: float
+    events: list[_Stored | _Removed | _Cleared]
+
+
+_DECODER = msgspec.msgpack.Decoder(_Batch)
+
+
+class KvEventFollower:
+    """The order of batches, without the sockets: what to apply, and when to ask for a replay."""
+
+    def __init__(self, index: EngineIndex) -> None:
+        self.index = index
+        self.next_number = 0
+        self.batches_total = 0
+        self.resets_total = 0
+        self._last_ts = 0.0
+
+    def restart(self) -> None:
+        """Forget everything: the engine restarted, or cannot be followed without a hole."""
+        self.index.clear()
+        self.next_number = 0
+        self._last_ts = 0.0
+        self.resets_total += 1
+
+    def take(self, number: int, payload: bytes) -> bool:
+        """Apply a live batch if it is the next one. False: ask for a replay from `next_number`.
+
+        Raises EngineError for a batch that is not what vLLM sends.
+        """
+        batch = _decode(payload)
+        if number < self.next_number:
+            if batch.ts <= self._last_ts:
+                return True  # Seen in a replay already.
+            self.restart()  # A new publisher numbers from 0 again.
+        if number != self.next_number:
+            return False
+        self._apply(number, batch)
+        return True
+
+    def take_replayed(self, number: int, payload: bytes) -> None:
+        """Apply a batch of a replay. What is older than the publisher's memory is lost: then the
+        index starts from empty."""
+        if number < self.next_number:
+            return
+        if number > self.next_number:
+            self.restart()
+        self._apply(number, _decode(payload))
+
+    def _apply(self, number: int, batch: _Batch) -> None:
+        for event in batch.events:
+            if isinstance(event, _Stored):
+                self.index.stored(_stored(event))
+            elif isinstance(event, _Removed):
+                self.index.removed(event.group_idx, event.block_hashes)
+            else:
+                self.index.clear()
+        self.next_number, self._last_ts = number + 1, batch.ts
+        self.batches_total += 1
+
+
+class KvEventFeed:
+    """Runs a `KvEventFollower` on an engine's sockets; ``run`` never returns by itself.
+
+    Args:
+        engine: its name, for messages.
+        discover: returns (events endpoint, replay endpoint or None) to connect to; asked again
+            after a failure. Raises EngineError while it cannot be known.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        index: EngineIndex,
+        discover: Callable[[], Awaitable[tuple[str, str | None]]],
+        context: zmq.asyncio.Context,
+    ) -> None:
+        self.engine = engine
+        self.follower = KvEventFollower(index)
+        self.state = FeedState.CONNECTING
+        self._discover = discover
+        self._context = context
+        self._resync = asyncio.Event()
+
+    def resync(self) -> None:
+        """The engine restarted: start over at once."""
+        self.follower.restart()
+        self._resync.set()
+
+    async def run(self) -> None:
+        while True:
+            self._resync.clear()
+            try:
+                events, replay = await self._discover()
+                await self._follow(events, replay)
+            except (EngineError, zmq.ZMQError, TimeoutError) as error:
+                self._falls_silent(str(error) or "no answer at the replay endpoint")
+                await asyncio.sleep(1.0)
+
+    async def _follow(self, events: str, replay: str | None) -> None:
+        self.follower.restart()
+        subscriber = self._context.socket(zmq.SUB)
+        subscriber.setsockopt(zmq.LINGER, 0)
+        subscriber.setsockopt(zmq.RCVHWM, 0)
+        subscriber.subscribe(b"")
+        try:
+            subscriber.connect(events)
+            await self._replay(replay)
+            while not self._resync.is_set():
+                frames = await self._next(subscriber)
+                if frames is None:
+                    await self._replay(replay)
+                elif not self.follower.take(int.from_bytes(frames[-2], "big"), frames[-1]):
+                    await self._fill_gap(replay, frames)
+        finally:
+            subscriber.close()
+
+    async def _next(self, subscriber: zmq.asyncio.Socket) -> list[bytes] | None:
+        """The next live batch; None when it is time to probe or to start over."""
+        receive = asyncio.ensure_future(subscriber.recv_multipart())
+        resync = asyncio.ensure_future(self._resync.wait())
+        try:
+            await asyncio.wait(
+                {receive, resync}, timeout=_PROBE_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            return receive.result() if receive.done() else None
+        finally:
+            receive.cancel()
+            resync.cancel()
+
+    async def _fill_gap(self, replay: str | None, frames: list[bytes]) -> None:
+        number, payload = int.from_bytes(frames[-2], "big"), frames[-1]
+        logger.info("engine %s: KV events skipped to batch %d", self.engine, number)
+        if replay is None:
+            self.follower.restart()
+            self.follower.take_replayed(number, payload)
+        else:
+            await self._replay(replay)
+
+    async def _replay(self, replay: str | None) -> None:
+        """Ask for everything from the next number on and apply it. Raises TimeoutError."""
+        if replay is None:
+            self._comes_alive()
+            return
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.RCVHWM, 0)
+        try:
+            dealer.connect(replay)
+            await dealer.send_multipart([b"", self.follower.next_number.to_bytes(8, "big")])
+            async with asyncio.timeout(_REPLAY_TIMEOUT_S):
+                while (frames := await dealer.recv_multipart())[-2] != _END:
+                    self.follower.take_replayed(int.from_bytes(frames[-2], "big"), frames[-1])
+        finally:
+            dealer.close()
+        self._comes_alive()
+
+    def _comes_alive(self) -> None:
+        if self.state is not FeedState.LIVE:
+            logger.info("engine %s: following its KV events", self.engine)
+        self.state = FeedState.LIVE
+
+    def _falls_silent(self, why: str) -> None:
+        if self.state is FeedState.LIVE:
+            logger.warning("engine %s: KV events stopped (%s)", self.engine, why)
+            self.follower.restart()
+        elif self.state is FeedState.CONNECTING:
+            logger.warning("engine %s: no KV events yet (%s)", self.engine, why)
+        self.state = FeedState.SILENT
+
+
+def _decode(payload: bytes) -> _Batch:
+    try:
+        return _DECODER.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise EngineError(f"unreadable KV events: {error}") from error
+
+
+def _stored(event: _Stored) -> BlocksStored:
+    return BlocksStored(
+        group=event.group_idx or 0,
+        kind=event.kv_cache_spec_kind or "full_attention",
+        block_tokens=event.block_size,
+        hashes=event.block_hashes,
+        parent=event.parent_block_hash,
+        token_ids=event.token_ids,
+        extra_keys=event.extra_keys,
+        window_tokens=event.kv_cache_spec_sliding_window,
+    )

@@ -1,0 +1,124 @@
+"""What Prometheus sees. Never labelled by request."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from prfaas.gateway.kv_events import FeedState, KvEventFeed
+from prfaas.gateway.trace import TraceRecord
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class GatewayMetrics:
+    """All of the gateway's metrics, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.requests = Counter(
+            "prfaas_gateway_requests_total",
+            "Requests that ended, by route and outcome.",
+            ("endpoint", "route", "outcome"),
+            registry=r,
+        )
+        self.inflight = Gauge(
+            "prfaas_gateway_inflight_requests", "Requests being answered.", registry=r
+        )
+        self.ttft = Histogram(
+            "prfaas_gateway_time_to_first_token_seconds",
+            "Arrival to the first byte of the answer (streamed answers only).",
+            ("route",),
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.stage = Histogram(
+            "prfaas_gateway_stage_seconds",
+            "Seconds in each stage of a request.",
+            ("stage", "route"),
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.retries = Counter(
+            "prfaas_gateway_retries_total", "Attempts beyond a request's first.", registry=r
+        )
+        self.kv_bytes = Counter(
+            "prfaas_gateway_kv_bytes_total", "KV bytes handed over.", ("route",), registry=r
+        )
+        self.kv_bytes_hidden = Counter(
+            "prfaas_gateway_kv_hidden_bytes_total",
+            "KV bytes that had arrived before prefill ended.",
+            ("route",),
+            registry=r,
+        )
+        self.tokens = Counter(
+            "prfaas_gateway_prompt_tokens_total",
+            "Prompt tokens, cached in the decode cluster or not.",
+            ("cached",),
+            registry=r,
+        )
+        self.ready = Gauge("prfaas_gateway_ready", "1 where /ready answers 200.", registry=r)
+        self.engine_up = Gauge(
+            "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
+        )
+        self.layout_mismatches = Gauge(
+            "prfaas_gateway_layout_mismatches",
+            "Pairs of engines whose KV layouts do not pair.",
+            registry=r,
+        )
+        self._index_blocks = Gauge(
+            "prfaas_gateway_index_blocks", "KV blocks known per engine.", ("engine",), registry=r
+        )
+        self._events_live = Gauge(
+            "prfaas_gateway_kv_events_live",
+            "1 while the engine's KV events are known to arrive.",
+            ("engine",),
+            registry=r,
+        )
+        self._event_batches = Gauge(
+            "prfaas_gateway_kv_event_batches", "Batches applied.", ("engine",), registry=r
+        )
+        self._index_resets = Gauge(
+            "prfaas_gateway_index_resets", "Times the index was emptied.", ("engine",), registry=r
+        )
+        self._unplaced = Gauge(
+            "prfaas_gateway_index_unplaced_blocks",
+            "Announced blocks whose place could not be told.",
+            ("engine",),
+            registry=r,
+        )
+
+    def observe_feed(self, feed: KvEventFeed) -> None:
+        """Take over one engine's index state, when metrics are read."""
+        follower = feed.follower
+        self._index_blocks.labels(feed.engine).set(follower.index.blocks)
+        self._events_live.labels(feed.engine).set(feed.state is FeedState.LIVE)
+        self._event_batches.labels(feed.engine).set(follower.batches_total)
+        self._index_resets.labels(feed.engine).set(follower.resets_total)
+        self._unplaced.labels(feed.engine).set(follower.index.unplaced_blocks_total)
+
+    def observe_request(self, trace: TraceRecord) -> None:
+        """Count one request that has ended."""
+        route = trace.route or "none"
+        self.requests.labels(trace.endpoint, route, trace.outcome).inc()
+        self.retries.inc(max(0, trace.attempts - 1))
+        if trace.stream and trace.first_token_s is not None:
+            self.ttft.labels(route).observe(trace.first_token_s)
+        for stage, start, end in _stages(trace):
+            if start is not None and end is not None:
+                self.stage.labels(stage, route).observe(max(0.0, end - start))
+        self.kv_bytes.labels(route).inc(trace.kv_bytes)
+        self.kv_bytes_hidden.labels(route).inc(trace.kv_bytes_hidden or 0)
+        self.tokens.labels("yes").inc(trace.cached_tokens)
+        self.tokens.labels("no").inc(trace.uncached_tokens or 0)
+
+
+def _stages(trace: TraceRecord) -> list[tuple[str, float | None, float | None]]:
+    return [
+        ("render", 0.0, trace.rendered_s),
+        ("wait", trace.rendered_s, trace.prefill_started_s or trace.decode_started_s),
+        ("prefill", trace.prefill_started_s, trace.prefilled_s),
+        ("transfer_after_prefill", trace.prefilled_s, trace.transferred_s),
+        ("decode_wait", trace.transferred_s, trace.decode_started_s),
+        ("first_token", trace.decode_started_s, trace.first_token_s),
+        ("generate", trace.first_token_s, trace.completed_s),
+    ]
