@@ -7,10 +7,11 @@ from typing import Any, Literal
 ModelKind = Literal["gdn", "sliding_window", "dense", "mla"]
 
 VOCABULARY = 4096
+HIDDEN = 256
 
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 256,
+    "hidden_size": HIDDEN,
     "num_attention_heads": 4,
     "max_position_embeddings": 65536,
     "bos_token_id": None,
@@ -78,6 +79,8 @@ CONFIGS: dict[ModelKind, dict[str, Any]] = {
         "first_k_dense_replace": 1,
         "n_routed_experts": 4,
         "num_experts_per_tok": 4,
+        "n_group": 1,
+        "topk_group": 1,
         "n_shared_experts": 1,
         "moe_intermediate_size": 128,
         "tie_word_embeddings": False,
