@@ -1,0 +1,36 @@
+"""``prfaas certs``: the private CA of a deployment and its agents' certificates."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prfaas.transfer.tcp import certs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    init = actions.add_parser("init", help="make a new CA")
+    init.add_argument("--days", type=int, default=3650, help="validity (default: %(default)s)")
+    issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
+    issue.add_argument("agents", nargs="+", metavar="AGENT", help="name in the deployment file")
+    issue.add_argument("--days", type=int, default=365, help="validity (default: %(default)s)")
+    for action in (init, issue):
+        action.add_argument(
+            "--dir",
+            type=Path,
+            default=Path("certs"),
+            help="where the files lie (default: %(default)s)",
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action == "init":
+        path = certs.create_authority(args.dir, days=args.days)
+        print(f"{path}: the CA's certificate; every agent needs it")
+        print(f"{args.dir / certs.CA_KEY}: the CA's key; keep it off the agents' machines")
+        return 0
+    for agent in args.agents:
+        files = certs.issue(args.dir, agent, days=args.days)
+        print(f"{files.cert}, {files.key}: for agent {agent}, with {files.ca}")
+    return 0
