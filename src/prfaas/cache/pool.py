@@ -128,6 +128,8 @@ class Pool:
             raise ValueError(f"reception {key} exists")
         needed = -(-total_bytes // self.slot_bytes)
         share = self.slot_count - self.export_slots
+        if share == 0:
+            raise TooLarge("this agent's arena is for exports alone: no engine here decodes")
         if needed > share:
             raise TooLarge(
                 f"transfer of {total_bytes} bytes needs {needed} arena slots; at most {share} are "

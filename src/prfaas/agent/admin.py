@@ -1,0 +1,149 @@
+"""The agent's HTTP API for gateways and operators: health, metrics, engines, transfers, links."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from prfaas.agent.exports import Exports
+from prfaas.agent.receptions import Receptions
+from prfaas.agent.state import AgentState
+from prfaas.transfer.api import Link
+
+LINK_EVENT_PERIOD_S = 0.1
+LONGEST_WAIT_S = 300.0
+MAX_BODY_BYTES = 64 * 1024
+
+_TRANSFER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class Admin:
+    """Handlers; `application` makes the aiohttp application that serves them."""
+
+    def __init__(
+        self,
+        state: AgentState,
+        exports: Exports,
+        receptions: Receptions,
+        link: Link,
+        metrics: CollectorRegistry,
+    ) -> None:
+        self._state, self._exports, self._receptions = state, exports, receptions
+        self._link, self._metrics = link, metrics
+        self._pollers: dict[str, set[asyncio.Event]] = {}
+        state.changed.append(self._changed)
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_get("/engines", self._engines)
+        app.router.add_get("/transfers/{id}", self._transfer)
+        app.router.add_delete("/transfers/{id}", self._delete_transfer)
+        app.router.add_get("/links", self._links)
+        app.router.add_get("/links/events", self._link_events)
+        return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return _json({"agent": self._state.name})
+
+    async def _metrics_page(self, request: web.Request) -> web.Response:
+        page = generate_latest(self._metrics)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _engines(self, request: web.Request) -> web.Response:
+        return _json({"engines": self._state.registry.entries()})
+
+    async def _transfer(self, request: web.Request) -> web.Response:
+        """Answers when every rank is at its end, or after ``wait_s``."""
+        transfer_id = _transfer_id(request)
+        wait_s = _number(request, "wait_s", default=0.0, low=0.0, high=LONGEST_WAIT_S)
+        ranks = int(_number(request, "ranks", default=1, low=1, high=1024))
+        view, over = self._state.table.view(transfer_id, ranks=ranks)
+        if not over and wait_s > 0:
+            await self._wait_until_over(transfer_id, ranks, wait_s)
+            view, over = self._state.table.view(transfer_id, ranks=ranks)
+        return _json(view)
+
+    async def _wait_until_over(self, transfer_id: str, ranks: int, wait_s: float) -> None:
+        changed = asyncio.Event()
+        pollers = self._pollers.setdefault(transfer_id, set())
+        pollers.add(changed)
+        try:
+            async with asyncio.timeout(wait_s):
+                while not self._state.table.view(transfer_id, ranks=ranks)[1]:
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            pass
+        finally:
+            pollers.discard(changed)
+            if not pollers:
+                self._pollers.pop(transfer_id, None)
+
+    def _changed(self, transfer_id: str) -> None:
+        for changed in self._pollers.get(transfer_id, ()):
+            changed.set()
+
+    async def _delete_transfer(self, request: web.Request) -> web.Response:
+        """Both sides here end and free their memory, now or when it is read no more."""
+        transfer_id = _transfer_id(request)
+        with self._state.lock:
+            self._state.table.cancel(transfer_id, now=self._state.monotonic())
+        self._exports.cancel(transfer_id)
+        self._receptions.drop(transfer_id, "cancelled")
+        return web.Response(status=204)
+
+    async def _links(self, request: web.Request) -> web.Response:
+        return _json({"links": self._link.states()})
+
+    async def _link_events(self, request: web.Request) -> web.StreamResponse:
+        """JSON lines, one every `LINK_EVENT_PERIOD_S`, until the client goes."""
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        while True:
+            await response.write(msgspec.json.encode({"links": self._link.states()}) + b"\n")
+            await asyncio.sleep(LINK_EVENT_PERIOD_S)
+
+
+def _json(content: Any, *, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(content)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _json({"error": error.text or error.reason}, status=error.status)
+
+
+def _transfer_id(request: web.Request) -> str:
+    transfer_id = request.match_info["id"]
+    if not _TRANSFER_ID.match(transfer_id):
+        raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
+    return transfer_id
+
+
+def _number(request: web.Request, name: str, *, default: float, low: float, high: float) -> float:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise web.HTTPBadRequest(text=f"{name}={text} is not a number in {low:g}..{high:g}")
+    return value

@@ -1,0 +1,120 @@
+"""What Prometheus reads of an agent, gathered when it asks. Bytes are counted when acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from prfaas.agent.exports import Exports
+from prfaas.agent.imports import Imports
+from prfaas.agent.leases import Leases
+from prfaas.agent.state import AgentState
+from prfaas.transfer.api import Link, LinkState
+
+_LINK_GAUGES = {
+    "connections": ("connections", "TCP connections to the peer"),
+    "goodput_bytes_per_s": ("goodput_bytes_per_second", "Bytes acknowledged per second"),
+    "utilisation": ("utilisation_ratio", "Share of the line in use, 0 to 1"),
+    "rtt_s": ("rtt_seconds", "Smoothed round-trip time"),
+    "min_rtt_s": ("min_rtt_seconds", "Smallest round-trip time"),
+    "queued_bytes": ("queued_bytes", "Bytes handed to the link and not acknowledged yet"),
+    "congestion": ("congestion_ratio", "0 clear to 1 saturated with queues building"),
+}
+_LINK_COUNTERS = {
+    "acknowledged_bytes_total": (
+        "acknowledged_bytes",
+        "KV bytes the peer has verified and stored, each counted once",
+    ),
+    "resent_bytes_total": ("resent_bytes", "Bytes sent again"),
+    "retransmits": ("retransmits", "TCP segments retransmitted"),
+}
+
+
+class AgentCollector(Collector):
+    """Reads the agent's own counts; nothing is counted twice for metrics' sake."""
+
+    def __init__(
+        self, state: AgentState, exports: Exports, imports: Imports, leases: Leases, link: Link
+    ) -> None:
+        self._state, self._exports, self._imports = state, exports, imports
+        self._leases, self._link = leases, link
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._memory()
+        yield from self._transfers()
+        yield from _links(self._link.states())
+
+    def _memory(self) -> Iterator[Metric]:
+        with self._state.lock:
+            counts = self._state.pool.counts()
+        slots = GaugeMetricFamily("prfaas_agent_slots", "Arena slots by state", labels=["state"])
+        for state in ("free", "leased", "queued", "held", "promised"):
+            slots.add_metric([state], getattr(counts, state))
+        yield slots
+        size = self._state.pool.slot_bytes
+        yield GaugeMetricFamily("prfaas_agent_slot_bytes", "Size of an arena slot", size)
+        yield GaugeMetricFamily(
+            "prfaas_agent_lease_waiters", "Engines waiting for a slot", self._leases.waiting
+        )
+        yield CounterMetricFamily(
+            "prfaas_agent_stalls", "Times exports were stopped to free memory",
+            self._state.counters.stalls,
+        )  # fmt: skip
+
+    def _transfers(self) -> Iterator[Metric]:
+        counters = self._state.counters
+        engines = len(self._state.registry.entries())
+        yield GaugeMetricFamily("prfaas_agent_engines", "Engine ranks registered", engines)
+        open_now = GaugeMetricFamily("prfaas_agent_open", "Open transfers", labels=["side"])
+        open_now.add_metric(["export"], len(self._exports))
+        open_now.add_metric(["reception"], len(self._state.pool.receptions))
+        open_now.add_metric(["import"], self._imports.open_count)
+        yield open_now
+        yield _by_label("exports", "Exports ended", "outcome", counters.exports)
+        yield _by_label("receptions", "Receptions ended", "outcome", counters.receptions)
+        yield _by_label("imports", "Imports answered", "outcome", counters.imports)
+        yield _by_label(
+            "exported_bytes", "KV bytes engines handed over", "path", counters.exported_bytes
+        )
+        yield CounterMetricFamily(
+            "prfaas_agent_received_bytes", "KV bytes stored, each counted once",
+            counters.received_bytes,
+        )  # fmt: skip
+
+
+def _by_label(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(f"prfaas_agent_{name}", text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _links(states: Sequence[LinkState]) -> Iterator[Metric]:
+    for field, (name, text) in _LINK_GAUGES.items():
+        gauge = GaugeMetricFamily(f"prfaas_link_{name}", text, labels=["peer"])
+        for state in states:
+            gauge.add_metric([state.peer], getattr(state, field))
+        yield gauge
+    for field, (name, text) in _LINK_COUNTERS.items():
+        counter = CounterMetricFamily(f"prfaas_link_{name}", text, labels=["peer"])
+        for state in states:
+            counter.add_metric([state.peer], getattr(state, field))
+        yield counter
+    limit = GaugeMetricFamily(
+        "prfaas_link_limit_bytes_per_second", "Pace set by us", labels=["peer"]
+    )
+    for state in states:
+        if state.limit_bytes_per_s is not None:
+            limit.add_metric([state.peer], state.limit_bytes_per_s)
+    yield limit
+
+
+def agent_metrics(
+    state: AgentState, exports: Exports, imports: Imports, leases: Leases, link: Link
+) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(state, exports, imports, leases, link))
+    return registry

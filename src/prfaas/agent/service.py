@@ -1,0 +1,160 @@
+"""One agent: arena, engine socket, KV link and HTTP API, from start to shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+
+from prfaas.agent.admin import Admin
+from prfaas.agent.arena import Arena
+from prfaas.agent.engine_server import EngineServer
+from prfaas.agent.exports import Exports
+from prfaas.agent.imports import Imports
+from prfaas.agent.leases import Leases
+from prfaas.agent.metrics import agent_metrics
+from prfaas.agent.receptions import Receptions
+from prfaas.agent.registry import EngineRegistry
+from prfaas.agent.settings import AgentSettings
+from prfaas.agent.state import AgentState
+from prfaas.cache.pool import Pool
+from prfaas.core.errors import ConfigError, LinkError
+from prfaas.transfer.api import Link, LinkState, OutgoingTransfer, TransferOffer, TransferSink
+from prfaas.transfer.tcp.config import split_address
+from prfaas.transfer.tcp.link import TcpLink
+
+log = logging.getLogger(__name__)
+
+_SWEEP_PERIOD_S = 0.25
+_SHUTDOWN_TIMEOUT_S = 2.0
+
+MakeLink = Callable[[TransferSink], Link]
+
+
+class NoLink:
+    """`Link` of an agent at which no line ends."""
+
+    def send(
+        self,
+        peer: str,
+        offer: TransferOffer,
+        *,
+        on_complete: Callable[[], None],
+        on_failed: Callable[[str], None],
+    ) -> OutgoingTransfer:
+        raise LinkError(f"no line to agent {peer!r} in the deployment")
+
+    def states(self) -> Sequence[LinkState]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+class Agent:
+    """`start` on a running event loop, then `close`. ``make_link`` replaces the TCP link in tests.
+
+    ``admin_url`` is known after the start.
+    """
+
+    def __init__(self, settings: AgentSettings, make_link: MakeLink | None = None) -> None:
+        self.settings = settings
+        self._make_link = make_link or self._tcp_link
+        self._cleanup = contextlib.AsyncExitStack()
+        self.admin_url = ""
+
+    async def start(self) -> None:
+        """Raises ConfigError or LinkError for what cannot be had; then nothing stays behind."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._cleanup = stack.pop_all()
+
+    async def close(self) -> None:
+        """Everything in flight fails; memory, sockets and threads are given back."""
+        await self._cleanup.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        arena = Arena(settings.name, settings.arena_bytes)
+        stack.callback(arena.close)
+        self.state = state = AgentState(
+            name=settings.name,
+            arena=arena,
+            pool=Pool(
+                slot_bytes=settings.slot_bytes,
+                slot_count=settings.arena_bytes // settings.slot_bytes,
+                export_slots=settings.export_slots,
+            ),
+            registry=EngineRegistry(settings.engines),
+            post=asyncio.get_running_loop().call_soon_threadsafe,
+        )
+        receptions = Receptions(state)
+        link = self._make_link(receptions)
+        stack.push_async_callback(asyncio.to_thread, link.close)
+        leases = Leases(state)
+        exports = Exports(state, receptions, leases, link)
+        imports = Imports(state, receptions)
+
+        engines = EngineServer(state, exports, imports, leases)
+        stack.push_async_callback(engines.close)
+        await engines.start(settings.socket)
+
+        metrics = agent_metrics(state, exports, imports, leases, link)
+        admin = Admin(state, exports, receptions, link, metrics)
+        self.admin_url = await _serve_http(admin.application(), settings.admin, stack)
+
+        sweeper = asyncio.create_task(_sweep(state, receptions, exports, imports))
+        stack.callback(sweeper.cancel)
+        log.info("agent ready name=%s socket=%s admin=%s arena_bytes=%d",
+                 settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
+
+    def _tcp_link(self, sink: TransferSink) -> Link:
+        return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
+
+
+async def _serve_http(app: web.Application, address: str, stack: contextlib.AsyncExitStack) -> str:
+    host, port = split_address(address)
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {address}: {error.strerror}") from error
+    host, port, *_ = runner.addresses[0]
+    return f"http://{host}:{port}"
+
+
+async def _sweep(
+    state: AgentState, receptions: Receptions, exports: Exports, imports: Imports
+) -> None:
+    """What only time decides."""
+    while True:
+        await asyncio.sleep(_SWEEP_PERIOD_S)
+        now = state.monotonic()
+        receptions.expire(now)
+        exports.expire(now)
+        imports.expire(now)
+        with state.lock:
+            state.table.forget_old(now=now)
+
+
+async def run_until_stopped(settings: AgentSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then shut down cleanly."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    agent = Agent(settings)
+    await agent.start()
+    try:
+        await stop.wait()
+        log.info("agent stopping name=%s", settings.name)
+    finally:
+        await agent.close()

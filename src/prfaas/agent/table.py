@@ -1,0 +1,183 @@
+"""What became of every transfer: the records behind ``GET /transfers/{id}``. Pure bookkeeping.
+
+A transfer id names one hand-off; each tensor-parallel rank sends and receives its own part, and an
+agent may play either side or, in a local hand-off, both. Records outlive their transfer for a while
+so that a late question, offer or import finds out that it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+
+State = Literal["receiving", "sending", "complete", "failed"]
+
+KEEP_S = 120.0
+MAX_RECORDS = 16384
+
+
+class Received(msgspec.Struct):
+    """One rank's receiving side. Times are Unix seconds."""
+
+    bytes_total: int
+    state: State = "receiving"
+    reason: str | None = None
+    bytes_stored: int = 0
+    first_byte_at: float | None = None
+    completed_at: float | None = None
+
+
+class Sent(msgspec.Struct):
+    """One rank's sending side; ``acknowledged`` asks for the bytes the receiver has stored."""
+
+    bytes_total: int
+    acknowledged: Callable[[], int]
+    state: State = "sending"
+    reason: str | None = None
+    bytes_acknowledged_at_export_end: int | None = None
+    export_ended_at: float | None = None
+    completed_at: float | None = None
+
+
+class SentView(msgspec.Struct, frozen=True):
+    """All ranks' sending sides, summed up."""
+
+    state: str
+    reason: str | None
+    bytes_total: int
+    bytes_acknowledged: int
+    bytes_acknowledged_at_export_end: int | None
+    export_ended_at: float | None
+    completed_at: float | None
+
+
+class TransferView(msgspec.Struct, frozen=True):
+    """The answer of ``GET /transfers/{id}``: all ranks' receiving sides, and ``sent``."""
+
+    transfer_id: str
+    state: str
+    reason: str | None = None
+    bytes_total: int | None = None
+    bytes_stored: int | None = None
+    first_byte_at: float | None = None
+    completed_at: float | None = None
+    sent: SentView | None = None
+
+
+class _Record(msgspec.Struct):
+    cancelled: bool = False
+    received: dict[int, Received] = {}
+    sent: dict[int, Sent] = {}
+    touched_at: float = 0.0
+
+    def parts(self) -> Iterable[Received | Sent]:
+        return [*self.received.values(), *self.sent.values()]
+
+    @property
+    def over(self) -> bool:
+        return all(part.state in ("complete", "failed") for part in self.parts())
+
+
+class TransferTable:
+    """Records by transfer id. ``now`` is any steadily growing number of seconds."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, _Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def received(self, transfer_id: str, rank: int) -> Received | None:
+        record = self._records.get(transfer_id)
+        return record.received.get(rank) if record else None
+
+    def is_cancelled(self, transfer_id: str) -> bool:
+        record = self._records.get(transfer_id)
+        return record is not None and record.cancelled
+
+    def add_received(self, transfer_id: str, rank: int, part: Received, *, now: float) -> None:
+        self._touch(transfer_id, now=now).received[rank] = part
+
+    def add_sent(self, transfer_id: str, rank: int, part: Sent, *, now: float) -> None:
+        self._touch(transfer_id, now=now).sent[rank] = part
+
+    def cancel(self, transfer_id: str, *, now: float) -> None:
+        """Remember that nobody wants this transfer, even if it has not begun here yet."""
+        self._touch(transfer_id, now=now).cancelled = True
+
+    def _touch(self, transfer_id: str, *, now: float) -> _Record:
+        record = self._records.pop(transfer_id, None) or _Record()
+        record.touched_at = now
+        self._records[transfer_id] = record  # last: the records stay ordered by age
+        return record
+
+    def forget_old(self, *, now: float) -> None:
+        """Drop records of transfers that have been over for a while, the oldest first."""
+        surplus = len(self._records) - MAX_RECORDS
+        for transfer_id, record in list(self._records.items()):
+            if record.over and (surplus > 0 or record.touched_at + KEEP_S < now):
+                del self._records[transfer_id]
+                surplus -= 1
+            elif record.touched_at + KEEP_S >= now and surplus <= 0:
+                return
+
+    def view(self, transfer_id: str, *, ranks: int) -> tuple[TransferView, bool]:
+        """The transfer as it stands, and whether waiting longer can change nothing.
+
+        Needs no lock: it asks the link for acknowledged bytes, and a look at single values that
+        another thread is changing is good enough for a reader.
+        """
+        record = self._records.get(transfer_id)
+        if record is None:
+            return TransferView(transfer_id, "unknown"), False
+        received = list(record.received.values())
+        sent = _sent_view(list(record.sent.values()), ranks)
+        if not received:
+            state = "failed" if record.cancelled else "unknown"
+            reason = "cancelled" if record.cancelled else None
+            over = record.cancelled or (sent is not None and sent.state != "sending")
+            return TransferView(transfer_id, state, reason, sent=sent), over
+        state = _joint_state([part.state for part in received], ranks, "receiving")
+        view = TransferView(
+            transfer_id,
+            state,
+            next((part.reason for part in received if part.reason), None),
+            sum(part.bytes_total for part in received),
+            sum(part.bytes_stored for part in received),
+            min((p.first_byte_at for p in received if p.first_byte_at is not None), default=None),
+            _last([part.completed_at for part in received]) if state == "complete" else None,
+            sent,
+        )
+        return view, state != "receiving"
+
+
+def _joint_state(states: list[State], ranks: int, under_way: str) -> str:
+    if "failed" in states:
+        return "failed"
+    return "complete" if len(states) >= ranks and set(states) == {"complete"} else under_way
+
+
+def _sent_view(parts: list[Sent], ranks: int) -> SentView | None:
+    if not parts:
+        return None
+    state = _joint_state([part.state for part in parts], ranks, "sending")
+    at_end = [part.bytes_acknowledged_at_export_end for part in parts]
+    return SentView(
+        state=state,
+        reason=next((part.reason for part in parts if part.reason), None),
+        bytes_total=sum(part.bytes_total for part in parts),
+        bytes_acknowledged=sum(part.acknowledged() for part in parts),
+        bytes_acknowledged_at_export_end=(
+            None if None in at_end else sum(count for count in at_end if count is not None)
+        ),
+        export_ended_at=_last([part.export_ended_at for part in parts]),
+        completed_at=_last([part.completed_at for part in parts]) if state == "complete" else None,
+    )
+
+
+def _last(times: list[float | None]) -> float | None:
+    """The latest, once all are known."""
+    known = [time for time in times if time is not None]
+    return max(known) if len(known) == len(times) else None
