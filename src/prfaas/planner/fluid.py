@@ -14,7 +14,7 @@ are reported; between them there is nothing left to win by a cleverer cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -26,7 +26,7 @@ from scipy.sparse import csr_array, hstack, vstack
 from prfaas.core.errors import ConfigError
 from prfaas.core.interpolation import FloatArray
 from prfaas.core.lengths import Function
-from prfaas.planner.routes import Resource, Route, resources_of, routes_of
+from prfaas.planner.routes import Resource, Route, Splits, resources_of, routes_of
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand
 
@@ -67,16 +67,17 @@ def fluid_optimum(
     clusters: Sequence[Cluster],
     lines: Sequence[Line],
     *,
-    splits: Mapping[str, tuple[float, float]] | None = None,
+    splits: Splits | None = None,
     buckets: int = BUCKETS,
 ) -> FluidOptimum:
     """The largest request rate and a routing that reaches it with the fewest bytes on lines.
 
     Args:
         splits: (N_p, N_d) of every PD cluster; None: elastic roles.
+    The elastic optimum is the bound for every policy on the same hardware, in the simulator too.
     Raises ConfigError for clusters that cannot serve the demand.
     """
-    routes = routes_of(clusters, lines)
+    routes = routes_of(clusters, lines, splits)
     resources = resources_of(demand, clusters, lines, routes, splits)
     edges = _edges(demand, buckets)
     share = demand.lengths.bucket_expectations(np.ones_like, edges)

@@ -30,8 +30,17 @@ class Resource(msgspec.Struct, frozen=True):
     """By route number: units taken per request of a length."""
 
 
-def routes_of(clusters: Sequence[Cluster], lines: Sequence[Line]) -> list[Route]:
-    """Every way to serve a request. Raises ConfigError if a cluster has nowhere to send."""
+Splits = Mapping[str, tuple[float, float]]
+"""(N_p, N_d) by PD cluster."""
+
+
+def routes_of(
+    clusters: Sequence[Cluster], lines: Sequence[Line], splits: Splits | None
+) -> list[Route]:
+    """Every way to serve a request with the nodes there are (``splits`` None: elastic roles).
+
+    Raises ConfigError if a PrfaaS cluster has nowhere to send.
+    """
     by_name = {cluster.name: cluster for cluster in clusters}
     routes = [Route(c, c, None) for c in clusters if c.kind == "pd"]
     for line in lines:
@@ -41,7 +50,12 @@ def routes_of(clusters: Sequence[Cluster], lines: Sequence[Line]) -> list[Route]
     for cluster in clusters:
         if cluster.name not in used:
             raise ConfigError(f"cluster {cluster.name!r} has no line to a PD cluster; add one")
-    return routes
+    if splits is None:
+        return routes
+    prefills = {name for name, (n_p, _) in splits.items() if n_p > 0}
+    prefills |= {cluster.name for cluster in clusters if cluster.kind == "prfaas"}
+    decodes = {name for name, (_, n_d) in splits.items() if n_d > 0}
+    return [r for r in routes if r.prefill.name in prefills and r.decode.name in decodes]
 
 
 def resources_of(
@@ -49,7 +63,7 @@ def resources_of(
     clusters: Sequence[Cluster],
     lines: Sequence[Line],
     routes: Sequence[Route],
-    splits: Mapping[str, tuple[float, float]] | None,
+    splits: Splits | None,
 ) -> list[Resource]:
     """Prefill time, decode slots and line bytes; elastic PD nodes (no ``splits``) are one resource.
 
@@ -83,9 +97,8 @@ def resources_of(
             for number, route in enumerate(routes)
             if route.line is line
         }
-        if sent:
-            found.append(Resource(f"line {line.name}", True, line.bytes_per_s, sent))
-    return found
+        found.append(Resource(f"line {line.name}", True, line.bytes_per_s, sent))
+    return [resource for resource in found if resource.use]
 
 
 def _constant(value: float) -> Function:
@@ -93,11 +106,8 @@ def _constant(value: float) -> Function:
 
 
 def _added(a: dict[int, Function], b: dict[int, Function]) -> dict[int, Function]:
-    both = dict(a)
-    for number, more in b.items():
-        first = both.get(number)
-        both[number] = more if first is None else _sum(first, more)
-    return both
+    shared = {number: _sum(a[number], b[number]) for number in a.keys() & b.keys()}
+    return {**a, **b, **shared}
 
 
 def _sum(first: Function, second: Function) -> Function:

@@ -1,0 +1,187 @@
+"""The plan: the scenario's deployment beside the ones it competes with, bound, prices, what-ifs.
+
+Theory of operation. The scenario's hardware is planned four ways: PrfaaS-PD as the paper proposes;
+*homogeneous PD*, as many GPUs all of the PD kind; the same *at the same cost*, where prices are
+given; and *naive heterogeneous PD*, every prompt to the PrfaaS cluster and every PD node decoding.
+One PrfaaS cluster, one PD cluster and one line are searched over thresholds and splits; anything
+more is a linear program over routes, with whole nodes found around its elastic solution.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import ceil, floor
+
+import msgspec
+
+from prfaas.core.errors import ConfigError
+from prfaas.planner.deployments import Cost, Deployment, from_fluid, from_split
+from prfaas.planner.fluid import FluidOptimum, fluid_optimum
+from prfaas.planner.routes import Splits
+from prfaas.planner.scenario import Scenario
+from prfaas.planner.sites import Cluster
+from prfaas.planner.split import Expectations, Split, TwoClusters, decode_point
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `prfaas plan` computes about a scenario as it stands."""
+
+    name: str
+    deployments: list[Deployment]
+    fluid_bound: FluidOptimum
+    """With elastic roles: what no policy on this hardware can exceed."""
+    profiles: list[str]
+    notes: list[str]
+
+
+def plan(scenario: Scenario) -> Plan:
+    """Plan a scenario. Raises ConfigError where it cannot be served."""
+    deployments = [prfaas_pd(scenario)] if scenario.prfaas else []
+    deployments.append(_homogeneous(scenario, _same_gpus(scenario), "homogeneous_pd", "same GPUs"))
+    same_cost = _same_cost(scenario)
+    if same_cost is not None:
+        deployments.append(
+            _homogeneous(scenario, same_cost, "homogeneous_pd_same_cost", "same cost")
+        )
+    if scenario.prfaas:
+        deployments.append(_naive(scenario))
+    return Plan(
+        name=scenario.name,
+        deployments=deployments,
+        fluid_bound=elastic_bound(scenario),
+        profiles=sorted({c.profile.label for c in scenario.clusters}),
+        notes=_notes(scenario),
+    )
+
+
+def elastic_bound(scenario: Scenario) -> FluidOptimum:
+    """The fluid optimum with elastic roles: the bound for every policy on this hardware."""
+    return fluid_optimum(scenario.demand, scenario.clusters, scenario.lines)
+
+
+def two_clusters(scenario: Scenario) -> TwoClusters:
+    """The threshold model of a scenario with one PrfaaS cluster, one PD cluster and one line."""
+    pd = scenario.pd[0].profile
+    prfaas = scenario.prfaas[0].profile if scenario.prfaas else pd
+    return TwoClusters(
+        scenario.demand,
+        prfaas=prfaas.prefill_or_refuse,
+        pd_prefill=pd.prefill_or_refuse,
+        decode=decode_point(pd.decode_or_refuse, scenario.demand.tokens_per_s),
+        line_bytes_per_s=scenario.lines[0].bytes_per_s if scenario.lines else 0.0,
+    )
+
+
+def prfaas_pd(scenario: Scenario) -> Deployment:
+    """The scenario's own deployment at its best threshold and split."""
+    if not scenario.is_two_clusters:
+        optimum, splits = whole_nodes(scenario)
+        cost = _cost(scenario, scenario.clusters, optimum.egress_bytes_per_s, optimum.lambda_max)
+        return from_fluid(scenario, "prfaas_pd", "PrfaaS-PD", optimum, splits, cost=cost)
+    model = two_clusters(scenario)
+    n_prfaas, n_pd = scenario.prfaas[0].instances, scenario.pd[0].instances
+    split, other = (model.best(n_prfaas, n_pd, how) for how in _both(scenario))
+    return _finish(scenario, "prfaas_pd", "PrfaaS-PD", split, other, scenario.clusters)
+
+
+def whole_nodes(scenario: Scenario) -> tuple[FluidOptimum, Splits]:
+    """The best split of every PD cluster into whole nodes, next to the elastic solution."""
+    elastic = elastic_bound(scenario).prefill_nodes
+    choices = []
+    for cluster in scenario.pd:
+        ideal = elastic.get(cluster.name, 0.0)
+        around = {floor(ideal), ceil(ideal)}
+        choices.append(sorted({min(max(n, 0), cluster.instances) for n in around}))
+    best: tuple[FluidOptimum, Splits] | None = None
+    for numbers in product(*choices):
+        splits = {
+            cluster.name: (float(n), float(cluster.instances - n))
+            for cluster, n in zip(scenario.pd, numbers, strict=True)
+        }
+        optimum = fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
+        if best is None or optimum.lambda_max > best[0].lambda_max:
+            best = (optimum, splits)
+    assert best is not None
+    return best
+
+
+def _both(scenario: Scenario) -> tuple[Expectations, Expectations]:
+    return (
+        ("exact", "mean-length") if scenario.expectations == "exact" else ("mean-length", "exact")
+    )
+
+
+def _finish(
+    scenario: Scenario, name: str, title: str, split: Split, other: Split, clusters: list[Cluster]
+) -> Deployment:
+    cost = _cost(scenario, clusters, split.egress_bytes_per_s, split.lambda_max)
+    n_pd = split.n_p + split.n_d
+    return from_split(scenario, name, title, split, other, n_pd=n_pd, cost=cost)
+
+
+def _homogeneous(scenario: Scenario, instances: int, name: str, what: str) -> Deployment:
+    model = two_clusters(scenario)
+    split, other = (model.best(0, instances, how) for how in _both(scenario))
+    cluster = msgspec.structs.replace(scenario.pd[0], instances=instances)
+    return _finish(scenario, name, f"homogeneous PD, {what}", split, other, [cluster])
+
+
+def _naive(scenario: Scenario) -> Deployment:
+    name, title = "naive_heterogeneous_pd", "naive heterogeneous PD"
+    if not scenario.is_two_clusters:
+        splits = {cluster.name: (0.0, float(cluster.instances)) for cluster in scenario.pd}
+        optimum = fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
+        cost = _cost(scenario, scenario.clusters, optimum.egress_bytes_per_s, optimum.lambda_max)
+        return from_fluid(scenario, name, title, optimum, splits, cost=cost)
+    model = two_clusters(scenario)
+    n_prfaas, n_d = scenario.prfaas[0].instances, scenario.pd[0].instances
+    split, other = (model.at(0.0, n_prfaas, 0, n_d, how) for how in _both(scenario))
+    return _finish(scenario, name, title, split, other, scenario.clusters)
+
+
+def _same_gpus(scenario: Scenario) -> int:
+    gpus = sum(cluster.instances * cluster.profile.gpus for cluster in scenario.clusters)
+    return _at_least_two(gpus // scenario.pd[0].profile.gpus)
+
+
+def _same_cost(scenario: Scenario) -> int | None:
+    """PD instances for the money of the GPUs and lines of the scenario, traffic aside."""
+    pd = scenario.pd[0]
+    rents = [cluster.usd_per_hour for cluster in scenario.clusters]
+    if not scenario.prfaas or not pd.usd_per_gpu_hour or None in rents:
+        return None
+    total = sum(rent for rent in rents if rent) + sum(x.usd_per_hour(0) for x in scenario.lines)
+    return _at_least_two(int(total / (pd.usd_per_gpu_hour * pd.profile.gpus)))
+
+
+def _at_least_two(instances: int) -> int:
+    if instances < 2:
+        raise ConfigError("the hardware amounts to less than 2 PD instances: nothing to compare")
+    return instances
+
+
+def _cost(scenario: Scenario, clusters: list[Cluster], egress: float, lam: float) -> Cost | None:
+    rents = [cluster.usd_per_hour for cluster in clusters]
+    if any(rent is None for rent in rents):
+        return None
+    used = scenario.lines if any(cluster.kind == "prfaas" for cluster in clusters) else []
+    # Traffic is priced at the mean of the lines where several carry it.
+    lines = sum(line.usd_per_hour(egress / len(used)) for line in used)
+    total = sum(rent for rent in rents if rent is not None) + lines
+    return Cost(usd_per_hour=total, line_usd_per_hour=lines, requests_per_usd=lam * 3600 / total)
+
+
+def _notes(scenario: Scenario) -> list[str]:
+    notes = []
+    for cluster in scenario.clusters:
+        profile = cluster.profile
+        if profile.basis in ("implied", "fit"):
+            notes.append(f"profile {profile.label}: {profile.note or profile.source}")
+        first = profile.prefill_or_refuse.table.covers_from
+        short = scenario.demand.lengths.share_below(first)
+        if short > 0:
+            notes.append(
+                f"profile {profile.label} starts at {first:.0f} tokens; {short:.2%} of the "
+                "prompts are shorter and use its first segment continued"
+            )
+    return notes

@@ -1,0 +1,98 @@
+"""The planning scenario as it is written: one YAML file (docs/planner.md)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from prfaas.planner.split import Expectations
+from prfaas.planner.traces import TraceFormat
+
+Text = str | int | float
+"""A quantity with its unit; a bare number is accepted here so that the error can name the unit."""
+
+
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the file's types: an unknown key is an error."""
+
+
+class LogNormalFile(Strict, frozen=True):
+    mu: float
+    sigma: float
+    low: str | int
+    high: str | int
+
+
+class HistogramFile(Strict, frozen=True):
+    edges: list[str | int]
+    weights: list[float]
+
+
+class TraceFile(Strict, frozen=True):
+    file: str
+    format: TraceFormat
+    prefix_cache: str | int | None = None
+    """Tokens the cache holds; without it the cache is unbounded."""
+
+
+class LengthsFile(Strict, frozen=True):
+    """Exactly one of the three."""
+
+    lognormal: LogNormalFile | None = None
+    histogram: HistogramFile | None = None
+    trace: TraceFile | None = None
+
+
+class WorkloadFile(Strict, frozen=True):
+    lengths: LengthsFile
+    output_tokens: float | None = None
+    """Mean answer; a trace brings its own."""
+    prefix_hit_rate: float = 0.0
+    """Share of each prompt's tokens that a cache holds already; a trace brings its own."""
+
+
+class TtftFile(Strict, frozen=True):
+    within: Text
+    percentile: Literal[50, 90, 99] = 90
+
+
+class SloFile(Strict, frozen=True):
+    tokens_per_s: float
+    ttft: TtftFile | None = None
+
+
+class ClusterFile(Strict, frozen=True):
+    name: str
+    kind: Literal["prfaas", "pd"]
+    profile: str
+    instances: int
+    usd_per_gpu_hour: float | None = None
+
+
+class LineFile(Strict, frozen=True):
+    source: str = msgspec.field(name="from")
+    target: str = msgspec.field(name="to")
+    bandwidth: Text
+    rtt: Text = "0 ms"
+    usd_per_month: float = 0.0
+    usd_per_gb: float = 0.0
+
+
+class KvFile(Strict, frozen=True):
+    constant: Text
+    per_token: Text
+
+
+class ScenarioFile(Strict, frozen=True):
+    name: str
+    workload: WorkloadFile
+    slo: SloFile
+    clusters: list[ClusterFile]
+    lines: list[LineFile] = []
+    model: str | None = None
+    """Whose S_kv; without it and without ``kv``, the profiles say."""
+    kv: KvFile | None = None
+    kv_dtype: str | None = None
+    state_dtype: str | None = None
+    expectations: Expectations = "mean-length"
