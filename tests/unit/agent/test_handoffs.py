@@ -1,0 +1,396 @@
+"""Exports, receptions and imports of two agents over the in-memory link: no threads, no sockets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from prfaas.agent import exports as exports_module
+from prfaas.agent.arena import Arena
+from prfaas.agent.exports import Exports
+from prfaas.agent.imports import UNKNOWN_WAIT_S, Imports
+from prfaas.agent.leases import Leases
+from prfaas.agent.receptions import Receptions
+from prfaas.agent.registry import EngineRegistry
+from prfaas.agent.state import AgentState
+from prfaas.cache.pool import Pool
+from prfaas.core.errors import PeerError
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.testing.memory_link import MemoryNetwork
+from prfaas.transfer.local.messages import (
+    AgentMessage,
+    BeginExport,
+    ExportSlot,
+    ExportStopped,
+    ImportFailed,
+    ImportReady,
+    OpenImport,
+    Piece,
+)
+
+SLOT, COUNT, EXPORT = 4096, 16, 6
+ENGINE, READER = 1, 2
+
+
+def layout(dtype: str = "bfloat16") -> KvLayout:
+    layer = LayerLayout(name="l0", index=0, page_bytes=64, dtype=dtype, shape=(64,))
+    return KvLayout(
+        model="m", groups=(KvGroup(kind="full_attention", block_tokens=16, layers=(layer,)),)
+    )
+
+
+class Side:
+    """One agent's parts, and what it told its engines."""
+
+    def __init__(self, name: str, network: MemoryNetwork) -> None:
+        self.posted: deque[Callable[[], None]] = deque()
+        self.now = 0.0
+        self.state = AgentState(
+            name=name,
+            arena=Arena(name, SLOT * COUNT),
+            pool=Pool(slot_bytes=SLOT, slot_count=COUNT, export_slots=EXPORT),
+            registry=EngineRegistry(frozenset({"a", "b"})),
+            post=self.posted.append,
+            monotonic=lambda: self.now,
+            unix_time=lambda: 1000.0 + self.now,
+        )
+        self.receptions = Receptions(self.state)
+        self.link = network.link(name, self.receptions)
+        self.leases = Leases(self.state)
+        self.exports = Exports(self.state, self.receptions, self.leases, self.link)
+        self.imports = Imports(self.state, self.receptions)
+        self.entry = self.state.registry.register(ENGINE, "a", 10, layout())
+        self.state.registry.register(READER, "b", 11, layout())
+        self.told: list[AgentMessage] = []
+        self.slots: list[int] = []
+
+    def run(self) -> None:
+        while self.posted:
+            self.posted.popleft()()
+
+    def begin(self, transfer_id: str, size: int, to: str, deadline_s: float = 60.0) -> None:
+        message = BeginExport(transfer_id, to, 0, 16, size, deadline_s)
+        self.exports.begin(ENGINE, self.entry, message, self.told.append)
+        self.run()
+
+    def lease(self, count: int = 1, connection: int = ENGINE) -> list[int]:
+        granted: list[int] = []
+        self.leases.lease(connection, count, granted.extend)
+        return granted
+
+    def fill(self, transfer_id: str, content: bytes, flat: int = 0, at: int = 0) -> int:
+        """Lease a slot, fill it with the content's bytes from ``flat`` on, hand it over."""
+        (slot,) = self.lease()
+        part = content[flat : flat + SLOT - at]
+        offset = slot * SLOT + at
+        self.state.arena.view[offset : offset + len(part)] = part
+        message = ExportSlot(transfer_id, slot, (Piece(offset, flat, len(part)),))
+        self.exports.slot(ENGINE, 0, message)
+        self.run()
+        return len(part)
+
+    def fill_all(self, transfer_id: str, content: bytes, at: int = 0) -> None:
+        flat = 0
+        while flat < len(content):
+            flat += self.fill(transfer_id, content, flat, at)
+
+    def open(self, transfer_id: str, size: int, **other: int) -> None:
+        request = OpenImport(transfer_id, other.get("from_token", 0), 16, size)
+        self.imports.open(READER, self.entry, request, self.told.append)
+        self.run()
+
+    def read(self) -> bytes:
+        ready = [message for message in self.told if isinstance(message, ImportReady)][-1]
+        view = self.state.arena.view
+        return b"".join(view[p.arena_offset : p.arena_offset + p.length] for p in ready.pieces)
+
+    def expire(self, now: float) -> None:
+        self.now = now
+        self.receptions.expire(now)
+        self.exports.expire(now)
+        self.imports.expire(now)
+        self.run()
+
+    def check_free(self) -> None:
+        self.run()
+        self.state.pool.check_integrity()
+        assert self.state.pool.counts().free == COUNT, self.state.pool.counts()
+
+
+class Pair:
+    def __init__(self) -> None:
+        self.network = MemoryNetwork(chunk_bytes=1000)
+        self.east, self.west = Side("east", self.network), Side("west", self.network)
+
+    def pump(self, chunks: int | None = None) -> None:
+        self.network.pump(chunks)
+        self.east.run()
+        self.west.run()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    for side in (pair.east, pair.west):
+        side.run()
+        side.state.pool.check_integrity()
+        side.state.arena.close()
+
+
+def content(size: int) -> bytes:
+    return bytes(i * 7 % 253 for i in range(size))
+
+
+def view(side: Side, transfer_id: str):  # type: ignore[no-untyped-def]
+    return side.state.table.view(transfer_id, ranks=1)
+
+
+def test_remote_hand_off(pair: Pair) -> None:
+    data = content(3 * SLOT + 100)
+    pair.east.begin("x", len(data), "west")
+    pair.east.fill_all("x", data)
+    pair.pump(2)
+    assert view(pair.west, "x")[0].state == "receiving"
+    pair.east.exports.finish(ENGINE, 0, "x")
+    pair.pump()
+    sent = view(pair.east, "x")[0].sent
+    assert sent.state == "complete"
+    assert sent.bytes_acknowledged == len(data)
+    assert sent.bytes_acknowledged_at_export_end == 2000
+    pair.east.check_free()
+    pair.west.open("x", len(data))
+    assert pair.west.read() == data
+    assert view(pair.west, "x") == (view(pair.west, "x")[0], True)
+    pair.west.receptions.drop("x", "cancelled")
+    assert pair.west.state.pool.counts().held == 4, "an import has the pieces open"
+    pair.west.imports.close(READER, "x")
+    pair.west.check_free()
+
+
+@pytest.mark.parametrize("at", [0, 3000])
+def test_local_hand_off(pair: Pair, at: int) -> None:
+    """Also when the engine fills its slots sparsely: their bytes are packed."""
+    data = content(3 * SLOT + 100)
+    pair.west.begin("x", len(data), "west")
+    pair.west.open("x", len(data))
+    pair.west.fill_all("x", data, at=at)
+    assert pair.west.read() == data
+    assert pair.west.state.pool.counts().held == 4
+    pair.west.exports.finish(ENGINE, 0, "x")
+    found, over = view(pair.west, "x")
+    assert over
+    assert found.state == found.sent.state == "complete"
+    assert found.sent.bytes_acknowledged == found.bytes_stored == len(data)
+    pair.west.imports.close(READER, "x")
+    pair.west.receptions.drop("x", "cancelled")
+    pair.west.check_free()
+
+
+def test_bytes_handed_over_twice_count_once(pair: Pair) -> None:
+    """A preempted prefill exports its first blocks again."""
+    data = content(2 * SLOT)
+    pair.east.begin("x", len(data), "west")
+    pair.east.fill("x", data)
+    pair.east.fill("x", data)
+    pair.east.fill("x", data, flat=SLOT // 2)
+    pair.east.fill("x", data, flat=SLOT)
+    pair.pump()
+    pair.east.exports.finish(ENGINE, 0, "x")
+    assert view(pair.east, "x")[0].sent.state == "complete"
+    assert pair.west.state.counters.received_bytes == len(data)
+    pair.east.check_free()
+
+
+def test_local_hand_offs_wait_for_memory_in_order(pair: Pair) -> None:
+    large, small = content(8 * SLOT), content(3 * SLOT)
+    pair.west.begin("one", len(large), "west")
+    pair.west.begin("two", len(small), "west")
+    pair.west.fill_all("two", small)
+    pair.west.fill_all("one", large)
+    pair.west.exports.finish(ENGINE, 0, "one")
+    assert view(pair.west, "two")[0].state == "unknown"
+    pair.west.open("two", len(small))
+    pair.west.receptions.drop("one", "cancelled")
+    pair.west.run()
+    assert pair.west.read() == small
+
+
+def test_remote_offer_is_retried_until_there_is_room(pair: Pair) -> None:
+    large, small = content(8 * SLOT), content(3 * SLOT)
+    pair.east.begin("one", len(large), "west")
+    pair.pump()
+    pair.east.begin("two", len(small), "west")
+    pair.east.fill_all("two", small)
+    pair.pump()
+    assert view(pair.west, "two")[0].state == "unknown"
+    pair.east.exports.cancel("one")
+    pair.pump()
+    assert view(pair.west, "two")[0].state == "complete"
+    assert view(pair.west, "one")[0].state == "failed"
+
+
+def test_too_large_is_refused_for_good(pair: Pair) -> None:
+    for destination in ("west", "east"):
+        pair.east.begin("big-" + destination, 11 * SLOT, destination)
+        pair.pump()
+        stopped = pair.east.told[-1]
+        assert isinstance(stopped, ExportStopped)
+        assert "at most 10 are for receptions" in stopped.reason
+
+
+def test_other_layout_is_refused(pair: Pair) -> None:
+    pair.west.state.registry.remove(ENGINE)
+    pair.west.state.registry.remove(READER)
+    pair.west.state.registry.register(ENGINE, "a", 1, layout("float16"))
+    pair.east.begin("x", SLOT, "west")
+    pair.pump()
+    assert "layout" in pair.east.told[-1].reason  # type: ignore[union-attr]
+
+
+def test_export_that_its_engine_leaves_incomplete_fails_everywhere(pair: Pair) -> None:
+    data = content(2 * SLOT)
+    for transfer_id, destination in (("r", "west"), ("l", "east")):
+        pair.east.begin(transfer_id, len(data), destination)
+        pair.east.fill(transfer_id, data)
+        pair.pump()
+        pair.east.exports.finish(ENGINE, 0, transfer_id)
+        pair.pump()
+        assert "4096 bytes missing" in view(pair.east, transfer_id)[0].sent.reason
+    assert "4096 bytes missing" in view(pair.west, "r")[0].reason
+    pair.east.check_free()
+    pair.west.check_free()
+
+
+@pytest.mark.parametrize("destination", ["west", "east"])
+def test_engine_dies_mid_export(pair: Pair, destination: str) -> None:
+    data = content(3 * SLOT)
+    pair.east.begin("x", len(data), destination)
+    pair.east.fill("x", data)
+    pair.east.lease(3)
+    pair.pump(1)
+    for part in (pair.east.exports, pair.east.imports, pair.east.leases):
+        part.connection_gone(ENGINE)
+    pair.pump()
+    pair.east.check_free()
+    pair.west.check_free()
+    assert "went away" in view(pair.east, "x")[0].sent.reason
+
+
+def test_engine_dies_mid_import(pair: Pair) -> None:
+    data = content(SLOT)
+    pair.west.begin("x", len(data), "west")
+    pair.west.fill("x", data)
+    pair.west.open("x", len(data))
+    pair.west.open("other", 5)
+    pair.west.receptions.drop("x", "cancelled")
+    pair.west.imports.connection_gone(READER)
+    pair.west.check_free()
+    assert pair.west.imports.open_count == 0
+
+
+def test_deadline_frees_what_nobody_reads(pair: Pair) -> None:
+    data = content(SLOT)
+    pair.west.begin("read", len(data), "west", deadline_s=5)
+    pair.west.fill("read", data)
+    pair.west.open("read", len(data))
+    pair.west.begin("left", len(data), "west", deadline_s=5)
+    pair.west.fill("left", data)
+    pair.west.begin("half", 2 * len(data), "west", deadline_s=5)
+    pair.west.fill("half", data)
+    pair.west.expire(5.0)
+    assert pair.west.state.pool.counts().held == 1
+    assert pair.west.read() == data
+    assert view(pair.west, "half")[0].reason == "deadline passed"
+    pair.west.imports.close(READER, "read")
+    pair.west.check_free()
+
+
+def test_stall_ends_with_the_export_that_nobody_takes(pair: Pair) -> None:
+    """The share of exports is full of a transfer whose receiver has no room."""
+    pair.west.begin("hog", 10 * SLOT, "west")
+    data = content(8 * SLOT)
+    pair.east.begin("x", len(data), "west")
+    for flat in range(0, EXPORT * SLOT, SLOT):
+        pair.east.fill("x", data, flat)
+    pair.pump()
+    granted = pair.east.lease()
+    assert not granted
+    pair.east.expire(exports_module.STALL_S)
+    assert "memory ran out" in view(pair.east, "x")[0].sent.reason
+    assert isinstance(pair.east.told[-1], ExportStopped)
+    assert len(granted) == 1
+
+
+def test_imports_of_what_is_not_there(pair: Pair) -> None:
+    pair.west.open("unknown", 5)
+    assert not pair.west.told
+    pair.west.expire(UNKNOWN_WAIT_S)
+    assert pair.west.told == [ImportFailed("unknown", "no such transfer here")]
+    pair.west.begin("x", SLOT, "west")
+    pair.west.fill("x", content(SLOT))
+    pair.west.open("x", SLOT + 1)
+    assert "total_bytes differs" in pair.west.told[-1].reason  # type: ignore[union-attr]
+    pair.west.open("x", SLOT, from_token=1)
+    assert "from_token differs" in pair.west.told[-1].reason  # type: ignore[union-attr]
+
+
+def test_cancelled_before_it_began(pair: Pair) -> None:
+    for side in (pair.east, pair.west):
+        side.state.table.cancel("x", now=0.0)
+    pair.east.begin("x", 5, "west")
+    assert pair.east.told == [ExportStopped("x", "cancelled")]
+    assert view(pair.west, "x")[1]
+
+
+@pytest.mark.parametrize(
+    ("transfer_id", "size", "to", "deadline_s", "reason"),
+    [
+        ("../x", 5, "west", 1.0, "a transfer id is"),
+        ("x", 0, "west", 1.0, "nothing to transfer"),
+        ("x", 5, "nowhere", 1.0, "no peer 'nowhere'"),
+        ("x", 5, "west", float("nan"), "deadline_s nan"),
+        ("x", 5, "west", 0.0, "deadline_s 0"),
+    ],
+)
+def test_bad_exports(
+    pair: Pair, transfer_id: str, size: int, to: str, deadline_s: float, reason: str
+) -> None:
+    pair.east.begin(transfer_id, size, to, deadline_s)
+    (stopped,) = pair.east.told
+    assert isinstance(stopped, ExportStopped)
+    assert reason in stopped.reason
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        Piece(0, 0, SLOT + 1),
+        Piece(SLOT, 0, 1),
+        Piece(0, -1, 5),
+        Piece(0, 0, 0),
+        Piece(0, 99, 2),
+    ],
+)
+def test_pieces_out_of_bounds_are_the_engines_fault(pair: Pair, piece: Piece) -> None:
+    pair.east.begin("x", 100, "west")
+    assert pair.east.lease() == [0]
+    with pytest.raises(PeerError):
+        pair.east.exports.slot(ENGINE, 0, ExportSlot("x", 0, (piece,)))
+    with pytest.raises(PeerError, match="not leased"):
+        pair.east.exports.slot(READER, 0, ExportSlot("x", 0, (Piece(0, 0, 1),)))
+    pair.east.leases.connection_gone(ENGINE)
+    assert pair.east.state.pool.counts().free == COUNT
+
+
+def test_leases_are_given_in_turn(pair: Pair) -> None:
+    assert len(pair.east.lease(100)) == EXPORT
+    first, second = pair.east.lease(1, READER), pair.east.lease(1, ENGINE)
+    pair.east.leases.return_slots(ENGINE, (0,))
+    assert (first, second) == ([0], [])
+    with pytest.raises(PeerError):
+        pair.east.leases.return_slots(ENGINE, (0,))
+    pair.east.leases.connection_gone(ENGINE)
+    assert pair.east.leases.waiting == 0
