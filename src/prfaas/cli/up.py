@@ -1,0 +1,46 @@
+"""``prfaas up``: a deployment's processes on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from prfaas.core.deployment import Deployment
+from prfaas.launch.signals import run_until_signal
+from prfaas.launch.start import load, started
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "deployment",
+        nargs="?",
+        type=Path,
+        help="deployment file; without one: two clusters on this machine, joined by a paced line",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        help="serve this model: a directory, a name on the Hugging Face Hub, or tiny:gdn, "
+        "tiny:sliding_window, tiny:dense, tiny:mla (made here)",
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens")
+
+
+def run(args: argparse.Namespace) -> int:
+    deployment = load(args.deployment, model=args.model, listen=args.listen)
+    return run_until_signal(_up(deployment, Console()))
+
+
+async def _up(deployment: Deployment, console: Console) -> int:
+    async with started(deployment, console) as supervisor:
+        model = supervisor.deployment.model.served_name
+        console.print(
+            f"\nServing [bold]{model}[/] at [bold]{supervisor.url}/v1[/]. Ctrl-C stops it.\n"
+            f"  curl {supervisor.url}/v1/completions -H 'Content-Type: application/json' \\\n"
+            f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 16}}\'',
+            highlight=False,
+        )
+        await supervisor.watch()
+    return 0

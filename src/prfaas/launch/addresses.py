@@ -1,0 +1,119 @@
+"""Fills in what a deployment file leaves open: ports, sockets, cores, the model's directory.
+
+The result names every address; each process of the deployment reads it and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.deployment import (
+    AgentConfig,
+    ClusterConfig,
+    Deployment,
+    EngineConfig,
+    ModelConfig,
+)
+from prfaas.core.errors import ConfigError
+from prfaas.vllm_plugin import tiny_models
+
+HOST = "127.0.0.1"
+_TINY = "tiny:"
+
+
+def resolve(deployment: Deployment, *, sockets: Path, cores: Sequence[int]) -> Deployment:
+    """``deployment`` with every address known.
+
+    Args:
+        sockets: directory for Unix sockets; its path must be short (the kernel allows 107 bytes).
+        cores: CPU cores the engines share, one each as far as they go, the last for all others.
+
+    Raises ConfigError for an address that is not ``host:port`` or whose port is taken.
+    """
+    with contextlib.ExitStack() as held:
+        ports = _Ports(held)
+        core = iter([*cores, *[cores[-1]] * sum(len(c.engines) for c in deployment.clusters)])
+        clusters = tuple(
+            msgspec.structs.replace(
+                cluster,
+                engines=tuple(_engine(e, sockets, ports, next(core)) for e in cluster.engines),
+                agent=_agent(cluster, sockets, ports),
+            )
+            for cluster in deployment.clusters
+        )
+        gateway = msgspec.structs.replace(
+            deployment.gateway, listen=ports.claim(deployment.gateway.listen, "gateway")
+        )
+    return msgspec.structs.replace(
+        deployment, clusters=clusters, gateway=gateway, model=_model(deployment.model)
+    )
+
+
+def usable_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+class _Ports:
+    """Claims ports by binding them, and holds all until the last is claimed."""
+
+    def __init__(self, held: contextlib.ExitStack) -> None:
+        self._held = held
+
+    def claim(self, listen: str, who: str) -> str:
+        """``listen`` with port 0 replaced by a free one. Raises ConfigError if it is taken."""
+        host, colon, port = listen.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"{who}: {listen!r} is not host:port, for example 127.0.0.1:8000")
+        bare = host.strip("[]")
+        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        sock = self._held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((bare, int(port)))
+            sock.listen(1)  # Without it two claims of one port would both succeed.
+        except OSError as error:
+            raise ConfigError(
+                f"{who}: cannot listen on {listen}: {error.strerror}; stop what uses it "
+                "or choose another port in the deployment file"
+            ) from error
+        return f"{host}:{sock.getsockname()[1]}"
+
+
+def _engine(engine: EngineConfig, sockets: Path, ports: _Ports, core: int) -> EngineConfig:
+    if engine.url is not None:
+        return engine
+    events = sockets / engine.name
+    return msgspec.structs.replace(
+        engine,
+        url=f"http://{ports.claim(f'{HOST}:0', engine.name)}",
+        kv_events=engine.kv_events or f"ipc://{events}.events",
+        kv_events_replay=engine.kv_events_replay or f"ipc://{events}.replay",
+        cpus=engine.cpus or str(core),
+    )
+
+
+def _agent(cluster: ClusterConfig, sockets: Path, ports: _Ports) -> AgentConfig:
+    agent = cluster.agent
+    if agent.external:
+        return agent
+    return msgspec.structs.replace(
+        agent,
+        listen=ports.claim(agent.listen, agent.name),
+        admin=ports.claim(agent.admin, agent.name),
+        socket=agent.socket or str(sockets / f"{agent.name}.sock"),
+    )
+
+
+def _model(model: ModelConfig) -> ModelConfig:
+    """``tiny:KIND`` (None: ``tiny:gdn``) becomes the directory of a model made here."""
+    path = model.path or f"{_TINY}gdn"
+    name = model.served_name or path.replace(_TINY, "prfaas-tiny-")
+    if path.startswith(_TINY):
+        path = str(tiny_models.ensure(path.removeprefix(_TINY)))
+    return msgspec.structs.replace(model, path=path, served_name=name)

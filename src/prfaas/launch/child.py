@@ -1,0 +1,149 @@
+"""One supervised process: started, watched, started again with growing pauses, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+import aiohttp
+
+from prfaas.core.errors import EngineError
+from prfaas.launch.commands import Command
+from prfaas.launch.run_directory import RunDirectory
+from prfaas.launch.sessions import Session, end_session, session_of, tied_to_parent
+
+_PROBE_PERIOD_S = 0.25
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_STEADY_S = 60.0
+"""Ready for this long, a process has recovered: its next failure is a first one."""
+_STARTS_BEFORE_GIVING_UP = 2
+"""A process that was never ready fails the whole start when it ends this often."""
+_LOG_TAIL_LINES = 12
+
+
+class ChildState(StrEnum):
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    PAUSING = "restarting"
+    ENDED = "ended"
+
+
+class Child:
+    """Runs ``command`` until `stop`.
+
+    Args:
+        name: names the log file.
+        probe: URL that answers 200 once the process is ready.
+        changed: called when ``state`` changes.
+        grace_s: time to end by itself when asked to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Command,
+        *,
+        probe: str,
+        run: RunDirectory,
+        changed: Callable[[Child], None],
+        grace_s: float = 10.0,
+    ) -> None:
+        self.name, self.command, self.probe = name, command, probe
+        self.state = ChildState.WAITING
+        self.starts = 0
+        self.was_ready = asyncio.Event()
+        self._run, self._changed, self._grace_s = run, changed, grace_s
+        self._session: Session | None = None
+        self._ready_at: float | None = None
+
+    @property
+    def log(self) -> Path:
+        return self._run.logs / f"{self.name}.log"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._session is None else self._session.leader
+
+    async def supervise(self, http: aiohttp.ClientSession) -> None:
+        """Keep the process running, for ever. Raises EngineError if it cannot be started."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            process = await self._start()
+            probing = asyncio.create_task(self._await_ready(http))
+            status = await process.wait()
+            probing.cancel()
+            await self._clear_away()
+            if not self.was_ready.is_set() and self.starts >= _STARTS_BEFORE_GIVING_UP:
+                raise EngineError(self._why_it_ended(status))
+            if self._steady():
+                pause_s = _FIRST_PAUSE_S
+            self._enter(ChildState.PAUSING)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def stop(self) -> None:
+        """End the process and all its descendants. `supervise` must have been cancelled."""
+        await self._clear_away()
+        self._enter(ChildState.ENDED)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self.starts += 1
+        self._ready_at = None
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.command.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | self.command.environment,
+                start_new_session=True,
+                preexec_fn=tied_to_parent(),
+            )
+        finally:
+            os.close(log)
+        self._session = session_of(process.pid)
+        if self._session is not None:
+            self._run.started(self.name, self._session)
+        self._enter(ChildState.STARTING)
+        return process
+
+    async def _await_ready(self, http: aiohttp.ClientSession) -> None:
+        while not await _answers(http, self.probe):  # noqa: ASYNC110
+            await asyncio.sleep(_PROBE_PERIOD_S)
+        self._ready_at = asyncio.get_running_loop().time()
+        self.was_ready.set()
+        self._enter(ChildState.READY)
+
+    async def _clear_away(self) -> None:
+        """End what is left of the session: the process itself, or those it left behind."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await asyncio.to_thread(end_session, session, grace_s=self._grace_s)
+            self._run.ended(self.name)
+
+    def _steady(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._ready_at is not None and now - self._ready_at >= _STEADY_S
+
+    def _enter(self, state: ChildState) -> None:
+        self.state = state
+        self._changed(self)
+
+    def _why_it_ended(self, status: int) -> str:
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        lines = self.log.read_text(errors="replace").strip().splitlines()[-_LOG_TAIL_LINES:]
+        tail = "\n".join(f"  | {line}" for line in lines)
+        return f"{self.name} {how} before it was ready. The end of {self.log}:\n{tail}"
+
+
+async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False

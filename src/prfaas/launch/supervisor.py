@@ -1,0 +1,154 @@
+"""A deployment as processes of this machine: agents first, then engines and the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from prfaas.core.deployment import Deployment
+from prfaas.launch.child import Child
+from prfaas.launch.commands import (
+    Command,
+    agent_command,
+    engine_command,
+    gateway_command,
+    installed_vllm,
+)
+from prfaas.launch.run_directory import RunDirectory
+
+_ENGINE_GRACE_S = 20.0
+
+
+class Supervisor:
+    """Starts, watches, restarts and ends the processes of a resolved deployment.
+
+    Use as ``async with``: leaving ends every process, also when the start failed half way.
+
+    Args:
+        deployment: every address filled in (`addresses.resolve`); what the file gave an address
+            itself runs elsewhere and is not started.
+        local_engines: names of the engines to start here.
+        changed: called when a process changes state.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        local_engines: frozenset[str],
+        run: RunDirectory,
+        changed: Callable[[Child], None],
+    ) -> None:
+        self.deployment = deployment
+        self._run, self._changed = run, changed
+        self.file = run.write_deployment(deployment)
+        self.agents = [
+            self._child(c.agent.name, agent_command(c.agent, self.file), c.agent.admin)
+            for c in deployment.clusters
+            if not c.agent.external
+        ]
+        self.engines = self._engines(local_engines)
+        self.gateway = self._child(
+            "gateway", gateway_command(self.file), deployment.gateway.listen, path="/ready"
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def children(self) -> list[Child]:
+        return [*self.agents, *self.engines, self.gateway]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.deployment.gateway.listen}"
+
+    async def __aenter__(self) -> Self:
+        self._http = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.gateway.stop()  # First: nobody asks for what is going away.
+        await asyncio.gather(*(child.stop() for child in self.engines))
+        await asyncio.gather(*(child.stop() for child in self.agents))
+        assert self._http is not None
+        await self._http.close()
+
+    async def start(self) -> None:
+        """Start everything; returns when all of it is ready. Raises EngineError."""
+        await self._until_ready(self.agents)
+        await self._until_ready([*self.engines, self.gateway])
+
+    async def watch(self) -> None:
+        """Never returns; raises EngineError when a process cannot be kept running."""
+        await asyncio.gather(*self._tasks)
+
+    async def _until_ready(self, children: list[Child]) -> None:
+        assert self._http is not None
+        self._tasks += [asyncio.create_task(child.supervise(self._http)) for child in children]
+        ready = asyncio.create_task(_all_ready(children))
+        await asyncio.wait([ready, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            await self.watch()
+
+    def _engines(self, local: frozenset[str]) -> list[Child]:
+        if not local:
+            return []
+        vllm = installed_vllm()
+        return [
+            self._child(
+                engine.name,
+                engine_command(self.deployment, engine, vllm=vllm),
+                str(engine.url).removeprefix("http://"),
+                grace_s=_ENGINE_GRACE_S,
+            )
+            for cluster in self.deployment.clusters
+            for engine in cluster.engines
+            if engine.name in local
+        ]
+
+    def _child(
+        self,
+        name: str,
+        command: Command,
+        address: str,
+        *,
+        path: str = "/health",
+        grace_s: float = 10.0,
+    ) -> Child:
+        return Child(
+            name,
+            command,
+            probe=f"http://{address}{path}",
+            run=self._run,
+            changed=self._changed,
+            grace_s=grace_s,
+        )
+
+
+async def _all_ready(children: list[Child]) -> None:
+    for child in children:
+        await child.was_ready.wait()
+
+
+def local_engines(deployment: Deployment) -> frozenset[str]:
+    """Engines the file gives no address: to be started here. Ask before resolving."""
+    return frozenset(e.name for c in deployment.clusters for e in c.engines if e.url is None)
+
+
+def embedded_default() -> Path:
+    """The deployment that is started without a file."""
+    return Path(__file__).with_name("default.yaml")
