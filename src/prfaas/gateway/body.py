@@ -56,6 +56,14 @@ class RequestBody:
         n = self._value("n")
         return n if isinstance(n, int) and n > 1 else 1
 
+    @property
+    def max_tokens(self) -> int | None:
+        for name in ("max_completion_tokens", "max_tokens"):
+            value = self._value(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
     def needs_engine_alone(self) -> str | None:
         """Why this request must reach one engine untouched; None if token ids say it all."""
         for name in _FOR_ENGINE_ALONE:

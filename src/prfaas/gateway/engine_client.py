@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -46,6 +47,11 @@ class CannotRender(EngineError):
     """The server has no render endpoint (started without ``--enable-scale-out``)."""
 
 
+class _KvEventSource(msgspec.Struct, frozen=True):
+    endpoint: str
+    replay_endpoint: str | None = None
+
+
 class _PrefillAnswer(msgspec.Struct, frozen=True):
     kv_transfer_params: Any = None
 
@@ -68,13 +74,30 @@ class EngineClient:
         except CONNECTION_ERRORS as error:
             return describe(error)
 
-    async def get(self, path: str) -> EngineAnswer:
-        """A GET passed through. Raises EngineError if the engine cannot be reached."""
-        return await self._exchange("GET", path, None, _HEALTH_TIMEOUT, {})
+    async def pass_on(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> EngineAnswer:
+        """A short request as it is. Raises EngineError if the engine cannot be reached."""
+        return await self._exchange(method, path, body or None, _RENDER_TIMEOUT, headers or {})
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> EngineAnswer:
-        """A POST passed through. Raises EngineError if the engine cannot be reached."""
-        return await self._exchange("POST", path, body, _RENDER_TIMEOUT, headers)
+    async def kv_event_source(self) -> tuple[str, str | None]:
+        """Where the engine says it publishes KV events: (events, replay) endpoints.
+
+        Raises EngineError if it publishes none that can be followed.
+        """
+        answer = await self.pass_on("GET", "/kv_event_sources")
+        try:
+            sources = msgspec.json.decode(answer.body, type=dict[str, _KvEventSource])
+        except msgspec.DecodeError:
+            sources = {}
+        if answer.status != 200 or not sources:
+            raise EngineError(f"engine {self.name} publishes no KV events (--kv-events-config)")
+        if len(sources) > 1:
+            raise EngineError(f"engine {self.name} has {len(sources)} data-parallel ranks")
+        source = next(iter(sources.values()))
+        host = urlsplit(self.url).hostname or "127.0.0.1"
+        replay = source.replay_endpoint
+        return source.endpoint.replace("*", host), replay and replay.replace("*", host)
 
     async def render(
         self, body: RequestBody, headers: Mapping[str, str]
@@ -84,7 +107,7 @@ class EngineClient:
         Returns the prompts, or the engine's own answer where it refuses the request (4xx). Raises
         CannotRender, or EngineError for a failing engine.
         """
-        answer = await self.post(f"{body.endpoint}/render", body.raw, headers)
+        answer = await self.pass_on("POST", f"{body.endpoint}/render", body.raw, headers)
         if answer.status == 404 and b'"error"' not in answer.body:
             raise CannotRender(f"engine {self.name} does not render: needs --enable-scale-out")
         if 400 <= answer.status < 500:

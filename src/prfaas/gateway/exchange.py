@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.body import RequestBody
+from prfaas.gateway.engine_client import EngineAnswer, error_message
 from prfaas.gateway.openai_errors import ApiError
 from prfaas.gateway.trace import TraceRecord
+from prfaas.scheduler.commands import StartDecode, StartPrefill
+
+logger = logging.getLogger(__name__)
 
 
 class ClientGone(Exception):
@@ -32,14 +38,26 @@ class Prompt(msgspec.Struct, frozen=True):
 class Exchange:
     """The state of one request.
 
+    ``deadline_s``: seconds from arrival within which the first byte of the answer is due.
     ``key`` is the scheduler's name for it and the stem of its transfer ids; ``request_id`` is what
     the client and the engines' logs know. ``done`` gets the response that was sent, or an ApiError.
     """
 
-    def __init__(self, key: str, request_id: str, request: web.Request, body: RequestBody) -> None:
+    def __init__(
+        self,
+        key: str,
+        request_id: str,
+        request: web.Request,
+        body: RequestBody,
+        *,
+        deadline_s: float,
+    ) -> None:
         self.key = key
         self.request_id = request_id
         self.body = body
+        self.deadline_s = deadline_s
+        self.cached: Mapping[str, int] = {}
+        """Engine -> prompt tokens it holds, as the scheduler was told."""
         self.prompt = Prompt(None, 1, False)
         self.trace = TraceRecord(
             request_id=request_id, endpoint=body.endpoint, arrived_at=time.time()
@@ -61,9 +79,43 @@ class Exchange:
     def elapsed_s(self) -> float:
         return time.time() - self.trace.arrived_at
 
+    def time_left_s(self) -> float:
+        """Until the first token is due."""
+        return self.deadline_s - self.elapsed_s()
+
+    def note_attempt(
+        self, command: StartPrefill | StartDecode, decode_cluster: Iterable[str]
+    ) -> None:
+        """Remember where this attempt goes and since when; ``decode_cluster`` names the engines
+        of the decode engine's cluster."""
+        trace = self.trace
+        trace.cached_tokens = max(self.cached.get(name, 0) for name in decode_cluster)
+        trace.attempts = max(trace.attempts, command.attempt)
+        trace.route, trace.reason = command.route.value, self.prompt.why_alone or command.reason
+        if isinstance(command, StartPrefill):
+            trace.prefill_engine, trace.decode_engine = command.engine, command.decode_engine
+            trace.prefill_started_s = self.elapsed_s()
+            trace.prefilled_s = trace.transfer_first_byte_s = trace.transferred_s = None
+            trace.from_token, trace.to_token = command.from_token, command.to_token
+            return
+        trace.decode_engine, trace.decode_started_s = command.engine, self.elapsed_s()
+        if command.transfer_id is None:
+            trace.prefill_engine = None
+            trace.from_token = trace.to_token = trace.kv_bytes = 0
+            trace.kv_bytes_hidden = None
+
+    def note_transfer(self, status: TransferStatus) -> None:
+        """The transfer is complete."""
+        trace = self.trace
+        trace.transferred_s = self.elapsed_s()
+        trace.kv_bytes = status.bytes_total or 0
+        if status.first_byte_at is not None:
+            trace.transfer_first_byte_s = status.first_byte_at - trace.arrived_at
+
     def start(self, what: str, attempt: int, work: Coroutine[Any, Any, None]) -> None:
         """Run part of an attempt until it ends or `stop` is called for it."""
-        self._tasks[what, attempt] = asyncio.ensure_future(work)
+        task = self._tasks[what, attempt] = asyncio.ensure_future(work)
+        task.add_done_callback(self._ended)
 
     def stop(self, what: str, attempt: int) -> None:
         task = self._tasks.pop((what, attempt), None)
@@ -73,6 +125,11 @@ class Exchange:
     def stop_all(self) -> None:
         for what, attempt in list(self._tasks):
             self.stop(what, attempt)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            logger.error("request %s: internal error", self.request_id, exc_info=bug)
+            self.fail(ApiError(500, "internal error of the gateway", kind="internal_error"))
 
     # -- the client -----------------------------------------------------------------------------
 
@@ -104,6 +161,21 @@ class Exchange:
             raise ClientGone from error
         if not self.done.done():
             self.done.set_result(self.out)
+
+    def succeed(self) -> None:
+        """The answer is complete."""
+        self.trace.outcome = "ok"
+        self.trace.completed_s = self.elapsed_s()
+
+    def refuse(self, answer: EngineAnswer) -> None:
+        """Give the client an engine's own refusal of its request."""
+        self.trace.outcome, self.trace.status = "refused", answer.status
+        self.trace.error = error_message(answer.body)
+        headers = {"Content-Type": answer.content_type, "X-Request-Id": self.request_id}
+        if not self.done.done():
+            self.done.set_result(
+                web.Response(status=answer.status, body=answer.body, headers=headers)
+            )
 
     def fail(self, error: ApiError) -> None:
         """Tell the client of a failure: as an answer, or as the last event of an open stream."""

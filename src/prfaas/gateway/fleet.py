@@ -52,6 +52,8 @@ class Fleet:
         self._up: set[str] = set()
         self._wake = {name: asyncio.Event() for name in engines}
         self._agent_troubles: dict[str, str] = {}
+        self.layout_known = asyncio.Event()
+        """Set once `alignment_tokens` has an answer."""
         self.mismatches: dict[tuple[str, str], str] = {}
         """(prefill engine, decode engine) -> the difference between their layouts."""
 
@@ -132,6 +134,8 @@ class Fleet:
             if _pids(ranks, name) != _pids(before, name):
                 self._on_restart(name)
         self._compare()
+        if self.alignment_tokens() is not None:
+            self.layout_known.set()
         self._settle()
 
     def _compare(self) -> None:

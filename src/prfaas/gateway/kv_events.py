@@ -120,7 +120,7 @@ class KvEventFollower:
 
 
 class KvEventFeed:
-    """Runs a `KvEventFollower` on an engine's sockets; ``run`` never returns by itself.
+    """Runs a `KvEventFollower` on an engine's sockets, for as long as the engine is up.
 
     Args:
         engine: its name, for messages.
@@ -140,22 +140,19 @@ class KvEventFeed:
         self.state = FeedState.CONNECTING
         self._discover = discover
         self._context = context
-        self._resync = asyncio.Event()
-
-    def resync(self) -> None:
-        """The engine restarted: start over at once."""
-        self.follower.restart()
-        self._resync.set()
 
     async def run(self) -> None:
-        while True:
-            self._resync.clear()
-            try:
-                events, replay = await self._discover()
-                await self._follow(events, replay)
-            except (EngineError, zmq.ZMQError, TimeoutError) as error:
-                self._falls_silent(str(error) or "no answer at the replay endpoint")
-                await asyncio.sleep(1.0)
+        """Follow until cancelled; the index is empty before and after."""
+        try:
+            while True:
+                try:
+                    await self._follow(*await self._discover())
+                except (EngineError, zmq.ZMQError, TimeoutError) as error:
+                    self._falls_silent(str(error) or "no answer at the replay endpoint")
+                    await asyncio.sleep(1.0)
+        finally:
+            self.follower.restart()
+            self.state = FeedState.CONNECTING
 
     async def _follow(self, events: str, replay: str | None) -> None:
         self.follower.restart()
@@ -165,37 +162,26 @@ class KvEventFeed:
         subscriber.subscribe(b"")
         try:
             subscriber.connect(events)
-            await self._replay(replay)
-            while not self._resync.is_set():
-                frames = await self._next(subscriber)
-                if frames is None:
-                    await self._replay(replay)
-                elif not self.follower.take(int.from_bytes(frames[-2], "big"), frames[-1]):
-                    await self._fill_gap(replay, frames)
+            while True:
+                await self._replay(replay)
+                while (frames := await self._next(subscriber)) is not None:
+                    number, payload = int.from_bytes(frames[-2], "big"), frames[-1]
+                    if not self.follower.take(number, payload):
+                        await self._fill_gap(replay, number, payload)
         finally:
             subscriber.close()
 
     async def _next(self, subscriber: zmq.asyncio.Socket) -> list[bytes] | None:
-        """The next live batch; None when it is time to probe or to start over."""
-        receive = asyncio.ensure_future(subscriber.recv_multipart())
-        resync = asyncio.ensure_future(self._resync.wait())
-        try:
-            await asyncio.wait(
-                {receive, resync}, timeout=_PROBE_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            return receive.result() if receive.done() else None
-        finally:
-            receive.cancel()
-            resync.cancel()
+        """The next live batch; None when it is time to probe."""
+        if await subscriber.poll(_PROBE_S * 1000):
+            return await subscriber.recv_multipart()
+        return None
 
-    async def _fill_gap(self, replay: str | None, frames: list[bytes]) -> None:
-        number, payload = int.from_bytes(frames[-2], "big"), frames[-1]
+    async def _fill_gap(self, replay: str | None, number: int, payload: bytes) -> None:
         logger.info("engine %s: KV events skipped to batch %d", self.engine, number)
-        if replay is None:
-            self.follower.restart()
-            self.follower.take_replayed(number, payload)
-        else:
+        if replay is not None:
             await self._replay(replay)
+        self.follower.take_replayed(number, payload)
 
     async def _replay(self, replay: str | None) -> None:
         """Ask for everything from the next number on and apply it. Raises TimeoutError."""

@@ -1,0 +1,246 @@
+"""Drives the scheduler in real time: events in, commands carried out, one by one, in order.
+
+The scheduler decides everything; this module only knows how each command is done and which event
+tells its outcome. Commands start tasks and return at once, so `handle` never waits and is never
+entered from within itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+
+from prfaas.core.errors import EngineError, LinkError
+from prfaas.core.handoff import ImportParams
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.answers import AnswerBroke, AnswerRefused, relay
+from prfaas.gateway.endpoints import Endpoints
+from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.exchange import ClientGone, Exchange
+from prfaas.gateway.handoffs import export_params, note_hidden_bytes, watch_transfer
+from prfaas.gateway.openai_errors import failed_request
+from prfaas.scheduler.commands import (
+    AnyCommand,
+    CancelDecode,
+    CancelPrefill,
+    CancelTransfer,
+    ChangeRole,
+    FailRequest,
+    SetTimer,
+    StartDecode,
+    StartPrefill,
+)
+from prfaas.scheduler.events import (
+    AnyEvent,
+    DecodeFailed,
+    FirstToken,
+    PrefillCompleted,
+    PrefillFailed,
+    RequestArrived,
+    RequestCancelled,
+    RequestCompleted,
+    TimerFired,
+    TransferCompleted,
+    TransferFailed,
+    TransferProgressed,
+)
+from prfaas.scheduler.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Driver:
+    """Carries out one scheduler's commands.
+
+    Args:
+        ranks: tensor-parallel ranks of an engine, by name.
+        suspect: called with an engine's name when a request could not reach it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        endpoints: Endpoints,
+        engines: Mapping[str, EngineClient],
+        agents: Mapping[str, AgentClient],
+        *,
+        ranks: Callable[[str], int],
+        suspect: Callable[[str], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._endpoints = endpoints
+        self._engines = engines
+        self._agents = agents
+        self._ranks = ranks
+        self._suspect = suspect
+        self._exchanges: dict[str, Exchange] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def new_key() -> str:
+        """A fresh name for a request, fit to be the stem of transfer ids."""
+        return uuid.uuid4().hex
+
+    def handle(self, event: AnyEvent) -> None:
+        """Tell the scheduler and do what it says."""
+        for command in self._scheduler.handle(event, now=time.monotonic()):
+            self._execute(command)
+
+    async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
+        """See one request through; returns or is cancelled (client gone) when it is over."""
+        self._exchanges[exchange.key] = exchange
+        try:
+            self.handle(arrival)
+            await asyncio.wait([exchange.done])
+        finally:
+            self.handle(RequestCancelled(exchange.key))  # Ignored where it has ended by itself.
+            del self._exchanges[exchange.key]
+            exchange.stop_all()
+            for transfer_id in list(exchange.transfers):
+                self._drop(exchange, transfer_id)
+
+    async def close(self) -> None:
+        """Stop the alarm and wait for drops under way."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    # -- commands -------------------------------------------------------------------------------
+
+    def _execute(self, command: AnyCommand) -> None:
+        if isinstance(command, SetTimer):
+            self._set_alarm(command.at)
+            return
+        if isinstance(command, ChangeRole):
+            logger.info("%s now works as %s: %s", command.engine, command.role, command.reason)
+            return
+        exchange = self._exchanges.get(command.request_id)
+        if exchange is None:
+            return
+        if isinstance(command, StartPrefill):
+            self._start_prefill(exchange, command)
+        elif isinstance(command, StartDecode):
+            self._start_decode(exchange, command)
+        elif isinstance(command, CancelPrefill):
+            exchange.stop("prefill", command.attempt)
+        elif isinstance(command, CancelTransfer):
+            exchange.stop("transfer", command.attempt)
+            self._drop(exchange, command.transfer_id)
+        elif isinstance(command, CancelDecode):
+            exchange.stop("decode", command.attempt)
+        elif isinstance(command, FailRequest):
+            exchange.fail(failed_request(command.kind, command.message))
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        delay = max(0.0, at - time.monotonic())
+        self._alarm = loop.call_later(delay, self.handle, TimerFired())
+
+    def _start_prefill(self, exchange: Exchange, command: StartPrefill) -> None:
+        exchange.note_attempt(command, self._neighbours(command.decode_engine))
+        exchange.transfers[command.transfer_id] = (command.engine, command.decode_engine)
+        exchange.start("prefill", command.attempt, self._prefill(exchange, command))
+        exchange.start("transfer", command.attempt, self._transfer(exchange, command))
+
+    def _start_decode(self, exchange: Exchange, command: StartDecode) -> None:
+        exchange.note_attempt(command, self._neighbours(command.engine))
+        exchange.start("decode", command.attempt, self._decode(exchange, command))
+
+    async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
+        key, attempt = command.request_id, command.attempt
+        destination = self._endpoints.cluster_of(command.decode_engine).agent
+        assert exchange.prompt.token_ids is not None
+        params = export_params(command, destination, exchange.time_left_s())
+        body = exchange.body.for_prefill(exchange.prompt.token_ids, params)
+        try:
+            await self._engines[command.engine].prefill(body, exchange.engine_headers)
+        except EngineError as error:
+            self._suspect(command.engine)
+            self.handle(PrefillFailed(key, attempt, str(error)))
+            return
+        exchange.trace.prefilled_s = exchange.elapsed_s()
+        self.handle(PrefillCompleted(key, attempt))
+
+    async def _transfer(self, exchange: Exchange, command: StartPrefill) -> None:
+        key, attempt = command.request_id, command.attempt
+        receiver = self._agent_of(command.decode_engine)
+        try:
+            status = await watch_transfer(
+                receiver,
+                command.transfer_id,
+                ranks=self._ranks(command.engine),
+                on_progress=lambda: self.handle(TransferProgressed(key, attempt)),
+            )
+        except LinkError as error:
+            self.handle(TransferFailed(key, attempt, str(error)))
+            return
+        exchange.note_transfer(status)
+        self.handle(TransferCompleted(key, attempt))
+        sender = self._agent_of(command.engine)
+        await note_hidden_bytes(exchange.trace, sender, command.transfer_id)
+
+    async def _decode(self, exchange: Exchange, command: StartDecode) -> None:
+        key, attempt = command.request_id, command.attempt
+        params = None
+        if command.transfer_id is not None:
+            params = ImportParams(
+                transfer_id=command.transfer_id,
+                from_token=command.from_token,
+                to_token=command.to_token,
+            )
+        body = exchange.body.for_decode(exchange.prompt.token_ids, params)
+        try:
+            await relay(
+                self._engines[command.engine],
+                exchange,
+                body,
+                on_first_token=lambda: self._first_token(exchange, attempt),
+            )
+        except AnswerBroke as error:
+            self._suspect(command.engine)
+            self.handle(DecodeFailed(key, attempt, str(error)))
+        except ClientGone:
+            self.handle(RequestCancelled(key))
+            exchange.done.cancel()
+        except AnswerRefused as refusal:
+            self.handle(RequestCompleted(key, attempt))
+            exchange.refuse(refusal.answer)
+        else:
+            self.handle(RequestCompleted(key, attempt))
+
+    def _first_token(self, exchange: Exchange, attempt: int) -> None:
+        exchange.trace.first_token_s = exchange.elapsed_s()
+        self.handle(FirstToken(exchange.key, attempt))
+        if exchange.body.choices == 1:
+            for transfer_id in list(exchange.transfers):
+                self._drop(exchange, transfer_id)
+
+    # -- transfers ------------------------------------------------------------------------------
+
+    def _neighbours(self, engine: str) -> list[str]:
+        return [e.name for e in self._endpoints.cluster_of(engine).engines]
+
+    def _agent_of(self, engine: str) -> AgentClient:
+        return self._agents[self._endpoints.cluster_of(engine).name]
+
+    def _drop(self, exchange: Exchange, transfer_id: str) -> None:
+        """Have both agents forget a transfer, in the background."""
+        ends = exchange.transfers.pop(transfer_id, None)
+        for agent in {self._agent_of(engine) for engine in ends or ()}:
+            task = asyncio.ensure_future(_drop(agent, transfer_id))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+
+async def _drop(agent: AgentClient, transfer_id: str) -> None:
+    try:
+        await agent.drop(transfer_id)
+    except LinkError as error:
+        # Its own deadline ends the transfer there.
+        logger.debug("transfer %s not dropped: %s", transfer_id, error)

@@ -1,0 +1,283 @@
+"""The gateway put together: clients, watchers, index, scheduler, and one request's way through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import zmq.asyncio
+from aiohttp import web
+
+from prfaas.cache.prefix_index import EngineIndex, PromptKeys
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import EngineError
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.driver import Driver
+from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.engine_client import EngineAnswer, EngineClient
+from prfaas.gateway.exchange import Exchange, Prompt
+from prfaas.gateway.fleet import Fleet
+from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.links import LinkWatch
+from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.openai_errors import ApiError, unavailable
+from prfaas.gateway.prompts import Renderer, usable_prefix
+from prfaas.gateway.trace import TraceLog
+from prfaas.policies.registry import make_policy
+from prfaas.scheduler.events import EngineDown, EngineUp, RequestArrived
+from prfaas.scheduler.scheduler import Scheduler
+from prfaas.scheduler.topology import topology_of
+
+logger = logging.getLogger(__name__)
+
+_S_PER_OUTPUT_TOKEN = 1.0
+"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
+grows by this for every token it may have."""
+
+
+class Gateway:
+    """Owns every background task; `start` and `close` bracket its life on one event loop."""
+
+    def __init__(
+        self, deployment: Deployment, endpoints: Endpoints, *, trace_file: Path | None = None
+    ) -> None:
+        self.deployment = deployment
+        self.metrics = GatewayMetrics()
+        self._endpoints = endpoints
+        self._trace = TraceLog(trace_file)
+        self._deadline_s = deployment.gateway.request_deadline_s
+        self._driver: Driver | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._feed_tasks: dict[str, asyncio.Task[None]] = {}
+        self._inflight = 0
+        self._block_tokens = 0
+        self._adapters: set[str] = set()
+
+    async def start(self) -> None:
+        """Begin to watch engines and agents."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
+        )
+        self._zmq = zmq.asyncio.Context()
+        engines, endpoints = self._endpoints.engines, self._endpoints
+        self.engines = {n: EngineClient(n, e.url, self._session) for n, e in engines.items()}
+        self._agents = {
+            c.name: AgentClient(c.agent, c.agent_url, self._session) for c in endpoints.clusters
+        }
+        self._feeds = {name: self._feed(engine) for name, engine in engines.items()}
+        self.fleet = Fleet(
+            endpoints,
+            self.engines,
+            self._agents,
+            on_up=self._engine_up,
+            on_down=self._engine_down,
+            on_restart=self._engine_restarted,
+        )
+        self._renderer = Renderer(
+            engines, self.engines, up=lambda: self.fleet.up, suspect=self.fleet.suspect
+        )
+        for name in engines:
+            self._run(self.fleet.watch_engine(name))
+        for cluster in endpoints.clusters:
+            self._run(self.fleet.watch_agent(cluster.name))
+        self._run(self._schedule_once_layout_is_known())
+
+    async def close(self) -> None:
+        """Stop everything; requests under way must have ended."""
+        tasks = [*self._tasks, *self._feed_tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._driver is not None:
+            await self._driver.close()
+        await self._session.close()
+        self._zmq.destroy(linger=0)
+        self._trace.close()
+
+    def troubles(self) -> list[str]:
+        """Why `/ready` does not say yes; empty if it does."""
+        found = self.fleet.troubles()
+        return found if found or self._driver is not None else ["starting"]
+
+    def engines_up(self) -> list[EngineClient]:
+        """Engines to ask what any of them can answer; decode engines first, they are near."""
+        up = [e for e in self._endpoints.engines.values() if e.name in self.fleet.up]
+        return [self.engines[e.name] for e in sorted(up, key=lambda e: e.role)]
+
+    def update_metrics(self) -> None:
+        """Bring gauges up to date, before metrics are read."""
+        for feed in self._feeds.values():
+            self.metrics.observe_feed(feed)
+        for name in self.engines:
+            self.metrics.engine_up.labels(name).set(name in self.fleet.up)
+        self.metrics.layout_mismatches.set(len(self.fleet.mismatches))
+        self.metrics.ready.set(not self.troubles())
+
+    # -- one request ----------------------------------------------------------------------------
+
+    async def complete(
+        self, request: web.Request, body: RequestBody, request_id: str
+    ) -> web.StreamResponse:
+        """Answer one completion or chat request. Raises ApiError."""
+        if self._inflight >= self.deployment.gateway.max_inflight_requests:
+            raise ApiError(
+                429, "too many requests in flight", kind="rate_limit_error", retry_after_s=1
+            )
+        key = Driver.new_key()
+        exchange = Exchange(key, request_id, request, body, deadline_s=self._deadline_s)
+        self._inflight += 1
+        self.metrics.inflight.set(self._inflight)
+        try:
+            await self._see_through(exchange)
+            return exchange.done.result()
+        finally:
+            self._inflight -= 1
+            self.metrics.inflight.set(self._inflight)
+            self.metrics.observe_request(exchange.trace)
+            self._trace.write(exchange.trace)
+
+    async def _see_through(self, exchange: Exchange) -> None:
+        driver = self._driver
+        if driver is None:
+            exchange.fail(unavailable("; ".join(self.troubles())))
+            return
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
+        except ApiError as error:
+            exchange.fail(error)
+            return
+        except TimeoutError:
+            exchange.fail(ApiError(504, "deadline passed while tokenising", kind="timeout_error"))
+            return
+        if isinstance(prompt, EngineAnswer):
+            exchange.refuse(prompt)
+            return
+        exchange.trace.rendered_s = exchange.elapsed_s()
+        await driver.answer(exchange, self._arrival(exchange, prompt))
+
+    def _arrival(self, exchange: Exchange, prompt: Prompt) -> RequestArrived:
+        """The request as the scheduler sees it. One that must reach an engine untouched counts as
+        one token long: there is nothing to hand over."""
+        exchange.prompt = prompt
+        trace = exchange.trace
+        trace.stream, trace.max_output_tokens = prompt.stream, prompt.max_output_tokens
+        if not prompt.stream:
+            choices = exchange.body.choices
+            exchange.deadline_s += prompt.max_output_tokens * choices * _S_PER_OUTPUT_TOKEN
+        cached: dict[str, int] = {}
+        if prompt.token_ids is not None:
+            cached = self._cached(exchange.body, prompt.token_ids)
+            trace.total_tokens = len(prompt.token_ids)
+            exchange.cached = cached
+        return RequestArrived(
+            exchange.key,
+            total_tokens=len(prompt.token_ids or "1"),
+            max_output_tokens=prompt.max_output_tokens,
+            cached=cached,
+            deadline=time.monotonic() + exchange.time_left_s(),
+        )
+
+    def _cached(self, body: RequestBody, token_ids: list[int]) -> dict[str, int]:
+        keys = PromptKeys(token_ids, salt=body.cache_salt, adapter=self._adapter(body))
+        found: dict[str, int] = {}
+        for name, feed in self._feeds.items():
+            tokens = usable_prefix(
+                self._endpoints.engines[name],
+                feed.follower.index.match(keys),
+                prompt_tokens=len(token_ids),
+                block_tokens=self._block_tokens,
+            )
+            if tokens > 0:
+                found[name] = tokens
+        return found
+
+    def _adapter(self, body: RequestBody) -> str | None:
+        model = body.model
+        return model if model in self._adapters else None
+
+    # -- what the watchers tell -----------------------------------------------------------------
+
+    async def _schedule_once_layout_is_known(self) -> None:
+        """The scheduler needs the hand-off block size, which an engine registers with its agent."""
+        await self.fleet.layout_known.wait()
+        block_tokens = self.fleet.alignment_tokens()
+        assert block_tokens is not None
+        self._block_tokens = block_tokens
+        config = self.deployment.scheduler
+        topology = topology_of(self.deployment, alignment_tokens=block_tokens, up=False)
+        driver = Driver(
+            Scheduler(topology, make_policy(config), config),
+            self._endpoints,
+            self.engines,
+            self._agents,
+            ranks=self.fleet.ranks,
+            suspect=self.fleet.suspect,
+        )
+        for name in self.fleet.up:
+            driver.handle(EngineUp(name))
+        self._driver = driver
+        for cluster in self._endpoints.clusters:
+            watch = LinkWatch(
+                cluster, self._endpoints, self._agents[cluster.name], on_change=driver.handle
+            )
+            self._run(watch.run())
+
+    def _engine_up(self, name: str) -> None:
+        self._feed_tasks[name] = asyncio.ensure_future(self._feeds[name].run())
+        self._run(self._learn_adapters(name))
+        if self._driver is not None:
+            self._driver.handle(EngineUp(name))
+
+    def _engine_down(self, name: str, why: str) -> None:
+        self._feed_tasks.pop(name).cancel()
+        if self._driver is not None:
+            self._driver.handle(EngineDown(name, why))
+
+    def _engine_restarted(self, name: str) -> None:
+        if name in self.fleet.up:
+            self._engine_down(name, "it was restarted")
+            self._engine_up(name)
+
+    async def _learn_adapters(self, name: str) -> None:
+        """LoRA adapters are served as models with a parent; their KV cache is their own."""
+        with contextlib.suppress(EngineError, msgspec.DecodeError):
+            answer = await self.engines[name].pass_on("GET", "/v1/models")
+            models = msgspec.json.decode(answer.body, type=_Models).data
+            self._adapters |= {model.id for model in models if model.parent is not None}
+
+    def _feed(self, engine: EngineEndpoint) -> KvEventFeed:
+        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
+
+    async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
+        if engine.kv_events is not None:
+            return engine.kv_events, engine.kv_events_replay
+        return await self.engines[engine.name].kv_event_source()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            logger.critical("a background task of the gateway failed", exc_info=bug)
+
+
+class _Model(msgspec.Struct, frozen=True):
+    id: str
+    parent: str | None = None
+
+
+class _Models(msgspec.Struct, frozen=True):
+    data: list[_Model]

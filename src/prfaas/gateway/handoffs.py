@@ -1,0 +1,57 @@
+"""Following one KV transfer from outside: what the prefill engine is told, what the agents say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from prfaas.core.errors import LinkError
+from prfaas.core.handoff import ExportParams
+from prfaas.gateway.agent_client import AgentClient, TransferStatus
+from prfaas.gateway.trace import TraceRecord
+from prfaas.scheduler.commands import StartPrefill
+
+_POLL_S = 2.0
+_SENDER_PAUSE_S = 0.02
+_SENDER_TRIES = 25
+"""The last acknowledgement reaches the sender half a round trip after the receiver is complete."""
+
+
+def export_params(command: StartPrefill, destination: str, time_left_s: float) -> ExportParams:
+    """What the prefill engine's connector must know."""
+    return ExportParams(
+        transfer_id=command.transfer_id,
+        destination=destination,
+        from_token=command.from_token,
+        to_token=command.to_token,
+        deadline_s=min(max(time_left_s, 1.0), 86400.0),
+    )
+
+
+async def watch_transfer(
+    receiver: AgentClient, transfer_id: str, *, ranks: int, on_progress: Callable[[], None]
+) -> TransferStatus:
+    """Wait until the receiving agent holds every byte. Raises LinkError if it never will."""
+    stored = 0
+    while True:
+        status = await receiver.transfer(transfer_id, wait_s=_POLL_S, ranks=ranks)
+        if status.state == "complete":
+            return status
+        if status.state == "failed":
+            raise LinkError(f"transfer failed: {status.reason or 'no reason given'}")
+        if (status.bytes_stored or 0) > stored:
+            stored = status.bytes_stored or 0
+            on_progress()
+
+
+async def note_hidden_bytes(trace: TraceRecord, sender: AgentClient, transfer_id: str) -> None:
+    """Ask the sending agent how much had been stored when prefill ended; no answer, no figure."""
+    for _ in range(_SENDER_TRIES):
+        try:
+            status = await sender.transfer(transfer_id, wait_s=0.0, ranks=1)
+        except LinkError:
+            return
+        if status.sent is not None and status.sent.bytes_acknowledged_at_export_end is not None:
+            trace.kv_bytes_hidden = status.sent.bytes_acknowledged_at_export_end
+            return
+        await asyncio.sleep(_SENDER_PAUSE_S)

@@ -1,0 +1,150 @@
+"""The HTTP front: routes, keys, limits, error bodies, request ids."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from prfaas.core.errors import EngineError, PrfaasError
+from prfaas.core.units import parse_bytes
+from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.openai_errors import ApiError, unavailable
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID = "request_id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
+_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+
+
+def make_app(gateway: Gateway) -> web.Application:
+    """The application; serve it with ``handler_cancellation=True`` or disconnects go unseen."""
+    config = gateway.deployment.gateway
+    front = _Front(gateway, config.api_keys)
+    app = web.Application(
+        client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
+    )
+    app.router.add_post("/v1/completions", front.completions)
+    app.router.add_post("/v1/chat/completions", front.chat_completions)
+    app.router.add_get("/v1/models", front.pass_on)
+    app.router.add_post("/tokenize", front.pass_on)
+    app.router.add_post("/detokenize", front.pass_on)
+    app.router.add_get("/health", front.health)
+    app.router.add_get("/ready", front.ready)
+    app.router.add_get("/metrics", front.metrics)
+    return app
+
+
+class _Front:
+    def __init__(self, gateway: Gateway, api_keys: tuple[str, ...]) -> None:
+        self._gateway = gateway
+        self._key_digests = [_digest(key) for key in api_keys]
+
+    @web.middleware
+    async def answer_openai_style(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        """Give every request an id, check its key, turn every failure into an OpenAI error."""
+        given = request.headers.get("X-Request-Id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request[REQUEST_ID] = request_id
+        try:
+            self._check_key(request)
+            response = await handler(request)
+        except ApiError as error:
+            response = _error(error)
+        except web.HTTPException as error:
+            response = _error(_http_error(error, request))
+        except PrfaasError as error:
+            response = _error(unavailable(str(error)))
+        except Exception:
+            logger.exception("request %s: internal error", request_id)
+            response = _error(ApiError(500, "internal error of the gateway", kind="internal_error"))
+        if not response.prepared:
+            response.headers.setdefault("X-Request-Id", request_id)
+        return response
+
+    def _check_key(self, request: web.Request) -> None:
+        if not self._key_digests or request.path in _OPEN_PATHS:
+            return
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        given = _digest(key.strip())
+        # Every key is compared, whichever matches: the time tells nothing.
+        matches = [hmac.compare_digest(given, known) for known in self._key_digests]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise ApiError(
+                401,
+                "no valid API key: send 'Authorization: Bearer KEY' with a key of this deployment",
+                kind="authentication_error",
+            )
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._complete(request, "/v1/completions")
+
+    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._complete(request, "/v1/chat/completions")
+
+    async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        body = RequestBody(endpoint, await request.read())
+        return await self._gateway.complete(request, body, request[REQUEST_ID])
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """An endpoint that any engine answers the same."""
+        body = await request.read()
+        headers = {"X-Request-Id": request[REQUEST_ID]}
+        for engine in self._gateway.engines_up():
+            try:
+                answer = await engine.pass_on(request.method, request.path, body, headers)
+            except EngineError:
+                continue
+            kind = {"Content-Type": answer.content_type}
+            return web.Response(status=answer.status, body=answer.body, headers=kind)
+        raise unavailable("no engine is up")
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """The process lives."""
+        return web.Response()
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Whether requests should be sent here, else why not."""
+        troubles = self._gateway.troubles()
+        status = 503 if troubles else 200
+        return web.json_response({"ready": not troubles, "troubles": troubles}, status=status)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        self._gateway.update_metrics()
+        body = generate_latest(self._gateway.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _error(error: ApiError) -> web.Response:
+    return web.Response(
+        status=error.status,
+        body=error.body,
+        headers={"Content-Type": "application/json", **error.headers},
+    )
+
+
+def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return ApiError(413, f"the body is larger than {request.client_max_size} bytes")
+    if error.status == 404:
+        return ApiError(404, f"there is no {request.path} here", kind="not_found_error")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return ApiError(405, f"{request.path} takes {allowed}, not {request.method}")
+    return ApiError(error.status, error.reason or "bad request")
