@@ -226,21 +226,16 @@ class SendingDesk:
             case _:
                 raise PeerError(f"a receiver does not send {header.kind.name}")
 
-    def tick(self, *, now: float) -> float | None:
-        """Deadlines and offers that are due; when to tick next (None: when a transfer opens)."""
-        due: list[float] = []
+    def tick(self, *, now: float, trouble: str = "") -> None:
+        """Deadlines and offers that are due. ``trouble``: what is wrong with the line, for the
+        reason of transfers that do not make it."""
         for transfer in list(self._transfers.values()):
             if now >= transfer.deadline_at:
-                self.cancel(transfer, "deadline passed before all bytes were acknowledged")
-                continue
-            due.append(transfer.deadline_at)
-            if transfer.state is Outgoing.WAITING:
-                if now >= transfer.reoffer_at:
-                    transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.REOFFERED)
-                    self._notes.append(_Note(Kind.OFFER, transfer))
-                else:
-                    due.append(transfer.reoffer_at)
-        return min(due, default=None)
+                why = "deadline passed before all bytes were acknowledged"
+                self.cancel(transfer, f"{why}; {trouble}" if trouble else why)
+            elif transfer.state is Outgoing.WAITING and now >= transfer.reoffer_at:
+                transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.REOFFERED)
+                self._notes.append(_Note(Kind.OFFER, transfer))
 
     def fail_all(self, why: str) -> None:
         """Every transfer fails without a word to the receiver (it has forgotten them, or we are

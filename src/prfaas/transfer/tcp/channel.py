@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -68,17 +69,13 @@ def tune(sock: socket.socket, *, dscp: int, congestion_control: str | None, dead
 
 _SO_MAX_PACING_RATE = 47
 _TCP_NOTSENT_LOWAT = 25
-_UNPACED = 2**32 - 1
+_UNPACED = 2**64 - 1
 
 
 def pace(sock: socket.socket, rate_bytes_per_s: float | None) -> None:
     """Let the kernel spread the packets of this connection (None: no limit)."""
     rate = _UNPACED if rate_bytes_per_s is None else int(rate_bytes_per_s)
-    # Eight bytes for rates of 4 GB/s and more.
-    value = rate.to_bytes(8, "little") if rate > _UNPACED else min(rate, _UNPACED)
-    if rate == _UNPACED:
-        value = (2**64 - 1).to_bytes(8, "little")
-    _try(sock, socket.SOL_SOCKET, _SO_MAX_PACING_RATE, value)
+    _try(sock, socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate.to_bytes(8, sys.byteorder))
 
 
 def limit_unsent(sock: socket.socket, count: int) -> None:

@@ -42,7 +42,7 @@ class _Visitor:
     def __init__(self, sock: socket.socket, address: str, now: float) -> None:
         self.socket, self.address, self.since = sock, address, now
         self.channel: Channel | None = None
-        self.shaken = False
+        self.shaken = self.leaving = False
         self.reader = FrameReader(max_chunk_bytes=1)
 
 
@@ -55,7 +55,8 @@ class _Unwelcome(PeerError):
 
 
 class Door(threading.Thread):
-    """Accepts, authenticates and hands over with ``admit``; ``turned_away`` counts by cause."""
+    """Accepts, authenticates and hands over with ``admit``. ``address`` is where it listens,
+    ``turned_away`` counts by cause."""
 
     def __init__(
         self, config: TcpLinkConfig, incarnation: int, admit: Callable[[Channel, Hello], None]
@@ -71,13 +72,9 @@ class Door(threading.Thread):
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
         self._visitors: OrderedDict[int, _Visitor] = OrderedDict()
-        self._stopping = False
-
-    @property
-    def address(self) -> str:
-        """``host:port`` it listens on."""
         host, port = self._listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._stopping = False
 
     @property
     def waiting(self) -> int:
@@ -114,11 +111,12 @@ class Door(threading.Thread):
         sock.setblocking(False)
         if len(self._visitors) >= self._config.max_pending_connections:
             self._evict_oldest("overflow")
-        visitor = _Visitor(sock, f"{address[0]}:{address[1]}", time.monotonic())
-        self._visitors[sock.fileno()] = visitor
-        self._selector.register(sock, selectors.EVENT_READ)
+        self._remember(_Visitor(sock, f"{address[0]}:{address[1]}", time.monotonic()))
 
     def _attend(self, visitor: _Visitor) -> None:
+        if visitor.leaving:
+            self._see_off(visitor)
+            return
         try:
             hello = self._listen_to(visitor)
             if hello is not None:
@@ -207,8 +205,24 @@ class Door(threading.Thread):
             kind = "protocol" if isinstance(error, (PeerError, LinkError)) else "closed"
         self.turned_away[kind] += 1
         log.warning("turned away %s (%s): %s", visitor.address, kind, error)
-        self._forget(visitor)
-        visitor.socket.close()
+        visitor.leaving = True
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(visitor.socket, socket.SHUT_WR)
+        if visitor.socket.fileno() not in self._visitors:
+            self._remember(visitor)
+
+    def _see_off(self, visitor: _Visitor) -> None:
+        """Closing with unread bytes would destroy our last words (a TLS alert, a REJECT) on
+        their way: wait until the other side has closed."""
+        try:
+            gone = not socket.socket.recv(visitor.socket, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone:
+            self._forget(visitor)
+            visitor.socket.close()
 
     def _expire(self, now: float) -> None:
         while self._visitors:
@@ -220,9 +234,14 @@ class Door(threading.Thread):
     def _evict_oldest(self, kind: str) -> None:
         if self._visitors:
             visitor = next(iter(self._visitors.values()))
-            self.turned_away[kind] += 1
+            if not visitor.leaving:
+                self.turned_away[kind] += 1
             self._forget(visitor)
             visitor.socket.close()
+
+    def _remember(self, visitor: _Visitor) -> None:
+        self._visitors[visitor.socket.fileno()] = visitor
+        self._selector.register(visitor.socket, selectors.EVENT_READ)
 
     def _forget(self, visitor: _Visitor) -> None:
         if self._visitors.pop(visitor.socket.fileno(), None) is not None:

@@ -20,8 +20,9 @@ from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig, TlsFiles, chec
 from prfaas.transfer.tcp.door import Door
 from prfaas.transfer.tcp.peer import PeerLink
 from prfaas.transfer.tcp.receiving import Receivers
+from prfaas.transfer.tcp.telemetry import LinkCounters
 
-_TICK_S = 0.02
+_TICK_S, _SAMPLE_S = 0.02, 0.1
 
 
 class TcpLink:
@@ -84,6 +85,23 @@ class TcpLink:
     def states(self) -> Sequence[LinkState]:
         return [peer.state() for peer in list(self._peers.values())]
 
+    def counters(self) -> LinkCounters:
+        """Everything metrics need; see `telemetry`."""
+        receivers, received = self._receivers, self._receivers.desk.counters
+        return LinkCounters(
+            peers={name: peer.telemetry() for name, peer in list(self._peers.items())},
+            incoming_connections=receivers.connections,
+            pending_connections=self._door.waiting,
+            turned_away=dict(self._door.turned_away),
+            connections_lost_to_errors=receivers.lost_to_errors,
+            bytes_stored=received.bytes_stored,
+            bytes_duplicate=received.bytes_duplicate,
+            chunks_corrupt=received.chunks_corrupt,
+            transfers_completed=received.transfers_completed,
+            transfers_failed=received.transfers_failed,
+            transfers_refused=received.transfers_refused,
+        )
+
     def close(self) -> None:
         self._closing.set()
         self._ticker.join()
@@ -94,8 +112,14 @@ class TcpLink:
         self._receivers.close()
 
     def _tick(self) -> None:
+        sample_at = time.monotonic()
         while not self._closing.wait(_TICK_S):
             now = time.monotonic()
             self._receivers.tick(now)
+            sampling = now >= sample_at
+            if sampling:
+                sample_at = max(sample_at + _SAMPLE_S, now)
             for peer in list(self._peers.values()):
                 peer.tick(now)
+                if sampling:
+                    peer.sample(now)

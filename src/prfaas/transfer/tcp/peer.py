@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import secrets
@@ -18,12 +19,12 @@ from prfaas.transfer.protocol.outbound import OutboundConnection
 from prfaas.transfer.protocol.sender import OutgoingTransfer, SendingDesk
 from prfaas.transfer.tcp.channel import Channel
 from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.transfer.tcp.line import Line
 from prfaas.transfer.tcp.pump import EventPump
 from prfaas.transfer.tcp.sending import SenderThread
+from prfaas.transfer.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
 
 log = logging.getLogger(__name__)
-
-DEFAULT_CONNECTIONS = 4
 
 
 class PeerLink:
@@ -51,7 +52,7 @@ class PeerLink:
         self._incarnation: int | None = None
         self._live: dict[int, SenderThread] = {}
         self._closed = False
-        self._target = peer.connections or DEFAULT_CONNECTIONS
+        self.line = Line(name, peer, config)
         self._threads: list[SenderThread] = []
         with self.lock:
             self._staff()
@@ -66,7 +67,7 @@ class PeerLink:
             moved = peer.address != self._peer.address
             self._peer = peer
             self.desk.pacer.rate_bytes_per_s = peer.rate_bytes_per_s
-            self._target = peer.connections or DEFAULT_CONNECTIONS
+            self.line.peer = peer
             self._staff()
             live = list(self._live.values())
             self._news.notify_all()
@@ -97,7 +98,7 @@ class PeerLink:
 
     def tick(self, now: float) -> None:
         with self.lock:
-            self.desk.tick(now=now)
+            self.desk.tick(now=now, trouble=self.last_error)
         self.rouse(1)
         self.pump.drain()
 
@@ -136,7 +137,7 @@ class PeerLink:
     def retires(self, slot: int, *, idle_s: float) -> bool:
         """Should an idle connection be closed?"""
         with self.lock:
-            return slot >= self._target or (slot > 0 and idle_s >= self.config.idle_s)
+            return slot >= self.line.connections or (slot > 0 and idle_s >= self.config.idle_s)
 
     def pause(self, seconds: float | None) -> None:
         """Wait for news (a transfer, a new configuration, the end), or for the time."""
@@ -145,14 +146,17 @@ class PeerLink:
                 self._news.wait(seconds)
 
     def chunk_bytes(self, accepted_bytes: int) -> int:
-        return min(256 * 1024, self.config.max_chunk_bytes, accepted_bytes)
+        return min(self.line.chunk_bytes, accepted_bytes)
 
     def connected(
         self, thread: SenderThread, channel: Channel, machine: OutboundConnection
     ) -> None:
+        self.line.introduce(channel)
         with self.lock:
             thread.channel, thread.machine = channel, machine
             self._live[thread.slot] = thread
+            self._staff()
+            self._news.notify_all()
 
     def disconnected(self, thread: SenderThread, *, graceful: bool) -> None:
         with self.lock:
@@ -173,32 +177,58 @@ class PeerLink:
         self.last_error = str(error)
 
     def _wants(self, slot: int) -> bool:
-        return slot == 0 or (slot < self._target and self.desk.busy)
+        return slot == 0 or (slot < self.line.connections and self.desk.busy)
 
     def _staff(self) -> None:
-        while len(self._threads) < self._target:
+        while len(self._threads) < self.line.connections:
             thread = SenderThread(self, len(self._threads))
             self._threads.append(thread)
             thread.start()
 
+    def sample(self, now: float) -> None:
+        """Every 100 ms, from the link's ticker."""
+        with self.lock:
+            live = {
+                t.machine.number: (t.channel, t.machine)
+                for t in self._live.values()
+                if t.channel is not None and t.machine is not None
+            }
+            counters, queued = copy.copy(self.desk.counters), self.desk.queued_bytes
+        self.line.observe(live, counters, queued, now)
+        with self.lock:
+            self.desk.pacer.rate_bytes_per_s = self.line.rate_bytes_per_s
+            self._staff()
+
     def state(self) -> LinkState:
         with self.lock:
-            counters = self.desk.counters
-            return LinkState(
-                peer=self.name,
-                at_s=time.time(),
-                connections=len(self._live),
-                goodput_bytes_per_s=0.0,
-                limit_bytes_per_s=self.desk.pacer.rate_bytes_per_s,
-                utilisation=0.0,
-                rtt_s=0.0,
-                min_rtt_s=0.0,
-                retransmits=0,
-                queued_bytes=self.desk.queued_bytes,
-                congestion=0.0,
-                acknowledged_bytes_total=counters.bytes_acknowledged,
-                resent_bytes_total=counters.bytes_resent,
-            )
+            counters, queued = copy.copy(self.desk.counters), self.desk.queued_bytes
+            connections = len(self._live)
+        return self.line.state(connections, counters, queued)
+
+    def telemetry(self) -> PeerTelemetry:
+        counters = self.desk.counters
+        return PeerTelemetry(
+            state=self.state(),
+            connections=tuple(
+                ConnectionTelemetry(
+                    number,
+                    s.rtt_s,
+                    s.min_rtt_s,
+                    s.retransmits,
+                    s.delivery_rate_bytes_per_s,
+                    s.window_bytes,
+                    s.unsent_bytes,
+                    s.sent_bytes,
+                )
+                for number, s in self.line.samples.items()
+            ),
+            transfers_completed=counters.transfers_completed,
+            transfers_failed=counters.transfers_failed,
+            chunks_returned=counters.chunks_returned,
+            connections_lost=counters.connections_lost,
+            dial_errors=dict(self.dial_errors),
+            last_error=self.last_error,
+        )
 
 
 class Handle:

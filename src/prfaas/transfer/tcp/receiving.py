@@ -157,6 +157,7 @@ class ReceiverThread(threading.Thread):
                 if left <= 0:
                     raise LinkError(f"silent for {silence_s:.0f} s")
                 waiter.wait(read=may_read, write=bool(output), timeout_s=left)
+        self._write(machine, channel, output)  # last words, as far as the socket takes them
 
     def _read(self, machine: InboundConnection, channel: Channel) -> int | None:
         count = channel.recv_into(machine.get_buffer())

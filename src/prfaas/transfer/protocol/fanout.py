@@ -1,0 +1,57 @@
+"""How many connections a line needs: a first guess from what is known, then hill climbing.
+
+Theory of operation. One TCP flow carries at most its window per RTT, and one loss halves it (or
+worse) alone; so a long or fast line needs several. On a short one more connections only cost
+threads. `first_guess` is the arithmetic. While there is more to send than the line takes, a
+`Fanout` then tries half as many again: where goodput grows by at least `_GAIN` they stay, else they
+go and the question rests. A line held by its rate limit is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+_WINDOW_BYTES = 3_000_000
+"""What one flow may have in flight with the kernel's default limit of 4 MB per socket."""
+_SHORT_RTT_S = 0.001
+_LOCAL, _DEFAULT, MOST = 2, 4, 16
+_TRIAL_S, _REST_S, _GAIN = 2.0, 60.0, 1.08
+
+
+def first_guess(rtt_s: float, rate_bytes_per_s: float | None) -> int:
+    """Connections for a line of this RTT and, where known, rate."""
+    if rtt_s < _SHORT_RTT_S:
+        return _LOCAL
+    in_flight = (rate_bytes_per_s or 0.0) * rtt_s
+    return min(max(_DEFAULT, math.ceil(in_flight / _WINDOW_BYTES)), MOST)
+
+
+class Fanout:
+    """``count`` is how many there should be; `observe` may change it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._before: tuple[int, float] | None = None
+        self._since: float | None = None
+        self._rest_until = 0.0
+
+    def observe(self, goodput_bytes_per_s: float, *, limited: bool, now: float) -> int:
+        """Call every 100 ms. ``limited``: nothing to send, or the rate limit holds the line."""
+        if limited or now < self._rest_until:
+            self._since = None
+            return self.count
+        if self._since is None:
+            self._since = now
+        if now - self._since < _TRIAL_S:
+            return self.count
+        self._since = now
+        if self._before is not None:
+            count, goodput = self._before
+            self._before = None
+            if goodput_bytes_per_s < goodput * _GAIN:
+                self.count, self._rest_until = count, now + _REST_S
+                return self.count
+        if self.count < MOST:
+            self._before = self.count, goodput_bytes_per_s
+            self.count = min(self.count + max(1, self.count // 2), MOST)
+        return self.count
