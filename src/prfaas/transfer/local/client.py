@@ -1,7 +1,7 @@
 """An engine rank's end of the agent's Unix socket: thread-safe, quick, and without vLLM or torch.
 
-Theory of operation. A daemon thread keeps one `Session` open: it connects, registers, maps the
-arena, reads the agent's messages and sends what the socket would not take at once. Callers (the
+Theory of operation. A daemon thread (`SessionKeeper`) keeps one `Session` open and reads the
+agent's messages. Callers (the
 engine's main thread) only touch memory under one lock and write small messages, so no call waits
 for the agent, except `lease` when no slot is left: that is the back-pressure of a slow line.
 
@@ -14,19 +14,17 @@ view is dropped.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import socket
 import threading
 import time
 from collections.abc import Sequence
 
 import msgspec
 
-from prfaas.core.errors import CapacityError, PeerError, PrfaasError
+from prfaas.core.errors import CapacityError, PeerError
 from prfaas.core.layout import KvLayout
 from prfaas.transfer.local.imports import Import, ImportedPieces, Resolution, TransferUnusable
+from prfaas.transfer.local.keeper import SessionKeeper
 from prfaas.transfer.local.messages import (
     AbortExport,
     AgentMessage,
@@ -44,12 +42,7 @@ from prfaas.transfer.local.messages import (
     ReturnSlots,
     SlotsLeased,
 )
-from prfaas.transfer.local.session import (
-    AgentUnavailable,
-    RegistrationRefused,
-    Session,
-    open_session,
-)
+from prfaas.transfer.local.session import AgentUnavailable, RegistrationRefused, Session
 
 __all__ = [
     "AgentClient",
@@ -60,9 +53,6 @@ __all__ = [
     "Slot",
     "TransferUnusable",
 ]
-
-_CONNECT_TIMEOUT_S = 5.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class Slot:
@@ -94,19 +84,15 @@ class AgentClient:
         self, socket_path: str, *, engine: str, layout: KvLayout, stock_slots: int = 16
     ) -> None:
         self._path = socket_path
-        self._register = RegisterEngine(engine=engine, layout=layout, pid=os.getpid())
         self._stock_slots = stock_slots
         self._changed = threading.Condition()
         self._session: Session | None = None
-        self._connecting: socket.socket | None = None
         self._refusal: str | None = None
         self._problem = "not connected yet"
-        self._closing = False
         self._exports: dict[str, _Export] = {}
         self._lease_waiters = 0
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="prfaas-agent-client", daemon=True)
-        self._thread.start()
+        register = RegisterEngine(engine=engine, layout=layout, pid=os.getpid())
+        self._keeper = SessionKeeper(socket_path, register, self._changed, self)
 
     # connection
 
@@ -129,15 +115,7 @@ class AgentClient:
 
     def close(self) -> None:
         """End the connection; everything in flight fails."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            os.eventfd_write(self._wake_fd, 1)
-            if self._session is None and self._connecting is not None:
-                with contextlib.suppress(OSError):
-                    self._connecting.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        os.close(self._wake_fd)
+        self._keeper.close()
 
     # exporting
 
@@ -165,10 +143,12 @@ class AgentClient:
             self._send(session, message)
             self._refill(session)
 
-    def lease(self, timeout_s: float) -> Slot:
-        """A slot to fill. Blocks while none is free, at most ``timeout_s``.
+    def lease(self, timeout_s: float, *, transfer_id: str | None = None) -> Slot:
+        """A slot to fill. Blocks while none is free, at most ``timeout_s``, and no longer than
+        the export of ``transfer_id`` is wanted.
 
-        Raises CapacityError when none came free in time, AgentUnavailable when the agent is gone.
+        Raises CapacityError when none came free in time or the export was stopped,
+        AgentUnavailable when the agent is gone.
         """
         end = time.monotonic() + timeout_s
         with self._changed:
@@ -183,6 +163,8 @@ class AgentClient:
                     self._changed.wait(left)
                     if session.lost is not None:
                         raise AgentUnavailable(session.lost)
+                    if transfer_id is not None and (reason := self.stopped(transfer_id)):
+                        raise CapacityError(f"export stopped: {reason}")
             finally:
                 self._lease_waiters -= 1
             session.slots_out += 1
@@ -266,7 +248,7 @@ class AgentClient:
 
     def _send(self, session: Session, message: EngineMessage) -> None:
         if session.send(message):
-            os.eventfd_write(self._wake_fd, 1)
+            self._keeper.wake()
 
     def _hand_back(self, slot: Slot, message: ExportSlot | ReturnSlots) -> None:
         slot.session.slots_out -= 1
@@ -297,54 +279,20 @@ class AgentClient:
             self._send(session, ReturnSlots(tuple(session.stock)))
             session.stock.clear()
 
-    # background thread
+    # on the keeper's thread
 
-    def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            with self._changed:
-                if self._closing:
-                    return
-                self._connecting = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                session = open_session(
-                    sock, self._path, self._register, timeout_s=_CONNECT_TIMEOUT_S
-                )
-            except (OSError, PrfaasError) as error:
-                with self._changed:
-                    self._problem = str(error)
-                    self._refusal = str(error) if isinstance(error, RegistrationRefused) else None
-                    self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._closing, pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                continue
-            pause_s = _FIRST_PAUSE_S
-            with self._changed:
-                self._session, self._refusal = session, None
-                self._changed.notify_all()
-            self._lose(session, self._serve(session))
+    def registered(self, session: Session) -> None:
+        with self._changed:
+            self._session, self._refusal = session, None
+            self._changed.notify_all()
 
-    def _serve(self, session: Session) -> str:
-        """Read and write until the connection ends; returns why it did."""
-        poller = select.poll()
-        poller.register(self._wake_fd, select.POLLIN)
-        while True:
-            events = select.POLLIN | (select.POLLOUT if session.wants_write else 0)
-            poller.register(session.fileno(), events)
-            for fd, _ in poller.poll():
-                if fd == self._wake_fd:
-                    os.eventfd_read(fd)
-            if self._closing:
-                return "closed"
-            try:
-                with self._changed:
-                    session.flush()
-                for message in session.receive():
-                    self._received(session, message)
-            except (OSError, PrfaasError) as error:
-                return f"agent went away: {error}"
+    def absent(self, error: Exception) -> None:
+        with self._changed:
+            self._problem = str(error)
+            self._refusal = str(error) if isinstance(error, RegistrationRefused) else None
+            self._changed.notify_all()
 
-    def _received(self, session: Session, message: AgentMessage) -> None:
+    def received(self, session: Session, message: AgentMessage) -> None:
         resolutions: list[Resolution] = []
         with self._changed:
             if isinstance(message, SlotsLeased):
@@ -356,6 +304,7 @@ class AgentClient:
                 export = self._exports.get(message.transfer_id)
                 if export is not None:
                     export.stopped = message.reason
+                    self._changed.notify_all()
             elif isinstance(message, ImportReady | ImportFailed):
                 resolutions = session.imports.answered(message)
             else:
@@ -363,7 +312,7 @@ class AgentClient:
         for resolve in resolutions:
             resolve()
 
-    def _lose(self, session: Session, reason: str) -> None:
+    def lost(self, session: Session, reason: str) -> None:
         with self._changed:
             self._session, self._problem = None, reason
             for export in self._exports.values():
