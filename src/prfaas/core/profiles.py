@@ -14,7 +14,7 @@ file (format: docs/planner.md), measured by the operator or built in:
       points: {1K: 0.44, 8K: 0.72}  # uncached tokens: seconds
     decode:
       points: {20: 0.025}           # sequences in the batch: seconds per step
-    kv: {constant: 173.9 MiB, per_token: 16.875 KiB}   # S_kv, where no model file gives it
+    kv: {constant: 172 MiB, per_token: 16.875 KiB}   # S_kv, where no model file gives it
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The paper's tables and figures, recomputed and held against what it prints."""
