@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -38,17 +39,21 @@ class Arena:
                     f"arena of {format_bytes(size_bytes)} cannot be had in {directory}: "
                     f"{error.strerror}; make the agent's arena smaller"
                 ) from error
-            self.view = memoryview(mmap.mmap(self.fd, size_bytes))
+            self._map = mmap.mmap(self.fd, size_bytes)
         except BaseException:
             os.close(self.fd)
             raise
+        self.view = memoryview(self._map)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.view[target : target + length] = self.view[source : source + length]
 
     def close(self) -> None:
-        """The mapping itself goes with its last view, or with the process."""
+        """Give the memory back; if a slice of ``view`` is still held, with that."""
         os.close(self.fd)
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            self._map.close()
 
 
 def _check_room(size_bytes: int, directory: Path) -> None:

@@ -159,17 +159,18 @@ class Exports:
             self._end_stall()
 
     def _end_stall(self) -> None:
-        """Stop what cannot move, so that what can gets memory: the youngest export whose receiver
-        took nothing yet, and others like it; if there is none, the youngest."""
+        """Stop what cannot move, so that what can gets memory: of the exports whose receiver took
+        nothing yet, the younger half of those that go where the youngest goes; if there are none,
+        the youngest export."""
         holding = self._where(lambda e: bool(e.parts_out or e.pending))
         if not holding:
             return
-        untouched = [e for e in holding if e.pending or not e.record.acknowledged()]
+        untouched = [e for e in holding if not e.record.acknowledged()]
         youngest = (untouched or holding)[-1]
-        victims = [e for e in untouched if e.destination == youngest.destination] or [youngest]
+        alike = [e for e in untouched if e.destination == youngest.destination]
         self._state.counters.stalls += 1
         self._leases.restart_stall_clock()
-        for export in victims:
+        for export in alike[len(alike) // 2 :] or [youngest]:
             self._cancel(export, f"agent {export.destination} took nothing while memory ran out")
 
     def _where(self, wanted: Callable[[Export], bool]) -> list[Export]:

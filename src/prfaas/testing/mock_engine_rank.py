@@ -1,0 +1,124 @@
+"""A mock engine rank: a process that speaks to an agent as an engine does, without any model.
+
+``python -m prfaas.testing.mock_engine_rank SOCKET ENGINE`` reads commands from stdin, one per line,
+and answers each with one line on stdout, so that a test can kill it at any point:
+
+    export ID DESTINATION BYTES   hand over a whole transfer          -> exported ID REASON|None
+    begin ID DESTINATION BYTES    announce it and hand over one slot  -> begun ID
+    import ID BYTES               read a transfer and check its bytes -> imported ID ok|REASON
+    hold ID BYTES                 the same, and keep it open          -> imported ID ok|REASON
+
+The bytes of a transfer are a function of its id, so the reader can check them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from prfaas.core.errors import CapacityError, PrfaasError
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.transfer.local.client import AgentClient
+
+WAIT_S = 30.0
+
+
+def mock_layout(dtype: str = "bfloat16") -> KvLayout:
+    """One full-attention layer with 16-token blocks of 64 bytes."""
+    layer = LayerLayout(name="layer.0", index=0, page_bytes=64, dtype=dtype, shape=(64,))
+    group = KvGroup(kind="full_attention", block_tokens=16, layers=(layer,))
+    return KvLayout(model="mock", groups=(group,))
+
+
+def content(transfer_id: str, start: int, length: int) -> bytes:
+    """Bytes [start, start + length) of a transfer."""
+    seed = sum(transfer_id.encode())
+    period = bytes((seed + i) % 251 for i in range(251))
+    begin = start % 251
+    return (period * (length // 251 + 2))[begin : begin + length]
+
+
+class MockEngineRank:
+    """What a connector does with an `AgentClient`, in the plainest way."""
+
+    def __init__(self, socket_path: str, engine: str, layout: KvLayout | None = None) -> None:
+        self.client = AgentClient(socket_path, engine=engine, layout=layout or mock_layout())
+        try:
+            self.client.wait_connected(WAIT_S)
+        except PrfaasError:
+            self.client.close()
+            raise
+
+    def begin(self, transfer_id: str, destination: str, size: int) -> None:
+        """Announce a transfer of ``size`` bytes."""
+        self.client.begin_export(
+            transfer_id,
+            destination=destination,
+            from_token=0,
+            to_token=16,
+            total_bytes=size,
+            deadline_s=WAIT_S,
+        )
+
+    def hand_over(self, transfer_id: str, start: int, size: int) -> int:
+        """Fill one slot with bytes from ``start`` on; returns where the next one begins."""
+        slot = self.client.lease(WAIT_S, transfer_id=transfer_id)
+        length = min(len(slot.view), size - start)
+        slot.view[:length] = content(transfer_id, start, length)
+        self.client.export_slot(transfer_id, slot, [(0, start, length)])
+        return start + length
+
+    def export(self, transfer_id: str, destination: str, size: int) -> str | None:
+        """A whole transfer; returns why it was stopped, if it was."""
+        self.begin(transfer_id, destination, size)
+        start = 0
+        try:
+            while start < size and self.client.stopped(transfer_id) is None:
+                start = self.hand_over(transfer_id, start, size)
+        except CapacityError as error:
+            self.client.abort_export(transfer_id, str(error))
+            return str(error)
+        return self.client.finish_export(transfer_id)
+
+    def read(self, transfer_id: str, size: int, *, keep_open: bool = False) -> str:
+        """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
+        opened = self.client.open_import(transfer_id, from_token=0, to_token=16, total_bytes=size)
+        try:
+            pieces = opened.future.result(WAIT_S)
+            right = all(content(transfer_id, at, len(view)) == view for at, view in pieces)
+            return "ok" if right else "wrong bytes"
+        except PrfaasError as error:
+            return str(error)
+        finally:
+            if not keep_open:
+                self.client.close_import(opened)
+
+    def obey(self, line: str) -> str:
+        """Carry out one command."""
+        match line.split():
+            case ["export", transfer_id, destination, size]:
+                return f"exported {transfer_id} {self.export(transfer_id, destination, int(size))}"
+            case ["begin", transfer_id, destination, size]:
+                self.begin(transfer_id, destination, int(size))
+                self.hand_over(transfer_id, 0, int(size))
+                return f"begun {transfer_id}"
+            case ["import", transfer_id, size]:
+                return f"imported {transfer_id} {self.read(transfer_id, int(size))}"
+            case ["hold", transfer_id, size]:
+                outcome = self.read(transfer_id, int(size), keep_open=True)
+                return f"imported {transfer_id} {outcome}"
+        return f"unknown command {line!r}"
+
+
+def main() -> None:
+    rank = MockEngineRank(sys.argv[1], sys.argv[2])
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            print(rank.obey(line), flush=True)
+        except PrfaasError as error:
+            print(f"error {error}", flush=True)
+    rank.client.close()
+
+
+if __name__ == "__main__":
+    main()

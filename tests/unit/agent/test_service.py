@@ -1,0 +1,262 @@
+"""Two whole agents in one process: Unix sockets, shared memory, the TCP link, HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from prfaas.agent.service import Agent, NoLink
+from prfaas.agent.settings import settings_for
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.testing.mock_engine_rank import MockEngineRank, mock_layout
+from prfaas.transfer.local.client import RegistrationRefused
+from prfaas.transfer.local.framing import encode
+from prfaas.transfer.local.messages import LeaseSlots, RegisterEngine, ReturnSlots
+
+SIZE = 1_300_000
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def deployment(run: Path) -> Deployment:
+    east, west = free_port(), free_port()
+    return parse_deployment(
+        f"""
+clusters:
+- name: east
+  kind: prfaas
+  engines: [{{name: p0, role: prefill}}]
+  agent: {{name: a-east, listen: "127.0.0.1:{east}", socket: {run}/e, plaintext: true,
+           arena: 4 MiB, slot: 64 KiB}}
+- name: west
+  kind: pd
+  engines: [{{name: pdp, role: prefill}}, {{name: pdd, role: decode}}]
+  agent: {{name: a-west, listen: "127.0.0.1:{west}", socket: {run}/w, plaintext: true,
+           arena: 4 MiB, slot: 64 KiB}}
+links: [{{from: east, to: west}}]
+""",
+        source="test",
+    )
+
+
+class Stage:
+    """The agents, the engines that a test attached, an HTTP client."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.deployment = deployment(run)
+        self.east = Agent(settings_for(self.deployment, "a-east"))
+        self.west = Agent(settings_for(self.deployment, "a-west"))
+        self.ranks: list[MockEngineRank] = []
+
+    async def engine(self, name: str, layout: Any = None) -> MockEngineRank:
+        path = str(self.run / ("e" if name == "p0" else "w"))
+        rank = await asyncio.to_thread(MockEngineRank, path, name, layout)
+        self.ranks.append(rank)
+        return rank
+
+    async def get(self, agent: Agent, path: str) -> Any:
+        async with self.http.get(agent.admin_url + path) as answer:
+            assert answer.status == 200, await answer.text()
+            return json.loads(await answer.read())
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    before = open_files()
+    stage = Stage(tmp_path)
+    await stage.east.start()
+    await stage.west.start()
+    async with aiohttp.ClientSession() as stage.http:
+        yield stage
+        rank = None
+        for rank in stage.ranks:
+            await asyncio.to_thread(rank.client.close)
+        await settled(lambda: not stage.west.state.registry.entries())
+        for agent in (stage.east, stage.west):
+            agent.state.pool.check_integrity()
+    await stage.east.close()
+    await stage.west.close()
+    assert os.listdir(tmp_path) == [], "the sockets' paths are gone"
+    del stage.ranks, rank
+    gc.collect()  # an engine's mapping holds its file until the last view is gone
+    assert open_files() - before == set()
+    assert not [t for t in threading.enumerate() if t.name.startswith("prfaas")]
+
+
+def open_files() -> set[tuple[str, str]]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+    return found
+
+
+async def settled(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - other threads set no event
+            await asyncio.sleep(0.005)
+
+
+async def test_remote_hand_off_and_its_record(stage: Stage) -> None:
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    poll = asyncio.create_task(stage.get(stage.west, "/transfers/x?wait_s=20"))
+    assert await asyncio.to_thread(p0.export, "x", "a-west", SIZE) is None
+    record = await poll
+    assert (record["state"], record["bytes_stored"], record["sent"]) == ("complete", SIZE, None)
+    assert record["first_byte_at"] <= record["completed_at"]
+    sent = (await stage.get(stage.east, "/transfers/x?wait_s=20"))["sent"]
+    assert (sent["state"], sent["bytes_acknowledged"]) == ("complete", SIZE)
+    assert 0 <= sent["bytes_acknowledged_at_export_end"] <= SIZE
+    assert await asyncio.to_thread(pdd.read, "x", SIZE) == "ok"
+    async with stage.http.delete(stage.west.admin_url + "/transfers/x") as answer:
+        assert answer.status == 204
+    assert stage.west.state.pool.counts().held == 0
+    await settled(lambda: stage.east.state.pool.counts().free == 64)
+
+
+async def test_local_hand_off(stage: Stage) -> None:
+    pdp, pdd = await stage.engine("pdp"), await stage.engine("pdd")
+    assert await asyncio.to_thread(pdp.export, "x", "a-west", SIZE) is None
+    assert await asyncio.to_thread(pdd.read, "x", SIZE) == "ok"
+    record = await stage.get(stage.west, "/transfers/x")
+    assert record["state"] == record["sent"]["state"] == "complete"
+
+
+async def test_many_at_once_share_a_small_arena(stage: Stage) -> None:
+    """Several times what both arenas hold, in both kinds of hand-off, at the same time: each
+    transfer arrives, or is stopped with a reason while the others go on."""
+    p0, pdp, pdd = [await stage.engine(name) for name in ("p0", "pdp", "pdd")]
+
+    async def one(number: int) -> str:
+        source, agent = (pdp, stage.west) if number % 3 == 0 else (p0, stage.east)
+        path = f"/transfers/t{number}"
+        await asyncio.to_thread(source.export, path[11:], "a-west", SIZE)
+        sent = (await stage.get(agent, path + "?wait_s=20"))["sent"]
+        outcome = sent["reason"] or await asyncio.to_thread(pdd.read, path[11:], SIZE)
+        await stage.http.delete(stage.west.admin_url + path)
+        return str(outcome)
+
+    outcomes = await asyncio.gather(*[one(number) for number in range(8)])
+    assert outcomes.count("ok") >= 4
+    assert set(outcomes) <= {"ok", "agent a-west took nothing while memory ran out"}
+    await settled(lambda: stage.east.state.pool.counts().free == 64)
+    await settled(lambda: stage.west.state.pool.counts().held == 0)
+
+
+async def test_cancel_reaches_the_engine(stage: Stage) -> None:
+    p0 = await stage.engine("p0")
+    await asyncio.to_thread(p0.begin, "x", "a-west", SIZE)
+    await settled(lambda: len(stage.west.state.pool.receptions) == 1)
+    await stage.http.delete(stage.east.admin_url + "/transfers/x")
+    await settled(lambda: p0.client.stopped("x") == "cancelled")
+    record = await stage.get(stage.west, "/transfers/x?wait_s=20")
+    assert record["state"] == "failed"
+    assert stage.west.state.pool.counts().held == 0
+
+
+async def test_a_receiver_that_cannot_take_it_refuses(stage: Stage) -> None:
+    p0 = await stage.engine("p0")
+    stopped = await asyncio.to_thread(p0.export, "x", "a-west", 4_000_000)
+    if stopped is None:
+        record = await stage.get(stage.east, "/transfers/x?wait_s=20")
+        stopped = record["sent"]["reason"]
+    assert "arena larger" in stopped
+
+
+async def test_engines_with_unequal_layouts_are_refused(stage: Stage) -> None:
+    await stage.engine("pdd")
+    with pytest.raises(RegistrationRefused, match="dtype differs: 'bfloat16' and 'float16'"):
+        await stage.engine("pdp", mock_layout("float16"))
+    with pytest.raises(RegistrationRefused, match="not in the deployment here; known: pdd, pdp"):
+        await asyncio.to_thread(MockEngineRank, str(stage.run / "w"), "stranger", None)
+    engines = (await stage.get(stage.west, "/engines"))["engines"]
+    assert [(e["engine"], e["pid"]) for e in engines] == [("pdd", os.getpid())]
+    assert engines[0]["fingerprint"] == mock_layout().fingerprint()
+
+
+async def test_http(stage: Stage) -> None:
+    assert await stage.get(stage.west, "/health") == {"agent": "a-west"}
+    (link,) = (await stage.get(stage.east, "/links"))["links"]
+    assert link["peer"] == "a-west"
+    unknown = await stage.get(stage.west, "/transfers/nothing?wait_s=0.01")
+    assert unknown["state"] == "unknown"
+    async with stage.http.get(stage.east.admin_url + "/links/events") as events:
+        for _ in range(2):
+            assert "links" in json.loads(await events.content.readline())
+    async with stage.http.get(stage.west.admin_url + "/metrics") as answer:
+        page = await answer.text()
+    assert 'prfaas_agent_slots{state="free"} 64.0' in page
+    async with stage.http.get(stage.east.admin_url + "/metrics") as answer:
+        assert 'prfaas_link_acknowledged_bytes_total{peer="a-west"} 0.0' in await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [
+        ("/transfers/a%20b", 400, "a transfer id is"),
+        ("/transfers/x?wait_s=forever", 400, "wait_s=forever is not a number in 0..300"),
+        ("/transfers/x?ranks=0", 400, "ranks=0"),
+        ("/nowhere", 404, "Not Found"),
+    ],
+)
+async def test_bad_http(stage: Stage, path: str, status: int, error: str) -> None:
+    async with stage.http.get(stage.west.admin_url + path) as answer:
+        assert answer.status == status
+        assert error in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\xff\xff\xff\xff",
+        encode(LeaseSlots(1)),
+        encode(RegisterEngine("pdd", mock_layout(), 1)) + encode(LeaseSlots(1)),
+        b"\x03\x00\x00\x00abc",
+    ],
+)
+async def test_nonsense_on_the_socket_ends_that_connection_only(
+    stage: Stage, nonsense: bytes
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(stage.run / "w"))
+    writer.write(nonsense)
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    await stage.engine("pdd")
+
+
+async def test_returning_a_slot_that_was_never_lent_drops_the_engine(stage: Stage) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(stage.run / "w"))
+    writer.write(encode(RegisterEngine("pdd", mock_layout(), 1)))
+    assert b"Registered" in await reader.read(4096)
+    writer.write(encode(LeaseSlots(3)))
+    assert b"SlotsLeased" in await reader.read(4096)
+    writer.write(encode(ReturnSlots((7,))))
+    assert await reader.read() == b""
+    assert stage.west.state.pool.counts().leased == 3, "until the engine closes its end"
+    writer.close()
+    await writer.wait_closed()
+    await settled(lambda: stage.west.state.pool.counts().leased == 0)
+
+
+async def test_a_second_agent_at_the_same_socket_is_refused(stage: Stage) -> None:
+    again = Agent(settings_for(stage.deployment, "a-west"), lambda sink: NoLink())
+    with pytest.raises(ConfigError, match="another agent listens"):
+        await again.start()
