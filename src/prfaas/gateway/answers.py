@@ -27,20 +27,13 @@ class AnswerBroke(EngineError):
     """The engine failed, refused for reasons of its own, or broke off."""
 
 
-class AnswerRefused(EngineError):
-    """The engine says the request itself is wrong (4xx): its answer is the client's."""
-
-    def __init__(self, answer: EngineAnswer) -> None:
-        super().__init__(error_message(answer.body))
-        self.answer = answer
-
-
 async def relay(
     engine: EngineClient, exchange: Exchange, body: bytes, *, on_first_token: Callable[[], None]
 ) -> None:
     """Have the engine answer and pass the answer on.
 
-    Raises AnswerBroke, AnswerRefused (nothing was sent then), or ClientGone.
+    A refusal of the request itself (4xx) is the client's answer too. Raises AnswerBroke or
+    ClientGone.
     """
     try:
         answer = await engine.open_answer(exchange.body.endpoint, body, exchange.engine_headers)
@@ -51,27 +44,14 @@ async def relay(
         if answer.status == 200 and kind.startswith("text/event-stream"):
             await _stream(engine, answer, exchange, kind, on_first_token)
         else:
-            whole = EngineAnswer(answer.status, kind, await _read(engine, answer))
-            await _send_whole(engine, whole, exchange, on_first_token)
+            body = await _read(engine, answer)
+            if answer.status >= 500:
+                what = error_message(body)
+                raise AnswerBroke(f"{engine.name} answered {answer.status}: {what}")
+            on_first_token()
+            exchange.give(EngineAnswer(answer.status, kind, body))
     finally:
         answer.close()
-
-
-async def _send_whole(
-    engine: EngineClient,
-    answer: EngineAnswer,
-    exchange: Exchange,
-    on_first_token: Callable[[], None],
-) -> None:
-    if answer.status >= 500:
-        raise AnswerBroke(f"{engine.name} answered {answer.status}: {error_message(answer.body)}")
-    if answer.status >= 400:
-        raise AnswerRefused(answer)
-    on_first_token()
-    await exchange.open(answer.status, answer.content_type)
-    await exchange.write(answer.body)
-    exchange.succeed()
-    await exchange.finish()
 
 
 async def _stream(

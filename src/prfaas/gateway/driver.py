@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from prfaas.core.errors import EngineError, LinkError
 from prfaas.core.handoff import ImportParams
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.answers import AnswerBroke, AnswerRefused, relay
+from prfaas.gateway.answers import AnswerBroke, relay
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.exchange import ClientGone, Exchange
@@ -166,6 +166,9 @@ class Driver:
             return
         exchange.trace.prefilled_s = exchange.elapsed_s()
         self.handle(PrefillCompleted(key, attempt))
+        sender = self._agent_of(command.engine)
+        ranks = self._ranks(command.engine)
+        await note_hidden_bytes(exchange.trace, sender, command.transfer_id, ranks=ranks)
 
     async def _transfer(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
@@ -182,8 +185,6 @@ class Driver:
             return
         exchange.note_transfer(status)
         self.handle(TransferCompleted(key, attempt))
-        sender = self._agent_of(command.engine)
-        await note_hidden_bytes(exchange.trace, sender, command.transfer_id)
 
     async def _decode(self, exchange: Exchange, command: StartDecode) -> None:
         key, attempt = command.request_id, command.attempt
@@ -208,9 +209,6 @@ class Driver:
         except ClientGone:
             self.handle(RequestCancelled(key))
             exchange.done.cancel()
-        except AnswerRefused as refusal:
-            self.handle(RequestCompleted(key, attempt))
-            exchange.refuse(refusal.answer)
         else:
             self.handle(RequestCompleted(key, attempt))
 

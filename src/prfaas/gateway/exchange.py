@@ -167,12 +167,15 @@ class Exchange:
         self.trace.outcome = "ok"
         self.trace.completed_s = self.elapsed_s()
 
-    def refuse(self, answer: EngineAnswer) -> None:
-        """Give the client an engine's own refusal of its request."""
-        self.trace.outcome, self.trace.status = "refused", answer.status
-        self.trace.error = error_message(answer.body)
-        headers = {"Content-Type": answer.content_type, "X-Request-Id": self.request_id}
+    def give(self, answer: EngineAnswer) -> None:
+        """Give the client an engine's complete answer, be it a refusal of the request (4xx)."""
+        self.trace.status = answer.status
+        if answer.status < 400:
+            self.succeed()
+        else:
+            self.trace.outcome, self.trace.error = "refused", error_message(answer.body)
         if not self.done.done():
+            headers = {"Content-Type": answer.content_type, **self._facts()}
             self.done.set_result(
                 web.Response(status=answer.status, body=answer.body, headers=headers)
             )
@@ -199,6 +202,8 @@ class Exchange:
 
     def _facts(self) -> dict[str, str]:
         trace = self.trace
+        if trace.route is None:
+            return {"X-Request-Id": self.request_id}
         headers = {
             "X-Request-Id": self.request_id,
             "x-prfaas-route": f'{trace.route}; reason="{_quoted(trace.reason or "")}"',

@@ -160,7 +160,7 @@ class Gateway:
             exchange.fail(ApiError(504, "deadline passed while tokenising", kind="timeout_error"))
             return
         if isinstance(prompt, EngineAnswer):
-            exchange.refuse(prompt)
+            exchange.give(prompt)
             return
         exchange.trace.rendered_s = exchange.elapsed_s()
         await driver.answer(exchange, self._arrival(exchange, prompt))

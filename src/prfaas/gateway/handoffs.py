@@ -14,7 +14,7 @@ from prfaas.scheduler.commands import StartPrefill
 _POLL_S = 2.0
 _SENDER_PAUSE_S = 0.02
 _SENDER_TRIES = 25
-"""The last acknowledgement reaches the sender half a round trip after the receiver is complete."""
+"""A prefill engine may answer a little before its agent has taken the end of the export in."""
 
 
 def export_params(command: StartPrefill, destination: str, time_left_s: float) -> ExportParams:
@@ -44,11 +44,13 @@ async def watch_transfer(
             on_progress()
 
 
-async def note_hidden_bytes(trace: TraceRecord, sender: AgentClient, transfer_id: str) -> None:
+async def note_hidden_bytes(
+    trace: TraceRecord, sender: AgentClient, transfer_id: str, *, ranks: int
+) -> None:
     """Ask the sending agent how much had been stored when prefill ended; no answer, no figure."""
     for _ in range(_SENDER_TRIES):
         try:
-            status = await sender.transfer(transfer_id, wait_s=0.0, ranks=1)
+            status = await sender.transfer(transfer_id, wait_s=0.0, ranks=ranks)
         except LinkError:
             return
         if status.sent is not None and status.sent.bytes_acknowledged_at_export_end is not None:

@@ -168,6 +168,7 @@ class KvEventFeed:
                     number, payload = int.from_bytes(frames[-2], "big"), frames[-1]
                     if not self.follower.take(number, payload):
                         await self._fill_gap(replay, number, payload)
+                    self._comes_alive()
         finally:
             subscriber.close()
 
@@ -186,7 +187,6 @@ class KvEventFeed:
     async def _replay(self, replay: str | None) -> None:
         """Ask for everything from the next number on and apply it. Raises TimeoutError."""
         if replay is None:
-            self._comes_alive()
             return
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)

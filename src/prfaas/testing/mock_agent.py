@@ -1,0 +1,104 @@
+"""An agent's admin API without arena or link: tests say what happens to its transfers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from prfaas.core.layout import KvLayout
+from prfaas.testing.mock_http import MockServer
+from prfaas.transfer.api import LinkState
+
+
+class MockAgent(MockServer):
+    """``ranks``: what /engines lists; ``links``: what /links/events repeats."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.ranks: list[dict[str, Any]] = []
+        self.links: list[LinkState] = []
+        self.transfers: dict[str, dict[str, Any]] = {}
+        self.dropped: list[str] = []
+        self.polled: set[str] = set()
+        self._changed = asyncio.Condition()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self._health),
+            web.get("/engines", self._engines),
+            web.get("/transfers/{id}", self._transfer),
+            web.delete("/transfers/{id}", self._drop),
+            web.get("/links/events", self._link_events),
+        ]
+
+    def register(self, engine: str, layout: KvLayout, *, pid: int = 1) -> None:
+        """As the engine's rank does when it connects."""
+        self.ranks = [rank for rank in self.ranks if rank["engine"] != engine]
+        entry = {"engine": engine, "pid": pid, "layout": layout}
+        self.ranks = [*self.ranks, {**entry, "fingerprint": layout.fingerprint()}]
+
+    async def receive(self, transfer_id: str, *, total: int, stored: int, state: str) -> None:
+        """Move the receiving side of a transfer on."""
+        view = self.transfers.setdefault(transfer_id, {"transfer_id": transfer_id})
+        view |= {"bytes_total": total, "bytes_stored": stored, "state": state}
+        view.setdefault("first_byte_at", time.time())
+        if state == "failed":
+            view["reason"] = "checksum mismatch"
+        async with self._changed:
+            self._changed.notify_all()
+
+    def sent(self, transfer_id: str, *, total: int, at_export_end: int) -> None:
+        """The sending side is complete."""
+        view = self.transfers.setdefault(
+            transfer_id, {"transfer_id": transfer_id, "state": "unknown"}
+        )
+        view["sent"] = {
+            "state": "complete",
+            "bytes_total": total,
+            "bytes_acknowledged": total,
+            "bytes_acknowledged_at_export_end": at_export_end,
+            "export_ended_at": time.time(),
+            "completed_at": time.time(),
+        }
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return _json({"agent": self.name})
+
+    async def _engines(self, _request: web.Request) -> web.Response:
+        return _json({"engines": self.ranks})
+
+    async def _transfer(self, request: web.Request) -> web.Response:
+        transfer_id = request.match_info["id"]
+
+        def over() -> bool:
+            return self.transfers.get(transfer_id, {}).get("state") in ("complete", "failed")
+
+        async with self._changed:
+            try:
+                async with asyncio.timeout(float(request.query["wait_s"])):
+                    await self._changed.wait_for(over)
+            except TimeoutError:
+                pass
+        self.polled.add(transfer_id)
+        unknown = {"transfer_id": transfer_id, "state": "unknown"}
+        return _json(self.transfers.get(transfer_id, unknown))
+
+    async def _drop(self, request: web.Request) -> web.Response:
+        self.dropped.append(request.match_info["id"])
+        return web.Response(status=204)
+
+    async def _link_events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(msgspec.json.encode({"links": self.links}) + b"\n")
+            await asyncio.sleep(0.02)
+
+
+def _json(content: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

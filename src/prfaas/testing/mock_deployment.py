@@ -1,0 +1,121 @@
+"""Two clusters of mock engines and agents, and a real gateway in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.gateway.endpoints import resolve
+from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.http import make_app
+from prfaas.testing.mock_agent import MockAgent
+from prfaas.testing.mock_engine import MockEngine
+from prfaas.transfer.api import LinkState
+
+BLOCK_TOKENS = 4
+THRESHOLD_TOKENS = 40
+
+_FILE = """
+clusters:
+  - name: east
+    kind: prfaas
+    agent: {{name: east-agent, admin: "{east}"}}
+    engines:
+      - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"}}
+  - name: west
+    kind: pd
+    agent: {{name: west-agent, admin: "{west}"}}
+    engines:
+      - {{name: p1, role: prefill, url: "{p1}", kv_events: "tcp://127.0.0.1:1"}}
+      - {{name: d1, role: decode, url: "{d1}", kv_events: "tcp://127.0.0.1:1"}}
+      - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
+links:
+  - {{from: east, to: west, rate: 200 Mbit/s}}
+scheduler: {{threshold: {threshold}, link_grace: 1 ms, transfer_stall: 1 s, engine_wait: 1 s}}
+gateway: {{request_deadline: "{deadline}", max_body: 64 KiB, api_keys: {keys}}}
+"""
+
+
+def mock_layout(*, page_bytes: int = 64) -> KvLayout:
+    layer = LayerLayout(name="l0", index=0, page_bytes=page_bytes, dtype="u8", shape=(page_bytes,))
+    group = KvGroup(kind="full_attention", block_tokens=BLOCK_TOKENS, layers=(layer,))
+    return KvLayout(model="mock-model", groups=(group,))
+
+
+def clear_line(peer: str, *, connections: int = 1) -> LinkState:
+    return LinkState(
+        peer, 0.0, connections, 0.0, 25e6, 0.0, 0.03, 0.03, 0, 0, 0.0, 0, 0
+    )  # fmt: skip
+
+
+class MockDeployment:
+    """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2."""
+
+    def __init__(
+        self, *, deadline: str = "20 s", keys: str = "[]", trace_file: Path | None = None
+    ) -> None:
+        self._deadline, self._keys, self._trace_file = deadline, keys, trace_file
+        self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
+        places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
+        self.engines = {
+            name: MockEngine(name, self.agents[agent], self.agents)
+            for name, agent in places.items()
+        }
+        self.agents["east-agent"].links = [clear_line("west-agent")]
+        for name, engine in self.engines.items():
+            engine.agent.register(name, mock_layout())
+
+    def deployment(self) -> Deployment:
+        addresses = {
+            "east": self.agents["east-agent"].url.removeprefix("http://"),
+            "west": self.agents["west-agent"].url.removeprefix("http://"),
+            **{name: engine.url for name, engine in self.engines.items()},
+        }
+        text = _FILE.format(
+            **addresses, threshold=THRESHOLD_TOKENS, deadline=self._deadline, keys=self._keys
+        )
+        return parse_deployment(text, source="mock")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Start everything and the gateway; yields a client session rooted at the gateway."""
+        servers = [*self.agents.values(), *self.engines.values()]
+        for server in servers:
+            await server.start()
+        deployment = self.deployment()
+        self.gateway = Gateway(
+            deployment, resolve(deployment, source="mock"), trace_file=self._trace_file
+        )
+        await self.gateway.start()
+        runner = web.AppRunner(
+            make_app(self.gateway), handler_cancellation=True, access_log=None, shutdown_timeout=0.1
+        )
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            async with aiohttp.ClientSession(url) as client:
+                yield client
+        finally:
+            await runner.cleanup()
+            await self.gateway.close()
+            for server in servers:
+                await server.stop()
+
+    async def ready(self) -> None:
+        """Until the gateway has nothing to complain of and every engine is up."""
+        await until(lambda: not self.gateway.troubles() and len(self.gateway.fleet.up) == 4)
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    """Let the loop turn until the condition holds. Raises TimeoutError."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)

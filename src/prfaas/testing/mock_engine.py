@@ -1,0 +1,193 @@
+"""A vLLM server without a model: the endpoints the gateway uses, in vLLM's own shapes.
+
+A token is a byte of the text. The answer to a prompt depends on its token ids alone, so an answer
+is right exactly if it equals `expected_words` of the prompt, whichever way it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+
+from prfaas.testing.mock_agent import MockAgent
+from prfaas.testing.mock_http import MockServer
+
+KV_BYTES_PER_TOKEN = 10
+MAX_MODEL_LEN = 100_000
+ANSWER_WORDS = 5
+
+
+def expected_words(token_ids: list[int]) -> list[str]:
+    """The answer, word by word."""
+    digest = hashlib.sha256(bytes(token_ids)).hexdigest()
+    return [f" {digest[8 * i : 8 * i + 8]}" for i in range(ANSWER_WORDS)]
+
+
+class MockEngine(MockServer):
+    """One engine, with the agent beside it and (for exports) all agents by name.
+
+    ``prefill_gate``, ``first_token_gate`` and ``middle_gate`` hold a request at that point while
+    they are cleared; ``refuse_exports`` is the reason prefill gives for having exported nothing.
+    """
+
+    def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
+        super().__init__()
+        self.name = name
+        self.agent = agent
+        self.agents = agents
+        self.model = "mock-model"
+        self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.cancelled: list[str] = []
+        self.recomputed = 0
+        self.renders = True
+        self.refuse_exports: str | None = None
+        self.fail_with_status: int | None = None
+        self.error_event_first = False
+        self.prefill_gate, self.first_token_gate, self.middle_gate = (
+            asyncio.Event(),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
+        for gate in (self.prefill_gate, self.first_token_gate, self.middle_gate):
+            gate.set()
+
+    def routes(self) -> list[web.RouteDef]:
+        found = [
+            web.get("/health", self._health),
+            web.get("/v1/models", self._models),
+            web.post("/tokenize", self._tokenize),
+            web.post("/v1/completions", self._complete),
+            web.post("/v1/chat/completions", self._complete),
+        ]
+        if self.renders:
+            found.append(web.post("/v1/completions/render", self._render))
+            found.append(web.post("/v1/chat/completions/render", self._render))
+        return found
+
+    def bodies(self, path: str) -> list[dict[str, Any]]:
+        """Bodies of the requests to ``path``, in order."""
+        return [body for at, body, _ in self.requests if at == path]
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        card = {"id": self.model, "object": "model", "parent": None}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        tokens = list((await request.json())["prompt"].encode())
+        return web.json_response({"count": len(tokens), "tokens": tokens})
+
+    async def _render(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        refusal = self._refusal(body)
+        if refusal is not None:
+            return refusal
+        prompts = [_rendered(body, ids) for ids in _prompts(body)]
+        chat = "messages" in body
+        return web.json_response(prompts[0] if chat else prompts)
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append((request.path, body, dict(request.headers)))
+        if self.fail_with_status is not None:
+            return _error(self.fail_with_status, "EngineCore died")
+        refusal = self._refusal(body)
+        if refusal is not None:
+            return refusal
+        try:
+            params = body.get("kv_transfer_params") or {}
+            if params.get("prfaas") == "export":
+                return await self._prefill(body, params)
+            return await self._answer(request, body, params)
+        except asyncio.CancelledError:
+            self.cancelled.append(request.headers["X-Request-Id"])
+            raise
+
+    async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
+        exported = {"prfaas": "exported", "transfer_id": params["transfer_id"], "ok": True}
+        if self.refuse_exports is not None:
+            exported |= {"ok": False, "reason": self.refuse_exports}
+            return web.json_response({"kv_transfer_params": exported})
+        total = (params["to_token"] - params["from_token"]) * KV_BYTES_PER_TOKEN
+        destination = self.agents[params["destination"]]
+        transfer_id = params["transfer_id"]
+        half = total // 2
+        await destination.receive(transfer_id, total=total, stored=half, state="receiving")
+        await self.prefill_gate.wait()
+        self.agent.sent(transfer_id, total=total, at_export_end=half)
+        await destination.receive(transfer_id, total=total, stored=total, state="complete")
+        return web.json_response({"choices": [], "kv_transfer_params": exported})
+
+    async def _answer(
+        self, request: web.Request, body: dict[str, Any], params: dict[str, Any]
+    ) -> web.StreamResponse:
+        ids = params.get("prompt_token_ids") or _prompts(body)[0]
+        if params.get("prfaas") == "import":
+            found = self.agent.transfers.get(params["transfer_id"], {})
+            self.recomputed += found.get("state") != "complete"
+        await self.first_token_gate.wait()
+        words = expected_words(ids)
+        if not body.get("stream"):
+            await self.middle_gate.wait()
+            choices = [{"index": i, "text": "".join(words)} for i in range(body.get("n", 1))]
+            return web.json_response({"choices": choices, "prompt_token_ids": ids})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        if self.error_event_first:
+            await response.write(b'data: {"error":{"message":"EngineCore died"}}\n\n')
+        for number, event in enumerate(_events(words)):
+            await response.write(event)
+            if number == 1:
+                await self.middle_gate.wait()
+        return response
+
+    def _refusal(self, body: dict[str, Any]) -> web.Response | None:
+        model = body.get("model")
+        if model not in (None, self.model):
+            return _error(404, f"The model `{model}` does not exist.")
+        if any(len(ids) >= MAX_MODEL_LEN for ids in _prompts(body)):
+            return _error(400, "This model's maximum context length is exceeded")
+        return None
+
+
+def _prompts(body: dict[str, Any]) -> list[list[int]]:
+    """The token ids of each prompt of a body, as the mock tokenises."""
+    if "messages" in body:
+        text = "".join(f"<{m['role']}>{m['content']}" for m in body["messages"])
+        return [list(text.encode())]
+    prompt = body.get("prompt") or ""
+    if isinstance(prompt, str):
+        return [list(prompt.encode())]
+    if prompt and isinstance(prompt[0], int):
+        return [prompt]
+    return [list(p.encode()) if isinstance(p, str) else p for p in prompt]
+
+
+def _rendered(body: dict[str, Any], token_ids: list[int]) -> dict[str, Any]:
+    wants_all = body.get("prompt_logprobs") is not None
+    sampling = {"max_tokens": body.get("max_tokens", 16), "skip_reading_prefix_cache": wants_all}
+    return {
+        "request_id": "cmpl-1",
+        "token_ids": token_ids,
+        "features": None,
+        "sampling_params": sampling,
+        "stream": bool(body.get("stream")),
+    }
+
+
+def _events(words: list[str]) -> Iterator[bytes]:
+    for word in words:
+        yield f"data: {json.dumps({'choices': [{'index': 0, 'text': word}]})}\n\n".encode()
+    yield b"data: [DONE]\n\n"
+
+
+def _error(status: int, message: str) -> web.Response:
+    error = {"message": message, "type": "NotFoundError", "param": None, "code": status}
+    return web.json_response({"error": error}, status=status)

@@ -1,0 +1,51 @@
+"""A small HTTP server of the test kit: real sockets, no real work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+
+class MockServer:
+    """An aiohttp application on a free local port; `stop` kills its open connections too."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.connections: set[asyncio.BaseTransport] = set()
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Listen; after `stop`, on the same port again."""
+        app = web.Application(client_max_size=1 << 30, middlewares=[self._note_connection])
+        app.add_routes(self.routes())
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.0
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    async def stop(self) -> None:
+        """Die as a killed process does: every connection is reset."""
+        for transport in self.connections:
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+        self.connections.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @web.middleware
+    async def _note_connection(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if request.transport is not None:
+            self.connections.add(request.transport)
+        return await handler(request)

@@ -1,0 +1,215 @@
+"""Whole requests through a real gateway, over mock engines and agents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from prfaas.gateway.trace import TraceRecord
+from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, clear_line, until
+from prfaas.testing.mock_engine import KV_BYTES_PER_TOKEN, expected_words
+
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+MIDDLE = "longer than one block"
+SHORT = "abc"
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+
+
+def answer_to(prompt: str) -> str:
+    return "".join(expected_words(list(prompt.encode())))
+
+
+async def ask(
+    client: aiohttp.ClientSession, path: str = COMPLETIONS, **body: Any
+) -> tuple[aiohttp.ClientResponse, str]:
+    """The response and the text of its first choice."""
+    async with client.post(path, json=body) as response:
+        if response.content_type != "text/event-stream":
+            content = await response.json()
+            return response, content["choices"][0]["text"] if response.ok else json.dumps(content)
+        events = (await response.text()).split("\n\n")
+        assert events[-2:] == ["data: [DONE]", ""]
+        return response, "".join(
+            json.loads(event[6:])["choices"][0]["text"] for event in events[:-2]
+        )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
+    mock = MockDeployment(trace_file=tmp_path / "trace.jsonl")
+    async with mock.running() as client:
+        await mock.ready()
+        for decode in ("d1", "d2"):
+            mock.engines[decode].first_token_gate.clear()
+        asked = asyncio.create_task(ask(client, prompt=LONG, stream=stream, seed=7, stop=["x"]))
+        await until(lambda: bool(mock.agents["east-agent"].polled))
+        for decode in ("d1", "d2"):
+            mock.engines[decode].first_token_gate.set()
+        response, text = await asked
+        assert text == answer_to(LONG)
+        headers = response.headers
+        reason = f"uncached {len(LONG)} > threshold 40"
+        assert headers["x-prfaas-route"] == f'offload; reason="{reason}"'
+        boundary = (len(LONG) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        assert headers["x-prfaas-kv-bytes"] == str(boundary * KV_BYTES_PER_TOKEN)
+        assert headers["x-prfaas-kv-hidden"] == "0.5000"
+        assert headers["x-prfaas-total-tokens"] == str(len(LONG))
+        assert headers["x-prfaas-prefill-engine"] == "e1"
+        (prefill,) = mock.engines["e1"].bodies(COMPLETIONS)
+        transfer_id = prefill["kv_transfer_params"].pop("transfer_id")
+        assert 0 < prefill["kv_transfer_params"].pop("deadline_s") <= 40
+        assert prefill == {
+            "prompt": list(LONG.encode()),
+            "max_tokens": 1,
+            "temperature": 0,
+            "stream": False,
+            "kv_transfer_params": {
+                "prfaas": "export",
+                "destination": "west-agent",
+                "from_token": 0,
+                "to_token": boundary,
+                "priority": 0,
+            },
+        }
+        decoder = mock.engines[headers["x-prfaas-decode-engine"]]
+        (answered,) = decoder.bodies(COMPLETIONS)
+        assert answered == {
+            "prompt": list(LONG.encode()),
+            "stream": stream,
+            "seed": 7,
+            "stop": ["x"],
+            "kv_transfer_params": {
+                "prfaas": "import",
+                "transfer_id": transfer_id,
+                "from_token": 0,
+                "to_token": boundary,
+            },
+        }
+        assert decoder.recomputed == 0
+        await until(lambda: transfer_id in mock.agents["west-agent"].dropped)
+    (line,) = (tmp_path / "trace.jsonl").read_bytes().splitlines()
+    trace = msgspec.json.decode(line, type=TraceRecord)
+    assert (trace.route, trace.outcome, trace.attempts) == ("offload", "ok", 1)
+    assert trace.kv_bytes_hidden == trace.kv_bytes // 2
+    stages = [trace.rendered_s, trace.prefill_started_s, trace.prefilled_s, trace.decode_started_s]
+    times = [t for t in (*stages, trace.first_token_s, trace.completed_s) if t is not None]
+    assert len(times) == 6
+    assert times == sorted(times)
+
+
+async def test_routes_by_length() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        middle, text = await ask(client, prompt=MIDDLE)
+        assert text == answer_to(MIDDLE)
+        assert middle.headers["x-prfaas-route"].startswith("pd-p; ")
+        short, text = await ask(client, prompt=SHORT)
+        assert text == answer_to(SHORT)
+        assert short.headers["x-prfaas-route"].startswith("direct; ")
+        assert len(mock.engines["p1"].requests) == 1
+        assert not mock.engines["e1"].requests
+
+
+async def test_chat_passes_ids_beside_untouched_messages() -> None:
+    mock = MockDeployment()
+    messages = [{"role": "user", "content": LONG, "extra": {"nested": [1.5, None]}}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    async with mock.running() as client:
+        await mock.ready()
+        response, text = await ask(client, CHAT, messages=messages, tools=tools, stream=True)
+        ids = list(f"<user>{LONG}".encode())
+        assert text == "".join(expected_words(ids))
+        assert response.headers["x-prfaas-route"].startswith("offload")
+        (body,) = mock.engines[response.headers["x-prfaas-decode-engine"]].bodies(CHAT)
+        assert body["messages"] == messages
+        assert body["tools"] == tools
+        assert body["kv_transfer_params"]["prompt_token_ids"] == ids
+        await ask(client, CHAT, messages=[{"role": "user", "content": "x"}], max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"prompt": [LONG, MIDDLE]}, "batch of 2 prompts"),
+        ({"prompt": LONG, "echo": True}, "echo asks for the prompt as it came"),
+        ({"prompt": LONG, "prompt_logprobs": 1}, "the whole prompt must be computed"),
+    ],
+)
+async def test_shapes_that_need_the_engine_alone_reach_it_byte_for_byte(
+    body: dict[str, Any], reason: str
+) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        response, text = await ask(client, **body)
+        assert text == answer_to(LONG)
+        assert response.headers["x-prfaas-route"].startswith(f'direct; reason="{reason}')
+        (got,) = mock.engines[response.headers["x-prfaas-decode-engine"]].bodies(COMPLETIONS)
+        assert got == body
+
+
+async def test_engines_that_cannot_render_are_still_served() -> None:
+    mock = MockDeployment()
+    for engine in mock.engines.values():
+        engine.renders = False
+    async with mock.running() as client:
+        await mock.ready()
+        response, text = await ask(client, prompt=LONG)
+        assert text == answer_to(LONG)
+        assert "does not render" in response.headers["x-prfaas-route"]
+
+
+async def test_several_answers_keep_the_transfer_until_the_end() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in ("d1", "d2"):
+            mock.engines[engine].middle_gate.clear()
+        async with client.post(COMPLETIONS, json={"prompt": LONG, "n": 2, "stream": True}) as got:
+            await got.content.readany()
+            assert not mock.agents["west-agent"].dropped
+            for engine in ("d1", "d2"):
+                mock.engines[engine].middle_gate.set()
+            await got.read()
+        await until(lambda: len(mock.agents["west-agent"].dropped) == 1)
+
+
+async def test_the_line_going_down_keeps_prompts_in_the_pd_cluster() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        mock.agents["east-agent"].links = [clear_line("west-agent", connections=0)]
+        route = "offload"
+        async with asyncio.timeout(10):
+            while route.startswith("offload"):
+                response, _ = await ask(client, prompt=LONG)
+                route = response.headers["x-prfaas-route"]
+        assert route == (
+            f'pd-p; reason="uncached {len(LONG)} > threshold 40, no PrfaaS engine in reach"'
+        )
+
+
+async def test_sixty_four_at_once_all_complete() -> None:
+    mock = MockDeployment()
+    prompts = [f"{n} {LONG if n % 2 else MIDDLE}" for n in range(64)]
+    async with mock.running() as client:
+        await mock.ready()
+        answers = await asyncio.gather(*(ask(client, prompt=p, stream=True) for p in prompts))
+        assert [text for _, text in answers] == [answer_to(p) for p in prompts]
+
+
+async def test_models_and_tokenize_come_from_an_engine() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.get("/v1/models") as response:
+            assert (await response.json())["data"][0]["id"] == "mock-model"
+        async with client.post("/tokenize", json={"prompt": "ab"}) as response:
+            assert (await response.json())["tokens"] == [97, 98]
