@@ -1,0 +1,103 @@
+"""One end of the KV link under test: ``ours.py receive|send ARGUMENTS-AS-JSON``."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import workload
+
+from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
+from prfaas.transfer.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.transfer.tcp.link import TcpLink
+
+
+class Arena:
+    """Memory touched once, as an agent's; every transfer lands in the same place."""
+
+    def __init__(self) -> None:
+        self.memory = memoryview(mmap.mmap(-1, workload.TOTAL_BYTES))
+        for page in range(0, workload.TOTAL_BYTES, 4096):
+            self.memory[page] = page // 4096 % 251
+
+    def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
+        return (self.memory[flat_offset : flat_offset + length],)
+
+    def offered(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
+        return self
+
+    def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
+        pass
+
+    def completed(self, key: TransferKey) -> None:
+        pass
+
+    def failed(self, key: TransferKey, reason: str) -> None:
+        print(f"{key} failed: {reason}", file=sys.stderr)
+
+
+def security(directory: str | None, name: str) -> TlsFiles | Plaintext:
+    if directory is None:
+        return Plaintext()
+    certs = Path(directory)
+    return TlsFiles(certs / "ca.pem", certs / f"{name}.pem", certs / f"{name}-key.pem")
+
+
+def receive(options: dict[str, str]) -> None:
+    config = TcpLinkConfig(
+        name="west", security=security(options["certs"], "west"), listen=f"{options['host']}:0"
+    )
+    link = TcpLink(config, Arena())
+    workload.say("listening", address=link.address)
+    workload.wait_for_the_end()
+    link.close()
+
+
+def send(options: dict[str, object]) -> None:
+    count = options.get("connections")
+    peer = PeerConfig(
+        address=str(options["address"]), connections=count if isinstance(count, int) else None
+    )
+    certs = options["certs"]
+    config = TcpLinkConfig(
+        name="east",
+        security=security(certs if isinstance(certs, str) else None, "east"),
+        peers={"west": peer},
+    )
+    arena = Arena()
+    link = TcpLink(config, arena)
+    move(link, arena, "warm-up")
+    workload.say("warm", cpu_s=workload.cpu_s())
+    for number in range(int(str(options["repeats"]))):
+        workload.say("transfer", seconds=move(link, arena, f"run-{number}"))
+    state = link.states()[0]
+    workload.say("done", cpu_s=workload.cpu_s(), connections=state.connections)
+    link.close()
+
+
+def move(link: TcpLink, arena: Arena, name: str) -> float:
+    over = threading.Event()
+    problems: list[str] = []
+
+    def fail(reason: str) -> None:
+        problems.append(reason)
+        over.set()
+
+    offer = TransferOffer(TransferKey(name, 0, 1), "bench", 0, 256, workload.TOTAL_BYTES, 300.0)
+    started = time.perf_counter()
+    handle = link.send("west", offer, on_complete=over.set, on_failed=fail)
+    for offset, length in workload.ranges():
+        handle.add(offset, arena.memory[offset : offset + length], lambda: None)
+    over.wait()
+    if problems:
+        raise SystemExit(problems[0])
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    {"receive": receive, "send": send}[sys.argv[1]](json.loads(sys.argv[2]))
