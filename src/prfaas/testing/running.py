@@ -1,0 +1,209 @@
+"""Real deployments for tests and benchmarks: `prfaas up` as a subprocess, and a stock engine.
+
+Everything is started the way a user starts it; nothing here is faked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
+from prfaas.launch.commands import engine_command, gateway_command, installed_vllm
+from prfaas.launch.sessions import Session, members
+
+START_TIMEOUT_S = 300.0
+
+
+class Answer(msgspec.Struct):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def call(
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    method: str | None = None,
+    headers: Mapping[str, str] = {},
+    timeout_s: float = 300.0,
+) -> Answer:
+    """One HTTP exchange; an error status is an answer, a dead server raises OSError."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers))
+    if data is not None:
+        request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            return Answer(response.status, _lower(response.headers), response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, _lower(error.headers), error.read())
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once ``url`` answers 200. Raises RuntimeError with the log's end if it never does."""
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if call(url, timeout_s=5.0).status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.25)
+    tail = log.read_text(errors="replace")[-4000:]
+    raise RuntimeError(f"{url} did not become ready (exit {process.poll()}):\n{tail}")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class _Process:
+    """A subprocess in a session of its own, its output in a log file."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def stop(self) -> int:
+        """Ctrl-C, then the exit status; the whole session is killed after a minute."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class RunningDeployment(_Process):
+    """`prfaas up` with a deployment file, ready to serve.
+
+    Args:
+        file: the deployment file.
+        home: its state (logs, resolved deployment) goes here; one deployment a directory.
+    """
+
+    def __init__(self, file: Path, home: Path, *, model: str | None = None) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._home = home
+        self.url = f"http://127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "prfaas.cli.main", "up", str(file)]
+        command += ["--listen", self.url.removeprefix("http://")]
+        if model is not None:
+            command += ["--model", model]
+        super().__init__(command, {"XDG_STATE_HOME": str(home)}, home / "up.log")
+        try:
+            wait_until_ready(f"{self.url}/ready", self.process, self.log)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def run_directory(self) -> Path:
+        return max((self._home / "prfaas" / "runs").iterdir())
+
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment with every address filled in."""
+        file = self.run_directory / "deployment.json"
+        return parse_deployment(file.read_bytes(), source=str(file))
+
+    def engine(self, name: str) -> EngineConfig:
+        return next(e for c in self.deployment.clusters for e in c.engines if e.name == name)
+
+    def admin(self, cluster: str) -> str:
+        """Base URL of the cluster's agent."""
+        return f"http://{self.deployment.cluster(cluster).agent.admin}"
+
+    def pids(self, name: str) -> list[int]:
+        """Processes of the session that runs ``name`` now, its leader first."""
+        record = json.loads((self.run_directory / "processes.json").read_bytes())
+        session = msgspec.convert(record["sessions"][name], Session)
+        return sorted(members(session), key=lambda pid: (pid != session.leader, pid))
+
+
+class SecondGateway(_Process):
+    """One more gateway over a running deployment's engines, with settings of its own."""
+
+    def __init__(self, running: RunningDeployment, home: Path, *, threshold: str) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        whole = running.deployment
+        changed = msgspec.structs.replace(
+            whole,
+            gateway=msgspec.structs.replace(whole.gateway, listen=f"127.0.0.1:{port}"),
+            scheduler=msgspec.structs.replace(whole.scheduler, threshold=threshold),
+        )
+        file = home / "deployment.json"
+        file.write_bytes(msgspec.json.encode(changed))
+        command = gateway_command(file)
+        super().__init__(list(command.arguments), dict(command.environment), home / "gateway.log")
+        try:
+            wait_until_ready(f"{self.url}/ready", self.process, self.log)
+        except BaseException:
+            self.stop()
+            raise
+
+
+class PlainEngine(_Process):
+    """A stock vLLM server without our connector: what answers are compared with.
+
+    It has the schedule of ``running``'s engines: block size, chunk size, threads.
+    """
+
+    def __init__(self, running: RunningDeployment, home: Path, *, cpus: str = "0") -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.url = f"http://127.0.0.1:{free_port()}"
+        engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus)
+        command = engine_command(running.deployment, engine, vllm=installed_vllm(), connector=False)
+        super().__init__(list(command.arguments), dict(command.environment), home / "plain.log")
+        try:
+            wait_until_ready(f"{self.url}/health", self.process, self.log)
+        except BaseException:
+            self.stop()
+            raise

@@ -1,0 +1,69 @@
+"""Real deployments, one model at a time, each shared by every test that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway
+
+HERE = Path(__file__).parent
+
+
+class Stack(msgspec.Struct):
+    """A deployment that offloads all it can, a gateway beside it that offloads nothing, and a
+    stock engine to compare with."""
+
+    kind: str
+    running: RunningDeployment
+    local: SecondGateway
+    plain: PlainEngine
+
+    def gateway(self, route: str) -> str:
+        return self.running.url if route == "offload" else self.local.url
+
+
+class Stacks:
+    """Starts a model's stack on demand; two cores and their memory hold only one at a time."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._open = ExitStack()
+        self._current: Stack | None = None
+        self._made = 0
+
+    def get(self, kind: str) -> Stack:
+        if self._current is None or self._current.kind != kind:
+            self.close()
+            self._current = self._start(kind)
+        return self._current
+
+    def _start(self, kind: str) -> Stack:
+        self._made += 1
+        home = self._home / f"{self._made}-{kind}"
+        enter = self._open.enter_context
+        running = enter(RunningDeployment(HERE / "offload.yaml", home / "up", model=f"tiny:{kind}"))
+        local = enter(SecondGateway(running, home / "local", threshold="1M"))
+        plain = enter(PlainEngine(running, home / "plain"))
+        return Stack(kind, running, local, plain)
+
+    def close(self) -> None:
+        self._current = None
+        self._open.close()
+
+
+@pytest.fixture(scope="session")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
+    made = Stacks(tmp_path_factory.mktemp("stacks"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gdn(stacks: Stacks) -> Stack:
+    """The default model's stack: a Gated DeltaNet hybrid."""
+    return stacks.get("gdn")
