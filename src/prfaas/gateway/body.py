@@ -104,5 +104,5 @@ class RequestBody:
             return None
         try:
             return msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(400, f"{name} is not valid JSON: {error}", param=name) from error

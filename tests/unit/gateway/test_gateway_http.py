@@ -1,0 +1,141 @@
+"""What the front refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.openai_errors import ApiError
+from prfaas.testing.mock_deployment import MockDeployment, mock_layout, until
+
+COMPLETIONS = "/v1/completions"
+
+
+async def error_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    content = await response.json()
+    assert set(content["error"]) >= {"message", "type", "param", "code"}
+    assert content["error"]["code"] == response.status
+    return dict(content["error"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b'{"prompt": ', 400, "not a JSON object"),
+        (b"[1]", 400, "not a JSON object"),
+        (b"\xff\xfe", 400, "not a JSON object"),
+        (b"", 400, "not a JSON object"),
+        (b"[" * 100_000, 413, "larger than"),
+        (b'{"prompt": "a", "kv_transfer_params": {"prfaas": "import"}}', 400, "set by the gateway"),
+        (b'{"stream": ' + b"[" * 50_000 + b"]" * 10_000 + b"}", 400, "not"),
+        (b'{"prompt": "a", "model": "other"}', 404, "`other` does not exist"),
+        (b'{"prompt": "' + b"a" * 70_000 + b'"}', 413, "larger than 65536 bytes"),
+        (json.dumps({"prompt": [1] * 3, "x": "y" * 60_000}).encode(), 200, ""),
+    ],
+)
+async def test_bodies(body: bytes, status: int, says: str) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(COMPLETIONS, data=body) as response:
+            assert response.status == status
+            assert response.headers["X-Request-Id"]
+            if status != 200:
+                assert says in (await error_of(response))["message"]
+
+
+async def test_paths_methods_and_request_ids() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.get("/v1/nothing") as response:
+            assert response.status == 404
+            await error_of(response)
+        async with client.get(COMPLETIONS) as response:
+            assert response.status == 405
+            assert "takes POST" in (await error_of(response))["message"]
+        for given_id, kept in (("my-id.1", True), ("bad id\x01"[:6], False), ("x" * 200, False)):
+            async with client.get("/health", headers={"X-Request-Id": given_id}) as response:
+                assert (response.headers["X-Request-Id"] == given_id) is kept
+
+
+async def test_keys() -> None:
+    mock = MockDeployment(keys='["secret-1", "secret-2"]')
+    async with mock.running() as client:
+        await mock.ready()
+        for header in ("", "Bearer", "Bearer wrong", "Basic secret-1", "secret-1"):
+            async with client.get("/v1/models", headers={"Authorization": header}) as response:
+                assert response.status == 401
+                await error_of(response)
+        async with client.get(
+            "/v1/models", headers={"Authorization": "Bearer secret-2"}
+        ) as response:
+            assert response.status == 200
+        for path in ("/health", "/ready", "/metrics"):
+            async with client.get(path) as response:
+                assert response.status == 200
+
+
+async def test_unequal_layouts_are_refused_before_any_request() -> None:
+    mock = MockDeployment()
+    mock.engines["e1"].agent.register("e1", mock_layout(page_bytes=128))
+    async with mock.running() as client:
+        await until(lambda: mock.gateway.fleet.up == {"p1", "d1", "d2"})
+        async with client.get("/ready") as response:
+            assert response.status == 503
+            troubles = (await response.json())["troubles"]
+        assert troubles == [
+            f"KV layouts of e1 and {d} do not pair: layer l0: page_bytes differs: 128 and 64"
+            for d in ("d1", "d2")
+        ]
+        metrics = await (await client.get("/metrics")).text()
+        assert "prfaas_gateway_layout_mismatches 2.0" in metrics
+        mock.engines["e1"].agent.register("e1", mock_layout(), pid=2)
+        await mock.ready()
+
+
+async def test_before_any_layout_is_known_requests_are_told_to_wait() -> None:
+    mock = MockDeployment()
+    for agent in mock.agents.values():
+        agent.ranks = []
+    async with (
+        mock.running() as client,
+        client.post(COMPLETIONS, json={"prompt": "a"}) as response,
+    ):
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "1"
+        assert "KV layout" in (await error_of(response))["message"]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@given(fields=st.dictionaries(st.text(max_size=12), VALUES, max_size=4))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_not_ours_reaches_the_engine_unchanged(fields: dict[str, Any]) -> None:
+    fields.pop("kv_transfer_params", None)
+    body = RequestBody("/v1/completions", json.dumps(fields).encode())
+    sent = json.loads(body.for_decode([1, 2, 3], None))
+    assert sent == {**fields, "prompt": [1, 2, 3]}
+    assert body.for_decode(None, None) == body.raw
+
+
+@given(raw=st.binary(max_size=60))
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_any_bytes_are_parsed_or_refused(raw: bytes) -> None:
+    try:
+        body = RequestBody("/v1/completions", raw)
+        assert body.choices >= 1
+        assert body.needs_engine_alone() is None or body.raw == raw
+    except ApiError:
+        pass

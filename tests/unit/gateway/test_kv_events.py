@@ -1,0 +1,173 @@
+"""The event feed against a publisher that speaks vLLM's wire format."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from prfaas.cache.prefix_index import EngineIndex, PromptKeys
+from prfaas.core.errors import EngineError
+from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
+from prfaas.testing.mock_deployment import until
+
+BLOCK = 4
+TOKENS = list(range(50, 90))
+
+
+def stored(first: int, count: int = 1) -> dict[str, Any]:
+    """Blocks [first, first + count) of `TOKENS`, with every field vLLM 0.32 sends."""
+    hashes = [2**63 + number for number in range(first, first + count)]
+    return {
+        "type": "BlockStored",
+        "block_hashes": hashes,
+        "parent_block_hash": 2**63 + first - 1 if first else None,
+        "token_ids": TOKENS[first * BLOCK : (first + count) * BLOCK],
+        "block_size": BLOCK,
+        "lora_id": None,
+        "medium": "GPU",
+        "lora_name": None,
+        "extra_keys": [None] * count,
+        "group_idx": 0,
+        "kv_cache_spec_kind": "full_attention",
+    }
+
+
+REMOVED = {"type": "BlockRemoved", "block_hashes": [2**63 + 1], "medium": "GPU", "group_idx": 0}
+CLEARED = {"type": "AllBlocksCleared"}
+
+
+def batch(*events: dict[str, Any], ts: float = 1.0) -> bytes:
+    return msgspec.msgpack.encode([ts, list(events), 0])
+
+
+def held(index: EngineIndex) -> int:
+    return index.match(PromptKeys(TOKENS)).transferable_tokens
+
+
+class TestFollower:
+    def test_in_order(self) -> None:
+        follower = KvEventFollower(EngineIndex())
+        assert follower.take(0, batch(stored(0, 3)))
+        assert held(follower.index) == 12
+        assert follower.take(1, batch(REMOVED))
+        assert held(follower.index) == 4
+        assert follower.take(2, batch(CLEARED))
+        assert held(follower.index) == 0
+
+    def test_a_gap_asks_for_a_replay_that_fills_it(self) -> None:
+        follower = KvEventFollower(EngineIndex())
+        assert follower.take(0, batch(stored(0)))
+        assert not follower.take(2, batch(stored(2)))
+        assert follower.next_number == 1
+        follower.take_replayed(1, batch(stored(1)))
+        follower.take_replayed(2, batch(stored(2)))
+        assert held(follower.index) == 12
+        assert follower.take(2, batch(stored(2)))  # the live copy of what was replayed
+        assert follower.batches_total == 3
+
+    def test_what_cannot_be_replayed_empties_the_index(self) -> None:
+        follower = KvEventFollower(EngineIndex())
+        follower.take(0, batch(stored(0, 2)))
+        follower.take_replayed(7, batch(stored(0, 1)))
+        assert held(follower.index) == 4
+        assert follower.next_number == 8
+
+    def test_a_new_publisher_starts_over(self) -> None:
+        follower = KvEventFollower(EngineIndex())
+        follower.take(0, batch(stored(0, 3), ts=5.0))
+        follower.take(1, batch(ts=6.0))
+        assert follower.take(0, batch(stored(0, 1), ts=7.0))
+        assert held(follower.index) == 4
+
+    def test_garbage_is_an_engine_error(self) -> None:
+        follower = KvEventFollower(EngineIndex())
+        for payload in (b"", b"\xc1", batch({"type": "Unheard"}), msgspec.msgpack.encode([1.0])):
+            with pytest.raises(EngineError, match="unreadable KV events"):
+                follower.take(0, payload)
+
+
+class MockPublisher:
+    """vLLM's PUB socket and replay ROUTER, keeping what it published."""
+
+    def __init__(self, context: zmq.asyncio.Context) -> None:
+        self._pub = context.socket(zmq.PUB)
+        self._router = context.socket(zmq.ROUTER)
+        self.events = f"tcp://127.0.0.1:{self._pub.bind_to_random_port('tcp://127.0.0.1')}"
+        self.replay = f"tcp://127.0.0.1:{self._router.bind_to_random_port('tcp://127.0.0.1')}"
+        self.kept: list[bytes] = []
+        self.replays = 0
+
+    async def publish(self, payload: bytes, *, lose: bool = False) -> None:
+        number = len(self.kept).to_bytes(8, "big")
+        self.kept.append(payload)
+        if not lose:
+            await self._pub.send_multipart([b"kv", number, payload])
+
+    async def serve_replays(self) -> None:
+        while True:
+            client, _, start = await self._router.recv_multipart()
+            self.replays += 1
+            for number in range(int.from_bytes(start, "big"), len(self.kept)):
+                frames = [client, b"", b"kv", number.to_bytes(8, "big"), self.kept[number]]
+                await self._router.send_multipart(frames)
+            end = (-1).to_bytes(8, "big", signed=True)
+            await self._router.send_multipart([client, b"", b"", end, b""])
+
+    def close(self) -> None:
+        self._pub.close(0)
+        self._router.close(0)
+
+
+@contextlib.asynccontextmanager
+async def following() -> AsyncIterator[tuple[KvEventFeed, MockPublisher]]:
+    with zmq.asyncio.Context() as context:
+        publisher = MockPublisher(context)
+
+        async def discover() -> tuple[str, str | None]:
+            return publisher.events, publisher.replay
+
+        feed = KvEventFeed("e", EngineIndex(), discover, context)
+        tasks = [asyncio.create_task(feed.run()), asyncio.create_task(publisher.serve_replays())]
+        try:
+            yield feed, publisher
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            publisher.close()
+
+
+async def test_a_late_feed_catches_up_then_follows_live() -> None:
+    async with following() as (feed, publisher):
+        await publisher.publish(batch(stored(0, 2)))
+        await until(lambda: feed.state is FeedState.LIVE)
+        index = feed.follower.index
+        await until(lambda: held(index) == 8)
+        await publisher.publish(batch(stored(2)))
+        await until(lambda: held(index) == 12)
+        before = publisher.replays
+        await publisher.publish(batch(stored(3)), lose=True)
+        await publisher.publish(batch(stored(4)))
+        await until(lambda: held(index) == 20)
+        assert publisher.replays == before + 1
+
+
+async def test_a_silent_publisher_is_said_and_its_index_emptied(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("prfaas.gateway.kv_events._PROBE_S", 0.02)
+    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.05)
+    async with following() as (feed, publisher):
+        await publisher.publish(batch(stored(0)))
+        await until(lambda: held(feed.follower.index) == 4)
+        publisher.close()
+        await until(lambda: feed.state is FeedState.SILENT)
+        assert held(feed.follower.index) == 0
+        assert "KV events stopped" in caplog.text
