@@ -73,7 +73,7 @@ class Gateway:
         self._agents = {
             c.name: AgentClient(c.agent, c.agent_url, self._session) for c in endpoints.clusters
         }
-        self._feeds = {name: self._feed(engine) for name, engine in engines.items()}
+        self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
         self.fleet = Fleet(
             endpoints,
             self.engines,
@@ -107,6 +107,10 @@ class Gateway:
         """Why `/ready` does not say yes; empty if it does."""
         found = self.fleet.troubles()
         return found if found or self._driver is not None else ["starting"]
+
+    def feed(self, engine: str) -> KvEventFeed:
+        """What is known of one engine's prefix cache."""
+        return self._feeds[engine]
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer; decode engines first, they are near."""
@@ -255,7 +259,7 @@ class Gateway:
             models = msgspec.json.decode(answer.body, type=_Models).data
             self._adapters |= {model.id for model in models if model.parent is not None}
 
-    def _feed(self, engine: EngineEndpoint) -> KvEventFeed:
+    def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
         return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
 
     async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:

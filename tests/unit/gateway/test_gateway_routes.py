@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from prfaas.cache.prefix_index import BlocksStored
 from prfaas.gateway.trace import TraceRecord
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, clear_line, until
 from prfaas.testing.mock_engine import KV_BYTES_PER_TOKEN, expected_words
@@ -213,3 +214,38 @@ async def test_models_and_tokenize_come_from_an_engine() -> None:
             assert (await response.json())["data"][0]["id"] == "mock-model"
         async with client.post("/tokenize", json={"prompt": "ab"}) as response:
             assert (await response.json())["tokens"] == [97, 98]
+
+
+async def test_only_what_the_decode_engine_lacks_is_sent() -> None:
+    mock = MockDeployment()
+    ids = list(LONG.encode())
+    half = 8 * BLOCK_TOKENS
+    async with mock.running() as client:
+        await mock.ready()
+        mock.gateway.feed("d2").follower.index.stored(
+            BlocksStored(
+                group=0,
+                kind="full_attention",
+                block_tokens=BLOCK_TOKENS,
+                hashes=list(range(8)),
+                parent=None,
+                token_ids=ids[:half],
+            )
+        )
+        response, text = await ask(client, prompt=f"{LONG} and the rest of a second turn")
+        assert text == answer_to(f"{LONG} and the rest of a second turn")
+        assert response.headers["x-prfaas-cached-tokens"] == str(half)
+        assert response.headers["x-prfaas-decode-engine"] == "d2"
+        (prefill,) = mock.engines["e1"].bodies(COMPLETIONS)
+        assert prefill["kv_transfer_params"]["from_token"] == half
+        (decode,) = mock.engines["d2"].bodies(COMPLETIONS)
+        assert decode["kv_transfer_params"]["from_token"] == half
+        # Nearly all of it is there: what remains is below the threshold.
+        response, _ = await ask(client, prompt=LONG[: half + 3])
+        assert response.headers["x-prfaas-route"].startswith("direct; ")
+        # Another tenant's salt shares nothing.
+        response, _ = await ask(client, prompt=LONG, cache_salt="other")
+        assert response.headers["x-prfaas-cached-tokens"] == "0"
+        metrics = await (await client.get("/metrics")).text()
+        assert 'prfaas_gateway_index_blocks{engine="d2"} 8.0' in metrics
+        assert 'prfaas_gateway_kv_events_live{engine="d2"} 0.0' in metrics
