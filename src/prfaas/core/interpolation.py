@@ -3,8 +3,9 @@
 Theory of operation. Prefill and decode times are measured at a handful of lengths or batch sizes.
 Between two points the curve is a straight line, in plain or in log-log coordinates. Beyond the
 last point nothing is known (attention grows faster than any line drawn through short prompts), so
-asking there is an error. Before the first point the first segment is continued: the error is
-bounded by that first value, and `Table.covers_from` lets a caller flag it.
+asking there is an error. Before the first point the first segment is continued, never below the
+line to the origin (which keeps it positive): the error is bounded by that first value, and
+`Table.covers_from` lets a caller flag it.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Table:
         u = log(max(x, 1e-9)) if self._log else x
         segment = min(max(bisect_right(self._u, u) - 1, 0), len(self._slope) - 1)
         v = self._v[segment] + self._slope[segment] * (u - self._u[segment])
-        return exp(v) if self._log else max(v, 0.0)
+        if self._log:
+            return exp(v)
+        return v if x >= self.x[0] else max(v, self.y[0] * x / self.x[0])
 
     def at_each(self, x: FloatArray) -> FloatArray:
         """y at every x of an array, same shape. Raises ConfigError beyond the last point."""
@@ -83,7 +86,9 @@ class Table:
         v = np.take(self._v, segment) + np.take(self._slope, segment) * (
             u - np.take(self._u, segment)
         )
-        return np.asarray(np.exp(v) if self._log else np.maximum(v, 0.0))
+        if self._log:
+            return np.asarray(np.exp(v))
+        return np.where(x >= self.x[0], v, np.maximum(v, self.y[0] * x / self.x[0]))
 
     def _refuse(self, x: float) -> None:
         raise ConfigError(

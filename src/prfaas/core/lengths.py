@@ -73,7 +73,9 @@ class LengthDistribution(ABC):
 
     def mean(self, *, above: float | None = None, up_to: float | None = None) -> float:
         """E[L | above < L <= up_to]: the paper's l_long and l_short."""
-        return self.expectation(lambda tokens: tokens, above=above, up_to=up_to)
+        value = self.expectation(lambda tokens: tokens, above=above, up_to=up_to)
+        # Rounding must not leave the range that a profile may be asked for.
+        return float(np.clip(value, self.low, self.high))
 
     def share_above(self, tokens: float) -> float:
         """P(L > tokens): the paper's p for a threshold of ``tokens``."""

@@ -99,8 +99,8 @@ def _edges(demand: Demand, buckets: int) -> FloatArray:
 
 
 def _without_empty(edges: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Join buckets that hold no request to the one before them."""
-    keep = share > 1e-15
+    """Join buckets that hold no request to the one after them."""
+    keep = share > 1e-9
     return np.concatenate((edges[:1], edges[1:][keep])), share[keep]
 
 
@@ -238,7 +238,7 @@ def _one_threshold(
     rates: FloatArray, offloads: NDArray[np.bool_], edges: FloatArray
 ) -> float | None:
     """The threshold, if offloaded shares by bucket are 0, ..., 0, one fraction, 1, ..., 1."""
-    share = rates[:, offloads].sum(axis=1) / rates.sum(axis=1)
+    share = rates[:, offloads].sum(axis=1) / np.maximum(rates.sum(axis=1), 1e-300)
     partial = np.flatnonzero((share > 1e-6) & (share < 1 - 1e-6))
     if partial.size > 1 or np.any(np.diff(share) < -1e-6) or share[0] > 0.5 or share[-1] < 0.5:
         return None

@@ -23,7 +23,7 @@ from prfaas.core.kv_size import KvSize
 from prfaas.core.lengths import LengthDistribution
 from prfaas.core.profiles import PrefillProfile
 
-SAMPLES = 4000
+SAMPLES = 2000
 PERCENTILES = (0.5, 0.9, 0.99)
 
 
@@ -60,6 +60,8 @@ class _Class(msgspec.Struct, frozen=True):
     def late(self, seconds: float) -> float:
         """How many of the samples take longer than ``seconds``, as an expectation."""
         slack = seconds - self.service_s
+        if self.mean_wait_s == inf:
+            return float(slack.size)
         if self.waiting_share <= 0:
             return float(np.count_nonzero(slack < 0))
         decay = self.waiting_share / self.mean_wait_s
@@ -84,17 +86,25 @@ def estimate_ttft(
 
     Without ``queueing``: prefill alone, no wait and no exposed transfer, as in the paper.
     """
-    sample = lengths.quantile((np.arange(SAMPLES) + 0.5) / SAMPLES)
-    classes = []
-    for pool in pools:
-        mine = sample[(sample > pool.above) & (sample <= pool.up_to)]
-        if mine.size:
-            classes.append(_class_of(pool, mine, kv, rate, queueing=queueing))
+    classes = _classes(_sampled(lengths, pools), kv, rate, queueing=queueing)
     mean = sum(float(c.service_s.sum()) + c.service_s.size * c.mean_wait_s for c in classes)
-    p50, p90, p99 = (_percentile(classes, sample.size, q) for q in PERCENTILES)
+    p50, p90, p99 = (_percentile(classes, q) for q in PERCENTILES)
     return Ttft(
-        rate=rate, mean_s=mean / sample.size, p50_s=p50, p90_s=p90, p99_s=p99, queueing=queueing
+        rate=rate, mean_s=mean / SAMPLES, p50_s=p50, p90_s=p90, p99_s=p99, queueing=queueing
     )
+
+
+def _sampled(lengths: LengthDistribution, pools: list[Pool]) -> list[tuple[Pool, FloatArray]]:
+    """Equally likely lengths, by the pool that serves them."""
+    sample = lengths.quantile((np.arange(SAMPLES) + 0.5) / SAMPLES)
+    served = [(pool, sample[(sample > pool.above) & (sample <= pool.up_to)]) for pool in pools]
+    return [(pool, mine) for pool, mine in served if mine.size]
+
+
+def _classes(
+    served: list[tuple[Pool, FloatArray]], kv: KvSize, rate: float, *, queueing: bool
+) -> list[_Class]:
+    return [_class_of(pool, mine, kv, rate, queueing=queueing) for pool, mine in served]
 
 
 def _class_of(pool: Pool, mine: FloatArray, kv: KvSize, rate: float, *, queueing: bool) -> _Class:
@@ -120,18 +130,20 @@ def _class_of(pool: Pool, mine: FloatArray, kv: KvSize, rate: float, *, queueing
     return _Class(visible, waiting, wait)
 
 
-def _percentile(classes: list[_Class], total: int, share: float) -> float:
+def _late_share(classes: list[_Class], seconds: float) -> float:
+    """Share of requests whose first token takes longer than ``seconds``."""
+    return sum(c.late(seconds) for c in classes) / SAMPLES
+
+
+def _percentile(classes: list[_Class], share: float) -> float:
     if any(c.mean_wait_s == inf for c in classes):
         return inf
     low, high = 0.0, max(float(c.service_s.max()) for c in classes)
-    while sum(c.late(high) for c in classes) > (1 - share) * total:
+    while _late_share(classes, high) > 1 - share:
         high *= 2
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
-        if sum(c.late(middle) for c in classes) > (1 - share) * total:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if _late_share(classes, middle) > 1 - share else (low, middle)
     return high
 
 
@@ -149,10 +161,11 @@ def highest_rate(
     0 where even an idle system misses it.
     """
 
+    served = _sampled(lengths, pools)
+
     def met(rate: float) -> bool:
-        ttft = estimate_ttft(lengths, kv, pools, rate, queueing=True)
-        by = dict(zip(PERCENTILES, (ttft.p50_s, ttft.p90_s, ttft.p99_s), strict=True))
-        return by[percentile] <= ttft_s
+        classes = _classes(served, kv, rate, queueing=True)
+        return _late_share(classes, ttft_s) <= 1 - percentile
 
     low, high = 0.0, limit
     if not met(limit * 1e-6):

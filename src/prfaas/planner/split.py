@@ -29,6 +29,8 @@ from prfaas.planner import equations as eq
 Expectations = Literal["mean-length", "exact"]
 
 GRID = 4096
+NOBODY = 1e-12
+"""A share of requests below this is rounding."""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +117,7 @@ class ThresholdCurves:
     ) -> FloatArray:
         inner = function if how == "exact" else _identity
         buckets = self._lengths.bucket_expectations(inner, self.thresholds)
-        some = share > 1e-12
+        some = share > NOBODY
         mean = np.full_like(share, np.nan)
         np.divide(accumulate(buckets), share, out=mean, where=some)
         if how == "exact":
@@ -176,8 +178,8 @@ class TwoClusters:
         p = self._curves.p
         with np.errstate(divide="ignore", invalid="ignore"):
             theta_prfaas = np.minimum(n_prfaas / long_s, self.line / long_bytes)
-            by_prfaas = np.where(p > 1e-12, theta_prfaas / p, inf)
-            by_pd_p = np.where(p < 1 - 1e-12, n_p / short_s / (1 - p), inf)
+            by_prfaas = np.where(p > NOBODY, theta_prfaas / p, inf)
+            by_pd_p = np.where(p < 1 - NOBODY, n_p / short_s / (1 - p), inf)
         bounds = np.minimum(np.nan_to_num(by_prfaas, nan=0.0), np.nan_to_num(by_pd_p, nan=0.0))
         return np.asarray(np.minimum(bounds, self.decode.rate(n_d, self.demand.output_tokens)))
 
@@ -205,6 +207,7 @@ class TwoClusters:
             return float(function(np.array([lengths.mean(**limits)]))[0])
 
         p = lengths.share_above(threshold)
+        p = 0.0 if p < NOBODY else 1.0 if p > 1 - NOBODY else p
         theta_prfaas = theta_pd_p = None
         bounds = {"decode": self.decode.rate(n_d, self.demand.output_tokens)}
         if p > 0:

@@ -58,7 +58,7 @@ def read_trace(path: Path, trace_format: TraceFormat) -> list[TracedRequest]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a {trace_format} trace: {error!r}") from error
+        raise ConfigError(f"{path}: no {trace_format} trace: {error!r}") from error
     if not requests:
         raise ConfigError(f"{path}: no request in it")
     return requests

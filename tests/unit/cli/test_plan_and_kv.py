@@ -1,0 +1,72 @@
+"""``prfaas kv`` and ``prfaas plan`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prfaas.cli.main import main
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
+FIELDS = {
+    "name", "lambda_max_req_per_s", "threshold_tokens", "n_prfaas", "n_p", "n_d",
+    "theta_prfaas_req_per_s", "theta_pd_p_req_per_s", "theta_pd_d_req_per_s", "offloaded_share",
+    "egress_bytes_per_s", "binding_constraint",
+}  # fmt: skip
+
+
+def test_plan_json_has_the_promised_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLE), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    by_name = {row["name"]: row for row in report["deployments"]}
+    assert {"prfaas_pd", "homogeneous_pd", "naive_heterogeneous_pd"} <= set(by_name)
+    assert all(set(row) >= FIELDS for row in report["deployments"])
+    assert (by_name["prfaas_pd"]["n_p"], by_name["prfaas_pd"]["n_d"]) == (3, 5)
+
+
+def test_plan_prints_the_table_the_fit_and_the_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLE)]) == 0
+    out = capsys.readouterr().out
+    for text in ("(fit)", "bound, elastic roles: 3.33", "break-even", "What if"):
+        assert text in out
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plan_draws(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "new" / f"plan.{suffix}"
+    assert main(["plan", str(EXAMPLE), "--json", "--plot", str(target)]) == 0
+    assert target.stat().st_size > 5000
+
+
+def test_plan_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLE), "--plot", "x.pdf"]) == 2
+    assert "ending in .png or .svg" in capsys.readouterr().err
+    assert main(["plan", "missing.yaml"]) == 2
+    assert "missing.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_kv_prints_layers_sizes_and_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kv", "Kimi-Linear-48B-A3B", "--tokens", "32K"]) == 0
+    out = capsys.readouterr().out
+    for text in ("Kimi Delta Attention", "8,064 bytes per token", "293.4 MiB", "(implied)"):
+        assert text in out
+
+
+def test_kv_json_and_dtypes(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["kv", "Qwen3.8-27B", "--state-dtype", "bf16", "--kv-dtype", "fp8", "--json"]
+    assert main([*arguments, "--tokens", "1024"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["constant_bytes"] == 78446592
+    assert report["bytes_per_token"] == 32768
+    assert report["lengths"] == [{"tokens": 1024, "bytes": 78446592 + 32768 * 1024}]
+
+
+def test_kv_lists_the_catalogue_and_names_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kv", "--list"]) == 0
+    assert "Kimi-K3" in capsys.readouterr().out
+    assert main(["kv"]) == 2
+    assert main(["kv", "gpt-oss-120"]) == 2
+    assert "did you mean gpt-oss-120b" in capsys.readouterr().err

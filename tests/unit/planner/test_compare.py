@@ -1,0 +1,136 @@
+"""The plan of the paper's case study, several clusters, prices and what-ifs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from prfaas.planner.compare import elastic_bound, plan, prfaas_pd
+from prfaas.planner.deployments import Deployment
+from prfaas.planner.scenario import load_scenario, parse_scenario
+from prfaas.planner.whatif import break_even, what_ifs
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
+PAPER = load_scenario(EXAMPLE)
+PLAN = plan(PAPER)
+BY_NAME = {deployment.name: deployment for deployment in PLAN.deployments}
+
+SECOND_SITE = """
+  - {name: north, kind: prfaas, profile: paper-1t-h200, instances: 2, usd_per_gpu_hour: 4.5}
+  - {name: south, kind: pd, profile: paper-1t-h20-fit, instances: 4, usd_per_gpu_hour: 3}
+
+lines:
+  - {from: north, to: south, bandwidth: 10 Gbps}
+"""
+
+
+def two_sites() -> str:
+    return EXAMPLE.read_text().replace("\nlines:\n", SECOND_SITE)
+
+
+def test_the_four_deployments_of_the_case_study() -> None:
+    assert [d.name for d in PLAN.deployments] == [
+        "prfaas_pd",
+        "homogeneous_pd",
+        "homogeneous_pd_same_cost",
+        "naive_heterogeneous_pd",
+    ]
+    assert BY_NAME["prfaas_pd"].lambda_max_req_per_s == pytest.approx(3.24, rel=0.02)
+    assert BY_NAME["homogeneous_pd"].lambda_max_req_per_s == pytest.approx(2.11, rel=0.05)
+    assert BY_NAME["naive_heterogeneous_pd"].lambda_max_req_per_s == pytest.approx(2.45, rel=0.05)
+    assert BY_NAME["homogeneous_pd"].gpus == BY_NAME["prfaas_pd"].gpus == 96
+
+
+def test_both_expectations_are_shown_and_the_scenario_chooses() -> None:
+    ours = BY_NAME["prfaas_pd"]
+    assert ours.other_expectations is not None
+    assert ours.other_expectations.lambda_max_req_per_s < ours.lambda_max_req_per_s
+    exact = prfaas_pd(msgspec.structs.replace(PAPER, expectations="exact"))
+    assert exact.lambda_max_req_per_s == ours.other_expectations.lambda_max_req_per_s
+
+
+def test_a_fit_is_named_wherever_the_plan_shows() -> None:
+    assert "paper-1t-h20-fit (fit)" in PLAN.profiles
+    assert any("no measurement" in note for note in PLAN.notes)
+
+
+def test_the_same_money_buys_no_more_than_it_may() -> None:
+    ours, theirs = BY_NAME["prfaas_pd"], BY_NAME["homogeneous_pd_same_cost"]
+    assert ours.cost is not None
+    assert theirs.cost is not None
+    assert theirs.cost.usd_per_hour <= ours.cost.usd_per_hour
+
+
+def with_cost(deployment: Deployment, **prices: float) -> Deployment:
+    """The deployment planned again with other prices in the scenario."""
+    replace = msgspec.structs.replace
+    clusters = [
+        replace(c, usd_per_gpu_hour=prices.get("gpu", c.usd_per_gpu_hour))
+        if c.kind == "prfaas"
+        else c
+        for c in PAPER.clusters
+    ]
+    lines = [
+        replace(
+            line,
+            usd_per_month=prices.get("month", line.usd_per_month),
+            usd_per_gb=prices.get("gb", line.usd_per_gb),
+        )
+        for line in PAPER.lines
+    ]
+    assert deployment.name == "prfaas_pd"
+    return prfaas_pd(replace(PAPER, clusters=clusters, lines=lines))
+
+
+def test_at_each_break_even_price_both_serve_alike_per_dollar() -> None:
+    ours, theirs = BY_NAME["prfaas_pd"], BY_NAME["homogeneous_pd"]
+    prices = break_even(PAPER, ours, theirs)
+    assert prices is not None
+    assert theirs.cost is not None
+    for changed in (
+        with_cost(ours, gpu=prices.prfaas_usd_per_gpu_hour),
+        with_cost(ours, month=prices.line_usd_per_month),
+        with_cost(ours, gb=prices.traffic_usd_per_gb),
+    ):
+        assert changed.cost is not None
+        assert changed.cost.requests_per_usd == pytest.approx(theirs.cost.requests_per_usd)
+
+
+def test_without_prices_nothing_is_priced() -> None:
+    clusters = [msgspec.structs.replace(c, usd_per_gpu_hour=None) for c in PAPER.clusters]
+    unpriced = plan(msgspec.structs.replace(PAPER, clusters=clusters))
+    assert all(d.cost is None for d in unpriced.deployments)
+    assert "homogeneous_pd_same_cost" not in {d.name for d in unpriced.deployments}
+    assert break_even(PAPER, unpriced.deployments[0], unpriced.deployments[1]) is None
+
+
+def test_what_ifs_move_the_right_way() -> None:
+    relative = {row.change: row.relative for row in what_ifs(PAPER)}
+    assert relative["every line x 2"] == pytest.approx(1)
+    assert relative["every line x 0.05"] < 0.9
+    assert relative["prefix hit rate 0% to 50%"] > 1.2
+    assert relative["answers twice as long"] < 1
+    assert relative["+1 prfaas instance in every prfaas cluster"] > 1
+
+
+def test_several_clusters_are_planned_with_whole_nodes() -> None:
+    scenario = parse_scenario(two_sites(), source="two", beside=Path())
+    result = plan(scenario)
+    ours = result.deployments[0]
+    assert ours.n_prfaas == 6
+    assert ours.n_p + ours.n_d == 12
+    assert ours.lambda_max_req_per_s <= result.fluid_bound.upper_bound
+    assert ours.lambda_max_req_per_s > 0.93 * elastic_bound(scenario).lambda_max
+    naive = result.deployments[-1]
+    assert naive.n_p == 0
+    assert naive.offloaded_share == pytest.approx(1)
+
+
+def test_a_pd_cluster_alone_is_compared_with_nothing() -> None:
+    alone = msgspec.structs.replace(PAPER, clusters=PAPER.pd, lines=[])
+    result = plan(alone)
+    assert [d.name for d in result.deployments] == ["homogeneous_pd"]
+    assert result.deployments[0].n_p + result.deployments[0].n_d == 8
+    assert result.fluid_bound.threshold_tokens is None

@@ -1,0 +1,110 @@
+"""Scenario files: the paper's, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.planner.scenario import Scenario, load_scenario, parse_scenario
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
+TEXT = EXAMPLE.read_text()
+
+
+def parse(text: str, beside: Path = Path()) -> Scenario:
+    return parse_scenario(text, source="plan.yaml", beside=beside)
+
+
+def changed(old: str, new: str) -> str:
+    assert old in TEXT
+    return TEXT.replace(old, new)
+
+
+def test_the_example_is_the_case_study() -> None:
+    scenario = load_scenario(EXAMPLE)
+    assert scenario.is_two_clusters
+    assert scenario.lines[0].bytes_per_s == 12.5e9
+    assert scenario.demand.lengths.high == 131072
+    assert scenario.demand.kv.bytes_per_token == 16.875 * 1024
+    assert [cluster.instances for cluster in scenario.clusters] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("bandwidth: 100 Gbps", "bandwidth: 100", r"line from east.*no unit.*'200 Mbit/s'"),
+        ("bandwidth: 100 Gbps", "bandwidth: 0 Gbps", "more than 0"),
+        ("bandwidth: 100 Gbps", "bandwith: 100 Gbps", "did you mean 'bandwidth'"),
+        ("rtt: 20 ms", "rtt: 20", "no unit"),
+        ("instances: 4", "instances: 0", r"cluster 'east'.*write 1 or more"),
+        ("instances: 8", "instances: 1", r"cluster 'west'.*write 2 or more"),
+        ("kind: pd", "kind: prfaas", "nothing could decode"),
+        ("high: 128K", "high: 256K", r"ends at 131072 tokens.*reach 262144.*add the point"),
+        ("profile: paper-1t-h200 ", "profile: h200 ", "no built-in profile 'h200'"),
+        ("profile: paper-1t-h20-fit", "profile: paper-1t-h200", "no 'decode' table"),
+        ("from: east", "from: mars", "no cluster is named 'mars'; known: east, west"),
+        ("name: west", "name: east", "used twice"),
+        ("tokens_per_s: 40", "tokens_per_s: 0", "more than 0"),
+        ("output_tokens: 1024", "prefix_hit_rate: 0.5", "output_tokens: the mean answer"),
+        ("output_tokens: 1024", "output_tokens: 9\n  prefix_hit_rate: 1.5", "share below 1"),
+        ("lognormal:", "histogram: {edges: [1], weights: []}\n    lognormal:", "exactly one"),
+        ("sigma: 1.00", "sigma: -1", "sigma > 0"),
+        ("within: 8 s", "within: 8", "no unit"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_write(old: str, new: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        parse(changed(old, new))
+    assert str(caught.value).startswith("plan.yaml")
+
+
+def test_a_prefill_cluster_needs_a_line() -> None:
+    with pytest.raises(ConfigError, match="'east' has no line to a PD cluster; add under 'lines'"):
+        parse(TEXT[: TEXT.index("lines:")])
+
+
+def test_prefix_hits_shorten_the_prompts() -> None:
+    full = parse(TEXT).demand.lengths
+    half = parse(changed("output_tokens: 1024", "output_tokens: 1024\n  prefix_hit_rate: 0.5"))
+    assert half.demand.lengths.mean() == pytest.approx(full.mean() / 2)
+
+
+def test_a_histogram_and_a_model_of_the_catalogue() -> None:
+    text = TEXT.replace(
+        "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}",
+        "histogram: {edges: [1K, 8K, 64K], weights: [1, 3]}",
+    )
+    scenario = parse("model: Kimi-Linear-48B-A3B\nkv_dtype: fp8\n" + text)
+    assert scenario.demand.lengths.high == 65536
+    assert scenario.demand.kv.bytes_per_token == 8064 / 2
+
+
+def test_s_kv_must_come_from_somewhere_and_agree() -> None:
+    other = changed("profile: paper-1t-h200 ", "profile: table3-qwen3-235b-h200 ")
+    with pytest.raises(ConfigError, match="the profiles do not agree; add 'model: NAME'"):
+        parse(other)
+    scenario = parse("kv: {constant: 1 MiB, per_token: 2 KiB}\n" + other)
+    assert scenario.demand.kv.bytes(1) == 2**20 + 2048
+
+
+def test_a_trace_brings_lengths_reuse_and_answers(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 0, "input_length": 1500, "output_length": 10, "hash_ids": [1, 2, 3]},
+        {"timestamp": 1, "input_length": 1500, "output_length": 30, "hash_ids": [1, 2, 9]},
+    ]
+    with gzip.open(tmp_path / "t.jsonl.gz", "wt") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+    text = changed(
+        "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}",
+        "trace: {file: t.jsonl.gz, format: mooncake}",
+    ).replace("  output_tokens: 1024\n", "")
+    scenario = parse(text, tmp_path)
+    assert scenario.demand.lengths.mean() == (1500 + 476) / 2
+    assert scenario.demand.output_tokens == 20
+    assert scenario.prefix_hit_rate == pytest.approx(1024 / 3000)
+    with pytest.raises(ConfigError, match="leave it out"):
+        parse(text.replace("workload:", "workload:\n  prefix_hit_rate: 0.1"), tmp_path)
