@@ -1,0 +1,107 @@
+"""What a run has shown: one row per request while it runs, one summary afterwards."""
+
+from __future__ import annotations
+
+from math import nan
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from prfaas.policies.api import Route
+from prfaas.scheduler.commands import ErrorKind
+from prfaas.sim.workload import Workload
+
+_ROUTE_CODE = {Route.DIRECT: 1, Route.PD_P: 2, Route.OFFLOAD: 3}
+
+
+class Recorder:
+    """Times in seconds of simulated time, NaN where it did not happen; one entry per request."""
+
+    def __init__(self, workload: Workload) -> None:
+        count = len(workload)
+        self._workload = workload
+        self.first_at = [nan] * count
+        self.done_at = [nan] * count
+        self.prefill_at = [nan] * count
+        self.prefill_s = [nan] * count
+        self.transferred_at = [nan] * count
+        self.held_tokens = [0] * count
+        self.route = bytearray(count)
+        self.attempts = bytearray(count)
+        self.failures: dict[ErrorKind, int] = {}
+
+    def prefill(self, index: int, now: float, seconds: float, held: int) -> None:
+        self.prefill_at[index] = now
+        self.prefill_s[index] = seconds
+        self.held_tokens[index] = held
+
+    def transferred(self, index: int, now: float) -> None:
+        self.transferred_at[index] = now
+
+    def routed(self, index: int, route: Route, attempt: int) -> None:
+        self.route[index] = _ROUTE_CODE[route]
+        self.attempts[index] = attempt
+
+    def first_token(self, index: int, now: float) -> None:
+        self.first_at[index] = now
+
+    def completed(self, index: int, now: float) -> None:
+        self.done_at[index] = now
+
+    def failed(self, index: int, now: float, kind: ErrorKind) -> None:
+        self.failures[kind] = self.failures.get(kind, 0) + 1
+        self.done_at[index] = nan
+
+    def table(self) -> RequestTable:
+        """The rows as arrays."""
+        return RequestTable(
+            arrived_at=np.asarray(self._workload.arrivals),
+            prompt_tokens=np.asarray(self._workload.prompts),
+            output_tokens=np.asarray(self._workload.outputs),
+            first_at=np.asarray(self.first_at),
+            done_at=np.asarray(self.done_at),
+            prefill_at=np.asarray(self.prefill_at),
+            prefill_s=np.asarray(self.prefill_s),
+            transferred_at=np.asarray(self.transferred_at),
+            held_tokens=np.asarray(self.held_tokens),
+            route=np.frombuffer(self.route, dtype=np.uint8),
+            attempts=np.frombuffer(self.attempts, dtype=np.uint8),
+        )
+
+
+Column = NDArray[np.float64]
+
+
+class RequestTable(msgspec.Struct, frozen=True):
+    """One entry per request, in order of arrival (see `Recorder`)."""
+
+    arrived_at: Column
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    first_at: Column
+    done_at: Column
+    prefill_at: Column
+    prefill_s: Column
+    transferred_at: Column
+    held_tokens: NDArray[np.int64]
+    route: NDArray[np.uint8]
+    attempts: NDArray[np.uint8]
+
+    @property
+    def ttft_s(self) -> Column:
+        """Time to first token."""
+        return self.first_at - self.arrived_at
+
+    @property
+    def tpot_s(self) -> Column:
+        """Time per output token after the first; 0 for answers of one token."""
+        return np.asarray((self.done_at - self.first_at) / np.maximum(self.output_tokens - 1, 1))
+
+    @property
+    def offloaded(self) -> NDArray[np.bool_]:
+        return np.asarray(self.route == _ROUTE_CODE[Route.OFFLOAD])
+
+    @property
+    def direct(self) -> NDArray[np.bool_]:
+        return np.asarray(self.route == _ROUTE_CODE[Route.DIRECT])

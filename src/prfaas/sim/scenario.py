@@ -1,0 +1,295 @@
+"""The scenario file of ``prfaas simulate``, and the `World` it describes (docs/simulator.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from prfaas.core.deployment import ClusterKind, EngineRole, SchedulerConfig, Strict
+from prfaas.core.errors import ConfigError
+from prfaas.core.kv_size import KvSize
+from prfaas.core.lengths import LengthDistribution, TruncatedLogNormal
+from prfaas.core.profiles import InstanceProfile, load_profile
+from prfaas.core.strict import load_yaml
+from prfaas.core.units import parse_duration, parse_rate, parse_tokens
+from prfaas.policies.costs import ProfileCosts
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+from prfaas.sim.simulation import EngineModel, LineModel, Outage, World
+from prfaas.sim.traces import read_trace
+from prfaas.sim.workload import Arrivals, Process, Workload, draw
+
+Tokens = str | int
+
+
+class PoolConfig(Strict, frozen=True):
+    """Equal engines of one role. ``batch``: decode sequences at a time (default: the profile's
+    largest); ``kv_tokens``: tokens whose KV cache fits beside the weights."""
+
+    instances: int
+    profile: str
+    batch: int | None = None
+    kv_tokens: Tokens | None = None
+
+
+class SimCluster(Strict, frozen=True):
+    """``cache``: tokens that the cluster's prefix cache pool holds (traces with block hashes)."""
+
+    name: str
+    kind: ClusterKind
+    prefill: PoolConfig | None = None
+    decode: PoolConfig | None = None
+    cache: Tokens = 0
+
+
+class LineChange(Strict, frozen=True):
+    """From ``at`` on the line carries ``rate``; ``cut: true`` instead: nothing."""
+
+    at: str
+    rate: str | None = None
+    cut: bool = False
+
+
+class SimLine(Strict, frozen=True):
+    source: str = msgspec.field(name="from")
+    target: str = msgspec.field(name="to")
+    rate: str
+    rtt: str = "0 ms"
+    loss: float = 0.0
+    connections: int = 16
+    changes: tuple[LineChange, ...] = ()
+
+
+class LogNormalLengths(Strict, frozen=True):
+    """ln(tokens) normal, truncated; the paper's workload by default."""
+
+    mu: float = 9.9
+    sigma: float = 1.0
+    low: Tokens = 128
+    high: Tokens = "128K"
+
+    def distribution(self) -> LengthDistribution:
+        return TruncatedLogNormal(
+            self.mu, self.sigma, parse_tokens(self.low), parse_tokens(self.high)
+        )
+
+
+class ArrivalConfig(Strict, frozen=True):
+    """``rate``: requests per second."""
+
+    rate: float
+    process: Process = "poisson"
+    variation: float = 4.0
+    swing: float = 0.5
+    period: str = "1 d"
+
+    def arrivals(self) -> Arrivals:
+        return Arrivals(
+            self.process, self.rate, self.variation, self.swing, parse_duration(self.period)
+        )
+
+
+class WorkloadConfig(Strict, frozen=True):
+    """A drawn workload, or a ``trace`` file (then lengths and arrivals come from it)."""
+
+    requests: int = 10_000
+    lengths: LogNormalLengths = LogNormalLengths()
+    output_tokens: int = 1024
+    arrivals: ArrivalConfig | None = None
+    trace: str | None = None
+    speed_up: float = 1.0
+
+
+class Slo(Strict, frozen=True):
+    """What counts as served well."""
+
+    ttft: str = "10 s"
+    tpot: str = "50 ms"
+
+    @property
+    def ttft_s(self) -> float:
+        return parse_duration(self.ttft)
+
+    @property
+    def tpot_s(self) -> float:
+        return parse_duration(self.tpot)
+
+
+class OutageConfig(Strict, frozen=True):
+    """Engines are named ``<cluster>-<role>-<number from 0>``."""
+
+    engine: str
+    at: str
+    duration: str = msgspec.field(name="for")
+
+
+class Split(Strict, frozen=True):
+    """Instances in place of the cluster's own."""
+
+    prefill: int = 0
+    decode: int = 0
+
+
+class RunConfig(Strict, frozen=True):
+    """One row of the result: a policy, on the scenario's instances or another split of them."""
+
+    name: str
+    scheduler: SchedulerConfig = SchedulerConfig()
+    instances: dict[str, Split] = msgspec.field(default_factory=dict)
+
+
+class Scenario(Strict, frozen=True):
+    clusters: tuple[SimCluster, ...]
+    links: tuple[SimLine, ...] = ()
+    workload: WorkloadConfig = WorkloadConfig()
+    runs: tuple[RunConfig, ...] = ()
+    slo: Slo = Slo()
+    failures: tuple[OutageConfig, ...] = ()
+    block_tokens: int = 64
+    link_reports: str = "1 s"
+    deadline: str | None = None
+    seed: int = 1
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read and check a scenario file. Raises ConfigError."""
+    scenario = load_yaml(path, Scenario)
+    names = {cluster.name for cluster in scenario.clusters}
+    if not any(cluster.kind == "pd" for cluster in scenario.clusters):
+        raise ConfigError(f"{path}: no cluster of kind 'pd'; nothing could decode")
+    for link in scenario.links:
+        for end in (link.source, link.target):
+            if end not in names:
+                raise ConfigError(f"{path}: link names cluster {end!r}; known: {sorted(names)}")
+    if scenario.workload.trace is None and scenario.workload.arrivals is None:
+        raise ConfigError(f"{path}: workload needs arrivals: {{rate: ...}} or a trace: file")
+    return scenario
+
+
+def build_workload(scenario: Scenario, *, beside: Path) -> Workload:
+    """Draw or read the workload. ``beside``: where a relative trace path starts."""
+    config = scenario.workload
+    rng = np.random.default_rng(scenario.seed)
+    if config.trace is not None:
+        rate = None if config.arrivals is None else config.arrivals.arrivals()
+        workload = read_trace(beside / config.trace, arrivals=rate, count=config.requests, rng=rng)
+        return workload.sped_up(config.speed_up)
+    assert config.arrivals is not None
+    arrivals = config.arrivals.arrivals()
+    drawn = draw(
+        config.lengths.distribution(), config.output_tokens, arrivals, config.requests, rng
+    )
+    return drawn.sped_up(config.speed_up)
+
+
+def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, beside: Path) -> World:
+    """Engines, lines and costs of one run. Raises ConfigError for what does not fit together."""
+    pools = [
+        (cluster, role, pool)
+        for cluster in scenario.clusters
+        for role, pool in _pools(cluster, run.instances.get(cluster.name))
+    ]
+    profiles = {pool.profile: load_profile(pool.profile, beside=beside) for _, _, pool in pools}
+    names = [
+        (f"{cluster.name}-{role}-{number}", cluster.name, role, pool)
+        for cluster, role, pool in pools
+        for number in range(pool.instances)
+    ]
+    seconds = {name: cache(p.prefill_or_refuse.seconds) for name, p in profiles.items()}
+    kv = _kv_size(profiles.values())
+    return World(
+        topology=_topology(scenario, names, profiles),
+        engines=tuple(_model(name, profiles[pool.profile], pool) for name, _, _, pool in names),
+        lines=tuple(_line(link) for link in scenario.links),
+        costs=ProfileCosts({name: seconds[pool.profile] for name, _, _, pool in names}, kv.bytes),
+        state_bytes=kv.bytes(0),
+        cache_blocks=_cache_blocks(scenario, workload),
+        outages=tuple(
+            Outage(f.engine, parse_duration(f.at), parse_duration(f.duration))
+            for f in scenario.failures
+            if f.engine in {name for name, *_ in names}
+        ),
+        link_report_s=parse_duration(scenario.link_reports),
+    )
+
+
+def _pools(cluster: SimCluster, split: Split | None) -> list[tuple[EngineRole, PoolConfig]]:
+    found: list[tuple[EngineRole, PoolConfig]] = []
+    roles: tuple[Literal["prefill"], Literal["decode"]] = ("prefill", "decode")
+    for role in roles:
+        pool = cluster.prefill if role == "prefill" else cluster.decode
+        count = None if split is None else getattr(split, role)
+        if pool is None:
+            if count:
+                raise ConfigError(f"cluster {cluster.name!r} has no {role} pool to resize")
+            continue
+        if count is not None:
+            pool = msgspec.structs.replace(pool, instances=count)
+        found.append((role, pool))
+    return found
+
+
+def _topology(
+    scenario: Scenario,
+    names: list[tuple[str, str, EngineRole, PoolConfig]],
+    profiles: dict[str, InstanceProfile],
+) -> Topology:
+    engines = []
+    for name, cluster, role, pool in names:
+        # A prefill engine works one prompt after the other: more places only tie requests to it.
+        places = 1_000_000 if role == "prefill" else _batch(profiles[pool.profile], pool)
+        engines.append(EngineSpec(name, cluster, role, places))
+    return Topology(
+        clusters=tuple(ClusterSpec(c.name, c.kind) for c in scenario.clusters),
+        engines=tuple(engines),
+        links=tuple(
+            LinkSpec(k.source, k.target, parse_rate(k.rate), parse_duration(k.rtt))
+            for k in scenario.links
+        ),
+        alignment_tokens=scenario.block_tokens,
+    )
+
+
+def _batch(profile: InstanceProfile, pool: PoolConfig) -> int:
+    return pool.batch or profile.decode_or_refuse.max_batch
+
+
+def _model(name: str, profile: InstanceProfile, pool: PoolConfig) -> EngineModel:
+    decode = profile.decode
+    return EngineModel(
+        name=name,
+        step_seconds=None if decode is None else decode.step_seconds,
+        max_batch=1 if decode is None else _batch(profile, pool),
+        kv_tokens=float("inf") if pool.kv_tokens is None else parse_tokens(pool.kv_tokens),
+    )
+
+
+def _line(link: SimLine) -> LineModel:
+    changes = []
+    for change in link.changes:
+        if change.cut == (change.rate is not None):
+            raise ConfigError(f"link change at {change.at}: write either rate: ... or cut: true")
+        rate = 0.0 if change.rate is None else parse_rate(change.rate)
+        changes.append((parse_duration(change.at), rate))
+    return LineModel(
+        link.source, link.target, parse_rate(link.rate), parse_duration(link.rtt),
+        link.loss, link.connections, tuple(changes),
+    )  # fmt: skip
+
+
+def _kv_size(profiles: Iterable[InstanceProfile]) -> KvSize:
+    sizes = {p.kv for p in profiles if p.kv is not None}
+    if len(sizes) != 1:
+        raise ConfigError("the profiles must agree on one kv: {constant: ..., per_token: ...}")
+    return sizes.pop()
+
+
+def _cache_blocks(scenario: Scenario, workload: Workload) -> dict[str, int]:
+    if not workload.blocks:
+        return {}
+    found = {c.name: parse_tokens(c.cache) // workload.block_tokens for c in scenario.clusters}
+    return {name: blocks for name, blocks in found.items() if blocks}

@@ -1,0 +1,391 @@
+"""The driver in simulated time: carries the scheduler's commands out on engines and lines.
+
+Theory of operation. What happens (arrivals, a prefill's end, a transfer's arrival, tokens,
+failures, alarms) is told to the one `Scheduler`, and the commands it answers with become work on
+`Engine` and `Line`. Nothing here decides anything. Prefix caches belong to clusters (the paper's
+hybrid prefix cache pool): a prefill leaves its prompt's blocks in its cluster, a hand-off leaves
+them in the decode engine's cluster, and an arriving request is told what each cluster holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+
+import msgspec
+
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.policies.api import Costs, Policy
+from prfaas.scheduler import commands as c
+from prfaas.scheduler import events as e
+from prfaas.scheduler.scheduler import Scheduler
+from prfaas.scheduler.topology import Topology
+from prfaas.sim.clock import PRIORITY_ALARM, PRIORITY_FAULT, Clock
+from prfaas.sim.engine import Engine, Task
+from prfaas.sim.line import Flow, Line
+from prfaas.sim.metrics import Recorder
+from prfaas.sim.prefix_cache import PrefixCache
+from prfaas.sim.workload import Workload
+
+Log = Callable[[float, e.AnyEvent | c.AnyCommand], None]
+
+
+class EngineModel(msgspec.Struct, frozen=True):
+    """How an engine of the topology behaves: its decode step by batch, bounds."""
+
+    name: str
+    step_seconds: Callable[[int], float] | None
+    max_batch: int
+    kv_tokens: float = inf
+
+
+class LineModel(msgspec.Struct, frozen=True):
+    """How a line of the topology behaves; ``changes``: (time, rate), rate 0 is a cut."""
+
+    source: str
+    target: str
+    rate_bytes_per_s: float
+    rtt_s: float = 0.0
+    loss: float = 0.0
+    connections: int = 16
+    changes: tuple[tuple[float, float], ...] = ()
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """An engine that is dead from ``at`` for ``for_s`` seconds; its work and cache are lost."""
+
+    engine: str
+    at: float
+    for_s: float
+
+
+class World(msgspec.Struct, frozen=True):
+    """What there is: the topology and how its parts behave. ``cache_blocks``: cluster -> blocks
+    of its prefix cache pool; ``link_report_s``: how often lines report their state, None: only
+    when they change."""
+
+    topology: Topology
+    engines: tuple[EngineModel, ...]
+    lines: tuple[LineModel, ...]
+    costs: Costs
+    state_bytes: float
+    cache_blocks: dict[str, int] = {}
+    outages: tuple[Outage, ...] = ()
+    link_report_s: float | None = None
+
+
+class _Job:
+    __slots__ = ("blocks", "decode", "index", "output", "prefill", "prompt", "transfer")
+
+    def __init__(self, index: int, prompt: int, output: int, blocks: Sequence[int]) -> None:
+        self.index = index
+        self.prompt = prompt
+        self.output = output
+        self.blocks = blocks
+        self.prefill: Task | None = None
+        self.decode: Task | None = None
+        self.transfer: c.StartPrefill | None = None
+
+
+class Simulation:
+    """One run. ``log`` receives every event and command with its time."""
+
+    def __init__(
+        self,
+        world: World,
+        workload: Workload,
+        policy: Policy,
+        config: SchedulerConfig,
+        *,
+        deadline_s: float = inf,
+        log: Log | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.world = world
+        self.scheduler = Scheduler(world.topology, policy, config, costs=world.costs)
+        self.recorder = Recorder(workload)
+        self._workload = workload
+        self._deadline_s = deadline_s
+        self._log = log
+        self._jobs: dict[str, _Job] = {}
+        self._cluster_of = {spec.name: spec.cluster for spec in world.topology.engines}
+        self.engines = {
+            m.name: Engine(
+                m.name,
+                self.clock,
+                self,
+                max_batch=m.max_batch,
+                step_seconds=m.step_seconds,
+                kv_tokens=m.kv_tokens,
+            )
+            for m in world.engines
+        }
+        self.lines = {(m.source, m.target): self._line(m) for m in world.lines}
+        self._caches = {name: PrefixCache(size) for name, size in world.cache_blocks.items()}
+        self._engines_of = {
+            name: [spec.name for spec in world.topology.engines if spec.cluster == name]
+            for name in self._caches
+        }
+        self._alarm = 0
+        self._carry_out: dict[type, Callable[..., None]] = {
+            c.StartPrefill: self._start_prefill,
+            c.StartDecode: self._start_decode,
+            c.CancelPrefill: self._cancel_prefill,
+            c.CancelTransfer: self._cancel_transfer,
+            c.CancelDecode: self._cancel_decode,
+            c.FailRequest: self._fail_request,
+            c.ChangeRole: lambda command: None,
+            c.SetTimer: self._set_timer,
+        }
+        self._plan_faults()
+
+    def run(self, until: float = inf, on_progress: Callable[[int], None] | None = None) -> None:
+        """To the last answer, or to time ``until``. ``on_progress(arrived)``: now and then."""
+        clock, arrivals = self.clock, self._workload.arrivals
+        count = len(arrivals)
+        arrived = 0
+        next_arrival = arrivals[0] if count else inf
+        while True:
+            at = clock.next_at
+            if next_arrival <= at:
+                if next_arrival > until or next_arrival == inf:
+                    break
+                clock.now = next_arrival
+                self._arrive(arrived)
+                arrived += 1
+                next_arrival = arrivals[arrived] if arrived < count else inf
+                if on_progress is not None and arrived & 1023 == 0:
+                    on_progress(arrived)
+            elif at > until or (arrived == count and not self._jobs):
+                break
+            else:
+                clock.run_next()
+        for engine in self.engines.values():
+            engine.settle()
+
+    def _tell(self, event: e.AnyEvent) -> None:
+        now = self.clock.now
+        commands = self.scheduler.handle(event, now=now)
+        if self._log is not None:
+            self._log(now, event)
+            for command in commands:
+                self._log(now, command)
+        carry_out = self._carry_out
+        for command in commands:
+            carry_out[type(command)](command)
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def _arrive(self, index: int) -> None:
+        workload = self._workload
+        blocks = workload.blocks[index] if workload.blocks else ()
+        prompt = workload.prompts[index]
+        request_id = str(index)
+        self._jobs[request_id] = _Job(index, prompt, workload.outputs[index], blocks)
+        cached: dict[str, int] = {}
+        if blocks:
+            for name, cache in self._caches.items():
+                held = cache.match(blocks) * workload.block_tokens
+                if held:
+                    held = min(held, prompt - 1)
+                    cached.update(dict.fromkeys(self._engines_of[name], held))
+        self._tell(
+            e.RequestArrived(
+                request_id,
+                prompt,
+                workload.outputs[index],
+                cached,
+                self.clock.now + self._deadline_s,
+            )
+        )
+
+    def prefill_seconds(self, engine: Engine, task: Task) -> float:
+        """The engine takes a prompt up: what its cluster holds by now need not be computed."""
+        job = task.job
+        assert isinstance(job, _Job)
+        held = 0
+        cache = self._caches.get(self._cluster_of[engine.name])
+        if cache is not None:
+            held = min(cache.match(job.blocks) * self._workload.block_tokens, job.prompt - 1)
+        seconds = self.world.costs.prefill_s(engine.name, job.prompt - held)
+        self.recorder.prefill(job.index, self.clock.now, seconds, held)
+        start = job.transfer
+        if task is job.prefill and start is not None:
+            line = self._line_of(start)
+            if line is not None:
+                line.open(self._flow(start, held, seconds))
+        return seconds
+
+    def _flow(self, start: c.StartPrefill, held: int, seconds: float) -> Flow:
+        state = self.world.state_bytes
+        total = self.world.costs.kv_bytes(start.from_token, start.to_token)
+        cached = 0.0
+        if held > start.from_token:
+            upto = min(held, start.to_token)
+            cached = self.world.costs.kv_bytes(start.from_token, upto) - state
+        return Flow(
+            (start.request_id, start.attempt), cached, total - state - cached, state, seconds
+        )
+
+    def prefill_done(self, engine: Engine, task: Task) -> None:
+        job = task.job
+        assert isinstance(job, _Job)
+        cache = self._caches.get(self._cluster_of[engine.name])
+        if cache is not None:
+            cache.insert(job.blocks)
+        start = job.transfer
+        if task is not job.prefill or start is None:
+            return  # Direct: the first token follows.
+        job.prefill = None
+        line = self._line_of(start)
+        if line is not None:
+            line.produced((start.request_id, start.attempt))
+        self._tell(e.PrefillCompleted(start.request_id, start.attempt))
+        if line is None:
+            self._transferred(start)
+
+    def _arrived_over_line(self, key: tuple[str, int]) -> None:
+        start = self._jobs[key[0]].transfer
+        assert start is not None
+        self._transferred(start)
+
+    def _transferred(self, start: c.StartPrefill) -> None:
+        job = self._jobs.get(start.request_id)
+        if job is None or job.transfer is not start:
+            return
+        cluster = self._cluster_of[start.decode_engine]
+        if cluster in self._caches and cluster != self._cluster_of[start.engine]:
+            self._caches[cluster].insert(job.blocks)
+        self.recorder.transferred(job.index, self.clock.now)
+        self._tell(e.TransferCompleted(start.request_id, start.attempt))
+
+    def first_token(self, engine: Engine, task: Task) -> None:
+        job = task.job
+        assert isinstance(job, _Job)
+        self.recorder.first_token(job.index, self.clock.now)
+        self._tell(e.FirstToken(str(job.index), task.attempt))
+
+    def decode_done(self, engine: Engine, task: Task) -> None:
+        job = task.job
+        assert isinstance(job, _Job)
+        request_id = str(job.index)
+        del self._jobs[request_id]
+        self.recorder.completed(job.index, self.clock.now)
+        self._tell(e.RequestCompleted(request_id, task.attempt))
+
+    # -- what is to be done ---------------------------------------------------------------------
+
+    def _start_prefill(self, command: c.StartPrefill) -> None:
+        job = self._jobs[command.request_id]
+        task = Task(job, command.attempt, prefill=True, output=0, kv_tokens=0)
+        job.prefill, job.transfer = task, command
+        self.engines[command.engine].submit(task)
+
+    def _start_decode(self, command: c.StartDecode) -> None:
+        job = self._jobs[command.request_id]
+        direct = command.transfer_id is None
+        self.recorder.routed(job.index, command.route, command.attempt)
+        task = Task(
+            job,
+            command.attempt,
+            prefill=direct,
+            output=job.output,
+            kv_tokens=job.prompt + job.output,
+        )
+        job.decode = task
+        self.engines[command.engine].submit(task)
+
+    def _cancel_prefill(self, command: c.CancelPrefill) -> None:
+        job = self._jobs[command.request_id]
+        if job.prefill is not None:
+            self.engines[command.engine].cancel(job.prefill)
+            job.prefill = None
+
+    def _cancel_transfer(self, command: c.CancelTransfer) -> None:
+        job = self._jobs[command.request_id]
+        start, job.transfer = job.transfer, None
+        if start is not None:
+            line = self._line_of(start)
+            if line is not None:
+                line.cancel((start.request_id, start.attempt))
+
+    def _cancel_decode(self, command: c.CancelDecode) -> None:
+        job = self._jobs[command.request_id]
+        if job.decode is not None:
+            self.engines[command.engine].cancel(job.decode)
+            job.decode = None
+
+    def _fail_request(self, command: c.FailRequest) -> None:
+        job = self._jobs.pop(command.request_id)
+        self.recorder.failed(job.index, self.clock.now, command.kind)
+
+    def _set_timer(self, command: c.SetTimer) -> None:
+        self._alarm += 1
+        self.clock.at(command.at, self._ring, self._alarm, PRIORITY_ALARM)
+
+    def _ring(self, alarm: int) -> None:
+        if alarm == self._alarm:
+            self._tell(e.TimerFired())
+
+    # -- lines and failures ---------------------------------------------------------------------
+
+    def _line(self, model: LineModel) -> Line:
+        return Line(
+            self.clock,
+            rate_bytes_per_s=model.rate_bytes_per_s,
+            rtt_s=model.rtt_s,
+            loss=model.loss,
+            connections=model.connections,
+            on_arrived=self._arrived_over_line,
+        )
+
+    def _line_of(self, start: c.StartPrefill) -> Line | None:
+        source, target = self._cluster_of[start.engine], self._cluster_of[start.decode_engine]
+        return None if source == target else self.lines[source, target]
+
+    def _plan_faults(self) -> None:
+        for model in self.world.lines:
+            for at, rate in model.changes:
+                self.clock.at(at, self._change_line, (model, rate), PRIORITY_FAULT)
+            if self.world.link_report_s is not None:
+                self.clock.at(0.0, self._report_periodically, model, PRIORITY_ALARM)
+        for outage in self.world.outages:
+            self.clock.at(outage.at, self._engine_dies, outage, PRIORITY_FAULT)
+
+    def _change_line(self, change: tuple[LineModel, float]) -> None:
+        model, rate = change
+        self.lines[model.source, model.target].set_rate(rate)
+        self._report(model)
+
+    def _report_periodically(self, model: LineModel) -> None:
+        assert self.world.link_report_s is not None
+        self._report(model)
+        self.clock.at(
+            self.clock.now + self.world.link_report_s,
+            self._report_periodically,
+            model,
+            PRIORITY_ALARM,
+        )
+
+    def _report(self, model: LineModel) -> None:
+        line = self.lines[model.source, model.target]
+        waiting_s = line.backlog_bytes / line.rate if line.rate else inf
+        self._tell(
+            e.LinkStateChanged(
+                model.source,
+                model.target,
+                line.rate > 0,
+                line.rate,
+                line.utilisation,
+                min(1.0, waiting_s),
+                model.rtt_s,
+            )
+        )
+
+    def _engine_dies(self, outage: Outage) -> None:
+        self.engines[outage.engine].fail()
+        self.clock.at(self.clock.now + outage.for_s, self._engine_returns, outage, PRIORITY_FAULT)
+        self._tell(e.EngineDown(outage.engine, "outage"))
+
+    def _engine_returns(self, outage: Outage) -> None:
+        self._tell(e.EngineUp(outage.engine))

@@ -1,0 +1,100 @@
+"""What arrives: times, prompt and output lengths, and which prefix blocks prompts share.
+
+Arrival processes, all with the same mean rate: ``uniform`` (evenly spaced), ``poisson``, ``bursty``
+(gamma gaps with a coefficient of variation above 1) and ``diurnal`` (Poisson whose rate swings by a
+sine wave). Everything is drawn from one seeded generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from prfaas.core.errors import ConfigError
+from prfaas.core.lengths import LengthDistribution
+
+Process = Literal["uniform", "poisson", "bursty", "diurnal"]
+Times = NDArray[np.float64]
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """Equal-length sequences, arrivals in seconds and rising. ``blocks``: per request the chained
+    hashes of its prefix blocks of ``block_tokens`` tokens; empty where nothing is shared."""
+
+    arrivals: Sequence[float]
+    prompts: Sequence[int]
+    outputs: Sequence[int]
+    blocks: Sequence[Sequence[int]] = ()
+    block_tokens: int = 512
+
+    def __len__(self) -> int:
+        return len(self.arrivals)
+
+    @property
+    def rate(self) -> float:
+        """Mean arrivals per second."""
+        span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
+        return (len(self) - 1) / span if span else float("nan")
+
+    def sped_up(self, factor: float) -> Workload:
+        """The same requests, arriving ``factor`` times as fast."""
+        if factor <= 0:
+            raise ConfigError(f"speed-up {factor}: must be above 0")
+        times = (np.asarray(self.arrivals) / factor).tolist()
+        return msgspec.structs.replace(self, arrivals=times)
+
+
+class Arrivals(msgspec.Struct, frozen=True):
+    """``variation``: coefficient of variation of the gaps (bursty). ``swing``: share of the rate
+    that comes and goes within ``period_s`` (diurnal)."""
+
+    process: Process
+    rate_per_s: float
+    variation: float = 4.0
+    swing: float = 0.5
+    period_s: float = 86400.0
+
+    def times(self, count: int, rng: np.random.Generator) -> Times:
+        """``count`` arrival times, from 0 on."""
+        if self.rate_per_s <= 0:
+            raise ConfigError(f"arrival rate {self.rate_per_s}: must be above 0 requests/s")
+        mean_gap = 1 / self.rate_per_s
+        if self.process == "uniform":
+            return np.arange(count, dtype=np.float64) * mean_gap
+        if self.process == "bursty":
+            shape = 1 / self.variation**2
+            return np.cumsum(rng.gamma(shape, mean_gap / shape, count))
+        times = np.cumsum(rng.exponential(mean_gap, count))
+        return self._warped(times) if self.process == "diurnal" else times
+
+    def _warped(self, times: Times) -> Times:
+        """Map unit-rate time through the inverse of the rate's integral."""
+        if not 0 <= self.swing < 1:
+            raise ConfigError(f"diurnal swing {self.swing}: must be at least 0 and below 1")
+        omega = 2 * np.pi / self.period_s
+        grid = np.linspace(
+            0, times[-1] * 1.01 + self.period_s, max(1024, 64 * _periods(self, times))
+        )
+        integral = grid + self.swing / omega * (1 - np.cos(omega * grid))
+        return np.asarray(np.interp(times, integral, grid))
+
+
+def _periods(arrivals: Arrivals, times: Times) -> int:
+    return int(times[-1] / arrivals.period_s) + 2
+
+
+def draw(
+    lengths: LengthDistribution,
+    output_tokens: int,
+    arrivals: Arrivals,
+    count: int,
+    rng: np.random.Generator,
+) -> Workload:
+    """``count`` independent requests without shared prefixes."""
+    times = arrivals.times(count, rng)
+    prompts = lengths.sample(rng, count)
+    return Workload(times.tolist(), prompts.tolist(), [output_tokens] * count)
