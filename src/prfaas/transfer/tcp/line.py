@@ -15,9 +15,9 @@ from prfaas.transfer.tcp import tcp_info
 from prfaas.transfer.tcp.channel import Channel, limit_unsent, pace
 from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig
 
-_CHUNK_S = 0.02
+_CHUNK_S = 0.01
 """A chunk should take one connection about so long: it is the grain of priorities and cancels."""
-_UNSENT_S, _LEAST_UNSENT, _MOST_UNSENT = 0.02, 16 * 1024, 512 * 1024
+_UNSENT_S, _LEAST_UNSENT, _MOST_UNSENT = 0.01, 16 * 1024, 512 * 1024
 _FIRST_CHUNK = 256 * 1024
 _SHARES_S = 0.5
 
