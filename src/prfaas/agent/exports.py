@@ -224,7 +224,7 @@ class Exports:
                     complete = export.handed.total == export.offer.total_bytes
             except ArenaFull:
                 return
-            except (CapacityError, ValueError) as error:
+            except (CapacityError, PeerError) as error:
                 self._failed(export, str(error))
                 continue
             self._state.announce(export.key.transfer_id)

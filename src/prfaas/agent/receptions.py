@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from prfaas.agent.state import AgentState
 from prfaas.agent.table import Received
-from prfaas.cache.pool import ArenaFull, TooLarge
+from prfaas.cache.pool import ArenaFull
 from prfaas.cache.reception import Reception
+from prfaas.core.errors import CapacityError, LayoutMismatch, PeerError
 from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 
 log = logging.getLogger(__name__)
@@ -59,20 +60,16 @@ class Receptions:
 
     def offered(self, peer: str, offer: TransferOffer) -> LinkMemory | Refusal:
         with self._state.lock:
-            refusal = self._state.registry.check_offer(offer.key.rank, offer.layout_fingerprint)
-            if refusal is None and self._state.table.is_cancelled(offer.key.transfer_id):
-                refusal = "cancelled"
-            if refusal is not None:
-                log.warning("offer refused transfer=%s peer=%s: %s", offer.key, peer, refusal)
-                return Refusal(refusal)
             try:
-                incoming = self._admit(offer, local=False)
+                incoming = self._admit_remote(offer)
             except ArenaFull as error:
                 return Refusal(str(error), retry=True)
-            except (TooLarge, ValueError) as error:
+            except (CapacityError, PeerError, LayoutMismatch) as error:
                 log.warning("offer refused transfer=%s peer=%s: %s", offer.key, peer, error)
+                self._note_refusal(offer, str(error))
                 return Refusal(str(error))
-        self._state.announce(offer.key.transfer_id)
+            finally:
+                self._state.announce(offer.key.transfer_id)
         return LinkMemory(self._state.arena.view, incoming.memory)
 
     def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
@@ -103,7 +100,7 @@ class Receptions:
     def admit_local(self, offer: TransferOffer, on_dropped: Callable[[str], None]) -> None:
         """Promise memory to an export on this machine. With the lock held.
 
-        Raises ArenaFull (try again when memory was freed), TooLarge, ValueError.
+        Raises ArenaFull (try again when memory was freed), TooLarge, PeerError.
         """
         self._admit(offer, local=True).on_dropped = on_dropped
 
@@ -167,11 +164,24 @@ class Receptions:
     def _of(self, transfer_id: str) -> Iterator[Incoming]:
         return (i for i in self._by_key.values() if i.offer.key.transfer_id == transfer_id)
 
+    def _admit_remote(self, offer: TransferOffer) -> Incoming:
+        self._state.registry.check_offer(offer.key.rank, offer.layout_fingerprint)
+        if self._state.table.is_cancelled(offer.key.transfer_id):
+            raise PeerError("cancelled")
+        return self._admit(offer, local=False)
+
+    def _note_refusal(self, offer: TransferOffer, reason: str) -> None:
+        """Who waits for this transfer here should learn that it will not come."""
+        key, table = offer.key, self._state.table
+        if table.received(key.transfer_id, key.rank) is None:
+            record = Received(offer.total_bytes, "failed", reason)
+            table.add_received(key.transfer_id, key.rank, record, now=self._state.monotonic())
+
     def _admit(self, offer: TransferOffer, *, local: bool) -> Incoming:
         key, now = offer.key, self._state.monotonic()
         place = (key.transfer_id, key.rank)
         if place in self._current:
-            raise ValueError(f"transfer {key.transfer_id} rank {key.rank} is here already")
+            raise PeerError(f"transfer {key.transfer_id} rank {key.rank} is here already")
         deadline = now + offer.deadline_s
         memory = self._state.pool.reserve(key, offer.total_bytes, deadline=deadline, local=local)
         incoming = Incoming(offer, memory, Received(offer.total_bytes))

@@ -53,12 +53,11 @@ class EngineRegistry:
     def entries(self) -> list[EngineEntry]:
         return list(self._entries.values())
 
-    def check_offer(self, rank: int, fingerprint: str) -> str | None:
-        """Why a transfer of this layout can be used by no engine here, or None."""
+    def check_offer(self, rank: int, fingerprint: str) -> None:
+        """Raises LayoutMismatch if no engine here could use a transfer of this layout."""
         ours = {e.fingerprint for e in self._entries.values() if e.layout.tp_rank == rank}
-        if not ours or fingerprint in ours:
-            return None
-        return (
-            f"layout {fingerprint[:8]} of the sender is not that of rank {rank} here "
-            f"({', '.join(sorted(f[:8] for f in ours))}); compare GET /engines of both agents"
-        )
+        if ours and fingerprint not in ours:
+            raise LayoutMismatch(
+                f"layout {fingerprint[:8]} of the sender is not that of rank {rank} here "
+                f"({', '.join(sorted(f[:8] for f in ours))}); compare GET /engines of both agents"
+            )

@@ -16,6 +16,10 @@ from prfaas.transfer.tcp.config import (
     split_address,
 )
 
+_PEER_GRACE_S = 5.0
+"""A sender that closed its last connection and has not come back after this is dead or restarted:
+requests that wait for its transfers should be prefilled elsewhere without further delay."""
+
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``link`` is None where no line of the deployment ends here. ``export_slots``: see
@@ -84,6 +88,7 @@ def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | Non
         listen=cluster.agent.listen,
         peers=peers,
         accept_from=frozenset(deployment.cluster(link.source).agent.name for link in incoming),
+        peer_grace_s=_PEER_GRACE_S,
     )
 
 

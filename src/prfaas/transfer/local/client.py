@@ -275,7 +275,8 @@ class AgentClient:
 
     def _trim(self, session: Session) -> None:
         """Nobody needs slots: other engines may."""
-        if session.stock and not self._exports and not self._lease_waiters:
+        wanted = any(export.session is session for export in self._exports.values())
+        if session.stock and not wanted and not self._lease_waiters:
             self._send(session, ReturnSlots(tuple(session.stock)))
             session.stock.clear()
 

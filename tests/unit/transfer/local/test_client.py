@@ -257,9 +257,14 @@ def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: Agent
     assert not client.export_slot("x", slot, [(0, 0, 4)])
     assert bytes(pieces[0][1]) == bytes(8)
     client.close_import(done)
-    client.abort_export("x", "agent gone")
-    begin(client)
+    begin(client, "y")
     agent.expect(BeginExport)
+    agent.expect(LeaseSlots)
+    agent.say(SlotsLeased((2,)))
+    client.finish_export("y")
+    agent.expect(FinishExport)
+    assert agent.expect(ReturnSlots) == ReturnSlots((2,)), "dead exports keep no stock"
+    client.abort_export("x", "agent gone")
 
 
 def test_connection_ends_only_when_nothing_lent_is_in_use(
