@@ -17,7 +17,6 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.geometry.models import load_model
 from prfaas.core.kv_size import KvSize
 from prfaas.core.lengths import (
-    EmpiricalLengths,
     HistogramLengths,
     LengthDistribution,
     TruncatedLogNormal,
@@ -28,7 +27,7 @@ from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tok
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand, Expectations
-from prfaas.planner.traces import read_trace, replay_reuse
+from prfaas.planner.traces import trace_lengths
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,9 +200,9 @@ def _from_trace(
     if file.prefix_hit_rate:
         raise ConfigError("prefix_hit_rate: leave it out, the trace's own reuse is replayed")
     cache = None if trace.prefix_cache is None else parse_tokens(trace.prefix_cache)
-    reuse = replay_reuse(read_trace(beside / trace.file, trace.format), cache)
-    answer = file.output_tokens or reuse.mean_output_tokens
-    return EmpiricalLengths(reuse.uncached_tokens), answer, reuse.hit_rate
+    found = trace_lengths(beside / trace.file, cache_tokens=cache)
+    answer = file.output_tokens or found.mean_output_tokens
+    return found.uncached, answer, found.hit_rate
 
 
 def _check_profiles(clusters: list[Cluster], lengths: LengthDistribution) -> None:

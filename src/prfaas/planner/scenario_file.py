@@ -7,7 +7,6 @@ from typing import Literal
 import msgspec
 
 from prfaas.planner.split import Expectations
-from prfaas.planner.traces import TraceFormat
 
 Text = str | int | float
 """A quantity with its unit; a bare number is accepted here so that the error can name the unit."""
@@ -31,7 +30,6 @@ class HistogramFile(Strict, frozen=True):
 
 class TraceFile(Strict, frozen=True):
     file: str
-    format: TraceFormat
     prefix_cache: str | int | None = None
     """Tokens the cache holds; without it the cache is unbounded."""
 

@@ -100,7 +100,7 @@ def test_a_trace_brings_lengths_reuse_and_answers(tmp_path: Path) -> None:
         out.writelines(json.dumps(row) + "\n" for row in rows)
     text = changed(
         "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}",
-        "trace: {file: t.jsonl.gz, format: mooncake}",
+        "trace: {file: t.jsonl.gz}",
     ).replace("  output_tokens: 1024\n", "")
     scenario = parse(text, tmp_path)
     assert scenario.demand.lengths.mean() == (1500 + 476) / 2
