@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -85,6 +86,11 @@ def parse_listen(listen: str) -> tuple[str, int]:
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"gateway.listen {listen!r} is not host:port, for example 127.0.0.1:8000")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def at_host(endpoint: str, url: str) -> str:
+    """A ZMQ endpoint that an engine binds on every address, as others reach it."""
+    return endpoint.replace("*", urlsplit(url).hostname or "127.0.0.1")
 
 
 def _agent_url(agent: AgentConfig, missing: list[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -95,9 +94,7 @@ class EngineClient:
         if len(sources) > 1:
             raise EngineError(f"engine {self.name} has {len(sources)} data-parallel ranks")
         source = next(iter(sources.values()))
-        host = urlsplit(self.url).hostname or "127.0.0.1"
-        replay = source.replay_endpoint
-        return source.endpoint.replace("*", host), replay and replay.replace("*", host)
+        return source.endpoint, source.replay_endpoint
 
     async def render(
         self, body: RequestBody, headers: Mapping[str, str]

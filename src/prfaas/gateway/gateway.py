@@ -22,7 +22,7 @@ from prfaas.core.errors import EngineError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.endpoints import Endpoints, EngineEndpoint, at_host
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.exchange import Exchange, Prompt
 from prfaas.gateway.fleet import Fleet
@@ -263,9 +263,11 @@ class Gateway:
         return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
 
     async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
-        if engine.kv_events is not None:
-            return engine.kv_events, engine.kv_events_replay
-        return await self.engines[engine.name].kv_event_source()
+        client = self.engines[engine.name]
+        events, replay = engine.kv_events, engine.kv_events_replay
+        if events is None:
+            events, replay = await client.kv_event_source()
+        return at_host(events, engine.url), replay and at_host(replay, engine.url)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
