@@ -1,0 +1,1 @@
+"""The KV link side by side with iperf3, NIXL and Mooncake."""
