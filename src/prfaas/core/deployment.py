@@ -110,6 +110,8 @@ class SchedulerConfig(Strict, frozen=True):
     policy: str = "threshold"
     threshold: str | int = "4K"
     """Uncached tokens above which a prompt is prefilled in a PrfaaS cluster."""
+    options: dict[str, float | bool | str] = msgspec.field(default_factory=dict)
+    """The policy's own settings (docs/scheduling.md)."""
     bandwidth: Literal["scarce", "abundant"] = "scarce"
     """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
     link_grace: str = "2 s"

@@ -82,6 +82,10 @@ class EngineView(Protocol):
         """Their uncached tokens."""
 
     @property
+    def queued_s(self) -> float:
+        """Their prefill time on an engine of their own, by the costs' estimate."""
+
+    @property
     def free_at(self) -> float:
         """When its prefill work of now should be done, by the costs' estimate."""
 
@@ -182,6 +186,9 @@ class Policy(Protocol):
     name: str
     period_s: float | None
     """How often `adjust` is called; None: never."""
+    packs_decode: bool
+    """Whether a prefilled request takes a slot of the fullest decode engine that has one, so that
+    others stay free; else that of the engine it was assigned to, or of the least full."""
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         """The route of one request; None where no decode engine is up (the request then waits)."""

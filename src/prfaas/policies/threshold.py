@@ -10,15 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prfaas.policies.api import (
-    Decision,
-    EngineView,
-    RequestView,
-    RoleChange,
-    Route,
-    View,
-)
-from prfaas.policies.placement import decode_engine, longest_cached, prefill_engine, reachable
+from prfaas.policies.api import Decision, RequestView, RoleChange, View
+from prfaas.policies.placement import decode_engine, longest_cached
+from prfaas.policies.routes import local, offload
 
 
 class ThresholdPolicy:
@@ -26,6 +20,7 @@ class ThresholdPolicy:
 
     name = "threshold"
     period_s: float | None = None
+    packs_decode = False
 
     def __init__(self, threshold_tokens: int, *, abundant: bool = False) -> None:
         self.threshold_tokens = threshold_tokens
@@ -49,25 +44,3 @@ class ThresholdPolicy:
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         return ()
-
-
-def offload(
-    request: RequestView, view: View, decode: EngineView, why: str, *, now: float
-) -> Decision:
-    """Prefill in the PrfaaS cluster that is done first; `local` where none can be reached."""
-    engines = [e for cluster, _ in reachable(view, decode.cluster) for e in cluster.prefill_engines]
-    engine = prefill_engine(request, engines, view.costs, now=now)
-    if engine is None:
-        return local(request, view, decode, f"{why}, no PrfaaS engine in reach", now=now)
-    return Decision(Route.OFFLOAD, engine.name, decode.name, why)
-
-
-def local(
-    request: RequestView, view: View, decode: EngineView, why: str, *, now: float
-) -> Decision:
-    """Prefill on a prefill engine of the decode engine's cluster; on the decode engine if none."""
-    engines = view.cluster(decode.cluster).prefill_engines
-    engine = prefill_engine(request, engines, view.costs, now=now)
-    if engine is None:
-        return Decision(Route.DIRECT, None, decode.name, f"{why}, no prefill engine up")
-    return Decision(Route.PD_P, engine.name, decode.name, why)

@@ -268,12 +268,18 @@ class Attempts:
         return [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
 
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
-        """One with a free slot: the assigned one, else the least full; those that failed this
-        request come last."""
+        """One with a free slot: the assigned one, else the least full (the fullest, where the
+        policy packs); those that failed this request come last."""
         best, best_key = None, (True, inf)
+        packs = self._policy.packs_decode and record.route is not Route.DIRECT
         for engine in usable:
             if engine.running < engine.max_requests:
-                load = -1.0 if engine is record.decode else engine.assigned / engine.max_requests
+                if packs:
+                    load = -engine.running / engine.max_requests
+                else:
+                    load = (
+                        -1.0 if engine is record.decode else engine.assigned / engine.max_requests
+                    )
                 key = (engine.name in record.failed, load)
                 if best is None or key < best_key:
                     best, best_key = engine, key
