@@ -59,6 +59,12 @@ def usable_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def free_address() -> str:
+    """``host:port`` on which nobody listens."""
+    with contextlib.ExitStack() as held:
+        return _Ports(held).claim(f"{HOST}:0", "a free port")
+
+
 class _Ports:
     """Claims ports by binding them, and holds all until the last is claimed."""
 

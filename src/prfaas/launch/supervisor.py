@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, EngineConfig
+from prfaas.launch.addresses import free_address, usable_cores
 from prfaas.launch.child import Child
 from prfaas.launch.commands import (
     Command,
@@ -48,14 +50,12 @@ class Supervisor:
         self._run, self._changed = run, changed
         self.file = run.write_deployment(deployment)
         self.agents = [
-            self._child(c.agent.name, agent_command(c.agent, self.file), c.agent.admin)
+            self._child(c.agent.name, agent_command(c.agent, self.file), f"http://{c.agent.admin}")
             for c in deployment.clusters
             if not c.agent.external
         ]
         self.engines = self._engines(local_engines)
-        self.gateway = self._child(
-            "gateway", gateway_command(self.file), deployment.gateway.listen, path="/ready"
-        )
+        self.gateway = self._child("gateway", gateway_command(self.file), self.url, path="/ready")
         self._tasks: list[asyncio.Task[None]] = []
         self._http: aiohttp.ClientSession | None = None
 
@@ -95,6 +95,32 @@ class Supervisor:
         """Never returns; raises EngineError when a process cannot be kept running."""
         await asyncio.gather(*self._tasks)
 
+    @asynccontextmanager
+    async def plain_engine(self) -> AsyncIterator[str]:
+        """The URL of a stock engine that runs beside the deployment meanwhile: the same model,
+        blocks and chunks, no connector. Raises EngineError if it does not come up."""
+        engine = EngineConfig(
+            name="plain-engine",
+            role="decode",
+            url=f"http://{free_address()}",
+            cpus=str(usable_cores()[0]),
+        )
+        command = engine_command(self.deployment, engine, vllm=installed_vllm(), connector=False)
+        child = self._child(engine.name, command, str(engine.url), grace_s=_ENGINE_GRACE_S)
+        assert self._http is not None
+        supervising = asyncio.create_task(child.supervise(self._http))
+        ready = asyncio.create_task(child.was_ready.wait())
+        try:
+            await asyncio.wait([ready, supervising], return_when=asyncio.FIRST_COMPLETED)
+            if supervising.done():
+                supervising.result()
+            yield str(engine.url)
+        finally:
+            ready.cancel()
+            supervising.cancel()
+            await asyncio.gather(ready, supervising, return_exceptions=True)
+            await child.stop()
+
     async def _until_ready(self, children: list[Child]) -> None:
         assert self._http is not None
         self._tasks += [asyncio.create_task(child.supervise(self._http)) for child in children]
@@ -112,7 +138,7 @@ class Supervisor:
             self._child(
                 engine.name,
                 engine_command(self.deployment, engine, vllm=vllm),
-                str(engine.url).removeprefix("http://"),
+                str(engine.url),
                 grace_s=_ENGINE_GRACE_S,
             )
             for cluster in self.deployment.clusters
@@ -124,7 +150,7 @@ class Supervisor:
         self,
         name: str,
         command: Command,
-        address: str,
+        url: str,
         *,
         path: str = "/health",
         grace_s: float = 10.0,
@@ -132,7 +158,7 @@ class Supervisor:
         return Child(
             name,
             command,
-            probe=f"http://{address}{path}",
+            probe=f"{url}{path}",
             run=self._run,
             changed=self._changed,
             grace_s=grace_s,

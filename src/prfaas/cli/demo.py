@@ -1,0 +1,30 @@
+"""``prfaas demo``: start a deployment, ask it a script of prompts, check every answer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from prfaas.launch.demo import demo
+from prfaas.launch.signals import run_until_signal
+from prfaas.launch.start import load
+
+_PLAIN_WIDTH = 160
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "deployment", nargs="?", type=Path, help="deployment file (default: the embedded one)"
+    )
+    parser.add_argument("--keep", action="store_true", help="serve on until Ctrl-C")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens")
+
+
+def run(args: argparse.Namespace) -> int:
+    deployment = load(args.deployment, model=None, listen=args.listen)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PLAIN_WIDTH)
+    return run_until_signal(demo(deployment, console, keep=args.keep))

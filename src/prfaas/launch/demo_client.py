@@ -1,0 +1,105 @@
+"""One streamed completion, timed where a user would time it."""
+
+from __future__ import annotations
+
+import time
+
+import aiohttp
+import msgspec
+
+from prfaas.core.errors import EngineError
+
+MAX_TOKENS = 24
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came back. ``route`` and the lines after it are None from an engine without a gateway.
+
+    ``kv_hidden`` is the share of the KV bytes that arrived before the prefill ended.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    ttft_s: float
+    tokens_per_s: float | None
+    route: str | None = None
+    reason: str | None = None
+    total_tokens: int | None = None
+    uncached_tokens: int | None = None
+    kv_bytes: int | None = None
+    kv_hidden: float | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str = ""
+    token_ids: list[int] | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    error: dict[str, object] | None = None
+
+
+class _Told(msgspec.Struct, rename=lambda name: f"x-prfaas-{name.replace('_', '-')}"):
+    """What the gateway says about the request in its response headers."""
+
+    total_tokens: int | None = None
+    uncached_tokens: int | None = None
+    kv_bytes: int | None = None
+    kv_hidden: float | None = None
+
+
+async def ask(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str) -> Answer:
+    """Complete ``prompt`` greedily. Raises EngineError for an error answer or a broken stream."""
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+        "stream": True,
+        "return_token_ids": True,
+    }
+    sent_at = time.monotonic()
+    try:
+        async with http.post(f"{url}/v1/completions", json=body) as response:
+            if response.status != 200:
+                raise EngineError(f"{url} answered {response.status}: {await response.text()}")
+            return await _read(response, sent_at)
+    except (aiohttp.ClientError, msgspec.DecodeError) as error:
+        raise EngineError(f"{url} broke off: {error}") from error
+
+
+async def _read(response: aiohttp.ClientResponse, sent_at: float) -> Answer:
+    text: list[str] = []
+    token_ids: list[int] = []
+    first_at = last_at = sent_at
+    async for line in response.content:
+        data = line.removeprefix(b"data:").strip()
+        if not data or data == b"[DONE]":
+            continue
+        chunk = msgspec.json.decode(data, type=_Chunk)
+        if chunk.error is not None:
+            raise EngineError(f"the stream ended with an error: {chunk.error}")
+        for choice in chunk.choices:
+            last_at = time.monotonic()
+            if not token_ids:
+                first_at = last_at
+            text.append(choice.text)
+            token_ids += choice.token_ids or []
+    if not token_ids:
+        raise EngineError("the stream held no token")
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    route, _, reason = headers.get("x-prfaas-route", "").partition("; reason=")
+    told = msgspec.convert(headers, _Told, strict=False)
+    return Answer(
+        text="".join(text),
+        token_ids=tuple(token_ids),
+        ttft_s=first_at - sent_at,
+        tokens_per_s=(len(token_ids) - 1) / (last_at - first_at) if last_at > first_at else None,
+        route=route or None,
+        reason=reason.strip('"') or None,
+        total_tokens=told.total_tokens,
+        uncached_tokens=told.uncached_tokens,
+        kv_bytes=told.kv_bytes,
+        kv_hidden=told.kv_hidden,
+    )

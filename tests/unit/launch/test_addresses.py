@@ -1,0 +1,87 @@
+"""Every address a deployment leaves open is filled in, and what cannot be had is said."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.launch.addresses import resolve
+from prfaas.launch.supervisor import local_engines
+
+TEXT = """
+clusters:
+  - name: east
+    kind: prfaas
+    engines: [{name: e1, role: prefill}]
+    agent: {name: a1, plaintext: true}
+  - name: west
+    kind: pd
+    engines:
+      - {name: w1, role: prefill}
+      - {name: w2, role: decode, url: "http://10.0.0.7:8001", cpus: "5"}
+    agent: {name: a2, plaintext: true}
+links: [{from: east, to: west, rate: 1 Gbit/s}]
+gateway: {listen: "127.0.0.1:0"}
+model: {path: some/model}
+"""
+
+
+def _deployment(text: str = TEXT) -> Deployment:
+    return parse_deployment(text, source="test")
+
+
+def test_all_open_addresses_are_filled_in_and_differ() -> None:
+    resolved = resolve(_deployment(), sockets=Path("/tmp/s"), cores=[0, 1])
+    agents = [c.agent for c in resolved.clusters]
+    engines = [e for c in resolved.clusters for e in c.engines]
+    every = [resolved.gateway.listen, *(a.listen for a in agents), *(a.admin for a in agents)]
+    every += [str(e.url).removeprefix("http://") for e in engines]
+    assert len(set(every)) == len(every)
+    assert not any(address.endswith(":0") for address in every)
+    assert [a.socket for a in agents] == ["/tmp/s/a1.sock", "/tmp/s/a2.sock"]
+    assert engines[0].kv_events == "ipc:///tmp/s/e1.events"
+    assert resolved.model.served_name == "some/model"
+
+
+def test_what_the_file_gives_an_address_is_left_as_it_is() -> None:
+    deployment = _deployment()
+    assert local_engines(deployment) == {"e1", "w1"}
+    resolved = resolve(deployment, sockets=Path("/tmp/s"), cores=[0])
+    assert resolved.clusters[1].engines[1] == deployment.clusters[1].engines[1]
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"), [([0, 1], "0 1"), ([3], "3 3"), ([0, 1, 2, 3], "0 1")]
+)
+def test_each_engine_gets_a_core_while_there_are_some(cores: list[int], expected: str) -> None:
+    resolved = resolve(_deployment(), sockets=Path("/tmp/s"), cores=cores)
+    started = [e for c in resolved.clusters for e in c.engines if e.name != "w2"]
+    assert " ".join(str(e.cpus) for e in started) == expected
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        deployment = _deployment(TEXT.replace("127.0.0.1:0", address))
+        with pytest.raises(ConfigError, match=f"gateway: cannot listen on {address}: .*in use"):
+            resolve(deployment, sockets=Path("/tmp/s"), cores=[0])
+
+
+def test_an_address_without_a_port_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="'localhost' is not host:port"):
+        resolve(
+            _deployment(TEXT.replace("127.0.0.1:0", "localhost")),
+            sockets=Path("/tmp/s"),
+            cores=[0],
+        )
+
+
+def test_an_unknown_tiny_model_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no tiny model 'mamba'; known: gdn"):
+        resolve(
+            _deployment(TEXT.replace("some/model", "tiny:mamba")),
+            sockets=Path("/tmp/s"),
+            cores=[0],
+        )

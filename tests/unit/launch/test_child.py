@@ -1,0 +1,80 @@
+"""A supervised process is started, found ready, started again when it dies, and ended."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from prfaas.core.errors import EngineError
+from prfaas.launch.child import Child, ChildState
+from prfaas.launch.commands import Command
+from prfaas.launch.run_directory import RunDirectory
+
+SERVER = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Recorder:
+    """Lets a test wait for the states a child passes."""
+
+    def __init__(self) -> None:
+        self.states: asyncio.Queue[ChildState] = asyncio.Queue()
+
+    def __call__(self, child: Child) -> None:
+        self.states.put_nowait(child.state)
+
+    async def until(self, state: ChildState) -> None:
+        while await self.states.get() is not state:
+            pass
+
+
+def _server(run: RunDirectory, changed: Recorder) -> Child:
+    port = _free_port()
+    command = Command((sys.executable, "-c", SERVER, str(port)), {})
+    return Child("server", command, probe=f"http://127.0.0.1:{port}/", run=run, changed=changed)
+
+
+async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
+    run, changed = RunDirectory(tmp_path), Recorder()
+    child = _server(run, changed)
+    async with aiohttp.ClientSession() as http:
+        supervising = asyncio.create_task(child.supervise(http))
+        await changed.until(ChildState.READY)
+        first = child.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await changed.until(ChildState.PAUSING)
+        await changed.until(ChildState.READY)
+        assert child.pid not in (None, first)
+        assert child.starts == 2
+        supervising.cancel()
+        await asyncio.gather(supervising, return_exceptions=True)
+        await child.stop()
+    assert child.pid is None
+    assert child.state is ChildState.ENDED
+    run.close()
+
+
+async def test_a_process_that_never_comes_up_fails_with_its_last_words(tmp_path: Path) -> None:
+    run, changed = RunDirectory(tmp_path), Recorder()
+    command = Command((sys.executable, "-c", "raise SystemExit('no such model')"), {})
+    child = Child("engine", command, probe="http://127.0.0.1:9/", run=run, changed=changed)
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(EngineError, match=r"engine ended with status 1 (?s:.*)no such model"):
+            await child.supervise(http)
+    run.close()

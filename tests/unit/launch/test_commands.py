@@ -1,0 +1,61 @@
+"""The command line of an engine says all of the schedule, and the connector's place."""
+
+import json
+from pathlib import Path
+
+from prfaas.core.deployment import load_deployment
+from prfaas.launch.addresses import resolve
+from prfaas.launch.commands import engine_command
+from prfaas.launch.supervisor import embedded_default
+
+
+def _option(arguments: tuple[str, ...], name: str) -> str:
+    return arguments[arguments.index(name) + 1]
+
+
+def _resolved():  # type: ignore[no-untyped-def]
+    import msgspec
+
+    deployment = load_deployment(embedded_default())
+    gateway = msgspec.structs.replace(deployment.gateway, listen="127.0.0.1:0")
+    model = msgspec.structs.replace(deployment.model, path="some/model")
+    return resolve(
+        msgspec.structs.replace(deployment, gateway=gateway, model=model),
+        sockets=Path("/tmp/s"),
+        cores=[0, 1],
+    )
+
+
+def test_a_prefill_engine_exports_through_its_clusters_agent() -> None:
+    deployment = _resolved()
+    command = engine_command(deployment, deployment.clusters[0].engines[0], vllm="cpu")
+    transfer = json.loads(_option(command.arguments, "--kv-transfer-config"))
+    assert transfer["kv_role"] == "kv_producer"
+    assert transfer["kv_load_failure_policy"] == "recompute"
+    assert transfer["kv_connector_extra_config"] == {
+        "agent_socket": "/tmp/s/east-agent.sock",
+        "engine": "east-prefill",
+        "exports": True,
+    }
+    assert _option(command.arguments, "--block-size") == "256"
+    assert command.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0"
+
+
+def test_a_plain_engine_differs_by_the_connector_alone() -> None:
+    deployment = _resolved()
+    engine = deployment.clusters[1].engines[1]
+    ours = engine_command(deployment, engine, vllm="cpu")
+    plain = engine_command(deployment, engine, vllm="cpu", connector=False)
+    assert set(ours.arguments) - set(plain.arguments) == {
+        "--kv-transfer-config",
+        _option(ours.arguments, "--kv-transfer-config"),
+    }
+    assert ours.environment == plain.environment
+
+
+def test_on_gpus_vllm_serve_is_started_and_no_core_is_bound() -> None:
+    deployment = _resolved()
+    command = engine_command(deployment, deployment.clusters[1].engines[1], vllm="gpu")
+    assert command.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
+    assert "--enforce-eager" not in command.arguments
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in command.environment

@@ -1,0 +1,59 @@
+"""Whole sessions end: the process itself, what it started, and what ignores the asking."""
+
+import os
+import subprocess
+import sys
+
+from prfaas.launch.sessions import Session, end_session, members, session_of
+
+TREE = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal, time;"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"],
+    stdout=subprocess.PIPE)
+child.stdout.readline()
+print("up", flush=True)
+child.wait()
+"""
+
+
+def _tree() -> tuple[subprocess.Popen[bytes], Session]:
+    leader = subprocess.Popen(
+        [sys.executable, "-c", TREE], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert leader.stdout is not None
+    assert leader.stdout.readline() == b"up\n"
+    session = session_of(leader.pid)
+    assert session is not None
+    return leader, session
+
+
+def test_a_stubborn_grandchild_is_ended_with_its_session() -> None:
+    leader, session = _tree()
+    with leader:
+        assert len(members(session)) == 2
+        end_session(session, grace_s=0.2)
+        assert members(session) == []
+
+
+def test_descendants_of_a_killed_leader_are_found() -> None:
+    leader, session = _tree()
+    with leader:
+        leader.kill()
+        leader.wait()
+        assert len(members(session)) == 1
+        end_session(session, grace_s=0.2)
+        assert members(session) == []
+
+
+def test_a_process_that_got_the_same_number_later_is_not_touched() -> None:
+    mine = session_of(os.getpid())
+    assert mine is not None
+    earlier = Session(mine.leader, mine.started_ticks - 1)
+    end_session(earlier, grace_s=0.0)  # Would end this very test run.
+
+
+def test_no_session_of_a_process_that_is_gone() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert session_of(gone.pid) is None
