@@ -93,9 +93,9 @@ def make_policy(config: SchedulerConfig) -> Policy:
     """The policy that the configuration names, with its options. Raises ConfigError."""
     if config.policy not in POLICIES:
         near = difflib.get_close_matches(config.policy, POLICIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}" if near else ""
         known = ", ".join(sorted(POLICIES))
-        raise ConfigError(f"scheduler.policy {config.policy!r} is unknown{hint} Known: {known}")
+        raise ConfigError(f"scheduler.policy {config.policy!r} is unknown{hint}. Known: {known}")
     kind, maker = POLICIES[config.policy]
     try:
         options = msgspec.convert(config.options, kind)

@@ -29,7 +29,7 @@ from prfaas.scheduler.commands import (
 )
 from prfaas.scheduler.lifecycle import TABLE, TERMINAL, State, Trigger, successors
 from prfaas.scheduler.state import ClusterState, EngineState, Record, Scene
-from prfaas.scheduler.timers import TimerKind, Timers
+from prfaas.scheduler.timers import Timer, TimerKind, Timers
 from prfaas.scheduler.topology import Topology
 
 Action = Callable[[Record, str], None]
@@ -47,10 +47,11 @@ class Attempts:
         self.now = -inf
         self.out: list[AnyCommand] = []
         self.records: dict[str, Record] = {}
-        self.timers = Timers()
+        self.timers = Timers(self._is_stale)
         self.scene = Scene(topology, costs)
         self._parked: OrderedDict[str, Record] = OrderedDict()
         self._policy = policy
+        self._packs_decode = policy.packs_decode
         self._costs = costs
         self._align = topology.alignment_tokens
         self._attempt_share = config.attempt_share
@@ -61,6 +62,18 @@ class Attempts:
         self._actions: dict[tuple[State, Trigger], Action] = {
             key: getattr(self, step.action) for key, step in TABLE.items()
         }
+
+    def _is_stale(self, timer: Timer) -> bool:
+        """Whether a request's timer can no longer move it (lines and the policy have their own)."""
+        if timer.kind is TimerKind.LINK or timer.kind is TimerKind.ADJUST:
+            return False
+        record = self.records.get(timer.key)  # type: ignore[arg-type]
+        if record is None:
+            return True
+        if timer.kind is TimerKind.DEADLINE:
+            return record.state is State.STREAMING
+        stalling = record.state is State.SENDING
+        return timer.attempt != record.attempt or (timer.kind is TimerKind.STALL and not stalling)
 
     def action(self, state: State, trigger: Trigger) -> Action | None:
         """The bound action of a row of the table; None where there is no such row."""
@@ -245,6 +258,11 @@ class Attempts:
         if record.route is not Route.DIRECT:
             self._release_prefill(record, done=True)
             self._release_link(record)
+        engine = record.decode
+        assert engine is not None
+        if self._takes_assigned(record, engine):
+            self.start_decode(record, "")
+            return
         usable = self._usable_engines(record)
         engine = self._free_engine(record, usable)
         if engine is not None:
@@ -267,20 +285,19 @@ class Attempts:
             clusters = [self._place_of(record)]
         return [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
 
+    def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
+        packs = self._packs_decode and record.route is not Route.DIRECT
+        free = engine.running < engine.max_requests and engine.name not in record.failed
+        return free and not packs and self._usable(record, engine)
+
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
-        """One with a free slot: the assigned one, else the least full (the fullest, where the
-        policy packs); those that failed this request come last."""
+        """The least full with a free slot (the fullest, where the policy packs); those that failed
+        this request come last."""
         best, best_key = None, (True, inf)
-        packs = self._policy.packs_decode and record.route is not Route.DIRECT
+        sign = -1 if self._packs_decode and record.route is not Route.DIRECT else 1
         for engine in usable:
             if engine.running < engine.max_requests:
-                if packs:
-                    load = -engine.running / engine.max_requests
-                else:
-                    load = (
-                        -1.0 if engine is record.decode else engine.assigned / engine.max_requests
-                    )
-                key = (engine.name in record.failed, load)
+                key = (engine.name in record.failed, sign * engine.running / engine.max_requests)
                 if best is None or key < best_key:
                     best, best_key = engine, key
         return best

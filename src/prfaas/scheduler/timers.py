@@ -1,10 +1,13 @@
 """Many deadlines, one alarm: the scheduler asks its driver for the earliest only.
 
-Entries are never removed early; whoever pops one checks whether it still means anything.
+Most entries mean nothing any more by their time (the transfer did not stall, the request met its
+deadline). They are not searched for, but thrown away when they come to the front of the heap, so
+that the driver is not woken for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from heapq import heappop, heappush
 from math import inf
@@ -32,9 +35,11 @@ class Timer(NamedTuple):
 
 
 class Timers:
-    """A heap of `Timer`, first by time, then in the order they were set."""
+    """A heap of `Timer`, first by time, then in the order they were set. ``is_stale`` says
+    whether one means nothing any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_stale: Callable[[Timer], bool]) -> None:
+        self._is_stale = is_stale
         self._heap: list[Timer] = []
         self._sequence = 0
         self._armed = inf
@@ -56,7 +61,10 @@ class Timers:
 
     def alarm(self) -> float | None:
         """The time to ask the driver for, if that has changed to an earlier one."""
-        if self._heap and self._heap[0].at < self._armed:
-            self._armed = self._heap[0].at
-            return self._armed
+        heap = self._heap
+        while heap and heap[0][0] < self._armed:
+            if not self._is_stale(heap[0]):
+                self._armed = heap[0].at
+                return self._armed
+            heappop(heap)
         return None

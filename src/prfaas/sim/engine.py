@@ -70,7 +70,7 @@ class Engine:
         max_batch: int,
         step_seconds: Callable[[int], float] | None,
         kv_tokens: float = inf,
-        prefill_floor: float = 0.25,
+        prefill_floor: float = 0.1,
     ) -> None:
         self.name = name
         self._clock = clock

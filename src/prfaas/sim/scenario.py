@@ -19,9 +19,9 @@ from prfaas.core.strict import load_yaml
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.costs import ProfileCosts
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
-from prfaas.sim.simulation import EngineModel, LineModel, Outage, World
 from prfaas.sim.traces import read_trace
 from prfaas.sim.workload import Arrivals, Process, Workload, draw
+from prfaas.sim.world import EngineModel, LineModel, Outage, World
 
 Tokens = str | int
 

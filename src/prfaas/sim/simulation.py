@@ -9,69 +9,24 @@ them in the decode engine's cluster, and an arriving request is told what each c
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from math import inf
 
-import msgspec
-
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Costs, Policy
+from prfaas.policies.api import Policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.scheduler import Scheduler
-from prfaas.scheduler.topology import Topology
 from prfaas.sim.clock import PRIORITY_ALARM, PRIORITY_FAULT, Clock
 from prfaas.sim.engine import Engine, Task
 from prfaas.sim.line import Flow, Line
 from prfaas.sim.metrics import Recorder
 from prfaas.sim.prefix_cache import PrefixCache
 from prfaas.sim.workload import Workload
+from prfaas.sim.world import LineModel, Outage, World
 
 Log = Callable[[float, e.AnyEvent | c.AnyCommand], None]
-
-
-class EngineModel(msgspec.Struct, frozen=True):
-    """How an engine of the topology behaves: its decode step by batch, bounds."""
-
-    name: str
-    step_seconds: Callable[[int], float] | None
-    max_batch: int
-    kv_tokens: float = inf
-
-
-class LineModel(msgspec.Struct, frozen=True):
-    """How a line of the topology behaves; ``changes``: (time, rate), rate 0 is a cut."""
-
-    source: str
-    target: str
-    rate_bytes_per_s: float
-    rtt_s: float = 0.0
-    loss: float = 0.0
-    connections: int = 16
-    changes: tuple[tuple[float, float], ...] = ()
-
-
-class Outage(msgspec.Struct, frozen=True):
-    """An engine that is dead from ``at`` for ``for_s`` seconds; its work and cache are lost."""
-
-    engine: str
-    at: float
-    for_s: float
-
-
-class World(msgspec.Struct, frozen=True):
-    """What there is: the topology and how its parts behave. ``cache_blocks``: cluster -> blocks
-    of its prefix cache pool; ``link_report_s``: how often lines report their state, None: only
-    when they change."""
-
-    topology: Topology
-    engines: tuple[EngineModel, ...]
-    lines: tuple[LineModel, ...]
-    costs: Costs
-    state_bytes: float
-    cache_blocks: dict[str, int] = {}
-    outages: tuple[Outage, ...] = ()
-    link_report_s: float | None = None
 
 
 class _Job:
@@ -141,6 +96,16 @@ class Simulation:
 
     def run(self, until: float = inf, on_progress: Callable[[int], None] | None = None) -> None:
         """To the last answer, or to time ``until``. ``on_progress(arrived)``: now and then."""
+        collecting = gc.isenabled()
+        # Nothing here forms cycles that die: the collector would only walk live requests.
+        gc.disable()
+        try:
+            self._run(until, on_progress)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _run(self, until: float, on_progress: Callable[[int], None] | None) -> None:
         clock, arrivals = self.clock, self._workload.arrivals
         count = len(arrivals)
         arrived = 0

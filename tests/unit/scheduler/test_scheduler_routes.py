@@ -246,5 +246,5 @@ def test_refusals() -> None:
         drive(e.EngineUp("x"))
     with pytest.raises(InvariantError, match="backwards"):
         drive(e.TimerFired(), at=-1.0)
-    with pytest.raises(ConfigError, match=r"known: .*threshold"):
+    with pytest.raises(ConfigError, match=r"Known: .*threshold"):
         make_policy(SchedulerConfig(policy="best"))

@@ -1,0 +1,54 @@
+"""What a simulation runs on: the topology, and how its engines and lines behave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from prfaas.policies.api import Costs
+from prfaas.scheduler.topology import Topology
+
+
+class EngineModel(msgspec.Struct, frozen=True):
+    """How an engine of the topology behaves: its decode step by batch, bounds."""
+
+    name: str
+    step_seconds: Callable[[int], float] | None
+    max_batch: int
+    kv_tokens: float = inf
+
+
+class LineModel(msgspec.Struct, frozen=True):
+    """How a line of the topology behaves; ``changes``: (time, rate), rate 0 is a cut."""
+
+    source: str
+    target: str
+    rate_bytes_per_s: float
+    rtt_s: float = 0.0
+    loss: float = 0.0
+    connections: int = 16
+    changes: tuple[tuple[float, float], ...] = ()
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """An engine that is dead from ``at`` for ``for_s`` seconds; its work and cache are lost."""
+
+    engine: str
+    at: float
+    for_s: float
+
+
+class World(msgspec.Struct, frozen=True):
+    """What there is: the topology and how its parts behave. ``cache_blocks``: cluster -> blocks
+    of its prefix cache pool; ``link_report_s``: how often lines report their state, None: only
+    when they change."""
+
+    topology: Topology
+    engines: tuple[EngineModel, ...]
+    lines: tuple[LineModel, ...]
+    costs: Costs
+    state_bytes: float
+    cache_blocks: dict[str, int] = {}
+    outages: tuple[Outage, ...] = ()
+    link_report_s: float | None = None
