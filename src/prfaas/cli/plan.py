@@ -118,7 +118,7 @@ def _print_deployments(result: Plan, console: Console) -> None:
     ratios = (d.lambda_max_req_per_s / base.lambda_max_req_per_s for d in result.deployments)
     table.add_row("ratio to homogeneous PD", *(f"{ratio:.2f}x" for ratio in ratios))
     how = result.deployments[0].expectations
-    if result.deployments[0].other_expectations is not None:
+    if any(d.other_expectations is not None for d in result.deployments):
         what = "E[T(L)]" if how == "mean-length" else "T at the mean length"
         table.add_row(f"Lambda_max with {what} instead", *map(_other, result.deployments))
     console.print(table)
@@ -139,9 +139,9 @@ def _print_bound(result: Plan, ours: Deployment | None, console: Console) -> Non
             highlight=False,
         )
     if bound.threshold_tokens is not None:
-        text = f"one threshold at {bound.threshold_tokens:,.0f} tokens reaches it"
+        text = f"offloading what is longer than {bound.threshold_tokens:,.0f} tokens reaches it"
     else:
-        text = "no single threshold reaches it"
+        text = "no single threshold on the length reaches it"
     if ours is not None:
         console.print(f"  {text}", highlight=False)
 
@@ -151,7 +151,7 @@ def _print_prices(prices: BreakEven | None, console: Console) -> None:
         return
     console.print(
         f"break-even against {prices.against}: PrfaaS GPU {prices.prfaas_usd_per_gpu_hour:.2f} "
-        f"USD/h, or line {prices.line_usd_per_month:,.0f} USD/month, or traffic "
+        f"USD/h, or lines {prices.lines_usd_per_month:,.0f} USD/month, or traffic "
         f"{prices.traffic_usd_per_gb:.4f} USD/GB",
         highlight=False,
     )

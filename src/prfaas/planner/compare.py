@@ -76,8 +76,7 @@ def prfaas_pd(scenario: Scenario) -> Deployment:
     """The scenario's own deployment at its best threshold and split."""
     if not scenario.is_two_clusters:
         optimum, splits = whole_nodes(scenario)
-        cost = _cost(scenario, scenario.clusters, optimum.egress_bytes_per_s, optimum.lambda_max)
-        return from_fluid(scenario, "prfaas_pd", "PrfaaS-PD", optimum, splits, cost=cost)
+        return _from_fluid(scenario, "prfaas_pd", "PrfaaS-PD", optimum, splits)
     model = two_clusters(scenario)
     n_prfaas, n_pd = scenario.prfaas[0].instances, scenario.pd[0].instances
     split, other = (model.best(n_prfaas, n_pd, how) for how in _both(scenario))
@@ -106,15 +105,31 @@ def whole_nodes(scenario: Scenario) -> tuple[FluidOptimum, Splits]:
 
 
 def _both(scenario: Scenario) -> tuple[Expectations, Expectations]:
-    return (
-        ("exact", "mean-length") if scenario.expectations == "exact" else ("mean-length", "exact")
-    )
+    """The expectations to plan with, and the other ones. The linear program's are exact, so what
+    is compared with it must be too."""
+    several = bool(scenario.prfaas) and not scenario.is_two_clusters
+    if several or scenario.expectations == "exact":
+        return "exact", "mean-length"
+    return "mean-length", "exact"
+
+
+def _from_fluid(
+    scenario: Scenario, name: str, title: str, optimum: FluidOptimum, splits: Splits
+) -> Deployment:
+    sent = {
+        line.name: optimum.utilisation.get(f"line {line.name}", 0.0) * line.bytes_per_s
+        for line in scenario.lines
+    }
+    cost = _cost(scenario, scenario.clusters, sent, optimum.lambda_max)
+    return from_fluid(scenario, name, title, optimum, splits, cost=cost)
 
 
 def _finish(
     scenario: Scenario, name: str, title: str, split: Split, other: Split, clusters: list[Cluster]
 ) -> Deployment:
-    cost = _cost(scenario, clusters, split.egress_bytes_per_s, split.lambda_max)
+    offloads = any(cluster.kind == "prfaas" for cluster in clusters)
+    sent = {line.name: split.egress_bytes_per_s for line in scenario.lines} if offloads else {}
+    cost = _cost(scenario, clusters, sent, split.lambda_max)
     n_pd = split.n_p + split.n_d
     return from_split(scenario, name, title, split, other, n_pd=n_pd, cost=cost)
 
@@ -131,8 +146,7 @@ def _naive(scenario: Scenario) -> Deployment:
     if not scenario.is_two_clusters:
         splits = {cluster.name: (0.0, float(cluster.instances)) for cluster in scenario.pd}
         optimum = fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
-        cost = _cost(scenario, scenario.clusters, optimum.egress_bytes_per_s, optimum.lambda_max)
-        return from_fluid(scenario, name, title, optimum, splits, cost=cost)
+        return _from_fluid(scenario, name, title, optimum, splits)
     model = two_clusters(scenario)
     n_prfaas, n_d = scenario.prfaas[0].instances, scenario.pd[0].instances
     split, other = (model.at(0.0, n_prfaas, 0, n_d, how) for how in _both(scenario))
@@ -160,21 +174,29 @@ def _at_least_two(instances: int) -> int:
     return instances
 
 
-def _cost(scenario: Scenario, clusters: list[Cluster], egress: float, lam: float) -> Cost | None:
+def _cost(
+    scenario: Scenario, clusters: list[Cluster], sent: dict[str, float], lam: float
+) -> Cost | None:
+    """``sent``: bytes per second by line name; a line without an entry is not part of it."""
     rents = [cluster.usd_per_hour for cluster in clusters]
     if any(rent is None for rent in rents):
         return None
-    used = scenario.lines if any(cluster.kind == "prfaas" for cluster in clusters) else []
-    # Traffic is priced at the mean of the lines where several carry it.
-    lines = sum(line.usd_per_hour(egress / len(used)) for line in used)
-    total = sum(rent for rent in rents if rent is not None) + lines
-    return Cost(usd_per_hour=total, line_usd_per_hour=lines, requests_per_usd=lam * 3600 / total)
+    used = [line for line in scenario.lines if line.name in sent]
+    lines = sum(line.usd_per_hour(0) for line in used)
+    traffic = sum(line.usd_per_hour(sent[line.name]) for line in used) - lines
+    total = sum(rent for rent in rents if rent is not None) + lines + traffic
+    return Cost(
+        usd_per_hour=total,
+        lines_usd_per_hour=lines,
+        traffic_usd_per_hour=traffic,
+        requests_per_usd=lam * 3600 / total,
+    )
 
 
 def _notes(scenario: Scenario) -> list[str]:
     notes = []
-    for cluster in scenario.clusters:
-        profile = cluster.profile
+    profiles = {cluster.profile.label: cluster.profile for cluster in scenario.clusters}
+    for profile in profiles.values():
         if profile.basis in ("implied", "fit"):
             notes.append(f"profile {profile.label}: {profile.note or profile.source}")
         first = profile.prefill_or_refuse.table.covers_from

@@ -28,7 +28,9 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """At ``lambda_max``. US dollars."""
 
     usd_per_hour: float
-    line_usd_per_hour: float
+    """GPUs, lines and traffic."""
+    lines_usd_per_hour: float
+    traffic_usd_per_hour: float
     requests_per_usd: float
 
 

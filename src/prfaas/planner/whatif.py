@@ -20,7 +20,8 @@ class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
 
     against: str
     prfaas_usd_per_gpu_hour: float
-    line_usd_per_month: float
+    lines_usd_per_month: float
+    """All lines together."""
     traffic_usd_per_gb: float
 
 
@@ -48,12 +49,12 @@ def break_even(scenario: Scenario, ours: Deployment, theirs: Deployment) -> Brea
     slack = ours.lambda_max_req_per_s * 3600 / theirs.cost.requests_per_usd
     slack -= ours.cost.usd_per_hour
     monthly = sum(line.usd_per_month for line in scenario.lines)
-    per_gb = sum(line.usd_per_gb for line in scenario.lines) / len(scenario.lines)
+    gb_per_hour = ours.egress_bytes_per_s * 3600 / 1e9
     return BreakEven(
         against=theirs.name,
         prfaas_usd_per_gpu_hour=(rent + slack) / gpus,
-        line_usd_per_month=monthly + slack * HOURS_PER_MONTH,
-        traffic_usd_per_gb=per_gb + slack / (ours.egress_bytes_per_s * 3600 / 1e9),
+        lines_usd_per_month=monthly + slack * HOURS_PER_MONTH,
+        traffic_usd_per_gb=(ours.cost.traffic_usd_per_hour + slack) / gb_per_hour,
     )
 
 

@@ -91,7 +91,7 @@ def test_at_each_break_even_price_both_serve_alike_per_dollar() -> None:
     assert theirs.cost is not None
     for changed in (
         with_cost(ours, gpu=prices.prfaas_usd_per_gpu_hour),
-        with_cost(ours, month=prices.line_usd_per_month),
+        with_cost(ours, month=prices.lines_usd_per_month),
         with_cost(ours, gb=prices.traffic_usd_per_gb),
     ):
         assert changed.cost is not None
@@ -123,6 +123,11 @@ def test_several_clusters_are_planned_with_whole_nodes() -> None:
     assert ours.n_p + ours.n_d == 12
     assert ours.lambda_max_req_per_s <= result.fluid_bound.upper_bound
     assert ours.lambda_max_req_per_s > 0.93 * elastic_bound(scenario).lambda_max
+    assert {d.expectations for d in result.deployments} == {"exact"}
+    assert ours.cost is not None
+    assert ours.cost.usd_per_hour == pytest.approx(
+        48 * 4.5 + 96 * 3 + ours.cost.lines_usd_per_hour + ours.cost.traffic_usd_per_hour
+    )
     naive = result.deployments[-1]
     assert naive.n_p == 0
     assert naive.offloaded_share == pytest.approx(1)
