@@ -145,13 +145,19 @@ class Site:
 
     def works(self) -> None:
         """A whole remote and a whole local hand-off."""
-        number = time.monotonic_ns()
-        for source, kind in ((self.p0, "r"), (self.pdp, "l")):
-            transfer_id = f"{kind}{number}"
-            assert source.ask(f"export {transfer_id} flt-west {SIZE}").endswith("None")
-            self.west.get(f"/transfers/{transfer_id}?wait_s={WAIT_S}")
-            assert self.pdd.ask(f"import {transfer_id} {SIZE}") == f"imported {transfer_id} ok"
-            self.west.delete(transfer_id)
+        until(lambda: self._hands_off(self.p0, self.east))
+        assert self._hands_off(self.pdp, self.west)
+
+    def _hands_off(self, rank: Rank, agent: AgentProcess) -> bool:
+        """False if the sender had not noticed yet that the receiver restarted."""
+        transfer_id = f"t{time.monotonic_ns()}"
+        rank.ask(f"export {transfer_id} flt-west {SIZE}")
+        sent = agent.get(f"/transfers/{transfer_id}?wait_s={WAIT_S}")["sent"]
+        if sent["state"] == "failed" and "has restarted" in sent["reason"]:
+            return False
+        assert self.pdd.ask(f"import {transfer_id} {SIZE}") == f"imported {transfer_id} ok"
+        self.west.delete(transfer_id)
+        return True
 
     def free(self) -> None:
         """Every slot of both agents is free again."""
@@ -212,19 +218,19 @@ def test_sending_agent_killed(site: Site) -> None:
 
 
 def test_receiving_agent_killed(site: Site) -> None:
-    site.p0.say(f"export x flt-west {SIZE}")
-    until(lambda: (site.west.get("/transfers/x")["bytes_stored"] or 0) > 0)
+    site.p0.say(f"export v flt-west {SIZE}")
+    until(lambda: (site.west.get("/transfers/v")["bytes_stored"] or 0) > 0)
     assert site.pdp.ask(f"begin y flt-west {SIZE}") == "begun y"
-    site.pdd.say(f"import x {SIZE}")
+    site.pdd.say(f"import v {SIZE}")
     site.west.kill()
     assert "agent went away" in site.pdd.read()
     site.west = site.agent("flt-west")
     site.p0.read()
     until(lambda: len(site.west.get("/engines")["engines"]) == 2)
-    assert site.pdd.ask(f"import x {SIZE}") == "imported x no such transfer here"
-    sent = site.east.get(f"/transfers/x?wait_s={WAIT_S}")["sent"]
+    assert site.pdd.ask(f"import v {SIZE}") == "imported v no such transfer here"
+    sent = site.east.get(f"/transfers/v?wait_s={WAIT_S}")["sent"]
     assert sent["state"] in ("failed", "complete")
-    site.east.delete("x")
+    site.east.delete("v")
     site.free()
 
 
@@ -245,6 +251,6 @@ def test_agents_stop_cleanly_and_start_again(site: Site) -> None:
 
 def test_everything_killed_at_once(site: Site) -> None:
     """No name is left in /dev/shm: the fixture looks."""
-    site.p0.say(f"export x flt-west {SIZE}")
+    site.p0.say(f"export u flt-west {SIZE}")
     for process in (site.east, site.west, site.p0, site.pdp, site.pdd):
         process.kill()
