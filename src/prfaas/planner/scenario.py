@@ -69,7 +69,7 @@ def parse_scenario(text: bytes | str, *, source: str, beside: Path) -> Scenario:
 def _resolve(file: ScenarioFile, *, source: str, beside: Path) -> Scenario:
     with _at(source):
         clusters = _clusters(file, beside)
-        lines = _lines(file, {cluster.name for cluster in clusters})
+        lines = _lines(file)
         with _at("workload"):
             lengths, output_tokens, hit_rate = _workload(file.workload, beside)
         _check_profiles(clusters, lengths)
@@ -137,14 +137,19 @@ def _clusters(file: ScenarioFile, beside: Path) -> list[Cluster]:
     return found
 
 
-def _lines(file: ScenarioFile, clusters: set[str]) -> list[Line]:
-    found = []
+def _lines(file: ScenarioFile) -> list[Line]:
+    kinds = {cluster.name: cluster.kind for cluster in file.clusters}
+    found: list[Line] = []
     for line in file.lines:
         with _at(f"line from {line.source} to {line.target}"):
             for end in (line.source, line.target):
-                if end not in clusters:
-                    known = ", ".join(sorted(clusters))
+                if end not in kinds:
+                    known = ", ".join(sorted(kinds))
                     raise ConfigError(f"no cluster is named {end!r}; known: {known}")
+            if kinds[line.target] != "pd" or line.source == line.target:
+                raise ConfigError("KV goes to another cluster of kind 'pd'; is it turned around?")
+            if any((line.source, line.target) == (a.source, a.target) for a in found):
+                raise ConfigError("given twice; add their bandwidths up in one")
             bytes_per_s = parse_rate(str(line.bandwidth))
             if bytes_per_s <= 0:
                 raise ConfigError("bandwidth must be more than 0, for example '100 Gbps'")

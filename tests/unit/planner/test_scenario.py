@@ -47,6 +47,12 @@ def test_the_example_is_the_case_study() -> None:
         ("profile: paper-1t-h200 ", "profile: h200 ", "no built-in profile 'h200'"),
         ("profile: paper-1t-h20-fit", "profile: paper-1t-h200", "no 'decode' table"),
         ("from: east", "from: mars", "no cluster is named 'mars'; known: east, west"),
+        ("from: east\n    to: west", "from: west\n    to: east", "is it turned around"),
+        (
+            "lines:\n",
+            "lines:\n  - {from: east, to: west, bandwidth: 1 Gbps}\n",
+            "given twice; add their bandwidths",
+        ),
         ("name: west", "name: east", "used twice"),
         ("tokens_per_s: 40", "tokens_per_s: 0", "more than 0"),
         ("output_tokens: 1024", "prefix_hit_rate: 0.5", "output_tokens: the mean answer"),
