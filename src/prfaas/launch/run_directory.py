@@ -6,7 +6,8 @@
         deployment.json   the deployment with every address filled in
         logs/NAME.log
 
-Unix sockets lie in a short directory of their own: the kernel allows 107 bytes for their path.
+Unix sockets and private keys lie in a directory of their own that goes with the run; its path is
+short, because the kernel allows a socket's 107 bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _KEPT_RUNS = 10
 
 class _Record(msgspec.Struct):
     boot: str
-    sockets: str
+    private: str
     sessions: dict[str, Session] = {}
 
 
@@ -42,8 +43,8 @@ class RunDirectory:
         self.logs.mkdir(parents=True)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.sockets = Path(tempfile.mkdtemp(prefix="prfaas-"))
-        self._record = _Record(_boot_id(), str(self.sockets))
+        self.private = Path(tempfile.mkdtemp(prefix="prfaas-"))
+        self._record = _Record(_boot_id(), str(self.private))
         self._write_record()
 
     def write_deployment(self, deployment: Deployment) -> Path:
@@ -63,7 +64,7 @@ class RunDirectory:
         self._write_record()
 
     def close(self) -> None:
-        shutil.rmtree(self.sockets, ignore_errors=True)
+        shutil.rmtree(self.private, ignore_errors=True)
         (self.path / "processes.json").unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -110,7 +111,7 @@ def _reap_run(path: Path) -> list[str]:
             if members(session):
                 ended.append(name)
                 end_session(session, grace_s=5.0)
-    shutil.rmtree(record.sockets, ignore_errors=True)
+    shutil.rmtree(record.private, ignore_errors=True)
     file.unlink(missing_ok=True)
     return ended
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.launch.addresses import resolve, usable_cores
+from prfaas.launch.certificates import secured
 from prfaas.launch.progress import StartProgress
 from prfaas.launch.run_directory import RunDirectory, reap
 from prfaas.launch.supervisor import Supervisor, embedded_default, local_engines
@@ -42,7 +43,8 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
         console.print(f"Ended {name}, left over from a run that was killed.", highlight=False)
     run = RunDirectory()
     try:
-        resolved = resolve(deployment, sockets=run.sockets, cores=usable_cores())
+        resolved = resolve(deployment, sockets=run.private, cores=usable_cores())
+        resolved = secured(resolved, run.private / "certs")
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
         with StartProgress(console) as progress:
             supervisor = Supervisor(

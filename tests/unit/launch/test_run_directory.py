@@ -18,7 +18,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
                          start_new_session=True, stdout=subprocess.DEVNULL,
                          stderr=subprocess.DEVNULL)
 run.started("engine", session_of(child.pid))
-print(child.pid, run.sockets, flush=True)
+print(child.pid, run.private, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -54,7 +54,7 @@ def test_a_closed_run_keeps_its_logs_only(tmp_path: Path) -> None:
     run.write_deployment(load_deployment(embedded_default()))
     run.close()
     assert sorted(p.name for p in run.path.iterdir()) == ["deployment.json", "lock", "logs"]
-    assert not run.sockets.exists()
+    assert not run.private.exists()
 
 
 def test_old_runs_are_forgotten(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Certificates for agents that all run on this machine: made for one run, gone with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.deployment import AgentConfig, Deployment, TlsConfig
+from prfaas.transfer.tcp import certs
+
+_DAYS = 365
+
+
+def secured(deployment: Deployment, directory: Path) -> Deployment:
+    """``deployment`` with a certificate for every agent that says neither ``tls`` nor
+    ``plaintext``; unchanged where an agent runs elsewhere, since it could not have our CA."""
+    agents = [cluster.agent for cluster in deployment.clusters]
+    open_agents = {a.name for a in agents if a.tls is None and not a.plaintext}
+    if not open_agents or any(agent.external for agent in agents):
+        return deployment
+    certs.create_authority(directory, days=_DAYS)
+    clusters = tuple(
+        msgspec.structs.replace(cluster, agent=_with_certificate(cluster.agent, directory))
+        if cluster.agent.name in open_agents
+        else cluster
+        for cluster in deployment.clusters
+    )
+    return msgspec.structs.replace(deployment, clusters=clusters)
+
+
+def _with_certificate(agent: AgentConfig, directory: Path) -> AgentConfig:
+    files = certs.issue(directory, agent.name, days=_DAYS)
+    tls = TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key))
+    return msgspec.structs.replace(agent, tls=tls)
