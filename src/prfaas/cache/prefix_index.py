@@ -105,7 +105,7 @@ class PromptKeys:
 class EngineIndex:
     """What one engine holds. ``max_blocks`` bounds the hashes kept over all of its groups."""
 
-    def __init__(self, *, max_blocks: int = 1_000_000) -> None:
+    def __init__(self, *, max_blocks: int = 262_144) -> None:
         self._max_blocks = max_blocks
         self._groups: dict[int, _Group] = {}
         self._hash_of: dict[bytes, BlockHash] = {}

@@ -58,6 +58,7 @@ class Driver:
     Args:
         ranks: tensor-parallel ranks of an engine, by name.
         suspect: called with an engine's name when a request could not reach it.
+        poll_s: how often a transfer's progress is asked for.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Driver:
         *,
         ranks: Callable[[str], int],
         suspect: Callable[[str], None],
+        poll_s: float,
     ) -> None:
         self._scheduler = scheduler
         self._endpoints = endpoints
@@ -76,6 +78,7 @@ class Driver:
         self._agents = agents
         self._ranks = ranks
         self._suspect = suspect
+        self._poll_s = poll_s
         self._exchanges: dict[str, Exchange] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -178,6 +181,7 @@ class Driver:
                 receiver,
                 command.transfer_id,
                 ranks=self._ranks(command.engine),
+                poll_s=self._poll_s,
                 on_progress=lambda: self.handle(TransferProgressed(key, attempt)),
             )
         except LinkError as error:

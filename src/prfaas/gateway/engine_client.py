@@ -172,6 +172,8 @@ def json_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def describe(error: BaseException) -> str:
     """One line for a connection error, never empty."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port}"
     if isinstance(error, asyncio.TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__

@@ -19,7 +19,8 @@ from prfaas.gateway.engine_client import EngineClient
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.5
+_ENGINE_POLL_S = 0.5
+_AGENT_POLL_S = 1.0
 _TIMEOUTS_BEFORE_DOWN = 3
 """A busy machine answers late; an engine that refuses the connection is down at once."""
 
@@ -104,7 +105,7 @@ class Fleet:
             self._settle()
             wake.clear()
             try:
-                async with asyncio.timeout(_POLL_S):
+                async with asyncio.timeout(_ENGINE_POLL_S):
                     await wake.wait()
                 await asyncio.sleep(0.05)  # A burst of suspicions is one.
             except TimeoutError:
@@ -123,7 +124,7 @@ class Fleet:
                     logger.warning("%s", error)
                 self._agent_troubles[cluster] = str(error)
             self._registered(cluster, ranks)
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_AGENT_POLL_S)
 
     def _registered(self, cluster: str, ranks: list[RegisteredRank]) -> None:
         before = self._ranks.get(cluster, [])

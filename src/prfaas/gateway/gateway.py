@@ -29,7 +29,7 @@ from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.links import LinkWatch
 from prfaas.gateway.metrics import GatewayMetrics
-from prfaas.gateway.openai_errors import ApiError, unavailable
+from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
 from prfaas.gateway.prompts import Renderer, usable_prefix
 from prfaas.gateway.trace import TraceLog
 from prfaas.policies.registry import make_policy
@@ -50,10 +50,12 @@ class Gateway:
     def __init__(
         self, deployment: Deployment, endpoints: Endpoints, *, trace_file: Path | None = None
     ) -> None:
+        """Raises ConfigError for an unknown policy or a trace file that cannot be written."""
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self._endpoints = endpoints
         self._trace = TraceLog(trace_file)
+        self._policy = make_policy(deployment.scheduler)
         self._deadline_s = deployment.gateway.request_deadline_s
         self._driver: Driver | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,10 +134,6 @@ class Gateway:
         self, request: web.Request, body: RequestBody, request_id: str
     ) -> web.StreamResponse:
         """Answer one completion or chat request. Raises ApiError."""
-        if self._inflight >= self.deployment.gateway.max_inflight_requests:
-            raise ApiError(
-                429, "too many requests in flight", kind="rate_limit_error", retry_after_s=1
-            )
         key = Driver.new_key()
         exchange = Exchange(key, request_id, request, body, deadline_s=self._deadline_s)
         self._inflight += 1
@@ -153,6 +151,9 @@ class Gateway:
         driver = self._driver
         if driver is None:
             exchange.fail(unavailable("; ".join(self.troubles())))
+            return
+        if self._inflight > self.deployment.gateway.max_inflight_requests:
+            exchange.fail(too_many_requests())
             return
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -220,12 +221,13 @@ class Gateway:
         config = self.deployment.scheduler
         topology = topology_of(self.deployment, alignment_tokens=block_tokens, up=False)
         driver = Driver(
-            Scheduler(topology, make_policy(config), config),
+            Scheduler(topology, self._policy, config),
             self._endpoints,
             self.engines,
             self._agents,
             ranks=self.fleet.ranks,
             suspect=self.fleet.suspect,
+            poll_s=min(2.0, config.transfer_stall_s / 4),
         )
         for name in self.fleet.up:
             driver.handle(EngineUp(name))

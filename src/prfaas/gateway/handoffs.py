@@ -11,7 +11,6 @@ from prfaas.gateway.agent_client import AgentClient, TransferStatus
 from prfaas.gateway.trace import TraceRecord
 from prfaas.scheduler.commands import StartPrefill
 
-_POLL_S = 2.0
 _SENDER_PAUSE_S = 0.02
 _SENDER_TRIES = 25
 """A prefill engine may answer a little before its agent has taken the end of the export in."""
@@ -29,12 +28,17 @@ def export_params(command: StartPrefill, destination: str, time_left_s: float) -
 
 
 async def watch_transfer(
-    receiver: AgentClient, transfer_id: str, *, ranks: int, on_progress: Callable[[], None]
+    receiver: AgentClient,
+    transfer_id: str,
+    *,
+    ranks: int,
+    poll_s: float,
+    on_progress: Callable[[], None],
 ) -> TransferStatus:
     """Wait until the receiving agent holds every byte. Raises LinkError if it never will."""
     stored = 0
     while True:
-        status = await receiver.transfer(transfer_id, wait_s=_POLL_S, ranks=ranks)
+        status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks)
         if status.state == "complete":
             return status
         if status.state == "failed":

@@ -51,6 +51,10 @@ def unavailable(message: str) -> ApiError:
     return ApiError(503, message, kind="service_unavailable_error", retry_after_s=1)
 
 
+def too_many_requests() -> ApiError:
+    return ApiError(429, "too many requests in flight", kind="rate_limit_error", retry_after_s=1)
+
+
 def failed_request(kind: ErrorKind, message: str) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
     if kind is ErrorKind.DEADLINE:

@@ -38,8 +38,9 @@ clusters:
       - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
-scheduler: {{threshold: {threshold}, link_grace: 1 ms, transfer_stall: 1 s, engine_wait: 1 s}}
-gateway: {{request_deadline: "{deadline}", max_body: 64 KiB, api_keys: {keys}}}
+scheduler: {{threshold: {threshold}, link_grace: 1 ms, transfer_stall: 400 ms, engine_wait: 1 s}}
+gateway: {{request_deadline: "{deadline}", max_body: 64 KiB, api_keys: {keys},
+  max_inflight_requests: {inflight}}}
 """
 
 
@@ -59,9 +60,15 @@ class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2."""
 
     def __init__(
-        self, *, deadline: str = "20 s", keys: str = "[]", trace_file: Path | None = None
+        self,
+        *,
+        deadline: str = "20 s",
+        keys: str = "[]",
+        inflight: int = 100,
+        trace_file: Path | None = None,
     ) -> None:
-        self._deadline, self._keys, self._trace_file = deadline, keys, trace_file
+        self._settings = {"deadline": deadline, "keys": keys, "inflight": inflight}
+        self._trace_file = trace_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
         places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
         self.engines = {
@@ -78,9 +85,7 @@ class MockDeployment:
             "west": self.agents["west-agent"].url.removeprefix("http://"),
             **{name: engine.url for name, engine in self.engines.items()},
         }
-        text = _FILE.format(
-            **addresses, threshold=THRESHOLD_TOKENS, deadline=self._deadline, keys=self._keys
-        )
+        text = _FILE.format(**addresses, threshold=THRESHOLD_TOKENS, **self._settings)
         return parse_deployment(text, source="mock")
 
     @asynccontextmanager

@@ -32,7 +32,8 @@ class MockEngine(MockServer):
     """One engine, with the agent beside it and (for exports) all agents by name.
 
     ``prefill_gate``, ``first_token_gate`` and ``middle_gate`` hold a request at that point while
-    they are cleared; ``refuse_exports`` is the reason prefill gives for having exported nothing.
+    they are cleared; without ``exports_complete`` transfers stay on the line after prefill;
+    ``refuse_exports`` is the reason prefill gives for having exported nothing.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -45,6 +46,7 @@ class MockEngine(MockServer):
         self.cancelled: list[str] = []
         self.recomputed = 0
         self.renders = True
+        self.exports_complete = True
         self.refuse_exports: str | None = None
         self.fail_with_status: int | None = None
         self.error_event_first = False
@@ -122,7 +124,8 @@ class MockEngine(MockServer):
         await destination.receive(transfer_id, total=total, stored=half, state="receiving")
         await self.prefill_gate.wait()
         self.agent.sent(transfer_id, total=total, at_export_end=half)
-        await destination.receive(transfer_id, total=total, stored=total, state="complete")
+        if self.exports_complete:
+            await destination.receive(transfer_id, total=total, stored=total, state="complete")
         return web.json_response({"choices": [], "kv_transfer_params": exported})
 
     async def _answer(

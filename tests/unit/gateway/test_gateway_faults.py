@@ -201,3 +201,47 @@ async def test_no_decode_engine_is_an_error_and_its_return_is_seen() -> None:
         await until(lambda: "d1" in mock.gateway.fleet.up)
         response, content = await ask(client)
         assert text_of(content) == answer_to(LONG)
+
+
+async def test_more_than_may_be_in_flight_are_told_to_come_back() -> None:
+    mock = MockDeployment(inflight=2)
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].prefill_gate.clear()
+        asked = [asyncio.create_task(ask(client)) for _ in range(2)]
+        await until(lambda: len(mock.engines["e1"].requests) == 2)
+        response, _ = await ask(client)
+        assert (response.status, response.headers["Retry-After"]) == (429, "1")
+        mock.engines["e1"].prefill_gate.set()
+        assert [text_of(content) for _, content in await asyncio.gather(*asked)] == [
+            answer_to(LONG)
+        ] * 2
+
+
+async def test_a_slow_transfer_is_not_a_stalled_one() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].exports_complete = False
+        asked = asyncio.create_task(ask(client))
+        west = mock.agents["west-agent"]
+        await until(lambda: bool(west.transfers))
+        (transfer_id,) = west.transfers
+        # Longer in all than the 0.4 s after which a transfer counts as stalled.
+        for stored in range(1, 8):
+            await west.receive(transfer_id, total=100, stored=stored, state="receiving")
+            await asyncio.sleep(0.1)
+        await west.receive(transfer_id, total=100, stored=100, state="complete")
+        response, content = await asked
+        assert text_of(content) == answer_to(LONG)
+        assert response.headers["x-prfaas-attempts"] == "1"
+
+
+async def test_a_stalled_transfer_ends_in_a_local_prefill() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].exports_complete = False
+        response, content = await ask(client)
+        assert text_of(content) == answer_to(LONG)
+        assert response.headers["x-prfaas-route"] == 'pd-p; reason="the transfer stalled"'
