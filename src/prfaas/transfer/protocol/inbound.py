@@ -48,6 +48,11 @@ class InboundConnection:
         """Where the next bytes from the socket belong."""
         return self._reader.get_buffer()
 
+    @property
+    def payload_left(self) -> int:
+        """Bytes of the current chunk that have not been read."""
+        return self._reader.payload_left
+
     def received(self, count: int, *, now: float) -> None:
         """``count`` bytes were read. Raises PeerError: the connection must be closed."""
         frame = self._reader.received(count)
@@ -70,10 +75,12 @@ class InboundConnection:
         self.severed = True
         self._wake()
 
+    @property
+    def has_output(self) -> bool:
+        return bool(self._output)
+
     def take_output(self) -> bytes:
         """Replies to write now, in order."""
-        if not self._output:
-            return b""
         with self._guard:
             taken = bytes(self._output)
             self._output.clear()

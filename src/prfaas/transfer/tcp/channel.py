@@ -9,10 +9,13 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MAX_BUFFERS = 64
+_TLS_RECORD_BYTES = 16 * 1024 + 512
+_GATHER_BYTES, _GATHER_LEAST_BYTES = 128 * 1024, 16 * 1024
 
 
 class Channel:
@@ -22,24 +25,55 @@ class Channel:
         sock.setblocking(False)
         self.socket = sock
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        # With a buffer, read() returns a count, which typeshed does not know.
+        self._tls_read = cast("Callable[[int, memoryview], int]", getattr(sock, "read", None))
+        self._low_water = 1
 
     def recv_into(self, view: memoryview) -> int | None:
         """Bytes read; 0 when the peer has closed, None when nothing is there now."""
+        if self._tls is None:
+            try:
+                return self.socket.recv_into(view)
+            except BlockingIOError:
+                return None
+        # TLS gives a record (16 KiB) at a time: take all there are before anyone is told.
+        read, length, done = self._tls_read, len(view), 0
         try:
-            return self.socket.recv_into(view)
+            while done < length:
+                count = read(length - done, view[done:])
+                if not count:
+                    break
+                done += count
         except _WOULD_BLOCK:
-            return None
+            return done or None
         except ssl.SSLEOFError:
-            return 0
+            pass
+        return done
+
+    def expect(self, count: int) -> None:
+        """At least ``count`` more bytes must come before anything can be done: let the kernel
+        gather them instead of waking us for every packet."""
+        if self._tls is not None:
+            count -= _TLS_RECORD_BYTES  # part of one may be in OpenSSL's hands already
+        wanted = min(count, _GATHER_BYTES) if count >= _GATHER_LEAST_BYTES else 1
+        if wanted != self._low_water:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            self._low_water = wanted
 
     def send(self, views: Sequence[memoryview]) -> int | None:
         """Bytes written, from the start of ``views``; None when nothing could be."""
+        if self._tls is None:
+            try:
+                return self.socket.sendmsg(views[:_MAX_BUFFERS])
+            except BlockingIOError:
+                return None
+        send, view, done = self._tls.send, views[0], 0
         try:
-            if self._tls is not None:
-                return self._tls.send(views[0])
-            return self.socket.sendmsg(views[:_MAX_BUFFERS])
+            while done < len(view):
+                done += send(view[done:])
         except _WOULD_BLOCK:
-            return None
+            return done or None
+        return done
 
     def hang_up(self) -> None:
         """End the connection from another thread; its own thread notices and closes."""

@@ -142,36 +142,29 @@ class ReceiverThread(threading.Thread):
         output: list[memoryview] = []
         last_read_at = time.monotonic()
         while not (self._stopping or machine.severed):
-            may_read = sum(map(len, output)) < _MAX_OUTPUT_BYTES
-            if may_read:
-                state = self._read(machine, channel)
-                if state == 0:
-                    return
-                if state is not None:
-                    last_read_at = time.monotonic()
-            else:
-                state = None
-            output = self._write(machine, channel, output)
-            if state is None:
+            may_read = not output or sum(map(len, output)) < _MAX_OUTPUT_BYTES
+            count = channel.recv_into(machine.get_buffer()) if may_read else None
+            if count == 0:
+                return
+            if count is not None:
+                last_read_at = time.monotonic()
+                machine.received(count, now=last_read_at)
+            if machine.has_output or output:
+                output = self._write(machine, channel, output)
+            self._receivers.pump.drain()
+            if count is None:
                 left = last_read_at + silence_s - time.monotonic()
                 if left <= 0:
                     raise LinkError(f"silent for {silence_s:.0f} s")
+                channel.expect(machine.payload_left)
                 waiter.wait(read=may_read, write=bool(output), timeout_s=left)
         self._write(machine, channel, output)  # last words, as far as the socket takes them
-
-    def _read(self, machine: InboundConnection, channel: Channel) -> int | None:
-        count = channel.recv_into(machine.get_buffer())
-        if count:
-            machine.received(count, now=time.monotonic())
-            self._receivers.pump.drain()
-        return count
 
     def _write(
         self, machine: InboundConnection, channel: Channel, output: list[memoryview]
     ) -> list[memoryview]:
-        fresh = machine.take_output()
-        if fresh:
-            output.append(memoryview(fresh))
+        if machine.has_output:
+            output.append(memoryview(machine.take_output()))
         while output:
             count = channel.send(output)
             if count is None:
