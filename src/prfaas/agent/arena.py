@@ -26,7 +26,7 @@ class Arena:
 
     def __init__(self, name: str, size_bytes: int, *, directory: Path = SHM) -> None:
         _check_room(size_bytes, directory)
-        path = directory / f"prfaas-{name}-{os.getpid()}-{secrets.token_hex(4)}"
+        path = directory / f"prfaas-{name.replace('/', '_')}-{os.getpid()}-{secrets.token_hex(4)}"
         self.size_bytes = size_bytes
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 256
 _REGISTER_TIMEOUT_S = 5.0
+_ACCEPT_PAUSE_S = 0.2
 _READ_BYTES = 256 * 1024
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
@@ -80,7 +81,12 @@ class EngineServer:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(listener)
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:  # such as too many open files: others may close some
+                log.error("cannot accept an engine: %s", error)
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
             sock.setblocking(False)
             if len(self._tasks) > MAX_CONNECTIONS:
                 log.warning("engine connection refused: more than %d", MAX_CONNECTIONS)

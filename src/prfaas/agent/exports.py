@@ -155,6 +155,10 @@ class Exports:
         """End what is past its deadline, and stalls."""
         for export in self._where(lambda e: e.deadline <= now):
             self._cancel(export, "deadline passed")
+        with self._state.lock:
+            for export in [e for e in self._live.values() if e.over and e.deadline <= now]:
+                export.engine_done = True  # it has been told and says nothing
+                self._forget_if_done(export)
         if self._leases.stalled_s(now) >= STALL_S:
             self._end_stall()
 

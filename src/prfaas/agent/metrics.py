@@ -68,7 +68,7 @@ class AgentCollector(Collector):
         counters = self._state.counters
         engines = len(self._state.registry.entries())
         yield GaugeMetricFamily("prfaas_agent_engines", "Engine ranks registered", engines)
-        open_now = GaugeMetricFamily("prfaas_agent_open", "Open transfers", labels=["side"])
+        open_now = GaugeMetricFamily("prfaas_agent_open_transfers", "Under way", labels=["side"])
         open_now.add_metric(["export"], len(self._exports))
         open_now.add_metric(["reception"], len(self._state.pool.receptions))
         open_now.add_metric(["import"], self._imports.open_count)

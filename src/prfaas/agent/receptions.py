@@ -13,7 +13,7 @@ any more, a local hand-off ends with its export.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prfaas.agent.state import AgentState
@@ -146,23 +146,21 @@ class Receptions:
     def drop(self, transfer_id: str, reason: str) -> None:
         """The gateway needs the transfer no more."""
         with self._state.lock:
-            for incoming in [*self._of(transfer_id)]:
+            of_it = [i for k, i in self._by_key.items() if k.transfer_id == transfer_id]
+            for incoming in of_it:
                 self._drop(incoming, reason)
         self._state.announce(transfer_id)
 
     def expire(self, now: float) -> None:
         """Drop what is past its deadline."""
         with self._state.lock:
-            late = [self._by_key[key] for key in self._state.pool.expired(now=now)]  # type: ignore[index]
+            late = [self._by_key[key] for key in self._state.pool.expired(now=now)]
             for incoming in late:
                 self._drop(incoming, "deadline passed")
         for incoming in late:
             self._state.announce(incoming.offer.key.transfer_id)
 
     # with the lock held
-
-    def _of(self, transfer_id: str) -> Iterator[Incoming]:
-        return (i for i in self._by_key.values() if i.offer.key.transfer_id == transfer_id)
 
     def _admit_remote(self, offer: TransferOffer) -> Incoming:
         self._state.registry.check_offer(offer.key.rank, offer.layout_fingerprint)

@@ -18,6 +18,7 @@ from prfaas.agent.arena import Arena
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.table import TransferTable
 from prfaas.cache.pool import Pool
+from prfaas.transfer.api import TransferKey
 
 
 @dataclass
@@ -39,7 +40,7 @@ class AgentState:
 
     name: str
     arena: Arena
-    pool: Pool
+    pool: Pool[TransferKey]
     registry: EngineRegistry
     post: Callable[[Callable[[], None]], object]
     monotonic: Callable[[], float] = time.monotonic

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -42,6 +43,8 @@ from prfaas.core.errors import CapacityError, InvariantError
 
 Owner = int
 """A connection of an engine."""
+Key = TypeVar("Key", bound=Hashable)
+"""Names a transfer."""
 
 
 class ArenaFull(CapacityError):
@@ -62,7 +65,7 @@ class PoolCounts(msgspec.Struct, frozen=True):
     promised: int
 
 
-class Pool:
+class Pool(Generic[Key]):
     """Not thread-safe, no I/O.
 
     Args:
@@ -79,7 +82,7 @@ class Pool:
         self._free = list(range(slot_count))
         self._leased: dict[int, Owner] = {}
         self._queued: set[int] = set()
-        self.receptions: dict[Hashable, Reception] = {}
+        self.receptions: dict[Key, Reception] = {}
 
     # export share
 
@@ -117,9 +120,7 @@ class Pool:
 
     # reception share
 
-    def reserve(
-        self, key: Hashable, total_bytes: int, *, deadline: float, local: bool
-    ) -> Reception:
+    def reserve(self, key: Key, total_bytes: int, *, deadline: float, local: bool) -> Reception:
         """Promise the memory of a transfer; a remote one gets its slots at once.
 
         Raises TooLarge, ArenaFull (worth another try later), ValueError for a key in use.
@@ -149,7 +150,7 @@ class Pool:
         self.receptions[key] = reception
         return reception
 
-    def adopt(self, key: Hashable, slot: int, spans: Sequence[Span]) -> list[Copy]:
+    def adopt(self, key: Key, slot: int, spans: Sequence[Span]) -> list[Copy]:
         """Hand a queued slot's bytes to a local reception; bytes it has already are left out.
 
         The returned copies must be made before anything else is asked of the pool: the slot they
@@ -164,18 +165,18 @@ class Pool:
         self.release(slot)
         return reception.pack(new)
 
-    def drop(self, key: Hashable, reason: str) -> None:
+    def drop(self, key: Key, reason: str) -> None:
         """The reception is not wanted any more; its memory is reclaimed as soon as it may be."""
         reception = self.receptions.get(key)
         if reception is not None:
             reception.dropped = reception.dropped or reason
             self.reclaim(key)
 
-    def expired(self, *, now: float) -> list[Hashable]:
+    def expired(self, *, now: float) -> list[Key]:
         """Receptions past their deadline that are not dropped yet."""
         return [k for k, r in self.receptions.items() if r.deadline <= now and r.dropped is None]
 
-    def reclaim(self, key: Hashable) -> bool:
+    def reclaim(self, key: Key) -> bool:
         """Free a reception's memory if it is dropped and nobody touches it; True if it is gone."""
         reception = self.receptions.get(key)
         if reception is None:
