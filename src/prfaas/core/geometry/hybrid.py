@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from prfaas.core.errors import ConfigError
 from prfaas.core.geometry import layers as kv
 from prfaas.core.geometry.fields import (
     FULL,
@@ -13,6 +12,7 @@ from prfaas.core.geometry.fields import (
     every,
     gqa,
     head_dim,
+    indexer_modes,
     mla,
 )
 from prfaas.core.geometry.layers import LayerCache
@@ -27,8 +27,8 @@ def _gated_delta_net(fields: Fields) -> list[LayerCache]:
         fields.integer("linear_conv_kernel_dim"),
     )
     period = int(fields.get("full_attention_interval", 4))
-    types = fields.get("layer_types") or every(period, FULL, LINEAR, fields.layers)
-    return by_type(fields, types, {FULL: gqa(fields, 256), LINEAR: linear})
+    types = fields.types("layer_types") or every(period, FULL, LINEAR, fields.layers)
+    return by_type(fields, types, {FULL: gqa(fields), LINEAR: linear})
 
 
 def _kda(fields: Fields) -> LayerCache:
@@ -41,35 +41,33 @@ def _kda(fields: Fields) -> LayerCache:
 
 
 def _kimi_linear(fields: Fields) -> list[LayerCache]:
-    types = fields.get("layer_types")
+    types = fields.types("layer_types")
     if types is None:
         block = fields.sub("linear_attn_config")
         types = [FULL for _ in block.get("full_attn_layers", [])]
         types += [LINEAR for _ in block.get("kda_layers", [])]
-    if len(types) != fields.layers:
-        raise ConfigError(f"kimi_linear: {len(types)} layer types for {fields.layers} layers")
+        if len(types) != fields.layers:
+            raise fields.error(f"'linear_attn_config' names {len(types)} of {fields.layers} layers")
     return by_type(fields, types, {FULL: mla(fields), LINEAR: _kda(fields)})
 
 
 def _glm5_next(fields: Fields) -> list[LayerCache]:
-    types = fields.get("layer_types") or every(4, FULL, LINEAR, fields.layers)
+    types = fields.types("layer_types") or every(4, FULL, LINEAR, fields.layers)
     known = {FULL: mla(fields), "indexed_attention": mla(fields), LINEAR: _kda(fields)}
     index = kv.sparse_indexer(fields.integer("index_head_dim"), fields.integer("index_kpool"))
-    full = sum(name != LINEAR for name in types)
-    return by_type(fields, types, known) + [index] * full
+    modes = zip(types, indexer_modes(fields), strict=True)
+    indexed = sum(kind != LINEAR and mode == "full" for kind, mode in modes)
+    return by_type(fields, types, known) + [index] * indexed
 
 
 def _lightning_gqa(fields: Fields) -> list[LayerCache]:
     """MiniMax-Text-01 and M1: lightning attention with a full layer now and then."""
     linear = kv.lightning_attention(fields.integer("num_attention_heads"), head_dim(fields))
-    kinds = fields.get("layer_types") or [str(k) for k in fields.get("attn_type_list", [])]
-    if len(kinds) != fields.layers:
-        raise ConfigError(
-            f"model type {fields.model_type!r}: {len(kinds)} layer types for {fields.layers} "
-            "layers; the config needs 'layer_types' or 'attn_type_list'"
-        )
+    types = fields.types("layer_types", "attn_type_list")
+    if types is None:
+        raise fields.error("the config has neither 'layer_types' nor 'attn_type_list'")
     full = gqa(fields)
-    return by_type(fields, kinds, {FULL: full, LINEAR: linear, "1": full, "0": linear})
+    return by_type(fields, types, {FULL: full, LINEAR: linear, "1": full, "0": linear})
 
 
 def _bailing(fields: Fields) -> list[LayerCache]:
@@ -97,13 +95,14 @@ def _mamba1(fields: Fields) -> LayerCache:
     )
 
 
-def _mamba2(fields: Fields) -> LayerCache:
+def _mamba2(fields: Fields, *dim_names: str) -> LayerCache:
+    """``dim_names``: fields that give the width of a head; without one, the inner width does."""
     heads = fields.integer("mamba_num_heads", "mamba_n_heads", "num_heads")
-    dim = fields.get("mamba_head_dim") or fields.get("mamba_d_head") or fields.get("head_dim")
-    if not isinstance(dim, int):  # "auto", or absent: what the inner width leaves per head.
-        width = fields.get("mamba_d_ssm") or fields.integer("hidden_size") * int(
-            fields.get("mamba_expand") or fields.get("expand", 2)
-        )
+    given = [fields.get(name) for name in dim_names]
+    dim = next((value for value in given if isinstance(value, int)), None)
+    if dim is None:  # "auto", or absent.
+        expand = int(fields.get("mamba_expand") or fields.get("expand", 2))
+        width = fields.get("mamba_d_ssm") or fields.integer("hidden_size") * expand
         dim = int(width) // heads
     return kv.mamba2(
         heads,
@@ -121,8 +120,10 @@ def _jamba(fields: Fields) -> list[LayerCache]:
 
 
 def _nemotron_h(fields: Fields) -> list[LayerCache]:
-    full, linear = gqa(fields), _mamba2(fields)
-    types = fields.get("layers_block_type") or list(fields.get("hybrid_override_pattern", ""))
+    full, linear = gqa(fields), _mamba2(fields, "mamba_head_dim")
+    types = fields.types("layers_block_type", "hybrid_override_pattern")
+    if types is None:
+        raise fields.error("the config has no 'layers_block_type' or 'hybrid_override_pattern'")
     known = {"attention": full, FULL: full, "*": full, "mamba": linear, LINEAR: linear, "M": linear}
     nothing: dict[str, LayerCache | None] = dict.fromkeys(("mlp", "moe", "-", "E"))
     return by_type(fields, types, known | nothing)
@@ -130,22 +131,22 @@ def _nemotron_h(fields: Fields) -> list[LayerCache]:
 
 def _mamba2_hybrid(fields: Fields) -> list[LayerCache]:
     """Bamba and Granite 4: Mamba-2 with full attention in named layers."""
-    types = fields.get("layers_block_type") or fields.get("layer_types")
+    types = fields.types("layers_block_type", "layer_types")
     if types is None:
         full = set(fields.get("attn_layer_indices", []))
         types = [FULL if i in full else LINEAR for i in range(fields.layers)]
-    full_cache, linear = gqa(fields), _mamba2(fields)
+    full_cache, linear = gqa(fields), _mamba2(fields, "mamba_d_head")
     known: dict[str, LayerCache | None] = {FULL: full_cache, "attention": full_cache}
     return by_type(fields, types, known | {LINEAR: linear, "mamba": linear})
 
 
 def _falcon_h1(fields: Fields) -> list[LayerCache]:
     """Attention and Mamba-2 side by side in every layer."""
-    return [gqa(fields), _mamba2(fields)] * fields.layers
+    return [gqa(fields), _mamba2(fields, "mamba_d_head")] * fields.layers
 
 
 def _lfm2(fields: Fields) -> list[LayerCache]:
-    types = fields.get("layer_types")
+    types = fields.types("layer_types")
     if types is None:
         full = set(fields.get("full_attn_idxs", range(fields.layers)))
         types = [FULL if i in full else "conv" for i in range(fields.layers)]
@@ -158,7 +159,7 @@ def _mamba1_only(fields: Fields) -> list[LayerCache]:
 
 
 def _mamba2_only(fields: Fields) -> list[LayerCache]:
-    return [_mamba2(fields)] * fields.layers
+    return [_mamba2(fields, "head_dim")] * fields.layers
 
 
 HYBRID_MODELS: dict[str, Family] = {
