@@ -26,31 +26,24 @@ class RegisteredRank(msgspec.Struct, frozen=True):
     engine: str
     pid: int
     layout: KvLayout
-    fingerprint: str
 
 
 class SentTransfer(msgspec.Struct, frozen=True):
     """The sending side. ``bytes_acknowledged_at_export_end``: what the receiver had stored when
     prefill ended, that is, what the transfer hid behind prefill."""
 
-    state: str
-    bytes_total: int
-    bytes_acknowledged: int
     bytes_acknowledged_at_export_end: int | None = None
-    export_ended_at: float | None = None
-    completed_at: float | None = None
 
 
 class TransferStatus(msgspec.Struct, frozen=True):
-    """Both sides of a transfer on one agent, all ranks together. Times are Unix seconds."""
+    """Both sides of a transfer on one agent, all ranks together, as far as the gateway cares.
+    ``first_byte_at`` is in Unix seconds."""
 
-    transfer_id: str
     state: Literal["unknown", "receiving", "complete", "failed"]
     reason: str | None = None
     bytes_total: int | None = None
     bytes_stored: int | None = None
     first_byte_at: float | None = None
-    completed_at: float | None = None
     sent: SentTransfer | None = None
 
 

@@ -39,14 +39,17 @@ clusters:
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
 scheduler: {{threshold: {threshold}, link_grace: 1 ms, transfer_stall: 400 ms, engine_wait: 1 s}}
-gateway: {{request_deadline: "{deadline}", max_body: 64 KiB, api_keys: {keys},
-  max_inflight_requests: {inflight}}}
+gateway:
+  request_deadline: "{deadline}"
+  max_body: "{max_body}"
+  api_keys: {keys}
+  max_inflight_requests: {inflight}
 """
 
 
-def mock_layout(*, page_bytes: int = 64) -> KvLayout:
+def mock_layout(*, page_bytes: int = 64, block_tokens: int = BLOCK_TOKENS) -> KvLayout:
     layer = LayerLayout(name="l0", index=0, page_bytes=page_bytes, dtype="u8", shape=(page_bytes,))
-    group = KvGroup(kind="full_attention", block_tokens=BLOCK_TOKENS, layers=(layer,))
+    group = KvGroup(kind="full_attention", block_tokens=block_tokens, layers=(layer,))
     return KvLayout(model="mock-model", groups=(group,))
 
 
@@ -65,9 +68,18 @@ class MockDeployment:
         deadline: str = "20 s",
         keys: str = "[]",
         inflight: int = 100,
+        max_body: str = "64 KiB",
+        block_tokens: int = BLOCK_TOKENS,
+        threshold_tokens: int = THRESHOLD_TOKENS,
         trace_file: Path | None = None,
     ) -> None:
-        self._settings = {"deadline": deadline, "keys": keys, "inflight": inflight}
+        self._settings = {
+            "deadline": deadline,
+            "keys": keys,
+            "inflight": inflight,
+            "max_body": max_body,
+            "threshold": threshold_tokens,
+        }
         self._trace_file = trace_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
         places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
@@ -77,16 +89,19 @@ class MockDeployment:
         }
         self.agents["east-agent"].links = [clear_line("west-agent")]
         for name, engine in self.engines.items():
-            engine.agent.register(name, mock_layout())
+            engine.agent.register(name, mock_layout(block_tokens=block_tokens))
 
-    def deployment(self) -> Deployment:
+    def deployment_text(self) -> str:
+        """The deployment file, once the servers have their ports."""
         addresses = {
             "east": self.agents["east-agent"].url.removeprefix("http://"),
             "west": self.agents["west-agent"].url.removeprefix("http://"),
             **{name: engine.url for name, engine in self.engines.items()},
         }
-        text = _FILE.format(**addresses, threshold=THRESHOLD_TOKENS, **self._settings)
-        return parse_deployment(text, source="mock")
+        return _FILE.format(**addresses, **self._settings)
+
+    def deployment(self) -> Deployment:
+        return parse_deployment(self.deployment_text(), source="mock")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[aiohttp.ClientSession]:

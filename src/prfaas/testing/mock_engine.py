@@ -18,7 +18,7 @@ from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_http import MockServer
 
 KV_BYTES_PER_TOKEN = 10
-MAX_MODEL_LEN = 100_000
+MAX_MODEL_LEN = 1_000_000
 ANSWER_WORDS = 5
 
 
