@@ -8,7 +8,6 @@ one request after its end are ignored as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
 
 import msgspec
 
@@ -23,14 +22,14 @@ class RequestArrived(Event, frozen=True, gc=False):
     ``request_id``: unique among live requests; transfer ids are made from it, so at most 56
     characters of [A-Za-z0-9_-], chosen by the driver (a client's own id is not safe here).
     ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
-    ``deadline``: the time by which the first token is due.
+    ``deadline``: the time by which the first token is due; None: whenever.
     """
 
     request_id: str
     total_tokens: int
     max_output_tokens: int
     cached: Mapping[str, int] = {}
-    deadline: float = inf
+    deadline: float | None = None
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):

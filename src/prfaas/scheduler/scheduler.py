@@ -152,7 +152,7 @@ class Scheduler:
         boundary = (event.total_tokens - 1) // block * block
         record = Record(event, boundary, self._now)
         self._records[event.request_id] = record
-        self._timers.add(event.deadline, TimerKind.DEADLINE, event.request_id)
+        self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
         self._attempts.trigger(record, Trigger.ROUTED, "")
 
     def _request_cancelled(self, event: RequestCancelled) -> None:

@@ -108,7 +108,7 @@ class Record:
         self.total_tokens = event.total_tokens
         self.max_output_tokens = event.max_output_tokens
         self.cached: Mapping[str, int] = event.cached
-        self.deadline = event.deadline
+        self.deadline = inf if event.deadline is None else event.deadline
         self.arrived_at = now
         self.boundary = boundary
         """Where a hand-off ends: the last block boundary before the last token."""

@@ -18,6 +18,7 @@ from prfaas.core.profiles import InstanceProfile, load_profile
 from prfaas.core.strict import load_yaml
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.costs import ProfileCosts
+from prfaas.policies.registry import make_policy
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.traces import read_trace
 from prfaas.sim.workload import Arrivals, Process, Workload, draw
@@ -143,9 +144,15 @@ class RunConfig(Strict, frozen=True):
 
 
 class Scenario(Strict, frozen=True):
+    """``block_tokens``: hand-offs end at multiples of it. ``link_reports``: how often the scheduler
+    hears how full the lines are. ``deadline``: from arrival to first token, else the request fails.
+    """
+
     clusters: tuple[SimCluster, ...]
     links: tuple[SimLine, ...] = ()
     workload: WorkloadConfig = WorkloadConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """For policies named on the command line; ``runs`` bring their own."""
     runs: tuple[RunConfig, ...] = ()
     slo: Slo = Slo()
     failures: tuple[OutageConfig, ...] = ()
@@ -168,6 +175,16 @@ def load_scenario(path: Path) -> Scenario:
     if scenario.workload.trace is None and scenario.workload.arrivals is None:
         raise ConfigError(f"{path}: workload needs arrivals: {{rate: ...}} or a trace: file")
     return scenario
+
+
+def run_for(scenario: Scenario, name: str) -> RunConfig:
+    """The run of that name, or the scenario's own instances under the policy of that name."""
+    for run in scenario.runs:
+        if run.name == name:
+            return run
+    scheduler = msgspec.structs.replace(scenario.scheduler, policy=name, options={})
+    make_policy(scheduler)
+    return RunConfig(name=name, scheduler=scheduler)
 
 
 def build_workload(scenario: Scenario, *, beside: Path) -> Workload:

@@ -52,11 +52,12 @@ class Simulation:
         policy: Policy,
         config: SchedulerConfig,
         *,
-        deadline_s: float = inf,
+        deadline_s: float | None = None,
         log: Log | None = None,
     ) -> None:
         self.clock = Clock()
         self.world = world
+        self.policy_name = policy.name
         self.scheduler = Scheduler(world.topology, policy, config, costs=world.costs)
         self.recorder = Recorder(workload)
         self._workload = workload
@@ -160,7 +161,7 @@ class Simulation:
                 prompt,
                 workload.outputs[index],
                 cached,
-                self.clock.now + self._deadline_s,
+                None if self._deadline_s is None else self.clock.now + self._deadline_s,
             )
         )
 

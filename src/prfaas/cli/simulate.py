@@ -1,0 +1,156 @@
+"""``prfaas simulate``: replay a workload or trace under routing policies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from prfaas.core.errors import CallerError, ConfigError
+from prfaas.policies.registry import POLICIES
+from prfaas.scheduler.commands import AnyCommand
+from prfaas.scheduler.events import AnyEvent
+from prfaas.scheduler.journal import encode
+from prfaas.sim.experiment import Sweep, simulate, sweep_rate
+from prfaas.sim.report import plot, results_table
+from prfaas.sim.scenario import RunConfig, Scenario, build_workload, load_scenario, run_for
+from prfaas.sim.simulation import Log
+from prfaas.sim.summary import Summary, egress, summarise
+from prfaas.sim.workload import Workload
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenario", type=Path, help="scenario file (docs/simulator.md)")
+    parser.add_argument("--trace", type=Path, help="replay this trace in place of the workload")
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        metavar="NAME",
+        help="runs of the scenario, or policies on its own instances: " + ", ".join(POLICIES),
+    )
+    parser.add_argument("--requests", type=int, help="how many requests to draw")
+    parser.add_argument("--speed-up", type=float, help="let requests arrive this much faster")
+    parser.add_argument(
+        "--sweep", choices=["rate"], help="find the highest rate that meets the SLO"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw TTFT and egress")
+    parser.add_argument("--events", type=Path, metavar="FILE", help="write every event and command")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    scenario = _overridden(load_scenario(args.scenario), args)
+    beside = args.scenario.parent
+    names = args.policy or [r.name for r in scenario.runs] or [scenario.scheduler.policy]
+    runs = [run_for(scenario, name) for name in names]
+    if args.events is not None and (len(runs) > 1 or args.sweep):
+        raise CallerError("--events writes one run: name one with --policy, and no --sweep")
+    workload = build_workload(scenario, beside=beside)
+    if args.sweep:
+        return _sweep(scenario, runs, workload, beside, as_json=args.json)
+    summaries, drawn = [], []
+    for config in runs:
+        with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
+            simulation = simulate(
+                scenario, config, workload, beside=beside, log=log, on_progress=on_progress
+            )
+        summaries.append(summarise(config.name, simulation, scenario.slo))
+        drawn.append((config.name, simulation.recorder.table(), egress(simulation)))
+    if args.plot is not None:
+        plot(args.plot, drawn)
+    _show(summaries, as_json=args.json)
+    return 0
+
+
+def _overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
+    changes: dict[str, Any] = {}
+    if args.trace is not None:
+        # The trace brings its own times, lengths and rate.
+        changes |= {"trace": str(args.trace.resolve()), "arrivals": None}
+    if args.requests is not None:
+        changes["requests"] = args.requests
+    if args.speed_up is not None:
+        changes["speed_up"] = args.speed_up
+    if changes.get("requests", 1) < 1:
+        raise ConfigError("--requests: at least 1")
+    workload = msgspec.structs.replace(scenario.workload, **changes)
+    return msgspec.structs.replace(scenario, workload=workload)
+
+
+def _sweep(
+    scenario: Scenario, runs: list[RunConfig], workload: Workload, beside: Path, *, as_json: bool
+) -> int:
+    console = Console(stderr=True)
+    sweeps: list[Sweep] = []
+    for config in runs:
+
+        def tell(point: Any, name: str = config.name) -> None:
+            verdict = "meets" if point.met else "misses"
+            console.print(
+                f"{name}: {point.rate_req_per_s:.3f} req/s {verdict} the SLO "
+                f"({point.slo_share:.1%} of requests)",
+                highlight=False,
+            )
+
+        sweeps.append(sweep_rate(scenario, config, workload, beside=beside, on_point=tell))
+    if as_json:
+        _print_json(sweeps)
+        return 0
+    out = _console()
+    for sweep in sweeps:
+        out.print(f"{sweep.name}: at most {sweep.best_req_per_s:.3f} req/s", highlight=False)
+    out.print(results_table([s.best for s in sweeps if s.best is not None]))
+    return 0
+
+
+def _show(summaries: list[Summary], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(summaries)
+    else:
+        _console().print(results_table(summaries))
+
+
+def _print_json(results: list[Any]) -> None:
+    print(msgspec.json.format(msgspec.json.encode({"runs": results}), indent=2).decode())
+
+
+def _console() -> Console:
+    # A pipe has no width of its own: do not fold the table there.
+    return Console(width=None if sys.stdout.isatty() else 240)
+
+
+@contextmanager
+def _log(path: Path | None) -> Iterator[Log | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("wb") as file:
+            yield _writer(file)
+    except OSError as error:
+        raise CallerError(f"--events {path}: cannot be written: {error.strerror}") from error
+
+
+def _writer(file: BinaryIO) -> Log:
+    def write(at: float, item: AnyEvent | AnyCommand) -> None:
+        file.write(encode(at, item))
+
+    return write
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None] | None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda arrived: progress.update(task, completed=arrived)
