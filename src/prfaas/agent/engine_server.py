@@ -165,8 +165,12 @@ class EngineServer:
             while data := await reader.read(_READ_BYTES):
                 for body in frames.feed(data):
                     self._handle(number, entry, send, decode_from_engine(body))
-        except PeerError as error:
-            log.warning("engine dropped engine=%s connection=%d: %s", entry.engine, number, error)
+        except OSError:
+            raise
+        except Exception as error:
+            ours = None if isinstance(error, PeerError) else error
+            log.warning("engine dropped engine=%s connection=%d: %s", entry.engine, number, error,
+                        exc_info=ours)  # fmt: skip
             # Its slots are ours again only when it has stopped using them: see `messages`.
             writer.write_eof()
             while await reader.read(_READ_BYTES):

@@ -19,7 +19,8 @@ class _Waiting(NamedTuple):
 
 
 class Leases:
-    """First come, first served, so no engine can starve another."""
+    """First come, first served, and never more than half of the export share at once, so no
+    engine can starve another."""
 
     def __init__(self, state: AgentState) -> None:
         self._state = state
@@ -34,7 +35,8 @@ class Leases:
         """``grant`` is called once, with 1 to ``count`` slots, unless the connection ends first."""
         if not self._waiting:
             self._still_since = self._state.monotonic()
-        self._waiting.append(_Waiting(connection, count, grant))
+        most = max(1, self._state.pool.export_slots // 2)
+        self._waiting.append(_Waiting(connection, min(count, most), grant))
         self.serve()
 
     def return_slots(self, connection: int, slots: tuple[int, ...]) -> None:

@@ -386,7 +386,8 @@ def test_pieces_out_of_bounds_are_the_engines_fault(pair: Pair, piece: Piece) ->
 
 
 def test_leases_are_given_in_turn(pair: Pair) -> None:
-    assert len(pair.east.lease(100)) == EXPORT
+    assert pair.east.lease(100) == [0, 1, 2], "half of the export share"
+    assert pair.east.lease(100) == [3, 4, 5]
     first, second = pair.east.lease(1, READER), pair.east.lease(1, ENGINE)
     pair.east.leases.return_slots(ENGINE, (0,))
     assert (first, second) == ([0], [])
