@@ -25,7 +25,7 @@ from scipy.sparse import csr_array, hstack, vstack
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.interpolation import FloatArray
-from prfaas.core.lengths import Function
+from prfaas.core.lengths import Function, LengthDistribution
 from prfaas.planner.routes import Resource, Route, Splits, resources_of, routes_of
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand
@@ -74,100 +74,103 @@ def fluid_optimum(
 
     Args:
         splits: (N_p, N_d) of every PD cluster; None: elastic roles.
+        buckets: into how many the lengths are cut, about.
+
     The elastic optimum is the bound for every policy on the same hardware, in the simulator too.
     Raises ConfigError for clusters that cannot serve the demand.
     """
     routes = routes_of(clusters, lines, splits)
     resources = resources_of(demand, clusters, lines, routes, splits)
-    edges = _edges(demand, buckets)
-    share = demand.lengths.bucket_expectations(np.ones_like, edges)
-    edges, share = _without_empty(edges, share)
-    # Row k, column b * R + r: units of resource k per request of bucket b on route r.
-    use = _per_request(demand, resources, edges, share, len(routes))
-    solution, bound = _solve(demand, routes, resources, use, share)
-    rates = np.reshape(solution[:-1], (share.size, len(routes)))
-    return _describe(demand, routes, resources, use, edges, rates, bound, elastic=splits is None)
-
-
-def _edges(demand: Demand, buckets: int) -> FloatArray:
-    """Half the cuts at equal shares of requests, half at equal steps of length."""
-    lengths = demand.lengths
-    quantiles = lengths.quantile(np.linspace(0, 1, buckets // 2 + 1))
-    edges = np.union1d(quantiles, np.linspace(lengths.low, lengths.high, buckets // 2 + 1))
-    edges[0] = np.nextafter(lengths.low, -np.inf)
-    return edges
-
-
-def _without_empty(edges: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Join buckets that hold no request to the one after them."""
-    keep = share > 1e-9
-    return np.concatenate((edges[:1], edges[1:][keep])), share[keep]
-
-
-def _per_request(
-    demand: Demand,
-    resources: Sequence[Resource],
-    edges: FloatArray,
-    share: FloatArray,
-    route_count: int,
-) -> FloatArray:
-    use = np.zeros((len(resources), share.size, route_count))
+    buckets_of = _Buckets(demand.lengths, buckets)
+    # use[k, b, r]: units of resource k that a request of bucket b takes on route r.
+    use = np.zeros((len(resources), buckets_of.share.size, len(routes)))
     for k, resource in enumerate(resources):
         for number, function in resource.use.items():
-            use[k, :, number] = demand.lengths.bucket_expectations(function, edges) / share
-    return use
+            use[k, :, number] = buckets_of.mean(function)
+    rates, prices = _solve(resources, use, buckets_of.share)
+    total = float(rates.sum())
+    used = np.einsum("kbr,br->k", use, rates)
+    offloads = np.array([route.prefill.kind == "prfaas" for route in routes])
+    on_lines = [k for k, resource in enumerate(resources) if resource.is_line]
+    return FluidOptimum(
+        lambda_max=total,
+        upper_bound=_upper_bound(demand.lengths, resources, prices, len(routes)),
+        elastic=splits is None,
+        flows=_flows(routes, rates, buckets_of),
+        utilisation={r.name: float(used[k] / r.capacity) for k, r in enumerate(resources)},
+        prefill_nodes=_prefill_nodes(routes, rates, buckets_of),
+        offloaded_share=float(rates[:, offloads].sum()) / total,
+        egress_bytes_per_s=float(used[on_lines].sum()),
+        threshold_tokens=_one_threshold(rates, offloads, buckets_of.edges),
+    )
+
+
+class _Buckets:
+    """The lengths cut into buckets: half the cuts at equal shares of requests, half at equal steps
+    of length. A bucket that holds no request is joined to the one after it."""
+
+    def __init__(self, lengths: LengthDistribution, count: int) -> None:
+        quantiles = lengths.quantile(np.linspace(0, 1, count // 2 + 1))
+        edges = np.union1d(quantiles, np.linspace(lengths.low, lengths.high, count // 2 + 1))
+        edges[0] = np.nextafter(lengths.low, -np.inf)
+        share = lengths.bucket_expectations(np.ones_like, edges)
+        some = share > 1e-9
+        self.lengths = lengths
+        self.edges: FloatArray = np.concatenate((edges[:1], edges[1:][some]))
+        self.share: FloatArray = share[some]
+
+    def mean(self, function: Function) -> FloatArray:
+        """E[f(L) | bucket] for every bucket."""
+        return self.lengths.bucket_expectations(function, self.edges) / self.share
 
 
 def _solve(
-    demand: Demand,
-    routes: Sequence[Route],
-    resources: Sequence[Resource],
-    use: FloatArray,
-    share: FloatArray,
-) -> tuple[FloatArray, float]:
-    """Rates (and lambda last) of the optimum with the fewest line bytes; the upper bound."""
-    count, size = len(routes), share.size * len(routes)
-    capacity = np.array([resource.capacity for resource in resources])
+    resources: Sequence[Resource], use: FloatArray, share: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Requests per second by bucket and route, and the price of each resource's full capacity.
+
+    Among the routings that reach the optimum, the one with the fewest bytes on lines.
+    """
+    kinds, buckets, routes = use.shape
+    size = buckets * routes
     # Scaled so that every capacity is 1: bytes and seconds differ by ten orders of magnitude.
-    usage = csr_array(use.reshape(len(resources), size) / capacity[:, None])
-    usage = hstack([usage, csr_array((len(resources), 1))], format="csr")
-    spread = np.repeat(np.arange(share.size), count)
-    balance = csr_array((np.ones(size), (spread, np.arange(size))), shape=(share.size, size))
+    capacity = np.array([resource.capacity for resource in resources])
+    usage = csr_array(use.reshape(kinds, size) / capacity[:, None])
+    usage = hstack([usage, csr_array((kinds, 1))], format="csr")
+    # Every bucket's rates add up to its share of lambda, the last variable.
+    bucket_of = np.repeat(np.arange(buckets), routes)
+    balance = csr_array((np.ones(size), (bucket_of, np.arange(size))), shape=(buckets, size))
     balance = hstack([balance, csr_array(-share[:, None])], format="csr")
-    objective = np.zeros(size + 1)
-    objective[-1] = -1.0
-    ones, zeros = np.ones(len(resources)), np.zeros(share.size)
-    first = linprog(objective, A_ub=usage, b_ub=ones, A_eq=balance, b_eq=zeros)
-    _check(first)
-    best = float(first.x[-1])
-    bound = _upper_bound(demand, resources, capacity, -first.ineqlin.marginals, count)
-    line_rows = [k for k, resource in enumerate(resources) if resource.is_line]
-    if not line_rows:
-        return first.x, bound
-    traffic = (
-        np.concatenate((use[line_rows].sum(axis=0).ravel(), [0.0])) / capacity[line_rows].max()
-    )
-    keep = csr_array(([-1.0], ([0], [size])), shape=(1, size + 1))
-    second = linprog(
-        traffic,
-        A_ub=vstack([usage, keep], format="csr"),
-        b_ub=np.concatenate((ones, [-best * (1 - 1e-9)])),
-        A_eq=balance,
-        b_eq=zeros,
-    )
-    _check(second)
-    return second.x, bound
+    limits, zeros = np.ones(kinds), np.zeros(buckets)
+    most = np.zeros(size + 1)
+    most[-1] = -1.0
+    solved = _checked(linprog(most, A_ub=usage, b_ub=limits, A_eq=balance, b_eq=zeros))
+    prices = -solved.ineqlin.marginals
+    on_lines = [k for k, resource in enumerate(resources) if resource.is_line]
+    if on_lines:
+        sent = use[on_lines].sum(axis=0).ravel() / capacity[on_lines].max()
+        as_many = csr_array(([-1.0], ([0], [size])), shape=(1, size + 1))
+        solved = _checked(
+            linprog(
+                np.concatenate((sent, [0.0])),
+                A_ub=vstack([usage, as_many], format="csr"),
+                b_ub=np.concatenate((limits, [-solved.x[-1] * (1 - 1e-9)])),
+                A_eq=balance,
+                b_eq=zeros,
+            )
+        )
+    return np.reshape(solved.x[:-1], (buckets, routes)), prices
 
 
-def _check(result: OptimizeResult) -> None:
+def _checked(result: OptimizeResult) -> OptimizeResult:
     if not result.success:
         raise ConfigError(f"the clusters cannot serve this workload: {result.message}")
+    return result
 
 
 def _upper_bound(
-    demand: Demand,
+    lengths: LengthDistribution,
     resources: Sequence[Resource],
-    capacity: FloatArray,
     prices: FloatArray,
     route_count: int,
 ) -> float:
@@ -175,39 +178,19 @@ def _upper_bound(
 
     def cheapest(tokens: FloatArray) -> FloatArray:
         cost = np.zeros((route_count, *tokens.shape))
-        for price, full, resource in zip(prices, capacity, resources, strict=True):
+        for price, resource in zip(prices, resources, strict=True):
             for number, function in resource.use.items():
-                cost[number] += price / full * function(tokens)
+                cost[number] += price / resource.capacity * function(tokens)
         return np.asarray(cost.min(axis=0))
 
-    return float(prices.sum()) / demand.lengths.expectation(cheapest)
+    return float(prices.sum()) / lengths.expectation(cheapest)
 
 
-def _describe(
-    demand: Demand,
-    routes: Sequence[Route],
-    resources: Sequence[Resource],
-    use: FloatArray,
-    edges: FloatArray,
-    rates: FloatArray,
-    bound: float,
-    *,
-    elastic: bool,
-) -> FluidOptimum:
-    total = float(rates.sum())
-    used = np.einsum("kbr,br->k", use, rates)
-    offloads = np.array([route.prefill.kind == "prfaas" for route in routes])
-    prefill_nodes = {route.decode.name: 0.0 for route in routes}
-    mean_tokens = demand.lengths.bucket_expectations(_identity, edges)
-    mean_tokens /= demand.lengths.bucket_expectations(np.ones_like, edges)
+def _flows(routes: Sequence[Route], rates: FloatArray, buckets: _Buckets) -> list[RouteFlow]:
+    tokens, total = buckets.mean(lambda lengths: lengths), float(rates.sum())
     flows = []
     for number, route in enumerate(routes):
         rate = rates[:, number]
-        if route.prefill.kind == "pd":
-            times = route.prefill.profile.prefill_or_refuse.seconds
-            busy = demand.lengths.bucket_expectations(cast(Function, times), edges)
-            busy /= demand.lengths.bucket_expectations(np.ones_like, edges)
-            prefill_nodes[route.prefill.name] += float(busy @ rate)
         some = np.flatnonzero(rate > total * 1e-9)
         if some.size:
             flows.append(
@@ -215,23 +198,23 @@ def _describe(
                     prefill=route.prefill.name,
                     decode=route.decode.name,
                     share=float(rate.sum()) / total,
-                    mean_tokens=float(mean_tokens @ rate / rate.sum()),
-                    shortest_tokens=float(max(edges[some[0]], demand.lengths.low)),
-                    longest_tokens=float(edges[some[-1] + 1]),
+                    mean_tokens=float(tokens @ rate / rate.sum()),
+                    shortest_tokens=float(max(buckets.edges[some[0]], buckets.lengths.low)),
+                    longest_tokens=float(buckets.edges[some[-1] + 1]),
                 )
             )
-    lines = [k for k, resource in enumerate(resources) if resource.is_line]
-    return FluidOptimum(
-        lambda_max=total,
-        upper_bound=bound,
-        elastic=elastic,
-        flows=flows,
-        utilisation={r.name: float(used[k] / r.capacity) for k, r in enumerate(resources)},
-        prefill_nodes=prefill_nodes,
-        offloaded_share=float(rates[:, offloads].sum()) / total,
-        egress_bytes_per_s=float(used[lines].sum()),
-        threshold_tokens=_one_threshold(rates, offloads, edges),
-    )
+    return flows
+
+
+def _prefill_nodes(
+    routes: Sequence[Route], rates: FloatArray, buckets: _Buckets
+) -> dict[str, float]:
+    busy = {route.decode.name: 0.0 for route in routes}
+    for number, route in enumerate(routes):
+        if route.prefill.kind == "pd":
+            seconds = cast(Function, route.prefill.profile.prefill_or_refuse.seconds)
+            busy[route.prefill.name] += float(buckets.mean(seconds) @ rates[:, number])
+    return busy
 
 
 def _one_threshold(
@@ -245,7 +228,3 @@ def _one_threshold(
     first = int(np.flatnonzero(share > 1e-6)[0])
     inside = 1 - share[first]
     return float(edges[first] + inside * (edges[first + 1] - edges[first]))
-
-
-def _identity(tokens: FloatArray) -> FloatArray:
-    return tokens

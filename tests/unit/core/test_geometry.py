@@ -111,6 +111,13 @@ def test_a_sliding_window_stops_growing() -> None:
     assert kv.bytes(100) == kv.bytes(5000)
 
 
+def test_qwen_slides_from_a_layer_on_if_it_is_told_to() -> None:
+    config = {**LLAMA, "model_type": "qwen2", "sliding_window": 100, "max_window_layers": 1}
+    assert geometry(**config).windows == ()
+    kv = geometry(**config, use_sliding_window=True)
+    assert (kv.bytes_per_token, kv.windows[0].bytes_per_token) == (512, 512)
+
+
 def test_qwen_ignores_a_window_that_is_switched_off() -> None:
     config = {**LLAMA, "model_type": "qwen2", "sliding_window": 100, "use_sliding_window": False}
     assert geometry(**config).windows == ()
@@ -142,6 +149,14 @@ def test_ling_3_closes_with_latent_attention() -> None:
     assert kv.constant_bytes == 3 * (2 * 64 * 4 + 3 * 16 * 3 * 2)
 
 
+def test_indexers_follow_the_schedule_of_the_config() -> None:
+    kv = geometry(
+        model_type="glm_moe_dsa", num_hidden_layers=7, kv_lora_rank=8, qk_rope_head_dim=2,
+        index_head_dim=4, index_topk_freq=4, index_skip_topk_offset=3,
+    )  # fmt: skip
+    assert kv.bytes_per_token == 2 * (7 * 10 + 4 * 4)
+
+
 def test_shared_kv_layers_keep_nothing() -> None:
     kv = geometry(
         model_type="gemma4_text", num_hidden_layers=4, num_attention_heads=2, head_dim=8,
@@ -160,6 +175,37 @@ def test_shared_kv_layers_keep_nothing() -> None:
         ({"num_hidden_layers": 1}, "no 'model_type'"),
         ({"model_type": "minimax_m3", "num_hidden_layers": 1}, "sparse_attention_config"),
         ({**LLAMA, "torch_dtype": "float7"}, "unknown dtype 'float7'"),
+        ({**LLAMA, "layer_types": ["full_attention"]}, "1 entries in 'layer_types' for 2 layers"),
+        ({**LLAMA, "sliding_window": 9}, "no 'layer_types' that say which layers slide"),
+        ({**LLAMA, "model_type": "mistral"}, "null means full attention"),
+        (
+            {**LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": None},
+            "no integer 'num_key_value_heads'",
+        ),
+        (
+            {
+                **LLAMA,
+                "model_type": "nemotron_h",
+                "mamba_num_heads": 2,
+                "n_groups": 1,
+                "ssm_state_size": 4,
+                "conv_kernel": 4,
+                "mamba_head_dim": 8,
+            },
+            "hybrid_override_pattern",
+        ),
+        ({**LLAMA, "model_type": "minimax_m3", "sparse_attention_config": {}}, "attention_freq"),
+        (
+            {
+                "model_type": "deepseek_v4",
+                "num_hidden_layers": 1,
+                "head_dim": 8,
+                "sliding_window": 4,
+                "index_head_dim": 8,
+                "compress_ratios": [16],
+            },
+            "layer 0 has type '16'",
+        ),
     ],
 )
 def test_what_is_not_known_is_named(config: dict[str, Any], says: str) -> None:

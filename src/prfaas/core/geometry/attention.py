@@ -24,6 +24,7 @@ CHUNKED = "chunked_attention"
 _SLIDING_PERIOD = {"gemma2": 2, "gemma3_text": 6, "gpt_oss": 2, "cohere2": 4, "olmo3": 4}
 _SLIDING_ALL = {"mistral", "mixtral", "phi3"}
 _SLIDING_FROM = {"qwen2", "qwen2_moe", "qwen3", "mimo"}
+_OFF_UNLESS_ASKED = _SLIDING_FROM | {"qwen3_moe", "smollm3"}
 
 
 def _decoder(fields: Fields) -> list[LayerCache]:
@@ -45,7 +46,7 @@ def _attention_types(fields: Fields) -> list[str]:
         return every(period, FULL, SLIDING, layers)
     if model_type == "mistral" and "sliding_window" not in fields:
         raise fields.error("the config has no 'sliding_window'; null means full attention")
-    flag = fields.get("use_sliding_window", model_type in _SLIDING_ALL)
+    flag = fields.get("use_sliding_window", model_type not in _OFF_UNLESS_ASKED)
     if fields.get("sliding_window") is None or not flag:
         return [FULL] * layers
     if model_type in _SLIDING_ALL:
