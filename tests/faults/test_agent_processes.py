@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 20.0
 SIZE = 3_000_000
 SLOTS = 128
