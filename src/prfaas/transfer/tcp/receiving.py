@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
@@ -19,6 +20,21 @@ from prfaas.transfer.tcp.pump import EventPump
 log = logging.getLogger(__name__)
 
 _MAX_OUTPUT_BYTES = 64 * 1024
+LINK_TEST_LAYOUT = "link-test"
+"""A transfer of this layout is a test of the line: verified and forgotten (see `selftest`)."""
+
+
+class _Forgetful:
+    """The `Reception` of link tests: each connection's thread reads into scratch of its own."""
+
+    def __init__(self) -> None:
+        self._scratch = threading.local()
+
+    def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
+        memory: memoryview | None = getattr(self._scratch, "memory", None)
+        if memory is None or len(memory) < length:
+            self._scratch.memory = memory = memoryview(bytearray(length))
+        return (memory[:length],)
 
 
 class Receivers:
@@ -33,6 +49,7 @@ class Receivers:
         self.pump: EventPump[Event] = EventPump(self.lock, self.desk.events, self._deliver)
         self.lost_to_errors = 0
         self._threads: set[ReceiverThread] = set()
+        self._tests: set[TransferKey] = set()
         self._closed = False
 
     def admit(self, channel: Channel, hello: Hello) -> None:
@@ -60,6 +77,9 @@ class Receivers:
     def ask(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
         # The sink must have heard of an older epoch's end before it is asked about the next.
         self.pump.drain()
+        if offer.layout_fingerprint == LINK_TEST_LAYOUT:
+            self._tests.add(offer.key)
+            return _Forgetful()
         return self.sink.offered(peer, offer)
 
     def abandon(self, key: TransferKey, why: str) -> None:
@@ -84,6 +104,10 @@ class Receivers:
         self.pump.drain()
 
     def _deliver(self, event: Event) -> None:
+        if event.key in self._tests:
+            if not isinstance(event, Stored):
+                self._tests.discard(event.key)
+            return
         match event:
             case Stored(key, offset, length):
                 self.sink.stored(key, offset, length)
@@ -126,7 +150,8 @@ class ReceiverThread(threading.Thread):
             self._serve()
         except (OSError, PeerError, LinkError) as problem:
             error = problem
-            log.warning("connection from %s ended: %s", self._machine.peer, problem)
+            blame = logging.WARNING if isinstance(problem, PeerError) else logging.INFO
+            log.log(blame, "connection from %s ended: %s", self._machine.peer, problem)
             if isinstance(problem, PeerError):
                 with contextlib.suppress(OSError):
                     self._channel.send([memoryview(reason(Kind.REJECT, str(problem)))])

@@ -1,0 +1,111 @@
+"""``prfaas link test HOST:PORT``: what the KV link gets out of the line to another agent."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.errors import CallerError
+from prfaas.core.units import format_rate
+from prfaas.transfer.tcp.config import Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.transfer.tcp.link import TcpLink
+from prfaas.transfer.tcp.selftest import SilentSink, Stage, report, run_stages
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    test = actions.add_parser(
+        "test",
+        help="measure RTT, loss and goodput to an agent, for 1 to N connections",
+        description="Sends test data to the KV link of a running agent (or of 'prfaas link "
+        "listen'), which verifies and forgets it; engines and arenas are not involved.",
+    )
+    test.add_argument("address", metavar="HOST:PORT", help="the agent's KV link")
+    test.add_argument("--peer", required=True, help="the agent's name")
+    test.add_argument("--connections", default="1,2,4,8", help="to try (default: %(default)s)")
+    test.add_argument("--seconds", type=float, default=3.0, help="per stage (default: %(default)s)")
+    test.add_argument(
+        "--plaintext-at",
+        metavar="HOST:PORT",
+        help="also measure without TLS, against 'prfaas link listen --plaintext' there",
+    )
+    test.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    listen = actions.add_parser("listen", help="be the far end of a test, without an agent")
+    listen.add_argument("--listen", default="0.0.0.0:7400", help="default: %(default)s")
+    for action in (test, listen):
+        action.add_argument("--name", required=True, help="our own name, as in our certificate")
+        action.add_argument(
+            "--certs", type=Path, help="directory of ca.pem, NAME.pem, NAME-key.pem"
+        )
+        action.add_argument("--plaintext", action="store_true", help="speak without TLS")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = TcpLinkConfig(name=args.name, security=_security(args))
+    if args.action == "listen":
+        return _listen(msgspec.structs.replace(config, listen=args.listen))
+    counts = _counts(args.connections)
+    secure = isinstance(config.security, TlsFiles)
+    stages: list[Stage] = []
+    runs = [(config, args.address, secure)]
+    if args.plaintext_at is not None:
+        plain = msgspec.structs.replace(config, security=Plaintext())
+        runs.append((plain, args.plaintext_at, False))
+    for settings, address, tls in runs:
+        for stage in run_stages(
+            settings, args.peer, address, counts, tls=tls, seconds=args.seconds
+        ):
+            stages.append(stage)
+            print(_line(stage), file=sys.stderr if args.json else sys.stdout, flush=True)
+    summary = report(args.peer, args.address, stages)
+    if args.json:
+        print(msgspec.json.encode(summary).decode())
+        return 0
+    print(
+        f"\nRTT {summary.rtt_s * 1e3:.1f} ms, loss {summary.loss:.1e}, "
+        f"line limit about {format_rate(summary.line_limit_bytes_per_s)}\n"
+        f"recommended: connections: {summary.recommended_connections}"
+    )
+    return 0
+
+
+def _listen(config: TcpLinkConfig) -> int:
+    link = TcpLink(config, SilentSink())
+    print(f"{config.name} listens on {link.address}; stop with Ctrl-C", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        link.close()
+    return 0
+
+
+def _line(stage: Stage) -> str:
+    kind = "TLS" if stage.tls else "plaintext"
+    return (
+        f"{stage.connections:3} connection{'s' if stage.connections > 1 else ' '} {kind:9} "
+        f"{format_rate(stage.goodput_bytes_per_s):>14}  RTT {stage.rtt_s * 1e3:.1f} ms "
+        f"(least {stage.min_rtt_s * 1e3:.1f} ms), sent again {stage.retransmit_share:.1e}"
+    )
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or not all(1 <= count <= 64 for count in counts):
+        raise CallerError(f"--connections {text!r}: numbers in 1..64, for example 1,2,4,8")
+    return counts
+
+
+def _security(args: argparse.Namespace) -> TlsFiles | Plaintext:
+    if args.plaintext == (args.certs is not None):
+        raise CallerError("say either --certs DIRECTORY (made by 'prfaas certs') or --plaintext")
+    if args.plaintext:
+        return Plaintext()
+    certs: Path = args.certs
+    return TlsFiles(certs / "ca.pem", certs / f"{args.name}.pem", certs / f"{args.name}-key.pem")
