@@ -74,18 +74,7 @@ def from_split(
     cost: Cost | None,
 ) -> Deployment:
     """A deployment of at most one PrfaaS and one PD cluster."""
-    pools = _pools(scenario, split)
-    demand = scenario.demand
-    slo = None
-    if scenario.ttft_s is not None:
-        slo = highest_rate(
-            demand.lengths,
-            demand.kv,
-            pools,
-            limit=split.lambda_max,
-            ttft_s=scenario.ttft_s,
-            percentile=scenario.ttft_percentile,
-        )
+    pools, demand = _pools(scenario, split), scenario.demand
     gpus = n_pd * scenario.pd[0].profile.gpus
     if split.n_prfaas:
         gpus += split.n_prfaas * scenario.prfaas[0].profile.gpus
@@ -116,8 +105,21 @@ def from_split(
         ),
         ttft=estimate_ttft(demand.lengths, demand.kv, pools, rate, queueing=False),
         ttft_queueing=estimate_ttft(demand.lengths, demand.kv, pools, rate, queueing=True),
-        rate_within_ttft_slo_req_per_s=slo,
+        rate_within_ttft_slo_req_per_s=_rate_within_slo(scenario, pools, split.lambda_max),
         cost=cost,
+    )
+
+
+def _rate_within_slo(scenario: Scenario, pools: list[Pool], limit: float) -> float | None:
+    if scenario.ttft_s is None:
+        return None
+    return highest_rate(
+        scenario.demand.lengths,
+        scenario.demand.kv,
+        pools,
+        limit=limit,
+        ttft_s=scenario.ttft_s,
+        percentile=scenario.ttft_percentile,
     )
 
 
@@ -146,17 +148,12 @@ def from_fluid(
     cost: Cost | None,
 ) -> Deployment:
     """A deployment of several clusters, routed as the linear program says."""
-    lam, use = optimum.lambda_max, optimum.utilisation
+    lam = optimum.lambda_max
     offloaded = lam * optimum.offloaded_share
-    prfaas = [f"{c.name} prefill" for c in scenario.prfaas]
-    prfaas += [key for key in use if key.startswith("line ")]
-    local = [f"{c.name} prefill" for c in scenario.pd]
-    decode = [f"{c.name} decode" for c in scenario.pd]
-
-    def theta(rate: float, names: list[str]) -> float | None:
-        busiest = max((use[key] for key in names if key in use), default=0.0)
-        return rate / busiest if busiest > 0 else None
-
+    lines = [key for key in optimum.utilisation if key.startswith("line ")]
+    prefill = [f"{cluster.name} prefill" for cluster in scenario.prfaas]
+    local = [f"{cluster.name} prefill" for cluster in scenario.pd]
+    decode = [f"{cluster.name} decode" for cluster in scenario.pd]
     n_p = sum(int(n) for n, _ in splits.values())
     n_d = sum(int(n) for _, n in splits.values())
     sent = [f for f in optimum.flows if f.prefill in {c.name for c in scenario.prfaas}]
@@ -168,15 +165,17 @@ def from_fluid(
         n_prfaas=sum(c.instances for c in scenario.prfaas) if sent else 0,
         n_p=n_p,
         n_d=n_d,
-        theta_prfaas_req_per_s=theta(offloaded, prfaas),
-        theta_pd_p_req_per_s=theta(lam - offloaded, local),
-        theta_pd_d_req_per_s=theta(lam, decode) or lam,
+        theta_prfaas_req_per_s=_theta(optimum, offloaded, prefill + lines) or None,
+        theta_pd_p_req_per_s=_theta(optimum, lam - offloaded, local) or None,
+        theta_pd_d_req_per_s=_theta(optimum, lam, decode),
         offloaded_share=optimum.offloaded_share,
         mean_offloaded_tokens=(
             sum(f.mean_tokens * f.share for f in sent) / optimum.offloaded_share if sent else None
         ),
         egress_bytes_per_s=optimum.egress_bytes_per_s,
-        binding_constraint=", ".join(k for k, u in use.items() if u > 1 - 1e-6) or "none",
+        binding_constraint=", ".join(
+            name for name, used in optimum.utilisation.items() if used > 1 - 1e-6
+        ),
         gpus=sum(c.instances * c.profile.gpus for c in scenario.clusters),
         expectations="exact",
         other_expectations=None,
@@ -185,3 +184,10 @@ def from_fluid(
         rate_within_ttft_slo_req_per_s=None,
         cost=cost,
     )
+
+
+def _theta(optimum: FluidOptimum, rate: float, resources: list[str]) -> float:
+    """What a stage could serve in this mix: its rate over the use of its busiest resource; 0
+    where it has no resource."""
+    busiest = max(optimum.utilisation.get(name, 0.0) for name in resources)
+    return rate / busiest if busiest > 0 else 0.0
