@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 _ENGINE_POLL_S = 0.5
 _AGENT_POLL_S = 1.0
-_TIMEOUTS_BEFORE_DOWN = 3
-"""A busy machine answers late; an engine that refuses the connection is down at once."""
+_FAILURES_BEFORE_DOWN = 3
+"""A busy machine answers late. An engine that refuses the connection is down at once; an agent that
+does so fails the transfers themselves."""
 
 
 class Fleet:
@@ -100,7 +101,7 @@ class Fleet:
             sick = await self._engines[name].healthy()
             late = sick is not None and sick.endswith("timed out")
             self._timeouts[name] = self._timeouts[name] + 1 if late else 0
-            if not late or self._timeouts[name] >= _TIMEOUTS_BEFORE_DOWN:
+            if not late or self._timeouts[name] >= _FAILURES_BEFORE_DOWN:
                 self._sick[name] = sick
             self._settle()
             wake.clear()
@@ -114,16 +115,19 @@ class Fleet:
     async def watch_agent(self, cluster: str) -> None:
         """Poll the registered engines of one cluster's agent, for ever."""
         agent = self._agents[cluster]
+        failures = 0
         while True:
             try:
-                ranks = await agent.engines()
+                self._registered(cluster, await agent.engines())
                 self._agent_troubles.pop(cluster, None)
+                failures = 0
             except LinkError as error:
-                ranks = []
+                failures += 1
                 if cluster not in self._agent_troubles:
                     logger.warning("%s", error)
                 self._agent_troubles[cluster] = str(error)
-            self._registered(cluster, ranks)
+                if failures >= _FAILURES_BEFORE_DOWN:
+                    self._registered(cluster, [])
             await asyncio.sleep(_AGENT_POLL_S)
 
     def _registered(self, cluster: str, ranks: list[RegisteredRank]) -> None:
