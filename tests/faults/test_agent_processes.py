@@ -12,13 +12,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 SIZE = 3_000_000
 SLOTS = 128
 
@@ -50,12 +50,15 @@ def free_ports(count: int) -> list[int]:
 
 
 class Process:
+    started: ClassVar[list[Process]] = []
+
     def __init__(self, *command: str, log: Path, stdin: int | None = None) -> None:
         with log.open("ab") as stderr:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True,
             )  # fmt: skip
+        self.started.append(self)
 
     def kill(self, number: int = signal.SIGKILL) -> int:
         self.child.send_signal(number)
@@ -166,17 +169,16 @@ class Site:
         for agent in (self.east, self.west):
             until(lambda a=agent: a.slots().get("free") == SLOTS)
 
-    def close(self) -> None:
-        for process in (self.p0, self.pdp, self.pdd, self.east, self.west):
-            if process.child.poll() is None:
-                process.kill(signal.SIGTERM)
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    yield site
-    site.close()
+    try:
+        yield Site(tmp_path_factory.mktemp("site"))
+    finally:
+        for process in Process.started:
+            if process.child.poll() is None:
+                process.kill(signal.SIGTERM)
+            process.wait()
     assert not [name for name in os.listdir("/dev/shm") if "flt-" in name]
 
 

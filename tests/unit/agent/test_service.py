@@ -109,7 +109,7 @@ def open_files() -> set[tuple[str, str]]:
 
 
 async def settled(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - other threads set no event
             await asyncio.sleep(0.005)
 

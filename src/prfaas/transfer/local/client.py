@@ -136,7 +136,8 @@ class AgentClient:
             transfer_id, destination, from_token, to_token, total_bytes, deadline_s, priority
         )
         with self._changed:
-            if transfer_id in self._exports:
+            before = self._exports.get(transfer_id)
+            if before is not None and before.session.lost is None:
                 raise ValueError(f"transfer {transfer_id} is already being exported")
             session = self._live()
             self._exports[transfer_id] = _Export(session)

@@ -264,7 +264,9 @@ def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: Agent
     client.finish_export("y")
     agent.expect(FinishExport)
     assert agent.expect(ReturnSlots) == ReturnSlots((2,)), "dead exports keep no stock"
-    client.abort_export("x", "agent gone")
+    begin(client, "x")
+    with pytest.raises(ValueError, match="already being exported"):
+        begin(client, "x")
 
 
 def test_connection_ends_only_when_nothing_lent_is_in_use(
