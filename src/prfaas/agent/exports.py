@@ -140,9 +140,12 @@ class Exports:
 
     def connection_gone(self, connection: int) -> None:
         """An export that its engine had not finished can never be complete."""
-        for export in self._where(lambda e: e.connection == connection and not e.engine_done):
-            self._engine_done(connection, export.key.rank, export.key.transfer_id)
-            self._cancel(export, "the exporting engine went away")
+        with self._state.lock:
+            of_it = [e for e in self._live.values() if e.connection == connection]
+        for export in of_it:
+            if not export.engine_done:
+                self._engine_done(connection, export.key.rank, export.key.transfer_id)
+                self._cancel(export, "the exporting engine went away")
 
     # what others ask
 
@@ -239,6 +242,8 @@ class Exports:
     # ends
 
     def _cancel(self, export: Export, reason: str) -> None:
+        if export.over:
+            return
         self._failed(export, reason)
         if export.outgoing is not None:
             export.outgoing.cancel(reason)

@@ -279,6 +279,32 @@ def test_engine_dies_mid_export(pair: Pair, destination: str) -> None:
     assert "went away" in view(pair.east, "x")[0].sent.reason
 
 
+@pytest.mark.parametrize("destination", ["west", "east"])
+def test_what_is_complete_stays_so(pair: Pair, destination: str) -> None:
+    """An abort or a death of the engine that exported it comes too late."""
+    data = content(SLOT)
+    for transfer_id in ("aborted", "orphaned"):
+        pair.east.begin(transfer_id, len(data), destination)
+        pair.east.fill(transfer_id, data)
+    pair.pump()
+    pair.east.exports.abort(ENGINE, 0, "aborted", "client left")
+    pair.east.exports.connection_gone(ENGINE)
+    receiver = pair.east if destination == "east" else pair.west
+    for transfer_id in ("aborted", "orphaned"):
+        receiver.open(transfer_id, len(data))
+        assert receiver.read() == data
+    assert len(pair.east.exports) == 0
+
+
+def test_an_engine_that_never_ends_its_export_is_forgotten(pair: Pair) -> None:
+    pair.east.begin("x", SLOT, "west")
+    pair.east.exports.cancel("x")
+    pair.east.run()
+    assert len(pair.east.exports) == 1
+    pair.east.expire(60.0)
+    assert len(pair.east.exports) == 0
+
+
 def test_engine_dies_mid_import(pair: Pair) -> None:
     data = content(SLOT)
     pair.west.begin("x", len(data), "west")
