@@ -1,0 +1,208 @@
+"""Fuzz target of the KV link's frame parser and of both ends behind it.
+
+    python tests/fuzz/fuzz_link_frames.py [SECONDS [SEED]]
+
+Streams are valid conversations, mutated (bits flipped, pieces cut, doubled, swapped, lengths made
+huge) with headers sometimes signed again, so that mutations reach what is behind the checksum. An
+input may only be refused with PeerError; whatever is stored must be what was sent, and memory must
+stay within its bound. Prints the seed and the input on failure.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+import time
+import tracemalloc
+from contextlib import nullcontext, suppress
+
+from xxhash import xxh3_64_intdigest
+
+from prfaas.core.errors import PeerError
+from prfaas.transfer.api import TransferKey, TransferOffer
+from prfaas.transfer.protocol.frames import (
+    HEADER_BYTES,
+    Hello,
+    Kind,
+    Reason,
+    Welcome,
+    control,
+    decode,
+    pack,
+)
+from prfaas.transfer.protocol.inbound import InboundConnection
+from prfaas.transfer.protocol.outbound import OutboundConnection
+from prfaas.transfer.protocol.receiver import ReceivingDesk
+from prfaas.transfer.protocol.sender import SendingDesk
+
+CHUNK, TOTAL = 256, 2048
+SOURCE = random.Random(0).randbytes(TOTAL)
+_MEMORY_BOUND = 4 * 1024 * 1024
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.data = bytearray(TOTAL)
+
+    def views(self, offset: int, length: int) -> list[memoryview]:
+        return [memoryview(self.data)[offset : offset + length]]
+
+
+def conversation(rng: random.Random) -> list[bytes]:
+    """Frames a sender could send, in some order."""
+    key = TransferKey("fuzzed", 0, rng.randrange(3))
+    frames = [control(Kind.OFFER, TransferOffer(key, "x", 0, 1, TOTAL, 60.0), handle=1)]
+    for start in range(0, TOTAL, CHUNK):
+        payload = SOURCE[start : start + CHUNK]
+        digest = xxh3_64_intdigest(payload)
+        header = pack(Kind.DATA, length=CHUNK, handle=1, offset=start, digest=digest)
+        frames.append(header + payload)
+    frames.append(pack(Kind.QUERY, connection=9, handle=1, offset=0, digest=CHUNK))
+    frames.append(pack(Kind.PING))
+    frames.append(control(Kind.CANCEL, Reason("why not"), handle=rng.randrange(3)))
+    return frames
+
+
+def replies(rng: random.Random) -> list[bytes]:
+    """Frames a receiver could send."""
+    frames = [pack(Kind.ACCEPT, handle=1), pack(Kind.PONG)]
+    for start in range(0, TOTAL, CHUNK):
+        kind = rng.choice((Kind.ACK, Kind.NACK))
+        frames.append(pack(kind, handle=1, offset=start, digest=CHUNK))
+    frames.append(control(Kind.REFUSE, Reason("full", True), handle=rng.randrange(3)))
+    return frames
+
+
+def mutate(rng: random.Random, frames: list[bytes]) -> bytes:
+    for _ in range(rng.randrange(4)):
+        place = rng.randrange(len(frames))
+        frame = bytearray(frames[place])
+        match rng.randrange(6):
+            case 0:
+                frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+            case 1:
+                del frame[rng.randrange(len(frame)) :]
+            case 2:
+                frames.insert(rng.randrange(len(frames)), bytes(frame))
+            case 3:
+                other = rng.randrange(len(frames))
+                frames[place], frames[other] = frames[other], frames[place]
+                continue
+            case 4:
+                field = rng.choice((4, 8, 12, 20, 28))
+                value = rng.choice((0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, rng.getrandbits(64)))
+                width = 4 if field < 12 else 8
+                frame[field : field + width] = value.to_bytes(8, "little")[:width]
+                sign(frame)
+            case 5:
+                frame[0] = rng.randrange(256)
+                sign(frame)
+        frames[place] = bytes(frame)
+    return b"".join(frames)
+
+
+def sign(frame: bytearray) -> None:
+    """Give a damaged header a right checksum."""
+    if len(frame) >= HEADER_BYTES:
+        check = xxh3_64_intdigest(bytes(frame[: HEADER_BYTES - 8]))
+        frame[HEADER_BYTES - 8 : HEADER_BYTES] = struct.pack("<Q", check)
+
+
+def feed(rng: random.Random, end: InboundConnection | OutboundConnection, stream: bytes) -> None:
+    place = 0
+    while place < len(stream):
+        buffer = end.get_buffer()
+        assert 0 < len(buffer) <= 64 * 1024
+        count = min(len(buffer), len(stream) - place, rng.randrange(1, 400))
+        buffer[:count] = stream[place : place + count]
+        del buffer
+        place += count
+        end.received(count, now=0.0)
+
+
+def one_receiver(rng: random.Random) -> None:
+    desk, memories = ReceivingDesk(), list[Memory]()
+
+    def ask(_peer: str, offer: TransferOffer) -> Memory:
+        memories.append(Memory())
+        return memories[-1]
+
+    end = InboundConnection(
+        desk, "east", 1, 1, guard=nullcontext(), ask=ask, wake=lambda: None, max_chunk_bytes=CHUNK
+    )
+    try:
+        feed(rng, end, mutate(rng, conversation(rng)))
+    except PeerError:
+        pass
+    finally:
+        desk.check_integrity()
+        end.closed(now=0.0)
+    stored = [e for e in desk.events if type(e).__name__ == "Stored"]
+    assert desk.counters.bytes_stored == sum(e.length for e in stored)
+    for memory in memories[:1]:
+        for event in stored:
+            span = slice(event.offset, event.offset + event.length)
+            if len(memories) == 1 and event.length == CHUNK and event.offset % CHUNK == 0:
+                assert memory.data[span] in (SOURCE[span], *_chunks()), "torn bytes were stored"
+
+
+def _chunks() -> list[bytes]:
+    """A signed header may move a chunk: its bytes are still one whole chunk's."""
+    return [SOURCE[start : start + CHUNK] for start in range(0, TOTAL, CHUNK)]
+
+
+def one_sender(rng: random.Random) -> None:
+    desk = SendingDesk()
+    released: list[int] = []
+    end = OutboundConnection(
+        desk, 1, guard=nullcontext(), chunk_bytes=CHUNK, keepalive_s=1e9, now=0.0
+    )
+    offer = TransferOffer(TransferKey("t", 0, 1), "x", 0, 1, TOTAL, 60.0)
+    transfer = desk.open(offer, lambda: None, lambda _: None, now=0.0)
+    desk.add(transfer, 0, memoryview(SOURCE), lambda: released.append(1))
+    try:
+        for frame in mutate(rng, replies(rng)), mutate(rng, replies(rng)):
+            feed(rng, end, frame)
+            for _ in range(5):
+                end.fill(now=0.0)
+                if end.pending:
+                    end.sent(sum(map(len, end.pending)), now=0.0)
+    except PeerError:
+        pass
+    desk.check_integrity()
+    end.closed(now=0.0)
+    desk.fail_all("over")
+    while desk.events:
+        desk.events.popleft()()
+    assert released == [1], "memory is released exactly once"
+
+
+def one_body(rng: random.Random) -> None:
+    kind = rng.choice((Hello, Welcome, Reason, TransferOffer))
+    with suppress(PeerError):
+        decode(rng.randbytes(rng.randrange(80)), kind)
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns()
+    tracemalloc.start()
+    until, runs = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        rng = random.Random(seed + runs)
+        try:
+            one_receiver(rng)
+            one_sender(rng)
+            one_body(rng)
+        except BaseException:
+            print(f"failed; run it again with: {sys.argv[0]} 0.001 {seed + runs}")
+            raise
+        runs += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    assert peak < _MEMORY_BOUND, f"{peak} bytes were held"
+    print(f"{runs} runs, seed {seed}, at most {peak} bytes held")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The two desks on their own: what the property tests do not pin down."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+
+from prfaas.core.errors import InvariantError, LinkError, PeerError
+from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
+from prfaas.transfer.protocol import lifecycle
+from prfaas.transfer.protocol.frames import Header, Kind, unpack
+from prfaas.transfer.protocol.lifecycle import INCOMING, OUTGOING, Outgoing, OutgoingStep
+from prfaas.transfer.protocol.outbound import OutboundConnection
+from prfaas.transfer.protocol.receiver import Completed, Failed, ReceivingDesk
+from prfaas.transfer.protocol.sender import Chunk, OutgoingTransfer, SendingDesk
+
+NOTHING = Header(Kind.ACK, 0, 0, 0, 0, 0)
+
+
+class FakeLine:
+    def __init__(self) -> None:
+        self.said: list[Kind] = []
+        self.severed = False
+
+    def reply(self, frame: bytes) -> None:
+        self.said.append(unpack(memoryview(frame), max_chunk_bytes=1).kind)
+
+    def sever(self) -> None:
+        self.severed = True
+
+
+class Memory:
+    def views(self, offset: int, length: int) -> list[memoryview]:
+        return [memoryview(bytearray(length))]
+
+
+def an_offer(name: str = "t", *, total: int = 100, epoch: int = 1, **more: int) -> TransferOffer:
+    return TransferOffer(TransferKey(name, 0, epoch), "x", 0, 1, total, 10.0, **more)
+
+
+def data(offset: int, length: int, handle: int = 1) -> Header:
+    return Header(Kind.DATA, 0, length, handle, offset, 0)
+
+
+def query(offset: int, length: int, lost: int) -> Header:
+    return Header(Kind.QUERY, lost, 0, 1, offset, length)
+
+
+class Receiving:
+    """A desk with two connections and, unless told otherwise, an accepted transfer."""
+
+    def __init__(self, *, accept: bool = True, **settings: float) -> None:
+        self.desk = ReceivingDesk(**settings)  # type: ignore[arg-type]
+        self.one, self.two = FakeLine(), FakeLine()
+        self.session = self.desk.opened("east", 1, 1, self.one)
+        self.desk.opened("east", 1, 2, self.two)
+        self.transfer = self.desk.offer(self.session, self.one, 1, an_offer(), now=0.0)
+        assert self.transfer is not None
+        if accept:
+            self.desk.answered(self.transfer, Memory())
+
+
+def test_a_range_being_written_is_written_by_nobody_else() -> None:
+    rig = Receiving()
+    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    assert claim is not None
+    assert rig.desk.claim(rig.session, rig.two, data(0, 50)) is None
+    assert rig.two.said == [Kind.NACK]
+    rig.desk.settle(claim, rig.one, intact=True)
+    assert rig.desk.claim(rig.session, rig.two, data(0, 50)) is None
+    assert rig.two.said == [Kind.NACK, Kind.ACK]
+    with pytest.raises(PeerError, match="cuts a range"):
+        rig.desk.claim(rig.session, rig.two, data(40, 20))
+
+
+def test_a_query_waits_for_the_lost_connections_reader() -> None:
+    rig = Receiving()
+    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    rig.desk.query(rig.session, rig.two, query(0, 50, lost=1))
+    assert rig.one.severed
+    assert rig.two.said == []
+    rig.desk.closed(rig.session, 1, claim, now=1.0)
+    assert rig.two.said == [Kind.NACK]
+    with pytest.raises(PeerError, match="the connection it came over"):
+        rig.desk.query(rig.session, rig.two, query(0, 50, lost=2))
+
+
+def test_an_ended_transfer_fails_only_when_no_one_writes_its_memory() -> None:
+    rig = Receiving()
+    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    assert claim is not None
+    rig.desk.tick(now=10.0)
+    assert list(rig.desk.events) == []
+    rig.desk.settle(claim, rig.one, intact=True)
+    assert list(rig.desk.events) == [
+        Failed(TransferKey("t", 0, 1), "deadline passed before all bytes arrived")
+    ]
+    assert rig.desk.claim(rig.session, rig.two, data(50, 50)) is None
+    assert rig.two.said[-1] is Kind.FAILED
+
+
+def test_a_newer_epoch_replaces_an_older_one_but_not_the_reverse() -> None:
+    rig = Receiving()
+    assert rig.desk.offer(rig.session, rig.one, 2, an_offer(epoch=1), now=0.0) is None
+    assert rig.one.said[-1] is Kind.REFUSE
+    assert list(rig.desk.events) == []
+    assert rig.desk.offer(rig.session, rig.one, 3, an_offer(epoch=2), now=0.0) is None
+    assert isinstance(rig.desk.events.pop(), Failed)
+    again = rig.desk.offer(rig.session, rig.one, 3, an_offer(epoch=2), now=0.1)
+    assert again is not None
+
+
+def test_a_transfer_cancelled_while_the_sink_is_asked_gives_its_memory_back() -> None:
+    rig = Receiving(accept=False)
+    assert rig.transfer is not None
+    rig.desk.cancel(rig.session, rig.one, 1, "changed my mind")
+    assert list(rig.desk.events) == []
+    rig.desk.answered(rig.transfer, Memory())
+    assert list(rig.desk.events) == [Failed(TransferKey("t", 0, 1), "changed my mind")]
+    rig = Receiving(accept=False)
+    assert rig.transfer is not None
+    rig.desk.cancel(rig.session, rig.one, 1, "changed my mind")
+    rig.desk.answered(rig.transfer, Refusal("full"))
+    assert list(rig.desk.events) == [], "the sink never had it"
+
+
+def test_a_sender_that_stays_away_is_given_up() -> None:
+    rig = Receiving(peer_grace_s=5.0)
+    rig.desk.closed(rig.session, 1, None, now=1.0)
+    rig.desk.closed(rig.session, 2, None, now=2.0)
+    rig.desk.tick(now=6.9)
+    assert list(rig.desk.events) == []
+    rig.desk.tick(now=7.0)
+    assert isinstance(rig.desk.events.pop(), Failed)
+
+
+def test_late_questions_about_a_complete_transfer_get_the_truth() -> None:
+    rig = Receiving()
+    claim = rig.desk.claim(rig.session, rig.one, data(0, 100))
+    assert claim is not None
+    rig.desk.settle(claim, rig.one, intact=True)
+    assert isinstance(rig.desk.events.pop(), Completed)
+    rig.desk.query(rig.session, rig.two, query(0, 100, lost=9))
+    assert rig.desk.claim(rig.session, rig.two, data(0, 100)) is None
+    assert rig.two.said == [Kind.ACK, Kind.ACK]
+
+
+def test_gaps_offers_and_bounds_are_limited() -> None:
+    rig = Receiving(max_transfers=1)
+    assert rig.desk.offer(rig.session, rig.one, 2, an_offer("u"), now=0.0) is None
+    assert rig.one.said[-1] is Kind.REFUSE
+    with pytest.raises(PeerError, match="of 100 bytes"):
+        rig.desk.claim(rig.session, rig.one, data(90, 11))
+    with pytest.raises(PeerError, match="exists already"):
+        rig.desk.opened("east", 1, 2, FakeLine())
+    waiting = Receiving(accept=False)
+    with pytest.raises(PeerError, match="before ACCEPT"):
+        waiting.desk.claim(waiting.session, waiting.one, data(0, 10))
+
+
+# The sending desk.
+
+
+def opened(desk: SendingDesk, name: str, size: int, *, priority: int = 0) -> OutgoingTransfer:
+    offer = an_offer(name, total=size, priority=priority)
+    transfer = desk.open(offer, lambda: None, lambda _: None, now=0.0)
+    desk.add(transfer, 0, memoryview(bytearray(size)), lambda: None)
+    frame, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    assert isinstance(frame, bytes)
+    accept = NOTHING._replace(kind=Kind.ACCEPT, handle=transfer.handle)
+    desk.heard(1, accept, "", retry=False, now=0.0)
+    return transfer
+
+
+def taken(desk: SendingDesk, count: int) -> list[str]:
+    names = []
+    for _ in range(count):
+        chunk, _ = desk.take(1, chunk_bytes=100, now=0.0)
+        assert isinstance(chunk, Chunk)
+        names.append(chunk.transfer.offer.key.transfer_id)
+    return names
+
+
+def test_the_urgent_go_first_and_equals_take_turns() -> None:
+    desk = SendingDesk()
+    opened(desk, "bulk", 1000, priority=9)
+    assert taken(desk, 2) == ["bulk", "bulk"]
+    opened(desk, "a", 300)
+    opened(desk, "b", 300)
+    assert taken(desk, 7) == ["a", "b", "a", "b", "a", "b", "bulk"]
+
+
+def test_a_newcomer_gets_its_share_not_a_backlog() -> None:
+    desk = SendingDesk()
+    opened(desk, "old", 2000)
+    taken(desk, 10)
+    opened(desk, "new", 2000)
+    assert sorted(taken(desk, 6)) == ["new"] * 3 + ["old"] * 3
+
+
+def test_the_rate_decides_when_the_next_chunk_goes() -> None:
+    desk = SendingDesk(rate_bytes_per_s=1000.0)
+    opened(desk, "t", 1000)
+    sent, now = 0, 0.0
+    while now < 0.5:
+        chunk, again_at = desk.take(1, chunk_bytes=10, now=now)
+        if chunk is None:
+            assert again_at is not None
+            assert again_at > now
+            now = again_at
+        else:
+            sent += 10
+    assert sent == pytest.approx(500, abs=30)
+
+
+def test_a_cancel_is_repeated_until_the_receiver_has_heard_it() -> None:
+    desk = SendingDesk()
+    transfer = opened(desk, "t", 1000)
+    desk.cancel(transfer, "enough")
+    first, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    desk.lost(1, now=0.0)
+    second, _ = desk.take(2, chunk_bytes=100, now=0.0)
+    assert first == second is not None
+    failed = NOTHING._replace(kind=Kind.FAILED, handle=transfer.handle)
+    desk.heard(2, failed, "enough", retry=False, now=0.0)
+    assert not desk.busy
+
+
+def test_memory_is_released_after_the_write_that_uses_it() -> None:
+    desk = SendingDesk()
+    transfer = opened(desk, "t", 100)
+    chunk, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    assert isinstance(chunk, Chunk)
+    desk.cancel(transfer, "enough")
+    assert len(desk.events) == 1, "only the failure: a connection is still writing"
+    desk.written(chunk)
+    assert len(desk.events) == 2
+
+
+def test_a_silent_connection_is_asked_and_then_given_up() -> None:
+    line = OutboundConnection(
+        SendingDesk(), 1, guard=nullcontext(), chunk_bytes=1, keepalive_s=5.0, now=0.0
+    )
+    line.keep_alive(now=4.9)
+    assert line.pending == []
+    for now in (5.0, 10.0):
+        line.keep_alive(now=now)
+        assert unpack(line.pending[0], max_chunk_bytes=1).kind is Kind.PING
+        line.sent(len(line.pending[0]), now=now)
+    with pytest.raises(LinkError, match="no sign of life"):
+        line.keep_alive(now=15.0)
+
+
+def test_lifecycles_refuse_what_is_not_in_the_table() -> None:
+    with pytest.raises(InvariantError, match="complete"):
+        lifecycle.advance(OUTGOING, Outgoing.COMPLETE, OutgoingStep.ACCEPTED)
+    for table in (OUTGOING, INCOMING):
+        drawing = lifecycle.diagram(table)
+        assert drawing.startswith("stateDiagram-v2")
+        assert drawing.count("-->") == len(table)
