@@ -63,9 +63,8 @@ async def _stream(
 ) -> None:
     chunk = await _next(engine, answer)
     if chunk.startswith(_ERROR_EVENT):
-        raise AnswerBroke(
-            f"{engine.name}: {error_message(chunk[6:].partition(chr(10).encode())[0])}"
-        )
+        event = chunk.removeprefix(b"data: ").partition(b"\n")[0]
+        raise AnswerBroke(f"{engine.name}: {error_message(event)}")
     if not chunk:
         raise AnswerBroke(f"{engine.name} ended the stream before its first token")
     await exchange.open(answer.status, kind)

@@ -95,7 +95,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
-        tasks = [*self._tasks, *self._feed_tasks.values()]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -239,7 +239,7 @@ class Gateway:
             self._run(watch.run())
 
     def _engine_up(self, name: str) -> None:
-        self._feed_tasks[name] = asyncio.ensure_future(self._feeds[name].run())
+        self._feed_tasks[name] = self._run(self._feeds[name].run())
         self._run(self._learn_adapters(name))
         if self._driver is not None:
             self._driver.handle(EngineUp(name))
@@ -271,10 +271,11 @@ class Gateway:
             events, replay = await client.kv_event_source()
         return at_host(events, engine.url), replay and at_host(replay, engine.url)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
+        return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import zmq
@@ -25,6 +25,8 @@ from prfaas.core.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
+_OWN_MEDIA = (None, "GPU")
+"""Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""
 _END = (-1).to_bytes(8, "big", signed=True)
 _PROBE_S = 5.0
 _REPLAY_TIMEOUT_S = 10.0
@@ -38,11 +40,15 @@ class FeedState(StrEnum):
     """Nothing answers at the replay endpoint: batches may be missing."""
 
 
+_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+
+
 class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
     block_hashes: list[int | bytes]
     parent_block_hash: int | bytes | None
-    token_ids: list[int]
+    token_ids: list[_TokenId]
     block_size: int
+    medium: str | None = None
     extra_keys: list[Any] | None = None
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
@@ -51,6 +57,7 @@ class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
 
 class _Removed(msgspec.Struct, frozen=True, tag="BlockRemoved"):
     block_hashes: list[int | bytes]
+    medium: str | None = None
     group_idx: int | None = None
 
 
@@ -109,12 +116,14 @@ class KvEventFollower:
 
     def _apply(self, number: int, batch: _Batch) -> None:
         for event in batch.events:
-            if isinstance(event, _Stored):
-                self.index.stored(_stored(event))
-            elif isinstance(event, _Removed):
-                self.index.removed(event.group_idx, event.block_hashes)
-            else:
+            if isinstance(event, _Cleared):
                 self.index.clear()
+            elif event.medium not in _OWN_MEDIA:
+                continue
+            elif isinstance(event, _Stored):
+                self.index.stored(_stored(event))
+            else:
+                self.index.removed(event.group_idx, event.block_hashes)
         self.next_number, self._last_ts = number + 1, batch.ts
         self.batches_total += 1
 
@@ -165,7 +174,9 @@ class KvEventFeed:
             while True:
                 await self._replay(replay)
                 while (frames := await self._next(subscriber)) is not None:
-                    number, payload = int.from_bytes(frames[-2], "big"), frames[-1]
+                    if len(frames) != 3:
+                        raise EngineError(f"a KV event message of {len(frames)} parts")
+                    number, payload = int.from_bytes(frames[1], "big"), frames[2]
                     if not self.follower.take(number, payload):
                         await self._fill_gap(replay, number, payload)
                     self._comes_alive()

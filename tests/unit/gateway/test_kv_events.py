@@ -86,9 +86,23 @@ class TestFollower:
         assert follower.take(0, batch(stored(0, 1), ts=7.0))
         assert held(follower.index) == 4
 
+    def test_copies_in_other_media_are_not_the_engines_cache(self) -> None:
+        follower = KvEventFollower(EngineIndex())
+        follower.take(0, batch(stored(0) | {"medium": "CPU"}))
+        assert held(follower.index) == 0
+        follower.take(1, batch(stored(0), stored(1), REMOVED | {"medium": "CPU"}))
+        assert held(follower.index) == 8
+
     def test_garbage_is_an_engine_error(self) -> None:
         follower = KvEventFollower(EngineIndex())
-        for payload in (b"", b"\xc1", batch({"type": "Unheard"}), msgspec.msgpack.encode([1.0])):
+        negative = batch(stored(0) | {"token_ids": [-1]})
+        for payload in (
+            negative,
+            b"",
+            b"\xc1",
+            batch({"type": "Unheard"}),
+            msgspec.msgpack.encode([1.0]),
+        ):
             with pytest.raises(EngineError, match="unreadable KV events"):
                 follower.take(0, payload)
 
