@@ -1,0 +1,1 @@
+"""What the connector costs a prefill engine."""

@@ -1,0 +1,1 @@
+"""What a hand-off over the line costs a request."""

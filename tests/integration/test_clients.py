@@ -1,0 +1,173 @@
+"""The clients people have, unchanged, against a real deployment; and many of them at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from prfaas.testing.running import call, installed_vllm
+
+pytestmark = pytest.mark.engine
+
+STORY = "The pilot asked for fresh water. The crane driver sealed the after hold. " * 60
+
+
+@pytest.fixture
+def client(gdn: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gdn.running.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def model(client: openai.OpenAI) -> str:
+    return client.models.list().data[0].id
+
+
+def plain_client(gdn: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gdn.plain.url}/v1", api_key="none", max_retries=0)
+
+
+def test_openai_completion_streams_the_same_text(
+    gdn: Any, client: openai.OpenAI, model: str
+) -> None:
+    ask: dict[str, Any] = {
+        "model": model, "prompt": STORY, "max_tokens": 24, "temperature": 0, "seed": 3,
+    }  # fmt: skip
+    whole = client.completions.create(**ask)
+    chunks = list(
+        client.completions.create(**ask, stream=True, stream_options={"include_usage": True})
+    )
+    streamed = "".join(c.choices[0].text for c in chunks if c.choices)
+    stock = plain_client(gdn).completions.create(**ask)
+    assert whole.choices[0].text == streamed == stock.choices[0].text
+    assert whole.usage == stock.usage
+    assert chunks[-1].usage == stock.usage
+
+
+def test_openai_chat_with_every_kind_of_parameter(
+    gdn: Any, client: openai.OpenAI, model: str
+) -> None:
+    ask: dict[str, Any] = {
+        "model": model,
+        "messages": [
+            {"role": "system", "content": "You keep the harbour ledger."},
+            {"role": "user", "content": STORY},
+        ],
+        "max_tokens": 12,
+        "temperature": 0,
+        "n": 2,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "stop": ["zzz"],
+        "presence_penalty": 0.5,
+        "logit_bias": {"300": -1},
+        "seed": 7,
+    }
+    raw = client.chat.completions.with_raw_response.create(**ask)
+    assert raw.headers["x-prfaas-route"].startswith("offload")
+    ours, stock = raw.parse(), plain_client(gdn).chat.completions.create(**ask)
+    assert [c.message.content for c in ours.choices] == [c.message.content for c in stock.choices]
+    assert [c.finish_reason for c in ours.choices] == ["length", "length"]
+    assert ours.choices[0].logprobs is not None
+    assert stock.choices[0].logprobs is not None
+    assert ours.choices[0].logprobs.content is not None
+    assert [t.token for t in ours.choices[0].logprobs.content] == [
+        t.token for t in stock.choices[0].logprobs.content or []
+    ]
+    assert ours.usage is not None
+    assert stock.usage is not None
+    assert ours.usage.prompt_tokens == stock.usage.prompt_tokens
+
+
+def test_openai_structured_output(client: openai.OpenAI, model: str) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": STORY}],
+        max_tokens=40,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    )
+    content = answer.choices[0].message.content
+    assert content is not None
+    assert json.loads(content)["n"] in (1, 2)
+
+
+def test_openai_sees_the_engines_own_errors(client: openai.OpenAI, model: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        client.completions.create(model=model, prompt=STORY, temperature=-1)
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="no-such-model", prompt="x")
+    with pytest.raises(openai.BadRequestError, match=r"(?i)context|length"):
+        client.completions.create(model=model, prompt=[300] * 40000, max_tokens=1)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_curl(gdn: Any, model: str) -> None:
+    body = json.dumps({"model": model, "prompt": STORY, "max_tokens": 4, "stream": True})
+    out = subprocess.run(
+        ["curl", "-sSN", "-i", f"{gdn.running.url}/v1/completions",
+         "-H", "Content-Type: application/json", "-d", body],
+        capture_output=True, text=True, check=True, timeout=120,
+    ).stdout  # fmt: skip
+    assert "200 OK" in out
+    assert "x-prfaas-route: " in out.lower()
+    assert out.rstrip().endswith("data: [DONE]")
+
+
+def test_vllm_bench_serve(gdn: Any, model: str, tmp_path: Path) -> None:
+    assert installed_vllm()
+    path = gdn.running.deployment.model.path
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve",
+        "--backend", "openai", "--base-url", gdn.running.url, "--endpoint", "/v1/completions",
+        "--model", model, "--tokenizer", path, "--dataset-name", "random",
+        "--random-input-len", "1500", "--random-output-len", "8", "--num-prompts", "6",
+        "--request-rate", "2", "--save-result", "--result-dir", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (result,) = tmp_path.glob("*.json")
+    assert json.loads(result.read_text())["completed"] == 6
+
+
+def test_sixteen_at_once_by_every_route(gdn: Any, model: str) -> None:
+    """All are answered. A greedy answer that differs from the one asked alone must differ first
+    where the stock engine's own best two tokens nearly tie (another batch, another rounding)."""
+    prompts = [
+        f"Ledger page {i}. " + STORY[: 4000 if i % 4 else 200] * (1 + i % 3) for i in range(16)
+    ]
+
+    def ask(url: str, text: str) -> tuple[dict[str, Any], str]:
+        body = {
+            "model": model, "prompt": text, "max_tokens": 16, "temperature": 0,
+            "logprobs": 2, "return_token_ids": True, "ignore_eos": True,
+        }  # fmt: skip
+        answer = call(f"{url}/v1/completions", body)
+        assert answer.status == 200, answer.body
+        return answer.json()["choices"][0], answer.headers.get("x-prfaas-route", "")
+
+    gateways = [gdn.running.url, gdn.local.url]
+    with ThreadPoolExecutor(16) as pool:
+        jobs = [pool.submit(ask, gateways[i % 2], text) for i, text in enumerate(prompts)]
+        answers = [job.result(timeout=240) for job in jobs]
+    assert {route.split(";")[0] for _, route in answers} == {"offload", "pd-p", "direct"}
+    for text, (choice, _) in zip(prompts, answers, strict=True):
+        alone, _ = ask(gdn.plain.url, text)
+        assert_same_or_near_tie(choice, alone)
+
+
+def assert_same_or_near_tie(choice: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert len(choice["token_ids"]) == len(alone["token_ids"])
+    pairs = zip(choice["token_ids"], alone["token_ids"], strict=True)
+    first = next((at for at, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    if first is not None:
+        best, second = sorted(alone["logprobs"]["top_logprobs"][first].values())[::-1][:2]
+        assert best - second < 0.5, f"token {first} differs at a margin of {best - second}"

@@ -1,0 +1,162 @@
+"""Every party is killed in turn, in the middle of a request. The answer must come all the same,
+be right, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from prfaas.testing.running import Answer, call
+
+pytestmark = pytest.mark.engine
+
+LENGTH = 16000
+ANSWER_WITHIN_S = 30.0
+SETTLE_S = 120.0
+
+
+def body(gdn: Any, ids: list[int], **more: Any) -> dict[str, Any]:
+    model = gdn.running.deployment.model.served_name
+    return {
+        "model": model, "prompt": ids, "max_tokens": 16, "temperature": 0,
+        "return_token_ids": True, "ignore_eos": True, **more,
+    }  # fmt: skip
+
+
+def fresh_prompt(name: str) -> list[int]:
+    return random.Random(name).choices(range(300, 4000), k=LENGTH)
+
+
+def until(condition: Callable[[], Any], within_s: float, what: str) -> None:
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def metric(url: str, name: str) -> float:
+    """Sum of a metric's samples."""
+    lines = call(f"{url}/metrics").body.decode().splitlines()
+    return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.split("{")[0].split(" ")[0] == name)
+
+
+def slots(gdn: Any, cluster: str, state: str) -> float:
+    lines = call(f"{gdn.running.admin(cluster)}/metrics").body.decode().splitlines()
+    (line,) = [x for x in lines if x.startswith(f'prfaas_agent_slots{{state="{state}"}}')]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def whole(gdn: Any) -> bool:
+    """Everything is up and holds nothing: no slot, no engine KV block."""
+    try:
+        if call(f"{gdn.running.url}/ready", timeout_s=5).status != 200:
+            return False
+        for cluster in gdn.running.deployment.clusters:
+            admin = gdn.running.admin(cluster.name)
+            if len(call(f"{admin}/engines", timeout_s=5).json()["engines"]) != len(cluster.engines):
+                return False
+            if slots(gdn, cluster.name, "free") * cluster.agent.slot_bytes != (
+                cluster.agent.arena_bytes
+            ):
+                return False
+            for engine in cluster.engines:
+                if metric(str(engine.url), "vllm:kv_cache_usage_perc") > 0:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def healthy(gdn: Any) -> Any:
+    until(lambda: whole(gdn), SETTLE_S, "not whole before the test")
+    yield gdn
+    until(lambda: whole(gdn), SETTLE_S, "something was left behind or did not come back")
+
+
+def exporting(gdn: Any) -> bool:
+    """Bytes of an offloaded prompt have begun to arrive in the west."""
+    return slots(gdn, "west", "free") * gdn.running.deployment.cluster("west").agent.slot_bytes < (
+        gdn.running.deployment.cluster("west").agent.arena_bytes
+    )
+
+
+def in_flight(gdn: Any, ids: list[int], pool: ThreadPoolExecutor) -> Future[Answer]:
+    """The prompt sent, and its KV cache on its way."""
+    asked = pool.submit(call, f"{gdn.running.url}/v1/completions", body(gdn, ids))
+    until(lambda: exporting(gdn) or asked.done(), 60, "the hand-off did not begin")
+    assert not asked.done()
+    return asked
+
+
+@pytest.mark.parametrize("victim", ["east-prefill", "east-agent", "west-agent", "west-decode"])
+def test_a_process_is_killed(healthy: Any, victim: str) -> None:
+    ids = fresh_prompt(victim)
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_flight(healthy, ids, pool)
+        for pid in healthy.running.pids(victim):
+            os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        answer = asked.result(timeout=SETTLE_S)
+    assert answer.status == 200, answer.body
+    if victim != "west-decode":
+        # The only decode engine has to start again first; all else is worked around at once.
+        assert time.monotonic() - killed < ANSWER_WITHIN_S
+    assert_right(healthy, ids, answer)
+
+
+def test_the_line_is_cut(healthy: Any) -> None:
+    """Both ends are stopped dead (SIGSTOP): connections stay open and nothing moves."""
+    ids = fresh_prompt("cut")
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_flight(healthy, ids, pool)
+        stopped = healthy.running.pids("east-agent")
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            answer = asked.result(timeout=SETTLE_S)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+    assert answer.status == 200, answer.body
+    assert time.monotonic() - began < ANSWER_WITHIN_S
+    assert_right(healthy, ids, answer)
+
+
+def test_the_client_goes_away(healthy: Any) -> None:
+    ids = fresh_prompt("client")
+    host, port = healthy.running.url.removeprefix("http://").split(":")
+    payload = json.dumps(body(healthy, ids)).encode()
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(payload) + payload
+        )
+        until(lambda: exporting(healthy), 60, "the hand-off did not begin")
+    east = healthy.running.engine("east-prefill").url
+    until(
+        lambda: metric(east, "vllm:num_requests_running") == 0 and not exporting(healthy),
+        ANSWER_WITHIN_S,
+        "the request went on without its client",
+    )
+
+
+def assert_right(gdn: Any, ids: list[int], answer: Answer) -> None:
+    stock = call(f"{gdn.plain.url}/v1/completions", body(gdn, ids, logprobs=2)).json()
+    theirs = stock["choices"][0]
+    ours = answer.json()["choices"][0]["token_ids"]
+    pairs = zip(ours, theirs["token_ids"], strict=True)
+    first = next((at for at, (a, b) in enumerate(pairs) if a != b), None)
+    if first is not None:
+        best, second = sorted(theirs["logprobs"]["top_logprobs"][first].values())[::-1][:2]
+        assert best - second < 0.5, f"token {first} differs at a margin of {best - second}"
