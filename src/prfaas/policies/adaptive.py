@@ -2,11 +2,11 @@
 
 Theory of operation. Short term, every ``period_s``: the optimum of equation (7) balances the two
 prefill stages, so the threshold moves until the expected wait of a newcomer is the same on both
-sides. Let e = wait in PrfaaS (the shortest queue of an engine, or of the line if that is longer)
-minus wait in the PD cluster; then ln(threshold) changes by ``gain`` * e per second (bounded), which
-is integral control: it settles only where e is 0. While neither side waits it drifts back to the
-configured threshold. A line that is nearly full counts as a wait that grows, so that the threshold
-rises before queues do.
+sides. With e = wait in PrfaaS (the shortest queue of an engine, or of the line if that is longer)
+minus wait in the PD cluster, threshold = base * exp(e / ``scale_s``). A wait is already the
+integral of what is out of balance, so answering in proportion settles without oscillating. The base
+is the configured threshold and drifts, slowly, to where the threshold has been. A line that is
+nearly full counts as a wait that grows, so that the threshold rises before queues do.
 
 Long term, every ``role_period_s``: equation (8) balances prefill and decode. If prompts wait on
 both sides while decode could spare an engine, the emptiest decode engine turns to prefill; if
@@ -17,17 +17,20 @@ A change must be called for twice in a row (hysteresis), and one engine changes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log
+from math import exp
 
 from prfaas.policies.api import ClusterView, RoleChange, View
 from prfaas.policies.threshold import ThresholdPolicy
 
-_MAX_STEP = 0.5
+_MAX_SHIFT = 3.0
+_LONGEST = float(1 << 20)
+_DRIFT_S = 300.0
 _NEARLY_FULL = 0.9
 
 
 class AdaptiveThresholdPolicy(ThresholdPolicy):
-    """Starts from ``threshold_tokens``; ``gain`` per second of unequal wait and second of time."""
+    """Starts from ``threshold_tokens``; times seconds. ``wait_s``: the wait that calls for another
+    role; ``roles``: whether engines may change theirs at all."""
 
     name = "adaptive"
 
@@ -37,15 +40,15 @@ class AdaptiveThresholdPolicy(ThresholdPolicy):
         *,
         abundant: bool = False,
         period_s: float = 1.0,
-        gain: float = 0.02,
+        scale_s: float = 5.0,
         role_period_s: float = 60.0,
         wait_s: float = 10.0,
         roles: bool = True,
     ) -> None:
         super().__init__(threshold_tokens, abundant=abundant)
         self.period_s = period_s
-        self._base = threshold_tokens
-        self._gain = gain
+        self._base = float(threshold_tokens)
+        self._scale_s = scale_s
         self._role_period_s = role_period_s
         self._wait_s = wait_s
         self._roles = roles
@@ -63,12 +66,10 @@ class AdaptiveThresholdPolicy(ThresholdPolicy):
     def _move_threshold(self, view: View, cluster: ClusterView, now: float) -> None:
         assert self.period_s is not None
         remote, local = _remote_wait_s(view, cluster, now), _wait_s(cluster, now)
-        if remote == local == 0:
-            step = self._gain * log(self._base / self.threshold_tokens)
-        else:
-            step = self._gain * (remote - local)
-        step = max(-_MAX_STEP, min(_MAX_STEP, step * self.period_s))
-        self.threshold_tokens = max(1, min(1 << 20, round(self.threshold_tokens * exp(step))))
+        shift = max(-_MAX_SHIFT, min(_MAX_SHIFT, (remote - local) / self._scale_s))
+        threshold = max(1.0, min(_LONGEST, self._base * exp(shift)))
+        self.threshold_tokens = round(threshold)
+        self._base *= (threshold / self._base) ** (self.period_s / _DRIFT_S)
 
     def _change_role(self, view: View, cluster: ClusterView, now: float) -> list[RoleChange]:
         wanted = self._wanted(view, cluster, now)

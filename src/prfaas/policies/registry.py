@@ -35,7 +35,7 @@ class _UncachedGate(Strict, frozen=True):
 
 class _Adaptive(Strict, frozen=True):
     period_s: float = 1.0
-    gain: float = 0.02
+    scale_s: float = 5.0
     role_period_s: float = 60.0
     wait_s: float = 10.0
     roles: bool = True
