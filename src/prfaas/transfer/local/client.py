@@ -96,10 +96,6 @@ class AgentClient:
 
     # connection
 
-    @property
-    def connected(self) -> bool:
-        return self._session is not None
-
     def wait_connected(self, timeout_s: float) -> None:
         """Return once registered.
 

@@ -40,7 +40,6 @@ class Session:
 
     def __init__(self, sock: socket.socket, registered: Registered, arena_fd: int) -> None:
         self.slot_bytes = registered.slot_bytes
-        self.agent = registered.agent
         size = registered.slot_bytes * registered.slot_count
         try:
             # The mapping lives as long as any view of it: a copy in progress outlasts the agent.
