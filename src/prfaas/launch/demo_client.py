@@ -9,7 +9,7 @@ import msgspec
 
 from prfaas.core.errors import EngineError
 
-MAX_TOKENS = 24
+MAX_TOKENS = 16
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,15 +26,26 @@ def _log(seed: int, entries: int, question: str) -> str:
     return f"The harbour's log of one day:\n\n{log}\n\n{question}"
 
 
-def _next_log(seed: int, entries: int) -> str:
-    log = harbour_log(seed, entries=entries)
-    return f"\n\nThe next morning's log:\n\n{log}\n\nWhat has changed since?"
+_DAY = _log(1006, 150, "Who went ashore, and when?")
+_NEXT_MORNING = (
+    f"\n\nThe next morning's log:\n\n{harbour_log(2004, entries=45)}\n\nWhat has changed since?"
+)
 
-
-def _steps() -> tuple[tuple[Prompt, ...], ...]:
-    long = _log(1002, 45, "Which ship came first?")
-    return ()
-
-
-STEPS = _steps()
+STEPS = (
+    (Prompt("story", "Tell me a story about the ferry Kestrel, please."),),
+    (Prompt("owner", "Who is the owner of the dredger Linnet?"),),
+    (Prompt("other owner", "Who is the owner of the dredger Kestrel?"),),
+    (Prompt("an hour", _log(1000, 18, "What was the weather like?")),),
+    (Prompt("a morning", _log(1000, 45, "Which ship came first?")),),
+    (Prompt("a day", _DAY),),
+    (Prompt("the same day", _DAY),),
+    (Prompt("and the next", _NEXT_MORNING, after="a day"),),
+    (Prompt("a long day", _log(1007, 470, "What is the whole day's tale in one sentence?")),),
+    (
+        Prompt("at once 1", _log(1000, 90, "Which cargo was the heaviest?")),
+        Prompt("at once 2", "Tell me a story about the trawler Marigold, please."),
+        Prompt("at once 3", _log(1000, 60, "What should the night watch know?")),
+        Prompt("at once 4", "Who is the owner of the barge Cormorant?"),
+    ),
+)
 """Prompts of a step are sent at once, steps one after another."""

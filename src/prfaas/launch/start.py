@@ -54,8 +54,10 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
                 changed=progress.changed,
             )
             async with supervisor:
-                await supervisor.start()
+                unused = await supervisor.start()
                 progress.stop()
+                for name in unused:
+                    console.print(f"{name} is not in use: see {run.logs}/gateway.log")
                 yield supervisor
                 console.print("Stopping ...")
     finally:

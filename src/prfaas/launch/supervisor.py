@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from prfaas.launch.commands import (
 from prfaas.launch.run_directory import RunDirectory
 
 _ENGINE_GRACE_S = 20.0
+_ENGINES_SEEN_S = 15.0
+"""The gateway looks at engines and agents twice a second."""
 
 
 class Supervisor:
@@ -86,10 +89,17 @@ class Supervisor:
         assert self._http is not None
         await self._http.close()
 
-    async def start(self) -> None:
-        """Start everything; returns when all of it is ready. Raises EngineError."""
+    async def start(self) -> list[str]:
+        """Start everything; returns when all of it is ready, with the names of engines that the
+        gateway does not use (its log says why). Raises EngineError."""
         await self._until_ready(self.agents)
         await self._until_ready([*self.engines, self.gateway])
+        give_up_at = time.monotonic() + _ENGINES_SEEN_S
+        while (  # noqa: ASYNC110
+            unused := await self._unused_engines()
+        ) and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.1)
+        return unused
 
     async def watch(self) -> None:
         """Never returns; raises EngineError when a process cannot be kept running."""
@@ -120,6 +130,13 @@ class Supervisor:
             supervising.cancel()
             await asyncio.gather(ready, supervising, return_exceptions=True)
             await child.stop()
+
+    async def _unused_engines(self) -> list[str]:
+        assert self._http is not None
+        async with self._http.get(f"{self.url}/metrics") as response:
+            metrics = await response.text()
+        names = [e.name for c in self.deployment.clusters for e in c.engines]
+        return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
 
     async def _until_ready(self, children: list[Child]) -> None:
         assert self._http is not None
