@@ -35,7 +35,7 @@ class LoopbackAgentClient:
         self.stop_reasons: dict[str, str] = {}
         self.closed = 0
 
-    def lease(self, timeout_s: float) -> LoopbackSlot:
+    def lease(self, timeout_s: float, *, transfer_id: str) -> LoopbackSlot:
         if not self.free:
             raise CapacityError("no free slot")
         index = self.free.pop(0)

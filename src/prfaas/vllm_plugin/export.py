@@ -200,7 +200,8 @@ class Exporter:
         if transfer.slot is not None and transfer.slot.free < length:
             self._flush(transfer)
         if transfer.slot is None:
-            slot = self._client.lease(timeout_s=max(0.0, transfer.deadline - time.monotonic()))
+            left_s = max(0.0, transfer.deadline - time.monotonic())
+            slot = self._client.lease(left_s, transfer_id=transfer.transfer_id)
             self._copier.adopt_arena(slot.session.arena)
             transfer.slot = _OpenSlot(slot)
         return transfer.slot
