@@ -71,7 +71,7 @@ class EngineView(Protocol):
     def up(self) -> bool: ...
     @property
     def max_requests(self) -> int:
-        """How many requests the scheduler gives it at a time."""
+        """How many requests decode on it at most: its slots."""
 
     @property
     def prefills(self) -> int:

@@ -202,7 +202,7 @@ class Attempts:
             record.link_bytes = self._costs.kv_bytes(from_token, record.boundary)
             link.outstanding_bytes += record.link_bytes
             link.records[record.request_id] = record
-        if len(engine.prefill_records) - len(engine.waiting) > engine.max_requests:
+        if len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills:
             engine.waiting[record.request_id] = record
             self._move(record, State.WAITING)
         else:
@@ -291,13 +291,15 @@ class Attempts:
         return free and not packs and self._usable(record, engine)
 
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
-        """The least full with a free slot (the fullest, where the policy packs); those that failed
-        this request come last."""
-        best, best_key = None, (True, inf)
-        sign = -1 if self._packs_decode and record.route is not Route.DIRECT else 1
+        """The least full with a free slot; where the policy packs the fullest, but engines that
+        prefill beside their batch last. Those that failed this request come after all others."""
+        best, best_key = None, (True, True, inf)
+        packs = self._packs_decode and record.route is not Route.DIRECT
         for engine in usable:
             if engine.running < engine.max_requests:
-                key = (engine.name in record.failed, sign * engine.running / engine.max_requests)
+                load = engine.running / engine.max_requests
+                busy = packs and engine.prefills > 0
+                key = (engine.name in record.failed, busy, -load if packs else load)
                 if best is None or key < best_key:
                     best, best_key = engine, key
         return best
@@ -459,7 +461,7 @@ class Attempts:
         while (
             engine.up
             and waiting
-            and len(engine.prefill_records) - len(waiting) < engine.max_requests
+            and len(engine.prefill_records) - len(waiting) < engine.max_prefills
         ):
             _, following = waiting.popitem(last=False)
             self.trigger(following, Trigger.PLACE_FREED, "")

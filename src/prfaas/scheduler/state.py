@@ -18,10 +18,24 @@ class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
-        "assigned", "cluster", "decode_records", "free_at", "max_requests", "name", "place",
-        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running", "up",
-        "up_since", "waiting",
-    )  # fmt: skip
+        "assigned",
+        "cluster",
+        "decode_records",
+        "free_at",
+        "max_prefills",
+        "max_requests",
+        "name",
+        "place",
+        "prefill_records",
+        "prefill_tokens",
+        "prefills",
+        "queued_s",
+        "role",
+        "running",
+        "up",
+        "up_since",
+        "waiting",
+    )
 
     def __init__(self, spec: EngineSpec, place: ClusterState) -> None:
         self.name = spec.name
@@ -29,6 +43,8 @@ class EngineState:
         self.place = place
         self.role: EngineRole = spec.role
         self.max_requests = spec.max_requests
+        prefills = spec.max_prefills
+        self.max_prefills = spec.max_requests if prefills is None else prefills
         self.up = spec.up
         self.up_since = -inf
         self.prefill_records: dict[str, Record] = {}
@@ -173,7 +189,7 @@ class Scene:
             if len(engine.decode_records) != engine.assigned:
                 raise InvariantError(f"{engine.name}: assigned {engine.assigned} is miscounted")
             active = len(engine.prefill_records) - len(engine.waiting)
-            if active > engine.max_requests:
+            if active > engine.max_prefills:
                 raise InvariantError(f"{engine.name}: {active} prefills exceed its capacity")
             if engine.prefills < len(engine.prefill_records) or engine.prefill_tokens < 0:
                 raise InvariantError(f"{engine.name}: booked prefills are miscounted")

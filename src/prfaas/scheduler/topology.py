@@ -10,12 +10,14 @@ from prfaas.core.deployment import ClusterKind, Deployment, EngineRole
 
 
 class EngineSpec(msgspec.Struct, frozen=True):
-    """``max_requests``: how many prefills, and how many decodes, it is given at a time."""
+    """``max_requests``: how many decodes it is given at a time; ``max_prefills``: how many prefills
+    (None: as many)."""
 
     name: str
     cluster: str
     role: EngineRole
     max_requests: int = 32
+    max_prefills: int | None = None
     up: bool = True
     """Whether it counts as up before the first EngineUp or EngineDown."""
 
@@ -46,7 +48,7 @@ def topology_of(deployment: Deployment, *, alignment_tokens: int, up: bool = Tru
     return Topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in deployment.clusters),
         engines=tuple(
-            EngineSpec(e.name, c.name, e.role, e.max_num_seqs, up)
+            EngineSpec(e.name, c.name, e.role, e.max_num_seqs, up=up)
             for c in deployment.clusters
             for e in c.engines
         ),

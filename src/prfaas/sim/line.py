@@ -112,6 +112,10 @@ class Line:
             return self._used / self.rate
         return 1.0 if self._flows else 0.0
 
+    def moving(self) -> list[tuple[str, int]]:
+        """Keys of the transfers that are sending now."""
+        return [flow.key for flow in self._flows.values() if flow.rate > 0]
+
     @property
     def backlog_bytes(self) -> float:
         """Sendable bytes that wait."""

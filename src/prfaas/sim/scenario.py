@@ -257,9 +257,9 @@ def _topology(
 ) -> Topology:
     engines = []
     for name, cluster, role, pool in names:
-        # A prefill engine works one prompt after the other: more places only tie requests to it.
-        places = 1_000_000 if role == "prefill" else _batch(profiles[pool.profile], pool)
-        engines.append(EngineSpec(name, cluster, role, places))
+        # A simulated engine queues prompts itself: what the scheduler holds back changes nothing.
+        slots = _model(name, profiles[pool.profile], pool).max_batch
+        engines.append(EngineSpec(name, cluster, role, slots, max_prefills=1_000_000))
     return Topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in scenario.clusters),
         engines=tuple(engines),
@@ -271,16 +271,12 @@ def _topology(
     )
 
 
-def _batch(profile: InstanceProfile, pool: PoolConfig) -> int:
-    return pool.batch or profile.decode_or_refuse.max_batch
-
-
 def _model(name: str, profile: InstanceProfile, pool: PoolConfig) -> EngineModel:
     decode = profile.decode
     return EngineModel(
         name=name,
         step_seconds=None if decode is None else decode.step_seconds,
-        max_batch=1 if decode is None else _batch(profile, pool),
+        max_batch=1 if decode is None else pool.batch or decode.max_batch,
         kv_tokens=float("inf") if pool.kv_tokens is None else parse_tokens(pool.kv_tokens),
     )
 

@@ -326,6 +326,8 @@ class Simulation:
     def _report_periodically(self, model: LineModel) -> None:
         assert self.world.link_report_s is not None
         self._report(model)
+        for request_id, attempt in self.lines[model.source, model.target].moving():
+            self._tell(e.TransferProgressed(request_id, attempt))
         self.clock.at(
             self.clock.now + self.world.link_report_s,
             self._report_periodically,
