@@ -78,6 +78,8 @@ def mutate(rng: random.Random, frames: list[bytes]) -> bytes:
     for _ in range(rng.randrange(4)):
         place = rng.randrange(len(frames))
         frame = bytearray(frames[place])
+        if not frame:
+            continue
         match rng.randrange(6):
             case 0:
                 frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
