@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from prfaas.launch.addresses import HOST
 from prfaas.launch.demo import demo
 from prfaas.launch.signals import run_until_signal
 from prfaas.launch.start import load
@@ -23,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    deployment = load(args.deployment, model=None, listen=args.listen)
+    # Only a demo that serves on needs the file's port; any other gets out of the way.
+    listen = args.listen or (None if args.keep else f"{HOST}:0")
+    deployment = load(args.deployment, model=None, listen=listen)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PLAIN_WIDTH)

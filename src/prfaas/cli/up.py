@@ -41,6 +41,7 @@ async def _up(deployment: Deployment, console: Console) -> int:
             f"  curl {supervisor.url}/v1/completions -H 'Content-Type: application/json' \\\n"
             f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 16}}\'',
             highlight=False,
+            soft_wrap=True,
         )
         await supervisor.watch()
     return 0

@@ -122,4 +122,8 @@ def _model(model: ModelConfig) -> ModelConfig:
     name = model.served_name or path.replace(_TINY, "prfaas-tiny-")
     if path.startswith(_TINY):
         path = str(tiny_models.ensure(path.removeprefix(_TINY)))
+    elif path.startswith(("/", ".", "~")):
+        path = str(Path(path).expanduser())
+        if not (Path(path) / "config.json").is_file():
+            raise ConfigError(f"model {path!r}: no directory with a config.json")
     return msgspec.structs.replace(model, path=path, served_name=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +22,8 @@ _STEADY_S = 60.0
 """Ready for this long, a process has recovered: its next failure is a first one."""
 _STARTS_BEFORE_GIVING_UP = 2
 """A process that was never ready fails the whole start when it ends this often."""
-_LOG_TAIL_LINES = 12
+_LOG_TAIL_LINES = 8
+_CAUSE = re.compile(r"\b[A-Z]\w*(Error|Exception): ")
 
 
 class ChildState(StrEnum):
@@ -136,9 +138,14 @@ class Child:
 
     def _why_it_ended(self, status: int) -> str:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        lines = self.log.read_text(errors="replace").strip().splitlines()[-_LOG_TAIL_LINES:]
-        tail = "\n".join(f"  | {line}" for line in lines)
-        return f"{self.name} {how} before it was ready. The end of {self.log}:\n{tail}"
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        # The last lines of a tree of processes tell that one ended, the first error tells why.
+        cause = next((line for line in lines if _CAUSE.search(line)), None)
+        shown = lines[-_LOG_TAIL_LINES:]
+        if cause is not None and cause not in shown:
+            shown = [cause, "...", *shown]
+        tail = "\n".join(f"  | {line}" for line in shown)
+        return f"{self.name} {how} before it was ready. From {self.log}:\n{tail}"
 
 
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:

@@ -78,6 +78,15 @@ def test_an_address_without_a_port_is_an_error() -> None:
         )
 
 
+def test_a_model_directory_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="model '/no/such/model': no directory with a config"):
+        resolve(
+            _deployment(TEXT.replace("some/model", "/no/such/model")),
+            sockets=Path("/tmp/s"),
+            cores=[0],
+        )
+
+
 def test_an_unknown_tiny_model_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no tiny model 'mamba'; known: gdn"):
         resolve(
