@@ -117,6 +117,15 @@ class SendingDesk:
         )
 
     @property
+    def sendable(self) -> bool:
+        """Is there anything a connection could send (as far as the rate allows)?"""
+        return bool(self._ready or self._notes)
+
+    def carries(self, carrier: int) -> bool:
+        """Is anything in flight on this connection?"""
+        return bool(self._carried.get(carrier))
+
+    @property
     def busy(self) -> bool:
         """Is there anything a connection could be needed for?"""
         return bool(self._transfers or self._notes or self._cancelling)

@@ -99,7 +99,9 @@ class PeerLink:
     def tick(self, now: float) -> None:
         with self.lock:
             self.desk.tick(now=now, trouble=self.last_error)
-        self.rouse(1)
+            sendable = self.desk.sendable
+        if sendable:
+            self.rouse(1)
         self.pump.drain()
 
     def close(self) -> None:
@@ -134,9 +136,11 @@ class PeerLink:
         with self.lock:
             return not self._closed and self._wants(slot)
 
-    def retires(self, slot: int, *, idle_s: float) -> bool:
-        """Should an idle connection be closed?"""
+    def retires(self, slot: int, number: int, *, idle_s: float) -> bool:
+        """Should a connection without work be closed?"""
         with self.lock:
+            if self.desk.carries(number):
+                return False
             return slot >= self.line.connections or (slot > 0 and idle_s >= self.config.idle_s)
 
     def pause(self, seconds: float | None) -> None:

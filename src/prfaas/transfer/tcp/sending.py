@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
-_RECV_EVERY_BYTES = 1024 * 1024
+_LIVED_S = 0.1
 
 
 class SenderThread(threading.Thread):
@@ -53,13 +53,15 @@ class SenderThread(threading.Thread):
             try:
                 channel, machine = self._connect()
             except (LinkError, PeerError) as error:
-                failures += 1
                 self._peer.dial_failed(error)
+                failures += 1
+            else:
+                lived_s = self._carry(channel, machine)
+                # A peer that lets us in and hangs up is no better than one that is not there.
+                failures = 0 if lived_s >= _LIVED_S else failures + 1
+            if failures:
                 pause_s = min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S)
                 self._peer.pause(pause_s * random.uniform(0.5, 1.0))
-                continue
-            failures = 0
-            self._carry(channel, machine)
         self._wakeup.close()
 
     def _connect(self) -> tuple[Channel, OutboundConnection]:
@@ -78,8 +80,9 @@ class SenderThread(threading.Thread):
         )
         return dialled.channel, machine
 
-    def _carry(self, channel: Channel, machine: OutboundConnection) -> None:
-        peer = self._peer
+    def _carry(self, channel: Channel, machine: OutboundConnection) -> float:
+        """Serve a connection to its end; returns how long it lived, in seconds."""
+        peer, began = self._peer, time.monotonic()
         peer.connected(self, channel, machine)
         graceful = False
         try:
@@ -91,6 +94,7 @@ class SenderThread(threading.Thread):
         channel.close()
         machine.closed(now=time.monotonic())
         peer.disconnected(self, graceful=graceful)
+        return time.monotonic() - began
 
     def _serve(self, channel: Channel, machine: OutboundConnection) -> None:
         waiter = Waiter(channel, self._wakeup)
@@ -101,7 +105,8 @@ class SenderThread(threading.Thread):
             self.waiting = True
             again_at = machine.fill(now=now)
             self.waiting = not machine.pending
-            if self.waiting and peer.retires(self.slot, idle_s=now - machine.last_work_at):
+            idle_s = now - machine.last_work_at
+            if self.waiting and peer.retires(self.slot, machine.number, idle_s=idle_s):
                 return
             blocked = self._write(channel, machine) if machine.pending else True
             if now >= check_at or not machine.pending:
