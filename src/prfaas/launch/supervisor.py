@@ -63,10 +63,6 @@ class Supervisor:
         self._http: aiohttp.ClientSession | None = None
 
     @property
-    def children(self) -> list[Child]:
-        return [*self.agents, *self.engines, self.gateway]
-
-    @property
     def url(self) -> str:
         return f"http://{self.deployment.gateway.listen}"
 
