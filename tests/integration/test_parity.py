@@ -5,9 +5,9 @@ at a time, same chunks, same threads. A hybrid model computes its last, partial 
 its own on any engine. A model without recurrent layers does so only after a prefix cache hit, so
 there the stock engine is asked twice and its second answer counts.
 
-In a second turn, blocks that the first one's answer completed were computed in other steps on the
-three engines of a model without recurrent layers. There, and where prompts part inside a block,
-the tokens must be equal and their logprobs within `ROUNDING`.
+Where the decode engine keeps blocks that a stock engine computes again (those an answer completed,
+or those before the place where two prompts part, with no state there) the schedules differ. Then a
+token may differ only where the stock engine's best two nearly tie.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
+from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.running import call
 
 BLOCK, CHUNK = 256, 2048
 LENGTHS = (1, 2, 255, 256, 257, 512, 2047, 2048, 2049, 5000, 16000)
 KINDS = ("gdn", "sliding_window", "dense", "mla")
 ROUTES = ("offload", "pd-p")
-ROUNDING = 0.05
 
 pytestmark = pytest.mark.engine
 
@@ -40,7 +40,7 @@ def complete(url: str, ids: list[int], **more: Any) -> tuple[dict[str, Any], str
         "prompt": ids,
         "max_tokens": 16,
         "temperature": 0,
-        "logprobs": 1,
+        "logprobs": 2,
         "return_token_ids": True,
         "ignore_eos": True,
         **more,
@@ -58,17 +58,19 @@ def reference(stack: Any, ids: list[int]) -> dict[str, Any]:
 
 
 def check(
-    stack: Any, route: str, ids: list[int], *, later_turn: bool = False, rounding: float = 0.0
+    stack: Any, route: str, ids: list[int], *, same_schedule: bool = True, cached: bool = False
 ) -> list[int]:
-    """Compare one prompt; returns the answer's tokens. A later turn may find all it needs in the
-    decode engine's own cache and take no other route."""
+    """Compare one prompt; returns the answer's tokens. With all of it ``cached`` the decode engine
+    may need no other."""
     choice, taken = complete(stack.gateway(route), ids)
     wanted = reference(stack, ids)
-    if not (later_turn and taken.startswith("direct")):
+    if not (cached and taken.startswith("direct")):
         assert taken.startswith(route if len(ids) > BLOCK else "direct"), taken
-    assert choice["token_ids"] == wanted["token_ids"]
-    ours, theirs = (c["logprobs"]["token_logprobs"] for c in (choice, wanted))
-    assert ours == (pytest.approx(theirs, abs=rounding) if rounding else theirs)
+    if same_schedule:
+        assert choice["token_ids"] == wanted["token_ids"]
+        assert choice["logprobs"]["token_logprobs"] == wanted["logprobs"]["token_logprobs"]
+    else:
+        assert_same_or_near_tie(choice, wanted)
     tokens: list[int] = choice["token_ids"]
     return tokens
 
@@ -83,8 +85,9 @@ def test_identical(stacks: Any, kind: str, route: str, length: int) -> None:
     if length > BLOCK:
         # The second turn of the conversation: only what is new is handed over.
         turn = ids + answer + prompt(f"{route} {length} more", length // 3)
-        rounding = 0.0 if kind == "gdn" else ROUNDING
-        check(stack, route, turn, later_turn=True, rounding=rounding)
+        completed = (length + len(answer) - 1) // BLOCK > (length - 1) // BLOCK
+        same = kind == "gdn" and not completed
+        check(stack, route, turn, same_schedule=same, cached=True)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -98,4 +101,4 @@ def test_a_prefix_shared_at_any_length_gives_the_same_tokens(
     first = prompt(f"{route} fork", 5000)
     check(stack, route, first)
     fork = first[:3000] + prompt(f"{route} other", 2000)
-    check(stack, route, fork, rounding=ROUNDING)
+    check(stack, route, fork, same_schedule=False)
