@@ -1,0 +1,1 @@
+"""Speed and correctness of the simulator: ``python -m benchmarks.simulator``."""

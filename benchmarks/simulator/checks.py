@@ -1,0 +1,196 @@
+"""What the simulator must show against the planner and the policies against each other.
+
+Each check returns a `Check`: what was measured, what was asked for, and whether it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from benchmarks.simulator.scenarios import (
+    EXAMPLES,
+    drawn,
+    run_named,
+    with_rate,
+    with_requests,
+    with_seed,
+)
+
+from prfaas.planner.compare import elastic_bound, plan
+from prfaas.planner.scenario import load_scenario as load_planning_scenario
+from prfaas.sim.experiment import simulate
+from prfaas.sim.report import plot
+from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
+from prfaas.sim.simulation import Simulation
+from prfaas.sim.summary import egress, summarise
+from prfaas.sim.workload import Workload
+
+SEEDS = (1, 2, 3)
+DEPLOYMENTS = {
+    "threshold": "prfaas_pd",
+    "homogeneous": "homogeneous_pd",
+    "naive": "naive_heterogeneous_pd",
+}
+
+
+class Check(msgspec.Struct, frozen=True):
+    name: str
+    measured: dict[str, Any]
+    asked: str
+    holds: bool
+
+
+def run(
+    scenario: Scenario, config: RunConfig, workload: Workload, until: float = float("inf")
+) -> Simulation:
+    return simulate(scenario, config, workload, beside=EXAMPLES, until=until)
+
+
+def planned() -> dict[str, Any]:
+    """The planner's figures with exact expectations: the simulator draws every length, so the
+    paper's T at the mean length is not what it can be compared with."""
+    scenario = load_planning_scenario(EXAMPLES / "paper.yaml")
+    exact = msgspec.structs.replace(scenario, expectations="exact")
+    return {d.name: d for d in plan(exact).deployments}
+
+
+def low_load(paper: Scenario, deployments: dict[str, Any]) -> Check:
+    """Without queues: offloaded share, egress per request and prefill time are the planner's."""
+    scenario = with_requests(with_rate(paper, 0.05), 100_000)
+    simulation = run(scenario, run_named(scenario, "threshold"), drawn(scenario))
+    table = simulation.recorder.table()
+    expected = deployments["prfaas_pd"]
+    line = next(iter(simulation.lines.values()))
+    pairs = {
+        "offloaded share": (float(table.offloaded.mean()), expected.offloaded_share),
+        "egress bytes per request": (
+            line.received_bytes / len(table.prefill_s),
+            expected.egress_bytes_per_s / expected.lambda_max_req_per_s,
+        ),
+        "mean prefill s": (float(table.prefill_s.mean()), expected.ttft.mean_s),
+    }
+    measured = {k: {"simulated": s, "planned": p, "off": s / p - 1} for k, (s, p) in pairs.items()}
+    ttft = float(np.mean(table.ttft_s))
+    measured["beyond prefill s"] = ttft - float(table.prefill_s.mean())
+    off = max(abs(s / p - 1) for s, p in pairs.values())
+    return Check("low load", measured, "within 1% of the planner", off <= 0.01)
+
+
+def saturation(paper: Scenario, deployments: dict[str, Any]) -> Iterator[Check]:
+    """Offered 15% more than it can carry, a deployment carries Lambda_max."""
+    for name, planned_name in DEPLOYMENTS.items():
+        expected = deployments[planned_name].lambda_max_req_per_s
+        rates = []
+        for seed in SEEDS:
+            scenario = with_seed(with_requests(with_rate(paper, expected * 1.15), 20_000), seed)
+            workload = drawn(scenario)
+            simulation = run(scenario, run_named(paper, name), workload, workload.arrivals[-1])
+            rates.append(summarise(name, simulation, scenario.slo).throughput_req_per_s)
+        rate = float(np.mean(rates))
+        measured = {"simulated": rate, "planned": expected, "off": rate / expected - 1}
+        holds = abs(rate / expected - 1) <= 0.03
+        yield Check(f"saturation, {name}", measured, "within 3% of Lambda_max", holds)
+
+
+def best_policy(paper: Scenario) -> Check:
+    """Offered 0.97 of the elastic fluid bound, *elastic* keeps up: as much leaves as arrives, and
+    the queues of the last third are no longer than those of the middle third."""
+    bound = elastic_bound(load_planning_scenario(EXAMPLES / "paper.yaml")).lambda_max
+    measured: dict[str, Any] = {"bound": bound}
+    holds = True
+    for name in ("threshold", "earliest", "elastic"):
+        carried, growth, tpot = [], [], []
+        for seed in SEEDS:
+            scenario = with_seed(with_requests(with_rate(paper, bound * 0.97), 40_000), seed)
+            workload = drawn(scenario)
+            simulation = run(scenario, run_named(paper, name), workload, workload.arrivals[-1])
+            summary = summarise(name, simulation, scenario.slo)
+            table = simulation.recorder.table()
+            carried.append(summary.throughput_req_per_s / workload.rate)
+            thirds = np.array_split(table.ttft_s, 3)
+            growth.append(float(np.nanmean(thirds[2]) / np.nanmean(thirds[1])))
+            tpot.append(summary.tpot_s.p99)
+        measured[name] = {
+            "carried of offered": float(np.mean(carried)),
+            "TTFT of last third / middle third": float(np.mean(growth)),
+            "TPOT P99 s": float(np.mean(tpot)),
+        }
+        if name == "elastic":
+            holds = float(np.mean(carried)) >= 0.99
+    return Check("0.97 of the elastic bound", measured, "carried >= 0.99 of offered", holds)
+
+
+def tail_latency(paper: Scenario) -> Check:
+    """At 90% of the operating point, Poisson: P99 TTFT against the static threshold's."""
+    measured: dict[str, Any] = {}
+    for name in ("threshold", "adaptive", "static-length", "earliest", "elastic"):
+        tails = []
+        for seed in SEEDS:
+            scenario = with_seed(with_requests(paper, 20_000), seed)
+            simulation = run(scenario, run_named(paper, name), drawn(scenario))
+            tails.append(summarise(name, simulation, scenario.slo).ttft_s.p99)
+        measured[name] = float(np.mean(tails))
+    ratio = measured["earliest"] / measured["threshold"]
+    measured["earliest / threshold"] = ratio
+    return Check("P99 TTFT at 90% load", measured, "earliest at least 20% below", ratio <= 0.8)
+
+
+def line_drop(scenario: Scenario, picture: Path) -> Check:
+    """The line falls to 20% for a minute: P99 TTFT of those who arrive from then to two minutes
+    after it is back, against the P99 of those who came before."""
+    at, back = 1800.0, 1860.0
+    levels: dict[str, list[tuple[float, float]]] = {}
+    drawings = []
+    for seed in SEEDS:
+        seeded = with_seed(scenario, seed)
+        workload = drawn(seeded)
+        for config in seeded.runs:
+            simulation = run(seeded, config, workload)
+            table = simulation.recorder.table()
+            arrived, ttft = table.arrived_at, table.ttft_s
+            before = np.percentile(ttft[arrived < at], 99)
+            after = np.percentile(ttft[(arrived >= at) & (arrived < back + 120)], 99)
+            levels.setdefault(config.name, []).append((float(before), float(after)))
+            if seed == SEEDS[0]:
+                drawings.append((config.name, table, egress(simulation)))
+    plot(picture, drawings)
+    measured: dict[str, Any] = {}
+    for name, pairs in levels.items():
+        before, after = np.mean(pairs, axis=0)
+        measured[name] = {"before": before, "after": after, "ratio": after / before}
+    holds = measured["elastic"]["ratio"] <= 2 < measured["threshold"]["ratio"]
+    return Check("line drop", measured, "elastic within 2x, threshold not", holds)
+
+
+def never_worse(traced: Scenario, traces: list[Path]) -> Iterator[Check]:
+    """*earliest* against *threshold* on each trace given."""
+    for trace in traces:
+        config = msgspec.structs.replace(
+            traced.workload, trace=str(trace.resolve()), arrivals=None, requests=20_000
+        )
+        scenario = msgspec.structs.replace(traced, workload=config)
+        workload = drawn(scenario)
+        # The same load for every trace: the published rates fit their owners' machines.
+        speed = 3.0 / (sum(workload.prompts) / len(workload) / 12_000) / workload.rate
+        workload = workload.sped_up(speed)
+        p99 = {}
+        for run_config in scenario.runs:
+            simulation = run(scenario, run_config, workload)
+            p99[run_config.name] = summarise("", simulation, scenario.slo).ttft_s.p99
+        holds = p99["earliest"] <= p99["threshold"] * 1.001
+        yield Check(f"trace {trace.name}", p99, "earliest is never worse", holds)
+
+
+def all_checks(traces: list[Path], picture: Path) -> Iterator[Check]:
+    paper = load_scenario(EXAMPLES / "simulate.yaml")
+    deployments = planned()
+    yield low_load(paper, deployments)
+    yield from saturation(paper, deployments)
+    yield best_policy(paper)
+    yield tail_latency(paper)
+    yield line_drop(load_scenario(EXAMPLES / "simulate-line-drop.yaml"), picture)
+    yield from never_worse(load_scenario(EXAMPLES / "simulate-trace.yaml"), traces)

@@ -1,0 +1,60 @@
+"""Build a copy of the package with its hot modules compiled by mypyc, under build/compiled.
+
+The sources stay as they are and need no compiler; the copy gives the same results to the last
+digit (the benchmark compares them) at two to three times the speed. Use it with
+``PYTHONPATH=build/compiled``. Needs mypy and a C compiler.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = ROOT / "build" / "compiled"
+MODULES = (
+    "policies/earliest",
+    "policies/placement",
+    "policies/routes",
+    "policies/threshold",
+    "scheduler/attempts",
+    "scheduler/scheduler",
+    "scheduler/state",
+    "scheduler/timers",
+    "sim/clock",
+    "sim/engine",
+    "sim/line",
+    "sim/metrics",
+    "sim/prefix_cache",
+    "sim/simulation",
+)
+SETUP = """
+from mypyc.build import mypycify
+from setuptools import setup
+
+setup(name="prfaas-compiled", packages=[], ext_modules=mypycify({arguments!r}))
+"""
+
+
+def main() -> int:
+    shutil.rmtree(TARGET, ignore_errors=True)
+    TARGET.mkdir(parents=True)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src" / "prfaas", TARGET / "prfaas", ignore=ignored)
+    (TARGET / "mypy.ini").write_text("[mypy]\nignore_missing_imports = true\n")
+    arguments = ["--config-file", "mypy.ini", *(f"prfaas/{module}.py" for module in MODULES)]
+    (TARGET / "setup.py").write_text(SETUP.format(arguments=arguments))
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=TARGET,
+        env={**os.environ, "CFLAGS": "-O2"},
+        check=False,
+    )
+    return built.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

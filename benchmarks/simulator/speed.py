@@ -1,0 +1,61 @@
+"""Simulation speed, printed as JSON: one line per measurement. Run it with the package under test
+on PYTHONPATH (``python -m benchmarks.simulator`` does, for the plain and for the compiled package)."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import msgspec
+from benchmarks.simulator.scenarios import EXAMPLES, drawn, with_requests
+
+from prfaas.scheduler import scheduler as scheduler_module
+from prfaas.sim.experiment import simulate
+from prfaas.sim.scenario import RunConfig, Scenario, build_workload, load_scenario
+from prfaas.sim.workload import Workload
+
+
+def measure(name: str, scenario: Scenario, run: RunConfig, workload: Workload) -> None:
+    """CPU seconds of one run, from its first event to its last; loading is not counted."""
+    begun = time.process_time()
+    simulation = simulate(scenario, run, workload, beside=EXAMPLES)
+    seconds = time.process_time() - begun
+    table = simulation.recorder.table()
+    digest = hashlib.sha256(table.first_at.tobytes() + table.done_at.tobytes()).hexdigest()
+    print(
+        json.dumps(
+            {
+                "name": name,
+                "requests": len(workload),
+                "seconds": round(seconds, 3),
+                "requests_per_s": round(len(workload) / seconds),
+                "compiled": not scheduler_module.__file__.endswith(".py"),
+                "digest": digest[:16],
+            }
+        ),
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trace", type=Path, help="a Mooncake trace")
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    traced = load_scenario(EXAMPLES / "simulate-trace.yaml")
+    if arguments.trace is not None:
+        config = msgspec.structs.replace(traced.workload, trace=str(arguments.trace.resolve()))
+        config = msgspec.structs.replace(config, arrivals=None)
+        traced = msgspec.structs.replace(traced, workload=config)
+        workload = build_workload(traced, beside=EXAMPLES)
+        for _ in range(3):
+            measure("mooncake trace", traced, traced.runs[0], workload)
+    paper = with_requests(load_scenario(EXAMPLES / "simulate.yaml"), arguments.requests)
+    measure("paper workload", paper, paper.runs[0], drawn(paper))
+
+
+if __name__ == "__main__":
+    main()
