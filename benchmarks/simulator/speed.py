@@ -1,5 +1,7 @@
-"""Simulation speed, printed as JSON: one line per measurement. Run it with the package under test
-on PYTHONPATH (``python -m benchmarks.simulator`` does, for the plain and for the compiled package)."""
+"""Simulation speed as JSON, one line per measurement, of the package that PYTHONPATH names.
+
+``python -m benchmarks.simulator`` runs it for the plain and for the compiled package.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def simulate(
         workload,
         make_policy(run.scheduler),
         run.scheduler,
-        deadline_s=None if scenario.deadline is None else parse_duration(scenario.deadline),
+        deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )
     simulation.run(until, on_progress)

@@ -25,6 +25,8 @@ from prfaas.sim.workload import Arrivals, Process, Workload, draw
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
 
 Tokens = str | int
+Quantity = str | int | float
+"""Takes a unit; a bare number is let in so that the error can name the units."""
 
 
 class PoolConfig(Strict, frozen=True):
@@ -50,16 +52,16 @@ class SimCluster(Strict, frozen=True):
 class LineChange(Strict, frozen=True):
     """From ``at`` on the line carries ``rate``; ``cut: true`` instead: nothing."""
 
-    at: str
-    rate: str | None = None
+    at: Quantity
+    rate: Quantity | None = None
     cut: bool = False
 
 
 class SimLine(Strict, frozen=True):
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
-    rate: str
-    rtt: str = "0 ms"
+    rate: Quantity
+    rtt: Quantity = "0 ms"
     loss: float = 0.0
     connections: int = 16
     changes: tuple[LineChange, ...] = ()
@@ -86,11 +88,11 @@ class ArrivalConfig(Strict, frozen=True):
     process: Process = "poisson"
     variation: float = 4.0
     swing: float = 0.5
-    period: str = "1 d"
+    period: Quantity = "1 d"
 
     def arrivals(self) -> Arrivals:
         return Arrivals(
-            self.process, self.rate, self.variation, self.swing, parse_duration(self.period)
+            self.process, self.rate, self.variation, self.swing, parse_duration(str(self.period))
         )
 
 
@@ -108,24 +110,24 @@ class WorkloadConfig(Strict, frozen=True):
 class Slo(Strict, frozen=True):
     """What counts as served well."""
 
-    ttft: str = "10 s"
-    tpot: str = "50 ms"
+    ttft: Quantity = "10 s"
+    tpot: Quantity = "50 ms"
 
     @property
     def ttft_s(self) -> float:
-        return parse_duration(self.ttft)
+        return parse_duration(str(self.ttft))
 
     @property
     def tpot_s(self) -> float:
-        return parse_duration(self.tpot)
+        return parse_duration(str(self.tpot))
 
 
 class OutageConfig(Strict, frozen=True):
     """Engines are named ``<cluster>-<role>-<number from 0>``."""
 
     engine: str
-    at: str
-    duration: str = msgspec.field(name="for")
+    at: Quantity
+    duration: Quantity = msgspec.field(name="for")
 
 
 class Split(Strict, frozen=True):
@@ -157,8 +159,8 @@ class Scenario(Strict, frozen=True):
     slo: Slo = Slo()
     failures: tuple[OutageConfig, ...] = ()
     block_tokens: int = 64
-    link_reports: str = "1 s"
-    deadline: str | None = None
+    link_reports: Quantity = "1 s"
+    deadline: Quantity | None = None
     seed: int = 1
 
 
@@ -225,13 +227,25 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         costs=ProfileCosts({name: seconds[pool.profile] for name, _, _, pool in names}, kv.bytes),
         state_bytes=kv.bytes(0),
         cache_blocks=_cache_blocks(scenario, workload),
-        outages=tuple(
-            Outage(f.engine, parse_duration(f.at), parse_duration(f.duration))
-            for f in scenario.failures
-            if f.engine in {name for name, *_ in names}
-        ),
-        link_report_s=parse_duration(scenario.link_reports),
+        outages=_outages(scenario, [name for name, *_ in names], whole=not run.instances),
+        link_report_s=parse_duration(str(scenario.link_reports)),
     )
+
+
+def _outages(scenario: Scenario, engines: list[str], *, whole: bool) -> tuple[Outage, ...]:
+    """``whole``: a run on the scenario's own instances has every engine that a failure may name;
+    another split may lack some."""
+    found = []
+    for failure in scenario.failures:
+        outage = Outage(
+            failure.engine, parse_duration(str(failure.at)), parse_duration(str(failure.duration))
+        )
+        if failure.engine in engines:
+            found.append(outage)
+        elif whole:
+            known = ", ".join(engines)
+            raise ConfigError(f"failures: no engine {failure.engine!r}; known: {known}")
+    return tuple(found)
 
 
 def _pools(cluster: SimCluster, split: Split | None) -> list[tuple[EngineRole, PoolConfig]]:
@@ -264,7 +278,7 @@ def _topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in scenario.clusters),
         engines=tuple(engines),
         links=tuple(
-            LinkSpec(k.source, k.target, parse_rate(k.rate), parse_duration(k.rtt))
+            LinkSpec(k.source, k.target, parse_rate(str(k.rate)), parse_duration(str(k.rtt)))
             for k in scenario.links
         ),
         alignment_tokens=scenario.block_tokens,
@@ -286,10 +300,10 @@ def _line(link: SimLine) -> LineModel:
     for change in link.changes:
         if change.cut == (change.rate is not None):
             raise ConfigError(f"link change at {change.at}: write either rate: ... or cut: true")
-        rate = 0.0 if change.rate is None else parse_rate(change.rate)
-        changes.append((parse_duration(change.at), rate))
+        rate = 0.0 if change.rate is None else parse_rate(str(change.rate))
+        changes.append((parse_duration(str(change.at)), rate))
     return LineModel(
-        link.source, link.target, parse_rate(link.rate), parse_duration(link.rtt),
+        link.source, link.target, parse_rate(str(link.rate)), parse_duration(str(link.rtt)),
         link.loss, link.connections, tuple(changes),
     )  # fmt: skip
 

@@ -1,0 +1,153 @@
+"""What each policy decides, on small hand-made views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.core.errors import ConfigError
+from prfaas.policies.adaptive import AdaptiveThresholdPolicy
+from prfaas.policies.api import Decision, Route
+from prfaas.policies.costs import LinearCosts, ProfileCosts
+from prfaas.policies.registry import POLICIES, make_policy
+from prfaas.scheduler.events import RequestArrived
+from prfaas.scheduler.state import Record, Scene
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+
+TOPOLOGY = Topology(
+    (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd")),
+    (
+        EngineSpec("e0", "east", "prefill"),
+        EngineSpec("p0", "west", "prefill"),
+        EngineSpec("p1", "west", "prefill"),
+        EngineSpec("d0", "west", "decode", 10),
+        EngineSpec("d1", "west", "decode", 10),
+    ),
+    (LinkSpec("east", "west", 1e6, 0.02),),
+    64,
+)
+COSTS = LinearCosts({"e0": 4000.0}, 1000.0, bytes_per_token=100.0, constant_bytes=1e4)
+
+
+def scene() -> Scene:
+    return Scene(TOPOLOGY, COSTS)
+
+
+def decide(policy: str, tokens: int, view: Scene, **config: Any) -> Decision:
+    cached = config.pop("cached", {})
+    settings = SchedulerConfig(policy=policy, **{"threshold": 1000, **config})
+    record = Record(RequestArrived("r", tokens, 10, cached), 0, 0.0)
+    decision = make_policy(settings).route(record, view, now=0.0)
+    assert decision is not None
+    return decision
+
+
+@pytest.mark.parametrize(
+    ("policy", "tokens", "route"),
+    [
+        ("homogeneous", 9000, Route.PD_P),
+        ("naive", 10, Route.OFFLOAD),
+        ("static-length", 2048, Route.PD_P),
+        ("static-length", 2049, Route.OFFLOAD),
+        ("uncached-gate", 511, Route.PD_P),
+        ("uncached-gate", 512, Route.OFFLOAD),
+        ("threshold", 1000, Route.PD_P),
+        ("threshold", 1001, Route.OFFLOAD),
+        ("adaptive", 1001, Route.OFFLOAD),
+    ],
+)
+def test_lengths_that_decide(policy: str, tokens: int, route: Route) -> None:
+    assert decide(policy, tokens, scene()).route is route
+
+
+def test_cached_share_keeps_a_prompt_local() -> None:
+    cached = {"d0": 1000, "d1": 1000}
+    assert decide("static-length", 3200, scene(), cached=cached).route is Route.PD_P
+
+
+def test_no_line_means_local_and_no_prefill_engine_means_direct() -> None:
+    view = scene()
+    view.links["east", "west"].up = False
+    assert decide("naive", 5000, view).route is Route.PD_P
+    for name in ("p0", "p1"):
+        view.engines[name].up = False
+    assert decide("naive", 5000, view).route is Route.DIRECT
+    for name in ("d0", "d1"):
+        view.engines[name].up = False
+    record = Record(RequestArrived("r", 5000, 10), 0, 0.0)
+    for policy in POLICIES:
+        assert make_policy(SchedulerConfig(policy=policy)).route(record, view, now=0.0) is None
+
+
+def test_placement_prefers_the_free_and_the_cached() -> None:
+    view = scene()
+    view.engines["p0"].book(5000, 5.0, 0.0)
+    assert decide("homogeneous", 500, view).prefill_engine == "p1"
+    assert decide("homogeneous", 9000, view, cached={"p0": 8900}).prefill_engine == "p0"
+    view.engines["d0"].assigned = 1
+    assert decide("homogeneous", 500, view).decode_engine == "d1"
+    assert decide("homogeneous", 500, view, cached={"d0": 448}).decode_engine == "d0"
+
+
+def test_earliest_weighs_queues_and_line() -> None:
+    view = scene()
+    assert decide("earliest", 2000, view).route is Route.OFFLOAD
+    view.engines["e0"].book(8000, 2.0, 0.0)
+    assert decide("earliest", 2000, view).route is Route.PD_P
+    assert decide("earliest", 6000, view).route is Route.OFFLOAD
+    view.links["east", "west"].outstanding_bytes = 1e7
+    assert decide("earliest", 6000, view).route is Route.PD_P
+
+
+def test_elastic_prefills_on_a_decode_engine_with_time_to_spare() -> None:
+    view = scene()
+    for name in ("e0", "p0", "p1"):
+        view.engines[name].book(50_000, 50.0, 0.0)
+    view.engines["d0"].running = 9
+    view.engines["d1"].running = 5
+    decision = decide("elastic", 2000, view)
+    assert (decision.route, decision.decode_engine) == (Route.DIRECT, "d1")
+    assert decide("earliest", 2000, view).route is not Route.DIRECT
+    view.engines["d1"].running = 9
+    assert decide("elastic", 2000, view).route is not Route.DIRECT
+
+
+def test_adaptive_threshold_follows_the_waits() -> None:
+    view, policy = scene(), AdaptiveThresholdPolicy(1000, roles=False)
+    policy.adjust(view, now=1.0)
+    assert policy.threshold_tokens == 1000
+    view.engines["e0"].book(40_000, 10.0, 1.0)
+    policy.adjust(view, now=1.0)
+    assert policy.threshold_tokens > 5000
+    for name in ("p0", "p1"):
+        view.engines[name].book(40_000, 20.0, 1.0)
+    policy.adjust(view, now=1.0)
+    assert policy.threshold_tokens < 300
+
+
+def test_adaptive_roles_change_when_called_for_twice() -> None:
+    view, policy = scene(), AdaptiveThresholdPolicy(1000)
+    for name in ("e0", "p0", "p1"):
+        view.engines[name].book(40_000, 400.0, 0.0)
+    assert policy.adjust(view, now=60.0) == []
+    [change] = policy.adjust(view, now=120.0)
+    assert (change.engine, change.role) == ("d0", "prefill")
+    assert policy.adjust(view, now=180.0) == []
+
+
+def test_costs() -> None:
+    assert COSTS.prefill_s("e0", 4000) == 1.0
+    assert COSTS.kv_bytes(100, 200) == 2e4
+    profiled = ProfileCosts({"e": lambda tokens: tokens / 10}, lambda tokens: 7 + tokens)
+    assert profiled.prefill_s("e", 20) == 2.0
+    assert profiled.kv_bytes(0, 10) == 17
+    assert profiled.kv_bytes(4, 10) == 13
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'elastic'"):
+        make_policy(SchedulerConfig(policy="elastik"))
+    with pytest.raises(ConfigError, match="earliest knows: margin"):
+        make_policy(SchedulerConfig(policy="earliest", options={"margn": 1.0}))

@@ -1,0 +1,111 @@
+"""``prfaas simulate`` end to end, on a small scenario."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prfaas.cli.main import main
+from prfaas.scheduler.journal import decode
+
+SCENARIO = """
+clusters:
+  - name: east
+    kind: prfaas
+    prefill: {instances: 2, profile: paper-1t-h200}
+    cache: 1M
+  - name: west
+    kind: pd
+    prefill: {instances: 1, profile: paper-1t-h20-fit}
+    decode: {instances: 2, profile: paper-1t-h20-fit}
+    cache: 1M
+links: [{from: east, to: west, rate: 50 Gbps, rtt: 20 ms}]
+workload: {requests: 60, output_tokens: 50, arrivals: {rate: 1.0}}
+failures: [{engine: west-prefill-0, at: 10 s, for: 5 s}]
+runs:
+  - {name: paper, scheduler: {policy: threshold, threshold: 19.4K}}
+  - name: all PD
+    scheduler: {policy: homogeneous}
+    instances: {east: {}, west: {prefill: 3, decode: 2}}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def test_table_and_json(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(scenario)]) == 0
+    shown = capsys.readouterr().out
+    assert "paper" in shown
+    assert "all PD" in shown
+    assert main(["simulate", str(scenario), "--json", "--policy", "paper", "elastic"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["policy"] for run in runs] == ["threshold", "elastic"]
+    assert all(run["requests"] == 60 and run["lost"] == 0 for run in runs)
+
+
+def test_the_same_seed_gives_the_same_bytes(scenario: Path, tmp_path: Path) -> None:
+    logs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for log in logs:
+        assert main(["simulate", str(scenario), "--policy", "paper", "--events", str(log)]) == 0
+    assert logs[0].read_bytes() == logs[1].read_bytes()
+    lines = [decode(line) for line in logs[0].read_bytes().splitlines()]
+    assert sum(type(item).__name__ == "RequestCompleted" for _, item in lines) == 60
+
+
+def test_trace_plot_and_sweep(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [
+        {
+            "timestamp": 500 * i,
+            "input_length": 3000,
+            "output_length": 20,
+            "hash_ids": list(range(5)),
+        }
+        for i in range(40)
+    ]
+    trace.write_text("\n".join(json.dumps(row) for row in rows))
+    plot = tmp_path / "plot.svg"
+    arguments = ["simulate", str(scenario), "--policy", "paper", "--trace", str(trace), "--json"]
+    assert main([*arguments, "--plot", str(plot)]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert run["cached_tokens_share"] > 0.7
+    assert plot.read_bytes().startswith(b"<?xml")
+    assert main([*arguments, "--sweep", "rate"]) == 0
+    [sweep] = json.loads(capsys.readouterr().out)["runs"]
+    assert sweep["best_req_per_s"] > 2
+    assert any(not point["met"] for point in sweep["points"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("rate: 50 Gbps", "rate: 50"), "no unit"),
+        (("policy: threshold", "policy: treshold"), "did you mean 'threshold'"),
+        (("to: west", "to: north"), "names cluster 'north'"),
+        (("kind: pd", "kind: prfaas"), "no cluster of kind 'pd'"),
+        (("arrivals: {rate: 1.0}", ""), "workload needs arrivals"),
+        (("requests: 60", "request: 60"), "did you mean 'requests'"),
+        (("engine: west-prefill-0", "engine: west-prefill-7"), "no engine 'west-prefill-7'"),
+        (("paper-1t-h200", "paper-1t-h100"), "no built-in profile"),
+    ],
+)
+def test_mistakes_are_named(
+    scenario: Path, change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario.write_text(SCENARIO.replace(*change))
+    assert main(["simulate", str(scenario)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_events_of_one_run_only(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(scenario), "--events", "x.jsonl"]) == 2
+    assert "--events writes one run" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Trace schemas and arrival processes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.core.lengths import TruncatedLogNormal
+from prfaas.sim.traces import read_trace
+from prfaas.sim.workload import Arrivals, Process, Workload, draw
+
+
+def read(path: Path, text: str, *, arrivals: Arrivals | None = None, count: int = 100) -> Workload:
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return read_trace(path, arrivals=arrivals, count=count, rng=np.random.default_rng(1))
+
+
+def test_mooncake(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 3000, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]},
+        {"timestamp": 1000, "input_length": 1024, "output_length": 7, "hash_ids": [0, 2]},
+        {"timestamp": 4000, "input_length": 10, "output_length": 0, "hash_ids": [0]},
+    ]
+    text = "\n".join(json.dumps(row) for row in rows)
+    workload = read(tmp_path / "m.jsonl.gz", text)
+    assert workload.arrivals == [0.0, 2.0]
+    assert workload.prompts == [1024, 600]
+    assert workload.blocks == [[0, 2], [0]]  # The second block of 600 tokens is not whole.
+    assert workload.sped_up(2).arrivals == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n"
+        "2023-11-16 18:17:04.4799600,3180,8\n2023-11-16 18:17:05.0,0,8\n",
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,4808,10,4818,c\n5.5,ChatGPT,3180,8,3188,c\n6,GPT-4,12,0,12,f\n",
+    ],
+)
+def test_tables(tmp_path: Path, text: str) -> None:
+    workload = read(tmp_path / "t.csv", text)
+    assert workload.arrivals == pytest.approx([0.0, 0.5])
+    assert (workload.prompts, workload.outputs) == ([4808, 3180], [10, 8])
+
+
+def test_serve_gen_draws_lengths_and_follows_its_rates(tmp_path: Path) -> None:
+    trace = {
+        "source": "made up",
+        "input_hist": {"0": 1.0, "100": 0.5, "200": 0.5},
+        "output_hist": {"7": 1.0},
+        "rate_600s": [[0, 1.0], [600, 3.0]],
+    }
+    workload = read(tmp_path / "s.json", json.dumps(trace), count=5000)
+    times = np.asarray(workload.arrivals)
+    assert set(workload.prompts) == {100, 200}
+    assert 400 < (times < 600).sum() < 800 < (times >= 600).sum() < 2200
+    assert times.max() < 1200
+
+
+def test_lengths_alone_need_arrivals(tmp_path: Path) -> None:
+    text = "num_prefill_tokens,num_decode_tokens,pd_ratio\n3772,54,69.8\n2015,156,12.9\n"
+    with pytest.raises(ConfigError, match=r"add workload\.arrivals"):
+        read(tmp_path / "v.csv", text)
+    workload = read(tmp_path / "v.csv", text, arrivals=Arrivals("uniform", 2.0))
+    assert workload.arrivals == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", '{"hash_ids": 3}\n', "\x00\x01"])
+def test_foreign_files_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"trace .*x\.csv"):
+        read(tmp_path / "x.csv", text)
+
+
+@pytest.mark.parametrize("process", ["uniform", "poisson", "bursty", "diurnal"])
+def test_every_process_keeps_its_mean_rate(process: Process) -> None:
+    times = Arrivals(process, 5.0, variation=2.0, period_s=500.0).times(
+        20_000, np.random.default_rng(1)
+    )
+    gaps = np.diff(times)
+    assert (gaps >= 0).all()
+    assert 20_000 / times[-1] == pytest.approx(5.0, rel=0.05)
+    spread = gaps.std() / gaps.mean()
+    low, high = {"uniform": (0, 0.01), "bursty": (1.8, 2.2)}.get(process, (0.95, 1.2))
+    assert low <= spread <= high
+
+
+def test_drawing_repeats_with_the_seed_and_bad_rates_are_refused() -> None:
+    lengths = TruncatedLogNormal(9.9, 1.0, 128, 131072)
+    first, second = (
+        draw(lengths, 9, Arrivals("poisson", 1.0), 50, np.random.default_rng(3)) for _ in "ab"
+    )
+    assert first == second
+    assert first.rate > 0
+    with pytest.raises(ConfigError, match="above 0"):
+        Arrivals("poisson", 0.0).times(1, np.random.default_rng(1))
+    with pytest.raises(ConfigError, match="speed-up"):
+        first.sped_up(0)
