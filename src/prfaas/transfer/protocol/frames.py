@@ -185,13 +185,6 @@ class FrameReader:
             return self._drain[: self._to_drain]
         return self._targets[self._index][self._filled :]
 
-    @property
-    def payload_left(self) -> int:
-        """Bytes of a DATA payload still to come; 0 between payloads."""
-        if self._to_drain or self._header is None or self._header.kind is not Kind.DATA:
-            return self._to_drain
-        return sum(len(view) for view in self._targets[self._index :]) - self._filled
-
     def into(self, views: Sequence[memoryview]) -> None:
         """The payload that follows goes here (together exactly the announced length)."""
         self._targets, self._index, self._filled = views, 0, 0

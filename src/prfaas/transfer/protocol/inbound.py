@@ -48,11 +48,6 @@ class InboundConnection:
         """Where the next bytes from the socket belong."""
         return self._reader.get_buffer()
 
-    @property
-    def payload_left(self) -> int:
-        """Bytes of the current chunk that have not been read."""
-        return self._reader.payload_left
-
     def received(self, count: int, *, now: float) -> None:
         """``count`` bytes were read. Raises PeerError: the connection must be closed."""
         frame = self._reader.received(count)

@@ -3,15 +3,13 @@
 Theory of operation. ``spend`` pushes the moment at which the next byte is due; a sender that comes
 late may catch up on at most `_CATCH_UP_S` of lost time. This decides *when a chunk is handed to a
 connection*, and holds the sum over connections to the rate. Inside a chunk the kernel spreads the
-packets (SO_MAX_PACING_RATE): `connection_rates` divides the rate so that the connections together
-cannot exceed it, and what one connection cannot use goes to the others.
+packets (SO_MAX_PACING_RATE at `connection_rate`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 _CATCH_UP_S = 0.01
+_HEADROOM = 1.1
 
 
 class Pacer:
@@ -32,24 +30,11 @@ class Pacer:
             self._due_at = start + count / self.rate_bytes_per_s
 
 
-def connection_rates(
-    rate_bytes_per_s: float, delivered_bytes_per_s: Mapping[int, float]
-) -> dict[int, float]:
-    """The rate divided among connections by what each has delivered lately.
-
-    A connection keeps at least half of an even share, so a recovering one can show what it can do;
-    the rest follows demonstrated delivery. The results add up to the rate.
-    """
-    count = len(delivered_bytes_per_s)
-    if not count:
-        return {}
-    floor = rate_bytes_per_s / count / 2
-    total = sum(delivered_bytes_per_s.values())
-    rest = rate_bytes_per_s - floor * count
-    return {
-        number: floor + (rest * delivered / total if total > 0 else rest / count)
-        for number, delivered in delivered_bytes_per_s.items()
-    }
+def connection_rate(rate_bytes_per_s: float, connections: int) -> float:
+    """What the kernel may spread one connection's packets at: its even share and a tenth more,
+    so that a slow connection's part can move to the others and a congestion controller that never
+    sees more than its share does not settle below it."""
+    return _HEADROOM * rate_bytes_per_s / max(connections, 1)
 
 
 class CapacityEstimate:

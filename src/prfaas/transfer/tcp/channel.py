@@ -14,8 +14,6 @@ from typing import cast
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MAX_BUFFERS = 64
-_TLS_RECORD_BYTES = 16 * 1024 + 512
-_GATHER_BYTES, _GATHER_LEAST_BYTES = 128 * 1024, 16 * 1024
 
 
 class Channel:
@@ -27,7 +25,6 @@ class Channel:
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         # With a buffer, read() returns a count, which typeshed does not know.
         self._tls_read = cast("Callable[[int, memoryview], int]", getattr(sock, "read", None))
-        self._low_water = 1
 
     def recv_into(self, view: memoryview) -> int | None:
         """Bytes read; 0 when the peer has closed, None when nothing is there now."""
@@ -49,16 +46,6 @@ class Channel:
         except ssl.SSLEOFError:
             pass
         return done
-
-    def expect(self, count: int) -> None:
-        """At least ``count`` more bytes must come before anything can be done: let the kernel
-        gather them instead of waking us for every packet."""
-        if self._tls is not None:
-            count -= _TLS_RECORD_BYTES  # part of one may be in OpenSSL's hands already
-        wanted = min(count, _GATHER_BYTES) if count >= _GATHER_LEAST_BYTES else 1
-        if wanted != self._low_water:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-            self._low_water = wanted
 
     def send(self, views: Sequence[memoryview]) -> int | None:
         """Bytes written, from the start of ``views``; None when nothing could be."""

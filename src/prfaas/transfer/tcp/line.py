@@ -9,7 +9,7 @@ from prfaas.transfer.api import LinkState
 from prfaas.transfer.protocol.fanout import Fanout, first_guess
 from prfaas.transfer.protocol.monitor import ConnectionSample, LineMonitor, LineSample
 from prfaas.transfer.protocol.outbound import OutboundConnection
-from prfaas.transfer.protocol.pacing import CapacityEstimate, connection_rates
+from prfaas.transfer.protocol.pacing import CapacityEstimate, connection_rate
 from prfaas.transfer.protocol.sender import SenderCounters
 from prfaas.transfer.tcp import tcp_info
 from prfaas.transfer.tcp.channel import Channel, limit_unsent, pace
@@ -19,7 +19,6 @@ _CHUNK_S = 0.01
 """A chunk should take one connection about so long: it is the grain of priorities and cancels."""
 _UNSENT_S, _LEAST_UNSENT, _MOST_UNSENT = 0.01, 16 * 1024, 512 * 1024
 _FIRST_CHUNK = 256 * 1024
-_SHARES_S = 0.5
 
 Live = Mapping[int, tuple[Channel, OutboundConnection]]
 
@@ -37,8 +36,7 @@ class Line:
         self._capacity = CapacityEstimate()
         self._fanout: Fanout | None = None
         self._retransmits_of_the_gone = 0
-        self._delivered: dict[int, float] = {}
-        self._paced: dict[int, float | None] = {}
+        self._paced: tuple[float | None, frozenset[int]] = (None, frozenset())
 
     @property
     def connections(self) -> int:
@@ -54,7 +52,6 @@ class Line:
             for number, (channel, _) in live.items()
             if (found := tcp_info.sample(channel.socket)) is not None
         }
-        self._note_delivery(fresh)
         gone = self.samples.keys() - fresh.keys()
         self._retransmits_of_the_gone += sum(self.samples[n].retransmits for n in gone)
         self.samples = fresh
@@ -77,9 +74,7 @@ class Line:
         found = tcp_info.sample(channel.socket)
         if self._fanout is None and found is not None:
             self._fanout = Fanout(first_guess(found.rtt_s, self.peer.rate_bytes_per_s))
-        if self.rate_bytes_per_s is not None:
-            pace(channel.socket, self.rate_bytes_per_s / max(self.connections, 1))
-        limit_unsent(channel.socket, self._unsent_bytes(self.connections))
+        self._pace(channel, self.connections)
 
     def state(self, connections: int, counters: SenderCounters, queued_bytes: int) -> LinkState:
         """The event for the scheduler."""
@@ -101,14 +96,6 @@ class Line:
             resent_bytes_total=counters.bytes_resent,
         )
 
-    def _note_delivery(self, fresh: Mapping[int, ConnectionSample]) -> None:
-        for number, sample in fresh.items():
-            before = self.samples.get(number)
-            sent = (sample.sent_bytes - before.sent_bytes) * 10.0 if before is not None else 0.0
-            old = self._delivered.get(number, sent)
-            self._delivered[number] = old + (sent - old) * 0.1 / _SHARES_S
-        self._delivered = {n: d for n, d in self._delivered.items() if n in fresh}
-
     def _rate(self, now: float) -> float | None:
         limits = [self.peer.rate_bytes_per_s]
         if self.peer.leave_to_others:
@@ -125,29 +112,21 @@ class Line:
             self.chunk_bytes = min(max(chunk, least), most)
         for _, machine in live.values():
             machine.chunk_bytes = self.chunk_bytes
-        shares: dict[int, float | None] = (
-            dict.fromkeys(live, None)
-            if rate is None
-            else {**connection_rates(rate, {n: self._delivered.get(n, 0.0) for n in live})}
-        )
-        for number, share in shares.items():
-            if _differs(share, self._paced.get(number, -1.0)):
-                pace(live[number][0].socket, share)
-                limit_unsent(live[number][0].socket, self._unsent_bytes(count))
-                self._paced[number] = share
-        self._paced = {n: share for n, share in self._paced.items() if n in live}
+        numbers = frozenset(live)
+        if self._paced != (rate, numbers):
+            self._paced = (rate, numbers)
+            for channel, _ in live.values():
+                self._pace(channel, count)
         if self._fanout is not None:
             limited = rate is not None or not view.backlogged
             self._fanout.observe(view.goodput_bytes_per_s, limited=limited, now=now)
 
-    def _unsent_bytes(self, count: int) -> int:
+    def _pace(self, channel: Channel, count: int) -> None:
         if self.rate_bytes_per_s is None:
-            return _MOST_UNSENT
-        share = self.rate_bytes_per_s / max(count, 1)
-        return int(min(max(share * _UNSENT_S, _LEAST_UNSENT), _MOST_UNSENT))
-
-
-def _differs(share: float | None, before: float | None) -> bool:
-    if share is None or before is None:
-        return share is not before
-    return abs(share - before) > 0.02 * before
+            pace(channel.socket, None)
+            limit_unsent(channel.socket, _MOST_UNSENT)
+            return
+        share = connection_rate(self.rate_bytes_per_s, count)
+        pace(channel.socket, share)
+        unsent = min(max(int(share * _UNSENT_S), _LEAST_UNSENT), _MOST_UNSENT)
+        limit_unsent(channel.socket, unsent)

@@ -181,7 +181,6 @@ class ReceiverThread(threading.Thread):
                 left = last_read_at + silence_s - time.monotonic()
                 if left <= 0:
                     raise LinkError(f"silent for {silence_s:.0f} s")
-                channel.expect(machine.payload_left)
                 waiter.wait(read=may_read, write=bool(output), timeout_s=left)
         self._write(machine, channel, output)  # last words, as far as the socket takes them
 

@@ -104,16 +104,3 @@ def test_long_reasons_are_shortened_and_odd_bodies_refused() -> None:
         decode(b"\xc1nonsense", Hello)
     with pytest.raises(ValueError, match="exceeds"):
         control(Kind.HELLO, Hello("e" * MAX_BODY_BYTES, "west", 1, 1))
-
-
-def test_payload_left_counts_down() -> None:
-    reader = FrameReader(max_chunk_bytes=1024)
-    header = pack(Kind.DATA, length=100, handle=1)
-    reader.get_buffer()[:] = header
-    assert reader.payload_left == 0
-    reader.received(len(header))
-    reader.into([memoryview(bytearray(60)), memoryview(bytearray(40))])
-    reader.received(50)
-    assert reader.payload_left == 50
-    reader.received(10)
-    assert reader.payload_left == 40
