@@ -21,6 +21,8 @@ MODULES = (
     "policies/routes",
     "policies/threshold",
     "scheduler/attempts",
+    "scheduler/decoding",
+    "scheduler/holdings",
     "scheduler/scheduler",
     "scheduler/state",
     "scheduler/timers",

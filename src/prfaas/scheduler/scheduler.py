@@ -24,7 +24,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.policies.api import Costs, Policy, View
 from prfaas.policies.costs import LinearCosts
-from prfaas.scheduler.attempts import Action, Attempts
+from prfaas.scheduler.attempts import Attempts
 from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
 from prfaas.scheduler.events import (
     AnyEvent,
@@ -43,6 +43,7 @@ from prfaas.scheduler.events import (
     TransferFailed,
     TransferProgressed,
 )
+from prfaas.scheduler.holdings import Action
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
