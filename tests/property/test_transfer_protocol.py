@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 from prfaas.transfer.protocol.inbound import InboundConnection
+from prfaas.transfer.protocol.incoming import Completed, Failed, Stored
 from prfaas.transfer.protocol.outbound import OutboundConnection
-from prfaas.transfer.protocol.receiver import Completed, Failed, ReceivingDesk, Stored
+from prfaas.transfer.protocol.receiver import ReceivingDesk
 from prfaas.transfer.protocol.sender import SendingDesk
 
 CHUNK = 512

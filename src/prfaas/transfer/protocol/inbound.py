@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager
 from prfaas.core.errors import PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferOffer
 from prfaas.transfer.protocol.frames import Frame, FrameReader, Header, Kind, Reason, decode, pack
-from prfaas.transfer.protocol.receiver import Claim, ReceivingDesk
+from prfaas.transfer.protocol.incoming import Claim
+from prfaas.transfer.protocol.receiver import ReceivingDesk
 
 Ask = Callable[[str, TransferOffer], Reception | Refusal]
 

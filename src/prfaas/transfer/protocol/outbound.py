@@ -14,7 +14,8 @@ from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.protocol.frames import FrameReader, Kind, Reason, decode, pack
-from prfaas.transfer.protocol.sender import Chunk, SendingDesk
+from prfaas.transfer.protocol.outgoing import Chunk
+from prfaas.transfer.protocol.sender import SendingDesk
 
 _SILENCES = 3
 

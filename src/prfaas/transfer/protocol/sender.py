@@ -17,61 +17,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from prfaas.core.errors import InvariantError, PeerError
 from prfaas.transfer.api import TransferOffer
 from prfaas.transfer.protocol.frames import Header, Kind, control, pack, reason
 from prfaas.transfer.protocol.lifecycle import OUTGOING, Outgoing, OutgoingStep, advance
+from prfaas.transfer.protocol.outgoing import (
+    Chunk,
+    OutgoingTransfer,
+    Segment,
+    SenderCounters,
+)
 from prfaas.transfer.protocol.pacing import Pacer
 
 _REOFFER_S, _REOFFER_MAX_S = 0.05, 1.0
-
-
-@dataclass(eq=False, slots=True)
-class Segment:
-    """Memory a producer has added. ``writers``: connections that are writing from it."""
-
-    offset: int
-    view: memoryview
-    on_released: Callable[[], None]
-    unacknowledged: int
-    cut: int = 0
-    writers: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class Chunk:
-    """A range that was given to a connection once. ``carrier``: the connection that carries it,
-    or was asked about it; None while it waits to be sent again. ``sent_via``: the last that
-    carried its bytes."""
-
-    transfer: OutgoingTransfer
-    segment: Segment
-    offset: int
-    view: memoryview
-    digest: int | None = None
-    carrier: int | None = None
-    sent_via: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class OutgoingTransfer:
-    handle: int
-    offer: TransferOffer
-    deadline_at: float
-    on_complete: Callable[[], None]
-    on_failed: Callable[[str], None]
-    state: Outgoing = Outgoing.OFFERING
-    segments: deque[Segment] = field(default_factory=deque)
-    returned: deque[Chunk] = field(default_factory=deque)
-    chunks: dict[int, Chunk] = field(default_factory=dict)
-    """By offset: cut and not yet acknowledged."""
-    acknowledged_bytes: int = 0
-    served_bytes: float = 0.0
-    offer_carrier: int | None = None
-    refusals: int = 0
-    reoffer_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +44,6 @@ class _Note:
     transfer: OutgoingTransfer
     chunk: Chunk | None = None
     reason: str = ""
-
-
-@dataclass(slots=True)
-class SenderCounters:
-    bytes_acknowledged: int = 0
-    bytes_resent: int = 0
-    chunks_returned: int = 0
-    transfers_completed: int = 0
-    transfers_failed: int = 0
-    connections_lost: int = 0
 
 
 class SendingDesk:
@@ -263,16 +215,8 @@ class SendingDesk:
             return None
         if note.kind is Kind.OFFER:
             transfer.offer_carrier = carrier
-            left = transfer.deadline_at - now
-            offer = TransferOffer(
-                transfer.offer.key,
-                transfer.offer.layout_fingerprint,
-                transfer.offer.from_token,
-                transfer.offer.to_token,
-                transfer.offer.total_bytes,
-                max(left, 1e-3),
-                transfer.offer.priority,
-            )
+            left_s = max(transfer.deadline_at - now, 1e-3)
+            offer = msgspec.structs.replace(transfer.offer, deadline_s=left_s)
             return control(Kind.OFFER, offer, handle=transfer.handle)
         chunk = note.chunk
         assert chunk is not None

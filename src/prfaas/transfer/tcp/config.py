@@ -10,6 +10,8 @@ import msgspec
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import KIB
 
+LEAST_CHUNK_BYTES = 4 * KIB
+
 
 class Plaintext(msgspec.Struct, frozen=True):
     """No encryption and no authentication: a peer is who it says it is. Only for lines that are
@@ -82,7 +84,7 @@ def check(config: TcpLinkConfig) -> None:
     split_address(config.listen)
     for name, peer in config.peers.items():
         check_peer(name, peer)
-    if not 4 * KIB <= config.min_chunk_bytes <= config.max_chunk_bytes <= 64 * 1024 * KIB:
+    if not LEAST_CHUNK_BYTES <= config.min_chunk_bytes <= config.max_chunk_bytes <= 64 * 1024 * KIB:
         raise ConfigError(
             "chunk sizes must satisfy 4 KiB <= min_chunk_bytes <= max_chunk_bytes <= 64 MiB"
         )

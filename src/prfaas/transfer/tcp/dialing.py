@@ -19,7 +19,7 @@ from prfaas.transfer.protocol.frames import (
 )
 from prfaas.transfer.tcp import tls
 from prfaas.transfer.tcp.channel import Channel, tune
-from prfaas.transfer.tcp.config import TcpLinkConfig, split_address
+from prfaas.transfer.tcp.config import LEAST_CHUNK_BYTES, TcpLinkConfig, split_address
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ def dial(
         welcome = _welcome(sock, until)
         if welcome.name != hello.target:
             raise PeerError(f"{address} is agent {welcome.name!r}, not {hello.target!r}")
+        if welcome.max_chunk_bytes < LEAST_CHUNK_BYTES:
+            raise PeerError(
+                f"{hello.target!r} takes chunks of {welcome.max_chunk_bytes} bytes only"
+            )
     except ssl.SSLError as error:
         sock.close()
         raise PeerError(_explain(error, hello.target, address)) from error

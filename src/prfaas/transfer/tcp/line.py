@@ -9,8 +9,8 @@ from prfaas.transfer.api import LinkState
 from prfaas.transfer.protocol.fanout import Fanout, first_guess
 from prfaas.transfer.protocol.monitor import ConnectionSample, LineMonitor, LineSample
 from prfaas.transfer.protocol.outbound import OutboundConnection
+from prfaas.transfer.protocol.outgoing import SenderCounters
 from prfaas.transfer.protocol.pacing import CapacityEstimate, connection_rate
-from prfaas.transfer.protocol.sender import SenderCounters
 from prfaas.transfer.tcp import tcp_info
 from prfaas.transfer.tcp.channel import Channel, limit_unsent, pace
 from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig
@@ -31,7 +31,8 @@ class Line:
         self.monitor = LineMonitor()
         self.samples: dict[int, ConnectionSample] = {}
         self.rate_bytes_per_s = peer.rate_bytes_per_s
-        self.chunk_bytes = min(_FIRST_CHUNK, config.max_chunk_bytes)
+        self.most_chunk_bytes = config.max_chunk_bytes
+        self.chunk_bytes = _FIRST_CHUNK
         self._config = config
         self._capacity = CapacityEstimate()
         self._fanout: Fanout | None = None
@@ -108,8 +109,8 @@ class Line:
         expected = rate or view.goodput_bytes_per_s
         if expected:
             chunk = int(expected / count * _CHUNK_S)
-            least, most = self._config.min_chunk_bytes, self._config.max_chunk_bytes
-            self.chunk_bytes = min(max(chunk, least), most)
+            self.chunk_bytes = max(chunk, self._config.min_chunk_bytes)
+        self.chunk_bytes = min(self.chunk_bytes, self.most_chunk_bytes)
         for _, machine in live.values():
             machine.chunk_bytes = self.chunk_bytes
         numbers = frozenset(live)

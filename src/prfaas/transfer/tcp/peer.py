@@ -16,7 +16,8 @@ from prfaas.core.errors import CallerError, LinkError
 from prfaas.transfer.api import LinkState, TransferOffer
 from prfaas.transfer.protocol.frames import Hello, Welcome
 from prfaas.transfer.protocol.outbound import OutboundConnection
-from prfaas.transfer.protocol.sender import OutgoingTransfer, SendingDesk
+from prfaas.transfer.protocol.outgoing import OutgoingTransfer
+from prfaas.transfer.protocol.sender import SendingDesk
 from prfaas.transfer.tcp.channel import Channel
 from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.transfer.tcp.line import Line
@@ -25,6 +26,8 @@ from prfaas.transfer.tcp.sending import SenderThread
 from prfaas.transfer.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
 
 log = logging.getLogger(__name__)
+
+_JOIN_S = 2.0
 
 
 class PeerLink:
@@ -113,7 +116,8 @@ class PeerLink:
         for thread in threads:
             thread.stop()
         for thread in threads:
-            thread.join()
+            # One that is just dialling ends by itself, when the peer answers or its time is up.
+            thread.join(_JOIN_S)
         self.pump.drain()
 
     # For the connections' threads.
@@ -129,6 +133,7 @@ class PeerLink:
             if self._incarnation not in (None, welcome.incarnation):
                 self.desk.fail_all(f"{self.name} has restarted")
             self._incarnation = welcome.incarnation
+            self.line.most_chunk_bytes = min(self.config.max_chunk_bytes, welcome.max_chunk_bytes)
             self.last_error = ""
         self.pump.drain()
 
@@ -148,9 +153,6 @@ class PeerLink:
         with self.lock:
             if not self._closed:
                 self._news.wait(seconds)
-
-    def chunk_bytes(self, accepted_bytes: int) -> int:
-        return min(self.line.chunk_bytes, accepted_bytes)
 
     def connected(
         self, thread: SenderThread, channel: Channel, machine: OutboundConnection

@@ -12,7 +12,8 @@ from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
 from prfaas.transfer.protocol.frames import Hello, Kind, reason
 from prfaas.transfer.protocol.inbound import InboundConnection
-from prfaas.transfer.protocol.receiver import Completed, Event, Failed, ReceivingDesk, Stored
+from prfaas.transfer.protocol.incoming import Completed, Event, Failed, Stored
+from prfaas.transfer.protocol.receiver import ReceivingDesk
 from prfaas.transfer.tcp.channel import Channel, Waiter, Wakeup
 from prfaas.transfer.tcp.config import TcpLinkConfig
 from prfaas.transfer.tcp.pump import EventPump
@@ -155,10 +156,11 @@ class ReceiverThread(threading.Thread):
             if isinstance(problem, PeerError):
                 with contextlib.suppress(OSError):
                     self._channel.send([memoryview(reason(Kind.REJECT, str(problem)))])
-        self._channel.close()
-        self._machine.closed(now=time.monotonic())
-        self._receivers.ended(self, error)
-        self._wakeup.close()
+        finally:
+            self._channel.close()
+            self._machine.closed(now=time.monotonic())
+            self._receivers.ended(self, error)
+            self._wakeup.close()
 
     def _serve(self) -> None:
         machine, channel = self._machine, self._channel

@@ -74,7 +74,7 @@ class SenderThread(threading.Thread):
             peer.desk,
             hello.connection,
             guard=peer.lock,
-            chunk_bytes=peer.chunk_bytes(dialled.welcome.max_chunk_bytes),
+            chunk_bytes=min(peer.line.chunk_bytes, peer.line.most_chunk_bytes),
             keepalive_s=peer.config.keepalive_s,
             now=now,
         )
@@ -91,9 +91,10 @@ class SenderThread(threading.Thread):
         except (OSError, LinkError, PeerError) as error:
             log.warning("connection %d to %s lost: %s", machine.number, peer.name, error)
             peer.note_error(error)
-        channel.close()
-        machine.closed(now=time.monotonic())
-        peer.disconnected(self, graceful=graceful)
+        finally:
+            channel.close()
+            machine.closed(now=time.monotonic())
+            peer.disconnected(self, graceful=graceful)
         return time.monotonic() - began
 
     def _serve(self, channel: Channel, machine: OutboundConnection) -> None:

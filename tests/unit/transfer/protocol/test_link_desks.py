@@ -10,10 +10,12 @@ from prfaas.core.errors import InvariantError, LinkError, PeerError
 from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 from prfaas.transfer.protocol import lifecycle
 from prfaas.transfer.protocol.frames import Header, Kind, unpack
+from prfaas.transfer.protocol.incoming import Completed, Failed
 from prfaas.transfer.protocol.lifecycle import INCOMING, OUTGOING, Outgoing, OutgoingStep
 from prfaas.transfer.protocol.outbound import OutboundConnection
-from prfaas.transfer.protocol.receiver import Completed, Failed, ReceivingDesk
-from prfaas.transfer.protocol.sender import Chunk, OutgoingTransfer, SendingDesk
+from prfaas.transfer.protocol.outgoing import Chunk, OutgoingTransfer
+from prfaas.transfer.protocol.receiver import ReceivingDesk
+from prfaas.transfer.protocol.sender import SendingDesk
 
 NOTHING = Header(Kind.ACK, 0, 0, 0, 0, 0)
 
