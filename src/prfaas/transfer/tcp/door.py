@@ -121,7 +121,8 @@ class Door(threading.Thread):
             hello = self._listen_to(visitor)
             if hello is not None:
                 self._let_in(visitor, hello)
-        except (PeerError, OSError) as error:
+        except Exception as error:
+            # Nothing a stranger's bytes can provoke may end the thread that serves everyone.
             self._turn_away(visitor, error)
 
     def _listen_to(self, visitor: _Visitor) -> Hello | None:

@@ -156,6 +156,9 @@ class ReceiverThread(threading.Thread):
             if isinstance(problem, PeerError):
                 with contextlib.suppress(OSError):
                     self._channel.send([memoryview(reason(Kind.REJECT, str(problem)))])
+        except Exception as problem:
+            error = problem
+            log.exception("a fault of ours on a connection from %s", self._machine.peer)
         finally:
             self._channel.close()
             self._machine.closed(now=time.monotonic())

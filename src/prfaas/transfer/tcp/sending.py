@@ -91,6 +91,9 @@ class SenderThread(threading.Thread):
         except (OSError, LinkError, PeerError) as error:
             log.warning("connection %d to %s lost: %s", machine.number, peer.name, error)
             peer.note_error(error)
+        except Exception as error:
+            log.exception("a fault of ours on connection %d to %s", machine.number, peer.name)
+            peer.note_error(error)
         finally:
             channel.close()
             machine.closed(now=time.monotonic())
