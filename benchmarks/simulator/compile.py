@@ -30,6 +30,7 @@ MODULES = (
     "sim/engine",
     "sim/line",
     "sim/metrics",
+    "sim/network",
     "sim/prefix_cache",
     "sim/simulation",
 )

@@ -132,6 +132,7 @@ def run(
             assert simulation.engines[model.name].batch <= model.max_batch
 
     simulation._tell = checked  # type: ignore[method-assign]
+    simulation._network._tell = checked
     simulation.run(until=1000.0)
     return simulation, watcher
 

@@ -20,11 +20,11 @@ from prfaas.scheduler import events as e
 from prfaas.scheduler.scheduler import Scheduler
 from prfaas.sim.clock import PRIORITY_ALARM, PRIORITY_FAULT, Clock
 from prfaas.sim.engine import Engine, Task
-from prfaas.sim.line import Flow, Line
 from prfaas.sim.metrics import Recorder
+from prfaas.sim.network import Network
 from prfaas.sim.prefix_cache import PrefixCache
 from prfaas.sim.workload import Workload
-from prfaas.sim.world import LineModel, Outage, World
+from prfaas.sim.world import Outage, World
 
 Log = Callable[[float, e.AnyEvent | c.AnyCommand], None]
 
@@ -76,7 +76,10 @@ class Simulation:
             )
             for m in world.engines
         }
-        self.lines = {(m.source, m.target): self._line(m) for m in world.lines}
+        self._network = Network(
+            self.clock, world, self._cluster_of, self._tell, self._arrived_over_line
+        )
+        self.lines = self._network.lines
         self._caches = {name: PrefixCache(size) for name, size in world.cache_blocks.items()}
         self._engines_of = {
             name: [spec.name for spec in world.topology.engines if spec.cluster == name]
@@ -93,7 +96,8 @@ class Simulation:
             c.ChangeRole: lambda command: None,
             c.SetTimer: self._set_timer,
         }
-        self._plan_faults()
+        for outage in world.outages:
+            self.clock.at(outage.at, self._engine_dies, outage, PRIORITY_FAULT)
 
     def run(self, until: float = inf, on_progress: Callable[[int], None] | None = None) -> None:
         """To the last answer, or to time ``until``. ``on_progress(arrived)``: now and then."""
@@ -177,21 +181,8 @@ class Simulation:
         self.recorder.prefill(job.index, self.clock.now, seconds, held)
         start = job.transfer
         if task is job.prefill and start is not None:
-            line = self._line_of(start)
-            if line is not None:
-                line.open(self._flow(start, held, seconds))
+            self._network.open(start, held, seconds)
         return seconds
-
-    def _flow(self, start: c.StartPrefill, held: int, seconds: float) -> Flow:
-        state = self.world.state_bytes
-        total = self.world.costs.kv_bytes(start.from_token, start.to_token)
-        cached = 0.0
-        if held > start.from_token:
-            upto = min(held, start.to_token)
-            cached = self.world.costs.kv_bytes(start.from_token, upto) - state
-        return Flow(
-            (start.request_id, start.attempt), cached, total - state - cached, state, seconds
-        )
 
     def prefill_done(self, engine: Engine, task: Task) -> None:
         job = task.job
@@ -203,11 +194,9 @@ class Simulation:
         if task is not job.prefill or start is None:
             return  # Direct: the first token follows.
         job.prefill = None
-        line = self._line_of(start)
-        if line is not None:
-            line.produced((start.request_id, start.attempt))
+        self._network.produced(start)
         self._tell(e.PrefillCompleted(start.request_id, start.attempt))
-        if line is None:
+        if self._network.line_of(start) is None:
             self._transferred(start)
 
     def _arrived_over_line(self, key: tuple[str, int]) -> None:
@@ -271,9 +260,7 @@ class Simulation:
         job = self._jobs[command.request_id]
         start, job.transfer = job.transfer, None
         if start is not None:
-            line = self._line_of(start)
-            if line is not None:
-                line.cancel((start.request_id, start.attempt))
+            self._network.cancel(start)
 
     def _cancel_decode(self, command: c.CancelDecode) -> None:
         job = self._jobs[command.request_id]
@@ -293,62 +280,7 @@ class Simulation:
         if alarm == self._alarm:
             self._tell(e.TimerFired())
 
-    # -- lines and failures ---------------------------------------------------------------------
-
-    def _line(self, model: LineModel) -> Line:
-        return Line(
-            self.clock,
-            rate_bytes_per_s=model.rate_bytes_per_s,
-            rtt_s=model.rtt_s,
-            loss=model.loss,
-            connections=model.connections,
-            on_arrived=self._arrived_over_line,
-        )
-
-    def _line_of(self, start: c.StartPrefill) -> Line | None:
-        source, target = self._cluster_of[start.engine], self._cluster_of[start.decode_engine]
-        return None if source == target else self.lines[source, target]
-
-    def _plan_faults(self) -> None:
-        for model in self.world.lines:
-            for at, rate in model.changes:
-                self.clock.at(at, self._change_line, (model, rate), PRIORITY_FAULT)
-            if self.world.link_report_s is not None:
-                self.clock.at(0.0, self._report_periodically, model, PRIORITY_ALARM)
-        for outage in self.world.outages:
-            self.clock.at(outage.at, self._engine_dies, outage, PRIORITY_FAULT)
-
-    def _change_line(self, change: tuple[LineModel, float]) -> None:
-        model, rate = change
-        self.lines[model.source, model.target].set_rate(rate)
-        self._report(model)
-
-    def _report_periodically(self, model: LineModel) -> None:
-        assert self.world.link_report_s is not None
-        self._report(model)
-        for request_id, attempt in self.lines[model.source, model.target].moving():
-            self._tell(e.TransferProgressed(request_id, attempt))
-        self.clock.at(
-            self.clock.now + self.world.link_report_s,
-            self._report_periodically,
-            model,
-            PRIORITY_ALARM,
-        )
-
-    def _report(self, model: LineModel) -> None:
-        line = self.lines[model.source, model.target]
-        waiting_s = line.backlog_bytes / line.rate if line.rate else inf
-        self._tell(
-            e.LinkStateChanged(
-                model.source,
-                model.target,
-                line.rate > 0,
-                line.rate,
-                line.utilisation,
-                min(1.0, waiting_s),
-                model.rtt_s,
-            )
-        )
+    # -- failures ---------------------------------------------------------------------------------
 
     def _engine_dies(self, outage: Outage) -> None:
         self.engines[outage.engine].fail()
