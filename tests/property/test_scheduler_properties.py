@@ -1,0 +1,159 @@
+"""Any events in any order, late, doubled and false ones too: the scheduler keeps its promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.policies.registry import POLICIES, make_policy
+from prfaas.scheduler import commands as c
+from prfaas.scheduler import events as e
+from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.scheduler import Scheduler
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+
+ENGINES = {"e0": "east", "e1": "east", "p0": "west", "p1": "west", "d0": "west", "d1": "west",
+           "x0": "south"}  # fmt: skip
+CAPACITY = 2
+TOPOLOGY = Topology(
+    (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd"), ClusterSpec("south", "pd")),
+    tuple(
+        EngineSpec(name, place, "prefill" if name[0] in "ep" else "decode", CAPACITY)
+        for name, place in ENGINES.items()
+    ),
+    (LinkSpec("east", "west", 1e6),),
+    16,
+)
+IDS = [str(i) for i in range(8)]
+
+ids = st.sampled_from(IDS)
+attempts = st.integers(1, 4)
+events = st.one_of(
+    st.builds(
+        e.RequestArrived,
+        ids,
+        st.integers(1, 200),
+        st.just(5),
+        st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
+        st.sampled_from([None, 1e6]),
+    ),
+    *(
+        st.builds(kind, ids, attempts)
+        for kind in (
+            e.PrefillCompleted,
+            e.TransferCompleted,
+            e.TransferProgressed,
+            e.FirstToken,
+            e.RequestCompleted,
+        )
+    ),
+    *(
+        st.builds(kind, ids, attempts, st.just("boom"))
+        for kind in (e.PrefillFailed, e.TransferFailed, e.DecodeFailed)
+    ),
+    st.builds(e.RequestCancelled, ids),
+    st.builds(e.EngineUp, st.sampled_from(list(ENGINES))),
+    st.builds(e.EngineDown, st.sampled_from(list(ENGINES)), st.just("gone")),
+    st.builds(e.LinkStateChanged, st.just("east"), st.just("west"), st.booleans()),
+    st.just(e.TimerFired()),
+)
+
+
+class Harness:
+    """Counts from the outside: what runs on each engine, and how each request ended."""
+
+    def __init__(self, policy: str) -> None:
+        config = SchedulerConfig(policy=policy, threshold=64, max_attempts=5)
+        self.scheduler = Scheduler(TOPOLOGY, make_policy(config), config)
+        self.now = 0.0
+        self.alarm = float("inf")
+        self.decodes: dict[str, str] = {}
+        self.prefills: dict[tuple[str, int], str] = {}
+        self.started: set[tuple[str, int]] = set()
+        self.ends: Counter[str] = Counter()
+        self.arrivals: Counter[str] = Counter()
+
+    def feed(self, event: e.AnyEvent) -> None:
+        before = self.scheduler.state(getattr(event, "request_id", ""))
+        if isinstance(event, e.RequestArrived):
+            if before is not None:
+                return
+            self.arrivals[event.request_id] += 1
+            self.started = {key for key in self.started if key[0] != event.request_id}
+        if isinstance(event, e.TimerFired):
+            self.now, self.alarm = max(self.now, min(self.alarm, self.now + 60)), float("inf")
+        self.now += 0.01
+        commands = self.scheduler.handle(event, now=self.now)
+        self.scheduler.check_integrity()
+        self._forget(event, before)
+        for command in commands:
+            self._obey(command)
+        for running in (self.decodes, self.prefills):
+            assert max(Counter(running.values()).values(), default=0) <= CAPACITY
+
+    def _forget(self, event: Any, before: State | None) -> None:
+        """What the event itself ends."""
+        rid = getattr(event, "request_id", None)
+        if before is not None and rid is not None and self.scheduler.state(rid) is None:
+            if isinstance(event, e.RequestCompleted | e.RequestCancelled):
+                self.ends[rid] += 1
+            self.decodes.pop(rid, None)
+        if isinstance(event, e.PrefillCompleted | e.PrefillFailed):
+            self.prefills.pop((rid, event.attempt), None)
+        if isinstance(event, e.EngineDown):
+            self.decodes = {k: v for k, v in self.decodes.items() if v != event.engine}
+            self.prefills = {k: v for k, v in self.prefills.items() if v != event.engine}
+
+    def _obey(self, command: c.AnyCommand) -> None:
+        if isinstance(command, c.StartPrefill):
+            key = (command.request_id, command.attempt)
+            assert key not in self.started
+            assert command.from_token < command.to_token
+            self.started.add(key)
+            self.prefills[key] = command.engine
+        elif isinstance(command, c.StartDecode):
+            assert command.request_id not in self.decodes
+            self.decodes[command.request_id] = command.engine
+        elif isinstance(command, c.CancelPrefill):
+            self.prefills.pop((command.request_id, command.attempt), None)
+        elif isinstance(command, c.CancelDecode):
+            self.decodes.pop(command.request_id, None)
+        elif isinstance(command, c.FailRequest):
+            self.ends[command.request_id] += 1
+        elif isinstance(command, c.SetTimer):
+            self.alarm = command.at
+
+    def drain(self) -> None:
+        """Everything works again: whatever is asked for succeeds."""
+        for name in ENGINES:
+            self.feed(e.EngineUp(name))
+        self.feed(e.LinkStateChanged("east", "west", up=True))
+        for _ in range(200):
+            for rid in (rid for rid in IDS if self.scheduler.state(rid) is not None):
+                for attempt in range(1, 6):
+                    for kind in (
+                        e.PrefillCompleted,
+                        e.TransferCompleted,
+                        e.FirstToken,
+                        e.RequestCompleted,
+                    ):
+                        self.feed(kind(rid, attempt))
+            if self.scheduler.live_requests == 0:
+                return
+            self.feed(e.TimerFired())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(POLICIES)), st.lists(events, max_size=60))
+def test_each_request_ends_once_whatever_happens(policy: str, script: list[e.AnyEvent]) -> None:
+    harness = Harness(policy)
+    for event in script:
+        harness.feed(event)
+    harness.drain()
+    assert harness.scheduler.live_requests == 0
+    assert harness.ends == harness.arrivals
+    assert not harness.decodes
