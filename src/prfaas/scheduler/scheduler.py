@@ -192,8 +192,8 @@ class Scheduler:
         link = self._scene.link(event.source, event.target)
         if link is None:
             raise CallerError(f"no line from {event.source!r} to {event.target!r}")
-        known = event.rate_bytes_per_s
-        link.rate_bytes_per_s = link.configured_bytes_per_s if known is None else known
+        # A line that is up carries something: a measured 0 says that nothing was sent.
+        link.rate_bytes_per_s = event.rate_bytes_per_s or link.configured_bytes_per_s
         link.utilisation, link.congestion = event.utilisation, event.congestion
         link.rtt_s = event.rtt_s
         if link.up and not event.up:
