@@ -17,7 +17,10 @@ from prfaas.transfer.tcp.config import PeerConfig, TcpLinkConfig
 
 _CHUNK_S = 0.01
 """A chunk should take one connection about so long: it is the grain of priorities and cancels."""
-_UNSENT_S, _LEAST_UNSENT, _MOST_UNSENT = 0.01, 16 * 1024, 512 * 1024
+_UNSENT_S, _UNSENT_UNLIMITED_S = 0.01, 0.025
+"""Backlog in the kernel: what is there can be overtaken by nothing, but keeps the line busy while
+our threads wait for a core; a line without a limit needs more of it."""
+_LEAST_UNSENT, _FIRST_UNSENT, _MOST_UNSENT = 16 * 1024, 512 * 1024, 4 * 1024 * 1024
 _FIRST_CHUNK = 256 * 1024
 
 Live = Mapping[int, tuple[Channel, OutboundConnection]]
@@ -37,7 +40,6 @@ class Line:
         self._capacity = CapacityEstimate()
         self._fanout: Fanout | None = None
         self._retransmits_of_the_gone = 0
-        self._paced: tuple[float | None, frozenset[int]] = (None, frozenset())
 
     @property
     def connections(self) -> int:
@@ -111,23 +113,20 @@ class Line:
             chunk = int(expected / count * _CHUNK_S)
             self.chunk_bytes = max(chunk, self._config.min_chunk_bytes)
         self.chunk_bytes = min(self.chunk_bytes, self.most_chunk_bytes)
-        for _, machine in live.values():
+        for channel, machine in live.values():
             machine.chunk_bytes = self.chunk_bytes
-        numbers = frozenset(live)
-        if self._paced != (rate, numbers):
-            self._paced = (rate, numbers)
-            for channel, _ in live.values():
-                self._pace(channel, count)
+            self._pace(channel, count)
         if self._fanout is not None:
             limited = rate is not None or not view.backlogged
             self._fanout.observe(view.goodput_bytes_per_s, limited=limited, now=now)
 
     def _pace(self, channel: Channel, count: int) -> None:
         if self.rate_bytes_per_s is None:
+            share = self.monitor.view.goodput_bytes_per_s / max(count, 1)
+            unsent = int(share * _UNSENT_UNLIMITED_S)
             pace(channel.socket, None)
-            limit_unsent(channel.socket, _MOST_UNSENT)
+            limit_unsent(channel.socket, min(max(unsent, _FIRST_UNSENT), _MOST_UNSENT))
             return
         share = connection_rate(self.rate_bytes_per_s, count)
         pace(channel.socket, share)
-        unsent = min(max(int(share * _UNSENT_S), _LEAST_UNSENT), _MOST_UNSENT)
-        limit_unsent(channel.socket, unsent)
+        limit_unsent(channel.socket, min(max(int(share * _UNSENT_S), _LEAST_UNSENT), _MOST_UNSENT))
