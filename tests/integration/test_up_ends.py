@@ -1,6 +1,7 @@
 """However `prfaas up` ends, nothing of it is left: no process, no socket, no shared memory."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,13 +35,28 @@ class Up:
         record = self.record()
         self.sessions = [msgspec.convert(s, Session) for s in record["sessions"].values()]
         self.private = Path(record["private"])
-        # The engine's own children, which only it knows.
-        _until(lambda: any(len(members(session)) > 1 for session in self.sessions))
+        # The engines' own children, which only they know, and what those share.
+        _until(lambda: self.shared_memory() != set())
+        self.shared = self.shared_memory()
 
     def record(self) -> dict:
         for file in self.runs.glob("*/processes.json"):
             return msgspec.json.decode(file.read_bytes())
         return {}
+
+    def shared_memory(self) -> set[Path]:
+        """Files in /dev/shm that a process of ours maps."""
+        found: set[Path] = set()
+        for pid in self.living():
+            try:
+                maps = Path(f"/proc/{pid}/maps").read_text()
+            except OSError:
+                continue  # It has just ended.
+            found |= {Path(name) for name in re.findall(r"(/dev/shm/psm_\w+)$", maps, re.MULTILINE)}
+        return found
+
+    def left(self) -> list[Path]:
+        return [path for path in [*self.shared, self.private] if path.exists()]
 
     def living(self) -> list[int]:
         return [pid for session in self.sessions for pid in members(session)]
@@ -66,7 +82,7 @@ def test_ctrl_c_ends_everything(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(PATIENCE_S) == 128 + signal.SIGINT
     assert up.living() == []
-    assert not up.private.exists()
+    assert up.left() == []
 
 
 def test_children_of_a_killed_up_end_by_themselves(up: Up) -> None:
@@ -74,7 +90,7 @@ def test_children_of_a_killed_up_end_by_themselves(up: Up) -> None:
     up.process.wait()
     _until(lambda: up.living() == [])
     reap(up.runs)
-    assert not up.private.exists()
+    assert up.left() == []
 
 
 def test_a_frozen_child_is_ended_by_the_next_start(up: Up) -> None:
@@ -85,3 +101,4 @@ def test_a_frozen_child_is_ended_by_the_next_start(up: Up) -> None:
     assert members(frozen)
     reap(up.runs)
     assert up.living() == []
+    assert up.left() == []

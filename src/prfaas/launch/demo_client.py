@@ -95,7 +95,7 @@ async def _read(response: aiohttp.ClientResponse, sent_at: float) -> Answer:
         text="".join(text),
         token_ids=tuple(token_ids),
         ttft_s=first_at - sent_at,
-        tokens_per_s=(len(token_ids) - 1) / (last_at - first_at) if last_at > first_at else None,
+        tokens_per_s=_rate(len(token_ids) - 1, last_at - first_at),
         route=route or None,
         reason=reason.strip('"') or None,
         total_tokens=told.total_tokens,
@@ -103,3 +103,8 @@ async def _read(response: aiohttp.ClientResponse, sent_at: float) -> Answer:
         kv_bytes=told.kv_bytes,
         kv_hidden=told.kv_hidden,
     )
+
+
+def _rate(tokens: int, elapsed_s: float) -> float | None:
+    """None where all tokens were read at once: this process was late, not the engine fast."""
+    return tokens / elapsed_s if elapsed_s > 0.001 else None

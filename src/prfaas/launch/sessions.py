@@ -18,6 +18,7 @@ import msgspec
 
 _PR_SET_PDEATHSIG = 1
 _TRACKER = b"multiprocessing.resource_tracker"
+_TRACKER_GRACE_S = 10.0
 _POLL_S = 0.05
 
 
@@ -70,7 +71,7 @@ def end_session(session: Session, *, grace_s: float) -> None:
     _signal(members(session), signal.SIGTERM)
     _wait_gone(session, grace_s)
     _signal([pid for pid in members(session) if not _is_tracker(pid)], signal.SIGKILL)
-    _wait_gone(session, 2.0)
+    _wait_gone(session, _TRACKER_GRACE_S)
     _signal(members(session), signal.SIGKILL)
 
 
