@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,15 +32,29 @@ IDS = [str(i) for i in range(8)]
 
 ids = st.sampled_from(IDS)
 attempts = st.integers(1, 4)
+
+
+class Work(NamedTuple):
+    """Something that was asked for ends: the ``which``-th of all, well or badly."""
+
+    which: int
+    kind: str
+
+
+work = st.builds(
+    Work,
+    st.integers(0, 20),
+    st.sampled_from(["prefilled", "sent", "first", "done", "failed"]),
+)
+arrivals = st.builds(
+    e.RequestArrived,
+    ids,
+    st.integers(1, 200),
+    st.just(5),
+    st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
+    st.sampled_from([None, 1e6]),
+)
 events = st.one_of(
-    st.builds(
-        e.RequestArrived,
-        ids,
-        st.integers(1, 200),
-        st.just(5),
-        st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
-        st.sampled_from([None, 1e6]),
-    ),
     *(
         st.builds(kind, ids, attempts)
         for kind in (
@@ -73,6 +87,7 @@ class Harness:
         self.alarm = float("inf")
         self.decodes: dict[str, str] = {}
         self.prefills: dict[tuple[str, int], str] = {}
+        self.asked: list[c.StartPrefill | c.StartDecode] = []
         self.started: set[tuple[str, int]] = set()
         self.ends: Counter[str] = Counter()
         self.arrivals: Counter[str] = Counter()
@@ -109,6 +124,8 @@ class Harness:
             self.prefills = {k: v for k, v in self.prefills.items() if v != event.engine}
 
     def _obey(self, command: c.AnyCommand) -> None:
+        if isinstance(command, c.StartPrefill | c.StartDecode):
+            self.asked.append(command)
         if isinstance(command, c.StartPrefill):
             key = (command.request_id, command.attempt)
             assert key not in self.started
@@ -126,6 +143,26 @@ class Harness:
             self.ends[command.request_id] += 1
         elif isinstance(command, c.SetTimer):
             self.alarm = command.at
+
+    def work(self, work: Work) -> None:
+        """Report on something that really is under way."""
+        live = [start for start in self.asked if self.scheduler.state(start.request_id) is not None]
+        if not live:
+            return
+        start = live[work.which % len(live)]
+        rid, attempt = start.request_id, start.attempt
+        if isinstance(start, c.StartPrefill):
+            kinds: dict[str, e.AnyEvent] = {
+                "prefilled": e.PrefillCompleted(rid, attempt),
+                "failed": e.PrefillFailed(rid, attempt, "boom"),
+            }
+            self.feed(kinds.get(work.kind, e.TransferCompleted(rid, attempt)))
+        else:
+            kinds = {
+                "first": e.FirstToken(rid, attempt),
+                "failed": e.DecodeFailed(rid, attempt, "boom"),
+            }
+            self.feed(kinds.get(work.kind, e.RequestCompleted(rid, attempt)))
 
     def drain(self) -> None:
         """Everything works again: whatever is asked for succeeds."""
@@ -148,11 +185,16 @@ class Harness:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(sorted(POLICIES)), st.lists(events, max_size=60))
-def test_each_request_ends_once_whatever_happens(policy: str, script: list[e.AnyEvent]) -> None:
+@given(st.sampled_from(sorted(POLICIES)), st.lists(arrivals | events | work, max_size=90))
+def test_each_request_ends_once_whatever_happens(
+    policy: str, script: list[e.AnyEvent | Work]
+) -> None:
     harness = Harness(policy)
-    for event in script:
-        harness.feed(event)
+    for item in script:
+        if isinstance(item, Work):
+            harness.work(item)
+        else:
+            harness.feed(item)
     harness.drain()
     assert harness.scheduler.live_requests == 0
     assert harness.ends == harness.arrivals

@@ -98,18 +98,21 @@ class Attempts(Decoding):
         if decision.prefill_engine is not None:
             from_token = record.cached_on(decode) // self._align * self._align
             if from_token < record.boundary:
-                self._plan_prefill(record, self.scene.engines[decision.prefill_engine], from_token)
+                engine = self.scene.engines[decision.prefill_engine]
+                self._plan_prefill(record, engine, decode, from_token)
                 return
             record.route = Route.DIRECT
             record.reason += "; nothing to hand over"
         self.make_ready(record, "")
 
-    def _plan_prefill(self, record: Record, engine: EngineState, from_token: int) -> None:
+    def _plan_prefill(
+        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
+    ) -> None:
         record.from_token, record.to_token = from_token, record.boundary
         self._book(record, engine)
         engine.prefill_records[record.request_id] = record
-        if engine.place is not record.decode.place:  # type: ignore[union-attr]
-            link = self.scene.links[engine.cluster, record.decode.cluster]  # type: ignore[union-attr]
+        if engine.place is not decode.place:
+            link = self.scene.links[engine.cluster, decode.cluster]
             record.link = link
             record.link_bytes = self._costs.kv_bytes(from_token, record.boundary)
             link.outstanding_bytes += record.link_bytes

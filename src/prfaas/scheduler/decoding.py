@@ -25,6 +25,8 @@ class Decoding(Holdings):
     def make_ready(self, record: Record, why: str) -> None:
         """All that is missing is a slot: take one, or wait in line, or (no engine of the cluster
         can use the transfer) take the next route."""
+        if record.state is State.READY:
+            self._place_of(record).ready.pop(record.request_id, None)
         if record.route is not Route.DIRECT:
             self._release_prefill(record, done=True)
             self._release_link(record)

@@ -19,7 +19,7 @@ class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
 class RequestArrived(Event, frozen=True, gc=False):
     """A prompt of ``total_tokens`` wants at most ``max_output_tokens``.
 
-    ``request_id``: unique among live requests; transfer ids are made from it, so at most 56
+    ``request_id``: never used twice; transfer ids are made from it, so at most 56
     characters of [A-Za-z0-9_-], chosen by the driver (a client's own id is not safe here).
     ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
     ``deadline``: the time by which the first token is due; None: whenever.

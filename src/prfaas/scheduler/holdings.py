@@ -73,10 +73,12 @@ class Holdings:
         record = self.records.get(timer.key)  # type: ignore[arg-type]
         if record is None:
             return True
+        if record.state is State.STREAMING:
+            return True
         if timer.kind is TimerKind.DEADLINE:
-            return record.state is State.STREAMING
-        stalling = record.state is State.SENDING
-        return timer.attempt != record.attempt or (timer.kind is TimerKind.STALL and not stalling)
+            return False
+        sending = record.state is State.SENDING
+        return timer.attempt != record.attempt or (timer.kind is TimerKind.STALL and not sending)
 
     def _move(self, record: Record, state: State) -> None:
         if state not in self._allowed[record.state]:

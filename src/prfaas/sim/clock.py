@@ -24,7 +24,11 @@ class Clock:
         self._sequence = 0
 
     def at(
-        self, time: float, action: Callable[[Any], None], argument: Any, priority: int = 1
+        self,
+        time: float,
+        action: Callable[[Any], None],
+        argument: Any,
+        priority: int = PRIORITY_WORK,
     ) -> None:
         """Call ``action(argument)`` at ``time``."""
         self._sequence += 1

@@ -248,3 +248,20 @@ def test_refusals() -> None:
         drive(e.TimerFired(), at=-1.0)
     with pytest.raises(ConfigError, match=r"Known: .*threshold"):
         make_policy(SchedulerConfig(policy="best"))
+
+
+def test_request_in_line_that_loses_its_engine_starts_once() -> None:
+    """A request that waits in line, is placed elsewhere, and whose old line moves on."""
+    drive = Driver(topology(decodes=2, capacity=1))
+    for rid in ("a", "b"):
+        drive.arrive(256, rid)
+    assert drive.arrive(256, "c") == []
+    drive(e.DecodeFailed("a", 1, "reset"))  # Retried after a pause: both engines are taken or bad.
+    drive(e.EngineDown("west-d0", "exit"))
+    while drive.scheduler.state("b") is not None:
+        drive(e.RequestCompleted("b", 1))
+    drive(e.EngineUp("west-d0"))
+    running = [r for r in "ac" if drive.scheduler.state(r) is State.DECODING]
+    assert running == ["a", "c"]
+    starts = [x for x in drive.log if isinstance(x, c.StartDecode) and x.request_id == "c"]
+    assert len(starts) == 1
