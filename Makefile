@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint test-pure test-engine figures bench-transfer \
-        bench-simulator bench-engine clean
+        bench-simulator bench-engine bench-handoff bench-gateway clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,12 @@ bench-simulator: $(READY)  ## the simulator's speed beside DynoSim
 
 bench-engine: $(READY)  ## prefill throughput with the connector idle and exporting, beside stock vLLM
 	$(BIN)/python -m benchmarks.engine
+
+bench-handoff: $(READY)  ## what the line adds to a prompt's time to first token
+	$(BIN)/python -m benchmarks.handoff
+
+bench-gateway: $(READY)  ## CPU time of the gateway per request
+	$(BIN)/python -m benchmarks.gateway.cpu_per_request
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build
