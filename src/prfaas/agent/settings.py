@@ -80,6 +80,7 @@ def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | Non
         peers[peer.name] = PeerConfig(
             address=peer.listen,
             rate_bytes_per_s=link.rate_bytes_per_s,
+            leave_to_others=link.leave_to_others,
             connections=link.connections,
         )
     return TcpLinkConfig(

@@ -84,6 +84,8 @@ class LinkConfig(Strict, frozen=True):
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     rate: str | None = None
+    leave_to_others: float = 0.0
+    """Share of the line's measured capacity (0 to 0.9) that is left unused."""
     connections: int | None = None
 
     @property
