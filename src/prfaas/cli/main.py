@@ -16,7 +16,7 @@ from prfaas.core.errors import PrfaasError
 
 VERBS: dict[str, str] = {
     "up": "start a deployment on this machine: engines, agents, gateway",
-    "demo": "send a script of prompts through a running deployment and check every answer",
+    "demo": "start a deployment, ask it a script of prompts, check every answer",
     "gateway": "run the OpenAI endpoint of a deployment",
     "agent": "run the agent of one machine of a deployment",
     "certs": "make a private CA and per-agent certificates for the KV link",

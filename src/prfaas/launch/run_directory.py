@@ -66,6 +66,8 @@ class RunDirectory:
     def close(self) -> None:
         shutil.rmtree(self.private, ignore_errors=True)
         (self.path / "processes.json").unlink(missing_ok=True)
+        if not any(self.logs.iterdir()):
+            shutil.rmtree(self.path)  # Nothing was started: nothing to read later.
         os.close(self._lock)
 
     def _write_record(self) -> None:

@@ -52,9 +52,15 @@ def test_a_living_run_is_left_alone(tmp_path: Path) -> None:
 def test_a_closed_run_keeps_its_logs_only(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_deployment(load_deployment(embedded_default()))
+    (run.logs / "gateway.log").touch()
     run.close()
     assert sorted(p.name for p in run.path.iterdir()) == ["deployment.json", "lock", "logs"]
     assert not run.private.exists()
+
+
+def test_a_run_that_started_nothing_leaves_nothing(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_old_runs_are_forgotten(tmp_path: Path) -> None:
