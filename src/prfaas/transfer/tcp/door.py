@@ -41,6 +41,7 @@ class _Visitor:
 
     def __init__(self, sock: socket.socket, address: str, now: float) -> None:
         self.socket, self.address, self.since = sock, address, now
+        self.fd = sock.fileno()
         self.channel: Channel | None = None
         self.shaken = self.leaving = False
         self.reader = FrameReader(max_chunk_bytes=1)
@@ -128,7 +129,10 @@ class Door(threading.Thread):
     def _listen_to(self, visitor: _Visitor) -> Hello | None:
         """Its Hello, once it is there and its identity is known."""
         if visitor.channel is None:
-            first = visitor.socket.recv(1, socket.MSG_PEEK)
+            try:
+                first = visitor.socket.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:  # the event was for an earlier owner of the descriptor
+                return None
             visitor.channel = self._channel(visitor, first)
         channel = visitor.channel
         if isinstance(channel.socket, ssl.SSLSocket) and not visitor.shaken:
@@ -206,10 +210,13 @@ class Door(threading.Thread):
             kind = "protocol" if isinstance(error, (PeerError, LinkError)) else "closed"
         self.turned_away[kind] += 1
         log.warning("turned away %s (%s): %s", visitor.address, kind, error)
+        if visitor.socket.fileno() < 0:  # a failed wrap_socket() has closed it
+            self._forget(visitor)
+            return
         visitor.leaving = True
         with contextlib.suppress(OSError):
             socket.socket.shutdown(visitor.socket, socket.SHUT_WR)
-        if visitor.socket.fileno() not in self._visitors:
+        if visitor.fd not in self._visitors:
             self._remember(visitor)
 
     def _see_off(self, visitor: _Visitor) -> None:
@@ -241,12 +248,12 @@ class Door(threading.Thread):
             visitor.socket.close()
 
     def _remember(self, visitor: _Visitor) -> None:
-        self._visitors[visitor.socket.fileno()] = visitor
-        self._selector.register(visitor.socket, selectors.EVENT_READ)
+        self._visitors[visitor.fd] = visitor
+        self._selector.register(visitor.fd, selectors.EVENT_READ)
 
     def _forget(self, visitor: _Visitor) -> None:
-        if self._visitors.pop(visitor.socket.fileno(), None) is not None:
-            self._selector.unregister(visitor.socket.fileno())
+        if self._visitors.pop(visitor.fd, None) is not None:
+            self._selector.unregister(visitor.fd)
 
 
 def _say(channel: Channel, why: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +112,22 @@ def test_a_tls_client_of_a_plaintext_agent_is_told(
     assert "deadline" in send(east, "west", 0.4)[0]
     assert west.counters().turned_away["tls"] >= 1
     assert any("configured for plaintext" in r.getMessage() for r in caplog.records)
+
+
+def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(
+    pki: dict[str, TlsFiles], open_link: Open
+) -> None:
+    west = open_link("west", pki["west"])
+    host, _, port = west.address.rpartition(":")
+    for number in range(60):
+        with socket.create_connection((host, int(port))) as sock:
+            # Closing resets the connection, so that nothing orderly is left to read.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.send(b"\x16" * (number + 1))
+    east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
+    assert send(east, "west", 10.0) == ["complete"]
+    assert west.counters().pending_connections == 0
+    assert sum(west.counters().turned_away.values()) == 60
 
 
 def test_the_wrong_agent_at_the_right_address(
