@@ -49,9 +49,8 @@ class Recorder:
     def completed(self, index: int, now: float) -> None:
         self.done_at[index] = now
 
-    def failed(self, index: int, now: float, kind: ErrorKind) -> None:
+    def failed(self, kind: ErrorKind) -> None:
         self.failures[kind] = self.failures.get(kind, 0) + 1
-        self.done_at[index] = nan
 
     def table(self) -> RequestTable:
         """The rows as arrays."""

@@ -269,8 +269,8 @@ class Simulation:
             job.decode = None
 
     def _fail_request(self, command: c.FailRequest) -> None:
-        job = self._jobs.pop(command.request_id)
-        self.recorder.failed(job.index, self.clock.now, command.kind)
+        del self._jobs[command.request_id]
+        self.recorder.failed(command.kind)
 
     def _set_timer(self, command: c.SetTimer) -> None:
         self._alarm += 1

@@ -32,6 +32,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     requests: int
     lost: int
+    """Requests without an answer; a run that was cut short counts those it left."""
+    lost_by_error: dict[str, int]
     offered_req_per_s: float
     throughput_req_per_s: float
     goodput_req_per_s: float
@@ -68,6 +70,7 @@ def summarise(name: str, simulation: Simulation, slo: Slo) -> Summary:
         policy=simulation.policy_name,
         requests=len(table.arrived_at),
         lost=int((~answered).sum()),
+        lost_by_error={kind.value: count for kind, count in simulation.recorder.failures.items()},
         offered_req_per_s=float((table.arrived_at >= start).sum() / span),
         throughput_req_per_s=float(within.sum() / span),
         goodput_req_per_s=float((within & good).sum() / span),

@@ -106,6 +106,14 @@ def test_mistakes_are_named(
     assert message in capsys.readouterr().err
 
 
+def test_lost_requests_say_why(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenario.write_text(SCENARIO + "deadline: 8 s\n")
+    assert main(["simulate", str(scenario), "--policy", "paper", "--json"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert 0 < run["lost"] < 60
+    assert run["lost_by_error"] == {"deadline": run["lost"]}
+
+
 def test_events_of_one_run_only(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", str(scenario), "--events", "x.jsonl"]) == 2
     assert "--events writes one run" in capsys.readouterr().err
