@@ -6,6 +6,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,6 +127,9 @@ def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(
             sock.send(b"\x16" * (number + 1))
     east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
     assert send(east, "west", 10.0) == ["complete"]
+    until = time.monotonic() + 10
+    while west.counters().pending_connections and time.monotonic() < until:
+        threading.Event().wait(0.01)
     assert west.counters().pending_connections == 0
     assert sum(west.counters().turned_away.values()) == 60
 
