@@ -55,8 +55,8 @@ figures: $(READY)  ## the paper's tables and figures into build/figures; fails i
 bench-transfer: $(READY)  ## the KV link beside iperf3, NIXL, Mooncake (QUICK=1, ROWS=...)
 	$(BIN)/python -m benchmarks.transfer $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-bench-simulator: $(READY)  ## the simulator's speed beside DynoSim
-	$(BIN)/python -m benchmarks.simulator
+bench-simulator: $(READY)  ## the simulator's speed and figures (TRACE=mooncake.jsonl.gz ALSO="more traces": beside DynoSim)
+	$(BIN)/python -m benchmarks.simulator $(if $(TRACE),--trace $(TRACE)) $(if $(ALSO),--also $(ALSO))
 
 bench-engine: $(READY)  ## prefill throughput with the connector idle and exporting, beside stock vLLM
 	$(BIN)/python -m benchmarks.engine

@@ -75,29 +75,29 @@ def check(
     return tokens
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def stack(request: pytest.FixtureRequest, stacks: Any) -> Any:
+    """Of the module's scope, so that pytest runs all tests of one model before the next."""
+    return stacks.get(request.param)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_identical(stacks: Any, kind: str, route: str, length: int) -> None:
-    stack = stacks.get(kind)
+def test_identical(stack: Any, route: str, length: int) -> None:
     ids = prompt(f"{route} {length}", length)
     answer = check(stack, route, ids)
     if length > BLOCK:
         # The second turn of the conversation: only what is new is handed over.
         turn = ids + answer + prompt(f"{route} {length} more", length // 3)
         completed = (length + len(answer) - 1) // BLOCK > (length - 1) // BLOCK
-        same = kind == "gdn" and not completed
+        same = stack.kind == "gdn" and not completed
         check(stack, route, turn, same_schedule=same, cached=True)
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_prefix_shared_at_any_length_gives_the_same_tokens(
-    stacks: Any, kind: str, route: str
-) -> None:
+def test_a_prefix_shared_at_any_length_gives_the_same_tokens(stack: Any, route: str) -> None:
     """Where two prompts part a hybrid has no state: a stock engine computes that stretch again,
     the decode engine keeps the blocks it has."""
-    stack = stacks.get(kind)
     first = prompt(f"{route} fork", 5000)
     check(stack, route, first)
     fork = first[:3000] + prompt(f"{route} other", 2000)
