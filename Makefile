@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint test-pure test-engine figures bench-transfer \
+.PHONY: help setup demo test test-fast lint test-pure test-engine fuzz figures bench-transfer \
         bench-simulator bench-engine bench-handoff bench-gateway clean
 
 help:  ## show what there is to do
@@ -48,6 +48,9 @@ test-pure: $(READY)
 
 test-engine: $(READY)
 	$(BIN)/pytest -q -m engine tests
+
+fuzz: $(READY)  ## a minute of fuzzing the KV link's frame parser
+	$(BIN)/python tests/fuzz/fuzz_link_frames.py 60
 
 figures: $(READY)  ## the paper's tables and figures into build/figures; fails if a cell is out
 	$(BIN)/python -m benchmarks.figures

@@ -13,6 +13,8 @@ from prfaas.agent.imports import Imports
 from prfaas.agent.leases import Leases
 from prfaas.agent.state import AgentState
 from prfaas.transfer.api import Link, LinkState
+from prfaas.transfer.tcp.link import TcpLink
+from prfaas.transfer.tcp.telemetry import LinkCounters
 
 _LINK_GAUGES = {
     "connections": ("connections", "TCP connections to the peer"),
@@ -32,6 +34,12 @@ _LINK_COUNTERS = {
     "retransmits": ("retransmits", "TCP segments retransmitted"),
 }
 
+_RECEIVED = {
+    "bytes_duplicate": "Bytes received again and dropped",
+    "chunks_corrupt": "Chunks whose checksum was wrong",
+    "transfers_refused": "Transfers offered by peers and refused",
+}
+
 
 class AgentCollector(Collector):
     """Reads the agent's own counts; nothing is counted twice for metrics' sake."""
@@ -46,6 +54,8 @@ class AgentCollector(Collector):
         yield from self._memory()
         yield from self._transfers()
         yield from _links(self._link.states())
+        if isinstance(self._link, TcpLink):
+            yield from _endpoint(self._link.counters())
 
     def _memory(self) -> Iterator[Metric]:
         with self._state.lock:
@@ -110,6 +120,34 @@ def _links(states: Sequence[LinkState]) -> Iterator[Metric]:
         if state.limit_bytes_per_s is not None:
             limit.add_metric([state.peer], state.limit_bytes_per_s)
     yield limit
+
+
+def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
+    """The receiving side of the link, and who was not let in."""
+    yield GaugeMetricFamily(
+        "prfaas_link_incoming_connections", "Open connections from peers",
+        counters.incoming_connections,
+    )  # fmt: skip
+    turned_away = CounterMetricFamily(
+        "prfaas_link_turned_away", "Incoming connections refused", labels=["cause"]
+    )
+    for cause, count in counters.turned_away.items():
+        turned_away.add_metric([cause], count)
+    yield turned_away
+    dial_errors = CounterMetricFamily(
+        "prfaas_link_dial_errors", "Connections to a peer that failed", labels=["peer", "cause"]
+    )
+    lost = CounterMetricFamily(
+        "prfaas_link_connections_lost", "Open connections to a peer that broke", labels=["peer"]
+    )
+    for name, peer in counters.peers.items():
+        lost.add_metric([name], peer.connections_lost)
+        for cause, count in peer.dial_errors.items():
+            dial_errors.add_metric([name, cause], count)
+    yield dial_errors
+    yield lost
+    for field, text in _RECEIVED.items():
+        yield CounterMetricFamily(f"prfaas_link_{field}", text, getattr(counters, field))
 
 
 def agent_metrics(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prfaas.agent.table import Sent
-from prfaas.cache.ranges import RangeSet
 from prfaas.cache.reception import Span
 from prfaas.core.errors import PeerError
+from prfaas.core.ranges import RangeSet
 from prfaas.transfer.api import OutgoingTransfer, TransferKey, TransferOffer
 from prfaas.transfer.local.messages import BeginExport, ExportSlot, ExportStopped
 

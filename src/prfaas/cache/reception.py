@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from prfaas.cache.ranges import RangeSet
 from prfaas.core.errors import InvariantError
+from prfaas.core.ranges import RangeSet
 
 Span = tuple[int, int, int]
 """(arena offset, flat offset, length) in bytes."""

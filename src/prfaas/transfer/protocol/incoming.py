@@ -6,10 +6,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prfaas.core.ranges import RangeSet
 from prfaas.transfer.api import Reception, TransferKey, TransferOffer
 from prfaas.transfer.protocol.frames import Header
 from prfaas.transfer.protocol.lifecycle import Incoming
-from prfaas.transfer.protocol.ranges import RangeSet
 
 
 @dataclass(frozen=True, slots=True)

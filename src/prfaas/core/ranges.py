@@ -21,8 +21,22 @@ class RangeSet:
         self._ends: list[int] = []
         self.total = 0
 
+    def __len__(self) -> int:
+        """Ranges kept, which is what bounds the memory."""
+        return len(self._starts)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._starts, self._ends, strict=True)
+
+    def covers(self, start: int, end: int) -> bool:
+        """Is every integer of [start, end) in the set?"""
+        place = bisect_right(self._starts, start) - 1
+        return place >= 0 and end <= self._ends[place]
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Is any integer of [start, end) in the set?"""
+        place = bisect_left(self._starts, end) - 1
+        return place >= 0 and self._ends[place] > start
 
     def add(self, start: int, end: int) -> list[tuple[int, int]]:
         """Add [start, end); returns the parts of it that were not in the set, in order."""

@@ -1,28 +1,12 @@
-"""`RangeSet` against a plain set of integers, and `FrameBuffer` against any split of the stream."""
+"""`FrameBuffer` against any split of the stream."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.cache.ranges import RangeSet
 from prfaas.transfer.local.framing import FrameBuffer, decode_from_agent, encode
 from prfaas.transfer.local.messages import ExportStopped, ImportReady, Piece, SlotsLeased
-
-RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=20)
-
-
-@given(RANGES)
-def test_ranges_are_a_set(additions: list[tuple[int, int]]) -> None:
-    ranges, model = RangeSet(), set[int]()
-    for start, length in additions:
-        wanted = set(range(start, start + length))
-        new = ranges.add(start, start + length)
-        assert {i for a, b in new for i in range(a, b)} == wanted - model
-        model |= wanted
-        ranges.check_integrity()
-        assert {i for a, b in ranges for i in range(a, b)} == model
-        assert ranges.total == len(model)
 
 
 @given(st.lists(st.integers(0, 200), max_size=8))
