@@ -1,0 +1,114 @@
+"""That the answers match means something: without the transferred bytes they do not.
+
+A prompt is handed over by hand, part of what arrived is zeroed in the receiving agent's memory, and
+the decode engine is asked. (Bytes that are *missing* fail the load: see the connector's own tests.)
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.testing.running import call
+from prfaas.transfer.local.client import AgentClient
+
+pytestmark = pytest.mark.engine
+
+LENGTH, BOUNDARY = 3000, 2816
+
+Ranges = Iterator[tuple[int, int]]
+
+
+def nothing(plan: TransferPlan, layout: KvLayout) -> Ranges:
+    yield from ()
+
+
+def states(plan: TransferPlan, layout: KvLayout) -> Ranges:
+    for span in plan.spans.values():
+        if layout.groups[span.group].kind == "recurrent":
+            yield span.flat_offset, span.length
+
+
+def attention(plan: TransferPlan, layout: KvLayout) -> Iterator[LayerSpan]:
+    for span in plan.spans.values():
+        if layout.groups[span.group].kind == "full_attention":
+            yield span
+
+
+def one_block(plan: TransferPlan, layout: KvLayout) -> Ranges:
+    for span in attention(plan, layout):
+        yield span.offset_of(3), span.layer.page_bytes
+
+
+def one_layer(plan: TransferPlan, layout: KvLayout) -> Ranges:
+    span = next(attention(plan, layout))
+    yield span.flat_offset, span.length
+
+
+def completion(url: str, model: str, ids: list[int], **more: Any) -> dict[str, Any]:
+    body = {
+        "model": model, "prompt": ids, "max_tokens": 16, "temperature": 0, "logprobs": 1,
+        "ignore_eos": True, **more,
+    }  # fmt: skip
+    answer = call(f"{url}/v1/completions", body)
+    assert answer.status == 200, answer.body
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize("lost", [nothing, states, one_block, one_layer])
+def test_what_is_lost_shows(gdn: Any, lost: Callable[[TransferPlan, KvLayout], Ranges]) -> None:
+    running = gdn.running
+    model = running.deployment.model.served_name
+    ids = random.Random(lost.__name__).choices(range(300, 4000), k=LENGTH)
+    transfer_id = uuid.uuid4().hex
+    span = {"transfer_id": transfer_id, "from_token": 0, "to_token": BOUNDARY}
+    exported = completion(
+        running.engine("east-prefill").url, model, ids, max_tokens=1,
+        kv_transfer_params={"prfaas": "export", "destination": "west-agent", **span},
+    )  # fmt: skip
+    assert exported["kv_transfer_params"]["ok"]
+    west = running.admin("west")
+    status = call(f"{west}/transfers/{transfer_id}?wait_s=30&ranks=1").json()
+    assert status["state"] == "complete"
+
+    zero(running, transfer_id, lost)
+    engine = running.engine("west-decode").url
+    answer = completion(engine, model, ids, kv_transfer_params={"prfaas": "import", **span})
+    call(f"{west}/transfers/{transfer_id}", method="DELETE")
+
+    stock = completion(gdn.plain.url, model, ids)
+    ours, theirs = (a["choices"][0]["logprobs"]["token_logprobs"] for a in (answer, stock))
+    assert (ours == theirs) == (lost is nothing)
+
+
+def zero(running: Any, transfer_id: str, lost: Callable[[TransferPlan, KvLayout], Ranges]) -> None:
+    """Zero part of a transfer where it waits, through an engine rank's view of the arena."""
+    engines = call(f"{running.admin('west')}/engines").json()["engines"]
+    rank = next(e for e in engines if e["engine"] == "west-decode")
+    layout = msgspec.convert(rank["layout"], KvLayout)
+    plan = TransferPlan(layout, from_token=0, to_token=BOUNDARY)
+    client = AgentClient(
+        running.deployment.cluster("west").agent.socket, engine="west-decode", layout=layout
+    )
+    try:
+        client.wait_connected(10)
+        opened = client.open_import(
+            transfer_id, from_token=0, to_token=BOUNDARY, total_bytes=plan.total_bytes
+        )
+        pieces = opened.future.result(timeout=10)
+        for start, length in lost(plan, layout):
+            for at, view in pieces:
+                low, high = max(start, at), min(start + length, at + len(view))
+                if low < high:
+                    view[low - at : high - at] = bytes(high - low)
+        del pieces
+        client.close_import(opened)
+    finally:
+        client.close()
