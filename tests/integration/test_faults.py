@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,11 +78,25 @@ def whole(gdn: Any) -> bool:
     return True
 
 
+def orphaned_shared_memory() -> set[str]:
+    """Files of Python's shared memory that no process maps."""
+    files = {str(path) for path in Path("/dev/shm").glob("psm_*")}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            text = maps.read_text()
+        except OSError:
+            continue
+        files = {name for name in files if name not in text}
+    return files
+
+
 @pytest.fixture
 def healthy(gdn: Any) -> Any:
     until(lambda: whole(gdn), SETTLE_S, "not whole before the test")
+    before = orphaned_shared_memory()
     yield gdn
     until(lambda: whole(gdn), SETTLE_S, "something was left behind or did not come back")
+    until(lambda: orphaned_shared_memory() <= before, 10, "shared memory was left behind")
 
 
 def exporting(gdn: Any) -> bool:

@@ -93,7 +93,7 @@ def reap(home: Path | None = None) -> list[str]:
         lock = _try_lock(path)
         if lock is None:
             continue
-        ended += _reap_run(path)
+        ended += reap_run(path)
         finished.append(path)
         os.close(lock)
     for path in finished[:-_KEPT_RUNS]:
@@ -101,7 +101,8 @@ def reap(home: Path | None = None) -> list[str]:
     return ended
 
 
-def _reap_run(path: Path) -> list[str]:
+def reap_run(path: Path) -> list[str]:
+    """End what one run has left. With its lock held."""
     file = path / "processes.json"
     try:
         record = msgspec.json.decode(file.read_bytes(), type=_Record)
@@ -119,14 +120,20 @@ def _reap_run(path: Path) -> list[str]:
 
 
 def _try_lock(path: Path) -> int | None:
-    """A descriptor that holds the run's lock, or None where another process does."""
+    """A descriptor that holds the run's lock, or None where its `prfaas up` does."""
     lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(lock)
-        return None
+        if _owner_lives(path):
+            os.close(lock)
+            return None
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Its guardian is ending what it left: wait for that.
     return lock
+
+
+def _owner_lives(path: Path) -> bool:
+    return Path("/proc", path.name.rpartition("-")[2]).exists()
 
 
 def _boot_id() -> str:

@@ -70,7 +70,7 @@ def end_session(session: Session, *, grace_s: float) -> None:
         return  # The number belongs to somebody else now: nothing of ours can be left.
     _signal(members(session), signal.SIGTERM)
     _wait_gone(session, grace_s)
-    _signal([pid for pid in members(session) if not _is_tracker(pid)], signal.SIGKILL)
+    _signal([pid for pid in members(session) if not is_tracker(pid)], signal.SIGKILL)
     _wait_gone(session, _TRACKER_GRACE_S)
     _signal(members(session), signal.SIGKILL)
 
@@ -89,7 +89,8 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
             continue
 
 
-def _is_tracker(pid: int) -> bool:
+def is_tracker(pid: int) -> bool:
+    """Whether it is one of Python's multiprocessing resource trackers."""
     try:
         return _TRACKER in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -12,6 +12,7 @@ from rich.console import Console
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.launch.addresses import resolve, usable_cores
 from prfaas.launch.certificates import secured
+from prfaas.launch.guardian import guard
 from prfaas.launch.progress import StartProgress
 from prfaas.launch.run_directory import RunDirectory, reap
 from prfaas.launch.supervisor import Supervisor, embedded_default, local_engines
@@ -42,6 +43,7 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
     for name in reap():
         console.print(f"Ended {name}, left over from a run that was killed.", highlight=False)
     run = RunDirectory()
+    _guardian = guard(run.path)  # Held: dropping a running Popen warns.
     try:
         resolved = resolve(deployment, sockets=run.private, cores=usable_cores())
         resolved = secured(resolved, run.private / "certs")

@@ -23,7 +23,7 @@ import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
 from prfaas.launch.commands import engine_command, gateway_command, installed_vllm
-from prfaas.launch.sessions import Session, members
+from prfaas.launch.sessions import Session, is_tracker, members
 
 START_TIMEOUT_S = 300.0
 
@@ -160,10 +160,12 @@ class RunningDeployment(_Process):
         return f"http://{self.deployment.cluster(cluster).agent.admin}"
 
     def pids(self, name: str) -> list[int]:
-        """Processes of the session that runs ``name`` now, its leader first."""
+        """Processes of the session that runs ``name`` now, its leader first. Python's resource
+        trackers are left out: they unlink the shared memory of the others when those are killed."""
         record = json.loads((self.run_directory / "processes.json").read_bytes())
         session = msgspec.convert(record["sessions"][name], Session)
-        return sorted(members(session), key=lambda pid: (pid != session.leader, pid))
+        found = [pid for pid in members(session) if not is_tracker(pid)]
+        return sorted(found, key=lambda pid: (pid != session.leader, pid))
 
 
 class SecondGateway(_Process):
