@@ -63,7 +63,11 @@ def completion(url: str, model: str, ids: list[int], **more: Any) -> dict[str, A
 
 
 @pytest.mark.parametrize("lost", [nothing, states, one_block, one_layer])
-def test_what_is_lost_shows(gdn: Any, lost: Callable[[TransferPlan, KvLayout], Ranges]) -> None:
+def test_what_is_lost_shows(
+    gdn: Any,
+    lost: Callable[[TransferPlan, KvLayout], Ranges],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     running = gdn.running
     model = running.deployment.model.served_name
     ids = random.Random(lost.__name__).choices(range(300, 4000), k=LENGTH)
@@ -78,7 +82,8 @@ def test_what_is_lost_shows(gdn: Any, lost: Callable[[TransferPlan, KvLayout], R
     status = call(f"{west}/transfers/{transfer_id}?wait_s=30&ranks=1").json()
     assert status["state"] == "complete"
 
-    zero(running, transfer_id, lost)
+    with monkeypatch.context() as patched:
+        zero(running, transfer_id, lost, patched)
     engine = running.engine("west-decode").url
     answer = completion(engine, model, ids, kv_transfer_params={"prfaas": "import", **span})
     call(f"{west}/transfers/{transfer_id}", method="DELETE")
@@ -88,12 +93,19 @@ def test_what_is_lost_shows(gdn: Any, lost: Callable[[TransferPlan, KvLayout], R
     assert (ours == theirs) == (lost is nothing)
 
 
-def zero(running: Any, transfer_id: str, lost: Callable[[TransferPlan, KvLayout], Ranges]) -> None:
-    """Zero part of a transfer where it waits, through an engine rank's view of the arena."""
+def zero(
+    running: Any,
+    transfer_id: str,
+    lost: Callable[[TransferPlan, KvLayout], Ranges],
+    patched: pytest.MonkeyPatch,
+) -> None:
+    """Zero part of a transfer where it waits, through an engine rank's view of the arena. The agent
+    takes us for another connection of the decode engine, by its process id."""
     engines = call(f"{running.admin('west')}/engines").json()["engines"]
     rank = next(e for e in engines if e["engine"] == "west-decode")
     layout = msgspec.convert(rank["layout"], KvLayout)
     plan = TransferPlan(layout, from_token=0, to_token=BOUNDARY)
+    patched.setattr("os.getpid", lambda: rank["pid"])
     client = AgentClient(
         running.deployment.cluster("west").agent.socket, engine="west-decode", layout=layout
     )
