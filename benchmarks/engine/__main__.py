@@ -29,6 +29,8 @@ clusters:
 """
 MODES = ("stock", "idle", "exporting")
 LENGTHS = (1000, 4000, 8000, 16000)
+SETTLE_S = 1.3
+"""A vLLM worker polls for a second after its last step; the other engine shares its core."""
 
 
 def main() -> int:
@@ -92,6 +94,7 @@ def _prefill(running: RunningDeployment, plain: PlainEngine, mode: str, length: 
             "from_token": 0,
             "to_token": _boundary(admin, length),
         }
+    time.sleep(SETTLE_S)
     url = plain.url if mode == "stock" else str(running.engine("exporter").url)
     began = time.perf_counter()
     answer = call(f"{url}/v1/completions", body)

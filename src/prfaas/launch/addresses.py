@@ -32,17 +32,17 @@ def resolve(deployment: Deployment, *, sockets: Path, cores: Sequence[int]) -> D
 
     Args:
         sockets: directory for Unix sockets; its path must be short (the kernel allows 107 bytes).
-        cores: CPU cores the engines share, one each as far as they go, the last for all others.
+        cores: CPU cores for the engines, see `_share_out`.
 
     Raises ConfigError for an address that is not ``host:port`` or whose port is taken.
     """
     with contextlib.ExitStack() as held:
         ports = _Ports(held)
-        core = iter([*cores, *[cores[-1]] * sum(len(c.engines) for c in deployment.clusters)])
+        core = _share_out(deployment, cores).get
         clusters = tuple(
             msgspec.structs.replace(
                 cluster,
-                engines=tuple(_engine(e, sockets, ports, next(core)) for e in cluster.engines),
+                engines=tuple(_engine(e, sockets, ports, core(e.name)) for e in cluster.engines),
                 agent=_agent(cluster, sockets, ports),
             )
             for cluster in deployment.clusters
@@ -53,6 +53,22 @@ def resolve(deployment: Deployment, *, sockets: Path, cores: Sequence[int]) -> D
     return msgspec.structs.replace(
         deployment, clusters=clusters, gateway=gateway, model=_model(deployment.model)
     )
+
+
+def _share_out(deployment: Deployment, cores: Sequence[int]) -> dict[str, int]:
+    """A core for each engine we place: decode engines first, from the last core down, then prefill
+    engines, one each as far as cores go and all others the first.
+
+    A vLLM worker polls for a second after its last step. Where prefill and decode shared a core,
+    every hand-off would wait for that; two prefill engines rarely follow on each other so closely.
+    """
+    engines = [e for c in deployment.clusters for e in c.engines if not (e.url or e.cpus)]
+    decode = [e.name for e in engines if e.role == "decode"]
+    prefill = [e.name for e in engines if e.role == "prefill"]
+    given = dict(zip(decode, reversed(cores), strict=False))
+    left = [core for core in cores if core not in given.values()] or [cores[0]]
+    given |= dict(zip(prefill, left, strict=False))
+    return {e.name: given.get(e.name, cores[0]) for e in engines}
 
 
 def usable_cores() -> list[int]:
@@ -91,7 +107,7 @@ class _Ports:
         return f"{host}:{sock.getsockname()[1]}"
 
 
-def _engine(engine: EngineConfig, sockets: Path, ports: _Ports, core: int) -> EngineConfig:
+def _engine(engine: EngineConfig, sockets: Path, ports: _Ports, core: int | None) -> EngineConfig:
     if engine.url is not None:
         return engine
     events = sockets / engine.name

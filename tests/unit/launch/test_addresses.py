@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import resolve
-from prfaas.launch.supervisor import local_engines
+from prfaas.launch.supervisor import embedded_default, local_engines
 
 TEXT = """
 clusters:
@@ -59,6 +59,15 @@ def test_each_engine_gets_a_core_while_there_are_some(cores: list[int], expected
     resolved = resolve(_deployment(), sockets=Path("/tmp/s"), cores=cores)
     started = [e for c in resolved.clusters for e in c.engines if e.name != "w2"]
     assert " ".join(str(e.cpus) for e in started) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"), [([0], "0 0 0"), ([0, 1], "0 0 1"), ([4, 5, 6], "4 5 6")]
+)
+def test_a_decode_engine_shares_its_core_last(cores: list[int], expected: str) -> None:
+    deployment = load_deployment(embedded_default())
+    resolved = resolve(deployment, sockets=Path("/tmp/s"), cores=cores)
+    assert " ".join(str(e.cpus) for c in resolved.clusters for e in c.engines) == expected
 
 
 def test_a_taken_port_is_named() -> None:
