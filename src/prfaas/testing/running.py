@@ -187,9 +187,20 @@ class SecondGateway(_Process):
         super().__init__(list(command.arguments), dict(command.environment), home / "gateway.log")
         try:
             wait_until_ready(f"{self.url}/ready", self.process, self.log)
+            self._wait_until_all_in_use(whole)
         except BaseException:
             self.stop()
             raise
+
+    def _wait_until_all_in_use(self, deployment: Deployment) -> None:
+        """Ready means that requests can be served, perhaps not by every engine yet."""
+        until = time.monotonic() + START_TIMEOUT_S
+        for engine in (e.name for c in deployment.clusters for e in c.engines):
+            line = f'prfaas_gateway_engine_up{{engine="{engine}"}} 1.0'
+            while line not in call(f"{self.url}/metrics").body.decode():
+                if time.monotonic() > until:
+                    raise RuntimeError(f"the second gateway does not use {engine}")
+                time.sleep(0.1)
 
 
 class PlainEngine(_Process):
