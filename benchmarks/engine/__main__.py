@@ -18,6 +18,9 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+
+from prfaas.core.layout import KvLayout
 from prfaas.testing.running import PlainEngine, RunningDeployment, call
 
 DEPLOYMENT = """
@@ -110,9 +113,7 @@ def _prefill(running: RunningDeployment, plain: PlainEngine, mode: str, length: 
 
 def _boundary(admin: str, length: int) -> int:
     engines = call(f"{admin}/engines").json()["engines"]
-    groups = engines[0]["layout"]["groups"]
-    block = max(group["block_tokens"] for group in groups)
-    return (length - 1) // block * block
+    return msgspec.convert(engines[0]["layout"], KvLayout).boundary(length)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+
+from prfaas.core.layout import KvLayout, TransferPlan
 from prfaas.launch.supervisor import embedded_default
 from prfaas.testing.running import RunningDeployment, SecondGateway, call
 
@@ -106,18 +109,11 @@ def _unavoidable_s(running: RunningDeployment, length: int) -> float:
     (link,) = running.deployment.links
     assert link.rate_bytes_per_s is not None
     engines = call(f"{running.admin('east')}/engines").json()["engines"]
-    groups = engines[0]["layout"]["groups"]
-    page = {g["kind"]: sum(layer["page_bytes"] for layer in g["layers"]) for g in groups}
-    states = sum(
-        sum(layer["page_bytes"] for layer in g["layers"])
-        for g in groups
-        if g["kind"] == "recurrent"
-    )
-    block = max(g["block_tokens"] for g in groups)
-    boundary = (length - 1) // block * block
+    layout = msgspec.convert(engines[0]["layout"], KvLayout)
+    boundary = layout.boundary(length)
     chunk = running.deployment.model.max_num_batched_tokens
-    last_step_tokens = (boundary - 1) % chunk + 1
-    return (states + last_step_tokens // block * page["full_attention"]) / link.rate_bytes_per_s
+    last_step = TransferPlan(layout, from_token=(boundary - 1) // chunk * chunk, to_token=boundary)
+    return last_step.total_bytes / link.rate_bytes_per_s
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any, Self
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
+from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
 
@@ -76,12 +76,6 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
     raise RuntimeError(f"{url} did not become ready (exit {process.poll()}):\n{tail}")
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class _Process:
     """A subprocess in a session of its own, its output in a log file."""
 
@@ -130,7 +124,7 @@ class RunningDeployment(_Process):
     def __init__(self, file: Path, home: Path, *, model: str | None = None) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self._home = home
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{free_address()}"
         command = [sys.executable, "-m", "prfaas.cli.main", "up", str(file)]
         command += ["--listen", self.url.removeprefix("http://")]
         if model is not None:
@@ -173,12 +167,12 @@ class SecondGateway(_Process):
 
     def __init__(self, running: RunningDeployment, home: Path, *, threshold: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        address = free_address()
+        self.url = f"http://{address}"
         whole = running.deployment
         changed = msgspec.structs.replace(
             whole,
-            gateway=msgspec.structs.replace(whole.gateway, listen=f"127.0.0.1:{port}"),
+            gateway=msgspec.structs.replace(whole.gateway, listen=address),
             scheduler=msgspec.structs.replace(whole.scheduler, threshold=threshold),
         )
         file = home / "deployment.json"
@@ -211,7 +205,7 @@ class PlainEngine(_Process):
 
     def __init__(self, running: RunningDeployment, home: Path, *, cpus: str = "0") -> None:
         home.mkdir(parents=True, exist_ok=True)
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{free_address()}"
         engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus)
         command = engine_command(running.deployment, engine, vllm=installed_vllm(), connector=False)
         super().__init__(list(command.arguments), dict(command.environment), home / "plain.log")
