@@ -60,11 +60,11 @@ events = st.one_of(
         for kind in (
             e.PrefillCompleted,
             e.TransferCompleted,
-            e.TransferProgressed,
             e.FirstToken,
             e.RequestCompleted,
         )
     ),
+    st.builds(e.TransferProgressed, ids, attempts, st.none() | st.floats(0, 1)),
     *(
         st.builds(kind, ids, attempts, st.just("boom"))
         for kind in (e.PrefillFailed, e.TransferFailed, e.DecodeFailed)

@@ -119,9 +119,10 @@ class SchedulerConfig(Strict, frozen=True):
     link_grace: str = "2 s"
     """How long a line may be down before the requests that use it take another route."""
     transfer_stall: str = "10 s"
-    """After prefill, how long a transfer may make no progress before it is given up."""
+    """After prefill, how long a transfer may make no progress before it is given up; so is one
+    whose pace over this time leaves it more than twice as long to go."""
     engine_wait: str = "120 s"
-    """How long a request waits for any decode engine to come (back) up."""
+    """How long a request waits for any engine that could answer it to come (back) up."""
     attempt_share: float = 0.5
     """The share of the time left to the deadline that one attempt may use up."""
     max_attempts: int = 8

@@ -182,7 +182,7 @@ class Driver:
                 command.transfer_id,
                 ranks=self._ranks(command.engine),
                 poll_s=self._poll_s,
-                on_progress=lambda: self.handle(TransferProgressed(key, attempt)),
+                on_progress=lambda share: self.handle(TransferProgressed(key, attempt, share)),
             )
         except LinkError as error:
             self.handle(TransferFailed(key, attempt, str(error)))

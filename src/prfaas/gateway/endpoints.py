@@ -45,6 +45,11 @@ class Endpoints(msgspec.Struct, frozen=True):
     def engines(self) -> dict[str, EngineEndpoint]:
         return {engine.name: engine for cluster in self.clusters for engine in cluster.engines}
 
+    @property
+    def answering(self) -> frozenset[str]:
+        """Engines that can answer a client: decode engines, and those that stand in for them."""
+        return frozenset(e.name for c in self.clusters if c.kind == "pd" for e in c.engines)
+
     def cluster_of(self, engine: str) -> ClusterEndpoint:
         return next(c for c in self.clusters if any(e.name == engine for e in c.engines))
 

@@ -83,7 +83,7 @@ class Fleet:
             f"KV layouts of {a} and {b} do not pair: {difference}"
             for (a, b), difference in sorted(self.mismatches.items())
         ]
-        if not any(name in self._up for name in decode):
+        if not self._up & self._endpoints.answering:
             found += [f"decode engine {name} is down: {self._sick[name]}" for name in decode]
         if self.alignment_tokens() is None:
             found.append("no decode engine has registered its KV layout with its agent yet")

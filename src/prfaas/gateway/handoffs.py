@@ -33,9 +33,10 @@ async def watch_transfer(
     *,
     ranks: int,
     poll_s: float,
-    on_progress: Callable[[], None],
+    on_progress: Callable[[float | None], None],
 ) -> TransferStatus:
-    """Wait until the receiving agent holds every byte. Raises LinkError if it never will."""
+    """Wait until the receiving agent holds every byte; ``on_progress`` is told the share that has
+    arrived whenever it has grown. Raises LinkError if it never will."""
     stored = 0
     while True:
         status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks)
@@ -45,7 +46,7 @@ async def watch_transfer(
             raise LinkError(f"transfer failed: {status.reason or 'no reason given'}")
         if (status.bytes_stored or 0) > stored:
             stored = status.bytes_stored or 0
-            on_progress()
+            on_progress(stored / status.bytes_total if status.bytes_total else None)
 
 
 async def note_hidden_bytes(

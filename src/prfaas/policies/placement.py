@@ -29,6 +29,14 @@ def decode_engine(request: RequestView, clusters: Sequence[ClusterView]) -> Engi
     return best
 
 
+def stand_in(request: RequestView, clusters: Sequence[ClusterView]) -> EngineView | None:
+    """Where no decode engine is up: the prefill engine of ``clusters`` that holds most of the
+    prompt, of equals the one that is free first; None if none is up."""
+    engines = [engine for cluster in clusters for engine in cluster.prefill_engines if engine.up]
+    held = request.cached
+    return min(engines, key=lambda e: (-held.get(e.name, 0), e.free_at), default=None)
+
+
 def prefill_engine(
     request: RequestView,
     engines: Sequence[EngineView],

@@ -2,7 +2,8 @@
 
 Theory of operation. The policy proposes a route, `_refusal` says whether it can be carried out
 now, `_apply` carries it out. After a failure the attempt is given up with all it holds and the next
-route is taken: offload, then the PD cluster's prefill engines, then the decode engine alone.
+route is taken: offload, then the PD cluster's prefill engines, then the decode engine alone. Where
+no decode engine is up, a prefill engine of a PD cluster stands in for it and answers alone.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 
+_PATIENCE = 2.0
+"""In units of ``transfer_stall``: what a transfer may be expected to need still, once it has had
+one of them."""
+
 
 class Attempts(Decoding):
     """All actions of the transition table."""
 
     def unpark(self) -> None:
-        """A decode engine came up: route what has waited for one."""
+        """An engine that can answer came up: route what has waited for one."""
         for record in list(self._parked.values()):
             self.trigger(record, Trigger.ENGINE_RETURNED, "")
 
     def route(self, record: Record, _why: str) -> None:
-        """Ask the policy; park where no decode engine is up."""
+        """Ask the policy, which knows of no route where no decode engine is up."""
         decision = self._policy.route(record, self.scene, now=self.now)
         if decision is None:
-            self._park(record)
+            self._stand_in(record, "")
         elif (refusal := self._refusal(record, decision)) is not None:
             self._apply_next(record, f"{decision.reason}; {refusal}")
         else:
@@ -45,7 +50,7 @@ class Attempts(Decoding):
     def _apply_next(self, record: Record, why: str) -> None:
         decode = placement.decode_engine(record, self.scene.pd_clusters)
         if decode is None:
-            self._park(record)
+            self._stand_in(record, why)
             return
         engine = None
         if record.route is not Route.DIRECT or record.attempt == 1:
@@ -78,6 +83,16 @@ class Attempts(Decoding):
             if link is None or not link.up:
                 return f"no line up from {engine.cluster} to {decode.cluster}"
         return None
+
+    def _stand_in(self, record: Record, why: str) -> None:
+        """No decode engine is up: have a PD cluster's prefill engine answer alone, or park."""
+        engine = placement.stand_in(record, self.scene.pd_clusters)
+        if engine is None:
+            self._park(record)
+            return
+        reason = f"no decode engine is up, {engine.name} stands in"
+        reason = f"{why}; {reason}" if why else reason
+        self._apply(record, Decision(Route.DIRECT, None, engine.name, reason))
 
     def _park(self, record: Record) -> None:
         if record.state is not State.PARKED:
@@ -148,10 +163,23 @@ class Attempts(Decoding):
         self._move(record, State.SENDING)
         self._release_prefill(record, done=True)
         record.stall_at = self.now + self._stall_s
+        record.pace = None
         self.timers.add(record.stall_at, TimerKind.STALL, record.request_id, record.attempt)
 
     def watch_transfer(self, record: Record, _why: str) -> None:
+        """It does not rest; but at its pace since prefill ended it may be hopelessly slow."""
         record.stall_at = self.now + self._stall_s
+        if record.share_arrived is None:
+            return
+        if record.pace is None:
+            record.pace = self.now, record.share_arrived
+        since, arrived_then = record.pace
+        elapsed_s = self.now - since
+        gained, missing = record.share_arrived - arrived_then, 1.0 - record.share_arrived
+        if elapsed_s >= self._stall_s and missing * elapsed_s > _PATIENCE * self._stall_s * gained:
+            self.reroute(
+                record, f"the transfer is too slow: {missing:.0%} missing after {elapsed_s:.0f} s"
+            )
 
     def received(self, record: Record, _why: str) -> None:
         self._move(record, State.RECEIVED)

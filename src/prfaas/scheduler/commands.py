@@ -20,7 +20,7 @@ class ErrorKind(StrEnum):
     DEADLINE = "deadline"
     """Its deadline passed before the first token."""
     UNAVAILABLE = "unavailable"
-    """No decode engine is up, and none came back in time."""
+    """No engine that could answer is up, and none came back in time."""
     ENGINE = "engine"
     """A decode engine broke off after the first token, or every attempt failed."""
 

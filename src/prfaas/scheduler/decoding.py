@@ -50,12 +50,15 @@ class Decoding(Holdings):
             self.reroute(record, why or "no decode engine can use the transfer")
 
     def _usable_engines(self, record: Record) -> list[EngineState]:
-        """Decode engines that can use what this request has. A transfer lies in one cluster."""
+        """Engines that can use what this request has. A transfer lies in one cluster."""
         if record.route is Route.DIRECT:
             clusters = self.scene.pd_clusters
         else:
             clusters = [self._place_of(record)]
-        return [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
+        usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
+        if usable or record.route is not Route.DIRECT:
+            return usable
+        return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
 
     def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
         packs = self._packs_decode and record.route is not Route.DIRECT
@@ -79,8 +82,14 @@ class Decoding(Holdings):
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
             engine.up
-            and engine.role == "decode"
+            and (engine.role == "decode" or self._may_stand_in(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
+        )
+
+    def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
+        """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""
+        return record.route is Route.DIRECT and (
+            record.decode is engine or self.scene.stands_in(engine)
         )
 
     def _place_of(self, record: Record) -> ClusterState:

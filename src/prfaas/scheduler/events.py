@@ -46,10 +46,12 @@ class PrefillFailed(Event, frozen=True, gc=False):
 
 
 class TransferProgressed(Event, frozen=True, gc=False):
-    """More of the transfer has arrived since the last report: it is not stalled. Optional."""
+    """More of the transfer has arrived since the last report: it is not stalled. Optional.
+    ``share``: of its bytes that are there (0 to 1), where known."""
 
     request_id: str
     attempt: int
+    share: float | None = None
 
 
 class TransferCompleted(Event, frozen=True, gc=False):

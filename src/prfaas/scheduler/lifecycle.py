@@ -21,7 +21,7 @@ class State(IntEnum):
     ARRIVED = 0
     """Known, not yet routed; also after a failed attempt, before the next."""
     PARKED = 1
-    """No decode engine is up anywhere."""
+    """No engine that could answer is up anywhere."""
     WAITING = 2
     """Routed; its prefill engine has no place free."""
     PREFILLING = 3
@@ -104,7 +104,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.PREFILLING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.PREFILLING, _T.LINK_LOST): _REROUTE,
     (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
-    (_S.SENDING, _T.TRANSFER_PROGRESSED): Step("watch_transfer", (_S.SENDING,)),
+    (_S.SENDING, _T.TRANSFER_PROGRESSED): Step("watch_transfer", (_S.SENDING, *_ROUTED)),
     (_S.SENDING, _T.TRANSFER_COMPLETED): _MAKE_READY,
     (_S.SENDING, _T.TRANSFER_FAILED): _REROUTE,
     (_S.SENDING, _T.DECODE_CLUSTER_LOST): _REROUTE,

@@ -6,9 +6,9 @@ live request has one `Record` in one `State`; an event is looked up in the trans
 (`lifecycle.TABLE`) and runs one action, a method of `Attempts`. The policy proposes, the scheduler
 disposes: it checks that engines and the line are up, turns an offload with nothing to hand over
 into a direct answer, holds requests back while their engine is full, and after a failure takes the
-next route (offload, then the PD cluster's prefill engines, then the decode engine alone) with a new
-attempt and transfer, until the deadline. Time limits live in one heap of timers, of which the
-driver sees only the earliest (`SetTimer`).
+next route (offload, then the PD cluster's prefill engines, then the decode engine alone, then a
+prefill engine in its stead) with a new attempt and transfer, until the deadline. Time limits live
+in one heap of timers, of which the driver sees only the earliest (`SetTimer`).
 
 Guarantees, property-tested: each request ends exactly once (completed, failed or cancelled); no
 engine is given more than its ``max_requests``; nothing is retried after the first token; the same
@@ -52,7 +52,6 @@ from prfaas.scheduler.topology import Topology
 _TRIGGERS: dict[type, Trigger] = {
     PrefillCompleted: Trigger.PREFILL_COMPLETED,
     PrefillFailed: Trigger.PREFILL_FAILED,
-    TransferProgressed: Trigger.TRANSFER_PROGRESSED,
     TransferCompleted: Trigger.TRANSFER_COMPLETED,
     TransferFailed: Trigger.TRANSFER_FAILED,
     FirstToken: Trigger.FIRST_TOKEN,
@@ -63,7 +62,7 @@ _FAILURES = (PrefillFailed, TransferFailed, DecodeFailed)
 _REQUEST_TIMERS = {
     TimerKind.ATTEMPT: (Trigger.ATTEMPT_TIMED_OUT, "the attempt took too long"),
     TimerKind.BACKOFF: (Trigger.BACKOFF_ENDED, "retry"),
-    TimerKind.ENGINE_WAIT: (Trigger.GAVE_UP_WAITING, "no decode engine came back in time"),
+    TimerKind.ENGINE_WAIT: (Trigger.GAVE_UP_WAITING, "no engine came back in time"),
 }
 
 
@@ -93,6 +92,7 @@ class Scheduler:
         self._others: dict[type, Callable[..., None]] = {
             RequestArrived: self._request_arrived,
             RequestCancelled: self._request_cancelled,
+            TransferProgressed: self._transfer_progressed,
             EngineUp: self._engine_up,
             EngineDown: self._engine_down,
             LinkStateChanged: self._link_state_changed,
@@ -161,12 +161,18 @@ class Scheduler:
         if record is not None:
             self._attempts.trigger(record, Trigger.REQUEST_CANCELLED, "the client went away")
 
+    def _transfer_progressed(self, event: TransferProgressed) -> None:
+        record = self._records.get(event.request_id)
+        if record is not None and record.attempt == event.attempt:
+            record.share_arrived = event.share
+            self._attempts.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
+
     def _engine_up(self, event: EngineUp) -> None:
         engine = self._engine(event.engine)
         if engine.up:
             return
         engine.up, engine.up_since, engine.free_at = True, self._now, self._now
-        if engine.role == "decode":
+        if engine.role == "decode" or self._scene.stands_in(engine):
             self._attempts.unpark()
             self._attempts.fill_slots(engine)
 

@@ -114,9 +114,9 @@ class Record:
 
     __slots__ = (
         "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "failed",
-        "from_token", "link", "link_bytes", "max_output_tokens", "prefill", "prefill_s",
-        "reason", "request_id", "route", "stall_at", "state", "to_token", "total_tokens",
-        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "from_token", "link", "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s",
+        "reason", "request_id", "route", "share_arrived", "stall_at", "state", "to_token",
+        "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
@@ -146,6 +146,9 @@ class Record:
         self.link: LinkRecord | None = None
         self.link_bytes = 0.0
         self.stall_at = inf
+        self.share_arrived: float | None = None
+        self.pace: tuple[float, float] | None = None
+        """When, soon after prefill, which share of the transfer's bytes had arrived."""
 
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""
@@ -175,6 +178,13 @@ class Scene:
 
     def cluster(self, name: str) -> ClusterState:
         return self.by_name[name]
+
+    def stands_in(self, engine: EngineState) -> bool:
+        """Whether a prefill engine answers whole requests: a PD cluster's, while no decode engine
+        is up anywhere."""
+        return not engine.place.prfaas and not any(
+            other.up for cluster in self.pd_clusters for other in cluster.decode_engines
+        )
 
     def link(self, source: str, target: str) -> LinkRecord | None:
         return self.links.get((source, target))

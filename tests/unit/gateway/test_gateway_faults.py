@@ -184,14 +184,34 @@ async def test_deadline_ends_a_streamed_request() -> None:
         await until(lambda: any(mock.engines[n].cancelled for n in ("d1", "d2")))
 
 
-async def test_no_decode_engine_is_an_error_and_its_return_is_seen() -> None:
+async def test_prefill_engine_answers_where_every_decode_engine_dies() -> None:
     mock = MockDeployment()
     async with mock.running() as client:
         await mock.ready()
-        for name in ("d1", "d2"):
-            await mock.engines[name].stop()
-            mock.gateway.fleet.suspect(name)
-        await until(lambda: not mock.gateway.fleet.up & {"d1", "d2"})
+        mock.engines["e1"].prefill_gate.clear()
+        asked = asyncio.create_task(ask(client))
+        await until(lambda: bool(mock.engines["e1"].requests))
+        await stop(mock, "d1", "d2")
+        response, content = await asked
+        assert text_of(content) == answer_to(LONG)
+        assert response.headers["x-prfaas-route"].startswith("direct")
+        assert "p1 stands in" in response.headers["x-prfaas-route"]
+        async with client.get("/ready") as ready:
+            assert ready.status == 200
+
+
+async def stop(mock: MockDeployment, *names: str) -> None:
+    for name in names:
+        await mock.engines[name].stop()
+        mock.gateway.fleet.suspect(name)
+    await until(lambda: not mock.gateway.fleet.up & set(names))
+
+
+async def test_no_engine_to_answer_is_an_error_and_its_return_is_seen() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        await stop(mock, "p1", "d1", "d2")
         async with client.get("/ready") as response:
             assert response.status == 503
             assert any("d1 is down" in t for t in (await response.json())["troubles"])
@@ -228,7 +248,7 @@ async def test_a_slow_transfer_is_not_a_stalled_one() -> None:
         await until(lambda: bool(west.transfers))
         (transfer_id,) = west.transfers
         # Longer in all than the 0.4 s after which a transfer counts as stalled.
-        for stored in range(1, 8):
+        for stored in range(14, 99, 14):
             await west.receive(transfer_id, total=100, stored=stored, state="receiving")
             await asyncio.sleep(0.1)
         await west.receive(transfer_id, total=100, stored=100, state="complete")

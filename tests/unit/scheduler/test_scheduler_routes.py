@@ -151,6 +151,23 @@ def test_stalled_transfer_is_given_up_unless_it_progresses() -> None:
     assert "stalled" in again.reason
 
 
+def test_transfer_that_crawls_is_given_up() -> None:
+    """After its prefill: 2% in ten seconds would leave minutes to go, 40% does not."""
+    for share, kept in ((0.12, False), (0.5, True)):
+        drive = Driver(transfer_stall="10 s")
+        drive.arrive(LONG)
+        drive(e.TransferProgressed("r", 1, 0.02), at=1.0)
+        drive(e.PrefillCompleted("r", 1), at=2.0)
+        drive(e.TransferProgressed("r", 1, 0.1), at=3.0)
+        assert drive(e.TransferProgressed("r", 1, 0.11), at=9.0) == []
+        followed = drive(e.TransferProgressed("r", 1, share), at=13.0)
+        if kept:
+            assert followed == []
+        else:
+            assert followed[-1].route is Route.PD_P
+            assert followed[-1].reason == "the transfer is too slow: 88% missing after 10 s"
+
+
 def test_decode_failure_before_the_first_token_retries_with_the_same_transfer() -> None:
     drive = Driver(topology(decodes=2))
     [start] = drive.arrive(LONG)
@@ -171,8 +188,44 @@ def test_only_decode_engine_fails_is_retried_after_a_pause() -> None:
     assert drive.now == 0.25
 
 
-def test_request_waits_for_a_decode_engine_to_come_back() -> None:
+def test_prefill_engine_stands_in_where_no_decode_engine_is_up() -> None:
+    drive = Driver(topology(prefills=2))
+    drive.arrive(LONG, "under way")
+    *_, moved = drive(e.EngineDown("west-d0", "exit"))
+    assert isinstance(moved, c.StartDecode)
+    assert (moved.route, moved.engine, moved.transfer_id) == (Route.DIRECT, "west-p0", None)
+    assert moved.reason.endswith("no decode engine is up, west-p0 stands in")
+    [new] = drive.arrive(LONG, "new", cached={"west-p1": 512, "east-1": 1024})
+    assert (new.route, new.engine) == (Route.DIRECT, "west-p1")
+    *_, again = drive(e.EngineDown("west-p1", "exit"))
+    assert (again.request_id, again.engine) == ("new", "west-p0")
+    drive(e.EngineUp("west-d0"))
+    assert drive.arrive(LONG, "later")[0].route is Route.OFFLOAD
+    for rid in ("under way", "new"):
+        drive(e.RequestCompleted(rid, 2))
+    assert drive.scheduler.live_requests == 1
+
+
+def test_stand_in_serves_who_waits_for_it_after_a_decode_engine_came_back() -> None:
+    south = (ClusterSpec("south", "pd"), EngineSpec("south-d0", "south", "decode", 1))
+    west = topology(capacity=1)
+    drive = Driver(
+        Topology(
+            (*west.clusters, south[0]), (*west.engines, south[1]), west.links, west.alignment_tokens
+        )
+    )
+    drive(e.EngineDown("west-d0", "exit"))
+    drive(e.EngineDown("south-d0", "exit"))
+    assert drive.arrive(256, "a")[0].engine == "west-p0"
+    assert drive.arrive(256, "b") == []
+    drive(e.EngineUp("south-d0"))
+    [start] = drive(e.RequestCompleted("a", 1))
+    assert (start.request_id, start.engine) == ("b", "west-p0")
+
+
+def test_request_waits_for_an_engine_to_come_back() -> None:
     drive = Driver(engine_wait="60 s")
+    drive(e.EngineDown("west-p0", "exit"))
     drive(e.EngineDown("west-d0", "exit"))
     assert drive.arrive(LONG) == []
     assert drive.scheduler.state("r") is State.PARKED
