@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from string import Template
 
 import msgspec
 import pytest
 
+from prfaas.launch.addresses import free_address
+from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway
 
 HERE = Path(__file__).parent
@@ -22,6 +25,7 @@ class Stack(msgspec.Struct):
     running: RunningDeployment
     local: SecondGateway
     plain: PlainEngine
+    line: LineRelay
 
     def gateway(self, route: str) -> str:
         return self.running.url if route == "offload" else self.local.url
@@ -46,10 +50,17 @@ class Stacks:
         self._made += 1
         home = self._home / f"{self._made}-{kind}"
         enter = self._open.enter_context
-        running = enter(RunningDeployment(HERE / "offload.yaml", home / "up", model=f"tiny:{kind}"))
+        home.mkdir()
+        west = free_address()
+        line = enter(LineRelay(west))
+        file = home / "offload.yaml"
+        template = Template((HERE / "offload.yaml").read_text())
+        file.write_text(template.substitute(west=west, line=line.address))
+        running = enter(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
         local = enter(SecondGateway(running, home / "local", threshold="1M"))
-        plain = enter(PlainEngine(running, home / "plain"))
-        return Stack(kind, running, local, plain)
+        # Beside the decode engine: what it computes anew our prefill engines compute meanwhile.
+        plain = enter(PlainEngine(running, home / "plain", cpus="1"))
+        return Stack(kind, running, local, plain, line)
 
     def close(self) -> None:
         self._current = None

@@ -124,15 +124,49 @@ def test_a_process_is_killed(healthy: Any, victim: str) -> None:
         killed = time.monotonic()
         answer = asked.result(timeout=SETTLE_S)
     assert answer.status == 200, answer.body
-    if victim != "west-decode":
-        # The only decode engine has to start again first; all else is worked around at once.
-        assert time.monotonic() - killed < ANSWER_WITHIN_S
+    assert time.monotonic() - killed < ANSWER_WITHIN_S
+    if victim == "west-decode":
+        assert "west-prefill stands in" in answer.headers["x-prfaas-route"]
     assert_right(healthy, ids, answer)
 
 
-def test_the_line_is_cut(healthy: Any) -> None:
-    """Both ends are stopped dead (SIGSTOP): connections stay open and nothing moves."""
-    ids = fresh_prompt("cut")
+@pytest.mark.parametrize("harm", ["cut", "slow"])
+def test_the_line_is_harmed(healthy: Any, harm: str) -> None:
+    """Cut: every connection breaks and none can be made. Slow: a hundredth of the rate is left."""
+    ids = fresh_prompt(harm)
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_flight(healthy, ids, pool)
+        began = time.monotonic()
+        try:
+            if harm == "cut":
+                healthy.line.cut()
+            else:
+                healthy.line.slow(25_000)
+            answer = asked.result(timeout=SETTLE_S)
+        finally:
+            healthy.line.mend()
+    assert answer.status == 200, answer.body
+    assert time.monotonic() - began < ANSWER_WITHIN_S
+    assert answer.headers["x-prfaas-attempts"] != "1"
+    assert_right(healthy, ids, answer)
+
+
+def test_the_line_is_cut_for_a_moment(healthy: Any) -> None:
+    """Within the grace the transfer goes on where it stopped: nothing is prefilled twice."""
+    ids = fresh_prompt("moment")
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_flight(healthy, ids, pool)
+        healthy.line.cut()
+        healthy.line.mend()
+        answer = asked.result(timeout=SETTLE_S)
+    assert answer.headers["x-prfaas-attempts"] == "1"
+    assert answer.headers["x-prfaas-route"].startswith("offload")
+    assert_right(healthy, ids, answer)
+
+
+def test_the_line_freezes(healthy: Any) -> None:
+    """The sending end is stopped dead (SIGSTOP): connections stay open and nothing moves."""
+    ids = fresh_prompt("frozen")
     with ThreadPoolExecutor(1) as pool:
         asked = in_flight(healthy, ids, pool)
         stopped = healthy.running.pids("east-agent")

@@ -13,6 +13,7 @@ token may differ only where the stock engine's best two nearly tie.
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -62,8 +63,10 @@ def check(
 ) -> list[int]:
     """Compare one prompt; returns the answer's tokens. With all of it ``cached`` the decode engine
     may need no other."""
-    choice, taken = complete(stack.gateway(route), ids)
-    wanted = reference(stack, ids)
+    with ThreadPoolExecutor(1) as beside:
+        stock = beside.submit(reference, stack, ids)
+        choice, taken = complete(stack.gateway(route), ids)
+        wanted = stock.result()
     if not (cached and taken.startswith("direct")):
         assert taken.startswith(route if len(ids) > BLOCK else "direct"), taken
     if same_schedule:

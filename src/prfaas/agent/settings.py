@@ -75,10 +75,11 @@ def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | Non
     peers = {}
     for link in outgoing:
         peer = deployment.cluster(link.target).agent
-        if split_address(peer.listen)[1] == 0:
-            raise ConfigError(f"agent {peer.name!r}: listen {peer.listen!r} needs a fixed port")
+        address = link.via or peer.listen
+        if split_address(address)[1] == 0:
+            raise ConfigError(f"agent {peer.name!r}: its address {address!r} needs a fixed port")
         peers[peer.name] = PeerConfig(
-            address=peer.listen,
+            address=address,
             rate_bytes_per_s=link.rate_bytes_per_s,
             leave_to_others=link.leave_to_others,
             connections=link.connections,

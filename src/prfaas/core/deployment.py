@@ -87,6 +87,8 @@ class LinkConfig(Strict, frozen=True):
     leave_to_others: float = 0.0
     """Share of the line's measured capacity (0 to 0.9) that is left unused."""
     connections: int | None = None
+    via: str | None = None
+    """``host:port`` to dial instead of the target agent's ``listen``: a tunnel, a forward."""
 
     @property
     def rate_bytes_per_s(self) -> float | None:
