@@ -11,7 +11,7 @@ pytest.importorskip("vllm")
 
 from prfaas.core.handoff import ExportParams  # noqa: E402
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout  # noqa: E402
-from prfaas.testing.loopback_agent_client import LoopbackAgentClient  # noqa: E402
+from prfaas.testing.loopback_agent_client import LoopbackAgentClient, LoopbackImport  # noqa: E402
 from prfaas.vllm_plugin.export import Exporter  # noqa: E402
 from prfaas.vllm_plugin.load import Importer, LoadResults  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
@@ -90,6 +90,9 @@ class Rank:
 
     def load(self, from_token: int, to_token: int, local: int) -> LoadResults:
         self.importer.start(ImportStart("r", "t", from_token, to_token, local, tables(3, 9)))
+        return self.reported()
+
+    def reported(self) -> LoadResults:
         until = time.monotonic() + 10
         while not (results := self.importer.take_results(set())).finished:
             assert time.monotonic() < until, "the load was never reported"
@@ -137,10 +140,7 @@ def test_every_page_arrives_and_no_other_is_touched(
     for block in range(max(0, (to_token - 6 + 1) // BLOCK)):
         start.tables[2][block] = 0
     receiver.importer.start(start)
-    until = time.monotonic() + 10
-    while not (results := receiver.importer.take_results(set())).finished:
-        assert time.monotonic() < until, "the load was never reported"
-    assert not results.failed
+    assert not receiver.reported().failed
     wanted = expected(before, sender.pages, local, to_token)
     for name, pages in receiver.pages.items():
         assert torch.equal(pages, wanted[name]), name
@@ -160,6 +160,22 @@ def test_a_missing_piece_fails_the_load_and_says_where() -> None:
 
 def test_an_unknown_transfer_fails_the_load() -> None:
     assert Rank(LoopbackAgentClient(slot_bytes=64, slots=1), 1).load(0, 16, 0).failed == {"r"}
+
+
+def test_an_aborted_request_that_waits_for_its_load_is_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM keeps its blocks until then."""
+    client = LoopbackAgentClient(slot_bytes=64, slots=1)
+    waiting = LoopbackImport(client.session)
+    monkeypatch.setattr(client, "open_import", lambda *_, **__: waiting)
+    rank = Rank(client, 1)
+    rank.importer.start(ImportStart("r", "t", 0, 16, 0, tables(3, 9)))
+    assert not rank.importer.take_results({"another"}).finished
+    rank.importer.take_results({"r"})
+    results = rank.reported()
+    assert results.finished == results.failed == {"r"}
+    assert client.closed == 1
 
 
 def test_a_block_vllm_reads_but_the_transfer_lacks_fails_the_load() -> None:
