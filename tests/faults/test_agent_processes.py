@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
+from prfaas.launch.addresses import free_address
 
 pytestmark = pytest.mark.slow
 
@@ -27,26 +28,15 @@ clusters:
 - name: east
   kind: prfaas
   engines: [{{name: p0, role: prefill}}]
-  agent: {{name: flt-east, listen: "127.0.0.1:{ports[0]}", admin: "127.0.0.1:{ports[1]}",
+  agent: {{name: flt-east, listen: "{addresses[0]}", admin: "{addresses[1]}",
            socket: {run}/flt-east, plaintext: true, arena: 8 MiB, slot: 64 KiB}}
 - name: west
   kind: pd
   engines: [{{name: pdp, role: prefill}}, {{name: pdd, role: decode}}]
-  agent: {{name: flt-west, listen: "127.0.0.1:{ports[2]}", admin: "127.0.0.1:{ports[3]}",
+  agent: {{name: flt-west, listen: "{addresses[2]}", admin: "{addresses[3]}",
            socket: {run}/flt-west, plaintext: true, arena: 8 MiB, slot: 64 KiB}}
 links: [{{from: east, to: west, rate: 40 Mbit/s}}]
 """
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 class Process:
@@ -73,8 +63,8 @@ class Process:
 
 
 class AgentProcess(Process):
-    def __init__(self, name: str, port: int, run: Path) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, name: str, address: str, run: Path) -> None:
+        self.url = f"http://{address}"
         arguments = ("prfaas.cli.main", "agent", str(run / "deployment.yaml"), "--name", name)
         super().__init__(*arguments, log=run / f"{name}.log")
         until(lambda: self.get("/health") == {"agent": name})
@@ -135,15 +125,15 @@ class Site:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.ports = free_ports(4)
-        text = DEPLOYMENT.format(run=run, ports=self.ports)
+        self.addresses = [free_address() for _ in range(4)]
+        text = DEPLOYMENT.format(run=run, addresses=self.addresses)
         (run / "deployment.yaml").write_text(text)
         self.east, self.west = self.agent("flt-east"), self.agent("flt-west")
         self.p0 = self.rank("p0")
         self.pdp, self.pdd = self.rank("pdp"), self.rank("pdd")
 
     def agent(self, name: str) -> AgentProcess:
-        return AgentProcess(name, self.ports[1 if name == "flt-east" else 3], self.run)
+        return AgentProcess(name, self.addresses[1 if name == "flt-east" else 3], self.run)
 
     def rank(self, engine: str) -> Rank:
         return Rank(self.run, "flt-east" if engine == "p0" else "flt-west", engine)

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import json
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_engine_rank import MockEngineRank, mock_layout
 from prfaas.transfer.local.client import RegistrationRefused
 from prfaas.transfer.local.framing import encode
@@ -28,26 +28,20 @@ from prfaas.transfer.local.messages import LeaseSlots, RegisterEngine, ReturnSlo
 SIZE = 1_300_000
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def deployment(run: Path) -> Deployment:
-    east, west = free_port(), free_port()
+    east, west = free_address(), free_address()
     return parse_deployment(
         f"""
 clusters:
 - name: east
   kind: prfaas
   engines: [{{name: p0, role: prefill}}]
-  agent: {{name: a-east, listen: "127.0.0.1:{east}", socket: {run}/e, plaintext: true,
+  agent: {{name: a-east, listen: "{east}", socket: {run}/e, plaintext: true,
            arena: 4 MiB, slot: 64 KiB}}
 - name: west
   kind: pd
   engines: [{{name: pdp, role: prefill}}, {{name: pdd, role: decode}}]
-  agent: {{name: a-west, listen: "127.0.0.1:{west}", socket: {run}/w, plaintext: true,
+  agent: {{name: a-west, listen: "{west}", socket: {run}/w, plaintext: true,
            arena: 4 MiB, slot: 64 KiB}}
 links: [{{from: east, to: west}}]
 """,

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import aiohttp
 import pytest
 
 from prfaas.core.errors import EngineError
+from prfaas.launch.addresses import free_address
 from prfaas.launch.child import Child, ChildState
 from prfaas.launch.commands import Command
 from prfaas.launch.run_directory import RunDirectory
@@ -22,11 +22,6 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Recorder:
@@ -44,9 +39,9 @@ class Recorder:
 
 
 def _server(run: RunDirectory, changed: Recorder) -> Child:
-    port = _free_port()
-    command = Command((sys.executable, "-c", SERVER, str(port)), {})
-    return Child("server", command, probe=f"http://127.0.0.1:{port}/", run=run, changed=changed)
+    address = free_address()
+    command = Command((sys.executable, "-c", SERVER, address.rpartition(":")[2]), {})
+    return Child("server", command, probe=f"http://{address}/", run=run, changed=changed)
 
 
 async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
