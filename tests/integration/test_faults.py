@@ -24,6 +24,9 @@ pytestmark = pytest.mark.engine
 LENGTH = 16000
 ANSWER_WITHIN_S = 30.0
 SETTLE_S = 120.0
+NEVER_MANY_FILES = ("gateway", "east-agent", "west-agent")
+KEPT_OPEN = 12
+"""Connections that may be kept for the next request: HTTP to engines and agents, the KV link."""
 
 
 def body(gdn: Any, ids: list[int], **more: Any) -> dict[str, Any]:
@@ -90,13 +93,27 @@ def orphaned_shared_memory() -> set[str]:
     return files
 
 
+def processes(gdn: Any) -> dict[str, int]:
+    """How many processes each part of the deployment runs."""
+    engines = [e.name for c in gdn.running.deployment.clusters for e in c.engines]
+    return {name: len(gdn.running.pids(name)) for name in (*engines, *NEVER_MANY_FILES)}
+
+
+def descriptors(gdn: Any) -> int:
+    """Open files of those that must not collect them."""
+    leaders = [gdn.running.pids(name)[0] for name in NEVER_MANY_FILES]
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in leaders)
+
+
 @pytest.fixture
 def healthy(gdn: Any) -> Any:
     until(lambda: whole(gdn), SETTLE_S, "not whole before the test")
-    before = orphaned_shared_memory()
+    memory, running, files = orphaned_shared_memory(), processes(gdn), descriptors(gdn)
     yield gdn
     until(lambda: whole(gdn), SETTLE_S, "something was left behind or did not come back")
-    until(lambda: orphaned_shared_memory() <= before, 10, "shared memory was left behind")
+    until(lambda: orphaned_shared_memory() <= memory, 10, "shared memory was left behind")
+    until(lambda: processes(gdn) == running, 30, "processes were left behind")
+    until(lambda: descriptors(gdn) <= files + KEPT_OPEN, 60, "file descriptors were left behind")
 
 
 def exporting(gdn: Any) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
 from prfaas.policies.placement import prefill_engine, reachable
 
+_WASTE = 4
+"""A prefill engine is not asked to compute this many times what the decode engine still lacks."""
+
 
 def offload(
     request: RequestView, view: View, decode: EngineView, why: str, *, now: float
@@ -20,9 +23,14 @@ def offload(
 def local(
     request: RequestView, view: View, decode: EngineView, why: str, *, now: float
 ) -> Decision:
-    """Prefill on a prefill engine of the decode engine's cluster; on the decode engine if none."""
+    """Prefill on a prefill engine of the decode engine's cluster. On the decode engine if there is
+    none, or if that holds so much of the prompt, and the others so little, that it is soonest done
+    there: a conversation's next turn."""
     engines = view.cluster(decode.cluster).prefill_engines
     engine = prefill_engine(request, engines, view.costs, now=now)
     if engine is None:
         return Decision(Route.DIRECT, None, decode.name, f"{why}, no prefill engine up")
+    total, held = request.total_tokens, request.cached.get(decode.name, 0)
+    if held and _WASTE * (total - held) <= total - request.cached.get(engine.name, 0):
+        return Decision(Route.DIRECT, None, decode.name, f"{why}, {decode.name} holds {held}")
     return Decision(Route.PD_P, engine.name, decode.name, why)

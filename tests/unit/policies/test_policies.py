@@ -81,6 +81,14 @@ def test_no_line_means_local_and_no_prefill_engine_means_direct() -> None:
         assert make_policy(SchedulerConfig(policy=policy)).route(record, view, now=0.0) is None
 
 
+def test_next_turn_stays_on_the_decode_engine_that_holds_the_conversation() -> None:
+    decision = decide("threshold", 10_000, scene(), cached={"d0": 9200, "e0": 9200, "p0": 6800})
+    assert (decision.route, decision.decode_engine) == (Route.DIRECT, "d0")
+    assert decision.reason == "uncached 800 <= threshold 1000, d0 holds 9200"
+    decision = decide("threshold", 10_000, scene(), cached={"d0": 9200, "p0": 6900})
+    assert (decision.route, decision.prefill_engine) == (Route.PD_P, "p0")
+
+
 def test_placement_prefers_the_free_and_the_cached() -> None:
     view = scene()
     view.engines["p0"].book(5000, 5.0, 0.0)

@@ -92,7 +92,7 @@ def test_cached_prefix_counts_and_shortens_the_hand_off() -> None:
     drive = Driver()
     [start] = drive.arrive(LONG, cached={"west-d0": 1100})
     assert (start.route, start.from_token, start.to_token) == (Route.PD_P, 1024, 1792)
-    [direct] = drive.arrive(LONG, "full", cached={"west-d0": 1792})
+    [direct] = drive.arrive(LONG, "full", cached={"west-d0": 1792, "west-p0": 1792})
     assert isinstance(direct, c.StartDecode)
     assert direct.reason.endswith("nothing to hand over")
 
