@@ -180,8 +180,9 @@ class Gateway:
             choices = exchange.body.choices
             exchange.deadline_s += prompt.max_output_tokens * choices * _S_PER_OUTPUT_TOKEN
         cached: dict[str, int] = {}
+        resumable: dict[str, int] = {}
         if prompt.token_ids is not None:
-            cached = self._cached(exchange.body, prompt.token_ids)
+            cached, resumable = self._cached(exchange.body, prompt.token_ids)
             trace.total_tokens = len(prompt.token_ids)
             exchange.cached = cached
         return RequestArrived(
@@ -189,22 +190,30 @@ class Gateway:
             total_tokens=len(prompt.token_ids or "1"),
             max_output_tokens=prompt.max_output_tokens,
             cached=cached,
+            resumable=resumable,
             deadline=time.monotonic() + exchange.time_left_s(),
         )
 
-    def _cached(self, body: RequestBody, token_ids: list[int]) -> dict[str, int]:
+    def _cached(
+        self, body: RequestBody, token_ids: list[int]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """What each engine holds of the prompt, and what of it it can go on from by itself."""
         keys = PromptKeys(token_ids, salt=body.cache_salt, adapter=self._adapter(body))
-        found: dict[str, int] = {}
+        cached: dict[str, int] = {}
+        resumable: dict[str, int] = {}
         for name, feed in self._feeds.items():
+            match = feed.follower.index.match(keys)
             tokens = usable_prefix(
                 self._endpoints.engines[name],
-                feed.follower.index.match(keys),
+                match,
                 prompt_tokens=len(token_ids),
                 block_tokens=self._block_tokens,
             )
             if tokens > 0:
-                found[name] = tokens
-        return found
+                cached[name] = tokens
+                if match.reusable_tokens < tokens:
+                    resumable[name] = match.reusable_tokens
+        return cached, resumable
 
     def _adapter(self, body: RequestBody) -> str | None:
         model = body.model

@@ -54,6 +54,10 @@ class RequestView(Protocol):
         """Engine name -> prompt tokens whose KV cache it holds; absent means none."""
 
     @property
+    def resumable(self) -> Mapping[str, int]:
+        """Engine name -> how many of these it can go on from by itself; absent means all."""
+
+    @property
     def deadline(self) -> float:
         """Time by which the first token is due; may be infinite."""
 

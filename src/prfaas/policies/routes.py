@@ -30,7 +30,9 @@ def local(
     engine = prefill_engine(request, engines, view.costs, now=now)
     if engine is None:
         return Decision(Route.DIRECT, None, decode.name, f"{why}, no prefill engine up")
-    total, held = request.total_tokens, request.cached.get(decode.name, 0)
-    if held and _WASTE * (total - held) <= total - request.cached.get(engine.name, 0):
-        return Decision(Route.DIRECT, None, decode.name, f"{why}, {decode.name} holds {held}")
+    total, cached = request.total_tokens, request.cached
+    if decode.name in cached:
+        held = request.resumable.get(decode.name, cached[decode.name])
+        if _WASTE * (total - held) <= total - cached.get(engine.name, 0):
+            return Decision(Route.DIRECT, None, decode.name, f"{why}, {decode.name} holds {held}")
     return Decision(Route.PD_P, engine.name, decode.name, why)

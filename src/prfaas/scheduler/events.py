@@ -22,6 +22,8 @@ class RequestArrived(Event, frozen=True, gc=False):
     ``request_id``: never used twice; transfer ids are made from it, so at most 56
     characters of [A-Za-z0-9_-], chosen by the driver (a client's own id is not safe here).
     ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
+    ``resumable``: of these, how many the engine can go on from without a hand-off (absent: all). A
+    recurrent state comes with a hand-off; without one the engine's own must be there.
     ``deadline``: the time by which the first token is due; None: whenever.
     """
 
@@ -30,6 +32,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     max_output_tokens: int
     cached: Mapping[str, int] = {}
     deadline: float | None = None
+    resumable: Mapping[str, int] = {}
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):

@@ -90,7 +90,7 @@ class Holdings:
             del self.records[record.request_id]
 
     def _book(self, record: Record, engine: EngineState) -> None:
-        record.uncached = max(1, record.total_tokens - record.cached_on(engine))
+        record.uncached = max(1, record.total_tokens - record.resumable_on(engine))
         record.prefill_s = self._costs.prefill_s(engine.name, record.uncached)
         record.prefill = engine
         engine.book(record.uncached, record.prefill_s, self.now)

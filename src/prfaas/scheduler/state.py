@@ -115,8 +115,8 @@ class Record:
     __slots__ = (
         "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "failed",
         "from_token", "link", "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s",
-        "reason", "request_id", "route", "share_arrived", "stall_at", "state", "to_token",
-        "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "reason", "request_id", "resumable", "route", "share_arrived", "stall_at", "state",
+        "to_token", "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
@@ -124,6 +124,7 @@ class Record:
         self.total_tokens = event.total_tokens
         self.max_output_tokens = event.max_output_tokens
         self.cached: Mapping[str, int] = event.cached
+        self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
         self.arrived_at = now
         self.boundary = boundary
@@ -155,6 +156,11 @@ class Record:
         if not self.cached or self.arrived_at < engine.up_since:
             return 0
         return self.cached.get(engine.name, 0)
+
+    def resumable_on(self, engine: EngineState) -> int:
+        """Of these, how many it can go on from by itself."""
+        cached = self.cached_on(engine)
+        return min(cached, self.resumable.get(engine.name, cached)) if self.resumable else cached
 
 
 class Scene:

@@ -36,9 +36,9 @@ def scene() -> Scene:
 
 
 def decide(policy: str, tokens: int, view: Scene, **config: Any) -> Decision:
-    cached = config.pop("cached", {})
+    cached, resumable = config.pop("cached", {}), config.pop("resumable", {})
     settings = SchedulerConfig(policy=policy, **{"threshold": 1000, **config})
-    record = Record(RequestArrived("r", tokens, 10, cached), 0, 0.0)
+    record = Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), 0, 0.0)
     decision = make_policy(settings).route(record, view, now=0.0)
     assert decision is not None
     return decision
@@ -85,6 +85,8 @@ def test_next_turn_stays_on_the_decode_engine_that_holds_the_conversation() -> N
     decision = decide("threshold", 10_000, scene(), cached={"d0": 9200, "e0": 9200, "p0": 6800})
     assert (decision.route, decision.decode_engine) == (Route.DIRECT, "d0")
     assert decision.reason == "uncached 800 <= threshold 1000, d0 holds 9200"
+    stateless = decide("threshold", 10_000, scene(), cached={"d0": 9200}, resumable={"d0": 0})
+    assert stateless.route is Route.PD_P
     decision = decide("threshold", 10_000, scene(), cached={"d0": 9200, "p0": 6900})
     assert (decision.route, decision.prefill_engine) == (Route.PD_P, "p0")
 
