@@ -10,9 +10,10 @@ from string import Template
 import msgspec
 import pytest
 
+from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
 from prfaas.testing.line_relay import LineRelay
-from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway
+from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, call
 
 HERE = Path(__file__).parent
 
@@ -26,6 +27,8 @@ class Stack(msgspec.Struct):
     local: SecondGateway
     plain: PlainEngine
     line: LineRelay
+    block_tokens: int
+    """What hand-offs are aligned to."""
 
     def gateway(self, route: str) -> str:
         return self.running.url if route == "offload" else self.local.url
@@ -60,11 +63,16 @@ class Stacks:
         local = enter(SecondGateway(running, home / "local", threshold="1M"))
         # Beside the decode engine: what it computes anew our prefill engines compute meanwhile.
         plain = enter(PlainEngine(running, home / "plain", cpus="1"))
-        return Stack(kind, running, local, plain, line)
+        return Stack(kind, running, local, plain, line, _block_tokens(running))
 
     def close(self) -> None:
         self._current = None
         self._open.close()
+
+
+def _block_tokens(running: RunningDeployment) -> int:
+    (rank, *_) = call(f"{running.admin('west')}/engines").json()["engines"]
+    return msgspec.convert(rank["layout"], KvLayout).alignment_tokens
 
 
 @pytest.fixture(scope="session")

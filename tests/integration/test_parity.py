@@ -5,6 +5,10 @@ at a time, same chunks, same threads. A hybrid model computes its last, partial 
 its own on any engine. A model without recurrent layers does so only after a prefix cache hit, so
 there the stock engine is asked twice and its second answer counts.
 
+On CPUs without AMX vLLM's MLA is of reference quality: blocks of 16 tokens, no prefix cache, two
+kernels, for prompts and for single tokens, whose logprobs of one prompt differ by up to half a nat.
+No stock engine there goes on from a cached prefix, so no schedule is the same.
+
 Where the decode engine keeps blocks that a stock engine computes again (those an answer completed,
 or those before the place where two prompts part, with no state there) the schedules differ. Then a
 token may differ only where the stock engine's best two nearly tie.
@@ -25,6 +29,7 @@ BLOCK, CHUNK = 256, 2048
 LENGTHS = (1, 2, 255, 256, 257, 512, 2047, 2048, 2049, 5000, 16000)
 KINDS = ("gdn", "sliding_window", "dense", "mla")
 ROUTES = ("offload", "pd-p")
+REFERENCE_KERNELS_TIE = 1.0
 
 pytestmark = pytest.mark.engine
 
@@ -53,9 +58,14 @@ def complete(url: str, ids: list[int], **more: Any) -> tuple[dict[str, Any], str
 
 def reference(stack: Any, ids: list[int]) -> dict[str, Any]:
     choice, _ = complete(stack.plain.url, ids)
-    if stack.kind != "gdn":
+    if stack.kind != "gdn" and not reference_kernels(stack):
         choice, _ = complete(stack.plain.url, ids)
     return choice
+
+
+def reference_kernels(stack: Any) -> bool:
+    """Whether this is an MLA model on a CPU without AMX."""
+    return bool(stack.block_tokens < BLOCK)
 
 
 def check(
@@ -63,13 +73,18 @@ def check(
 ) -> list[int]:
     """Compare one prompt; returns the answer's tokens. With all of it ``cached`` the decode engine
     may need no other."""
-    with ThreadPoolExecutor(1) as beside:
-        stock = beside.submit(reference, stack, ids)
-        choice, taken = complete(stack.gateway(route), ids)
-        wanted = stock.result()
+    with ThreadPoolExecutor(1) as one:
+        asked = one.submit(complete, stack.gateway(route), ids)
+        if stack.kind == "mla":
+            # Its kernel for the CPU takes gigabytes for a long prompt: not two engines at once.
+            asked.result()
+        wanted = reference(stack, ids)
+        choice, taken = asked.result()
     if not (cached and taken.startswith("direct")):
-        assert taken.startswith(route if len(ids) > BLOCK else "direct"), taken
-    if same_schedule:
+        assert taken.startswith(route if len(ids) > stack.block_tokens else "direct"), taken
+    if reference_kernels(stack):
+        assert_same_or_near_tie(choice, wanted, near_tie=REFERENCE_KERNELS_TIE)
+    elif same_schedule:
         assert choice["token_ids"] == wanted["token_ids"]
         assert choice["logprobs"]["token_logprobs"] == wanted["logprobs"]["token_logprobs"]
     else:
@@ -87,6 +102,8 @@ def stack(request: pytest.FixtureRequest, stacks: Any) -> Any:
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("route", ROUTES)
 def test_identical(stack: Any, route: str, length: int) -> None:
+    if length > 5000 and reference_kernels(stack):
+        pytest.skip("vLLM's MLA without AMX takes 10 GiB for such a prompt")
     ids = prompt(f"{route} {length}", length)
     answer = check(stack, route, ids)
     if length > BLOCK:
