@@ -200,13 +200,21 @@ class SecondGateway(_Process):
 class PlainEngine(_Process):
     """A stock vLLM server without our connector: what answers are compared with.
 
-    It has the schedule of ``running``'s engines: block size, chunk size, threads.
+    It has the schedule of ``running``'s engines: block size, chunk size, threads. ``args`` are more
+    of vLLM's own.
     """
 
-    def __init__(self, running: RunningDeployment, home: Path, *, cpus: str = "0") -> None:
+    def __init__(
+        self,
+        running: RunningDeployment,
+        home: Path,
+        *,
+        cpus: str = "0",
+        args: tuple[str, ...] = (),
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.url = f"http://{free_address()}"
-        engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus)
+        engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus, args=args)
         command = engine_command(running.deployment, engine, vllm=installed_vllm(), connector=False)
         super().__init__(list(command.arguments), dict(command.environment), home / "plain.log")
         try:
