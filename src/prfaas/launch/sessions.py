@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _TRACKER = b"multiprocessing.resource_tracker"
 _TRACKER_GRACE_S = 10.0
 _POLL_S = 0.05
+_SHARED_MEMORY = "/dev/shm/"
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -63,16 +64,35 @@ def end_session(session: Session, *, grace_s: float) -> None:
     """Ask every process of the session to end, and kill what has not after ``grace_s``.
 
     Python's resource trackers are left to the last: they ignore the asking, and unlink the shared
-    memory of killed processes once those are gone.
+    memory of killed processes once those are gone. What else they shared, and nobody maps any more
+    (vLLM's tensor-parallel ranks on the CPU leave theirs even in peace), is unlinked here.
     """
     leader = _stat(session.leader)
     if leader is not None and leader[1] != session.started_ticks:
         return  # The number belongs to somebody else now: nothing of ours can be left.
+    shared = _shared_memory(members(session))
     _signal(members(session), signal.SIGTERM)
     _wait_gone(session, grace_s)
     _signal([pid for pid in members(session) if not is_tracker(pid)], signal.SIGKILL)
     _wait_gone(session, _TRACKER_GRACE_S)
     _signal(members(session), signal.SIGKILL)
+    if shared:
+        everybody = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+        for path in shared - _shared_memory(everybody):
+            path.unlink(missing_ok=True)
+
+
+def _shared_memory(pids: list[int]) -> set[Path]:
+    """Files under /dev/shm that any of the processes maps."""
+    found = set()
+    for pid in pids:
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_text()
+        except OSError:
+            continue  # It has just ended.
+        names = (line.partition(_SHARED_MEMORY) for line in maps.splitlines())
+        found |= {Path(where + name) for _, where, name in names if where}
+    return found
 
 
 def _wait_gone(session: Session, timeout_s: float) -> None:

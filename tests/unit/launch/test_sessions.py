@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 from prfaas.launch.sessions import Session, end_session, members, session_of
 
@@ -17,9 +19,19 @@ child.wait()
 """
 
 
-def _tree() -> tuple[subprocess.Popen[bytes], Session]:
+SHARING = """
+import mmap, sys, time
+with open(sys.argv[1], "w+b") as file:
+    file.truncate(4096)
+    shared = mmap.mmap(file.fileno(), 4096)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def _tree(program: str = TREE, *arguments: str) -> tuple[subprocess.Popen[bytes], Session]:
     leader = subprocess.Popen(
-        [sys.executable, "-c", TREE], stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, start_new_session=True
     )
     assert leader.stdout is not None
     assert leader.stdout.readline() == b"up\n"
@@ -44,6 +56,19 @@ def test_descendants_of_a_killed_leader_are_found() -> None:
         assert len(members(session)) == 1
         end_session(session, grace_s=0.2)
         assert members(session) == []
+
+
+def test_shared_memory_goes_with_the_last_that_maps_it() -> None:
+    path = Path(f"/dev/shm/prfaas-test-{uuid.uuid4().hex}")
+    try:
+        (first, one), (second, two) = _tree(SHARING, str(path)), _tree(SHARING, str(path))
+        with first, second:
+            end_session(one, grace_s=5.0)
+            assert path.exists()
+            end_session(two, grace_s=5.0)
+            assert not path.exists()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def test_a_process_that_got_the_same_number_later_is_not_touched() -> None:
