@@ -21,7 +21,7 @@ from prfaas.testing.running import Answer, call
 
 pytestmark = pytest.mark.engine
 
-LENGTH = 16000
+LENGTH = 10_000
 ANSWER_WITHIN_S = 30.0
 SETTLE_S = 120.0
 NEVER_MANY_FILES = ("gateway", "east-agent", "west-agent")
