@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import sys
 import threading
 import time
@@ -12,16 +11,17 @@ from pathlib import Path
 
 import workload
 
+from prfaas.agent.arena import Arena
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
 from prfaas.transfer.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
 from prfaas.transfer.tcp.link import TcpLink
 
 
-class Arena:
-    """Memory touched once, as an agent's; every transfer lands in the same place."""
+class Memory:
+    """An agent's arena; every transfer lands in the same place."""
 
     def __init__(self) -> None:
-        self.memory = memoryview(mmap.mmap(-1, workload.TOTAL_BYTES))
+        self.memory = Arena("bench", workload.TOTAL_BYTES).view
         for page in range(0, workload.TOTAL_BYTES, 4096):
             self.memory[page] = page // 4096 % 251
 
@@ -52,7 +52,7 @@ def receive(options: dict[str, str]) -> None:
     config = TcpLinkConfig(
         name="west", security=security(options["certs"], "west"), listen=f"{options['host']}:0"
     )
-    link = TcpLink(config, Arena())
+    link = TcpLink(config, Memory())
     workload.say("listening", address=link.address)
     workload.wait_for_the_end()
     link.close()
@@ -69,7 +69,7 @@ def send(options: dict[str, object]) -> None:
         security=security(certs if isinstance(certs, str) else None, "east"),
         peers={"west": peer},
     )
-    arena = Arena()
+    arena = Memory()
     link = TcpLink(config, arena)
     move(link, arena, "warm-up")
     workload.say("warm", cpu_s=workload.cpu_s())
@@ -80,7 +80,7 @@ def send(options: dict[str, object]) -> None:
     link.close()
 
 
-def move(link: TcpLink, arena: Arena, name: str) -> float:
+def move(link: TcpLink, arena: Memory, name: str) -> float:
     over = threading.Event()
     problems: list[str] = []
 

@@ -12,6 +12,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.units import format_bytes
 
 SHM = Path("/dev/shm")
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; Python does not name it
 
 
 class Arena:
@@ -21,7 +22,8 @@ class Arena:
     frees it with the last process that has it open or mapped, even after ``kill -9`` of all.
 
     Raises ConfigError if /dev/shm has too little room. Every page is allocated here: one that
-    cannot be had shows now, not as a SIGBUS in the middle of a transfer.
+    cannot be had shows now, not as a SIGBUS in the middle of a transfer. Huge pages are taken where
+    the machine gives them to shared memory.
     """
 
     def __init__(self, name: str, size_bytes: int, *, directory: Path = SHM) -> None:
@@ -31,6 +33,12 @@ class Arena:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.unlink(path)
+            os.ftruncate(self.fd, size_bytes)
+            self._map = mmap.mmap(self.fd, size_bytes)
+            # Both are hints, and only here, before a page exists, can pages become huge ones.
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+                self._map.madvise(_MADV_POPULATE_WRITE)
             try:
                 # Allocates and zeroes: unlike ftruncate it fails where memory is missing.
                 os.posix_fallocate(self.fd, 0, size_bytes)
@@ -39,7 +47,6 @@ class Arena:
                     f"arena of {format_bytes(size_bytes)} cannot be had in {directory}: "
                     f"{error.strerror}; make the agent's arena smaller"
                 ) from error
-            self._map = mmap.mmap(self.fd, size_bytes)
         except BaseException:
             os.close(self.fd)
             raise

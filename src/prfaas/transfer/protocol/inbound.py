@@ -72,8 +72,8 @@ class InboundConnection:
         self._wake()
 
     @property
-    def has_output(self) -> bool:
-        return bool(self._output)
+    def output_bytes(self) -> int:
+        return len(self._output)
 
     def take_output(self) -> bytes:
         """Replies to write now, in order."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
-from prfaas.transfer.protocol.frames import Hello, Kind, reason
+from prfaas.transfer.protocol.frames import HEADER_BYTES, Hello, Kind, reason
 from prfaas.transfer.protocol.inbound import InboundConnection
 from prfaas.transfer.protocol.incoming import Completed, Event, Failed, Stored
 from prfaas.transfer.protocol.receiver import ReceivingDesk
@@ -21,6 +21,8 @@ from prfaas.transfer.tcp.pump import EventPump
 log = logging.getLogger(__name__)
 
 _MAX_OUTPUT_BYTES = 64 * 1024
+_REPLIES_BYTES = 8 * HEADER_BYTES
+"""So many replies go at once while there is more to read; all of them before a wait."""
 LINK_TEST_LAYOUT = "link-test"
 """A transfer of this layout is a test of the line: verified and forgotten (see `selftest`)."""
 
@@ -179,7 +181,7 @@ class ReceiverThread(threading.Thread):
             if count is not None:
                 last_read_at = time.monotonic()
                 machine.received(count, now=last_read_at)
-            if machine.has_output or output:
+            if output or machine.output_bytes >= (_REPLIES_BYTES if count else 1):
                 output = self._write(machine, channel, output)
             self._receivers.pump.drain()
             if count is None:
@@ -192,7 +194,7 @@ class ReceiverThread(threading.Thread):
     def _write(
         self, machine: InboundConnection, channel: Channel, output: list[memoryview]
     ) -> list[memoryview]:
-        if machine.has_output:
+        if machine.output_bytes:
             output.append(memoryview(machine.take_output()))
         while output:
             count = channel.send(output)

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
 _LIVED_S = 0.1
+_WRITES_PER_READ = 4
+"""While the socket takes all there is, replies are looked for only so often."""
 
 
 class SenderThread(threading.Thread):
@@ -104,6 +106,7 @@ class SenderThread(threading.Thread):
         waiter = Waiter(channel, self._wakeup)
         peer = self._peer
         check_at = 0.0
+        unread = 0
         while not self._stopping:
             now = time.monotonic()
             self.waiting = True
@@ -115,10 +118,15 @@ class SenderThread(threading.Thread):
             blocked = self._write(channel, machine) if machine.pending else True
             if now >= check_at or not machine.pending:
                 check_at = machine.keep_alive(now=now)
-            wake_at = min(check_at, again_at or check_at)
-            timeout_s = max(0.0, wake_at - time.monotonic()) if blocked else 0.0
-            if waiter.wait(read=True, write=bool(machine.pending), timeout_s=timeout_s):
-                self._read(channel, machine)
+            if blocked:
+                wake_at = min(check_at, again_at or check_at)
+                timeout_s = max(0.0, wake_at - time.monotonic())
+                if not waiter.wait(read=True, write=bool(machine.pending), timeout_s=timeout_s):
+                    continue
+            elif (unread := unread + 1) < _WRITES_PER_READ:
+                continue
+            unread = 0
+            self._read(channel, machine)
 
     def _write(self, channel: Channel, machine: OutboundConnection) -> bool:
         """Write what the socket takes; True when it takes no more."""
@@ -131,11 +139,13 @@ class SenderThread(threading.Thread):
         return False
 
     def _read(self, channel: Channel, machine: OutboundConnection) -> None:
+        buffer = machine.get_buffer()
         while True:
-            count = channel.recv_into(machine.get_buffer())
-            if count is None:
-                break
+            count = channel.recv_into(buffer)
             if count == 0:
                 raise LinkError("closed by the peer")
-            machine.received(count, now=time.monotonic())
+            if count is not None:
+                machine.received(count, now=time.monotonic())
+            if count is None or count < len(buffer):
+                break
         self._peer.pump.drain()
