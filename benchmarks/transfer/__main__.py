@@ -82,7 +82,7 @@ def pair(ends: Ends, command: list[str], repeats: int, options: dict[str, object
     west = [*command, "receive", json.dumps({**options, "host": ends.hosts[1]})]
     receiver = ends.start(1, west)
     try:
-        address = _next(receiver, "listening")["address"]
+        address = following(receiver, "listening")["address"]
         more = {"address": address, "own_host": ends.hosts[0], "repeats": repeats}
         sender = ends.start(0, [*command, "send", json.dumps({**options, **more})])
         try:
@@ -98,10 +98,10 @@ def pair(ends: Ends, command: list[str], repeats: int, options: dict[str, object
 
 
 def _follow(sender: subprocess.Popen[str], receiver: subprocess.Popen[str]) -> Measured:
-    warm = float(str(_next(sender, "warm")["cpu_s"])) + _cpu_of(receiver.pid)
+    warm = float(str(following(sender, "warm")["cpu_s"])) + _cpu_of(receiver.pid)
     seconds: list[float] = []
     while True:
-        said = _next(sender, "transfer", "done")
+        said = following(sender, "transfer", "done")
         if said["event"] == "done":
             used = float(str(said["cpu_s"])) + _cpu_of(receiver.pid) - warm
             break
@@ -110,7 +110,7 @@ def _follow(sender: subprocess.Popen[str], receiver: subprocess.Popen[str]) -> M
     return Measured(workload.TOTAL_BYTES / statistics.median(seconds), used / gib)
 
 
-def _next(process: subprocess.Popen[str], *wanted: str) -> dict[str, object]:
+def following(process: subprocess.Popen[str], *wanted: str) -> dict[str, object]:
     assert process.stdout is not None
     for line in process.stdout:
         with contextlib.suppress(json.JSONDecodeError):

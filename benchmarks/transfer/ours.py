@@ -60,8 +60,11 @@ def receive(options: dict[str, str]) -> None:
 
 def send(options: dict[str, object]) -> None:
     count = options.get("connections")
+    rate = options.get("rate")
     peer = PeerConfig(
-        address=str(options["address"]), connections=count if isinstance(count, int) else None
+        address=str(options["address"]),
+        connections=count if isinstance(count, int) else None,
+        rate_bytes_per_s=rate if isinstance(rate, float) else None,
     )
     certs = options["certs"]
     config = TcpLinkConfig(
@@ -71,7 +74,7 @@ def send(options: dict[str, object]) -> None:
     )
     arena = Memory()
     link = TcpLink(config, arena)
-    move(link, arena, "warm-up")
+    move(link, arena, "warm-up", int(str(options.get("warm_bytes", workload.TOTAL_BYTES))))
     workload.say("warm", cpu_s=workload.cpu_s())
     for number in range(int(str(options["repeats"]))):
         workload.say("transfer", seconds=move(link, arena, f"run-{number}"))
@@ -80,7 +83,8 @@ def send(options: dict[str, object]) -> None:
     link.close()
 
 
-def move(link: TcpLink, arena: Memory, name: str) -> float:
+def move(link: TcpLink, arena: Memory, name: str, total: int = workload.TOTAL_BYTES) -> float:
+    """Seconds until all of the transfer's first ``total`` bytes are acknowledged."""
     over = threading.Event()
     problems: list[str] = []
 
@@ -88,11 +92,13 @@ def move(link: TcpLink, arena: Memory, name: str) -> float:
         problems.append(reason)
         over.set()
 
-    offer = TransferOffer(TransferKey(name, 0, 1), "bench", 0, 256, workload.TOTAL_BYTES, 300.0)
+    offer = TransferOffer(TransferKey(name, 0, 1), "bench", 0, 256, total, 300.0)
     started = time.perf_counter()
     handle = link.send("west", offer, on_complete=over.set, on_failed=fail)
     for offset, length in workload.ranges():
-        handle.add(offset, arena.memory[offset : offset + length], lambda: None)
+        end = min(offset + length, total)
+        if end > offset:
+            handle.add(offset, arena.memory[offset:end], lambda: None)
     over.wait()
     if problems:
         raise SystemExit(problems[0])

@@ -56,7 +56,7 @@ def unavailable() -> str | None:
 class Wan:
     """A line between namespaces ``a`` and ``b``; a context manager.
 
-    ``addresses`` are the IPv4 addresses of the two ends.
+    ``addresses`` are the IPv4 addresses of the two ends, ``devices`` their network devices.
     """
 
     def __init__(self, profile: WanProfile, *, seed: int = 1) -> None:
@@ -67,7 +67,7 @@ class Wan:
         number = next(_numbers)
         tag = f"{os.getpid()}-{number}"
         self.namespaces = (f"prfaas-a-{tag}", f"prfaas-b-{tag}")
-        self._devices = (f"pfa{os.getpid() % 10**7}x{number}", f"pfb{os.getpid() % 10**7}x{number}")
+        self.devices = (f"pfa{os.getpid() % 10**7}x{number}", f"pfb{os.getpid() % 10**7}x{number}")
         net = f"10.{200 + os.getpid() % 50}.{number % 250}"
         self.addresses = (f"{net}.1", f"{net}.2")
         self._relay: subprocess.Popen[str] | None = None
@@ -111,7 +111,7 @@ class Wan:
         profile = self._profile
         arguments = [
             str(_compiled_relay()),
-            *self._devices,
+            *self.devices,
             str(round(profile.rtt_s / 2 * 1e6)),
             str(profile.rate_bytes_per_s),
             str(profile.loss),
@@ -122,25 +122,25 @@ class Wan:
         assert self._relay.stdout is not None
         if self._relay.stdout.readline().strip() != "ready":
             raise ConfigError("the relay could not make its TUN devices")
-        for namespace, device in zip(self.namespaces, self._devices, strict=True):
+        for namespace, device in zip(self.namespaces, self.devices, strict=True):
             _ip("link", "set", device, "netns", namespace)
         self._configure()
 
     def _join_with_netem(self) -> None:
-        first, second = self._devices
+        first, second = self.devices
         _ip("link", "add", first, "netns", self.namespaces[0], "type", "veth",
             "peer", second, "netns", self.namespaces[1])  # fmt: skip
         self._configure()
         profile = self._profile
         packets = profile.rate_bytes_per_s * (profile.rtt_s / 2 + profile.queue_s) / _MTU
-        for namespace, device in zip(self.namespaces, self._devices, strict=True):
+        for namespace, device in zip(self.namespaces, self.devices, strict=True):
             _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "netem",
                  "delay", f"{profile.rtt_s / 2 * 1e3:.3f}ms", "loss", f"{profile.loss * 100}%",
                  "rate", f"{profile.rate_bytes_per_s * 8:.0f}bit",
                  "limit", str(max(int(packets), 10)))  # fmt: skip
 
     def _configure(self) -> None:
-        ends = zip(self.namespaces, self._devices, self.addresses, strict=True)
+        ends = zip(self.namespaces, self.devices, self.addresses, strict=True)
         for namespace, device, address in ends:
             _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
             _ip("-n", namespace, "link", "set", device, "mtu", str(_MTU), "up")

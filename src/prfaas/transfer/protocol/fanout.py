@@ -13,17 +13,21 @@ import math
 
 _WINDOW_BYTES = 3_000_000
 """What one flow may have in flight with the kernel's default limit of 4 MB per socket."""
+_THREAD_BYTES_PER_S = 300e6
+"""What one connection's thread can surely encrypt or decrypt."""
 _SHORT_RTT_S = 0.001
 _LOCAL, _DEFAULT, MOST = 2, 4, 16
 _TRIAL_S, _REST_S, _GAIN = 2.0, 60.0, 1.08
 
 
 def first_guess(rtt_s: float, rate_bytes_per_s: float | None) -> int:
-    """Connections for a line of this RTT and, where known, rate."""
-    if rtt_s < _SHORT_RTT_S:
-        return _LOCAL
-    in_flight = (rate_bytes_per_s or 0.0) * rtt_s
-    return min(max(_DEFAULT, math.ceil(in_flight / _WINDOW_BYTES)), MOST)
+    """Connections for a line of this RTT and, where known, rate: a rate is kept most evenly by as
+    few as can carry it."""
+    if rate_bytes_per_s is None:
+        return _LOCAL if rtt_s < _SHORT_RTT_S else _DEFAULT
+    by_window = rate_bytes_per_s * rtt_s / _WINDOW_BYTES
+    by_thread = rate_bytes_per_s / _THREAD_BYTES_PER_S
+    return min(max(1, math.ceil(max(by_window, by_thread))), MOST)
 
 
 class Fanout:

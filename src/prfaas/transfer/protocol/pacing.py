@@ -2,14 +2,15 @@
 
 Theory of operation. ``spend`` pushes the moment at which the next byte is due; a sender that comes
 late may catch up on at most `_CATCH_UP_S` of lost time. This decides *when a chunk is handed to a
-connection*, and holds the sum over connections to the rate. Inside a chunk the kernel spreads the
-packets (SO_MAX_PACING_RATE at `connection_rate`).
+connection*, and holds the sum over connections to the rate over every second. What leaves within
+milliseconds is the kernel's part: it spreads each connection's packets (SO_MAX_PACING_RATE at
+`connection_rate`), so what is caught up leaves little faster than the rate.
 """
 
 from __future__ import annotations
 
-_CATCH_UP_S = 0.01
-_HEADROOM = 1.1
+_CATCH_UP_S = 0.025
+_HEADROOM, _HEADROOM_ALONE = 1.1, 1.02
 
 
 class Pacer:
@@ -31,10 +32,14 @@ class Pacer:
 
 
 def connection_rate(rate_bytes_per_s: float, connections: int) -> float:
-    """What the kernel may spread one connection's packets at: its even share and a tenth more,
-    so that a slow connection's part can move to the others and a congestion controller that never
-    sees more than its share does not settle below it."""
-    return _HEADROOM * rate_bytes_per_s / max(connections, 1)
+    """What the kernel may spread one connection's packets at.
+
+    A connection alone: the rate and a fiftieth more, since a congestion controller that never sees
+    more than its share settles below it. Of several, each its even share and a tenth more, so that
+    a slow one's part can move to the others.
+    """
+    headroom = _HEADROOM if connections > 1 else _HEADROOM_ALONE
+    return headroom * rate_bytes_per_s / max(connections, 1)
 
 
 class CapacityEstimate:

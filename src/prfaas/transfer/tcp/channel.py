@@ -88,6 +88,31 @@ def tune(sock: socket.socket, *, dscp: int, congestion_control: str | None, dead
         _try(sock, socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control.encode())
 
 
+_PACED_SEGMENT_BYTES = 8960
+
+
+def connect(host: str, port: int, *, timeout_s: float, paced: bool) -> socket.socket:
+    """A TCP connection to the first of the host's addresses that answers. Raises OSError.
+
+    ``paced``: the rate will be limited. The kernel sends at least two segments at a time; of the
+    loopback interface's 64 KiB that would be a burst, so they are cut as on jumbo Ethernet.
+    """
+    failure: OSError | None = None
+    for family, kind, protocol, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        if paced:
+            _try(sock, socket.IPPROTO_TCP, socket.TCP_MAXSEG, _PACED_SEGMENT_BYTES)
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(where)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    raise failure or OSError(f"{host} has no address")
+
+
 _SO_MAX_PACING_RATE = 47
 _TCP_NOTSENT_LOWAT = 25
 _UNPACED = 2**64 - 1

@@ -18,8 +18,8 @@ from prfaas.transfer.protocol.frames import (
     decode,
 )
 from prfaas.transfer.tcp import tls
-from prfaas.transfer.tcp.channel import Channel, tune
-from prfaas.transfer.tcp.config import LEAST_CHUNK_BYTES, TcpLinkConfig, split_address
+from prfaas.transfer.tcp.channel import Channel, connect, tune
+from prfaas.transfer.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig, split_address
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ class Dialled:
 
 
 def dial(
-    config: TcpLinkConfig, context: ssl.SSLContext | None, address: str, hello: Hello
+    config: TcpLinkConfig, context: ssl.SSLContext | None, peer: PeerConfig, hello: Hello
 ) -> Dialled:
     """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
     either says what to do."""
+    address = peer.address
     host, port = split_address(address)
     until = time.monotonic() + config.handshake_timeout_s
+    paced = peer.rate_bytes_per_s is not None or peer.leave_to_others > 0
     try:
-        sock = socket.create_connection((host, port), timeout=config.handshake_timeout_s)
+        sock = connect(host, port, timeout_s=config.handshake_timeout_s, paced=paced)
     except OSError as error:
         raise LinkError(f"cannot reach {hello.target!r} at {address}: {error}") from error
     try:

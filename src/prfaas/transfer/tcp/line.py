@@ -22,6 +22,8 @@ _UNSENT_S, _UNSENT_UNLIMITED_S = 0.01, 0.025
 our threads wait for a core; a line without a limit needs more of it."""
 _LEAST_UNSENT, _FIRST_UNSENT, _MOST_UNSENT = 16 * 1024, 512 * 1024, 4 * 1024 * 1024
 _FIRST_CHUNK = 256 * 1024
+_AT_LIMIT = 0.95
+"""A line this near to its rate limit needs no more connections."""
 
 Live = Mapping[int, tuple[Channel, OutboundConnection]]
 
@@ -117,8 +119,9 @@ class Line:
             machine.chunk_bytes = self.chunk_bytes
             self._pace(channel, count)
         if self._fanout is not None:
-            limited = rate is not None or not view.backlogged
-            self._fanout.observe(view.goodput_bytes_per_s, limited=limited, now=now)
+            goodput = view.goodput_bytes_per_s
+            at_limit = rate is not None and goodput >= _AT_LIMIT * rate
+            self._fanout.observe(goodput, limited=at_limit or not view.backlogged, now=now)
 
     def _pace(self, channel: Channel, count: int) -> None:
         if self.rate_bytes_per_s is None:

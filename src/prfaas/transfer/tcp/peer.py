@@ -61,8 +61,9 @@ class PeerLink:
             self._staff()
 
     @property
-    def address(self) -> str:
-        return self._peer.address
+    def peer(self) -> PeerConfig:
+        """Where it is, and how it is sent to."""
+        return self._peer
 
     def configure(self, peer: PeerConfig) -> None:
         """New address, rate or number of connections."""

@@ -69,7 +69,7 @@ class SenderThread(threading.Thread):
     def _connect(self) -> tuple[Channel, OutboundConnection]:
         peer = self._peer
         hello = peer.hello()
-        dialled = dial(peer.config, peer.context, peer.address, hello)
+        dialled = dial(peer.config, peer.context, peer.peer, hello)
         now = time.monotonic()
         peer.welcomed(dialled.welcome)
         machine = OutboundConnection(

@@ -27,15 +27,15 @@ def test_a_late_sender_catches_up_on_little_only() -> None:
     pacer.spend(1000, now=0.0)
     pacer.spend(1000, now=5.0)
     assert pacer.ready_at(now=5.0) == 5.0
-    pacer.spend(20_000, now=5.0)
-    assert pacer.ready_at(now=5.0) == pytest.approx(5.0 + 0.011, abs=0.001)
+    pacer.spend(30_000, now=5.0)
+    assert pacer.ready_at(now=5.0) == pytest.approx(5.0 + 0.006, abs=0.001)
     assert Pacer(None).ready_at(now=3.0) == 3.0
 
 
 def test_connections_may_take_over_a_slow_ones_part() -> None:
     assert connection_rate(100.0, 4) * 4 > 100.0
     assert connection_rate(100.0, 4) * 3 >= 80.0
-    assert connection_rate(100.0, 0) == connection_rate(100.0, 1)
+    assert 100.0 < connection_rate(100.0, 0) == connection_rate(100.0, 1) <= 103.0
 
 
 def test_a_share_left_to_others_follows_the_capacity() -> None:
@@ -51,7 +51,16 @@ def test_a_share_left_to_others_follows_the_capacity() -> None:
 
 @pytest.mark.parametrize(
     ("rtt_s", "rate", "count"),
-    [(0.0001, None, 2), (0.03, None, 4), (0.03, 125e6, 4), (0.08, 1.25e9, 16), (0.03, 1.25e9, 13)],
+    [
+        (0.0001, None, 2),
+        (0.03, None, 4),
+        (0.0001, 25e6, 1),
+        (0.03, 25e6, 1),
+        (0.001, 1.25e9, 5),
+        (0.03, 125e6, 2),
+        (0.03, 1.25e9, 13),
+        (0.08, 1.25e9, 16),
+    ],
 )
 def test_the_first_guess(rtt_s: float, rate: float | None, count: int) -> None:
     assert first_guess(rtt_s, rate) == count

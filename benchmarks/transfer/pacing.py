@@ -1,0 +1,149 @@
+"""How evenly a rate limit is kept, seen from the packets that reach the receiver's machine.
+
+    python -m benchmarks.transfer.pacing                    200 Mbit/s on two lines, TLS off
+
+The kernel's own receive times are used (a packet socket in the receiver's namespace), so nothing
+that keeps a process waiting shows as a burst. Says how much payload arrived in the fullest and the
+emptiest second, and in the fullest 10 ms, as shares of the rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RATE_BYTES_PER_S, SECONDS = 25e6, 5.0
+_ETH_P_IP, _PACKET_HOST, _SO_TIMESTAMPNS = 0x0800, 0, 35
+_SETTLED_S = 0.5
+
+Packet = tuple[float, int]
+
+
+def capture(device: str, port: int) -> None:
+    """Print (seconds, payload bytes) of packets to ``port`` as JSON, a second after the last."""
+    sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
+    sniffer.bind((device, _ETH_P_IP))
+    sniffer.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
+    sniffer.settimeout(0.2)
+    print("capturing", flush=True)
+    packets: list[Packet] = []
+    last_at = math.inf
+    while time.time() < last_at + 1.0:
+        with contextlib.suppress(TimeoutError):
+            raw, extra, _, source = sniffer.recvmsg(80, 64)
+            payload = _payload(raw, port)
+            if payload and source[2] == _PACKET_HOST:
+                seconds, nanoseconds = struct.unpack("qq", extra[0][2][:16])
+                last_at = seconds + nanoseconds * 1e-9
+                packets.append((last_at, payload))
+    print(json.dumps(packets), flush=True)
+
+
+def _payload(raw: bytes, port: int) -> int:
+    """TCP payload bytes of an IPv4 packet to ``port``."""
+    header = (raw[0] & 15) * 4
+    if raw[9] != socket.IPPROTO_TCP or len(raw) < header + 20:
+        return 0
+    to_port, offset = struct.unpack_from("!H", raw, header + 2)[0], raw[header + 12] >> 4
+    length = struct.unpack_from("!H", raw, 2)[0]
+    return int(length - header - offset * 4) if to_port == port else 0
+
+
+def fullest(packets: Sequence[Packet], span_s: float) -> float:
+    """The most bytes in any window of ``span_s``."""
+    best = inside = first = 0
+    for at, length in packets:
+        inside += length
+        while at - packets[first][0] >= span_s:
+            inside -= packets[first][1]
+            first += 1
+        best = max(best, inside)
+    return best
+
+
+def emptiest_second(packets: Sequence[Packet]) -> float:
+    """The fewest bytes in any second, in steps of 50 ms."""
+    start, end = packets[0][0], packets[-1][0]
+    steps = [start + n * 0.05 for n in range(int((end - start - 1.0) / 0.05))]
+    return min(sum(length for at, length in packets if s <= at < s + 1.0) for s in steps)
+
+
+def measure(line: str, connections: int | None, rate: float) -> dict[str, object]:
+    from benchmarks.transfer.__main__ import ROWS, Ends
+
+    from prfaas.testing.wan import Wan
+
+    row = next(row for row in ROWS if row.name == line)
+    with contextlib.nullcontext(None) if row.profile is None else Wan(row.profile) as wan:
+        ends = Ends(wan)
+        device = "lo" if wan is None else wan.devices[1]
+        packets = _watched_transfer(ends, device, connections, rate)
+    begin, end = packets[0][0] + _SETTLED_S, packets[-1][0] - 0.05
+    kept = [p for p in packets if begin <= p[0] <= end]
+    return {
+        "link": line,
+        "rate_bytes_per_s": rate,
+        "fullest_second": fullest(kept, 1.0) / rate,
+        "emptiest_second": emptiest_second(kept) / rate,
+        "fullest_10_ms": fullest(kept, 0.01) / (rate * 0.01),
+        "largest_packet_bytes": max(length for _, length in kept),
+    }
+
+
+def _watched_transfer(
+    ends: object, device: str, connections: int | None, rate: float
+) -> list[Packet]:
+    from benchmarks.transfer.__main__ import Ends, following
+
+    assert isinstance(ends, Ends)
+    ours = [sys.executable, str(HERE / "ours.py")]
+    options: dict[str, object] = {"certs": None, "rate": rate, "connections": connections}
+    receiver = ends.start(1, [*ours, "receive", json.dumps({**options, "host": ends.hosts[1]})])
+    watcher: subprocess.Popen[str] | None = None
+    try:
+        address = str(following(receiver, "listening")["address"])
+        port = address.rpartition(":")[2]
+        watcher = ends.start(1, [sys.executable, __file__, "--capture", device, port])
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        more = {"address": address, "repeats": 0, "warm_bytes": int(rate * SECONDS)}
+        sender = ends.start(0, [*ours, "send", json.dumps({**options, **more})])
+        following(sender, "done")
+        sender.communicate()
+        packets: list[Packet] = json.loads(watcher.communicate(timeout=30)[0])
+        return packets
+    finally:
+        for process in (receiver, watcher):
+            if process is not None:
+                process.kill()
+                process.communicate()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.transfer.pacing")
+    parser.add_argument("--capture", nargs=2, metavar=("DEVICE", "PORT"), help=argparse.SUPPRESS)
+    parser.add_argument("--lines", default="loopback,wan-1g-2ms")
+    parser.add_argument("--connections", type=int)
+    args = parser.parse_args()
+    if args.capture:
+        capture(args.capture[0], int(args.capture[1]))
+        return 0
+    for line in args.lines.split(","):
+        for _ in range(3):
+            print(json.dumps(measure(line, args.connections, RATE_BYTES_PER_S)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
