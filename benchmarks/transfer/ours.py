@@ -40,6 +40,9 @@ class Memory:
     def failed(self, key: TransferKey, reason: str) -> None:
         print(f"{key} failed: {reason}", file=sys.stderr)
 
+    def withdrawn(self, key: TransferKey, reason: str) -> None:
+        pass
+
 
 def security(directory: str | None, name: str) -> TlsFiles | Plaintext:
     if directory is None:

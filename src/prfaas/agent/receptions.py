@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from prfaas.agent.state import AgentState
 from prfaas.agent.table import Received
@@ -55,6 +56,8 @@ class Receptions:
         self._current: dict[tuple[str, int], TransferKey] = {}
         self.memory_freed: list[Callable[[], None]] = []
         """Called on the loop when a reception's memory was reclaimed."""
+        self.abandoned: list[Callable[[TransferKey, str], None]] = []
+        """Called on the loop when a transfer was dropped that the link still writes."""
 
     # from link threads
 
@@ -66,7 +69,7 @@ class Receptions:
                 return Refusal(str(error), retry=True)
             except (CapacityError, PeerError, LayoutMismatch) as error:
                 log.warning("offer refused transfer=%s peer=%s: %s", offer.key, peer, error)
-                self._note_refusal(offer, str(error))
+                self._note_failure(offer.key, offer.total_bytes, str(error))
                 return Refusal(str(error))
             finally:
                 self._state.announce(offer.key.transfer_id)
@@ -93,6 +96,11 @@ class Receptions:
             incoming = self._by_key[key]
             incoming.memory.written_by_link = False
             self._drop(incoming, reason)
+        self._state.announce(key.transfer_id)
+
+    def withdrawn(self, key: TransferKey, reason: str) -> None:
+        with self._state.lock:
+            self._note_failure(key, 0, reason)
         self._state.announce(key.transfer_id)
 
     # local hand-off
@@ -168,11 +176,11 @@ class Receptions:
             raise PeerError("cancelled")
         return self._admit(offer, local=False)
 
-    def _note_refusal(self, offer: TransferOffer, reason: str) -> None:
+    def _note_failure(self, key: TransferKey, total_bytes: int, reason: str) -> None:
         """Who waits for this transfer here should learn that it will not come."""
-        key, table = offer.key, self._state.table
+        table = self._state.table
         if table.received(key.transfer_id, key.rank) is None:
-            record = Received(offer.total_bytes, "failed", reason)
+            record = Received(total_bytes, "failed", reason)
             table.add_received(key.transfer_id, key.rank, record, now=self._state.monotonic())
 
     def _admit(self, offer: TransferOffer, *, local: bool) -> Incoming:
@@ -213,6 +221,9 @@ class Receptions:
             told, incoming.on_dropped = incoming.on_dropped, None
             self._state.post(lambda: told(reason))
         self._state.pool.drop(key, reason)
+        if incoming.memory.written_by_link:
+            for listener in self.abandoned:
+                self._state.post(partial(listener, key, reason))
         self._reclaim(incoming)
 
     def _reclaim(self, incoming: Incoming) -> None:

@@ -23,7 +23,14 @@ from prfaas.agent.settings import AgentSettings
 from prfaas.agent.state import AgentState
 from prfaas.cache.pool import Pool
 from prfaas.core.errors import ConfigError, LinkError
-from prfaas.transfer.api import Link, LinkState, OutgoingTransfer, TransferOffer, TransferSink
+from prfaas.transfer.api import (
+    Link,
+    LinkState,
+    OutgoingTransfer,
+    TransferKey,
+    TransferOffer,
+    TransferSink,
+)
 from prfaas.transfer.tcp.config import split_address
 from prfaas.transfer.tcp.link import TcpLink
 
@@ -47,6 +54,9 @@ class NoLink:
         on_failed: Callable[[str], None],
     ) -> OutgoingTransfer:
         raise LinkError(f"no line to agent {peer!r} in the deployment")
+
+    def abandon(self, key: TransferKey, reason: str) -> None:
+        pass
 
     def states(self) -> Sequence[LinkState]:
         return []
@@ -95,6 +105,7 @@ class Agent:
         receptions = Receptions(state)
         link = self._make_link(receptions)
         stack.push_async_callback(asyncio.to_thread, link.close)
+        receptions.abandoned.append(link.abandon)
         leases = Leases(state)
         exports = Exports(state, receptions, leases, link)
         imports = Imports(state, receptions)

@@ -91,6 +91,7 @@ def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | Non
         peers=peers,
         accept_from=frozenset(deployment.cluster(link.source).agent.name for link in incoming),
         peer_grace_s=_PEER_GRACE_S,
+        dscp=cluster.agent.dscp,
     )
 
 

@@ -59,6 +59,8 @@ class AgentConfig(Strict, frozen=True):
     tls: TlsConfig | None = None
     plaintext: bool = False
     """Speak without TLS. Never a fallback: it must be asked for."""
+    dscp: int = 0
+    """Differentiated services code point (0 to 63) of the packets this agent's KV link sends."""
     external: bool = False
     """Started elsewhere; `prfaas up` only connects to it."""
 
@@ -232,6 +234,8 @@ def _check_cluster(source: str, cluster: ClusterConfig) -> None:
             f"{source}: agent {agent.name!r}: arena {agent.arena} must be a multiple of "
             f"slot {agent.slot} and hold at least 4 slots"
         )
+    if not 0 <= agent.dscp <= 63:
+        raise ConfigError(f"{source}: agent {agent.name!r}: dscp {agent.dscp} is not in 0..63")
     if agent.tls is not None and agent.plaintext:
         raise ConfigError(f"{source}: agent {agent.name!r}: tls and plaintext exclude each other")
 

@@ -61,6 +61,9 @@ class MemorySink:
     def failed(self, key: TransferKey, reason: str) -> None:
         self._end(key, reason)
 
+    def withdrawn(self, key: TransferKey, reason: str) -> None:
+        self._end(key, f"withdrawn: {reason}")
+
     def outcome(self, key: TransferKey, timeout_s: float = 20.0) -> str:
         """``"complete"`` or why it failed. Raises LinkError when neither comes in time."""
         with self._changed:

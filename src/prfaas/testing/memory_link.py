@@ -81,6 +81,7 @@ class MemoryTransfer:
     on_failed: Callable[[str], None]
     acknowledged_bytes: int = 0
     reception: Reception | None = None
+    refused: bool = False
     queue: deque[_Queued] = field(default_factory=deque)
 
     def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
@@ -99,6 +100,7 @@ class MemoryTransfer:
             answer = sink.offered(self.link.name, self.offer)
             if isinstance(answer, Refusal):
                 if not answer.retry:
+                    self.refused = True
                     self.end(answer.reason)
                 return False
             self.reception = answer
@@ -137,6 +139,8 @@ class MemoryTransfer:
         if self.reception is not None:
             self.reception = None
             self.link.network.links[self.peer].sink.failed(self.offer.key, reason)
+        elif not self.refused:
+            self.link.network.links[self.peer].sink.withdrawn(self.offer.key, reason)
         self.on_failed(reason)
 
 
@@ -163,6 +167,12 @@ class MemoryLink:
         self.outgoing.append(transfer)
         self.keys_sent.append(offer.key)
         return transfer
+
+    def abandon(self, key: TransferKey, reason: str) -> None:
+        for link in self.network.links.values():
+            for transfer in list(link.outgoing):
+                if transfer.peer == self.name and transfer.offer.key == key:
+                    transfer.end(reason)
 
     def states(self) -> Sequence[LinkState]:
         return [self._state(peer) for peer in self.network.links if peer != self.name]

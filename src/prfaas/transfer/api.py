@@ -80,6 +80,9 @@ class TransferSink(Protocol):
         """Cancelled by the sender, past its deadline, or given up: memory may be reclaimed;
         the link has dropped every view of it before this call."""
 
+    def withdrawn(self, key: TransferKey, reason: str) -> None:
+        """The sender gave up a transfer before this end had accepted it."""
+
 
 class LinkState(msgspec.Struct, frozen=True):
     """One direction of a link as its sender sees it now, every 100 ms (seconds, bytes)."""
@@ -113,6 +116,10 @@ class Link(Protocol):
     ) -> OutgoingTransfer:
         """Announce a transfer to ``peer``. Exactly one of the callbacks is called, once.
         Raises LinkError if the peer is unknown."""
+
+    def abandon(self, key: TransferKey, reason: str) -> None:
+        """Stop receiving a transfer. ``failed`` of the sink follows once its memory is let go;
+        unknown keys are ignored."""
 
     def states(self) -> Sequence[LinkState]: ...
 

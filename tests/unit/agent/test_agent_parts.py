@@ -23,7 +23,7 @@ clusters:
 - name: east
   kind: prfaas
   engines: [{name: p0, role: prefill}]
-  agent: {name: ae, listen: "127.0.0.1:7401", socket: /run/e, plaintext: true}
+  agent: {name: ae, listen: "127.0.0.1:7401", socket: /run/e, plaintext: true, dscp: 10}
 - name: west
   kind: pd
   engines: [{name: d0, role: decode}]
@@ -45,7 +45,7 @@ def test_settings_of_a_sender(deployment: Deployment) -> None:
     settings = settings_for(deployment, "ae")
     assert (settings.export_slots, settings.engines) == (512, frozenset({"p0"}))
     assert settings.link is not None
-    assert settings.link.security == Plaintext()
+    assert (settings.link.security, settings.link.dscp) == (Plaintext(), 10)
     peer = settings.link.peers["aw"]
     assert (peer.address, peer.rate_bytes_per_s, peer.connections) == ("127.0.0.1:7402", 25e6, 2)
     assert settings.link.accept_from == frozenset()

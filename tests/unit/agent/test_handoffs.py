@@ -58,6 +58,7 @@ class Side:
         )
         self.receptions = Receptions(self.state)
         self.link = network.link(name, self.receptions)
+        self.receptions.abandoned.append(self.link.abandon)
         self.leases = Leases(self.state)
         self.exports = Exports(self.state, self.receptions, self.leases, self.link)
         self.imports = Imports(self.state, self.receptions)
@@ -230,6 +231,32 @@ def test_remote_offer_is_retried_until_there_is_room(pair: Pair) -> None:
     pair.pump()
     assert view(pair.west, "two")[0].state == "complete"
     assert view(pair.west, "one")[0].state == "failed"
+
+
+def test_a_sender_is_told_that_its_transfer_is_wanted_no_more(pair: Pair) -> None:
+    data = content(3 * SLOT)
+    pair.east.begin("x", len(data), "west")
+    pair.east.fill_all("x", data)
+    pair.pump(1)
+    pair.west.receptions.drop("x", "client left")
+    pair.west.run()
+    pair.east.run()
+    assert view(pair.east, "x")[0].sent.reason == "client left"
+    assert pair.network.pump() == 0
+    pair.east.exports.finish(ENGINE, 0, "x")
+    pair.east.check_free()
+    pair.west.check_free()
+
+
+def test_a_transfer_given_up_before_there_was_room_is_failed(pair: Pair) -> None:
+    pair.east.begin("one", 8 * SLOT, "west")
+    pair.pump()
+    pair.east.begin("two", 3 * SLOT, "west")
+    pair.pump()
+    pair.east.exports.cancel("two")
+    pair.pump()
+    found, over = view(pair.west, "two")
+    assert (found.state, over) == ("failed", True)
 
 
 def test_too_large_is_refused_for_good(pair: Pair) -> None:

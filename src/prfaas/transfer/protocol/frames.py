@@ -25,7 +25,7 @@ import msgspec
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from prfaas.core.errors import PeerError
-from prfaas.transfer.api import TransferOffer
+from prfaas.transfer.api import TransferKey, TransferOffer
 
 VERSION = 1
 _FIELDS = struct.Struct("<BBHIIQQQ")
@@ -86,11 +86,13 @@ class Welcome(msgspec.Struct, frozen=True):
     max_chunk_bytes: int
 
 
-class Reason(msgspec.Struct, frozen=True):
-    """Why something was rejected, refused, cancelled or failed."""
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why something was rejected, refused, cancelled or failed. A CANCEL names the transfer: its
+    OFFER may never have been heard."""
 
     reason: str
     retry: bool = False
+    key: TransferKey | None = None
 
 
 Body = TypeVar("Body", Hello, Welcome, Reason, TransferOffer)
@@ -119,9 +121,11 @@ def control(kind: Kind, body: msgspec.Struct, *, handle: int = 0) -> bytes:
     return pack(kind, length=len(data), handle=handle, digest=digest) + data
 
 
-def reason(kind: Kind, text: str, *, handle: int = 0, retry: bool = False) -> bytes:
+def reason(
+    kind: Kind, text: str, *, handle: int = 0, retry: bool = False, key: TransferKey | None = None
+) -> bytes:
     """A frame that carries a `Reason`, shortened to fit."""
-    return control(kind, Reason(text[:1000], retry), handle=handle)
+    return control(kind, Reason(text[:1000], retry, key), handle=handle)
 
 
 def unpack(raw: memoryview, *, max_chunk_bytes: int) -> Header:

@@ -123,7 +123,7 @@ class InboundConnection:
                 with self._guard:
                     desk.query(session, self, header)
             case Kind.CANCEL:
-                why = decode(frame.body, Reason).reason
+                why = decode(frame.body, Reason)
                 with self._guard:
                     desk.cancel(session, self, header.handle, why)
             case Kind.PING:

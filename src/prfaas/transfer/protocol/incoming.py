@@ -30,7 +30,15 @@ class Failed:
     reason: str
 
 
-Event = Stored | Completed | Failed
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Cancelled by its sender before it was accepted."""
+
+    key: TransferKey
+    reason: str
+
+
+Event = Stored | Completed | Failed | Withdrawn
 
 
 class Line(Protocol):

@@ -25,7 +25,7 @@ from typing import Literal
 
 from prfaas.core.errors import InvariantError, PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
-from prfaas.transfer.protocol.frames import Header, Kind, pack, reason
+from prfaas.transfer.protocol.frames import Header, Kind, Reason, pack, reason
 from prfaas.transfer.protocol.incoming import (
     Claim,
     Completed,
@@ -36,6 +36,7 @@ from prfaas.transfer.protocol.incoming import (
     ReceiverCounters,
     Session,
     Stored,
+    Withdrawn,
 )
 from prfaas.transfer.protocol.lifecycle import INCOMING, Incoming, IncomingStep, advance
 
@@ -116,6 +117,8 @@ class ReceivingDesk:
         """The sink's answer to an offer."""
         handle, line = transfer.handle, transfer.offered_via
         if isinstance(answer, Refusal):
+            if transfer.state is Incoming.ENDING:
+                self.events.append(Withdrawn(transfer.offer.key, transfer.reason))
             transfer.state = advance(INCOMING, transfer.state, IncomingStep.REFUSED)
             del transfer.session.transfers[handle]
             self.counters.transfers_refused += 1
@@ -194,15 +197,17 @@ class ReceivingDesk:
         session.deferred.setdefault(header.connection, []).append((line, header))
         lost.sever()
 
-    def cancel(self, session: Session, line: Line, handle: int, why: str) -> None:
+    def cancel(self, session: Session, line: Line, handle: int, why: Reason) -> None:
         """The sender cancels; always answered with FAILED."""
         transfer = session.transfers.get(handle)
         if transfer is None:
             if handle not in session.outcomes:
-                _remember(session, handle, why)
+                _remember(session, handle, why.reason)
+                if why.key is not None:
+                    self.events.append(Withdrawn(why.key, why.reason))
             line.reply(reason(Kind.FAILED, "cancelled", handle=handle))
             return
-        self._end(transfer, why)
+        self._end(transfer, why.reason)
 
     def abandon(self, key: TransferKey, why: str) -> None:
         """The receiving agent wants no more of a transfer; unknown keys are ignored."""

@@ -210,7 +210,8 @@ class SendingDesk:
         transfer = note.transfer
         if note.kind is Kind.CANCEL:
             self._cancelling[transfer.handle] = note, carrier
-            return reason(Kind.CANCEL, note.reason, handle=transfer.handle)
+            key = transfer.offer.key
+            return reason(Kind.CANCEL, note.reason, handle=transfer.handle, key=key)
         if transfer.handle not in self._transfers:
             return None
         if note.kind is Kind.OFFER:

@@ -78,8 +78,6 @@ class TcpLink:
         return link.open(offer, on_complete, on_failed)
 
     def abandon(self, key: TransferKey, reason: str) -> None:
-        """Stop receiving a transfer. ``sink.failed`` follows once its memory is let go; unknown
-        keys are ignored."""
         self._receivers.abandon(key, reason)
 
     def states(self) -> Sequence[LinkState]:

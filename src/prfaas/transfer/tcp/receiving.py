@@ -12,7 +12,7 @@ from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
 from prfaas.transfer.protocol.frames import HEADER_BYTES, Hello, Kind, reason
 from prfaas.transfer.protocol.inbound import InboundConnection
-from prfaas.transfer.protocol.incoming import Completed, Event, Failed, Stored
+from prfaas.transfer.protocol.incoming import Completed, Event, Failed, Stored, Withdrawn
 from prfaas.transfer.protocol.receiver import ReceivingDesk
 from prfaas.transfer.tcp.channel import Channel, Waiter, Wakeup
 from prfaas.transfer.tcp.config import TcpLinkConfig
@@ -118,6 +118,8 @@ class Receivers:
                 self.sink.completed(key)
             case Failed(key, why):
                 self.sink.failed(key, why)
+            case Withdrawn(key, why):
+                self.sink.withdrawn(key, why)
 
 
 class ReceiverThread(threading.Thread):

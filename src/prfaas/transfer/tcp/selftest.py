@@ -63,6 +63,8 @@ class SilentSink:
 
     def failed(self, key: TransferKey, reason: str) -> None: ...
 
+    def withdrawn(self, key: TransferKey, reason: str) -> None: ...
+
 
 def run_stages(
     config: TcpLinkConfig,

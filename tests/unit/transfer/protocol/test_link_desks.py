@@ -9,8 +9,8 @@ import pytest
 from prfaas.core.errors import InvariantError, LinkError, PeerError
 from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 from prfaas.transfer.protocol import lifecycle
-from prfaas.transfer.protocol.frames import Header, Kind, unpack
-from prfaas.transfer.protocol.incoming import Completed, Failed
+from prfaas.transfer.protocol.frames import Header, Kind, Reason, unpack
+from prfaas.transfer.protocol.incoming import Completed, Failed, Withdrawn
 from prfaas.transfer.protocol.lifecycle import INCOMING, OUTGOING, Outgoing, OutgoingStep
 from prfaas.transfer.protocol.outbound import OutboundConnection
 from prfaas.transfer.protocol.outgoing import Chunk, OutgoingTransfer
@@ -116,15 +116,23 @@ def test_a_newer_epoch_replaces_an_older_one_but_not_the_reverse() -> None:
 def test_a_transfer_cancelled_while_the_sink_is_asked_gives_its_memory_back() -> None:
     rig = Receiving(accept=False)
     assert rig.transfer is not None
-    rig.desk.cancel(rig.session, rig.one, 1, "changed my mind")
+    rig.desk.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
     assert list(rig.desk.events) == []
     rig.desk.answered(rig.transfer, Memory())
     assert list(rig.desk.events) == [Failed(TransferKey("t", 0, 1), "changed my mind")]
     rig = Receiving(accept=False)
     assert rig.transfer is not None
-    rig.desk.cancel(rig.session, rig.one, 1, "changed my mind")
+    rig.desk.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
     rig.desk.answered(rig.transfer, Refusal("full"))
-    assert list(rig.desk.events) == [], "the sink never had it"
+    assert list(rig.desk.events) == [Withdrawn(TransferKey("t", 0, 1), "changed my mind")]
+
+
+def test_a_cancel_that_comes_without_its_offer_is_told_once() -> None:
+    rig, key = Receiving(), TransferKey("late", 0, 1)
+    for _ in range(2):
+        rig.desk.cancel(rig.session, rig.one, 7, Reason("deadline passed", key=key))
+        assert rig.one.said[-1] is Kind.FAILED
+    assert list(rig.desk.events) == [Withdrawn(key, "deadline passed")]
 
 
 def test_a_sender_that_stays_away_is_given_up() -> None:

@@ -95,7 +95,7 @@ def test_others_are_told_why_and_counted(
     west = open_link("west", pki["west"], accept_from=frozenset({"east", "late", "west-2"}))
     security = Plaintext() if who == "plain" else pki[who]
     other = open_link(name, security, peers={"west": PeerConfig(address=west.address)})
-    (outcome,) = send(other, "west", 0.4)
+    (outcome,) = send(other, "west", 1.5)
     assert "deadline" in outcome
     assert any(part in outcome for part in told.split("|")), "the cause is told to the caller"
     assert west.counters().turned_away.get(counted, 0) >= 1
@@ -110,7 +110,7 @@ def test_a_tls_client_of_a_plaintext_agent_is_told(
 ) -> None:
     west = open_link("west", Plaintext())
     east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
-    assert "deadline" in send(east, "west", 0.4)[0]
+    assert "deadline" in send(east, "west", 1.5)[0]
     assert west.counters().turned_away["tls"] >= 1
     assert any("configured for plaintext" in r.getMessage() for r in caplog.records)
 

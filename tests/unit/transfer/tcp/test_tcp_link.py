@@ -101,6 +101,15 @@ def test_offers_again_while_the_receiver_has_no_room(sender: Sender, sink: Memor
     assert sink.outcome(key) == "complete"
 
 
+def test_a_transfer_given_up_before_it_was_accepted_is_told(
+    sender: Sender, sink: MemorySink
+) -> None:
+    sink.answers = [Refusal("no slot is free", retry=True)] * 1000
+    key, outcome, _ = sender.send("t", b"x" * 1000, deadline_s=0.3)
+    assert "deadline" in outcome.wait()
+    assert sink.outcome(key).startswith("withdrawn: deadline")
+
+
 def test_a_refusal_for_good_fails_the_transfer(sender: Sender, sink: MemorySink) -> None:
     sink.answers = [Refusal("layouts differ")]
     _, outcome, _ = sender.send("t", b"x" * 1000)
