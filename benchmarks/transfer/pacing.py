@@ -21,6 +21,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.transfer.contenders import Ends, following
+from benchmarks.transfer.lines import ROWS
+
+from prfaas.testing.wan import Wan
+
 HERE = Path(__file__).parent
 RATE_BYTES_PER_S, SECONDS = 25e6, 5.0
 _ETH_P_IP, _PACKET_HOST, _SO_TIMESTAMPNS = 0x0800, 0, 35
@@ -80,10 +85,6 @@ def emptiest_second(packets: Sequence[Packet]) -> float:
 
 
 def measure(line: str, connections: int | None, rate: float) -> dict[str, object]:
-    from benchmarks.transfer.__main__ import ROWS, Ends
-
-    from prfaas.testing.wan import Wan
-
     row = next(row for row in ROWS if row.name == line)
     with contextlib.nullcontext(None) if row.profile is None else Wan(row.profile) as wan:
         ends = Ends(wan)
@@ -102,11 +103,8 @@ def measure(line: str, connections: int | None, rate: float) -> dict[str, object
 
 
 def _watched_transfer(
-    ends: object, device: str, connections: int | None, rate: float
+    ends: Ends, device: str, connections: int | None, rate: float
 ) -> list[Packet]:
-    from benchmarks.transfer.__main__ import Ends, following
-
-    assert isinstance(ends, Ends)
     ours = [sys.executable, str(HERE / "ours.py")]
     options: dict[str, object] = {"certs": None, "rate": rate, "connections": connections}
     receiver = ends.start(1, [*ours, "receive", json.dumps({**options, "host": ends.hosts[1]})])
@@ -114,7 +112,9 @@ def _watched_transfer(
     try:
         address = str(following(receiver, "listening")["address"])
         port = address.rpartition(":")[2]
-        watcher = ends.start(1, [sys.executable, __file__, "--capture", device, port])
+        watcher = ends.start(
+            1, [sys.executable, "-m", "benchmarks.transfer.pacing", "--capture", device, port]
+        )
         assert watcher.stdout is not None
         watcher.stdout.readline()
         more = {"address": address, "repeats": 0, "warm_bytes": int(rate * SECONDS)}
