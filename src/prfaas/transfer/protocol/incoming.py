@@ -11,6 +11,8 @@ from prfaas.transfer.api import Reception, TransferKey, TransferOffer
 from prfaas.transfer.protocol.frames import Header
 from prfaas.transfer.protocol.lifecycle import Incoming
 
+_OUTCOMES_KEPT = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -80,6 +82,12 @@ class Session:
     deferred: dict[int, list[tuple[Line, Header]]] = field(default_factory=dict)
     """Queries that wait for a lost connection's reader to be gone."""
     abandoned_at: float | None = None
+
+    def remember(self, handle: int, outcome: str | None) -> None:
+        """How a transfer ended; the oldest are forgotten."""
+        self.outcomes[handle] = outcome
+        while len(self.outcomes) > _OUTCOMES_KEPT:
+            self.outcomes.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
 
 from prfaas.core.errors import InvariantError, PeerError
 from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
@@ -39,8 +38,8 @@ from prfaas.transfer.protocol.incoming import (
     Withdrawn,
 )
 from prfaas.transfer.protocol.lifecycle import INCOMING, Incoming, IncomingStep, advance
+from prfaas.transfer.protocol.replies import about, fate, of_range
 
-_OUTCOMES_KEPT = 4096
 _MAX_RANGES = 65536
 """Gaps one transfer may have at a time: bounds what a hostile order of chunks can cost."""
 
@@ -84,7 +83,7 @@ class ReceivingDesk:
                 line.reply(pack(Kind.ACCEPT, handle=handle))
             return None
         if handle in session.outcomes:
-            self._report_outcome(session, line, handle)
+            line.reply(fate(session, handle))
             return None
         refusal = self._objection(session, offer)
         if refusal is not None:
@@ -143,18 +142,18 @@ class ReceivingDesk:
             if transfer is not None and transfer.state is Incoming.ASKING:
                 raise PeerError("DATA before ACCEPT")
             self.counters.bytes_duplicate += header.length
-            self._report_outcome(session, line, header.handle, header)
+            line.reply(fate(session, header.handle, header))
             return None
         start, end = header.offset, header.offset + header.length
         if end > transfer.offer.total_bytes:
             raise PeerError(f"chunk [{start}, {end}) of {transfer.offer.total_bytes} bytes")
         if transfer.stored.covers(start, end):
             self.counters.bytes_duplicate += header.length
-            line.reply(_about(Kind.ACK, header, header.length))
+            line.reply(about(Kind.ACK, header))
             return None
         if transfer.claimed(start, end):
             self.counters.bytes_duplicate += header.length
-            line.reply(_about(Kind.NACK, header, header.length))
+            line.reply(about(Kind.NACK, header))
             return None
         if transfer.stored.overlaps(start, end):
             raise PeerError(f"chunk [{start}, {end}) cuts a range that was stored")
@@ -172,13 +171,13 @@ class ReceivingDesk:
             transfer.stored.add(claim.offset, claim.offset + claim.length)
             self.counters.bytes_stored += claim.length
             self.events.append(Stored(transfer.offer.key, claim.offset, claim.length))
-            line.reply(_range(Kind.ACK, transfer.handle, claim.offset, claim.length))
+            line.reply(of_range(Kind.ACK, transfer.handle, claim.offset, claim.length))
             if transfer.stored.total == transfer.offer.total_bytes:
                 self._complete(transfer)
             return
         if not intact:
             self.counters.chunks_corrupt += 1
-            line.reply(_range(Kind.NACK, transfer.handle, claim.offset, claim.length))
+            line.reply(of_range(Kind.NACK, transfer.handle, claim.offset, claim.length))
         self._let_go(claim)
 
     def give_up(self, claim: Claim, why: str) -> None:
@@ -202,7 +201,7 @@ class ReceivingDesk:
         transfer = session.transfers.get(handle)
         if transfer is None:
             if handle not in session.outcomes:
-                _remember(session, handle, why.reason)
+                session.remember(handle, why.reason)
                 if why.key is not None:
                     self.events.append(Withdrawn(why.key, why.reason))
             line.reply(reason(Kind.FAILED, "cancelled", handle=handle))
@@ -240,24 +239,10 @@ class ReceivingDesk:
     def _answer(self, session: Session, line: Line, header: Header) -> None:
         transfer = session.transfers.get(header.handle)
         if transfer is None or transfer.state is not Incoming.RECEIVING:
-            self._report_outcome(session, line, header.handle, header)
+            line.reply(fate(session, header.handle, header))
             return
         there = transfer.stored.covers(header.offset, header.offset + header.digest)
-        line.reply(_about(Kind.ACK if there else Kind.NACK, header, header.digest))
-
-    def _report_outcome(
-        self, session: Session, line: Line, handle: int, header: Header | None = None
-    ) -> None:
-        why: str | None = "unknown transfer"
-        transfer = session.transfers.get(handle)
-        why = transfer.reason if transfer is not None else session.outcomes.get(handle, why)
-        if why is not None:
-            line.reply(reason(Kind.FAILED, why, handle=handle))
-        elif header is None:
-            line.reply(pack(Kind.ACCEPT, handle=handle))
-        else:
-            length = header.length if header.kind is Kind.DATA else header.digest
-            line.reply(_about(Kind.ACK, header, length))
+        line.reply(about(Kind.ACK if there else Kind.NACK, header))
 
     def _complete(self, transfer: IncomingTransfer) -> None:
         transfer.state = advance(INCOMING, transfer.state, IncomingStep.ALL_STORED)
@@ -294,7 +279,7 @@ class ReceivingDesk:
         session = transfer.session
         transfer.reception = None
         del session.transfers[transfer.handle]
-        _remember(session, transfer.handle, outcome)
+        session.remember(transfer.handle, outcome)
 
     def check_integrity(self) -> None:
         """Raise InvariantError where ranges contradict each other."""
@@ -307,17 +292,3 @@ class ReceivingDesk:
                     raise InvariantError("two connections write the same bytes")
                 if transfer.stored.total >= transfer.offer.total_bytes > 0:
                     raise InvariantError("a full transfer is not complete")
-
-
-def _remember(session: Session, handle: int, outcome: str | None) -> None:
-    session.outcomes[handle] = outcome
-    while len(session.outcomes) > _OUTCOMES_KEPT:
-        session.outcomes.popitem(last=False)
-
-
-def _range(kind: Literal[Kind.ACK, Kind.NACK], handle: int, offset: int, length: int) -> bytes:
-    return pack(kind, handle=handle, offset=offset, digest=length)
-
-
-def _about(kind: Literal[Kind.ACK, Kind.NACK], header: Header, length: int) -> bytes:
-    return _range(kind, header.handle, header.offset, length)

@@ -1,12 +1,11 @@
 """The sending end of the KV link to one peer: what to send next, and what became of it.
 
 Theory of operation. Producers add ranges of a transfer (segments) in any order. A connection that
-can take more asks ``take``: it gets control frames first, then chunks returned by the receiver,
-then a chunk cut from the transfer of the most urgent priority (lower first); among equals the one
-that has been served least. So urgent transfers overtake at the next chunk and equals share the
-line evenly. A chunk is *in flight* on its connection until the receiver speaks about it: ACK ends
-it, NACK puts it back. When a connection is lost the receiver is asked, over another one, what
-arrived of each chunk in flight there; only what it lacks is sent again.
+can take more asks ``take``: it gets control frames first, then a chunk of the transfer whose turn
+it is (`turns`), so urgent transfers overtake at the next chunk. A chunk is *in flight* on its
+connection until the receiver speaks about it: ACK ends it, NACK puts it back. When a connection is
+lost the receiver is asked, over another one, what arrived of each chunk in flight there; only what
+it lacks is sent again.
 
 A transfer is complete when the receiver has acknowledged every byte. Its memory is released
 segment by segment, as soon as nothing of the segment is unacknowledged or being written.
@@ -32,6 +31,7 @@ from prfaas.transfer.protocol.outgoing import (
     SenderCounters,
 )
 from prfaas.transfer.protocol.pacing import Pacer
+from prfaas.transfer.protocol.turns import Turns
 
 _REOFFER_S, _REOFFER_MAX_S = 0.05, 1.0
 
@@ -54,7 +54,7 @@ class SendingDesk:
         self.counters = SenderCounters()
         self.events: deque[Callable[[], None]] = deque()
         self._transfers: dict[int, OutgoingTransfer] = {}
-        self._ready: dict[int, OutgoingTransfer] = {}
+        self._turns = Turns()
         self._notes: deque[_Note] = deque()
         self._carried: dict[int, set[Chunk]] = {}
         self._cancelling: dict[int, tuple[_Note, int]] = {}
@@ -63,15 +63,12 @@ class SendingDesk:
     @property
     def queued_bytes(self) -> int:
         """Added and not yet given to a connection."""
-        return sum(
-            sum(len(s.view) - s.cut for s in t.segments) + sum(len(c.view) for c in t.returned)
-            for t in self._ready.values()
-        )
+        return self._turns.queued_bytes
 
     @property
     def sendable(self) -> bool:
         """Is there anything a connection could send (as far as the rate allows)?"""
-        return bool(self._ready or self._notes)
+        return bool(self._turns or self._notes)
 
     def carries(self, carrier: int) -> bool:
         """Is anything in flight on this connection?"""
@@ -111,7 +108,7 @@ class SendingDesk:
             return
         transfer.segments.append(Segment(offset, view, on_released, len(view)))
         if transfer.state is Outgoing.SENDING:
-            self._make_ready(transfer)
+            self._turns.join(transfer)
 
     def cancel(self, transfer: OutgoingTransfer, why: str) -> None:
         """Stop a transfer and tell the receiver; nothing happens if it is over."""
@@ -129,17 +126,13 @@ class SendingDesk:
             frame = self._render(self._notes.popleft(), carrier, now=now)
             if frame is not None:
                 return frame, None
-        transfer = min(
-            self._ready.values(),
-            key=lambda t: (t.offer.priority, t.served_bytes, t.handle),
-            default=None,
-        )
-        if transfer is None:
+        if not self._turns:
             return None, None
         ready_at = self.pacer.ready_at(now=now)
         if ready_at > now:
             return None, ready_at
-        chunk = self._next_chunk(transfer, chunk_bytes)
+        chunk, again = self._turns.next_chunk(chunk_bytes)
+        self.counters.bytes_resent += len(chunk.view) if again else 0
         chunk.carrier = chunk.sent_via = carrier
         chunk.segment.writers += 1
         self._carried.setdefault(carrier, set()).add(chunk)
@@ -233,41 +226,11 @@ class SendingDesk:
             digest=len(chunk.view),
         )
 
-    def _next_chunk(self, transfer: OutgoingTransfer, chunk_bytes: int) -> Chunk:
-        if transfer.returned:
-            chunk = transfer.returned.popleft()
-            self.counters.bytes_resent += len(chunk.view)
-        else:
-            segment = transfer.segments[0]
-            start = segment.cut
-            view = segment.view[start : start + chunk_bytes]
-            segment.cut += len(view)
-            if segment.cut == len(segment.view):
-                transfer.segments.popleft()
-            chunk = Chunk(transfer, segment, segment.offset + start, view)
-            transfer.chunks[chunk.offset] = chunk
-        transfer.served_bytes += len(chunk.view)
-        if not transfer.segments and not transfer.returned:
-            del self._ready[transfer.handle]
-        return chunk
-
-    def _make_ready(self, transfer: OutgoingTransfer) -> None:
-        if transfer.handle in self._ready or not (transfer.segments or transfer.returned):
-            return
-        # A newcomer shares from now on; what it did not ask for earlier is not owed to it.
-        rivals = [
-            t.served_bytes
-            for t in self._ready.values()
-            if t.offer.priority == transfer.offer.priority
-        ]
-        transfer.served_bytes = max([transfer.served_bytes, min(rivals, default=0.0)])
-        self._ready[transfer.handle] = transfer
-
     def _accepted(self, transfer: OutgoingTransfer) -> None:
         if transfer.state is not Outgoing.OFFERING:
             return
         transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ACCEPTED)
-        self._make_ready(transfer)
+        self._turns.join(transfer)
         self._complete_if_done(transfer)
 
     def _chunk(self, transfer: OutgoingTransfer, header: Header) -> Chunk | None:
@@ -285,7 +248,7 @@ class SendingDesk:
         if chunk.carrier is None:
             transfer.returned.remove(chunk)
             if not transfer.segments and not transfer.returned:
-                self._ready.pop(transfer.handle, None)
+                self._turns.leave(transfer)
         self._uncarry(chunk)
         del transfer.chunks[chunk.offset]
         transfer.acknowledged_bytes += len(chunk.view)
@@ -302,7 +265,7 @@ class SendingDesk:
         self._uncarry(chunk)
         chunk.carrier = None
         transfer.returned.append(chunk)
-        self._make_ready(transfer)
+        self._turns.join(transfer)
 
     def _uncarry(self, chunk: Chunk) -> None:
         if chunk.carrier is not None:
@@ -324,7 +287,7 @@ class SendingDesk:
 
     def _forget(self, transfer: OutgoingTransfer) -> None:
         self._transfers.pop(transfer.handle)
-        self._ready.pop(transfer.handle, None)
+        self._turns.leave(transfer)
         held = {id(s): s for s in transfer.segments}
         held.update({id(c.segment): c.segment for c in transfer.chunks.values()})
         for chunk in transfer.chunks.values():
@@ -349,5 +312,5 @@ class SendingDesk:
                 waiting = chunk in transfer.returned
                 if waiting != (chunk.carrier is None):
                     raise InvariantError("a chunk is both waiting and in flight, or neither")
-            if transfer.handle in self._ready and not (transfer.segments or transfer.returned):
+            if transfer in self._turns and not (transfer.segments or transfer.returned):
                 raise InvariantError("a ready transfer has nothing to send")
