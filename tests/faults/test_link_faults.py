@@ -95,8 +95,8 @@ def every(seconds: float, act: Callable[[], object], until: threading.Event) -> 
 
 
 def test_a_connection_killed_every_200_ms(rig: Rig) -> None:
-    link = rig.east(rate_bytes_per_s=40e6, connections=4)
-    data = random.Random(1).randbytes(64 * MIB)
+    link = rig.east(rate_bytes_per_s=100e6, connections=4)
+    data = random.Random(1).randbytes(64 * MIB) * 4
     over = threading.Event()
     killer = every(0.2, rig.meddler.kill_one, over)
     move = Move(link, "t", data)

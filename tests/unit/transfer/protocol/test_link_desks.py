@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 
 from prfaas.core.errors import InvariantError, LinkError, PeerError
 from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 from prfaas.transfer.protocol import lifecycle
-from prfaas.transfer.protocol.frames import Header, Kind, Reason, unpack
+from prfaas.transfer.protocol.frames import Header, Kind, Reason, pack, unpack
 from prfaas.transfer.protocol.incoming import Completed, Failed, Withdrawn
 from prfaas.transfer.protocol.lifecycle import INCOMING, OUTGOING, Outgoing, OutgoingStep
 from prfaas.transfer.protocol.outbound import OutboundConnection
@@ -172,10 +174,21 @@ def test_gaps_offers_and_bounds_are_limited() -> None:
 # The sending desk.
 
 
-def opened(desk: SendingDesk, name: str, size: int, *, priority: int = 0) -> OutgoingTransfer:
+def opened(
+    desk: SendingDesk,
+    name: str,
+    size: int,
+    *,
+    priority: int = 0,
+    step: int = 10**6,
+    released: Callable[[int], None] = lambda _: None,
+) -> OutgoingTransfer:
+    """An accepted transfer with all of its bytes added, in pieces of ``step``."""
     offer = an_offer(name, total=size, priority=priority)
     transfer = desk.open(offer, lambda: None, lambda _: None, now=0.0)
-    desk.add(transfer, 0, memoryview(bytearray(size)), lambda: None)
+    data = memoryview(bytearray(size))
+    for at in range(0, size, step):
+        desk.add(transfer, at, data[at : at + step], partial(released, at))
     frame, _ = desk.take(1, chunk_bytes=100, now=0.0)
     assert isinstance(frame, bytes)
     accept = NOTHING._replace(kind=Kind.ACCEPT, handle=transfer.handle)
@@ -248,10 +261,50 @@ def test_memory_is_released_after_the_write_that_uses_it() -> None:
     assert len(desk.events) == 2
 
 
-def test_a_silent_connection_is_asked_and_then_given_up() -> None:
-    line = OutboundConnection(
-        SendingDesk(), 1, guard=nullcontext(), chunk_bytes=1, keepalive_s=5.0, now=0.0
+def outbound(desk: SendingDesk, chunk_bytes: int) -> OutboundConnection:
+    return OutboundConnection(
+        desk, 1, guard=nullcontext(), chunk_bytes=chunk_bytes, keepalive_s=5.0, now=0.0
     )
+
+
+def test_small_chunks_are_written_together_and_large_ones_alone() -> None:
+    desk, released = SendingDesk(), list[int]()
+    transfer = opened(desk, "t", 200, step=10, released=released.append)
+    line = outbound(desk, 100)
+    line.fill(now=0.0)
+    assert [len(view) for view in line.pending[1::2]] == [10] * 5, "half a chunk is enough"
+    line.sent(sum(map(len, line.pending[:5])) + 1, now=0.0)
+    assert [len(view) for view in line.pending] == [9, 44, 10, 44, 10]
+    desk.cancel(transfer, "enough")
+    while desk.events:
+        desk.events.popleft()()
+    assert sorted(released) == [0, 10, *range(50, 200, 10)], "three are still being written"
+    line.closed(now=0.0)
+    while desk.events:
+        desk.events.popleft()()
+    assert sorted(released) == list(range(0, 200, 10))
+
+
+def test_replies_are_heard_in_any_portions() -> None:
+    for step in (1, 7, 44, 100, 4096):
+        desk = SendingDesk()
+        opened(desk, "t", 1000)
+        line = outbound(desk, 100)
+        for _ in range(10):
+            line.fill(now=0.0)
+            line.sent(sum(map(len, line.pending)), now=0.0)
+        replies = b"".join(
+            pack(Kind.ACK, handle=1, offset=offset, digest=100) for offset in range(0, 1000, 100)
+        )
+        for at in range(0, len(replies), step):
+            part = replies[at : at + step]
+            line.get_buffer()[: len(part)] = part
+            line.received(len(part), now=0.0)
+        assert desk.counters.transfers_completed == 1
+
+
+def test_a_silent_connection_is_asked_and_then_given_up() -> None:
+    line = outbound(SendingDesk(), 1)
     line.keep_alive(now=4.9)
     assert line.pending == []
     for now in (5.0, 10.0):
