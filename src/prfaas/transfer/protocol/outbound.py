@@ -42,6 +42,8 @@ class OutboundConnection:
     ) -> None:
         self.number, self.chunk_bytes = number, chunk_bytes
         self.pending: list[memoryview] = []
+        self.idle = False
+        """There was nothing to send: wake the driver when there is."""
         self.last_work_at = now
         self.bytes_sent = 0
         self._desk, self._guard = desk, guard
@@ -63,6 +65,7 @@ class OutboundConnection:
         with self._guard:
             while True:
                 work, again_at = self._desk.take(self.number, chunk_bytes=self.chunk_bytes, now=now)
+                self.idle = work is None and not taken
                 if work is None:
                     break
                 taken.append(work)

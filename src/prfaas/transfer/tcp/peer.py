@@ -97,8 +97,11 @@ class PeerLink:
 
     def rouse(self, at_most: int = 64) -> None:
         """Wake connections that wait for something to send."""
-        for thread in [t for t in list(self._live.values()) if t.waiting][:at_most]:
-            thread.wake()
+        for thread in list(self._live.values()):
+            machine = thread.machine
+            if machine is not None and machine.idle and at_most > 0:
+                at_most -= 1
+                thread.wake()
 
     def tick(self, now: float) -> None:
         with self.lock:

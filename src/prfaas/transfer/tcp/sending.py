@@ -32,7 +32,6 @@ class SenderThread(threading.Thread):
         self.slot = slot
         self.channel: Channel | None = None
         self.machine: OutboundConnection | None = None
-        self.waiting = False
         self._peer = peer
         self._wakeup = Wakeup()
         self._stopping = False
@@ -109,11 +108,9 @@ class SenderThread(threading.Thread):
         unread = 0
         while not self._stopping:
             now = time.monotonic()
-            self.waiting = True
             again_at = machine.fill(now=now)
-            self.waiting = not machine.pending
             idle_s = now - machine.last_work_at
-            if self.waiting and peer.retires(self.slot, machine.number, idle_s=idle_s):
+            if machine.idle and peer.retires(self.slot, machine.number, idle_s=idle_s):
                 return
             blocked = self._write(channel, machine) if machine.pending else True
             if now >= check_at or not machine.pending:
