@@ -32,6 +32,8 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
+    # Kernel TLS where Python (3.12), OpenSSL and the kernel have it; OpenSSL does without it else.
+    context.options |= getattr(ssl, "OP_ENABLE_KTLS", 0)
     for path in (files.ca, files.cert, files.key):
         if not path.is_file():
             raise ConfigError(
