@@ -60,6 +60,8 @@ def test_settings_of_a_receiver(deployment: Deployment) -> None:
 
 
 def test_settings_that_cannot_work(deployment: Deployment) -> None:
+    with pytest.raises(ConfigError, match="agent 'ae': dscp 64 is not in"):
+        parse_deployment(DEPLOYMENT.replace("dscp: 10", "dscp: 64"), source="test")
     with pytest.raises(ConfigError, match="no agent 'x' in the deployment; known: ae, as, aw"):
         settings_for(deployment, "x")
     with pytest.raises(ConfigError, match="where engines connect"):
