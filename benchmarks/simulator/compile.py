@@ -16,6 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "build" / "compiled"
 MODULES = (
+    "core/interpolation",
+    "policies/adaptive",
+    "policies/costs",
     "policies/earliest",
     "policies/placement",
     "policies/routes",

@@ -55,6 +55,8 @@ class Table:
             for (u0, u1), (v0, v1) in zip(pairwise(self._u), pairwise(v), strict=True)
         ] or [0.0]
         self._v = v
+        # Where each segment but the first begins: what lies before or beyond belongs to an end one.
+        self._joints = self._u[1:-1]
 
     @property
     def covers_from(self) -> float:
@@ -71,7 +73,7 @@ class Table:
         if x > self.x[-1]:
             self._refuse(x)
         u = log(max(x, 1e-9)) if self._log else x
-        segment = min(max(bisect_right(self._u, u) - 1, 0), len(self._slope) - 1)
+        segment = bisect_right(self._joints, u)
         v = self._v[segment] + self._slope[segment] * (u - self._u[segment])
         if self._log:
             return exp(v)

@@ -53,6 +53,8 @@ def prefill_engine(
         if not engine.up or engine.name in avoid:
             continue
         done = engine.free_at if engine.free_at > now else now
+        if done >= best_done:
+            continue
         if cached:
             done += costs.prefill_s(engine.name, max(1, total - cached.get(engine.name, 0)))
         if done < best_done:
@@ -72,7 +74,12 @@ def reachable(view: View, target: str) -> list[tuple[ClusterView, LinkView]]:
 
 def longest_cached(request: RequestView, clusters: Sequence[ClusterView]) -> int:
     """The longest prefix of the prompt that any engine of ``clusters`` holds, in tokens."""
+    longest = 0
     cached = request.cached
-    if not cached:
-        return 0
-    return max((cached.get(e.name, 0) for c in clusters for e in c.engines), default=0)
+    if cached:
+        for cluster in clusters:
+            for engine in cluster.engines:
+                held = cached.get(engine.name, 0)
+                if held > longest:
+                    longest = held
+    return longest

@@ -58,7 +58,7 @@ _TRIGGERS: dict[type, Trigger] = {
     RequestCompleted: Trigger.REQUEST_COMPLETED,
     DecodeFailed: Trigger.DECODE_FAILED,
 }
-_FAILURES = (PrefillFailed, TransferFailed, DecodeFailed)
+_FAILURES = frozenset({PrefillFailed, TransferFailed, DecodeFailed})
 _REQUEST_TIMERS = {
     TimerKind.ATTEMPT: (Trigger.ATTEMPT_TIMED_OUT, "the attempt took too long"),
     TimerKind.BACKOFF: (Trigger.BACKOFF_ENDED, "retry"),
@@ -133,7 +133,7 @@ class Scheduler:
             if record is not None and record.attempt == event.attempt:  # type: ignore[union-attr]
                 step = steps[record.state]
                 if step is not None:
-                    step(record, event.reason if isinstance(event, _FAILURES) else "")
+                    step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))

@@ -2,10 +2,13 @@
 
 Theory of operation. A block's hash names the whole prefix that ends with it (as in the Mooncake
 traces and in vLLM), so what a cache holds is a tree, and a prompt's cached part is a path from its
-root. Runs of blocks without a branch are one `_Node`. Using a path moves its nodes to the young end
-of one queue, leaf first and root last, so an ancestor is always younger than its descendants: the
-oldest node is a leaf, evicting from its tail never breaks a prefix, and "holds block k" implies
-"holds blocks 0..k". The longest cached prefix is therefore found by bisection.
+root. Runs of blocks without a branch are one `_Run`, found by its first block: nothing is done per
+block. Equal hashes mean equal prefixes, so a run is held by a prompt if its last block is, and the
+part of a run that a prompt shares is found by bisection.
+
+Using a path moves its runs to the young end of one queue, leaf first and root last, so an ancestor
+is always younger than its descendants: the oldest run is a leaf, and evicting from its tail never
+breaks a prefix.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from collections.abc import Sequence
 from prfaas.core.errors import InvariantError
 
 
-class _Node:
+class _Run:
     __slots__ = ("blocks", "parent", "start")
 
-    def __init__(self, parent: _Node | None, start: int, blocks: list[int]) -> None:
+    def __init__(self, parent: _Run | None, start: int, blocks: list[int]) -> None:
         self.parent = parent
         self.start = start
         """How many blocks of the path come before."""
@@ -31,88 +34,117 @@ class PrefixCache:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._owner: dict[int, _Node] = {}
-        self._queue: OrderedDict[_Node, None] = OrderedDict()
+        self._size = 0
+        self._runs: dict[int, _Run] = {}
+        """First block -> run."""
+        self._queue: OrderedDict[_Run, None] = OrderedDict()
 
     def __len__(self) -> int:
         """Blocks held."""
-        return len(self._owner)
+        return self._size
 
     def match(self, blocks: Sequence[int]) -> int:
         """How many leading ``blocks`` are held; counts as no use."""
-        owner = self._owner
-        if not blocks or blocks[0] not in owner:
-            return 0
-        low, high = 1, len(blocks)
-        while low < high:
-            middle = (low + high + 1) >> 1
-            if blocks[middle - 1] in owner:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        run = self._deepest(blocks)
+        return 0 if run is None else run.start + _shared(run, blocks)
 
     def insert(self, blocks: Sequence[int]) -> None:
         """Hold ``blocks`` (as many as fit), evicting what was not used for longest."""
-        held = self.match(blocks)
-        parent = self._split(blocks, held) if held else None
+        held = 0
+        run = self._deepest(blocks)
+        if run is not None:
+            shared = _shared(run, blocks)
+            held = run.start + shared
+            if shared < len(run.blocks):
+                run = self._split(run, shared)
         fresh = list(blocks[held : self.capacity])
         if fresh:
-            node = _Node(parent, held, fresh)
-            self._owner.update(dict.fromkeys(fresh, node))
-            self._use(node)
-        elif parent is not None:
-            self._use(parent)
-        excess = len(self._owner) - self.capacity
-        if excess > 0:
-            self._evict(excess)
+            run = _Run(run, held, fresh)
+            self._runs[fresh[0]] = run
+            self._size += len(fresh)
+        self._use(run)
+        if self._size > self.capacity:
+            self._evict(self._size - self.capacity)
 
     def clear(self) -> None:
-        self._owner.clear()
+        self._size = 0
+        self._runs.clear()
         self._queue.clear()
 
-    def _split(self, blocks: Sequence[int], held: int) -> _Node:
-        """The node that ends exactly after ``held`` blocks, cut out of a longer one if need be."""
-        node = self._owner[blocks[held - 1]]
-        cut = held - node.start
-        if cut == len(node.blocks):
-            return node
-        upper = _Node(node.parent, node.start, node.blocks[:cut])
-        self._owner.update(dict.fromkeys(upper.blocks, upper))
-        node.parent, node.start, node.blocks = upper, held, node.blocks[cut:]
+    def _deepest(self, blocks: Sequence[int]) -> _Run | None:
+        """The last run of the path of ``blocks``: they hold at least its first block."""
+        runs, count = self._runs, len(blocks)
+        found: _Run | None = None
+        end = 0
+        while end < count:
+            run = runs.get(blocks[end])
+            if run is None:
+                break
+            found = run
+            end += len(run.blocks)
+            if end > count or blocks[end - 1] != run.blocks[-1]:
+                break
+        return found
+
+    def _split(self, run: _Run, cut: int) -> _Run:
+        """Cut ``run`` after ``cut`` blocks; returns the upper part."""
+        upper = _Run(run.parent, run.start, run.blocks[:cut])
+        run.parent, run.start, run.blocks = upper, run.start + cut, run.blocks[cut:]
+        self._runs[upper.blocks[0]] = upper
+        self._runs[run.blocks[0]] = run
         return upper
 
-    def _use(self, node: _Node | None) -> None:
+    def _use(self, run: _Run | None) -> None:
         queue = self._queue
-        while node is not None:
-            if node in queue:
-                queue.move_to_end(node)
+        while run is not None:
+            if run in queue:
+                queue.move_to_end(run)
             else:
-                queue[node] = None
-            node = node.parent
+                queue[run] = None
+            run = run.parent
 
     def _evict(self, excess: int) -> None:
+        self._size -= excess
         while excess > 0:
-            node = next(iter(self._queue))
-            gone = node.blocks[-excess:]
-            for block in gone:
-                del self._owner[block]
-            excess -= len(gone)
-            if len(gone) == len(node.blocks):
-                del self._queue[node]
+            run = next(iter(self._queue))
+            blocks = run.blocks
+            if len(blocks) <= excess:
+                excess -= len(blocks)
+                del self._queue[run]
+                del self._runs[blocks[0]]
             else:
-                del node.blocks[-len(gone) :]
+                del blocks[-excess:]
+                excess = 0
 
     def check_integrity(self) -> None:
         """Raise InvariantError where tree, queue and index disagree."""
-        if len(self._owner) > self.capacity:
+        if self._size > self.capacity:
             raise InvariantError("prefix cache holds more than its capacity")
-        age = {node: i for i, node in enumerate(self._queue)}
-        for block, node in self._owner.items():
-            if block not in node.blocks or node not in age:
-                raise InvariantError(f"block {block} is indexed but not held")
-            parent = node.parent
-            if parent is not None and age.get(parent, -1) < age[node]:
+        if self._size != sum(len(run.blocks) for run in self._queue):
+            raise InvariantError("prefix cache blocks are miscounted")
+        age = {run: i for i, run in enumerate(self._queue)}
+        if age.keys() != set(self._runs.values()):
+            raise InvariantError("a run is indexed but not held, or held but not indexed")
+        for first, run in self._runs.items():
+            parent = run.parent
+            if not run.blocks or run.blocks[0] != first:
+                raise InvariantError(f"block {first} does not begin its run")
+            if parent is not None and age.get(parent, -1) < age[run]:
                 raise InvariantError("an ancestor is older than its descendant")
-            if parent is not None and parent.start + len(parent.blocks) != node.start:
-                raise InvariantError("a node does not continue its parent")
+            if parent is not None and parent.start + len(parent.blocks) != run.start:
+                raise InvariantError("a run does not continue its parent")
+
+
+def _shared(run: _Run, blocks: Sequence[int]) -> int:
+    """How many blocks of ``run`` are on the path of ``blocks``: at least its first."""
+    start, own = run.start, run.blocks
+    low, high = 1, min(len(own), len(blocks) - start)
+    if blocks[start + high - 1] == own[high - 1]:
+        return high
+    while low < high:
+        middle = (low + high + 1) >> 1
+        if blocks[start + middle - 1] == own[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

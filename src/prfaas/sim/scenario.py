@@ -218,13 +218,15 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         for cluster, role, pool in pools
         for number in range(pool.instances)
     ]
-    seconds = {name: cache(p.prefill_or_refuse.seconds) for name, p in profiles.items()}
+    seconds = {name: cache(p.prefill_or_refuse.table.at) for name, p in profiles.items()}
     kv = _kv_size(profiles.values())
     return World(
         topology=_topology(scenario, names, profiles),
         engines=tuple(_model(name, profiles[pool.profile], pool) for name, _, _, pool in names),
         lines=tuple(_line(link) for link in scenario.links),
-        costs=ProfileCosts({name: seconds[pool.profile] for name, _, _, pool in names}, kv.bytes),
+        costs=ProfileCosts(
+            {name: seconds[pool.profile] for name, _, _, pool in names}, cache(kv.bytes)
+        ),
         state_bytes=kv.bytes(0),
         cache_blocks=_cache_blocks(scenario, workload),
         outages=_outages(scenario, [name for name, *_ in names], whole=not run.instances),
