@@ -4,9 +4,16 @@ Theory of operation. Short term, every ``period_s``: the optimum of equation (7)
 prefill stages, so the threshold moves until the expected wait of a newcomer is the same on both
 sides. With e = wait in PrfaaS (the shortest queue of an engine, or of the line if that is longer)
 minus wait in the PD cluster, threshold = base * exp(e / ``scale_s``). A wait is already the
-integral of what is out of balance, so answering in proportion settles without oscillating. The base
-is the configured threshold and drifts, slowly, to where the threshold has been. A line that is
-nearly full counts as a wait that grows, so that the threshold rises before queues do.
+integral of what is out of balance, so answering in proportion settles without oscillating, unless
+the answer is too strong: then the cut swings past its best place, and every prompt on its wrong
+side costs more than it balances. The base is the configured threshold and drifts, slowly, to where
+the threshold has been.
+
+The wait for the line is what waits for it over what it carries *now*: when its rate drops, the same
+bytes mean a longer wait, and the threshold moves at the next look. It does not jump to where the
+throughput model would put it for a line that stays as it is: bytes that queue leave quickly once
+the line is back, prompts moved to a slower engine do not. A line that is nearly full counts as a
+wait that grows, so that the threshold rises before queues do.
 
 Long term, every ``role_period_s``: equation (8) balances prefill and decode. If prompts wait on
 both sides while decode could spare an engine, the emptiest decode engine turns to prefill; if
@@ -40,7 +47,7 @@ class AdaptiveThresholdPolicy(ThresholdPolicy):
         *,
         abundant: bool = False,
         period_s: float = 1.0,
-        scale_s: float = 5.0,
+        scale_s: float = 30.0,
         role_period_s: float = 60.0,
         wait_s: float = 10.0,
         roles: bool = True,

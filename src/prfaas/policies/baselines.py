@@ -9,35 +9,23 @@ from prfaas.policies.placement import decode_engine
 from prfaas.policies.routes import local, offload
 
 
-class HomogeneousPolicy:
-    """Never cross a line: every prompt is prefilled in the PD cluster."""
+class FixedSidePolicy:
+    """Every prompt takes the same side, whatever its length."""
 
-    name = "homogeneous"
     period_s: float | None = None
     packs_decode = False
+
+    def __init__(self, *, offloads: bool) -> None:
+        self.offloads = offloads
+        self.name = "naive" if offloads else "homogeneous"
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         decode = decode_engine(request, view.pd_clusters)
         if decode is None:
             return None
+        if self.offloads:
+            return offload(request, view, decode, "all prompts go to a PrfaaS cluster", now=now)
         return local(request, view, decode, "all prompts stay in the PD cluster", now=now)
-
-    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
-        return ()
-
-
-class NaivePolicy:
-    """Cross it always: every prompt is prefilled in a PrfaaS cluster, PD engines only decode."""
-
-    name = "naive"
-    period_s: float | None = None
-    packs_decode = False
-
-    def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
-        decode = decode_engine(request, view.pd_clusters)
-        if decode is None:
-            return None
-        return offload(request, view, decode, "all prompts go to a PrfaaS cluster", now=now)
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         return ()

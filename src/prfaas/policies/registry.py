@@ -14,7 +14,7 @@ from prfaas.core.deployment import SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
 from prfaas.policies.adaptive import AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
-from prfaas.policies.baselines import HomogeneousPolicy, NaivePolicy
+from prfaas.policies.baselines import FixedSidePolicy
 from prfaas.policies.earliest import EarliestCompletionPolicy
 from prfaas.policies.static_length import StaticLengthPolicy, UncachedGatePolicy
 from prfaas.policies.threshold import ThresholdPolicy
@@ -35,7 +35,7 @@ class _UncachedGate(Strict, frozen=True):
 
 class _Adaptive(Strict, frozen=True):
     period_s: float = 1.0
-    scale_s: float = 5.0
+    scale_s: float = 30.0
     role_period_s: float = 60.0
     wait_s: float = 10.0
     roles: bool = True
@@ -64,8 +64,8 @@ def _adaptive(config: SchedulerConfig, options: Strict) -> Policy:
 
 _Maker = Callable[[SchedulerConfig, Strict], Policy]
 POLICIES: dict[str, tuple[type[Strict], _Maker]] = {
-    "homogeneous": (_NoOptions, lambda config, options: HomogeneousPolicy()),
-    "naive": (_NoOptions, lambda config, options: NaivePolicy()),
+    "homogeneous": (_NoOptions, lambda config, options: FixedSidePolicy(offloads=False)),
+    "naive": (_NoOptions, lambda config, options: FixedSidePolicy(offloads=True)),
     "static-length": (
         _StaticLength,
         lambda config, options: StaticLengthPolicy(**msgspec.structs.asdict(options)),

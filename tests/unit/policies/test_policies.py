@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
@@ -125,7 +126,7 @@ def test_elastic_prefills_on_a_decode_engine_with_time_to_spare() -> None:
 
 
 def test_adaptive_threshold_follows_the_waits() -> None:
-    view, policy = scene(), AdaptiveThresholdPolicy(1000, roles=False)
+    view, policy = scene(), AdaptiveThresholdPolicy(1000, scale_s=5.0, roles=False)
     policy.adjust(view, now=1.0)
     assert policy.threshold_tokens == 1000
     view.engines["e0"].book(40_000, 10.0, 1.0)
@@ -135,6 +136,17 @@ def test_adaptive_threshold_follows_the_waits() -> None:
         view.engines[name].book(40_000, 20.0, 1.0)
     policy.adjust(view, now=1.0)
     assert policy.threshold_tokens < 300
+
+
+def test_adaptive_threshold_rises_when_the_same_bytes_wait_for_a_slower_line() -> None:
+    view, policy = scene(), AdaptiveThresholdPolicy(1000, scale_s=5.0, roles=False)
+    line = view.links["east", "west"]
+    line.outstanding_bytes = 2e6
+    policy.adjust(view, now=1.0)
+    before = policy.threshold_tokens
+    line.rate_bytes_per_s *= 0.2
+    policy.adjust(view, now=2.0)
+    assert policy.threshold_tokens == pytest.approx(before * np.exp((10 - 2) / 5), rel=0.01)
 
 
 def test_adaptive_roles_change_when_called_for_twice() -> None:

@@ -1,4 +1,4 @@
-"""Trace schemas and arrival processes."""
+"""Traces as workloads, and arrival processes."""
 
 from __future__ import annotations
 
@@ -20,33 +20,18 @@ def read(path: Path, text: str, *, arrivals: Arrivals | None = None, count: int 
     return read_trace(path, arrivals=arrivals, count=count, rng=np.random.default_rng(1))
 
 
-def test_mooncake(tmp_path: Path) -> None:
+def test_recorded_traces_keep_times_lengths_and_blocks(tmp_path: Path) -> None:
     rows = [
         {"timestamp": 3000, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]},
         {"timestamp": 1000, "input_length": 1024, "output_length": 7, "hash_ids": [0, 2]},
-        {"timestamp": 4000, "input_length": 10, "output_length": 0, "hash_ids": [0]},
     ]
     text = "\n".join(json.dumps(row) for row in rows)
     workload = read(tmp_path / "m.jsonl.gz", text)
     assert workload.arrivals == [0.0, 2.0]
     assert workload.prompts == [1024, 600]
-    assert workload.blocks == [[0, 2], [0]]  # The second block of 600 tokens is not whole.
+    assert workload.outputs == [7, 5]
+    assert workload.blocks == [[0, 2], [0]]
     assert workload.sped_up(2).arrivals == [0.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n"
-        "2023-11-16 18:17:04.4799600,3180,8\n2023-11-16 18:17:05.0,0,8\n",
-        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
-        "5,ChatGPT,4808,10,4818,c\n5.5,ChatGPT,3180,8,3188,c\n6,GPT-4,12,0,12,f\n",
-    ],
-)
-def test_tables(tmp_path: Path, text: str) -> None:
-    workload = read(tmp_path / "t.csv", text)
-    assert workload.arrivals == pytest.approx([0.0, 0.5])
-    assert (workload.prompts, workload.outputs) == ([4808, 3180], [10, 8])
 
 
 def test_serve_gen_draws_lengths_and_follows_its_rates(tmp_path: Path) -> None:
@@ -65,16 +50,10 @@ def test_serve_gen_draws_lengths_and_follows_its_rates(tmp_path: Path) -> None:
 
 def test_lengths_alone_need_arrivals(tmp_path: Path) -> None:
     text = "num_prefill_tokens,num_decode_tokens,pd_ratio\n3772,54,69.8\n2015,156,12.9\n"
-    with pytest.raises(ConfigError, match=r"add workload\.arrivals"):
+    with pytest.raises(ConfigError, match=r"workload\.arrivals: {process"):
         read(tmp_path / "v.csv", text)
     workload = read(tmp_path / "v.csv", text, arrivals=Arrivals("uniform", 2.0))
     assert workload.arrivals == [0.0, 0.5]
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", '{"hash_ids": 3}\n', "\x00\x01"])
-def test_foreign_files_are_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"trace .*x\.csv"):
-        read(tmp_path / "x.csv", text)
 
 
 @pytest.mark.parametrize("process", ["uniform", "poisson", "bursty", "diurnal"])
