@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint test-pure test-engine fuzz figures bench-transfer \
-        bench-simulator bench-engine bench-handoff bench-gateway clean
+        compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -58,8 +58,13 @@ figures: $(READY)  ## the paper's tables and figures into build/figures; fails i
 bench-transfer: $(READY)  ## the KV link beside iperf3, NIXL, Mooncake (QUICK=1, ROWS=...)
 	$(BIN)/python -m benchmarks.transfer $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
+compiled-simulator: $(READY)  ## a copy of the package under build/compiled that simulates twice as fast
+	$(BIN)/python benchmarks/simulator/compile.py
+
+# DYNOSIM: the python of an environment that has ai-dynamo-runtime, where .venv has not.
 bench-simulator: $(READY)  ## the simulator's speed and figures (TRACE=mooncake.jsonl.gz ALSO="more traces": beside DynoSim)
-	$(BIN)/python -m benchmarks.simulator $(if $(TRACE),--trace $(TRACE)) $(if $(ALSO),--also $(ALSO))
+	$(BIN)/python -m benchmarks.simulator $(if $(DYNOSIM),--dynosim $(DYNOSIM)) \
+	  $(if $(TRACE),--trace $(TRACE)) $(if $(ALSO),--also $(ALSO))
 
 bench-engine: $(READY)  ## prefill throughput with the connector idle and exporting, beside stock vLLM
 	$(BIN)/python -m benchmarks.engine

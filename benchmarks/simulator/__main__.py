@@ -1,5 +1,8 @@
 """All of it: ``python -m benchmarks.simulator [--trace MOONCAKE] [--also TRACE ...]``.
 
+``--dynosim PYTHON`` names the interpreter of an environment that has ``ai-dynamo-runtime``, where
+this one has not.
+
 Writes build/bench/simulator.json and a plot of the line drop; exits 1 if a check does not hold.
 """
 
@@ -22,26 +25,30 @@ LIMITS = {"mooncake trace": (0.4, 12_031), "paper workload": (60.0, 1_000_000)}
 """Name -> seconds allowed for how many requests."""
 
 
-def lines_of(module: str, *arguments: str, compiled: bool = False) -> list[dict[str, object]]:
+def lines_of(
+    module: str, *arguments: str, compiled: bool = False, python: str = sys.executable
+) -> list[dict[str, object]]:
     """The JSON lines that a module of this folder prints."""
     environment = dict(os.environ)
     if compiled:
         environment["PYTHONPATH"] = str(ROOT / "build" / "compiled")
-    command = [sys.executable, "-m", f"benchmarks.simulator.{module}", *arguments]
+    command = [python, "-m", f"benchmarks.simulator.{module}", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True
     )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def speed(trace: Path | None, requests: int) -> tuple[list[dict[str, object]], list[Check]]:
+def speed(
+    trace: Path | None, requests: int, dynosim: str
+) -> tuple[list[dict[str, object]], list[Check]]:
     given = [] if trace is None else ["--trace", str(trace.resolve())]
     arguments = ["--requests", str(requests), *given]
     results = lines_of("speed", *arguments)
     if subprocess.run([sys.executable, str(HERE / "compile.py")], check=False).returncode == 0:
         results += lines_of("speed", *arguments, compiled=True)
     if trace is not None:
-        results += lines_of("dynosim", str(trace.resolve()))
+        results += lines_of("dynosim", str(trace.resolve()), python=dynosim)
     timed = [r for r in results if "digest" in r]
     digests = {name: {r["digest"] for r in timed if r["name"] == name} for name in LIMITS}
     same = all(len(digest) <= 1 for digest in digests.values())
@@ -60,6 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path, help="the Mooncake conversation trace")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="other traces")
+    parser.add_argument("--dynosim", metavar="PYTHON", default=sys.executable)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--only", choices=["speed", "checks"])
     arguments = parser.parse_args()
@@ -67,7 +75,9 @@ def main() -> int:
     timings: list[dict[str, object]] = []
     checks: list[Check] = []
     if arguments.only != "checks":
-        timings, checks = speed(arguments.trace, arguments.requests)
+        timings, checks = speed(arguments.trace, arguments.requests, arguments.dynosim)
+        for timing in timings:
+            print(json.dumps(timing))
         for check in checks:
             show(check)
     if arguments.only != "speed":

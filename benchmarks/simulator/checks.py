@@ -1,7 +1,4 @@
-"""What the simulator must show against the planner and the policies against each other.
-
-Each check returns a `Check`: what was measured, what was asked for, and whether it holds.
-"""
+"""What the simulator must show against the planner, and the policies against each other."""
 
 from __future__ import annotations
 
@@ -11,24 +8,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from benchmarks.simulator.line_drop import line_drop
+from benchmarks.simulator.never_worse import never_worse
 from benchmarks.simulator.scenarios import (
     EXAMPLES,
+    Check,
     drawn,
+    run,
     run_named,
     with_rate,
     with_requests,
     with_seed,
 )
 
-from prfaas.core.deployment import SchedulerConfig
 from prfaas.planner.compare import elastic_bound, plan
 from prfaas.planner.scenario import load_scenario as load_planning_scenario
-from prfaas.sim.experiment import simulate
-from prfaas.sim.report import plot
-from prfaas.sim.scenario import RunConfig, Scenario, build_world, load_scenario
-from prfaas.sim.simulation import Simulation
-from prfaas.sim.summary import egress, summarise
-from prfaas.sim.workload import Workload
+from prfaas.sim.scenario import Scenario, load_scenario
+from prfaas.sim.summary import summarise
 
 SEEDS = (1, 2, 3)
 DEPLOYMENTS = {
@@ -36,19 +32,6 @@ DEPLOYMENTS = {
     "homogeneous": "homogeneous_pd",
     "naive": "naive_heterogeneous_pd",
 }
-
-
-class Check(msgspec.Struct, frozen=True):
-    name: str
-    measured: dict[str, Any]
-    asked: str
-    holds: bool
-
-
-def run(
-    scenario: Scenario, config: RunConfig, workload: Workload, until: float = float("inf")
-) -> Simulation:
-    return simulate(scenario, config, workload, beside=EXAMPLES, until=until)
 
 
 def planned() -> dict[str, Any]:
@@ -145,75 +128,6 @@ def tail_latency(paper: Scenario) -> Check:
     return Check("P99 TTFT at 90% load", measured, "earliest at least 20% below", ratio <= 0.8)
 
 
-def line_drop(scenario: Scenario, picture: Path) -> Check:
-    """The line falls to 20% for a minute: P99 TTFT of those who arrive from then to two minutes
-    after it is back, against the P99 of those who came before."""
-    at, back = 1800.0, 1860.0
-    levels: dict[str, list[tuple[float, float]]] = {}
-    drawings = []
-    for seed in SEEDS:
-        seeded = with_seed(scenario, seed)
-        workload = drawn(seeded)
-        for config in seeded.runs:
-            simulation = run(seeded, config, workload)
-            table = simulation.recorder.table()
-            arrived, ttft = table.arrived_at, table.ttft_s
-            before = np.percentile(ttft[arrived < at], 99)
-            after = np.percentile(ttft[(arrived >= at) & (arrived < back + 120)], 99)
-            levels.setdefault(config.name, []).append((float(before), float(after)))
-            if seed == SEEDS[0]:
-                drawings.append((config.name, table, egress(simulation)))
-    plot(picture, drawings)
-    measured: dict[str, Any] = {}
-    for name, pairs in levels.items():
-        before, after = (float(level) for level in np.mean(pairs, axis=0))
-        measured[name] = {"before": before, "after": after, "ratio": after / before}
-    level = measured["elastic"]["before"]
-    holds = measured["elastic"]["after"] <= 2 * level < measured["threshold"]["after"]
-    asked = "elastic within 2x of its level before, threshold above that"
-    return Check("line drop", measured, asked, holds)
-
-
-def never_worse(traced: Scenario, traces: list[Path]) -> Iterator[Check]:
-    """*earliest* against the best static threshold of a grid, chosen with hindsight, per trace at
-    80% of what the deployment could carry."""
-    for trace in traces:
-        config = msgspec.structs.replace(
-            traced.workload, trace=str(trace.resolve()), arrivals=None, requests=12_000
-        )
-        scenario = msgspec.structs.replace(traced, workload=config)
-        workload = at_load(scenario, drawn(scenario), 0.8)
-        static = {
-            tokens: p99_ttft(scenario, {"policy": "threshold", "threshold": tokens}, workload)
-            for tokens in (512, 1024, 2048, 4096, 8192, 16384, 32768)
-        }
-        best = min(static, key=lambda tokens: static[tokens])
-        ours = p99_ttft(scenario, {"policy": "earliest"}, workload)
-        measured = {"best threshold": best, "threshold": static[best], "earliest": ours}
-        holds = ours <= static[best] * 1.001
-        yield Check(f"trace {trace.name}", measured, "earliest is never worse (P99 TTFT)", holds)
-
-
-def p99_ttft(scenario: Scenario, scheduler: dict[str, Any], workload: Workload) -> float:
-    config = RunConfig(name="", scheduler=SchedulerConfig(**scheduler))
-    return summarise("", run(scenario, config, workload), scenario.slo).ttft_s.p99
-
-
-def at_load(scenario: Scenario, workload: Workload, load: float) -> Workload:
-    """The trace sped up or slowed down to ``load`` of a bound on what the deployment carries:
-    all prefill engines busy with average prompts, or all decode slots with average answers."""
-    world = build_world(scenario, RunConfig(name=""), workload, beside=EXAMPLES)
-    prefill = decode = 0.0
-    for spec, model in zip(world.topology.engines, world.engines, strict=True):
-        if spec.role == "prefill":
-            seconds = [world.costs.prefill_s(spec.name, tokens) for tokens in workload.prompts]
-            prefill += 1 / float(np.mean(seconds))
-        elif model.step_seconds is not None:
-            step = model.step_seconds(model.max_batch)
-            decode += model.max_batch / (step * float(np.mean(workload.outputs)))
-    return workload.sped_up(load * min(prefill, decode) / workload.rate)
-
-
 def all_checks(traces: list[Path], picture: Path) -> Iterator[Check]:
     paper = load_scenario(EXAMPLES / "simulate.yaml")
     deployments = planned()
@@ -221,5 +135,6 @@ def all_checks(traces: list[Path], picture: Path) -> Iterator[Check]:
     yield from saturation(paper, deployments)
     yield best_policy(paper)
     yield tail_latency(paper)
-    yield line_drop(load_scenario(EXAMPLES / "simulate-line-drop.yaml"), picture)
-    yield from never_worse(load_scenario(EXAMPLES / "simulate-trace.yaml"), traces)
+    yield from line_drop(picture)
+    for trace in traces:
+        yield never_worse(trace)

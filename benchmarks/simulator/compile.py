@@ -59,6 +59,9 @@ def main() -> int:
         env={**os.environ, "CFLAGS": "-O2"},
         check=False,
     )
+    if built.returncode == 0:
+        shown = TARGET.relative_to(Path.cwd()) if TARGET.is_relative_to(Path.cwd()) else TARGET
+        print(f"compiled; use it with: PYTHONPATH={shown} prfaas simulate SCENARIO")
     return built.returncode
 
 

@@ -1,15 +1,27 @@
-"""The example scenarios, and the changes the benchmarks make to them."""
+"""The example scenarios, the changes the benchmarks make to them, and what a check says."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from prfaas.sim.experiment import simulate
 from prfaas.sim.scenario import RunConfig, Scenario, build_workload
+from prfaas.sim.simulation import Simulation
 from prfaas.sim.workload import Workload
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What was measured, what was asked for, and whether it holds."""
+
+    name: str
+    measured: dict[str, Any]
+    asked: str
+    holds: bool
 
 
 def with_requests(scenario: Scenario, requests: int) -> Scenario:
@@ -34,3 +46,9 @@ def run_named(scenario: Scenario, name: str) -> RunConfig:
 
 def drawn(scenario: Scenario) -> Workload:
     return build_workload(scenario, beside=EXAMPLES)
+
+
+def run(
+    scenario: Scenario, config: RunConfig, workload: Workload, until: float = float("inf")
+) -> Simulation:
+    return simulate(scenario, config, workload, beside=EXAMPLES, until=until)

@@ -1,0 +1,89 @@
+"""*earliest* against the best static threshold, chosen with hindsight, on production traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from benchmarks.simulator.scenarios import EXAMPLES, Check, drawn, run
+from numpy.typing import NDArray
+
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.core.traces import RecordedTrace, read_trace_file
+from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
+from prfaas.sim.simulation import Simulation
+from prfaas.sim.summary import summarise
+from prfaas.sim.workload import Workload
+
+LOAD = 0.8
+GRID = tuple(2**k for k in range(8, 17))
+BETWEEN = (0.6, 0.71, 0.84, 1.19, 1.41, 1.68)
+"""Around the best of the grid, in ratio."""
+
+
+def never_worse(trace: Path) -> Check:
+    """P99 TTFT at 80% of what the best static threshold could carry without prefix reuse."""
+    scenario = with_trace(load_scenario(EXAMPLES / "simulate-trace.yaml"), trace)
+    workload = drawn(scenario)
+    rate = LOAD * capacity(run(scenario, RunConfig(name=""), workload, until=0.0), workload)
+    workload = workload.sped_up(rate / workload.rate)
+
+    def p99(**scheduler: Any) -> float:
+        config = RunConfig(name="", scheduler=SchedulerConfig(**scheduler))
+        return summarise("", run(scenario, config, workload), scenario.slo).ttft_s.p99
+
+    static = {tokens: p99(policy="threshold", threshold=tokens) for tokens in GRID}
+    best = min(static, key=lambda tokens: static[tokens])
+    for tokens in (round(best * ratio) for ratio in BETWEEN):
+        static[tokens] = p99(policy="threshold", threshold=tokens)
+    best = min(static, key=lambda tokens: static[tokens])
+    measured = {
+        "requests": len(workload),
+        "rate": rate,
+        "best threshold": best,
+        "threshold": static[best],
+        "earliest": p99(policy="earliest"),
+        "elastic": p99(policy="elastic"),
+    }
+    holds = measured["earliest"] <= static[best] * 1.001
+    return Check(f"trace {trace.name}", measured, "earliest is never worse (P99 TTFT)", holds)
+
+
+def with_trace(scenario: Scenario, trace: Path) -> Scenario:
+    """Its own arrivals where it has some, else the scenario's."""
+    found = read_trace_file(trace)
+    timeless = isinstance(found, RecordedTrace) and found.arrivals is None
+    workload = msgspec.structs.replace(
+        scenario.workload,
+        trace=str(trace.resolve()),
+        arrivals=scenario.workload.arrivals if timeless else None,
+        requests=12_000,
+    )
+    return msgspec.structs.replace(scenario, workload=workload)
+
+
+def capacity(simulation: Simulation, workload: Workload) -> float:
+    """Requests per second that the best threshold carries, no prompt being cached: equation (6)
+    with sums over the workload's own lengths."""
+    world = simulation.world
+    prompts = np.sort(np.asarray(workload.prompts))
+    specs = world.topology.engines
+    prfaas = {c.name for c in world.topology.clusters if c.kind == "prfaas"}
+    remote = [e.name for e in specs if e.role == "prefill" and e.cluster in prfaas]
+    local = [e.name for e in specs if e.role == "prefill" and e.cluster not in prfaas]
+    line = next(iter(simulation.lines.values()))
+
+    def seconds(engines: list[str]) -> NDArray[np.float64]:
+        return np.array([world.costs.prefill_s(engines[0], int(n)) for n in prompts]) / len(engines)
+
+    def below(work: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate(([0.0], np.cumsum(work)))
+
+    crossing = np.array([world.costs.kv_bytes(0, int(n)) for n in prompts]) / line.rate
+    prefilled, sent, kept = below(seconds(remote)), below(crossing), below(seconds(local))
+    busiest = np.maximum(np.maximum(prefilled[-1] - prefilled, sent[-1] - sent), kept)
+    models = [m for m in world.engines if m.name not in remote + local]
+    decode = sum(m.max_batch / m.step_seconds(m.max_batch) for m in models if m.step_seconds)
+    return min(prompts.size / float(busiest.min()), decode / float(np.mean(workload.outputs)))
