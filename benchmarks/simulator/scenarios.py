@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import RunConfig, Scenario, build_workload
+from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.workload import Workload
 

@@ -15,8 +15,9 @@ import msgspec
 from benchmarks.simulator.scenarios import EXAMPLES, drawn, with_requests
 
 from prfaas.scheduler import scheduler as scheduler_module
+from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import RunConfig, Scenario, build_workload, load_scenario
+from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
 from prfaas.sim.workload import Workload
 
 

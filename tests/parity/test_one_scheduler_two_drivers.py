@@ -22,6 +22,7 @@ from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.events import AnyEvent, Event, RequestArrived, TimerFired
 from prfaas.scheduler.journal import decode, encode
 from prfaas.scheduler.scheduler import Scheduler
+from prfaas.sim.build import build_world
 from prfaas.sim.scenario import (
     ArrivalConfig,
     OutageConfig,
@@ -31,7 +32,6 @@ from prfaas.sim.scenario import (
     SimCluster,
     SimLine,
     WorkloadConfig,
-    build_world,
 )
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.workload import Arrivals, draw

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prfaas.cli.console import report_console
 from prfaas.core.errors import ConfigError
 from prfaas.core.geometry.layers import ModelGeometry
 from prfaas.core.geometry.models import catalogue, load_model
@@ -17,6 +18,8 @@ from prfaas.core.profiles import InstanceProfile, built_in_profiles, load_profil
 from prfaas.core.units import format_bytes, format_rate, parse_tokens
 from prfaas.planner.equations import kv_throughput
 
+_WIDE = 120
+"""Columns from which the catalogue's repositories are shown too."""
 DEFAULT_LENGTHS = ("1K", "8K", "32K", "128K")
 
 
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report, indent=2))
     else:
-        _print_report(report, Console())
+        _print_report(report, report_console())
     return 0
 
 
@@ -146,14 +149,21 @@ def _print_lengths(report: dict[str, Any], console: Console) -> None:
 
 
 def _print_catalogue() -> None:
-    table = Table("name", "repository", "bytes per token", "constant", "S_kv at 32K")
+    console = report_console()
+    wide = console.width >= _WIDE
+    table = Table()
+    table.add_column("name", no_wrap=True)
+    for figure in ("bytes per token", "constant", "S_kv at 32K"):
+        table.add_column(figure, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("repository")
     for row in catalogue().values():
         size = load_model(row.name).kv_size()
         table.add_row(
             row.name,
-            row.repository,
             f"{size.bytes_per_token:,.0f}",
             format_bytes(size.constant_bytes),
             format_bytes(size.bytes(32 * 1024)),
+            *([row.repository] if wide else []),
         )
-    Console().print(table)
+    console.print(table)

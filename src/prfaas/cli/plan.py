@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from prfaas.cli.console import report_console
 from prfaas.core.units import format_rate
 from prfaas.planner.compare import Plan, plan
 from prfaas.planner.deployments import Deployment
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         # Through msgspec: an infinite figure (an overloaded queue) is null, not invalid JSON.
         print(json.dumps(msgspec.json.decode(msgspec.json.encode(report)), indent=2))
         return 0
-    console = Console()
+    console = report_console()
     _print_deployments(result, console)
     _print_bound(result, ours, console)
     _print_prices(prices, console)
@@ -161,7 +162,14 @@ def _print_changes(changes: list[WhatIf], console: Console) -> None:
     if not changes:
         return
     table = Table(
-        "what if", "Lambda_max", "change", "t", "N_p / N_d", "egress", "bound by", title="What if"
+        "what if",
+        "req/s",
+        "change",
+        "t",
+        "N_p / N_d",
+        "egress",
+        "bound by",
+        title="What if: Lambda_max",
     )
     for row in changes:
         table.add_row(

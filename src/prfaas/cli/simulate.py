@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,17 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from prfaas.cli.console import report_console
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.commands import AnyCommand
 from prfaas.scheduler.events import AnyEvent
 from prfaas.scheduler.journal import encode
+from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import Sweep, simulate, sweep_rate
-from prfaas.sim.report import plot, results_table
-from prfaas.sim.scenario import RunConfig, Scenario, build_workload, load_scenario, run_for
+from prfaas.sim.plot import disturbances, plot, pyplot_for
+from prfaas.sim.report import results_tables
+from prfaas.sim.scenario import RunConfig, Scenario, load_scenario, run_for
 from prfaas.sim.simulation import Log
 from prfaas.sim.summary import Summary, egress, summarise
 from prfaas.sim.workload import Workload
@@ -52,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
     runs = [run_for(scenario, name) for name in names]
     if args.events is not None and (len(runs) > 1 or args.sweep):
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
+    if args.plot is not None:
+        pyplot_for(args.plot)  # What cannot be drawn is better known before the run.
     workload = build_workload(scenario, beside=beside)
     if args.sweep:
         return _sweep(scenario, runs, workload, beside, as_json=args.json)
-    summaries, drawn = [], []
+    summaries, drawn, disturbed = [], [], []
     for config in runs:
         with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
             simulation = simulate(
@@ -63,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
             )
         summaries.append(summarise(config.name, simulation, scenario.slo))
         drawn.append((config.name, simulation.recorder.table(), egress(simulation)))
+        disturbed = disturbances(simulation.world)
     if args.plot is not None:
-        plot(args.plot, drawn)
+        plot(args.plot, drawn, disturbed)
     _show(summaries, as_json=args.json)
     return 0
 
@@ -103,10 +108,10 @@ def _sweep(
     if as_json:
         _print_json(sweeps)
         return 0
-    out = _console()
+    out = report_console()
     for sweep in sweeps:
         out.print(f"{sweep.name}: at most {sweep.best_req_per_s:.3f} req/s", highlight=False)
-    out.print(results_table([s.best for s in sweeps if s.best is not None]))
+    _print_tables([s.best for s in sweeps if s.best is not None])
     return 0
 
 
@@ -114,16 +119,17 @@ def _show(summaries: list[Summary], *, as_json: bool) -> None:
     if as_json:
         _print_json(summaries)
     else:
-        _console().print(results_table(summaries))
+        _print_tables(summaries)
+
+
+def _print_tables(summaries: list[Summary]) -> None:
+    console = report_console()
+    for table in results_tables(summaries):
+        console.print(table)
 
 
 def _print_json(results: list[Any]) -> None:
     print(msgspec.json.format(msgspec.json.encode({"runs": results}), indent=2).decode())
-
-
-def _console() -> Console:
-    # A pipe has no width of its own: do not fold the table there.
-    return Console(width=None if sys.stdout.isatty() else 240)
 
 
 @contextmanager

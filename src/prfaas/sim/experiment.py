@@ -9,7 +9,8 @@ import msgspec
 
 from prfaas.core.units import parse_duration
 from prfaas.policies.registry import make_policy
-from prfaas.sim.scenario import RunConfig, Scenario, build_world
+from prfaas.sim.build import build_world
+from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
 from prfaas.sim.summary import Summary, summarise
 from prfaas.sim.workload import Workload

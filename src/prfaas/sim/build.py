@@ -1,0 +1,158 @@
+"""From a scenario file to the workload and the `World` of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from prfaas.core.deployment import EngineRole
+from prfaas.core.errors import ConfigError
+from prfaas.core.kv_size import KvSize
+from prfaas.core.profiles import InstanceProfile, load_profile
+from prfaas.core.units import parse_duration, parse_rate, parse_tokens
+from prfaas.policies.costs import ProfileCosts
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split
+from prfaas.sim.traces import read_trace
+from prfaas.sim.workload import Workload, draw
+from prfaas.sim.world import EngineModel, LineModel, Outage, World
+
+
+def build_workload(scenario: Scenario, *, beside: Path) -> Workload:
+    """Draw or read the workload. ``beside``: where a relative trace path starts."""
+    config = scenario.workload
+    rng = np.random.default_rng(scenario.seed)
+    if config.trace is not None:
+        rate = None if config.arrivals is None else config.arrivals.arrivals()
+        workload = read_trace(beside / config.trace, arrivals=rate, count=config.requests, rng=rng)
+        return workload.sped_up(config.speed_up)
+    assert config.arrivals is not None
+    arrivals = config.arrivals.arrivals()
+    drawn = draw(
+        config.lengths.distribution(), config.output_tokens, arrivals, config.requests, rng
+    )
+    return drawn.sped_up(config.speed_up)
+
+
+def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, beside: Path) -> World:
+    """Engines, lines and costs of one run. Raises ConfigError for what does not fit together."""
+    pools = [
+        (cluster, role, pool)
+        for cluster in scenario.clusters
+        for role, pool in _pools(cluster, run.instances.get(cluster.name))
+    ]
+    profiles = {pool.profile: load_profile(pool.profile, beside=beside) for _, _, pool in pools}
+    names = [
+        (f"{cluster.name}-{role}-{number}", cluster.name, role, pool)
+        for cluster, role, pool in pools
+        for number in range(pool.instances)
+    ]
+    seconds = {name: cache(p.prefill_or_refuse.table.at) for name, p in profiles.items()}
+    kv = _kv_size(profiles.values())
+    return World(
+        topology=_topology(scenario, names, profiles),
+        engines=tuple(_model(name, profiles[pool.profile], pool) for name, _, _, pool in names),
+        lines=tuple(_line(link) for link in scenario.links),
+        costs=ProfileCosts(
+            {name: seconds[pool.profile] for name, _, _, pool in names}, cache(kv.bytes)
+        ),
+        state_bytes=kv.bytes(0),
+        cache_blocks=_cache_blocks(scenario, workload),
+        outages=_outages(scenario, [name for name, *_ in names], whole=not run.instances),
+        link_report_s=parse_duration(str(scenario.link_reports)),
+    )
+
+
+def _outages(scenario: Scenario, engines: list[str], *, whole: bool) -> tuple[Outage, ...]:
+    """``whole``: a run on the scenario's own instances has every engine that a failure may name;
+    another split may lack some."""
+    found = []
+    for failure in scenario.failures:
+        outage = Outage(
+            failure.engine, parse_duration(str(failure.at)), parse_duration(str(failure.duration))
+        )
+        if failure.engine in engines:
+            found.append(outage)
+        elif whole:
+            known = ", ".join(engines)
+            raise ConfigError(f"failures: no engine {failure.engine!r}; known: {known}")
+    return tuple(found)
+
+
+def _pools(cluster: SimCluster, split: Split | None) -> list[tuple[EngineRole, PoolConfig]]:
+    found: list[tuple[EngineRole, PoolConfig]] = []
+    roles: tuple[Literal["prefill"], Literal["decode"]] = ("prefill", "decode")
+    for role in roles:
+        pool = cluster.prefill if role == "prefill" else cluster.decode
+        count = None if split is None else getattr(split, role)
+        if pool is None:
+            if count:
+                raise ConfigError(f"cluster {cluster.name!r} has no {role} pool to resize")
+            continue
+        if count is not None:
+            pool = msgspec.structs.replace(pool, instances=count)
+        found.append((role, pool))
+    return found
+
+
+def _topology(
+    scenario: Scenario,
+    names: list[tuple[str, str, EngineRole, PoolConfig]],
+    profiles: dict[str, InstanceProfile],
+) -> Topology:
+    engines = []
+    for name, cluster, role, pool in names:
+        # A simulated engine queues prompts itself: what the scheduler holds back changes nothing.
+        slots = _model(name, profiles[pool.profile], pool).max_batch
+        engines.append(EngineSpec(name, cluster, role, slots, max_prefills=1_000_000))
+    return Topology(
+        clusters=tuple(ClusterSpec(c.name, c.kind) for c in scenario.clusters),
+        engines=tuple(engines),
+        links=tuple(
+            LinkSpec(k.source, k.target, parse_rate(str(k.rate)), parse_duration(str(k.rtt)))
+            for k in scenario.links
+        ),
+        alignment_tokens=scenario.block_tokens,
+    )
+
+
+def _model(name: str, profile: InstanceProfile, pool: PoolConfig) -> EngineModel:
+    decode = profile.decode
+    return EngineModel(
+        name=name,
+        step_seconds=None if decode is None else decode.step_seconds,
+        max_batch=1 if decode is None else pool.batch or decode.max_batch,
+        kv_tokens=float("inf") if pool.kv_tokens is None else parse_tokens(pool.kv_tokens),
+    )
+
+
+def _line(link: SimLine) -> LineModel:
+    changes = []
+    for change in link.changes:
+        if change.cut == (change.rate is not None):
+            raise ConfigError(f"link change at {change.at}: write either rate: ... or cut: true")
+        rate = 0.0 if change.rate is None else parse_rate(str(change.rate))
+        changes.append((parse_duration(str(change.at)), rate))
+    return LineModel(
+        link.source, link.target, parse_rate(str(link.rate)), parse_duration(str(link.rtt)),
+        link.loss, link.connections, tuple(changes),
+    )  # fmt: skip
+
+
+def _kv_size(profiles: Iterable[InstanceProfile]) -> KvSize:
+    sizes = {p.kv for p in profiles if p.kv is not None}
+    if len(sizes) != 1:
+        raise ConfigError("the profiles must agree on one kv: {constant: ..., per_token: ...}")
+    return sizes.pop()
+
+
+def _cache_blocks(scenario: Scenario, workload: Workload) -> dict[str, int]:
+    if not workload.blocks:
+        return {}
+    found = {c.name: parse_tokens(c.cache) // workload.block_tokens for c in scenario.clusters}
+    return {name: blocks for name, blocks in found.items() if blocks}
