@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from benchmarks.simulator.scenarios import EXAMPLES, Check, drawn, run
+from benchmarks.simulator.scenarios import EXAMPLES, Check, run
 from numpy.typing import NDArray
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.core.traces import RecordedTrace, read_trace_file
-from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
+from prfaas.sim.build import build_workload
+from prfaas.sim.scenario import RunConfig, load_scenario
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.summary import summarise
 from prfaas.sim.workload import Workload
@@ -25,8 +25,10 @@ BETWEEN = (0.6, 0.71, 0.84, 1.19, 1.41, 1.68)
 
 def never_worse(trace: Path) -> Check:
     """P99 TTFT at 80% of what the best static threshold could carry without prefix reuse."""
-    scenario = with_trace(load_scenario(EXAMPLES / "simulate-trace.yaml"), trace)
-    workload = drawn(scenario)
+    scenario = load_scenario(EXAMPLES / "simulate-trace.yaml")
+    config = msgspec.structs.replace(scenario.workload, trace=str(trace.resolve()), requests=12_000)
+    scenario = msgspec.structs.replace(scenario, workload=config)
+    workload = build_workload(scenario, beside=EXAMPLES, keep_times=True)
     rate = LOAD * capacity(run(scenario, RunConfig(name=""), workload, until=0.0), workload)
     workload = workload.sped_up(rate / workload.rate)
 
@@ -49,19 +51,6 @@ def never_worse(trace: Path) -> Check:
     }
     holds = measured["earliest"] <= static[best] * 1.001
     return Check(f"trace {trace.name}", measured, "earliest is never worse (P99 TTFT)", holds)
-
-
-def with_trace(scenario: Scenario, trace: Path) -> Scenario:
-    """Its own arrivals where it has some, else the scenario's."""
-    found = read_trace_file(trace)
-    timeless = isinstance(found, RecordedTrace) and found.arrivals is None
-    workload = msgspec.structs.replace(
-        scenario.workload,
-        trace=str(trace.resolve()),
-        arrivals=scenario.workload.arrivals if timeless else None,
-        requests=12_000,
-    )
-    return msgspec.structs.replace(scenario, workload=workload)
 
 
 def capacity(simulation: Simulation, workload: Workload) -> float:

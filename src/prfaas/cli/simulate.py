@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
     if args.plot is not None:
         pyplot_for(args.plot)  # What cannot be drawn is better known before the run.
-    workload = build_workload(scenario, beside=beside)
+    workload = build_workload(scenario, beside=beside, keep_times=args.trace is not None)
     if args.sweep:
         return _sweep(scenario, runs, workload, beside, as_json=args.json)
     summaries, drawn, disturbed = [], [], []
@@ -77,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
 def _overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
     changes: dict[str, Any] = {}
     if args.trace is not None:
-        # The trace brings its own times, lengths and rate.
-        changes |= {"trace": str(args.trace.resolve()), "arrivals": None}
+        changes["trace"] = str(args.trace.resolve())
     if args.requests is not None:
         changes["requests"] = args.requests
     if args.speed_up is not None:

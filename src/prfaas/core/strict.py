@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -18,6 +18,8 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 _UNKNOWN = re.compile(
     r"Object contains unknown field `(?P<name>[^`]*)`(?: - at `(?P<path>[^`]*)`)?"
 )
+
+_ENUM = re.compile(r"Invalid enum value '(?P<name>[^']*)' - at `(?P<path>[^`]*)`")
 
 
 def load_yaml(path: Path, kind: type[T]) -> T:
@@ -45,6 +47,10 @@ def parse_yaml(text: bytes | str, kind: type[T], *, source: str) -> T:
 
 
 def _explain(message: str, kind: type) -> str:
+    match = _ENUM.search(message)
+    if match is not None:
+        choices = ", ".join(_choices(kind, match["path"]))
+        return f"{match['name']!r} at {match['path']}; write one of {choices}"
     match = _UNKNOWN.search(message)
     if match is None:
         return message
@@ -67,3 +73,22 @@ def _all_field_names(kind: Any, seen: set[Any]) -> set[str]:
             names |= _all_field_names(field.type, seen)
         return names
     return set().union(*(_all_field_names(arg, seen) for arg in get_args(kind)), set())
+
+
+def _choices(kind: Any, path: str) -> list[str]:
+    """The values that the Literal at ``path`` takes (``$.clusters[1].kind``, as msgspec writes)."""
+    kinds = [kind]
+    for step in re.findall(r"\.(\w+)|(\[)", path):
+        kinds = [inner for outer in kinds for inner in _inner(outer, step[0])]
+    literals = [k for outer in kinds for k in (outer, *get_args(outer)) if get_origin(k) is Literal]
+    return [str(value) for literal in literals for value in get_args(literal)]
+
+
+def _inner(kind: Any, name: str) -> list[Any]:
+    """What stands under key ``name`` of ``kind``, or inside it where there is no name."""
+    options = [kind, *get_args(kind)]
+    if not name:
+        return [o for o in options[1:] if o is not type(None) and o is not Ellipsis]
+    structs = [o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)]
+    fields = [field for struct in structs for field in msgspec.structs.fields(struct)]
+    return [field.type for field in fields if field.encode_name == name]

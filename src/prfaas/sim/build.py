@@ -23,13 +23,20 @@ from prfaas.sim.workload import Workload, draw
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
 
 
-def build_workload(scenario: Scenario, *, beside: Path) -> Workload:
-    """Draw or read the workload. ``beside``: where a relative trace path starts."""
+def build_workload(scenario: Scenario, *, beside: Path, keep_times: bool = False) -> Workload:
+    """Draw or read the workload. ``beside``: where a relative trace path starts; ``keep_times``:
+    whether a trace's own times win over the scenario's arrivals."""
     config = scenario.workload
     rng = np.random.default_rng(scenario.seed)
     if config.trace is not None:
         rate = None if config.arrivals is None else config.arrivals.arrivals()
-        workload = read_trace(beside / config.trace, arrivals=rate, count=config.requests, rng=rng)
+        workload = read_trace(
+            beside / config.trace,
+            arrivals=rate,
+            count=config.requests,
+            rng=rng,
+            keep_times=keep_times,
+        )
         return workload.sped_up(config.speed_up)
     assert config.arrivals is not None
     arrivals = config.arrivals.arrivals()
@@ -47,6 +54,9 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         for role, pool in _pools(cluster, run.instances.get(cluster.name))
     ]
     profiles = {pool.profile: load_profile(pool.profile, beside=beside) for _, _, pool in pools}
+    longest = max(workload.prompts)
+    for cluster, _, pool in pools:
+        _check_profile(cluster, profiles[pool.profile], longest)
     names = [
         (f"{cluster.name}-{role}-{number}", cluster.name, role, pool)
         for cluster, role, pool in pools
@@ -66,6 +76,17 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         outages=_outages(scenario, [name for name, *_ in names], whole=not run.instances),
         link_report_s=parse_duration(str(scenario.link_reports)),
     )
+
+
+def _check_profile(cluster: SimCluster, profile: InstanceProfile, longest: int) -> None:
+    """Every engine may have to prefill any prompt: the decode engines, where no other is up."""
+    covered = profile.prefill_or_refuse.max_tokens
+    if longest > covered:
+        raise ConfigError(
+            f"cluster {cluster.name!r}: profile {profile.name!r} ends at {covered} tokens, the "
+            f"workload's prompts reach {longest}; measure a longer prompt and add the point, or "
+            "shorten the workload"
+        )
 
 
 def _outages(scenario: Scenario, engines: list[str], *, whole: bool) -> tuple[Outage, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,7 @@ from prfaas.core.deployment import ClusterKind, SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
 from prfaas.core.lengths import LengthDistribution, TruncatedLogNormal
 from prfaas.core.strict import load_yaml
-from prfaas.core.units import parse_duration, parse_tokens
+from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.registry import make_policy
 from prfaas.sim.workload import Arrivals, Process
 
@@ -155,18 +157,76 @@ class Scenario(Strict, frozen=True):
 
 
 def load_scenario(path: Path) -> Scenario:
-    """Read and check a scenario file. Raises ConfigError."""
+    """Read and check a scenario file. Raises ConfigError naming the place and what to write."""
     scenario = load_yaml(path, Scenario)
-    names = {cluster.name for cluster in scenario.clusters}
-    if not any(cluster.kind == "pd" for cluster in scenario.clusters):
-        raise ConfigError(f"{path}: no cluster of kind 'pd'; nothing could decode")
+    for wrong in _out_of_bounds(scenario):
+        raise ConfigError(f"{path}: {wrong}")
+    for where, parse in _parsed(scenario):
+        try:
+            parse()
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {where}: {error}") from error
+    return scenario
+
+
+def _out_of_bounds(scenario: Scenario) -> Iterator[str]:
+    """What is wrong, the first thing first."""
+    names = [cluster.name for cluster in scenario.clusters]
+    if not any(cluster.kind == "pd" and cluster.decode for cluster in scenario.clusters):
+        yield "clusters: none of kind 'pd' with a decode pool; nothing could decode"
+    if len(set(names)) < len(names):
+        yield f"clusters: every name once; found {', '.join(names)}"
+    for cluster in scenario.clusters:
+        for role, pool in (("prefill", cluster.prefill), ("decode", cluster.decode)):
+            if pool is not None and pool.instances < 1:
+                yield (
+                    f"cluster {cluster.name!r}: {role}.instances: {pool.instances}; "
+                    "write 1 or more, or leave the pool out"
+                )
+            if pool is not None and pool.batch is not None and pool.batch < 1:
+                yield f"cluster {cluster.name!r}: {role}.batch: {pool.batch}; write 1 or more"
     for link in scenario.links:
         for end in (link.source, link.target):
             if end not in names:
-                raise ConfigError(f"{path}: link names cluster {end!r}; known: {sorted(names)}")
-    if scenario.workload.trace is None and scenario.workload.arrivals is None:
-        raise ConfigError(f"{path}: workload needs arrivals: {{rate: ...}} or a trace: file")
-    return scenario
+                yield f"links: no cluster {end!r}; known: {', '.join(names)}"
+        if not 0 <= link.loss < 1:
+            yield f"links: loss: {link.loss}; write the share of packets lost, 0 to below 1"
+        if link.connections < 1:
+            yield f"links: connections: {link.connections}; write 1 or more"
+    workload = scenario.workload
+    if workload.trace is None and workload.arrivals is None:
+        yield "workload: write arrivals: {rate: REQUESTS_PER_S}, or trace: FILE"
+    if workload.arrivals is not None and workload.arrivals.rate <= 0:
+        yield f"workload.arrivals.rate: {workload.arrivals.rate}; write requests per s, above 0"
+    if workload.requests < 1 or workload.output_tokens < 1:
+        yield "workload: requests and output_tokens: write 1 or more"
+    if scenario.block_tokens < 1:
+        yield f"block_tokens: {scenario.block_tokens}; write 1 or more"
+
+
+def _parsed(scenario: Scenario) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Every quantity and policy of the file: where it stands, and what reads it."""
+    for i, link in enumerate(scenario.links):
+        yield f"links[{i}].rate", partial(parse_rate, str(link.rate))
+        yield f"links[{i}].rtt", partial(parse_duration, str(link.rtt))
+        for change in link.changes:
+            yield f"links[{i}].changes: at", partial(parse_duration, str(change.at))
+            if change.rate is not None:
+                yield f"links[{i}].changes: rate", partial(parse_rate, str(change.rate))
+    for i, failure in enumerate(scenario.failures):
+        yield f"failures[{i}].at", partial(parse_duration, str(failure.at))
+        yield f"failures[{i}].for", partial(parse_duration, str(failure.duration))
+    for i, run in enumerate(scenario.runs):
+        yield f"runs[{i}]", partial(make_policy, run.scheduler)
+    if scenario.workload.trace is None:
+        yield "workload.lengths", scenario.workload.lengths.distribution
+    if scenario.workload.arrivals is not None:
+        yield "workload.arrivals", scenario.workload.arrivals.arrivals
+    yield "slo.ttft", lambda: scenario.slo.ttft_s
+    yield "slo.tpot", lambda: scenario.slo.tpot_s
+    yield "link_reports", partial(parse_duration, str(scenario.link_reports))
+    if scenario.deadline is not None:
+        yield "deadline", partial(parse_duration, str(scenario.deadline))
 
 
 def run_for(scenario: Scenario, name: str) -> RunConfig:

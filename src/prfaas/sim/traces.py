@@ -13,16 +13,27 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.traces import BLOCK_TOKENS, PooledTrace, read_trace_file
+from prfaas.core.traces import BLOCK_TOKENS, PooledTrace, RecordedTrace, read_trace_file
 from prfaas.sim.workload import Arrivals, Workload
 
 
 def read_trace(
-    path: Path, *, arrivals: Arrivals | None, count: int, rng: np.random.Generator
+    path: Path,
+    *,
+    arrivals: Arrivals | None,
+    count: int,
+    rng: np.random.Generator,
+    keep_times: bool = False,
 ) -> Workload:
     """The whole trace; ``count`` bounds what is drawn (ServeGen). ``arrivals`` replaces the
-    trace's own times. Raises ConfigError for a file that is none of the schemas."""
+    trace's own times; with ``keep_times`` only where it has none.
+
+    Raises ConfigError for a file that is none of the schemas.
+    """
     trace = read_trace_file(path)
+    timeless = isinstance(trace, RecordedTrace) and trace.arrivals is None
+    if keep_times and not timeless:
+        arrivals = None
     if isinstance(trace, PooledTrace):
         workload = _drawn(trace, count, rng)
         if len(workload) == 0:

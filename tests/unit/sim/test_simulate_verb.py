@@ -85,27 +85,6 @@ def test_trace_plot_and_sweep(
     assert any(not point["met"] for point in sweep["points"])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (("rate: 50 Gbps", "rate: 50"), "no unit"),
-        (("policy: threshold", "policy: treshold"), "did you mean 'threshold'"),
-        (("to: west", "to: north"), "names cluster 'north'"),
-        (("kind: pd", "kind: prfaas"), "no cluster of kind 'pd'"),
-        (("arrivals: {rate: 1.0}", ""), "workload needs arrivals"),
-        (("requests: 60", "request: 60"), "did you mean 'requests'"),
-        (("engine: west-prefill-0", "engine: west-prefill-7"), "no engine 'west-prefill-7'"),
-        (("paper-1t-h200", "paper-1t-h100"), "no built-in profile"),
-    ],
-)
-def test_mistakes_are_named(
-    scenario: Path, change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    scenario.write_text(SCENARIO.replace(*change))
-    assert main(["simulate", str(scenario)]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_lost_requests_say_why(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario.write_text(SCENARIO + "deadline: 8 s\n")
     assert main(["simulate", str(scenario), "--policy", "paper", "--json"]) == 0

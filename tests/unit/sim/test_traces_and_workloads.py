@@ -56,6 +56,16 @@ def test_lengths_alone_need_arrivals(tmp_path: Path) -> None:
     assert workload.arrivals == [0.0, 0.5]
 
 
+def test_arrivals_replace_times_unless_those_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "b.csv"
+    path.write_text("Timestamp,Request tokens,Response tokens\n5,40,2\n9,30,1\n")
+    evenly, rng = Arrivals("uniform", 2.0), np.random.default_rng(1)
+    replaced = read_trace(path, arrivals=evenly, count=1, rng=rng)
+    assert replaced.arrivals == [0.0, 0.5]
+    kept = read_trace(path, arrivals=evenly, count=1, rng=rng, keep_times=True)
+    assert kept.arrivals == [0.0, 4.0]
+
+
 @pytest.mark.parametrize("process", ["uniform", "poisson", "bursty", "diurnal"])
 def test_every_process_keeps_its_mean_rate(process: Process) -> None:
     times = Arrivals(process, 5.0, variation=2.0, period_s=500.0).times(
