@@ -20,7 +20,7 @@ from prfaas.scheduler.events import AnyEvent
 from prfaas.scheduler.journal import encode
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import Sweep, simulate, sweep_rate
-from prfaas.sim.plot import disturbances, plot, pyplot_for
+from prfaas.sim.plot import disturbances, plot, plot_sweep, pyplot_for
 from prfaas.sim.report import results_tables
 from prfaas.sim.scenario import RunConfig, Scenario, load_scenario, run_for
 from prfaas.sim.simulation import Log
@@ -42,7 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep", choices=["rate"], help="find the highest rate that meets the SLO"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw TTFT and egress")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw TTFT and egress; of a sweep, the SLO by rate",
+    )
     parser.add_argument("--events", type=Path, metavar="FILE", help="write every event and command")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
 
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         pyplot_for(args.plot)  # What cannot be drawn is better known before the run.
     workload = build_workload(scenario, beside=beside, keep_times=args.trace is not None)
     if args.sweep:
-        return _sweep(scenario, runs, workload, beside, as_json=args.json)
+        return _sweep(scenario, runs, workload, beside, args)
     summaries, drawn, disturbed = [], [], []
     for config in runs:
         with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
@@ -89,7 +94,11 @@ def _overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
 
 
 def _sweep(
-    scenario: Scenario, runs: list[RunConfig], workload: Workload, beside: Path, *, as_json: bool
+    scenario: Scenario,
+    runs: list[RunConfig],
+    workload: Workload,
+    beside: Path,
+    args: argparse.Namespace,
 ) -> int:
     console = Console(stderr=True)
     sweeps: list[Sweep] = []
@@ -104,7 +113,9 @@ def _sweep(
             )
 
         sweeps.append(sweep_rate(scenario, config, workload, beside=beside, on_point=tell))
-    if as_json:
+    if args.plot is not None:
+        plot_sweep(args.plot, sweeps)
+    if args.json:
         _print_json(sweeps)
         return 0
     out = report_console()

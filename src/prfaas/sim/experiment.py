@@ -15,6 +15,9 @@ from prfaas.sim.simulation import Log, Simulation
 from prfaas.sim.summary import Summary, summarise
 from prfaas.sim.workload import Workload
 
+ATTAINMENT = 0.9
+"""Share of the requests that must meet the SLO, one by one, for a rate to count as sustained."""
+
 
 def simulate(
     scenario: Scenario,
@@ -62,7 +65,7 @@ def sweep_rate(
     workload: Workload,
     *,
     beside: Path,
-    attainment: float = 0.9,
+    attainment: float = ATTAINMENT,
     precision: float = 0.01,
     on_point: Callable[[SweepPoint], None] | None = None,
 ) -> Sweep:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prfaas.core.errors import ConfigError
+from prfaas.sim.experiment import ATTAINMENT, Sweep
 from prfaas.sim.metrics import Column, RequestTable
 from prfaas.sim.world import World
 
@@ -68,6 +69,27 @@ def plot(
     for axis in (spread, over_time, egress):
         axis.grid(alpha=0.3, which="both")
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def plot_sweep(path: Path, sweeps: Sequence[Sweep], attainment: float = ATTAINMENT) -> None:
+    """Draw which share of the requests met the SLO at each rate tried.
+
+    Raises ConfigError as `pyplot_for` does.
+    """
+    pyplot = pyplot_for(path)
+    figure, axis = pyplot.subplots(figsize=(9, 5))
+    for sweep in sweeps:
+        points = sorted(sweep.points, key=lambda point: point.rate_req_per_s)
+        label = f"{sweep.name}: {sweep.best_req_per_s:.2f} req/s"
+        shares = [point.slo_share for point in points]
+        axis.plot([p.rate_req_per_s for p in points], shares, marker="o", label=label)
+    axis.axhline(attainment, color="black", linestyle="--", linewidth=1, label="wanted")
+    axis.set(xlabel="arrivals, req/s", ylabel="share of requests that met the SLO", ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

@@ -79,7 +79,9 @@ def test_trace_plot_and_sweep(
     [run] = json.loads(capsys.readouterr().out)["runs"]
     assert run["cached_tokens_share"] > 0.7
     assert plot.read_bytes().startswith(b"<?xml")
-    assert main([*arguments, "--sweep", "rate"]) == 0
+    plot.unlink()
+    assert main([*arguments, "--sweep", "rate", "--plot", str(plot)]) == 0
+    assert plot.read_bytes().startswith(b"<?xml")
     [sweep] = json.loads(capsys.readouterr().out)["runs"]
     assert sweep["best_req_per_s"] > 2
     assert any(not point["met"] for point in sweep["points"])
