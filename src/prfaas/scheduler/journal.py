@@ -1,8 +1,8 @@
 """The trace schema: one JSON object a line, for each event and command with its time.
 
 ``{"at": 12.5, "type": "StartPrefill", "request_id": "7", "attempt": 1, ...}``: ``type`` is the
-event's or command's class, the other keys are its fields. The gateway and the simulator write the
-same lines, so whatever reads one reads the other.
+event's or command's class, the other keys are its fields. Events and commands are the same objects
+for every driver, so whatever reads the simulator's lines reads a gateway's.
 """
 
 from __future__ import annotations
