@@ -19,6 +19,7 @@ _UNKNOWN = re.compile(
     r"Object contains unknown field `(?P<name>[^`]*)`(?: - at `(?P<path>[^`]*)`)?"
 )
 
+_NUMBER = re.compile(r"Expected `str( \| null)?`, got `(int|float)` - at `(?P<path>[^`]*)`")
 _ENUM = re.compile(r"Invalid enum value '(?P<name>[^']*)' - at `(?P<path>[^`]*)`")
 
 
@@ -51,6 +52,9 @@ def _explain(message: str, kind: type) -> str:
     if match is not None:
         choices = ", ".join(_choices(kind, match["path"]))
         return f"{match['name']!r} at {match['path']}; write one of {choices}"
+    match = _NUMBER.search(message)
+    if match is not None:
+        return f"a number alone at {match['path']}; write its unit, or quote it if it is a name"
     match = _UNKNOWN.search(message)
     if match is None:
         return message

@@ -1,0 +1,29 @@
+"""A mistake in a file is named with its place, and with what to write there."""
+
+import pytest
+
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
+from prfaas.core.strict import parse_yaml
+
+EAST = "clusters: [{name: east, kind: %s, engines: [], agent: {name: a}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clustres: []", "unknown key 'clustres' at $; did you mean 'clusters'?"),
+        (EAST % "pdd", "'pdd' at $.clusters[0].kind; write one of prfaas, pd"),
+        (
+            EAST % "pd" + "links: [{from: east, to: west, rate: 200}]",
+            "a number alone at $.links[0].rate; write its unit, or quote it if it is a name",
+        ),
+        ("clusters: {", "not valid YAML"),
+        ("links: []", "missing required field `clusters`"),
+    ],
+)
+def test_mistakes(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_yaml(text, Deployment, source="file.yaml")
+    assert str(raised.value).startswith("file.yaml: ")
+    assert said in str(raised.value)
