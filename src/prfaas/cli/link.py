@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         plain = msgspec.structs.replace(config, security=Plaintext())
         runs.append((plain, args.plaintext_at, False))
     # What is wrong with the line ends the test with the same words.
-    logging.getLogger("prfaas.transfer").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR)
     progress = sys.stderr if args.json else sys.stdout
     total = len(runs) * len(counts)
     print(
