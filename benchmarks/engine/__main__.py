@@ -39,6 +39,7 @@ SETTLE_S = 1.3
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="prompts per mode and length")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="prompt tokens")
     parser.add_argument("--output", type=Path, default=Path("build/bench/engine.json"))
     args = parser.parse_args()
     with ExitStack() as stack:
@@ -48,7 +49,7 @@ def main() -> int:
         print("starting two engines with, one without the connector ...", flush=True)
         running = stack.enter_context(RunningDeployment(file, home / "up"))
         plain = stack.enter_context(PlainEngine(running, home / "plain", cpus="0"))
-        rows = [_measure(running, plain, length, args.rounds) for length in LENGTHS]
+        rows = [_measure(running, plain, length, args.rounds) for length in args.lengths]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(rows, indent=1))
     print(f"\n{args.output}")
