@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from prfaas.testing.comparing import assert_same_or_near_tie
-from prfaas.testing.running import Answer, call
+from prfaas.testing.running import Answer, call, unused_engines
 
 pytestmark = pytest.mark.engine
 
@@ -64,6 +64,8 @@ def whole(gdn: Any) -> bool:
     """Everything is up and holds nothing: no slot, no engine KV block."""
     try:
         if call(f"{gdn.running.url}/ready", timeout_s=5).status != 200:
+            return False
+        if unused_engines(gdn.running.url, gdn.running.deployment):
             return False
         for cluster in gdn.running.deployment.clusters:
             admin = gdn.running.admin(cluster.name)

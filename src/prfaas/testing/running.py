@@ -76,6 +76,22 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
     raise RuntimeError(f"{url} did not become ready (exit {process.poll()}):\n{tail}")
 
 
+def unused_engines(url: str, deployment: Deployment) -> list[str]:
+    """Engines that the gateway at ``url`` gives no work. It may be ready all the same: others
+    stand in."""
+    metrics = call(f"{url}/metrics").body.decode()
+    names = [e.name for c in deployment.clusters for e in c.engines]
+    return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
+
+
+def _wait_until_all_in_use(url: str, deployment: Deployment) -> None:
+    until = time.monotonic() + START_TIMEOUT_S
+    while unused := unused_engines(url, deployment):
+        if time.monotonic() > until:
+            raise RuntimeError(f"the gateway at {url} does not use {', '.join(unused)}")
+        time.sleep(0.1)
+
+
 class _Process:
     """A subprocess in a session of its own, its output in a log file."""
 
@@ -132,6 +148,7 @@ class RunningDeployment(_Process):
         super().__init__(command, {"XDG_STATE_HOME": str(home)}, home / "up.log")
         try:
             wait_until_ready(f"{self.url}/ready", self.process, self.log)
+            _wait_until_all_in_use(self.url, self.deployment)
         except BaseException:
             self.stop()
             raise
@@ -181,20 +198,10 @@ class SecondGateway(_Process):
         super().__init__(list(command.arguments), dict(command.environment), home / "gateway.log")
         try:
             wait_until_ready(f"{self.url}/ready", self.process, self.log)
-            self._wait_until_all_in_use(whole)
+            _wait_until_all_in_use(self.url, whole)
         except BaseException:
             self.stop()
             raise
-
-    def _wait_until_all_in_use(self, deployment: Deployment) -> None:
-        """Ready means that requests can be served, perhaps not by every engine yet."""
-        until = time.monotonic() + START_TIMEOUT_S
-        for engine in (e.name for c in deployment.clusters for e in c.engines):
-            line = f'prfaas_gateway_engine_up{{engine="{engine}"}} 1.0'
-            while line not in call(f"{self.url}/metrics").body.decode():
-                if time.monotonic() > until:
-                    raise RuntimeError(f"the second gateway does not use {engine}")
-                time.sleep(0.1)
 
 
 class PlainEngine(_Process):
