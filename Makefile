@@ -9,11 +9,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint test-pure test-engine fuzz figures bench-transfer \
-        compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
+.PHONY: help setup demo test test-fast lint test-pure test-engine test-tensor-parallel fuzz figures \
+        bench-transfer compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
 
 help:  ## show what there is to do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY)  ## make .venv with everything: vLLM for the CPU, test tools
 
@@ -32,7 +32,7 @@ $(READY): pyproject.toml
 demo: $(READY)  ## two clusters on this machine, a script of prompts, every answer checked (KEEP=1 serves on)
 	$(BIN)/prfaas demo $(if $(KEEP),--keep)
 
-test: lint test-pure test-engine  ## everything (about 20 minutes on two cores)
+test: lint test-pure test-engine  ## everything (about 25 minutes on two cores)
 
 test-fast: $(READY)  ## unit, property and parity tests, under a minute
 	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests
@@ -47,7 +47,10 @@ test-pure: $(READY)
 	$(BIN)/pytest -q -m 'not engine' tests
 
 test-engine: $(READY)
-	$(BIN)/pytest -q -m engine tests
+	$(BIN)/pytest -q -m 'engine and not ranks' tests
+
+test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
+	$(BIN)/pytest -q -m ranks tests
 
 fuzz: $(READY)  ## a minute of fuzzing the KV link's frame parser
 	$(BIN)/python tests/fuzz/fuzz_link_frames.py 60

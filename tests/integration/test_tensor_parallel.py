@@ -1,4 +1,8 @@
-"""Two tensor-parallel ranks in each engine: every rank hands its part over to its counterpart."""
+"""Two tensor-parallel ranks in each engine: every rank hands its part over to its counterpart.
+
+vLLM's ranks on the CPU wait for each other spinning. Six of them on two cores now and then stand in
+each other's way for minutes: not part of `make test`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import pytest
 
 from prfaas.testing.running import PlainEngine, RunningDeployment, call
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.ranks]
 
 DEPLOYMENT = Path(__file__).with_name("tensor-parallel.yaml")
 
