@@ -130,9 +130,7 @@ class Supervisor:
     async def _unused_engines(self) -> list[str]:
         assert self._http is not None
         async with self._http.get(f"{self.url}/metrics") as response:
-            metrics = await response.text()
-        names = [e.name for c in self.deployment.clusters for e in c.engines]
-        return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
+            return unused_engines(await response.text(), self.deployment)
 
     async def _until_ready(self, children: list[Child]) -> None:
         assert self._http is not None
@@ -181,6 +179,13 @@ class Supervisor:
 async def _all_ready(children: list[Child]) -> None:
     for child in children:
         await child.was_ready.wait()
+
+
+def unused_engines(metrics: str, deployment: Deployment) -> list[str]:
+    """Engines that the gateway gives no work, by its ``/metrics``. It may be ready all the same:
+    others stand in."""
+    names = [e.name for c in deployment.clusters for e in c.engines]
+    return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
 
 
 def local_engines(deployment: Deployment) -> frozenset[str]:

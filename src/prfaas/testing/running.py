@@ -21,6 +21,7 @@ from typing import Any, Self
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
+from prfaas.launch import supervisor
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
@@ -77,11 +78,8 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
 
 def unused_engines(url: str, deployment: Deployment) -> list[str]:
-    """Engines that the gateway at ``url`` gives no work. It may be ready all the same: others
-    stand in."""
-    metrics = call(f"{url}/metrics").body.decode()
-    names = [e.name for c in deployment.clusters for e in c.engines]
-    return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
+    """Engines that the gateway at ``url`` gives no work."""
+    return supervisor.unused_engines(call(f"{url}/metrics").body.decode(), deployment)
 
 
 def _wait_until_all_in_use(url: str, deployment: Deployment) -> None:
