@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from types import TracebackType
 from typing import Self
 
-from prfaas.launch.addresses import free_address
+from prfaas.launch.addresses import HOST
 
 _READ_BYTES = 256 * 1024
 _PAUSE_S = 0.02
@@ -21,7 +22,9 @@ class LineRelay:
     """
 
     def __init__(self, target: str) -> None:
-        self.address = free_address()
+        # Listens from here on: whoever dials before the thread runs waits in the backlog.
+        self._listening = socket.create_server((HOST, 0))
+        self.address = f"{HOST}:{self._listening.getsockname()[1]}"
         self._target = target
         self._rate_bytes_per_s: float | None = None
         self._cut = False
@@ -61,8 +64,7 @@ class LineRelay:
         self._loop.close()
 
     async def _serve(self) -> None:
-        host, port = self.address.split(":")
-        async with await asyncio.start_server(self._accepted, host, int(port)):
+        async with await asyncio.start_server(self._accepted, sock=self._listening):
             await self._stop.wait()
             await self._end_all()
 
