@@ -31,6 +31,7 @@ from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand
 
 BUCKETS = 256
+_PANELS_PER_BUCKET = 8
 
 
 class RouteFlow(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +95,7 @@ def fluid_optimum(
     on_lines = [k for k, resource in enumerate(resources) if resource.is_line]
     return FluidOptimum(
         lambda_max=total,
-        upper_bound=_upper_bound(demand.lengths, resources, prices, len(routes)),
+        upper_bound=_upper_bound(buckets_of, resources, prices, len(routes)),
         elastic=splits is None,
         flows=_flows(routes, rates, buckets_of),
         utilisation={r.name: float(used[k] / r.capacity) for k, r in enumerate(resources)},
@@ -117,11 +118,22 @@ class _Buckets:
         some = share > 1e-9
         self.lengths = lengths
         self.edges: FloatArray = np.concatenate((edges[:1], edges[1:][some]))
-        self.share: FloatArray = share[some]
+        # Costs have kinks where a profile's table has a point: narrow panels keep them exact.
+        inside = np.linspace(self.edges[:-1], self.edges[1:], _PANELS_PER_BUCKET, False, axis=1)
+        self._panels = np.append(inside, self.edges[-1])
+        self.share: FloatArray = self._expectations(np.ones_like)
 
     def mean(self, function: Function) -> FloatArray:
         """E[f(L) | bucket] for every bucket."""
-        return self.lengths.bucket_expectations(function, self.edges) / self.share
+        return self._expectations(function) / self.share
+
+    def expectation(self, function: Function) -> float:
+        """E[f(L)], by the same panels as `mean`, so that the two never contradict each other."""
+        return float(self._expectations(function).sum())
+
+    def _expectations(self, function: Function) -> FloatArray:
+        panels = self.lengths.bucket_expectations(function, self._panels)
+        return np.asarray(panels.reshape(-1, _PANELS_PER_BUCKET).sum(axis=1))
 
 
 def _solve(
@@ -169,7 +181,7 @@ def _checked(result: OptimizeResult) -> OptimizeResult:
 
 
 def _upper_bound(
-    lengths: LengthDistribution,
+    buckets: _Buckets,
     resources: Sequence[Resource],
     prices: FloatArray,
     route_count: int,
@@ -183,7 +195,7 @@ def _upper_bound(
                 cost[number] += price / resource.capacity * function(tokens)
         return np.asarray(cost.min(axis=0))
 
-    return float(prices.sum()) / lengths.expectation(cheapest)
+    return float(prices.sum()) / buckets.expectation(cheapest)
 
 
 def _flows(routes: Sequence[Route], rates: FloatArray, buckets: _Buckets) -> list[RouteFlow]:
