@@ -68,7 +68,7 @@ def test_tables_agree_with_themselves_and_rise(curve: Table, at: list[float]) ->
     assert np.all(np.diff(curve.at_each(np.array(sorted(at)))) >= -1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     distributions(),
     rising,

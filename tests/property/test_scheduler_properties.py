@@ -184,7 +184,7 @@ class Harness:
             self.feed(e.TimerFired())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(POLICIES)), st.lists(arrivals | events | work, max_size=90))
 def test_each_request_ends_once_whatever_happens(
     policy: str, script: list[e.AnyEvent | Work]

@@ -137,7 +137,7 @@ def run(
     return simulation, watcher
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds(), workloads(), st.sampled_from(sorted(POLICIES)), st.sampled_from([None, 30.0]))
 def test_every_request_ends_exactly_once_within_capacity(
     world: World, workload: Workload, policy: str, deadline_s: float | None
@@ -155,7 +155,7 @@ def test_every_request_ends_exactly_once_within_capacity(
         assert sum(line.per_second()) == pytest.approx(sent, rel=1e-6, abs=1e3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(worlds(), workloads(), st.sampled_from(sorted(POLICIES)))
 def test_the_same_run_twice_is_the_same(world: World, workload: Workload, policy: str) -> None:
     _, first = run(world, workload, policy, 30.0)

@@ -158,7 +158,7 @@ def offer(number: int, total: int, *, deadline_s: float = 1e9, priority: int = 0
     return TransferOffer(key, "layout", 0, 256, total, deadline_s, priority)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(0, 9000), min_size=1, max_size=3),
@@ -211,7 +211,7 @@ def test_whatever_the_line_does_the_same_bytes_arrive(
     assert wire.receiver.counters.bytes_stored == sum(sizes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 60), orderly=st.booleans())
 def test_a_cancelled_transfer_frees_both_ends(seed: int, steps: int, orderly: bool) -> None:
     wire = Wire(seed)

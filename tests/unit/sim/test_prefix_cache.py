@@ -40,7 +40,7 @@ def test_prompt_longer_than_the_cache_keeps_its_head() -> None:
     assert cache.match([]) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(1, 12),
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), max_size=30),

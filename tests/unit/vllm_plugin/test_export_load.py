@@ -115,7 +115,7 @@ def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
     return after
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     blocks=st.integers(2, 8),
     skipped=st.integers(0, 3),
