@@ -32,7 +32,7 @@ $(READY): pyproject.toml
 demo: $(READY)  ## two clusters on this machine, a script of prompts, every answer checked (KEEP=1 serves on)
 	$(BIN)/prfaas demo $(if $(KEEP),--keep)
 
-test: lint test-pure test-engine  ## everything (about 25 minutes on two cores)
+test: lint test-pure test-engine  ## everything (about 20 minutes on two cores)
 
 test-fast: $(READY)  ## unit, property and parity tests, under a minute
 	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests

@@ -30,6 +30,10 @@ class Stack(msgspec.Struct):
     block_tokens: int
     """What hand-offs are aligned to."""
 
+    @property
+    def model(self) -> str | None:
+        return self.running.deployment.model.served_name
+
     def gateway(self, route: str) -> str:
         return self.running.url if route == "offload" else self.local.url
 
@@ -52,17 +56,19 @@ class Stacks:
     def _start(self, kind: str) -> Stack:
         self._made += 1
         home = self._home / f"{self._made}-{kind}"
-        enter = self._open.enter_context
         home.mkdir()
         west = free_address()
-        line = enter(LineRelay(west))
+        line = self._open.enter_context(LineRelay(west))
         file = home / "offload.yaml"
         template = Template((HERE / "offload.yaml").read_text())
         file.write_text(template.substitute(west=west, line=line.address))
-        running = enter(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
-        local = enter(SecondGateway(running, home / "local", threshold="1M"))
+        # All start side by side: what each waits for leaves the cores to the others.
+        running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
+        local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
         # Beside the decode engine: what it computes anew our prefill engines compute meanwhile.
-        plain = enter(PlainEngine(running, home / "plain", cpus="1"))
+        plain = self._open.push(PlainEngine(running, home / "plain", cpus="1"))
+        for part in (running, local, plain):
+            part.wait_until_ready()
         return Stack(kind, running, local, plain, line, _block_tokens(running))
 
     def close(self) -> None:

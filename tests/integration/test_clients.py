@@ -14,8 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from prfaas.testing.comparing import assert_same_or_near_tie
-from prfaas.testing.running import call
+from prfaas.testing.comparing import assert_same_or_near_tie, complete
 
 pytestmark = pytest.mark.engine
 
@@ -163,20 +162,13 @@ def test_sixteen_at_once_by_every_route(gdn: Any, model: str) -> None:
         f"Ledger page {i}. " + STORY[: 4000 if i % 4 else 200] * (1 + i % 3) for i in range(16)
     ]
 
-    def ask(url: str, text: str) -> tuple[dict[str, Any], str]:
-        body = {
-            "model": model, "prompt": text, "max_tokens": 16, "temperature": 0,
-            "logprobs": 2, "return_token_ids": True, "ignore_eos": True,
-        }  # fmt: skip
-        answer = call(f"{url}/v1/completions", body)
-        assert answer.status == 200, answer.body
-        return answer.json()["choices"][0], answer.headers.get("x-prfaas-route", "")
-
     gateways = [gdn.running.url, gdn.local.url]
     with ThreadPoolExecutor(16) as pool:
-        jobs = [pool.submit(ask, gateways[i % 2], text) for i, text in enumerate(prompts)]
+        jobs = [
+            pool.submit(complete, gateways[i % 2], model, text) for i, text in enumerate(prompts)
+        ]
         answers = [job.result(timeout=240) for job in jobs]
     assert {route.split(";")[0] for _, route in answers} == {"offload", "pd-p", "direct"}
     for text, (choice, _) in zip(prompts, answers, strict=True):
-        alone, _ = ask(gdn.plain.url, text)
+        alone, _ = complete(gdn.plain.url, model, text)
         assert_same_or_near_tie(choice, alone)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prfaas.testing.comparing import assert_same_or_near_tie
+from prfaas.testing.comparing import assert_same_or_near_tie, complete, greedy
 from prfaas.testing.running import Answer, call, unused_engines
 
 pytestmark = pytest.mark.engine
@@ -27,14 +27,6 @@ SETTLE_S = 120.0
 NEVER_MANY_FILES = ("gateway", "east-agent", "west-agent")
 KEPT_OPEN = 12
 """Connections that may be kept for the next request: HTTP to engines and agents, the KV link."""
-
-
-def body(gdn: Any, ids: list[int], **more: Any) -> dict[str, Any]:
-    model = gdn.running.deployment.model.served_name
-    return {
-        "model": model, "prompt": ids, "max_tokens": 16, "temperature": 0,
-        "return_token_ids": True, "ignore_eos": True, **more,
-    }  # fmt: skip
 
 
 def fresh_prompt(name: str) -> list[int]:
@@ -127,7 +119,7 @@ def exporting(gdn: Any) -> bool:
 
 def in_flight(gdn: Any, ids: list[int], pool: ThreadPoolExecutor) -> Future[Answer]:
     """The prompt sent, and its KV cache on its way."""
-    asked = pool.submit(call, f"{gdn.running.url}/v1/completions", body(gdn, ids))
+    asked = pool.submit(call, f"{gdn.running.url}/v1/completions", greedy(gdn.model, ids))
     until(lambda: exporting(gdn) or asked.done(), 60, "the hand-off did not begin")
     assert not asked.done()
     return asked
@@ -205,7 +197,7 @@ def test_the_line_freezes(healthy: Any) -> None:
 def test_the_client_goes_away(healthy: Any) -> None:
     ids = fresh_prompt("client")
     host, port = healthy.running.url.removeprefix("http://").split(":")
-    payload = json.dumps(body(healthy, ids)).encode()
+    payload = json.dumps(greedy(healthy.model, ids)).encode()
     with socket.create_connection((host, int(port))) as client:
         client.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -221,5 +213,5 @@ def test_the_client_goes_away(healthy: Any) -> None:
 
 
 def assert_right(gdn: Any, ids: list[int], answer: Answer) -> None:
-    stock = call(f"{gdn.plain.url}/v1/completions", body(gdn, ids, logprobs=2)).json()
-    assert_same_or_near_tie(answer.json()["choices"][0], stock["choices"][0])
+    stock, _ = complete(gdn.plain.url, gdn.model, ids)
+    assert_same_or_near_tie(answer.json()["choices"][0], stock)

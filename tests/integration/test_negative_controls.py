@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.testing.comparing import greedy
 from prfaas.testing.running import call
 from prfaas.transfer.local.client import AgentClient
 
@@ -52,11 +53,7 @@ def one_layer(plan: TransferPlan, layout: KvLayout) -> Ranges:
 
 
 def completion(url: str, model: str, ids: list[int], **more: Any) -> dict[str, Any]:
-    body = {
-        "model": model, "prompt": ids, "max_tokens": 16, "temperature": 0, "logprobs": 1,
-        "ignore_eos": True, **more,
-    }  # fmt: skip
-    answer = call(f"{url}/v1/completions", body)
+    answer = call(f"{url}/v1/completions", greedy(model, ids, **more))
     assert answer.status == 200, answer.body
     found: dict[str, Any] = answer.json()
     return found

@@ -22,8 +22,7 @@ from typing import Any
 
 import pytest
 
-from prfaas.testing.comparing import assert_same_or_near_tie
-from prfaas.testing.running import call
+from prfaas.testing.comparing import assert_same_or_near_tie, complete
 
 BLOCK, CHUNK = 256, 2048
 LENGTHS = (1, 2, 255, 256, 257, 512, 2047, 2048, 2049, 5000, 16000)
@@ -38,28 +37,10 @@ def prompt(seed: str, length: int) -> list[int]:
     return random.Random(seed).choices(range(300, 4000), k=length)
 
 
-def complete(url: str, ids: list[int], **more: Any) -> tuple[dict[str, Any], str]:
-    """The answer's first choice, and the route it took."""
-    model = call(f"{url}/v1/models").json()["data"][0]["id"]
-    body = {
-        "model": model,
-        "prompt": ids,
-        "max_tokens": 16,
-        "temperature": 0,
-        "logprobs": 2,
-        "return_token_ids": True,
-        "ignore_eos": True,
-        **more,
-    }
-    answer = call(f"{url}/v1/completions", body)
-    assert answer.status == 200, answer.body
-    return answer.json()["choices"][0], answer.headers.get("x-prfaas-route", "")
-
-
 def reference(stack: Any, ids: list[int]) -> dict[str, Any]:
-    choice, _ = complete(stack.plain.url, ids)
+    choice, _ = complete(stack.plain.url, stack.model, ids)
     if stack.kind != "gdn" and not reference_kernels(stack):
-        choice, _ = complete(stack.plain.url, ids)
+        choice, _ = complete(stack.plain.url, stack.model, ids)
     return choice
 
 
@@ -74,7 +55,7 @@ def check(
     """Compare one prompt; returns the answer's tokens. With all of it ``cached`` the decode engine
     may need no other."""
     with ThreadPoolExecutor(1) as one:
-        asked = one.submit(complete, stack.gateway(route), ids)
+        asked = one.submit(complete, stack.gateway(route), stack.model, ids)
         if stack.kind == "mla":
             # Its kernel for the CPU takes gigabytes for a long prompt: not two engines at once.
             asked.result()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from prfaas.testing.comparing import complete
 from prfaas.testing.running import PlainEngine, RunningDeployment, call
 
 pytestmark = [pytest.mark.engine, pytest.mark.ranks]
@@ -36,16 +37,6 @@ def pair(stacks: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair
         ) as plain,
     ):
         yield Pair(running, plain)
-
-
-def complete(url: str, model: str | None, ids: list[int]) -> tuple[dict[str, Any], str]:
-    body = {
-        "model": model, "prompt": ids, "max_tokens": 16, "temperature": 0, "logprobs": 2,
-        "return_token_ids": True, "ignore_eos": True,
-    }  # fmt: skip
-    answer = call(f"{url}/v1/completions", body)
-    assert answer.status == 200, answer.body
-    return answer.json()["choices"][0], answer.headers.get("x-prfaas-route", "")
 
 
 @pytest.mark.parametrize("length", [257, 2049, 5000])

@@ -18,15 +18,24 @@ from prfaas.launch.sessions import Session, members
 pytestmark = pytest.mark.engine
 
 PATIENCE_S = 120.0
+DEPLOYMENT = """
+clusters:
+  - name: west
+    kind: pd
+    engines: [{name: west-decode, role: decode}]
+    agent: {name: west-agent}
+"""
 
 
 class Up:
-    """A `prfaas up` of the embedded deployment whose engines have begun to start."""
+    """A `prfaas up` whose engine has begun to start."""
 
     def __init__(self, home: Path) -> None:
         self.runs = home / "prfaas" / "runs"
+        file = home / "deployment.yaml"
+        file.write_text(DEPLOYMENT)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "prfaas.cli.main", "up", "--listen", "127.0.0.1:0"],
+            [sys.executable, "-m", "prfaas.cli.main", "up", str(file), "--listen", "127.0.0.1:0"],
             env=os.environ | {"XDG_STATE_HOME": str(home)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -35,7 +44,7 @@ class Up:
         record = self.record()
         self.sessions = [msgspec.convert(s, Session) for s in record["sessions"].values()]
         self.private = Path(record["private"])
-        # The engines' own children, which only they know, and what those share.
+        # The engine's own children, which only it knows, and what those share.
         _until(lambda: self.shared_memory() != set())
         self.shared = self.shared_memory()
 

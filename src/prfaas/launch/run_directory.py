@@ -49,9 +49,10 @@ class RunDirectory:
 
     def write_deployment(self, deployment: Deployment) -> Path:
         path = self.path / "deployment.json"
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(deployment)))
-        path.chmod(0o600)  # It may hold API keys.
-        return path
+        scratch = self.path / "deployment.tmp"
+        scratch.touch(mode=0o600)  # It may hold API keys.
+        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(deployment)))
+        return scratch.rename(path)
 
     def started(self, name: str, session: Session) -> None:
         """Remember a session before anything else happens to it."""

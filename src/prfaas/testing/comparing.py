@@ -1,12 +1,31 @@
-"""When two greedy answers count as the same."""
+"""Greedy completions, and when two of them count as the same."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from prfaas.testing.running import call
+
 NEAR_TIE = 0.5
 """Nats between a tiny model's best two tokens below which rounding may choose either: batches
 mixed in another way moved its logprobs by up to 0.31."""
+
+
+def greedy(model: str | None, prompt: str | list[int], **more: Any) -> dict[str, Any]:
+    """A request for 16 tokens and all that `assert_same_or_near_tie` looks at."""
+    return {
+        "model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0,
+        "logprobs": 2, "return_token_ids": True, "ignore_eos": True, **more,
+    }  # fmt: skip
+
+
+def complete(
+    url: str, model: str | None, prompt: str | list[int], **more: Any
+) -> tuple[dict[str, Any], str]:
+    """The answer's first choice, and the route it took (empty from an engine)."""
+    answer = call(f"{url}/v1/completions", greedy(model, prompt, **more))
+    assert answer.status == 200, answer.body
+    return answer.json()["choices"][0], answer.headers.get("x-prfaas-route", "")
 
 
 def assert_same_or_near_tie(

@@ -1,6 +1,7 @@
 """Real deployments for tests and benchmarks: `prfaas up` as a subprocess, and a stock engine.
 
-Everything is started the way a user starts it; nothing here is faked.
+Everything is started the way a user starts it; nothing here is faked. What is constructed begins to
+start; ``with``, or `wait_until_ready`, waits until it serves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -63,18 +65,11 @@ def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once ``url`` answers 200. Raises RuntimeError with the log's end if it never does."""
-    until = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            if call(url, timeout_s=5.0).status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.25)
-    tail = log.read_text(errors="replace")[-4000:]
-    raise RuntimeError(f"{url} did not become ready (exit {process.poll()}):\n{tail}")
+def _answers(url: str) -> bool:
+    try:
+        return call(url, timeout_s=5.0).status == 200
+    except OSError:
+        return False
 
 
 def unused_engines(url: str, deployment: Deployment) -> list[str]:
@@ -82,15 +77,7 @@ def unused_engines(url: str, deployment: Deployment) -> list[str]:
     return supervisor.unused_engines(call(f"{url}/metrics").body.decode(), deployment)
 
 
-def _wait_until_all_in_use(url: str, deployment: Deployment) -> None:
-    until = time.monotonic() + START_TIMEOUT_S
-    while unused := unused_engines(url, deployment):
-        if time.monotonic() > until:
-            raise RuntimeError(f"the gateway at {url} does not use {', '.join(unused)}")
-        time.sleep(0.1)
-
-
-class _Process:
+class _Process(ABC):
     """A subprocess in a session of its own, its output in a log file."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -105,6 +92,23 @@ class _Process:
                 start_new_session=True,
             )
 
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it does all that it was started for."""
+
+    def wait_until_ready(self) -> None:
+        """Raises RuntimeError with the log's end if it never is."""
+        self._wait_until(self.ready)
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + START_TIMEOUT_S
+        while not condition():
+            if time.monotonic() > until or self.process.poll() is not None:
+                tail = self.log.read_text(errors="replace")[-4000:]
+                exit_status = self.process.poll()
+                raise RuntimeError(f"{self.log.stem} not ready (exit {exit_status}):\n{tail}")
+            time.sleep(0.25)
+
     def stop(self) -> int:
         """Ctrl-C, then the exit status; the whole session is killed after a minute."""
         if self.process.poll() is None:
@@ -116,6 +120,11 @@ class _Process:
         return self.process.wait()
 
     def __enter__(self) -> Self:
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -128,7 +137,7 @@ class _Process:
 
 
 class RunningDeployment(_Process):
-    """`prfaas up` with a deployment file, ready to serve.
+    """`prfaas up` with a deployment file; constructed once its addresses are known.
 
     Args:
         file: the deployment file.
@@ -137,29 +146,25 @@ class RunningDeployment(_Process):
 
     def __init__(self, file: Path, home: Path, *, model: str | None = None) -> None:
         home.mkdir(parents=True, exist_ok=True)
-        self._home = home
         self.url = f"http://{free_address()}"
         command = [sys.executable, "-m", "prfaas.cli.main", "up", str(file)]
         command += ["--listen", self.url.removeprefix("http://")]
         if model is not None:
             command += ["--model", model]
         super().__init__(command, {"XDG_STATE_HOME": str(home)}, home / "up.log")
+        files = (home / "prfaas" / "runs").glob
         try:
-            wait_until_ready(f"{self.url}/ready", self.process, self.log)
-            _wait_until_all_in_use(self.url, self.deployment)
+            self._wait_until(lambda: any(files("*/deployment.json")))
         except BaseException:
             self.stop()
             raise
+        (file,) = files("*/deployment.json")
+        self.run_directory = file.parent
+        self.deployment = parse_deployment(file.read_bytes(), source=str(file))
+        """With every address filled in."""
 
-    @property
-    def run_directory(self) -> Path:
-        return max((self._home / "prfaas" / "runs").iterdir())
-
-    @property
-    def deployment(self) -> Deployment:
-        """The deployment with every address filled in."""
-        file = self.run_directory / "deployment.json"
-        return parse_deployment(file.read_bytes(), source=str(file))
+    def ready(self) -> bool:
+        return _answers(f"{self.url}/ready") and not unused_engines(self.url, self.deployment)
 
     def engine(self, name: str) -> EngineConfig:
         return next(e for c in self.deployment.clusters for e in c.engines if e.name == name)
@@ -184,7 +189,7 @@ class SecondGateway(_Process):
         home.mkdir(parents=True, exist_ok=True)
         address = free_address()
         self.url = f"http://{address}"
-        whole = running.deployment
+        self._deployment = whole = running.deployment
         changed = msgspec.structs.replace(
             whole,
             gateway=msgspec.structs.replace(whole.gateway, listen=address),
@@ -194,12 +199,9 @@ class SecondGateway(_Process):
         file.write_bytes(msgspec.json.encode(changed))
         command = gateway_command(file)
         super().__init__(list(command.arguments), dict(command.environment), home / "gateway.log")
-        try:
-            wait_until_ready(f"{self.url}/ready", self.process, self.log)
-            _wait_until_all_in_use(self.url, whole)
-        except BaseException:
-            self.stop()
-            raise
+
+    def ready(self) -> bool:
+        return _answers(f"{self.url}/ready") and not unused_engines(self.url, self._deployment)
 
 
 class PlainEngine(_Process):
@@ -222,8 +224,6 @@ class PlainEngine(_Process):
         engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus, args=args)
         command = engine_command(running.deployment, engine, vllm=installed_vllm(), connector=False)
         super().__init__(list(command.arguments), dict(command.environment), home / "plain.log")
-        try:
-            wait_until_ready(f"{self.url}/health", self.process, self.log)
-        except BaseException:
-            self.stop()
-            raise
+
+    def ready(self) -> bool:
+        return _answers(f"{self.url}/health")
