@@ -53,11 +53,13 @@ def slots(gdn: Any, cluster: str, state: str) -> float:
 
 
 def whole(gdn: Any) -> bool:
-    """Everything is up and holds nothing: no slot, no engine KV block."""
+    """Everything is up, the line too, and holds nothing: no slot, no engine KV block."""
     try:
         if call(f"{gdn.running.url}/ready", timeout_s=5).status != 200:
             return False
         if unused_engines(gdn.running.url, gdn.running.deployment):
+            return False
+        if metric(gdn.running.url, "prfaas_gateway_link_up") < len(gdn.running.deployment.links):
             return False
         for cluster in gdn.running.deployment.clusters:
             admin = gdn.running.admin(cluster.name)

@@ -33,7 +33,7 @@ from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailabl
 from prfaas.gateway.prompts import Renderer, usable_prefix
 from prfaas.gateway.trace import TraceLog
 from prfaas.policies.registry import make_policy
-from prfaas.scheduler.events import EngineDown, EngineUp, RequestArrived
+from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged, RequestArrived
 from prfaas.scheduler.scheduler import Scheduler
 from prfaas.scheduler.topology import topology_of
 
@@ -243,9 +243,14 @@ class Gateway:
         self._driver = driver
         for cluster in self._endpoints.clusters:
             watch = LinkWatch(
-                cluster, self._endpoints, self._agents[cluster.name], on_change=driver.handle
+                cluster, self._endpoints, self._agents[cluster.name], on_change=self._link_changed
             )
             self._run(watch.run())
+
+    def _link_changed(self, event: LinkStateChanged) -> None:
+        assert self._driver is not None
+        self.metrics.link_up.labels(event.source, event.target).set(event.up)
+        self._driver.handle(event)
 
     def _engine_up(self, name: str) -> None:
         self._feed_tasks[name] = self._run(self._feeds[name].run())

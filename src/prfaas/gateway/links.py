@@ -57,15 +57,18 @@ class LinkWatch:
 
     def _lost(self, why: str) -> None:
         for target in self._targets.values():
-            last = self._last.get(target)
-            if last is None or last.up:
-                logger.warning("line %s to %s: %s", self._cluster, target, why)
-            self._tell(LinkStateChanged(self._cluster, target, up=False))
+            self._tell(LinkStateChanged(self._cluster, target, up=False), why)
 
-    def _tell(self, event: LinkStateChanged) -> None:
-        if self._last.get(event.target) != event:
-            self._last[event.target] = event
-            self._on_change(event)
+    def _tell(self, event: LinkStateChanged, why: str = "no connection") -> None:
+        last = self._last.get(event.target)
+        if last == event:
+            return
+        self._last[event.target] = event
+        if event.up and not (last and last.up):
+            logger.info("line %s to %s is up", event.source, event.target)
+        elif not event.up and (last is None or last.up):
+            logger.warning("line %s to %s is down: %s", event.source, event.target, why)
+        self._on_change(event)
 
 
 def link_event(source: str, target: str, state: LinkState) -> LinkStateChanged:

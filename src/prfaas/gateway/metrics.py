@@ -60,6 +60,12 @@ class GatewayMetrics:
         self.engine_up = Gauge(
             "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
         )
+        self.link_up = Gauge(
+            "prfaas_gateway_link_up",
+            "1 while KV can travel between the clusters.",
+            ("source", "target"),
+            registry=r,
+        )
         self.layout_mismatches = Gauge(
             "prfaas_gateway_layout_mismatches",
             "Pairs of engines whose KV layouts do not pair.",
