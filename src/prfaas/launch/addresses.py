@@ -6,7 +6,9 @@ The result names every address; each process of the deployment reads it and noth
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,9 @@ from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin import tiny_models
 
 HOST = "127.0.0.1"
+# Each free port is handed out once. They lie below what Linux gives outgoing connections, none of
+# which can so take one between its claim and its use.
+_FREE_PORTS = itertools.cycle(random.sample(range(16384, 32768), k=16384))
 _TINY = "tiny:"
 
 
@@ -97,7 +102,10 @@ class _Ports:
         sock = self._held.enter_context(socket.socket(family, socket.SOCK_STREAM))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((bare, int(port)))
+            if int(port) == 0:
+                _bind_free(sock, bare)
+            else:
+                sock.bind((bare, int(port)))
             sock.listen(1)  # Without it two claims of one port would both succeed.
         except OSError as error:
             raise ConfigError(
@@ -105,6 +113,16 @@ class _Ports:
                 "or choose another port in the deployment file"
             ) from error
         return f"{host}:{sock.getsockname()[1]}"
+
+
+def _bind_free(sock: socket.socket, host: str) -> None:
+    for port in itertools.islice(_FREE_PORTS, 100):
+        try:
+            sock.bind((host, port))
+        except OSError:
+            continue
+        return
+    sock.bind((host, 0))  # None of them: whichever the kernel has, or its error.
 
 
 def _engine(engine: EngineConfig, sockets: Path, ports: _Ports, core: int | None) -> EngineConfig:

@@ -7,7 +7,7 @@ import pytest
 
 from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
 from prfaas.core.errors import ConfigError
-from prfaas.launch.addresses import resolve
+from prfaas.launch.addresses import free_address, resolve
 from prfaas.launch.supervisor import embedded_default, local_engines
 
 TEXT = """
@@ -68,6 +68,10 @@ def test_a_decode_engine_shares_its_core_last(cores: list[int], expected: str) -
     deployment = load_deployment(embedded_default())
     resolved = resolve(deployment, sockets=Path("/tmp/s"), cores=cores)
     assert " ".join(str(e.cpus) for c in resolved.clusters for e in c.engines) == expected
+
+
+def test_a_free_address_is_never_given_twice() -> None:
+    assert len({free_address() for _ in range(200)}) == 200
 
 
 def test_a_taken_port_is_named() -> None:
