@@ -95,6 +95,8 @@ class Child:
     async def _start(self) -> asyncio.subprocess.Process:
         self.starts += 1
         self._ready_at = None
+        # vLLM leaves its sockets behind; there they go with the run.
+        temporary = {"TMPDIR": str(self._run.private)}
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -102,7 +104,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | self.command.environment,
+                env={**os.environ, **temporary, **self.command.environment},
                 start_new_session=True,
                 preexec_fn=tied_to_parent(),
             )
