@@ -64,10 +64,11 @@ class LinkWatch:
         if last == event:
             return
         self._last[event.target] = event
-        if event.up and not (last and last.up):
-            logger.info("line %s to %s is up", event.source, event.target)
-        elif not event.up and (last is None or last.up):
-            logger.warning("line %s to %s is down: %s", event.source, event.target, why)
+        if last is None or last.up != event.up:
+            if event.up:
+                logger.info("line %s to %s is up", event.source, event.target)
+            else:
+                logger.warning("line %s to %s is down: %s", event.source, event.target, why)
         self._on_change(event)
 
 

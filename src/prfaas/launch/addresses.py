@@ -26,9 +26,9 @@ from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin import tiny_models
 
 HOST = "127.0.0.1"
-# Each free port is handed out once. They lie below what Linux gives outgoing connections, none of
-# which can so take one between its claim and its use.
-_FREE_PORTS = itertools.cycle(random.sample(range(16384, 32768), k=16384))
+# Each free port is handed out once, from a random one on. They lie below what Linux gives outgoing
+# connections, none of which can so take one between its claim and its use.
+_FREE_PORTS = (16384 + n % 16384 for n in itertools.count(random.randrange(16384)))
 _TINY = "tiny:"
 
 

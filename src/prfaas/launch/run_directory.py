@@ -48,11 +48,7 @@ class RunDirectory:
         self._write_record()
 
     def write_deployment(self, deployment: Deployment) -> Path:
-        path = self.path / "deployment.json"
-        scratch = self.path / "deployment.tmp"
-        scratch.touch(mode=0o600)  # It may hold API keys.
-        scratch.write_bytes(msgspec.json.format(msgspec.json.encode(deployment)))
-        return scratch.rename(path)
+        return self._write("deployment.json", msgspec.json.format(msgspec.json.encode(deployment)))
 
     def started(self, name: str, session: Session) -> None:
         """Remember a session before anything else happens to it."""
@@ -72,9 +68,14 @@ class RunDirectory:
         os.close(self._lock)
 
     def _write_record(self) -> None:
-        scratch = self.path / "processes.tmp"
-        scratch.write_bytes(msgspec.json.encode(self._record))
-        scratch.rename(self.path / "processes.json")
+        self._write("processes.json", msgspec.json.encode(self._record))
+
+    def _write(self, name: str, content: bytes) -> Path:
+        """All of it at once, and for the owner only: a deployment may hold API keys."""
+        scratch = self.path / f"{name}.tmp"
+        scratch.touch(mode=0o600)
+        scratch.write_bytes(content)
+        return scratch.rename(self.path / name)
 
 
 def state_home() -> Path:
