@@ -141,7 +141,6 @@ def dial(rig: Rig) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=10)
 
 
-HUGE = TransferOffer(TransferKey("huge", 0, 1), "layout", 0, 256, 2**63 - 1, 60.0)
 SMALL = TransferOffer(TransferKey("small", 0, 1), "layout", 0, 256, 4096, 60.0)
 
 

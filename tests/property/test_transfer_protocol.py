@@ -72,12 +72,12 @@ class Wire:
             self.sender.events.popleft()()
         while self.receiver.events:
             match self.receiver.events.popleft():
-                case Stored(key, offset, length):
-                    self.memories[key].stored.append((offset, length))
-                case Completed(key):
-                    self.memories[key].outcome = "complete"
-                case Failed(key, why):
-                    self.memories[key].outcome = why
+                case Stored(offer, offset, length):
+                    self.memories[offer.key].stored.append((offset, length))
+                case Completed(offer):
+                    self.memories[offer.key].outcome = "complete"
+                case Failed(offer, why):
+                    self.memories[offer.key].outcome = why
 
     def step(self) -> None:
         self.now += 0.01
@@ -153,9 +153,8 @@ class Pair:
             )
 
 
-def offer(number: int, total: int, *, deadline_s: float = 1e9, priority: int = 0) -> TransferOffer:
-    key = TransferKey(f"transfer-{number}", 0, 1)
-    return TransferOffer(key, "layout", 0, 256, total, deadline_s, priority)
+def offer(number: int, total: int) -> TransferOffer:
+    return TransferOffer(TransferKey(f"transfer-{number}", 0, 1), "layout", 0, 256, total, 86400.0)
 
 
 @settings(max_examples=40)
@@ -211,9 +210,19 @@ def test_whatever_the_line_does_the_same_bytes_arrive(
     assert wire.receiver.counters.bytes_stored == sum(sizes)
 
 
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**32), steps=st.integers(0, 60), orderly=st.booleans())
-def test_a_cancelled_transfer_frees_both_ends(seed: int, steps: int, orderly: bool) -> None:
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 2**32),
+    steps=st.integers(0, 60),
+    taken=st.booleans(),
+    more=st.integers(0, 12),
+    victim=st.integers(0, 1),
+    orderly=st.booleans(),
+)
+def test_a_cancelled_transfer_frees_both_ends(
+    seed: int, steps: int, taken: bool, more: int, victim: int, orderly: bool
+) -> None:
+    """Whichever connection is lost, and when: also soon after one has taken the CANCEL."""
     wire = Wire(seed)
     wire.dial()
     wire.dial()
@@ -227,7 +236,11 @@ def test_a_cancelled_transfer_frees_both_ends(seed: int, steps: int, orderly: bo
     wire.sender.cancel(transfer, "client went away")
     wire.settle()
     assert failed == ["client went away"]
-    wire.pairs[0].kill(orderly=orderly)
+    while taken and wire.sender.sendable:
+        wire.step()
+    for _ in range(more):
+        wire.step()
+    wire.pairs[victim].kill(orderly=orderly)
     for _ in range(400):
         wire.step()
     assert released == [1]

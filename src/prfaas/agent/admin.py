@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,13 +14,12 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prfaas.agent.exports import Exports
 from prfaas.agent.receptions import Receptions
 from prfaas.agent.state import AgentState
+from prfaas.core.handoff import TRANSFER_ID
 from prfaas.transfer.api import Link
 
 LINK_EVENT_PERIOD_S = 0.1
 LONGEST_WAIT_S = 300.0
 MAX_BODY_BYTES = 64 * 1024
-
-_TRANSFER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 class Admin:
@@ -131,7 +129,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 
 def _transfer_id(request: web.Request) -> str:
     transfer_id = request.match_info["id"]
-    if not _TRANSFER_ID.match(transfer_id):
+    if not TRANSFER_ID.match(transfer_id):
         raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
     return transfer_id
 

@@ -155,9 +155,10 @@ class EngineServer:
 
     async def _converse(self, sock: socket.socket, number: int, entry: EngineEntry) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock)
+        dropped = False
 
         def send(message: AgentMessage) -> None:
-            if not writer.is_closing():
+            if not (dropped or writer.is_closing()):
                 writer.write(encode(message))
 
         frames = FrameBuffer()
@@ -172,6 +173,8 @@ class EngineServer:
             log.warning("engine dropped engine=%s connection=%d: %s", entry.engine, number, error,
                         exc_info=ours)  # fmt: skip
             # Its slots are ours again only when it has stopped using them: see `messages`.
+            dropped = True
+            self._leases.waits_no_more(number)
             writer.write_eof()
             while await reader.read(_READ_BYTES):
                 pass

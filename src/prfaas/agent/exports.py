@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 STALL_S = 2.0
 """An engine that waits for a slot this long while none comes free ends the stall (`cache.pool`)."""
+PATIENCE = 3
+"""So much longer it takes where every receiver has taken something: a slow line is no stall."""
 
 
 class Exports:
@@ -162,23 +164,27 @@ class Exports:
             for export in [e for e in self._live.values() if e.over and e.deadline <= now]:
                 export.engine_done = True  # it has been told and says nothing
                 self._forget_if_done(export)
-        if self._leases.stalled_s(now) >= STALL_S:
-            self._end_stall()
+        stalled_s = self._leases.stalled_s(now)
+        if stalled_s >= STALL_S:
+            self._end_stall(stalled_s)
 
-    def _end_stall(self) -> None:
+    def _end_stall(self, stalled_s: float) -> None:
         """Stop what cannot move, so that what can gets memory: of the exports whose receiver took
-        nothing yet, the younger half of those that go where the youngest goes; if there are none,
-        the youngest export."""
+        nothing yet, the younger half of those that go where the youngest goes. If there are none,
+        the youngest export, but only later."""
         holding = self._where(lambda e: bool(e.parts_out or e.pending))
-        if not holding:
-            return
         untouched = [e for e in holding if not e.record.acknowledged()]
-        youngest = (untouched or holding)[-1]
-        alike = [e for e in untouched if e.destination == youngest.destination]
+        if untouched:
+            alike = [e for e in untouched if e.destination == untouched[-1].destination]
+            self._stop(alike[len(alike) // 2 :], "took nothing while memory ran out")
+        elif holding and stalled_s >= PATIENCE * STALL_S:
+            self._stop(holding[-1:], f"let no memory come free for {stalled_s:.0f} s")
+
+    def _stop(self, exports: list[Export], what: str) -> None:
         self._state.counters.stalls += 1
         self._leases.restart_stall_clock()
-        for export in alike[len(alike) // 2 :] or [youngest]:
-            self._cancel(export, f"agent {export.destination} took nothing while memory ran out")
+        for export in exports:
+            self._cancel(export, f"agent {export.destination} {what}")
 
     def _where(self, wanted: Callable[[Export], bool]) -> list[Export]:
         """Exports that are not over, oldest first."""
@@ -266,6 +272,7 @@ class Exports:
             export.record.state, export.record.reason = state, reason
             export.record.completed_at = self._state.unix_time() if reason is None else None
             self._state.counters.exports[state] += 1
+            self._state.table.touch(transfer_id, now=self._state.monotonic())
             for slot, _ in export.pending or []:
                 self._state.pool.release(slot)
             export.pending = None

@@ -60,8 +60,12 @@ class Leases:
             self._waiting.popleft()
             head.grant(tuple(slots))
 
-    def connection_gone(self, connection: int) -> None:
+    def waits_no_more(self, connection: int) -> None:
+        """What is leased to it stays so; it gets nothing more."""
         self._waiting = deque(w for w in self._waiting if w.connection != connection)
+
+    def connection_gone(self, connection: int) -> None:
+        self.waits_no_more(connection)
         with self._state.lock:
             self._state.pool.owner_gone(connection)
         self.serve()

@@ -1,4 +1,5 @@
-"""What Prometheus reads of an agent, gathered when it asks. Bytes are counted when acknowledged."""
+"""What Prometheus reads of an agent, gathered when it asks. Bytes are counted when acknowledged,
+except for those that engines hand over."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _LINK_GAUGES = {
     "utilisation": ("utilisation_ratio", "Share of the line in use, 0 to 1"),
     "rtt_s": ("rtt_seconds", "Smoothed round-trip time"),
     "min_rtt_s": ("min_rtt_seconds", "Smallest round-trip time"),
-    "queued_bytes": ("queued_bytes", "Bytes handed to the link and not acknowledged yet"),
+    "queued_bytes": ("queued_bytes", "Bytes the peer has accepted, not yet given to a connection"),
     "congestion": ("congestion_ratio", "0 clear to 1 saturated with queues building"),
 }
 _LINK_COUNTERS = {

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prfaas.agent.table import Sent
 from prfaas.cache.reception import Span
 from prfaas.core.errors import PeerError
+from prfaas.core.handoff import LONGEST_DEADLINE_S, TRANSFER_ID
 from prfaas.core.ranges import RangeSet
 from prfaas.transfer.api import OutgoingTransfer, TransferKey, TransferOffer
 from prfaas.transfer.local.messages import BeginExport, ExportSlot, ExportStopped
-
-_TRANSFER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_LONGEST_DEADLINE_S = 86400.0
 
 
 @dataclass(eq=False)
@@ -62,12 +59,12 @@ class Export:
 
 def malformed(message: BeginExport) -> str | None:
     """What is wrong with an export as such, or None."""
-    if not _TRANSFER_ID.match(message.transfer_id):
+    if not TRANSFER_ID.match(message.transfer_id):
         return "a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -"
     if message.total_bytes <= 0:
         return "there is nothing to transfer"
-    if not 0 < message.deadline_s <= _LONGEST_DEADLINE_S:
-        return f"deadline_s {message.deadline_s} is not in (0, {_LONGEST_DEADLINE_S:g}]"
+    if not 0 < message.deadline_s <= LONGEST_DEADLINE_S:
+        return f"deadline_s {message.deadline_s} is not in (0, {LONGEST_DEADLINE_S:g}]"
     return None
 
 

@@ -206,7 +206,12 @@ class Receptions:
     def _complete(self, incoming: Incoming) -> None:
         incoming.record.state = "complete"
         incoming.record.completed_at = self._state.unix_time()
+        self._touch(incoming)
         self._state.counters.receptions["complete"] += 1
+
+    def _touch(self, incoming: Incoming) -> None:
+        transfer_id = incoming.offer.key.transfer_id
+        self._state.table.touch(transfer_id, now=self._state.monotonic())
 
     def _drop(self, incoming: Incoming, reason: str) -> None:
         key, record = incoming.offer.key, incoming.record
@@ -215,6 +220,7 @@ class Receptions:
             log.info("reception failed transfer=%s: %s", key, reason)
         if record.state != "failed":
             record.state, record.reason = "failed", reason
+            self._touch(incoming)
         if self._current.get((key.transfer_id, key.rank)) == key:
             del self._current[key.transfer_id, key.rank]
         if incoming.on_dropped is not None:

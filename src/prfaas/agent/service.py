@@ -146,14 +146,18 @@ async def _sweep(
     state: AgentState, receptions: Receptions, exports: Exports, imports: Imports
 ) -> None:
     """What only time decides."""
-    while True:
-        await asyncio.sleep(_SWEEP_PERIOD_S)
-        now = state.monotonic()
-        receptions.expire(now)
-        exports.expire(now)
-        imports.expire(now)
+
+    def forget(now: float) -> None:
         with state.lock:
             state.table.forget_old(now=now)
+
+    while True:
+        await asyncio.sleep(_SWEEP_PERIOD_S)
+        for expire in (receptions.expire, exports.expire, imports.expire, forget):
+            try:
+                expire(state.monotonic())
+            except Exception:
+                log.exception("a fault of ours in the agent's sweep; it goes on")
 
 
 async def run_until_stopped(settings: AgentSettings) -> None:

@@ -2,8 +2,9 @@
 
 Engine messages, HTTP and timers run on the event loop's thread; the KV link calls back from its
 own threads. Whatever both touch (pool, receptions, exports, transfer table) is guarded by ``lock``,
-held for microseconds. The link is never called with the lock held, because it may hold its own
-lock while it calls us. Work for the loop goes through ``post``.
+held for bookkeeping and, where a local hand-off's slots are filled sparsely, while one is copied.
+The link is never called with the lock held, because it may hold its own lock while it calls us.
+Work for the loop goes through ``post``.
 """
 
 from __future__ import annotations

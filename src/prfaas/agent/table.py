@@ -107,6 +107,11 @@ class TransferTable:
         """Remember that nobody wants this transfer, even if it has not begun here yet."""
         self._touch(transfer_id, now=now).cancelled = True
 
+    def touch(self, transfer_id: str, *, now: float) -> None:
+        """A side of it has ended: the record is kept from now on, if it is still there."""
+        if transfer_id in self._records:
+            self._touch(transfer_id, now=now)
+
     def _touch(self, transfer_id: str, *, now: float) -> _Record:
         record = self._records.pop(transfer_id, None) or _Record()
         record.touched_at = now

@@ -5,13 +5,17 @@ vLLM carries them opaquely in the request and response bodies; ``"prfaas"`` name
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
 
 from prfaas.core.errors import CallerError
 
-TransferId = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+TRANSFER_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}\Z")
+TransferId = Annotated[str, msgspec.Meta(pattern=TRANSFER_ID.pattern)]
+LONGEST_DEADLINE_S = 86400.0
+DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_DEADLINE_S)]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
@@ -25,7 +29,7 @@ class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     destination: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     from_token: Tokens
     to_token: Tokens
-    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 300.0
+    deadline_s: DeadlineS = 300.0
     priority: int = 0
 
 

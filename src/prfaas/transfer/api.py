@@ -9,29 +9,31 @@ must be quick and must not raise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
+from prfaas.core.handoff import DeadlineS, TransferId
+
 
 class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """``transfer_id`` (at most 64 characters) as the gateway chose it, the tensor-parallel rank,
-    and the sender's epoch for it: late bytes of a dead transfer never match a living one."""
+    """``transfer_id`` as the gateway chose it, the tensor-parallel rank, and the sender's epoch for
+    it: late bytes of a dead transfer never match a living one."""
 
-    transfer_id: str
+    transfer_id: TransferId
     rank: int
     epoch: int
 
 
 class TransferOffer(msgspec.Struct, frozen=True):
-    """Announces a transfer before its first byte."""
+    """Announces a transfer before its first byte. Bounds hold for what comes off the network."""
 
     key: TransferKey
     layout_fingerprint: str
     from_token: int
     to_token: int
-    total_bytes: int
-    deadline_s: float
+    total_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    deadline_s: DeadlineS
     priority: int = 0
 
 
@@ -97,6 +99,7 @@ class LinkState(msgspec.Struct, frozen=True):
     min_rtt_s: float
     retransmits: int
     queued_bytes: int
+    """Accepted by the peer, and not yet given to a connection."""
     congestion: float
     """Smoothed 0..1: 0 clear, 1 saturated with queues building. Rises before queues build."""
     acknowledged_bytes_total: int

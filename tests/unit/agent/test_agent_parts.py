@@ -147,6 +147,18 @@ def test_table_of_a_sender() -> None:
     assert (view.sent.bytes_acknowledged, view.sent.completed_at) == (100, 9.0)
 
 
+def test_an_end_keeps_a_record_but_brings_none_back() -> None:
+    table = TransferTable()
+    table.add_sent("x", 0, sent := Sent(1, lambda: 0), now=0.0)
+    sent.state = "complete"
+    table.touch("x", now=KEEP_S)
+    table.forget_old(now=2 * KEEP_S)
+    assert len(table) == 1
+    table.forget_old(now=2 * KEEP_S + 1.0)
+    table.touch("x", now=2 * KEEP_S + 2.0)
+    assert len(table) == 0
+
+
 def test_table_forgets_what_has_long_been_over() -> None:
     table = TransferTable()
     table.add_received("open", 0, Received(1), now=0.0)

@@ -15,6 +15,7 @@ from prfaas.agent.leases import Leases
 from prfaas.agent.receptions import Receptions
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.state import AgentState
+from prfaas.agent.table import KEEP_S
 from prfaas.cache.pool import Pool
 from prfaas.core.errors import PeerError
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
@@ -375,6 +376,41 @@ def test_stall_ends_with_the_export_that_nobody_takes(pair: Pair) -> None:
     assert "memory ran out" in view(pair.east, "x")[0].sent.reason
     assert isinstance(pair.east.told[-1], ExportStopped)
     assert len(granted) == 1
+
+
+def test_a_slow_line_is_no_stall_for_a_while(pair: Pair) -> None:
+    """Every receiver has taken something: more patience, and a reason that is true."""
+    data = content(8 * SLOT)
+    pair.east.begin("x", len(data), "west")
+    for flat in range(0, EXPORT * SLOT, SLOT):
+        pair.east.fill("x", data, flat)
+    pair.pump(1)
+    granted = pair.east.lease()
+    late = exports_module.PATIENCE * exports_module.STALL_S
+    pair.east.expire(late - 0.1)
+    assert view(pair.east, "x")[0].sent.state == "sending"
+    pair.east.expire(late)
+    reason = view(pair.east, "x")[0].sent.reason
+    assert reason == "agent west let no memory come free for 6 s"
+    assert len(granted) == 1
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_long_transfer_is_remembered_from_its_end_on(pair: Pair, complete: bool) -> None:
+    data = content(SLOT)
+    pair.east.begin("x", len(data), "west", deadline_s=1000.0)
+    pair.pump()
+    pair.east.now = pair.west.now = 500.0
+    if complete:
+        pair.east.fill("x", data)
+    else:
+        pair.east.exports.cancel("x")
+    pair.pump()
+    for side in (pair.east, pair.west):
+        side.state.table.forget_old(now=500.0 + KEEP_S)
+    ended = "complete" if complete else "failed"
+    assert view(pair.west, "x")[0].state == ended
+    assert view(pair.east, "x")[0].sent.state == ended
 
 
 def test_imports_of_what_is_not_there(pair: Pair) -> None:

@@ -10,11 +10,13 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 
+from prfaas.agent import service
 from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import Deployment, parse_deployment
@@ -23,7 +25,12 @@ from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_engine_rank import MockEngineRank, mock_layout
 from prfaas.transfer.local.client import RegistrationRefused
 from prfaas.transfer.local.framing import encode
-from prfaas.transfer.local.messages import LeaseSlots, RegisterEngine, ReturnSlots
+from prfaas.transfer.local.messages import (
+    LeaseSlots,
+    OpenImport,
+    RegisterEngine,
+    ReturnSlots,
+)
 
 SIZE = 1_300_000
 
@@ -248,6 +255,55 @@ async def test_returning_a_slot_that_was_never_lent_drops_the_engine(stage: Stag
     writer.close()
     await writer.wait_closed()
     await settled(lambda: stage.west.state.pool.counts().leased == 0)
+
+
+async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:
+    """It keeps its end open, so that what it holds stays its own; what it asked for lapses, and
+    nobody else is hurt by that."""
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
+    pool = stage.west.state.pool
+    reader, writer = await asyncio.open_unix_connection(str(stage.run / "w"))
+    writer.write(encode(RegisterEngine("pdd", mock_layout(), 1)))
+    assert b"Registered" in await reader.read(4096)
+    writer.write(encode(LeaseSlots(8)))
+    pdp = await stage.engine("pdp")
+    await asyncio.to_thread(pdp.begin, "y", "a-west", 5)
+    await settled(lambda: pool.counts().leased == 16)
+    for message in (LeaseSlots(1), OpenImport("x", 0, 16, 5), ReturnSlots((99,))):
+        writer.write(encode(message))
+    assert b"SlotsLeased" in await reader.read()
+    await asyncio.to_thread(pdp.hand_over, "y", 0, 5)
+    assert await asyncio.to_thread(pdp.client.finish_export, "y") is None
+    await settled(lambda: pool.counts().leased == 8)
+    await stage.http.delete(stage.west.admin_url + "/transfers/x")
+    record = await stage.get(stage.west, "/transfers/y?wait_s=20")
+    assert record["state"] == "complete"
+    assert problems == []
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_fault_in_the_sweep_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    swept, tried = asyncio.Event(), list[float]()
+
+    def expire(now: float) -> None:
+        tried.append(now)
+        raise ZeroDivisionError("ours")
+
+    broken = SimpleNamespace(expire=expire)
+    table = SimpleNamespace(forget_old=lambda now: swept.set())
+    state = SimpleNamespace(monotonic=lambda: 0.0, lock=contextlib.nullcontext(), table=table)
+    monkeypatch.setattr(service, "_SWEEP_PERIOD_S", 0.0)
+    sweeper = asyncio.create_task(service._sweep(state, broken, broken, broken))  # type: ignore[arg-type]
+    for _ in range(2):
+        await swept.wait()
+        swept.clear()
+    sweeper.cancel()
+    assert len(tried) >= 6
+    assert "ZeroDivisionError: ours" in caplog.text
 
 
 async def test_a_second_agent_at_the_same_socket_is_refused(stage: Stage) -> None:

@@ -1,9 +1,9 @@
 """An engine rank's end of the agent's Unix socket: thread-safe, quick, and without vLLM or torch.
 
 Theory of operation. A daemon thread (`SessionKeeper`) keeps one `Session` open and reads the
-agent's messages. Callers (the
-engine's main thread) only touch memory under one lock and write small messages, so no call waits
-for the agent, except `lease` when no slot is left: that is the back-pressure of a slow line.
+agent's messages. Callers (the engine's main thread) only touch memory under one lock and write
+small messages, so no call waits for the agent, except `lease` when no slot is left: that is the
+back-pressure of a slow line.
 
 While exports are open the client keeps a stock of leased slots; with the last one it gives them
 back. When the agent goes away everything in flight fails cleanly: exports count as stopped, futures

@@ -56,9 +56,10 @@ class SessionKeeper:
             self._closing = True
             self._lock.notify_all()
             self.wake()
-            if self._connecting is not None:
+            connecting = self._connecting  # its thread may end the attempt at any moment
+            if connecting is not None:
                 with contextlib.suppress(OSError):
-                    self._connecting.shutdown(socket.SHUT_RDWR)
+                    connecting.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         os.close(self._wake_fd)
 

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from prfaas.core.ranges import RangeSet
 from prfaas.transfer.api import Reception, TransferKey, TransferOffer
 from prfaas.transfer.protocol.frames import Header
 from prfaas.transfer.protocol.lifecycle import Incoming
 
-_OUTCOMES_KEPT = 4096
+_REMEMBERED = 4096
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    key: TransferKey
+    offer: TransferOffer
     offset: int
     length: int
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    key: TransferKey
+    offer: TransferOffer
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    key: TransferKey
+    offer: TransferOffer
     reason: str
 
 
@@ -43,11 +45,11 @@ class Withdrawn:
 Event = Stored | Completed | Failed | Withdrawn
 
 
-class Line(Protocol):
-    """A connection, as the desk sees it."""
+class Connection(Protocol):
+    """What the desk may do with a connection."""
 
     def reply(self, frame: bytes) -> None:
-        """Queue a frame to the sender (and wake the connection's driver)."""
+        """Queue a frame to the sender (and wake the driver)."""
 
     def sever(self) -> None:
         """Close soon: its sender believes it lost. ``closed`` must follow."""
@@ -59,7 +61,7 @@ class IncomingTransfer:
     handle: int
     offer: TransferOffer
     deadline_at: float
-    offered_via: Line
+    offered_via: Connection
     state: Incoming = Incoming.ASKING
     reception: Reception | None = None
     stored: RangeSet = field(default_factory=RangeSet)
@@ -71,23 +73,26 @@ class IncomingTransfer:
         return any(a < end and start < b for a, b in self.claims.items())
 
 
+class Recent(OrderedDict[Key, Value]):
+    """Remembers the latest `_REMEMBERED` entries and forgets the oldest."""
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        super().__setitem__(key, value)
+        while len(self) > _REMEMBERED:
+            self.popitem(last=False)
+
+
 @dataclass(eq=False, slots=True)
 class Session:
     peer: str
     number: int
-    lines: dict[int, Line] = field(default_factory=dict)
+    connections: dict[int, Connection] = field(default_factory=dict)
     transfers: dict[int, IncomingTransfer] = field(default_factory=dict)
-    outcomes: OrderedDict[int, str | None] = field(default_factory=OrderedDict)
+    outcomes: Recent[int, str | None] = field(default_factory=Recent)
     """How transfers that are over ended: None for complete, else the reason."""
-    deferred: dict[int, list[tuple[Line, Header]]] = field(default_factory=dict)
+    deferred: dict[int, list[tuple[Connection, Header]]] = field(default_factory=dict)
     """Queries that wait for a lost connection's reader to be gone."""
     abandoned_at: float | None = None
-
-    def remember(self, handle: int, outcome: str | None) -> None:
-        """How a transfer ended; the oldest are forgotten."""
-        self.outcomes[handle] = outcome
-        while len(self.outcomes) > _OUTCOMES_KEPT:
-            self.outcomes.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 Theory of operation. Every 100 ms the driver gives a `LineSample` (acknowledged bytes, what the
 kernel says of each connection, what is queued). Goodput is the rate of acknowledged bytes, smoothed
 over about half a second. Capacity is the limit if one is set, else the largest goodput seen lately
-while there was more to send.
+while there was more to send. Work comes in bursts, so goodput is smoothed a second time over busy
+time alone: that is what the line carries, however long the pauses between.
 
 ``congestion`` combines four signs, each 0 to 1, as independent risks (1 - product of complements):
 utilisation above one half (it rises while queues are still empty), RTT above its minimum (queues in
@@ -60,6 +61,10 @@ class LineView:
     retransmit_share: float = 0.0
     congestion: float = 0.0
     backlogged: bool = False
+    busy: bool = False
+    """There was more to send ever since a round trip before the last sample, so what has been
+    acknowledged since is what the line carries."""
+    busy_goodput_bytes_per_s: float = 0.0
 
 
 class LineMonitor:
@@ -71,6 +76,7 @@ class LineMonitor:
         self._acknowledged = self._segments = self._retransmits = 0
         self._min_rtt: tuple[float, float] | None = None
         self._peak: tuple[float, float] = (0.0, 0.0)
+        self._busy_since = math.inf
 
     def observe(self, sample: LineSample, *, now: float) -> LineView:
         """Take a sample; returns the new view."""
@@ -83,6 +89,11 @@ class LineMonitor:
         share = _smooth(last.retransmit_share, self._retransmitted(sample), span_s, _GOODPUT_S)
         unsent = sum(c.unsent_bytes for c in sample.connections)
         backlogged = sample.queued_bytes > 0 or unsent > 0
+        self._busy_since = min(self._busy_since, now) if backlogged else math.inf
+        busy = now - self._busy_since >= rtt_s + span_s
+        busy_goodput = last.busy_goodput_bytes_per_s
+        if busy:
+            busy_goodput = _smooth(busy_goodput, fresh, span_s, _GOODPUT_S)
         capacity = sample.limit_bytes_per_s or self._capacity(goodput, backlogged, now)
         utilisation = min(goodput / capacity, 1.0) if capacity else 0.0
         drain_s = (sample.queued_bytes + unsent) / max(goodput, capacity or 0.0, 1.0)
@@ -96,7 +107,16 @@ class LineMonitor:
         pace_s = _UP_S if level > last.congestion else _DOWN_S
         congestion = _smooth(last.congestion, level, span_s, pace_s)
         self.view = LineView(
-            goodput, capacity, utilisation, rtt_s, min_rtt_s, share, congestion, backlogged
+            goodput,
+            capacity,
+            utilisation,
+            rtt_s,
+            min_rtt_s,
+            share,
+            congestion,
+            backlogged,
+            busy,
+            busy_goodput,
         )
         return self.view
 

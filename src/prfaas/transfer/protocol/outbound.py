@@ -129,6 +129,8 @@ class OutboundConnection:
                 continue
             if frame.data_follows:
                 raise PeerError("a receiver does not send DATA")
+            if frame.header.kind is Kind.REJECT:
+                raise PeerError(f"rejected: {decode(frame.body, Reason).reason}")
             if frame.header.kind in (Kind.REFUSE, Kind.FAILED):
                 yield frame.header, decode(frame.body, Reason)
             else:

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from prfaas.core.errors import InvariantError
 from prfaas.transfer.api import TransferOffer
+from prfaas.transfer.protocol.frames import Kind
 from prfaas.transfer.protocol.lifecycle import Outgoing
 
 
@@ -49,11 +51,33 @@ class OutgoingTransfer:
     returned: deque[Chunk] = field(default_factory=deque)
     chunks: dict[int, Chunk] = field(default_factory=dict)
     """By offset: cut and not yet acknowledged."""
+    unsent_bytes: int = 0
+    """Of ``segments`` and ``returned``: what waits for a connection."""
     acknowledged_bytes: int = 0
     served_bytes: float = 0.0
     offer_carrier: int | None = None
-    refusals: int = 0
     reoffer_at: float = 0.0
+    reoffer_pause_s: float = 0.05
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where the books contradict each other."""
+        for chunk in self.chunks.values():
+            if (chunk in self.returned) != (chunk.carrier is None):
+                raise InvariantError("a chunk is both waiting and in flight, or neither")
+        unsent = sum(len(segment.view) - segment.cut for segment in self.segments)
+        unsent += sum(len(chunk.view) for chunk in self.returned)
+        if unsent != self.unsent_bytes:
+            raise InvariantError(f"{unsent} bytes wait, counted as {self.unsent_bytes}")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A control frame to be sent over any connection, again if that one is lost."""
+
+    kind: Kind
+    transfer: OutgoingTransfer
+    chunk: Chunk | None = None
+    reason: str = ""
 
 
 @dataclass(slots=True)

@@ -28,11 +28,12 @@ from prfaas.transfer.protocol.frames import Header, Kind, Reason, pack, reason
 from prfaas.transfer.protocol.incoming import (
     Claim,
     Completed,
+    Connection,
     Event,
     Failed,
     IncomingTransfer,
-    Line,
     ReceiverCounters,
+    Recent,
     Session,
     Stored,
     Withdrawn,
@@ -52,56 +53,59 @@ class ReceivingDesk:
         self.counters = ReceiverCounters()
         self._max_transfers, self._peer_grace_s = max_transfers, peer_grace_s
         self._sessions: dict[tuple[str, int], Session] = {}
+        self._owners: Recent[tuple[str, int], str] = Recent()
+        """The peer that first offered a rank of a transfer: nobody else may withdraw it."""
 
-    def opened(self, peer: str, session: int, connection: int, line: Line) -> Session:
+    def opened(self, peer: str, session: int, number: int, connection: Connection) -> Session:
         """A connection has said who it is. Raises PeerError for a number used twice."""
         known = self._sessions.setdefault((peer, session), Session(peer, session))
-        if connection in known.lines:
-            raise PeerError(f"connection {connection} of {peer!r} exists already")
-        known.lines[connection] = line
+        if number in known.connections:
+            raise PeerError(f"connection {number} of {peer!r} exists already")
+        known.connections[number] = connection
         known.abandoned_at = None
         return known
 
-    def closed(self, session: Session, connection: int, claim: Claim | None, *, now: float) -> None:
+    def closed(self, session: Session, number: int, claim: Claim | None, *, now: float) -> None:
         """A connection's reader is gone, and writes nothing any more."""
-        del session.lines[connection]
+        del session.connections[number]
         if claim is not None:
             self._let_go(claim)
-        for line, header in session.deferred.pop(connection, ()):
-            self._answer(session, line, header)
-        if not session.lines:
+        for via, header in session.deferred.pop(number, ()):
+            self._answer(session, via, header)
+        if not session.connections:
             session.abandoned_at = now
 
     def offer(
-        self, session: Session, line: Line, handle: int, offer: TransferOffer, *, now: float
+        self, session: Session, via: Connection, handle: int, offer: TransferOffer, *, now: float
     ) -> IncomingTransfer | None:
         """An OFFER arrived. A transfer is returned where the sink must be asked (`answered`)."""
         known = session.transfers.get(handle)
         if known is not None:
-            known.offered_via = line
+            known.offered_via = via
             if known.state is Incoming.RECEIVING:
-                line.reply(pack(Kind.ACCEPT, handle=handle))
+                via.reply(pack(Kind.ACCEPT, handle=handle))
             return None
         if handle in session.outcomes:
-            line.reply(fate(session, handle))
+            via.reply(fate(session, handle))
             return None
         refusal = self._objection(session, offer)
         if refusal is not None:
-            line.reply(reason(Kind.REFUSE, refusal.reason, handle=handle, retry=refusal.retry))
+            via.reply(reason(Kind.REFUSE, refusal.reason, handle=handle, retry=refusal.retry))
             return None
-        transfer = IncomingTransfer(session, handle, offer, now + offer.deadline_s, line)
+        place = offer.key.transfer_id, offer.key.rank
+        if place not in self._owners:
+            self._owners[place] = session.peer
+        transfer = IncomingTransfer(session, handle, offer, now + offer.deadline_s, via)
         session.transfers[handle] = transfer
         return transfer
 
     def _objection(self, session: Session, offer: TransferOffer) -> Refusal | None:
         if len(session.transfers) >= self._max_transfers:
             return Refusal("too many incoming transfers", retry=True)
-        if not 0 <= offer.total_bytes < 2**63 or not offer.deadline_s > 0:
-            return Refusal("total_bytes or deadline_s out of bounds")
         for other in self._living(session.peer, offer.key):
             if other.offer.key.epoch >= offer.key.epoch:
                 return Refusal(f"epoch {offer.key.epoch} is not newer than the living one")
-            self._end(other, f"superseded by epoch {offer.key.epoch}")
+            self._break_off(other, f"superseded by epoch {offer.key.epoch}")
             return Refusal("the older epoch is being closed", retry=True)
         return None
 
@@ -114,25 +118,25 @@ class ReceivingDesk:
 
     def answered(self, transfer: IncomingTransfer, answer: Reception | Refusal) -> None:
         """The sink's answer to an offer."""
-        handle, line = transfer.handle, transfer.offered_via
+        handle, via = transfer.handle, transfer.offered_via
         if isinstance(answer, Refusal):
             if transfer.state is Incoming.ENDING:
                 self.events.append(Withdrawn(transfer.offer.key, transfer.reason))
             transfer.state = advance(INCOMING, transfer.state, IncomingStep.REFUSED)
             del transfer.session.transfers[handle]
             self.counters.transfers_refused += 1
-            line.reply(reason(Kind.REFUSE, answer.reason, handle=handle, retry=answer.retry))
+            via.reply(reason(Kind.REFUSE, answer.reason, handle=handle, retry=answer.retry))
             return
         transfer.state = advance(INCOMING, transfer.state, IncomingStep.TAKEN)
         transfer.reception = answer
         if transfer.state is Incoming.ENDING:
             self._finish_ending(transfer)
             return
-        line.reply(pack(Kind.ACCEPT, handle=handle))
+        via.reply(pack(Kind.ACCEPT, handle=handle))
         if transfer.offer.total_bytes == 0:
             self._complete(transfer)
 
-    def claim(self, session: Session, line: Line, header: Header) -> Claim | None:
+    def claim(self, session: Session, via: Connection, header: Header) -> Claim | None:
         """A DATA header arrived: the claim, or None (answered; drain the payload).
 
         Raises PeerError for a range outside the transfer or partly there.
@@ -142,18 +146,18 @@ class ReceivingDesk:
             if transfer is not None and transfer.state is Incoming.ASKING:
                 raise PeerError("DATA before ACCEPT")
             self.counters.bytes_duplicate += header.length
-            line.reply(fate(session, header.handle, header))
+            via.reply(fate(session, header.handle, header))
             return None
         start, end = header.offset, header.offset + header.length
         if end > transfer.offer.total_bytes:
             raise PeerError(f"chunk [{start}, {end}) of {transfer.offer.total_bytes} bytes")
         if transfer.stored.covers(start, end):
             self.counters.bytes_duplicate += header.length
-            line.reply(about(Kind.ACK, header))
+            via.reply(about(Kind.ACK, header))
             return None
         if transfer.claimed(start, end):
             self.counters.bytes_duplicate += header.length
-            line.reply(about(Kind.NACK, header))
+            via.reply(about(Kind.NACK, header))
             return None
         if transfer.stored.overlaps(start, end):
             raise PeerError(f"chunk [{start}, {end}) cuts a range that was stored")
@@ -163,57 +167,60 @@ class ReceivingDesk:
         transfer.claims[start] = end
         return Claim(transfer, start, header.length, transfer.reception)
 
-    def settle(self, claim: Claim, line: Line, *, intact: bool) -> None:
+    def settle(self, claim: Claim, via: Connection, *, intact: bool) -> None:
         """The claimed payload is in memory; ``intact``: its checksum is right."""
         transfer = claim.transfer
         if intact and transfer.state is Incoming.RECEIVING:
             del transfer.claims[claim.offset]
             transfer.stored.add(claim.offset, claim.offset + claim.length)
             self.counters.bytes_stored += claim.length
-            self.events.append(Stored(transfer.offer.key, claim.offset, claim.length))
-            line.reply(of_range(Kind.ACK, transfer.handle, claim.offset, claim.length))
+            self.events.append(Stored(transfer.offer, claim.offset, claim.length))
+            via.reply(of_range(Kind.ACK, transfer.handle, claim.offset, claim.length))
             if transfer.stored.total == transfer.offer.total_bytes:
                 self._complete(transfer)
             return
         if not intact:
             self.counters.chunks_corrupt += 1
-            line.reply(of_range(Kind.NACK, transfer.handle, claim.offset, claim.length))
+            via.reply(of_range(Kind.NACK, transfer.handle, claim.offset, claim.length))
         self._let_go(claim)
 
     def give_up(self, claim: Claim, why: str) -> None:
         """The sink had no memory for a claim it should have had: the transfer fails."""
-        self._end(claim.transfer, why)
+        self._break_off(claim.transfer, why)
         self._let_go(claim)
 
-    def query(self, session: Session, line: Line, header: Header) -> None:
+    def query(self, session: Session, via: Connection, header: Header) -> None:
         """What became of a range that was sent over connection ``header.connection``?"""
-        lost = session.lines.get(header.connection)
+        lost = session.connections.get(header.connection)
         if lost is None:
-            self._answer(session, line, header)
+            self._answer(session, via, header)
             return
-        if lost is line:
+        if lost is via:
             raise PeerError("a QUERY names the connection it came over")
-        session.deferred.setdefault(header.connection, []).append((line, header))
+        session.deferred.setdefault(header.connection, []).append((via, header))
         lost.sever()
 
-    def cancel(self, session: Session, line: Line, handle: int, why: Reason) -> None:
-        """The sender cancels; always answered with FAILED."""
+    def cancel(self, session: Session, via: Connection, handle: int, why: Reason) -> None:
+        """The sender cancels; always answered with FAILED, over the connection that asked: if that
+        is lost, the sender asks again over another."""
         transfer = session.transfers.get(handle)
-        if transfer is None:
-            if handle not in session.outcomes:
-                session.remember(handle, why.reason)
-                if why.key is not None:
-                    self.events.append(Withdrawn(why.key, why.reason))
-            line.reply(reason(Kind.FAILED, "cancelled", handle=handle))
-            return
-        self._end(transfer, why.reason)
+        if transfer is not None:
+            self._end(transfer, why.reason)
+        elif handle not in session.outcomes:
+            session.outcomes[handle] = why.reason
+            if why.key is not None and self._owns(session.peer, why.key):
+                self.events.append(Withdrawn(why.key, why.reason))
+        via.reply(reason(Kind.FAILED, "cancelled", handle=handle))
+
+    def _owns(self, peer: str, key: TransferKey) -> bool:
+        return self._owners.get((key.transfer_id, key.rank), peer) == peer
 
     def abandon(self, key: TransferKey, why: str) -> None:
         """The receiving agent wants no more of a transfer; unknown keys are ignored."""
         for session in self._sessions.values():
             for transfer in list(session.transfers.values()):
                 if transfer.offer.key == key:
-                    self._end(transfer, why)
+                    self._break_off(transfer, why)
 
     def tick(self, *, now: float) -> None:
         """End what is past its deadline or whose sender has been gone for too long."""
@@ -224,9 +231,9 @@ class ReceivingDesk:
             )
             for transfer in list(session.transfers.values()):
                 if gone:
-                    self._end(transfer, f"{session.peer} has been gone for too long")
+                    self._break_off(transfer, f"{session.peer} has been gone for too long")
                 elif now >= transfer.deadline_at:
-                    self._end(transfer, "deadline passed before all bytes arrived")
+                    self._break_off(transfer, "deadline passed before all bytes arrived")
             if gone and not session.transfers:
                 del self._sessions[place]
 
@@ -234,21 +241,28 @@ class ReceivingDesk:
         """End everything."""
         for session in self._sessions.values():
             for transfer in list(session.transfers.values()):
-                self._end(transfer, why)
+                self._break_off(transfer, why)
 
-    def _answer(self, session: Session, line: Line, header: Header) -> None:
+    def _answer(self, session: Session, via: Connection, header: Header) -> None:
         transfer = session.transfers.get(header.handle)
         if transfer is None or transfer.state is not Incoming.RECEIVING:
-            line.reply(fate(session, header.handle, header))
+            via.reply(fate(session, header.handle, header))
             return
         there = transfer.stored.covers(header.offset, header.offset + header.digest)
-        line.reply(about(Kind.ACK if there else Kind.NACK, header))
+        via.reply(about(Kind.ACK if there else Kind.NACK, header))
 
     def _complete(self, transfer: IncomingTransfer) -> None:
         transfer.state = advance(INCOMING, transfer.state, IncomingStep.ALL_STORED)
         self.counters.transfers_completed += 1
-        self.events.append(Completed(transfer.offer.key))
+        self.events.append(Completed(transfer.offer))
         self._forget(transfer, None)
+
+    def _break_off(self, transfer: IncomingTransfer, why: str) -> None:
+        """End a transfer that its sender believes under way, and say so."""
+        via = next(iter(transfer.session.connections.values()), None)
+        if via is not None and transfer.state is not Incoming.ENDING:
+            via.reply(reason(Kind.FAILED, why, handle=transfer.handle))
+        self._end(transfer, why)
 
     def _end(self, transfer: IncomingTransfer, why: str) -> None:
         if transfer.state is Incoming.ENDING:
@@ -256,9 +270,6 @@ class ReceivingDesk:
         asking = transfer.state is Incoming.ASKING
         transfer.state = advance(INCOMING, transfer.state, IncomingStep.ENDED)
         transfer.reason = why
-        line = next(iter(transfer.session.lines.values()), None)
-        if line is not None:
-            line.reply(reason(Kind.FAILED, why, handle=transfer.handle))
         if not asking:
             self._finish_ending(transfer)
 
@@ -272,14 +283,14 @@ class ReceivingDesk:
             return
         transfer.state = advance(INCOMING, transfer.state, IncomingStep.LET_GO)
         self.counters.transfers_failed += 1
-        self.events.append(Failed(transfer.offer.key, transfer.reason))
+        self.events.append(Failed(transfer.offer, transfer.reason))
         self._forget(transfer, transfer.reason)
 
     def _forget(self, transfer: IncomingTransfer, outcome: str | None) -> None:
         session = transfer.session
         transfer.reception = None
         del session.transfers[transfer.handle]
-        session.remember(transfer.handle, outcome)
+        session.outcomes[transfer.handle] = outcome
 
     def check_integrity(self) -> None:
         """Raise InvariantError where ranges contradict each other."""

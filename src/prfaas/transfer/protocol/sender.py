@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -24,26 +23,11 @@ from prfaas.core.errors import InvariantError, PeerError
 from prfaas.transfer.api import TransferOffer
 from prfaas.transfer.protocol.frames import Header, Kind, control, pack, reason
 from prfaas.transfer.protocol.lifecycle import OUTGOING, Outgoing, OutgoingStep, advance
-from prfaas.transfer.protocol.outgoing import (
-    Chunk,
-    OutgoingTransfer,
-    Segment,
-    SenderCounters,
-)
+from prfaas.transfer.protocol.outgoing import Chunk, Note, OutgoingTransfer, Segment, SenderCounters
 from prfaas.transfer.protocol.pacing import Pacer
 from prfaas.transfer.protocol.turns import Turns
 
-_REOFFER_S, _REOFFER_MAX_S = 0.05, 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Note:
-    """A control frame to be sent over any connection, again if that one is lost."""
-
-    kind: Kind
-    transfer: OutgoingTransfer
-    chunk: Chunk | None = None
-    reason: str = ""
+_REOFFER_MAX_S = 1.0
 
 
 class SendingDesk:
@@ -55,14 +39,14 @@ class SendingDesk:
         self.events: deque[Callable[[], None]] = deque()
         self._transfers: dict[int, OutgoingTransfer] = {}
         self._turns = Turns()
-        self._notes: deque[_Note] = deque()
+        self._notes: deque[Note] = deque()
         self._carried: dict[int, set[Chunk]] = {}
-        self._cancelling: dict[int, tuple[_Note, int]] = {}
+        self._cancelling: dict[int, tuple[Note, int]] = {}
         self._next_handle = 1
 
     @property
     def queued_bytes(self) -> int:
-        """Added and not yet given to a connection."""
+        """Accepted by the peer, and not yet given to a connection."""
         return self._turns.queued_bytes
 
     @property
@@ -91,7 +75,7 @@ class SendingDesk:
         handle, self._next_handle = self._next_handle, self._next_handle + 1
         transfer = OutgoingTransfer(handle, offer, now + offer.deadline_s, on_complete, on_failed)
         self._transfers[handle] = transfer
-        self._notes.append(_Note(Kind.OFFER, transfer))
+        self._notes.append(Note(Kind.OFFER, transfer))
         return transfer
 
     def add(
@@ -107,6 +91,7 @@ class SendingDesk:
             self.events.append(on_released)
             return
         transfer.segments.append(Segment(offset, view, on_released, len(view)))
+        transfer.unsent_bytes += len(view)
         if transfer.state is Outgoing.SENDING:
             self._turns.join(transfer)
 
@@ -114,7 +99,7 @@ class SendingDesk:
         """Stop a transfer and tell the receiver; nothing happens if it is over."""
         if transfer.state in (Outgoing.COMPLETE, Outgoing.FAILED):
             return
-        self._notes.append(_Note(Kind.CANCEL, transfer, reason=why))
+        self._notes.append(Note(Kind.CANCEL, transfer, reason=why))
         self._end(transfer, why)
 
     def take(
@@ -132,11 +117,11 @@ class SendingDesk:
         if ready_at > now:
             return None, ready_at
         chunk, again = self._turns.next_chunk(chunk_bytes)
+        self.pacer.spend(len(chunk.view), now=now)
         self.counters.bytes_resent += len(chunk.view) if again else 0
         chunk.carrier = chunk.sent_via = carrier
-        chunk.segment.writers += 1
         self._carried.setdefault(carrier, set()).add(chunk)
-        self.pacer.spend(len(chunk.view), now=now)
+        chunk.segment.writers += 1
         return chunk, None
 
     def written(self, chunk: Chunk) -> None:
@@ -147,10 +132,10 @@ class SendingDesk:
     def lost(self, carrier: int, *, now: float) -> None:
         """A connection is gone: ask the receiver about all it carried."""
         for chunk in sorted(self._carried.pop(carrier, ()), key=lambda c: c.offset):
-            self._notes.append(_Note(Kind.QUERY, chunk.transfer, chunk))
+            self._notes.append(Note(Kind.QUERY, chunk.transfer, chunk))
         for transfer in self._transfers.values():
             if transfer.state is Outgoing.OFFERING and transfer.offer_carrier == carrier:
-                self._notes.append(_Note(Kind.OFFER, transfer))
+                self._notes.append(Note(Kind.OFFER, transfer))
         for handle, (note, via) in list(self._cancelling.items()):
             if via == carrier:
                 del self._cancelling[handle]
@@ -172,9 +157,8 @@ class SendingDesk:
                 self._accepted(transfer)
             case Kind.REFUSE if retry and transfer.state is Outgoing.OFFERING:
                 transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.DEFERRED)
-                pause = min(_REOFFER_S * 2**transfer.refusals, _REOFFER_MAX_S)
-                transfer.refusals += 1
-                transfer.reoffer_at = now + pause
+                transfer.reoffer_at = now + transfer.reoffer_pause_s
+                transfer.reoffer_pause_s = min(2 * transfer.reoffer_pause_s, _REOFFER_MAX_S)
             case Kind.REFUSE | Kind.FAILED:
                 self._end(transfer, text)
             case _:
@@ -189,17 +173,23 @@ class SendingDesk:
                 self.cancel(transfer, f"{why}; {trouble}" if trouble else why)
             elif transfer.state is Outgoing.WAITING and now >= transfer.reoffer_at:
                 transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.REOFFERED)
-                self._notes.append(_Note(Kind.OFFER, transfer))
+                self._notes.append(Note(Kind.OFFER, transfer))
+
+    def restarted(self, why: str) -> None:
+        """The receiver has forgotten what it had accepted: that fails. What it was only offered is
+        offered again once the connection that carried the offer is lost."""
+        for transfer in list(self._transfers.values()):
+            if transfer.state is Outgoing.SENDING:
+                self._end(transfer, why)
 
     def fail_all(self, why: str) -> None:
-        """Every transfer fails without a word to the receiver (it has forgotten them, or we are
-        closing)."""
+        """Every transfer fails without a word to the receiver: we are closing."""
         self._notes.clear()
         self._cancelling.clear()
         for transfer in list(self._transfers.values()):
             self._end(transfer, why)
 
-    def _render(self, note: _Note, carrier: int, *, now: float) -> bytes | None:
+    def _render(self, note: Note, carrier: int, *, now: float) -> bytes | None:
         transfer = note.transfer
         if note.kind is Kind.CANCEL:
             self._cancelling[transfer.handle] = note, carrier
@@ -209,7 +199,8 @@ class SendingDesk:
             return None
         if note.kind is Kind.OFFER:
             transfer.offer_carrier = carrier
-            left_s = max(transfer.deadline_at - now, 1e-3)
+            # Bounded above as well: sums of large times are not exact, and a receiver is strict.
+            left_s = min(max(transfer.deadline_at - now, 1e-3), transfer.offer.deadline_s)
             offer = msgspec.structs.replace(transfer.offer, deadline_s=left_s)
             return control(Kind.OFFER, offer, handle=transfer.handle)
         chunk = note.chunk
@@ -247,7 +238,8 @@ class SendingDesk:
             return
         if chunk.carrier is None:
             transfer.returned.remove(chunk)
-            if not transfer.segments and not transfer.returned:
+            transfer.unsent_bytes -= len(chunk.view)
+            if not transfer.unsent_bytes:
                 self._turns.leave(transfer)
         self._uncarry(chunk)
         del transfer.chunks[chunk.offset]
@@ -265,6 +257,7 @@ class SendingDesk:
         self._uncarry(chunk)
         chunk.carrier = None
         transfer.returned.append(chunk)
+        transfer.unsent_bytes += len(chunk.view)
         self._turns.join(transfer)
 
     def _uncarry(self, chunk: Chunk) -> None:
@@ -295,6 +288,7 @@ class SendingDesk:
         transfer.segments.clear()
         transfer.returned.clear()
         transfer.chunks.clear()
+        transfer.unsent_bytes = 0
         for segment in held.values():
             segment.unacknowledged = 0
             self._release_if_free(transfer, segment)
@@ -308,9 +302,7 @@ class SendingDesk:
     def check_integrity(self) -> None:
         """Raise InvariantError where the books contradict each other."""
         for transfer in self._transfers.values():
-            for chunk in transfer.chunks.values():
-                waiting = chunk in transfer.returned
-                if waiting != (chunk.carrier is None):
-                    raise InvariantError("a chunk is both waiting and in flight, or neither")
-            if transfer in self._turns and not (transfer.segments or transfer.returned):
-                raise InvariantError("a ready transfer has nothing to send")
+            transfer.check_integrity()
+            ready = transfer.state is Outgoing.SENDING and transfer.unsent_bytes > 0
+            if ready != (transfer in self._turns):
+                raise InvariantError("a transfer that is ready has no turn, or the reverse")

@@ -1,7 +1,9 @@
 """Which bytes go next: the transfers that have something to send, and whose turn it is.
 
 The most urgent priority first (lower number); among equals the one that has been served least, so
-equals share the line evenly by bytes. What the receiver returned goes before what was never sent.
+equals share the line evenly by bytes. Who comes, or comes back, starts level with the others: what
+it did not ask for earlier is not owed to it, and what another had alone is not held against that
+one. What the receiver returned goes before what was never sent.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: dict[int, OutgoingTransfer] = {}
+        self._level: dict[int, float] = {}
+        """By priority: how much the transfer whose turn it last was had been served then."""
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -23,24 +27,15 @@ class Turns:
 
     @property
     def queued_bytes(self) -> int:
-        """Added and not yet given to a connection."""
-        return sum(
-            sum(len(s.view) - s.cut for s in t.segments) + sum(len(c.view) for c in t.returned)
-            for t in self._waiting.values()
-        )
+        """Accepted by the peer, and not yet given to a connection."""
+        return sum(transfer.unsent_bytes for transfer in self._waiting.values())
 
     def join(self, transfer: OutgoingTransfer) -> None:
         """A transfer may have something to send."""
-        if transfer in self or not (transfer.segments or transfer.returned):
-            return
-        # A newcomer shares from now on; what it did not ask for earlier is not owed to it.
-        rivals = [
-            t.served_bytes
-            for t in self._waiting.values()
-            if t.offer.priority == transfer.offer.priority
-        ]
-        transfer.served_bytes = max([transfer.served_bytes, min(rivals, default=0.0)])
-        self._waiting[transfer.handle] = transfer
+        if transfer.unsent_bytes and transfer not in self:
+            level = self._level.get(transfer.offer.priority, 0.0)
+            transfer.served_bytes = max(transfer.served_bytes, level)
+            self._waiting[transfer.handle] = transfer
 
     def leave(self, transfer: OutgoingTransfer) -> None:
         """It is over, or has nothing to send any more."""
@@ -54,8 +49,10 @@ class Turns:
         )
         again = bool(transfer.returned)
         chunk = transfer.returned.popleft() if again else _cut(transfer, chunk_bytes)
+        self._level[transfer.offer.priority] = transfer.served_bytes
         transfer.served_bytes += len(chunk.view)
-        if not transfer.segments and not transfer.returned:
+        transfer.unsent_bytes -= len(chunk.view)
+        if not transfer.unsent_bytes:
             self.leave(transfer)
         return chunk, again
 

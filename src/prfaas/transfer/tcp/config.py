@@ -74,7 +74,12 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
 def split_address(address: str) -> tuple[str, int]:
     """``"host:port"`` or ``"[v6]:port"`` to its parts. Raises ConfigError."""
     host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    try:
+        host.encode("idna")  # as the resolver does: a UnicodeError where it is nobody's name
+        valid = bool(separator) and port.isdecimal() and int(port) <= 65535
+    except ValueError:
+        valid = False
+    if not valid:
         raise ConfigError(f"address {address!r} is not host:port, for example 10.0.0.5:7400")
     return host.strip("[]") or "0.0.0.0", int(port)
 

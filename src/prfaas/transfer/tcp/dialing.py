@@ -21,6 +21,10 @@ from prfaas.transfer.tcp import tls
 from prfaas.transfer.tcp.channel import Channel, connect, tune
 from prfaas.transfer.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig, split_address
 
+_CONNECT_S = 3.0
+"""A connect without an answer is begun anew: the kernel itself asks again after 1, 3, 7 and 15 s
+only, and a line that is back should be noticed sooner."""
+
 
 @dataclass(frozen=True)
 class Dialled:
@@ -37,11 +41,13 @@ def dial(
     host, port = split_address(address)
     until = time.monotonic() + config.handshake_timeout_s
     paced = peer.rate_bytes_per_s is not None or peer.leave_to_others > 0
+    timeout_s = min(config.handshake_timeout_s, _CONNECT_S)
     try:
-        sock = connect(host, port, timeout_s=config.handshake_timeout_s, paced=paced)
+        sock = connect(host, port, timeout_s=timeout_s, paced=paced)
     except OSError as error:
         raise LinkError(f"cannot reach {hello.target!r} at {address}: {error}") from error
     try:
+        sock.settimeout(config.handshake_timeout_s)
         tune(
             sock,
             dscp=config.dscp,
@@ -68,7 +74,7 @@ def dial(
             f"{hello.target!r} at {address} closed the connection before it said who it is "
             f"({error}); its log has the reason"
         ) from error
-    except PeerError:
+    except BaseException:
         sock.close()
         raise
     return Dialled(Channel(sock), welcome)

@@ -34,6 +34,7 @@ from prfaas.transfer.tcp.config import TcpLinkConfig, TlsFiles, split_address
 log = logging.getLogger(__name__)
 
 _TLS_HANDSHAKE = 0x16
+_ACCEPT_PAUSE_S = 0.1
 
 
 class _Visitor:
@@ -107,6 +108,8 @@ class Door(threading.Thread):
         except OSError as error:
             self.turned_away["accept"] += 1
             log.warning("cannot accept a connection: %s", error)
+            if not self._visitors:  # out of descriptors: others may close some
+                time.sleep(_ACCEPT_PAUSE_S)
             self._evict_oldest("overflow")
             return
         sock.setblocking(False)

@@ -69,8 +69,8 @@ class Line:
             ),
             now=now,
         )
-        if view.backlogged:
-            self._capacity.observe(view.goodput_bytes_per_s, now=now)
+        if view.busy and fresh:  # without a connection the line is not asked for anything
+            self._capacity.observe(view.busy_goodput_bytes_per_s)
         self.rate_bytes_per_s = self._rate(now)
         self._adapt(live, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -22,7 +23,9 @@ from prfaas.transfer.tcp.peer import PeerLink
 from prfaas.transfer.tcp.receiving import Receivers
 from prfaas.transfer.tcp.telemetry import LinkCounters
 
-_TICK_S, _SAMPLE_S = 0.02, 0.1
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.02
 
 
 class TcpLink:
@@ -110,14 +113,10 @@ class TcpLink:
         self._receivers.close()
 
     def _tick(self) -> None:
-        sample_at = time.monotonic()
         while not self._closing.wait(_TICK_S):
-            now = time.monotonic()
-            self._receivers.tick(now)
-            sampling = now >= sample_at
-            if sampling:
-                sample_at = max(sample_at + _SAMPLE_S, now)
-            for peer in list(self._peers.values()):
-                peer.tick(now)
-                if sampling:
-                    peer.sample(now)
+            parts: list[Receivers | PeerLink] = [self._receivers, *self._peers.values()]
+            for part in parts:
+                try:
+                    part.tick(time.monotonic())
+                except Exception:
+                    log.exception("a fault of ours in the link's ticker; it goes on")

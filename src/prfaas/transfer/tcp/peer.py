@@ -28,6 +28,7 @@ from prfaas.transfer.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
 log = logging.getLogger(__name__)
 
 _JOIN_S = 2.0
+_SAMPLE_S = 0.1
 
 
 class PeerLink:
@@ -55,6 +56,7 @@ class PeerLink:
         self._incarnation: int | None = None
         self._live: dict[int, SenderThread] = {}
         self._closed = False
+        self._sample_at = time.monotonic()
         self.line = Line(name, peer, config)
         self._threads: list[SenderThread] = []
         with self.lock:
@@ -104,12 +106,16 @@ class PeerLink:
                 thread.wake()
 
     def tick(self, now: float) -> None:
+        """Every 20 ms, from the link's ticker."""
         with self.lock:
             self.desk.tick(now=now, trouble=self.last_error)
             sendable = self.desk.sendable
         if sendable:
             self.rouse(1)
         self.pump.drain()
+        if now >= self._sample_at:
+            self._sample_at = max(self._sample_at + _SAMPLE_S, now)
+            self._sample(now)
 
     def close(self) -> None:
         with self.lock:
@@ -132,10 +138,10 @@ class PeerLink:
         return Hello(self.config.name, self.name, self._session, number)
 
     def welcomed(self, welcome: Welcome) -> None:
-        """A receiver that has restarted has forgotten every transfer."""
+        """Before anything is sent to it: a receiver that has restarted has forgotten all."""
         with self.lock:
             if self._incarnation not in (None, welcome.incarnation):
-                self.desk.fail_all(f"{self.name} has restarted")
+                self.desk.restarted(f"{self.name} has restarted")
             self._incarnation = welcome.incarnation
             self.line.most_chunk_bytes = min(self.config.max_chunk_bytes, welcome.max_chunk_bytes)
             self.last_error = ""
@@ -170,7 +176,7 @@ class PeerLink:
 
     def disconnected(self, thread: SenderThread, *, graceful: bool) -> None:
         with self.lock:
-            del self._live[thread.slot]
+            self._live.pop(thread.slot, None)
             thread.channel = thread.machine = None
             if not graceful:
                 self.desk.counters.connections_lost += 1
@@ -187,16 +193,17 @@ class PeerLink:
         self.last_error = str(error)
 
     def _wants(self, slot: int) -> bool:
-        return slot == 0 or (slot < self.line.connections and self.desk.busy)
+        """While nothing is connected the first slot alone tries, for all."""
+        wanted = slot < self.line.connections and self.desk.busy and bool(self._live)
+        return slot == 0 or wanted
 
     def _staff(self) -> None:
-        while len(self._threads) < self.line.connections:
+        while not self._closed and len(self._threads) < self.line.connections:
             thread = SenderThread(self, len(self._threads))
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
-    def sample(self, now: float) -> None:
-        """Every 100 ms, from the link's ticker."""
+    def _sample(self, now: float) -> None:
         with self.lock:
             live = {
                 t.machine.number: (t.channel, t.machine)

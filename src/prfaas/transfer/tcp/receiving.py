@@ -52,7 +52,6 @@ class Receivers:
         self.pump: EventPump[Event] = EventPump(self.lock, self.desk.events, self._deliver)
         self.lost_to_errors = 0
         self._threads: set[ReceiverThread] = set()
-        self._tests: set[TransferKey] = set()
         self._closed = False
 
     def admit(self, channel: Channel, hello: Hello) -> None:
@@ -80,10 +79,7 @@ class Receivers:
     def ask(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
         # The sink must have heard of an older epoch's end before it is asked about the next.
         self.pump.drain()
-        if offer.layout_fingerprint == LINK_TEST_LAYOUT:
-            self._tests.add(offer.key)
-            return _Forgetful()
-        return self.sink.offered(peer, offer)
+        return _Forgetful() if _is_test(offer) else self.sink.offered(peer, offer)
 
     def abandon(self, key: TransferKey, why: str) -> None:
         with self.lock:
@@ -107,19 +103,21 @@ class Receivers:
         self.pump.drain()
 
     def _deliver(self, event: Event) -> None:
-        if event.key in self._tests:
-            if not isinstance(event, Stored):
-                self._tests.discard(event.key)
-            return
         match event:
-            case Stored(key, offset, length):
-                self.sink.stored(key, offset, length)
-            case Completed(key):
-                self.sink.completed(key)
-            case Failed(key, why):
-                self.sink.failed(key, why)
             case Withdrawn(key, why):
                 self.sink.withdrawn(key, why)
+            case _ if _is_test(event.offer):
+                pass
+            case Stored(offer, offset, length):
+                self.sink.stored(offer.key, offset, length)
+            case Completed(offer):
+                self.sink.completed(offer.key)
+            case Failed(offer, why):
+                self.sink.failed(offer.key, why)
+
+
+def _is_test(offer: TransferOffer) -> bool:
+    return offer.layout_fingerprint == LINK_TEST_LAYOUT
 
 
 class ReceiverThread(threading.Thread):

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.transfer.protocol.outbound import OutboundConnection
 from prfaas.transfer.tcp.channel import Channel, Waiter, Wakeup
-from prfaas.transfer.tcp.dialing import dial
+from prfaas.transfer.tcp.dialing import Dialled, dial
 
 if TYPE_CHECKING:
     from prfaas.transfer.tcp.peer import PeerLink
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_S, _BACKOFF_MAX_S = 0.05, 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+"""Between attempts. A receiver waits a few seconds for a sender that is away: a line that is back
+must be found sooner."""
 _LIVED_S = 0.1
+"""A peer that lets us in and hangs up at once is no better than one that is not there."""
 _WRITES_PER_READ = 4
 """While the socket takes all there is, replies are looked for only so often."""
 
@@ -46,60 +49,57 @@ class SenderThread(threading.Thread):
         self._wakeup.set()
 
     def run(self) -> None:
-        failures = 0
+        pause_s = _FIRST_PAUSE_S
         while not self._stopping:
             if not self._peer.wants(self.slot):
                 self._peer.pause(None)
-                continue
-            try:
-                channel, machine = self._connect()
-            except (LinkError, PeerError) as error:
-                self._peer.dial_failed(error)
-                failures += 1
+            elif self._attempt():
+                pause_s = _FIRST_PAUSE_S
             else:
-                lived_s = self._carry(channel, machine)
-                # A peer that lets us in and hangs up is no better than one that is not there.
-                failures = 0 if lived_s >= _LIVED_S else failures + 1
-            if failures:
-                pause_s = min(_BACKOFF_S * 2**failures, _BACKOFF_MAX_S)
                 self._peer.pause(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         self._wakeup.close()
 
-    def _connect(self) -> tuple[Channel, OutboundConnection]:
+    def _attempt(self) -> bool:
+        """Dial, and serve the connection to its end. True if it lived for a while."""
         peer = self._peer
-        hello = peer.hello()
-        dialled = dial(peer.config, peer.context, peer.peer, hello)
-        now = time.monotonic()
-        peer.welcomed(dialled.welcome)
+        try:
+            hello = peer.hello()
+            dialled = dial(peer.config, peer.context, peer.peer, hello)
+            began = time.monotonic()
+            self._carry(dialled, hello.connection)
+            return time.monotonic() - began >= _LIVED_S
+        except (LinkError, PeerError) as error:
+            peer.dial_failed(error)
+        except Exception as error:
+            log.exception("a fault of ours on the way to %s", peer.name)
+            peer.note_error(error)
+        return False
+
+    def _carry(self, dialled: Dialled, number: int) -> None:
+        peer, channel = self._peer, dialled.channel
+        most_bytes = min(peer.config.max_chunk_bytes, dialled.welcome.max_chunk_bytes)
         machine = OutboundConnection(
             peer.desk,
-            hello.connection,
+            number,
             guard=peer.lock,
-            chunk_bytes=min(peer.line.chunk_bytes, peer.line.most_chunk_bytes),
+            chunk_bytes=min(peer.line.chunk_bytes, most_bytes),
             keepalive_s=peer.config.keepalive_s,
-            now=now,
+            now=time.monotonic(),
         )
-        return dialled.channel, machine
-
-    def _carry(self, channel: Channel, machine: OutboundConnection) -> float:
-        """Serve a connection to its end; returns how long it lived, in seconds."""
-        peer, began = self._peer, time.monotonic()
-        peer.connected(self, channel, machine)
         graceful = False
         try:
+            peer.welcomed(dialled.welcome)
+            peer.connected(self, channel, machine)
             self._serve(channel, machine)
             graceful = True
         except (OSError, LinkError, PeerError) as error:
-            log.warning("connection %d to %s lost: %s", machine.number, peer.name, error)
-            peer.note_error(error)
-        except Exception as error:
-            log.exception("a fault of ours on connection %d to %s", machine.number, peer.name)
+            log.warning("connection %d to %s lost: %s", number, peer.name, error)
             peer.note_error(error)
         finally:
             channel.close()
             machine.closed(now=time.monotonic())
             peer.disconnected(self, graceful=graceful)
-        return time.monotonic() - began
 
     def _serve(self, channel: Channel, machine: OutboundConnection) -> None:
         waiter = Waiter(channel, self._wakeup)

@@ -11,7 +11,16 @@ import pytest
 from prfaas.core.errors import InvariantError, LinkError, PeerError
 from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 from prfaas.transfer.protocol import lifecycle
-from prfaas.transfer.protocol.frames import Header, Kind, Reason, pack, unpack
+from prfaas.transfer.protocol.frames import (
+    HEADER_BYTES,
+    Header,
+    Kind,
+    Reason,
+    decode,
+    pack,
+    reason,
+    unpack,
+)
 from prfaas.transfer.protocol.incoming import Completed, Failed, Withdrawn
 from prfaas.transfer.protocol.lifecycle import INCOMING, OUTGOING, Outgoing, OutgoingStep
 from prfaas.transfer.protocol.outbound import OutboundConnection
@@ -22,7 +31,7 @@ from prfaas.transfer.protocol.sender import SendingDesk
 NOTHING = Header(Kind.ACK, 0, 0, 0, 0, 0)
 
 
-class FakeLine:
+class FakeConnection:
     def __init__(self) -> None:
         self.said: list[Kind] = []
         self.severed = False
@@ -39,8 +48,13 @@ class Memory:
         return [memoryview(bytearray(length))]
 
 
-def an_offer(name: str = "t", *, total: int = 100, epoch: int = 1, **more: int) -> TransferOffer:
-    return TransferOffer(TransferKey(name, 0, epoch), "x", 0, 1, total, 10.0, **more)
+def an_offer(
+    name: str = "t", *, total: int = 100, epoch: int = 1, allow_s: float = 10.0, priority: int = 0
+) -> TransferOffer:
+    return TransferOffer(TransferKey(name, 0, epoch), "x", 0, 1, total, allow_s, priority)
+
+
+def quiet(*_: object) -> None: ...
 
 
 def data(offset: int, length: int, handle: int = 1) -> Header:
@@ -56,7 +70,7 @@ class Receiving:
 
     def __init__(self, *, accept: bool = True, **settings: float) -> None:
         self.desk = ReceivingDesk(**settings)  # type: ignore[arg-type]
-        self.one, self.two = FakeLine(), FakeLine()
+        self.one, self.two = FakeConnection(), FakeConnection()
         self.session = self.desk.opened("east", 1, 1, self.one)
         self.desk.opened("east", 1, 2, self.two)
         self.transfer = self.desk.offer(self.session, self.one, 1, an_offer(), now=0.0)
@@ -97,9 +111,7 @@ def test_an_ended_transfer_fails_only_when_no_one_writes_its_memory() -> None:
     rig.desk.tick(now=10.0)
     assert list(rig.desk.events) == []
     rig.desk.settle(claim, rig.one, intact=True)
-    assert list(rig.desk.events) == [
-        Failed(TransferKey("t", 0, 1), "deadline passed before all bytes arrived")
-    ]
+    assert list(rig.desk.events) == [Failed(an_offer(), "deadline passed before all bytes arrived")]
     assert rig.desk.claim(rig.session, rig.two, data(50, 50)) is None
     assert rig.two.said[-1] is Kind.FAILED
 
@@ -121,7 +133,7 @@ def test_a_transfer_cancelled_while_the_sink_is_asked_gives_its_memory_back() ->
     rig.desk.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
     assert list(rig.desk.events) == []
     rig.desk.answered(rig.transfer, Memory())
-    assert list(rig.desk.events) == [Failed(TransferKey("t", 0, 1), "changed my mind")]
+    assert list(rig.desk.events) == [Failed(an_offer(), "changed my mind")]
     rig = Receiving(accept=False)
     assert rig.transfer is not None
     rig.desk.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
@@ -135,6 +147,29 @@ def test_a_cancel_that_comes_without_its_offer_is_told_once() -> None:
         rig.desk.cancel(rig.session, rig.one, 7, Reason("deadline passed", key=key))
         assert rig.one.said[-1] is Kind.FAILED
     assert list(rig.desk.events) == [Withdrawn(key, "deadline passed")]
+
+
+def test_a_cancel_is_answered_over_the_connection_that_brought_it() -> None:
+    rig = Receiving()
+    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    assert claim is not None
+    for _ in range(2):  # the second finds it ending: a connection still writes into its memory
+        rig.desk.cancel(rig.session, rig.two, 1, Reason("enough"))
+    assert (rig.one.said, rig.two.said) == ([Kind.ACCEPT], [Kind.FAILED, Kind.FAILED])
+    rig.desk.settle(claim, rig.one, intact=True)
+    assert list(rig.desk.events) == [Failed(an_offer(), "enough")]
+
+
+def test_nobody_withdraws_what_another_has_offered() -> None:
+    rig, stranger = Receiving(accept=False), FakeConnection()
+    assert rig.transfer is not None
+    rig.desk.answered(rig.transfer, Refusal("full", retry=True))
+    other = rig.desk.opened("north", 1, 1, stranger)
+    rig.desk.cancel(other, stranger, 5, Reason("ha", key=an_offer().key))
+    assert stranger.said == [Kind.FAILED]
+    assert list(rig.desk.events) == []
+    rig.desk.cancel(rig.session, rig.one, 1, Reason("enough", key=an_offer().key))
+    assert list(rig.desk.events) == [Withdrawn(an_offer().key, "enough")]
 
 
 def test_a_sender_that_stays_away_is_given_up() -> None:
@@ -165,7 +200,7 @@ def test_gaps_offers_and_bounds_are_limited() -> None:
     with pytest.raises(PeerError, match="of 100 bytes"):
         rig.desk.claim(rig.session, rig.one, data(90, 11))
     with pytest.raises(PeerError, match="exists already"):
-        rig.desk.opened("east", 1, 2, FakeLine())
+        rig.desk.opened("east", 1, 2, FakeConnection())
     waiting = Receiving(accept=False)
     with pytest.raises(PeerError, match="before ACCEPT"):
         waiting.desk.claim(waiting.session, waiting.one, data(0, 10))
@@ -181,11 +216,11 @@ def opened(
     *,
     priority: int = 0,
     step: int = 10**6,
-    released: Callable[[int], None] = lambda _: None,
+    released: Callable[[int], None] = quiet,
 ) -> OutgoingTransfer:
     """An accepted transfer with all of its bytes added, in pieces of ``step``."""
     offer = an_offer(name, total=size, priority=priority)
-    transfer = desk.open(offer, lambda: None, lambda _: None, now=0.0)
+    transfer = desk.open(offer, quiet, quiet, now=0.0)
     data = memoryview(bytearray(size))
     for at in range(0, size, step):
         desk.add(transfer, at, data[at : at + step], partial(released, at))
@@ -220,6 +255,65 @@ def test_a_newcomer_gets_its_share_not_a_backlog() -> None:
     taken(desk, 10)
     opened(desk, "new", 2000)
     assert sorted(taken(desk, 6)) == ["new"] * 3 + ["old"] * 3
+
+
+def test_who_had_nothing_to_send_for_a_moment_is_not_starved_by_a_newcomer() -> None:
+    desk = SendingDesk()
+    old = opened(desk, "old", 10_000)
+    taken(desk, 100)
+    opened(desk, "new", 2000)
+    taken(desk, 1)
+    desk.add(old, 10_000, memoryview(bytes(1000)), quiet)
+    assert sorted(taken(desk, 6)) == ["new"] * 3 + ["old"] * 3
+
+
+def test_what_was_accepted_and_waits_for_a_connection_is_counted() -> None:
+    desk = SendingDesk()
+    offered = desk.open(an_offer("u"), quiet, quiet, now=0.0)
+    desk.add(offered, 0, memoryview(bytes(50)), quiet)
+    assert desk.queued_bytes == 0, "not accepted yet"
+    desk.take(1, chunk_bytes=100, now=0.0)
+    transfer = opened(desk, "t", 250, step=90)
+    assert desk.queued_bytes == 250
+    chunk, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    assert isinstance(chunk, Chunk)
+    assert desk.queued_bytes == 160
+    about = NOTHING._replace(handle=transfer.handle, digest=90)
+    desk.heard(1, about._replace(kind=Kind.NACK), "", retry=False, now=0.0)
+    assert desk.queued_bytes == 250
+    desk.heard(1, about, "", retry=False, now=0.0)
+    assert desk.queued_bytes == 160
+    desk.check_integrity()
+    desk.cancel(transfer, "enough")
+    assert desk.queued_bytes == 0
+
+
+def test_a_restarted_receiver_fails_only_what_it_had_accepted() -> None:
+    desk, failed = SendingDesk(), list[str]()
+    opened(desk, "accepted", 1000)
+    desk.open(an_offer("offered"), quiet, failed.append, now=0.0)
+    first, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    desk.restarted("west has restarted")
+    assert desk.counters.transfers_failed == 1
+    desk.lost(1, now=0.0)
+    again, _ = desk.take(2, chunk_bytes=100, now=0.0)
+    assert first == again is not None
+    assert desk.take(2, chunk_bytes=100, now=0.0) == (None, None)
+    assert failed == []
+
+
+def test_a_receiver_may_refuse_for_a_day() -> None:
+    """With pauses of at most a second, and a deadline that never grows on its way."""
+    desk, now = SendingDesk(), 1e6 + 0.1
+    transfer = desk.open(an_offer(allow_s=86400.0), quiet, quiet, now=now)
+    refuse = NOTHING._replace(kind=Kind.REFUSE, handle=transfer.handle)
+    for _ in range(2000):
+        frame, _ = desk.take(1, chunk_bytes=100, now=now)
+        assert isinstance(frame, bytes)
+        assert decode(frame[HEADER_BYTES:], TransferOffer).deadline_s <= 86400.0
+        desk.heard(1, refuse, "full", retry=True, now=now)
+        now += 1.0
+        desk.tick(now=now)
 
 
 def test_the_rate_decides_when_the_next_chunk_goes() -> None:
@@ -301,6 +395,13 @@ def test_replies_are_heard_in_any_portions() -> None:
             line.get_buffer()[: len(part)] = part
             line.received(len(part), now=0.0)
         assert desk.counters.transfers_completed == 1
+
+
+def test_a_peer_that_rejects_us_later_is_quoted() -> None:
+    line, words = outbound(SendingDesk(), 1), reason(Kind.REJECT, "too many connections")
+    line.get_buffer()[: len(words)] = words
+    with pytest.raises(PeerError, match="rejected: too many connections"):
+        line.received(len(words), now=0.0)
 
 
 def test_a_silent_connection_is_asked_and_then_given_up() -> None:

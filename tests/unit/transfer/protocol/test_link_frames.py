@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import PeerError
+from prfaas.transfer.api import TransferKey, TransferOffer
 from prfaas.transfer.protocol.frames import (
     HEADER_BYTES,
     MAX_BODY_BYTES,
@@ -95,6 +97,28 @@ def test_a_damaged_body_ends_the_connection() -> None:
     frame[-1] ^= 1
     with pytest.raises(PeerError, match="wrong checksum"):
         read(bytes(frame), step=100)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", TransferKey("../t", 0, 1)),
+        ("key", TransferKey("t\n", 0, 1)),
+        ("key", TransferKey("t" * 65, 0, 1)),
+        ("total_bytes", -1),
+        ("total_bytes", 2**63),
+        ("deadline_s", 0.0),
+        ("deadline_s", 86401.0),
+        ("deadline_s", float("nan")),
+        ("deadline_s", float("inf")),
+    ],
+)
+def test_offers_out_of_bounds_are_refused(field: str, value: object) -> None:
+    offer = TransferOffer(TransferKey("t", 0, 1), "layout", 0, 256, 2**63 - 1, 86400.0)
+    assert decode(msgspec.msgpack.encode(offer), TransferOffer) == offer
+    bad = msgspec.structs.replace(offer, **{field: value})
+    with pytest.raises(PeerError, match=f"malformed TransferOffer.*{field}"):
+        decode(msgspec.msgpack.encode(bad), TransferOffer)
 
 
 def test_long_reasons_are_shortened_and_odd_bodies_refused() -> None:

@@ -191,3 +191,29 @@ def test_a_restarted_receiver_fails_what_it_has_forgotten(sink: MemorySink) -> N
     assert outcome.wait() in ("west has restarted", "the receiving agent shuts down")
     sender.link.close()
     second.close()
+
+
+class FullSink(MemorySink):
+    """Has no room, ever; ``asked`` once it has said so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def offered(self, peer: str, offer: TransferOffer) -> Refusal:
+        self.asked.set()
+        return Refusal("no slot is free", retry=True)
+
+
+def test_what_a_restarted_receiver_was_only_offered_goes_to_its_successor(sink: MemorySink) -> None:
+    full = FullSink()
+    first = TcpLink(TcpLinkConfig(name="west", security=Plaintext()), full)
+    sender = Sender(first.address)
+    key, outcome, _ = sender.send("t", b"x" * 1000)
+    assert full.asked.wait(20)
+    first.close()
+    config = TcpLinkConfig(name="west", security=Plaintext(), listen=first.address)
+    second = TcpLink(config, sink)
+    assert outcome.wait() == sink.outcome(key) == "complete"
+    sender.link.close()
+    second.close()
