@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or newer and make; they set up the rest in .venv.
+# `make demo` and `make test` need Python 3.11 to 3.13 and make; they set up the rest in .venv.
 
 # The first that runs and is new enough: a name alone may be a version manager's empty shim.
 NEW_ENOUGH := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))

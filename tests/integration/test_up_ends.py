@@ -1,5 +1,6 @@
 """However `prfaas up` ends, nothing of it is left: no process, no socket, no shared memory."""
 
+import asyncio
 import os
 import re
 import signal
@@ -84,7 +85,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     yield started
     started.process.kill()
     started.process.wait()
-    reap(started.runs)
+    asyncio.run(reap(started.runs))
 
 
 def test_ctrl_c_ends_everything(up: Up) -> None:
@@ -98,7 +99,7 @@ def test_children_of_a_killed_up_end_by_themselves(up: Up) -> None:
     up.process.kill()
     up.process.wait()
     _until(lambda: up.living() == [])
-    reap(up.runs)
+    asyncio.run(reap(up.runs))
     assert up.left() == []
 
 
@@ -108,6 +109,6 @@ def test_a_frozen_child_is_ended_by_the_next_start(up: Up) -> None:
     up.process.kill()
     up.process.wait()
     assert members(frozen)
-    reap(up.runs)
+    asyncio.run(reap(up.runs))
     assert up.living() == []
     assert up.left() == []

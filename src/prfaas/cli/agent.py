@@ -14,16 +14,21 @@ from prfaas.core.deployment import load_deployment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("deployment", type=Path, metavar="DEPLOYMENT.yaml")
+    parser.add_argument(
+        "deployment",
+        type=Path,
+        metavar="DEPLOYMENT.yaml",
+        help="deployment file; the other agents it sends to have fixed addresses in it",
+    )
     parser.add_argument("--name", required=True, metavar="AGENT", help="which agent of the file")
     parser.add_argument(
-        "--socket", type=Path, help="Unix socket for engines, instead of the file's"
+        "--socket", type=Path, metavar="PATH", help="Unix socket for engines, instead of the file's"
     )
     parser.add_argument(
         "--log-level",
         default="info",
         choices=("debug", "info", "warning", "error"),
-        help="least severe message that is logged (default: info)",
+        help="least severe message on standard error (default: info)",
     )
 
 

@@ -5,26 +5,35 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from prfaas.core.errors import CallerError
 from prfaas.transfer.tcp import certs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="make a new CA")
-    init.add_argument("--days", type=int, default=3650, help="validity (default: %(default)s)")
     issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
     issue.add_argument("agents", nargs="+", metavar="AGENT", help="name in the deployment file")
-    issue.add_argument("--days", type=int, default=365, help="validity (default: %(default)s)")
-    for action in (init, issue):
+    for action, days in ((init, 3650), (issue, 365)):
+        action.add_argument(
+            "--days",
+            type=int,
+            default=days,
+            metavar="N",
+            help="days from now that it is valid (default: %(default)s)",
+        )
         action.add_argument(
             "--dir",
             type=Path,
             default=Path("certs"),
+            metavar="DIRECTORY",
             help="where the files lie (default: %(default)s)",
         )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.days < 1:
+        raise CallerError(f"--days {args.days}: write 1 or more")
     if args.action == "init":
         path = certs.create_authority(args.dir, days=args.days)
         print(f"{path}: the CA's certificate; every agent needs it")

@@ -17,10 +17,18 @@ _PLAIN_WIDTH = 160
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "deployment", nargs="?", type=Path, help="deployment file (default: the embedded one)"
+        "deployment",
+        nargs="?",
+        type=Path,
+        metavar="DEPLOYMENT.yaml",
+        help="deployment file; without one: two clusters on this machine, joined by a paced line",
     )
     parser.add_argument("--keep", action="store_true", help="serve on until Ctrl-C")
-    parser.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="where the gateway listens (default: a free port; with --keep the file's)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

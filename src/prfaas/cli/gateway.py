@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "deployment",
         type=Path,
+        metavar="DEPLOYMENT.yaml",
         help="deployment file in which every engine and agent has its address",
     )
     parser.add_argument(
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         default="info",
         choices=("debug", "info", "warning", "error"),
-        help="how much to say on standard error (default: info)",
+        help="least severe message on standard error (default: info)",
     )
 
 

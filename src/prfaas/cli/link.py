@@ -26,9 +26,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "listen'), which verifies and forgets it; engines and arenas are not involved.",
     )
     test.add_argument("address", metavar="HOST:PORT", help="the agent's KV link")
-    test.add_argument("--peer", required=True, help="the agent's name")
-    test.add_argument("--connections", default="1,2,4,8", help="to try (default: %(default)s)")
-    test.add_argument("--seconds", type=float, default=3.0, help="per stage (default: %(default)s)")
+    test.add_argument("--peer", required=True, metavar="AGENT", help="the agent's name")
+    test.add_argument(
+        "--connections",
+        default="1,2,4,8",
+        metavar="N,...",
+        help="how many to try, a stage each (default: %(default)s)",
+    )
+    test.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="seconds that each stage measures (default: %(default)s)",
+    )
     test.add_argument(
         "--plaintext-at",
         metavar="HOST:PORT",
@@ -36,11 +47,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     test.add_argument("--json", action="store_true", help="print one JSON object at the end")
     listen = actions.add_parser("listen", help="be the far end of a test, without an agent")
-    listen.add_argument("--listen", default="0.0.0.0:7400", help="default: %(default)s")
+    listen.add_argument(
+        "--listen",
+        default="0.0.0.0:7400",
+        metavar="HOST:PORT",
+        help="where to listen (default: %(default)s)",
+    )
     for action in (test, listen):
         action.add_argument("--name", required=True, help="our own name, as in our certificate")
         action.add_argument(
-            "--certs", type=Path, help="directory of ca.pem, NAME.pem, NAME-key.pem"
+            "--certs",
+            type=Path,
+            metavar="DIRECTORY",
+            help="where ca.pem, NAME.pem and NAME-key.pem lie",
         )
         action.add_argument("--plaintext", action="store_true", help="speak without TLS")
 
@@ -50,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "listen":
         return _listen(msgspec.structs.replace(config, listen=args.listen))
     counts = _counts(args.connections)
+    if not 0.1 <= args.seconds <= 3600:
+        raise CallerError(f"--seconds {args.seconds:g}: write 0.1 to 3600")
     secure = isinstance(config.security, TlsFiles)
     stages: list[Stage] = []
     runs = [(config, args.address, secure)]

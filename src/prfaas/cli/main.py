@@ -37,7 +37,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, summary in VERBS.items():
-        sub = verbs.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        description = f"{summary[0].upper()}{summary[1:]}."
+        sub = verbs.add_parser(name, help=summary, description=description)
         if name == verb:
             importlib.import_module(f"prfaas.cli.{name}").configure(sub)
     return parser
@@ -57,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         # The reader (head, less) went away: silence the interpreter's own complaint at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.strerror is None:  # Not the system's word: a bug of ours.
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"prfaas {args.verb}: {place}{error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

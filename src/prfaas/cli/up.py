@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "deployment",
         nargs="?",
         type=Path,
+        metavar="DEPLOYMENT.yaml",
         help="deployment file; without one: two clusters on this machine, joined by a paced line",
     )
     parser.add_argument(
@@ -25,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve this model: a directory, a name on the Hugging Face Hub, or tiny:gdn, "
         "tiny:sliding_window, tiny:dense, tiny:mla (made here)",
     )
-    parser.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="where the gateway listens, instead of the file's"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,8 +5,11 @@ One YAML file describes it; `prfaas up` starts what has no ``url``, every proces
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,6 +20,14 @@ from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tok
 EngineRole = Literal["prefill", "decode"]
 ClusterKind = Literal["prfaas", "pd"]
 
+RESERVED_NAMES = frozenset({"gateway", "plain-engine"})
+"""What `prfaas up` and `prfaas demo` call processes that are neither engines nor agents of the
+file."""
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+"""Logs, sockets and sessions are called by it."""
+
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of configuration types: an unknown key is an error."""
@@ -25,7 +36,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class EngineConfig(Strict, frozen=True):
     """One vLLM server. Without ``url`` it is started by `prfaas up` on a free port."""
 
-    name: str
+    name: ProcessName
     role: EngineRole
     url: str | None = None
     kv_events: str | None = None
@@ -33,7 +44,7 @@ class EngineConfig(Strict, frozen=True):
     kv_events_replay: str | None = None
     cpus: str | None = None
     """Cores the CPU engine is pinned to, as ``VLLM_CPU_OMP_THREADS_BIND`` takes them."""
-    max_num_seqs: int = 32
+    max_num_seqs: Positive = 32
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
 
@@ -47,7 +58,7 @@ class TlsConfig(Strict, frozen=True):
 class AgentConfig(Strict, frozen=True):
     """The agent of one machine of the cluster (one per cluster in this version of the file)."""
 
-    name: str
+    name: ProcessName
     listen: str = "127.0.0.1:0"
     """Where other agents reach the KV link."""
     admin: str = "127.0.0.1:0"
@@ -86,9 +97,9 @@ class LinkConfig(Strict, frozen=True):
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     rate: str | None = None
-    leave_to_others: float = 0.0
-    """Share of the line's measured capacity (0 to 0.9) that is left unused."""
-    connections: int | None = None
+    leave_to_others: Annotated[float, msgspec.Meta(ge=0, le=0.9)] = 0.0
+    """Share of the line's measured capacity that is left unused."""
+    connections: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
     via: str | None = None
     """``host:port`` to dial instead of the target agent's ``listen``: a tunnel, a forward."""
 
@@ -103,7 +114,7 @@ class GatewayConfig(Strict, frozen=True):
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
-    max_inflight_requests: int = 1024
+    max_inflight_requests: Positive = 1024
 
     @property
     def request_deadline_s(self) -> float:
@@ -127,9 +138,9 @@ class SchedulerConfig(Strict, frozen=True):
     whose pace over this time leaves it more than twice as long to go."""
     engine_wait: str = "120 s"
     """How long a request waits for any engine that could answer it to come (back) up."""
-    attempt_share: float = 0.5
+    attempt_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """The share of the time left to the deadline that one attempt may use up."""
-    max_attempts: int = 8
+    max_attempts: Positive = 8
 
     @property
     def threshold_tokens(self) -> int:
@@ -153,9 +164,9 @@ class ModelConfig(Strict, frozen=True):
 
     path: str | None = None
     served_name: str | None = None
-    max_model_len: int = 32768
-    block_tokens: int = 256
-    max_num_batched_tokens: int = 2048
+    max_model_len: Positive = 32768
+    block_tokens: Positive = 256
+    max_num_batched_tokens: Positive = 2048
     kv_cache: str = "1 GiB"
 
 
@@ -189,58 +200,92 @@ def parse_deployment(text: bytes | str, *, source: str) -> Deployment:
 
 def validate(deployment: Deployment, *, source: str) -> None:
     """Raise ConfigError for what the types cannot say: names, roles, links, units."""
-    clusters = {c.name: c for c in deployment.clusters}
-    _unique(source, "cluster", [c.name for c in deployment.clusters])
-    _unique(source, "engine", [e.name for c in deployment.clusters for e in c.engines])
-    _unique(source, "agent", [c.agent.name for c in deployment.clusters])
-    if not any(c.kind == "pd" for c in deployment.clusters):
-        raise ConfigError(f"{source}: no cluster of kind 'pd'; nothing could decode")
-    for cluster in deployment.clusters:
-        _check_cluster(source, cluster)
-    for link in deployment.links:
-        for end in (link.source, link.target):
-            if end not in clusters:
-                known = ", ".join(sorted(clusters))
-                raise ConfigError(f"{source}: link names cluster {end!r}; known: {known}")
-        _ = link.rate_bytes_per_s
-    _check_scheduler(source, deployment.scheduler)
-    _ = deployment.gateway.request_deadline_s
-    parse_bytes(deployment.gateway.max_body)
-    parse_bytes(deployment.model.kv_cache)
+    with _at(source):
+        _check_names(deployment)
+        if not any(c.kind == "pd" for c in deployment.clusters):
+            raise ConfigError("no cluster of kind 'pd'; nothing could decode")
+        for cluster in deployment.clusters:
+            with _at(f"cluster {cluster.name!r}"):
+                _check_roles(cluster)
+            with _at(f"agent {cluster.agent.name!r}"):
+                _check_agent(cluster.agent)
+        _check_links(deployment)
+        scheduler, gateway = deployment.scheduler, deployment.gateway
+        with _at("scheduler"):
+            _ = scheduler.threshold_tokens, scheduler.link_grace_s, scheduler.engine_wait_s
+            _above_zero("transfer_stall", scheduler.transfer_stall_s)
+        with _at("gateway"):
+            _above_zero("request_deadline", gateway.request_deadline_s)
+            _above_zero("max_body", parse_bytes(gateway.max_body))
+        with _at("model"):
+            _above_zero("kv_cache", parse_bytes(deployment.model.kv_cache))
 
 
-def _check_scheduler(source: str, scheduler: SchedulerConfig) -> None:
-    _ = scheduler.threshold_tokens, scheduler.link_grace_s
-    _ = scheduler.transfer_stall_s, scheduler.engine_wait_s
-    if not 0 < scheduler.attempt_share <= 1:
-        raise ConfigError(f"{source}: scheduler.attempt_share must be above 0 and at most 1")
-    if scheduler.max_attempts < 1:
-        raise ConfigError(f"{source}: scheduler.max_attempts must be at least 1")
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Put the place before what is wrong there."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
-def _check_cluster(source: str, cluster: ClusterConfig) -> None:
-    roles = [e.role for e in cluster.engines]
-    if cluster.kind == "prfaas" and "decode" in roles:
-        raise ConfigError(
-            f"{source}: PrfaaS cluster {cluster.name!r} only prefills, no decode role"
-        )
-    if cluster.kind == "pd" and "decode" not in roles:
-        raise ConfigError(
-            f"{source}: PD cluster {cluster.name!r} needs an engine with role: decode"
-        )
-    agent = cluster.agent
-    if agent.arena_bytes % agent.slot_bytes or agent.arena_bytes < 4 * agent.slot_bytes:
-        raise ConfigError(
-            f"{source}: agent {agent.name!r}: arena {agent.arena} must be a multiple of "
-            f"slot {agent.slot} and hold at least 4 slots"
-        )
-    if not 0 <= agent.dscp <= 63:
-        raise ConfigError(f"{source}: agent {agent.name!r}: dscp {agent.dscp} is not in 0..63")
-    if agent.tls is not None and agent.plaintext:
-        raise ConfigError(f"{source}: agent {agent.name!r}: tls and plaintext exclude each other")
+def _check_names(deployment: Deployment) -> None:
+    """Engines and agents share one space of names, with the processes that have no entry."""
+    processes = [e.name for c in deployment.clusters for e in c.engines]
+    processes += [c.agent.name for c in deployment.clusters]
+    _unique("cluster", [c.name for c in deployment.clusters])
+    _unique("engine or agent", processes)
+    for name in sorted(RESERVED_NAMES.intersection(processes)):
+        raise ConfigError(f"{name!r} names a process of the product's own; choose another name")
 
 
-def _unique(source: str, what: str, names: list[str]) -> None:
+def _unique(what: str, names: list[str]) -> None:
     doubled = {n for n in names if names.count(n) > 1}
     if doubled:
-        raise ConfigError(f"{source}: {what} name used twice: {', '.join(sorted(doubled))}")
+        raise ConfigError(f"{what} name used twice: {', '.join(sorted(doubled))}")
+
+
+def _check_roles(cluster: ClusterConfig) -> None:
+    roles = [e.role for e in cluster.engines]
+    if cluster.kind == "prfaas" and "decode" in roles:
+        raise ConfigError("a PrfaaS cluster only prefills, no decode role")
+    if cluster.kind == "pd" and "decode" not in roles:
+        raise ConfigError("a PD cluster needs an engine with role: decode")
+
+
+def _check_agent(agent: AgentConfig) -> None:
+    _above_zero("slot", agent.slot_bytes)
+    if agent.arena_bytes % agent.slot_bytes or agent.arena_bytes < 4 * agent.slot_bytes:
+        raise ConfigError(
+            f"arena {agent.arena} must be a multiple of slot {agent.slot} and hold at least 4 slots"
+        )
+    if not 0 <= agent.dscp <= 63:
+        raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
+    if agent.tls is not None and agent.plaintext:
+        raise ConfigError("tls and plaintext exclude each other")
+
+
+def _check_links(deployment: Deployment) -> None:
+    kinds = {c.name: c.kind for c in deployment.clusters}
+    seen: set[tuple[str, str]] = set()
+    for link in deployment.links:
+        pair = (link.source, link.target)
+        with _at(f"link from {link.source!r} to {link.target!r}"):
+            for end in pair:
+                if end not in kinds:
+                    raise ConfigError(f"no cluster {end!r}; known: {', '.join(sorted(kinds))}")
+            if link.source == link.target:
+                raise ConfigError("inside a cluster no link is needed; leave it out")
+            if kinds[link.target] == "prfaas":
+                raise ConfigError("a PrfaaS cluster only sends; leave this link out")
+            if pair in seen:
+                raise ConfigError("written twice; leave one of them out")
+            seen.add(pair)
+            if link.rate_bytes_per_s is not None:
+                _above_zero("rate", link.rate_bytes_per_s)
+
+
+def _above_zero(key: str, number: float) -> None:
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{key} must be above zero, not {number:g}")

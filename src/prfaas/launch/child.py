@@ -20,6 +20,9 @@ _PROBE_PERIOD_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _STEADY_S = 60.0
 """Ready for this long, a process has recovered: its next failure is a first one."""
+_UNREADY_GRACE_S = 2.0
+"""A process that is not ready yet does nothing for anybody. A starting vLLM would sit on SIGTERM
+until its own children have loaded the model."""
 _STARTS_BEFORE_GIVING_UP = 2
 """A process that was never ready fails the whole start when it ends this often."""
 _LOG_TAIL_LINES = 8
@@ -40,8 +43,8 @@ class Child:
     Args:
         name: names the log file.
         probe: URL that answers 200 once the process is ready.
-        changed: called when ``state`` changes.
-        grace_s: time to end by itself when asked to.
+        changed: called when ``state`` or ``missing`` changes.
+        grace_s: time to end by itself when asked to, once it has become ready.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Child:
     ) -> None:
         self.name, self.command, self.probe = name, command, probe
         self.state = ChildState.WAITING
+        self.missing = ""
+        """What it needs to become ready, where that is known."""
         self.starts = 0
         self.was_ready = asyncio.Event()
         self._run, self._changed, self._grace_s = run, changed, grace_s
@@ -76,8 +81,10 @@ class Child:
         while True:
             process = await self._start()
             probing = asyncio.create_task(self._await_ready(http))
-            status = await process.wait()
-            probing.cancel()
+            try:
+                status = await process.wait()
+            finally:
+                probing.cancel()
             await self._clear_away()
             if not self.was_ready.is_set() and self.starts >= _STARTS_BEFORE_GIVING_UP:
                 raise EngineError(self._why_it_ended(status))
@@ -86,6 +93,12 @@ class Child:
             self._enter(ChildState.PAUSING)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def explain(self, missing: str) -> None:
+        """Say what a process that starts still waits for; empty where that is not known."""
+        if self.state is ChildState.STARTING and missing != self.missing:
+            self.missing = missing
+            self._changed(self)
 
     async def stop(self) -> None:
         """End the process and all its descendants. `supervise` must have been cancelled."""
@@ -127,7 +140,8 @@ class Child:
         """End what is left of the session: the process itself, or those it left behind."""
         if self._session is not None:
             session, self._session = self._session, None
-            await asyncio.to_thread(end_session, session, grace_s=self._grace_s)
+            grace_s = _UNREADY_GRACE_S if self._ready_at is None else self._grace_s
+            await asyncio.to_thread(end_session, session, grace_s=grace_s)
             self._run.ended(self.name)
 
     def _steady(self) -> bool:
@@ -135,7 +149,7 @@ class Child:
         return self._ready_at is not None and now - self._ready_at >= _STEADY_S
 
     def _enter(self, state: ChildState) -> None:
-        self.state = state
+        self.state, self.missing = state, ""
         self._changed(self)
 
     def _why_it_ended(self, status: int) -> str:

@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from prfaas.launch.child import Child, ChildState
 
@@ -52,8 +53,12 @@ class StartProgress:
         self._rows[child.name] = (child, elapsed_s)
         if not self._live.is_started:
             restarts = f" (start {child.starts})" if child.starts > 1 else ""
+            missing = f": {child.missing}" if child.missing else ""
             self._console.print(
-                f"{elapsed_s:5.1f} s  {child.name}: {child.state}{restarts}", highlight=False
+                f"{elapsed_s:5.1f} s  {child.name}: {child.state}{restarts}{missing}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
     def _table(self) -> Table:
@@ -63,6 +68,9 @@ class StartProgress:
             busy = child.state in (ChildState.STARTING, ChildState.PAUSING)
             style = _STYLE[child.state]
             table.add_row(
-                name, f"[{style}]{child.state}[/]", f"{now_s if busy else since_s:5.1f} s"
+                name,
+                f"[{style}]{child.state}[/]",
+                f"{now_s if busy else since_s:5.1f} s",
+                Text(child.missing, "yellow"),
             )
         return table

@@ -6,12 +6,13 @@
         deployment.json   the deployment with every address filled in
         logs/NAME.log
 
-Unix sockets and private keys lie in a directory of their own that goes with the run; its path is
-short, because the kernel allows a socket's 107 bytes.
+Unix sockets and private keys lie in a directory of their own that goes with the run, under TMPDIR
+or, where that is too long for the 107 bytes the kernel allows a socket's path, under /tmp.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -22,29 +23,45 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
 from prfaas.launch.sessions import Session, end_session, members
 
 _KEPT_RUNS = 10
+_GUARDIANS_S, _POLL_S = 20.0, 0.1
+"""How long a start waits for the guardians of killed runs, all together, and looks how often."""
+_LONGEST_TEMPORARY = 107 - len("/prfaas-12345678/") - 63 - len(".events")
+"""Bytes; the longest name of a process has 63."""
 
 
 class _Record(msgspec.Struct):
-    boot: str
+    """``place``: where the sessions' numbers mean something, see `_place`."""
+
+    place: str
     private: str
     sessions: dict[str, Session] = {}
 
 
 class RunDirectory:
-    """Made on construction; `close()` ends the run and leaves only logs and deployment."""
+    """Made on construction; `close()` ends the run and leaves only logs and deployment.
+
+    Raises ConfigError where there can be none.
+    """
 
     def __init__(self, home: Path | None = None) -> None:
         runs = home or state_home() / "runs"
         self.path = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self.logs = self.path / "logs"
-        self.logs.mkdir(parents=True)
+        try:
+            self.logs.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.logs}: cannot be made: {error.strerror}; set XDG_STATE_HOME to a directory "
+                "that can be written"
+            ) from error
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.private = Path(tempfile.mkdtemp(prefix="prfaas-"))
-        self._record = _Record(_boot_id(), str(self.private))
+        self.private = Path(tempfile.mkdtemp(prefix="prfaas-", dir=_temporary()))
+        self._record = _Record(_place(), str(self.private))
         self._write_record()
 
     def write_deployment(self, deployment: Deployment) -> Path:
@@ -82,61 +99,85 @@ def state_home() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "prfaas"
 
 
-def reap(home: Path | None = None) -> list[str]:
-    """End what runs whose `prfaas up` is dead have left; returns what was ended, by name.
+def _temporary() -> str:
+    directory = tempfile.gettempdir()
+    return directory if len(os.fsencode(directory)) <= _LONGEST_TEMPORARY else "/tmp"
+
+
+async def reap(home: Path | None = None) -> list[str]:
+    """End what runs whose `prfaas up` is dead have left; returns what there is to tell of it.
 
     A run that is alive holds its lock and is not touched. Of the ended runs, the newest
     `_KEPT_RUNS` keep their logs.
     """
     runs = home or state_home() / "runs"
-    ended: list[str] = []
+    give_up = time.monotonic() + _GUARDIANS_S
+    told: list[str] = []
     finished: list[Path] = []
     for path in sorted(p for p in runs.glob("*") if p.is_dir()):
-        lock = _try_lock(path)
-        if lock is None:
-            continue
-        ended += reap_run(path)
-        finished.append(path)
-        os.close(lock)
+        try:
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # Another start has just forgotten this run.
+        try:
+            if await _locked(lock, path, give_up):
+                ended = await asyncio.to_thread(reap_run, path)
+                told += [f"Ended {name}, left over from a run that was killed." for name in ended]
+                finished.append(path)
+            elif not _owner_lives(path):
+                told.append(f"Left {path} alone: a process that cannot be found holds its lock.")
+        finally:
+            os.close(lock)
     for path in finished[:-_KEPT_RUNS]:
         shutil.rmtree(path, ignore_errors=True)
-    return ended
+    return told
 
 
 def reap_run(path: Path) -> list[str]:
-    """End what one run has left. With its lock held."""
-    file = path / "processes.json"
-    try:
-        record = msgspec.json.decode(file.read_bytes(), type=_Record)
-    except (OSError, msgspec.DecodeError):
+    """End what one run has left; returns the names of what was ended. With its lock held."""
+    record = _read_record(path)
+    if record is None:
         return []
     ended = []
-    if record.boot == _boot_id():
+    if record.place == _place():
         for name, session in record.sessions.items():
             if members(session):
                 ended.append(name)
                 end_session(session, grace_s=5.0)
     shutil.rmtree(record.private, ignore_errors=True)
-    file.unlink(missing_ok=True)
+    (path / "processes.json").unlink(missing_ok=True)
     return ended
 
 
-def _try_lock(path: Path) -> int | None:
-    """A descriptor that holds the run's lock, or None where its `prfaas up` does."""
-    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if _owner_lives(path):
-            os.close(lock)
-            return None
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Its guardian is ending what it left: wait for that.
-    return lock
+async def _locked(lock: int, path: Path, give_up: float) -> bool:
+    """Take the run's lock, if its `prfaas up` is dead. Its guardian may hold it, and end what it
+    left: wait for that."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _owner_lives(path) or time.monotonic() > give_up:
+                return False
+            await asyncio.sleep(_POLL_S)
+        else:
+            return True
 
 
 def _owner_lives(path: Path) -> bool:
-    return Path("/proc", path.name.rpartition("-")[2]).exists()
+    """Of a run whose lock is held. Another machine's, or container's, is taken to."""
+    record = _read_record(path)
+    elsewhere = record is not None and record.place != _place()
+    return elsewhere or Path("/proc", path.name.rpartition("-")[2]).exists()
 
 
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _read_record(path: Path) -> _Record | None:
+    try:
+        return msgspec.json.decode((path / "processes.json").read_bytes(), type=_Record)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _place() -> str:
+    """The boot of a machine and the namespace of processes, as two ids."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -7,8 +7,10 @@ its number.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -20,7 +22,14 @@ _PR_SET_PDEATHSIG = 1
 _TRACKER = b"multiprocessing.resource_tracker"
 _TRACKER_GRACE_S = 10.0
 _POLL_S = 0.05
-_SHARED_MEMORY = "/dev/shm/"
+_NAMES = (
+    r"psm_[0-9a-f]{8}|sem\.mp-\w{8}",  # Python's multiprocessing
+    r"torch_\d+_\d+_\d+|nccl-\w{6}",
+    r"vllm_(?:offload|ec)_[^/\s]+\.mmap|VLLM_OBJECT_STORAGE_SHM_BUFFER_[^/\s]+",
+    r"[^/\s]+-cpushm_\d+",  # vLLM's tensor-parallel ranks on the CPU
+)
+"""What engines make in /dev/shm and name themselves. Any other file there is somebody's own."""
+_MAPPED = re.compile(rf"^(?:\S+ +){{5}}(/dev/shm/(?:{'|'.join(_NAMES)}))$", re.MULTILINE)
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -64,8 +73,9 @@ def end_session(session: Session, *, grace_s: float) -> None:
     """Ask every process of the session to end, and kill what has not after ``grace_s``.
 
     Python's resource trackers are left to the last: they ignore the asking, and unlink the shared
-    memory of killed processes once those are gone. What else they shared, and nobody maps any more
-    (vLLM's tensor-parallel ranks on the CPU leave theirs even in peace), is unlinked here.
+    memory of killed processes once those are gone. What else engines share among themselves, and
+    nobody maps any more (vLLM's tensor-parallel ranks on the CPU leave theirs even in peace), is
+    unlinked here.
     """
     leader = _stat(session.leader)
     if leader is not None and leader[1] != session.started_ticks:
@@ -79,20 +89,27 @@ def end_session(session: Session, *, grace_s: float) -> None:
     if shared:
         everybody = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
         for path in shared - _shared_memory(everybody):
-            path.unlink(missing_ok=True)
+            _unlink_private(path)
 
 
 def _shared_memory(pids: list[int]) -> set[Path]:
-    """Files under /dev/shm that any of the processes maps."""
+    """Files that engines share among themselves and any of the processes maps."""
     found = set()
     for pid in pids:
         try:
-            maps = Path(f"/proc/{pid}/maps").read_text()
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
         except OSError:
-            continue  # It has just ended.
-        names = (line.partition(_SHARED_MEMORY) for line in maps.splitlines())
-        found |= {Path(where + name) for _, where, name in names if where}
+            continue  # It has just ended, or is not ours: see _unlink_private.
+        found |= {Path(name) for name in _MAPPED.findall(maps)}
     return found
+
+
+def _unlink_private(path: Path) -> None:
+    """Unlink a file that only our user may open: nobody whose maps we cannot read has it in use."""
+    with contextlib.suppress(OSError):
+        file = path.lstat()
+        if file.st_uid == os.geteuid() and not file.st_mode & 0o077:
+            path.unlink()
 
 
 def _wait_gone(session: Session, timeout_s: float) -> None:

@@ -40,8 +40,8 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
     Raises ConfigError for addresses that cannot be had, EngineError where a process does not come
     up.
     """
-    for name in reap():
-        console.print(f"Ended {name}, left over from a run that was killed.", highlight=False)
+    for told in await reap():
+        console.print(told, highlight=False, soft_wrap=True)
     run = RunDirectory()
     _guardian = guard(run.path)  # Held: dropping a running Popen warns.
     try:

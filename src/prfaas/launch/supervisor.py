@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig
 from prfaas.launch.addresses import free_address, usable_cores
@@ -27,6 +28,14 @@ from prfaas.launch.run_directory import RunDirectory
 _ENGINE_GRACE_S = 20.0
 _ENGINES_SEEN_S = 15.0
 """The gateway looks at engines and agents twice a second."""
+_PATIENCE_S = 5.0
+"""So much later than the engines the gateway should be ready; else it says what it misses."""
+
+
+class _Readiness(msgspec.Struct, frozen=True):
+    """What the gateway's ``/ready`` answers."""
+
+    troubles: list[str]
 
 
 class Supervisor:
@@ -38,7 +47,7 @@ class Supervisor:
         deployment: every address filled in (`addresses.resolve`); what the file gave an address
             itself runs elsewhere and is not started.
         local_engines: names of the engines to start here.
-        changed: called when a process changes state.
+        changed: called when a process changes state, or what it waits for is known.
     """
 
     def __init__(
@@ -89,7 +98,11 @@ class Supervisor:
         """Start everything; returns when all of it is ready, with the names of engines that the
         gateway does not use (its log says why). Raises EngineError."""
         await self._until_ready(self.agents)
-        await self._until_ready([*self.engines, self.gateway])
+        explaining = asyncio.create_task(self._explain_gateway())
+        try:
+            await self._until_ready([*self.engines, self.gateway])
+        finally:
+            explaining.cancel()
         give_up_at = time.monotonic() + _ENGINES_SEEN_S
         while (  # noqa: ASYNC110
             unused := await self._unused_engines()
@@ -98,10 +111,11 @@ class Supervisor:
         return unused
 
     async def watch(self) -> None:
-        """Never returns; raises EngineError when a process cannot be kept running."""
+        """Never returns: what dies is started again. Raises EngineError for a process that ended
+        before it was ever ready."""
         await asyncio.gather(*self._tasks)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def plain_engine(self) -> AsyncIterator[str]:
         """The URL of a stock engine that runs beside the deployment meanwhile: the same model,
         blocks and chunks, no connector. Raises EngineError if it does not come up."""
@@ -126,6 +140,18 @@ class Supervisor:
             supervising.cancel()
             await asyncio.gather(ready, supervising, return_exceptions=True)
             await child.stop()
+
+    async def _explain_gateway(self) -> None:
+        """Show what the gateway misses, where it is not ready though the engines started here are:
+        their KV layouts may differ, or an engine that runs elsewhere may be down."""
+        assert self._http is not None
+        await _all_ready(self.engines)
+        while True:
+            await asyncio.sleep(_PATIENCE_S)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with self._http.get(self.gateway.probe) as response:
+                    answer = msgspec.json.decode(await response.read(), type=_Readiness)
+                self.gateway.explain("; ".join(answer.troubles))
 
     async def _unused_engines(self) -> list[str]:
         assert self._http is not None

@@ -54,6 +54,16 @@ def test_the_test_reports_stages_and_a_recommendation(
     assert said["recommended_connections"] in (1, 2)
 
 
+def test_the_shortest_stage_is_measured(certs: Path) -> None:
+    west = far_end(certs)
+    arguments = ["link", "test", west.address, "--peer", "west", "--name", "east"]
+    arguments += ["--certs", str(certs), "--connections", "1", "--seconds", "0.1"]
+    try:
+        assert main(arguments) == 0
+    finally:
+        west.close()
+
+
 def test_a_wrong_name_is_told_at_once(certs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     west = far_end(certs)
     arguments = ["link", "test", west.address, "--peer", "north", "--name", "east"]
@@ -69,6 +79,10 @@ def test_a_wrong_name_is_told_at_once(certs: Path, capsys: pytest.CaptureFixture
     [
         ([], "--certs DIRECTORY"),
         (["--plaintext", "--connections", "many"], "numbers in 1..64"),
+        (["--plaintext", "--seconds", "0"], "--seconds 0: write 0.1 to 3600"),
+        (["--plaintext", "--seconds", "-1"], "--seconds -1: write"),
+        (["--plaintext", "--seconds", "0.05"], "--seconds 0.05: write"),
+        (["--plaintext", "--seconds", "nan"], "--seconds nan: write"),
     ],
 )
 def test_bad_arguments_are_explained(
@@ -76,4 +90,19 @@ def test_bad_arguments_are_explained(
 ) -> None:
     arguments = ["link", "test", "127.0.0.1:9", "--peer", "west", "--name", "east"]
     assert main([*arguments, *extra]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--dir", "/dev/null/x"], "prfaas certs: /dev/null/x: Not a directory"),
+        (["--days", "99999999"], "99999999 days from now is no date"),
+        (["--days", "0"], "--days 0: write 1 or more"),
+    ],
+)
+def test_certificates_that_cannot_be_made_are_explained(
+    extra: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["certs", "init", "--dir", str(tmp_path), *extra]) == 2
     assert told in capsys.readouterr().err

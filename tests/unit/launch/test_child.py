@@ -11,9 +11,10 @@ import pytest
 
 from prfaas.core.errors import EngineError
 from prfaas.launch.addresses import free_address
-from prfaas.launch.child import Child, ChildState
+from prfaas.launch.child import _UNREADY_GRACE_S, Child, ChildState
 from prfaas.launch.commands import Command
 from prfaas.launch.run_directory import RunDirectory
+from prfaas.launch.sessions import Session, end_session
 
 SERVER = """
 import http.server, sys
@@ -72,4 +73,27 @@ async def test_a_process_that_never_comes_up_fails_with_its_last_words(tmp_path:
     async with aiohttp.ClientSession() as http:
         with pytest.raises(EngineError, match=r"engine ended with status 1 (?s:.*)no such model"):
             await child.supervise(http)
+    run.close()
+
+
+async def test_only_what_has_become_ready_gets_time_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graces = []
+
+    def end(session: Session, *, grace_s: float) -> None:
+        graces.append(grace_s)
+        end_session(session, grace_s=0.0)
+
+    monkeypatch.setattr("prfaas.launch.child.end_session", end)
+    run, changed = RunDirectory(tmp_path), Recorder()
+    child = _server(run, changed)
+    async with aiohttp.ClientSession() as http:
+        for state in (ChildState.STARTING, ChildState.READY):
+            supervising = asyncio.create_task(child.supervise(http))
+            await changed.until(state)
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
+            await child.stop()
+    assert graces == [_UNREADY_GRACE_S, 10.0]
     run.close()

@@ -6,6 +6,8 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
+
 from prfaas.launch.sessions import Session, end_session, members, session_of
 
 TREE = """
@@ -20,10 +22,10 @@ child.wait()
 
 
 SHARING = """
-import mmap, sys, time
-with open(sys.argv[1], "w+b") as file:
-    file.truncate(4096)
-    shared = mmap.mmap(file.fileno(), 4096)
+import mmap, os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, int(sys.argv[2], 8))
+os.ftruncate(file, 4096)
+shared = mmap.mmap(file, 4096)
 print("up", flush=True)
 time.sleep(600)
 """
@@ -58,10 +60,11 @@ def test_descendants_of_a_killed_leader_are_found() -> None:
         assert members(session) == []
 
 
-def test_shared_memory_goes_with_the_last_that_maps_it() -> None:
-    path = Path(f"/dev/shm/prfaas-test-{uuid.uuid4().hex}")
+@pytest.mark.parametrize("name", ["psm_{}", "sem.mp-{}", "29500{}-tp:0-[0-1]-cpushm_1"])
+def test_shared_memory_goes_with_the_last_that_maps_it(name: str) -> None:
+    path = Path("/dev/shm") / name.format(uuid.uuid4().hex[:8])
     try:
-        (first, one), (second, two) = _tree(SHARING, str(path)), _tree(SHARING, str(path))
+        (first, one), (second, two) = (_tree(SHARING, str(path), "600") for _ in range(2))
         with first, second:
             end_session(one, grace_s=5.0)
             assert path.exists()
@@ -69,6 +72,26 @@ def test_shared_memory_goes_with_the_last_that_maps_it() -> None:
             assert not path.exists()
     finally:
         path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("{}.safetensors", "600"), ("vllm_{}", "600"), ("{0}/psm_{0}", "600"), ("psm_{}", "644")],
+)
+def test_a_file_that_may_be_somebody_elses_stays(name: str, mode: str) -> None:
+    unique = uuid.uuid4().hex[:8]
+    path = Path("/dev/shm") / name.format(unique)
+    if path.parent.name == unique:
+        path.parent.mkdir()
+    try:
+        leader, session = _tree(SHARING, str(path), mode)
+        with leader:
+            end_session(session, grace_s=5.0)
+            assert path.exists()
+    finally:
+        path.unlink(missing_ok=True)
+        if path.parent.name == unique:
+            path.parent.rmdir()
 
 
 def test_a_process_that_got_the_same_number_later_is_not_touched() -> None:

@@ -18,7 +18,11 @@ clusters:
     kind: pd
     engines: [{name: d0, role: decode, max_num_seqs: 4}]
     agent: {name: a-west}
-links: [{from: east, to: west, rate: 200 Mbit/s}, {from: west, to: east}]
+  - name: south
+    kind: pd
+    engines: [{name: d1, role: decode}]
+    agent: {name: a-south}
+links: [{from: east, to: west, rate: 200 Mbit/s}, {from: east, to: south}]
 scheduler: {%s}
 """
 
@@ -48,5 +52,6 @@ def test_topology_of_a_deployment() -> None:
     assert [(e.name, e.cluster, e.max_requests, e.up) for e in topology.engines] == [
         ("e0", "east", 32, False),
         ("d0", "west", 4, False),
+        ("d1", "south", 32, False),
     ]
-    assert topology.links == (LinkSpec("east", "west", 25e6), LinkSpec("west", "east"))
+    assert topology.links == (LinkSpec("east", "west", 25e6), LinkSpec("east", "south"))

@@ -28,7 +28,8 @@ CA_CERT, CA_KEY = "ca.pem", "ca-key.pem"
 def create_authority(directory: Path, *, days: int = 3650) -> Path:
     """Write a new CA into ``directory``; returns its certificate's path.
 
-    Raises CallerError if there is one already: replacing it would lock every agent out.
+    Raises CallerError if there is one already: replacing it would lock every agent out; OSError if
+    the directory cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / CA_CERT).exists() or (directory / CA_KEY).exists():
@@ -108,7 +109,10 @@ def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
-    until = now + datetime.timedelta(days=days)
+    try:
+        until = now + datetime.timedelta(days=days)
+    except OverflowError as error:
+        raise CallerError(f"{days} days from now is no date; write fewer days") from error
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

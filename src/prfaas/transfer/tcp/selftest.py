@@ -75,7 +75,8 @@ def run_stages(
     tls: bool,
     seconds: float,
 ) -> Iterator[Stage]:
-    """One stage after the other, each on fresh connections. Raises LinkError."""
+    """One stage after the other, each on fresh connections, measured for ``seconds`` (above zero).
+    Raises LinkError."""
     for count in counts:
         target = PeerConfig(address=address, connections=count)
         link = TcpLink(msgspec.structs.replace(config, peers={peer: target}), SilentSink())
@@ -166,13 +167,16 @@ class _Stream:
             time.sleep(0.01)
 
     def _marks(self) -> Iterator[tuple[float, int]]:
-        """(when, bytes acknowledged) every 100 ms."""
-        end = time.monotonic() + self._seconds
-        while (now := time.monotonic()) < end:
+        """(when, bytes acknowledged) every 100 ms, the last when the time is over: two at least."""
+        now = time.monotonic()
+        end = now + self._seconds
+        yield now, self._handle.acknowledged_bytes
+        while now < end:
+            time.sleep(0.1)
             if self._problem is not None:
                 raise LinkError(self._problem)
+            now = time.monotonic()
             yield now, self._handle.acknowledged_bytes
-            time.sleep(0.1)
 
     def _failed(self, reason: str) -> None:
         if not self._stop:

@@ -1,0 +1,63 @@
+"""What every verb has in common: its help, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import pytest
+
+from prfaas.cli import certs
+from prfaas.cli.main import VERBS, build_parser, main
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """All that can be written behind a verb, its own verbs' included."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _actions(inner)
+        else:
+            yield action
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_argument_is_explained(verb: str) -> None:
+    for action in _actions(build_parser(verb)):
+        assert action.help, action
+
+
+def test_names_keep_their_capitals(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gateway", "--help"])
+    assert "Run the OpenAI endpoint of a deployment." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    error: OSError,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(certs, "run", refuse)
+    assert main(["certs", "init"]) == 2
+    assert capsys.readouterr().err == f"prfaas certs: {told}\n"
+
+
+def test_an_error_that_is_not_the_systems_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise TimeoutError
+
+    monkeypatch.setattr(certs, "run", fail)
+    with pytest.raises(TimeoutError):
+        main(["certs", "init"])

@@ -1,0 +1,99 @@
+"""What a deployment file cannot say is refused, with its place."""
+
+import pytest
+
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.errors import ConfigError
+
+TEXT = """
+clusters:
+  - name: east
+    kind: prfaas
+    engines: [{name: e0, role: prefill, max_num_seqs: 32}]
+    agent: {name: a-east, slot: 1 MiB, dscp: 10}
+  - name: west
+    kind: pd
+    engines: [{name: d0, role: decode}]
+    agent: {name: a-west}
+links: [{from: east, to: west, rate: 1 Gbit/s, leave_to_others: 0.1, connections: 8}]
+model: {max_model_len: 4096, block_tokens: 256, max_num_batched_tokens: 512, kv_cache: 1 GiB}
+gateway: {request_deadline: 60 s, max_body: 1 MiB, max_inflight_requests: 8}
+scheduler: {transfer_stall: 10 s, attempt_share: 0.5, max_attempts: 8}
+"""
+
+
+def _changed(old: str, new: str) -> Deployment:
+    assert old in TEXT
+    return parse_deployment(TEXT.replace(old, new), source="file.yaml")
+
+
+def test_the_text_as_it_stands_is_valid() -> None:
+    assert _changed("10 s", "10 s").cluster("west").agent.name == "a-west"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("a-west", "a-east", "engine or agent name used twice: a-east"),
+        ("a-west", "e0", "engine or agent name used twice: e0"),
+        ("a-west", "gateway", "'gateway' names a process of the product's own"),
+        ("name: d0", "name: plain-engine", "'plain-engine' names a process"),
+        ("name: d0", "name: west/d0", "clusters[1].engines[0].name"),
+        ("name: d0", "name: " + "d" * 64, "clusters[1].engines[0].name"),
+        ("name: west", "name: east", "cluster name used twice: east"),
+        ("kind: prfaas", "kind: pd", "cluster 'east': a PD cluster needs an engine"),
+        ("role: decode", "role: prefill", "cluster 'west': a PD cluster needs an engine"),
+        ("slot: 1 MiB", "slot: 0 B", "agent 'a-east': slot must be above zero"),
+        ("slot: 1 MiB", "slot: 512 MiB", "agent 'a-east': arena 512 MiB must be a multiple"),
+        ("dscp: 10", "dscp: 64", "agent 'a-east': dscp 64 is not in 0..63"),
+    ],
+)
+def test_mistakes_in_clusters(old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        _changed(old, new)
+    assert str(raised.value).startswith("file.yaml: ")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("to: west", "to: south", "link from 'east' to 'south': no cluster 'south'; known: east,"),
+        ("from: east", "from: west", "link from 'west' to 'west': inside a cluster no link"),
+        ("from: east, to: west", "from: west, to: east", "a PrfaaS cluster only sends"),
+        ("links: [", "links: [{from: east, to: west}, ", "'east' to 'west': written twice"),
+        ("rate: 1 Gbit/s", "rate: 0 Gbit/s", "'east' to 'west': rate must be above zero"),
+        ("rate: 1 Gbit/s", "rate: 1 Gbit", "'east' to 'west': rate '1 Gbit' has unit"),
+        ("leave_to_others: 0.1", "leave_to_others: 0.95", "links[0].leave_to_others"),
+        ("leave_to_others: 0.1", "leave_to_others: -0.1", "links[0].leave_to_others"),
+        ("leave_to_others: 0.1", "leave_to_others: .nan", "links[0].leave_to_others"),
+        ("connections: 8", "connections: 0", "links[0].connections"),
+        ("connections: 8", "connections: 65", "links[0].connections"),
+    ],
+)
+def test_mistakes_in_links(old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        _changed(old, new)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("max_num_seqs: 32", "max_num_seqs: 0", "engines[0].max_num_seqs"),
+        ("max_model_len: 4096", "max_model_len: 0", "model.max_model_len"),
+        ("block_tokens: 256", "block_tokens: 0", "model.block_tokens"),
+        ("batched_tokens: 512", "batched_tokens: -1", "model.max_num_batched_tokens"),
+        ("kv_cache: 1 GiB", "kv_cache: 0 GiB", "model: kv_cache must be above zero"),
+        ("request_deadline: 60 s", "request_deadline: 0 s", "gateway: request_deadline must be"),
+        ("max_body: 1 MiB", "max_body: 0 B", "gateway: max_body must be above zero"),
+        ("max_inflight_requests: 8", "max_inflight_requests: 0", "max_inflight_requests"),
+        ("transfer_stall: 10 s", "transfer_stall: 0 s", "scheduler: transfer_stall must be"),
+        ("attempt_share: 0.5", "attempt_share: .nan", "scheduler.attempt_share"),
+        ("max_attempts: 8", "max_attempts: 0", "scheduler.max_attempts"),
+    ],
+)
+def test_numbers_out_of_bounds(old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        _changed(old, new)
+    assert said in str(raised.value)

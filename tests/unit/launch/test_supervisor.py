@@ -1,0 +1,77 @@
+"""What a start waits for is shown."""
+
+import asyncio
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from prfaas.core.deployment import RESERVED_NAMES, parse_deployment
+from prfaas.launch import supervisor
+from prfaas.launch.addresses import free_address
+from prfaas.launch.child import Child, ChildState
+from prfaas.launch.commands import Command
+from prfaas.launch.progress import StartProgress
+from prfaas.launch.run_directory import RunDirectory
+from prfaas.launch.supervisor import Supervisor
+
+TROUBLED = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503); self.end_headers()
+        self.wfile.write(b'{"ready": false, "troubles": ["layouts differ", "d1 is down"]}')
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+# Everything but the gateway runs elsewhere.
+DEPLOYMENT = """
+clusters:
+  - name: west
+    kind: pd
+    engines: [{{name: d1, role: decode, url: "http://127.0.0.1:9"}}]
+    agent: {{name: agent, external: true, admin: "127.0.0.1:9"}}
+gateway: {{listen: "{listen}"}}
+"""
+
+
+async def test_what_the_gateway_misses_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = free_address()
+    command = Command((sys.executable, "-c", TROUBLED, address.rpartition(":")[2]), {})
+    monkeypatch.setattr(supervisor, "gateway_command", lambda file: command)
+    monkeypatch.setattr(supervisor, "_PATIENCE_S", 0.01)
+    shown: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    def changed(child: Child) -> None:
+        if child.missing:
+            shown.put_nowait((child.name, child.missing))
+
+    run = RunDirectory(tmp_path)
+    async with Supervisor(
+        parse_deployment(DEPLOYMENT.format(listen=address), source="test"),
+        local_engines=frozenset(),
+        run=run,
+        changed=changed,
+    ) as started:
+        assert started.gateway.name in RESERVED_NAMES
+        starting = asyncio.create_task(started.start())
+        assert await shown.get() == ("gateway", "layouts differ; d1 is down")
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+    run.close()
+
+
+def test_what_is_missing_stands_behind_the_state(tmp_path: Path) -> None:
+    run, out = RunDirectory(tmp_path), io.StringIO()
+    with StartProgress(Console(file=out, width=40)) as progress:
+        child = Child("gateway", Command((), {}), probe="", run=run, changed=progress.changed)
+        child.state = ChildState.STARTING
+        child.explain("KV layouts of p1 and d1 do not pair: [4] is not [8]")
+        child.explain("KV layouts of p1 and d1 do not pair: [4] is not [8]")
+    assert out.getvalue().splitlines() == [
+        "  0.0 s  gateway: starting: KV layouts of p1 and d1 do not pair: [4] is not [8]"
+    ]
+    run.close()
