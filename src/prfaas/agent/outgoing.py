@@ -46,8 +46,8 @@ class Export:
         return self.handed.total if self.pending is None else 0
 
     def take_new(self, spans: Sequence[Span]) -> list[Span]:
-        """Record spans as handed over; returns the parts that were not before: a preempted prefill
-        exports its blocks again. Raises PeerError beyond the transfer's end."""
+        """Record spans as handed over; returns the parts that were not before: what an engine
+        hands over twice is sent once. Raises PeerError beyond the transfer's end."""
         if any(flat + length > self.offer.total_bytes for _, flat, length in spans):
             raise PeerError(f"transfer {self.key.transfer_id} ends at {self.offer.total_bytes}")
         return [

@@ -16,10 +16,11 @@ Two lengths come out of a match:
   full-attention block from the first on, in every recurrent group the state at exactly that
   length, in every sliding-window group the blocks that the next token still sees.
 * ``transferable_tokens``: the prefix that a KV transfer to this engine can leave out. Where a
-  model has recurrent layers that is the whole run of full-attention blocks, because their state
-  travels in any case. Otherwise it is what the engine could reuse: for models without recurrent
-  layers, with sliding windows (of which only the part after this prefix travels), and where a
-  state lies beyond the end of the run (vLLM's `get_computed_blocks_for_connector`).
+  model has recurrent layers beside one group of full attention that is the whole run of
+  full-attention blocks, because the states travel in any case. Otherwise it is what the engine
+  could reuse: for models without recurrent layers, with sliding windows or further groups (of
+  which only the part after this prefix travels), and where a state lies beyond the end of the run
+  (vLLM's `get_computed_blocks_for_connector`).
 
 An engine always computes the last token of a prompt, so it never counts as held. All errors are on
 the low side: what was never announced, cannot be placed, or exceeds ``max_blocks`` is taken as
@@ -165,9 +166,9 @@ class EngineIndex:
         reusable = self._reusable_blocks(run)
         beyond = (self._hash_of.get(key) for key in keys[len(run) :])
         states = [group for group in self._groups.values() if group.kind == _STATE_KIND]
-        windows = any(group.kind in _WINDOW_KINDS for group in self._groups.values())
+        one_other = len(self._groups) == len(states) + 1
         lagging = any(h in group.held for h in beyond for group in states)
-        whole_run = states and not windows and not lagging
+        whole_run = states and one_other and not lagging
         transferable = len(run) if whole_run else reusable
         return PrefixMatch(transferable * self._block_tokens, reusable * self._block_tokens)
 

@@ -30,7 +30,8 @@ GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer's page. ``index`` is its place in the model, ``page_bytes`` what is moved of a
     block (the content, without padding). ``dtype``, ``shape`` and ``strides`` are what vLLM
-    registered, without the block dimension: they are compared, never computed with."""
+    registered, without the block dimension, ``interior`` says in words what they do not tell of how
+    a page is laid out: they are compared, never computed with."""
 
     name: str
     index: int
@@ -38,6 +39,7 @@ class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...] = ()
+    interior: str = ""
 
 
 class KvGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +73,14 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The aligned hand-off boundary T = floor((N-1)/block)*block of an N-token prompt."""
         block = self.alignment_tokens
         return max(0, (prompt_tokens - 1) // block * block)
+
+    def handoff_bytes(self, from_token: int, to_token: int) -> int:
+        """What a hand-off of tokens [from_token, to_token) takes, of this rank alone."""
+        total = 0
+        for group in self.groups:
+            first, end = block_range(group, from_token, to_token)
+            total += (end - first) * sum(layer.page_bytes for layer in group.layers)
+        return total
 
     def check_pairs_with(self, other: KvLayout) -> None:
         """Raise LayoutMismatch that names the first difference, or return if there is none."""
@@ -161,7 +171,7 @@ def _difference(ours: KvLayout, theirs: KvLayout) -> str | None:
         if len(a.layers) != len(b.layers):
             return f"KV group {number}: {len(a.layers)} layers and {len(b.layers)} layers"
         for left, right in zip(a.layers, b.layers, strict=True):
-            for what in ("name", "index", "page_bytes", "dtype", "shape", "strides"):
+            for what in ("name", "index", "page_bytes", "dtype", "shape", "strides", "interior"):
                 if getattr(left, what) != getattr(right, what):
                     return (
                         f"layer {left.name}: {what} differs: {getattr(left, what)!r} "

@@ -23,9 +23,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from prfaas.core.errors import ConfigError
-from prfaas.vllm_plugin.geometry import check_supported
+from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
+from prfaas.vllm_plugin.support import check_supported
 from prfaas.vllm_plugin.worker_side import WorkerSide
 
 if TYPE_CHECKING:
@@ -54,13 +55,15 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        # Full CUDA graphs would skip save_kv_layer.
+        # Full CUDA graphs call no hook: nothing would leave before the step is over.
         return bool(extra_config.get("exports", True))
 
     @property
     def supports_divergent_local_hybrid_hits(self) -> bool:
-        # A full-attention hit may be deeper than the state's: the state comes with the transfer.
-        return True
+        # A full-attention hit may be deeper than the states': they come with any transfer. Blocks
+        # of other groups that such a hit takes for held, but are not, would not come.
+        kinds = [kind for kind, _ in group_kinds(self._kv_cache_config)]
+        return [kind for kind in kinds if kind != "recurrent"] == ["full_attention"]
 
     @property
     def requires_kv_delivery(self) -> bool:

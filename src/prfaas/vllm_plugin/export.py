@@ -1,9 +1,14 @@
 """Worker side of an export: pages leave the cache for arena slots as soon as they are final.
 
-Full-attention and sliding-window pages leave from the layer's own hook, in the step that completes
-their block. Recurrent layers call no hook: in the step that ends at the boundary, their states
-leave from the hook of the next attention layer above them, the rest when the step ends. A slot is
-handed to the agent when it is full or the step is over, so bytes travel while prefill computes.
+Full-attention and sliding-window pages leave in the step that completes their block: from the
+layer's own hook, or, if the layer calls none, when the step ends. (vLLM calls the hook from its
+common attention layers only; some models bring their own, and a full CUDA graph calls none.)
+Recurrent layers have no hook: in the step that makes the state at the boundary, it leaves from the
+hook of the next attention layer above, the rest when the step ends. A slot is handed to the agent
+when it is full or the step is over, so bytes travel while prefill computes.
+
+A layer leaves once in a step, at its first hook. Only a draft model's layers run more than once in
+one: first over the step's tokens, then behind them, in blocks that do not leave yet.
 
 A slot shortage blocks here: back-pressure from a slow line reaches the producer. It is bounded by
 the transfer's deadline, after which the export is given up and prefill goes on.
@@ -55,7 +60,8 @@ class _Outgoing:
     plan: TransferPlan
     deadline: float
     slot: _OpenSlot | None = None
-    states_done: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+    """Layers whose pages have left in this step."""
     stopped: bool = False
 
 
@@ -70,13 +76,6 @@ class Exporter:
         copier: PageCopier,
     ) -> None:
         self._client, self._layout, self._pages, self._copier = client, layout, pages, copier
-        self._group_of = {layer.name: group for group in layout.groups for layer in group.layers}
-        self._recurrent = sorted(
-            (layer.index, layer.name)
-            for group in layout.groups
-            if group.kind == "recurrent"
-            for layer in group.layers
-        )
         self._open: dict[str, _Outgoing] = {}
         self._failed: dict[str, str] = {}
 
@@ -85,18 +84,20 @@ class Exporter:
         transfer = self._begun(step)
         if transfer is None:
             return
+        span = transfer.plan.spans.get(layer_name)
+        if span is None:
+            return  # it shares the cache of another layer, whose pages leave
         try:
-            span = transfer.plan.spans[layer_name]
-            block_tokens = self._group_of[layer_name].block_tokens
-            first = max(span.first_block, step.first_token // block_tokens)
-            self._pages_out(transfer, step, span, first, step.end_token // block_tokens)
+            self._layer_out(transfer, step, span)
             if step.final:
-                self._states_out(transfer, step, below=span.layer.index)
+                for lower in transfer.plan.spans.values():
+                    if self._is_state(lower) and lower.layer.index < span.layer.index:
+                        self._layer_out(transfer, step, lower)
         except PrfaasError as error:
             self._stop(transfer, str(error))
 
     def step_ended(self, steps: list[ExportStep]) -> None:
-        """Hand over what the step left: the topmost states, and slots that are not full."""
+        """Hand over what the hooks left: other layers' pages, and slots that are not full."""
         for step in steps:
             transfer = self._begun(step)
             if transfer is not None:
@@ -108,8 +109,9 @@ class Exporter:
                 del self._open[step.params.transfer_id]
 
     def _end_step(self, transfer: _Outgoing, step: ExportStep) -> None:
-        if step.final:
-            self._states_out(transfer, step, below=None)
+        for span in transfer.plan.spans.values():
+            self._layer_out(transfer, step, span)
+        transfer.left.clear()
         self._flush(transfer)
         if step.final:
             self._copier.when_gathered(lambda: self._client.finish_export(transfer.transfer_id))
@@ -156,6 +158,22 @@ class Exporter:
             self._stop(transfer, str(error))
         return transfer
 
+    def _is_state(self, span: LayerSpan) -> bool:
+        return self._layout.groups[span.group].kind == "recurrent"
+
+    def _layer_out(self, transfer: _Outgoing, step: ExportStep, span: LayerSpan) -> None:
+        """What the step made final of one layer, unless it has left already."""
+        is_state = self._is_state(span)
+        if span.layer.name in transfer.left or (is_state and not step.final):
+            return
+        transfer.left.add(span.layer.name)
+        first, end = span.first_block, span.end_block
+        if not is_state:
+            block_tokens = self._layout.groups[span.group].block_tokens
+            first = max(first, step.first_token // block_tokens)
+            end = step.end_token // block_tokens
+        self._pages_out(transfer, step, span, first, end)
+
     def _pages_out(
         self, transfer: _Outgoing, step: ExportStep, span: LayerSpan, first: int, end: int
     ) -> None:
@@ -185,15 +203,6 @@ class Exporter:
             out = slot.take(flat_offset + start, length)
             self._copier.gather_part(page[start : start + length], out)
             start += length
-
-    def _states_out(self, transfer: _Outgoing, step: ExportStep, *, below: int | None) -> None:
-        """Recurrent states that are final: of layers below ``below``, or all that are left."""
-        for index, name in self._recurrent:
-            if name in transfer.states_done or (below is not None and index >= below):
-                continue
-            span = transfer.plan.spans[name]
-            self._pages_out(transfer, step, span, span.first_block, span.end_block)
-            transfer.states_done.add(name)
 
     def _slot_with_room(self, transfer: _Outgoing, length: int) -> _OpenSlot:
         """The open slot if it has ``length`` bytes left, else a fresh one (however small)."""

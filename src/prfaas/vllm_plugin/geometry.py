@@ -1,7 +1,7 @@
 """What vLLM's ``KVCacheConfig`` and registered tensors say about pages, as a `KvLayout`.
 
 Everything is read from vLLM's own description (``v1/kv_cache_interface.py``), never from a
-model's name. What cannot be moved whole and unchanged is refused here, at start-up, by name.
+model's name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.model_executor.layers.mamba.mamba_utils import get_conv_state_layout
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
@@ -28,38 +29,18 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
 
-def check_supported(config: VllmConfig, kv_cache: KVCacheConfig) -> None:
-    """Raise EngineError, naming the option, for settings under which a hand-off cannot be exact."""
-    if not kv_cache.kv_cache_groups:
-        raise EngineError("this model has no KV cache: there is nothing to hand over")
-    if len(kv_cache.transfer_group_ids) != len(kv_cache.kv_cache_groups):
-        raise EngineError("host-resident KV cache groups (HiSparse) are not supported")
-    if config.parallel_config.pipeline_parallel_size > 1:
-        raise EngineError("pipeline parallelism is not supported; use tensor parallelism")
-    if config.parallel_config.decode_context_parallel_size > 1:
-        raise EngineError("decode context parallelism is not supported")
-    for number, group in enumerate(kv_cache.kv_cache_groups):
-        spec = _one_spec(group.kv_cache_spec)
-        _kind(spec, number)
-        if isinstance(spec, MambaSpec):
-            if config.cache_config.mamba_cache_mode != "align":
-                raise EngineError(
-                    "recurrent states are only kept at block boundaries with prefix caching on: "
-                    "start vLLM with --enable-prefix-caching"
-                )
-            if spec.num_speculative_blocks:
-                raise EngineError(
-                    f"KV group {number} keeps speculative recurrent states; "
-                    "speculative decoding is not supported with recurrent layers"
-                )
-
-
 def group_kinds(kv_cache: KVCacheConfig) -> tuple[tuple[GroupKind, int], ...]:
-    """``(kind, block_tokens)`` of every group: all the scheduler side needs."""
+    """``(kind, block_tokens)`` of every group. Raises EngineError for a kind we cannot move."""
     return tuple(
         (_kind(_one_spec(g.kv_cache_spec), n), g.kv_cache_spec.block_size)
         for n, g in enumerate(kv_cache.kv_cache_groups)
     )
+
+
+def recurrent_specs(kv_cache: KVCacheConfig) -> list[MambaSpec]:
+    """One spec of each recurrent group."""
+    specs = [_one_spec(group.kv_cache_spec) for group in kv_cache.kv_cache_groups]
+    return [spec for spec in specs if isinstance(spec, MambaSpec)]
 
 
 def read_layout(
@@ -76,17 +57,25 @@ def read_layout(
         pages: layer name to its page view ``[num_blocks, page_bytes]`` uint8 (`pages.page_view`).
         caches: layer name to the tensor vLLM registered.
     """
+    modules = config.compilation_config.static_forward_context
     groups = []
     for number, group in enumerate(kv_cache.kv_cache_groups):
         spec = _one_spec(group.kv_cache_spec)
-        layers = tuple(_layer(name, pages[name], caches[name]) for name in group.layer_names)
-        window = spec.sliding_window if isinstance(spec, SlidingWindowSpec) else None
+        layers = tuple(
+            _layer(
+                name,
+                pages[name],
+                caches[name],
+                interior=_interior(_spec_of(group.kv_cache_spec, name), modules.get(name)),
+            )
+            for name in group.layer_names
+        )
         groups.append(
             KvGroup(
                 kind=_kind(spec, number),
                 block_tokens=group.kv_cache_spec.block_size,
                 layers=layers,
-                window_tokens=window,
+                window_tokens=_window(spec),
             )
         )
     return KvLayout(
@@ -120,6 +109,10 @@ def _one_spec(spec: KVCacheSpec) -> KVCacheSpec:
     return spec.first_spec if isinstance(spec, UniformTypeKVCacheSpecs) else spec
 
 
+def _spec_of(spec: KVCacheSpec, layer_name: str) -> KVCacheSpec:
+    return spec.kv_cache_specs[layer_name] if isinstance(spec, UniformTypeKVCacheSpecs) else spec
+
+
 def _kind(spec: KVCacheSpec, number: int) -> GroupKind:
     if isinstance(spec, MambaSpec):
         return "recurrent"
@@ -130,12 +123,40 @@ def _kind(spec: KVCacheSpec, number: int) -> GroupKind:
     raise EngineError(f"KV group {number} is of kind {type(spec).__name__}, which is not supported")
 
 
-def _layer(name: str, pages: torch.Tensor, cache: torch.Tensor) -> LayerLayout:
+def _window(spec: KVCacheSpec) -> int | None:
+    """What vLLM keeps of a sliding window: drafting with several modules needs more than its own
+    tokens."""
+    if isinstance(spec, SlidingWindowSpec):
+        return spec.sliding_window + spec.extra_retained_tokens
+    return None
+
+
+def _interior(spec: KVCacheSpec, module: object | None) -> str:
+    """What a registered tensor does not tell of its pages' interior.
+
+    Recurrent states lie in theirs one after the other, as plain bytes. vLLM's CPU attention packs
+    keys and values for the instruction set it runs on, which it notes in the layer.
+    """
+    if isinstance(spec, MambaSpec):
+        states = ", ".join(
+            f"{_dtype_name(dtype)}{list(shape)}"
+            for dtype, shape in zip(spec.dtypes, spec.shapes, strict=True)
+        )
+        return f"{spec.mamba_type.name} {states}, convolutions {get_conv_state_layout()}"
+    return getattr(module, "isa", "")
+
+
+def _layer(name: str, pages: torch.Tensor, cache: torch.Tensor, *, interior: str) -> LayerLayout:
     return LayerLayout(
         name=name,
         index=extract_layer_index(name),
         page_bytes=pages.shape[1],
-        dtype=str(cache.dtype).removeprefix("torch."),
+        dtype=_dtype_name(cache.dtype),
         shape=tuple(cache.shape[1:]),
         strides=tuple(cache.stride()[1:]),
+        interior=interior,
     )
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -115,11 +115,14 @@ class Importer:
     def _copy(self, load: _Load, plan: TransferPlan, pieces: ImportedPieces) -> None:
         self._copier.adopt_arena(load.opened.session.arena)
         source = _FlatSource(pieces)
-        for span in plan.spans.values():
-            if load.cancelled:
-                raise EngineError("the request was aborted")
-            self._copy_layer(load.start, span, source)
-        self._copier.wait_scattered()
+        try:
+            for span in plan.spans.values():
+                if load.cancelled:
+                    raise EngineError("the request was aborted")
+                self._copy_layer(load.start, span, source)
+        finally:
+            # After a failure too: once it is reported, vLLM gives the blocks to somebody else.
+            self._copier.wait_scattered()
 
     def _copy_layer(self, item: ImportStart, span: LayerSpan, source: _FlatSource) -> None:
         group = self._layout.groups[span.group]
@@ -131,9 +134,12 @@ class Importer:
         if len(table) < end:
             raise EngineError(f"{span.layer.name}: {len(table)} blocks reserved, {end} needed")
         for block in range(first, end):
-            if table[block] == 0:
-                continue  # vLLM will not read it: outside a sliding window
-            if block < span.first_block:
+            reserved, sent = table[block] != 0, block >= span.first_block
+            if not reserved and not sent:
+                continue  # outside a sliding window: vLLM will not read it
+            if not reserved:
+                raise EngineError(f"{span.layer.name}: block {block} has no place to be loaded to")
+            if not sent:
                 raise EngineError(f"{span.layer.name}: block {block} is not in the transfer")
             source.copy_to(
                 pages[table[block]], span.offset_of(block), span.layer.page_bytes, self._copier

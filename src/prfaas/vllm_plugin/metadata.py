@@ -21,7 +21,7 @@ class ExportStep:
 
     After this step ``end_token`` tokens (at most the boundary) have their KV in the cache;
     ``first_token`` is where the previous step's export ended. ``final`` marks the step at whose
-    end the recurrent states stand exactly at the boundary.
+    end the boundary is reached, and the recurrent states as they stand there lie in their blocks.
     """
 
     request_id: str

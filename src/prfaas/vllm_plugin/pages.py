@@ -19,6 +19,9 @@ from prfaas.core.errors import EngineError
 # Under "vllm" so that the engine's own logging configuration applies.
 logger = logging.getLogger(f"vllm.{__name__}")
 
+_PORTABLE = 1
+"""cudaHostRegisterPortable: pinned for every device of this process."""
+
 
 def page_view(name: str, cache: torch.Tensor, num_blocks: int) -> torch.Tensor:
     """``[num_blocks, page_bytes]`` uint8 view of a registered cache tensor.
@@ -63,7 +66,7 @@ class PageCopier(Protocol):
     """Copies between pages and arena memory (both uint8), in the order of the calls."""
 
     def adopt_arena(self, arena: memoryview) -> None:
-        """The next copies are to or from ``arena``; cheap while it stays the same."""
+        """This thread's next copies are to or from ``arena``; cheap while it stays the same."""
 
     def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
         """Pages of ``block_ids``, whole and in order, to ``out`` (flat, arena)."""
@@ -80,8 +83,9 @@ class PageCopier(Protocol):
     def wait_scattered(self) -> None:
         """Return once everything scattered so far is visible to the model."""
 
-    def before_step(self) -> None:
-        """The next step may overwrite pages gathered in this one: order it after the copies."""
+    def hold_model(self) -> None:
+        """What is queued from now on may overwrite pages gathered so far (the model's next step, a
+        load into a freed block): order it after the copies. Called on the model's thread."""
 
     def close(self) -> None: ...
 
@@ -108,7 +112,7 @@ class CpuCopier:
     def wait_scattered(self) -> None:
         pass
 
-    def before_step(self) -> None:
+    def hold_model(self) -> None:
         pass
 
     def close(self) -> None:
@@ -120,6 +124,8 @@ class CudaCopier:
 
     The arena is registered with CUDA once (pinned), so copies are asynchronous. ``gather`` waits on
     the GPU for what the model's stream has queued so far: the layer's KV is written by then.
+
+    A thread starts out on device 0, which may be another rank's: ours choose theirs first.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -135,6 +141,7 @@ class CudaCopier:
         self._thread.start()
 
     def adopt_arena(self, arena: memoryview) -> None:
+        torch.cuda.set_device(self._device)
         if arena is self._arena:
             return
         cudart = torch.cuda.cudart()
@@ -142,7 +149,7 @@ class CudaCopier:
             torch.cuda.synchronize(self._device)
             cudart.cudaHostUnregister(self._pinned.data_ptr())
         memory = torch.frombuffer(arena, dtype=torch.uint8)
-        status = int(cudart.cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
+        status = int(cudart.cudaHostRegister(memory.data_ptr(), memory.numel(), _PORTABLE))
         if status != 0:
             logger.warning("arena not pinned (CUDA error %d): copies will be slower", status)
         self._arena, self._pinned = arena, memory if status == 0 else None
@@ -173,14 +180,16 @@ class CudaCopier:
     def wait_scattered(self) -> None:
         self._in.synchronize()
 
-    def before_step(self) -> None:
+    def hold_model(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._out)
+        self._in.wait_stream(self._out)
 
     def close(self) -> None:
         self._waiting.put(None)
         self._thread.join(timeout=5)
 
     def _announce(self) -> None:
+        torch.cuda.set_device(self._device)
         while (item := self._waiting.get()) is not None:
             event, then = item
             event.synchronize()

@@ -2,9 +2,9 @@
 
 Export. A prompt of N tokens is handed over at its aligned boundary T (a multiple of every group's
 block size, T < N). A step that advances a request from ``computed`` to ``end`` tokens makes the
-blocks up to ``min(end, T)`` final. Recurrent states exist only where a step starts or ends, so a
-hybrid model needs a step that ends, or a cached prefix that starts, exactly at T; vLLM's aligned
-mode cuts its chunks so. If none does, the export is given up with the reason, never guessed.
+blocks up to ``min(end, T)`` final. Recurrent states exist at a few tokens only (`states`), and
+vLLM's aligned mode takes care that T is one of them; if it is not, the export is given up with the
+reason, never guessed.
 
 Import. The request asks for tokens beyond its local prefix; vLLM allocates their blocks and
 parks it until the worker reports the load. Loads are asynchronous without exception: in aligned
@@ -25,6 +25,7 @@ from prfaas.core.errors import CallerError
 from prfaas.core.handoff import ExportParams, ExportResult, ImportParams, parse_handoff
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import BlockTables, ExportStep, ImportStart, StepMetadata
+from prfaas.vllm_plugin.states import RecurrentStates
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -41,6 +42,7 @@ class _Export:
     """A request being exported; ``exported_tokens`` have been named in steps so far."""
 
     params: ExportParams
+    prompt_tokens: int
     exported_tokens: int
     handed_over: bool = False
     failure: str | None = None
@@ -48,10 +50,8 @@ class _Export:
 
 class SchedulerSide:
     def __init__(self, kv_cache: KVCacheConfig) -> None:
-        kinds = group_kinds(kv_cache)
-        self._alignment = max(block for _, block in kinds)
-        self._has_states = any(kind == "recurrent" for kind, _ in kinds)
-        self._group_ids = kv_cache.transfer_group_ids
+        self._alignment = max(block_tokens for _, block_tokens in group_kinds(kv_cache))
+        self._states = RecurrentStates(kv_cache)
         self._exports: dict[str, _Export] = {}
         self._imports: dict[str, ImportParams] = {}
         self._starting: list[ImportStart] = []
@@ -68,7 +68,9 @@ class SchedulerSide:
             logger.warning("request %s: %s", request.request_id, error)
             return
         if isinstance(params, ExportParams):
-            self._exports[request.request_id] = _Export(params, params.from_token)
+            self._exports[request.request_id] = _Export(
+                params, request.num_prompt_tokens, params.from_token
+            )
         elif params is not None:
             self._imports[request.request_id] = params
 
@@ -139,8 +141,10 @@ class SchedulerSide:
     ) -> ExportStep | None:
         boundary, end = export.params.to_token, computed + scheduled
         reached = end >= boundary
-        if reached and self._has_states and boundary not in (computed, end):
-            self._give_up(export, f"no step ends at token {boundary}: its state never exists")
+        if reached and not self._states.stand_at(
+            boundary, computed=computed, end=end, prompt_tokens=export.prompt_tokens
+        ):
+            self._give_up(export, f"no step keeps the recurrent state at token {boundary}")
             return None
         assert output.kv_connector_block_state is not None
         tables: BlockTables = output.kv_connector_block_state.resolve_block_ids(request_id)

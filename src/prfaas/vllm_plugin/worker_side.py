@@ -45,7 +45,6 @@ class WorkerSide:
         self._importer = Importer(*parts)
 
     def step_begins(self, meta: StepMetadata) -> None:
-        self._copier.before_step()
         for transfer_id, reason in meta.aborted_exports:
             self._exporter.abort(transfer_id, reason)
 
@@ -56,6 +55,9 @@ class WorkerSide:
     def step_ended(self, meta: StepMetadata) -> None:
         if meta.exports:
             self._exporter.step_ended(meta.exports)
+            # Here, not when the next step begins: before it tells us of that, vLLM has already
+            # queued writes to reused blocks (zeroing, copies of recurrent states).
+            self._copier.hold_model()
 
     def start_imports(self, meta: StepMetadata) -> None:
         for item in meta.imports:

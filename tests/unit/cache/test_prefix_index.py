@@ -100,6 +100,17 @@ def test_a_state_beyond_the_run_makes_the_engine_count_on_what_it_can_reuse(
     index.check_integrity()
 
 
+def test_beside_states_one_group_of_full_attention_may_run_ahead_two_may_not(
+    index: EngineIndex,
+) -> None:
+    """vLLM would take the deeper of the two for what both hold."""
+    index.stored(stored([1, 2, 3], None, 0))
+    index.stored(state([1]))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 4)
+    index.stored(stored([1, 2, 3], None, 0, group=4))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
+
+
 def test_sliding_window_needs_only_what_the_next_token_sees(index: EngineIndex) -> None:
     index.stored(stored([1, 2, 3, 4], None, 0))
     index.stored(window([3, 4], tokens=8))

@@ -81,6 +81,7 @@ def test_spans_tile_flat_space_in_model_order(blocks: int, skipped: int, window:
         assert span.length >= 0
         offset += span.length
     assert offset == plan.total_bytes
+    assert offset == hybrid(window).handoff_bytes(from_token, to_token)
     assert [s.layer.index for s in plan.spans.values()] == sorted(
         s.layer.index for s in plan.spans.values()
     )

@@ -7,18 +7,27 @@ from typing import Any
 
 import pytest
 
+torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (  # noqa: E402
     KVConnectorBase_V1,
     KVConnectorTransferResults,
     SupportsHMA,
 )
+from vllm.v1.kv_cache_interface import (  # noqa: E402
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    MambaSpec,
+    SlidingWindowSpec,
+)
 
-from prfaas.core.errors import ConfigError
-from prfaas.vllm_plugin.connector import PrfaasConnector
-from prfaas.vllm_plugin.load import LoadResults
-from prfaas.vllm_plugin.worker_side import WorkerSide
+from prfaas.core.errors import ConfigError  # noqa: E402
+from prfaas.vllm_plugin.connector import PrfaasConnector  # noqa: E402
+from prfaas.vllm_plugin.load import LoadResults  # noqa: E402
+from prfaas.vllm_plugin.metadata import StepMetadata  # noqa: E402
+from prfaas.vllm_plugin.worker_side import WorkerSide  # noqa: E402
 
 
 def connector(**attributes: Any) -> PrfaasConnector:
@@ -33,7 +42,30 @@ def test_hybrid_models_are_supported_with_every_group_loaded() -> None:
     groups = SimpleNamespace(transfer_group_ids=(0, 1, 2))
     made = connector(_kv_cache_config=groups)
     assert made.get_loaded_kv_cache_group_ids(SimpleNamespace()) == (0, 1, 2)  # type: ignore[arg-type]
-    assert made.supports_divergent_local_hybrid_hits
+
+
+COMMON: dict[str, Any] = {
+    "block_size": 16, "num_kv_heads": 1, "head_size": 8, "dtype": torch.bfloat16
+}  # fmt: skip
+FULL = FullAttentionSpec(**COMMON)
+WINDOW = SlidingWindowSpec(**COMMON, sliding_window=64)
+STATE = MambaSpec(block_size=16, shapes=((4,),), dtypes=(torch.float32,))
+
+
+@pytest.mark.parametrize(
+    ("specs", "allowed"),
+    [
+        ([STATE, FULL, STATE], True),
+        ([STATE, FULL, WINDOW], False),
+        ([STATE, FULL, FULL], False),
+        ([STATE, WINDOW], False),
+    ],
+)
+def test_only_states_may_lag_behind_a_local_hit(specs: list[Any], allowed: bool) -> None:
+    """They come with every transfer; blocks before the local hit do not."""
+    groups = [KVCacheGroupSpec([f"layers.{i}"], spec) for i, spec in enumerate(specs)]
+    config = KVCacheConfig(num_blocks=8, kv_cache_tensors=[], kv_cache_groups=groups)
+    assert connector(_kv_cache_config=config).supports_divergent_local_hybrid_hits is allowed
 
 
 def test_failed_loads_are_told_by_request_never_by_block() -> None:
@@ -65,7 +97,7 @@ def test_no_request_is_ever_reported_as_sent() -> None:
 def test_an_engine_that_exports_gives_up_full_cuda_graphs(
     exports: dict[str, Any], piecewise: bool
 ) -> None:
-    """They would skip the hook that pages leave from."""
+    """They would skip the hook that pages leave from: all would leave when the step is over."""
     assert PrfaasConnector.requires_piecewise_for_cudagraph(exports) is piecewise
 
 
@@ -73,3 +105,15 @@ def test_a_missing_setting_is_named() -> None:
     extra = SimpleNamespace(kv_connector_extra_config={"engine": "west-decode"})
     with pytest.raises(ConfigError, match="lacks agent_socket"):
         connector(_kv_transfer_config=extra).register_kv_caches({})
+
+
+def test_the_model_waits_for_copies_out_at_the_end_of_the_step_that_queued_them() -> None:
+    """When vLLM announces the next step, it has already queued writes to reused blocks."""
+    order: list[str] = []
+    worker: Any = WorkerSide.__new__(WorkerSide)
+    worker._exporter = SimpleNamespace(step_ended=lambda _: order.append("copies queued"))
+    worker._copier = SimpleNamespace(hold_model=lambda: order.append("model held"))
+    worker.step_ended(StepMetadata())
+    assert order == []
+    worker.step_ended(StepMetadata(exports=[SimpleNamespace()]))  # type: ignore[list-item]
+    assert order == ["copies queued", "model held"]

@@ -1,6 +1,7 @@
 """Pages out of one cache, through an arena, into another: every byte, whatever the cut."""
 
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
 from prfaas.core.handoff import ExportParams  # noqa: E402
-from prfaas.core.layout import KvGroup, KvLayout, LayerLayout  # noqa: E402
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, TransferPlan  # noqa: E402
 from prfaas.testing.loopback_agent_client import LoopbackAgentClient, LoopbackImport  # noqa: E402
 from prfaas.vllm_plugin.export import Exporter  # noqa: E402
 from prfaas.vllm_plugin.load import Importer, LoadResults  # noqa: E402
@@ -46,6 +47,7 @@ LAYOUT = KvLayout(
     ),
 )
 BLOCKS = 64
+HOOKS = ("fa.1", "fa.3", "swa.5")
 
 
 def caches(seed: int) -> dict[str, torch.Tensor]:
@@ -72,18 +74,22 @@ def params(from_token: int, to_token: int) -> ExportParams:
 class Rank:
     """One rank's exporter and importer over a shared loopback client."""
 
-    def __init__(self, client: LoopbackAgentClient, seed: int) -> None:
+    def __init__(
+        self, client: LoopbackAgentClient, seed: int, copier: CpuCopier | None = None
+    ) -> None:
         self.pages = caches(seed)
-        parts = (client, LAYOUT, self.pages, CpuCopier())
+        parts = (client, LAYOUT, self.pages, copier or CpuCopier())
         self.exporter, self.importer = Exporter(*parts), Importer(*parts)
 
-    def prefill(self, cuts: list[int], from_token: int, to_token: int) -> None:
+    def prefill(
+        self, cuts: list[int], from_token: int, to_token: int, hooks: Sequence[str] = HOOKS
+    ) -> None:
         first = from_token
         for end in cuts:
             step = ExportStep(
                 "r", params(from_token, to_token), first, end, end == to_token, tables(1, 9)
             )
-            for name in ("fa.1", "fa.3", "swa.5"):
+            for name in hooks:
                 self.exporter.layer_computed(step, name)
             self.exporter.step_ended([step])
             first = end
@@ -122,10 +128,19 @@ def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
     extra_local=st.integers(0, 2),
     cuts=st.sets(st.integers(1, 31)),
     slot_bytes=st.sampled_from([8, 16, 40, 64, 1000]),
+    hooks=st.just(HOOKS) | st.lists(st.sampled_from([*HOOKS, "shares.fa.3"]), max_size=6),
 )
-def test_every_page_arrives_and_no_other_is_touched(
-    blocks: int, skipped: int, extra_local: int, cuts: set[int], slot_bytes: int
+def test_every_page_arrives_once_and_no_other_is_touched(
+    blocks: int,
+    skipped: int,
+    extra_local: int,
+    cuts: set[int],
+    slot_bytes: int,
+    hooks: Sequence[str],
 ) -> None:
+    """Whichever layers call their hook, in whatever order, and however often: a model's own
+    attention and full CUDA graphs call none, draft layers several times, and a layer that shares
+    another's cache is in no group."""
     to_token = blocks * BLOCK
     from_token = min(skipped, blocks - 1) * BLOCK
     local = min(from_token + extra_local * BLOCK, to_token - BLOCK)
@@ -133,8 +148,9 @@ def test_every_page_arrives_and_no_other_is_touched(
     sender, receiver = Rank(client, 1), Rank(client, 2)
     before = {name: pages.clone() for name, pages in receiver.pages.items()}
     ends = [*sorted(c for c in cuts if from_token < c < to_token), to_token]
-    sender.prefill(ends, from_token, to_token)
+    sender.prefill(ends, from_token, to_token, hooks)
     assert client.finished == {"t"}
+    assert sum(len(view) for _, view in client.pieces["t"]) == client.totals["t"]
 
     start = ImportStart("r", "t", from_token, to_token, local, tables(3, 9))
     for block in range(max(0, (to_token - 6 + 1) // BLOCK)):
@@ -147,6 +163,19 @@ def test_every_page_arrives_and_no_other_is_touched(
     assert client.closed == 1
     sender.importer.close()
     receiver.importer.close()
+
+
+def test_pages_leave_from_the_hook_and_states_from_the_next_one_above() -> None:
+    client = LoopbackAgentClient(slot_bytes=8, slots=100)
+    exporter = Rank(client, 1).exporter
+    step = ExportStep("r", params(0, 8), 0, 8, True, tables(1, 9))
+    spans = TransferPlan(LAYOUT, from_token=0, to_token=8).spans
+    exporter.layer_computed(step, "fa.3")
+    below = [name for name in spans if any(
+        spans[name].flat_offset <= flat < spans[name].flat_offset + spans[name].length
+        for flat, _ in client.pieces["t"]
+    )]  # fmt: skip
+    assert below == ["gdn.0", "gdn.2", "fa.3"]
 
 
 def test_a_missing_piece_fails_the_load_and_says_where() -> None:
@@ -184,6 +213,41 @@ def test_a_block_vllm_reads_but_the_transfer_lacks_fails_the_load() -> None:
     rank.prefill([16], 0, 16)
     # A sliding-window block outside the window is reserved, not null: it would stay unwritten.
     assert rank.load(0, 16, 0).failed == {"r"}
+
+
+@pytest.mark.parametrize(("group", "block"), [(0, 1), (1, 3), (2, 3)])
+def test_a_block_without_a_place_fails_the_load(group: int, block: int) -> None:
+    """vLLM would read it: only before a sliding window does it reserve none."""
+    client = LoopbackAgentClient(slot_bytes=64, slots=100)
+    rank = Rank(client, 1)
+    rank.prefill([16], 0, 16)
+    start = ImportStart("r", "t", 0, 16, 0, tables(3, 9))
+    start.tables[2][:2] = [0, 0]
+    start.tables[group][block] = 0
+    rank.importer.start(start)
+    assert rank.reported().failed == {"r"}
+
+
+def test_a_failed_load_is_reported_when_its_copies_are_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would land in blocks that vLLM has given to another request."""
+    events: list[str] = []
+
+    class Copier(CpuCopier):
+        def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
+            events.append("queued")
+
+        def wait_scattered(self) -> None:
+            events.append("done")
+
+    client = LoopbackAgentClient(slot_bytes=64, slots=100)
+    monkeypatch.setattr(client, "close_import", lambda _: events.append("closed"))
+    rank = Rank(client, 1, Copier())
+    rank.prefill([16], 0, 16)
+    assert rank.load(0, 16, 0).failed == {"r"}
+    assert events[0] == "queued"
+    assert events[-2:] == ["done", "closed"]
 
 
 def test_without_slots_the_export_is_given_up_and_prefill_goes_on() -> None:

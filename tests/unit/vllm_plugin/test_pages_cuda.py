@@ -11,7 +11,8 @@ if not torch.cuda.is_available():
 
 from prfaas.vllm_plugin.pages import CudaCopier, page_view  # noqa: E402
 
-DEVICE = torch.device("cuda")
+DEVICE = torch.device("cuda", torch.cuda.device_count() - 1)
+torch.cuda.set_device(DEVICE)
 PAGE = 256 * 1024
 
 
@@ -22,8 +23,11 @@ def arena() -> memoryview:
 
 @pytest.fixture
 def copier(arena: memoryview) -> CudaCopier:
+    """Its arena is adopted as a load does it: by a thread that knows of device 0 only."""
     made = CudaCopier(DEVICE)
-    made.adopt_arena(arena)
+    thread = threading.Thread(target=made.adopt_arena, args=(arena,))
+    thread.start()
+    thread.join()
     return made
 
 
@@ -67,10 +71,28 @@ def test_copies_see_what_the_model_wrote_before_and_not_after(
         torch.cuda._sleep(2_000_000)
         cache.fill_(value)
         copier.gather(pages, list(range(64)), host[: 64 * PAGE])
-        copier.before_step()
+        copier.hold_model()
         cache.fill_(255)
         gathered(copier)
         assert bool((host[: 64 * PAGE] == value).all()), value
+
+
+def test_a_load_into_a_freed_block_comes_after_the_copy_out(
+    copier: CudaCopier, arena: memoryview
+) -> None:
+    """The copy is held up by the model's stream, the load by the copy alone."""
+    cache = torch.ones(4, PAGE, dtype=torch.uint8, device=DEVICE)
+    pages = page_view("l", cache, 4)
+    host = torch.frombuffer(arena, dtype=torch.uint8)
+    torch.cuda.synchronize(DEVICE)
+    torch.cuda._sleep(200_000_000)
+    copier.gather(pages, [1], host[:PAGE])
+    copier.hold_model()
+    copier.scatter(host[PAGE : 2 * PAGE], pages[1])
+    gathered(copier)
+    copier.wait_scattered()
+    assert bool((host[:PAGE] == 1).all())
+    assert bool((cache[1] == 0).all())
 
 
 def test_the_host_does_not_wait_for_the_gpu(copier: CudaCopier, arena: memoryview) -> None:

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
 from vllm.v1.kv_cache_interface import (  # noqa: E402
-    ChunkedLocalAttentionSpec,
     FullAttentionSpec,
     KVCacheConfig,
     KVCacheGroupSpec,
@@ -19,8 +18,6 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
 )
 from vllm.v1.request import RequestStatus  # noqa: E402
 
-from prfaas.core.errors import EngineError  # noqa: E402
-from prfaas.vllm_plugin.geometry import check_supported, group_kinds  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, StepMetadata  # noqa: E402
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide  # noqa: E402
 
@@ -122,15 +119,37 @@ def test_a_hit_that_ends_at_the_boundary_is_exported_from_the_hit() -> None:
     assert ranges(step(side, 768, 232, new=True).exports) == [(0, 768, True)]
 
 
-def test_a_state_that_never_exists_is_not_exported() -> None:
-    side, prompt = exporting(1000, export(768))
-    meta = step(side, 512, 488, new=True)
+def keeping() -> MambaSpec:
+    """Mamba-2's: its kernel keeps the state at the prompt's last boundary inside a chunk."""
+    return mamba(num_prefill_checkpoint_blocks=1, prefill_checkpoint_alignment=1)
+
+
+def test_a_state_kept_inside_the_prompts_last_chunk_is_exported() -> None:
+    side, _ = exporting(1000, export(768), full(), keeping(), keeping())
+    assert ranges(step(side, 512, 488, new=True).exports) == [(0, 768, True)]
+
+
+@pytest.mark.parametrize(
+    ("n", "boundary", "computed", "scheduled", "specs"),
+    [
+        pytest.param(1000, 768, 512, 488, [mamba()], id="kernel keeps none"),
+        pytest.param(1000, 768, 512, 488, [keeping(), mamba()], id="one group keeps none"),
+        pytest.param(1000, 768, 600, 400, [keeping()], id="chunk starts inside a block"),
+        pytest.param(5000, 768, 0, 1024, [keeping()], id="chunk does not complete the prompt"),
+        pytest.param(1000, 512, 0, 1000, [keeping()], id="not the last boundary"),
+    ],
+)
+def test_a_state_that_is_kept_nowhere_is_not_exported(
+    n: int, boundary: int, computed: int, scheduled: int, specs: list[Any]
+) -> None:
+    side, prompt = exporting(n, export(boundary), full(), *specs)
+    meta = step(side, computed, scheduled, new=True)
     assert meta.exports == []
     assert [transfer_id for transfer_id, _ in meta.aborted_exports] == ["t"]
     result = side.request_finished(prompt)
     assert result is not None
     assert not result["ok"]
-    assert "no step ends at token 768" in result["reason"]
+    assert f"no step keeps the recurrent state at token {boundary}" in result["reason"]
 
 
 def test_without_recurrent_layers_no_step_needs_to_end_at_the_boundary() -> None:
@@ -215,28 +234,3 @@ def test_an_import_of_the_whole_prompt_or_nothing_is_recomputed(params: Any) -> 
     side, prompt = exporting(1000, params)
     assert side.get_num_new_matched_tokens(prompt, 0) == (0, False)
     assert side.request_finished(prompt) is None
-
-
-def test_unsupported_caches_are_refused_by_name() -> None:
-    chunked = ChunkedLocalAttentionSpec(
-        block_size=BLOCK,
-        num_kv_heads=1,
-        head_size=8,
-        dtype=torch.bfloat16,
-        attention_chunk_size=512,
-    )
-    with pytest.raises(EngineError, match="KV group 1 is of kind ChunkedLocalAttentionSpec"):
-        group_kinds(config(full(), chunked))
-    engine: Any = SimpleNamespace(
-        parallel_config=SimpleNamespace(pipeline_parallel_size=1, decode_context_parallel_size=1),
-        cache_config=SimpleNamespace(mamba_cache_mode="none"),
-    )
-    with pytest.raises(EngineError, match="--enable-prefix-caching"):
-        check_supported(engine, config(full(), mamba()))
-    engine.cache_config.mamba_cache_mode = "align"
-    check_supported(engine, config(full(), mamba()))
-    with pytest.raises(EngineError, match="speculative"):
-        check_supported(engine, config(full(), mamba(num_speculative_blocks=1)))
-    engine.parallel_config.pipeline_parallel_size = 2
-    with pytest.raises(EngineError, match="pipeline parallelism"):
-        check_supported(engine, config(full()))

@@ -1,0 +1,102 @@
+"""What a layout says of an engine's pages, and so which engines pair."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("vllm")
+
+from vllm.v1.kv_cache_interface import (  # noqa: E402
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    MambaSpec,
+    SlidingWindowSpec,
+)
+
+from prfaas.core.errors import LayoutMismatch  # noqa: E402
+from prfaas.core.layout import KvLayout  # noqa: E402
+from prfaas.vllm_plugin import geometry  # noqa: E402
+from prfaas.vllm_plugin.pages import page_view  # noqa: E402
+
+BLOCK, BLOCKS, NAME = 32, 4, "model.layers.3.attn"
+
+
+def layout(spec: Any, cache: torch.Tensor, *, isa: str | None = None) -> KvLayout:
+    """Of an engine with one layer."""
+    model = SimpleNamespace(
+        hf_config=SimpleNamespace(to_dict=dict),
+        dtype=torch.bfloat16,
+        quantization=None,
+        architectures=["Tiny"],
+    )
+    module = SimpleNamespace() if isa is None else SimpleNamespace(isa=isa)
+    config: Any = SimpleNamespace(
+        model_config=model,
+        cache_config=SimpleNamespace(cache_dtype="auto"),
+        parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        compilation_config=SimpleNamespace(static_forward_context={NAME: module}),
+    )
+    group = KVCacheGroupSpec([NAME], spec)
+    kv_cache = KVCacheConfig(num_blocks=BLOCKS, kv_cache_tensors=[], kv_cache_groups=[group])
+    pages = {NAME: page_view(NAME, cache, BLOCKS)}
+    return geometry.read_layout(config, kv_cache, pages, {NAME: cache}, tp_rank=0)
+
+
+def states(
+    *dtypes: torch.dtype, shapes: tuple[tuple[int, ...], ...] = ((3, 4), (2, 8))
+) -> KvLayout:
+    """vLLM registers a recurrent layer's pages as plain bytes."""
+    spec = MambaSpec(block_size=BLOCK, shapes=shapes, dtypes=dtypes)
+    return layout(spec, torch.zeros(BLOCKS, 1, 1, spec.page_size_bytes, dtype=torch.int8))
+
+
+def attention(isa: str | None = None) -> KvLayout:
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=8, dtype=torch.bfloat16)
+    return layout(spec, torch.zeros(BLOCKS, 2, BLOCK, 16, dtype=torch.bfloat16), isa=isa)
+
+
+def differ(ours: KvLayout, theirs: KvLayout, named: str) -> None:
+    assert ours.fingerprint() != theirs.fingerprint()
+    with pytest.raises(LayoutMismatch, match=f"layer {NAME}: interior differs: .*{named}"):
+        ours.check_pairs_with(theirs)
+
+
+def test_equal_engines_pair() -> None:
+    for make in (lambda: states(torch.bfloat16, torch.float32), lambda: attention("amx")):
+        assert make().fingerprint() == make().fingerprint()
+        make().check_pairs_with(make())
+
+
+def test_recurrent_states_of_other_types_or_shapes_do_not_pair() -> None:
+    ours = states(torch.bfloat16, torch.bfloat16)
+    differ(ours, states(torch.bfloat16, torch.float16), r"float16\[2, 8\]")
+    differ(ours, states(torch.bfloat16, torch.bfloat16, shapes=((4, 3), (2, 8))), r"\[4, 3\]")
+
+
+def test_another_order_of_convolution_states_does_not_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = states(torch.bfloat16, torch.float32)
+    monkeypatch.setattr(geometry, "get_conv_state_layout", lambda: "DS")
+    differ(ours, states(torch.bfloat16, torch.float32), "convolutions DS")
+
+
+def test_pages_packed_for_another_instruction_set_do_not_pair() -> None:
+    differ(attention("amx"), attention("vec"), "'amx' and 'vec'")
+    assert attention().groups[0].layers[0].interior == ""
+
+
+def test_a_window_is_as_long_as_vllm_keeps_it() -> None:
+    spec = SlidingWindowSpec(
+        block_size=BLOCK,
+        num_kv_heads=1,
+        head_size=8,
+        dtype=torch.bfloat16,
+        sliding_window=64,
+        extra_retained_tokens=2,
+    )
+    (group,) = layout(spec, torch.zeros(BLOCKS, 1, BLOCK, 16, dtype=torch.bfloat16)).groups
+    assert (group.kind, group.window_tokens) == ("sliding_window", 66)
