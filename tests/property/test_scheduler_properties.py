@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.deployment import SchedulerConfig
+from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
@@ -82,7 +83,8 @@ class Harness:
 
     def __init__(self, policy: str) -> None:
         config = SchedulerConfig(policy=policy, threshold=64, max_attempts=5)
-        self.scheduler = Scheduler(TOPOLOGY, make_policy(config), config)
+        costs = LearnedCosts(TOPOLOGY.cluster_of, lambda start, end: end - start)
+        self.scheduler = Scheduler(TOPOLOGY, make_policy(config), config, costs=costs)
         self.now = 0.0
         self.alarm = float("inf")
         self.decodes: dict[str, str] = {}

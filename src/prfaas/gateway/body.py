@@ -18,6 +18,7 @@ from prfaas.gateway.openai_errors import ApiError
 Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MOST = (1 << 63) - 1
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
 _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
@@ -27,7 +28,9 @@ _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
 class RequestBody:
     """One parsed body of a completion or chat request.
 
-    Raises ApiError (400) for what is not a JSON object or claims parameters the gateway sets.
+    ``choices`` (``n``) is how many answers are computed from one prompt, ``max_tokens`` how long
+    each may get, if that is said. Raises ApiError (400) for what is not a JSON object, claims
+    parameters the gateway sets, or counts beyond 64 bits.
     """
 
     def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
@@ -41,6 +44,8 @@ class RequestBody:
             message = "kv_transfer_params is set by the gateway, not by its clients"
             raise ApiError(400, message, param="kv_transfer_params")
         self.stream = self._value("stream") is True
+        self.choices = self._count("n") or 1
+        self.max_tokens = self._count("max_completion_tokens") or self._count("max_tokens")
 
     @property
     def model(self) -> str | None:
@@ -49,20 +54,6 @@ class RequestBody:
     @property
     def cache_salt(self) -> str | None:
         return self._text("cache_salt")
-
-    @property
-    def choices(self) -> int:
-        """``n``: how many answers are computed from one prompt."""
-        n = self._value("n")
-        return n if isinstance(n, int) and n > 1 else 1
-
-    @property
-    def max_tokens(self) -> int | None:
-        for name in ("max_completion_tokens", "max_tokens"):
-            value = self._value(name)
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
 
     def needs_engine_alone(self) -> str | None:
         """Why this request must reach one engine untouched; None if token ids say it all."""
@@ -93,6 +84,15 @@ class RequestBody:
         elif chat:
             fields["kv_transfer_params"] = {"prompt_token_ids": token_ids}
         return msgspec.json.encode(fields)
+
+    def _count(self, name: str) -> int | None:
+        """A positive number; None for whatever else there is: the engine knows what to say."""
+        value = self._value(name)
+        if not isinstance(value, int) or value < 1:
+            return None
+        if value > _MOST:
+            raise ApiError(400, f"{name} must be at most {_MOST}", param=name)
+        return value
 
     def _text(self, name: str) -> str | None:
         value = self._value(name)

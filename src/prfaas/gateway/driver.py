@@ -132,6 +132,8 @@ class Driver:
             exchange.stop("prefill", command.attempt)
         elif isinstance(command, CancelTransfer):
             exchange.stop("transfer", command.attempt)
+            # It may still ask for the share that was hidden: the next attempt has its own.
+            exchange.stop("prefill", command.attempt)
             self._drop(exchange, command.transfer_id)
         elif isinstance(command, CancelDecode):
             exchange.stop("decode", command.attempt)
@@ -212,7 +214,7 @@ class Driver:
             self.handle(DecodeFailed(key, attempt, str(error)))
         except ClientGone:
             self.handle(RequestCancelled(key))
-            exchange.done.cancel()
+            exchange.hang_up()
         else:
             self.handle(RequestCompleted(key, attempt))
 

@@ -179,6 +179,15 @@ def describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def error_status(body: bytes) -> int:
+    """The HTTP status that an engine's error body stands for; 500 where it says none."""
+    try:
+        code = msgspec.json.decode(body)["error"]["code"]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return 500
+    return code if isinstance(code, int) else 500
+
+
 def error_message(body: bytes) -> str:
     """The message in an engine's error body, or the start of whatever it is."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,11 @@ from prfaas.gateway.trace import TraceRecord
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 
 logger = logging.getLogger(__name__)
+
+_CLIENT_PATIENCE_S = 60.0
+"""How long a client may read nothing of what waits to be sent: its answer holds a decode slot."""
+_PASSED_ON = ("traceparent", "tracestate", "X-Session-ID")
+"""Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
 
 
 class ClientGone(Exception):
@@ -40,7 +45,8 @@ class Exchange:
 
     ``deadline_s``: seconds from arrival within which the first byte of the answer is due.
     ``key`` is the scheduler's name for it and the stem of its transfer ids; ``request_id`` is what
-    the client and the engines' logs know. ``done`` gets the response that was sent, or an ApiError.
+    the client and the engines' logs know. ``done`` gets the response that was sent, or an ApiError,
+    or is cancelled where the client is gone.
     """
 
     def __init__(
@@ -67,17 +73,18 @@ class Exchange:
         self.transfers: dict[str, tuple[str, str]] = {}
         """Transfer id -> (prefill engine, decode engine) of transfers not yet dropped."""
         self._request = request
+        self._began = time.monotonic()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     @property
     def engine_headers(self) -> dict[str, str]:
-        """Headers that engines get too."""
-        kept = ("traceparent", "tracestate", "X-Session-ID")
-        found = {k: self._request.headers[k] for k in kept if k in self._request.headers}
+        """What of the request's headers goes with every request to an engine."""
+        given = self._request.headers
+        found = {k: given[k] for k in _PASSED_ON if k in given and given[k].isascii()}
         return {"X-Request-Id": self.request_id, **found}
 
     def elapsed_s(self) -> float:
-        return time.time() - self.trace.arrived_at
+        return time.monotonic() - self._began
 
     def time_left_s(self) -> float:
         """Until the first token is due."""
@@ -97,6 +104,7 @@ class Exchange:
             trace.prefill_started_s = self.elapsed_s()
             trace.prefilled_s = trace.transfer_first_byte_s = trace.transferred_s = None
             trace.from_token, trace.to_token = command.from_token, command.to_token
+            trace.kv_bytes, trace.kv_bytes_hidden = 0, None
             return
         trace.decode_engine, trace.decode_started_s = command.engine, self.elapsed_s()
         if command.transfer_id is None:
@@ -146,26 +154,44 @@ class Exchange:
         return out
 
     async def write(self, chunk: bytes) -> None:
+        """Send part of the body. Raises ClientGone."""
         assert self.out is not None
-        try:
-            await self.out.write(chunk)
-        except ConnectionError as error:
-            raise ClientGone from error
+        await self._taken(self.out.write(chunk))
 
     async def finish(self) -> None:
         """Everything is written. Raises ClientGone."""
         assert self.out is not None
-        try:
-            await self.out.write_eof()
-        except ConnectionError as error:
-            raise ClientGone from error
+        await self._taken(self.out.write_eof())
         if not self.done.done():
             self.done.set_result(self.out)
+
+    async def _taken(self, writing: Awaitable[None]) -> None:
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(_CLIENT_PATIENCE_S, self._lose_patience)
+        try:
+            await writing
+        except ConnectionError as error:
+            raise ClientGone from error
+        finally:
+            patience.cancel()
+
+    def _lose_patience(self) -> None:
+        self.trace.error = self.trace.error or "the client stopped reading"
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """The client is gone, or as good as: close its connection, whatever waits to be sent."""
+        if self.done.cancel() and self._request.transport is not None:
+            self._request.transport.abort()
 
     def succeed(self) -> None:
         """The answer is complete."""
         self.trace.outcome = "ok"
         self.trace.completed_s = self.elapsed_s()
+
+    def note_failure(self, message: str) -> None:
+        """The engine has said in the middle of its answer that it failed."""
+        self.trace.outcome, self.trace.error = "engine_error", message
 
     def give(self, answer: EngineAnswer) -> None:
         """Give the client an engine's complete answer, be it a refusal of the request (4xx)."""
@@ -197,8 +223,11 @@ class Exchange:
             await self.write(error.event)
             await self.finish()
         except ClientGone:
-            if not self.done.done():
-                self.done.set_exception(error)
+            pass
+        finally:
+            # All who wait for a client wait for one future in aiohttp: where the task stopped
+            # before this one waited, that is cancelled.
+            self.hang_up()
 
     def _facts(self) -> dict[str, str]:
         trace = self.trace

@@ -65,11 +65,16 @@ class Fleet:
 
     def alignment_tokens(self) -> int | None:
         """Hand-off boundaries are multiples of this; None until a decode engine has registered."""
-        for engine in self._endpoints.engines.values():
-            layout = self._layout(engine.name)
-            if engine.role == "decode" and layout is not None:
-                return layout.alignment_tokens
-        return None
+        layout = self._a_layout()
+        return None if layout is None else layout.alignment_tokens
+
+    def handoff_bytes(self, from_token: int, to_token: int) -> int:
+        """What a hand-off of tokens [from_token, to_token) takes, over all ranks (0 while no decode
+        engine is registered)."""
+        layout = self._a_layout()
+        if layout is None:
+            return 0
+        return layout.tp_size * layout.handoff_bytes(from_token, to_token)
 
     def ranks(self, engine: str) -> int:
         """How many tensor-parallel ranks the engine has (1 while unknown)."""
@@ -85,7 +90,7 @@ class Fleet:
         ]
         if not self._up & self._endpoints.answering:
             found += [f"decode engine {name} is down: {self._sick[name]}" for name in decode]
-        if self.alignment_tokens() is None:
+        if not self.layout_known.is_set():
             found.append("no decode engine has registered its KV layout with its agent yet")
             found += self._agent_troubles.values()
         return found
@@ -135,9 +140,8 @@ class Fleet:
         if ranks == before:
             return
         self._ranks[cluster] = ranks
-        for name in {rank.engine for rank in ranks} & {rank.engine for rank in before}:
-            if _pids(ranks, name) != _pids(before, name):
-                self._on_restart(name)
+        for name in _replaced(before, ranks):
+            self._on_restart(name)
         self._compare()
         if self.alignment_tokens() is not None:
             self.layout_known.set()
@@ -191,9 +195,24 @@ class Fleet:
         ranks = self._ranks.get(cluster, [])
         return {rank.layout.tp_rank: rank.layout for rank in ranks if rank.engine == engine}
 
+    def _a_layout(self) -> KvLayout | None:
+        """Some decode engine's: those that pair are alike."""
+        for engine in self._endpoints.engines.values():
+            layout = self._layout(engine.name)
+            if engine.role == "decode" and layout is not None:
+                return layout
+        return None
+
     def _layout(self, engine: str) -> KvLayout | None:
         return next(iter(self._layouts(engine).values()), None)
 
 
-def _pids(ranks: list[RegisteredRank], engine: str) -> set[int]:
-    return {rank.pid for rank in ranks if rank.engine == engine}
+def _replaced(before: list[RegisteredRank], now: list[RegisteredRank]) -> set[str]:
+    """Engines of which a rank is another process now. One that is missing says nothing: after an
+    agent's restart they come back one by one."""
+    pids = {(rank.engine, rank.layout.tp_rank): rank.pid for rank in before}
+    return {
+        rank.engine
+        for rank in now
+        if pids.get((rank.engine, rank.layout.tp_rank), rank.pid) != rank.pid
+    }

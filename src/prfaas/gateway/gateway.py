@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 import zmq.asyncio
 from aiohttp import web
 
 from prfaas.cache.prefix_index import EngineIndex, PromptKeys
 from prfaas.core.deployment import Deployment
-from prfaas.core.errors import EngineError
+from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
@@ -32,6 +30,7 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
 from prfaas.gateway.prompts import Renderer, usable_prefix
 from prfaas.gateway.trace import TraceLog
+from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged, RequestArrived
 from prfaas.scheduler.scheduler import Scheduler
@@ -40,8 +39,13 @@ from prfaas.scheduler.topology import topology_of
 logger = logging.getLogger(__name__)
 
 _S_PER_OUTPUT_TOKEN = 1.0
+_MOST_OUTPUT_S = 3600.0
 """An answer that is not streamed shows its first byte only when it is complete, so its deadline
-grows by this for every token it may have."""
+grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
+say, days would say nothing."""
+_KEEPALIVE_S = 3.0
+"""vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
+its request with it."""
 
 
 class Gateway:
@@ -62,12 +66,14 @@ class Gateway:
         self._feed_tasks: dict[str, asyncio.Task[None]] = {}
         self._inflight = 0
         self._block_tokens = 0
-        self._adapters: set[str] = set()
+        self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            auto_decompress=False,
+            skip_auto_headers=["Accept-Encoding"],
         )
         self._zmq = zmq.asyncio.Context()
         engines, endpoints = self._endpoints.engines, self._endpoints
@@ -158,31 +164,34 @@ class Gateway:
         try:
             async with asyncio.timeout(self._deadline_s):
                 prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
+                if isinstance(prompt, EngineAnswer):
+                    exchange.give(prompt)
+                    return
+                adapter = await self._adapters.find(exchange.body.model)
         except ApiError as error:
             exchange.fail(error)
             return
         except TimeoutError:
             exchange.fail(ApiError(504, "deadline passed while tokenising", kind="timeout_error"))
             return
-        if isinstance(prompt, EngineAnswer):
-            exchange.give(prompt)
-            return
         exchange.trace.rendered_s = exchange.elapsed_s()
-        await driver.answer(exchange, self._arrival(exchange, prompt))
+        await driver.answer(exchange, self._arrival(exchange, prompt, adapter))
 
-    def _arrival(self, exchange: Exchange, prompt: Prompt) -> RequestArrived:
+    def _arrival(self, exchange: Exchange, prompt: Prompt, adapter: str | None) -> RequestArrived:
         """The request as the scheduler sees it. One that must reach an engine untouched counts as
         one token long: there is nothing to hand over."""
         exchange.prompt = prompt
         trace = exchange.trace
         trace.stream, trace.max_output_tokens = prompt.stream, prompt.max_output_tokens
         if not prompt.stream:
-            choices = exchange.body.choices
-            exchange.deadline_s += prompt.max_output_tokens * choices * _S_PER_OUTPUT_TOKEN
+            output_s = prompt.max_output_tokens * exchange.body.choices * _S_PER_OUTPUT_TOKEN
+            exchange.deadline_s += min(output_s, _MOST_OUTPUT_S)
         cached: dict[str, int] = {}
         resumable: dict[str, int] = {}
         if prompt.token_ids is not None:
-            cached, resumable = self._cached(exchange.body, prompt.token_ids)
+            salt = exchange.body.cache_salt
+            keys = PromptKeys(prompt.token_ids, salt=salt, adapter=adapter)
+            cached, resumable = self._cached(keys, len(prompt.token_ids))
             trace.total_tokens = len(prompt.token_ids)
             exchange.cached = cached
         return RequestArrived(
@@ -195,10 +204,9 @@ class Gateway:
         )
 
     def _cached(
-        self, body: RequestBody, token_ids: list[int]
+        self, keys: PromptKeys, prompt_tokens: int
     ) -> tuple[dict[str, int], dict[str, int]]:
         """What each engine holds of the prompt, and what of it it can go on from by itself."""
-        keys = PromptKeys(token_ids, salt=body.cache_salt, adapter=self._adapter(body))
         cached: dict[str, int] = {}
         resumable: dict[str, int] = {}
         for name, feed in self._feeds.items():
@@ -206,7 +214,7 @@ class Gateway:
             tokens = usable_prefix(
                 self._endpoints.engines[name],
                 match,
-                prompt_tokens=len(token_ids),
+                prompt_tokens=prompt_tokens,
                 block_tokens=self._block_tokens,
             )
             if tokens > 0:
@@ -214,10 +222,6 @@ class Gateway:
                 if match.reusable_tokens < tokens:
                     resumable[name] = match.reusable_tokens
         return cached, resumable
-
-    def _adapter(self, body: RequestBody) -> str | None:
-        model = body.model
-        return model if model in self._adapters else None
 
     # -- what the watchers tell -----------------------------------------------------------------
 
@@ -229,8 +233,9 @@ class Gateway:
         self._block_tokens = block_tokens
         config = self.deployment.scheduler
         topology = topology_of(self.deployment, alignment_tokens=block_tokens, up=False)
+        costs = LearnedCosts(topology.cluster_of, self.fleet.handoff_bytes)
         driver = Driver(
-            Scheduler(topology, self._policy, config),
+            Scheduler(topology, self._policy, config, costs=costs),
             self._endpoints,
             self.engines,
             self._agents,
@@ -254,7 +259,7 @@ class Gateway:
 
     def _engine_up(self, name: str) -> None:
         self._feed_tasks[name] = self._run(self._feeds[name].run())
-        self._run(self._learn_adapters(name))
+        self._run(self._adapters.learn(self.engines[name]))
         if self._driver is not None:
             self._driver.handle(EngineUp(name))
 
@@ -267,13 +272,6 @@ class Gateway:
         if name in self.fleet.up:
             self._engine_down(name, "it was restarted")
             self._engine_up(name)
-
-    async def _learn_adapters(self, name: str) -> None:
-        """LoRA adapters are served as models with a parent; their KV cache is their own."""
-        with contextlib.suppress(EngineError, msgspec.DecodeError):
-            answer = await self.engines[name].pass_on("GET", "/v1/models")
-            models = msgspec.json.decode(answer.body, type=_Models).data
-            self._adapters |= {model.id for model in models if model.parent is not None}
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
         return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
@@ -295,12 +293,3 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             logger.critical("a background task of the gateway failed", exc_info=bug)
-
-
-class _Model(msgspec.Struct, frozen=True):
-    id: str
-    parent: str | None = None
-
-
-class _Models(msgspec.Struct, frozen=True):
-    data: list[_Model]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from prfaas.core.errors import LinkError
-from prfaas.core.handoff import ExportParams
+from prfaas.core.handoff import LONGEST_DEADLINE_S, ExportParams
 from prfaas.gateway.agent_client import AgentClient, TransferStatus
 from prfaas.gateway.trace import TraceRecord
 from prfaas.scheduler.commands import StartPrefill
@@ -23,7 +23,7 @@ def export_params(command: StartPrefill, destination: str, time_left_s: float) -
         destination=destination,
         from_token=command.from_token,
         to_token=command.to_token,
-        deadline_s=min(max(time_left_s, 1.0), 86400.0),
+        deadline_s=min(max(time_left_s, 1.0), LONGEST_DEADLINE_S),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from prfaas.core.errors import EngineError, PrfaasError
+from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.gateway import Gateway
@@ -65,8 +65,8 @@ class _Front:
             response = _error(error)
         except web.HTTPException as error:
             response = _error(_http_error(error, request))
-        except PrfaasError as error:
-            response = _error(unavailable(str(error)))
+        except web.RequestPayloadError:
+            response = _unreadable(request)
         except Exception:
             logger.exception("request %s: internal error", request_id)
             response = _error(ApiError(500, "internal error of the gateway", kind="internal_error"))
@@ -128,7 +128,8 @@ class _Front:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    # aiohttp gives bytes that are not UTF-8 as surrogates.
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 def _error(error: ApiError) -> web.Response:
@@ -137,6 +138,13 @@ def _error(error: ApiError) -> web.Response:
         body=error.body,
         headers={"Content-Type": "application/json", **error.headers},
     )
+
+
+def _unreadable(request: web.Request) -> web.Response:
+    request.content.feed_eof()  # Or aiohttp reads on, and logs a traceback.
+    response = _error(ApiError(400, "the body is not chunked or compressed as its headers say"))
+    response.force_close()
+    return response
 
 
 def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:

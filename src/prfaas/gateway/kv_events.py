@@ -30,7 +30,8 @@ _OWN_MEDIA = (None, "GPU")
 _END = (-1).to_bytes(8, "big", signed=True)
 _PROBE_S = 5.0
 _REPLAY_TIMEOUT_S = 10.0
-"""The publisher looks for replay requests between two batches, at the latest every 0.1 s."""
+"""Until the next message of a replay. The publisher looks for requests between two batches, at the
+latest every 0.1 s."""
 
 
 class FeedState(StrEnum):
@@ -41,18 +42,19 @@ class FeedState(StrEnum):
 
 
 _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+_Tokens = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
     block_hashes: list[int | bytes]
     parent_block_hash: int | bytes | None
     token_ids: list[_TokenId]
-    block_size: int
+    block_size: _Tokens
     medium: str | None = None
     extra_keys: list[Any] | None = None
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
-    kv_cache_spec_sliding_window: int | None = None
+    kv_cache_spec_sliding_window: _Tokens | None = None
 
 
 class _Removed(msgspec.Struct, frozen=True, tag="BlockRemoved"):
@@ -174,9 +176,7 @@ class KvEventFeed:
             while True:
                 await self._replay(replay)
                 while (frames := await self._next(subscriber)) is not None:
-                    if len(frames) != 3:
-                        raise EngineError(f"a KV event message of {len(frames)} parts")
-                    number, payload = int.from_bytes(frames[1], "big"), frames[2]
+                    number, payload = _numbered(frames, parts=3)
                     if not self.follower.take(number, payload):
                         await self._fill_gap(replay, number, payload)
                     self._comes_alive()
@@ -205,9 +205,13 @@ class KvEventFeed:
         try:
             dealer.connect(replay)
             await dealer.send_multipart([b"", self.follower.next_number.to_bytes(8, "big")])
-            async with asyncio.timeout(_REPLAY_TIMEOUT_S):
-                while (frames := await dealer.recv_multipart())[-2] != _END:
-                    self.follower.take_replayed(int.from_bytes(frames[-2], "big"), frames[-1])
+            while True:
+                async with asyncio.timeout(_REPLAY_TIMEOUT_S):
+                    frames = await dealer.recv_multipart()
+                if frames[-2:-1] == [_END]:
+                    break
+                self.follower.take_replayed(*_numbered(frames, parts=4))
+                await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
         finally:
             dealer.close()
         self._comes_alive()
@@ -226,10 +230,18 @@ class KvEventFeed:
         self.state = FeedState.SILENT
 
 
+def _numbered(frames: list[bytes], *, parts: int) -> tuple[int, bytes]:
+    """The number and the payload of a batch, its message's last two parts. Raises EngineError for
+    a message that is not what vLLM sends."""
+    if len(frames) == parts and 0 <= (number := int.from_bytes(frames[-2], "big")) < 1 << 63:
+        return number, frames[-1]
+    raise EngineError(f"a KV event message of {len(frames)} parts, or without a number")
+
+
 def _decode(payload: bytes) -> _Batch:
     try:
         return _DECODER.decode(payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"unreadable KV events: {error}") from error
 
 

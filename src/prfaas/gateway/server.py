@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from prfaas.gateway.http import make_app
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 5.0
+_FILES_PER_REQUEST = 3
+"""Sockets: the client's, the decode engine's; while a prompt is handed over the client's, the
+prefill engine's, the agent's."""
+_FILES_BESIDE = 100
+"""For the log, health checks, KV events."""
 
 
 async def serve(
@@ -28,6 +34,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stopped.set)
+    _allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(deployment, endpoints, trace_file=trace_file)
     await gateway.start()
     runner = web.AppRunner(
@@ -44,6 +51,21 @@ async def serve(
     finally:
         await runner.cleanup()
         await gateway.close()
+
+
+def _allow_open_files(max_inflight_requests: int) -> None:
+    """As many as this process may have; say so where they are too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = max_inflight_requests * _FILES_PER_REQUEST + _FILES_BESIDE
+    if hard < wanted:
+        logger.warning(
+            "%d open files are allowed (ulimit -n), %d requests at once may need %d: raise the "
+            "limit or lower gateway.max_inflight_requests",
+            hard,
+            max_inflight_requests,
+            wanted,
+        )
 
 
 async def _listen(runner: web.AppRunner, listen: str) -> None:

@@ -6,11 +6,14 @@ The file is JSON lines of `TraceRecord`. Times ending in ``_at`` are Unix second
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
 
 from prfaas.core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class TraceRecord(msgspec.Struct, kw_only=True):
@@ -60,17 +63,26 @@ class TraceRecord(msgspec.Struct, kw_only=True):
 
 
 class TraceLog:
-    """Appends records to a file, or to nothing. Raises ConfigError if it cannot be opened."""
+    """Appends records to a file, or to nothing. Raises ConfigError if it cannot be opened; a line
+    that cannot be written (a full disk) is lost."""
 
     def __init__(self, path: Path | None) -> None:
         try:
             self._file = None if path is None else path.open("ab", buffering=0)
         except OSError as error:
             raise ConfigError(f"trace file {path}: {error.strerror}") from error
+        self._losing = False
 
     def write(self, record: TraceRecord) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(msgspec.json.encode(record) + b"\n")
+            self._losing = False
+        except OSError as error:
+            if not self._losing:
+                logger.error("trace file %s loses lines: %s", self._file.name, error.strerror)
+            self._losing = True
 
     def close(self) -> None:
         if self._file is not None:

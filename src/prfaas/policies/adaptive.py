@@ -7,7 +7,7 @@ minus wait in the PD cluster, threshold = base * exp(e / ``scale_s``). A wait is
 integral of what is out of balance, so answering in proportion settles without oscillating, unless
 the answer is too strong: then the cut swings past its best place, and every prompt on its wrong
 side costs more than it balances. The base is the configured threshold and drifts, slowly, to where
-the threshold has been.
+the threshold has been. Each PD cluster has a threshold of its own.
 
 The wait for the line is what waits for it over what it carries *now*: when its rate drops, the same
 bytes mean a longer wait, and the threshold moves at the next look. It does not jump to where the
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
-from prfaas.policies.api import ClusterView, RoleChange, View
+from prfaas.policies.api import ClusterView, EngineView, RoleChange, View
 from prfaas.policies.threshold import ThresholdPolicy
 
 _MAX_SHIFT = 3.0
@@ -54,13 +54,18 @@ class AdaptiveThresholdPolicy(ThresholdPolicy):
     ) -> None:
         super().__init__(threshold_tokens, abundant=abundant)
         self.period_s = period_s
-        self._base = float(threshold_tokens)
         self._scale_s = scale_s
         self._role_period_s = role_period_s
         self._wait_s = wait_s
         self._roles = roles
         self._roles_at = 0.0
-        self._called_for: str | None = None
+        # By PD cluster: the threshold now, what it drifts from, the role called for last time.
+        self._thresholds: dict[str, int] = {}
+        self._bases: dict[str, float] = {}
+        self._called_for: dict[str, str | None] = {}
+
+    def threshold_tokens(self, cluster: str) -> int:
+        return self._thresholds.get(cluster, self._threshold_tokens)
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         for cluster in view.pd_clusters:
@@ -74,24 +79,26 @@ class AdaptiveThresholdPolicy(ThresholdPolicy):
         assert self.period_s is not None
         remote, local = _remote_wait_s(view, cluster, now), _wait_s(cluster, now)
         shift = max(-_MAX_SHIFT, min(_MAX_SHIFT, (remote - local) / self._scale_s))
-        threshold = max(1.0, min(_LONGEST, self._base * exp(shift)))
-        self.threshold_tokens = round(threshold)
-        self._base *= (threshold / self._base) ** (self.period_s / _DRIFT_S)
+        base = self._bases.get(cluster.name, float(self._threshold_tokens))
+        threshold = max(1.0, min(_LONGEST, base * exp(shift)))
+        self._thresholds[cluster.name] = round(threshold)
+        self._bases[cluster.name] = base * (threshold / base) ** (self.period_s / _DRIFT_S)
 
     def _change_role(self, view: View, cluster: ClusterView, now: float) -> list[RoleChange]:
         wanted = self._wanted(view, cluster, now)
-        called, self._called_for = self._called_for, wanted
+        called = self._called_for.get(cluster.name)
+        self._called_for[cluster.name] = wanted
         if wanted is None or wanted != called:
             return []
-        self._called_for = None
+        self._called_for[cluster.name] = None
         if wanted == "prefill":
-            engine = min(cluster.decode_engines, key=lambda e: e.assigned)
+            engine = min(_up(cluster.decode_engines), key=lambda e: e.assigned)
             return [RoleChange(engine.name, "prefill", "prompts wait on both sides")]
-        engine = min(cluster.prefill_engines, key=lambda e: e.free_at)
+        engine = min(_up(cluster.prefill_engines), key=lambda e: e.free_at)
         return [RoleChange(engine.name, "decode", "prefilled requests wait for decode slots")]
 
     def _wanted(self, view: View, cluster: ClusterView, now: float) -> str | None:
-        decode, prefill = cluster.decode_engines, cluster.prefill_engines
+        decode, prefill = _up(cluster.decode_engines), _up(cluster.prefill_engines)
         slots = [e.max_requests for e in decode]
         running = sum(e.running for e in decode)
         waits = min(_wait_s(cluster, now), _remote_wait_s(view, cluster, now))
@@ -104,9 +111,13 @@ class AdaptiveThresholdPolicy(ThresholdPolicy):
         return None
 
 
+def _up(engines: Sequence[EngineView]) -> list[EngineView]:
+    return [engine for engine in engines if engine.up]
+
+
 def _wait_s(cluster: ClusterView, now: float) -> float:
     """How long a newcomer would wait for the first free prefill engine; 0 if there is none."""
-    waits = [max(0.0, e.free_at - now) for e in cluster.prefill_engines if e.up]
+    waits = [max(0.0, e.free_at - now) for e in _up(cluster.prefill_engines)]
     return min(waits, default=0.0)
 
 

@@ -157,6 +157,9 @@ class Costs(Protocol):
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off of tokens [from_token, to_token)."""
 
+    def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
+        """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
+
 
 class View(Protocol):
     """All that a policy may know."""

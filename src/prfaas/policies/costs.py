@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import add
+from typing import NamedTuple
 
-
-class LinearCosts:
-    """A constant prefill rate per engine and constant KV bytes: where no profile is known.
-
-    ``tokens_per_s`` maps engine names to uncached tokens per second; ``default_tokens_per_s``
-    serves the others, so that comparing queues by estimate compares them by tokens.
-    """
-
-    def __init__(
-        self,
-        tokens_per_s: Mapping[str, float] | None = None,
-        default_tokens_per_s: float = 10_000.0,
-        bytes_per_token: float = 0.0,
-        constant_bytes: float = 0.0,
-    ) -> None:
-        self.tokens_per_s = tokens_per_s or {}
-        self.default_tokens_per_s = default_tokens_per_s
-        self.bytes_per_token = bytes_per_token
-        self.constant_bytes = constant_bytes
-
-    def prefill_s(self, engine: str, uncached_tokens: int) -> float:
-        return uncached_tokens / self.tokens_per_s.get(engine, self.default_tokens_per_s)
-
-    def kv_bytes(self, from_token: int, to_token: int) -> float:
-        return self.constant_bytes + self.bytes_per_token * (to_token - from_token)
+_MEMORY = 0.99
+"""What one observation weighs after the next, whichever engine that is of: about the last hundred
+count. So an engine that gets no more work is forgotten, and tried again."""
+_FORGOTTEN = 0.1
+_FIRST_GUESS_TOKENS_PER_S = 10_000.0
+_OPTIMISM = 2.0
+"""A cluster that was never seen at work counts as so much faster than the fastest that was."""
 
 
 class ProfileCosts:
@@ -51,3 +35,75 @@ class ProfileCosts:
         if from_token:
             return self._kv(to_token) - self._kv(from_token) + self._kv(0)
         return self._kv(to_token)
+
+    def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
+        """Profiles are what was seen."""
+
+
+class LearnedCosts:
+    """Estimates from how long prefills took, where there are no profiles.
+
+    Theory of operation. T_prefill(n) = a + b n is fitted to each engine's recent prefills by least
+    squares, from sums that fade. Prompts that share a step end together, one of them in no time at
+    all; the sums still hold the true time for the true number of tokens. An engine not seen at work
+    counts as its cluster's others; a cluster not seen at work counts as faster than any that was,
+    so that it gets work and is seen.
+
+    Args:
+        cluster_of: engine -> cluster.
+        kv_bytes: bytes of a hand-off of tokens [from, to).
+    """
+
+    def __init__(
+        self, cluster_of: Mapping[str, str], kv_bytes: Callable[[int, int], float]
+    ) -> None:
+        self._seen = {engine: _Sums() for engine in cluster_of}
+        self._peers = {
+            engine: [peer for peer, other in cluster_of.items() if other == cluster]
+            for engine, cluster in cluster_of.items()
+        }
+        self._kv_bytes = kv_bytes
+
+    def prefill_s(self, engine: str, uncached_tokens: int) -> float:
+        own = self._seen[engine]
+        if own.weight >= _FORGOTTEN:
+            return own.prefill_s(uncached_tokens)
+        columns = zip(*(self._seen[peer] for peer in self._peers[engine]), strict=True)
+        peers = _Sums(*map(sum, columns))
+        if peers.weight >= _FORGOTTEN:
+            return peers.prefill_s(uncached_tokens)
+        others = [s.prefill_s(uncached_tokens) for s in self._seen.values() if s.n]
+        if others:
+            return min(others) / _OPTIMISM
+        return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
+
+    def kv_bytes(self, from_token: int, to_token: int) -> float:
+        return self._kv_bytes(from_token, to_token)
+
+    def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
+        for name, sums in self._seen.items():
+            self._seen[name] = _Sums(*(_MEMORY * value for value in sums))
+        n, t = float(uncached_tokens), seconds
+        new = (1.0, n, t, n * n, n * t)
+        self._seen[engine] = _Sums(*map(add, self._seen[engine], new))
+
+
+class _Sums(NamedTuple):
+    """Over prefills of n uncached tokens in t seconds, each with its weight."""
+
+    weight: float = 0.0
+    n: float = 0.0
+    t: float = 0.0
+    nn: float = 0.0
+    nt: float = 0.0
+
+    def prefill_s(self, tokens: int) -> float:
+        """a + b ``tokens`` of the least squares line; through the origin where that has no sense
+        (one length only, or the shorter took longer)."""
+        spread = self.weight * self.nn - self.n * self.n
+        if spread > 1e-6 * self.n * self.n:
+            slope = (self.weight * self.nt - self.n * self.t) / spread
+            offset = (self.t - slope * self.n) / self.weight
+            if slope > 0 and offset >= 0:
+                return offset + slope * tokens
+        return self.t / self.n * tokens

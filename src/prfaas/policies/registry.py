@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 
@@ -18,6 +19,8 @@ from prfaas.policies.baselines import FixedSidePolicy
 from prfaas.policies.earliest import EarliestCompletionPolicy
 from prfaas.policies.static_length import StaticLengthPolicy, UncachedGatePolicy
 from prfaas.policies.threshold import ThresholdPolicy
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _NoOptions(Strict, frozen=True):
@@ -34,9 +37,9 @@ class _UncachedGate(Strict, frozen=True):
 
 
 class _Adaptive(Strict, frozen=True):
-    period_s: float = 1.0
-    scale_s: float = 30.0
-    role_period_s: float = 60.0
+    period_s: _Positive = 1.0
+    scale_s: _Positive = 30.0
+    role_period_s: _Positive = 60.0
     wait_s: float = 10.0
     roles: bool = True
 
@@ -47,7 +50,7 @@ class _Earliest(Strict, frozen=True):
 
 class _Elastic(Strict, frozen=True):
     margin: float = 0.02
-    min_share: float = 0.15
+    min_share: _Positive = 0.15
     max_direct: int = 2
 
 

@@ -23,8 +23,12 @@ class ThresholdPolicy:
     packs_decode = False
 
     def __init__(self, threshold_tokens: int, *, abundant: bool = False) -> None:
-        self.threshold_tokens = threshold_tokens
+        self._threshold_tokens = threshold_tokens
         self.abundant = abundant
+
+    def threshold_tokens(self, cluster: str) -> int:
+        """The threshold for prompts whose decode engine is in ``cluster``."""
+        return self._threshold_tokens
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         decode = decode_engine(request, view.pd_clusters)
@@ -33,13 +37,14 @@ class ThresholdPolicy:
         cached = longest_cached(request, (view.cluster(decode.cluster),))
         remote = longest_cached(request, view.prfaas_clusters) if self.abundant else 0
         uncached = request.total_tokens - max(cached, remote)
-        if uncached > self.threshold_tokens:
-            why = f"uncached {uncached} > threshold {self.threshold_tokens}"
+        threshold = self.threshold_tokens(decode.cluster)
+        if uncached > threshold:
+            why = f"uncached {uncached} > threshold {threshold}"
             return offload(request, view, decode, why, now=now)
         if remote > cached:
             why = f"longer prefix in a PrfaaS cluster, {remote} tokens against {cached}"
             return offload(request, view, decode, why, now=now)
-        why = f"uncached {uncached} <= threshold {self.threshold_tokens}"
+        why = f"uncached {uncached} <= threshold {threshold}"
         return local(request, view, decode, why, now=now)
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:

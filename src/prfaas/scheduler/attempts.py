@@ -160,6 +160,7 @@ class Attempts(Decoding):
         )
 
     def prefilled(self, record: Record, _why: str) -> None:
+        self._learn(record)
         self._move(record, State.SENDING)
         self._release_prefill(record, done=True)
         record.stall_at = self.now + self._stall_s
@@ -180,6 +181,18 @@ class Attempts(Decoding):
             self.reroute(
                 record, f"the transfer is too slow: {missing:.0%} missing after {elapsed_s:.0f} s"
             )
+
+    def prefilled_last(self, record: Record, why: str) -> None:
+        """The last bytes were there before the prefill engine had answered."""
+        self._learn(record)
+        self.make_ready(record, why)
+
+    def _learn(self, record: Record) -> None:
+        engine = record.prefill
+        assert engine is not None
+        seconds = self.now - engine.busy_since
+        if seconds >= 0:
+            self._costs.prefill_seen(engine.name, record.uncached, seconds)
 
     def received(self, record: Record, _why: str) -> None:
         self._move(record, State.RECEIVED)

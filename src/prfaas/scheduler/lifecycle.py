@@ -112,7 +112,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.SENDING, _T.STALLED): _REROUTE,
     (_S.SENDING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
     # Every byte has arrived and was verified: what becomes of the prefill engine is no matter.
-    (_S.RECEIVED, _T.PREFILL_COMPLETED): _MAKE_READY,
+    (_S.RECEIVED, _T.PREFILL_COMPLETED): Step("prefilled_last", _TO_DECODE),
     (_S.RECEIVED, _T.PREFILL_FAILED): _MAKE_READY,
     (_S.RECEIVED, _T.PREFILL_ENGINE_LOST): _MAKE_READY,
     (_S.RECEIVED, _T.ATTEMPT_TIMED_OUT): _MAKE_READY,

@@ -23,7 +23,6 @@ from math import inf
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.policies.api import Costs, Policy, View
-from prfaas.policies.costs import LinearCosts
 from prfaas.scheduler.attempts import Attempts
 from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
 from prfaas.scheduler.events import (
@@ -76,9 +75,9 @@ class Scheduler:
         policy: Policy,
         config: SchedulerConfig,
         *,
-        costs: Costs | None = None,
+        costs: Costs,
     ) -> None:
-        self._attempts = attempts = Attempts(topology, policy, config, costs or LinearCosts())
+        self._attempts = attempts = Attempts(topology, policy, config, costs)
         self._policy = policy
         self._records = attempts.records
         self._timers = attempts.timers
@@ -245,7 +244,7 @@ class Scheduler:
         for change in self._policy.adjust(self._scene, now=self._now):
             engine = self._engine(change.engine)
             last = engine.role == "decode" and len(engine.place.decode_engines) == 1
-            if engine.role != change.role and not last:
+            if engine.changes_role and engine.role != change.role and not last:
                 engine.role = change.role
                 engine.place.sort_roles()
                 self._attempts.out.append(ChangeRole(engine.name, change.role, change.reason))

@@ -19,6 +19,8 @@ class EngineState:
 
     __slots__ = (
         "assigned",
+        "busy_since",
+        "changes_role",
         "cluster",
         "decode_records",
         "free_at",
@@ -42,6 +44,7 @@ class EngineState:
         self.cluster = spec.cluster
         self.place = place
         self.role: EngineRole = spec.role
+        self.changes_role = spec.changes_role
         self.max_requests = spec.max_requests
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
@@ -57,9 +60,13 @@ class EngineState:
         self.prefill_tokens = 0
         self.queued_s = 0.0
         self.free_at = -inf
+        self.busy_since = inf
+        """When it began the prefill that is to end next; infinite where that is not known."""
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
+        if not self.prefills:
+            self.busy_since = now
         self.prefills += 1
         self.prefill_tokens += tokens
         self.queued_s += seconds
@@ -72,6 +79,7 @@ class EngineState:
         # Rounding must not pile up over millions of requests.
         self.queued_s = self.queued_s - seconds if self.prefills else 0.0
         self.free_at = now + self.queued_s if done else self.free_at - seconds
+        self.busy_since = now if done else inf
 
 
 class ClusterState:

@@ -2,16 +2,20 @@
 
 Most entries mean nothing any more by their time (the transfer did not stall, the request met its
 deadline). They are not searched for, but thrown away when they come to the front of the heap, so
-that the driver is not woken for them.
+that the driver is not woken for them, and all at once when the heap has doubled since the last
+time, so that a deadline far off does not keep a request's timers long after its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import NamedTuple
+
+_SMALL = 64
+"""Up to so many timers the heap is not looked through."""
 
 
 class TimerKind(StrEnum):
@@ -41,11 +45,14 @@ class Timers:
     def __init__(self, is_stale: Callable[[Timer], bool]) -> None:
         self._is_stale = is_stale
         self._heap: list[Timer] = []
+        self._tidy_at = _SMALL
         self._sequence = 0
         self._armed = inf
 
     def add(self, at: float, kind: TimerKind, key: str | tuple[str, str], attempt: int = 0) -> None:
         if at < inf:
+            if len(self._heap) >= self._tidy_at:
+                self._tidy()
             self._sequence += 1
             heappush(self._heap, Timer(at, self._sequence, kind, key, attempt))
 
@@ -68,3 +75,9 @@ class Timers:
                 return self._armed
             heappop(heap)
         return None
+
+    def _tidy(self) -> None:
+        """Throw away what means nothing any more."""
+        self._heap = [timer for timer in self._heap if not self._is_stale(timer)]
+        heapify(self._heap)
+        self._tidy_at = max(_SMALL, 2 * len(self._heap))

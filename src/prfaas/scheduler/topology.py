@@ -11,13 +11,14 @@ from prfaas.core.deployment import ClusterKind, Deployment, EngineRole
 
 class EngineSpec(msgspec.Struct, frozen=True):
     """``max_requests``: how many decodes it is given at a time; ``max_prefills``: how many prefills
-    (None: as many)."""
+    (None: as many); ``changes_role``: whether it can do the work of both roles."""
 
     name: str
     cluster: str
     role: EngineRole
     max_requests: int = 32
     max_prefills: int | None = None
+    changes_role: bool = True
     up: bool = True
     """Whether it counts as up before the first EngineUp or EngineDown."""
 
@@ -42,13 +43,19 @@ class Topology(msgspec.Struct, frozen=True):
     links: tuple[LinkSpec, ...]
     alignment_tokens: int
 
+    @property
+    def cluster_of(self) -> dict[str, str]:
+        """Engine -> cluster."""
+        return {engine.name: engine.cluster for engine in self.engines}
+
 
 def topology_of(deployment: Deployment, *, alignment_tokens: int, up: bool = True) -> Topology:
-    """The topology of a deployment file; ``up``: whether engines count as up from the start."""
+    """The topology of a deployment file; ``up``: whether engines count as up from the start. vLLM
+    engines keep their role: only those started as prefill engines export."""
     return Topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in deployment.clusters),
         engines=tuple(
-            EngineSpec(e.name, c.name, e.role, e.max_num_seqs, up=up)
+            EngineSpec(e.name, c.name, e.role, e.max_num_seqs, changes_role=False, up=up)
             for c in deployment.clusters
             for e in c.engines
         ),

@@ -33,7 +33,9 @@ class MockEngine(MockServer):
 
     ``prefill_gate``, ``first_token_gate`` and ``middle_gate`` hold a request at that point while
     they are cleared; without ``exports_complete`` transfers stay on the line after prefill;
-    ``refuse_exports`` is the reason prefill gives for having exported nothing.
+    ``refuse_exports`` is the reason prefill gives for having exported nothing. A ``script`` is
+    followed instead of the words of a streamed answer: bytes are written, events waited for.
+    ``adapters`` are served beside the model.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -49,7 +51,8 @@ class MockEngine(MockServer):
         self.exports_complete = True
         self.refuse_exports: str | None = None
         self.fail_with_status: int | None = None
-        self.error_event_first = False
+        self.script: list[bytes | asyncio.Event] = []
+        self.adapters: list[str] = []
         self.prefill_gate, self.first_token_gate, self.middle_gate = (
             asyncio.Event(),
             asyncio.Event(),
@@ -79,8 +82,9 @@ class MockEngine(MockServer):
         return web.Response()
 
     async def _models(self, _request: web.Request) -> web.Response:
-        card = {"id": self.model, "object": "model", "parent": None}
-        return web.json_response({"object": "list", "data": [card]})
+        cards = [{"id": self.model, "object": "model", "parent": None}]
+        cards += [{"id": name, "object": "model", "parent": self.model} for name in self.adapters]
+        return web.json_response({"object": "list", "data": cards})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         tokens = list((await request.json())["prompt"].encode())
@@ -143,8 +147,9 @@ class MockEngine(MockServer):
             return web.json_response({"choices": choices, "prompt_token_ids": ids})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        if self.error_event_first:
-            await response.write(b'data: {"error":{"message":"EngineCore died"}}\n\n')
+        if self.script:
+            await _follow(self.script, response)
+            return response
         for number, event in enumerate(_events(words)):
             await response.write(event)
             if number == 1:
@@ -153,7 +158,7 @@ class MockEngine(MockServer):
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         model = body.get("model")
-        if model not in (None, self.model):
+        if model not in (None, self.model, *self.adapters):
             return _error(404, f"The model `{model}` does not exist.")
         if any(len(ids) >= MAX_MODEL_LEN for ids in _prompts(body)):
             return _error(400, "This model's maximum context length is exceeded")
@@ -183,6 +188,14 @@ def _rendered(body: dict[str, Any], token_ids: list[int]) -> dict[str, Any]:
         "sampling_params": sampling,
         "stream": bool(body.get("stream")),
     }
+
+
+async def _follow(script: list[bytes | asyncio.Event], response: web.StreamResponse) -> None:
+    for step in script:
+        if isinstance(step, bytes):
+            await response.write(step)
+        else:
+            await step.wait()
 
 
 def _events(words: list[str]) -> Iterator[bytes]:

@@ -117,7 +117,7 @@ async def test_engine_errors_before_the_first_token_are_retried(how: str) -> Non
         if how == "status":
             mock.engines["d1"].fail_with_status = 500
         else:
-            mock.engines["d1"].error_event_first = True
+            mock.engines["d1"].script = [b'data: {"error":{"message":"EngineCore died"}}\n\n']
         response, content = await ask(client, stream=True)
         assert content.endswith(b"data: [DONE]\n\n")
         assert b"error" not in content
@@ -141,6 +141,42 @@ async def test_decode_engine_dies_in_the_middle_of_its_answer() -> None:
         error = json.loads(last.removeprefix(b"data: "))["error"]
         assert error["code"] == 502
         assert "broke off" in error["message"]
+
+
+async def test_requests_are_answered_and_ready_says_so_where_the_pd_agent_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prfaas.gateway.fleet._AGENT_POLL_S", 0.01)
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        await mock.agents["west-agent"].stop()
+        await until(lambda: mock.gateway.fleet.alignment_tokens() is None)
+        _, content = await ask(client)
+        assert text_of(content) == answer_to(LONG)
+        async with client.get("/ready") as ready:
+            assert ready.status == 200
+
+
+async def test_the_share_hidden_by_an_attempt_given_up_is_not_waited_for() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].exports_complete = False
+        mock.engines["p1"].prefill_gate.clear()
+        mock.agents["east-agent"].sent = lambda *_, **__: None  # type: ignore[method-assign]
+        asked = asyncio.create_task(ask(client))
+        east, west = mock.agents["east-agent"], mock.agents["west-agent"]
+        await until(lambda: bool(east.polled))
+        (first,) = east.polled
+        (exchange,) = mock.gateway._driver._exchanges.values()  # type: ignore[union-attr]
+        assert ("prefill", 1) in exchange._tasks
+        await west.receive(first, total=10, stored=5, state="failed")
+        await until(lambda: bool(mock.engines["p1"].requests))
+        assert ("prefill", 1) not in exchange._tasks
+        mock.engines["p1"].prefill_gate.set()
+        response, _ = await asked
+        assert response.headers["x-prfaas-route"].startswith("pd-p")
 
 
 @pytest.mark.parametrize("hold", ["prefill", "first token", "middle"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -37,6 +38,10 @@ async def error_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
         (b'{"prompt": "a", "model": "other"}', 404, "`other` does not exist"),
         (b'{"prompt": "' + b"a" * 70_000 + b'"}', 413, "larger than 65536 bytes"),
         (json.dumps({"prompt": [1] * 3, "x": "y" * 60_000}).encode(), 200, ""),
+        (b'{"prompt": ["a", "b"], "max_tokens": 1' + b"0" * 400 + b"}", 400, "max_tokens must be"),
+        (b'{"prompt": "a", "echo": true, "n": 1' + b"0" * 400 + b"}", 400, "n must be at most"),
+        (b'{"prompt": ["a", "b"], "max_tokens": 1e400}', 400, "max_tokens is not valid"),
+        (b'{"prompt": ["a", "b"], "max_tokens": 9223372036854775807}', 200, ""),
     ],
 )
 async def test_bodies(body: bytes, status: int, says: str) -> None:
@@ -80,6 +85,60 @@ async def test_keys() -> None:
         for path in ("/health", "/ready", "/metrics"):
             async with client.get(path) as response:
                 assert response.status == 200
+
+
+async def send_raw(client: aiohttp.ClientSession, *lines: bytes, body: bytes = b"") -> bytes:
+    """The whole answer to a request that no decent client sends."""
+    url = (await client.get("/health")).url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"\r\n".join((*lines, b"Connection: close", b"", b"")) + body)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_a_key_that_is_no_text_is_a_wrong_one(caplog: pytest.LogCaptureFixture) -> None:
+    mock = MockDeployment(keys='["secret"]')
+    async with mock.running() as client:
+        await mock.ready()
+        head = b"GET /v1/models HTTP/1.1", b"Host: h", b"Authorization: Bearer \xff"
+        assert (await send_raw(client, *head)).startswith(b"HTTP/1.1 401 ")
+    assert not caplog.records
+
+
+async def test_a_body_that_cannot_be_read_is_the_clients_mistake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        headers = {"Content-Encoding": "gzip"}
+        async with client.post(COMPLETIONS, data=b"no gzip", headers=headers) as response:
+            assert response.status == 400
+            assert "not chunked or compressed as" in (await error_of(response))["message"]
+    assert not caplog.records
+
+
+async def test_headers_that_are_no_ascii_stay_here() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        body = b'{"prompt": "abc"}'
+        answer = await send_raw(
+            client,
+            b"POST /v1/completions HTTP/1.1",
+            b"Host: h",
+            b"traceparent: 00-1-2-01",
+            b"tracestate: \xff",
+            "X-Session-ID: é".encode(),
+            b"Content-Length: %d" % len(body),
+            body=body,
+        )
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        ((_, _, headers),) = mock.engines["d1"].requests + mock.engines["d2"].requests
+        assert headers["traceparent"] == "00-1-2-01"
+        assert not {"tracestate", "X-Session-ID", "Accept-Encoding"} & headers.keys()
 
 
 async def test_unequal_layouts_are_refused_before_any_request() -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from prfaas.cache.prefix_index import PrefixMatch
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import EngineEndpoint, parse_listen, resolve
-from prfaas.gateway.fleet import Fleet
+from prfaas.gateway.fleet import Fleet, _replaced
 from prfaas.gateway.links import LinkWatch, link_event
 from prfaas.gateway.prompts import usable_prefix
+from prfaas.gateway.server import _allow_open_files
+from prfaas.gateway.trace import TraceLog, TraceRecord
 from prfaas.scheduler.events import LinkStateChanged
-from prfaas.testing.mock_deployment import MockDeployment, clear_line, until
+from prfaas.testing.mock_deployment import MockDeployment, clear_line, mock_layout, until
 from prfaas.transfer.api import LinkState
 
 
@@ -109,6 +115,50 @@ async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -
             await running
     assert [e.up for e in told] == [True, True, False]
     assert told[1].utilisation == 0.5
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "replaced"),
+    [
+        ([(0, 10), (1, 11)], [(0, 10)], set()),
+        ([(0, 10)], [(0, 10), (1, 11)], set()),
+        ([(0, 10), (1, 11)], [(0, 20)], {"e"}),
+        ([(0, 20)], [(0, 20), (1, 21)], set()),
+    ],
+)
+def test_ranks_that_register_one_by_one_are_no_restart(
+    before: list[tuple[int, int]], now: list[tuple[int, int]], replaced: set[str]
+) -> None:
+    def registered(ranks: list[tuple[int, int]]) -> list[RegisteredRank]:
+        layout = msgspec.structs.replace(mock_layout(), tp_size=2)
+        return [
+            RegisteredRank("e", pid, msgspec.structs.replace(layout, tp_rank=rank))
+            for rank, pid in ranks
+        ]
+
+    assert _replaced(registered(before), registered(now)) == replaced
+
+
+def test_a_full_disk_loses_lines_of_the_trace_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = TraceLog(Path("/dev/full"))
+    for _ in range(3):
+        log.write(TraceRecord(request_id="r", endpoint="/v1/completions", arrived_at=0.0))
+    log.close()
+    assert caplog.messages == ["trace file /dev/full loses lines: No space left on device"]
+
+
+@pytest.mark.parametrize(("requests", "warned"), [(300, False), (301, True)])
+def test_too_few_open_files_are_said(
+    requests: int, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    _allow_open_files(requests)
+    assert limits == [(1000, 1000)]
+    assert ("1000 open files are allowed" in caplog.text) is warned
 
 
 async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ async def test_the_process_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
         path = tmp_path / "deployment.yaml"
         path.write_text(mock.deployment_text() + "  listen: 127.0.0.1:0\n")
         process = await asyncio.create_subprocess_exec(
+            "sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh",
             sys.executable, "-m", "prfaas.cli.main", "gateway", str(path),
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
@@ -58,6 +60,8 @@ async def test_the_process_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
         while b"listening on " not in said:
             said = await process.stderr.readline()
             assert said, "the gateway ended"
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard > 256
         url = said.split(b"listening on ")[1].strip().decode()
         async with aiohttp.ClientSession(url) as client, asyncio.timeout(10):
             while (await client.get("/ready")).status != 200:  # noqa: ASYNC110

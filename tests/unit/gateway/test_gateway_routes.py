@@ -216,6 +216,17 @@ async def test_models_and_tokenize_come_from_an_engine() -> None:
             assert (await response.json())["tokens"] == [97, 98]
 
 
+async def test_the_deadline_of_an_unstreamed_answer_grows_with_its_tokens_up_to_an_hour() -> None:
+    mock = MockDeployment(deadline="20 s")
+    async with mock.running() as client:
+        await mock.ready()
+        for tokens, extra_s in ((100, 100), (100_000, 3600)):
+            await ask(client, prompt=LONG, max_tokens=tokens)
+            prefill = mock.engines["e1"].bodies(COMPLETIONS)[-1]
+            deadline_s = prefill["kv_transfer_params"]["deadline_s"]
+            assert extra_s < deadline_s <= extra_s + 20
+
+
 async def test_only_what_the_decode_engine_lacks_is_sent() -> None:
     mock = MockDeployment()
     ids = list(LONG.encode())
@@ -245,6 +256,11 @@ async def test_only_what_the_decode_engine_lacks_is_sent() -> None:
         assert response.headers["x-prfaas-route"].startswith("direct; ")
         # Another tenant's salt shares nothing.
         response, _ = await ask(client, prompt=LONG, cache_salt="other")
+        assert response.headers["x-prfaas-cached-tokens"] == "0"
+        # Nor does an adapter, loaded just now.
+        for engine in mock.engines.values():
+            engine.adapters.append("tuned")
+        response, _ = await ask(client, prompt=LONG, model="tuned")
         assert response.headers["x-prfaas-cached-tokens"] == "0"
         metrics = await (await client.get("/metrics")).text()
         assert 'prfaas_gateway_index_blocks{engine="d2"} 8.0' in metrics

@@ -95,9 +95,11 @@ class TestFollower:
 
     def test_garbage_is_an_engine_error(self) -> None:
         follower = KvEventFollower(EngineIndex())
-        negative = batch(stored(0) | {"token_ids": [-1]})
         for payload in (
-            negative,
+            batch(stored(0) | {"token_ids": [-1]}),
+            batch(stored(0) | {"block_size": 0}),
+            batch(stored(0) | {"block_size": -4}),
+            batch(stored(0) | {"extra_keys": ["?"]}).replace(b"\xa1?", b"\xa1\xff"),
             b"",
             b"\xc1",
             batch({"type": "Unheard"}),
@@ -123,6 +125,9 @@ class MockPublisher:
         self.kept.append(payload)
         if not lose:
             await self._pub.send_multipart([b"kv", number, payload])
+
+    async def send(self, frames: list[bytes]) -> None:
+        await self._pub.send_multipart(frames)
 
     async def serve_replays(self) -> None:
         while True:
@@ -171,6 +176,34 @@ async def test_a_late_feed_catches_up_then_follows_live() -> None:
         await publisher.publish(batch(stored(4)))
         await until(lambda: held(index) == 20)
         assert publisher.replays == before + 1
+
+
+async def test_others_have_their_turn_during_a_replay() -> None:
+    async with following() as (feed, publisher):
+        publisher.kept += [batch()] * 500
+        before, most = 0, 0
+        async with asyncio.timeout(10):
+            while before < 500:
+                await asyncio.sleep(0)
+                now = feed.follower.batches_total
+                before, most = now, max(most, now - before)
+        assert most == 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [[b"kv", b"\xff" * 8, batch()], [b"kv", b"\xff" * 9, batch()], [b"kv", b"", b"kv", batch()]],
+)
+async def test_a_message_without_a_number_is_a_bad_one(
+    frames: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following() as (feed, publisher):
+        await until(lambda: feed.state is FeedState.LIVE)
+        await publisher.publish(batch(stored(0)))
+        await until(lambda: held(feed.follower.index) == 4)
+        await publisher.send(frames)
+        await until(lambda: "without a number" in caplog.text)
+        assert feed.state is FeedState.SILENT
 
 
 async def test_a_silent_publisher_is_said_and_its_index_emptied(

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import ConfigError
 from prfaas.policies.adaptive import AdaptiveThresholdPolicy
 from prfaas.policies.api import Decision, Route
-from prfaas.policies.costs import LinearCosts, ProfileCosts
+from prfaas.policies.costs import LearnedCosts, ProfileCosts
 from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.state import Record, Scene
@@ -29,7 +31,13 @@ TOPOLOGY = Topology(
     (LinkSpec("east", "west", 1e6, 0.02),),
     64,
 )
-COSTS = LinearCosts({"e0": 4000.0}, 1000.0, bytes_per_token=100.0, constant_bytes=1e4)
+COSTS = ProfileCosts(
+    {
+        spec.name: lambda n, rate=4000.0 if spec.cluster == "east" else 1000.0: n / rate
+        for spec in TOPOLOGY.engines
+    },
+    lambda n: 1e4 + 100.0 * n,
+)
 
 
 def scene() -> Scene:
@@ -128,14 +136,14 @@ def test_elastic_prefills_on_a_decode_engine_with_time_to_spare() -> None:
 def test_adaptive_threshold_follows_the_waits() -> None:
     view, policy = scene(), AdaptiveThresholdPolicy(1000, scale_s=5.0, roles=False)
     policy.adjust(view, now=1.0)
-    assert policy.threshold_tokens == 1000
+    assert policy.threshold_tokens("west") == 1000
     view.engines["e0"].book(40_000, 10.0, 1.0)
     policy.adjust(view, now=1.0)
-    assert policy.threshold_tokens > 5000
+    assert policy.threshold_tokens("west") > 5000
     for name in ("p0", "p1"):
         view.engines[name].book(40_000, 20.0, 1.0)
     policy.adjust(view, now=1.0)
-    assert policy.threshold_tokens < 300
+    assert policy.threshold_tokens("west") < 300
 
 
 def test_adaptive_threshold_rises_when_the_same_bytes_wait_for_a_slower_line() -> None:
@@ -143,10 +151,10 @@ def test_adaptive_threshold_rises_when_the_same_bytes_wait_for_a_slower_line() -
     line = view.links["east", "west"]
     line.outstanding_bytes = 2e6
     policy.adjust(view, now=1.0)
-    before = policy.threshold_tokens
+    before = policy.threshold_tokens("west")
     line.rate_bytes_per_s *= 0.2
     policy.adjust(view, now=2.0)
-    assert policy.threshold_tokens == pytest.approx(before * np.exp((10 - 2) / 5), rel=0.01)
+    assert policy.threshold_tokens("west") == pytest.approx(before * np.exp((10 - 2) / 5), rel=0.01)
 
 
 def test_adaptive_roles_change_when_called_for_twice() -> None:
@@ -159,13 +167,86 @@ def test_adaptive_roles_change_when_called_for_twice() -> None:
     assert policy.adjust(view, now=180.0) == []
 
 
-def test_costs() -> None:
-    assert COSTS.prefill_s("e0", 4000) == 1.0
-    assert COSTS.kv_bytes(100, 200) == 2e4
+def test_adaptive_looks_at_each_pd_cluster_by_itself() -> None:
+    topology = Topology(
+        (*TOPOLOGY.clusters, ClusterSpec("north", "pd")),
+        (*TOPOLOGY.engines, EngineSpec("p2", "north", "prefill")),
+        (*TOPOLOGY.links, LinkSpec("east", "north", 1e6, 0.02)),
+        64,
+    )
+    view, policy = Scene(topology, COSTS), AdaptiveThresholdPolicy(1000, scale_s=5.0, roles=True)
+    for name in ("e0", "p0", "p1"):
+        view.engines[name].book(40_000, 400.0, 0.0)
+    assert policy.adjust(view, now=60.0) == []
+    assert policy.threshold_tokens("west") < 1000 < policy.threshold_tokens("north")
+    # North calls for nothing in between.
+    [change] = policy.adjust(view, now=120.0)
+    assert (change.engine, change.role) == ("d0", "prefill")
+
+
+def test_adaptive_roles_are_those_of_engines_that_are_up() -> None:
+    view, policy = scene(), AdaptiveThresholdPolicy(1000, roles=True)
+    for name in ("e0", "p0", "p1"):
+        view.engines[name].book(40_000, 400.0, 0.0)
+    view.engines["d0"].up = False
+    for now in (60.0, 120.0, 180.0):
+        assert policy.adjust(view, now=now) == []
+
+
+def test_costs_of_profiles() -> None:
     profiled = ProfileCosts({"e": lambda tokens: tokens / 10}, lambda tokens: 7 + tokens)
     assert profiled.prefill_s("e", 20) == 2.0
     assert profiled.kv_bytes(0, 10) == 17
     assert profiled.kv_bytes(4, 10) == 13
+
+
+CLUSTERS = {"e0": "east", "p0": "west", "d0": "west"}
+
+
+def learned() -> LearnedCosts:
+    return LearnedCosts(CLUSTERS, lambda start, end: end - start)
+
+
+@given(
+    st.lists(st.integers(1, 200_000), min_size=2, max_size=200),
+    st.floats(0, 1),
+    st.floats(1e-6, 1e-2),
+)
+def test_a_prefill_time_linear_in_the_tokens_is_learned(
+    lengths: list[int], offset_s: float, s_per_token: float
+) -> None:
+    costs = learned()
+    for tokens in lengths:
+        costs.prefill_seen("p0", tokens, offset_s + s_per_token * tokens)
+    mean = sum(lengths) // len(lengths)
+    recent = lengths[-1] if len(set(lengths)) == 1 else mean
+    wanted = offset_s + s_per_token * recent
+    assert costs.prefill_s("p0", recent) == pytest.approx(wanted, rel=0.02, abs=1e-9)
+
+
+def test_prompts_that_end_in_one_step_count_together() -> None:
+    costs = learned()
+    for _ in range(10):
+        costs.prefill_seen("p0", 500, 0.1)
+        costs.prefill_seen("p0", 500, 0.0)
+    assert costs.prefill_s("p0", 1000) == pytest.approx(0.1, rel=0.01)
+
+
+def test_an_engine_not_seen_counts_as_its_peers_and_a_cluster_not_seen_as_faster() -> None:
+    costs = learned()
+    assert costs.prefill_s("e0", 10_000) == costs.prefill_s("p0", 10_000) > 0
+    costs.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("p0", 1000) == costs.prefill_s("d0", 1000) == 0.5
+    assert costs.prefill_s("e0", 1000) < 0.5
+
+
+def test_what_was_seen_is_forgotten_where_others_get_all_the_work() -> None:
+    costs = learned()
+    costs.prefill_seen("e0", 1000, 30.0)
+    assert costs.prefill_s("e0", 1000) == 30.0
+    for _ in range(300):
+        costs.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("e0", 1000) < 0.5
 
 
 def test_unknown_names_and_options_are_refused() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, ConfigError, InvariantError
-from prfaas.policies.api import Route
+from prfaas.policies.api import RoleChange, Route, View
+from prfaas.policies.baselines import FixedSidePolicy
+from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
@@ -36,7 +39,9 @@ class Driver:
 
     def __init__(self, topo: Topology | None = None, **config: Any) -> None:
         settings = SchedulerConfig(**{"threshold": 1024, **config})
-        self.scheduler = Scheduler(topo or topology(), make_policy(settings), settings)
+        topo = topo or topology()
+        self.costs = LearnedCosts(topo.cluster_of, lambda start, end: end - start)
+        self.scheduler = Scheduler(topo, make_policy(settings), settings, costs=self.costs)
         self.now = 0.0
         self.log: list[c.AnyCommand] = []
 
@@ -47,8 +52,10 @@ class Driver:
         self.log += out
         return [command for command in out if not isinstance(command, c.SetTimer)]
 
-    def arrive(self, tokens: int, rid: str = "r", **more: Any) -> list[c.AnyCommand]:
-        return self(e.RequestArrived(rid, tokens, 10, **more))
+    def arrive(
+        self, tokens: int, rid: str = "r", *, at: float | None = None, **more: Any
+    ) -> list[c.AnyCommand]:
+        return self(e.RequestArrived(rid, tokens, 10, **more), at=at)
 
     def alarm(self) -> list[c.AnyCommand]:
         timer = next(x for x in reversed(self.log) if isinstance(x, c.SetTimer))
@@ -77,6 +84,31 @@ def test_transfer_may_complete_before_the_prefill_answers() -> None:
     drive.arrive(LONG)
     assert drive(e.TransferCompleted("r", 1)) == []
     assert isinstance(drive(e.PrefillCompleted("r", 1))[0], c.StartDecode)
+
+
+def test_prefill_times_are_learned_without_the_wait_in_the_queue() -> None:
+    drive = Driver()
+    for rid in ("a", "b", "c"):
+        drive.arrive(LONG, rid)
+    drive(e.PrefillCompleted("a", 1), at=0.5)
+    drive(e.TransferCompleted("b", 1), at=0.9)
+    drive(e.PrefillCompleted("b", 1), at=1.0)
+    assert drive.costs.prefill_s("east-1", LONG) == pytest.approx(0.5)
+    drive(e.RequestCancelled("c"), at=1.1)
+    drive.arrive(LONG, "d", at=9.0)
+    drive(e.PrefillCompleted("d", 1), at=9.5)
+    assert drive.costs.prefill_s("east-1", LONG) == pytest.approx(0.5)
+
+
+def test_a_prefill_is_not_timed_while_another_is_given_up() -> None:
+    """Which of the two the engine was at is not known."""
+    drive = Driver()
+    drive.arrive(LONG, "a")
+    drive.arrive(LONG, "b")
+    drive(e.RequestCancelled("b"), at=5.0)
+    before = drive.costs.prefill_s("east-1", LONG)
+    drive(e.PrefillCompleted("a", 1), at=6.0)
+    assert drive.costs.prefill_s("east-1", LONG) == before
 
 
 def test_short_prompt_stays_in_the_pd_cluster_and_one_block_is_direct() -> None:
@@ -288,6 +320,27 @@ def test_cancel_stops_whatever_runs_and_frees_the_slot() -> None:
     assert isinstance(cancel, c.CancelDecode)
     assert start.request_id == "b"
     assert drive(e.RequestCancelled("a")) == []
+
+
+class AlwaysPrefill(FixedSidePolicy):
+    period_s = 1.0
+
+    def adjust(self, view: View, *, now: float) -> list[RoleChange]:
+        return [RoleChange(e.name, "prefill", "why not") for e in view.engines.values()]
+
+
+@pytest.mark.parametrize("changes_role", [False, True])
+def test_an_engine_changes_its_role_only_if_it_can(changes_role: bool) -> None:
+    topo = topology(decodes=2)
+    engines = [msgspec.structs.replace(x, changes_role=changes_role) for x in topo.engines]
+    topo = msgspec.structs.replace(topo, engines=tuple(engines))
+    costs = LearnedCosts(topo.cluster_of, lambda start, end: 0)
+    policy = AlwaysPrefill(offloads=False)
+    scheduler = Scheduler(topo, policy, SchedulerConfig(), costs=costs)
+    scheduler.handle(e.TimerFired(), now=0.0)
+    out = scheduler.handle(e.TimerFired(), now=1.0)
+    changed = [command.engine for command in out if isinstance(command, c.ChangeRole)]
+    assert changed == (["west-d0"] if changes_role else [])
 
 
 def test_refusals() -> None:
