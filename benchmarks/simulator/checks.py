@@ -86,8 +86,9 @@ def saturation(paper: Scenario, deployments: dict[str, Any]) -> Iterator[Check]:
 
 
 def best_policy(paper: Scenario) -> Check:
-    """Offered 0.97 of the elastic fluid bound, *elastic* keeps up: as much leaves as arrives, and
-    the queues of the last third are no longer than those of the middle third."""
+    """Offered 0.97 of the elastic fluid bound, *elastic* keeps up: as much leaves as arrives. (At
+    such a load queues are long and take longer than a run to settle: how TTFT still grows from the
+    middle third to the last is shown, not judged.)"""
     bound = elastic_bound(load_planning_scenario(EXAMPLES / "paper.yaml")).lambda_max
     measured: dict[str, Any] = {"bound": bound}
     holds = True

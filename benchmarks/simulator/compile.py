@@ -1,7 +1,7 @@
 """Build a copy of the package with its hot modules compiled by mypyc, under build/compiled.
 
 The sources stay as they are and need no compiler; the copy gives the same results to the last
-digit (the benchmark compares them) at two to three times the speed. Use it with
+digit (the benchmark compares them) at about twice the speed. Use it with
 ``PYTHONPATH=build/compiled``. Needs mypy and a C compiler.
 """
 

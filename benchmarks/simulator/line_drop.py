@@ -61,7 +61,7 @@ def level(arrived: Column, ttft: Column) -> dict[str, float]:
 
 def of_the_paper(config: RunConfig) -> RunConfig:
     """The same policy on 3 prefill and 5 decode nodes, at the paper's threshold."""
-    threshold = {"threshold": "19.4K"} if config.name in ("threshold", "adaptive") else {}
+    threshold = {"threshold": 19_400} if config.name in ("threshold", "adaptive") else {}
     scheduler = SchedulerConfig(policy=config.scheduler.policy, **threshold)
     return msgspec.structs.replace(
         config, scheduler=scheduler, instances={"west": Split(prefill=3, decode=5)}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.sim.build import build_workload
-from prfaas.sim.scenario import RunConfig, load_scenario
+from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.summary import summarise
 from prfaas.sim.workload import Workload
@@ -28,11 +28,11 @@ def never_worse(trace: Path) -> Check:
     scenario = load_scenario(EXAMPLES / "simulate-trace.yaml")
     config = msgspec.structs.replace(scenario.workload, trace=str(trace.resolve()), requests=12_000)
     scenario = msgspec.structs.replace(scenario, workload=config)
-    workload = build_workload(scenario, beside=EXAMPLES, keep_times=True)
+    workload = build_workload(scenario, beside=EXAMPLES)
     rate = LOAD * capacity(run(scenario, RunConfig(name=""), workload, until=0.0), workload)
     workload = workload.sped_up(rate / workload.rate)
 
-    def p99(**scheduler: Any) -> float:
+    def p99(scenario: Scenario = scenario, **scheduler: Any) -> float:
         config = RunConfig(name="", scheduler=SchedulerConfig(**scheduler))
         return summarise("", run(scenario, config, workload), scenario.slo).ttft_s.p99
 
@@ -41,12 +41,14 @@ def never_worse(trace: Path) -> Check:
     for tokens in (round(best * ratio) for ratio in BETWEEN):
         static[tokens] = p99(policy="threshold", threshold=tokens)
     best = min(static, key=lambda tokens: static[tokens])
+    learning = msgspec.structs.replace(scenario, costs="learned")
     measured = {
         "requests": len(workload),
         "rate": rate,
         "best threshold": best,
         "threshold": static[best],
         "earliest": p99(policy="earliest"),
+        "earliest, learned costs": p99(learning, policy="earliest"),
         "elastic": p99(policy="elastic"),
     }
     holds = measured["earliest"] <= static[best] * 1.001

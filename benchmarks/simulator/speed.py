@@ -51,7 +51,6 @@ def main() -> None:
     traced = load_scenario(EXAMPLES / "simulate-trace.yaml")
     if arguments.trace is not None:
         config = msgspec.structs.replace(traced.workload, trace=str(arguments.trace.resolve()))
-        config = msgspec.structs.replace(config, arrivals=None)
         traced = msgspec.structs.replace(traced, workload=config)
         workload = build_workload(traced, beside=EXAMPLES)
         for _ in range(3):

@@ -63,10 +63,20 @@ def worlds(draw: st.DrawFn) -> World:
         ),
         state_bytes=STATE_BYTES,
         cache_blocks={"east": 20, "west": 20} if draw(st.booleans()) else {},
-        # Overlapping outages of one engine would revive it early: keep the first of each.
-        outages=tuple({outage.engine: outage for outage in reversed(outages)}.values()),
+        outages=apart(outages),
         link_report_s=draw(st.sampled_from([None, 1.0])),
     )
+
+
+def apart(outages: list[Outage]) -> tuple[Outage, ...]:
+    """Those that begin when their engine is up: no scenario file may hold others."""
+    up_from: dict[str, float] = {}
+    kept = []
+    for outage in sorted(outages, key=lambda outage: outage.at):
+        if outage.at > up_from.get(outage.engine, -inf):
+            kept.append(outage)
+            up_from[outage.engine] = outage.at + outage.for_s
+    return tuple(kept)
 
 
 @st.composite

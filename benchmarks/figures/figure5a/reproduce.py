@@ -31,7 +31,7 @@ def reproduce() -> Reproduction:
     rows = ", ".join(f"N_p = {n}: {s.lambda_max:.2f} ({s.binding})" for n, s in values.items())
     return Reproduction(
         "figure5a",
-        "Figure 5a: Lambda_max over N_p, t = 19.4K",
+        f"Figure 5a: Lambda_max over N_p, t = {THRESHOLD_TOKENS:,}",
         "The paper's curve is not published as numbers; its peak is.",
         [
             Cell("N_p at the peak", 3, peak, 0.0, 0),

@@ -65,7 +65,7 @@ def _optional(value: float | None, form: str) -> str:
 
 
 def _tokens(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1000:.1f}K"
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def _nodes(deployment: Deployment) -> str:
@@ -94,8 +94,13 @@ def _slo(deployment: Deployment) -> str:
     return "-" if rate is None else f"{rate:.2f} req/s" if rate else "not met"
 
 
+def _per_usd(deployment: Deployment) -> str:
+    cost = deployment.cost
+    return "-" if cost is None else _optional(cost.requests_per_usd, ".1f")
+
+
 ROWS: list[tuple[str, Callable[[Deployment], str]]] = [
-    ("threshold t (K = 1000)", lambda d: _tokens(d.threshold_tokens)),
+    ("threshold t, tokens", lambda d: _tokens(d.threshold_tokens)),
     ("N_prfaas / N_p / N_d", _nodes),
     ("Theta prfaas / pd-p / pd-d, req/s", _thetas),
     ("Lambda_max", lambda d: f"{d.lambda_max_req_per_s:.2f} req/s"),
@@ -107,7 +112,7 @@ ROWS: list[tuple[str, Callable[[Deployment], str]]] = [
     ("rate within the TTFT SLO, estimate", _slo),
     ("GPUs", lambda d: str(d.gpus)),
     ("cost, USD/h", lambda d: f"{d.cost.usd_per_hour:.0f}" if d.cost else "-"),
-    ("requests per USD", lambda d: f"{d.cost.requests_per_usd:.1f}" if d.cost else "-"),
+    ("requests per USD", _per_usd),
 ]
 
 
@@ -165,7 +170,7 @@ def _print_changes(changes: list[WhatIf], console: Console) -> None:
         "what if",
         "req/s",
         "change",
-        "t",
+        "t, tokens",
         "N_p / N_d",
         "egress",
         "bound by",

@@ -9,6 +9,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.planner.compare import two_clusters
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.split import Expectations
+from prfaas.sim.plot import save_figure
 
 BLUE, GREY = "#1f6feb", "#8b949e"
 
@@ -16,7 +17,8 @@ BLUE, GREY = "#1f6feb", "#8b949e"
 def draw_plan(scenario: Scenario, path: Path) -> None:
     """Draw both panels to ``path`` (.png or .svg).
 
-    Raises ConfigError for another suffix, several clusters of a kind, or without matplotlib.
+    Raises ConfigError for another suffix, several clusters of a kind, or without matplotlib;
+    CallerError where the file cannot be written.
     """
     if path.suffix not in (".png", ".svg"):
         raise ConfigError(f"--plot {path}: write a name ending in .png or .svg")
@@ -26,14 +28,13 @@ def draw_plan(scenario: Scenario, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("--plot needs matplotlib: pip install 'prfaas[plot]'") from error
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_split(left, scenario, "mean-length")
     draw_threshold(right, scenario, "mean-length")
     labels = ", ".join(sorted({cluster.profile.label for cluster in scenario.clusters}))
     figure.suptitle(f"{scenario.name} (profiles: {labels})", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def draw_split(axes: Any, scenario: Scenario, how: Expectations) -> None:
@@ -46,7 +47,7 @@ def draw_split(axes: Any, scenario: Scenario, how: Expectations) -> None:
     fixed = [model.at(at, n_prfaas, n, nodes - n, how).lambda_max for n in splits]
     free = [model.best_threshold(n_prfaas, n, nodes - n, how).lambda_max for n in splits]
     axes.plot(splits, free, "o--", color=GREY, label="best t for each split")
-    axes.plot(splits, fixed, "o-", color=BLUE, label=f"t = {at / 1000:.1f}K")
+    axes.plot(splits, fixed, "o-", color=BLUE, label=f"t = {at:,.0f} tokens")
     axes.set_xlabel(f"N_p of {nodes} PD instances")
     axes.set_ylabel("Lambda_max, req/s")
     axes.set_ylim(bottom=0)
@@ -65,7 +66,7 @@ def draw_threshold(axes: Any, scenario: Scenario, how: Expectations) -> None:
         axes.plot(model.thresholds[shown] / 1000, values[shown], style, color=color, label=kind)
     if best.threshold_tokens is not None:
         axes.plot([best.threshold_tokens / 1000], [best.lambda_max], "o", color=BLUE)
-    axes.set_xlabel(f"threshold t, K tokens (N_p / N_d = {best.n_p} / {best.n_d})")
+    axes.set_xlabel(f"threshold t, 1000 tokens (N_p / N_d = {best.n_p} / {best.n_d})")
     axes.set_ylabel("Lambda_max, req/s")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)

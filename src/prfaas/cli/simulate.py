@@ -30,14 +30,21 @@ from prfaas.sim.workload import Workload
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", type=Path, help="scenario file (docs/simulator.md)")
-    parser.add_argument("--trace", type=Path, help="replay this trace in place of the workload")
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        help="replay this trace in place of the workload; the scenario's arrivals serve where the "
+        "trace has no times",
+    )
     parser.add_argument(
         "--policy",
         nargs="+",
         metavar="NAME",
         help="runs of the scenario, or policies on its own instances: " + ", ".join(POLICIES),
     )
-    parser.add_argument("--requests", type=int, help="how many requests to draw")
+    parser.add_argument(
+        "--requests", type=int, help="how many requests to draw, or to take from a recorded trace"
+    )
     parser.add_argument("--speed-up", type=float, help="let requests arrive this much faster")
     parser.add_argument(
         "--sweep", choices=["rate"], help="find the highest rate that meets the SLO"
@@ -61,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
     if args.plot is not None:
         pyplot_for(args.plot)  # What cannot be drawn is better known before the run.
-    workload = build_workload(scenario, beside=beside, keep_times=args.trace is not None)
+    workload = build_workload(scenario, beside=beside)
+    if args.requests is not None:
+        workload = workload.first(args.requests)  # A recorded trace is read as a whole.
     if args.sweep:
         return _sweep(scenario, runs, workload, beside, args)
     summaries, drawn, disturbed = [], [], []
@@ -73,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
         summaries.append(summarise(config.name, simulation, scenario.slo))
         drawn.append((config.name, simulation.recorder.table(), egress(simulation)))
         disturbed = disturbances(simulation.world)
+    _show(summaries, as_json=args.json)
     if args.plot is not None:
         plot(args.plot, drawn, disturbed)
-    _show(summaries, as_json=args.json)
     return 0
 
 
@@ -113,15 +122,15 @@ def _sweep(
             )
 
         sweeps.append(sweep_rate(scenario, config, workload, beside=beside, on_point=tell))
-    if args.plot is not None:
-        plot_sweep(args.plot, sweeps)
     if args.json:
         _print_json(sweeps)
-        return 0
-    out = report_console()
-    for sweep in sweeps:
-        out.print(f"{sweep.name}: at most {sweep.best_req_per_s:.3f} req/s", highlight=False)
-    _print_tables([s.best for s in sweeps if s.best is not None])
+    else:
+        out = report_console()
+        for sweep in sweeps:
+            out.print(f"{sweep.name}: at most {sweep.best_req_per_s:.3f} req/s", highlight=False)
+        _print_tables([s.best for s in sweeps if s.best is not None])
+    if args.plot is not None:
+        plot_sweep(args.plot, sweeps)
     return 0
 
 

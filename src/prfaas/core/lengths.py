@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,14 +97,14 @@ class LengthDistribution(ABC):
 class TruncatedLogNormal(LengthDistribution):
     """ln L normal with mean ``mu`` and deviation ``sigma``, kept to [low, high] tokens.
 
-    Raises ConfigError unless sigma > 0 and 0 < low < high.
+    Raises ConfigError unless sigma > 0 and 0 < low < high, all of them finite.
     """
 
     def __init__(self, mu: float, sigma: float, low: float, high: float) -> None:
-        if sigma <= 0 or not 0 < low < high:
+        if not (isfinite(mu) and 0 < sigma < inf and 0 < low < high < inf):
             raise ConfigError(
-                f"log-normal lengths need sigma > 0 and 0 < low < high; got sigma {sigma}, "
-                f"low {low}, high {high}"
+                "log-normal lengths need a finite mu, sigma > 0 and 0 < low < high; "
+                f"got mu {mu}, sigma {sigma}, low {low}, high {high}"
             )
         self.mu, self.sigma, self.low, self.high = mu, sigma, float(low), float(high)
         self._start = float(ndtr((np.log(low) - mu) / sigma))
@@ -192,7 +193,7 @@ class HistogramLengths(LengthDistribution):
             )
         if edges[0] < 0 or any(a >= b for a, b in pairwise(edges)):
             raise ConfigError(f"histogram: edges must rise from 0 or more: {list(edges)}")
-        if min(weights) < 0 or sum(weights) <= 0:
+        if not all(0 <= weight < inf for weight in weights) or sum(weights) == 0:
             raise ConfigError("histogram: weights must be 0 or more, and one of them more than 0")
         self._edges = np.asarray(edges, dtype=np.float64)
         self._share = np.asarray(weights, dtype=np.float64) / sum(weights)

@@ -20,12 +20,14 @@ file (format: docs/planner.md), measured by the operator or built in:
 from __future__ import annotations
 
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Literal, overload
 
 import msgspec
 
 from prfaas.core.errors import ConfigError
+from prfaas.core.geometry.models import load_model
 from prfaas.core.interpolation import FloatArray, Interpolation, Table
 from prfaas.core.kv_size import KvSize
 from prfaas.core.strict import load_yaml, parse_yaml
@@ -97,6 +99,7 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
     prefill: PrefillProfile | None
     decode: DecodeProfile | None
     kv: KvSize | None
+    """As the file gives it; `kv_size` asks the model too."""
 
     @property
     def label(self) -> str:
@@ -114,6 +117,17 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
         if self.decode is None:
             raise ConfigError(f"profile {self.name!r} has no 'decode' table; add one")
         return self.decode
+
+    def kv_size(
+        self, *, kv_dtype: str | None = None, state_dtype: str | None = None
+    ) -> KvSize | None:
+        """S_kv as the file gives it, or of its model in these dtypes (None: the config's own).
+
+        None where the file names neither. Raises ConfigError for a model that is not known.
+        """
+        if self.kv is None and self.model is not None:
+            return load_model(self.model).kv_size(kv_dtype=kv_dtype, state_dtype=state_dtype)
+        return self.kv
 
 
 class _Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,5 +206,7 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
 def _table(points: _Points | None, what: str) -> Table | None:
     if points is None:
         return None
-    x = [parse_tokens(key) for key in points.points]
-    return Table(x, list(points.points.values()), interpolation=points.interpolation, what=what)
+    x, y = [parse_tokens(key) for key in points.points], list(points.points.values())
+    if not all(map(isfinite, y)):
+        raise ConfigError(f"{what}: values must be finite: {y}")
+    return Table(x, y, interpolation=points.interpolation, what=what)

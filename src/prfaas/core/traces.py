@@ -2,8 +2,9 @@
 
 Schemas, told apart by their first line; ``.gz`` is unpacked:
 
-- Mooncake (JSON lines): ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids``: one
-  id per 512-token block of the prompt, chained, so equal ids mean equal prefixes.
+- Mooncake (JSON lines): ``timestamp`` in ms (in every line or in none), ``input_length``,
+  ``output_length``, ``hash_ids``: one id per 512-token block of the prompt, chained, so equal ids
+  mean equal prefixes.
 - Azure LLM inference (CSV): ``TIMESTAMP,ContextTokens,GeneratedTokens``.
 - BurstGPT (CSV): ``Timestamp`` in s, ``Request tokens``, ``Response tokens``.
 - Vidur (CSV): ``num_prefill_tokens,num_decode_tokens``, without times.
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 
 import msgspec
@@ -35,7 +38,8 @@ class RecordedTrace(msgspec.Struct, frozen=True, kw_only=True):
     """Requests in order of arrival, in sequences of equal length."""
 
     arrivals: list[float] | None
-    """Seconds after the first, rising; None where the trace records no times."""
+    """Seconds after the first, rising; None where the trace records no times (then the order is
+    the file's)."""
     prompts: list[int]
     """Tokens, at least 1."""
     outputs: list[int]
@@ -44,7 +48,8 @@ class RecordedTrace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PooledTrace(msgspec.Struct, frozen=True, kw_only=True):
-    """Only distributions: ``rates`` are (start in s, requests per s) of successive 600 s."""
+    """Only distributions: ``rates`` are (start in s, requests per s) of successive 600 s; empty
+    where the trace records none."""
 
     prompts: EmpiricalLengths
     outputs: EmpiricalLengths
@@ -54,7 +59,7 @@ class PooledTrace(msgspec.Struct, frozen=True, kw_only=True):
 class _MooncakeRow(msgspec.Struct, frozen=True):
     input_length: int
     output_length: int
-    timestamp: float = 0.0
+    timestamp: float | None = None
     hash_ids: list[int] = []
 
 
@@ -64,13 +69,19 @@ class _ServeGen(msgspec.Struct, frozen=True):
     rate_600s: list[tuple[float, float]] = []
 
 
+def _seconds(text: str) -> float:
+    if not isfinite(seconds := float(text)):
+        raise ValueError(f"time {text!r} is no number of seconds")
+    return seconds
+
+
 class _Columns(msgspec.Struct, frozen=True):
     """What a table calls its prompts, answers and times, and how it writes a time."""
 
     prompt: str
     output: str
     time: str = ""
-    seconds: Callable[[str], float] = float
+    seconds: Callable[[str], float] = _seconds
 
 
 def _iso_seconds(text: str) -> float:
@@ -91,13 +102,13 @@ def read_trace_file(path: Path) -> RecordedTrace | PooledTrace:
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"trace {path}: cannot be read: {error}") from error
     try:
         trace = _parse(text)
     except ConfigError as error:
         raise ConfigError(f"trace {path}: {error}") from error
-    except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise ConfigError(f"trace {path}: not what its first line promises: {error}") from error
     if isinstance(trace, RecordedTrace) and not trace.prompts:
         raise ConfigError(f"trace {path}: no request in it")
@@ -128,9 +139,14 @@ def _parse(text: bytes) -> RecordedTrace | PooledTrace:
 def _mooncake(text: bytes) -> RecordedTrace:
     decoder = msgspec.json.Decoder(_MooncakeRow)
     rows = [r for r in decoder.decode_lines(text) if r.input_length > 0 and r.output_length > 0]
-    rows.sort(key=lambda row: row.timestamp)
+    times = [row.timestamp for row in rows if row.timestamp is not None]
+    if times:
+        if len(times) < len(rows):
+            raise ConfigError("a timestamp in some lines only; write it in every line or in none")
+        rows = [rows[i] for i in sorted(range(len(rows)), key=times.__getitem__)]
+        times.sort()
     return RecordedTrace(
-        arrivals=[(row.timestamp - rows[0].timestamp) / 1e3 for row in rows],
+        arrivals=[(at - times[0]) / 1e3 for at in times] or None,
         prompts=[row.input_length for row in rows],
         outputs=[row.output_length for row in rows],
         # Only whole blocks can be reused.

@@ -8,6 +8,7 @@ A bare number is refused where a unit could be mistaken (rates, sizes, durations
 from __future__ import annotations
 
 import re
+from math import isinf
 
 from prfaas.core.errors import ConfigError
 
@@ -41,7 +42,10 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examp
         known = ", ".join(u for u in units if u)
         found = f"unit {unit!r}" if unit else "no unit"
         raise ConfigError(f"{what} {text!r} has {found}; use one of {known}, for example {example}")
-    return float(number) * units[unit]
+    value = float(number) * units[unit]
+    if isinf(value):
+        raise ConfigError(f"{what} {text!r} is more than can be computed with")
+    return value
 
 
 def parse_bytes(text: str) -> int:

@@ -17,7 +17,7 @@ import msgspec
 from prfaas.core.errors import ConfigError
 from prfaas.planner.deployments import Cost, Deployment, from_fluid, from_split
 from prfaas.planner.fluid import FluidOptimum, fluid_optimum
-from prfaas.planner.routes import Splits
+from prfaas.planner.routes import Splits, routes_of
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.sites import Cluster
 from prfaas.planner.split import Expectations, Split, TwoClusters, decode_point
@@ -97,6 +97,8 @@ def whole_nodes(scenario: Scenario) -> tuple[FluidOptimum, Splits]:
             cluster.name: (float(n), float(cluster.instances - n))
             for cluster, n in zip(scenario.pd, numbers, strict=True)
         }
+        if not routes_of(scenario.clusters, scenario.lines, splits):
+            continue  # Rounded up everywhere: nobody is left to decode.
         optimum = fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
         if best is None or optimum.lambda_max > best[0].lambda_max:
             best = (optimum, splits)
@@ -189,7 +191,7 @@ def _cost(
         usd_per_hour=total,
         lines_usd_per_hour=lines,
         traffic_usd_per_hour=traffic,
-        requests_per_usd=lam * 3600 / total,
+        requests_per_usd=lam * 3600 / total if total else None,
     )
 
 

@@ -31,7 +31,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """GPUs, lines and traffic."""
     lines_usd_per_hour: float
     traffic_usd_per_hour: float
-    requests_per_usd: float
+    requests_per_usd: float | None
+    """None where it costs nothing."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,11 @@
-"""Equations (1) to (8) of "Prefill-as-a-Service" (arXiv 2604.15039, section 3.4), by number.
+"""Equations (1) to (5) of "Prefill-as-a-Service" (arXiv 2604.15039, section 3.4), by number.
 
-The paper's symbols, here and nowhere else (docs/planner.md has the glossary): t routing threshold,
-p = P(L > t) offloaded share, N instances, Theta throughput in requests per second, Phi_kv KV
-throughput, L uncached prompt length. Sizes are bytes, rates bytes per second, times seconds.
+(6) to (8), which make an operating point and its optimum of them, are `prfaas.planner.split`'s. The
+paper's symbols (docs/glossary.md): N instances, Theta throughput in requests per second, Phi_kv KV
+throughput, l uncached prompt length. Sizes are bytes, rates bytes per second, times seconds.
 """
 
 from __future__ import annotations
-
-from math import inf
 
 
 def kv_throughput(kv_bytes: float, prefill_s: float) -> float:
@@ -38,26 +36,3 @@ def pd_prefill_throughput(n_p: float, prefill_s: float) -> float:
 def pd_decode_throughput(n_d: float, batch: float, step_s: float, output_tokens: float) -> float:
     """(5) Theta_pd_d = N_d BS_max / (T_decode L_out)."""
     return n_d * batch / (step_s * output_tokens)
-
-
-def lambda_max(p: float, theta_prfaas: float, theta_pd_p: float, theta_pd_d: float) -> float:
-    """(6) Lambda_max = min(Theta_prfaas / p, Theta_pd_p / (1 - p), Theta_pd_d)."""
-    return min(
-        theta_prfaas / p if p > 0 else inf, theta_pd_p / (1 - p) if p < 1 else inf, theta_pd_d
-    )
-
-
-def prefill_imbalance(p: float, theta_prfaas: float, theta_pd_p: float) -> float:
-    """(7) Theta_prfaas / p - Theta_pd_p / (1 - p): zero at the optimal threshold.
-
-    Negative: the PrfaaS side binds, so t should rise. ``p`` strictly between 0 and 1.
-    """
-    return theta_prfaas / p - theta_pd_p / (1 - p)
-
-
-def stage_imbalance(theta_prfaas: float, theta_pd_p: float, theta_pd_d: float) -> float:
-    """(8) Theta_prfaas + Theta_pd_p - Theta_pd_d: zero at the optimal N_p / N_d.
-
-    Negative: prefill-bound, so a decode node should turn to prefill; positive: decode-bound.
-    """
-    return theta_prfaas + theta_pd_p - theta_pd_d

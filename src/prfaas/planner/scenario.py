@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from prfaas.core.lengths import (
     LengthDistribution,
     TruncatedLogNormal,
 )
-from prfaas.core.profiles import InstanceProfile, load_profile
+from prfaas.core.profiles import load_profile
 from prfaas.core.strict import load_yaml, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
@@ -75,7 +76,7 @@ def _resolve(file: ScenarioFile, *, source: str, beside: Path) -> Scenario:
         _check_profiles(clusters, lengths)
         with _at("slo"):
             ttft = file.slo.ttft
-            if file.slo.tokens_per_s <= 0:
+            if not 0 < file.slo.tokens_per_s < inf:
                 raise ConfigError("tokens_per_s must be more than 0, for example 40")
             ttft_s = None if ttft is None else parse_duration(str(ttft.within))
         demand = Demand(
@@ -121,6 +122,7 @@ def _clusters(file: ScenarioFile, beside: Path) -> list[Cluster]:
                     + (" (one prefills, one decodes)" if least == 2 else "")
                     + ", or leave the cluster out"
                 )
+            _check_price(usd_per_gpu_hour=cluster.usd_per_gpu_hour)
             profile = load_profile(cluster.profile, beside=beside)
             _ = profile.prefill_or_refuse
             if cluster.kind == "pd":
@@ -135,6 +137,12 @@ def _clusters(file: ScenarioFile, beside: Path) -> list[Cluster]:
             )
         )
     return found
+
+
+def _check_price(**prices: float | None) -> None:
+    for name, usd in prices.items():
+        if usd is not None and not 0 <= usd < inf:
+            raise ConfigError(f"{name}: {usd:g}; write 0 or more")
 
 
 def _lines(file: ScenarioFile) -> list[Line]:
@@ -153,6 +161,7 @@ def _lines(file: ScenarioFile) -> list[Line]:
             bytes_per_s = parse_rate(str(line.bandwidth))
             if bytes_per_s <= 0:
                 raise ConfigError("bandwidth must be more than 0, for example '100 Gbps'")
+            _check_price(usd_per_month=line.usd_per_month, usd_per_gb=line.usd_per_gb)
             found.append(
                 Line(
                     source=line.source,
@@ -182,9 +191,11 @@ def _workload(file: WorkloadFile, beside: Path) -> tuple[LengthDistribution, flo
     )
     if sum(given is not None for given in (lognormal, histogram, trace)) != 1:
         raise ConfigError("lengths: give exactly one of lognormal, histogram, trace")
+    if file.output_tokens is not None and not 0 < file.output_tokens < inf:
+        raise ConfigError(f"output_tokens: {file.output_tokens:g}; write more than 0")
     if trace is not None:
         return _from_trace(file, trace, beside)
-    if file.output_tokens is None or file.output_tokens <= 0:
+    if file.output_tokens is None:
         raise ConfigError("output_tokens: the mean answer is needed, for example 1024")
     if not 0 <= file.prefix_hit_rate < 1:
         raise ConfigError(f"prefix_hit_rate: {file.prefix_hit_rate}; write a share below 1")
@@ -232,7 +243,7 @@ def _kv_size(file: ScenarioFile, clusters: list[Cluster], beside: Path) -> KvSiz
     found = {
         kv
         for cluster in clusters
-        if (kv := _kv_of(cluster.profile, file.kv_dtype, file.state_dtype)) is not None
+        if (kv := cluster.profile.kv_size(kv_dtype=file.kv_dtype, state_dtype=file.state_dtype))
     }
     if len(found) != 1:
         why = "no profile says" if not found else "the profiles do not agree"
@@ -240,11 +251,3 @@ def _kv_size(file: ScenarioFile, clusters: list[Cluster], beside: Path) -> KvSiz
             f"S_kv: {why}; add 'model: NAME' or 'kv: {{constant: 174 MiB, per_token: 17 KiB}}'"
         )
     return found.pop()
-
-
-def _kv_of(
-    profile: InstanceProfile, kv_dtype: str | None, state_dtype: str | None
-) -> KvSize | None:
-    if profile.kv is None and profile.model is not None:
-        return load_model(profile.model).kv_size(kv_dtype=kv_dtype, state_dtype=state_dtype)
-    return profile.kv

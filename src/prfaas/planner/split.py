@@ -173,7 +173,7 @@ class TwoClusters:
         return self._cached[how]
 
     def lambdas(self, n_prfaas: int, n_p: int, n_d: int, how: Expectations) -> FloatArray:
-        """Lambda_max for every threshold of the grid (Figure 5b)."""
+        """Lambda_max for every threshold of the grid (Figure 5b): (3), (4) and (6) of arrays."""
         long_s, long_bytes, short_s = self._times(how)
         p = self._curves.p
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -197,7 +197,7 @@ class TwoClusters:
         return self.at(float(self.thresholds[index]), n_prfaas, n_p, n_d, how)
 
     def at(self, threshold: float, n_prfaas: int, n_p: int, n_d: int, how: Expectations) -> Split:
-        """The operating point of one threshold and split."""
+        """The operating point of one threshold and split: Lambda_max is the least bound (6)."""
         lengths, kv = self.demand.lengths, self.demand.kv
 
         def over(function: Function, *, above: bool) -> float:
@@ -211,11 +211,12 @@ class TwoClusters:
         theta_prfaas = theta_pd_p = None
         bounds = {"decode": self.decode.rate(n_d, self.demand.output_tokens)}
         if p > 0:
-            compute = n_prfaas / over(self._prfaas.seconds, above=True)
-            theta_prfaas = min(compute, self.line / over(kv.bytes, above=True))
-            bounds["PrfaaS prefill" if theta_prfaas == compute else "line"] = theta_prfaas / p
+            long_s, long_bytes = over(self._prfaas.seconds, above=True), over(kv.bytes, above=True)
+            theta_prfaas = eq.prfaas_throughput(n_prfaas, long_s, self.line, long_bytes)
+            by_line = theta_prfaas < n_prfaas / long_s
+            bounds["line" if by_line else "PrfaaS prefill"] = theta_prfaas / p
         if p < 1:
-            theta_pd_p = n_p / over(self._pd.seconds, above=False)
+            theta_pd_p = eq.pd_prefill_throughput(n_p, over(self._pd.seconds, above=False))
             bounds["PD prefill"] = theta_pd_p / (1 - p)
         binding = min(bounds, key=lambda name: bounds[name])
         lam = bounds[binding]

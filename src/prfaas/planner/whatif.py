@@ -45,8 +45,8 @@ def break_even(scenario: Scenario, ours: Deployment, theirs: Deployment) -> Brea
         return None
     gpus = sum(cluster.instances * cluster.profile.gpus for cluster in scenario.prfaas)
     rent = sum(cluster.usd_per_hour or 0.0 for cluster in scenario.prfaas)
-    # What ours may cost per hour at their requests per dollar, less what it costs.
-    slack = ours.lambda_max_req_per_s * 3600 / theirs.cost.requests_per_usd
+    # What ours may cost per hour at their dollars per request, less what it costs.
+    slack = theirs.cost.usd_per_hour / theirs.lambda_max_req_per_s * ours.lambda_max_req_per_s
     slack -= ours.cost.usd_per_hour
     monthly = sum(line.usd_per_month for line in scenario.lines)
     gb_per_hour = ours.egress_bytes_per_s * 3600 / 1e9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -23,27 +24,18 @@ from prfaas.sim.workload import Workload, draw
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
 
 
-def build_workload(scenario: Scenario, *, beside: Path, keep_times: bool = False) -> Workload:
-    """Draw or read the workload. ``beside``: where a relative trace path starts; ``keep_times``:
-    whether a trace's own times win over the scenario's arrivals."""
+def build_workload(scenario: Scenario, *, beside: Path) -> Workload:
+    """Draw or read the workload. ``beside``: where a relative trace path starts."""
     config = scenario.workload
-    rng = np.random.default_rng(scenario.seed)
+    count, rng = config.requests, np.random.default_rng(scenario.seed)
+    arrivals = None if config.arrivals is None else config.arrivals.arrivals()
     if config.trace is not None:
-        rate = None if config.arrivals is None else config.arrivals.arrivals()
-        workload = read_trace(
-            beside / config.trace,
-            arrivals=rate,
-            count=config.requests,
-            rng=rng,
-            keep_times=keep_times,
-        )
-        return workload.sped_up(config.speed_up)
-    assert config.arrivals is not None
-    arrivals = config.arrivals.arrivals()
-    drawn = draw(
-        config.lengths.distribution(), config.output_tokens, arrivals, config.requests, rng
-    )
-    return drawn.sped_up(config.speed_up)
+        workload = read_trace(beside / config.trace, arrivals=arrivals, count=count, rng=rng)
+    else:
+        assert arrivals is not None
+        lengths = config.lengths.distribution()
+        workload = draw(lengths, config.output_tokens, arrivals, count, rng)
+    return workload.sped_up(config.speed_up)
 
 
 def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, beside: Path) -> World:
@@ -79,7 +71,10 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
 
 
 def _check_profile(cluster: SimCluster, profile: InstanceProfile, longest: int) -> None:
-    """Every engine may have to prefill any prompt: the decode engines, where no other is up."""
+    """Every engine may have to prefill any prompt (decode engines where no other is up), and in a
+    PD cluster to decode (prefill engines as a stand-in or in another role)."""
+    if cluster.kind == "pd":
+        _ = profile.decode_or_refuse
     covered = profile.prefill_or_refuse.max_tokens
     if longest > covered:
         raise ConfigError(
@@ -91,7 +86,7 @@ def _check_profile(cluster: SimCluster, profile: InstanceProfile, longest: int) 
 
 def _outages(scenario: Scenario, engines: list[str], *, whole: bool) -> tuple[Outage, ...]:
     """``whole``: a run on the scenario's own instances has every engine that a failure may name;
-    another split may lack some."""
+    another split may lack some. Raises ConfigError for those of one engine that overlap."""
     found = []
     for failure in scenario.failures:
         outage = Outage(
@@ -102,6 +97,12 @@ def _outages(scenario: Scenario, engines: list[str], *, whole: bool) -> tuple[Ou
         elif whole:
             known = ", ".join(engines)
             raise ConfigError(f"failures: no engine {failure.engine!r}; known: {known}")
+    for first, second in pairwise(sorted(found, key=lambda outage: (outage.engine, outage.at))):
+        if first.engine == second.engine and second.at <= first.at + first.for_s:
+            raise ConfigError(
+                f"failures: {first.engine!r} fails at {second.at:g} s and is not back from the "
+                f"failure at {first.at:g} s; write both as one"
+            )
     return tuple(found)
 
 
@@ -166,10 +167,14 @@ def _line(link: SimLine) -> LineModel:
 
 
 def _kv_size(profiles: Iterable[InstanceProfile]) -> KvSize:
-    sizes = {p.kv for p in profiles if p.kv is not None}
-    if len(sizes) != 1:
-        raise ConfigError("the profiles must agree on one kv: {constant: ..., per_token: ...}")
-    return sizes.pop()
+    found = {kv for profile in profiles if (kv := profile.kv_size()) is not None}
+    if len(found) != 1:
+        why = "no profile says" if not found else "the profiles do not agree"
+        raise ConfigError(
+            f"S_kv: {why}; write 'model: NAME' or 'kv: {{constant: 174 MiB, per_token: 17 KiB}}' "
+            "into the profile"
+        )
+    return found.pop()
 
 
 def _cache_blocks(scenario: Scenario, workload: Workload) -> dict[str, int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 
 import msgspec
 
+from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
+from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
@@ -30,11 +33,14 @@ def simulate(
     until: float = float("inf"),
 ) -> Simulation:
     """Run one policy over a workload, to the last answer or to time ``until``."""
+    world = build_world(scenario, run, workload, beside=beside)
+    learned = LearnedCosts(world.topology.cluster_of, world.costs.kv_bytes)
     simulation = Simulation(
-        build_world(scenario, run, workload, beside=beside),
+        world,
         workload,
         make_policy(run.scheduler),
         run.scheduler,
+        costs=learned if scenario.costs == "learned" else None,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )
@@ -71,9 +77,12 @@ def sweep_rate(
 ) -> Sweep:
     """Bisect the arrival rate (same requests, faster or slower) to within ``precision``.
 
-    A rate meets the SLO if ``attainment`` of all requests do, one by one.
+    A rate meets the SLO if ``attainment`` of all requests do, one by one. Raises ConfigError for a
+    workload that has no rate.
     """
     base = workload.rate
+    if isnan(base):
+        raise ConfigError("no rate to sweep: all requests arrive at once; take more of them")
     points: list[SweepPoint] = []
     best: Summary | None = None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import CallerError, ConfigError
 from prfaas.sim.experiment import ATTAINMENT, Sweep
 from prfaas.sim.metrics import Column, RequestTable
 from prfaas.sim.world import World
@@ -40,7 +40,7 @@ def plot(
 ) -> None:
     """Draw each (name, requests, bytes sent per second); ``disturbed`` (from, to) is shaded.
 
-    Raises ConfigError as `pyplot_for` does.
+    Raises CallerError as `pyplot_for` and `save_figure` do.
     """
     pyplot = pyplot_for(path)
     figure, (spread, over_time, egress) = pyplot.subplots(3, 1, figsize=(10, 12))
@@ -70,14 +70,14 @@ def plot(
         axis.grid(alpha=0.3, which="both")
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     figure.tight_layout()
-    figure.savefig(path)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 
 def plot_sweep(path: Path, sweeps: Sequence[Sweep], attainment: float = ATTAINMENT) -> None:
     """Draw which share of the requests met the SLO at each rate tried.
 
-    Raises ConfigError as `pyplot_for` does.
+    Raises CallerError as `pyplot_for` and `save_figure` do.
     """
     pyplot = pyplot_for(path)
     figure, axis = pyplot.subplots(figsize=(9, 5))
@@ -91,8 +91,17 @@ def plot_sweep(path: Path, sweeps: Sequence[Sweep], attainment: float = ATTAINME
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     figure.tight_layout()
-    figure.savefig(path)
+    save_figure(figure, path)
     pyplot.close(figure)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure, its folder too where there is none. Raises CallerError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise CallerError(f"--plot {path}: cannot be written: {error.strerror}") from error
 
 
 def plain_numbers(axis: Any) -> None:

@@ -66,11 +66,6 @@ class PrefixCache:
         if self._size > self.capacity:
             self._evict(self._size - self.capacity)
 
-    def clear(self) -> None:
-        self._size = 0
-        self._runs.clear()
-        self._queue.clear()
-
     def _deepest(self, blocks: Sequence[int]) -> _Run | None:
         """The last run of the path of ``blocks``: they hold at least its first block."""
         runs, count = self._runs, len(blocks)

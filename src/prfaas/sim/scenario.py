@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -89,7 +90,10 @@ class ArrivalConfig(Strict, frozen=True):
 
 
 class WorkloadConfig(Strict, frozen=True):
-    """A drawn workload, or a ``trace`` file (then lengths and arrivals come from it)."""
+    """A drawn workload, or a ``trace`` file: its lengths, and its arrival times where it has any.
+
+    ``requests``: how many are drawn; a recorded trace is replayed whole.
+    """
 
     requests: int = 10_000
     lengths: LogNormalLengths = LogNormalLengths()
@@ -151,6 +155,9 @@ class Scenario(Strict, frozen=True):
     slo: Slo = Slo()
     failures: tuple[OutageConfig, ...] = ()
     block_tokens: int = 64
+    costs: Literal["profiles", "learned"] = "profiles"
+    """Whether the scheduler is told the profiles, or learns from the prefills it sees, as the
+    gateway does."""
     link_reports: Quantity = "1 s"
     deadline: Quantity | None = None
     seed: int = 1
@@ -171,12 +178,29 @@ def load_scenario(path: Path) -> Scenario:
 
 def _out_of_bounds(scenario: Scenario) -> Iterator[str]:
     """What is wrong, the first thing first."""
+    yield from _wrong_clusters(scenario)
+    yield from _wrong_links(scenario)
+    yield from _wrong_runs(scenario)
+    workload = scenario.workload
+    if workload.trace is None and workload.arrivals is None:
+        yield "workload: write arrivals: {rate: REQUESTS_PER_S}, or trace: FILE"
+    if workload.requests < 1 or workload.output_tokens < 1:
+        yield "workload: requests and output_tokens: write 1 or more"
+    if scenario.block_tokens < 1:
+        yield f"block_tokens: {scenario.block_tokens}; write 1 or more"
+    if scenario.seed < 0:
+        yield f"seed: {scenario.seed}; write 0 or more"
+
+
+def _wrong_clusters(scenario: Scenario) -> Iterator[str]:
     names = [cluster.name for cluster in scenario.clusters]
     if not any(cluster.kind == "pd" and cluster.decode for cluster in scenario.clusters):
         yield "clusters: none of kind 'pd' with a decode pool; nothing could decode"
     if len(set(names)) < len(names):
         yield f"clusters: every name once; found {', '.join(names)}"
     for cluster in scenario.clusters:
+        if cluster.kind == "prfaas" and cluster.decode is not None:
+            yield f"cluster {cluster.name!r} of kind 'prfaas' only prefills; leave decode out"
         for role, pool in (("prefill", cluster.prefill), ("decode", cluster.decode)):
             if pool is not None and pool.instances < 1:
                 yield (
@@ -185,29 +209,46 @@ def _out_of_bounds(scenario: Scenario) -> Iterator[str]:
                 )
             if pool is not None and pool.batch is not None and pool.batch < 1:
                 yield f"cluster {cluster.name!r}: {role}.batch: {pool.batch}; write 1 or more"
-    for link in scenario.links:
-        for end in (link.source, link.target):
+
+
+def _wrong_links(scenario: Scenario) -> Iterator[str]:
+    names = [cluster.name for cluster in scenario.clusters]
+    ends = [(link.source, link.target) for link in scenario.links]
+    for source, target in ends:
+        for end in (source, target):
             if end not in names:
                 yield f"links: no cluster {end!r}; known: {', '.join(names)}"
+        if source == target:
+            yield f"links: from {source!r} to itself; a line joins two clusters"
+        if ends.count((source, target)) > 1:
+            yield f"links: from {source!r} to {target!r} twice; add their rates up in one"
+    for link in scenario.links:
         if not 0 <= link.loss < 1:
             yield f"links: loss: {link.loss}; write the share of packets lost, 0 to below 1"
         if link.connections < 1:
             yield f"links: connections: {link.connections}; write 1 or more"
-    workload = scenario.workload
-    if workload.trace is None and workload.arrivals is None:
-        yield "workload: write arrivals: {rate: REQUESTS_PER_S}, or trace: FILE"
-    if workload.arrivals is not None and workload.arrivals.rate <= 0:
-        yield f"workload.arrivals.rate: {workload.arrivals.rate}; write requests per s, above 0"
-    if workload.requests < 1 or workload.output_tokens < 1:
-        yield "workload: requests and output_tokens: write 1 or more"
-    if scenario.block_tokens < 1:
-        yield f"block_tokens: {scenario.block_tokens}; write 1 or more"
+
+
+def _wrong_runs(scenario: Scenario) -> Iterator[str]:
+    known = [cluster.name for cluster in scenario.clusters]
+    names = [run.name for run in scenario.runs]
+    if len(set(names)) < len(names):
+        yield f"runs: every name once; found {', '.join(names)}"
+    for run in scenario.runs:
+        for cluster, split in run.instances.items():
+            if cluster not in known:
+                yield (
+                    f"run {run.name!r}: instances: no cluster {cluster!r}; "
+                    f"known: {', '.join(known)}"
+                )
+            if min(split.prefill, split.decode) < 0:
+                yield f"run {run.name!r}: instances: {cluster}: write 0 or more of each role"
 
 
 def _parsed(scenario: Scenario) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every quantity and policy of the file: where it stands, and what reads it."""
     for i, link in enumerate(scenario.links):
-        yield f"links[{i}].rate", partial(parse_rate, str(link.rate))
+        yield f"links[{i}].rate", partial(_above_0, parse_rate, str(link.rate))
         yield f"links[{i}].rtt", partial(parse_duration, str(link.rtt))
         for change in link.changes:
             yield f"links[{i}].changes: at", partial(parse_duration, str(change.at))
@@ -224,9 +265,16 @@ def _parsed(scenario: Scenario) -> Iterator[tuple[str, Callable[[], object]]]:
         yield "workload.arrivals", scenario.workload.arrivals.arrivals
     yield "slo.ttft", lambda: scenario.slo.ttft_s
     yield "slo.tpot", lambda: scenario.slo.tpot_s
-    yield "link_reports", partial(parse_duration, str(scenario.link_reports))
+    yield "link_reports", partial(_above_0, parse_duration, str(scenario.link_reports))
     if scenario.deadline is not None:
         yield "deadline", partial(parse_duration, str(scenario.deadline))
+
+
+def _above_0(parse: Callable[[str], float], text: str) -> float:
+    value = parse(text)
+    if value <= 0:
+        raise ConfigError(f"{text}; write more than 0")
+    return value
 
 
 def run_for(scenario: Scenario, name: str) -> RunConfig:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Policy
+from prfaas.policies.api import Costs, Policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.scheduler import Scheduler
@@ -43,7 +43,12 @@ class _Job:
 
 
 class Simulation:
-    """One run. ``log`` receives every event and command with its time."""
+    """One run.
+
+    Args:
+        costs: what the scheduler is told of engines and KV sizes (None: the truth).
+        log: receives every event and command with its time.
+    """
 
     def __init__(
         self,
@@ -52,19 +57,20 @@ class Simulation:
         policy: Policy,
         config: SchedulerConfig,
         *,
+        costs: Costs | None = None,
         deadline_s: float | None = None,
         log: Log | None = None,
     ) -> None:
         self.clock = Clock()
         self.world = world
         self.policy_name = policy.name
-        self.scheduler = Scheduler(world.topology, policy, config, costs=world.costs)
+        self.scheduler = Scheduler(world.topology, policy, config, costs=costs or world.costs)
         self.recorder = Recorder(workload)
         self._workload = workload
         self._deadline_s = deadline_s
         self._log = log
         self._jobs: dict[str, _Job] = {}
-        self._cluster_of = {spec.name: spec.cluster for spec in world.topology.engines}
+        self._cluster_of = world.topology.cluster_of
         self.engines = {
             m.name: Engine(
                 m.name,

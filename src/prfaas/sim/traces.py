@@ -1,73 +1,56 @@
 """A production trace (`prfaas.core.traces`) as a `Workload`.
 
-A trace with times and lengths is replayed as it is. Where only distributions are published
-(ServeGen), lengths are drawn from them and arrivals follow the published rates. Lengths alone
-(Vidur) need arrivals from the scenario.
+A trace's own times win: recorded requests arrive when they did, and where only distributions are
+published (ServeGen) lengths are drawn from them and arrivals follow the published rates. A trace
+without times (Vidur's lengths) needs arrivals from the scenario.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.traces import BLOCK_TOKENS, PooledTrace, RecordedTrace, read_trace_file
-from prfaas.sim.workload import Arrivals, Workload
+from prfaas.core.traces import BLOCK_TOKENS, PooledTrace, read_trace_file
+from prfaas.sim.workload import Arrivals, Times, Workload
 
 
 def read_trace(
-    path: Path,
-    *,
-    arrivals: Arrivals | None,
-    count: int,
-    rng: np.random.Generator,
-    keep_times: bool = False,
+    path: Path, *, arrivals: Arrivals | None, count: int, rng: np.random.Generator
 ) -> Workload:
-    """The whole trace; ``count`` bounds what is drawn (ServeGen). ``arrivals`` replaces the
-    trace's own times; with ``keep_times`` only where it has none.
+    """A recorded trace as a whole, or ``count`` requests drawn from distributions (fewer where
+    their rates end earlier). ``arrivals`` serve where the trace has no times of its own.
 
-    Raises ConfigError for a file that is none of the schemas.
+    Raises ConfigError for a file that is none of the schemas, or lacks times when there are no
+    ``arrivals`` either.
     """
-    trace = read_trace_file(path)
-    timeless = isinstance(trace, RecordedTrace) and trace.arrivals is None
-    if keep_times and not timeless:
-        arrivals = None
-    if isinstance(trace, PooledTrace):
-        workload = _drawn(trace, count, rng)
-        if len(workload) == 0:
-            raise ConfigError(f"trace {path}: no request in it")
-    else:
-        if trace.arrivals is None and arrivals is None:
+
+    def arriving(requests: int) -> Times:
+        if arrivals is None:
             raise ConfigError(
                 f"trace {path} has no arrival times; give the scenario "
                 "workload.arrivals: {process: poisson, rate: REQUESTS_PER_S}"
             )
-        workload = Workload(
-            trace.arrivals or [0.0] * len(trace.prompts),
-            trace.prompts,
-            trace.outputs,
-            trace.blocks,
-            BLOCK_TOKENS,
-        )
-    if arrivals is None:
-        return workload
-    times = arrivals.times(len(workload), rng).tolist()
-    return msgspec.structs.replace(workload, arrivals=times)
+        return arrivals.times(requests, rng)
+
+    trace = read_trace_file(path)
+    if isinstance(trace, PooledTrace):
+        times = _following(trace.rates, count, rng) if trace.rates else arriving(count)
+        if times.size == 0:
+            raise ConfigError(f"trace {path}: no request in it")
+        prompts, outputs = (d.sample(rng, times.size) for d in (trace.prompts, trace.outputs))
+        return Workload(times.tolist(), prompts.tolist(), outputs.tolist())
+    recorded = trace.arrivals
+    if recorded is None:
+        recorded = arriving(len(trace.prompts)).tolist()
+    return Workload(recorded, trace.prompts, trace.outputs, trace.blocks, BLOCK_TOKENS)
 
 
-def _drawn(trace: PooledTrace, count: int, rng: np.random.Generator) -> Workload:
-    if not trace.rates:
-        return Workload([], [], [])
-    starts = np.array([at for at, _ in trace.rates])
-    rates = np.array([rate for _, rate in trace.rates])
-    expected = np.concatenate(([0.0], np.cumsum(rates * 600.0)))
+def _following(rates: list[tuple[float, float]], count: int, rng: np.random.Generator) -> Times:
+    """At most ``count`` times in s of a Poisson process with these rates, from 0 on."""
+    starts = np.array([at for at, _ in rates])
+    expected = np.concatenate(([0.0], np.cumsum([rate * 600.0 for _, rate in rates])))
     edges = np.append(starts, starts[-1] + 600.0) - starts[0]
     unit = np.cumsum(rng.exponential(1.0, count))
-    unit = unit[unit < expected[-1]]
-    return Workload(
-        np.interp(unit, expected, edges).tolist(),
-        trace.prompts.sample(rng, unit.size).tolist(),
-        trace.outputs.sample(rng, unit.size).tolist(),
-    )
+    return np.asarray(np.interp(unit[unit < expected[-1]], expected, edges))

@@ -8,6 +8,7 @@ sine wave). Everything is drawn from one seeded generator that is passed in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -36,21 +37,34 @@ class Workload(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """Mean arrivals per second."""
+        """Mean arrivals per second; nan where all arrive at once."""
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
         return (len(self) - 1) / span if span else float("nan")
 
     def sped_up(self, factor: float) -> Workload:
-        """The same requests, arriving ``factor`` times as fast."""
-        if factor <= 0:
-            raise ConfigError(f"speed-up {factor}: must be above 0")
+        """The same requests, arriving ``factor`` times as fast. Raises ConfigError."""
+        if not 0 < factor < inf:
+            raise ConfigError(f"speed-up {factor:g}: write more than 0")
         times = (np.asarray(self.arrivals) / factor).tolist()
         return msgspec.structs.replace(self, arrivals=times)
+
+    def first(self, count: int) -> Workload:
+        """At most ``count`` requests."""
+        return Workload(
+            self.arrivals[:count],
+            self.prompts[:count],
+            self.outputs[:count],
+            self.blocks[:count],
+            self.block_tokens,
+        )
 
 
 class Arrivals(msgspec.Struct, frozen=True):
     """``variation``: coefficient of variation of the gaps (bursty). ``swing``: share of the rate
-    that comes and goes within ``period_s`` (diurnal)."""
+    that comes and goes within ``period_s`` (diurnal).
+
+    Raises ConfigError for numbers that describe no arrivals.
+    """
 
     process: Process
     rate_per_s: float
@@ -58,10 +72,19 @@ class Arrivals(msgspec.Struct, frozen=True):
     swing: float = 0.5
     period_s: float = 86400.0
 
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("rate", self.rate_per_s),
+            ("variation", self.variation),
+            ("period", self.period_s),
+        ):
+            if not 0 < value < inf:
+                raise ConfigError(f"{name} {value:g}: write more than 0")
+        if not 0 <= self.swing < 1:
+            raise ConfigError(f"swing {self.swing:g}: write a share, 0 to below 1")
+
     def times(self, count: int, rng: np.random.Generator) -> Times:
         """``count`` arrival times, from 0 on."""
-        if self.rate_per_s <= 0:
-            raise ConfigError(f"arrival rate {self.rate_per_s}: must be above 0 requests/s")
         mean_gap = 1 / self.rate_per_s
         if self.process == "uniform":
             return np.arange(count, dtype=np.float64) * mean_gap
@@ -73,8 +96,6 @@ class Arrivals(msgspec.Struct, frozen=True):
 
     def _warped(self, times: Times) -> Times:
         """Map unit-rate time through the inverse of the rate's integral."""
-        if not 0 <= self.swing < 1:
-            raise ConfigError(f"diurnal swing {self.swing}: must be at least 0 and below 1")
         omega = 2 * np.pi / self.period_s
         grid = np.linspace(
             0, times[-1] * 1.01 + self.period_s, max(1024, 64 * _periods(self, times))

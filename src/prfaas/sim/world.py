@@ -33,7 +33,8 @@ class LineModel(msgspec.Struct, frozen=True):
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """An engine that is dead from ``at`` for ``for_s`` seconds; its work and cache are lost."""
+    """An engine that is dead from ``at`` for ``for_s`` seconds; its work is lost. (Its cluster's
+    prefix cache is not.) Those of one engine do not overlap."""
 
     engine: str
     at: float

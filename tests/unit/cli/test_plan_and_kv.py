@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from prfaas.cli.main import main
 from prfaas.cli.plan_plot import draw_plan
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import CallerError, ConfigError
 from prfaas.planner.scenario import load_scenario
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
@@ -38,7 +39,17 @@ def test_plan_prints_the_fit_and_the_bound_and_draws(
     out = capsys.readouterr().out
     for text in ("(fit)", "bound, elastic roles: 3.33", "break-even", "What if"):
         assert text in out
+    assert re.search(r"threshold t, tokens\W+19,\d{3}\b", out)
     assert "<svg" in target.read_text()
+
+
+def test_what_is_free_is_planned_and_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = re.sub(r"(usd_per_\w+: )[0-9.]+", r"\g<1>0", EXAMPLE.read_text())
+    (tmp_path / "free.yaml").write_text(text)
+    assert main(["plan", str(tmp_path / "free.yaml")]) == 0
+    assert re.search(r"requests per USD(\W+-){3}", capsys.readouterr().out)
 
 
 def test_a_png_is_drawn_and_other_formats_are_refused(tmp_path: Path) -> None:
@@ -48,6 +59,13 @@ def test_a_png_is_drawn_and_other_formats_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match=r"ending in .png or .svg"):
         draw_plan(scenario, tmp_path / "plan.pdf")
+
+
+def test_a_plot_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").touch()
+    with pytest.raises(CallerError, match=r"plan\.svg: cannot be written"):
+        draw_plan(load_scenario(EXAMPLE), tmp_path / "file" / "plan.svg")
 
 
 def test_plan_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

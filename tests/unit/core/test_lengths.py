@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp, log, nan
 
 import numpy as np
 import pytest
@@ -88,12 +88,15 @@ def test_an_empty_range_has_no_mean() -> None:
     [
         (lambda: TruncatedLogNormal(9, 0, 1, 2), "sigma > 0"),
         (lambda: TruncatedLogNormal(9, 1, 5, 2), "low < high"),
+        (lambda: TruncatedLogNormal(nan, 1, 1, 2), "finite mu"),
+        (lambda: TruncatedLogNormal(9, nan, 1, 2), "sigma > 0"),
         (lambda: TruncatedLogNormal(0, 0.1, 1e6, 2e6), "no length"),
         (lambda: EmpiricalLengths([]), "at least one"),
         (lambda: EmpiricalLengths([0]), "positive"),
         (lambda: HistogramLengths([0, 1], [1, 1]), "one edge more"),
         (lambda: HistogramLengths([0, 5, 5], [1, 1]), "rise"),
         (lambda: HistogramLengths([0, 5], [0]), "more than 0"),
+        (lambda: HistogramLengths([0, 5], [nan]), "more than 0"),
     ],
 )
 def test_bad_input_says_what_to_write(make, says: str) -> None:

@@ -92,6 +92,7 @@ def test_a_profile_file_is_found_beside_the_scenario(tmp_path: Path) -> None:
             HEAD + "gpus: 1\nkv: {constant: '3', per_token: 1 KiB}\n",
             "no unit",
         ),
+        (HEAD + "gpus: 1\nprefill: {points: {1K: .nan}}\n", "prefill: values must be finite"),
     ],
 )
 def test_bad_files_say_what_is_wrong(text: str, says: str) -> None:
@@ -102,6 +103,18 @@ def test_bad_files_say_what_is_wrong(text: str, says: str) -> None:
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="paper-1t-h200"):
         load_profile("h200")
+
+
+def test_s_kv_is_the_files_own_or_its_models() -> None:
+    silent = parse_profile(HEAD + "gpus: 1\n", source="p.yaml")
+    assert silent.kv_size() is None
+    modelled = parse_profile(HEAD + "gpus: 1\nmodel: Kimi-Linear-48B-A3B\n", source="p.yaml")
+    of_model, in_fp8 = modelled.kv_size(), modelled.kv_size(kv_dtype="fp8")
+    assert of_model is not None
+    assert in_fp8 is not None
+    assert (of_model.bytes_per_token, in_fp8.bytes_per_token) == (8064, 4032)
+    own = load_profile("paper-1t-h200")
+    assert own.kv_size(kv_dtype="fp8") == own.kv
 
 
 def test_kv_size_grows_until_the_window_is_full() -> None:

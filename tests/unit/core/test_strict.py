@@ -19,6 +19,7 @@ EAST = "clusters: [{name: east, kind: %s, engines: [], agent: {name: a}}]\n"
             "a number alone at $.links[0].rate; write its unit, or quote it if it is a name",
         ),
         ("clusters: {", "not valid YAML"),
+        ("clusters: 2026-13-45", "not valid YAML: month must be in 1..12"),
         ("links: []", "missing required field `clusters`"),
     ],
 )

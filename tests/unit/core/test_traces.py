@@ -29,6 +29,20 @@ def test_mooncake_is_sorted_by_time_and_keeps_whole_blocks(tmp_path: Path) -> No
     )
 
 
+def test_mooncake_without_timestamps_has_no_times_and_keeps_its_order(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"input_length": 600, "output_length": 5, "hash_ids": [0, 1]},
+        {"input_length": 40, "output_length": 7},
+    ]
+    path = tmp_path / "m.jsonl"
+    assert read(path, "\n".join(json.dumps(row) for row in rows)) == RecordedTrace(
+        arrivals=None, prompts=[600, 40], outputs=[5, 7], blocks=[[0], []]
+    )
+    rows[0]["timestamp"] = 3
+    with pytest.raises(ConfigError, match="in every line or in none"):
+        read(path, "\n".join(json.dumps(row) for row in rows))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -71,6 +85,8 @@ def test_pooled(tmp_path: Path) -> None:
         ("ContextTokens,GeneratedTokens\n", "no request"),
         ("ContextTokens,GeneratedTokens\nx,1\n", "not what its first line promises"),
         ("ContextTokens,GeneratedTokens\n1\n", "not what its first line promises"),
+        ("ContextTokens,GeneratedTokens\ninf,1\n", "not what its first line promises"),
+        ("Timestamp,Request tokens,Response tokens\nnan,1,1\n", "'nan' is no number of seconds"),
         ('{"input_length": "many"}\n', "not what its first line promises"),
         ('{"hash_ids": 3}\n', "not what its first line promises"),
     ],
@@ -80,9 +96,11 @@ def test_foreign_and_empty_files_are_named(tmp_path: Path, text: str, says: str)
         read(tmp_path / "x.csv", text)
 
 
-def test_missing_and_torn_files_are_named(tmp_path: Path) -> None:
-    torn = tmp_path / "torn.gz"
-    torn.write_bytes(gzip.compress(b"a,b\n" * 100)[:20])
-    for path in (torn, tmp_path / "none"):
+def test_missing_torn_and_damaged_files_are_named(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a,b\n" * 100)
+    torn, damaged = tmp_path / "torn.gz", tmp_path / "damaged.gz"
+    torn.write_bytes(packed[:20])
+    damaged.write_bytes(packed[:10] + b"\xff" * 4 + packed[14:])
+    for path in (torn, damaged, tmp_path / "none"):
         with pytest.raises(ConfigError, match="cannot be read"):
             read_trace_file(path)

@@ -1,20 +1,88 @@
-"""The deployment files in the documentation are valid."""
+"""The files in examples/ and every YAML block of the documentation are valid."""
+
+from __future__ import annotations
 
 import re
 import textwrap
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from prfaas.core.deployment import parse_deployment
+from prfaas.core.deployment import TlsConfig, parse_deployment
+from prfaas.core.profiles import parse_profile
+from prfaas.planner.scenario import parse_scenario
+from prfaas.sim.build import build_workload, build_world
+from prfaas.sim.scenario import load_scenario
 
 ROOT = Path(__file__).parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+REST_OF_A_DEPLOYMENT = """
+clusters: [{name: west, kind: pd, engines: [{name: d, role: decode}], agent: {name: a}}]
+"""
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/deployment.md"])
-def test_the_example_is_valid(page: str) -> None:
-    example = re.search(
-        r"^ *```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
-    )
-    assert example is not None
-    parse_deployment(textwrap.dedent(example[1]), source=page)
+def blocks(page: Path) -> list[str]:
+    found = re.findall(r"^( *)```yaml\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(text) for _, text in found]
+
+
+SHOWN = [
+    pytest.param(text, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, text in enumerate(blocks(page))
+]
+
+
+def check(text: str, folder: Path) -> str:
+    """Read a file as what it is; returns what that is."""
+    file = msgspec.yaml.decode(text)
+    if "hardware" in file:
+        parse_profile(text, source="profile")
+        return "profile"
+    if "clusters" not in file:
+        parse_deployment(text + REST_OF_A_DEPLOYMENT, source="part of a deployment")
+        return "deployment"
+    if "engines" in file["clusters"][0]:
+        parse_deployment(text, source="deployment")
+        return "deployment"
+    if "profile" in file["clusters"][0]:
+        parse_scenario(text, source="plan", beside=folder)
+        return "plan"
+    path = folder / "simulation.yaml"
+    path.write_text(text)
+    scenario = load_scenario(path)
+    workload = build_workload(scenario, beside=folder).first(100)
+    for run in scenario.runs:
+        build_world(scenario, run, workload, beside=folder)
+    return "simulation"
+
+
+@pytest.mark.parametrize("text", SHOWN)
+def test_what_the_documentation_shows(text: str, tmp_path: Path) -> None:
+    [profile] = [text for text in blocks(ROOT / "docs/planner.md") if "hardware:" in text]
+    (tmp_path / "my-h20.yaml").write_text(profile)  # The planner's page names it in its scenario.
+    check(text, tmp_path)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples(example: Path, tmp_path: Path) -> None:
+    verb = "simulation" if example.name.startswith("simulate") else "plan"
+    assert check(example.read_text(), tmp_path) == verb
+
+
+def test_blocks_and_examples_were_found() -> None:
+    assert len(SHOWN) >= 5
+    assert len(EXAMPLES) >= 5
+
+
+def test_the_readme_names_a_model_and_the_files_that_prfaas_certs_writes() -> None:
+    [text] = blocks(ROOT / "README.md")
+    shown = parse_deployment(text, source="README.md")
+    assert shown.model.path is not None
+    for agent in (cluster.agent for cluster in shown.clusters):
+        own = f"/etc/prfaas/{agent.name}"
+        assert agent.tls == TlsConfig(
+            ca="/etc/prfaas/ca.pem", cert=f"{own}.pem", key=f"{own}-key.pem"
+        )

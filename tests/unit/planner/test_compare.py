@@ -106,6 +106,17 @@ def test_without_prices_nothing_is_priced() -> None:
     assert break_even(PAPER, unpriced.deployments[0], unpriced.deployments[1]) is None
 
 
+def test_what_costs_nothing_has_no_requests_per_dollar() -> None:
+    replace = msgspec.structs.replace
+    clusters = [replace(cluster, usd_per_gpu_hour=0.0) for cluster in PAPER.clusters]
+    lines = [replace(line, usd_per_month=0.0) for line in PAPER.lines]
+    free = plan(replace(PAPER, clusters=clusters, lines=lines))
+    assert [d.cost.requests_per_usd for d in free.deployments if d.cost] == [None] * 3
+    prices = break_even(PAPER, BY_NAME["prfaas_pd"], free.deployments[1])
+    assert prices is not None
+    assert prices.prfaas_usd_per_gpu_hour < 0  # Nothing is cheap enough beside what is free.
+
+
 def test_what_ifs_move_the_right_way() -> None:
     relative = {row.change: row.relative for row in what_ifs(PAPER)}
     assert relative["every line x 2"] == pytest.approx(1)
@@ -131,6 +142,16 @@ def test_several_clusters_are_planned_with_whole_nodes() -> None:
     naive = result.deployments[-1]
     assert naive.n_p == 0
     assert naive.offloaded_share == pytest.approx(1)
+
+
+def test_short_answers_leave_somebody_to_decode() -> None:
+    text = EXAMPLE.with_name("two-sites.yaml").read_text()
+    assert "output_tokens: 1024" in text
+    short = text.replace("output_tokens: 1024", "output_tokens: 128")
+    scenario = parse_scenario(short, source="short", beside=Path())
+    ours = prfaas_pd(scenario)
+    assert ours.n_d >= 1
+    assert 0 < ours.lambda_max_req_per_s <= elastic_bound(scenario).upper_bound
 
 
 def test_a_pd_cluster_alone_is_compared_with_nothing() -> None:

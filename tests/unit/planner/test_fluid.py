@@ -74,11 +74,23 @@ def test_a_node_that_does_not_prefill_offloads_everything() -> None:
     assert naive.threshold_tokens is None
 
 
-def test_equal_clusters_leave_no_single_threshold() -> None:
-    """With the same speed for every length, nothing says which requests to offload."""
+def test_between_equal_clusters_the_longest_cross() -> None:
+    """Any choice serves as many; the longest take the fewest constant states along."""
     twin = Cluster(name="east", kind="prfaas", profile=H20, instances=8)
     optimum = fluid_optimum(DEMAND, [twin, WEST], [msgspec.structs.replace(LINE, bytes_per_s=1e12)])
     assert optimum.lambda_max <= optimum.upper_bound <= optimum.lambda_max * 1.001
+    assert optimum.threshold_tokens is not None
+    longer = DEMAND.lengths.share_above(optimum.threshold_tokens)
+    assert longer == pytest.approx(optimum.offloaded_share, rel=0.01)
+
+
+def test_offloading_the_shortest_is_no_threshold() -> None:
+    east = Cluster(name="east", kind="prfaas", profile=H20, instances=8)
+    fast = msgspec.structs.replace(H200, decode=H20.decode)
+    west = Cluster(name="west", kind="pd", profile=fast, instances=8)
+    optimum = fluid_optimum(DEMAND, [east, west], [LINE])
+    assert 0 < optimum.offloaded_share < 1
+    assert optimum.threshold_tokens is None
 
 
 def test_a_prefill_cluster_without_a_line_is_named() -> None:

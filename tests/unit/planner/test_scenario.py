@@ -60,6 +60,13 @@ def test_the_example_is_the_case_study() -> None:
         ("lognormal:", "histogram: {edges: [1], weights: []}\n    lognormal:", "exactly one"),
         ("sigma: 1.00", "sigma: -1", "sigma > 0"),
         ("within: 8 s", "within: 8", "no unit"),
+        ("mu: 9.90", "mu: .nan", "finite mu"),
+        ("sigma: 1.00", "sigma: .nan", "sigma > 0"),
+        ("output_tokens: 1024", "output_tokens: .nan", "output_tokens: nan; write more than 0"),
+        ("tokens_per_s: 40", "tokens_per_s: .nan", "more than 0"),
+        ("usd_per_gpu_hour: 4.50", "usd_per_gpu_hour: -1", "'east': usd_per_gpu_hour: -1; write 0"),
+        ("usd_per_month: 10000", "usd_per_month: .inf", "usd_per_month: inf; write 0 or more"),
+        ("rtt: 20 ms", "rtt: 20 ms\n    usd_per_gb: .nan", "usd_per_gb: nan; write 0 or more"),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_write(old: str, new: str, says: str) -> None:

@@ -8,7 +8,6 @@ import pytest
 from prfaas.core.errors import ConfigError
 from prfaas.core.lengths import EmpiricalLengths, TruncatedLogNormal
 from prfaas.core.profiles import load_profile
-from prfaas.planner import equations as eq
 from prfaas.planner.split import Demand, ThresholdCurves, TwoClusters, decode_point
 
 H200, H20 = load_profile("paper-1t-h200"), load_profile("paper-1t-h20-fit")
@@ -53,19 +52,19 @@ def test_the_grid_agrees_with_the_equations_at_a_point() -> None:
     split = PAPER.at(threshold, 4, 3, 5, "exact")
     assert split.theta_prfaas is not None
     assert split.theta_pd_p is not None
-    by_hand = eq.lambda_max(
-        split.offloaded_share, split.theta_prfaas, split.theta_pd_p, split.theta_pd_d
-    )
+    p = split.offloaded_share
+    by_hand = min(split.theta_prfaas / p, split.theta_pd_p / (1 - p), split.theta_pd_d)
     assert split.lambda_max == pytest.approx(by_hand)
     assert PAPER.lambdas(4, 3, 5, "exact")[2000] == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_optimum_balances_the_prefill_stages() -> None:
+    """Equation (7)."""
     best = PAPER.best(4, 8, "exact")
     assert best.theta_prfaas is not None
     assert best.theta_pd_p is not None
-    off = eq.prefill_imbalance(best.offloaded_share, best.theta_prfaas, best.theta_pd_p)
-    assert abs(off) < 0.02 * best.lambda_max
+    p = best.offloaded_share
+    assert best.theta_prfaas / p == pytest.approx(best.theta_pd_p / (1 - p), rel=0.02)
 
 
 def test_nothing_and_everything_offloaded() -> None:

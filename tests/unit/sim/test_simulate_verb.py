@@ -31,6 +31,17 @@ runs:
     instances: {east: {}, west: {prefill: 3, decode: 2}}
 """
 
+PROFILE = """
+name: mine
+hardware: made up
+gpus: 8
+source: this test
+basis: measured
+model: Kimi-Linear-48B-A3B
+prefill: {points: {1K: 0.4, 128K: 7.0}}
+decode: {points: {20: 0.025}}
+"""
+
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Path:
@@ -73,11 +84,12 @@ def test_trace_plot_and_sweep(
         for i in range(40)
     ]
     trace.write_text("\n".join(json.dumps(row) for row in rows))
-    plot = tmp_path / "plot.svg"
+    plot = tmp_path / "new" / "plot.svg"
     arguments = ["simulate", str(scenario), "--policy", "paper", "--trace", str(trace), "--json"]
     assert main([*arguments, "--plot", str(plot)]) == 0
     [run] = json.loads(capsys.readouterr().out)["runs"]
     assert run["cached_tokens_share"] > 0.7
+    assert run["requests"] == 40
     assert plot.read_bytes().startswith(b"<?xml")
     plot.unlink()
     assert main([*arguments, "--sweep", "rate", "--plot", str(plot)]) == 0
@@ -85,6 +97,9 @@ def test_trace_plot_and_sweep(
     [sweep] = json.loads(capsys.readouterr().out)["runs"]
     assert sweep["best_req_per_s"] > 2
     assert any(not point["met"] for point in sweep["points"])
+    assert main([*arguments, "--requests", "10"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert run["requests"] == 10
 
 
 def test_lost_requests_say_why(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +108,42 @@ def test_lost_requests_say_why(scenario: Path, capsys: pytest.CaptureFixture[str
     [run] = json.loads(capsys.readouterr().out)["runs"]
     assert 0 < run["lost"] < 60
     assert run["lost_by_error"] == {"deadline": run["lost"]}
+
+
+def test_the_results_are_shown_even_where_the_plot_cannot_be_written(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", str(scenario), "--plot", str(scenario / "plot.svg")]) == 2
+    shown = capsys.readouterr()
+    assert "all PD" in shown.out
+    assert "plot.svg: cannot be written: " in shown.err
+
+
+def test_profiles_may_name_a_model_as_the_planners_do(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scenario.parent / "mine.yaml").write_text(PROFILE)
+    text = SCENARIO.replace("paper-1t-h200", "mine.yaml").replace("paper-1t-h20-fit", "mine.yaml")
+    scenario.write_text(text)
+    assert main(["simulate", str(scenario), "--policy", "naive", "--json"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert run["lost"] == 0
+    assert run["egress_mean_bytes_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sweep", "rate", "--requests", "1"], "no rate to sweep"),
+        (["--speed-up", "nan"], "speed-up nan: write more than 0"),
+        (["--requests", "0"], "--requests: at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    scenario: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(["simulate", str(scenario), *arguments]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_events_of_one_run_only(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:

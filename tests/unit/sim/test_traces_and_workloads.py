@@ -56,14 +56,23 @@ def test_lengths_alone_need_arrivals(tmp_path: Path) -> None:
     assert workload.arrivals == [0.0, 0.5]
 
 
-def test_arrivals_replace_times_unless_those_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "b.csv"
-    path.write_text("Timestamp,Request tokens,Response tokens\n5,40,2\n9,30,1\n")
-    evenly, rng = Arrivals("uniform", 2.0), np.random.default_rng(1)
-    replaced = read_trace(path, arrivals=evenly, count=1, rng=rng)
-    assert replaced.arrivals == [0.0, 0.5]
-    kept = read_trace(path, arrivals=evenly, count=1, rng=rng, keep_times=True)
-    assert kept.arrivals == [0.0, 4.0]
+def test_a_traces_own_times_win_and_arrivals_serve_where_it_has_none(tmp_path: Path) -> None:
+    evenly = Arrivals("uniform", 2.0)
+    timed = "Timestamp,Request tokens,Response tokens\n5,40,2\n9,30,1\n"
+    assert read(tmp_path / "b.csv", timed, arrivals=evenly).arrivals == [0.0, 4.0]
+    timeless = '{"input_length": 40, "output_length": 2}\n{"input_length": 30, "output_length": 1}'
+    assert read(tmp_path / "m.jsonl", timeless, arrivals=evenly).arrivals == [0.0, 0.5]
+    pooled = '{"input_hist": {"40": 1}, "output_hist": {"2": 1}}'
+    assert read(tmp_path / "s.json", pooled, arrivals=evenly, count=3).arrivals == [0.0, 0.5, 1.0]
+    for name, text in (("m.jsonl", timeless), ("s.json", pooled)):
+        with pytest.raises(ConfigError, match="has no arrival times"):
+            read(tmp_path / name, text)
+
+
+def test_the_first_of_a_workload_keep_all_they_have() -> None:
+    workload = Workload([0.0, 1.0, 2.0], [9, 8, 7], [1, 2, 3], [[5], [], [6]], 128)
+    assert workload.first(2) == Workload([0.0, 1.0], [9, 8], [1, 2], [[5], []], 128)
+    assert workload.first(9) == workload
 
 
 @pytest.mark.parametrize("process", ["uniform", "poisson", "bursty", "diurnal"])
@@ -86,7 +95,7 @@ def test_drawing_repeats_with_the_seed_and_bad_rates_are_refused() -> None:
     )
     assert first == second
     assert first.rate > 0
-    with pytest.raises(ConfigError, match="above 0"):
-        Arrivals("poisson", 0.0).times(1, np.random.default_rng(1))
+    with pytest.raises(ConfigError, match="rate 0: write more than 0"):
+        Arrivals("poisson", 0.0)
     with pytest.raises(ConfigError, match="speed-up"):
         first.sped_up(0)
