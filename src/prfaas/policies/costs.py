@@ -66,13 +66,13 @@ class LearnedCosts:
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         own = self._seen[engine]
-        if own.weight >= _FORGOTTEN:
+        if own.known:
             return own.prefill_s(uncached_tokens)
         columns = zip(*(self._seen[peer] for peer in self._peers[engine]), strict=True)
         peers = _Sums(*map(sum, columns))
-        if peers.weight >= _FORGOTTEN:
+        if peers.known:
             return peers.prefill_s(uncached_tokens)
-        others = [s.prefill_s(uncached_tokens) for s in self._seen.values() if s.n]
+        others = [s.prefill_s(uncached_tokens) for s in self._seen.values() if s.known]
         if others:
             return min(others) / _OPTIMISM
         return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
@@ -96,6 +96,10 @@ class _Sums(NamedTuple):
     t: float = 0.0
     nn: float = 0.0
     nt: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self.weight >= _FORGOTTEN
 
     def prefill_s(self, tokens: int) -> float:
         """a + b ``tokens`` of the least squares line; through the origin where that has no sense

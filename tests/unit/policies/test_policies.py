@@ -246,7 +246,16 @@ def test_what_was_seen_is_forgotten_where_others_get_all_the_work() -> None:
     assert costs.prefill_s("e0", 1000) == 30.0
     for _ in range(300):
         costs.prefill_seen("p0", 1000, 0.5)
-    assert costs.prefill_s("e0", 1000) < 0.5
+    assert costs.prefill_s("e0", 1000) == pytest.approx(0.25)
+
+
+def test_what_is_long_forgotten_makes_nobody_free() -> None:
+    """Sums that have faded to nothing say nothing, not that prefill takes no time."""
+    costs = learned()
+    costs.prefill_seen("e0", 1000, 1e-9)
+    for _ in range(73_000):
+        costs.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("e0", 1000) == pytest.approx(0.25)
 
 
 def test_unknown_names_and_options_are_refused() -> None:
