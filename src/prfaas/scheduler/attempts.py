@@ -191,8 +191,9 @@ class Attempts(Decoding):
         engine = record.prefill
         assert engine is not None
         seconds = self.now - engine.busy_since
-        if seconds >= 0:
+        if engine.warm and seconds >= 0:
             self._costs.prefill_seen(engine.name, record.uncached, seconds)
+        engine.warm = True
 
     def received(self, record: Record, _why: str) -> None:
         self._move(record, State.RECEIVED)

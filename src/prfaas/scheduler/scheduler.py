@@ -171,6 +171,7 @@ class Scheduler:
         if engine.up:
             return
         engine.up, engine.up_since, engine.free_at = True, self._now, self._now
+        engine.warm = False
         if engine.role == "decode" or self._scene.stands_in(engine):
             self._attempts.unpark()
             self._attempts.fill_slots(engine)

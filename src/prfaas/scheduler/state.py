@@ -37,6 +37,7 @@ class EngineState:
         "up",
         "up_since",
         "waiting",
+        "warm",
     )
 
     def __init__(self, spec: EngineSpec, place: ClusterState) -> None:
@@ -62,6 +63,8 @@ class EngineState:
         self.free_at = -inf
         self.busy_since = inf
         """When it began the prefill that is to end next; infinite where that is not known."""
+        self.warm = spec.up
+        """Whether it has prefilled since it came up: at the first one it still makes kernels."""
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""

@@ -322,6 +322,19 @@ def test_cancel_stops_whatever_runs_and_frees_the_slot() -> None:
     assert drive(e.RequestCancelled("a")) == []
 
 
+def test_the_first_prefill_of_an_engine_that_came_up_teaches_nothing() -> None:
+    drive = Driver()
+    drive(e.EngineDown("east-1", "exit"))
+    drive(e.EngineUp("east-1"))
+    before = drive.costs.prefill_s("east-1", LONG)
+    drive.arrive(LONG, "a")
+    drive(e.PrefillCompleted("a", 1), at=9.0)
+    assert drive.costs.prefill_s("east-1", LONG) == before
+    drive.arrive(LONG, "b")
+    drive(e.PrefillCompleted("b", 1), at=9.5)
+    assert drive.costs.prefill_s("east-1", LONG) == pytest.approx(0.5)
+
+
 class AlwaysPrefill(FixedSidePolicy):
     period_s = 1.0
 
