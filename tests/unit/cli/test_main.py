@@ -36,7 +36,7 @@ def test_names_keep_their_capitals(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: Permission denied"),
+        (PermissionError(13, "Permission denied", "/var/lib/x"), "/var/lib/x: Permission denied"),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
