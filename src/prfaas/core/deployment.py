@@ -6,15 +6,13 @@ One YAML file describes it; `prfaas up` starts what has no ``url``, every proces
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import load_yaml, parse_yaml
+from prfaas.core.strict import load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
 
 EngineRole = Literal["prefill", "decode"]
@@ -200,34 +198,25 @@ def parse_deployment(text: bytes | str, *, source: str) -> Deployment:
 
 def validate(deployment: Deployment, *, source: str) -> None:
     """Raise ConfigError for what the types cannot say: names, roles, links, units."""
-    with _at(source):
+    with naming(source):
         _check_names(deployment)
         if not any(c.kind == "pd" for c in deployment.clusters):
             raise ConfigError("no cluster of kind 'pd'; nothing could decode")
         for cluster in deployment.clusters:
-            with _at(f"cluster {cluster.name!r}"):
+            with naming(f"cluster {cluster.name!r}"):
                 _check_roles(cluster)
-            with _at(f"agent {cluster.agent.name!r}"):
+            with naming(f"agent {cluster.agent.name!r}"):
                 _check_agent(cluster.agent)
         _check_links(deployment)
         scheduler, gateway = deployment.scheduler, deployment.gateway
-        with _at("scheduler"):
+        with naming("scheduler"):
             _ = scheduler.threshold_tokens, scheduler.link_grace_s, scheduler.engine_wait_s
             _above_zero("transfer_stall", scheduler.transfer_stall_s)
-        with _at("gateway"):
+        with naming("gateway"):
             _above_zero("request_deadline", gateway.request_deadline_s)
             _above_zero("max_body", parse_bytes(gateway.max_body))
-        with _at("model"):
+        with naming("model"):
             _above_zero("kv_cache", parse_bytes(deployment.model.kv_cache))
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Put the place before what is wrong there."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
 
 
 def _check_names(deployment: Deployment) -> None:
@@ -271,7 +260,7 @@ def _check_links(deployment: Deployment) -> None:
     seen: set[tuple[str, str]] = set()
     for link in deployment.links:
         pair = (link.source, link.target)
-        with _at(f"link from {link.source!r} to {link.target!r}"):
+        with naming(f"link from {link.source!r} to {link.target!r}"):
             for end in pair:
                 if end not in kinds:
                     raise ConfigError(f"no cluster {end!r}; known: {', '.join(sorted(kinds))}")

@@ -75,12 +75,12 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return max(0, (prompt_tokens - 1) // block * block)
 
     def handoff_bytes(self, from_token: int, to_token: int) -> int:
-        """What a hand-off of tokens [from_token, to_token) takes, of this rank alone."""
+        """What a hand-off of tokens [from_token, to_token) takes, over all ranks."""
         total = 0
         for group in self.groups:
             first, end = block_range(group, from_token, to_token)
             total += (end - first) * sum(layer.page_bytes for layer in group.layers)
-        return total
+        return total * self.tp_size
 
     def check_pairs_with(self, other: KvLayout) -> None:
         """Raise LayoutMismatch that names the first difference, or return if there is none."""

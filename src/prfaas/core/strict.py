@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -21,6 +23,15 @@ _UNKNOWN = re.compile(
 
 _NUMBER = re.compile(r"Expected `str( \| null)?`, got `(int|float)` - at `(?P<path>[^`]*)`")
 _ENUM = re.compile(r"Invalid enum value '(?P<name>[^']*)' - at `(?P<path>[^`]*)`")
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put ``place`` before the message of a ConfigError that is raised inside."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def load_yaml(path: Path, kind: type[T]) -> T:

@@ -55,7 +55,7 @@ class Fleet:
         self._wake = {name: asyncio.Event() for name in engines}
         self._agent_troubles: dict[str, str] = {}
         self.layout_known = asyncio.Event()
-        """Set once `alignment_tokens` has an answer."""
+        """Set once `layout` has an answer."""
         self.mismatches: dict[tuple[str, str], str] = {}
         """(prefill engine, decode engine) -> the difference between their layouts."""
 
@@ -63,18 +63,13 @@ class Fleet:
     def up(self) -> frozenset[str]:
         return frozenset(self._up)
 
-    def alignment_tokens(self) -> int | None:
-        """Hand-off boundaries are multiples of this; None until a decode engine has registered."""
-        layout = self._a_layout()
-        return None if layout is None else layout.alignment_tokens
-
-    def handoff_bytes(self, from_token: int, to_token: int) -> int:
-        """What a hand-off of tokens [from_token, to_token) takes, over all ranks (0 while no decode
-        engine is registered)."""
-        layout = self._a_layout()
-        if layout is None:
-            return 0
-        return layout.tp_size * layout.handoff_bytes(from_token, to_token)
+    def layout(self) -> KvLayout | None:
+        """A rank of a decode engine's: those that pair are alike. None until one is registered."""
+        for engine in self._endpoints.engines.values():
+            layout = self._layout(engine.name)
+            if engine.role == "decode" and layout is not None:
+                return layout
+        return None
 
     def ranks(self, engine: str) -> int:
         """How many tensor-parallel ranks the engine has (1 while unknown)."""
@@ -143,7 +138,7 @@ class Fleet:
         for name in _replaced(before, ranks):
             self._on_restart(name)
         self._compare()
-        if self.alignment_tokens() is not None:
+        if self.layout() is not None:
             self.layout_known.set()
         self._settle()
 
@@ -194,14 +189,6 @@ class Fleet:
         cluster = self._endpoints.engines[engine].cluster
         ranks = self._ranks.get(cluster, [])
         return {rank.layout.tp_rank: rank.layout for rank in ranks if rank.engine == engine}
-
-    def _a_layout(self) -> KvLayout | None:
-        """Some decode engine's: those that pair are alike."""
-        for engine in self._endpoints.engines.values():
-            layout = self._layout(engine.name)
-            if engine.role == "decode" and layout is not None:
-                return layout
-        return None
 
     def _layout(self, engine: str) -> KvLayout | None:
         return next(iter(self._layouts(engine).values()), None)

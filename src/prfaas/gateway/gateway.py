@@ -228,12 +228,13 @@ class Gateway:
     async def _schedule_once_layout_is_known(self) -> None:
         """The scheduler needs the hand-off block size, which an engine registers with its agent."""
         await self.fleet.layout_known.wait()
-        block_tokens = self.fleet.alignment_tokens()
-        assert block_tokens is not None
+        layout = self.fleet.layout()
+        assert layout is not None
+        block_tokens = layout.alignment_tokens
         self._block_tokens = block_tokens
         config = self.deployment.scheduler
         topology = topology_of(self.deployment, alignment_tokens=block_tokens, up=False)
-        costs = LearnedCosts(topology.cluster_of, self.fleet.handoff_bytes)
+        costs = LearnedCosts(topology.cluster_of, layout.handoff_bytes)
         driver = Driver(
             Scheduler(topology, self._policy, config, costs=costs),
             self._endpoints,

@@ -7,8 +7,6 @@ for the workload. An error says where it is and what to write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from prfaas.core.lengths import (
     TruncatedLogNormal,
 )
 from prfaas.core.profiles import load_profile
-from prfaas.core.strict import load_yaml, parse_yaml
+from prfaas.core.strict import load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
@@ -68,13 +66,13 @@ def parse_scenario(text: bytes | str, *, source: str, beside: Path) -> Scenario:
 
 
 def _resolve(file: ScenarioFile, *, source: str, beside: Path) -> Scenario:
-    with _at(source):
+    with naming(source):
         clusters = _clusters(file, beside)
         lines = _lines(file)
-        with _at("workload"):
+        with naming("workload"):
             lengths, output_tokens, hit_rate = _workload(file.workload, beside)
         _check_profiles(clusters, lengths)
-        with _at("slo"):
+        with naming("slo"):
             ttft = file.slo.ttft
             if not 0 < file.slo.tokens_per_s < inf:
                 raise ConfigError("tokens_per_s must be more than 0, for example 40")
@@ -97,15 +95,6 @@ def _resolve(file: ScenarioFile, *, source: str, beside: Path) -> Scenario:
     )
 
 
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Put the place before an error's message."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
-
-
 def _clusters(file: ScenarioFile, beside: Path) -> list[Cluster]:
     names = [cluster.name for cluster in file.clusters]
     if len(set(names)) < len(names):
@@ -114,7 +103,7 @@ def _clusters(file: ScenarioFile, beside: Path) -> list[Cluster]:
         raise ConfigError("clusters: none of kind 'pd'; nothing could decode")
     found = []
     for cluster in file.clusters:
-        with _at(f"cluster {cluster.name!r}"):
+        with naming(f"cluster {cluster.name!r}"):
             least = 2 if cluster.kind == "pd" else 1
             if cluster.instances < least:
                 raise ConfigError(
@@ -149,7 +138,7 @@ def _lines(file: ScenarioFile) -> list[Line]:
     kinds = {cluster.name: cluster.kind for cluster in file.clusters}
     found: list[Line] = []
     for line in file.lines:
-        with _at(f"line from {line.source} to {line.target}"):
+        with naming(f"line from {line.source} to {line.target}"):
             for end in (line.source, line.target):
                 if end not in kinds:
                     known = ", ".join(sorted(kinds))
@@ -234,7 +223,7 @@ def _check_profiles(clusters: list[Cluster], lengths: LengthDistribution) -> Non
 
 def _kv_size(file: ScenarioFile, clusters: list[Cluster], beside: Path) -> KvSize:
     if file.kv is not None:
-        with _at("kv"):
+        with naming("kv"):
             return KvSize(parse_bytes(str(file.kv.constant)), parse_bytes(str(file.kv.per_token)))
     if file.model is not None:
         local = beside / file.model

@@ -68,7 +68,7 @@ class LearnedCosts:
         own = self._seen[engine]
         if own.known:
             return own.prefill_s(uncached_tokens)
-        columns = zip(*(self._seen[peer] for peer in self._peers[engine]), strict=True)
+        columns = zip(*[self._seen[peer] for peer in self._peers[engine]], strict=True)
         peers = _Sums(*map(sum, columns))
         if peers.known:
             return peers.prefill_s(uncached_tokens)
@@ -82,7 +82,7 @@ class LearnedCosts:
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         for name, sums in self._seen.items():
-            self._seen[name] = _Sums(*(_MEMORY * value for value in sums))
+            self._seen[name] = _Sums(*[_MEMORY * value for value in sums])
         n, t = float(uncached_tokens), seconds
         new = (1.0, n, t, n * n, n * t)
         self._seen[engine] = _Sums(*map(add, self._seen[engine], new))

@@ -34,13 +34,15 @@ def simulate(
 ) -> Simulation:
     """Run one policy over a workload, to the last answer or to time ``until``."""
     world = build_world(scenario, run, workload, beside=beside)
-    learned = LearnedCosts(world.topology.cluster_of, world.costs.kv_bytes)
+    costs = world.costs
+    if scenario.costs == "learned":
+        costs = LearnedCosts(world.topology.cluster_of, costs.kv_bytes)
     simulation = Simulation(
         world,
         workload,
         make_policy(run.scheduler),
         run.scheduler,
-        costs=learned if scenario.costs == "learned" else None,
+        costs=costs,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )

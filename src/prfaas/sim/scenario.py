@@ -12,7 +12,7 @@ import msgspec
 from prfaas.core.deployment import ClusterKind, SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
 from prfaas.core.lengths import LengthDistribution, TruncatedLogNormal
-from prfaas.core.strict import load_yaml
+from prfaas.core.strict import load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.registry import make_policy
 from prfaas.sim.workload import Arrivals, Process
@@ -169,10 +169,8 @@ def load_scenario(path: Path) -> Scenario:
     for wrong in _out_of_bounds(scenario):
         raise ConfigError(f"{path}: {wrong}")
     for where, parse in _parsed(scenario):
-        try:
+        with naming(f"{path}: {where}"):
             parse()
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {where}: {error}") from error
     return scenario
 
 

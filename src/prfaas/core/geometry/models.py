@@ -19,7 +19,7 @@ from prfaas.core.geometry.attention import ATTENTION_MODELS
 from prfaas.core.geometry.fields import Fields
 from prfaas.core.geometry.hybrid import HYBRID_MODELS
 from prfaas.core.geometry.layers import ModelGeometry, dtype_bytes
-from prfaas.core.strict import parse_yaml
+from prfaas.core.strict import naming, parse_yaml
 
 FAMILIES = ATTENTION_MODELS | HYBRID_MODELS
 
@@ -54,10 +54,8 @@ def geometry_of(
             f"{name}: model type {fields.model_type!r} is not known and its KV cache would be a "
             f"guess; known: {', '.join(sorted(FAMILIES))}"
         )
-    try:
+    with naming(name):
         layers = family(fields)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
     model_dtype = str(fields.get("dtype") or fields.get("torch_dtype") or "bfloat16")
     state_dtype = fields.get("mamba_ssm_cache_dtype") or fields.get("mamba_ssm_dtype") or "float32"
     dtype_bytes(model_dtype), dtype_bytes(state_dtype)
