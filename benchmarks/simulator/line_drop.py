@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.simulator.scenarios import EXAMPLES, Check, drawn, run, with_rate, with_seed
 
 from prfaas.core.deployment import SchedulerConfig
+from prfaas.plots.simulation import pyplot_for, rolling_p99
 from prfaas.sim.metrics import Column
-from prfaas.sim.plot import pyplot_for, rolling_p99
 from prfaas.sim.scenario import RunConfig, Scenario, Split, load_scenario
 
 SEEDS = range(1, 11)

@@ -24,8 +24,8 @@ from benchmarks.transfer import contenders, plot, setup_peers
 from benchmarks.transfer.contenders import Ends, Measured
 from benchmarks.transfer.lines import QUICK_ROWS, ROWS, Row
 
+from prfaas.link.tcp import certs
 from prfaas.testing.wan import Wan, unavailable
-from prfaas.transfer.tcp import certs
 
 OUT = Path("build/bench")
 _PEERS = ("iperf3", "nixl", "mooncake")

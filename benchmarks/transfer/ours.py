@@ -12,9 +12,9 @@ from pathlib import Path
 import workload
 
 from prfaas.agent.arena import Arena
-from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
-from prfaas.transfer.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
-from prfaas.transfer.tcp.link import TcpLink
+from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.link import TcpLink
 
 
 class Memory:

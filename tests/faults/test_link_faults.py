@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.frames import Hello, Kind, control, pack
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import Meddler, MemorySink
-from prfaas.transfer.api import TransferKey, TransferOffer
-from prfaas.transfer.protocol.frames import Hello, Kind, control, pack
-from prfaas.transfer.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
-from prfaas.transfer.tcp.link import TcpLink
 
 MIB = 1024 * 1024
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.frames import FrameReader, Kind, Welcome, control, pack
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
-from prfaas.transfer.api import TransferKey, TransferOffer
-from prfaas.transfer.protocol.frames import FrameReader, Kind, Welcome, control, pack
-from prfaas.transfer.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
-from prfaas.transfer.tcp.link import TcpLink
 
 MIB = 1024 * 1024
 

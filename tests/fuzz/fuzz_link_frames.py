@@ -20,8 +20,8 @@ from contextlib import nullcontext, suppress
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import PeerError
-from prfaas.transfer.api import TransferKey, TransferOffer
-from prfaas.transfer.protocol.frames import (
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.frames import (
     HEADER_BYTES,
     Hello,
     Kind,
@@ -31,10 +31,10 @@ from prfaas.transfer.protocol.frames import (
     decode,
     pack,
 )
-from prfaas.transfer.protocol.inbound import InboundConnection
-from prfaas.transfer.protocol.outbound import OutboundConnection
-from prfaas.transfer.protocol.receiver import ReceivingDesk
-from prfaas.transfer.protocol.sender import SendingDesk
+from prfaas.link.protocol.inbound import InboundConnection
+from prfaas.link.protocol.outbound import OutboundConnection
+from prfaas.link.protocol.receiver import ReceivingDesk
+from prfaas.link.protocol.sender import SendingDesk
 
 CHUNK, TOTAL = 256, 2048
 SOURCE = random.Random(0).randbytes(TOTAL)

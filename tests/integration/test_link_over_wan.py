@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from prfaas.link.tcp import certs
 from prfaas.testing.wan import Wan, WanProfile, unavailable
-from prfaas.transfer.tcp import certs
 
 pytestmark = [
     pytest.mark.root,

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.engine_socket.client import AgentClient
 from prfaas.testing.comparing import greedy
 from prfaas.testing.running import call
-from prfaas.transfer.local.client import AgentClient
 
 pytestmark = pytest.mark.engine
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.core.lengths import TruncatedLogNormal
 from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.events import AnyEvent, Event, RequestArrived, TimerFired
@@ -35,6 +34,7 @@ from prfaas.sim.scenario import (
 )
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.workload import Arrivals, draw
+from prfaas.workload.lengths import TruncatedLogNormal
 
 H200, H20 = "paper-1t-h200", "paper-1t-h20-fit"
 SCENARIO = Scenario(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.transfer.local.framing import FrameBuffer, decode_from_agent, encode
-from prfaas.transfer.local.messages import ExportStopped, ImportReady, Piece, SlotsLeased
+from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
+from prfaas.engine_socket.messages import ExportStopped, ImportReady, Piece, SlotsLeased
 
 
 @given(st.lists(st.integers(0, 200), max_size=8))

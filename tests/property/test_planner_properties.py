@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.interpolation import Table
-from prfaas.core.kv_size import KvSize
-from prfaas.core.lengths import (
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import DecodeProfile, InstanceProfile, PrefillProfile
+from prfaas.planner.fluid import fluid_optimum
+from prfaas.planner.sites import Cluster, Line
+from prfaas.planner.split import Demand, TwoClusters, decode_point
+from prfaas.workload.lengths import (
     EmpiricalLengths,
     HistogramLengths,
     LengthDistribution,
     TruncatedLogNormal,
 )
-from prfaas.core.profiles import DecodeProfile, InstanceProfile, PrefillProfile
-from prfaas.planner.fluid import fluid_optimum
-from prfaas.planner.sites import Cluster, Line
-from prfaas.planner.split import Demand, TwoClusters, decode_point
 
 HIGH = 100_000
 

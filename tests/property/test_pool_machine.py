@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prfaas.cache.pool import ArenaFull, Pool, TooLarge
+from prfaas.pool.slots import ArenaFull, Pool, TooLarge
 
 SLOT, COUNT, EXPORT = 16, 10, 4
 

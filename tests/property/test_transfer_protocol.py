@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.errors import LinkError, PeerError
-from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
-from prfaas.transfer.protocol.inbound import InboundConnection
-from prfaas.transfer.protocol.incoming import Completed, Failed, Stored
-from prfaas.transfer.protocol.outbound import OutboundConnection
-from prfaas.transfer.protocol.receiver import ReceivingDesk
-from prfaas.transfer.protocol.sender import SendingDesk
+from prfaas.link.api import Refusal, TransferKey, TransferOffer
+from prfaas.link.protocol.inbound import InboundConnection
+from prfaas.link.protocol.incoming import Completed, Failed, Stored
+from prfaas.link.protocol.outbound import OutboundConnection
+from prfaas.link.protocol.receiver import ReceivingDesk
+from prfaas.link.protocol.sender import SendingDesk
 
 CHUNK = 512
 

@@ -8,9 +8,9 @@ from benchmarks.figures.cells import Cell, Reproduction
 from benchmarks.figures.table6.reproduce import SCENARIO
 from matplotlib.figure import Figure
 
-from prfaas.cli.plan_plot import draw_split
 from prfaas.planner.compare import two_clusters
 from prfaas.planner.scenario import load_scenario
+from prfaas.plots.plan import draw_split
 
 THRESHOLD_TOKENS = 19_400
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from benchmarks.figures.cells import Cell, Reproduction, printed
 
-from prfaas.core.geometry.models import load_model
-from prfaas.core.profiles import load_profile
 from prfaas.core.units import parse_tokens
+from prfaas.models.geometry.models import load_model
+from prfaas.models.profiles import load_profile
 from prfaas.planner.equations import required_egress
 
 

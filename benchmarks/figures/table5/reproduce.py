@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.figures.cells import Cell, Reproduction, printed
 
-from prfaas.core.profiles import load_profile
 from prfaas.core.units import MIB, parse_tokens
+from prfaas.models.profiles import load_profile
 from prfaas.planner.equations import kv_throughput
 
 

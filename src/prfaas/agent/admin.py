@@ -15,7 +15,7 @@ from prfaas.agent.exports import Exports
 from prfaas.agent.receptions import Receptions
 from prfaas.agent.state import AgentState
 from prfaas.core.handoff import TRANSFER_ID
-from prfaas.transfer.api import Link
+from prfaas.link.api import Link
 
 LINK_EVENT_PERIOD_S = 0.1
 LONGEST_WAIT_S = 300.0

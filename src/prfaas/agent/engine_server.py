@@ -18,8 +18,8 @@ from prfaas.agent.leases import Leases
 from prfaas.agent.registry import EngineEntry
 from prfaas.agent.state import AgentState
 from prfaas.core.errors import ConfigError, EngineError, PeerError
-from prfaas.transfer.local.framing import FrameBuffer, decode_from_engine, encode
-from prfaas.transfer.local.messages import (
+from prfaas.engine_socket.framing import FrameBuffer, decode_from_engine, encode
+from prfaas.engine_socket.messages import (
     PROTOCOL_VERSION,
     AbortExport,
     AgentMessage,

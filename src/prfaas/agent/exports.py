@@ -24,16 +24,16 @@ from prfaas.agent.receptions import Receptions
 from prfaas.agent.registry import EngineEntry
 from prfaas.agent.state import AgentState
 from prfaas.agent.table import Sent, State
-from prfaas.cache.pool import ArenaFull
-from prfaas.cache.reception import Span
 from prfaas.core.errors import CapacityError, LinkError, PeerError
-from prfaas.transfer.api import Link, OutgoingTransfer, TransferKey, TransferOffer
-from prfaas.transfer.local.messages import BeginExport, ExportSlot, ExportStopped
+from prfaas.engine_socket.messages import BeginExport, ExportSlot, ExportStopped
+from prfaas.link.api import Link, OutgoingTransfer, TransferKey, TransferOffer
+from prfaas.pool.reception import Span
+from prfaas.pool.slots import ArenaFull
 
 log = logging.getLogger(__name__)
 
 STALL_S = 2.0
-"""An engine that waits for a slot this long while none comes free ends the stall (`cache.pool`)."""
+"""An engine that waits for a slot this long while none comes free ends the stall (`pool.slots`)."""
 PATIENCE = 3
 """So much longer it takes where every receiver has taken something: a slow line is no stall."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from prfaas.agent.receptions import Incoming, Receptions
 from prfaas.agent.registry import EngineEntry
 from prfaas.agent.state import AgentState
-from prfaas.transfer.local.messages import ImportFailed, ImportReady, OpenImport, Piece
+from prfaas.engine_socket.messages import ImportFailed, ImportReady, OpenImport, Piece
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from prfaas.agent.exports import Exports
 from prfaas.agent.imports import Imports
 from prfaas.agent.leases import Leases
 from prfaas.agent.state import AgentState
-from prfaas.transfer.api import Link, LinkState
-from prfaas.transfer.tcp.link import TcpLink
-from prfaas.transfer.tcp.telemetry import LinkCounters
+from prfaas.link.api import Link, LinkState
+from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.telemetry import LinkCounters
 
 _LINK_GAUGES = {
     "connections": ("connections", "TCP connections to the peer"),

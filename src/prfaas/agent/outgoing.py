@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prfaas.agent.table import Sent
-from prfaas.cache.reception import Span
 from prfaas.core.errors import PeerError
 from prfaas.core.handoff import LONGEST_DEADLINE_S, TRANSFER_ID
 from prfaas.core.ranges import RangeSet
-from prfaas.transfer.api import OutgoingTransfer, TransferKey, TransferOffer
-from prfaas.transfer.local.messages import BeginExport, ExportSlot, ExportStopped
+from prfaas.engine_socket.messages import BeginExport, ExportSlot, ExportStopped
+from prfaas.link.api import OutgoingTransfer, TransferKey, TransferOffer
+from prfaas.pool.reception import Span
 
 
 @dataclass(eq=False)

@@ -19,10 +19,10 @@ from functools import partial
 
 from prfaas.agent.state import AgentState
 from prfaas.agent.table import Received
-from prfaas.cache.pool import ArenaFull
-from prfaas.cache.reception import Reception
 from prfaas.core.errors import CapacityError, LayoutMismatch, PeerError
-from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
+from prfaas.link.api import Refusal, TransferKey, TransferOffer
+from prfaas.pool.reception import Reception
+from prfaas.pool.slots import ArenaFull
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Incoming:
 
 
 class LinkMemory:
-    """`Reception` of `transfer.api`. Slots never change while the link writes: no lock."""
+    """`Reception` of `link.api`. Slots never change while the link writes: no lock."""
 
     def __init__(self, view: memoryview, memory: Reception) -> None:
         self._view, self._memory = view, memory

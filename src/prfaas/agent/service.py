@@ -21,9 +21,8 @@ from prfaas.agent.receptions import Receptions
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.settings import AgentSettings
 from prfaas.agent.state import AgentState
-from prfaas.cache.pool import Pool
 from prfaas.core.errors import ConfigError, LinkError
-from prfaas.transfer.api import (
+from prfaas.link.api import (
     Link,
     LinkState,
     OutgoingTransfer,
@@ -31,8 +30,9 @@ from prfaas.transfer.api import (
     TransferOffer,
     TransferSink,
 )
-from prfaas.transfer.tcp.config import split_address
-from prfaas.transfer.tcp.link import TcpLink
+from prfaas.link.tcp.config import split_address
+from prfaas.link.tcp.link import TcpLink
+from prfaas.pool.slots import Pool
 
 log = logging.getLogger(__name__)
 

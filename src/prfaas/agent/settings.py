@@ -8,7 +8,7 @@ import msgspec
 
 from prfaas.core.deployment import AgentConfig, ClusterConfig, Deployment
 from prfaas.core.errors import ConfigError
-from prfaas.transfer.tcp.config import (
+from prfaas.link.tcp.config import (
     PeerConfig,
     Plaintext,
     TcpLinkConfig,
@@ -23,7 +23,7 @@ requests that wait for its transfers should be prefilled elsewhere without furth
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``link`` is None where no line of the deployment ends here. ``export_slots``: see
-    `cache.pool`; an agent without a decode engine receives nothing and lends every slot."""
+    `pool.slots`; an agent without a decode engine receives nothing and lends every slot."""
 
     name: str
     arena_bytes: int

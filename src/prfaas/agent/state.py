@@ -18,8 +18,8 @@ from functools import partial
 from prfaas.agent.arena import Arena
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.table import TransferTable
-from prfaas.cache.pool import Pool
-from prfaas.transfer.api import TransferKey
+from prfaas.link.api import TransferKey
+from prfaas.pool.slots import Pool
 
 
 @dataclass

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from prfaas.core.errors import CallerError
-from prfaas.transfer.tcp import certs
+from prfaas.link.tcp import certs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from prfaas.demo.run import demo
 from prfaas.launch.addresses import HOST
-from prfaas.launch.demo import demo
 from prfaas.launch.signals import run_until_signal
 from prfaas.launch.start import load
 

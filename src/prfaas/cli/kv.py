@@ -11,11 +11,11 @@ from rich.table import Table
 
 from prfaas.cli.console import report_console
 from prfaas.core.errors import ConfigError
-from prfaas.core.geometry.layers import ModelGeometry
-from prfaas.core.geometry.models import catalogue, load_model
-from prfaas.core.kv_size import KvSize
-from prfaas.core.profiles import InstanceProfile, built_in_profiles, load_profile
 from prfaas.core.units import format_bytes, format_rate, parse_tokens
+from prfaas.models.geometry.layers import ModelGeometry
+from prfaas.models.geometry.models import catalogue, load_model
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import InstanceProfile, built_in_profiles, load_profile
 from prfaas.planner.equations import kv_throughput
 
 _WIDE = 120

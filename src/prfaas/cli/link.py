@@ -12,9 +12,9 @@ import msgspec
 
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_rate
-from prfaas.transfer.tcp.config import Plaintext, TcpLinkConfig, TlsFiles
-from prfaas.transfer.tcp.link import TcpLink
-from prfaas.transfer.tcp.selftest import Report, SilentSink, Stage, report, run_stages
+from prfaas.link.tcp.config import Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.selftest import Report, SilentSink, Stage, report, run_stages
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         prices = break_even(scenario, ours, homogeneous)
     changes = what_ifs(scenario) if ours is not None else []
     if args.plot is not None:
-        from prfaas.cli.plan_plot import draw_plan
+        from prfaas.plots.plan import draw_plan
 
         draw_plan(scenario, args.plot)
     if args.json:

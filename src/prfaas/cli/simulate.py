@@ -14,13 +14,13 @@ from rich.progress import Progress
 
 from prfaas.cli.console import report_console
 from prfaas.core.errors import CallerError, ConfigError
+from prfaas.plots.simulation import disturbances, plot, plot_sweep, pyplot_for
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.commands import AnyCommand
 from prfaas.scheduler.events import AnyEvent
 from prfaas.scheduler.journal import encode
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import Sweep, simulate, sweep_rate
-from prfaas.sim.plot import disturbances, plot, plot_sweep, pyplot_for
 from prfaas.sim.report import results_tables
 from prfaas.sim.scenario import RunConfig, Scenario, load_scenario, run_for
 from prfaas.sim.simulation import Log

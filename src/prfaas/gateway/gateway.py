@@ -14,7 +14,6 @@ import aiohttp
 import zmq.asyncio
 from aiohttp import web
 
-from prfaas.cache.prefix_index import EngineIndex, PromptKeys
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
@@ -30,6 +29,7 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
 from prfaas.gateway.prompts import Renderer, usable_prefix
 from prfaas.gateway.trace import TraceLog
+from prfaas.index.prefix_index import EngineIndex, PromptKeys
 from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged, RequestArrived

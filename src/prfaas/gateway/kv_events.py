@@ -20,8 +20,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from prfaas.cache.prefix_index import BlocksStored, EngineIndex
 from prfaas.core.errors import EngineError
+from prfaas.index.prefix_index import BlocksStored, EngineIndex
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import ClusterEndpoint, Endpoints
+from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
-from prfaas.transfer.api import LinkState
 
 logger = logging.getLogger(__name__)
 

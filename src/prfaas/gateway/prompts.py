@@ -6,13 +6,13 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
-from prfaas.cache.prefix_index import PrefixMatch
 from prfaas.core.errors import EngineError
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.engine_client import CannotRender, EngineAnswer, EngineClient, RenderedPrompt
 from prfaas.gateway.exchange import Prompt
 from prfaas.gateway.openai_errors import unavailable
+from prfaas.index.prefix_index import PrefixMatch
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from prfaas.core.deployment import (
     ModelConfig,
 )
 from prfaas.core.errors import ConfigError
-from prfaas.vllm_plugin import tiny_models
+from prfaas.tiny_models import cache as tiny_models
 
 HOST = "127.0.0.1"
 # Each free port is handed out once, from a random one on. They lie below what Linux gives outgoing

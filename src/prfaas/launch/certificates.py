@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.deployment import AgentConfig, Deployment, TlsConfig
-from prfaas.transfer.tcp import certs
+from prfaas.link.tcp import certs
 
 _DAYS = 365
 

@@ -6,7 +6,7 @@ from math import inf
 
 import msgspec
 
-from prfaas.core.profiles import PrefillProfile
+from prfaas.models.profiles import PrefillProfile
 from prfaas.planner.fluid import FluidOptimum
 from prfaas.planner.queueing import Pool, Ttft, estimate_ttft, highest_rate
 from prfaas.planner.routes import Splits

@@ -25,10 +25,10 @@ from scipy.sparse import csr_array, hstack, vstack
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.interpolation import FloatArray
-from prfaas.core.lengths import Function, LengthDistribution
 from prfaas.planner.routes import Resource, Route, Splits, resources_of, routes_of
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand
+from prfaas.workload.lengths import Function, LengthDistribution
 
 BUCKETS = 256
 _PANELS_PER_BUCKET = 8

@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 
 from prfaas.core.interpolation import FloatArray
-from prfaas.core.kv_size import KvSize
-from prfaas.core.lengths import LengthDistribution
-from prfaas.core.profiles import PrefillProfile
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import PrefillProfile
+from prfaas.workload.lengths import LengthDistribution
 
 SAMPLES = 2000
 PERCENTILES = (0.5, 0.9, 0.99)

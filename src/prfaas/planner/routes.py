@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.lengths import Function
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand, decode_point
+from prfaas.workload.lengths import Function
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -13,20 +13,20 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.geometry.models import load_model
-from prfaas.core.kv_size import KvSize
-from prfaas.core.lengths import (
-    HistogramLengths,
-    LengthDistribution,
-    TruncatedLogNormal,
-)
-from prfaas.core.profiles import load_profile
 from prfaas.core.strict import load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
+from prfaas.models.geometry.models import load_model
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import load_profile
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand, Expectations
 from prfaas.planner.traces import trace_lengths
+from prfaas.workload.lengths import (
+    HistogramLengths,
+    LengthDistribution,
+    TruncatedLogNormal,
+)
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

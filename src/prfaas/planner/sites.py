@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from prfaas.core.profiles import InstanceProfile
+from prfaas.models.profiles import InstanceProfile
 
 HOURS_PER_MONTH = 730.0
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.interpolation import FloatArray
-from prfaas.core.kv_size import KvSize
-from prfaas.core.lengths import Function, LengthDistribution
-from prfaas.core.profiles import DecodeProfile, PrefillProfile
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import DecodeProfile, PrefillProfile
 from prfaas.planner import equations as eq
+from prfaas.workload.lengths import Function, LengthDistribution
 
 Expectations = Literal["mean-length", "exact"]
 

@@ -1,4 +1,4 @@
-"""Prompt lengths from a production trace (`prfaas.core.traces`), after prefix reuse.
+"""Prompt lengths from a production trace (`prfaas.workload.traces`), after prefix reuse.
 
 Where a trace knows prefixes (Mooncake's), their reuse is replayed in order of arrival against one
 cache of whole blocks that evicts the least recently used, or against an unbounded one: what a
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.lengths import EmpiricalLengths
-from prfaas.core.traces import BLOCK_TOKENS, PooledTrace, RecordedTrace, read_trace_file
+from prfaas.workload.lengths import EmpiricalLengths
+from prfaas.workload.traces import BLOCK_TOKENS, PooledTrace, RecordedTrace, read_trace_file
 
 
 class TraceLengths(msgspec.Struct, frozen=True, kw_only=True):

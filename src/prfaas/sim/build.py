@@ -13,9 +13,9 @@ import numpy as np
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import ConfigError
-from prfaas.core.kv_size import KvSize
-from prfaas.core.profiles import InstanceProfile, load_profile
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import InstanceProfile, load_profile
 from prfaas.policies.costs import ProfileCosts
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split

@@ -11,11 +11,11 @@ import msgspec
 
 from prfaas.core.deployment import ClusterKind, SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
-from prfaas.core.lengths import LengthDistribution, TruncatedLogNormal
 from prfaas.core.strict import load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.registry import make_policy
 from prfaas.sim.workload import Arrivals, Process
+from prfaas.workload.lengths import LengthDistribution, TruncatedLogNormal
 
 Tokens = str | int
 Quantity = str | int | float

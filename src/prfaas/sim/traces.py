@@ -1,4 +1,4 @@
-"""A production trace (`prfaas.core.traces`) as a `Workload`.
+"""A production trace (`prfaas.workload.traces`) as a `Workload`.
 
 A trace's own times win: recorded requests arrive when they did, and where only distributions are
 published (ServeGen) lengths are drawn from them and arrivals follow the published rates. A trace
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.traces import BLOCK_TOKENS, PooledTrace, read_trace_file
 from prfaas.sim.workload import Arrivals, Times, Workload
+from prfaas.workload.traces import BLOCK_TOKENS, PooledTrace, read_trace_file
 
 
 def read_trace(

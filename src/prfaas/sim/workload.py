@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.lengths import LengthDistribution
+from prfaas.workload.lengths import LengthDistribution
 
 Process = Literal["uniform", "poisson", "bursty", "diurnal"]
 Times = NDArray[np.float64]

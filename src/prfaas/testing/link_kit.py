@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from prfaas.core.errors import LinkError
-from prfaas.transfer.api import Reception, Refusal, TransferKey, TransferOffer
+from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 
 
 class MemoryReception:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from prfaas.core.errors import CapacityError
-from prfaas.transfer.local.client import ImportedPieces, TransferUnusable
+from prfaas.engine_socket.client import ImportedPieces, TransferUnusable
 
 
 @dataclass

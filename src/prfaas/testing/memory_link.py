@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prfaas.core.errors import LinkError
-from prfaas.transfer.api import (
+from prfaas.link.api import (
     LinkState,
     Reception,
     Refusal,

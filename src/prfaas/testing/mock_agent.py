@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import web
 
 from prfaas.core.layout import KvLayout
+from prfaas.link.api import LinkState
 from prfaas.testing.mock_http import MockServer
-from prfaas.transfer.api import LinkState
 
 
 class MockAgent(MockServer):

@@ -15,9 +15,9 @@ from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
+from prfaas.link.api import LinkState
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
-from prfaas.transfer.api import LinkState
 
 BLOCK_TOKENS = 4
 THRESHOLD_TOKENS = 40

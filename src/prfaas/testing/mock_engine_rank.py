@@ -17,7 +17,7 @@ import sys
 
 from prfaas.core.errors import CapacityError, PrfaasError
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
-from prfaas.transfer.local.client import AgentClient
+from prfaas.engine_socket.client import AgentClient
 
 WAIT_S = 30.0
 

@@ -24,7 +24,7 @@ from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.transfer.local.client import AgentClient, Slot
+from prfaas.engine_socket.client import AgentClient, Slot
 from prfaas.vllm_plugin.metadata import ExportStep
 from prfaas.vllm_plugin.pages import PageCopier
 

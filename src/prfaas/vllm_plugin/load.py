@@ -19,7 +19,7 @@ from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.transfer.local.client import AgentClient, Import, ImportedPieces
+from prfaas.engine_socket.client import AgentClient, Import, ImportedPieces
 from prfaas.vllm_plugin.metadata import ImportStart
 from prfaas.vllm_plugin.pages import PageCopier
 

@@ -8,7 +8,7 @@ import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
 from vllm.logger import init_logger
 
-from prfaas.transfer.local.client import AgentClient
+from prfaas.engine_socket.client import AgentClient
 from prfaas.vllm_plugin.export import Exporter
 from prfaas.vllm_plugin.geometry import read_layout
 from prfaas.vllm_plugin.load import Importer

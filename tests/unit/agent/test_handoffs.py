@@ -16,11 +16,9 @@ from prfaas.agent.receptions import Receptions
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.state import AgentState
 from prfaas.agent.table import KEEP_S
-from prfaas.cache.pool import Pool
 from prfaas.core.errors import PeerError
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
-from prfaas.testing.memory_link import MemoryNetwork
-from prfaas.transfer.local.messages import (
+from prfaas.engine_socket.messages import (
     AgentMessage,
     BeginExport,
     ExportSlot,
@@ -30,6 +28,8 @@ from prfaas.transfer.local.messages import (
     OpenImport,
     Piece,
 )
+from prfaas.pool.slots import Pool
+from prfaas.testing.memory_link import MemoryNetwork
 
 SLOT, COUNT, EXPORT = 4096, 16, 6
 ENGINE, READER = 1, 2

@@ -21,16 +21,16 @@ from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
-from prfaas.launch.addresses import free_address
-from prfaas.testing.mock_engine_rank import MockEngineRank, mock_layout
-from prfaas.transfer.local.client import RegistrationRefused
-from prfaas.transfer.local.framing import encode
-from prfaas.transfer.local.messages import (
+from prfaas.engine_socket.client import RegistrationRefused
+from prfaas.engine_socket.framing import encode
+from prfaas.engine_socket.messages import (
     LeaseSlots,
     OpenImport,
     RegisterEngine,
     ReturnSlots,
 )
+from prfaas.launch.addresses import free_address
+from prfaas.testing.mock_engine_rank import MockEngineRank, mock_layout
 
 SIZE = 1_300_000
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from prfaas.cli.main import main
-from prfaas.transfer.tcp.config import TcpLinkConfig, TlsFiles
-from prfaas.transfer.tcp.link import TcpLink
-from prfaas.transfer.tcp.selftest import SilentSink
+from prfaas.link.tcp.config import TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.selftest import SilentSink
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from prfaas.cli.main import main
-from prfaas.cli.plan_plot import draw_plan
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.planner.scenario import load_scenario
+from prfaas.plots.plan import draw_plan
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
 FIELDS = {

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from prfaas.cache.prefix_index import PrefixMatch
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.agent_client import RegisteredRank
@@ -20,9 +19,10 @@ from prfaas.gateway.links import LinkWatch, link_event
 from prfaas.gateway.prompts import usable_prefix
 from prfaas.gateway.server import _allow_open_files
 from prfaas.gateway.trace import TraceLog, TraceRecord
+from prfaas.index.prefix_index import PrefixMatch
+from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
 from prfaas.testing.mock_deployment import MockDeployment, clear_line, mock_layout, until
-from prfaas.transfer.api import LinkState
 
 
 def test_every_missing_address_is_named() -> None:

@@ -12,9 +12,9 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from prfaas.cache.prefix_index import EngineIndex, PromptKeys
 from prfaas.core.errors import EngineError
 from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
+from prfaas.index.prefix_index import EngineIndex, PromptKeys
 from prfaas.testing.mock_deployment import until
 
 BLOCK = 4

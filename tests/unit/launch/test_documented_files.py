@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from prfaas.core.deployment import TlsConfig, parse_deployment
-from prfaas.core.profiles import parse_profile
+from prfaas.models.profiles import parse_profile
 from prfaas.planner.scenario import parse_scenario
 from prfaas.sim.build import build_workload, build_world
 from prfaas.sim.scenario import load_scenario

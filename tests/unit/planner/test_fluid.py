@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.lengths import TruncatedLogNormal
-from prfaas.core.profiles import load_profile
+from prfaas.models.profiles import load_profile
 from prfaas.planner.fluid import fluid_optimum
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand, TwoClusters, decode_point
+from prfaas.workload.lengths import TruncatedLogNormal
 
 H200, H20 = load_profile("paper-1t-h200"), load_profile("paper-1t-h20-fit")
 EAST = Cluster(name="east", kind="prfaas", profile=H200, instances=4)

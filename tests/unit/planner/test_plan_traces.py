@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.core.traces import RecordedTrace
 from prfaas.planner.traces import replay_reuse, trace_lengths
+from prfaas.workload.traces import RecordedTrace
 
 
 def recorded(*requests: tuple[int, list[int]]) -> RecordedTrace:

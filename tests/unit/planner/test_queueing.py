@@ -7,10 +7,10 @@ from math import inf
 import pytest
 
 from prfaas.core.interpolation import Table
-from prfaas.core.kv_size import KvSize
-from prfaas.core.lengths import EmpiricalLengths, TruncatedLogNormal
-from prfaas.core.profiles import PrefillProfile, load_profile
+from prfaas.models.kv_size import KvSize
+from prfaas.models.profiles import PrefillProfile, load_profile
 from prfaas.planner.queueing import Pool, erlang_c, estimate_ttft, highest_rate
+from prfaas.workload.lengths import EmpiricalLengths, TruncatedLogNormal
 
 H200 = load_profile("paper-1t-h200").prefill_or_refuse
 H20 = load_profile("paper-1t-h20-fit").prefill_or_refuse

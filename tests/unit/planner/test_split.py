@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.lengths import EmpiricalLengths, TruncatedLogNormal
-from prfaas.core.profiles import load_profile
+from prfaas.models.profiles import load_profile
 from prfaas.planner.split import Demand, ThresholdCurves, TwoClusters, decode_point
+from prfaas.workload.lengths import EmpiricalLengths, TruncatedLogNormal
 
 H200, H20 = load_profile("paper-1t-h200"), load_profile("paper-1t-h20-fit")
 DECODE = decode_point(H20.decode_or_refuse, 40)

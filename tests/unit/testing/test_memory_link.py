@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from prfaas.core.errors import LinkError
+from prfaas.link.api import Refusal, TransferKey, TransferOffer
 from prfaas.testing.link_kit import MemorySink
 from prfaas.testing.memory_link import MemoryLink, MemoryNetwork, MemoryTransfer
-from prfaas.transfer.api import Refusal, TransferKey, TransferOffer
 
 KEY = TransferKey("t", 0, 1)
 

@@ -1,1 +1,0 @@
-"""Hybrid prefix cache pool bookkeeping, prefix index, eviction. Pure."""

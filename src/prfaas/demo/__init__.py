@@ -1,0 +1,1 @@
+"""The demo: a script of prompts, its client, its table."""

@@ -1,0 +1,322 @@
+"""An engine rank's end of the agent's Unix socket: thread-safe, quick, and without vLLM or torch.
+
+Theory of operation. A daemon thread (`SessionKeeper`) keeps one `Session` open and reads the
+agent's messages. Callers (the engine's main thread) only touch memory under one lock and write
+small messages, so no call waits for the agent, except `lease` when no slot is left: that is the
+back-pressure of a slow line.
+
+While exports are open the client keeps a stock of leased slots; with the last one it gives them
+back. When the agent goes away everything in flight fails cleanly: exports count as stopped, futures
+raise `AgentUnavailable`, and the thread connects again with growing pauses. A new agent has a new
+arena; memory of the old one stays mapped, and what was read from it stays valid, until the last
+view is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from prfaas.core.errors import CapacityError, PeerError
+from prfaas.core.layout import KvLayout
+from prfaas.engine_socket.imports import Import, ImportedPieces, Resolution, TransferUnusable
+from prfaas.engine_socket.keeper import SessionKeeper
+from prfaas.engine_socket.messages import (
+    AbortExport,
+    AgentMessage,
+    BeginExport,
+    EngineMessage,
+    ExportSlot,
+    ExportStopped,
+    FinishExport,
+    ImportFailed,
+    ImportReady,
+    LeaseSlots,
+    OpenImport,
+    Piece,
+    RegisterEngine,
+    ReturnSlots,
+    SlotsLeased,
+)
+from prfaas.engine_socket.session import AgentUnavailable, RegistrationRefused, Session
+
+__all__ = [
+    "AgentClient",
+    "AgentUnavailable",
+    "Import",
+    "ImportedPieces",
+    "RegistrationRefused",
+    "Slot",
+    "TransferUnusable",
+]
+
+
+class Slot:
+    """A leased slot: ``view`` is its writable memory, ``slot_bytes`` long. Hand it back exactly
+    once, with `AgentClient.export_slot` or `AgentClient.return_slot`."""
+
+    def __init__(self, session: Session, index: int) -> None:
+        self.session, self.index = session, index
+        self.offset = index * session.slot_bytes
+        self.view = session.arena[self.offset : self.offset + session.slot_bytes]
+
+
+class _Export(msgspec.Struct):
+    session: Session
+    stopped: str | None = None
+
+
+class AgentClient:
+    """Connects in the background at once; see `wait_connected`.
+
+    Args:
+        socket_path: the agent's Unix socket.
+        engine: this engine's name in the deployment.
+        layout: this rank's KV layout.
+        stock_slots: slots kept leased ahead while exports are open.
+    """
+
+    def __init__(
+        self, socket_path: str, *, engine: str, layout: KvLayout, stock_slots: int = 16
+    ) -> None:
+        self._path = socket_path
+        self._stock_slots = stock_slots
+        self._changed = threading.Condition()
+        self._session: Session | None = None
+        self._refusal: str | None = None
+        self._problem = "not connected yet"
+        self._exports: dict[str, _Export] = {}
+        self._lease_waiters = 0
+        register = RegisterEngine(engine=engine, layout=layout, pid=os.getpid())
+        self._keeper = SessionKeeper(socket_path, register, self._changed, self)
+
+    # connection
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Return once registered.
+
+        Raises RegistrationRefused if the agent declines this engine (at once), AgentUnavailable
+        if there is no agent within ``timeout_s``.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._session or self._refusal, timeout_s)
+            if self._session is None:
+                if self._refusal is not None:
+                    raise RegistrationRefused(self._refusal)
+                raise AgentUnavailable(f"no agent at {self._path}: {self._problem}")
+
+    def close(self) -> None:
+        """End the connection; everything in flight fails."""
+        self._keeper.close()
+
+    # exporting
+
+    def begin_export(
+        self,
+        transfer_id: str,
+        *,
+        destination: str,
+        from_token: int,
+        to_token: int,
+        total_bytes: int,
+        deadline_s: float,
+        priority: int = 0,
+    ) -> None:
+        """Announce an export (see `BeginExport`). Raises AgentUnavailable, ValueError if this
+        transfer is already being exported."""
+        message = BeginExport(
+            transfer_id, destination, from_token, to_token, total_bytes, deadline_s, priority
+        )
+        with self._changed:
+            before = self._exports.get(transfer_id)
+            if before is not None and before.session.lost is None:
+                raise ValueError(f"transfer {transfer_id} is already being exported")
+            session = self._live()
+            self._exports[transfer_id] = _Export(session)
+            self._send(session, message)
+            self._refill(session)
+
+    def lease(self, timeout_s: float, *, transfer_id: str | None = None) -> Slot:
+        """A slot to fill. Blocks while none is free, at most ``timeout_s``, and no longer than
+        the export of ``transfer_id`` is wanted.
+
+        Raises CapacityError when none came free in time or the export was stopped,
+        AgentUnavailable when the agent is gone.
+        """
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            session = self._live()
+            self._lease_waiters += 1
+            try:
+                while not session.stock:
+                    self._refill(session)
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        raise CapacityError(f"no arena slot came free within {timeout_s:g} s")
+                    self._changed.wait(left)
+                    if session.lost is not None:
+                        raise AgentUnavailable(session.lost)
+                    if transfer_id is not None and (reason := self.stopped(transfer_id)):
+                        raise CapacityError(f"export stopped: {reason}")
+            finally:
+                self._lease_waiters -= 1
+            session.slots_out += 1
+            slot = Slot(session, session.stock.popleft())
+            self._refill(session)
+            return slot
+
+    def return_slot(self, slot: Slot) -> None:
+        """Give a slot back unfilled."""
+        with self._changed:
+            self._hand_back(slot, ReturnSlots((slot.index,)))
+
+    def export_slot(
+        self, transfer_id: str, slot: Slot, ranges: Sequence[tuple[int, int, int]]
+    ) -> bool:
+        """Hand over a filled slot. ``ranges``: (offset in the slot, flat offset, length) each.
+
+        The slot is gone from the caller in every case. False if the export was stopped meanwhile:
+        the bytes go nowhere and the caller should `abort_export`.
+        """
+        pieces = tuple(Piece(slot.offset + at, flat, length) for at, flat, length in ranges)
+        with self._changed:
+            export = self._exports.get(transfer_id)
+            if export is None or export.stopped is not None or export.session is not slot.session:
+                self._hand_back(slot, ReturnSlots((slot.index,)))
+                return False
+            self._hand_back(slot, ExportSlot(transfer_id, slot.index, pieces))
+            return True
+
+    def stopped(self, transfer_id: str) -> str | None:
+        """Why the agent wants no more of this export (also when it went away), None if it does."""
+        export = self._exports.get(transfer_id)
+        return "unknown transfer" if export is None else export.stopped
+
+    def finish_export(self, transfer_id: str) -> str | None:
+        """Every byte was handed over. None, or the reason why the export had been stopped."""
+        return self._end_export(FinishExport(transfer_id))
+
+    def abort_export(self, transfer_id: str, reason: str) -> None:
+        """The export will not be completed; a no-op if there is none."""
+        self._end_export(AbortExport(transfer_id, reason))
+
+    # importing
+
+    def open_import(
+        self, transfer_id: str, *, from_token: int, to_token: int, total_bytes: int
+    ) -> Import:
+        """Ask for a transfer's bytes; ``.future`` resolves once all of them are here.
+
+        Several imports of one transfer may be open. Each must be closed with `close_import`
+        when its bytes are copied or no longer wanted. Raises AgentUnavailable, ValueError if the
+        transfer is open with other bounds.
+        """
+        request = OpenImport(transfer_id, from_token, to_token, total_bytes)
+        with self._changed:
+            session = self._live()
+            opened, must_send = session.imports.open(request)
+            if must_send:
+                self._send(session, request)
+            pieces = opened.shared.pieces
+        if pieces is not None:
+            opened.resolve(pieces)
+        return opened
+
+    def close_import(self, opened: Import) -> None:
+        """The bytes are no longer read. Idempotent; an unresolved future is cancelled."""
+        with self._changed:
+            session = opened.session
+            message = session.imports.close(opened)
+            if message is not None and session.lost is None:
+                self._send(session, message)
+            session.close_if_unused()
+        opened.future.cancel()
+
+    # with the lock held
+
+    def _live(self) -> Session:
+        if self._session is None:
+            raise AgentUnavailable(f"no agent at {self._path}: {self._problem}")
+        return self._session
+
+    def _send(self, session: Session, message: EngineMessage) -> None:
+        if session.send(message):
+            self._keeper.wake()
+
+    def _hand_back(self, slot: Slot, message: ExportSlot | ReturnSlots) -> None:
+        slot.session.slots_out -= 1
+        if slot.session.lost is None:
+            self._send(slot.session, message)
+        slot.session.close_if_unused()
+
+    def _end_export(self, message: FinishExport | AbortExport) -> str | None:
+        with self._changed:
+            export = self._exports.pop(message.transfer_id, None)
+            if export is None:
+                return "not being exported"
+            if export.session.lost is None:
+                self._send(export.session, message)
+                self._trim(export.session)
+            return export.stopped
+
+    def _refill(self, session: Session) -> None:
+        """Ask for slots when the stock is half used; one question at a time."""
+        missing = self._stock_slots - len(session.stock)
+        if not session.lease_asked and 2 * missing >= self._stock_slots:
+            session.lease_asked = True
+            self._send(session, LeaseSlots(missing))
+
+    def _trim(self, session: Session) -> None:
+        """Nobody needs slots: other engines may."""
+        wanted = any(export.session is session for export in self._exports.values())
+        if session.stock and not wanted and not self._lease_waiters:
+            self._send(session, ReturnSlots(tuple(session.stock)))
+            session.stock.clear()
+
+    # on the keeper's thread
+
+    def registered(self, session: Session) -> None:
+        with self._changed:
+            self._session, self._refusal = session, None
+            self._changed.notify_all()
+
+    def absent(self, error: Exception) -> None:
+        with self._changed:
+            self._problem = str(error)
+            self._refusal = str(error) if isinstance(error, RegistrationRefused) else None
+            self._changed.notify_all()
+
+    def received(self, session: Session, message: AgentMessage) -> None:
+        resolutions: list[Resolution] = []
+        with self._changed:
+            if isinstance(message, SlotsLeased):
+                session.lease_asked = False
+                session.stock.extend(message.slots)
+                self._changed.notify_all()
+                self._trim(session)
+            elif isinstance(message, ExportStopped):
+                export = self._exports.get(message.transfer_id)
+                if export is not None:
+                    export.stopped = message.reason
+                    self._changed.notify_all()
+            elif isinstance(message, ImportReady | ImportFailed):
+                resolutions = session.imports.answered(message)
+            else:
+                raise PeerError(f"agent sent an unexpected {type(message).__name__}")
+        for resolve in resolutions:
+            resolve()
+
+    def lost(self, session: Session, reason: str) -> None:
+        with self._changed:
+            self._session, self._problem = None, reason
+            for export in self._exports.values():
+                export.stopped = export.stopped or reason
+            resolutions = session.imports.connection_lost(AgentUnavailable(reason))
+            session.lose(reason)
+            self._changed.notify_all()
+        for resolve in resolutions:
+            resolve()

@@ -1,0 +1,143 @@
+"""Bookkeeping of one connection's open imports. Not thread-safe; no I/O.
+
+Several requests of one engine rank may import the same transfer: they share one OpenImport. Every
+OpenImport is answered exactly once and in order per transfer, so an answer is matched first in,
+first out; one whose import was closed meanwhile is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from prfaas.core.errors import PrfaasError
+from prfaas.engine_socket.messages import (
+    CloseImport,
+    ImportFailed,
+    ImportReady,
+    OpenImport,
+    Piece,
+)
+
+if TYPE_CHECKING:
+    from prfaas.engine_socket.session import Session
+
+ImportedPieces = tuple[tuple[int, memoryview], ...]
+"""(flat offset, bytes) in flat order; together they cover the transfer exactly once."""
+
+
+class TransferUnusable(PrfaasError):
+    """The transfer failed or is not here: compute the tokens instead."""
+
+
+class _Shared:
+    """One OpenImport and those who wait for it or read from it."""
+
+    def __init__(self, request: OpenImport) -> None:
+        self.request = request
+        self.users: set[Import] = set()
+        self.pieces: ImportedPieces | None = None
+
+
+class Import:
+    """One caller's import; ``future`` resolves to `ImportedPieces` or raises `TransferUnusable`
+    or `AgentUnavailable`. It can be cancelled while unresolved."""
+
+    def __init__(self, session: Session, shared: _Shared) -> None:
+        self.future: Future[ImportedPieces] = Future()
+        self.session, self.shared = session, shared
+
+    def resolve(self, outcome: ImportedPieces | Exception) -> None:
+        """Runs the future's callbacks: to be called without a lock held."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+Resolution = Callable[[], None]
+
+
+class ImportBook:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open: dict[str, _Shared] = {}
+        self._unanswered: dict[str, deque[_Shared]] = {}
+
+    def __len__(self) -> int:
+        """OpenImports whose pieces may be read, now or once answered."""
+        return len(self._open)
+
+    def open(self, request: OpenImport) -> tuple[Import, bool]:
+        """A new import, and whether ``request`` must be sent. Raises ValueError if the transfer
+        is open with other bounds."""
+        shared = self._open.get(request.transfer_id)
+        is_new = shared is None
+        if shared is None:
+            shared = self._open[request.transfer_id] = _Shared(request)
+            self._unanswered.setdefault(request.transfer_id, deque()).append(shared)
+        elif shared.request != request:
+            raise ValueError(f"import {request} differs from the open {shared.request}")
+        opened = Import(self._session, shared)
+        shared.users.add(opened)
+        return opened, is_new
+
+    def close(self, opened: Import) -> CloseImport | None:
+        """Idempotent. The message to send if nobody else uses the transfer."""
+        shared = opened.shared
+        shared.users.discard(opened)
+        transfer_id = shared.request.transfer_id
+        if shared.users or self._open.get(transfer_id) is not shared:
+            return None
+        del self._open[transfer_id]
+        return CloseImport(transfer_id)
+
+    def answered(self, answer: ImportReady | ImportFailed) -> list[Resolution]:
+        """Who is to be told what."""
+        waiting = self._unanswered.get(answer.transfer_id)
+        if not waiting:
+            return []
+        shared = waiting.popleft()
+        if not waiting:
+            del self._unanswered[answer.transfer_id]
+        if self._open.get(answer.transfer_id) is not shared:
+            return []
+        if isinstance(answer, ImportFailed):
+            return self._fail(shared, TransferUnusable(answer.reason))
+        if not _covers(answer.pieces, shared.request.total_bytes):
+            # Left open: its users close it, which tells the agent.
+            error = TransferUnusable(f"agent's pieces do not cover {answer.transfer_id}")
+            return [_resolution(user, error) for user in shared.users]
+        arena = self._session.arena
+        shared.pieces = tuple(
+            (piece.flat_offset, arena[piece.arena_offset : piece.arena_offset + piece.length])
+            for piece in answer.pieces
+        )
+        return [_resolution(user, shared.pieces) for user in shared.users]
+
+    def connection_lost(self, error: Exception) -> list[Resolution]:
+        """Imports without an answer fail; those that have their bytes keep them."""
+        waiting = [shared for shared in self._open.values() if shared.pieces is None]
+        self._unanswered.clear()
+        return [told for shared in waiting for told in self._fail(shared, error)]
+
+    def _fail(self, shared: _Shared, error: Exception) -> list[Resolution]:
+        del self._open[shared.request.transfer_id]
+        return [_resolution(user, error) for user in shared.users]
+
+
+def _resolution(user: Import, outcome: ImportedPieces | Exception) -> Resolution:
+    return lambda: user.resolve(outcome)
+
+
+def _covers(pieces: tuple[Piece, ...], total_bytes: int) -> bool:
+    position = 0
+    for piece in pieces:
+        if piece.flat_offset != position or piece.length <= 0:
+            return False
+        position += piece.length
+    return position == total_bytes

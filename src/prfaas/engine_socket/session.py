@@ -1,0 +1,141 @@
+"""One registered connection of an engine rank to its agent: socket, mapped arena, lent slots.
+
+Not thread-safe: `AgentClient` calls every method under its lock, except `receive`, which only its
+background thread calls.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+from collections import deque
+
+from prfaas.core.errors import EngineError, LinkError, PeerError
+from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
+from prfaas.engine_socket.imports import ImportBook
+from prfaas.engine_socket.messages import (
+    AgentMessage,
+    EngineMessage,
+    Refused,
+    Registered,
+    RegisterEngine,
+)
+
+_RECEIVE_BYTES = 256 * 1024
+
+
+class AgentUnavailable(LinkError):
+    """The agent is not there (restarting, or never started); what was in flight has failed."""
+
+
+class RegistrationRefused(EngineError):
+    """The agent will not serve this engine; the message says why (such as the layout)."""
+
+
+class Session:
+    """State of one connection. The socket is closed only when callers touch nothing in its arena
+    any more (no leased slot is out, no import is open), because the end of the connection tells
+    the agent that the memory may serve others."""
+
+    def __init__(self, sock: socket.socket, registered: Registered, arena_fd: int) -> None:
+        self.slot_bytes = registered.slot_bytes
+        size = registered.slot_bytes * registered.slot_count
+        try:
+            # The mapping lives as long as any view of it: a copy in progress outlasts the agent.
+            self.arena = memoryview(mmap.mmap(arena_fd, size))
+        finally:
+            os.close(arena_fd)
+        self.stock: deque[int] = deque()
+        self.lease_asked = False
+        self.slots_out = 0
+        self.imports = ImportBook(self)
+        self.lost: str | None = None
+        self._sock = sock
+        self._frames = FrameBuffer()
+        self._outbox = bytearray()
+        sock.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._outbox)
+
+    def send(self, message: EngineMessage) -> bool:
+        """Send at once what the socket takes. True if a rest waits for `flush`.
+
+        Never blocks: the rest is bounded by the slots and imports that messages can speak of.
+        """
+        self._outbox += encode(message)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send more of the outbox; True if a rest remains. A broken socket shows in `receive`."""
+        try:
+            while self._outbox:
+                sent = self._sock.send(self._outbox)
+                del self._outbox[:sent]
+        except BlockingIOError:
+            return True
+        except OSError:
+            self._outbox.clear()
+        return bool(self._outbox)
+
+    def receive(self) -> list[AgentMessage]:
+        """Messages that have arrived. Raises ConnectionError at the end of the stream and
+        PeerError for nonsense."""
+        try:
+            data = self._sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return []
+        if not data:
+            raise ConnectionResetError("agent closed the connection")
+        return [decode_from_agent(body) for body in self._frames.feed(data)]
+
+    def lose(self, reason: str) -> None:
+        """The connection is of no more use."""
+        self.lost = reason
+        self._outbox.clear()
+        self.close_if_unused()
+
+    def close_if_unused(self) -> None:
+        """To be called after every hand-back."""
+        if self.lost is not None and self.slots_out == 0 and len(self.imports) == 0:
+            self._sock.close()
+
+
+def open_session(
+    sock: socket.socket, path: str, register: RegisterEngine, *, timeout_s: float
+) -> Session:
+    """Connect ``sock`` (a new Unix stream socket, closed on failure) and register.
+
+    Raises OSError if the agent is not there, RegistrationRefused if it declines, PeerError if it
+    does not speak our language.
+    """
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(path)
+        sock.sendall(encode(register))
+        answer, fds = _first_answer(sock)
+        if isinstance(answer, Refused):
+            raise RegistrationRefused(f"agent refused engine {register.engine!r}: {answer.reason}")
+        if not isinstance(answer, Registered) or len(fds) != 1:
+            raise PeerError("agent answered the registration with something else")
+        return Session(sock, answer, fds[0])
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _first_answer(sock: socket.socket) -> tuple[AgentMessage, list[int]]:
+    frames, fds = FrameBuffer(), []
+    while True:
+        data, new_fds, _, _ = socket.recv_fds(sock, 64 * 1024, 4)
+        fds += new_fds
+        if not data:
+            raise ConnectionResetError("agent closed the connection")
+        bodies = frames.feed(data)
+        if bodies:
+            return decode_from_agent(bodies[0]), fds

@@ -1,0 +1,1 @@
+"""The global KV manager: which engine holds which prefix. Pure."""

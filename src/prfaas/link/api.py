@@ -1,0 +1,130 @@
+"""What an agent and the KV link ask of each other: the seam between ``agent`` and ``link.tcp``.
+
+A *transfer* is a byte object of known size, addressed flat. The sender adds ranges of it in any
+order while they are produced; the receiver gives memory for each range before it is read from the
+socket, and alone says when the transfer is complete. All callbacks come from link threads: they
+must be quick and must not raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Protocol
+
+import msgspec
+
+from prfaas.core.handoff import DeadlineS, TransferId
+
+
+class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """``transfer_id`` as the gateway chose it, the tensor-parallel rank, and the sender's epoch for
+    it: late bytes of a dead transfer never match a living one."""
+
+    transfer_id: TransferId
+    rank: int
+    epoch: int
+
+
+class TransferOffer(msgspec.Struct, frozen=True):
+    """Announces a transfer before its first byte. Bounds hold for what comes off the network."""
+
+    key: TransferKey
+    layout_fingerprint: str
+    from_token: int
+    to_token: int
+    total_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    deadline_s: DeadlineS
+    priority: int = 0
+
+
+class OutgoingTransfer(Protocol):
+    """The sender's handle. Every method is thread-safe and returns at once."""
+
+    def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
+        """Send ``view`` as the bytes at ``flat_offset``. ``on_released`` is called exactly once,
+        when the link needs the memory no longer (acknowledged, cancelled or failed)."""
+
+    def cancel(self, reason: str) -> None:
+        """Stop; frees what is queued within one chunk and tells the receiver."""
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Bytes the receiver has verified and stored, counted once."""
+
+
+class Reception(Protocol):
+    """The receiver's memory for one transfer it has accepted."""
+
+    def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
+        """Writable memory for the range, in order; together exactly ``length`` bytes."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The receiver will not take the transfer. ``retry`` says whether memory may free up soon:
+    the sender then offers again until the deadline."""
+
+    reason: str
+    retry: bool = False
+
+
+class TransferSink(Protocol):
+    """The receiving agent, as the link sees it."""
+
+    def offered(self, peer: str, offer: TransferOffer) -> Reception | Refusal: ...
+
+    def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
+        """A range arrived and its checksum is right (called once per range)."""
+
+    def completed(self, key: TransferKey) -> None:
+        """Every byte of [0, total_bytes) is stored and verified."""
+
+    def failed(self, key: TransferKey, reason: str) -> None:
+        """Cancelled by the sender, past its deadline, or given up: memory may be reclaimed;
+        the link has dropped every view of it before this call."""
+
+    def withdrawn(self, key: TransferKey, reason: str) -> None:
+        """The sender gave up a transfer before this end had accepted it."""
+
+
+class LinkState(msgspec.Struct, frozen=True):
+    """One direction of a link as its sender sees it now, every 100 ms (seconds, bytes)."""
+
+    peer: str
+    at_s: float
+    connections: int
+    goodput_bytes_per_s: float
+    limit_bytes_per_s: float | None
+    utilisation: float
+    rtt_s: float
+    min_rtt_s: float
+    retransmits: int
+    queued_bytes: int
+    """Accepted by the peer, and not yet given to a connection."""
+    congestion: float
+    """Smoothed 0..1: 0 clear, 1 saturated with queues building. Rises before queues build."""
+    acknowledged_bytes_total: int
+    resent_bytes_total: int
+
+
+class Link(Protocol):
+    """The KV link endpoint of an agent (one listening port, many peers)."""
+
+    def send(
+        self,
+        peer: str,
+        offer: TransferOffer,
+        *,
+        on_complete: Callable[[], None],
+        on_failed: Callable[[str], None],
+    ) -> OutgoingTransfer:
+        """Announce a transfer to ``peer``. Exactly one of the callbacks is called, once.
+        Raises LinkError if the peer is unknown."""
+
+    def abandon(self, key: TransferKey, reason: str) -> None:
+        """Stop receiving a transfer. ``failed`` of the sink follows once its memory is let go;
+        unknown keys are ignored."""
+
+    def states(self) -> Sequence[LinkState]: ...
+
+    def close(self) -> None:
+        """Stop all threads and close all sockets; every open transfer fails first."""

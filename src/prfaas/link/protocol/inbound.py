@@ -1,0 +1,145 @@
+"""One connection of the receiving end, from its WELCOME on: bytes in, replies out.
+
+Theory of operation. The driver reads into ``get_buffer()`` and reports with ``received``; what is
+to be written back accumulates in ``take_output``. Many connections share a `ReceivingDesk`, so
+calls into it run under ``guard`` (the driver's lock, or a null context). The sink is asked outside
+of it: it may take locks of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from prfaas.core.errors import PeerError
+from prfaas.link.api import Reception, Refusal, TransferOffer
+from prfaas.link.protocol.frames import Frame, FrameReader, Header, Kind, Reason, decode, pack
+from prfaas.link.protocol.incoming import Claim
+from prfaas.link.protocol.receiver import ReceivingDesk
+
+Ask = Callable[[str, TransferOffer], Reception | Refusal]
+
+
+class InboundConnection:
+    """``ask`` is the sink's ``offered``; ``wake`` is called when another connection's doing has
+    left this one something to write or told it to close."""
+
+    def __init__(
+        self,
+        desk: ReceivingDesk,
+        peer: str,
+        session: int,
+        connection: int,
+        *,
+        guard: AbstractContextManager[object],
+        ask: Ask,
+        wake: Callable[[], None],
+        max_chunk_bytes: int,
+    ) -> None:
+        self.peer, self.connection = peer, connection
+        self.severed = False
+        self._desk, self._guard, self._ask, self._wake = desk, guard, ask, wake
+        self._reader = FrameReader(max_chunk_bytes=max_chunk_bytes)
+        self._claim: Claim | None = None
+        self._output = bytearray()
+        with guard:
+            self._session = desk.opened(peer, session, connection, self)
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes from the socket belong."""
+        return self._reader.get_buffer()
+
+    def received(self, count: int, *, now: float) -> None:
+        """``count`` bytes were read. Raises PeerError: the connection must be closed."""
+        frame = self._reader.received(count)
+        if frame is None:
+            return
+        if frame.data_follows:
+            self._data_follows(frame.header)
+        elif frame.header.kind is Kind.DATA:
+            self._data_arrived(intact=bool(frame.intact))
+        else:
+            self._control(frame, now=now)
+
+    def reply(self, frame: bytes) -> None:
+        """Queue a frame to the sender (called by the desk, under the guard)."""
+        self._output += frame
+        self._wake()
+
+    def sever(self) -> None:
+        """The sender believes this connection lost."""
+        self.severed = True
+        self._wake()
+
+    @property
+    def output_bytes(self) -> int:
+        return len(self._output)
+
+    def take_output(self) -> bytes:
+        """Replies to write now, in order."""
+        with self._guard:
+            taken = bytes(self._output)
+            self._output.clear()
+        return taken
+
+    def closed(self, *, now: float) -> None:
+        """The socket is closed; whatever was being received counts as never sent."""
+        self._reader = FrameReader(max_chunk_bytes=1)
+        with self._guard:
+            self._desk.closed(self._session, self.connection, self._claim, now=now)
+            self._claim = None
+
+    def _data_follows(self, header: Header) -> None:
+        with self._guard:
+            claim = self._desk.claim(self._session, self, header)
+        if claim is None:
+            self._reader.discard()
+            return
+        try:
+            views = tuple(claim.reception.views(claim.offset, claim.length))
+            if sum(map(len, views)) != claim.length:
+                raise ValueError("the views do not add up to the range")
+        except Exception as error:
+            # Whatever went wrong is the sink's: its transfer fails, the connection lives on.
+            with self._guard:
+                self._desk.give_up(claim, f"receiver has no memory for the chunk: {error}")
+            self._reader.discard()
+            return
+        self._claim = claim
+        self._reader.into([view for view in views if len(view)])
+
+    def _data_arrived(self, *, intact: bool) -> None:
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            with self._guard:
+                self._desk.settle(claim, self, intact=intact)
+
+    def _control(self, frame: Frame, *, now: float) -> None:
+        header, desk, session = frame.header, self._desk, self._session
+        match header.kind:
+            case Kind.OFFER:
+                self._offered(header, decode(frame.body, TransferOffer), now=now)
+            case Kind.QUERY:
+                with self._guard:
+                    desk.query(session, self, header)
+            case Kind.CANCEL:
+                why = decode(frame.body, Reason)
+                with self._guard:
+                    desk.cancel(session, self, header.handle, why)
+            case Kind.PING:
+                with self._guard:
+                    self.reply(pack(Kind.PONG, handle=header.handle))
+            case _:
+                raise PeerError(f"a sender does not send {header.kind.name}")
+
+    def _offered(self, header: Header, offer: TransferOffer, *, now: float) -> None:
+        with self._guard:
+            transfer = self._desk.offer(self._session, self, header.handle, offer, now=now)
+        if transfer is None:
+            return
+        try:
+            answer = self._ask(self.peer, offer)
+        except Exception as error:
+            answer = Refusal(f"receiver failed to answer: {error}")
+        with self._guard:
+            self._desk.answered(transfer, answer)

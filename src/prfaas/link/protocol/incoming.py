@@ -1,0 +1,117 @@
+"""What a `ReceivingDesk` knows of each transfer and session, and the events it emits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from prfaas.core.ranges import RangeSet
+from prfaas.link.api import Reception, TransferKey, TransferOffer
+from prfaas.link.protocol.frames import Header
+from prfaas.link.protocol.lifecycle import Incoming
+
+_REMEMBERED = 4096
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    offer: TransferOffer
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    offer: TransferOffer
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    offer: TransferOffer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Cancelled by its sender before it was accepted."""
+
+    key: TransferKey
+    reason: str
+
+
+Event = Stored | Completed | Failed | Withdrawn
+
+
+class Connection(Protocol):
+    """What the desk may do with a connection."""
+
+    def reply(self, frame: bytes) -> None:
+        """Queue a frame to the sender (and wake the driver)."""
+
+    def sever(self) -> None:
+        """Close soon: its sender believes it lost. ``closed`` must follow."""
+
+
+@dataclass(eq=False, slots=True)
+class IncomingTransfer:
+    session: Session
+    handle: int
+    offer: TransferOffer
+    deadline_at: float
+    offered_via: Connection
+    state: Incoming = Incoming.ASKING
+    reception: Reception | None = None
+    stored: RangeSet = field(default_factory=RangeSet)
+    claims: dict[int, int] = field(default_factory=dict)
+    """Start to end of every range being received."""
+    reason: str = ""
+
+    def claimed(self, start: int, end: int) -> bool:
+        return any(a < end and start < b for a, b in self.claims.items())
+
+
+class Recent(OrderedDict[Key, Value]):
+    """Remembers the latest `_REMEMBERED` entries and forgets the oldest."""
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        super().__setitem__(key, value)
+        while len(self) > _REMEMBERED:
+            self.popitem(last=False)
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    peer: str
+    number: int
+    connections: dict[int, Connection] = field(default_factory=dict)
+    transfers: dict[int, IncomingTransfer] = field(default_factory=dict)
+    outcomes: Recent[int, str | None] = field(default_factory=Recent)
+    """How transfers that are over ended: None for complete, else the reason."""
+    deferred: dict[int, list[tuple[Connection, Header]]] = field(default_factory=dict)
+    """Queries that wait for a lost connection's reader to be gone."""
+    abandoned_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write [offset, offset + length) of a transfer, held by one connection."""
+
+    transfer: IncomingTransfer
+    offset: int
+    length: int
+    reception: Reception
+
+
+@dataclass(slots=True)
+class ReceiverCounters:
+    """Totals since the start; ``bytes_stored`` counts every byte once."""
+
+    bytes_stored: int = 0
+    bytes_duplicate: int = 0
+    chunks_corrupt: int = 0
+    transfers_completed: int = 0
+    transfers_failed: int = 0
+    transfers_refused: int = 0

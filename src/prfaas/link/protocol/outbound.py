@@ -1,0 +1,178 @@
+"""One connection of the sending end, from the receiver's WELCOME on: frames out, replies in.
+
+Theory of operation. The driver calls ``fill`` for something to write, writes from ``pending``
+(headers and the producer's own memory) and reports with ``sent``; it reads into ``get_buffer()``
+and reports with ``received``. Many connections share a `SendingDesk`, so calls into it run under
+``guard``. A chunk's checksum is computed outside of it, once, right before the write that reads
+the same bytes again. Small chunks are taken several at a time, and all replies that are there are
+heard at once: what a chunk costs beside its bytes decides the speed of a fast line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from xxhash import xxh3_64_intdigest
+
+from prfaas.core.errors import LinkError, PeerError
+from prfaas.link.protocol.frames import FrameReader, Header, Kind, Reason, decode, pack
+from prfaas.link.protocol.outgoing import Chunk
+from prfaas.link.protocol.sender import SendingDesk
+
+_SILENCES = 3
+_MOST_FRAMES = 16
+_INPUT_BYTES = 4096
+_SILENT = Reason("")
+
+
+class OutboundConnection:
+    """``chunk_bytes`` is the size of the next chunks cut for it; the driver adapts it."""
+
+    def __init__(
+        self,
+        desk: SendingDesk,
+        number: int,
+        *,
+        guard: AbstractContextManager[object],
+        chunk_bytes: int,
+        keepalive_s: float,
+        now: float,
+    ) -> None:
+        self.number, self.chunk_bytes = number, chunk_bytes
+        self.pending: list[memoryview] = []
+        self.idle = False
+        """There was nothing to send: wake the driver when there is."""
+        self.last_work_at = now
+        self.bytes_sent = 0
+        self._desk, self._guard = desk, guard
+        self._reader = FrameReader(max_chunk_bytes=1)
+        self._input = memoryview(bytearray(_INPUT_BYTES))
+        self._ends: deque[Chunk | None] = deque()
+        """For each of ``pending``: the chunk that is written when it is."""
+        self._keepalive_s = keepalive_s
+        self._last_sign_at = self._last_ping_at = now
+        self._pinging = False
+
+    def fill(self, *, now: float) -> float | None:
+        """Have something in ``pending`` if there is anything to send, together less than one and a
+        half chunks; else returns when to try again (None: when woken)."""
+        if self.pending:
+            return None
+        taken: list[bytes | Chunk] = []
+        wanted = self.chunk_bytes // 2
+        with self._guard:
+            while True:
+                work, again_at = self._desk.take(self.number, chunk_bytes=self.chunk_bytes, now=now)
+                self.idle = work is None and not taken
+                if work is None:
+                    break
+                taken.append(work)
+                wanted -= 0 if isinstance(work, bytes) else len(work.view)
+                if wanted <= 0 or len(taken) == _MOST_FRAMES:
+                    break
+        if not taken:
+            return again_at
+        self.last_work_at = now
+        for work in taken:
+            if isinstance(work, bytes):
+                self._append(memoryview(work), None)
+            else:
+                self._append(memoryview(_header(work)), None)
+                self._append(work.view, work)
+        return None
+
+    def _append(self, view: memoryview, ends: Chunk | None) -> None:
+        self.pending.append(view)
+        self._ends.append(ends)
+
+    def sent(self, count: int, *, now: float) -> None:
+        """The first ``count`` bytes of ``pending`` have been written to the socket."""
+        self.bytes_sent += count
+        if not self._pinging:  # a socket takes pings long after the line is dead
+            self._last_sign_at = now
+        pending, done = self.pending, 0
+        while done < len(pending) and count >= len(pending[done]):
+            count -= len(pending[done])
+            done += 1
+        del pending[:done]
+        if count:
+            pending[0] = pending[0][count:]
+        if not pending:
+            self._pinging = False
+        self._written(done)
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes from the socket belong."""
+        return self._input
+
+    def received(self, count: int, *, now: float) -> None:
+        """``count`` bytes were read. Raises PeerError: the connection must be closed."""
+        self._last_sign_at = now
+        news = list(self._replies(self._input[:count]))
+        if news:
+            with self._guard:
+                for header, said in news:
+                    self._desk.heard(self.number, header, said.reason, retry=said.retry, now=now)
+
+    def _replies(self, data: memoryview) -> Iterator[tuple[Header, Reason]]:
+        """The frames that ``data`` completes."""
+        reader = self._reader
+        while data:
+            room = reader.get_buffer()
+            size = min(len(room), len(data))
+            room[:size] = data[:size]
+            data = data[size:]
+            frame = reader.received(size)
+            if frame is None or frame.header.kind is Kind.PONG:
+                continue
+            if frame.data_follows:
+                raise PeerError("a receiver does not send DATA")
+            if frame.header.kind is Kind.REJECT:
+                raise PeerError(f"rejected: {decode(frame.body, Reason).reason}")
+            if frame.header.kind in (Kind.REFUSE, Kind.FAILED):
+                yield frame.header, decode(frame.body, Reason)
+            else:
+                yield frame.header, _SILENT
+
+    def keep_alive(self, *, now: float) -> float:
+        """Ask for a sign of life where it has been silent; returns when to call again.
+
+        Raises LinkError when nothing was heard and nothing could be written for too long.
+        """
+        silent_s = now - self._last_sign_at
+        if silent_s >= _SILENCES * self._keepalive_s:
+            raise LinkError(f"no sign of life for {silent_s:.0f} s")
+        quiet_since = max(self._last_sign_at, self._last_ping_at)
+        if now - quiet_since >= self._keepalive_s and not self.pending:
+            self._append(memoryview(pack(Kind.PING)), None)
+            self._last_ping_at, self._pinging = now, True
+        return now + self._keepalive_s
+
+    def closed(self, *, now: float) -> None:
+        """The socket is closed: what it carried is asked for over the others."""
+        self.pending.clear()
+        self._written(len(self._ends))
+        with self._guard:
+            self._desk.lost(self.number, now=now)
+
+    def _written(self, count: int) -> None:
+        ended = [self._ends.popleft() for _ in range(count)]
+        chunks = [chunk for chunk in ended if chunk is not None]
+        if chunks:
+            with self._guard:
+                for chunk in chunks:
+                    self._desk.written(chunk)
+
+
+def _header(chunk: Chunk) -> bytes:
+    if chunk.digest is None:
+        chunk.digest = xxh3_64_intdigest(chunk.view)
+    return pack(
+        Kind.DATA,
+        length=len(chunk.view),
+        handle=chunk.transfer.handle,
+        offset=chunk.offset,
+        digest=chunk.digest,
+    )

@@ -1,0 +1,142 @@
+"""A deployment's private certificate authority and its agents' certificates.
+
+Keys are ECDSA P-256. The CA signs nothing but agents; an agent's certificate serves both sides of
+a connection and carries its name as DNS subject alternative name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from prfaas.core.errors import CallerError, ConfigError
+from prfaas.link.tcp.config import TlsFiles
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+_CLOCK_SKEW = datetime.timedelta(minutes=5)
+
+CA_CERT, CA_KEY = "ca.pem", "ca-key.pem"
+
+
+def create_authority(directory: Path, *, days: int = 3650) -> Path:
+    """Write a new CA into ``directory``; returns its certificate's path.
+
+    Raises CallerError if there is one already: replacing it would lock every agent out; OSError if
+    the directory cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / CA_CERT).exists() or (directory / CA_KEY).exists():
+        raise CallerError(
+            f"{directory} has a CA already; use it with 'prfaas certs issue', "
+            "or choose another directory"
+        )
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "PrfaaS KV link CA")])
+    usage = x509.KeyUsage(
+        digital_signature=False, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    builder = (
+        _builder(name, name, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    _write(directory / CA_KEY, _pem(key), secret=True)
+    certificate = builder.sign(key, hashes.SHA256())
+    _write(directory / CA_CERT, certificate.public_bytes(serialization.Encoding.PEM))
+    return directory / CA_CERT
+
+
+def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
+    """Issue ``agent``'s certificate and key into ``directory``, signed by the CA there; an older
+    one of the same name is replaced. ``days`` below zero makes an expired one.
+
+    Raises CallerError for a name that cannot be one, ConfigError if there is no usable CA.
+    """
+    if not _NAME.fullmatch(agent):
+        raise CallerError(
+            f"agent name {agent!r} must be letters, digits, '.' and '-', at most 63, "
+            "beginning and ending with a letter or digit"
+        )
+    ca_key, ca = _authority(directory)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, agent)])
+    both_sides = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    ca_public = ca_key.public_key()
+    builder = (
+        _builder(name, ca.subject, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(agent)]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(both_sides), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_public), critical=False
+        )
+    )
+    files = TlsFiles(
+        directory / CA_CERT, directory / f"{agent}.pem", directory / f"{agent}-key.pem"
+    )
+    _write(files.key, _pem(key), secret=True)
+    certificate = builder.sign(ca_key, hashes.SHA256())
+    _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
+    return files
+
+
+def _authority(directory: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    try:
+        key = serialization.load_pem_private_key((directory / CA_KEY).read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((directory / CA_CERT).read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"no CA in {directory} ({error.filename} is missing); make one with 'prfaas certs init'"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"the CA in {directory} cannot be read: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{directory / CA_KEY} is not an elliptic-curve key")
+    return key, certificate
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        until = now + datetime.timedelta(days=days)
+    except OverflowError as error:
+        raise CallerError(f"{days} days from now is no date; write fewer days") from error
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, until) - _CLOCK_SKEW)
+        .not_valid_after(until)
+    )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """Write whole files only, and a key never readable by others, not even for a moment."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    mode = 0o600 if secret else 0o644
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    temporary.replace(path)

@@ -1,0 +1,108 @@
+"""Opens one connection to a peer: TCP, TLS, names on both sides."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+
+from prfaas.core.errors import LinkError, PeerError
+from prfaas.link.protocol.frames import (
+    FrameReader,
+    Hello,
+    Kind,
+    Reason,
+    Welcome,
+    control,
+    decode,
+)
+from prfaas.link.tcp import tls
+from prfaas.link.tcp.channel import Channel, connect, tune
+from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig, split_address
+
+_CONNECT_S = 3.0
+"""A connect without an answer is begun anew: the kernel itself asks again after 1, 3, 7 and 15 s
+only, and a line that is back should be noticed sooner."""
+
+
+@dataclass(frozen=True)
+class Dialled:
+    channel: Channel
+    welcome: Welcome
+
+
+def dial(
+    config: TcpLinkConfig, context: ssl.SSLContext | None, peer: PeerConfig, hello: Hello
+) -> Dialled:
+    """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
+    either says what to do."""
+    address = peer.address
+    host, port = split_address(address)
+    until = time.monotonic() + config.handshake_timeout_s
+    paced = peer.rate_bytes_per_s is not None or peer.leave_to_others > 0
+    timeout_s = min(config.handshake_timeout_s, _CONNECT_S)
+    try:
+        sock = connect(host, port, timeout_s=timeout_s, paced=paced)
+    except OSError as error:
+        raise LinkError(f"cannot reach {hello.target!r} at {address}: {error}") from error
+    try:
+        sock.settimeout(config.handshake_timeout_s)
+        tune(
+            sock,
+            dscp=config.dscp,
+            congestion_control=config.congestion_control,
+            dead_s=3 * config.keepalive_s,
+        )
+        if context is not None:
+            sock = context.wrap_socket(sock)
+            tls.check_identity(sock, hello.target)
+        sock.sendall(control(Kind.HELLO, hello))
+        welcome = _welcome(sock, until)
+        if welcome.name != hello.target:
+            raise PeerError(f"{address} is agent {welcome.name!r}, not {hello.target!r}")
+        if welcome.max_chunk_bytes < LEAST_CHUNK_BYTES:
+            raise PeerError(
+                f"{hello.target!r} takes chunks of {welcome.max_chunk_bytes} bytes only"
+            )
+    except ssl.SSLError as error:
+        sock.close()
+        raise PeerError(_explain(error, hello.target, address)) from error
+    except OSError as error:
+        sock.close()
+        raise LinkError(
+            f"{hello.target!r} at {address} closed the connection before it said who it is "
+            f"({error}); its log has the reason"
+        ) from error
+    except BaseException:
+        sock.close()
+        raise
+    return Dialled(Channel(sock), welcome)
+
+
+def _welcome(sock: socket.socket, until: float) -> Welcome:
+    reader = FrameReader(max_chunk_bytes=1)
+    while True:
+        sock.settimeout(max(until - time.monotonic(), 0.001))
+        count = sock.recv_into(reader.get_buffer())
+        if count == 0:
+            raise ConnectionResetError("closed during the introduction")
+        frame = reader.received(count)
+        if frame is None:
+            continue
+        if frame.header.kind is Kind.REJECT:
+            raise PeerError(f"rejected: {decode(frame.body, Reason).reason}")
+        if frame.header.kind is not Kind.WELCOME:
+            raise PeerError(f"answered a HELLO with {frame.header.kind.name}")
+        return decode(frame.body, Welcome)
+
+
+def _explain(error: ssl.SSLError, name: str, address: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate of {name!r} at {address} is not valid: {error.verify_message}"
+    if "alert" in str(error):
+        return f"{name!r} at {address} refused our certificate: {error.reason or error}"
+    return (
+        f"no TLS with {name!r} at {address} ({error.reason or error}); "
+        "is it configured for plaintext?"
+    )

@@ -1,0 +1,135 @@
+"""What is known of the line to one peer, and what follows: pacing, chunk size, connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from prfaas.link.api import LinkState
+from prfaas.link.protocol.fanout import Fanout, first_guess
+from prfaas.link.protocol.monitor import ConnectionSample, LineMonitor, LineSample
+from prfaas.link.protocol.outbound import OutboundConnection
+from prfaas.link.protocol.outgoing import SenderCounters
+from prfaas.link.protocol.pacing import CapacityEstimate, connection_rate
+from prfaas.link.tcp import tcp_info
+from prfaas.link.tcp.channel import Channel, limit_unsent, pace
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+
+_CHUNK_S = 0.01
+"""A chunk should take one connection about so long: it is the grain of priorities and cancels."""
+_UNSENT_S, _UNSENT_UNLIMITED_S = 0.01, 0.025
+"""Backlog in the kernel: what is there can be overtaken by nothing, but keeps the line busy while
+our threads wait for a core; a line without a limit needs more of it."""
+_LEAST_UNSENT, _FIRST_UNSENT, _MOST_UNSENT = 16 * 1024, 512 * 1024, 4 * 1024 * 1024
+_FIRST_CHUNK = 256 * 1024
+_AT_LIMIT = 0.95
+"""A line this near to its rate limit needs no more connections."""
+
+Live = Mapping[int, tuple[Channel, OutboundConnection]]
+
+
+class Line:
+    """Call `observe` every 100 ms from one thread; the rest may be read from any."""
+
+    def __init__(self, name: str, peer: PeerConfig, config: TcpLinkConfig) -> None:
+        self.name, self.peer = name, peer
+        self.monitor = LineMonitor()
+        self.samples: dict[int, ConnectionSample] = {}
+        self.rate_bytes_per_s = peer.rate_bytes_per_s
+        self.most_chunk_bytes = config.max_chunk_bytes
+        self.chunk_bytes = _FIRST_CHUNK
+        self._config = config
+        self._capacity = CapacityEstimate()
+        self._fanout: Fanout | None = None
+        self._retransmits_of_the_gone = 0
+
+    @property
+    def connections(self) -> int:
+        """How many there should be."""
+        if self.peer.connections is not None:
+            return self.peer.connections
+        return self._fanout.count if self._fanout is not None else 1
+
+    def observe(self, live: Live, counters: SenderCounters, queued_bytes: int, now: float) -> None:
+        """Ask the kernel about every connection and adapt."""
+        fresh = {
+            number: found
+            for number, (channel, _) in live.items()
+            if (found := tcp_info.sample(channel.socket)) is not None
+        }
+        gone = self.samples.keys() - fresh.keys()
+        self._retransmits_of_the_gone += sum(self.samples[n].retransmits for n in gone)
+        self.samples = fresh
+        view = self.monitor.observe(
+            LineSample(
+                counters.bytes_acknowledged,
+                queued_bytes,
+                self.rate_bytes_per_s,
+                tuple(fresh.values()),
+            ),
+            now=now,
+        )
+        if view.busy and fresh:  # without a connection the line is not asked for anything
+            self._capacity.observe(view.busy_goodput_bytes_per_s)
+        self.rate_bytes_per_s = self._rate(now)
+        self._adapt(live, now)
+
+    def introduce(self, channel: Channel) -> None:
+        """Pace a new connection; the first one also tells how far the peer is."""
+        found = tcp_info.sample(channel.socket)
+        if self._fanout is None and found is not None:
+            self._fanout = Fanout(first_guess(found.rtt_s, self.peer.rate_bytes_per_s))
+        self._pace(channel, self.connections)
+
+    def state(self, connections: int, counters: SenderCounters, queued_bytes: int) -> LinkState:
+        """The event for the scheduler."""
+        view = self.monitor.view
+        retransmits = sum(s.retransmits for s in self.samples.values())
+        return LinkState(
+            peer=self.name,
+            at_s=time.time(),
+            connections=connections,
+            goodput_bytes_per_s=view.goodput_bytes_per_s,
+            limit_bytes_per_s=self.rate_bytes_per_s,
+            utilisation=view.utilisation,
+            rtt_s=view.rtt_s,
+            min_rtt_s=view.min_rtt_s,
+            retransmits=retransmits + self._retransmits_of_the_gone,
+            queued_bytes=queued_bytes,
+            congestion=view.congestion,
+            acknowledged_bytes_total=counters.bytes_acknowledged,
+            resent_bytes_total=counters.bytes_resent,
+        )
+
+    def _rate(self, now: float) -> float | None:
+        limits = [self.peer.rate_bytes_per_s]
+        if self.peer.leave_to_others:
+            limits.append(self._capacity.limit(self.peer.leave_to_others, now=now))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _adapt(self, live: Live, now: float) -> None:
+        view, rate = self.monitor.view, self.rate_bytes_per_s
+        count = max(len(live), 1)
+        expected = rate or view.goodput_bytes_per_s
+        if expected:
+            chunk = int(expected / count * _CHUNK_S)
+            self.chunk_bytes = max(chunk, self._config.min_chunk_bytes)
+        self.chunk_bytes = min(self.chunk_bytes, self.most_chunk_bytes)
+        for channel, machine in live.values():
+            machine.chunk_bytes = self.chunk_bytes
+            self._pace(channel, count)
+        if self._fanout is not None:
+            goodput = view.goodput_bytes_per_s
+            at_limit = rate is not None and goodput >= _AT_LIMIT * rate
+            self._fanout.observe(goodput, limited=at_limit or not view.backlogged, now=now)
+
+    def _pace(self, channel: Channel, count: int) -> None:
+        if self.rate_bytes_per_s is None:
+            share = self.monitor.view.goodput_bytes_per_s / max(count, 1)
+            unsent = int(share * _UNSENT_UNLIMITED_S)
+            pace(channel.socket, None)
+            limit_unsent(channel.socket, min(max(unsent, _FIRST_UNSENT), _MOST_UNSENT))
+            return
+        share = connection_rate(self.rate_bytes_per_s, count)
+        pace(channel.socket, share)
+        limit_unsent(channel.socket, min(max(int(share * _UNSENT_S), _LEAST_UNSENT), _MOST_UNSENT))

@@ -1,0 +1,122 @@
+"""`TcpLink`: the KV link endpoint of an agent over TCP (see `link.api.Link`)."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from prfaas.core.errors import LinkError
+from prfaas.link.api import (
+    LinkState,
+    OutgoingTransfer,
+    TransferKey,
+    TransferOffer,
+    TransferSink,
+)
+from prfaas.link.tcp import tls
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, TlsFiles, check, check_peer
+from prfaas.link.tcp.door import Door
+from prfaas.link.tcp.peer import PeerLink
+from prfaas.link.tcp.receiving import Receivers
+from prfaas.link.tcp.telemetry import LinkCounters
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.02
+
+
+class TcpLink:
+    """Listens, dials and moves transfers from the moment it is constructed until ``close``.
+
+    Raises ConfigError for settings or certificates that cannot work, LinkError if the listening
+    address cannot be bound.
+    """
+
+    def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
+        check(config)
+        self._config = config
+        security = config.security
+        self._context = tls.client_context(security) if isinstance(security, TlsFiles) else None
+        self._receivers = Receivers(config, sink)
+        self._door = Door(config, secrets.randbits(63), self._receivers.admit)
+        self._peers: dict[str, PeerLink] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._door.start()
+        for name, peer in config.peers.items():
+            self.set_peer(name, peer)
+        self._ticker = threading.Thread(target=self._tick, name="kv-link-ticker", daemon=True)
+        self._ticker.start()
+
+    @property
+    def address(self) -> str:
+        """``host:port`` it listens on."""
+        return self._door.address
+
+    def set_peer(self, name: str, peer: PeerConfig) -> None:
+        """Add a peer, or change the address, rate or connections of a known one."""
+        check_peer(name, peer)
+        with self._lock:
+            known = self._peers.get(name)
+            if known is None:
+                self._peers[name] = PeerLink(name, peer, self._config, self._context)
+                return
+        known.configure(peer)
+
+    def send(
+        self,
+        peer: str,
+        offer: TransferOffer,
+        *,
+        on_complete: Callable[[], None],
+        on_failed: Callable[[str], None],
+    ) -> OutgoingTransfer:
+        link = self._peers.get(peer)
+        if link is None:
+            known = ", ".join(sorted(self._peers)) or "none"
+            raise LinkError(f"agent {self._config.name!r} has no peer {peer!r}; known: {known}")
+        return link.open(offer, on_complete, on_failed)
+
+    def abandon(self, key: TransferKey, reason: str) -> None:
+        self._receivers.abandon(key, reason)
+
+    def states(self) -> Sequence[LinkState]:
+        return [peer.state() for peer in list(self._peers.values())]
+
+    def counters(self) -> LinkCounters:
+        """Everything metrics need; see `telemetry`."""
+        receivers, received = self._receivers, self._receivers.desk.counters
+        return LinkCounters(
+            peers={name: peer.telemetry() for name, peer in list(self._peers.items())},
+            incoming_connections=receivers.connections,
+            pending_connections=self._door.waiting,
+            turned_away=dict(self._door.turned_away),
+            connections_lost_to_errors=receivers.lost_to_errors,
+            bytes_stored=received.bytes_stored,
+            bytes_duplicate=received.bytes_duplicate,
+            chunks_corrupt=received.chunks_corrupt,
+            transfers_completed=received.transfers_completed,
+            transfers_failed=received.transfers_failed,
+            transfers_refused=received.transfers_refused,
+        )
+
+    def close(self) -> None:
+        self._closing.set()
+        self._ticker.join()
+        self._door.stop()
+        self._door.join()
+        for peer in self._peers.values():
+            peer.close()
+        self._receivers.close()
+
+    def _tick(self) -> None:
+        while not self._closing.wait(_TICK_S):
+            parts: list[Receivers | PeerLink] = [self._receivers, *self._peers.values()]
+            for part in parts:
+                try:
+                    part.tick(time.monotonic())
+                except Exception:
+                    log.exception("a fault of ours in the link's ticker; it goes on")

@@ -1,0 +1,1 @@
+"""The hybrid cache pool: who owns which byte of an agent's arena. Pure."""

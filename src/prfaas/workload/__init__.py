@@ -1,0 +1,1 @@
+"""What is asked: length distributions and production traces. Pure."""

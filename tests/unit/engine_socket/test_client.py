@@ -1,0 +1,306 @@
+"""The engine's client against a scripted agent on a real Unix socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from prfaas.core.errors import CapacityError
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.engine_socket.client import (
+    AgentClient,
+    AgentUnavailable,
+    RegistrationRefused,
+    TransferUnusable,
+)
+from prfaas.engine_socket.framing import FrameBuffer, decode_from_engine, encode
+from prfaas.engine_socket.messages import (
+    AgentMessage,
+    BeginExport,
+    CloseImport,
+    ExportSlot,
+    ExportStopped,
+    FinishExport,
+    ImportFailed,
+    ImportReady,
+    LeaseSlots,
+    OpenImport,
+    Piece,
+    Refused,
+    Registered,
+    RegisterEngine,
+    ReturnSlots,
+    SlotsLeased,
+)
+
+SLOT, COUNT = 4096, 8
+M = TypeVar("M")
+WAIT_S = 10.0
+
+LAYOUT = KvLayout(
+    model="m",
+    groups=(
+        KvGroup(
+            kind="full_attention",
+            block_tokens=16,
+            layers=(LayerLayout(name="l0", index=0, page_bytes=64, dtype="int8", shape=(64,)),),
+        ),
+    ),
+)
+
+
+class ScriptedAgent:
+    """Accepts connections; the test says what to expect and what to answer."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._listener.settimeout(WAIT_S)
+        self.arena_fd = os.memfd_create("test-arena")
+        os.ftruncate(self.arena_fd, SLOT * COUNT)
+        self._conn: socket.socket | None = None
+
+    def accept(self) -> RegisterEngine:
+        self.hang_up()
+        self._conn, _ = self._listener.accept()
+        self._conn.settimeout(WAIT_S)
+        self._frames, self._pending = FrameBuffer(), []
+        return self.expect(RegisterEngine)
+
+    def register(self) -> None:
+        self.accept()
+        assert self._conn is not None
+        answer = Registered(agent="west", slot_bytes=SLOT, slot_count=COUNT)
+        socket.send_fds(self._conn, [encode(answer)], [self.arena_fd])
+
+    def expect(self, kind: type[M]) -> M:
+        assert self._conn is not None
+        while not self._pending:
+            data = self._conn.recv(65536)
+            assert data, "client closed the connection"
+            self._pending += self._frames.feed(data)
+        message = decode_from_engine(self._pending.pop(0))
+        assert isinstance(message, kind), message
+        return message
+
+    def expect_end(self) -> None:
+        assert self._conn is not None
+        assert self._conn.recv(1) == b""
+
+    def say(self, message: AgentMessage) -> None:
+        assert self._conn is not None
+        self._conn.sendall(encode(message))
+
+    def stop_sending(self) -> None:
+        assert self._conn is not None
+        self._conn.shutdown(socket.SHUT_WR)
+
+    def hang_up(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def close(self) -> None:
+        self.hang_up()
+        self._listener.close()
+        os.close(self.arena_fd)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[ScriptedAgent]:
+    agent = ScriptedAgent(tmp_path / "agent.sock")
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def client(agent: ScriptedAgent, tmp_path: Path) -> Iterator[AgentClient]:
+    client = AgentClient(str(tmp_path / "agent.sock"), engine="p0", layout=LAYOUT, stock_slots=4)
+    yield client
+    client.close()
+
+
+def begin(client: AgentClient, transfer_id: str = "x") -> None:
+    client.begin_export(
+        transfer_id, destination="west", from_token=0, to_token=16, total_bytes=64, deadline_s=9
+    )
+
+
+def connect(agent: ScriptedAgent, client: AgentClient) -> None:
+    agent.register()
+    client.wait_connected(WAIT_S)
+
+
+def test_exports_through_leased_slots(agent: ScriptedAgent, client: AgentClient) -> None:
+    connect(agent, client)
+    begin(client)
+    assert agent.expect(BeginExport).transfer_id == "x"
+    assert agent.expect(LeaseSlots) == LeaseSlots(4)
+    agent.say(SlotsLeased((5, 6)))
+    slot = client.lease(WAIT_S)
+    slot.view[:4] = b"abcd"
+    assert client.export_slot("x", slot, [(0, 0, 4)])
+    assert agent.expect(LeaseSlots) == LeaseSlots(3)
+    assert agent.expect(ExportSlot) == ExportSlot("x", 5, (Piece(5 * SLOT, 0, 4),))
+    assert os.pread(agent.arena_fd, 4, 5 * SLOT) == b"abcd"
+    assert client.finish_export("x") is None
+    agent.expect(FinishExport)
+    assert agent.expect(ReturnSlots) == ReturnSlots((6,))
+    agent.say(SlotsLeased((1, 2)))  # the late answer goes straight back
+    assert agent.expect(ReturnSlots) == ReturnSlots((1, 2))
+
+
+def test_lease_is_bounded_by_its_timeout(agent: ScriptedAgent, client: AgentClient) -> None:
+    connect(agent, client)
+    with pytest.raises(CapacityError, match="no arena slot"):
+        client.lease(0.01)
+
+
+def test_stopped_export_returns_its_slots(agent: ScriptedAgent, client: AgentClient) -> None:
+    connect(agent, client)
+    begin(client)
+    agent.expect(BeginExport)
+    agent.expect(LeaseSlots)
+    agent.say(ExportStopped("x", "no memory"))
+    agent.say(SlotsLeased((3,)))
+    slot = client.lease(WAIT_S)
+    assert client.stopped("x") == "no memory"
+    assert not client.export_slot("x", slot, [(0, 0, 4)])
+    agent.expect(LeaseSlots)
+    assert agent.expect(ReturnSlots) == ReturnSlots((3,))
+    assert client.finish_export("x") == "no memory"
+
+
+def test_two_imports_share_one_request(agent: ScriptedAgent, client: AgentClient) -> None:
+    connect(agent, client)
+    one = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    two = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    assert agent.expect(OpenImport) == OpenImport("x", 0, 16, 8)
+    os.pwrite(agent.arena_fd, b"12345678", SLOT)
+    agent.say(ImportReady("x", (Piece(SLOT, 0, 5), Piece(SLOT + 5, 5, 3))))
+    for opened in (one, two):
+        pieces = opened.future.result(WAIT_S)
+        assert [(at, bytes(view)) for at, view in pieces] == [(0, b"12345"), (5, b"678")]
+    with pytest.raises(ValueError, match="differs"):
+        client.open_import("x", from_token=0, to_token=16, total_bytes=9)
+    client.close_import(one)
+    client.close_import(one)
+    client.close_import(two)
+    agent.expect(CloseImport)
+
+
+def test_late_answer_is_not_taken_for_a_newer_import(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    connect(agent, client)
+    old = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    client.close_import(old)
+    assert old.future.cancelled()
+    new = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    agent.say(ImportReady("x", (Piece(0, 0, 8),)))
+    agent.say(ImportFailed("x", "dropped"))
+    with pytest.raises(TransferUnusable, match="dropped"):
+        new.future.result(WAIT_S)
+
+
+@pytest.mark.parametrize("pieces", [(), (Piece(0, 0, 7),), (Piece(0, 1, 7), Piece(9, 0, 1))])
+def test_incomplete_pieces_are_an_error(
+    agent: ScriptedAgent, client: AgentClient, pieces: tuple[Piece, ...]
+) -> None:
+    connect(agent, client)
+    opened = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    agent.say(ImportReady("x", pieces))
+    with pytest.raises(TransferUnusable, match="do not cover"):
+        opened.future.result(WAIT_S)
+    client.close_import(opened)
+    agent.expect(OpenImport)
+    agent.expect(CloseImport)
+
+
+def test_refusal_names_the_reason(agent: ScriptedAgent, client: AgentClient) -> None:
+    agent.accept()
+    agent.say(Refused("layer l0: dtype differs"))
+    with pytest.raises(RegistrationRefused, match="dtype differs"):
+        client.wait_connected(WAIT_S)
+
+
+def test_no_agent(tmp_path: Path) -> None:
+    client = AgentClient(str(tmp_path / "none"), engine="p0", layout=LAYOUT)
+    with pytest.raises(AgentUnavailable, match="no agent at"):
+        client.wait_connected(0.01)
+    with pytest.raises(AgentUnavailable):
+        begin(client)
+    client.close()
+
+
+def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: AgentClient) -> None:
+    connect(agent, client)
+    begin(client)
+    agent.say(SlotsLeased((2,)))
+    slot = client.lease(WAIT_S)
+    waiting = client.open_import("w", from_token=0, to_token=16, total_bytes=8)
+    done = client.open_import("d", from_token=0, to_token=16, total_bytes=8)
+    agent.say(ImportReady("d", (Piece(0, 0, 8),)))
+    pieces = done.future.result(WAIT_S)
+    agent.hang_up()
+    with pytest.raises(AgentUnavailable):
+        waiting.future.result(WAIT_S)
+    connect(agent, client)
+    assert "went away" in str(client.stopped("x"))
+    assert not client.export_slot("x", slot, [(0, 0, 4)])
+    assert bytes(pieces[0][1]) == bytes(8)
+    client.close_import(done)
+    begin(client, "y")
+    agent.expect(BeginExport)
+    agent.expect(LeaseSlots)
+    agent.say(SlotsLeased((2,)))
+    client.finish_export("y")
+    agent.expect(FinishExport)
+    assert agent.expect(ReturnSlots) == ReturnSlots((2,)), "dead exports keep no stock"
+    begin(client, "x")
+    with pytest.raises(ValueError, match="already being exported"):
+        begin(client, "x")
+
+
+def test_connection_ends_only_when_nothing_lent_is_in_use(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    connect(agent, client)
+    begin(client)
+    agent.say(SlotsLeased((2,)))
+    slot = client.lease(WAIT_S)
+    agent.stop_sending()
+    with pytest.raises(AgentUnavailable):
+        client.lease(WAIT_S)
+    agent.expect(BeginExport)
+    agent.expect(LeaseSlots)
+    agent.expect(LeaseSlots)
+    client.return_slot(slot)
+    agent.expect_end()
+
+
+def test_lease_waiting_in_a_thread_ends_with_the_agent(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    connect(agent, client)
+    raised: list[Exception] = []
+
+    def lease() -> None:
+        try:
+            client.lease(WAIT_S)
+        except AgentUnavailable as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=lease)
+    thread.start()
+    agent.expect(LeaseSlots)
+    agent.hang_up()
+    thread.join(WAIT_S)
+    assert raised

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pytest
+
+from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch, PromptKeys
+
+BLOCK = 4
+TOKENS = list(range(100, 120))
+
+
+def stored(
+    hashes: list[int], parent: int | None, start: int, *, group: int = 0, extra: object = None
+) -> BlocksStored:
+    return BlocksStored(
+        group=group,
+        kind="full_attention",
+        block_tokens=BLOCK,
+        hashes=hashes,
+        parent=parent,
+        token_ids=TOKENS[start : start + BLOCK * len(hashes)],
+        extra_keys=extra,  # type: ignore[arg-type]
+    )
+
+
+def state(hashes: list[int], *, group: int = 1, span: int = 8) -> BlocksStored:
+    """A recurrent group's event: its token ids span skipped blocks too."""
+    return BlocksStored(
+        group=group,
+        kind="mamba",
+        block_tokens=BLOCK,
+        hashes=hashes,
+        parent=None,
+        token_ids=[0] * span,
+    )
+
+
+def window(hashes: list[int], *, tokens: int, block: int = BLOCK) -> BlocksStored:
+    return BlocksStored(
+        group=2,
+        kind="sliding_window",
+        block_tokens=block,
+        hashes=hashes,
+        parent=None,
+        token_ids=[0] * 16,
+        window_tokens=tokens,
+    )
+
+
+@pytest.fixture
+def index() -> EngineIndex:
+    return EngineIndex()
+
+
+def test_empty_index_matches_nothing(index: EngineIndex) -> None:
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
+
+
+def test_dense_model_chain_over_two_events(index: EngineIndex) -> None:
+    index.stored(stored([1, 2], None, 0))
+    index.stored(stored([3], 2, 8))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 12)
+    assert index.match(PromptKeys(TOKENS[:11])) == PrefixMatch(8, 8)
+    assert index.match(PromptKeys([*TOKENS[:5], 7, *TOKENS[6:]])) == PrefixMatch(4, 4)
+    index.check_integrity()
+
+
+def test_a_removed_block_ends_the_run_and_its_return_restores_it(index: EngineIndex) -> None:
+    index.stored(stored([1, 2, 3], None, 0))
+    index.removed(0, [2])
+    assert index.match(PromptKeys(TOKENS)).transferable_tokens == 4
+    index.stored(stored([2], 1, 4))
+    assert index.match(PromptKeys(TOKENS)).transferable_tokens == 12
+    index.check_integrity()
+
+
+def test_recurrent_state_is_needed_at_exactly_the_reused_length(index: EngineIndex) -> None:
+    index.stored(state([]))
+    index.stored(stored([1, 2, 3], None, 0))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 0)
+    index.stored(state([2]))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 8)
+    index.removed(1, [2])
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 0)
+
+
+def test_every_recurrent_group_must_hold_the_state(index: EngineIndex) -> None:
+    index.stored(stored([1, 2], None, 0))
+    index.stored(state([2], group=1))
+    index.stored(state([1], group=3))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(8, 0)
+
+
+def test_a_state_beyond_the_run_makes_the_engine_count_on_what_it_can_reuse(
+    index: EngineIndex,
+) -> None:
+    index.stored(stored([1, 2, 3], None, 0))
+    index.stored(state([1, 3]))
+    index.removed(0, [3])
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
+    index.check_integrity()
+
+
+def test_beside_states_one_group_of_full_attention_may_run_ahead_two_may_not(
+    index: EngineIndex,
+) -> None:
+    """vLLM would take the deeper of the two for what both hold."""
+    index.stored(stored([1, 2, 3], None, 0))
+    index.stored(state([1]))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 4)
+    index.stored(stored([1, 2, 3], None, 0, group=4))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
+
+
+def test_sliding_window_needs_only_what_the_next_token_sees(index: EngineIndex) -> None:
+    index.stored(stored([1, 2, 3, 4], None, 0))
+    index.stored(window([3, 4], tokens=8))
+    # cdiv(8 - 1, 4) = 2 blocks before the length: 16 is served, 12 lacks block 2.
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 16)
+    index.removed(2, [4])
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
+    index.stored(window([1], tokens=8))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
+
+
+def test_windows_and_states_together(index: EngineIndex) -> None:
+    index.stored(stored([1, 2, 3, 4], None, 0))
+    index.stored(window([3, 4], tokens=8))
+    index.stored(state([4]))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 16)
+    index.removed(1, [4])
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
+
+
+def test_sliding_window_with_larger_blocks(index: EngineIndex) -> None:
+    index.stored(stored([1, 2, 3, 4], None, 0))
+    index.stored(window([4], tokens=8, block=8))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 16)
+
+
+def test_an_unknown_kind_is_never_counted_on(index: EngineIndex) -> None:
+    index.stored(stored([1], None, 0))
+    event = BlocksStored(
+        group=5, kind="chunked_local_attention", block_tokens=4, hashes=[1], parent=None,
+        token_ids=TOKENS[:4],
+    )  # fmt: skip
+    index.stored(event)
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
+
+
+def test_all_full_attention_groups_must_hold_a_block(index: EngineIndex) -> None:
+    index.stored(stored([1, 2], None, 0))
+    index.stored(stored([1], None, 0, group=4))
+    assert index.match(PromptKeys(TOKENS)).transferable_tokens == 4
+    index.removed(None, [1])
+    assert index.match(PromptKeys(TOKENS)).transferable_tokens == 0
+    index.check_integrity()
+
+
+def test_salt_and_adapter_separate_prefixes(index: EngineIndex) -> None:
+    index.stored(stored([1, 2], None, 0, extra=[["lora", "pepper"], ["lora"]]))
+    assert index.match(PromptKeys(TOKENS)).transferable_tokens == 0
+    assert index.match(PromptKeys(TOKENS, salt="pepper")).transferable_tokens == 0
+    assert index.match(PromptKeys(TOKENS, salt="pepper", adapter="lora")).transferable_tokens == 8
+
+
+def test_blocks_of_unknown_parents_or_odd_shapes_are_counted_not_placed(index: EngineIndex) -> None:
+    index.stored(stored([9], 8, 4))
+    index.stored(stored([1], None, 0))
+    odd = BlocksStored(
+        group=0, kind="full_attention", block_tokens=2, hashes=[7], parent=1, token_ids=[5, 6]
+    )
+    index.stored(odd)
+    assert index.unplaced_blocks_total == 2
+    assert index.blocks == 1
+    index.check_integrity()
+
+
+def test_clear_forgets_everything(index: EngineIndex) -> None:
+    index.stored(stored([1, 2], None, 0))
+    index.clear()
+    assert index.blocks == 0
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
+    index.check_integrity()
+
+
+def test_memory_is_bounded() -> None:
+    index = EngineIndex(max_blocks=3)
+    index.stored(stored([1, 2, 3, 4, 5], None, 0))
+    assert index.blocks == 3
+    index.check_integrity()
+
+
+def test_keys_do_not_depend_on_what_follows() -> None:
+    long, short = PromptKeys(TOKENS), PromptKeys(TOKENS[:9])
+    assert long.for_block_size(BLOCK)[:2] == short.for_block_size(BLOCK)
+    assert len(PromptKeys(TOKENS[:8]).for_block_size(BLOCK)) == 1  # the last token is computed
+    assert PromptKeys(TOKENS[:4]).for_block_size(BLOCK) == []

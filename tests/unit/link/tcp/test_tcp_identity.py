@@ -1,0 +1,160 @@
+"""Who may push to whom: certificates, names, and what each side is told."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.errors import CallerError, ConfigError
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.tcp import certs
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.link import TcpLink
+from prfaas.testing.link_kit import MemorySink
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
+    ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
+    certs.create_authority(ours)
+    certs.create_authority(theirs)
+    return {
+        "east": certs.issue(ours, "east"),
+        "west": certs.issue(ours, "west"),
+        "mallory": certs.issue(theirs, "east"),
+        "expired": certs.issue(ours, "late", days=-1),
+    }
+
+
+Open = Callable[..., TcpLink]
+
+
+@pytest.fixture
+def open_link() -> Iterator[Open]:
+    links: list[TcpLink] = []
+
+    def make(name: str, security: TlsFiles | Plaintext, **settings: object) -> TcpLink:
+        config = TcpLinkConfig(name=name, security=security, **settings)  # type: ignore[arg-type]
+        links.append(TcpLink(config, MemorySink()))
+        return links[-1]
+
+    yield make
+    for link in links:
+        link.close()
+
+
+def send(link: TcpLink, peer: str, deadline_s: float) -> list[str]:
+    """Outcome of a tiny transfer."""
+    said: list[str] = []
+    over = threading.Event()
+
+    def end(outcome: str) -> None:
+        said.append(outcome)
+        over.set()
+
+    offer = TransferOffer(TransferKey("t", 0, 1), "layout", 0, 256, 4, deadline_s)
+    handle = link.send(peer, offer, on_complete=lambda: end("complete"), on_failed=end)
+    handle.add(0, memoryview(b"four"), lambda: None)
+    assert over.wait(deadline_s + 10)
+    return said
+
+
+def test_agents_of_one_authority_talk(pki: dict[str, TlsFiles], open_link: Open) -> None:
+    west = open_link("west", pki["west"], accept_from=frozenset({"east"}))
+    east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
+    assert send(east, "west", 10.0) == ["complete"]
+
+
+@pytest.mark.parametrize(
+    ("who", "name", "told", "counted"),
+    [
+        ("mallory", "east", "certificate", "refused-us"),
+        ("expired", "late", "refused our certificate|closed the connection", "certificate"),
+        ("plain", "east", "requires TLS", "plaintext"),
+        ("east", "west-2", "issued to east, not to 'west-2'", "protocol"),
+        ("west", "west", "may not push", "forbidden"),
+    ],
+)
+def test_others_are_told_why_and_counted(
+    pki: dict[str, TlsFiles],
+    open_link: Open,
+    caplog: pytest.LogCaptureFixture,
+    who: str,
+    name: str,
+    told: str,
+    counted: str,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    west = open_link("west", pki["west"], accept_from=frozenset({"east", "late", "west-2"}))
+    security = Plaintext() if who == "plain" else pki[who]
+    other = open_link(name, security, peers={"west": PeerConfig(address=west.address)})
+    (outcome,) = send(other, "west", 1.5)
+    assert "deadline" in outcome
+    assert any(part in outcome for part in told.split("|")), "the cause is told to the caller"
+    assert west.counters().turned_away.get(counted, 0) >= 1
+    messages = [r.getMessage() for r in caplog.records if "link to west" in r.getMessage()]
+    assert messages
+    assert any(part in messages[0] for part in told.split("|")), messages[0]
+    assert sum(other.counters().peers["west"].dial_errors.values()) >= 1
+
+
+def test_a_tls_client_of_a_plaintext_agent_is_told(
+    pki: dict[str, TlsFiles], open_link: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    west = open_link("west", Plaintext())
+    east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
+    assert "deadline" in send(east, "west", 1.5)[0]
+    assert west.counters().turned_away["tls"] >= 1
+    assert any("configured for plaintext" in r.getMessage() for r in caplog.records)
+
+
+def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(
+    pki: dict[str, TlsFiles], open_link: Open
+) -> None:
+    west = open_link("west", pki["west"])
+    host, _, port = west.address.rpartition(":")
+    for number in range(60):
+        with socket.create_connection((host, int(port))) as sock:
+            # Closing resets the connection, so that nothing orderly is left to read.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.send(b"\x16" * (number + 1))
+    east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
+    assert send(east, "west", 10.0) == ["complete"]
+    until = time.monotonic() + 10
+    while west.counters().pending_connections and time.monotonic() < until:
+        threading.Event().wait(0.01)
+    assert west.counters().pending_connections == 0
+    assert sum(west.counters().turned_away.values()) == 60
+
+
+def test_the_wrong_agent_at_the_right_address(
+    pki: dict[str, TlsFiles], open_link: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    west = open_link("west", pki["west"])
+    east = open_link("east", pki["east"], peers={"north": PeerConfig(address=west.address)})
+    assert "deadline" in send(east, "north", 0.4)[0]
+    assert any("issued to west, not to 'north'" in r.getMessage() for r in caplog.records)
+
+
+def test_missing_files_name_the_command(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "ca.pem", tmp_path / "a.pem", tmp_path / "a-key.pem")
+    with pytest.raises(ConfigError, match="prfaas certs init"):
+        TcpLink(TcpLinkConfig(name="a", security=files), MemorySink())
+
+
+def test_a_second_authority_in_one_directory_is_refused(tmp_path: Path) -> None:
+    certs.create_authority(tmp_path)
+    with pytest.raises(CallerError, match="has a CA already"):
+        certs.create_authority(tmp_path)
+    with pytest.raises(CallerError, match="agent name"):
+        certs.issue(tmp_path, "../evil")
+    with pytest.raises(ConfigError, match="certs init"):
+        certs.issue(tmp_path / "elsewhere", "east")
+    assert (tmp_path / "ca-key.pem").stat().st_mode & 0o077 == 0
