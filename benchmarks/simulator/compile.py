@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "build" / "compiled"
 MODULES = (
-    "core/interpolation",
+    "models/interpolation",
     "policies/adaptive",
     "policies/costs",
     "policies/earliest",
@@ -34,8 +34,8 @@ MODULES = (
     "sim/line",
     "sim/metrics",
     "sim/network",
-    "sim/prefix_cache",
     "sim/simulation",
+    "workload/prefix_cache",
 )
 SETUP = """
 from mypyc.build import mypycify

@@ -15,7 +15,7 @@ from prfaas.sim.build import build_workload
 from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.summary import summarise
-from prfaas.sim.workload import Workload
+from prfaas.workload.requests import Workload
 
 LOAD = 0.8
 GRID = tuple(2**k for k in range(8, 17))

@@ -11,7 +11,7 @@ from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Simulation
-from prfaas.sim.workload import Workload
+from prfaas.workload.requests import Workload
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

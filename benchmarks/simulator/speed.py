@@ -18,7 +18,7 @@ from prfaas.scheduler import scheduler as scheduler_module
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
 from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
-from prfaas.sim.workload import Workload
+from prfaas.workload.requests import Workload
 
 
 def measure(name: str, scenario: Scenario, run: RunConfig, workload: Workload) -> None:

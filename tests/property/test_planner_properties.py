@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prfaas.core.interpolation import Table
+from prfaas.models.interpolation import Table
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import DecodeProfile, InstanceProfile, PrefillProfile
 from prfaas.planner.fluid import fluid_optimum

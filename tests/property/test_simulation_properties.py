@@ -18,8 +18,8 @@ from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.simulation import Simulation
-from prfaas.sim.workload import Workload
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
+from prfaas.workload.requests import Workload
 
 STATE_BYTES, BYTES_PER_TOKEN = 5e6, 1e4
 

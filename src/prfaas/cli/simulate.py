@@ -25,7 +25,7 @@ from prfaas.sim.report import results_tables
 from prfaas.sim.scenario import RunConfig, Scenario, load_scenario, run_for
 from prfaas.sim.simulation import Log
 from prfaas.sim.summary import Summary, egress, summarise
-from prfaas.sim.workload import Workload
+from prfaas.workload.requests import Workload
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from typing import overload
 import msgspec
 import numpy as np
 
-from prfaas.core.interpolation import FloatArray
+from prfaas.models.interpolation import FloatArray
 
 
 class Window(msgspec.Struct, frozen=True):

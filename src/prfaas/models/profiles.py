@@ -27,10 +27,10 @@ from typing import Literal, overload
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.interpolation import FloatArray, Interpolation, Table
 from prfaas.core.strict import load_yaml, parse_yaml
 from prfaas.core.units import parse_bytes, parse_tokens
 from prfaas.models.geometry.models import load_model
+from prfaas.models.interpolation import FloatArray, Interpolation, Table
 from prfaas.models.kv_size import KvSize
 
 Basis = Literal["measured", "published", "implied", "fit"]

@@ -24,7 +24,7 @@ from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack, vstack
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.interpolation import FloatArray
+from prfaas.models.interpolation import FloatArray
 from prfaas.planner.routes import Resource, Route, Splits, resources_of, routes_of
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand

@@ -18,7 +18,7 @@ from math import inf
 import msgspec
 import numpy as np
 
-from prfaas.core.interpolation import FloatArray
+from prfaas.models.interpolation import FloatArray
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import PrefillProfile
 from prfaas.workload.lengths import LengthDistribution

@@ -21,12 +21,12 @@ from prfaas.models.profiles import load_profile
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand, Expectations
-from prfaas.planner.traces import trace_lengths
 from prfaas.workload.lengths import (
     HistogramLengths,
     LengthDistribution,
     TruncatedLogNormal,
 )
+from prfaas.workload.reuse import trace_lengths
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

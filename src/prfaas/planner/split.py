@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.interpolation import FloatArray
+from prfaas.models.interpolation import FloatArray
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import DecodeProfile, PrefillProfile
 from prfaas.planner import equations as eq

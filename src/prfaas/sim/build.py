@@ -19,9 +19,9 @@ from prfaas.models.profiles import InstanceProfile, load_profile
 from prfaas.policies.costs import ProfileCosts
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split
-from prfaas.sim.traces import read_trace
-from prfaas.sim.workload import Workload, draw
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
+from prfaas.workload.replay import read_trace
+from prfaas.workload.requests import Workload, draw
 
 
 def build_workload(scenario: Scenario, *, beside: Path) -> Workload:

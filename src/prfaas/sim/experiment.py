@@ -16,7 +16,7 @@ from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
 from prfaas.sim.summary import Summary, summarise
-from prfaas.sim.workload import Workload
+from prfaas.workload.requests import Workload
 
 ATTAINMENT = 0.9
 """Share of the requests that must meet the SLO, one by one, for a rate to count as sustained."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import ErrorKind
-from prfaas.sim.workload import Workload
+from prfaas.workload.requests import Workload
 
 _ROUTE_CODE = {Route.DIRECT: 1, Route.PD_P: 2, Route.OFFLOAD: 3}
 

@@ -22,9 +22,9 @@ from prfaas.sim.clock import PRIORITY_ALARM, PRIORITY_FAULT, Clock
 from prfaas.sim.engine import Engine, Task
 from prfaas.sim.metrics import Recorder
 from prfaas.sim.network import Network
-from prfaas.sim.prefix_cache import PrefixCache
-from prfaas.sim.workload import Workload
 from prfaas.sim.world import Outage, World
+from prfaas.workload.prefix_cache import PrefixCache
+from prfaas.workload.requests import Workload
 
 Log = Callable[[float, e.AnyEvent | c.AnyCommand], None]
 

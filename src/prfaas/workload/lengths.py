@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.interpolation import FloatArray
 
+FloatArray = NDArray[np.float64]
 Function = Callable[[FloatArray], FloatArray]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)

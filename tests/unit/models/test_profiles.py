@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.interpolation import Table
+from prfaas.models.interpolation import Table
 from prfaas.models.kv_size import KvSize, Window
 from prfaas.models.profiles import built_in_profiles, load_profile, parse_profile
 

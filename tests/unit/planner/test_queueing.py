@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from prfaas.core.interpolation import Table
+from prfaas.models.interpolation import Table
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import PrefillProfile, load_profile
 from prfaas.planner.queueing import Pool, erlang_c, estimate_ttft, highest_rate

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.sim.workload import Arrivals, Times, Workload
+from prfaas.workload.requests import Arrivals, Times, Workload
 from prfaas.workload.traces import BLOCK_TOKENS, PooledTrace, read_trace_file
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.planner.traces import replay_reuse, trace_lengths
+from prfaas.workload.reuse import replay_reuse, trace_lengths
 from prfaas.workload.traces import RecordedTrace
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prfaas.sim.prefix_cache import PrefixCache
+from prfaas.workload.prefix_cache import PrefixCache
 
 
 def chain(*branches: int) -> list[int]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.sim.traces import read_trace
-from prfaas.sim.workload import Arrivals, Process, Workload, draw
 from prfaas.workload.lengths import TruncatedLogNormal
+from prfaas.workload.replay import read_trace
+from prfaas.workload.requests import Arrivals, Process, Workload, draw
 
 
 def read(path: Path, text: str, *, arrivals: Arrivals | None = None, count: int = 100) -> Workload:
