@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.simulator.scenarios import EXAMPLES, Check, drawn, run, with_rate, with_seed
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.plots.simulation import pyplot_for, rolling_p99
+from prfaas.plots.figure import SHADE, check_picture, new_figure, save_figure
+from prfaas.plots.simulation import rolling_p99
 from prfaas.sim.metrics import Column
 from prfaas.sim.scenario import RunConfig, Scenario, Split, load_scenario
 
@@ -74,8 +75,8 @@ def draw(
     levels: dict[str, dict[str, float]],
 ) -> None:
     """P99 TTFT around the drop, all seeds together, in seconds and over the level before."""
-    pyplot = pyplot_for(picture)
-    figure, axes = pyplot.subplots(2, 1, figsize=(10, 8), sharex=True)
+    check_picture(picture)
+    figure, axes = new_figure(size=(10, 8), rows=2, share_x=True)
     for name, (arrived, ttft) in requests.items():
         shown = (arrived >= DROP_S - 300) & (arrived < DROP_S + 480)
         at, p99 = rolling_p99(arrived[shown], ttft[shown], 20.0)
@@ -84,12 +85,10 @@ def draw(
         axes[1].plot(at + 10 - DROP_S, p99 / levels[name]["before"], label=label)
     axes[1].axhline(2, color="black", linestyle="--", linewidth=1, label="twice the level before")
     for axis, what in zip(axes, ("P99 TTFT in 20 s, s", "over its level before"), strict=True):
-        axis.axvspan(0, BACK_S - DROP_S, color="0.85", zorder=0, label="line at 20%")
+        axis.axvspan(0, BACK_S - DROP_S, color=SHADE, zorder=0, label="line at 20%")
         axis.set(ylabel=what)
         axis.set_ylim(0, axis.get_ylim()[1] * 1.35)
         axis.grid(alpha=0.3)
         axis.legend(loc="upper right", frameon=False)
     axes[1].set_xlabel(f"arrival, s after the line's drop ({len(SEEDS)} seeds together)")
-    figure.tight_layout()
-    figure.savefig(picture)
-    pyplot.close(figure)
+    save_figure(figure, picture)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prfaas.core.errors import ConfigError
+from prfaas.plots.figure import check_picture, new_figure, save_figure
+
 _SERIES = (
     ("ours, TLS", "ours", True, "#1b6ca8"),
     ("ours, plaintext", "ours", False, "#7fb2d9"),
@@ -15,15 +18,12 @@ _SERIES = (
 def draw(rows: list[dict[str, object]], path: Path) -> None:
     """Write a PNG; says so where matplotlib is missing."""
     try:
-        import matplotlib as mpl
-    except ImportError:
-        print("no plot: matplotlib is missing (pip install 'prfaas[plot]')")
+        check_picture(path)
+    except ConfigError as error:
+        print(f"no plot: {error}")
         return
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     links = list(dict.fromkeys(str(row["link"]) for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    figure, (axes,) = new_figure(size=(9, 4.2))
     width = 0.8 / len(_SERIES)
     for place, (label, name, tls, colour) in enumerate(_SERIES):
         heights = [_share(rows, link, name, tls) for link in links]
@@ -34,8 +34,7 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     axes.set_ylabel("goodput / iperf3 -P 8")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(_SERIES))
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _share(rows: list[dict[str, object]], link: str, name: str, tls: bool) -> float:

@@ -33,8 +33,9 @@ from prfaas.sim.scenario import (
     WorkloadConfig,
 )
 from prfaas.sim.simulation import Simulation
+from prfaas.workload.arrivals import Arrivals
 from prfaas.workload.lengths import TruncatedLogNormal
-from prfaas.workload.requests import Arrivals, draw
+from prfaas.workload.requests import draw
 
 H200, H20 = "paper-1t-h200", "paper-1t-h20-fit"
 SCENARIO = Scenario(

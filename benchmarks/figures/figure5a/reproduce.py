@@ -6,10 +6,10 @@ from pathlib import Path
 
 from benchmarks.figures.cells import Cell, Reproduction
 from benchmarks.figures.table6.reproduce import SCENARIO
-from matplotlib.figure import Figure
 
 from prfaas.planner.compare import two_clusters
 from prfaas.planner.scenario import load_scenario
+from prfaas.plots.figure import new_figure, save_figure
 from prfaas.plots.plan import draw_split
 
 THRESHOLD_TOKENS = 19_400
@@ -22,11 +22,10 @@ def reproduce() -> Reproduction:
     peak = max(values, key=lambda n: values[n].lambda_max)
 
     def draw(path: Path) -> None:
-        figure = Figure(figsize=(5, 4), layout="constrained")
-        axes = figure.subplots()
+        figure, (axes,) = new_figure(size=(5, 4))
         draw_split(axes, scenario, "mean-length")
         axes.set_title("Figure 5a (H20 profile: fit)", fontsize=10)
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
 
     rows = ", ".join(f"N_p = {n}: {s.lambda_max:.2f} ({s.binding})" for n, s in values.items())
     return Reproduction(

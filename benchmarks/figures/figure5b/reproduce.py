@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from benchmarks.figures.cells import Cell, Reproduction
 from benchmarks.figures.table6.reproduce import SCENARIO
-from matplotlib.figure import Figure
 
 from prfaas.planner.compare import two_clusters
 from prfaas.planner.scenario import load_scenario
+from prfaas.plots.figure import new_figure, save_figure
 from prfaas.plots.plan import draw_threshold
 
 
@@ -21,11 +21,10 @@ def reproduce() -> Reproduction:
     peak = int(np.argmax(values))
 
     def draw(path: Path) -> None:
-        figure = Figure(figsize=(5, 4), layout="constrained")
-        axes = figure.subplots()
+        figure, (axes,) = new_figure(size=(5, 4))
         draw_threshold(axes, scenario, "mean-length")
         axes.set_title("Figure 5b (H20 profile: fit)", fontsize=10)
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
 
     at = {t: model.at(t * 1000.0, 4, 3, 5, "mean-length") for t in (0.1, 5, 10, 15, 20, 30, 40, 60)}
     rows = ", ".join(f"{t}K: {split.lambda_max:.2f} ({split.binding})" for t, split in at.items())

@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from prfaas.cli.console import report_console
 from prfaas.core.errors import CallerError, ConfigError
-from prfaas.plots.simulation import disturbances, plot, plot_sweep, pyplot_for
+from prfaas.plots.figure import check_picture
+from prfaas.plots.simulation import disturbances, plot, plot_sweep
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.commands import AnyCommand
 from prfaas.scheduler.events import AnyEvent
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.events is not None and (len(runs) > 1 or args.sweep):
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
     if args.plot is not None:
-        pyplot_for(args.plot)  # What cannot be drawn is better known before the run.
+        check_picture(args.plot)  # What cannot be drawn is better known before the run.
     workload = build_workload(scenario, beside=beside)
     if args.requests is not None:
         workload = workload.first(args.requests)  # A recorded trace is read as a whole.

@@ -27,6 +27,14 @@ from prfaas.core.errors import LayoutMismatch
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 
 
+def aligned_boundary(prompt_tokens: int, block_tokens: int) -> int:
+    """T = floor((N-1)/block)*block: where the hand-off of an N-token prompt ends, 0 or more.
+
+    The last token is never part of it: the decode engine computes at least that one.
+    """
+    return max(0, (prompt_tokens - 1) // block_tokens * block_tokens)
+
+
 class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer's page. ``index`` is its place in the model, ``page_bytes`` what is moved of a
     block (the content, without padding). ``dtype``, ``shape`` and ``strides`` are what vLLM
@@ -70,9 +78,8 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return max(group.block_tokens for group in self.groups)
 
     def boundary(self, prompt_tokens: int) -> int:
-        """The aligned hand-off boundary T = floor((N-1)/block)*block of an N-token prompt."""
-        block = self.alignment_tokens
-        return max(0, (prompt_tokens - 1) // block * block)
+        """The `aligned_boundary` of an N-token prompt on engines with this layout."""
+        return aligned_boundary(prompt_tokens, self.alignment_tokens)
 
     def handoff_bytes(self, from_token: int, to_token: int) -> int:
         """What a hand-off of tokens [from_token, to_token) takes, over all ranks."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 
 from prfaas.core.errors import EngineError
+from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.engine_client import CannotRender, EngineAnswer, EngineClient, RenderedPrompt
@@ -101,7 +102,7 @@ def usable_prefix(
     something is left to transfer: where they reach the hand-off boundary but the state does not,
     the last block counts as absent, or the engine would be left to compute everything alone.
     """
-    boundary = max(0, (prompt_tokens - 1) // block_tokens * block_tokens)
+    boundary = aligned_boundary(prompt_tokens, block_tokens)
     if engine.role == "prefill" or match.reusable_tokens >= boundary:
         return match.reusable_tokens
     return min(match.transferable_tokens, boundary - block_tokens)

@@ -19,6 +19,7 @@ file (format: docs/planner.md), measured by the operator or built in:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -128,6 +129,27 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
         if self.kv is None and self.model is not None:
             return load_model(self.model).kv_size(kv_dtype=kv_dtype, state_dtype=state_dtype)
         return self.kv
+
+
+def common_kv_size(
+    profiles: Iterable[InstanceProfile],
+    *,
+    kv_dtype: str | None = None,
+    state_dtype: str | None = None,
+) -> KvSize:
+    """The S_kv that all profiles which know one agree on, in these dtypes.
+
+    Raises ConfigError where none knows it or two differ.
+    """
+    sizes = {profile.kv_size(kv_dtype=kv_dtype, state_dtype=state_dtype) for profile in profiles}
+    found = [size for size in sizes if size is not None]
+    if len(found) != 1:
+        why = "no profile says" if not found else "the profiles do not agree"
+        raise ConfigError(
+            f"S_kv: {why}; add 'model: NAME' or 'kv: {{constant: 174 MiB, per_token: 17 KiB}}' "
+            "to every profile, or once to a planner's scenario"
+        )
+    return found[0]
 
 
 class _Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

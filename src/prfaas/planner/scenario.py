@@ -17,7 +17,7 @@ from prfaas.core.strict import load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
 from prfaas.models.geometry.models import load_model
 from prfaas.models.kv_size import KvSize
-from prfaas.models.profiles import load_profile
+from prfaas.models.profiles import common_kv_size, load_profile
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
 from prfaas.planner.split import Demand, Expectations
@@ -229,14 +229,5 @@ def _kv_size(file: ScenarioFile, clusters: list[Cluster], beside: Path) -> KvSiz
         local = beside / file.model
         name = str(local) if local.exists() else file.model
         return load_model(name).kv_size(kv_dtype=file.kv_dtype, state_dtype=file.state_dtype)
-    found = {
-        kv
-        for cluster in clusters
-        if (kv := cluster.profile.kv_size(kv_dtype=file.kv_dtype, state_dtype=file.state_dtype))
-    }
-    if len(found) != 1:
-        why = "no profile says" if not found else "the profiles do not agree"
-        raise ConfigError(
-            f"S_kv: {why}; add 'model: NAME' or 'kv: {{constant: 174 MiB, per_token: 17 KiB}}'"
-        )
-    return found.pop()
+    profiles = [cluster.profile for cluster in clusters]
+    return common_kv_size(profiles, kv_dtype=file.kv_dtype, state_dtype=file.state_dtype)

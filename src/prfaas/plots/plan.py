@@ -9,27 +9,18 @@ from prfaas.core.errors import ConfigError
 from prfaas.planner.compare import two_clusters
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.split import Expectations
-from prfaas.plots.simulation import save_figure
-
-BLUE, GREY = "#1f6feb", "#8b949e"
+from prfaas.plots.figure import BLUE, GREY, check_picture, legend, new_figure, save_figure
 
 
 def draw_plan(scenario: Scenario, path: Path) -> None:
-    """Draw both panels to ``path`` (.png or .svg).
+    """Draw both panels to ``path``.
 
-    Raises ConfigError for another suffix, several clusters of a kind, or without matplotlib;
-    CallerError where the file cannot be written.
+    Raises ConfigError for several clusters of a kind, and as `check_picture` and `save_figure` do.
     """
-    if path.suffix not in (".png", ".svg"):
-        raise ConfigError(f"--plot {path}: write a name ending in .png or .svg")
+    check_picture(path)
     if not scenario.is_two_clusters:
         raise ConfigError("--plot draws scenarios of one PrfaaS cluster, one PD cluster, one line")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("--plot needs matplotlib: pip install 'prfaas[plot]'") from error
-    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_figure(size=(10, 4), columns=2)
     draw_split(left, scenario, "mean-length")
     draw_threshold(right, scenario, "mean-length")
     labels = ", ".join(sorted({cluster.profile.label for cluster in scenario.clusters}))
@@ -51,7 +42,7 @@ def draw_split(axes: Any, scenario: Scenario, how: Expectations) -> None:
     axes.set_xlabel(f"N_p of {nodes} PD instances")
     axes.set_ylabel("Lambda_max, req/s")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    legend(axes)
 
 
 def draw_threshold(axes: Any, scenario: Scenario, how: Expectations) -> None:
@@ -69,4 +60,4 @@ def draw_threshold(axes: Any, scenario: Scenario, how: Expectations) -> None:
     axes.set_xlabel(f"threshold t, 1000 tokens (N_p / N_d = {best.n_p} / {best.n_d})")
     axes.set_ylabel("Lambda_max, req/s")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    legend(axes)

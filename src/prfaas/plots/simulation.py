@@ -4,33 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from prfaas.core.errors import CallerError, ConfigError
+from prfaas.plots.figure import (
+    SHADE,
+    check_picture,
+    legend,
+    new_figure,
+    plain_numbers,
+    save_figure,
+)
 from prfaas.sim.experiment import ATTAINMENT, Sweep
 from prfaas.sim.metrics import Column, RequestTable
 from prfaas.sim.world import World
 
-_SUFFIXES = (".png", ".svg", ".pdf")
 _BEYOND = 0.03
 """Of the run's length: how far the time axes reach past the last arrival."""
-
-
-def pyplot_for(path: Path) -> Any:
-    """matplotlib's pyplot, drawing into files. Raises ConfigError where it is missing or the suffix
-    of ``path`` is no image's."""
-    if path.suffix not in _SUFFIXES:
-        raise ConfigError(f"--plot {path}: write a name ending in {', '.join(_SUFFIXES)}")
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ConfigError("--plot needs matplotlib: pip install 'prfaas[plot]'") from error
-    return pyplot
 
 
 def plot(
@@ -40,10 +30,10 @@ def plot(
 ) -> None:
     """Draw each (name, requests, bytes sent per second); ``disturbed`` (from, to) is shaded.
 
-    Raises CallerError as `pyplot_for` and `save_figure` do.
+    Raises ConfigError and CallerError as `check_picture` and `save_figure` do.
     """
-    pyplot = pyplot_for(path)
-    figure, (spread, over_time, egress) = pyplot.subplots(3, 1, figsize=(10, 12))
+    check_picture(path)
+    figure, (spread, over_time, egress) = new_figure(size=(10, 12), rows=3)
     end = max(float(table.arrived_at[-1]) for _, table, _ in runs)
     window = max(30.0, round(end / 120, -1))
     bin_s = max(1, round(end / 300))
@@ -65,22 +55,20 @@ def plot(
         axis.set_xlim(0, end * (1 + _BEYOND))
         for number, (start, stop) in enumerate(disturbed):
             label = "_" if number else "line or engine degraded"
-            axis.axvspan(start, min(stop, end), color="0.85", zorder=0, label=label)
+            axis.axvspan(start, min(stop, end), color=SHADE, zorder=0, label=label)
     for axis in (spread, over_time, egress):
         axis.grid(alpha=0.3, which="both")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    figure.tight_layout()
+        legend(axis, beside=True)
     save_figure(figure, path)
-    pyplot.close(figure)
 
 
 def plot_sweep(path: Path, sweeps: Sequence[Sweep], attainment: float = ATTAINMENT) -> None:
     """Draw which share of the requests met the SLO at each rate tried.
 
-    Raises CallerError as `pyplot_for` and `save_figure` do.
+    Raises ConfigError and CallerError as `check_picture` and `save_figure` do.
     """
-    pyplot = pyplot_for(path)
-    figure, axis = pyplot.subplots(figsize=(9, 5))
+    check_picture(path)
+    figure, (axis,) = new_figure(size=(9, 5))
     for sweep in sweeps:
         points = sorted(sweep.points, key=lambda point: point.rate_req_per_s)
         label = f"{sweep.name}: {sweep.best_req_per_s:.2f} req/s"
@@ -89,27 +77,8 @@ def plot_sweep(path: Path, sweeps: Sequence[Sweep], attainment: float = ATTAINME
     axis.axhline(attainment, color="black", linestyle="--", linewidth=1, label="wanted")
     axis.set(xlabel="arrivals, req/s", ylabel="share of requests that met the SLO", ylim=(0, 1.02))
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    figure.tight_layout()
+    legend(axis, beside=True)
     save_figure(figure, path)
-    pyplot.close(figure)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure, its folder too where there is none. Raises CallerError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise CallerError(f"--plot {path}: cannot be written: {error.strerror}") from error
-
-
-def plain_numbers(axis: Any) -> None:
-    """Label a logarithmic matplotlib axis with 2 and 10, not with powers."""
-    from matplotlib.ticker import LogFormatter
-
-    axis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
 def disturbances(world: World) -> list[tuple[float, float]]:

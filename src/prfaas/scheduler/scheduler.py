@@ -22,6 +22,7 @@ from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
+from prfaas.core.layout import aligned_boundary
 from prfaas.policies.api import Costs, Policy, View
 from prfaas.scheduler.attempts import Attempts
 from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
@@ -148,8 +149,7 @@ class Scheduler:
     def _request_arrived(self, event: RequestArrived) -> None:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
-        block = self._scene.alignment_tokens
-        boundary = (event.total_tokens - 1) // block * block
+        boundary = aligned_boundary(event.total_tokens, self._scene.alignment_tokens)
         record = Record(event, boundary, self._now)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +13,7 @@ import numpy as np
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
-from prfaas.models.kv_size import KvSize
-from prfaas.models.profiles import InstanceProfile, load_profile
+from prfaas.models.profiles import InstanceProfile, common_kv_size, load_profile
 from prfaas.policies.costs import ProfileCosts
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split
@@ -55,7 +53,7 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         for number in range(pool.instances)
     ]
     seconds = {name: cache(p.prefill_or_refuse.table.at) for name, p in profiles.items()}
-    kv = _kv_size(profiles.values())
+    kv = common_kv_size(profiles.values())
     return World(
         topology=_topology(scenario, names, profiles),
         engines=tuple(_model(name, profiles[pool.profile], pool) for name, _, _, pool in names),
@@ -164,17 +162,6 @@ def _line(link: SimLine) -> LineModel:
         link.source, link.target, parse_rate(str(link.rate)), parse_duration(str(link.rtt)),
         link.loss, link.connections, tuple(changes),
     )  # fmt: skip
-
-
-def _kv_size(profiles: Iterable[InstanceProfile]) -> KvSize:
-    found = {kv for profile in profiles if (kv := profile.kv_size()) is not None}
-    if len(found) != 1:
-        why = "no profile says" if not found else "the profiles do not agree"
-        raise ConfigError(
-            f"S_kv: {why}; write 'model: NAME' or 'kv: {{constant: 174 MiB, per_token: 17 KiB}}' "
-            "into the profile"
-        )
-    return found.pop()
 
 
 def _cache_blocks(scenario: Scenario, workload: Workload) -> dict[str, int]:

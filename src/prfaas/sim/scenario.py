@@ -14,8 +14,8 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.strict import load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.registry import make_policy
+from prfaas.workload.arrivals import Arrivals, Process
 from prfaas.workload.lengths import LengthDistribution, TruncatedLogNormal
-from prfaas.workload.requests import Arrivals, Process
 
 Tokens = str | int
 Quantity = str | int | float

@@ -30,9 +30,9 @@ class _Run:
 
 
 class PrefixCache:
-    """At most ``capacity`` blocks. Block hashes are any integers."""
+    """At most ``capacity`` blocks (None: no bound). Block hashes are any integers."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int | None) -> None:
         self.capacity = capacity
         self._size = 0
         self._runs: dict[int, _Run] = {}
@@ -63,7 +63,7 @@ class PrefixCache:
             self._runs[fresh[0]] = run
             self._size += len(fresh)
         self._use(run)
-        if self._size > self.capacity:
+        if self.capacity is not None and self._size > self.capacity:
             self._evict(self._size - self.capacity)
 
     def _deepest(self, blocks: Sequence[int]) -> _Run | None:
@@ -113,7 +113,7 @@ class PrefixCache:
 
     def check_integrity(self) -> None:
         """Raise InvariantError where tree, queue and index disagree."""
-        if self._size > self.capacity:
+        if self.capacity is not None and self._size > self.capacity:
             raise InvariantError("prefix cache holds more than its capacity")
         if self._size != sum(len(run.blocks) for run in self._queue):
             raise InvariantError("prefix cache blocks are miscounted")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from prfaas.core.errors import ConfigError
-from prfaas.workload.requests import Arrivals, Times, Workload
+from prfaas.workload.arrivals import Arrivals, Times, following
+from prfaas.workload.requests import Workload
 from prfaas.workload.traces import BLOCK_TOKENS, PooledTrace, read_trace_file
 
 
@@ -36,7 +37,7 @@ def read_trace(
 
     trace = read_trace_file(path)
     if isinstance(trace, PooledTrace):
-        times = _following(trace.rates, count, rng) if trace.rates else arriving(count)
+        times = following(trace.rates, count, rng) if trace.rates else arriving(count)
         if times.size == 0:
             raise ConfigError(f"trace {path}: no request in it")
         prompts, outputs = (d.sample(rng, times.size) for d in (trace.prompts, trace.outputs))
@@ -45,12 +46,3 @@ def read_trace(
     if recorded is None:
         recorded = arriving(len(trace.prompts)).tolist()
     return Workload(recorded, trace.prompts, trace.outputs, trace.blocks, BLOCK_TOKENS)
-
-
-def _following(rates: list[tuple[float, float]], count: int, rng: np.random.Generator) -> Times:
-    """At most ``count`` times in s of a Poisson process with these rates, from 0 on."""
-    starts = np.array([at for at, _ in rates])
-    expected = np.concatenate(([0.0], np.cumsum([rate * 600.0 for _, rate in rates])))
-    edges = np.append(starts, starts[-1] + 600.0) - starts[0]
-    unit = np.cumsum(rng.exponential(1.0, count))
-    return np.asarray(np.interp(unit[unit < expected[-1]], expected, edges))

@@ -1,18 +1,17 @@
 """Prompt lengths from a production trace (`prfaas.workload.traces`), after prefix reuse.
 
 Where a trace knows prefixes (Mooncake's), their reuse is replayed in order of arrival against one
-cache of whole blocks that evicts the least recently used, or against an unbounded one: what a
-global pool saves at best.
+`PrefixCache`, bounded or not. Without a bound it is what a global pool saves at best.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
 
 import msgspec
 
 from prfaas.workload.lengths import EmpiricalLengths
+from prfaas.workload.prefix_cache import PrefixCache
 from prfaas.workload.traces import BLOCK_TOKENS, PooledTrace, RecordedTrace, read_trace_file
 
 
@@ -51,15 +50,9 @@ def replay_reuse(trace: RecordedTrace, cache_tokens: int | None) -> TraceLengths
 
 
 def _uncached(trace: RecordedTrace, cache_tokens: int | None) -> list[int]:
-    capacity = None if cache_tokens is None else cache_tokens // BLOCK_TOKENS
-    cache: OrderedDict[int, None] = OrderedDict()
+    cache = PrefixCache(None if cache_tokens is None else cache_tokens // BLOCK_TOKENS)
     uncached = []
     for prompt, blocks in zip(trace.prompts, trace.blocks, strict=True):
-        hits = next((n for n, block in enumerate(blocks) if block not in cache), len(blocks))
-        uncached.append(prompt - min(hits * BLOCK_TOKENS, prompt - 1))
-        for block in blocks:
-            cache[block] = None
-            cache.move_to_end(block)
-        while capacity is not None and len(cache) > capacity:
-            cache.popitem(last=False)
+        uncached.append(prompt - min(cache.match(blocks) * BLOCK_TOKENS, prompt - 1))
+        cache.insert(blocks)
     return uncached

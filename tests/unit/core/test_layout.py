@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.core.errors import LayoutMismatch
-from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, TransferPlan, block_range
+from prfaas.core.layout import (
+    KvGroup,
+    KvLayout,
+    LayerLayout,
+    TransferPlan,
+    aligned_boundary,
+    block_range,
+)
 
 
 def layer(index: int, page_bytes: int) -> LayerLayout:
@@ -29,6 +36,14 @@ def hybrid(window: int = 20) -> KvLayout:
 def test_boundary_leaves_at_least_one_token() -> None:
     layout = hybrid()
     assert [layout.boundary(n) for n in (1, 8, 9, 16, 17)] == [0, 0, 8, 8, 16]
+    assert aligned_boundary(0, 8) == 0
+
+
+@given(tokens=st.integers(1, 10_000), block=st.integers(1, 2048))
+def test_the_boundary_is_the_last_multiple_before_the_last_token(tokens: int, block: int) -> None:
+    boundary = aligned_boundary(tokens, block)
+    assert boundary % block == 0
+    assert boundary < tokens <= boundary + block
 
 
 def test_equal_layouts_have_equal_fingerprints_and_pair() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.models.interpolation import Table
 from prfaas.models.kv_size import KvSize, Window
 from prfaas.models.profiles import built_in_profiles, load_profile, parse_profile
 
@@ -20,19 +19,6 @@ def test_the_points_and_between() -> None:
     assert H200.seconds(8192) == 0.72
     assert H200.seconds(20 * 1024) == pytest.approx((0.72 + 1.84) / 2)
     assert H200.max_tokens == 131072
-
-
-def test_scalar_and_array_agree() -> None:
-    tokens = np.array([1.0, 128, 1024, 5000, 32768, 131072])
-    for interpolation in ("linear", "log-log"):
-        table = Table(H200.table.x, H200.table.y, interpolation=interpolation, what="t")
-        assert table.at_each(tokens).tolist() == pytest.approx([table.at(t) for t in tokens])
-
-
-def test_log_log_is_straight_in_logarithms() -> None:
-    table = Table([10, 1000], [1, 100], interpolation="log-log", what="t")
-    assert table.at(100) == pytest.approx(10)
-    assert table.at(1) == pytest.approx(0.1)
 
 
 def test_beyond_the_table_is_refused_below_is_continued() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from prfaas.core.errors import ConfigError
+from prfaas.workload.arrivals import Arrivals
 from prfaas.workload.lengths import TruncatedLogNormal
 from prfaas.workload.replay import read_trace
-from prfaas.workload.requests import Arrivals, Process, Workload, draw
+from prfaas.workload.requests import Workload, draw
 
 
 def read(path: Path, text: str, *, arrivals: Arrivals | None = None, count: int = 100) -> Workload:
@@ -73,19 +74,6 @@ def test_the_first_of_a_workload_keep_all_they_have() -> None:
     workload = Workload([0.0, 1.0, 2.0], [9, 8, 7], [1, 2, 3], [[5], [], [6]], 128)
     assert workload.first(2) == Workload([0.0, 1.0], [9, 8], [1, 2], [[5], []], 128)
     assert workload.first(9) == workload
-
-
-@pytest.mark.parametrize("process", ["uniform", "poisson", "bursty", "diurnal"])
-def test_every_process_keeps_its_mean_rate(process: Process) -> None:
-    times = Arrivals(process, 5.0, variation=2.0, period_s=500.0).times(
-        20_000, np.random.default_rng(1)
-    )
-    gaps = np.diff(times)
-    assert (gaps >= 0).all()
-    assert 20_000 / times[-1] == pytest.approx(5.0, rel=0.05)
-    spread = gaps.std() / gaps.mean()
-    low, high = {"uniform": (0, 0.01), "bursty": (1.8, 2.2)}.get(process, (0.95, 1.2))
-    assert low <= spread <= high
 
 
 def test_drawing_repeats_with_the_seed_and_bad_rates_are_refused() -> None:

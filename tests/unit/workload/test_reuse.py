@@ -36,6 +36,12 @@ def test_a_small_cache_forgets_the_least_recently_used() -> None:
     assert replay_reuse(trace, 1024).uncached.mean() == pytest.approx((512 + 512 + 1) / 3)
 
 
+def test_what_is_evicted_is_the_end_of_an_old_prompt_never_its_beginning() -> None:
+    """Blocks are found from the first on: a beginning that is gone makes its rest worthless."""
+    trace = recorded((1536, [1, 2, 3]), (512, [9]), (1536, [1, 2, 3]))
+    assert replay_reuse(trace, 1536).uncached.mean() == pytest.approx((1536 + 512 + 512) / 3)
+
+
 def test_traces_without_prefixes_count_whole_prompts(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_text("num_prefill_tokens,num_decode_tokens\n40,2\n60,4\n")

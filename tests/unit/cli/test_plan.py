@@ -1,0 +1,54 @@
+"""``prfaas plan`` from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from prfaas.cli.main import main
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
+FIELDS = {
+    "name", "lambda_max_req_per_s", "threshold_tokens", "n_prfaas", "n_p", "n_d",
+    "theta_prfaas_req_per_s", "theta_pd_p_req_per_s", "theta_pd_d_req_per_s", "offloaded_share",
+    "egress_bytes_per_s", "binding_constraint",
+}  # fmt: skip
+
+
+def test_plan_json_has_the_promised_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLE), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    by_name = {row["name"]: row for row in report["deployments"]}
+    assert {"prfaas_pd", "homogeneous_pd", "naive_heterogeneous_pd"} <= set(by_name)
+    assert all(set(row) >= FIELDS for row in report["deployments"])
+    assert (by_name["prfaas_pd"]["n_p"], by_name["prfaas_pd"]["n_d"]) == (3, 5)
+
+
+def test_plan_prints_the_fit_and_the_bound_and_draws(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "new" / "plan.svg"
+    assert main(["plan", str(EXAMPLE), "--plot", str(target)]) == 0
+    out = capsys.readouterr().out
+    for text in ("(fit)", "bound, elastic roles: 3.33", "break-even", "What if"):
+        assert text in out
+    assert re.search(r"threshold t, tokens\W+19,\d{3}\b", out)
+    assert "<svg" in target.read_text()
+
+
+def test_what_is_free_is_planned_and_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = re.sub(r"(usd_per_\w+: )[0-9.]+", r"\g<1>0", EXAMPLE.read_text())
+    (tmp_path / "free.yaml").write_text(text)
+    assert main(["plan", str(tmp_path / "free.yaml")]) == 0
+    assert re.search(r"requests per USD(\W+-){3}", capsys.readouterr().out)
+
+
+def test_plan_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "missing.yaml"]) == 2
+    assert "missing.yaml: cannot be read" in capsys.readouterr().err
