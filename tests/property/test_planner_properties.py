@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from prfaas.models.interpolation import Table
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import DecodeProfile, InstanceProfile, PrefillProfile
+from prfaas.planner.demand import Demand, decode_point
 from prfaas.planner.fluid import fluid_optimum
 from prfaas.planner.sites import Cluster, Line
-from prfaas.planner.split import Demand, TwoClusters, decode_point
+from prfaas.planner.split import TwoClusters
 from prfaas.workload.lengths import (
     EmpiricalLengths,
     HistogramLengths,

@@ -15,12 +15,14 @@ from math import ceil, floor
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.planner.deployments import Cost, Deployment, from_fluid, from_split
+from prfaas.planner.cost import cost_of
+from prfaas.planner.demand import Expectations, decode_point
+from prfaas.planner.deployments import Deployment, from_fluid, from_split
 from prfaas.planner.fluid import FluidOptimum, fluid_optimum
 from prfaas.planner.routes import Splits, routes_of
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.sites import Cluster
-from prfaas.planner.split import Expectations, Split, TwoClusters, decode_point
+from prfaas.planner.split import Split, TwoClusters
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +124,7 @@ def _from_fluid(
         line.name: optimum.utilisation.get(f"line {line.name}", 0.0) * line.bytes_per_s
         for line in scenario.lines
     }
-    cost = _cost(scenario, scenario.clusters, sent, optimum.lambda_max)
+    cost = cost_of(scenario, scenario.clusters, sent, optimum.lambda_max)
     return from_fluid(scenario, name, title, optimum, splits, cost=cost)
 
 
@@ -131,7 +133,7 @@ def _finish(
 ) -> Deployment:
     offloads = any(cluster.kind == "prfaas" for cluster in clusters)
     sent = {line.name: split.egress_bytes_per_s for line in scenario.lines} if offloads else {}
-    cost = _cost(scenario, clusters, sent, split.lambda_max)
+    cost = cost_of(scenario, clusters, sent, split.lambda_max)
     n_pd = split.n_p + split.n_d
     return from_split(scenario, name, title, split, other, n_pd=n_pd, cost=cost)
 
@@ -174,25 +176,6 @@ def _at_least_two(instances: int) -> int:
     if instances < 2:
         raise ConfigError("the hardware amounts to less than 2 PD instances: nothing to compare")
     return instances
-
-
-def _cost(
-    scenario: Scenario, clusters: list[Cluster], sent: dict[str, float], lam: float
-) -> Cost | None:
-    """``sent``: bytes per second by line name; a line without an entry is not part of it."""
-    rents = [cluster.usd_per_hour for cluster in clusters]
-    if any(rent is None for rent in rents):
-        return None
-    used = [line for line in scenario.lines if line.name in sent]
-    lines = sum(line.usd_per_hour(0) for line in used)
-    traffic = sum(line.usd_per_hour(sent[line.name]) for line in used) - lines
-    total = sum(rent for rent in rents if rent is not None) + lines + traffic
-    return Cost(
-        usd_per_hour=total,
-        lines_usd_per_hour=lines,
-        traffic_usd_per_hour=traffic,
-        requests_per_usd=lam * 3600 / total if total else None,
-    )
 
 
 def _notes(scenario: Scenario) -> list[str]:

@@ -7,6 +7,7 @@ from math import inf
 import msgspec
 
 from prfaas.models.profiles import PrefillProfile
+from prfaas.planner.cost import Cost
 from prfaas.planner.fluid import FluidOptimum
 from prfaas.planner.queueing import Pool, Ttft, estimate_ttft, highest_rate
 from prfaas.planner.routes import Splits
@@ -22,17 +23,6 @@ class OtherExpectations(msgspec.Struct, frozen=True, kw_only=True):
     threshold_tokens: float | None
     n_p: int
     n_d: int
-
-
-class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """At ``lambda_max``. US dollars."""
-
-    usd_per_hour: float
-    """GPUs, lines and traffic."""
-    lines_usd_per_hour: float
-    traffic_usd_per_hour: float
-    requests_per_usd: float | None
-    """None where it costs nothing."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):

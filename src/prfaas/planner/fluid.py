@@ -25,9 +25,9 @@ from scipy.sparse import csr_array, hstack, vstack
 
 from prfaas.core.errors import ConfigError
 from prfaas.models.interpolation import FloatArray
+from prfaas.planner.demand import Demand
 from prfaas.planner.routes import Resource, Route, Splits, resources_of, routes_of
 from prfaas.planner.sites import Cluster, Line
-from prfaas.planner.split import Demand
 from prfaas.workload.lengths import Function, LengthDistribution
 
 BUCKETS = 256

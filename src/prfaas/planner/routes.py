@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
+from prfaas.planner.demand import Demand, decode_point
 from prfaas.planner.sites import Cluster, Line
-from prfaas.planner.split import Demand, decode_point
 from prfaas.workload.lengths import Function
 
 

@@ -18,9 +18,9 @@ from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tok
 from prfaas.models.geometry.models import load_model
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import common_kv_size, load_profile
+from prfaas.planner.demand import Demand, Expectations
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
-from prfaas.planner.split import Demand, Expectations
 from prfaas.workload.lengths import (
     HistogramLengths,
     LengthDistribution,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from prfaas.planner.split import Expectations
+from prfaas.planner.demand import Expectations
 
 Text = str | int | float
 """A quantity with its unit; a bare number is accepted here so that the error can name the unit."""

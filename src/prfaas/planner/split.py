@@ -5,66 +5,22 @@ the PD cluster's nodes into N_p for prefill and N_d for decode; the slowest stag
 throughput (equation 6). All that depends on t are conditional expectations over L > t and L <= t,
 so they are computed once, on a grid of thresholds, as cumulative sums over length buckets
 (`ThresholdCurves`); each split is then a few vector operations and the whole grid is searched.
-
-Two ways to take T_prefill over a range of lengths: the paper evaluates it at the mean length,
-T(E[L]); the time a cluster really spends is E[T(L)]. T is convex, so the first flatters the
-cluster. Both are here; `Expectations` says which.
 """
 
 from __future__ import annotations
 
 from math import inf
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
 from prfaas.models.interpolation import FloatArray
-from prfaas.models.kv_size import KvSize
-from prfaas.models.profiles import DecodeProfile, PrefillProfile
+from prfaas.models.profiles import PrefillProfile
 from prfaas.planner import equations as eq
-from prfaas.workload.lengths import Function, LengthDistribution
-
-Expectations = Literal["mean-length", "exact"]
-
-GRID = 4096
-NOBODY = 1e-12
-"""A share of requests below this is rounding."""
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the clusters, per request."""
-
-    lengths: LengthDistribution
-    """Uncached prompt tokens."""
-    output_tokens: float
-    kv: KvSize
-    tokens_per_s: float
-    """Decode speed each request is promised; bounds the decode batch."""
-
-
-class Decode(msgspec.Struct, frozen=True):
-    """The decode operating point: the largest batch that keeps the promised speed."""
-
-    batch: int
-    step_s: float
-
-    def rate(self, n_d: float, output_tokens: float) -> float:
-        """Theta_pd_d, equation (5)."""
-        return eq.pd_decode_throughput(n_d, self.batch, self.step_s, output_tokens)
-
-
-def decode_point(profile: DecodeProfile, tokens_per_s: float) -> Decode:
-    """BS_max and T_decode. Raises ConfigError where no profiled batch is fast enough."""
-    batch = profile.batch_within(1 / tokens_per_s)
-    if batch == 0:
-        raise ConfigError(
-            f"no profiled decode batch keeps {tokens_per_s:g} tokens/s; the fastest step takes "
-            f"{profile.step_seconds(1) * 1e3:.1f} ms: lower slo.tokens_per_s or profile a "
-            "smaller batch"
-        )
-    return Decode(batch, profile.step_seconds(batch))
+from prfaas.planner.curves import NOBODY, ThresholdCurves
+from prfaas.planner.demand import Decode, Demand, Expectations
+from prfaas.workload.lengths import Function
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,58 +41,6 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     egress_bytes_per_s: float
     """KV bytes that cross the line at ``lambda_max``."""
     binding: str
-
-
-class ThresholdCurves:
-    """Conditional expectations for every threshold of a grid.
-
-    ``thresholds`` has shape (GRID + 1,), from the shortest to the longest length; every array of
-    this class has that shape. Where no request is longer (or shorter), values are NaN.
-    """
-
-    def __init__(self, lengths: LengthDistribution) -> None:
-        self._lengths = lengths
-        quantiles = lengths.quantile(np.linspace(0, 1, GRID // 2))
-        spread = np.linspace(lengths.low, lengths.high, GRID // 2)
-        edges = np.union1d(quantiles, spread)
-        edges[0] = np.nextafter(lengths.low, -np.inf)
-        self.thresholds: FloatArray = edges
-        self._share = lengths.bucket_expectations(np.ones_like, edges)
-        self.p = self._above(self._share)
-
-    def above(self, function: Function, how: Expectations) -> FloatArray:
-        """E[f(L) | L > t], or f(E[L | L > t])."""
-        return self._conditional(function, how, self._above, self.p)
-
-    def below(self, function: Function, how: Expectations) -> FloatArray:
-        """E[f(L) | L <= t], or f(E[L | L <= t])."""
-        return self._conditional(function, how, self._below, self._below(self._share))
-
-    def _conditional(
-        self, function: Function, how: Expectations, accumulate: Function, share: FloatArray
-    ) -> FloatArray:
-        inner = function if how == "exact" else _identity
-        buckets = self._lengths.bucket_expectations(inner, self.thresholds)
-        some = share > NOBODY
-        mean = np.full_like(share, np.nan)
-        np.divide(accumulate(buckets), share, out=mean, where=some)
-        if how == "exact":
-            return mean
-        result = np.full_like(share, np.nan)
-        result[some] = function(np.clip(mean[some], self._lengths.low, self._lengths.high))
-        return result
-
-    @staticmethod
-    def _above(buckets: FloatArray) -> FloatArray:
-        return np.concatenate((np.cumsum(buckets[::-1])[::-1], [0.0]))
-
-    @staticmethod
-    def _below(buckets: FloatArray) -> FloatArray:
-        return np.concatenate(([0.0], np.cumsum(buckets)))
-
-
-def _identity(tokens: FloatArray) -> FloatArray:
-    return tokens
 
 
 class TwoClusters:

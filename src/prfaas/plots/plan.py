@@ -7,8 +7,8 @@ from typing import Any
 
 from prfaas.core.errors import ConfigError
 from prfaas.planner.compare import two_clusters
+from prfaas.planner.demand import Expectations
 from prfaas.planner.scenario import Scenario
-from prfaas.planner.split import Expectations
 from prfaas.plots.figure import BLUE, GREY, check_picture, legend, new_figure, save_figure
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.models.profiles import load_profile
+from prfaas.planner.demand import Demand, decode_point
 from prfaas.planner.fluid import fluid_optimum
 from prfaas.planner.sites import Cluster, Line
-from prfaas.planner.split import Demand, TwoClusters, decode_point
+from prfaas.planner.split import TwoClusters
 from prfaas.workload.lengths import TruncatedLogNormal
 
 H200, H20 = load_profile("paper-1t-h200"), load_profile("paper-1t-h20-fit")

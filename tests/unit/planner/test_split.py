@@ -7,7 +7,9 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.models.profiles import load_profile
-from prfaas.planner.split import Demand, ThresholdCurves, TwoClusters, decode_point
+from prfaas.planner.curves import ThresholdCurves
+from prfaas.planner.demand import Demand, decode_point
+from prfaas.planner.split import TwoClusters
 from prfaas.workload.lengths import EmpiricalLengths, TruncatedLogNormal
 
 H200, H20 = load_profile("paper-1t-h200"), load_profile("paper-1t-h20-fit")
