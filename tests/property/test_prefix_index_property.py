@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch, PromptKeys
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch
 
 BLOCK = 2
 WINDOW = 4

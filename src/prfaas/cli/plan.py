@@ -21,6 +21,7 @@ from prfaas.planner.whatif import BreakEven, WhatIf, break_even, what_ifs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
     parser.add_argument("scenario", type=Path, help="scenario file, e.g. examples/paper.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Plan the scenario and print it; returns the exit status."""
     scenario = load_scenario(args.scenario)
     result = plan(scenario)
     ours = next((d for d in result.deployments if d.name == "prfaas_pd"), None)

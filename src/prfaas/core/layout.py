@@ -107,6 +107,7 @@ class LayerSpan(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> int:
+        """Bytes of the span."""
         return (self.end_block - self.first_block) * self.layer.page_bytes
 
     def offset_of(self, block: int) -> int:

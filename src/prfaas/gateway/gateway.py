@@ -29,7 +29,8 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
 from prfaas.gateway.prompts import Renderer, usable_prefix
 from prfaas.gateway.trace import TraceLog
-from prfaas.index.prefix_index import EngineIndex, PromptKeys
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import EngineIndex
 from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged, RequestArrived

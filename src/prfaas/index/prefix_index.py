@@ -29,18 +29,16 @@ absent. An engine that holds less than the index says recomputes; no answer is w
 
 from __future__ import annotations
 
-import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from prfaas.core.errors import InvariantError
+from prfaas.index.keys import ROOT, PromptKeys, block_key, encode_extra
 
 BlockHash = int | bytes
-_ROOT = b"\0" * 16
-_NO_EXTRA = msgspec.msgpack.encode(None)
 
 _CHAINED_KINDS = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
 _STATE_KIND = "mamba"
@@ -68,39 +66,6 @@ class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: Sequence[int]
     extra_keys: Sequence[Any] | None = None
     window_tokens: int | None = None
-
-
-class PromptKeys:
-    """The keys of one prompt's blocks, computed once per block size and used for all engines.
-
-    Args:
-        token_ids: the whole prompt.
-        salt: the request's ``cache_salt``; vLLM mixes it into the first block.
-        adapter: name of the LoRA adapter; vLLM mixes it into every block.
-    """
-
-    def __init__(
-        self, token_ids: Sequence[int], *, salt: str | None = None, adapter: str | None = None
-    ) -> None:
-        self._tokens = array("I", token_ids)
-        named = [] if adapter is None else [adapter]
-        self._every_block = _encode_extra(named)
-        self._first_block = _encode_extra([*named, salt] if salt is not None else named)
-        self._by_block_size: dict[int, list[bytes]] = {}
-
-    def for_block_size(self, block_tokens: int) -> list[bytes]:
-        """Keys of the whole blocks before the last token, first to last."""
-        keys = self._by_block_size.get(block_tokens)
-        if keys is None:
-            keys = self._by_block_size[block_tokens] = list(self._chain(block_tokens))
-        return keys
-
-    def _chain(self, block_tokens: int) -> Iterator[bytes]:
-        key, extra = _ROOT, self._first_block
-        for start in range(0, len(self._tokens) - block_tokens, block_tokens):
-            key = _key(key, self._tokens[start : start + block_tokens], extra)
-            extra = self._every_block
-            yield key
 
 
 class EngineIndex:
@@ -200,7 +165,7 @@ class EngineIndex:
         if self._block_tokens is None:
             self._block_tokens = event.block_tokens
         size = self._block_tokens
-        key = _ROOT if event.parent is None else self._key_of.get(event.parent)
+        key = ROOT if event.parent is None else self._key_of.get(event.parent)
         count, extras = len(event.hashes), event.extra_keys
         sound = event.block_tokens == size and len(event.token_ids) == size * count
         sound = sound and (not extras or len(extras) == count)
@@ -210,7 +175,7 @@ class EngineIndex:
         tokens = array("I", event.token_ids)
         for number, block_hash in enumerate(event.hashes):
             extra = extras[number] if extras else None
-            key = _key(key, tokens[number * size : (number + 1) * size], _encode_extra(extra))
+            key = block_key(key, tokens[number * size : (number + 1) * size], encode_extra(extra))
             self._bind(key, block_hash)
             self._hold(group, block_hash)
 
@@ -272,14 +237,3 @@ class _Group:
         return all(
             run[end - 1] in self.held for end in range(count, max(0, count - needed * step), -step)
         )
-
-
-def _key(parent: bytes, tokens: array[int], extra: bytes) -> bytes:
-    digest = hashlib.blake2b(parent, digest_size=16)
-    digest.update(extra)
-    digest.update(tokens)
-    return digest.digest()
-
-
-def _encode_extra(extra: Sequence[Any] | None) -> bytes:
-    return msgspec.msgpack.encode(extra) if extra else _NO_EXTRA

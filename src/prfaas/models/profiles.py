@@ -109,12 +109,14 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prefill_or_refuse(self) -> PrefillProfile:
+        """Raises ConfigError where the profile has no prefill table."""
         if self.prefill is None:
             raise ConfigError(f"profile {self.name!r} has no 'prefill' table; add one")
         return self.prefill
 
     @property
     def decode_or_refuse(self) -> DecodeProfile:
+        """Raises ConfigError where the profile has no decode table."""
         if self.decode is None:
             raise ConfigError(f"profile {self.name!r} has no 'decode' table; add one")
         return self.decode

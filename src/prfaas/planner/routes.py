@@ -23,9 +23,12 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
+    """What bounds how much can be served, and how much of it each route takes."""
+
     name: str
     is_line: bool
     capacity: float
+    """Nodes, or bytes per second of a line."""
     use: dict[int, Function]
     """By route number: units taken per request of a length."""
 

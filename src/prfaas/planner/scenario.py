@@ -43,10 +43,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prfaas(self) -> list[Cluster]:
+        """Clusters that only prefill, in the file's order."""
         return [cluster for cluster in self.clusters if cluster.kind == "prfaas"]
 
     @property
     def pd(self) -> list[Cluster]:
+        """Clusters that prefill and decode, in the file's order."""
         return [cluster for cluster in self.clusters if cluster.kind == "pd"]
 
     @property

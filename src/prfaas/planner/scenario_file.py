@@ -17,6 +17,8 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class LogNormalFile(Strict, frozen=True):
+    """ln(tokens) normal with mean ``mu`` and deviation ``sigma``, kept to [low, high] tokens."""
+
     mu: float
     sigma: float
     low: str | int
@@ -24,11 +26,15 @@ class LogNormalFile(Strict, frozen=True):
 
 
 class HistogramFile(Strict, frozen=True):
+    """Shares of requests between rising ``edges`` in tokens; one edge more than weights."""
+
     edges: list[str | int]
     weights: list[float]
 
 
 class TraceFile(Strict, frozen=True):
+    """A published trace; ``file`` starts from the scenario's directory."""
+
     file: str
     prefix_cache: str | int | None = None
     """Tokens the cache holds; without it the cache is unbounded."""
@@ -43,6 +49,8 @@ class LengthsFile(Strict, frozen=True):
 
 
 class WorkloadFile(Strict, frozen=True):
+    """What is asked: prompt lengths, answers, and how much of a prompt is cached."""
+
     lengths: LengthsFile
     output_tokens: float | None = None
     """Mean answer; a trace brings its own."""
@@ -51,16 +59,22 @@ class WorkloadFile(Strict, frozen=True):
 
 
 class TtftFile(Strict, frozen=True):
+    """The ``percentile`` of TTFT that must lie ``within`` a time."""
+
     within: Text
     percentile: Literal[50, 90, 99] = 90
 
 
 class SloFile(Strict, frozen=True):
+    """``tokens_per_s``: the decode speed promised to each request; it bounds the batch."""
+
     tokens_per_s: float
     ttft: TtftFile | None = None
 
 
 class ClusterFile(Strict, frozen=True):
+    """``profile``: a built-in name, or a file that starts from the scenario's directory."""
+
     name: str
     kind: Literal["prfaas", "pd"]
     profile: str
@@ -69,6 +83,8 @@ class ClusterFile(Strict, frozen=True):
 
 
 class LineFile(Strict, frozen=True):
+    """One direction. ``usd_per_gb`` is per 10^9 bytes sent."""
+
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     bandwidth: Text
@@ -78,11 +94,15 @@ class LineFile(Strict, frozen=True):
 
 
 class KvFile(Strict, frozen=True):
+    """S_kv as two quantities of bytes."""
+
     constant: Text
     per_token: Text
 
 
 class ScenarioFile(Strict, frozen=True):
+    """The whole file; docs/planner.md has the keys."""
+
     name: str
     workload: WorkloadFile
     slo: SloFile

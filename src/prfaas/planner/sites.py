@@ -41,6 +41,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
+        """``SOURCE to TARGET``."""
         return f"{self.source} to {self.target}"
 
     def usd_per_hour(self, bytes_per_s: float) -> float:

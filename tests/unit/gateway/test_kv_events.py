@@ -14,7 +14,8 @@ import zmq.asyncio
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
-from prfaas.index.prefix_index import EngineIndex, PromptKeys
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import EngineIndex
 from prfaas.testing.mock_deployment import until
 
 BLOCK = 4

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch, PromptKeys
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch
 
 BLOCK = 4
 TOKENS = list(range(100, 120))
