@@ -9,8 +9,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint test-pure test-engine test-tensor-parallel fuzz figures \
-        bench-transfer compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
+.PHONY: help setup demo test test-fast lint rooms check-rooms test-pure test-engine test-tensor-parallel \
+        fuzz figures bench-transfer compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,12 @@ lint: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+rooms: $(READY)  ## sizes, docstrings, tests beside modules, import circles: the table of docs/developing.md
+	$(BIN)/python tools/rooms.py --write
+
+check-rooms: $(READY)  ## fails where one of their limits is broken
+	$(BIN)/python tools/rooms.py --check
 
 test-pure: $(READY)
 	$(BIN)/pytest -q -m 'not engine' tests
