@@ -12,9 +12,9 @@ from prfaas.link.tcp.config import (
     PeerConfig,
     Plaintext,
     TcpLinkConfig,
-    TlsFiles,
     split_address,
 )
+from prfaas.tls.files import TlsFiles
 
 _PEER_GRACE_S = 5.0
 """A sender that closed its last connection and has not come back after this is dead or restarted:

@@ -12,9 +12,10 @@ import msgspec
 
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_rate
-from prfaas.link.tcp.config import Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.selftest import Report, SilentSink, Stage, report, run_stages
+from prfaas.tls.files import TlsFiles, files_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -144,5 +145,4 @@ def _security(args: argparse.Namespace) -> TlsFiles | Plaintext:
         raise CallerError("say either --certs DIRECTORY (made by 'prfaas certs') or --plaintext")
     if args.plaintext:
         return Plaintext()
-    certs: Path = args.certs
-    return TlsFiles(certs / "ca.pem", certs / f"{args.name}.pem", certs / f"{args.name}-key.pem")
+    return files_of(args.certs, args.name)

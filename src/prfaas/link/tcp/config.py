@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import KIB
+from prfaas.tls.files import TlsFiles
 
 LEAST_CHUNK_BYTES = 4 * KIB
 
@@ -16,14 +16,6 @@ LEAST_CHUNK_BYTES = 4 * KIB
 class Plaintext(msgspec.Struct, frozen=True):
     """No encryption and no authentication: a peer is who it says it is. Only for lines that are
     protected otherwise; it is never fallen back to."""
-
-
-class TlsFiles(msgspec.Struct, frozen=True):
-    """PEM files for TLS 1.3 with mutual authentication, as `prfaas certs` writes them."""
-
-    ca: Path
-    cert: Path
-    key: Path
 
 
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +56,7 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     """Connections beyond the first are closed after so long without work."""
     peer_grace_s: float = 15.0
-    """Incoming transfers of a sender without any connection are given up after this."""
+    """ReceivingState transfers of a sender without any connection are given up after this."""
     dscp: int = 0
     """Differentiated services code point of the packets (10: AF11 bulk, 0: best effort)."""
     congestion_control: str | None = "bbr"

@@ -17,9 +17,9 @@ from prfaas.link.protocol.frames import (
     control,
     decode,
 )
-from prfaas.link.tcp import tls
 from prfaas.link.tcp.channel import Channel, connect, tune
 from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig, split_address
+from prfaas.tls.context import check_identity
 
 _CONNECT_S = 3.0
 """A connect without an answer is begun anew: the kernel itself asks again after 1, 3, 7 and 15 s
@@ -56,7 +56,7 @@ def dial(
         )
         if context is not None:
             sock = context.wrap_socket(sock)
-            tls.check_identity(sock, hello.target)
+            check_identity(sock, hello.target)
         sock.sendall(control(Kind.HELLO, hello))
         welcome = _welcome(sock, until)
         if welcome.name != hello.target:

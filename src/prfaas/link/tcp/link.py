@@ -16,12 +16,13 @@ from prfaas.link.api import (
     TransferOffer,
     TransferSink,
 )
-from prfaas.link.tcp import tls
-from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, TlsFiles, check, check_peer
-from prfaas.link.tcp.door import Door
-from prfaas.link.tcp.peer import PeerLink
-from prfaas.link.tcp.receiving import Receivers
+from prfaas.link.tcp.acceptor import Acceptor
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, check, check_peer
+from prfaas.link.tcp.receiving_driver import ReceivingDriver
+from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.link.tcp.telemetry import LinkCounters
+from prfaas.tls.context import client_context
+from prfaas.tls.files import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,10 @@ class TcpLink:
         check(config)
         self._config = config
         security = config.security
-        self._context = tls.client_context(security) if isinstance(security, TlsFiles) else None
-        self._receivers = Receivers(config, sink)
-        self._door = Door(config, secrets.randbits(63), self._receivers.admit)
-        self._peers: dict[str, PeerLink] = {}
+        self._context = client_context(security) if isinstance(security, TlsFiles) else None
+        self._receivers = ReceivingDriver(config, sink)
+        self._door = Acceptor(config, secrets.randbits(63), self._receivers.admit)
+        self._peers: dict[str, SendingDriver] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._door.start()
@@ -62,7 +63,7 @@ class TcpLink:
         with self._lock:
             known = self._peers.get(name)
             if known is None:
-                self._peers[name] = PeerLink(name, peer, self._config, self._context)
+                self._peers[name] = SendingDriver(name, peer, self._config, self._context)
                 return
         known.configure(peer)
 
@@ -88,7 +89,7 @@ class TcpLink:
 
     def counters(self) -> LinkCounters:
         """Everything metrics need; see `telemetry`."""
-        receivers, received = self._receivers, self._receivers.desk.counters
+        receivers, received = self._receivers, self._receivers.end.counters
         return LinkCounters(
             peers={name: peer.telemetry() for name, peer in list(self._peers.items())},
             incoming_connections=receivers.connections,
@@ -114,7 +115,7 @@ class TcpLink:
 
     def _tick(self) -> None:
         while not self._closing.wait(_TICK_S):
-            parts: list[Receivers | PeerLink] = [self._receivers, *self._peers.values()]
+            parts: list[ReceivingDriver | SendingDriver] = [self._receivers, *self._peers.values()]
             for part in parts:
                 try:
                     part.tick(time.monotonic())

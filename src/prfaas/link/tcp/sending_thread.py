@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from prfaas.core.errors import LinkError, PeerError
-from prfaas.link.protocol.outbound import OutboundConnection
+from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.tcp.channel import Channel, Waiter, Wakeup
 from prfaas.link.tcp.dialing import Dialled, dial
 
 if TYPE_CHECKING:
-    from prfaas.link.tcp.peer import PeerLink
+    from prfaas.link.tcp.sending_driver import SendingDriver
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ _WRITES_PER_READ = 4
 """While the socket takes all there is, replies are looked for only so often."""
 
 
-class SenderThread(threading.Thread):
+class SendingThread(threading.Thread):
     """Slot ``slot`` of a peer's connections: dials when it is wanted, again when it is lost."""
 
-    def __init__(self, peer: PeerLink, slot: int) -> None:
+    def __init__(self, peer: SendingDriver, slot: int) -> None:
         super().__init__(name=f"kv-link-to-{peer.name}-{slot}", daemon=True)
         self.slot = slot
         self.channel: Channel | None = None
-        self.machine: OutboundConnection | None = None
+        self.machine: SendingConnection | None = None
         self._peer = peer
         self._wakeup = Wakeup()
         self._stopping = False
@@ -79,8 +79,8 @@ class SenderThread(threading.Thread):
     def _carry(self, dialled: Dialled, number: int) -> None:
         peer, channel = self._peer, dialled.channel
         most_bytes = min(peer.config.max_chunk_bytes, dialled.welcome.max_chunk_bytes)
-        machine = OutboundConnection(
-            peer.desk,
+        machine = SendingConnection(
+            peer.end,
             number,
             guard=peer.lock,
             chunk_bytes=min(peer.line.chunk_bytes, most_bytes),
@@ -101,7 +101,7 @@ class SenderThread(threading.Thread):
             machine.closed(now=time.monotonic())
             peer.disconnected(self, graceful=graceful)
 
-    def _serve(self, channel: Channel, machine: OutboundConnection) -> None:
+    def _serve(self, channel: Channel, machine: SendingConnection) -> None:
         waiter = Waiter(channel, self._wakeup)
         peer = self._peer
         check_at = 0.0
@@ -125,7 +125,7 @@ class SenderThread(threading.Thread):
             unread = 0
             self._read(channel, machine)
 
-    def _write(self, channel: Channel, machine: OutboundConnection) -> bool:
+    def _write(self, channel: Channel, machine: SendingConnection) -> bool:
         """Write what the socket takes; True when it takes no more."""
         while machine.pending:
             count = channel.send(machine.pending)
@@ -135,7 +135,7 @@ class SenderThread(threading.Thread):
         self._peer.pump.drain()
         return False
 
-    def _read(self, channel: Channel, machine: OutboundConnection) -> None:
+    def _read(self, channel: Channel, machine: SendingConnection) -> None:
         buffer = machine.get_buffer()
         while True:
             count = channel.recv_into(buffer)

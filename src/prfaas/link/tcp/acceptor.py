@@ -27,9 +27,10 @@ from prfaas.link.protocol.frames import (
     decode,
     reason,
 )
-from prfaas.link.tcp import tls
 from prfaas.link.tcp.channel import Channel, Wakeup, tune
-from prfaas.link.tcp.config import TcpLinkConfig, TlsFiles, split_address
+from prfaas.link.tcp.config import TcpLinkConfig, split_address
+from prfaas.tls.context import check_identity, server_context
+from prfaas.tls.files import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _TLS_HANDSHAKE = 0x16
 _ACCEPT_PAUSE_S = 0.1
 
 
-class _Visitor:
+class _PendingConnection:
     """A connection that has not said who it is."""
 
     def __init__(self, sock: socket.socket, address: str, now: float) -> None:
@@ -48,7 +49,7 @@ class _Visitor:
         self.reader = FrameReader(max_chunk_bytes=1)
 
 
-class _Unwelcome(PeerError):
+class _TurnedAway(PeerError):
     """A connection that is turned away; ``kind`` is what it is counted as."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -56,7 +57,7 @@ class _Unwelcome(PeerError):
         self.kind = kind
 
 
-class Door(threading.Thread):
+class Acceptor(threading.Thread):
     """Accepts, authenticates and hands over with ``admit``. ``address`` is where it listens,
     ``turned_away`` counts by cause."""
 
@@ -67,13 +68,13 @@ class Door(threading.Thread):
         self.turned_away: Counter[str] = Counter()
         self._config, self._incarnation, self._admit = config, incarnation, admit
         security = config.security
-        self._tls = tls.server_context(security) if isinstance(security, TlsFiles) else None
+        self._tls = server_context(security) if isinstance(security, TlsFiles) else None
         self._listener = _listen(config.listen)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
-        self._visitors: OrderedDict[int, _Visitor] = OrderedDict()
+        self._visitors: OrderedDict[int, _PendingConnection] = OrderedDict()
         host, port = self._listener.getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._stopping = False
@@ -115,9 +116,9 @@ class Door(threading.Thread):
         sock.setblocking(False)
         if len(self._visitors) >= self._config.max_pending_connections:
             self._evict_oldest("overflow")
-        self._remember(_Visitor(sock, f"{address[0]}:{address[1]}", time.monotonic()))
+        self._remember(_PendingConnection(sock, f"{address[0]}:{address[1]}", time.monotonic()))
 
-    def _attend(self, visitor: _Visitor) -> None:
+    def _attend(self, visitor: _PendingConnection) -> None:
         if visitor.leaving:
             self._see_off(visitor)
             return
@@ -129,7 +130,7 @@ class Door(threading.Thread):
             # Nothing a stranger's bytes can provoke may end the thread that serves everyone.
             self._turn_away(visitor, error)
 
-    def _listen_to(self, visitor: _Visitor) -> Hello | None:
+    def _listen_to(self, visitor: _PendingConnection) -> Hello | None:
         """Its Hello, once it is there and its identity is known."""
         if visitor.channel is None:
             try:
@@ -149,17 +150,17 @@ class Door(threading.Thread):
             if count is None:
                 return None
             if count == 0:
-                raise _Unwelcome("closed", "closed before it said who it is")
+                raise _TurnedAway("closed", "closed before it said who it is")
             frame = visitor.reader.received(count)
             if frame is not None:
                 if frame.header.kind is not Kind.HELLO:
-                    raise _Unwelcome("protocol", "did not say who it is first")
+                    raise _TurnedAway("protocol", "did not say who it is first")
                 return decode(frame.body, Hello)
 
-    def _channel(self, visitor: _Visitor, first: bytes) -> Channel:
+    def _channel(self, visitor: _PendingConnection, first: bytes) -> Channel:
         sock = visitor.socket
         if not first:
-            raise _Unwelcome("closed", "closed before it said who it is")
+            raise _TurnedAway("closed", "closed before it said who it is")
         if self._tls is not None:
             if first[0] == _TLS_HANDSHAKE:
                 wrapped = self._tls.wrap_socket(
@@ -169,25 +170,25 @@ class Door(threading.Thread):
                 return Channel(wrapped)
             if first[0] == Kind.HELLO:
                 _say(Channel(sock), "this agent requires TLS and was spoken to in plaintext")
-                raise _Unwelcome("plaintext", "spoke plaintext to an agent that requires TLS")
+                raise _TurnedAway("plaintext", "spoke plaintext to an agent that requires TLS")
         elif first[0] == Kind.HELLO:
             return Channel(sock)
         elif first[0] == _TLS_HANDSHAKE:
-            raise _Unwelcome("tls", "spoke TLS to an agent that is configured for plaintext")
-        raise _Unwelcome("unknown", "does not speak the KV link's protocol")
+            raise _TurnedAway("tls", "spoke TLS to an agent that is configured for plaintext")
+        raise _TurnedAway("unknown", "does not speak the KV link's protocol")
 
-    def _let_in(self, visitor: _Visitor, hello: Hello) -> None:
+    def _let_in(self, visitor: _PendingConnection, hello: Hello) -> None:
         channel, config = visitor.channel, self._config
         assert channel is not None
         try:
             if hello.target != config.name:
-                raise _Unwelcome(
+                raise _TurnedAway(
                     "name", f"looks for agent {hello.target!r}; this is {config.name!r}"
                 )
             if isinstance(channel.socket, ssl.SSLSocket):
-                tls.check_identity(channel.socket, hello.name)
+                check_identity(channel.socket, hello.name)
             if config.accept_from is not None and hello.name not in config.accept_from:
-                raise _Unwelcome("forbidden", f"agent {hello.name!r} may not push to this one")
+                raise _TurnedAway("forbidden", f"agent {hello.name!r} may not push to this one")
             self._forget(visitor)
             tune(
                 channel.socket,
@@ -202,8 +203,8 @@ class Door(threading.Thread):
             _say(channel, str(error))
             raise
 
-    def _turn_away(self, visitor: _Visitor, error: Exception) -> None:
-        if isinstance(error, _Unwelcome):
+    def _turn_away(self, visitor: _PendingConnection, error: Exception) -> None:
+        if isinstance(error, _TurnedAway):
             kind = error.kind
         elif isinstance(error, ssl.SSLError):
             kind = "certificate" if "CERTIFICATE" in (error.reason or "") else "handshake"
@@ -222,7 +223,7 @@ class Door(threading.Thread):
         if visitor.fd not in self._visitors:
             self._remember(visitor)
 
-    def _see_off(self, visitor: _Visitor) -> None:
+    def _see_off(self, visitor: _PendingConnection) -> None:
         """Closing with unread bytes would destroy our last words (a TLS alert, a REJECT) on
         their way: wait until the other side has closed."""
         try:
@@ -250,11 +251,11 @@ class Door(threading.Thread):
             self._forget(visitor)
             visitor.socket.close()
 
-    def _remember(self, visitor: _Visitor) -> None:
+    def _remember(self, visitor: _PendingConnection) -> None:
         self._visitors[visitor.fd] = visitor
         self._selector.register(visitor.fd, selectors.EVENT_READ)
 
-    def _forget(self, visitor: _Visitor) -> None:
+    def _forget(self, visitor: _PendingConnection) -> None:
         if self._visitors.pop(visitor.fd, None) is not None:
             self._selector.unregister(visitor.fd)
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
 from prfaas.link.protocol.frames import HEADER_BYTES, Hello, Kind, reason
-from prfaas.link.protocol.inbound import InboundConnection
-from prfaas.link.protocol.incoming import Completed, Event, Failed, Stored, Withdrawn
-from prfaas.link.protocol.receiver import ReceivingDesk
+from prfaas.link.protocol.receiving_connection import ReceivingConnection
+from prfaas.link.protocol.receiving_end import ReceivingEnd
+from prfaas.link.protocol.receiving_records import Completed, Event, Failed, Stored, Withdrawn
 from prfaas.link.tcp.channel import Channel, Waiter, Wakeup
 from prfaas.link.tcp.config import TcpLinkConfig
-from prfaas.link.tcp.pump import EventPump
+from prfaas.link.tcp.event_pump import EventPump
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +40,18 @@ class _Forgetful:
         return (memory[:length],)
 
 
-class Receivers:
-    """All incoming connections of an agent and the desk they share."""
+class ReceivingDriver:
+    """All incoming connections of an agent and the end they share."""
 
     def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
         self.config, self.sink = config, sink
         self.lock = threading.Lock()
-        self.desk = ReceivingDesk(
+        self.end = ReceivingEnd(
             max_transfers=config.max_incoming_transfers, peer_grace_s=config.peer_grace_s
         )
-        self.pump: EventPump[Event] = EventPump(self.lock, self.desk.events, self._deliver)
+        self.pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
         self.lost_to_errors = 0
-        self._threads: set[ReceiverThread] = set()
+        self._threads: set[ReceivingThread] = set()
         self._closed = False
 
     def admit(self, channel: Channel, hello: Hello) -> None:
@@ -59,12 +59,12 @@ class Receivers:
         with self.lock:
             if self._closed or len(self._threads) >= self.config.max_incoming_connections:
                 raise PeerError("too many connections to this agent")
-        thread = ReceiverThread(self, channel, hello)
+        thread = ReceivingThread(self, channel, hello)
         with self.lock:
             self._threads.add(thread)
         thread.start()
 
-    def ended(self, thread: ReceiverThread, error: Exception | None) -> None:
+    def ended(self, thread: ReceivingThread, error: Exception | None) -> None:
         """A connection's thread is done with its socket."""
         with self.lock:
             self._threads.discard(thread)
@@ -83,18 +83,18 @@ class Receivers:
 
     def abandon(self, key: TransferKey, why: str) -> None:
         with self.lock:
-            self.desk.abandon(key, why)
+            self.end.abandon(key, why)
         self.pump.drain()
 
     def tick(self, now: float) -> None:
         with self.lock:
-            self.desk.tick(now=now)
+            self.end.tick(now=now)
         self.pump.drain()
 
     def close(self) -> None:
         with self.lock:
             self._closed = True
-            self.desk.close("the receiving agent shuts down")
+            self.end.close("the receiving agent shuts down")
             threads = list(self._threads)
         for thread in threads:
             thread.stop()
@@ -120,17 +120,17 @@ def _is_test(offer: TransferOffer) -> bool:
     return offer.layout_fingerprint == LINK_TEST_LAYOUT
 
 
-class ReceiverThread(threading.Thread):
+class ReceivingThread(threading.Thread):
     """Reads one connection until it ends."""
 
-    def __init__(self, receivers: Receivers, channel: Channel, hello: Hello) -> None:
+    def __init__(self, receivers: ReceivingDriver, channel: Channel, hello: Hello) -> None:
         super().__init__(name=f"kv-link-in-{hello.name}-{hello.connection}", daemon=True)
         self._receivers, self._channel = receivers, channel
         self._wakeup = Wakeup()
         self._stopping = False
         try:
-            self._machine = InboundConnection(
-                receivers.desk,
+            self._machine = ReceivingConnection(
+                receivers.end,
                 hello.name,
                 hello.session,
                 hello.connection,
@@ -192,7 +192,7 @@ class ReceiverThread(threading.Thread):
         self._write(machine, channel, output)  # last words, as far as the socket takes them
 
     def _write(
-        self, machine: InboundConnection, channel: Channel, output: list[memoryview]
+        self, machine: ReceivingConnection, channel: Channel, output: list[memoryview]
     ) -> list[memoryview]:
         if machine.output_bytes:
             output.append(memoryview(machine.take_output()))

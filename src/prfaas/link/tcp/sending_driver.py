@@ -1,4 +1,4 @@
-"""Sending to one peer: its desk, its connections, what is known of the line."""
+"""Sending to one peer: its end, its connections, what is known of the line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from collections.abc import Callable
 from prfaas.core.errors import CallerError, LinkError
 from prfaas.link.api import LinkState, TransferOffer
 from prfaas.link.protocol.frames import Hello, Welcome
-from prfaas.link.protocol.outbound import OutboundConnection
-from prfaas.link.protocol.outgoing import OutgoingTransfer
-from prfaas.link.protocol.sender import SendingDesk
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_end import SendingEnd
+from prfaas.link.protocol.sending_records import SendingTransfer
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
-from prfaas.link.tcp.line import Line
-from prfaas.link.tcp.pump import EventPump
-from prfaas.link.tcp.sending import SenderThread
+from prfaas.link.tcp.event_pump import EventPump
+from prfaas.link.tcp.line_control import LineControl
+from prfaas.link.tcp.sending_thread import SendingThread
 from prfaas.link.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ _JOIN_S = 2.0
 _SAMPLE_S = 0.1
 
 
-class PeerLink:
-    """One peer to send to. ``lock`` guards the desk and the fields below it."""
+class SendingDriver:
+    """One peer to send to. ``lock`` guards the end and the fields below it."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class PeerLink:
     ) -> None:
         self.name, self.config, self.context = name, config, context
         self.lock = threading.Lock()
-        self.desk = SendingDesk(rate_bytes_per_s=peer.rate_bytes_per_s)
+        self.end = SendingEnd(rate_bytes_per_s=peer.rate_bytes_per_s)
         self.pump: EventPump[Callable[[], None]] = EventPump(
-            self.lock, self.desk.events, lambda callback: callback()
+            self.lock, self.end.events, lambda callback: callback()
         )
         self.dial_errors: Counter[str] = Counter()
         self.last_error = ""
@@ -54,11 +54,11 @@ class PeerLink:
         self._session = secrets.randbits(63)
         self._numbers = itertools.count(1)
         self._incarnation: int | None = None
-        self._live: dict[int, SenderThread] = {}
+        self._live: dict[int, SendingThread] = {}
         self._closed = False
         self._sample_at = time.monotonic()
-        self.line = Line(name, peer, config)
-        self._threads: list[SenderThread] = []
+        self.line = LineControl(name, peer, config)
+        self._threads: list[SendingThread] = []
         with self.lock:
             self._staff()
 
@@ -72,7 +72,7 @@ class PeerLink:
         with self.lock:
             moved = peer.address != self._peer.address
             self._peer = peer
-            self.desk.pacer.rate_bytes_per_s = peer.rate_bytes_per_s
+            self.end.pacer.rate_bytes_per_s = peer.rate_bytes_per_s
             self.line.peer = peer
             self._staff()
             live = list(self._live.values())
@@ -92,7 +92,7 @@ class PeerLink:
         with self.lock:
             if self._closed:
                 raise LinkError("the link is closed")
-            transfer = self.desk.open(offer, on_complete, on_failed, now=time.monotonic())
+            transfer = self.end.open(offer, on_complete, on_failed, now=time.monotonic())
             self._news.notify_all()
         self.rouse()
         return Handle(self, transfer)
@@ -108,8 +108,8 @@ class PeerLink:
     def tick(self, now: float) -> None:
         """Every 20 ms, from the link's ticker."""
         with self.lock:
-            self.desk.tick(now=now, trouble=self.last_error)
-            sendable = self.desk.sendable
+            self.end.tick(now=now, trouble=self.last_error)
+            sendable = self.end.sendable
         if sendable:
             self.rouse(1)
         self.pump.drain()
@@ -120,7 +120,7 @@ class PeerLink:
     def close(self) -> None:
         with self.lock:
             self._closed = True
-            self.desk.fail_all("the link is closed")
+            self.end.fail_all("the link is closed")
             self._news.notify_all()
             threads = list(self._threads)
         for thread in threads:
@@ -141,7 +141,7 @@ class PeerLink:
         """Before anything is sent to it: a receiver that has restarted has forgotten all."""
         with self.lock:
             if self._incarnation not in (None, welcome.incarnation):
-                self.desk.restarted(f"{self.name} has restarted")
+                self.end.restarted(f"{self.name} has restarted")
             self._incarnation = welcome.incarnation
             self.line.most_chunk_bytes = min(self.config.max_chunk_bytes, welcome.max_chunk_bytes)
             self.last_error = ""
@@ -154,7 +154,7 @@ class PeerLink:
     def retires(self, slot: int, number: int, *, idle_s: float) -> bool:
         """Should a connection without work be closed?"""
         with self.lock:
-            if self.desk.carries(number):
+            if self.end.carries(number):
                 return False
             return slot >= self.line.connections or (slot > 0 and idle_s >= self.config.idle_s)
 
@@ -165,7 +165,7 @@ class PeerLink:
                 self._news.wait(seconds)
 
     def connected(
-        self, thread: SenderThread, channel: Channel, machine: OutboundConnection
+        self, thread: SendingThread, channel: Channel, machine: SendingConnection
     ) -> None:
         self.line.introduce(channel)
         with self.lock:
@@ -174,12 +174,12 @@ class PeerLink:
             self._staff()
             self._news.notify_all()
 
-    def disconnected(self, thread: SenderThread, *, graceful: bool) -> None:
+    def disconnected(self, thread: SendingThread, *, graceful: bool) -> None:
         with self.lock:
             self._live.pop(thread.slot, None)
             thread.channel = thread.machine = None
             if not graceful:
-                self.desk.counters.connections_lost += 1
+                self.end.counters.connections_lost += 1
         self.rouse()
         self.pump.drain()
 
@@ -194,12 +194,12 @@ class PeerLink:
 
     def _wants(self, slot: int) -> bool:
         """While nothing is connected the first slot alone tries, for all."""
-        wanted = slot < self.line.connections and self.desk.busy and bool(self._live)
+        wanted = slot < self.line.connections and self.end.busy and bool(self._live)
         return slot == 0 or wanted
 
     def _staff(self) -> None:
         while not self._closed and len(self._threads) < self.line.connections:
-            thread = SenderThread(self, len(self._threads))
+            thread = SendingThread(self, len(self._threads))
             thread.start()
             self._threads.append(thread)
 
@@ -210,20 +210,20 @@ class PeerLink:
                 for t in self._live.values()
                 if t.channel is not None and t.machine is not None
             }
-            counters, queued = copy.copy(self.desk.counters), self.desk.queued_bytes
+            counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
         self.line.observe(live, counters, queued, now)
         with self.lock:
-            self.desk.pacer.rate_bytes_per_s = self.line.rate_bytes_per_s
+            self.end.pacer.rate_bytes_per_s = self.line.rate_bytes_per_s
             self._staff()
 
     def state(self) -> LinkState:
         with self.lock:
-            counters, queued = copy.copy(self.desk.counters), self.desk.queued_bytes
+            counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
             connections = len(self._live)
         return self.line.state(connections, counters, queued)
 
     def telemetry(self) -> PeerTelemetry:
-        counters = self.desk.counters
+        counters = self.end.counters
         return PeerTelemetry(
             state=self.state(),
             connections=tuple(
@@ -249,9 +249,9 @@ class PeerLink:
 
 
 class Handle:
-    """The producer's end of a transfer (`link.api.OutgoingTransfer`)."""
+    """The producer's end of a transfer (`link.api.SendingTransfer`)."""
 
-    def __init__(self, peer: PeerLink, transfer: OutgoingTransfer) -> None:
+    def __init__(self, peer: SendingDriver, transfer: SendingTransfer) -> None:
         self._peer, self._transfer = peer, transfer
 
     def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
@@ -263,13 +263,13 @@ class Handle:
                 f"range [{flat_offset}, {flat_offset + len(view)}) is outside [0, {total})"
             )
         with self._peer.lock:
-            self._peer.desk.add(self._transfer, flat_offset, view, on_released)
+            self._peer.end.add(self._transfer, flat_offset, view, on_released)
         self._peer.rouse(1 + len(view) // (256 * 1024))
         self._peer.pump.drain()
 
     def cancel(self, reason: str) -> None:
         with self._peer.lock:
-            self._peer.desk.cancel(self._transfer, reason)
+            self._peer.end.cancel(self._transfer, reason)
         self._peer.rouse(1)
         self._peer.pump.drain()
 
