@@ -21,6 +21,7 @@ from prfaas.agent.receptions import Receptions
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.settings import AgentSettings
 from prfaas.agent.state import AgentState
+from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError, LinkError
 from prfaas.link.api import (
     Link,
@@ -30,7 +31,6 @@ from prfaas.link.api import (
     TransferOffer,
     TransferSink,
 )
-from prfaas.link.tcp.config import split_address
 from prfaas.link.tcp.link import TcpLink
 from prfaas.pool.slots import Pool
 
@@ -128,7 +128,7 @@ class Agent:
 
 
 async def _serve_http(app: web.Application, address: str, stack: contextlib.AsyncExitStack) -> str:
-    host, port = split_address(address)
+    host, port = parse_address(address)
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
     )
@@ -138,8 +138,7 @@ async def _serve_http(app: web.Application, address: str, stack: contextlib.Asyn
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         raise ConfigError(f"cannot listen at {address}: {error.strerror}") from error
-    host, port, *_ = runner.addresses[0]
-    return f"http://{host}:{port}"
+    return f"http://{Address(*runner.addresses[0][:2])}"
 
 
 async def _sweep(

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from prfaas.core.addresses import Address, parse_address
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError
-from prfaas.gateway.endpoints import Endpoints, parse_listen
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 
@@ -69,10 +70,9 @@ def _allow_open_files(max_inflight_requests: int) -> None:
 
 
 async def _listen(runner: web.AppRunner, listen: str) -> None:
-    host, port = parse_listen(listen)
+    host, port = parse_address(listen, what="gateway.listen")
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         raise ConfigError(f"gateway.listen {listen}: {error.strerror or error}") from error
-    host, port = runner.addresses[0][:2]
-    logger.info("listening on http://%s:%d", host, port)
+    logger.info("listening on http://%s", Address(*runner.addresses[0][:2]))

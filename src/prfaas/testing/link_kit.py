@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import LinkError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 
@@ -92,8 +93,7 @@ class FaultyProxy:
     """A TCP proxy before ``target``: kills connections, flips bits, holds bytes back."""
 
     def __init__(self, target: str, *, seed: int = 0) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self._target = parse_address(target)
         self._random = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []

@@ -17,6 +17,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
+from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import (
     FrameReader,
@@ -28,7 +29,7 @@ from prfaas.link.protocol.frames import (
     reason,
 )
 from prfaas.link.tcp.channel import Channel, Wakeup, tune
-from prfaas.link.tcp.config import TcpLinkConfig, split_address
+from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.tls.context import check_identity, server_context
 from prfaas.tls.files import TlsFiles
 
@@ -75,8 +76,7 @@ class Acceptor(threading.Thread):
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
         self._visitors: OrderedDict[int, _PendingConnection] = OrderedDict()
-        host, port = self._listener.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = str(Address(*self._listener.getsockname()[:2]))
         self._stopping = False
 
     @property
@@ -266,7 +266,7 @@ def _say(channel: Channel, why: str) -> None:
 
 
 def _listen(address: str) -> socket.socket:
-    host, port = split_address(address)
+    host, port = parse_address(address)
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as on_error:

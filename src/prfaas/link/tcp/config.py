@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import KIB
 from prfaas.tls.files import TlsFiles
@@ -63,22 +64,9 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """TCP congestion control where the kernel offers it, else the system's."""
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """``"host:port"`` or ``"[v6]:port"`` to its parts. Raises ConfigError."""
-    host, separator, port = address.rpartition(":")
-    try:
-        host.encode("idna")  # as the resolver does: a UnicodeError where it is nobody's name
-        valid = bool(separator) and port.isdecimal() and int(port) <= 65535
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigError(f"address {address!r} is not host:port, for example 10.0.0.5:7400")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
 def check(config: TcpLinkConfig) -> None:
     """Raise ConfigError for values that cannot work together."""
-    split_address(config.listen)
+    parse_address(config.listen)
     for name, peer in config.peers.items():
         check_peer(name, peer)
     if not LEAST_CHUNK_BYTES <= config.min_chunk_bytes <= config.max_chunk_bytes <= 64 * 1024 * KIB:
@@ -91,7 +79,7 @@ def check(config: TcpLinkConfig) -> None:
 
 def check_peer(name: str, peer: PeerConfig) -> None:
     """Raise ConfigError naming the peer whose settings cannot work."""
-    split_address(peer.address)
+    parse_address(peer.address)
     if peer.rate_bytes_per_s is not None and peer.rate_bytes_per_s <= 0:
         raise ConfigError(f"peer {name!r}: the rate must be above zero")
     if not 0.0 <= peer.leave_to_others <= 0.9:

@@ -7,6 +7,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import (
     FrameReader,
@@ -18,7 +19,7 @@ from prfaas.link.protocol.frames import (
     decode,
 )
 from prfaas.link.tcp.channel import Channel, connect, tune
-from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig, split_address
+from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig
 from prfaas.tls.context import check_identity
 
 _CONNECT_S = 3.0
@@ -38,7 +39,7 @@ def dial(
     """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
     either says what to do."""
     address = peer.address
-    host, port = split_address(address)
+    host, port = parse_address(address)
     until = time.monotonic() + config.handshake_timeout_s
     paced = peer.rate_bytes_per_s is not None or peer.leave_to_others > 0
     timeout_s = min(config.handshake_timeout_s, _CONNECT_S)
