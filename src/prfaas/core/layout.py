@@ -23,11 +23,12 @@ import msgspec
 import xxhash
 
 from prfaas.core.errors import LayoutMismatch
+from prfaas.core.strict import Strict
 
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 
 
-class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LayerLayout(Strict, frozen=True):
     """One layer's page. ``index`` is its place in the model, ``page_bytes`` what is moved of a
     block (the content, without padding). ``dtype``, ``shape`` and ``strides`` are what vLLM
     registered, without the block dimension, ``interior`` says in words what they do not tell of how
@@ -42,7 +43,7 @@ class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     interior: str = ""
 
 
-class KvGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KvGroup(Strict, frozen=True):
     """Layers that share one block table (a vLLM KV cache group)."""
 
     kind: GroupKind
@@ -51,7 +52,7 @@ class KvGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     window_tokens: int | None = None
 
 
-class KvLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KvLayout(Strict, frozen=True):
     """All of one tensor-parallel rank's KV cache."""
 
     model: str
