@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ from prfaas.core.units import format_rate
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.selftest import Report, SilentSink, Stage, report, run_stages
+from prfaas.process.logs import log_to_stderr
 from prfaas.tls.files import TlsFiles, files_of
 
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         plain = msgspec.structs.replace(config, security=Plaintext())
         runs.append((plain, args.plaintext_at, False))
     # What is wrong with the line ends the test with the same words.
-    logging.basicConfig(level=logging.ERROR)
+    log_to_stderr("error")
     progress = sys.stderr if args.json else sys.stdout
     total = len(runs) * len(counts)
     print(
