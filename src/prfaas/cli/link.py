@@ -13,7 +13,7 @@ from prfaas.core.errors import CallerError
 from prfaas.core.units import format_rate
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.link.tcp.selftest import Report, SilentSink, Stage, report, run_stages
+from prfaas.link.tcp.link_test import Report, SilentSink, Stage, report, run_stages
 from prfaas.process.logs import log_to_stderr
 from prfaas.tls.files import TlsFiles, files_of
 

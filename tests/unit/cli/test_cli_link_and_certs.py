@@ -10,7 +10,7 @@ import pytest
 from prfaas.cli.main import main
 from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.link.tcp.selftest import SilentSink
+from prfaas.link.tcp.link_test import SilentSink
 from prfaas.tls.files import TlsFiles
 
 

@@ -18,8 +18,9 @@ from prfaas.link.protocol.frames import (
     control,
     decode,
 )
-from prfaas.link.tcp.channel import Channel, connect, tune
+from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.socket_options import connect, tune
 from prfaas.tls.context import check_identity
 
 _CONNECT_S = 3.0
@@ -29,8 +30,11 @@ only, and a line that is back should be noticed sooner."""
 
 @dataclass(frozen=True)
 class Dialled:
+    """A connection that both sides have agreed to; ``number`` is its in our session."""
+
     channel: Channel
     welcome: Welcome
+    number: int
 
 
 def dial(
@@ -78,7 +82,7 @@ def dial(
     except BaseException:
         sock.close()
         raise
-    return Dialled(Channel(sock), welcome)
+    return Dialled(Channel(sock), welcome, hello.connection)
 
 
 def _welcome(sock: socket.socket, until: float) -> Welcome:

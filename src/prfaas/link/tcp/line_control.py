@@ -12,8 +12,9 @@ from prfaas.link.protocol.pacing import CapacityEstimate, connection_rate
 from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.protocol.sending_records import SendingCounters
 from prfaas.link.tcp import tcp_info
-from prfaas.link.tcp.channel import Channel, limit_unsent, pace
+from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.socket_options import limit_unsent, pace
 
 _CHUNK_S = 0.01
 """A chunk should take one connection about so long: it is the grain of priorities and cancels."""

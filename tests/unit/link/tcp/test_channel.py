@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from prfaas.link.tcp.channel import connect
+from prfaas.link.tcp.socket_options import connect
 
 
 def test_a_paced_connection_sends_segments_that_make_no_burst() -> None:

@@ -12,7 +12,8 @@ from prfaas.link.protocol.frames import Header, Kind
 from prfaas.link.tcp import acceptor
 from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
-from prfaas.link.tcp.receiving_driver import LINK_TEST_LAYOUT, ReceivingDriver
+from prfaas.link.tcp.link_test_memory import LINK_TEST_LAYOUT
+from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.testing.link_kit import MemorySink
 
 CONFIG = TcpLinkConfig(name="west", security=Plaintext())
