@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from prfaas.core.addresses import Address, parse_address
-from prfaas.core.errors import LinkError, PeerError
+from prfaas.core.errors import ConfigError, PeerError
 from prfaas.link.protocol.frames import Hello, Kind, Welcome, control
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import TcpLinkConfig
@@ -185,6 +185,6 @@ def _listen(address: str) -> socket.socket:
             listener.listen(_BACKLOG)
             on_error.pop_all()
     except OSError as error:
-        raise LinkError(f"cannot listen on {address}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener

@@ -32,8 +32,8 @@ _TICK_S = 0.02
 class TcpLink:
     """Listens, dials and moves transfers from the moment it is constructed until ``close``.
 
-    Raises ConfigError for settings or certificates that cannot work, LinkError if the listening
-    address cannot be bound.
+    Raises ConfigError for settings or certificates that cannot work, and for a listening address
+    that cannot be had.
     """
 
     def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
