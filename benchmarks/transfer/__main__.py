@@ -24,8 +24,8 @@ from benchmarks.transfer import contenders, plot, setup_peers
 from benchmarks.transfer.contenders import Ends, Measured
 from benchmarks.transfer.lines import QUICK_ROWS, ROWS, Row
 
-from prfaas.link.tcp import certs
 from prfaas.testing.wan import Wan, unavailable
+from prfaas.tls import authority
 
 OUT = Path("build/bench")
 _PEERS = ("iperf3", "nixl", "mooncake")
@@ -109,9 +109,9 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as directory:
         certificates = Path(directory)
-        certs.create_authority(certificates)
+        authority.create_authority(certificates)
         for end in ("east", "west"):
-            certs.issue(certificates, end)
+            authority.issue(certificates, end)
         for row in (r for r in ROWS if r.name in names):
             if row.profile is not None and unavailable() is not None:
                 told(f"{row.name:18} skipped: {unavailable()}")

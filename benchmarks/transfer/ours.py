@@ -13,8 +13,9 @@ import workload
 
 from prfaas.agent.arena import Arena
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
-from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
+from prfaas.tls.files import TlsFiles, files_of
 
 
 class Memory:
@@ -47,8 +48,7 @@ class Memory:
 def security(directory: str | None, name: str) -> TlsFiles | Plaintext:
     if directory is None:
         return Plaintext()
-    certs = Path(directory)
-    return TlsFiles(certs / "ca.pem", certs / f"{name}.pem", certs / f"{name}-key.pem")
+    return files_of(Path(directory), name)
 
 
 def receive(options: dict[str, str]) -> None:

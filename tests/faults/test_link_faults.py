@@ -17,7 +17,7 @@ from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Hello, Kind, control, pack
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.testing.link_kit import Meddler, MemorySink
+from prfaas.testing.link_kit import FaultyProxy, MemorySink
 
 MIB = 1024 * 1024
 
@@ -30,14 +30,14 @@ class Rig:
         self.west = TcpLink(
             TcpLinkConfig(name="west", security=Plaintext(), handshake_timeout_s=2.0), self.sink
         )
-        self.meddler = Meddler(self.west.address)
+        self.proxy = FaultyProxy(self.west.address)
         self.links: list[TcpLink] = []
 
     def east(self, **peer: object) -> TcpLink:
         config = TcpLinkConfig(
             name="east",
             security=Plaintext(),
-            peers={"west": PeerConfig(address=self.meddler.address, **peer)},  # type: ignore[arg-type]
+            peers={"west": PeerConfig(address=self.proxy.address, **peer)},  # type: ignore[arg-type]
             min_chunk_bytes=64 * 1024,
         )
         self.links.append(TcpLink(config, MemorySink()))
@@ -46,7 +46,7 @@ class Rig:
     def close(self) -> None:
         for link in self.links:
             link.close()
-        self.meddler.close()
+        self.proxy.close()
         self.west.close()
 
 
@@ -98,7 +98,7 @@ def test_a_connection_killed_every_200_ms(rig: Rig) -> None:
     link = rig.east(rate_bytes_per_s=100e6, connections=4)
     data = random.Random(1).randbytes(64 * MIB) * 4
     over = threading.Event()
-    killer = every(0.2, rig.meddler.kill_one, over)
+    killer = every(0.2, rig.proxy.kill_one, over)
     move = Move(link, "t", data)
     assert move.wait() == "complete"
     over.set()
@@ -106,13 +106,13 @@ def test_a_connection_killed_every_200_ms(rig: Rig) -> None:
     assert rig.sink.outcome(move.key) == "complete"
     assert rig.sink.receptions[move.key].data == data
     state = link.states()[0]
-    assert rig.meddler.killed >= 4
+    assert rig.proxy.killed >= 4
     assert state.acknowledged_bytes_total == len(data)
     assert state.resent_bytes_total <= 0.1 * len(data), state.resent_bytes_total
 
 
 def test_flipped_bits_are_never_delivered(rig: Rig) -> None:
-    rig.meddler.flip_every_bytes = 2 * MIB
+    rig.proxy.flip_every_bytes = 2 * MIB
     link = rig.east(connections=3)
     data = random.Random(2).randbytes(32 * MIB)
     move = Move(link, "t", data)
@@ -124,9 +124,9 @@ def test_flipped_bits_are_never_delivered(rig: Rig) -> None:
 def test_a_silent_line_is_survived(rig: Rig) -> None:
     link = rig.east(connections=2)
     data = random.Random(3).randbytes(16 * MIB)
-    rig.meddler.hold()
+    rig.proxy.hold()
     move = Move(link, "t", data)
-    timer = threading.Timer(0.5, rig.meddler.release)
+    timer = threading.Timer(0.5, rig.proxy.release)
     timer.start()
     assert move.wait() == "complete"
     assert rig.sink.receptions[move.key].data == data

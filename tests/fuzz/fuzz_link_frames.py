@@ -31,10 +31,10 @@ from prfaas.link.protocol.frames import (
     decode,
     pack,
 )
-from prfaas.link.protocol.inbound import InboundConnection
-from prfaas.link.protocol.outbound import OutboundConnection
-from prfaas.link.protocol.receiver import ReceivingDesk
-from prfaas.link.protocol.sender import SendingDesk
+from prfaas.link.protocol.receiving_connection import ReceivingConnection
+from prfaas.link.protocol.receiving_end import ReceivingEnd
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_end import SendingEnd
 
 CHUNK, TOTAL = 256, 2048
 SOURCE = random.Random(0).randbytes(TOTAL)
@@ -111,7 +111,7 @@ def sign(frame: bytearray) -> None:
         frame[HEADER_BYTES - 8 : HEADER_BYTES] = struct.pack("<Q", check)
 
 
-def feed(rng: random.Random, end: InboundConnection | OutboundConnection, stream: bytes) -> None:
+def feed(rng: random.Random, end: ReceivingConnection | SendingConnection, stream: bytes) -> None:
     place = 0
     while place < len(stream):
         buffer = end.get_buffer()
@@ -124,24 +124,24 @@ def feed(rng: random.Random, end: InboundConnection | OutboundConnection, stream
 
 
 def one_receiver(rng: random.Random) -> None:
-    desk, memories = ReceivingDesk(), list[Memory]()
+    end, memories = ReceivingEnd(), list[Memory]()
 
     def ask(_peer: str, offer: TransferOffer) -> Memory:
         memories.append(Memory())
         return memories[-1]
 
-    end = InboundConnection(
-        desk, "east", 1, 1, guard=nullcontext(), ask=ask, wake=lambda: None, max_chunk_bytes=CHUNK
+    end = ReceivingConnection(
+        end, "east", 1, 1, guard=nullcontext(), ask=ask, wake=lambda: None, max_chunk_bytes=CHUNK
     )
     try:
         feed(rng, end, mutate(rng, conversation(rng)))
     except PeerError:
         pass
     finally:
-        desk.check_integrity()
+        end.check_integrity()
         end.closed(now=0.0)
-    stored = [e for e in desk.events if type(e).__name__ == "Stored"]
-    assert desk.counters.bytes_stored == sum(e.length for e in stored)
+    stored = [e for e in end.events if type(e).__name__ == "Stored"]
+    assert end.counters.bytes_stored == sum(e.length for e in stored)
     for memory in memories[:1]:
         for event in stored:
             span = slice(event.offset, event.offset + event.length)
@@ -155,14 +155,14 @@ def _chunks() -> list[bytes]:
 
 
 def one_sender(rng: random.Random) -> None:
-    desk = SendingDesk()
+    end = SendingEnd()
     released: list[int] = []
-    end = OutboundConnection(
-        desk, 1, guard=nullcontext(), chunk_bytes=CHUNK, keepalive_s=1e9, now=0.0
+    end = SendingConnection(
+        end, 1, guard=nullcontext(), chunk_bytes=CHUNK, keepalive_s=1e9, now=0.0
     )
     offer = TransferOffer(TransferKey("t", 0, 1), "x", 0, 1, TOTAL, 60.0)
-    transfer = desk.open(offer, lambda: None, lambda _: None, now=0.0)
-    desk.add(transfer, 0, memoryview(SOURCE), lambda: released.append(1))
+    transfer = end.open(offer, lambda: None, lambda _: None, now=0.0)
+    end.add(transfer, 0, memoryview(SOURCE), lambda: released.append(1))
     try:
         for frame in mutate(rng, replies(rng)), mutate(rng, replies(rng)):
             feed(rng, end, frame)
@@ -172,11 +172,11 @@ def one_sender(rng: random.Random) -> None:
                     end.sent(sum(map(len, end.pending)), now=0.0)
     except PeerError:
         pass
-    desk.check_integrity()
+    end.check_integrity()
     end.closed(now=0.0)
-    desk.fail_all("over")
-    while desk.events:
-        desk.events.popleft()()
+    end.fail_all("over")
+    while end.events:
+        end.events.popleft()()
     assert released == [1], "memory is released exactly once"
 
 

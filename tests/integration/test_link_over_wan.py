@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.link.tcp import certs
 from prfaas.testing.wan import Wan, WanProfile, unavailable
+from prfaas.tls import authority
 
 pytestmark = [
     pytest.mark.root,
@@ -20,9 +20,9 @@ PRFAAS = [sys.executable, "-m", "prfaas.cli.main"]
 
 
 def test_the_self_test_finds_the_line_as_it_is(tmp_path: Path) -> None:
-    certs.create_authority(tmp_path)
+    authority.create_authority(tmp_path)
     for agent in ("east", "west"):
-        certs.issue(tmp_path, agent)
+        authority.issue(tmp_path, agent)
     rate, rtt_s = 200e6 / 8, 0.03
     with Wan(WanProfile(rate, rtt_s, loss=1e-4)) as wan:
         address = f"{wan.addresses[1]}:7400"

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.api import Refusal, TransferKey, TransferOffer
-from prfaas.link.protocol.inbound import InboundConnection
-from prfaas.link.protocol.incoming import Completed, Failed, Stored
-from prfaas.link.protocol.outbound import OutboundConnection
-from prfaas.link.protocol.receiver import ReceivingDesk
-from prfaas.link.protocol.sender import SendingDesk
+from prfaas.link.protocol.receiving_connection import ReceivingConnection
+from prfaas.link.protocol.receiving_end import ReceivingEnd
+from prfaas.link.protocol.receiving_records import Completed, Failed, Stored
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_end import SendingEnd
 
 CHUNK = 512
 
@@ -45,8 +45,8 @@ class Wire:
     def __init__(self, seed: int, refusals: int = 0) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
-        self.sender = SendingDesk()
-        self.receiver = ReceivingDesk(peer_grace_s=1e9)
+        self.sender = SendingEnd()
+        self.receiver = ReceivingEnd(peer_grace_s=1e9)
         self.memories: dict[TransferKey, Memory] = {}
         self.refusals = refusals
         self.pairs: list[Pair] = []
@@ -96,10 +96,10 @@ class Pair:
 
     def __init__(self, wire: Wire, number: int) -> None:
         self.wire = wire
-        self.out = OutboundConnection(
+        self.out = SendingConnection(
             wire.sender, number, guard=nullcontext(), chunk_bytes=CHUNK, keepalive_s=1e9, now=0.0
         )
-        self.inn = InboundConnection(
+        self.inn = ReceivingConnection(
             wire.receiver,
             "east",
             7,

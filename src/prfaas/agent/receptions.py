@@ -19,7 +19,7 @@ from functools import partial
 
 from prfaas.agent.state import AgentState
 from prfaas.agent.table import Received
-from prfaas.core.errors import CapacityError, LayoutMismatch, PeerError
+from prfaas.core.errors import CapacityError, LayoutMismatch, PeerError, TransferCancelled
 from prfaas.link.api import Refusal, TransferKey, TransferOffer
 from prfaas.pool.reception import Reception
 from prfaas.pool.slots import ArenaFull
@@ -67,7 +67,7 @@ class Receptions:
                 incoming = self._admit_remote(offer)
             except ArenaFull as error:
                 return Refusal(str(error), retry=True)
-            except (CapacityError, PeerError, LayoutMismatch) as error:
+            except (CapacityError, PeerError, LayoutMismatch, TransferCancelled) as error:
                 log.warning("offer refused transfer=%s peer=%s: %s", offer.key, peer, error)
                 self._note_failure(offer.key, offer.total_bytes, str(error))
                 return Refusal(str(error))
@@ -173,7 +173,7 @@ class Receptions:
     def _admit_remote(self, offer: TransferOffer) -> Incoming:
         self._state.registry.check_offer(offer.key.rank, offer.layout_fingerprint)
         if self._state.table.is_cancelled(offer.key.transfer_id):
-            raise PeerError("cancelled")
+            raise TransferCancelled("cancelled")
         return self._admit(offer, local=False)
 
     def _note_failure(self, key: TransferKey, total_bytes: int, reason: str) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable, Sequence
-
-from aiohttp import web
+from typing import NoReturn
 
 from prfaas.agent.admin import Admin
 from prfaas.agent.arena import Arena
@@ -21,7 +19,7 @@ from prfaas.agent.receptions import Receptions
 from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.settings import AgentSettings
 from prfaas.agent.state import AgentState
-from prfaas.core.errors import ConfigError, LinkError
+from prfaas.core.errors import LinkError
 from prfaas.link.api import (
     Link,
     LinkState,
@@ -30,9 +28,9 @@ from prfaas.link.api import (
     TransferOffer,
     TransferSink,
 )
-from prfaas.link.tcp.config import split_address
 from prfaas.link.tcp.link import TcpLink
 from prfaas.pool.slots import Pool
+from prfaas.process.http_server import serving
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +114,14 @@ class Agent:
 
         metrics = agent_metrics(state, exports, imports, leases, link)
         admin = Admin(state, exports, receptions, link, metrics)
-        self.admin_url = await _serve_http(admin.application(), settings.admin, stack)
+        self.admin_url = await stack.enter_async_context(
+            serving(
+                admin.application(),
+                settings.admin,
+                what=f"agent {settings.name!r}: admin",
+                shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
+            )
+        )
 
         sweeper = asyncio.create_task(_sweep(state, receptions, exports, imports))
         stack.callback(sweeper.cancel)
@@ -125,21 +130,6 @@ class Agent:
 
     def _tcp_link(self, sink: TransferSink) -> Link:
         return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
-
-
-async def _serve_http(app: web.Application, address: str, stack: contextlib.AsyncExitStack) -> str:
-    host, port = split_address(address)
-    runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {address}: {error.strerror}") from error
-    host, port, *_ = runner.addresses[0]
-    return f"http://{host}:{port}"
 
 
 async def _sweep(
@@ -160,16 +150,13 @@ async def _sweep(
                 log.exception("a fault of ours in the agent's sweep; it goes on")
 
 
-async def run_until_stopped(settings: AgentSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then shut down cleanly."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def serve(settings: AgentSettings) -> NoReturn:
+    """Run one agent until cancelled; it then shuts down in order."""
     agent = Agent(settings)
     await agent.start()
     try:
-        await stop.wait()
-        log.info("agent stopping name=%s", settings.name)
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets the event")
     finally:
+        log.info("agent stopping name=%s", settings.name)
         await agent.close()

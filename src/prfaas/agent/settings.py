@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import AgentConfig, ClusterConfig, Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.link.tcp.config import (
     PeerConfig,
     Plaintext,
     TcpLinkConfig,
-    TlsFiles,
-    split_address,
 )
+from prfaas.tls.files import TlsFiles
 
 _PEER_GRACE_S = 5.0
 """A sender that closed its last connection and has not come back after this is dead or restarted:
@@ -44,7 +44,7 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
     agent = cluster.agent
     if socket is None and agent.socket is None:
         raise ConfigError(f"agent {name!r}: say where engines connect: socket: PATH, or --socket")
-    split_address(agent.admin)
+    parse_address(agent.admin)
     slot_count = agent.arena_bytes // agent.slot_bytes
     receives = any(engine.role == "decode" for engine in cluster.engines)
     return AgentSettings(
@@ -76,7 +76,7 @@ def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | Non
     for link in outgoing:
         peer = deployment.cluster(link.target).agent
         address = link.via or peer.listen
-        if split_address(address)[1] == 0:
+        if parse_address(address).port == 0:
             raise ConfigError(f"agent {peer.name!r}: its address {address!r} needs a fixed port")
         peers[peer.name] = PeerConfig(
             address=address,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 import uvloop
 
-from prfaas.agent.service import run_until_stopped
+from prfaas.agent.service import serve
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import load_deployment
+from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.signals import run_until_signal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", type=Path, metavar="PATH", help="Unix socket for engines, instead of the file's"
     )
-    parser.add_argument(
-        "--log-level",
-        default="info",
-        choices=("debug", "info", "warning", "error"),
-        help="least severe message on standard error (default: info)",
-    )
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.basicConfig(
-        level=args.log_level.upper(),
-        format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
-    )
-    deployment = load_deployment(args.deployment)
-    uvloop.run(run_until_stopped(settings_for(deployment, args.name, socket=args.socket)))
-    return 0
+    log_to_stderr(args.log_level)
+    settings = settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
+    return run_until_signal(serve(settings), stopped_status=0, loop_factory=uvloop.new_event_loop)

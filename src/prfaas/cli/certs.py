@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from prfaas.core.errors import CallerError
-from prfaas.link.tcp import certs
+from prfaas.tls import authority
+from prfaas.tls.files import CA_KEY
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     if args.days < 1:
         raise CallerError(f"--days {args.days}: write 1 or more")
     if args.action == "init":
-        path = certs.create_authority(args.dir, days=args.days)
+        path = authority.create_authority(args.dir, days=args.days)
         print(f"{path}: the CA's certificate; every agent needs it")
-        print(f"{args.dir / certs.CA_KEY}: the CA's key; keep it off the agents' machines")
+        print(f"{args.dir / CA_KEY}: the CA's key; keep it off the agents' machines")
         return 0
     for agent in args.agents:
-        files = certs.issue(args.dir, agent, days=args.days)
+        files = authority.issue(args.dir, agent, days=args.days)
         print(f"{files.cert}, {files.key}: for agent {agent}, with {files.ca}")
     return 0

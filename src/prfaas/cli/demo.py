@@ -9,8 +9,8 @@ from rich.console import Console
 
 from prfaas.demo.run import demo
 from prfaas.launch.addresses import HOST
-from prfaas.launch.signals import run_until_signal
 from prfaas.launch.start import load
+from prfaas.process.signals import run_until_signal
 
 _PLAIN_WIDTH = 160
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 from pathlib import Path
 
 import uvloop
@@ -12,6 +10,8 @@ import uvloop
 from prfaas.core.deployment import load_deployment
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.server import serve
+from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.signals import run_until_signal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,20 +24,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-file", type=Path, metavar="PATH", help="append one JSON line per request"
     )
-    parser.add_argument(
-        "--log-level",
-        default="info",
-        choices=("debug", "info", "warning", "error"),
-        help="least severe message on standard error (default: info)",
-    )
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(args.log_level)
     deployment = load_deployment(args.deployment)
     endpoints = resolve(deployment, source=str(args.deployment))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(deployment, endpoints, trace_file=args.trace_file))
-    return 0
+    program = serve(deployment, endpoints, trace_file=args.trace_file)
+    return run_until_signal(program, stopped_status=0, loop_factory=uvloop.new_event_loop)

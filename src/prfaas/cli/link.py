@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import threading
 from pathlib import Path
@@ -12,9 +11,11 @@ import msgspec
 
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_rate
-from prfaas.link.tcp.config import Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.link.tcp.selftest import Report, SilentSink, Stage, report, run_stages
+from prfaas.link.tcp.link_test import Report, SilentSink, Stage, report, run_stages
+from prfaas.process.logs import log_to_stderr
+from prfaas.tls.files import TlsFiles, files_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         plain = msgspec.structs.replace(config, security=Plaintext())
         runs.append((plain, args.plaintext_at, False))
     # What is wrong with the line ends the test with the same words.
-    logging.basicConfig(level=logging.ERROR)
+    log_to_stderr("error")
     progress = sys.stderr if args.json else sys.stdout
     total = len(runs) * len(counts)
     print(
@@ -144,5 +145,4 @@ def _security(args: argparse.Namespace) -> TlsFiles | Plaintext:
         raise CallerError("say either --certs DIRECTORY (made by 'prfaas certs') or --plaintext")
     if args.plaintext:
         return Plaintext()
-    certs: Path = args.certs
-    return TlsFiles(certs / "ca.pem", certs / f"{args.name}.pem", certs / f"{args.name}-key.pem")
+    return files_of(args.certs, args.name)

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from prfaas.core.deployment import Deployment
-from prfaas.launch.signals import run_until_signal
 from prfaas.launch.start import load, started
+from prfaas.process.signals import run_until_signal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

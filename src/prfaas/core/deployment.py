@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import load_yaml, naming, parse_yaml
+from prfaas.core.strict import Strict, load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
 
 EngineRole = Literal["prefill", "decode"]
@@ -25,10 +25,6 @@ file."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 """Logs, sockets and sessions are called by it."""
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of configuration types: an unknown key is an error."""
 
 
 class EngineConfig(Strict, frozen=True):
@@ -44,7 +40,7 @@ class EngineConfig(Strict, frozen=True):
     """Cores the CPU engine is pinned to, as ``VLLM_CPU_OMP_THREADS_BIND`` takes them."""
     max_num_seqs: Positive = 32
     args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class TlsConfig(Strict, frozen=True):

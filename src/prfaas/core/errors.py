@@ -8,11 +8,12 @@ class PrfaasError(Exception):
 
 
 class CallerError(PrfaasError):
-    """What we were asked for is wrong: a request, an argument, a file."""
+    """What we were asked for is wrong: a request, an argument, a file. Asking again is no use."""
 
 
 class ConfigError(CallerError):
-    """A configuration, scenario or profile does not say what it must."""
+    """A configuration, scenario or profile does not say what it must, or asks for what this machine
+    does not have (a port, a file)."""
 
 
 class PeerError(PrfaasError):
@@ -31,8 +32,16 @@ class LayoutMismatch(EngineError):
     """Two engines that should exchange KV cache hold it in different layouts."""
 
 
+class ProcessError(PrfaasError):
+    """A process that we start, of whatever kind, did not come up."""
+
+
 class CapacityError(PrfaasError):
     """A bounded resource of ours (arena slots, queue places, deadline time) ran out."""
+
+
+class TransferCancelled(PrfaasError):
+    """Who wanted a transfer does not want it any more. That is nobody's fault."""
 
 
 class InvariantError(PrfaasError):

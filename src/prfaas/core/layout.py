@@ -23,6 +23,7 @@ import msgspec
 import xxhash
 
 from prfaas.core.errors import LayoutMismatch
+from prfaas.core.strict import Strict
 
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 
@@ -35,7 +36,7 @@ def aligned_boundary(prompt_tokens: int, block_tokens: int) -> int:
     return max(0, (prompt_tokens - 1) // block_tokens * block_tokens)
 
 
-class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LayerLayout(Strict, frozen=True):
     """One layer's page. ``index`` is its place in the model, ``page_bytes`` what is moved of a
     block (the content, without padding). ``dtype``, ``shape`` and ``strides`` are what vLLM
     registered, without the block dimension, ``interior`` says in words what they do not tell of how
@@ -50,7 +51,7 @@ class LayerLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     interior: str = ""
 
 
-class KvGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KvGroup(Strict, frozen=True):
     """Layers that share one block table (a vLLM KV cache group)."""
 
     kind: GroupKind
@@ -59,7 +60,7 @@ class KvGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     window_tokens: int | None = None
 
 
-class KvLayout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KvLayout(Strict, frozen=True):
     """All of one tensor-parallel rank's KV cache."""
 
     model: str

@@ -25,6 +25,10 @@ _NUMBER = re.compile(r"Expected `str( \| null)?`, got `(int|float)` - at `(?P<pa
 _ENUM = re.compile(r"Invalid enum value '(?P<name>[^']*)' - at `(?P<path>[^`]*)`")
 
 
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the types that say what a file may hold: an unknown key is an error."""
+
+
 @contextmanager
 def naming(place: str) -> Iterator[None]:
     """Put ``place`` before the message of a ConfigError that is raised inside."""
@@ -35,7 +39,7 @@ def naming(place: str) -> Iterator[None]:
 
 
 def load_yaml(path: Path, kind: type[T]) -> T:
-    """Read a YAML file as ``kind`` (a msgspec Struct with ``forbid_unknown_fields``).
+    """Read a YAML file as ``kind`` (a `Strict` type).
 
     Raises ConfigError naming the file, the place and, for a misspelt key, the nearest known one.
     """

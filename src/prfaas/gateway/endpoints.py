@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import msgspec
 
+from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, ClusterKind, Deployment, EngineConfig, EngineRole
 from prfaas.core.errors import ConfigError
 
@@ -85,23 +85,11 @@ def resolve(deployment: Deployment, *, source: str) -> Endpoints:
     return Endpoints(clusters, tuple((link.source, link.target) for link in deployment.links))
 
 
-def parse_listen(listen: str) -> tuple[str, int]:
-    """``"host:port"`` (IPv6 in brackets) to its parts. Raises ConfigError."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"gateway.listen {listen!r} is not host:port, for example 127.0.0.1:8000")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
-def at_host(endpoint: str, url: str) -> str:
-    """A ZMQ endpoint that an engine binds on every address, as others reach it."""
-    return endpoint.replace("*", urlsplit(url).hostname or "127.0.0.1")
-
-
 def _agent_url(agent: AgentConfig, missing: list[str]) -> str:
-    if agent.admin.endswith(":0"):
+    address = parse_address(agent.admin, what=f"agent {agent.name!r}: admin")
+    if address.port == 0:
         missing.append(f"agent {agent.name!r} has no fixed admin port ('admin: host:port')")
-    return f"http://{agent.admin}"
+    return f"http://{address}"
 
 
 def _engine(engine: EngineConfig, cluster: str, missing: list[str]) -> EngineEndpoint:
@@ -110,6 +98,8 @@ def _engine(engine: EngineConfig, cluster: str, missing: list[str]) -> EngineEnd
         missing.append(f"engine {engine.name!r} has no url")
     elif not url.startswith(("http://", "https://")):
         missing.append(f"engine {engine.name!r}: url {url!r} must start with http:// or https://")
+    else:
+        parse_url(url, what=f"engine {engine.name!r}: url")
     return EngineEndpoint(
         name=engine.name,
         cluster=cluster,

@@ -14,12 +14,13 @@ import aiohttp
 import zmq.asyncio
 from aiohttp import web
 
+from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, EngineEndpoint, at_host
+from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.exchange import Exchange, Prompt
 from prfaas.gateway.fleet import Fleet
@@ -283,7 +284,8 @@ class Gateway:
         events, replay = engine.kv_events, engine.kv_events_replay
         if events is None:
             events, replay = await client.kv_event_source()
-        return at_host(events, engine.url), replay and at_host(replay, engine.url)
+        host = parse_url(engine.url).host
+        return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

@@ -167,9 +167,7 @@ class KvEventFeed:
 
     async def _follow(self, events: str, replay: str | None) -> None:
         self.follower.restart()
-        subscriber = self._context.socket(zmq.SUB)
-        subscriber.setsockopt(zmq.LINGER, 0)
-        subscriber.setsockopt(zmq.RCVHWM, 0)
+        subscriber = self._socket(zmq.SUB)
         subscriber.subscribe(b"")
         try:
             subscriber.connect(events)
@@ -182,6 +180,14 @@ class KvEventFeed:
                     self._comes_alive()
         finally:
             subscriber.close()
+
+    def _socket(self, kind: zmq.SocketType) -> zmq.asyncio.Socket:
+        """Unbounded, gone at once when closed, and for engines on IPv4 and IPv6 alike."""
+        made = self._context.socket(kind)
+        made.setsockopt(zmq.LINGER, 0)
+        made.setsockopt(zmq.RCVHWM, 0)
+        made.setsockopt(zmq.IPV6, 1)
+        return made
 
     async def _next(self, subscriber: zmq.asyncio.Socket) -> list[bytes] | None:
         """The next live batch; None when it is time to probe."""
@@ -199,9 +205,7 @@ class KvEventFeed:
         """Ask for everything from the next number on and apply it. Raises TimeoutError."""
         if replay is None:
             return
-        dealer = self._context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.setsockopt(zmq.RCVHWM, 0)
+        dealer = self._socket(zmq.DEALER)
         try:
             dealer.connect(replay)
             await dealer.send_multipart([b"", self.follower.next_number.to_bytes(8, "big")])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from prfaas.core.errors import CallerError
+from prfaas.core.errors import PrfaasError
 from prfaas.scheduler.commands import ErrorKind
 
 
-class ApiError(CallerError):
-    """An answer other than success, decided by the gateway itself."""
+class ApiError(PrfaasError):
+    """An answer other than success, decided by the gateway itself. The client is at fault where
+    ``status`` is below 500."""
 
     def __init__(
         self,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import signal
 from pathlib import Path
-
-from aiohttp import web
+from typing import NoReturn
 
 from prfaas.core.deployment import Deployment
-from prfaas.core.errors import ConfigError
-from prfaas.gateway.endpoints import Endpoints, parse_listen
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
+from prfaas.process.http_server import serving
 
 logger = logging.getLogger(__name__)
 
@@ -28,28 +26,25 @@ _FILES_BESIDE = 100
 
 async def serve(
     deployment: Deployment, endpoints: Endpoints, *, trace_file: Path | None = None
-) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ConfigError if the address cannot be bound."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stopped.set)
+) -> NoReturn:
+    """Serve until cancelled. Raises ConfigError if the address cannot be bound."""
     _allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(deployment, endpoints, trace_file=trace_file)
     await gateway.start()
-    runner = web.AppRunner(
-        make_app(gateway),
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=_SHUTDOWN_S,
-    )
     try:
-        await runner.setup()
-        await _listen(runner, deployment.gateway.listen)
-        await stopped.wait()
-        logger.info("stopping")
+        async with serving(
+            make_app(gateway),
+            deployment.gateway.listen,
+            what="gateway.listen",
+            shutdown_timeout_s=_SHUTDOWN_S,
+        ) as url:
+            logger.info("listening on %s", url)
+            try:
+                await asyncio.Event().wait()
+                raise AssertionError("nobody sets the event")
+            finally:
+                logger.info("stopping")
     finally:
-        await runner.cleanup()
         await gateway.close()
 
 
@@ -66,13 +61,3 @@ def _allow_open_files(max_inflight_requests: int) -> None:
             max_inflight_requests,
             wanted,
         )
-
-
-async def _listen(runner: web.AppRunner, listen: str) -> None:
-    host, port = parse_listen(listen)
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise ConfigError(f"gateway.listen {listen}: {error.strerror or error}") from error
-    host, port = runner.addresses[0][:2]
-    logger.info("listening on http://%s:%d", host, port)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.core.addresses import Address, parse_address
 from prfaas.core.deployment import (
     AgentConfig,
     ClusterConfig,
@@ -94,25 +95,22 @@ class _Ports:
 
     def claim(self, listen: str, who: str) -> str:
         """``listen`` with port 0 replaced by a free one. Raises ConfigError if it is taken."""
-        host, colon, port = listen.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
-            raise ConfigError(f"{who}: {listen!r} is not host:port, for example 127.0.0.1:8000")
-        bare = host.strip("[]")
-        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        host, port = parse_address(listen, what=f"{who}:")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = self._held.enter_context(socket.socket(family, socket.SOCK_STREAM))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            if int(port) == 0:
-                _bind_free(sock, bare)
+            if port == 0:
+                _bind_free(sock, host)
             else:
-                sock.bind((bare, int(port)))
+                sock.bind((host, port))
             sock.listen(1)  # Without it two claims of one port would both succeed.
         except OSError as error:
             raise ConfigError(
                 f"{who}: cannot listen on {listen}: {error.strerror}; stop what uses it "
                 "or choose another port in the deployment file"
             ) from error
-        return f"{host}:{sock.getsockname()[1]}"
+        return str(Address(host, sock.getsockname()[1]))
 
 
 def _bind_free(sock: socket.socket, host: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.deployment import AgentConfig, Deployment, TlsConfig
-from prfaas.link.tcp import certs
+from prfaas.tls import authority
 
 _DAYS = 365
 
@@ -19,7 +19,7 @@ def secured(deployment: Deployment, directory: Path) -> Deployment:
     open_agents = {a.name for a in agents if a.tls is None and not a.plaintext}
     if not open_agents or any(agent.external for agent in agents):
         return deployment
-    certs.create_authority(directory, days=_DAYS)
+    authority.create_authority(directory, days=_DAYS)
     clusters = tuple(
         msgspec.structs.replace(cluster, agent=_with_certificate(cluster.agent, directory))
         if cluster.agent.name in open_agents
@@ -30,6 +30,6 @@ def secured(deployment: Deployment, directory: Path) -> Deployment:
 
 
 def _with_certificate(agent: AgentConfig, directory: Path) -> AgentConfig:
-    files = certs.issue(directory, agent.name, days=_DAYS)
+    files = authority.issue(directory, agent.name, days=_DAYS)
     tls = TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key))
     return msgspec.structs.replace(agent, tls=tls)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import ProcessError
 from prfaas.launch.commands import Command
 from prfaas.launch.run_directory import RunDirectory
 from prfaas.launch.sessions import Session, end_session, session_of, tied_to_parent
@@ -76,7 +76,7 @@ class Child:
         return None if self._session is None else self._session.leader
 
     async def supervise(self, http: aiohttp.ClientSession) -> None:
-        """Keep the process running, for ever. Raises EngineError if it cannot be started."""
+        """Keep the process running, for ever. Raises ProcessError if it cannot be started."""
         pause_s = _FIRST_PAUSE_S
         while True:
             process = await self._start()
@@ -87,7 +87,7 @@ class Child:
                 probing.cancel()
             await self._clear_away()
             if not self.was_ready.is_set() and self.starts >= _STARTS_BEFORE_GIVING_UP:
-                raise EngineError(self._why_it_ended(status))
+                raise ProcessError(self._why_it_ended(status))
             if self._steady():
                 pause_s = _FIRST_PAUSE_S
             self._enter(ChildState.PAUSING)

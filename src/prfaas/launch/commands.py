@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
+from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
@@ -48,11 +48,11 @@ def engine_command(
     model = deployment.model
     assert engine.url is not None
     assert model.path is not None
-    address = urlsplit(engine.url)
+    address = parse_url(engine.url)
     arguments = [
         sys.executable, "-m", *_SERVE[vllm], "--model", model.path,
         "--served-model-name", model.served_name or model.path,
-        "--host", str(address.hostname),
+        "--host", address.host,
         "--port", str(address.port),
         "--max-model-len", str(model.max_model_len),
         "--block-size", str(model.block_tokens),

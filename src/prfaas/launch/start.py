@@ -37,7 +37,7 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
 async def started(deployment: Deployment, console: Console) -> AsyncIterator[Supervisor]:
     """Everything the deployment has on this machine, ready; ended again on leaving.
 
-    Raises ConfigError for addresses that cannot be had, EngineError where a process does not come
+    Raises ConfigError for addresses that cannot be had, ProcessError where a process does not come
     up.
     """
     for told in await reap():

@@ -96,7 +96,7 @@ class Supervisor:
 
     async def start(self) -> list[str]:
         """Start everything; returns when all of it is ready, with the names of engines that the
-        gateway does not use (its log says why). Raises EngineError."""
+        gateway does not use (its log says why). Raises ProcessError."""
         await self._until_ready(self.agents)
         explaining = asyncio.create_task(self._explain_gateway())
         try:
@@ -111,14 +111,14 @@ class Supervisor:
         return unused
 
     async def watch(self) -> None:
-        """Never returns: what dies is started again. Raises EngineError for a process that ended
+        """Never returns: what dies is started again. Raises ProcessError for a process that ended
         before it was ever ready."""
         await asyncio.gather(*self._tasks)
 
     @contextlib.asynccontextmanager
     async def plain_engine(self) -> AsyncIterator[str]:
         """The URL of a stock engine that runs beside the deployment meanwhile: the same model,
-        blocks and chunks, no connector. Raises EngineError if it does not come up."""
+        blocks and chunks, no connector. Raises ProcessError if it does not come up."""
         engine = EngineConfig(
             name="plain-engine",
             role="decode",

@@ -28,7 +28,7 @@ from typing import Literal, overload
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import load_yaml, parse_yaml
+from prfaas.core.strict import Strict, load_yaml, parse_yaml
 from prfaas.core.units import parse_bytes, parse_tokens
 from prfaas.models.geometry.models import load_model
 from prfaas.models.interpolation import FloatArray, Interpolation, Table
@@ -154,17 +154,17 @@ def common_kv_size(
     return found[0]
 
 
-class _Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Points(Strict, frozen=True):
     points: dict[str | int, float]
     interpolation: Interpolation = "linear"
 
 
-class _Kv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Kv(Strict, frozen=True):
     constant: str
     per_token: str
 
 
-class _ProfileFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _ProfileFile(Strict, frozen=True):
     name: str
     hardware: str
     gpus: int

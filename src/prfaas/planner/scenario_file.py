@@ -6,14 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from prfaas.core.strict import Strict
 from prfaas.planner.demand import Expectations
 
 Text = str | int | float
 """A quantity with its unit; a bare number is accepted here so that the error can name the unit."""
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the file's types: an unknown key is an error."""
 
 
 class LogNormalFile(Strict, frozen=True):
@@ -107,7 +104,7 @@ class ScenarioFile(Strict, frozen=True):
     workload: WorkloadFile
     slo: SloFile
     clusters: list[ClusterFile]
-    lines: list[LineFile] = []
+    lines: list[LineFile] = msgspec.field(default_factory=list)
     model: str | None = None
     """Whose S_kv; without it and without ``kv``, the profiles say."""
     kv: KvFile | None = None

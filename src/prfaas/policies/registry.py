@@ -11,8 +11,9 @@ from typing import Annotated
 
 import msgspec
 
-from prfaas.core.deployment import SchedulerConfig, Strict
+from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import ConfigError
+from prfaas.core.strict import Strict
 from prfaas.policies.adaptive import AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
 from prfaas.policies.baselines import FixedSidePolicy

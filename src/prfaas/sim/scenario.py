@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from prfaas.core.deployment import ClusterKind, SchedulerConfig, Strict
+from prfaas.core.deployment import ClusterKind, SchedulerConfig
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import load_yaml, naming
+from prfaas.core.strict import Strict, load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.registry import make_policy
 from prfaas.workload.arrivals import Arrivals, Process

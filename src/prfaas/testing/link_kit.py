@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import LinkError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 
@@ -88,12 +89,11 @@ class MemorySink:
             self._changed.notify_all()
 
 
-class Meddler:
+class FaultyProxy:
     """A TCP proxy before ``target``: kills connections, flips bits, holds bytes back."""
 
     def __init__(self, target: str, *, seed: int = 0) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self._target = parse_address(target)
         self._random = random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -153,17 +153,17 @@ class Meddler:
                 continue
             with self._lock:
                 self._pairs.append((inner, outer))
-            for source, sink, meddle in ((inner, outer, True), (outer, inner, False)):
-                arguments = (source, sink, meddle)
+            for source, sink, faulty in ((inner, outer, True), (outer, inner, False)):
+                arguments = (source, sink, faulty)
                 threading.Thread(target=self._relay, args=arguments, daemon=True).start()
 
-    def _relay(self, source: socket.socket, sink: socket.socket, meddle: bool) -> None:
+    def _relay(self, source: socket.socket, sink: socket.socket, faulty: bool) -> None:
         passed = 0
         try:
             while data := bytearray(source.recv(256 * 1024)):
                 self._go.wait()
                 every = self.flip_every_bytes
-                if meddle and every is not None and (passed + len(data)) // every > passed // every:
+                if faulty and every is not None and (passed + len(data)) // every > passed // every:
                     data[self._random.randrange(len(data))] ^= 1 << self._random.randrange(8)
                 passed += len(data)
                 sink.sendall(data)
@@ -172,6 +172,6 @@ class Meddler:
         for sock in (source, sink):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        if meddle:
+        if faulty:
             source.close()
             sink.close()

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-from aiohttp import web
 
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
@@ -16,6 +15,7 @@ from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.link.api import LinkState
+from prfaas.process.http_server import serving
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 
@@ -114,17 +114,11 @@ class MockDeployment:
             deployment, resolve(deployment, source="mock"), trace_file=self._trace_file
         )
         await self.gateway.start()
-        runner = web.AppRunner(
-            make_app(self.gateway), handler_cancellation=True, access_log=None, shutdown_timeout=0.1
-        )
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        served = serving(make_app(self.gateway), "127.0.0.1:0", what="mock", shutdown_timeout_s=0.1)
         try:
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            async with aiohttp.ClientSession(url) as client:
+            async with served as url, aiohttp.ClientSession(url) as client:
                 yield client
         finally:
-            await runner.cleanup()
             await self.gateway.close()
             for server in servers:
                 await server.stop()

@@ -15,8 +15,9 @@ from prfaas.agent.table import KEEP_S, Received, Sent, TransferTable
 from prfaas.cli.main import main
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError, EngineError
-from prfaas.link.tcp.config import Plaintext, TlsFiles
+from prfaas.link.tcp.config import Plaintext
 from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.tls.files import TlsFiles
 
 DEPLOYMENT = """
 clusters:

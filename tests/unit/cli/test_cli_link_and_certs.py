@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from prfaas.cli.main import main
-from prfaas.link.tcp.config import TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.link.tcp.selftest import SilentSink
+from prfaas.link.tcp.link_test import SilentSink
+from prfaas.tls.files import TlsFiles
 
 
 @pytest.fixture

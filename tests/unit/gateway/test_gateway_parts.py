@@ -13,7 +13,7 @@ import pytest
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.agent_client import RegisteredRank
-from prfaas.gateway.endpoints import EngineEndpoint, parse_listen, resolve
+from prfaas.gateway.endpoints import EngineEndpoint, resolve
 from prfaas.gateway.fleet import Fleet, _replaced
 from prfaas.gateway.links import LinkWatch, link_event
 from prfaas.gateway.prompts import usable_prefix
@@ -39,20 +39,6 @@ clusters:
         resolve(parse_deployment(text, source="x.yaml"), source="x.yaml")
     for part in ("x.yaml", "'a' has no fixed admin port", "'d1' has no url", "http://"):
         assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("listen", "expected"),
-    [("127.0.0.1:8000", ("127.0.0.1", 8000)), ("[::1]:80", ("::1", 80)), (":9", ("0.0.0.0", 9))],
-)
-def test_listen(listen: str, expected: tuple[str, int]) -> None:
-    assert parse_listen(listen) == expected
-
-
-@pytest.mark.parametrize("listen", ["8000", "host:", "host:http", "host:70000", ""])
-def test_listen_that_is_none(listen: str) -> None:
-    with pytest.raises(ConfigError, match="not host:port"):
-        parse_listen(listen)
 
 
 @pytest.mark.parametrize(

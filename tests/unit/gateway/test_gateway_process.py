@@ -30,6 +30,7 @@ def deployment_file(tmp_path: Path, text: str) -> str:
     [
         ("URL|null", "'d1' has no url"),
         ("URL|localhost:80", "must start with http://"),
+        ("URL|'http://[::1'", "engine 'd1': url 'http://[::1' is not http://host:port"),
         ("127.0.0.1:9|127.0.0.1:0", "no fixed admin port"),
         ("role|rolle", "did you mean 'role'"),
         ("URL}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from prfaas.core.addresses import endpoint_at
 from prfaas.core.errors import EngineError
 from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
 from prfaas.index.keys import PromptKeys
@@ -113,11 +115,14 @@ class TestFollower:
 class MockPublisher:
     """vLLM's PUB socket and replay ROUTER, keeping what it published."""
 
-    def __init__(self, context: zmq.asyncio.Context) -> None:
+    def __init__(self, context: zmq.asyncio.Context, host: str) -> None:
         self._pub = context.socket(zmq.PUB)
         self._router = context.socket(zmq.ROUTER)
-        self.events = f"tcp://127.0.0.1:{self._pub.bind_to_random_port('tcp://127.0.0.1')}"
-        self.replay = f"tcp://127.0.0.1:{self._router.bind_to_random_port('tcp://127.0.0.1')}"
+        for made in (self._pub, self._router):
+            made.setsockopt(zmq.IPV6, ":" in host)
+        everywhere, at = endpoint_at("tcp://*", host), partial(endpoint_at, host=host)
+        self.events = at(f"tcp://*:{self._pub.bind_to_random_port(everywhere)}")
+        self.replay = at(f"tcp://*:{self._router.bind_to_random_port(everywhere)}")
         self.kept: list[bytes] = []
         self.replays = 0
 
@@ -146,9 +151,11 @@ class MockPublisher:
 
 
 @contextlib.asynccontextmanager
-async def following() -> AsyncIterator[tuple[KvEventFeed, MockPublisher]]:
+async def following(
+    host: str = "127.0.0.1",
+) -> AsyncIterator[tuple[KvEventFeed, MockPublisher]]:
     with zmq.asyncio.Context() as context:
-        publisher = MockPublisher(context)
+        publisher = MockPublisher(context, host)
 
         async def discover() -> tuple[str, str | None]:
             return publisher.events, publisher.replay
@@ -164,8 +171,9 @@ async def following() -> AsyncIterator[tuple[KvEventFeed, MockPublisher]]:
             publisher.close()
 
 
-async def test_a_late_feed_catches_up_then_follows_live() -> None:
-    async with following() as (feed, publisher):
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_late_feed_catches_up_then_follows_live(host: str) -> None:
+    async with following(host) as (feed, publisher):
         await publisher.publish(batch(stored(0, 2)))
         await until(lambda: feed.state is FeedState.LIVE)
         index = feed.follower.index

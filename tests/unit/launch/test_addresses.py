@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address, resolve
@@ -80,6 +81,14 @@ def test_a_taken_port_is_named() -> None:
         deployment = _deployment(TEXT.replace("127.0.0.1:0", address))
         with pytest.raises(ConfigError, match=f"gateway: cannot listen on {address}: .*in use"):
             resolve(deployment, sockets=Path("/tmp/s"), cores=[0])
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    text = TEXT.replace("127.0.0.1:0", "[::1]:0")
+    resolved = resolve(_deployment(text), sockets=Path("/tmp/s"), cores=[0])
+    address = parse_address(resolved.gateway.listen)
+    assert address.host == "::1"
+    assert address.port > 0
 
 
 def test_an_address_without_a_port_is_an_error() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import ProcessError
 from prfaas.launch.addresses import free_address
 from prfaas.launch.child import _UNREADY_GRACE_S, Child, ChildState
 from prfaas.launch.commands import Command
@@ -71,7 +71,7 @@ async def test_a_process_that_never_comes_up_fails_with_its_last_words(tmp_path:
     command = Command((sys.executable, "-c", "raise SystemExit('no such model')"), {})
     child = Child("engine", command, probe="http://127.0.0.1:9/", run=run, changed=changed)
     async with aiohttp.ClientSession() as http:
-        with pytest.raises(EngineError, match=r"engine ended with status 1 (?s:.*)no such model"):
+        with pytest.raises(ProcessError, match=r"engine ended with status 1 (?s:.*)no such model"):
             await child.supervise(http)
     run.close()
 

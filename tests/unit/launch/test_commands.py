@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import msgspec
+
 from prfaas.core.deployment import load_deployment
 from prfaas.launch.addresses import resolve
 from prfaas.launch.commands import engine_command
@@ -51,6 +53,14 @@ def test_a_plain_engine_differs_by_the_connector_alone() -> None:
         _option(ours.arguments, "--kv-transfer-config"),
     }
     assert ours.environment == plain.environment
+
+
+def test_an_engine_listens_at_the_host_of_its_url() -> None:
+    deployment = _resolved()
+    engine = msgspec.structs.replace(deployment.clusters[1].engines[1], url="http://[::1]:8001")
+    arguments = engine_command(deployment, engine, vllm="cpu").arguments
+    assert _option(arguments, "--host") == "::1"
+    assert _option(arguments, "--port") == "8001"
 
 
 def test_on_gpus_vllm_serve_is_started_and_no_core_is_bound() -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from prfaas.core.errors import InvariantError
 
 
-class Outgoing(Enum):
+class SendingState(Enum):
     """A transfer as its sender sees it."""
 
     OFFERING = "offering"
@@ -22,7 +22,7 @@ class Outgoing(Enum):
     FAILED = "failed"
 
 
-class OutgoingStep(Enum):
+class SendingStep(Enum):
     ACCEPTED = "receiver accepted"
     DEFERRED = "receiver refused for now"
     REOFFERED = "time to offer again"
@@ -30,18 +30,18 @@ class OutgoingStep(Enum):
     ENDED = "cancelled, refused, deadline or receiver gave up"
 
 
-OUTGOING: Mapping[tuple[Outgoing, OutgoingStep], Outgoing] = {
-    (Outgoing.OFFERING, OutgoingStep.ACCEPTED): Outgoing.SENDING,
-    (Outgoing.OFFERING, OutgoingStep.DEFERRED): Outgoing.WAITING,
-    (Outgoing.OFFERING, OutgoingStep.ENDED): Outgoing.FAILED,
-    (Outgoing.WAITING, OutgoingStep.REOFFERED): Outgoing.OFFERING,
-    (Outgoing.WAITING, OutgoingStep.ENDED): Outgoing.FAILED,
-    (Outgoing.SENDING, OutgoingStep.ALL_ACKNOWLEDGED): Outgoing.COMPLETE,
-    (Outgoing.SENDING, OutgoingStep.ENDED): Outgoing.FAILED,
+SENDING_TRANSITIONS: Mapping[tuple[SendingState, SendingStep], SendingState] = {
+    (SendingState.OFFERING, SendingStep.ACCEPTED): SendingState.SENDING,
+    (SendingState.OFFERING, SendingStep.DEFERRED): SendingState.WAITING,
+    (SendingState.OFFERING, SendingStep.ENDED): SendingState.FAILED,
+    (SendingState.WAITING, SendingStep.REOFFERED): SendingState.OFFERING,
+    (SendingState.WAITING, SendingStep.ENDED): SendingState.FAILED,
+    (SendingState.SENDING, SendingStep.ALL_ACKNOWLEDGED): SendingState.COMPLETE,
+    (SendingState.SENDING, SendingStep.ENDED): SendingState.FAILED,
 }
 
 
-class Incoming(Enum):
+class ReceivingState(Enum):
     """A transfer as its receiver sees it. ENDING: over, but a connection may still be writing
     into its memory."""
 
@@ -53,7 +53,7 @@ class Incoming(Enum):
     FAILED = "failed"
 
 
-class IncomingStep(Enum):
+class ReceivingStep(Enum):
     TAKEN = "sink gave memory"
     REFUSED = "sink refused"
     ALL_STORED = "every byte stored and verified"
@@ -61,19 +61,19 @@ class IncomingStep(Enum):
     LET_GO = "no connection holds its memory"
 
 
-INCOMING: Mapping[tuple[Incoming, IncomingStep], Incoming] = {
-    (Incoming.ASKING, IncomingStep.TAKEN): Incoming.RECEIVING,
-    (Incoming.ASKING, IncomingStep.REFUSED): Incoming.REFUSED,
-    (Incoming.ASKING, IncomingStep.ENDED): Incoming.ENDING,
-    (Incoming.RECEIVING, IncomingStep.ALL_STORED): Incoming.COMPLETE,
-    (Incoming.RECEIVING, IncomingStep.ENDED): Incoming.ENDING,
-    (Incoming.ENDING, IncomingStep.TAKEN): Incoming.ENDING,
-    (Incoming.ENDING, IncomingStep.REFUSED): Incoming.REFUSED,
-    (Incoming.ENDING, IncomingStep.LET_GO): Incoming.FAILED,
+RECEIVING_TRANSITIONS: Mapping[tuple[ReceivingState, ReceivingStep], ReceivingState] = {
+    (ReceivingState.ASKING, ReceivingStep.TAKEN): ReceivingState.RECEIVING,
+    (ReceivingState.ASKING, ReceivingStep.REFUSED): ReceivingState.REFUSED,
+    (ReceivingState.ASKING, ReceivingStep.ENDED): ReceivingState.ENDING,
+    (ReceivingState.RECEIVING, ReceivingStep.ALL_STORED): ReceivingState.COMPLETE,
+    (ReceivingState.RECEIVING, ReceivingStep.ENDED): ReceivingState.ENDING,
+    (ReceivingState.ENDING, ReceivingStep.TAKEN): ReceivingState.ENDING,
+    (ReceivingState.ENDING, ReceivingStep.REFUSED): ReceivingState.REFUSED,
+    (ReceivingState.ENDING, ReceivingStep.LET_GO): ReceivingState.FAILED,
 }
 
-State = TypeVar("State", Outgoing, Incoming)
-Step = TypeVar("Step", OutgoingStep, IncomingStep)
+State = TypeVar("State", SendingState, ReceivingState)
+Step = TypeVar("Step", SendingStep, ReceivingStep)
 
 
 def advance(table: Mapping[tuple[State, Step], State], state: State, step: Step) -> State:

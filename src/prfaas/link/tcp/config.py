@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import KIB
+from prfaas.tls.files import TlsFiles
 
 LEAST_CHUNK_BYTES = 4 * KIB
 
@@ -16,14 +17,6 @@ LEAST_CHUNK_BYTES = 4 * KIB
 class Plaintext(msgspec.Struct, frozen=True):
     """No encryption and no authentication: a peer is who it says it is. Only for lines that are
     protected otherwise; it is never fallen back to."""
-
-
-class TlsFiles(msgspec.Struct, frozen=True):
-    """PEM files for TLS 1.3 with mutual authentication, as `prfaas certs` writes them."""
-
-    ca: Path
-    cert: Path
-    key: Path
 
 
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,29 +57,16 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     """Connections beyond the first are closed after so long without work."""
     peer_grace_s: float = 15.0
-    """Incoming transfers of a sender without any connection are given up after this."""
+    """ReceivingState transfers of a sender without any connection are given up after this."""
     dscp: int = 0
     """Differentiated services code point of the packets (10: AF11 bulk, 0: best effort)."""
     congestion_control: str | None = "bbr"
     """TCP congestion control where the kernel offers it, else the system's."""
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """``"host:port"`` or ``"[v6]:port"`` to its parts. Raises ConfigError."""
-    host, separator, port = address.rpartition(":")
-    try:
-        host.encode("idna")  # as the resolver does: a UnicodeError where it is nobody's name
-        valid = bool(separator) and port.isdecimal() and int(port) <= 65535
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigError(f"address {address!r} is not host:port, for example 10.0.0.5:7400")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
 def check(config: TcpLinkConfig) -> None:
     """Raise ConfigError for values that cannot work together."""
-    split_address(config.listen)
+    parse_address(config.listen)
     for name, peer in config.peers.items():
         check_peer(name, peer)
     if not LEAST_CHUNK_BYTES <= config.min_chunk_bytes <= config.max_chunk_bytes <= 64 * 1024 * KIB:
@@ -99,7 +79,7 @@ def check(config: TcpLinkConfig) -> None:
 
 def check_peer(name: str, peer: PeerConfig) -> None:
     """Raise ConfigError naming the peer whose settings cannot work."""
-    split_address(peer.address)
+    parse_address(peer.address)
     if peer.rate_bytes_per_s is not None and peer.rate_bytes_per_s <= 0:
         raise ConfigError(f"peer {name!r}: the rate must be above zero")
     if not 0.0 <= peer.leave_to_others <= 0.9:

@@ -7,6 +7,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import (
     FrameReader,
@@ -17,9 +18,10 @@ from prfaas.link.protocol.frames import (
     control,
     decode,
 )
-from prfaas.link.tcp import tls
-from prfaas.link.tcp.channel import Channel, connect, tune
-from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig, split_address
+from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.socket_options import connect, tune
+from prfaas.tls.context import check_identity
 
 _CONNECT_S = 3.0
 """A connect without an answer is begun anew: the kernel itself asks again after 1, 3, 7 and 15 s
@@ -28,8 +30,11 @@ only, and a line that is back should be noticed sooner."""
 
 @dataclass(frozen=True)
 class Dialled:
+    """A connection that both sides have agreed to; ``number`` is its in our session."""
+
     channel: Channel
     welcome: Welcome
+    number: int
 
 
 def dial(
@@ -38,7 +43,7 @@ def dial(
     """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
     either says what to do."""
     address = peer.address
-    host, port = split_address(address)
+    host, port = parse_address(address)
     until = time.monotonic() + config.handshake_timeout_s
     paced = peer.rate_bytes_per_s is not None or peer.leave_to_others > 0
     timeout_s = min(config.handshake_timeout_s, _CONNECT_S)
@@ -56,7 +61,7 @@ def dial(
         )
         if context is not None:
             sock = context.wrap_socket(sock)
-            tls.check_identity(sock, hello.target)
+            check_identity(sock, hello.target)
         sock.sendall(control(Kind.HELLO, hello))
         welcome = _welcome(sock, until)
         if welcome.name != hello.target:
@@ -77,7 +82,7 @@ def dial(
     except BaseException:
         sock.close()
         raise
-    return Dialled(Channel(sock), welcome)
+    return Dialled(Channel(sock), welcome, hello.connection)
 
 
 def _welcome(sock: socket.socket, until: float) -> Welcome:

@@ -16,12 +16,13 @@ from prfaas.link.api import (
     TransferOffer,
     TransferSink,
 )
-from prfaas.link.tcp import tls
-from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, TlsFiles, check, check_peer
-from prfaas.link.tcp.door import Door
-from prfaas.link.tcp.peer import PeerLink
-from prfaas.link.tcp.receiving import Receivers
+from prfaas.link.tcp.acceptor import Acceptor
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, check, check_peer
+from prfaas.link.tcp.receiving_driver import ReceivingDriver
+from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.link.tcp.telemetry import LinkCounters
+from prfaas.tls.context import client_context
+from prfaas.tls.files import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +32,21 @@ _TICK_S = 0.02
 class TcpLink:
     """Listens, dials and moves transfers from the moment it is constructed until ``close``.
 
-    Raises ConfigError for settings or certificates that cannot work, LinkError if the listening
-    address cannot be bound.
+    Raises ConfigError for settings or certificates that cannot work, and for a listening address
+    that cannot be had.
     """
 
     def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
         check(config)
         self._config = config
         security = config.security
-        self._context = tls.client_context(security) if isinstance(security, TlsFiles) else None
-        self._receivers = Receivers(config, sink)
-        self._door = Door(config, secrets.randbits(63), self._receivers.admit)
-        self._peers: dict[str, PeerLink] = {}
+        self._context = client_context(security) if isinstance(security, TlsFiles) else None
+        self._receiving = ReceivingDriver(config, sink)
+        self._acceptor = Acceptor(config, secrets.randbits(63), self._receiving.admit)
+        self._peers: dict[str, SendingDriver] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._door.start()
+        self._acceptor.start()
         for name, peer in config.peers.items():
             self.set_peer(name, peer)
         self._ticker = threading.Thread(target=self._tick, name="kv-link-ticker", daemon=True)
@@ -54,7 +55,7 @@ class TcpLink:
     @property
     def address(self) -> str:
         """``host:port`` it listens on."""
-        return self._door.address
+        return self._acceptor.address
 
     def set_peer(self, name: str, peer: PeerConfig) -> None:
         """Add a peer, or change the address, rate or connections of a known one."""
@@ -62,7 +63,7 @@ class TcpLink:
         with self._lock:
             known = self._peers.get(name)
             if known is None:
-                self._peers[name] = PeerLink(name, peer, self._config, self._context)
+                self._peers[name] = SendingDriver(name, peer, self._config, self._context)
                 return
         known.configure(peer)
 
@@ -81,20 +82,20 @@ class TcpLink:
         return link.open(offer, on_complete, on_failed)
 
     def abandon(self, key: TransferKey, reason: str) -> None:
-        self._receivers.abandon(key, reason)
+        self._receiving.abandon(key, reason)
 
     def states(self) -> Sequence[LinkState]:
         return [peer.state() for peer in list(self._peers.values())]
 
     def counters(self) -> LinkCounters:
         """Everything metrics need; see `telemetry`."""
-        receivers, received = self._receivers, self._receivers.desk.counters
+        receiving, received = self._receiving, self._receiving.counters()
         return LinkCounters(
             peers={name: peer.telemetry() for name, peer in list(self._peers.items())},
-            incoming_connections=receivers.connections,
-            pending_connections=self._door.waiting,
-            turned_away=dict(self._door.turned_away),
-            connections_lost_to_errors=receivers.lost_to_errors,
+            incoming_connections=receiving.connections,
+            pending_connections=self._acceptor.pending,
+            turned_away=dict(self._acceptor.turned_away),
+            connections_lost_to_errors=receiving.lost_to_errors,
             bytes_stored=received.bytes_stored,
             bytes_duplicate=received.bytes_duplicate,
             chunks_corrupt=received.chunks_corrupt,
@@ -106,15 +107,15 @@ class TcpLink:
     def close(self) -> None:
         self._closing.set()
         self._ticker.join()
-        self._door.stop()
-        self._door.join()
+        self._acceptor.stop()
+        self._acceptor.join()
         for peer in self._peers.values():
             peer.close()
-        self._receivers.close()
+        self._receiving.close()
 
     def _tick(self) -> None:
         while not self._closing.wait(_TICK_S):
-            parts: list[Receivers | PeerLink] = [self._receivers, *self._peers.values()]
+            parts: list[ReceivingDriver | SendingDriver] = [self._receiving, *self._peers.values()]
             for part in parts:
                 try:
                     part.tick(time.monotonic())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from prfaas.link.protocol.monitor import ConnectionSample
+from prfaas.link.protocol.line_monitor import ConnectionSample
 
 # 8 bytes of states and flags, 24 u32 (rto ... total_retrans), 4 u64 (pacing_rate ...
 # bytes_received), 6 u32 (segs_out ... data_segs_out), 4 u64 (delivery_rate ... sndbuf_limited),

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import naming, parse_yaml
+from prfaas.core.strict import Strict, naming, parse_yaml
 from prfaas.models.geometry.attention import ATTENTION_MODELS
 from prfaas.models.geometry.fields import Fields
 from prfaas.models.geometry.hybrid import HYBRID_MODELS
@@ -24,7 +24,7 @@ from prfaas.models.geometry.layers import ModelGeometry, dtype_bytes
 FAMILIES = ATTENTION_MODELS | HYBRID_MODELS
 
 
-class CatalogueRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CatalogueRow(Strict, frozen=True):
     """The fields of a published config that decide S_kv. ``layer_counts`` stands for a
     ``layer_types`` list whose order does not matter."""
 
@@ -32,11 +32,11 @@ class CatalogueRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     repository: str
     source: str
     config: dict[str, Any]
-    layer_counts: dict[str, int] = {}
+    layer_counts: dict[str, int] = msgspec.field(default_factory=dict)
     note: str | None = None
 
 
-class _Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Catalogue(Strict, frozen=True):
     models: list[CatalogueRow]
 
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from prfaas.link.protocol.fanout import Fanout, first_guess
-from prfaas.link.protocol.monitor import ConnectionSample, LineMonitor, LineSample, LineView
+from prfaas.link.protocol.connection_tuner import ConnectionTuner, first_guess
+from prfaas.link.protocol.line_monitor import ConnectionSample, LineMonitor, LineSample, LineView
 from prfaas.link.protocol.pacing import CapacityEstimate, Pacer, connection_rate
 
 
@@ -87,21 +87,23 @@ def test_the_first_guess(rtt_s: float, rate: float | None, count: int) -> None:
     assert first_guess(rtt_s, rate) == count
 
 
-def climb(fanout: Fanout, goodput_of: dict[int, float], seconds: float, start: float) -> float:
+def climb(
+    tuner: ConnectionTuner, goodput_of: dict[int, float], seconds: float, start: float
+) -> float:
     steps = int(seconds * 10)
     for step in range(steps):
-        goodput = goodput_of.get(fanout.count, 100.0)
-        fanout.observe(goodput, limited=False, now=start + step / 10)
+        goodput = goodput_of.get(tuner.count, 100.0)
+        tuner.observe(goodput, limited=False, now=start + step / 10)
     return start + seconds
 
 
 def test_connections_stay_where_they_help_and_go_where_they_do_not() -> None:
-    fanout = Fanout(4)
-    now = climb(fanout, {4: 50.0, 6: 75.0, 9: 76.0}, 10.0, 0.0)
-    assert fanout.count == 6
-    climb(fanout, {6: 75.0}, 30.0, now)
-    assert fanout.count == 6, "the question rests"
-    idle = Fanout(4)
+    tuner = ConnectionTuner(4)
+    now = climb(tuner, {4: 50.0, 6: 75.0, 9: 76.0}, 10.0, 0.0)
+    assert tuner.count == 6
+    climb(tuner, {6: 75.0}, 30.0, now)
+    assert tuner.count == 6, "the question rests"
+    idle = ConnectionTuner(4)
     for step in range(100):
         idle.observe(0.0, limited=True, now=step / 10)
     assert idle.count == 4

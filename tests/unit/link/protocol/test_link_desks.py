@@ -1,4 +1,4 @@
-"""The two desks on their own: what the property tests do not pin down."""
+"""The two ends on their own: what the property tests do not pin down."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ from prfaas.link.protocol.frames import (
     reason,
     unpack,
 )
-from prfaas.link.protocol.incoming import Completed, Failed, Withdrawn
-from prfaas.link.protocol.lifecycle import INCOMING, OUTGOING, Outgoing, OutgoingStep
-from prfaas.link.protocol.outbound import OutboundConnection
-from prfaas.link.protocol.outgoing import Chunk, OutgoingTransfer
-from prfaas.link.protocol.receiver import ReceivingDesk
-from prfaas.link.protocol.sender import SendingDesk
+from prfaas.link.protocol.lifecycle import (
+    RECEIVING_TRANSITIONS,
+    SENDING_TRANSITIONS,
+    SendingState,
+    SendingStep,
+)
+from prfaas.link.protocol.receiving_end import ReceivingEnd
+from prfaas.link.protocol.receiving_records import Completed, Failed, Withdrawn
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_end import SendingEnd
+from prfaas.link.protocol.sending_records import Chunk, SendingTransfer
 
 NOTHING = Header(Kind.ACK, 0, 0, 0, 0, 0)
 
@@ -66,262 +71,262 @@ def query(offset: int, length: int, lost: int) -> Header:
 
 
 class Receiving:
-    """A desk with two connections and, unless told otherwise, an accepted transfer."""
+    """A end with two connections and, unless told otherwise, an accepted transfer."""
 
     def __init__(self, *, accept: bool = True, **settings: float) -> None:
-        self.desk = ReceivingDesk(**settings)  # type: ignore[arg-type]
+        self.end = ReceivingEnd(**settings)  # type: ignore[arg-type]
         self.one, self.two = FakeConnection(), FakeConnection()
-        self.session = self.desk.opened("east", 1, 1, self.one)
-        self.desk.opened("east", 1, 2, self.two)
-        self.transfer = self.desk.offer(self.session, self.one, 1, an_offer(), now=0.0)
+        self.session = self.end.opened("east", 1, 1, self.one)
+        self.end.opened("east", 1, 2, self.two)
+        self.transfer = self.end.offer(self.session, self.one, 1, an_offer(), now=0.0)
         assert self.transfer is not None
         if accept:
-            self.desk.answered(self.transfer, Memory())
+            self.end.answered(self.transfer, Memory())
 
 
 def test_a_range_being_written_is_written_by_nobody_else() -> None:
     rig = Receiving()
-    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    claim = rig.end.claim(rig.session, rig.one, data(0, 50))
     assert claim is not None
-    assert rig.desk.claim(rig.session, rig.two, data(0, 50)) is None
+    assert rig.end.claim(rig.session, rig.two, data(0, 50)) is None
     assert rig.two.said == [Kind.NACK]
-    rig.desk.settle(claim, rig.one, intact=True)
-    assert rig.desk.claim(rig.session, rig.two, data(0, 50)) is None
+    rig.end.settle(claim, rig.one, intact=True)
+    assert rig.end.claim(rig.session, rig.two, data(0, 50)) is None
     assert rig.two.said == [Kind.NACK, Kind.ACK]
     with pytest.raises(PeerError, match="cuts a range"):
-        rig.desk.claim(rig.session, rig.two, data(40, 20))
+        rig.end.claim(rig.session, rig.two, data(40, 20))
 
 
 def test_a_query_waits_for_the_lost_connections_reader() -> None:
     rig = Receiving()
-    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
-    rig.desk.query(rig.session, rig.two, query(0, 50, lost=1))
+    claim = rig.end.claim(rig.session, rig.one, data(0, 50))
+    rig.end.query(rig.session, rig.two, query(0, 50, lost=1))
     assert rig.one.severed
     assert rig.two.said == []
-    rig.desk.closed(rig.session, 1, claim, now=1.0)
+    rig.end.closed(rig.session, 1, claim, now=1.0)
     assert rig.two.said == [Kind.NACK]
     with pytest.raises(PeerError, match="the connection it came over"):
-        rig.desk.query(rig.session, rig.two, query(0, 50, lost=2))
+        rig.end.query(rig.session, rig.two, query(0, 50, lost=2))
 
 
 def test_an_ended_transfer_fails_only_when_no_one_writes_its_memory() -> None:
     rig = Receiving()
-    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    claim = rig.end.claim(rig.session, rig.one, data(0, 50))
     assert claim is not None
-    rig.desk.tick(now=10.0)
-    assert list(rig.desk.events) == []
-    rig.desk.settle(claim, rig.one, intact=True)
-    assert list(rig.desk.events) == [Failed(an_offer(), "deadline passed before all bytes arrived")]
-    assert rig.desk.claim(rig.session, rig.two, data(50, 50)) is None
+    rig.end.tick(now=10.0)
+    assert list(rig.end.events) == []
+    rig.end.settle(claim, rig.one, intact=True)
+    assert list(rig.end.events) == [Failed(an_offer(), "deadline passed before all bytes arrived")]
+    assert rig.end.claim(rig.session, rig.two, data(50, 50)) is None
     assert rig.two.said[-1] is Kind.FAILED
 
 
 def test_a_newer_epoch_replaces_an_older_one_but_not_the_reverse() -> None:
     rig = Receiving()
-    assert rig.desk.offer(rig.session, rig.one, 2, an_offer(epoch=1), now=0.0) is None
+    assert rig.end.offer(rig.session, rig.one, 2, an_offer(epoch=1), now=0.0) is None
     assert rig.one.said[-1] is Kind.REFUSE
-    assert list(rig.desk.events) == []
-    assert rig.desk.offer(rig.session, rig.one, 3, an_offer(epoch=2), now=0.0) is None
-    assert isinstance(rig.desk.events.pop(), Failed)
-    again = rig.desk.offer(rig.session, rig.one, 3, an_offer(epoch=2), now=0.1)
+    assert list(rig.end.events) == []
+    assert rig.end.offer(rig.session, rig.one, 3, an_offer(epoch=2), now=0.0) is None
+    assert isinstance(rig.end.events.pop(), Failed)
+    again = rig.end.offer(rig.session, rig.one, 3, an_offer(epoch=2), now=0.1)
     assert again is not None
 
 
 def test_a_transfer_cancelled_while_the_sink_is_asked_gives_its_memory_back() -> None:
     rig = Receiving(accept=False)
     assert rig.transfer is not None
-    rig.desk.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
-    assert list(rig.desk.events) == []
-    rig.desk.answered(rig.transfer, Memory())
-    assert list(rig.desk.events) == [Failed(an_offer(), "changed my mind")]
+    rig.end.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
+    assert list(rig.end.events) == []
+    rig.end.answered(rig.transfer, Memory())
+    assert list(rig.end.events) == [Failed(an_offer(), "changed my mind")]
     rig = Receiving(accept=False)
     assert rig.transfer is not None
-    rig.desk.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
-    rig.desk.answered(rig.transfer, Refusal("full"))
-    assert list(rig.desk.events) == [Withdrawn(TransferKey("t", 0, 1), "changed my mind")]
+    rig.end.cancel(rig.session, rig.one, 1, Reason("changed my mind"))
+    rig.end.answered(rig.transfer, Refusal("full"))
+    assert list(rig.end.events) == [Withdrawn(TransferKey("t", 0, 1), "changed my mind")]
 
 
 def test_a_cancel_that_comes_without_its_offer_is_told_once() -> None:
     rig, key = Receiving(), TransferKey("late", 0, 1)
     for _ in range(2):
-        rig.desk.cancel(rig.session, rig.one, 7, Reason("deadline passed", key=key))
+        rig.end.cancel(rig.session, rig.one, 7, Reason("deadline passed", key=key))
         assert rig.one.said[-1] is Kind.FAILED
-    assert list(rig.desk.events) == [Withdrawn(key, "deadline passed")]
+    assert list(rig.end.events) == [Withdrawn(key, "deadline passed")]
 
 
 def test_a_cancel_is_answered_over_the_connection_that_brought_it() -> None:
     rig = Receiving()
-    claim = rig.desk.claim(rig.session, rig.one, data(0, 50))
+    claim = rig.end.claim(rig.session, rig.one, data(0, 50))
     assert claim is not None
     for _ in range(2):  # the second finds it ending: a connection still writes into its memory
-        rig.desk.cancel(rig.session, rig.two, 1, Reason("enough"))
+        rig.end.cancel(rig.session, rig.two, 1, Reason("enough"))
     assert (rig.one.said, rig.two.said) == ([Kind.ACCEPT], [Kind.FAILED, Kind.FAILED])
-    rig.desk.settle(claim, rig.one, intact=True)
-    assert list(rig.desk.events) == [Failed(an_offer(), "enough")]
+    rig.end.settle(claim, rig.one, intact=True)
+    assert list(rig.end.events) == [Failed(an_offer(), "enough")]
 
 
 def test_nobody_withdraws_what_another_has_offered() -> None:
     rig, stranger = Receiving(accept=False), FakeConnection()
     assert rig.transfer is not None
-    rig.desk.answered(rig.transfer, Refusal("full", retry=True))
-    other = rig.desk.opened("north", 1, 1, stranger)
-    rig.desk.cancel(other, stranger, 5, Reason("ha", key=an_offer().key))
+    rig.end.answered(rig.transfer, Refusal("full", retry=True))
+    other = rig.end.opened("north", 1, 1, stranger)
+    rig.end.cancel(other, stranger, 5, Reason("ha", key=an_offer().key))
     assert stranger.said == [Kind.FAILED]
-    assert list(rig.desk.events) == []
-    rig.desk.cancel(rig.session, rig.one, 1, Reason("enough", key=an_offer().key))
-    assert list(rig.desk.events) == [Withdrawn(an_offer().key, "enough")]
+    assert list(rig.end.events) == []
+    rig.end.cancel(rig.session, rig.one, 1, Reason("enough", key=an_offer().key))
+    assert list(rig.end.events) == [Withdrawn(an_offer().key, "enough")]
 
 
 def test_a_sender_that_stays_away_is_given_up() -> None:
     rig = Receiving(peer_grace_s=5.0)
-    rig.desk.closed(rig.session, 1, None, now=1.0)
-    rig.desk.closed(rig.session, 2, None, now=2.0)
-    rig.desk.tick(now=6.9)
-    assert list(rig.desk.events) == []
-    rig.desk.tick(now=7.0)
-    assert isinstance(rig.desk.events.pop(), Failed)
+    rig.end.closed(rig.session, 1, None, now=1.0)
+    rig.end.closed(rig.session, 2, None, now=2.0)
+    rig.end.tick(now=6.9)
+    assert list(rig.end.events) == []
+    rig.end.tick(now=7.0)
+    assert isinstance(rig.end.events.pop(), Failed)
 
 
 def test_late_questions_about_a_complete_transfer_get_the_truth() -> None:
     rig = Receiving()
-    claim = rig.desk.claim(rig.session, rig.one, data(0, 100))
+    claim = rig.end.claim(rig.session, rig.one, data(0, 100))
     assert claim is not None
-    rig.desk.settle(claim, rig.one, intact=True)
-    assert isinstance(rig.desk.events.pop(), Completed)
-    rig.desk.query(rig.session, rig.two, query(0, 100, lost=9))
-    assert rig.desk.claim(rig.session, rig.two, data(0, 100)) is None
+    rig.end.settle(claim, rig.one, intact=True)
+    assert isinstance(rig.end.events.pop(), Completed)
+    rig.end.query(rig.session, rig.two, query(0, 100, lost=9))
+    assert rig.end.claim(rig.session, rig.two, data(0, 100)) is None
     assert rig.two.said == [Kind.ACK, Kind.ACK]
 
 
 def test_gaps_offers_and_bounds_are_limited() -> None:
     rig = Receiving(max_transfers=1)
-    assert rig.desk.offer(rig.session, rig.one, 2, an_offer("u"), now=0.0) is None
+    assert rig.end.offer(rig.session, rig.one, 2, an_offer("u"), now=0.0) is None
     assert rig.one.said[-1] is Kind.REFUSE
     with pytest.raises(PeerError, match="of 100 bytes"):
-        rig.desk.claim(rig.session, rig.one, data(90, 11))
+        rig.end.claim(rig.session, rig.one, data(90, 11))
     with pytest.raises(PeerError, match="exists already"):
-        rig.desk.opened("east", 1, 2, FakeConnection())
+        rig.end.opened("east", 1, 2, FakeConnection())
     waiting = Receiving(accept=False)
     with pytest.raises(PeerError, match="before ACCEPT"):
-        waiting.desk.claim(waiting.session, waiting.one, data(0, 10))
+        waiting.end.claim(waiting.session, waiting.one, data(0, 10))
 
 
-# The sending desk.
+# The sending end.
 
 
 def opened(
-    desk: SendingDesk,
+    end: SendingEnd,
     name: str,
     size: int,
     *,
     priority: int = 0,
     step: int = 10**6,
     released: Callable[[int], None] = quiet,
-) -> OutgoingTransfer:
+) -> SendingTransfer:
     """An accepted transfer with all of its bytes added, in pieces of ``step``."""
     offer = an_offer(name, total=size, priority=priority)
-    transfer = desk.open(offer, quiet, quiet, now=0.0)
+    transfer = end.open(offer, quiet, quiet, now=0.0)
     data = memoryview(bytearray(size))
     for at in range(0, size, step):
-        desk.add(transfer, at, data[at : at + step], partial(released, at))
-    frame, _ = desk.take(1, chunk_bytes=100, now=0.0)
+        end.add(transfer, at, data[at : at + step], partial(released, at))
+    frame, _ = end.take(1, chunk_bytes=100, now=0.0)
     assert isinstance(frame, bytes)
     accept = NOTHING._replace(kind=Kind.ACCEPT, handle=transfer.handle)
-    desk.heard(1, accept, "", retry=False, now=0.0)
+    end.heard(1, accept, "", retry=False, now=0.0)
     return transfer
 
 
-def taken(desk: SendingDesk, count: int) -> list[str]:
+def taken(end: SendingEnd, count: int) -> list[str]:
     names = []
     for _ in range(count):
-        chunk, _ = desk.take(1, chunk_bytes=100, now=0.0)
+        chunk, _ = end.take(1, chunk_bytes=100, now=0.0)
         assert isinstance(chunk, Chunk)
         names.append(chunk.transfer.offer.key.transfer_id)
     return names
 
 
 def test_the_urgent_go_first_and_equals_take_turns() -> None:
-    desk = SendingDesk()
-    opened(desk, "bulk", 1000, priority=9)
-    assert taken(desk, 2) == ["bulk", "bulk"]
-    opened(desk, "a", 300)
-    opened(desk, "b", 300)
-    assert taken(desk, 7) == ["a", "b", "a", "b", "a", "b", "bulk"]
+    end = SendingEnd()
+    opened(end, "bulk", 1000, priority=9)
+    assert taken(end, 2) == ["bulk", "bulk"]
+    opened(end, "a", 300)
+    opened(end, "b", 300)
+    assert taken(end, 7) == ["a", "b", "a", "b", "a", "b", "bulk"]
 
 
 def test_a_newcomer_gets_its_share_not_a_backlog() -> None:
-    desk = SendingDesk()
-    opened(desk, "old", 2000)
-    taken(desk, 10)
-    opened(desk, "new", 2000)
-    assert sorted(taken(desk, 6)) == ["new"] * 3 + ["old"] * 3
+    end = SendingEnd()
+    opened(end, "old", 2000)
+    taken(end, 10)
+    opened(end, "new", 2000)
+    assert sorted(taken(end, 6)) == ["new"] * 3 + ["old"] * 3
 
 
 def test_who_had_nothing_to_send_for_a_moment_is_not_starved_by_a_newcomer() -> None:
-    desk = SendingDesk()
-    old = opened(desk, "old", 10_000)
-    taken(desk, 100)
-    opened(desk, "new", 2000)
-    taken(desk, 1)
-    desk.add(old, 10_000, memoryview(bytes(1000)), quiet)
-    assert sorted(taken(desk, 6)) == ["new"] * 3 + ["old"] * 3
+    end = SendingEnd()
+    old = opened(end, "old", 10_000)
+    taken(end, 100)
+    opened(end, "new", 2000)
+    taken(end, 1)
+    end.add(old, 10_000, memoryview(bytes(1000)), quiet)
+    assert sorted(taken(end, 6)) == ["new"] * 3 + ["old"] * 3
 
 
 def test_what_was_accepted_and_waits_for_a_connection_is_counted() -> None:
-    desk = SendingDesk()
-    offered = desk.open(an_offer("u"), quiet, quiet, now=0.0)
-    desk.add(offered, 0, memoryview(bytes(50)), quiet)
-    assert desk.queued_bytes == 0, "not accepted yet"
-    desk.take(1, chunk_bytes=100, now=0.0)
-    transfer = opened(desk, "t", 250, step=90)
-    assert desk.queued_bytes == 250
-    chunk, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    end = SendingEnd()
+    offered = end.open(an_offer("u"), quiet, quiet, now=0.0)
+    end.add(offered, 0, memoryview(bytes(50)), quiet)
+    assert end.queued_bytes == 0, "not accepted yet"
+    end.take(1, chunk_bytes=100, now=0.0)
+    transfer = opened(end, "t", 250, step=90)
+    assert end.queued_bytes == 250
+    chunk, _ = end.take(1, chunk_bytes=100, now=0.0)
     assert isinstance(chunk, Chunk)
-    assert desk.queued_bytes == 160
+    assert end.queued_bytes == 160
     about = NOTHING._replace(handle=transfer.handle, digest=90)
-    desk.heard(1, about._replace(kind=Kind.NACK), "", retry=False, now=0.0)
-    assert desk.queued_bytes == 250
-    desk.heard(1, about, "", retry=False, now=0.0)
-    assert desk.queued_bytes == 160
-    desk.check_integrity()
-    desk.cancel(transfer, "enough")
-    assert desk.queued_bytes == 0
+    end.heard(1, about._replace(kind=Kind.NACK), "", retry=False, now=0.0)
+    assert end.queued_bytes == 250
+    end.heard(1, about, "", retry=False, now=0.0)
+    assert end.queued_bytes == 160
+    end.check_integrity()
+    end.cancel(transfer, "enough")
+    assert end.queued_bytes == 0
 
 
 def test_a_restarted_receiver_fails_only_what_it_had_accepted() -> None:
-    desk, failed = SendingDesk(), list[str]()
-    opened(desk, "accepted", 1000)
-    desk.open(an_offer("offered"), quiet, failed.append, now=0.0)
-    first, _ = desk.take(1, chunk_bytes=100, now=0.0)
-    desk.restarted("west has restarted")
-    assert desk.counters.transfers_failed == 1
-    desk.lost(1, now=0.0)
-    again, _ = desk.take(2, chunk_bytes=100, now=0.0)
+    end, failed = SendingEnd(), list[str]()
+    opened(end, "accepted", 1000)
+    end.open(an_offer("offered"), quiet, failed.append, now=0.0)
+    first, _ = end.take(1, chunk_bytes=100, now=0.0)
+    end.restarted("west has restarted")
+    assert end.counters.transfers_failed == 1
+    end.lost(1, now=0.0)
+    again, _ = end.take(2, chunk_bytes=100, now=0.0)
     assert first == again is not None
-    assert desk.take(2, chunk_bytes=100, now=0.0) == (None, None)
+    assert end.take(2, chunk_bytes=100, now=0.0) == (None, None)
     assert failed == []
 
 
 def test_a_receiver_may_refuse_for_a_day() -> None:
     """With pauses of at most a second, and a deadline that never grows on its way."""
-    desk, now = SendingDesk(), 1e6 + 0.1
-    transfer = desk.open(an_offer(allow_s=86400.0), quiet, quiet, now=now)
+    end, now = SendingEnd(), 1e6 + 0.1
+    transfer = end.open(an_offer(allow_s=86400.0), quiet, quiet, now=now)
     refuse = NOTHING._replace(kind=Kind.REFUSE, handle=transfer.handle)
     for _ in range(2000):
-        frame, _ = desk.take(1, chunk_bytes=100, now=now)
+        frame, _ = end.take(1, chunk_bytes=100, now=now)
         assert isinstance(frame, bytes)
         assert decode(frame[HEADER_BYTES:], TransferOffer).deadline_s <= 86400.0
-        desk.heard(1, refuse, "full", retry=True, now=now)
+        end.heard(1, refuse, "full", retry=True, now=now)
         now += 1.0
-        desk.tick(now=now)
+        end.tick(now=now)
 
 
 def test_the_rate_decides_when_the_next_chunk_goes() -> None:
-    desk = SendingDesk(rate_bytes_per_s=1000.0)
-    opened(desk, "t", 1000)
+    end = SendingEnd(rate_bytes_per_s=1000.0)
+    opened(end, "t", 1000)
     sent, now = 0, 0.0
     while now < 0.5:
-        chunk, again_at = desk.take(1, chunk_bytes=10, now=now)
+        chunk, again_at = end.take(1, chunk_bytes=10, now=now)
         if chunk is None:
             assert again_at is not None
             assert again_at > now
@@ -332,58 +337,58 @@ def test_the_rate_decides_when_the_next_chunk_goes() -> None:
 
 
 def test_a_cancel_is_repeated_until_the_receiver_has_heard_it() -> None:
-    desk = SendingDesk()
-    transfer = opened(desk, "t", 1000)
-    desk.cancel(transfer, "enough")
-    first, _ = desk.take(1, chunk_bytes=100, now=0.0)
-    desk.lost(1, now=0.0)
-    second, _ = desk.take(2, chunk_bytes=100, now=0.0)
+    end = SendingEnd()
+    transfer = opened(end, "t", 1000)
+    end.cancel(transfer, "enough")
+    first, _ = end.take(1, chunk_bytes=100, now=0.0)
+    end.lost(1, now=0.0)
+    second, _ = end.take(2, chunk_bytes=100, now=0.0)
     assert first == second is not None
     failed = NOTHING._replace(kind=Kind.FAILED, handle=transfer.handle)
-    desk.heard(2, failed, "enough", retry=False, now=0.0)
-    assert not desk.busy
+    end.heard(2, failed, "enough", retry=False, now=0.0)
+    assert not end.busy
 
 
 def test_memory_is_released_after_the_write_that_uses_it() -> None:
-    desk = SendingDesk()
-    transfer = opened(desk, "t", 100)
-    chunk, _ = desk.take(1, chunk_bytes=100, now=0.0)
+    end = SendingEnd()
+    transfer = opened(end, "t", 100)
+    chunk, _ = end.take(1, chunk_bytes=100, now=0.0)
     assert isinstance(chunk, Chunk)
-    desk.cancel(transfer, "enough")
-    assert len(desk.events) == 1, "only the failure: a connection is still writing"
-    desk.written(chunk)
-    assert len(desk.events) == 2
+    end.cancel(transfer, "enough")
+    assert len(end.events) == 1, "only the failure: a connection is still writing"
+    end.written(chunk)
+    assert len(end.events) == 2
 
 
-def outbound(desk: SendingDesk, chunk_bytes: int) -> OutboundConnection:
-    return OutboundConnection(
-        desk, 1, guard=nullcontext(), chunk_bytes=chunk_bytes, keepalive_s=5.0, now=0.0
+def outbound(end: SendingEnd, chunk_bytes: int) -> SendingConnection:
+    return SendingConnection(
+        end, 1, guard=nullcontext(), chunk_bytes=chunk_bytes, keepalive_s=5.0, now=0.0
     )
 
 
 def test_small_chunks_are_written_together_and_large_ones_alone() -> None:
-    desk, released = SendingDesk(), list[int]()
-    transfer = opened(desk, "t", 200, step=10, released=released.append)
-    line = outbound(desk, 100)
+    end, released = SendingEnd(), list[int]()
+    transfer = opened(end, "t", 200, step=10, released=released.append)
+    line = outbound(end, 100)
     line.fill(now=0.0)
     assert [len(view) for view in line.pending[1::2]] == [10] * 5, "half a chunk is enough"
     line.sent(sum(map(len, line.pending[:5])) + 1, now=0.0)
     assert [len(view) for view in line.pending] == [9, 44, 10, 44, 10]
-    desk.cancel(transfer, "enough")
-    while desk.events:
-        desk.events.popleft()()
+    end.cancel(transfer, "enough")
+    while end.events:
+        end.events.popleft()()
     assert sorted(released) == [0, 10, *range(50, 200, 10)], "three are still being written"
     line.closed(now=0.0)
-    while desk.events:
-        desk.events.popleft()()
+    while end.events:
+        end.events.popleft()()
     assert sorted(released) == list(range(0, 200, 10))
 
 
 def test_replies_are_heard_in_any_portions() -> None:
     for step in (1, 7, 44, 100, 4096):
-        desk = SendingDesk()
-        opened(desk, "t", 1000)
-        line = outbound(desk, 100)
+        end = SendingEnd()
+        opened(end, "t", 1000)
+        line = outbound(end, 100)
         for _ in range(10):
             line.fill(now=0.0)
             line.sent(sum(map(len, line.pending)), now=0.0)
@@ -394,18 +399,18 @@ def test_replies_are_heard_in_any_portions() -> None:
             part = replies[at : at + step]
             line.get_buffer()[: len(part)] = part
             line.received(len(part), now=0.0)
-        assert desk.counters.transfers_completed == 1
+        assert end.counters.transfers_completed == 1
 
 
 def test_a_peer_that_rejects_us_later_is_quoted() -> None:
-    line, words = outbound(SendingDesk(), 1), reason(Kind.REJECT, "too many connections")
+    line, words = outbound(SendingEnd(), 1), reason(Kind.REJECT, "too many connections")
     line.get_buffer()[: len(words)] = words
     with pytest.raises(PeerError, match="rejected: too many connections"):
         line.received(len(words), now=0.0)
 
 
 def test_a_silent_connection_is_asked_and_then_given_up() -> None:
-    line = outbound(SendingDesk(), 1)
+    line = outbound(SendingEnd(), 1)
     line.keep_alive(now=4.9)
     assert line.pending == []
     for now in (5.0, 10.0):
@@ -418,8 +423,8 @@ def test_a_silent_connection_is_asked_and_then_given_up() -> None:
 
 def test_lifecycles_refuse_what_is_not_in_the_table() -> None:
     with pytest.raises(InvariantError, match="complete"):
-        lifecycle.advance(OUTGOING, Outgoing.COMPLETE, OutgoingStep.ACCEPTED)
-    for table in (OUTGOING, INCOMING):
+        lifecycle.advance(SENDING_TRANSITIONS, SendingState.COMPLETE, SendingStep.ACCEPTED)
+    for table in (SENDING_TRANSITIONS, RECEIVING_TRANSITIONS):
         drawing = lifecycle.diagram(table)
         assert drawing.startswith("stateDiagram-v2")
         assert drawing.count("-->") == len(table)

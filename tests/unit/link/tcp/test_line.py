@@ -1,4 +1,4 @@
-"""The share left to others in a closed loop: desk, line and a simulated wire on its own clock."""
+"""The share left to others in a closed loop: end, line and a simulated wire on its own clock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Header, Kind
-from prfaas.link.protocol.monitor import ConnectionSample
-from prfaas.link.protocol.outbound import OutboundConnection
-from prfaas.link.protocol.sender import SendingDesk
+from prfaas.link.protocol.line_monitor import ConnectionSample
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.tcp import tcp_info
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
-from prfaas.link.tcp.line import Line
+from prfaas.link.tcp.line_control import LineControl
 
 RTT_S, TICK_S = 0.12, 0.02
 BLOCK = memoryview(bytes(1024 * 1024))
@@ -29,10 +29,10 @@ class Wire:
 
     def __init__(self, sock: socket.socket, leave: float) -> None:
         peer = PeerConfig(address="west:7400", leave_to_others=leave)
-        self.line = Line("west", peer, TcpLinkConfig(name="east", security=Plaintext()))
-        self.desk = SendingDesk()
-        machine = OutboundConnection(
-            self.desk, 1, guard=nullcontext(), chunk_bytes=65536, keepalive_s=1e9, now=0.0
+        self.line = LineControl("west", peer, TcpLinkConfig(name="east", security=Plaintext()))
+        self.end = SendingEnd()
+        machine = SendingConnection(
+            self.end, 1, guard=nullcontext(), chunk_bytes=65536, keepalive_s=1e9, now=0.0
         )
         self.machine, self.live = machine, {1: (Channel(sock), machine)}
         self.capacity = 20e6
@@ -40,7 +40,7 @@ class Wire:
         self.free_at = 0.0
         self.replies: deque[tuple[float, Header]] = deque()
         offer = TransferOffer(TransferKey("t", 0, 1), "layout", 0, 1, 2**60, 86400.0)
-        self.transfer = self.desk.open(offer, lambda: None, lambda _: None, now=0.0)
+        self.transfer = self.end.open(offer, lambda: None, lambda _: None, now=0.0)
         self.added = self.taken = 0
 
     @property
@@ -54,15 +54,15 @@ class Wire:
             self.ticks += 1
             sent[int(tick * TICK_S)] += self._tick(busy) / self.capacity
             if self.ticks % 5 == 0:
-                desk = self.desk
-                self.line.observe(self.live, desk.counters, desk.queued_bytes, self.now)
-                desk.pacer.rate_bytes_per_s = self.line.rate_bytes_per_s
+                end = self.end
+                self.line.observe(self.live, end.counters, end.queued_bytes, self.now)
+                end.pacer.rate_bytes_per_s = self.line.rate_bytes_per_s
         return sent
 
     def add(self, count: int) -> None:
         for start in range(0, count, len(BLOCK)):
             view = BLOCK[: count - start]
-            self.desk.add(self.transfer, self.added, view, lambda: None)
+            self.end.add(self.transfer, self.added, view, lambda: None)
             self.added += len(view)
 
     def _tick(self, busy: bool) -> int:
@@ -70,18 +70,18 @@ class Wire:
             self.add(len(BLOCK))
         while self.replies and self.replies[0][0] <= self.now:
             _, reply = self.replies.popleft()
-            self.desk.heard(1, reply, "", retry=False, now=self.now)
+            self.end.heard(1, reply, "", retry=False, now=self.now)
         self.free_at = max(self.free_at, self.now - TICK_S)
         sent = 0
         while self.free_at < self.now:
-            work, _ = self.desk.take(1, chunk_bytes=self.machine.chunk_bytes, now=self.now)
+            work, _ = self.end.take(1, chunk_bytes=self.machine.chunk_bytes, now=self.now)
             if work is None:
                 break
             reply = Header(Kind.ACCEPT, 0, 0, self.transfer.handle, 0, 0)
             if not isinstance(work, bytes):
                 count = len(work.view)
                 reply = Header(Kind.ACK, 0, 0, self.transfer.handle, work.offset, count)
-                self.desk.written(work)
+                self.end.written(work)
                 self.free_at += count / self.capacity
                 self.taken += count
                 sent += count

@@ -9,10 +9,11 @@ import pytest
 
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Header, Kind
-from prfaas.link.tcp import door
+from prfaas.link.tcp import acceptor
+from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
-from prfaas.link.tcp.door import Door
-from prfaas.link.tcp.receiving import LINK_TEST_LAYOUT, Receivers
+from prfaas.link.tcp.link_test_memory import LINK_TEST_LAYOUT
+from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.testing.link_kit import MemorySink
 
 CONFIG = TcpLinkConfig(name="west", security=Plaintext())
@@ -26,25 +27,29 @@ class FakeConnection:
 
 def test_a_link_test_hides_nobody_elses_transfer() -> None:
     sink, key = MemorySink(), TransferKey("t", 0, 1)
-    receivers, connection = Receivers(CONFIG, sink), FakeConnection()
-    desk = receivers.desk
+    receivers, connection = ReceivingDriver(CONFIG, sink), FakeConnection()
+    end = receivers.end
     for peer, layout, total in (("north", LINK_TEST_LAYOUT, 8), ("east", "layout", 4)):
         offer = TransferOffer(key, layout, 0, 256, total, 60.0)
-        session = desk.opened(peer, 1, 1, connection)
-        transfer = desk.offer(session, connection, 1, offer, now=0.0)
+        session = end.opened(peer, 1, 1, connection)
+        transfer = end.offer(session, connection, 1, offer, now=0.0)
         assert transfer is not None
-        desk.answered(transfer, receivers.ask(peer, offer))
-        claim = desk.claim(session, connection, Header(Kind.DATA, 1, 4, 1, 0, 0))
+        end.answered(transfer, receivers.ask(peer, offer))
+        claim = end.claim(session, connection, Header(Kind.DATA, 1, 4, 1, 0, 0))
         assert claim is not None
-        desk.settle(claim, connection, intact=True)
+        end.settle(claim, connection, intact=True)
     receivers.close()
     assert sink.stored_ranges == [(key, 0, 4)]
     assert sink.outcomes == {key: "complete"}
     assert sink.peers == ["east"]
 
 
-def test_the_door_pauses_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, pauses, tries = Door(CONFIG, 1, lambda channel, hello: None), list[float](), list[int]()
+def test_accepting_pauses_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, pauses, tries = (
+        Acceptor(CONFIG, 1, lambda channel, hello: None),
+        list[float](),
+        list[int](),
+    )
 
     def accept(listener: socket.socket) -> None:
         tries.append(1)
@@ -53,7 +58,7 @@ def test_the_door_pauses_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyP
         raise OSError(errno.EMFILE, "too many open files")
 
     monkeypatch.setattr(socket.socket, "accept", accept)
-    monkeypatch.setattr(door.time, "sleep", pauses.append)
+    monkeypatch.setattr(acceptor.time, "sleep", pauses.append)
     host, _, port = made.address.rpartition(":")
     with socket.create_connection((host, int(port))):
         made.run()

@@ -14,22 +14,23 @@ import pytest
 
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.link.tcp import certs
-from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig, TlsFiles
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
+from prfaas.tls import authority
+from prfaas.tls.files import TlsFiles
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
     ours, theirs = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("theirs")
-    certs.create_authority(ours)
-    certs.create_authority(theirs)
+    authority.create_authority(ours)
+    authority.create_authority(theirs)
     return {
-        "east": certs.issue(ours, "east"),
-        "west": certs.issue(ours, "west"),
-        "mallory": certs.issue(theirs, "east"),
-        "expired": certs.issue(ours, "late", days=-1),
+        "east": authority.issue(ours, "east"),
+        "west": authority.issue(ours, "west"),
+        "mallory": authority.issue(theirs, "east"),
+        "expired": authority.issue(ours, "late", days=-1),
     }
 
 
@@ -150,11 +151,11 @@ def test_missing_files_name_the_command(tmp_path: Path) -> None:
 
 
 def test_a_second_authority_in_one_directory_is_refused(tmp_path: Path) -> None:
-    certs.create_authority(tmp_path)
+    authority.create_authority(tmp_path)
     with pytest.raises(CallerError, match="has a CA already"):
-        certs.create_authority(tmp_path)
+        authority.create_authority(tmp_path)
     with pytest.raises(CallerError, match="agent name"):
-        certs.issue(tmp_path, "../evil")
+        authority.issue(tmp_path, "../evil")
     with pytest.raises(ConfigError, match="certs init"):
-        certs.issue(tmp_path / "elsewhere", "east")
+        authority.issue(tmp_path / "elsewhere", "east")
     assert (tmp_path / "ca-key.pem").stat().st_mode & 0o077 == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from prfaas.core.errors import CallerError, LinkError
 from prfaas.link.api import Refusal, TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.testing.link_kit import MemorySink
 
 MIB = 1024 * 1024
@@ -217,3 +219,23 @@ def test_what_a_restarted_receiver_was_only_offered_goes_to_its_successor(sink: 
     assert outcome.wait() == sink.outcome(key) == "complete"
     sender.link.close()
     second.close()
+
+
+def test_a_fault_in_the_ticker_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls, again = itertools.count(1), threading.Event()
+
+    def tick(self: SendingDriver, now: float) -> None:
+        if next(calls) >= 2:
+            again.set()
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(SendingDriver, "tick", tick)
+    config = TcpLinkConfig(
+        name="east", security=Plaintext(), peers={"west": PeerConfig(address="127.0.0.1:1")}
+    )
+    link = TcpLink(config, MemorySink())
+    assert again.wait(20)
+    link.close()
+    assert "ZeroDivisionError: ours" in caplog.text

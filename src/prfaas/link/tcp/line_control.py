@@ -6,14 +6,15 @@ import time
 from collections.abc import Mapping
 
 from prfaas.link.api import LinkState
-from prfaas.link.protocol.fanout import Fanout, first_guess
-from prfaas.link.protocol.monitor import ConnectionSample, LineMonitor, LineSample
-from prfaas.link.protocol.outbound import OutboundConnection
-from prfaas.link.protocol.outgoing import SenderCounters
+from prfaas.link.protocol.connection_tuner import ConnectionTuner, first_guess
+from prfaas.link.protocol.line_monitor import ConnectionSample, LineMonitor, LineSample
 from prfaas.link.protocol.pacing import CapacityEstimate, connection_rate
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_records import SendingCounters
 from prfaas.link.tcp import tcp_info
-from prfaas.link.tcp.channel import Channel, limit_unsent, pace
+from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.socket_options import limit_unsent, pace
 
 _CHUNK_S = 0.01
 """A chunk should take one connection about so long: it is the grain of priorities and cancels."""
@@ -25,10 +26,10 @@ _FIRST_CHUNK = 256 * 1024
 _AT_LIMIT = 0.95
 """A line this near to its rate limit needs no more connections."""
 
-Live = Mapping[int, tuple[Channel, OutboundConnection]]
+Live = Mapping[int, tuple[Channel, SendingConnection]]
 
 
-class Line:
+class LineControl:
     """Call `observe` every 100 ms from one thread; the rest may be read from any."""
 
     def __init__(self, name: str, peer: PeerConfig, config: TcpLinkConfig) -> None:
@@ -40,7 +41,7 @@ class Line:
         self.chunk_bytes = _FIRST_CHUNK
         self._config = config
         self._capacity = CapacityEstimate()
-        self._fanout: Fanout | None = None
+        self._tuner: ConnectionTuner | None = None
         self._retransmits_of_the_gone = 0
 
     @property
@@ -48,9 +49,9 @@ class Line:
         """How many there should be."""
         if self.peer.connections is not None:
             return self.peer.connections
-        return self._fanout.count if self._fanout is not None else 1
+        return self._tuner.count if self._tuner is not None else 1
 
-    def observe(self, live: Live, counters: SenderCounters, queued_bytes: int, now: float) -> None:
+    def observe(self, live: Live, counters: SendingCounters, queued_bytes: int, now: float) -> None:
         """Ask the kernel about every connection and adapt."""
         fresh = {
             number: found
@@ -77,11 +78,11 @@ class Line:
     def introduce(self, channel: Channel) -> None:
         """Pace a new connection; the first one also tells how far the peer is."""
         found = tcp_info.sample(channel.socket)
-        if self._fanout is None and found is not None:
-            self._fanout = Fanout(first_guess(found.rtt_s, self.peer.rate_bytes_per_s))
+        if self._tuner is None and found is not None:
+            self._tuner = ConnectionTuner(first_guess(found.rtt_s, self.peer.rate_bytes_per_s))
         self._pace(channel, self.connections)
 
-    def state(self, connections: int, counters: SenderCounters, queued_bytes: int) -> LinkState:
+    def state(self, connections: int, counters: SendingCounters, queued_bytes: int) -> LinkState:
         """The event for the scheduler."""
         view = self.monitor.view
         retransmits = sum(s.retransmits for s in self.samples.values())
@@ -118,10 +119,10 @@ class Line:
         for channel, machine in live.values():
             machine.chunk_bytes = self.chunk_bytes
             self._pace(channel, count)
-        if self._fanout is not None:
+        if self._tuner is not None:
             goodput = view.goodput_bytes_per_s
             at_limit = rate is not None and goodput >= _AT_LIMIT * rate
-            self._fanout.observe(goodput, limited=at_limit or not view.backlogged, now=now)
+            self._tuner.observe(goodput, limited=at_limit or not view.backlogged, now=now)
 
     def _pace(self, channel: Channel, count: int) -> None:
         if self.rate_bytes_per_s is None:

@@ -3,8 +3,8 @@
 Theory of operation. One TCP flow carries at most its window per RTT, and one loss halves it (or
 worse) alone; so a long or fast line needs several. On a short one more connections only cost
 threads. `first_guess` is the arithmetic. While there is more to send than the line takes, a
-`Fanout` then tries half as many again: where goodput grows by at least `_GAIN` they stay, else they
-go and the question rests. A line held by its rate limit is left alone.
+`ConnectionTuner` then tries half as many again: where goodput grows by at least `_GAIN` they stay,
+else they go and the question rests. A line held by its rate limit is left alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def first_guess(rtt_s: float, rate_bytes_per_s: float | None) -> int:
     return min(max(1, math.ceil(max(by_window, by_thread))), MOST)
 
 
-class Fanout:
+class ConnectionTuner:
     """``count`` is how many there should be; `observe` may change it."""
 
     def __init__(self, count: int) -> None:

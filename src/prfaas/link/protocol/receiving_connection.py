@@ -1,7 +1,7 @@
 """One connection of the receiving end, from its WELCOME on: bytes in, replies out.
 
 Theory of operation. The driver reads into ``get_buffer()`` and reports with ``received``; what is
-to be written back accumulates in ``take_output``. Many connections share a `ReceivingDesk`, so
+to be written back accumulates in ``take_output``. Many connections share a `ReceivingEnd`, so
 calls into it run under ``guard`` (the driver's lock, or a null context). The sink is asked outside
 of it: it may take locks of its own.
 """
@@ -14,19 +14,19 @@ from contextlib import AbstractContextManager
 from prfaas.core.errors import PeerError
 from prfaas.link.api import Reception, Refusal, TransferOffer
 from prfaas.link.protocol.frames import Frame, FrameReader, Header, Kind, Reason, decode, pack
-from prfaas.link.protocol.incoming import Claim
-from prfaas.link.protocol.receiver import ReceivingDesk
+from prfaas.link.protocol.receiving_end import ReceivingEnd
+from prfaas.link.protocol.receiving_records import Claim
 
 Ask = Callable[[str, TransferOffer], Reception | Refusal]
 
 
-class InboundConnection:
+class ReceivingConnection:
     """``ask`` is the sink's ``offered``; ``wake`` is called when another connection's doing has
     left this one something to write or told it to close."""
 
     def __init__(
         self,
-        desk: ReceivingDesk,
+        end: ReceivingEnd,
         peer: str,
         session: int,
         connection: int,
@@ -38,12 +38,12 @@ class InboundConnection:
     ) -> None:
         self.peer, self.connection = peer, connection
         self.severed = False
-        self._desk, self._guard, self._ask, self._wake = desk, guard, ask, wake
+        self._end, self._guard, self._ask, self._wake = end, guard, ask, wake
         self._reader = FrameReader(max_chunk_bytes=max_chunk_bytes)
         self._claim: Claim | None = None
         self._output = bytearray()
         with guard:
-            self._session = desk.opened(peer, session, connection, self)
+            self._session = end.opened(peer, session, connection, self)
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes from the socket belong."""
@@ -62,7 +62,7 @@ class InboundConnection:
             self._control(frame, now=now)
 
     def reply(self, frame: bytes) -> None:
-        """Queue a frame to the sender (called by the desk, under the guard)."""
+        """Queue a frame to the sender (called by the end, under the guard)."""
         self._output += frame
         self._wake()
 
@@ -86,12 +86,12 @@ class InboundConnection:
         """The socket is closed; whatever was being received counts as never sent."""
         self._reader = FrameReader(max_chunk_bytes=1)
         with self._guard:
-            self._desk.closed(self._session, self.connection, self._claim, now=now)
+            self._end.closed(self._session, self.connection, self._claim, now=now)
             self._claim = None
 
     def _data_follows(self, header: Header) -> None:
         with self._guard:
-            claim = self._desk.claim(self._session, self, header)
+            claim = self._end.claim(self._session, self, header)
         if claim is None:
             self._reader.discard()
             return
@@ -102,7 +102,7 @@ class InboundConnection:
         except Exception as error:
             # Whatever went wrong is the sink's: its transfer fails, the connection lives on.
             with self._guard:
-                self._desk.give_up(claim, f"receiver has no memory for the chunk: {error}")
+                self._end.give_up(claim, f"receiver has no memory for the chunk: {error}")
             self._reader.discard()
             return
         self._claim = claim
@@ -112,20 +112,20 @@ class InboundConnection:
         claim, self._claim = self._claim, None
         if claim is not None:
             with self._guard:
-                self._desk.settle(claim, self, intact=intact)
+                self._end.settle(claim, self, intact=intact)
 
     def _control(self, frame: Frame, *, now: float) -> None:
-        header, desk, session = frame.header, self._desk, self._session
+        header, end, session = frame.header, self._end, self._session
         match header.kind:
             case Kind.OFFER:
                 self._offered(header, decode(frame.body, TransferOffer), now=now)
             case Kind.QUERY:
                 with self._guard:
-                    desk.query(session, self, header)
+                    end.query(session, self, header)
             case Kind.CANCEL:
                 why = decode(frame.body, Reason)
                 with self._guard:
-                    desk.cancel(session, self, header.handle, why)
+                    end.cancel(session, self, header.handle, why)
             case Kind.PING:
                 with self._guard:
                     self.reply(pack(Kind.PONG, handle=header.handle))
@@ -134,7 +134,7 @@ class InboundConnection:
 
     def _offered(self, header: Header, offer: TransferOffer, *, now: float) -> None:
         with self._guard:
-            transfer = self._desk.offer(self._session, self, header.handle, offer, now=now)
+            transfer = self._end.offer(self._session, self, header.handle, offer, now=now)
         if transfer is None:
             return
         try:
@@ -142,4 +142,4 @@ class InboundConnection:
         except Exception as error:
             answer = Refusal(f"receiver failed to answer: {error}")
         with self._guard:
-            self._desk.answered(transfer, answer)
+            self._end.answered(transfer, answer)

@@ -8,21 +8,21 @@ one. What the receiver returned goes before what was never sent.
 
 from __future__ import annotations
 
-from prfaas.link.protocol.outgoing import Chunk, OutgoingTransfer
+from prfaas.link.protocol.sending_records import Chunk, SendingTransfer
 
 
-class Turns:
+class SendingOrder:
     """Transfers with bytes to send; a chunk is cut when it is asked for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, OutgoingTransfer] = {}
+        self._waiting: dict[int, SendingTransfer] = {}
         self._level: dict[int, float] = {}
         """By priority: how much the transfer whose turn it last was had been served then."""
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def __contains__(self, transfer: OutgoingTransfer) -> bool:
+    def __contains__(self, transfer: SendingTransfer) -> bool:
         return transfer.handle in self._waiting
 
     @property
@@ -30,14 +30,14 @@ class Turns:
         """Accepted by the peer, and not yet given to a connection."""
         return sum(transfer.unsent_bytes for transfer in self._waiting.values())
 
-    def join(self, transfer: OutgoingTransfer) -> None:
+    def join(self, transfer: SendingTransfer) -> None:
         """A transfer may have something to send."""
         if transfer.unsent_bytes and transfer not in self:
             level = self._level.get(transfer.offer.priority, 0.0)
             transfer.served_bytes = max(transfer.served_bytes, level)
             self._waiting[transfer.handle] = transfer
 
-    def leave(self, transfer: OutgoingTransfer) -> None:
+    def leave(self, transfer: SendingTransfer) -> None:
         """It is over, or has nothing to send any more."""
         self._waiting.pop(transfer.handle, None)
 
@@ -57,7 +57,7 @@ class Turns:
         return chunk, again
 
 
-def _cut(transfer: OutgoingTransfer, chunk_bytes: int) -> Chunk:
+def _cut(transfer: SendingTransfer, chunk_bytes: int) -> Chunk:
     segment = transfer.segments[0]
     start = segment.cut
     view = segment.view[start : start + chunk_bytes]

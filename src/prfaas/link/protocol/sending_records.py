@@ -1,4 +1,4 @@
-"""What a `SendingDesk` knows of each transfer."""
+"""What a `SendingEnd` knows of each transfer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from prfaas.core.errors import InvariantError
 from prfaas.link.api import TransferOffer
 from prfaas.link.protocol.frames import Kind
-from prfaas.link.protocol.lifecycle import Outgoing
+from prfaas.link.protocol.lifecycle import SendingState
 
 
 @dataclass(eq=False, slots=True)
@@ -30,7 +30,7 @@ class Chunk:
     or was asked about it; None while it waits to be sent again. ``sent_via``: the last that
     carried its bytes."""
 
-    transfer: OutgoingTransfer
+    transfer: SendingTransfer
     segment: Segment
     offset: int
     view: memoryview
@@ -40,13 +40,13 @@ class Chunk:
 
 
 @dataclass(eq=False, slots=True)
-class OutgoingTransfer:
+class SendingTransfer:
     handle: int
     offer: TransferOffer
     deadline_at: float
     on_complete: Callable[[], None]
     on_failed: Callable[[str], None]
-    state: Outgoing = Outgoing.OFFERING
+    state: SendingState = SendingState.OFFERING
     segments: deque[Segment] = field(default_factory=deque)
     returned: deque[Chunk] = field(default_factory=deque)
     chunks: dict[int, Chunk] = field(default_factory=dict)
@@ -71,17 +71,17 @@ class OutgoingTransfer:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ControlFrame:
     """A control frame to be sent over any connection, again if that one is lost."""
 
     kind: Kind
-    transfer: OutgoingTransfer
+    transfer: SendingTransfer
     chunk: Chunk | None = None
     reason: str = ""
 
 
 @dataclass(slots=True)
-class SenderCounters:
+class SendingCounters:
     bytes_acknowledged: int = 0
     bytes_resent: int = 0
     chunks_returned: int = 0

@@ -9,7 +9,7 @@ it lacks is sent again.
 
 A transfer is complete when the receiver has acknowledged every byte. Its memory is released
 segment by segment, as soon as nothing of the segment is unacknowledged or being written.
-The desk takes no lock and calls nobody: the driver serialises calls and runs ``events``.
+The end takes no lock and calls nobody: the driver serialises calls and runs ``events``.
 """
 
 from __future__ import annotations
@@ -22,26 +22,32 @@ import msgspec
 from prfaas.core.errors import InvariantError, PeerError
 from prfaas.link.api import TransferOffer
 from prfaas.link.protocol.frames import Header, Kind, control, pack, reason
-from prfaas.link.protocol.lifecycle import OUTGOING, Outgoing, OutgoingStep, advance
-from prfaas.link.protocol.outgoing import Chunk, Note, OutgoingTransfer, Segment, SenderCounters
+from prfaas.link.protocol.lifecycle import SENDING_TRANSITIONS, SendingState, SendingStep, advance
 from prfaas.link.protocol.pacing import Pacer
-from prfaas.link.protocol.turns import Turns
+from prfaas.link.protocol.sending_order import SendingOrder
+from prfaas.link.protocol.sending_records import (
+    Chunk,
+    ControlFrame,
+    Segment,
+    SendingCounters,
+    SendingTransfer,
+)
 
 _REOFFER_MAX_S = 1.0
 
 
-class SendingDesk:
+class SendingEnd:
     """All transfers to one peer."""
 
     def __init__(self, *, rate_bytes_per_s: float | None = None) -> None:
         self.pacer = Pacer(rate_bytes_per_s)
-        self.counters = SenderCounters()
+        self.counters = SendingCounters()
         self.events: deque[Callable[[], None]] = deque()
-        self._transfers: dict[int, OutgoingTransfer] = {}
-        self._turns = Turns()
-        self._notes: deque[Note] = deque()
+        self._transfers: dict[int, SendingTransfer] = {}
+        self._turns = SendingOrder()
+        self._notes: deque[ControlFrame] = deque()
         self._carried: dict[int, set[Chunk]] = {}
-        self._cancelling: dict[int, tuple[Note, int]] = {}
+        self._cancelling: dict[int, tuple[ControlFrame, int]] = {}
         self._next_handle = 1
 
     @property
@@ -70,36 +76,36 @@ class SendingDesk:
         on_failed: Callable[[str], None],
         *,
         now: float,
-    ) -> OutgoingTransfer:
+    ) -> SendingTransfer:
         """Announce a transfer."""
         handle, self._next_handle = self._next_handle, self._next_handle + 1
-        transfer = OutgoingTransfer(handle, offer, now + offer.deadline_s, on_complete, on_failed)
+        transfer = SendingTransfer(handle, offer, now + offer.deadline_s, on_complete, on_failed)
         self._transfers[handle] = transfer
-        self._notes.append(Note(Kind.OFFER, transfer))
+        self._notes.append(ControlFrame(Kind.OFFER, transfer))
         return transfer
 
     def add(
         self,
-        transfer: OutgoingTransfer,
+        transfer: SendingTransfer,
         offset: int,
         view: memoryview,
         on_released: Callable[[], None],
     ) -> None:
         """Queue bytes of a transfer; released at once if it is over or the view is empty."""
-        over = transfer.state in (Outgoing.COMPLETE, Outgoing.FAILED)
+        over = transfer.state in (SendingState.COMPLETE, SendingState.FAILED)
         if over or not len(view):
             self.events.append(on_released)
             return
         transfer.segments.append(Segment(offset, view, on_released, len(view)))
         transfer.unsent_bytes += len(view)
-        if transfer.state is Outgoing.SENDING:
+        if transfer.state is SendingState.SENDING:
             self._turns.join(transfer)
 
-    def cancel(self, transfer: OutgoingTransfer, why: str) -> None:
+    def cancel(self, transfer: SendingTransfer, why: str) -> None:
         """Stop a transfer and tell the receiver; nothing happens if it is over."""
-        if transfer.state in (Outgoing.COMPLETE, Outgoing.FAILED):
+        if transfer.state in (SendingState.COMPLETE, SendingState.FAILED):
             return
-        self._notes.append(Note(Kind.CANCEL, transfer, reason=why))
+        self._notes.append(ControlFrame(Kind.CANCEL, transfer, reason=why))
         self._end(transfer, why)
 
     def take(
@@ -132,10 +138,10 @@ class SendingDesk:
     def lost(self, carrier: int, *, now: float) -> None:
         """A connection is gone: ask the receiver about all it carried."""
         for chunk in sorted(self._carried.pop(carrier, ()), key=lambda c: c.offset):
-            self._notes.append(Note(Kind.QUERY, chunk.transfer, chunk))
+            self._notes.append(ControlFrame(Kind.QUERY, chunk.transfer, chunk))
         for transfer in self._transfers.values():
-            if transfer.state is Outgoing.OFFERING and transfer.offer_carrier == carrier:
-                self._notes.append(Note(Kind.OFFER, transfer))
+            if transfer.state is SendingState.OFFERING and transfer.offer_carrier == carrier:
+                self._notes.append(ControlFrame(Kind.OFFER, transfer))
         for handle, (note, via) in list(self._cancelling.items()):
             if via == carrier:
                 del self._cancelling[handle]
@@ -155,8 +161,8 @@ class SendingDesk:
                 self._returned(transfer, header)
             case Kind.ACCEPT:
                 self._accepted(transfer)
-            case Kind.REFUSE if retry and transfer.state is Outgoing.OFFERING:
-                transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.DEFERRED)
+            case Kind.REFUSE if retry and transfer.state is SendingState.OFFERING:
+                transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.DEFERRED)
                 transfer.reoffer_at = now + transfer.reoffer_pause_s
                 transfer.reoffer_pause_s = min(2 * transfer.reoffer_pause_s, _REOFFER_MAX_S)
             case Kind.REFUSE | Kind.FAILED:
@@ -171,15 +177,15 @@ class SendingDesk:
             if now >= transfer.deadline_at:
                 why = "deadline passed before all bytes were acknowledged"
                 self.cancel(transfer, f"{why}; {trouble}" if trouble else why)
-            elif transfer.state is Outgoing.WAITING and now >= transfer.reoffer_at:
-                transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.REOFFERED)
-                self._notes.append(Note(Kind.OFFER, transfer))
+            elif transfer.state is SendingState.WAITING and now >= transfer.reoffer_at:
+                transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.REOFFERED)
+                self._notes.append(ControlFrame(Kind.OFFER, transfer))
 
     def restarted(self, why: str) -> None:
         """The receiver has forgotten what it had accepted: that fails. What it was only offered is
         offered again once the connection that carried the offer is lost."""
         for transfer in list(self._transfers.values()):
-            if transfer.state is Outgoing.SENDING:
+            if transfer.state is SendingState.SENDING:
                 self._end(transfer, why)
 
     def fail_all(self, why: str) -> None:
@@ -189,7 +195,7 @@ class SendingDesk:
         for transfer in list(self._transfers.values()):
             self._end(transfer, why)
 
-    def _render(self, note: Note, carrier: int, *, now: float) -> bytes | None:
+    def _render(self, note: ControlFrame, carrier: int, *, now: float) -> bytes | None:
         transfer = note.transfer
         if note.kind is Kind.CANCEL:
             self._cancelling[transfer.handle] = note, carrier
@@ -217,14 +223,14 @@ class SendingDesk:
             digest=len(chunk.view),
         )
 
-    def _accepted(self, transfer: OutgoingTransfer) -> None:
-        if transfer.state is not Outgoing.OFFERING:
+    def _accepted(self, transfer: SendingTransfer) -> None:
+        if transfer.state is not SendingState.OFFERING:
             return
-        transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ACCEPTED)
+        transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.ACCEPTED)
         self._turns.join(transfer)
         self._complete_if_done(transfer)
 
-    def _chunk(self, transfer: OutgoingTransfer, header: Header) -> Chunk | None:
+    def _chunk(self, transfer: SendingTransfer, header: Header) -> Chunk | None:
         chunk = transfer.chunks.get(header.offset)
         if chunk is None:
             return None
@@ -232,7 +238,7 @@ class SendingDesk:
             raise PeerError(f"{header.kind.name} of {header.digest} bytes for {len(chunk.view)}")
         return chunk
 
-    def _acknowledged(self, transfer: OutgoingTransfer, header: Header) -> None:
+    def _acknowledged(self, transfer: SendingTransfer, header: Header) -> None:
         chunk = self._chunk(transfer, header)
         if chunk is None:
             return
@@ -249,7 +255,7 @@ class SendingDesk:
         self._release_if_free(transfer, chunk.segment)
         self._complete_if_done(transfer)
 
-    def _returned(self, transfer: OutgoingTransfer, header: Header) -> None:
+    def _returned(self, transfer: SendingTransfer, header: Header) -> None:
         chunk = self._chunk(transfer, header)
         if chunk is None or chunk.carrier is None:
             return
@@ -264,21 +270,21 @@ class SendingDesk:
         if chunk.carrier is not None:
             self._carried.get(chunk.carrier, set()).discard(chunk)
 
-    def _complete_if_done(self, transfer: OutgoingTransfer) -> None:
+    def _complete_if_done(self, transfer: SendingTransfer) -> None:
         if transfer.acknowledged_bytes < transfer.offer.total_bytes:
             return
-        transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ALL_ACKNOWLEDGED)
+        transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.ALL_ACKNOWLEDGED)
         self._forget(transfer)
         self.counters.transfers_completed += 1
         self.events.append(transfer.on_complete)
 
-    def _end(self, transfer: OutgoingTransfer, why: str) -> None:
-        transfer.state = advance(OUTGOING, transfer.state, OutgoingStep.ENDED)
+    def _end(self, transfer: SendingTransfer, why: str) -> None:
+        transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.ENDED)
         self._forget(transfer)
         self.counters.transfers_failed += 1
         self.events.append(lambda: transfer.on_failed(why))
 
-    def _forget(self, transfer: OutgoingTransfer) -> None:
+    def _forget(self, transfer: SendingTransfer) -> None:
         self._transfers.pop(transfer.handle)
         self._turns.leave(transfer)
         held = {id(s): s for s in transfer.segments}
@@ -293,9 +299,9 @@ class SendingDesk:
             segment.unacknowledged = 0
             self._release_if_free(transfer, segment)
 
-    def _release_if_free(self, transfer: OutgoingTransfer, segment: Segment) -> None:
+    def _release_if_free(self, transfer: SendingTransfer, segment: Segment) -> None:
         if segment.unacknowledged == 0 and segment.writers == 0:
-            # Never twice: from here on no chunk of it is known to the desk.
+            # Never twice: from here on no chunk of it is known to the end.
             segment.unacknowledged = -1
             self.events.append(segment.on_released)
 
@@ -303,6 +309,6 @@ class SendingDesk:
         """Raise InvariantError where the books contradict each other."""
         for transfer in self._transfers.values():
             transfer.check_integrity()
-            ready = transfer.state is Outgoing.SENDING and transfer.unsent_bytes > 0
+            ready = transfer.state is SendingState.SENDING and transfer.unsent_bytes > 0
             if ready != (transfer in self._turns):
                 raise InvariantError("a transfer that is ready has no turn, or the reverse")

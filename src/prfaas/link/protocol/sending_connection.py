@@ -2,7 +2,7 @@
 
 Theory of operation. The driver calls ``fill`` for something to write, writes from ``pending``
 (headers and the producer's own memory) and reports with ``sent``; it reads into ``get_buffer()``
-and reports with ``received``. Many connections share a `SendingDesk`, so calls into it run under
+and reports with ``received``. Many connections share a `SendingEnd`, so calls into it run under
 ``guard``. A chunk's checksum is computed outside of it, once, right before the write that reads
 the same bytes again. Small chunks are taken several at a time, and all replies that are there are
 heard at once: what a chunk costs beside its bytes decides the speed of a fast line.
@@ -18,8 +18,8 @@ from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import FrameReader, Header, Kind, Reason, decode, pack
-from prfaas.link.protocol.outgoing import Chunk
-from prfaas.link.protocol.sender import SendingDesk
+from prfaas.link.protocol.sending_end import SendingEnd
+from prfaas.link.protocol.sending_records import Chunk
 
 _SILENCES = 3
 _MOST_FRAMES = 16
@@ -27,12 +27,12 @@ _INPUT_BYTES = 4096
 _SILENT = Reason("")
 
 
-class OutboundConnection:
+class SendingConnection:
     """``chunk_bytes`` is the size of the next chunks cut for it; the driver adapts it."""
 
     def __init__(
         self,
-        desk: SendingDesk,
+        end: SendingEnd,
         number: int,
         *,
         guard: AbstractContextManager[object],
@@ -46,7 +46,7 @@ class OutboundConnection:
         """There was nothing to send: wake the driver when there is."""
         self.last_work_at = now
         self.bytes_sent = 0
-        self._desk, self._guard = desk, guard
+        self._end, self._guard = end, guard
         self._reader = FrameReader(max_chunk_bytes=1)
         self._input = memoryview(bytearray(_INPUT_BYTES))
         self._ends: deque[Chunk | None] = deque()
@@ -64,7 +64,7 @@ class OutboundConnection:
         wanted = self.chunk_bytes // 2
         with self._guard:
             while True:
-                work, again_at = self._desk.take(self.number, chunk_bytes=self.chunk_bytes, now=now)
+                work, again_at = self._end.take(self.number, chunk_bytes=self.chunk_bytes, now=now)
                 self.idle = work is None and not taken
                 if work is None:
                     break
@@ -114,7 +114,7 @@ class OutboundConnection:
         if news:
             with self._guard:
                 for header, said in news:
-                    self._desk.heard(self.number, header, said.reason, retry=said.retry, now=now)
+                    self._end.heard(self.number, header, said.reason, retry=said.retry, now=now)
 
     def _replies(self, data: memoryview) -> Iterator[tuple[Header, Reason]]:
         """The frames that ``data`` completes."""
@@ -155,7 +155,7 @@ class OutboundConnection:
         self.pending.clear()
         self._written(len(self._ends))
         with self._guard:
-            self._desk.lost(self.number, now=now)
+            self._end.lost(self.number, now=now)
 
     def _written(self, count: int) -> None:
         ended = [self._ends.popleft() for _ in range(count)]
@@ -163,7 +163,7 @@ class OutboundConnection:
         if chunks:
             with self._guard:
                 for chunk in chunks:
-                    self._desk.written(chunk)
+                    self._end.written(chunk)
 
 
 def _header(chunk: Chunk) -> bytes:

@@ -1,6 +1,6 @@
 """The receiving end of the KV link: which bytes have arrived, whoever carried them.
 
-Theory of operation. One `ReceivingDesk` serves all connections of all senders. A sender is a
+Theory of operation. One `ReceivingEnd` serves all connections of all senders. A sender is a
 *session* (it restarts with a new one) with any number of connections; a transfer belongs to a
 session and is named there by its handle. A connection that reads a DATA header *claims* the range;
 only then is memory asked for and written. Claims and stored ranges never overlap, so verified
@@ -13,7 +13,7 @@ a lost connection: it is answered once that connection's reader is gone, so the 
 
 A transfer that ends early waits in ENDING until no claim is left: then the sink may have its
 memory back. Outcomes are remembered per session, so late frames get a true answer.
-The desk takes no lock and calls nobody: the driver serialises calls and delivers ``events``.
+The end takes no lock and calls nobody: the driver serialises calls and delivers ``events``.
 """
 
 from __future__ import annotations
@@ -25,32 +25,37 @@ from itertools import pairwise
 from prfaas.core.errors import InvariantError, PeerError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Header, Kind, Reason, pack, reason
-from prfaas.link.protocol.incoming import (
+from prfaas.link.protocol.lifecycle import (
+    RECEIVING_TRANSITIONS,
+    ReceivingState,
+    ReceivingStep,
+    advance,
+)
+from prfaas.link.protocol.receiving_records import (
     Claim,
     Completed,
     Connection,
     Event,
     Failed,
-    IncomingTransfer,
-    ReceiverCounters,
+    ReceivingCounters,
+    ReceivingTransfer,
     Recent,
     Session,
     Stored,
     Withdrawn,
 )
-from prfaas.link.protocol.lifecycle import INCOMING, Incoming, IncomingStep, advance
-from prfaas.link.protocol.replies import about, fate, of_range
+from prfaas.link.protocol.receiving_replies import about, fate, of_range
 
 _MAX_RANGES = 65536
 """Gaps one transfer may have at a time: bounds what a hostile order of chunks can cost."""
 
 
-class ReceivingDesk:
+class ReceivingEnd:
     """All incoming transfers of one agent."""
 
     def __init__(self, *, max_transfers: int = 4096, peer_grace_s: float = 15.0) -> None:
         self.events: deque[Event] = deque()
-        self.counters = ReceiverCounters()
+        self.counters = ReceivingCounters()
         self._max_transfers, self._peer_grace_s = max_transfers, peer_grace_s
         self._sessions: dict[tuple[str, int], Session] = {}
         self._owners: Recent[tuple[str, int], str] = Recent()
@@ -77,12 +82,12 @@ class ReceivingDesk:
 
     def offer(
         self, session: Session, via: Connection, handle: int, offer: TransferOffer, *, now: float
-    ) -> IncomingTransfer | None:
+    ) -> ReceivingTransfer | None:
         """An OFFER arrived. A transfer is returned where the sink must be asked (`answered`)."""
         known = session.transfers.get(handle)
         if known is not None:
             known.offered_via = via
-            if known.state is Incoming.RECEIVING:
+            if known.state is ReceivingState.RECEIVING:
                 via.reply(pack(Kind.ACCEPT, handle=handle))
             return None
         if handle in session.outcomes:
@@ -95,7 +100,7 @@ class ReceivingDesk:
         place = offer.key.transfer_id, offer.key.rank
         if place not in self._owners:
             self._owners[place] = session.peer
-        transfer = IncomingTransfer(session, handle, offer, now + offer.deadline_s, via)
+        transfer = ReceivingTransfer(session, handle, offer, now + offer.deadline_s, via)
         session.transfers[handle] = transfer
         return transfer
 
@@ -109,27 +114,27 @@ class ReceivingDesk:
             return Refusal("the older epoch is being closed", retry=True)
         return None
 
-    def _living(self, peer: str, key: TransferKey) -> Iterator[IncomingTransfer]:
+    def _living(self, peer: str, key: TransferKey) -> Iterator[ReceivingTransfer]:
         for session in self._sessions.values():
             for other in list(session.transfers.values()):
                 same = (other.offer.key.transfer_id, other.offer.key.rank)
                 if session.peer == peer and same == (key.transfer_id, key.rank):
                     yield other
 
-    def answered(self, transfer: IncomingTransfer, answer: Reception | Refusal) -> None:
+    def answered(self, transfer: ReceivingTransfer, answer: Reception | Refusal) -> None:
         """The sink's answer to an offer."""
         handle, via = transfer.handle, transfer.offered_via
         if isinstance(answer, Refusal):
-            if transfer.state is Incoming.ENDING:
+            if transfer.state is ReceivingState.ENDING:
                 self.events.append(Withdrawn(transfer.offer.key, transfer.reason))
-            transfer.state = advance(INCOMING, transfer.state, IncomingStep.REFUSED)
+            transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.REFUSED)
             del transfer.session.transfers[handle]
             self.counters.transfers_refused += 1
             via.reply(reason(Kind.REFUSE, answer.reason, handle=handle, retry=answer.retry))
             return
-        transfer.state = advance(INCOMING, transfer.state, IncomingStep.TAKEN)
+        transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.TAKEN)
         transfer.reception = answer
-        if transfer.state is Incoming.ENDING:
+        if transfer.state is ReceivingState.ENDING:
             self._finish_ending(transfer)
             return
         via.reply(pack(Kind.ACCEPT, handle=handle))
@@ -142,8 +147,8 @@ class ReceivingDesk:
         Raises PeerError for a range outside the transfer or partly there.
         """
         transfer = session.transfers.get(header.handle)
-        if transfer is None or transfer.state is not Incoming.RECEIVING:
-            if transfer is not None and transfer.state is Incoming.ASKING:
+        if transfer is None or transfer.state is not ReceivingState.RECEIVING:
+            if transfer is not None and transfer.state is ReceivingState.ASKING:
                 raise PeerError("DATA before ACCEPT")
             self.counters.bytes_duplicate += header.length
             via.reply(fate(session, header.handle, header))
@@ -170,7 +175,7 @@ class ReceivingDesk:
     def settle(self, claim: Claim, via: Connection, *, intact: bool) -> None:
         """The claimed payload is in memory; ``intact``: its checksum is right."""
         transfer = claim.transfer
-        if intact and transfer.state is Incoming.RECEIVING:
+        if intact and transfer.state is ReceivingState.RECEIVING:
             del transfer.claims[claim.offset]
             transfer.stored.add(claim.offset, claim.offset + claim.length)
             self.counters.bytes_stored += claim.length
@@ -245,48 +250,48 @@ class ReceivingDesk:
 
     def _answer(self, session: Session, via: Connection, header: Header) -> None:
         transfer = session.transfers.get(header.handle)
-        if transfer is None or transfer.state is not Incoming.RECEIVING:
+        if transfer is None or transfer.state is not ReceivingState.RECEIVING:
             via.reply(fate(session, header.handle, header))
             return
         there = transfer.stored.covers(header.offset, header.offset + header.digest)
         via.reply(about(Kind.ACK if there else Kind.NACK, header))
 
-    def _complete(self, transfer: IncomingTransfer) -> None:
-        transfer.state = advance(INCOMING, transfer.state, IncomingStep.ALL_STORED)
+    def _complete(self, transfer: ReceivingTransfer) -> None:
+        transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.ALL_STORED)
         self.counters.transfers_completed += 1
         self.events.append(Completed(transfer.offer))
         self._forget(transfer, None)
 
-    def _break_off(self, transfer: IncomingTransfer, why: str) -> None:
+    def _break_off(self, transfer: ReceivingTransfer, why: str) -> None:
         """End a transfer that its sender believes under way, and say so."""
         via = next(iter(transfer.session.connections.values()), None)
-        if via is not None and transfer.state is not Incoming.ENDING:
+        if via is not None and transfer.state is not ReceivingState.ENDING:
             via.reply(reason(Kind.FAILED, why, handle=transfer.handle))
         self._end(transfer, why)
 
-    def _end(self, transfer: IncomingTransfer, why: str) -> None:
-        if transfer.state is Incoming.ENDING:
+    def _end(self, transfer: ReceivingTransfer, why: str) -> None:
+        if transfer.state is ReceivingState.ENDING:
             return
-        asking = transfer.state is Incoming.ASKING
-        transfer.state = advance(INCOMING, transfer.state, IncomingStep.ENDED)
+        asking = transfer.state is ReceivingState.ASKING
+        transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.ENDED)
         transfer.reason = why
         if not asking:
             self._finish_ending(transfer)
 
     def _let_go(self, claim: Claim) -> None:
         del claim.transfer.claims[claim.offset]
-        if claim.transfer.state is Incoming.ENDING:
+        if claim.transfer.state is ReceivingState.ENDING:
             self._finish_ending(claim.transfer)
 
-    def _finish_ending(self, transfer: IncomingTransfer) -> None:
+    def _finish_ending(self, transfer: ReceivingTransfer) -> None:
         if transfer.claims:
             return
-        transfer.state = advance(INCOMING, transfer.state, IncomingStep.LET_GO)
+        transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.LET_GO)
         self.counters.transfers_failed += 1
         self.events.append(Failed(transfer.offer, transfer.reason))
         self._forget(transfer, transfer.reason)
 
-    def _forget(self, transfer: IncomingTransfer, outcome: str | None) -> None:
+    def _forget(self, transfer: ReceivingTransfer, outcome: str | None) -> None:
         session = transfer.session
         transfer.reception = None
         del session.transfers[transfer.handle]

@@ -1,4 +1,4 @@
-"""What a `ReceivingDesk` knows of each transfer and session, and the events it emits."""
+"""What a `ReceivingEnd` knows of each transfer and session, and the events it emits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import Reception, TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Header
-from prfaas.link.protocol.lifecycle import Incoming
+from prfaas.link.protocol.lifecycle import ReceivingState
 
 _REMEMBERED = 4096
 Key = TypeVar("Key")
@@ -46,7 +46,7 @@ Event = Stored | Completed | Failed | Withdrawn
 
 
 class Connection(Protocol):
-    """What the desk may do with a connection."""
+    """What the end may do with a connection."""
 
     def reply(self, frame: bytes) -> None:
         """Queue a frame to the sender (and wake the driver)."""
@@ -56,13 +56,13 @@ class Connection(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class IncomingTransfer:
+class ReceivingTransfer:
     session: Session
     handle: int
     offer: TransferOffer
     deadline_at: float
     offered_via: Connection
-    state: Incoming = Incoming.ASKING
+    state: ReceivingState = ReceivingState.ASKING
     reception: Reception | None = None
     stored: RangeSet = field(default_factory=RangeSet)
     claims: dict[int, int] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Session:
     peer: str
     number: int
     connections: dict[int, Connection] = field(default_factory=dict)
-    transfers: dict[int, IncomingTransfer] = field(default_factory=dict)
+    transfers: dict[int, ReceivingTransfer] = field(default_factory=dict)
     outcomes: Recent[int, str | None] = field(default_factory=Recent)
     """How transfers that are over ended: None for complete, else the reason."""
     deferred: dict[int, list[tuple[Connection, Header]]] = field(default_factory=dict)
@@ -99,14 +99,14 @@ class Session:
 class Claim:
     """The right to write [offset, offset + length) of a transfer, held by one connection."""
 
-    transfer: IncomingTransfer
+    transfer: ReceivingTransfer
     offset: int
     length: int
     reception: Reception
 
 
 @dataclass(slots=True)
-class ReceiverCounters:
+class ReceivingCounters:
     """Totals since the start; ``bytes_stored`` counts every byte once."""
 
     bytes_stored: int = 0

@@ -16,7 +16,7 @@ from prfaas.core.errors import LinkError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.link.tcp.receiving import LINK_TEST_LAYOUT
+from prfaas.link.tcp.link_test_memory import LINK_TEST_LAYOUT
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 _QUEUED_BLOCKS = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from prfaas.link.protocol.frames import Header, Kind, pack, reason
-from prfaas.link.protocol.incoming import Session
+from prfaas.link.protocol.receiving_records import Session
 
 Verdict = Literal[Kind.ACK, Kind.NACK]
 

@@ -17,12 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from prfaas.core.errors import CallerError, ConfigError
-from prfaas.link.tcp.config import TlsFiles
+from prfaas.tls.files import CA_CERT, CA_KEY, TlsFiles, files_of
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
-
-CA_CERT, CA_KEY = "ca.pem", "ca-key.pem"
 
 
 def create_authority(directory: Path, *, days: int = 3650) -> Path:
@@ -81,9 +79,7 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_public), critical=False
         )
     )
-    files = TlsFiles(
-        directory / CA_CERT, directory / f"{agent}.pem", directory / f"{agent}-key.pem"
-    )
+    files = files_of(directory, agent)
     _write(files.key, _pem(key), secret=True)
     certificate = builder.sign(ca_key, hashes.SHA256())
     _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))

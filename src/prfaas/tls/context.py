@@ -9,7 +9,7 @@ import ssl
 from typing import Any
 
 from prfaas.core.errors import ConfigError, PeerError
-from prfaas.link.tcp.config import TlsFiles
+from prfaas.tls.files import TlsFiles
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:

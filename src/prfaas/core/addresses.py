@@ -1,0 +1,63 @@
+"""Where something listens or is reached: ``host:port`` and URLs, read and written in one place.
+
+An IPv6 host stands in brackets wherever a port may follow (``[::1]:7400``, RFC 3986 section 3.2.2).
+Inside an `Address` it has none: that is how sockets and resolvers take it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from prfaas.core.errors import ConfigError
+
+
+class Address(NamedTuple):
+    """``str()`` writes it back with the brackets that IPv6 needs; port 0 stands for a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{_bracketed(self.host)}:{self.port}"
+
+
+def parse_address(text: str, *, what: str = "address") -> Address:
+    """``"host:port"`` or ``"[v6]:port"`` to its parts; without a host every interface is meant.
+
+    Raises ConfigError; ``what`` names the setting in its message.
+    """
+    host, separator, port = text.rpartition(":")
+    try:
+        host.encode("idna")  # as the resolver does: a UnicodeError where it is nobody's name
+        valid = bool(separator) and port.isdecimal() and int(port) <= 65535
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(f"{what} {text!r} is not host:port, for example 10.0.0.5:7400")
+    return Address(host.strip("[]") or "0.0.0.0", int(port))
+
+
+def parse_url(url: str, *, what: str = "url") -> Address:
+    """Host and port of ``"http://host:port/..."``; without a port the scheme's own.
+
+    Raises ConfigError; ``what`` names the setting in its message.
+    """
+    try:
+        parts = urlsplit(url)
+        default = {"http": 80, "https": 443}.get(parts.scheme)
+        host, port = parts.hostname, parts.port or default
+    except ValueError:
+        host = port = None
+    if not host or port is None:
+        raise ConfigError(f"{what} {url!r} is not http://host:port, for example http://[::1]:8001")
+    return Address(host, port)
+
+
+def endpoint_at(endpoint: str, host: str) -> str:
+    """A ZMQ endpoint that is bound on every interface (``tcp://*:5557``), as others reach it."""
+    return endpoint.replace("*", _bracketed(host))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

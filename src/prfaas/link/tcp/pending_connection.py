@@ -1,0 +1,133 @@
+"""An incoming connection until it has said who it is: plaintext or TLS, its Hello, or why not.
+
+It costs a file descriptor and, once it has sent its first byte, a TLS object: never a thread. All
+calls are made by the `acceptor`'s thread and return at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+
+from prfaas.core.errors import LinkError, PeerError
+from prfaas.link.protocol.frames import FrameReader, Hello, Kind, decode, reason
+from prfaas.link.tcp.channel import Channel
+
+_TLS_HANDSHAKE = 0x16
+"""The first byte of a TLS record that opens a connection (RFC 8446 section 5.1)."""
+_LINGER_BYTES = 65536
+
+
+class TurnedAway(PeerError):
+    """A connection that is refused; ``kind`` is what it is counted as."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class PendingConnection:
+    """``tls``: None where this agent is configured for plaintext."""
+
+    def __init__(
+        self, sock: socket.socket, address: str, *, tls: ssl.SSLContext | None, now: float
+    ) -> None:
+        self.socket, self.address, self.since = sock, address, now
+        self.fd = sock.fileno()
+        self.lingering = False
+        self._tls = tls
+        self._channel: Channel | None = None
+        self._handshake_done = False
+        self._reader = FrameReader(max_chunk_bytes=1)
+
+    @property
+    def channel(self) -> Channel:
+        """What its Hello came over."""
+        assert self._channel is not None
+        return self._channel
+
+    def read_hello(self) -> Hello | None:
+        """Its Hello, once it is there. Raises TurnedAway, PeerError, OSError (ssl.SSLError)."""
+        if self._channel is None:
+            try:
+                first = self.socket.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:  # the event was for an earlier owner of the descriptor
+                return None
+            self._channel = self._open_channel(first)
+        channel = self._channel
+        if isinstance(channel.socket, ssl.SSLSocket) and not self._handshake_done:
+            try:
+                channel.socket.do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return None
+            self._handshake_done = True
+        while True:
+            count = channel.recv_into(self._reader.get_buffer())
+            if count is None:
+                return None
+            if count == 0:
+                raise TurnedAway("closed", "closed before it said who it is")
+            frame = self._reader.received(count)
+            if frame is not None:
+                if frame.header.kind is not Kind.HELLO:
+                    raise TurnedAway("protocol", "did not say who it is first")
+                return decode(frame.body, Hello)
+
+    def _open_channel(self, first: bytes) -> Channel:
+        sock = self.socket
+        if not first:
+            raise TurnedAway("closed", "closed before it said who it is")
+        if self._tls is not None:
+            if first[0] == _TLS_HANDSHAKE:
+                wrapped = self._tls.wrap_socket(
+                    sock, server_side=True, do_handshake_on_connect=False
+                )
+                self.socket = wrapped
+                return Channel(wrapped)
+            if first[0] == Kind.HELLO:
+                reject(Channel(sock), "this agent requires TLS and was spoken to in plaintext")
+                raise TurnedAway("plaintext", "spoke plaintext to an agent that requires TLS")
+        elif first[0] == Kind.HELLO:
+            return Channel(sock)
+        elif first[0] == _TLS_HANDSHAKE:
+            raise TurnedAway("tls", "spoke TLS to an agent that is configured for plaintext")
+        raise TurnedAway("unknown", "does not speak the KV link's protocol")
+
+    def linger(self) -> bool:
+        """Say no more and wait for the other side to close; False if the socket is closed already.
+
+        Closing with unread bytes would destroy our last words (a TLS alert, a REJECT) on their way.
+        """
+        if self.socket.fileno() < 0:  # a failed wrap_socket() has closed it
+            return False
+        self.lingering = True
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.socket, socket.SHUT_WR)
+        return True
+
+    def has_closed(self) -> bool:
+        """Has the other side closed? What it still sends is thrown away."""
+        try:
+            return not socket.socket.recv(self.socket, _LINGER_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+def reject(channel: Channel, why: str) -> None:
+    """Tell the other side why it is refused, as far as the socket takes it."""
+    with contextlib.suppress(OSError):
+        channel.send([memoryview(reason(Kind.REJECT, why))])
+
+
+def kind_of(error: Exception) -> str:
+    """What a connection that ended with ``error`` is counted as."""
+    if isinstance(error, TurnedAway):
+        return error.kind
+    if isinstance(error, ssl.SSLError):
+        if "alert" in str(error):
+            return "refused-us"
+        return "certificate" if "CERTIFICATE" in (error.reason or "") else "handshake"
+    return "protocol" if isinstance(error, (PeerError, LinkError)) else "closed"

@@ -1,0 +1,136 @@
+"""Receiving from all peers: drives the agent's `ReceivingEnd` with a lock and a thread for each
+connection."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+
+from prfaas.core.errors import PeerError
+from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
+from prfaas.link.protocol.frames import Hello
+from prfaas.link.protocol.receiving_connection import ReceivingConnection
+from prfaas.link.protocol.receiving_end import ReceivingEnd
+from prfaas.link.protocol.receiving_records import (
+    Completed,
+    Event,
+    Failed,
+    ReceivingCounters,
+    Stored,
+    Withdrawn,
+)
+from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.config import TcpLinkConfig
+from prfaas.link.tcp.event_pump import EventPump
+from prfaas.link.tcp.link_test_memory import ScratchMemory, is_link_test
+from prfaas.link.tcp.receiving_thread import ReceivingThread
+
+_SILENT_KEEPALIVES = 4
+"""A sender asks for a sign of life after one keep-alive period of silence and gives up after three:
+one more, and it is gone without a word."""
+
+
+class ReceivingDriver:
+    """All incoming connections of an agent; every method may be called from any thread.
+
+    ``lock`` guards the receiving end. The sink is called outside of it. ``lost_to_errors`` counts
+    connections that did not end in peace.
+    """
+
+    def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
+        self.lock = threading.Lock()
+        self.end = ReceivingEnd(
+            max_transfers=config.max_incoming_transfers, peer_grace_s=config.peer_grace_s
+        )
+        self.silence_s = _SILENT_KEEPALIVES * config.keepalive_s
+        self.lost_to_errors = 0
+        pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
+        self.deliver_events = pump.drain
+        self._config, self._sink = config, sink
+        self._threads: set[ReceivingThread] = set()
+        self._closed = False
+
+    def admit(self, channel: Channel, hello: Hello) -> None:
+        """Serve an authenticated connection. Raises PeerError if there are too many."""
+        with self.lock:
+            if self._closed or len(self._threads) >= self._config.max_incoming_connections:
+                raise PeerError("too many connections to this agent")
+        thread = ReceivingThread(self, channel, hello)
+        with self.lock:
+            self._threads.add(thread)
+        thread.start()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._threads)
+
+    def counters(self) -> ReceivingCounters:
+        """Totals since the start, all of one moment."""
+        with self.lock:
+            return copy.copy(self.end.counters)
+
+    def ask(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
+        """The sink's answer to an offer."""
+        # The sink must have heard of an older epoch's end before it is asked about the next.
+        self.deliver_events()
+        return ScratchMemory() if is_link_test(offer) else self._sink.offered(peer, offer)
+
+    def abandon(self, key: TransferKey, why: str) -> None:
+        """Stop receiving a transfer; unknown keys are ignored."""
+        with self.lock:
+            self.end.abandon(key, why)
+        self.deliver_events()
+
+    def tick(self, now: float) -> None:
+        """Every 20 ms, from the link's ticker."""
+        with self.lock:
+            self.end.tick(now=now)
+        self.deliver_events()
+
+    def close(self) -> None:
+        """Every transfer fails, every connection is closed, every thread ends."""
+        with self.lock:
+            self._closed = True
+            self.end.close("the receiving agent shuts down")
+            threads = list(self._threads)
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
+            thread.join()
+        self.deliver_events()
+
+    # The `ConnectionOwner` of the threads.
+
+    def connected(self, hello: Hello, wake: Callable[[], None]) -> ReceivingConnection:
+        return ReceivingConnection(
+            self.end,
+            hello.name,
+            hello.session,
+            hello.connection,
+            guard=self.lock,
+            ask=self.ask,
+            wake=wake,
+            max_chunk_bytes=self._config.max_chunk_bytes,
+        )
+
+    def disconnected(self, thread: ReceivingThread, error: Exception | None) -> None:
+        with self.lock:
+            self._threads.discard(thread)
+            if error is not None:
+                self.lost_to_errors += 1
+        self.deliver_events()
+
+    def _deliver(self, event: Event) -> None:
+        match event:
+            case Withdrawn(key, why):
+                self._sink.withdrawn(key, why)
+            case _ if is_link_test(event.offer):
+                pass
+            case Stored(offer, offset, length):
+                self._sink.stored(offer.key, offset, length)
+            case Completed(offer):
+                self._sink.completed(offer.key)
+            case Failed(offer, why):
+                self._sink.failed(offer.key, why)

@@ -1,0 +1,303 @@
+"""Sending to one peer: drives its `SendingEnd` with a lock, connections' threads and the time."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prfaas.core.errors import CallerError, LinkError
+from prfaas.link.api import LinkState, TransferOffer
+from prfaas.link.protocol.frames import Hello, Welcome
+from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_end import SendingEnd
+from prfaas.link.protocol.sending_records import SendingTransfer
+from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.dialing import Dialled, dial
+from prfaas.link.tcp.event_pump import EventPump
+from prfaas.link.tcp.line_control import LineControl
+from prfaas.link.tcp.sending_thread import SendingThread
+from prfaas.link.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
+
+log = logging.getLogger(__name__)
+
+_JOIN_S = 2.0
+"""How long `close` waits for a thread: one that is just dialling ends by itself, when the peer
+answers or its time is up."""
+_SAMPLE_S = 0.1
+_BYTES_PER_WAKE = 256 * 1024
+"""So many bytes that are added wake one more connection that waits for something to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    thread: SendingThread
+    channel: Channel
+    connection: SendingConnection
+
+
+class SendingDriver:
+    """One peer to send to; every method may be called from any thread.
+
+    ``lock`` guards the sending end and all fields. ``last_error`` is what went wrong with the line
+    last, empty once it is up; ``dial_errors`` counts attempts that failed by the error's type.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        peer: PeerConfig,
+        config: TcpLinkConfig,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self.name = name
+        self.lock = threading.Lock()
+        self.end = SendingEnd(rate_bytes_per_s=peer.rate_bytes_per_s)
+        pump: EventPump[Callable[[], None]] = EventPump(
+            self.lock, self.end.events, lambda callback: callback()
+        )
+        self.deliver_events = pump.drain
+        self.dial_errors: Counter[str] = Counter()
+        self.last_error = ""
+        self._peer, self._config, self._context = peer, config, context
+        self._news = threading.Condition(self.lock)
+        self._session = secrets.randbits(63)
+        self._numbers = itertools.count(1)
+        self._incarnation: int | None = None
+        self._live: dict[int, _Connected] = {}
+        self._connected: tuple[_Connected, ...] = ()
+        """Of ``_live``: replaced with it, so that it can be read without the lock."""
+        self._closed = False
+        self._sample_at = time.monotonic()
+        self._line = LineControl(name, peer, config)
+        self._threads: list[SendingThread] = []
+        with self.lock:
+            self._start_threads()
+
+    def configure(self, peer: PeerConfig) -> None:
+        """New address, rate or number of connections."""
+        with self.lock:
+            moved = peer.address != self._peer.address
+            self._peer = peer
+            self.end.pacer.rate_bytes_per_s = peer.rate_bytes_per_s
+            self._line.peer = peer
+            self._start_threads()
+            connected = self._connected
+            self._news.notify_all()
+        for each in connected:
+            if moved:
+                each.channel.hang_up()
+            each.thread.wake()
+
+    def open(
+        self,
+        offer: TransferOffer,
+        on_complete: Callable[[], None],
+        on_failed: Callable[[str], None],
+    ) -> TransferHandle:
+        """Announce a transfer. Raises LinkError when the link is closed."""
+        with self.lock:
+            if self._closed:
+                raise LinkError("the link is closed")
+            transfer = self.end.open(offer, on_complete, on_failed, now=time.monotonic())
+            self._news.notify_all()
+        self.wake_idle()
+        return TransferHandle(self, transfer)
+
+    def wake_idle(self, at_most: int = 64) -> None:
+        """Wake connections that wait for something to send."""
+        for each in self._connected:
+            if each.connection.idle and at_most > 0:
+                at_most -= 1
+                each.thread.wake()
+
+    def tick(self, now: float) -> None:
+        """Every 20 ms, from the link's ticker."""
+        with self.lock:
+            self.end.tick(now=now, trouble=self.last_error)
+            sendable = self.end.sendable
+        if sendable:
+            self.wake_idle(1)
+        self.deliver_events()
+        if now >= self._sample_at:
+            self._sample_at = max(self._sample_at + _SAMPLE_S, now)
+            self._sample(now)
+
+    def close(self) -> None:
+        """Every transfer fails, every connection is closed, every thread ends."""
+        with self.lock:
+            self._closed = True
+            self.end.fail_all("the link is closed")
+            self._news.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
+            thread.join(_JOIN_S)
+        self.deliver_events()
+
+    # The `ConnectionPool` of the threads.
+
+    def wants(self, slot: int) -> bool:
+        """While nothing is connected the first slot alone tries, for all."""
+        with self.lock:
+            needed = slot < self._line.connections and self.end.busy and bool(self._live)
+            return not self._closed and (slot == 0 or needed)
+
+    def pause(self, seconds: float | None) -> None:
+        with self.lock:
+            if not self._closed:
+                self._news.wait(seconds)
+
+    def dial(self) -> Dialled:
+        with self.lock:
+            peer, number = self._peer, next(self._numbers)
+        hello = Hello(self._config.name, self.name, self._session, number)
+        return dial(self._config, self._context, peer, hello)
+
+    def connected(self, thread: SendingThread, dialled: Dialled) -> SendingConnection:
+        welcome = dialled.welcome
+        most_bytes = min(self._config.max_chunk_bytes, welcome.max_chunk_bytes)
+        connection = SendingConnection(
+            self.end,
+            dialled.number,
+            guard=self.lock,
+            chunk_bytes=min(self._line.chunk_bytes, most_bytes),
+            keepalive_s=self._config.keepalive_s,
+            now=time.monotonic(),
+        )
+        with self.lock:
+            self._greet(welcome, most_bytes)
+        self.deliver_events()
+        with self.lock:
+            self._line.introduce(dialled.channel)
+            self._live[thread.slot] = _Connected(thread, dialled.channel, connection)
+            self._connected = tuple(self._live.values())
+            self._start_threads()
+            self._news.notify_all()
+        return connection
+
+    def _greet(self, welcome: Welcome, most_bytes: int) -> None:
+        """Before anything is sent to it: a receiver that has restarted has forgotten all."""
+        if self._incarnation not in (None, welcome.incarnation):
+            self.end.restarted(f"{self.name} has restarted")
+        self._incarnation = welcome.incarnation
+        self._line.most_chunk_bytes = most_bytes
+        self.last_error = ""
+
+    def retires(self, slot: int, number: int, *, idle_s: float) -> bool:
+        with self.lock:
+            if self.end.carries(number):
+                return False
+            return slot >= self._line.connections or (slot > 0 and idle_s >= self._config.idle_s)
+
+    def disconnected(self, thread: SendingThread, *, graceful: bool) -> None:
+        with self.lock:
+            self._live.pop(thread.slot, None)
+            self._connected = tuple(self._live.values())
+            if not graceful:
+                self.end.counters.connections_lost += 1
+        self.wake_idle()
+        self.deliver_events()
+
+    def dial_failed(self, error: Exception) -> None:
+        with self.lock:
+            self.dial_errors[type(error).__name__] += 1
+            known = str(error) == self.last_error
+            self.last_error = str(error)
+        if not known:
+            log.warning("link to %s: %s", self.name, error)
+
+    def note_error(self, error: Exception) -> None:
+        with self.lock:
+            self.last_error = str(error)
+
+    def _start_threads(self) -> None:
+        while not self._closed and len(self._threads) < self._line.connections:
+            thread = SendingThread(self, len(self._threads))
+            thread.start()
+            self._threads.append(thread)
+
+    def _sample(self, now: float) -> None:
+        with self.lock:
+            live = {c.connection.number: (c.channel, c.connection) for c in self._connected}
+            counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
+        self._line.observe(live, counters, queued, now)
+        with self.lock:
+            self.end.pacer.rate_bytes_per_s = self._line.rate_bytes_per_s
+            self._start_threads()
+
+    def state(self) -> LinkState:
+        """One direction of the link as it is now."""
+        with self.lock:
+            counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
+            connections = len(self._live)
+        return self._line.state(connections, counters, queued)
+
+    def telemetry(self) -> PeerTelemetry:
+        """Everything for metrics. Its counters and errors are of one moment."""
+        with self.lock:
+            counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
+            connections = len(self._live)
+            dial_errors, last_error = dict(self.dial_errors), self.last_error
+        return PeerTelemetry(
+            state=self._line.state(connections, counters, queued),
+            connections=tuple(
+                ConnectionTelemetry(
+                    number,
+                    s.rtt_s,
+                    s.min_rtt_s,
+                    s.retransmits,
+                    s.delivery_rate_bytes_per_s,
+                    s.window_bytes,
+                    s.unsent_bytes,
+                    s.sent_bytes,
+                )
+                for number, s in self._line.samples.items()
+            ),
+            transfers_completed=counters.transfers_completed,
+            transfers_failed=counters.transfers_failed,
+            chunks_returned=counters.chunks_returned,
+            connections_lost=counters.connections_lost,
+            dial_errors=dial_errors,
+            last_error=last_error,
+        )
+
+
+class TransferHandle:
+    """The producer's end of a transfer (`link.api.OutgoingTransfer`)."""
+
+    def __init__(self, driver: SendingDriver, transfer: SendingTransfer) -> None:
+        self._driver, self._transfer = driver, transfer
+
+    def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
+        """Queue bytes. Raises CallerError for a range outside the transfer."""
+        view = view.cast("B")
+        total = self._transfer.offer.total_bytes
+        if flat_offset < 0 or flat_offset + len(view) > total:
+            raise CallerError(
+                f"range [{flat_offset}, {flat_offset + len(view)}) is outside [0, {total})"
+            )
+        with self._driver.lock:
+            self._driver.end.add(self._transfer, flat_offset, view, on_released)
+        self._driver.wake_idle(1 + len(view) // _BYTES_PER_WAKE)
+        self._driver.deliver_events()
+
+    def cancel(self, reason: str) -> None:
+        with self._driver.lock:
+            self._driver.end.cancel(self._transfer, reason)
+        self._driver.wake_idle(1)
+        self._driver.deliver_events()
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Bytes the receiver has verified and stored, counted once."""
+        return self._transfer.acknowledged_bytes

@@ -1,0 +1,1 @@
+"""Certificates of a deployment: its private authority, the files, what a connection checks."""
