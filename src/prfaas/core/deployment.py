@@ -44,6 +44,8 @@ class EngineConfig(Strict, frozen=True):
 
 
 class TlsConfig(Strict, frozen=True):
+    """The PEM files an agent shows and trusts, as `prfaas certs` makes them."""
+
     ca: str
     cert: str
     key: str
@@ -71,14 +73,18 @@ class AgentConfig(Strict, frozen=True):
 
     @property
     def arena_bytes(self) -> int:
+        """Bytes of shared memory."""
         return parse_bytes(self.arena)
 
     @property
     def slot_bytes(self) -> int:
+        """Bytes of one slot."""
         return parse_bytes(self.slot)
 
 
 class ClusterConfig(Strict, frozen=True):
+    """Engines that share an agent. A PrfaaS cluster only prefills; a PD cluster can serve alone."""
+
     name: str
     kind: ClusterKind
     engines: tuple[EngineConfig, ...]
@@ -99,10 +105,13 @@ class LinkConfig(Strict, frozen=True):
 
     @property
     def rate_bytes_per_s(self) -> float | None:
+        """Payload bytes per second, None: as fast as the line goes. Raises ConfigError."""
         return None if self.rate is None else parse_rate(self.rate)
 
 
 class GatewayConfig(Strict, frozen=True):
+    """The OpenAI endpoint."""
+
     listen: str = "127.0.0.1:8000"
     api_keys: tuple[str, ...] = ()
     request_deadline: str = "300 s"
@@ -112,6 +121,7 @@ class GatewayConfig(Strict, frozen=True):
 
     @property
     def request_deadline_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.request_deadline)
 
 
@@ -138,18 +148,22 @@ class SchedulerConfig(Strict, frozen=True):
 
     @property
     def threshold_tokens(self) -> int:
+        """Tokens. Raises ConfigError."""
         return parse_tokens(self.threshold)
 
     @property
     def link_grace_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.link_grace)
 
     @property
     def transfer_stall_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.transfer_stall)
 
     @property
     def engine_wait_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.engine_wait)
 
 
@@ -165,6 +179,8 @@ class ModelConfig(Strict, frozen=True):
 
 
 class Deployment(Strict, frozen=True):
+    """The whole file. `load_deployment` has checked it; `validate` says what it checks."""
+
     clusters: tuple[ClusterConfig, ...]
     links: tuple[LinkConfig, ...] = ()
     model: ModelConfig = ModelConfig()
@@ -172,9 +188,11 @@ class Deployment(Strict, frozen=True):
     scheduler: SchedulerConfig = SchedulerConfig()
 
     def cluster(self, name: str) -> ClusterConfig:
+        """The cluster of this name, which must be one."""
         return next(c for c in self.clusters if c.name == name)
 
     def agent_of_engine(self, engine: str) -> AgentConfig:
+        """The agent of the engine's cluster; the engine must be one."""
         return next(c.agent for c in self.clusters for e in c.engines if e.name == engine)
 
 
