@@ -1,4 +1,4 @@
-"""A deployment: clusters, their engines and agents, the lines between them, the gateway.
+"""A deployment: clusters, their engines and agents, the links between them, the gateway.
 
 One YAML file describes it; `prfaas up` starts what has no ``url``, every process reads its part.
 """
@@ -92,7 +92,10 @@ class ClusterConfig(Strict, frozen=True):
 
 
 class LinkConfig(Strict, frozen=True):
-    """A line from one cluster to another; ``rate`` paces the sender (None: as fast as it goes)."""
+    """The KV link from one cluster's agent to another's, and how much of the line it may use.
+
+    ``rate`` paces it (None: as fast as the line goes).
+    """
 
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
@@ -136,7 +139,7 @@ class SchedulerConfig(Strict, frozen=True):
     bandwidth: Literal["scarce", "abundant"] = "scarce"
     """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
     link_grace: str = "2 s"
-    """How long a line may be down before the requests that use it take another route."""
+    """How long a link may be down before the requests that use it take another route."""
     transfer_stall: str = "10 s"
     """After prefill, how long a transfer may make no progress before it is given up; so is one
     whose pace over this time leaves it more than twice as long to go."""

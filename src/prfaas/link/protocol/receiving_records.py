@@ -12,7 +12,7 @@ from prfaas.link.protocol.frames import Header
 from prfaas.link.protocol.lifecycle import ReceivingState
 
 _REMEMBERED = 4096
-"""Outcomes, and owners of transfers: minutes of the busiest agent, half a megabyte at most."""
+"""Transfers that are over. Late frames come within seconds, in which far fewer end."""
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
