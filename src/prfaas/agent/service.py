@@ -41,7 +41,7 @@ MakeLink = Callable[[TransferSink], Link]
 
 
 class NoLink:
-    """`Link` of an agent at which no line ends."""
+    """`Link` of an agent without any in the deployment."""
 
     def send(
         self,
@@ -51,7 +51,7 @@ class NoLink:
         on_complete: Callable[[], None],
         on_failed: Callable[[str], None],
     ) -> OutgoingTransfer:
-        raise LinkError(f"no line to agent {peer!r} in the deployment")
+        raise LinkError(f"no link to agent {peer!r} in the deployment")
 
     def abandon(self, key: TransferKey, reason: str) -> None:
         pass

@@ -22,7 +22,7 @@ requests that wait for its transfers should be prefilled elsewhere without furth
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``link`` is None where no line of the deployment ends here. ``export_slots``: see
+    """``link`` is None where no link of the deployment ends here. ``export_slots``: see
     `pool.slots`; an agent without a decode engine receives nothing and lends every slot."""
 
     name: str

@@ -15,6 +15,7 @@ from prfaas.process.signals import run_until_signal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     parser.add_argument(
         "deployment",
         type=Path,
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the agent; 0 once it is told to stop."""
     log_to_stderr(args.log_level)
     settings = settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
     return run_until_signal(serve(settings), stopped_status=0, loop_factory=uvloop.new_event_loop)

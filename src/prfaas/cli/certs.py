@@ -11,6 +11,7 @@ from prfaas.tls.files import CA_KEY
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="make a new CA")
     issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Make what is asked for and say where it lies; 0."""
     if args.days < 1:
         raise CallerError(f"--days {args.days}: write 1 or more")
     if args.action == "init":

@@ -15,6 +15,7 @@ from prfaas.process.signals import run_until_signal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     parser.add_argument(
         "deployment",
         type=Path,
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the gateway; 0 once it is told to stop."""
     log_to_stderr(args.log_level)
     deployment = load_deployment(args.deployment)
     endpoints = resolve(deployment, source=str(args.deployment))

@@ -19,6 +19,7 @@ from prfaas.tls.files import TlsFiles, files_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     test = actions.add_parser(
         "test",
@@ -66,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Test the line, or be the far end of a test until Ctrl-C."""
     config = TcpLinkConfig(name=args.name, security=_security(args))
     if args.action == "listen":
         return _listen(msgspec.structs.replace(config, listen=args.listen))

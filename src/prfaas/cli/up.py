@@ -13,6 +13,7 @@ from prfaas.process.signals import run_until_signal
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     parser.add_argument(
         "deployment",
         nargs="?",
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the deployment; 128 + the signal that ended it."""
     deployment = load(args.deployment, model=args.model, listen=args.listen)
     return run_until_signal(_up(deployment, Console()))
 

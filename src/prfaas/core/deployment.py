@@ -1,4 +1,4 @@
-"""A deployment: clusters, their engines and agents, the lines between them, the gateway.
+"""A deployment: clusters, their engines and agents, the links between them, the gateway.
 
 One YAML file describes it; `prfaas up` starts what has no ``url``, every process reads its part.
 """
@@ -44,6 +44,8 @@ class EngineConfig(Strict, frozen=True):
 
 
 class TlsConfig(Strict, frozen=True):
+    """The PEM files an agent shows and trusts, as `prfaas certs` makes them."""
+
     ca: str
     cert: str
     key: str
@@ -71,14 +73,18 @@ class AgentConfig(Strict, frozen=True):
 
     @property
     def arena_bytes(self) -> int:
+        """Bytes of shared memory."""
         return parse_bytes(self.arena)
 
     @property
     def slot_bytes(self) -> int:
+        """Bytes of one slot."""
         return parse_bytes(self.slot)
 
 
 class ClusterConfig(Strict, frozen=True):
+    """Engines that share an agent. A PrfaaS cluster only prefills; a PD cluster can serve alone."""
+
     name: str
     kind: ClusterKind
     engines: tuple[EngineConfig, ...]
@@ -86,7 +92,10 @@ class ClusterConfig(Strict, frozen=True):
 
 
 class LinkConfig(Strict, frozen=True):
-    """A line from one cluster to another; ``rate`` paces the sender (None: as fast as it goes)."""
+    """The KV link from one cluster's agent to another's, and how much of the line it may use.
+
+    ``rate`` paces it (None: as fast as the line goes).
+    """
 
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
@@ -99,10 +108,13 @@ class LinkConfig(Strict, frozen=True):
 
     @property
     def rate_bytes_per_s(self) -> float | None:
+        """Payload bytes per second, None: as fast as the line goes. Raises ConfigError."""
         return None if self.rate is None else parse_rate(self.rate)
 
 
 class GatewayConfig(Strict, frozen=True):
+    """The OpenAI endpoint."""
+
     listen: str = "127.0.0.1:8000"
     api_keys: tuple[str, ...] = ()
     request_deadline: str = "300 s"
@@ -112,6 +124,7 @@ class GatewayConfig(Strict, frozen=True):
 
     @property
     def request_deadline_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.request_deadline)
 
 
@@ -126,7 +139,7 @@ class SchedulerConfig(Strict, frozen=True):
     bandwidth: Literal["scarce", "abundant"] = "scarce"
     """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
     link_grace: str = "2 s"
-    """How long a line may be down before the requests that use it take another route."""
+    """How long a link may be down before the requests that use it take another route."""
     transfer_stall: str = "10 s"
     """After prefill, how long a transfer may make no progress before it is given up; so is one
     whose pace over this time leaves it more than twice as long to go."""
@@ -138,18 +151,22 @@ class SchedulerConfig(Strict, frozen=True):
 
     @property
     def threshold_tokens(self) -> int:
+        """Tokens. Raises ConfigError."""
         return parse_tokens(self.threshold)
 
     @property
     def link_grace_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.link_grace)
 
     @property
     def transfer_stall_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.transfer_stall)
 
     @property
     def engine_wait_s(self) -> float:
+        """Seconds. Raises ConfigError."""
         return parse_duration(self.engine_wait)
 
 
@@ -165,6 +182,8 @@ class ModelConfig(Strict, frozen=True):
 
 
 class Deployment(Strict, frozen=True):
+    """The whole file. `load_deployment` has checked it; `validate` says what it checks."""
+
     clusters: tuple[ClusterConfig, ...]
     links: tuple[LinkConfig, ...] = ()
     model: ModelConfig = ModelConfig()
@@ -172,9 +191,11 @@ class Deployment(Strict, frozen=True):
     scheduler: SchedulerConfig = SchedulerConfig()
 
     def cluster(self, name: str) -> ClusterConfig:
+        """The cluster of this name, which must be one."""
         return next(c for c in self.clusters if c.name == name)
 
     def agent_of_engine(self, engine: str) -> AgentConfig:
+        """The agent of the engine's cluster; the engine must be one."""
         return next(c.agent for c in self.clusters for e in c.engines if e.name == engine)
 
 

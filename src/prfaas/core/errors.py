@@ -21,7 +21,7 @@ class PeerError(PrfaasError):
 
 
 class LinkError(PrfaasError):
-    """The line between two agents failed or is too slow for the deadline."""
+    """The link between two agents is down, or the line is too slow for the deadline."""
 
 
 class EngineError(PrfaasError):

@@ -36,7 +36,7 @@ class ClusterEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True):
-    """``links``: (from cluster, to cluster) of every line."""
+    """``links``: (from cluster, to cluster) of every link."""
 
     clusters: tuple[ClusterEndpoint, ...]
     links: tuple[tuple[str, str], ...]

@@ -40,7 +40,7 @@ class LinkWatch:
         self._last: dict[str, LinkStateChanged] = {}
 
     async def run(self) -> None:
-        """Follow, for ever; a lost agent is a lost line. Returns if the cluster sends nowhere."""
+        """Follow, for ever; a lost agent is a lost link. Returns if the cluster sends nowhere."""
         while self._targets:
             try:
                 async for states in self._agent.link_states():
@@ -66,9 +66,9 @@ class LinkWatch:
         self._last[event.target] = event
         if last is None or last.up != event.up:
             if event.up:
-                logger.info("line %s to %s is up", event.source, event.target)
+                logger.info("link %s to %s is up", event.source, event.target)
             else:
-                logger.warning("line %s to %s is down: %s", event.source, event.target, why)
+                logger.warning("link %s to %s is down: %s", event.source, event.target, why)
         self._on_change(event)
 
 

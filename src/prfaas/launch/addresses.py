@@ -78,6 +78,7 @@ def _share_out(deployment: Deployment, cores: Sequence[int]) -> dict[str, int]:
 
 
 def usable_cores() -> list[int]:
+    """Numbers of the CPU cores this process may run on."""
     return sorted(os.sched_getaffinity(0))
 
 

@@ -18,6 +18,7 @@ from prfaas.launch.sessions import Session, end_session, session_of, tied_to_par
 
 _PROBE_PERIOD_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+"""Between two starts, doubling: what fails at once must not keep a core busy."""
 _STEADY_S = 60.0
 """Ready for this long, a process has recovered: its next failure is a first one."""
 _UNREADY_GRACE_S = 2.0
@@ -26,10 +27,13 @@ until its own children have loaded the model."""
 _STARTS_BEFORE_GIVING_UP = 2
 """A process that was never ready fails the whole start when it ends this often."""
 _LOG_TAIL_LINES = 8
+"""Of the log of a process that did not come up, shown with the error."""
 _CAUSE = re.compile(r"\b[A-Z]\w*(Error|Exception): ")
 
 
 class ChildState(StrEnum):
+    """What a process does, in words for the table that `prfaas up` shows."""
+
     WAITING = "waiting"
     STARTING = "starting"
     READY = "ready"
@@ -69,10 +73,12 @@ class Child:
 
     @property
     def log(self) -> Path:
+        """Where its output goes, of all its starts."""
         return self._run.logs / f"{self.name}.log"
 
     @property
     def pid(self) -> int | None:
+        """Of the process that runs now, None where none does."""
         return None if self._session is None else self._session.leader
 
     async def supervise(self, http: aiohttp.ClientSession) -> None:

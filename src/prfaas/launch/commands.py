@@ -73,6 +73,7 @@ def engine_command(
 
 
 def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:
+    """`prfaas agent`, for one agent of the file."""
     return Command(
         (sys.executable, "-m", "prfaas.cli.main", "agent", str(deployment_file),
          "--name", agent.name),
@@ -81,6 +82,7 @@ def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:
 
 
 def gateway_command(deployment_file: Path) -> Command:
+    """`prfaas gateway`."""
     return Command((sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file)), {})
 
 

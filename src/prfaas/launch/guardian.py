@@ -29,6 +29,7 @@ def guard(run: Path) -> subprocess.Popen[bytes]:
 
 
 def main(run: Path) -> None:
+    """Wait until the run's `prfaas up` is gone, then end what it left."""
     try:
         lock = os.open(run / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

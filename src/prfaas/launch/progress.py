@@ -49,6 +49,7 @@ class StartProgress:
         self._live.stop()
 
     def changed(self, child: Child) -> None:
+        """Show what a process does now."""
         elapsed_s = time.monotonic() - self._began
         self._rows[child.name] = (child, elapsed_s)
         if not self._live.is_started:

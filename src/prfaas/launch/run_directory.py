@@ -65,6 +65,7 @@ class RunDirectory:
         self._write_record()
 
     def write_deployment(self, deployment: Deployment) -> Path:
+        """Write the deployment with every address known; returns its path."""
         return self._write("deployment.json", msgspec.json.format(msgspec.json.encode(deployment)))
 
     def started(self, name: str, session: Session) -> None:
@@ -78,6 +79,7 @@ class RunDirectory:
         self._write_record()
 
     def close(self) -> None:
+        """End the run. No session of it may be left."""
         shutil.rmtree(self.private, ignore_errors=True)
         (self.path / "processes.json").unlink(missing_ok=True)
         if not any(self.logs.iterdir()):
@@ -96,6 +98,7 @@ class RunDirectory:
 
 
 def state_home() -> Path:
+    """Where the product keeps its state, under the user's XDG state directory."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "prfaas"
 
 

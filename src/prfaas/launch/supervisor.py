@@ -26,6 +26,7 @@ from prfaas.launch.commands import (
 from prfaas.launch.run_directory import RunDirectory
 
 _ENGINE_GRACE_S = 20.0
+"""A vLLM server needs some seconds to end its workers."""
 _ENGINES_SEEN_S = 15.0
 """The gateway looks at engines and agents twice a second."""
 _PATIENCE_S = 5.0
@@ -73,6 +74,7 @@ class Supervisor:
 
     @property
     def url(self) -> str:
+        """Of the gateway."""
         return f"http://{self.deployment.gateway.listen}"
 
     async def __aenter__(self) -> Self:

@@ -70,7 +70,8 @@ class Refusal(msgspec.Struct, frozen=True):
 class TransferSink(Protocol):
     """The receiving agent, as the link sees it."""
 
-    def offered(self, peer: str, offer: TransferOffer) -> Reception | Refusal: ...
+    def offered(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
+        """Give memory for a transfer of agent ``peer``, or say why not. Called once per offer."""
 
     def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
         """A range arrived and its checksum is right (called once per range)."""
@@ -124,7 +125,8 @@ class Link(Protocol):
         """Stop receiving a transfer. ``failed`` of the sink follows once its memory is let go;
         unknown keys are ignored."""
 
-    def states(self) -> Sequence[LinkState]: ...
+    def states(self) -> Sequence[LinkState]:
+        """One for each peer this agent sends to."""
 
     def close(self) -> None:
         """Stop all threads and close all sockets; every open transfer fails first."""

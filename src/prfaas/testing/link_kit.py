@@ -21,6 +21,7 @@ class MemoryReception:
         self._piece_bytes = piece_bytes
 
     def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
+        """The range, in pieces."""
         view, end = memoryview(self.data), flat_offset + length
         starts = range(flat_offset, end, self._piece_bytes)
         return [view[start : min(start + self._piece_bytes, end)] for start in starts]
@@ -43,6 +44,7 @@ class MemorySink:
         self._changed = threading.Condition()
 
     def offered(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
+        """The next of ``answers``, or memory."""
         with self._changed:
             self.peers.append(peer)
             if self.answers:
@@ -52,17 +54,21 @@ class MemorySink:
             return reception
 
     def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
+        """Kept in ``stored_ranges``."""
         with self._changed:
             self.stored_ranges.append((key, flat_offset, length))
             self._changed.notify_all()
 
     def completed(self, key: TransferKey) -> None:
+        """The outcome ``complete``."""
         self._end(key, "complete")
 
     def failed(self, key: TransferKey, reason: str) -> None:
+        """The outcome is the reason."""
         self._end(key, reason)
 
     def withdrawn(self, key: TransferKey, reason: str) -> None:
+        """The outcome is the reason, after ``withdrawn:``."""
         self._end(key, f"withdrawn: {reason}")
 
     def outcome(self, key: TransferKey, timeout_s: float = 20.0) -> str:
@@ -106,11 +112,13 @@ class FaultyProxy:
 
     @property
     def address(self) -> str:
+        """``host:port`` to dial instead of the target."""
         host, port = self._listener.getsockname()
         return f"{host}:{port}"
 
     @property
     def open_connections(self) -> int:
+        """How many are being relayed."""
         return len(self._pairs)
 
     def kill_one(self) -> bool:
@@ -130,9 +138,11 @@ class FaultyProxy:
         self._go.clear()
 
     def release(self) -> None:
+        """Pass bytes on again."""
         self._go.set()
 
     def close(self) -> None:
+        """Reset every connection and stop listening."""
         self._go.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -16,8 +16,12 @@ _WINDOW_BYTES = 3_000_000
 _THREAD_BYTES_PER_S = 300e6
 """What one connection's thread can surely encrypt or decrypt."""
 _SHORT_RTT_S = 0.001
+"""Below it the two ends share a machine or a rack, where CPU and not the window bounds a flow."""
 _LOCAL, _DEFAULT, MOST = 2, 4, 16
+"""On loopback two were fastest, three and four slower (docs/decisions/0024). Each costs a thread at
+both ends, hence a bound."""
 _TRIAL_S, _REST_S, _GAIN = 2.0, 60.0, 1.08
+"""A trial lasts four times what goodput is smoothed over; the gain asked for is above its noise."""
 
 
 def first_guess(rtt_s: float, rate_bytes_per_s: float | None) -> int:

@@ -32,7 +32,9 @@ _FIELDS = struct.Struct("<BBHIIQQQ")
 _CHECK = struct.Struct("<Q")
 HEADER_BYTES = _FIELDS.size + _CHECK.size
 MAX_BODY_BYTES = 4096
+"""Offers and reasons are a few hundred bytes; this bounds what a stranger can make us hold."""
 _DRAIN_BYTES = 64 * 1024
+"""Payload that nobody wants is read in pieces of this."""
 
 
 class Kind(IntEnum):
@@ -61,6 +63,8 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 
 class Header(NamedTuple):
+    """A verified header; ``handle``, ``offset`` and ``digest`` mean what the kind says."""
+
     kind: Kind
     connection: int
     length: int

@@ -23,6 +23,8 @@ class SendingState(Enum):
 
 
 class SendingStep(Enum):
+    """What changes a sender's `SendingState`."""
+
     ACCEPTED = "receiver accepted"
     DEFERRED = "receiver refused for now"
     REOFFERED = "time to offer again"
@@ -54,6 +56,8 @@ class ReceivingState(Enum):
 
 
 class ReceivingStep(Enum):
+    """What changes a receiver's `ReceivingState`."""
+
     TAKEN = "sink gave memory"
     REFUSED = "sink refused"
     ALL_STORED = "every byte stored and verified"

@@ -19,10 +19,13 @@ from dataclasses import dataclass
 
 _SAMPLE_S = 0.1
 _GOODPUT_S, _UP_S, _DOWN_S = 0.5, 0.2, 1.0
+"""Smoothing, see above: goodput, congestion as it rises, congestion as it falls."""
 _RTT_FLOOR_S = 0.005
 """RTT changes below this are scheduling noise, not queues."""
 _MIN_RTT_MEMORY_S = 60.0
+"""A route may change: a least RTT older than this is forgotten."""
 _QUEUE_FULL_S = 2.0
+"""A queue of our own that needs so long weighs as much as one can."""
 _RETRANSMITS_FULL = 0.02
 """Share of segments sent again that counts as fully congested."""
 
@@ -43,6 +46,8 @@ class ConnectionSample:
 
 @dataclass(frozen=True, slots=True)
 class LineSample:
+    """One look at the line. ``acknowledged_bytes``: the total since the start."""
+
     acknowledged_bytes: int
     queued_bytes: int
     limit_bytes_per_s: float | None

@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 
 _CATCH_UP_S = 0.025
+"""A thread on a busy machine gets its core a few milliseconds late; more than this is no jitter."""
 _HEADROOM, _HEADROOM_ALONE = 1.1, 1.02
+"""See `connection_rate`."""
 
 
 class Pacer:

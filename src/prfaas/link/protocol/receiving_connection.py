@@ -73,6 +73,7 @@ class ReceivingConnection:
 
     @property
     def output_bytes(self) -> int:
+        """Replies that wait to be written."""
         return len(self._output)
 
     def take_output(self) -> bytes:

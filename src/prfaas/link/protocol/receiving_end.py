@@ -210,7 +210,7 @@ class ReceivingEnd:
         is lost, the sender asks again over another."""
         transfer = session.transfers.get(handle)
         if transfer is not None:
-            self._end(transfer, why.reason)
+            self._end_transfer(transfer, why.reason)
         elif handle not in session.outcomes:
             session.outcomes[handle] = why.reason
             if why.key is not None and self._owns(session.peer, why.key):
@@ -267,9 +267,9 @@ class ReceivingEnd:
         via = next(iter(transfer.session.connections.values()), None)
         if via is not None and transfer.state is not ReceivingState.ENDING:
             via.reply(reason(Kind.FAILED, why, handle=transfer.handle))
-        self._end(transfer, why)
+        self._end_transfer(transfer, why)
 
-    def _end(self, transfer: ReceivingTransfer, why: str) -> None:
+    def _end_transfer(self, transfer: ReceivingTransfer, why: str) -> None:
         if transfer.state is ReceivingState.ENDING:
             return
         asking = transfer.state is ReceivingState.ASKING

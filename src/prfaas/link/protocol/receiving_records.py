@@ -12,12 +12,15 @@ from prfaas.link.protocol.frames import Header
 from prfaas.link.protocol.lifecycle import ReceivingState
 
 _REMEMBERED = 4096
+"""Transfers that are over. Late frames come within seconds, in which far fewer end."""
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
+    """A range is in memory and its checksum is right."""
+
     offer: TransferOffer
     offset: int
     length: int
@@ -25,11 +28,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
+    """Every byte of a transfer is stored."""
+
     offer: TransferOffer
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
+    """A transfer that was accepted has ended early; nobody writes its memory any more."""
+
     offer: TransferOffer
     reason: str
 
@@ -57,6 +64,8 @@ class Connection(Protocol):
 
 @dataclass(eq=False, slots=True)
 class ReceivingTransfer:
+    """One transfer that a sender has offered."""
+
     session: Session
     handle: int
     offer: TransferOffer
@@ -70,6 +79,7 @@ class ReceivingTransfer:
     reason: str = ""
 
     def claimed(self, start: int, end: int) -> bool:
+        """Is any byte of [start, end) being received?"""
         return any(a < end and start < b for a, b in self.claims.items())
 
 
@@ -84,6 +94,8 @@ class Recent(OrderedDict[Key, Value]):
 
 @dataclass(eq=False, slots=True)
 class Session:
+    """One life of a sending agent: it restarts with a new number."""
+
     peer: str
     number: int
     connections: dict[int, Connection] = field(default_factory=dict)

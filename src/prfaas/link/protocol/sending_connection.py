@@ -22,9 +22,13 @@ from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.protocol.sending_records import Chunk
 
 _SILENCES = 3
+"""Keep-alive periods without a sign of life before the connection is given up: a line may stall for
+one or two and come back."""
 _MOST_FRAMES = 16
+"""Of one write, two buffers each: well within the 64 that one system call takes."""
 _INPUT_BYTES = 4096
-_SILENT = Reason("")
+"""Some 90 replies: more than arrive between two looks."""
+_NO_REASON = Reason("")
 
 
 class SendingConnection:
@@ -134,7 +138,7 @@ class SendingConnection:
             if frame.header.kind in (Kind.REFUSE, Kind.FAILED):
                 yield frame.header, decode(frame.body, Reason)
             else:
-                yield frame.header, _SILENT
+                yield frame.header, _NO_REASON
 
     def keep_alive(self, *, now: float) -> float:
         """Ask for a sign of life where it has been silent; returns when to call again.

@@ -34,6 +34,7 @@ from prfaas.link.protocol.sending_records import (
 )
 
 _REOFFER_MAX_S = 1.0
+"""Pauses between offers double up to this: memory at the receiver frees within a second or two."""
 
 
 class SendingEnd:
@@ -44,8 +45,8 @@ class SendingEnd:
         self.counters = SendingCounters()
         self.events: deque[Callable[[], None]] = deque()
         self._transfers: dict[int, SendingTransfer] = {}
-        self._turns = SendingOrder()
-        self._notes: deque[ControlFrame] = deque()
+        self._order = SendingOrder()
+        self._control_frames: deque[ControlFrame] = deque()
         self._carried: dict[int, set[Chunk]] = {}
         self._cancelling: dict[int, tuple[ControlFrame, int]] = {}
         self._next_handle = 1
@@ -53,12 +54,12 @@ class SendingEnd:
     @property
     def queued_bytes(self) -> int:
         """Accepted by the peer, and not yet given to a connection."""
-        return self._turns.queued_bytes
+        return self._order.queued_bytes
 
     @property
     def sendable(self) -> bool:
         """Is there anything a connection could send (as far as the rate allows)?"""
-        return bool(self._turns or self._notes)
+        return bool(self._order or self._control_frames)
 
     def carries(self, carrier: int) -> bool:
         """Is anything in flight on this connection?"""
@@ -67,7 +68,7 @@ class SendingEnd:
     @property
     def busy(self) -> bool:
         """Is there anything a connection could be needed for?"""
-        return bool(self._transfers or self._notes or self._cancelling)
+        return bool(self._transfers or self._control_frames or self._cancelling)
 
     def open(
         self,
@@ -81,7 +82,7 @@ class SendingEnd:
         handle, self._next_handle = self._next_handle, self._next_handle + 1
         transfer = SendingTransfer(handle, offer, now + offer.deadline_s, on_complete, on_failed)
         self._transfers[handle] = transfer
-        self._notes.append(ControlFrame(Kind.OFFER, transfer))
+        self._control_frames.append(ControlFrame(Kind.OFFER, transfer))
         return transfer
 
     def add(
@@ -99,30 +100,30 @@ class SendingEnd:
         transfer.segments.append(Segment(offset, view, on_released, len(view)))
         transfer.unsent_bytes += len(view)
         if transfer.state is SendingState.SENDING:
-            self._turns.join(transfer)
+            self._order.join(transfer)
 
     def cancel(self, transfer: SendingTransfer, why: str) -> None:
         """Stop a transfer and tell the receiver; nothing happens if it is over."""
         if transfer.state in (SendingState.COMPLETE, SendingState.FAILED):
             return
-        self._notes.append(ControlFrame(Kind.CANCEL, transfer, reason=why))
-        self._end(transfer, why)
+        self._control_frames.append(ControlFrame(Kind.CANCEL, transfer, reason=why))
+        self._end_transfer(transfer, why)
 
     def take(
         self, carrier: int, *, chunk_bytes: int, now: float
     ) -> tuple[bytes | Chunk | None, float | None]:
         """What connection ``carrier`` sends next: (frame or chunk, None), or (None, when to ask
         again; None: when there is news)."""
-        while self._notes:
-            frame = self._render(self._notes.popleft(), carrier, now=now)
+        while self._control_frames:
+            frame = self._render(self._control_frames.popleft(), carrier, now=now)
             if frame is not None:
                 return frame, None
-        if not self._turns:
+        if not self._order:
             return None, None
         ready_at = self.pacer.ready_at(now=now)
         if ready_at > now:
             return None, ready_at
-        chunk, again = self._turns.next_chunk(chunk_bytes)
+        chunk, again = self._order.next_chunk(chunk_bytes)
         self.pacer.spend(len(chunk.view), now=now)
         self.counters.bytes_resent += len(chunk.view) if again else 0
         chunk.carrier = chunk.sent_via = carrier
@@ -138,14 +139,14 @@ class SendingEnd:
     def lost(self, carrier: int, *, now: float) -> None:
         """A connection is gone: ask the receiver about all it carried."""
         for chunk in sorted(self._carried.pop(carrier, ()), key=lambda c: c.offset):
-            self._notes.append(ControlFrame(Kind.QUERY, chunk.transfer, chunk))
+            self._control_frames.append(ControlFrame(Kind.QUERY, chunk.transfer, chunk))
         for transfer in self._transfers.values():
             if transfer.state is SendingState.OFFERING and transfer.offer_carrier == carrier:
-                self._notes.append(ControlFrame(Kind.OFFER, transfer))
-        for handle, (note, via) in list(self._cancelling.items()):
+                self._control_frames.append(ControlFrame(Kind.OFFER, transfer))
+        for handle, (wanted, via) in list(self._cancelling.items()):
             if via == carrier:
                 del self._cancelling[handle]
-                self._notes.append(note)
+                self._control_frames.append(wanted)
 
     def heard(self, carrier: int, header: Header, text: str, *, retry: bool, now: float) -> None:
         """A frame of the receiver (``text``, ``retry``: of its Reason). Raises PeerError."""
@@ -166,7 +167,7 @@ class SendingEnd:
                 transfer.reoffer_at = now + transfer.reoffer_pause_s
                 transfer.reoffer_pause_s = min(2 * transfer.reoffer_pause_s, _REOFFER_MAX_S)
             case Kind.REFUSE | Kind.FAILED:
-                self._end(transfer, text)
+                self._end_transfer(transfer, text)
             case _:
                 raise PeerError(f"a receiver does not send {header.kind.name}")
 
@@ -179,37 +180,37 @@ class SendingEnd:
                 self.cancel(transfer, f"{why}; {trouble}" if trouble else why)
             elif transfer.state is SendingState.WAITING and now >= transfer.reoffer_at:
                 transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.REOFFERED)
-                self._notes.append(ControlFrame(Kind.OFFER, transfer))
+                self._control_frames.append(ControlFrame(Kind.OFFER, transfer))
 
     def restarted(self, why: str) -> None:
         """The receiver has forgotten what it had accepted: that fails. What it was only offered is
         offered again once the connection that carried the offer is lost."""
         for transfer in list(self._transfers.values()):
             if transfer.state is SendingState.SENDING:
-                self._end(transfer, why)
+                self._end_transfer(transfer, why)
 
     def fail_all(self, why: str) -> None:
         """Every transfer fails without a word to the receiver: we are closing."""
-        self._notes.clear()
+        self._control_frames.clear()
         self._cancelling.clear()
         for transfer in list(self._transfers.values()):
-            self._end(transfer, why)
+            self._end_transfer(transfer, why)
 
-    def _render(self, note: ControlFrame, carrier: int, *, now: float) -> bytes | None:
-        transfer = note.transfer
-        if note.kind is Kind.CANCEL:
-            self._cancelling[transfer.handle] = note, carrier
+    def _render(self, wanted: ControlFrame, carrier: int, *, now: float) -> bytes | None:
+        transfer = wanted.transfer
+        if wanted.kind is Kind.CANCEL:
+            self._cancelling[transfer.handle] = wanted, carrier
             key = transfer.offer.key
-            return reason(Kind.CANCEL, note.reason, handle=transfer.handle, key=key)
+            return reason(Kind.CANCEL, wanted.reason, handle=transfer.handle, key=key)
         if transfer.handle not in self._transfers:
             return None
-        if note.kind is Kind.OFFER:
+        if wanted.kind is Kind.OFFER:
             transfer.offer_carrier = carrier
             # Bounded above as well: sums of large times are not exact, and a receiver is strict.
             left_s = min(max(transfer.deadline_at - now, 1e-3), transfer.offer.deadline_s)
             offer = msgspec.structs.replace(transfer.offer, deadline_s=left_s)
             return control(Kind.OFFER, offer, handle=transfer.handle)
-        chunk = note.chunk
+        chunk = wanted.chunk
         assert chunk is not None
         if transfer.chunks.get(chunk.offset) is not chunk:
             return None
@@ -227,7 +228,7 @@ class SendingEnd:
         if transfer.state is not SendingState.OFFERING:
             return
         transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.ACCEPTED)
-        self._turns.join(transfer)
+        self._order.join(transfer)
         self._complete_if_done(transfer)
 
     def _chunk(self, transfer: SendingTransfer, header: Header) -> Chunk | None:
@@ -246,7 +247,7 @@ class SendingEnd:
             transfer.returned.remove(chunk)
             transfer.unsent_bytes -= len(chunk.view)
             if not transfer.unsent_bytes:
-                self._turns.leave(transfer)
+                self._order.leave(transfer)
         self._uncarry(chunk)
         del transfer.chunks[chunk.offset]
         transfer.acknowledged_bytes += len(chunk.view)
@@ -264,7 +265,7 @@ class SendingEnd:
         chunk.carrier = None
         transfer.returned.append(chunk)
         transfer.unsent_bytes += len(chunk.view)
-        self._turns.join(transfer)
+        self._order.join(transfer)
 
     def _uncarry(self, chunk: Chunk) -> None:
         if chunk.carrier is not None:
@@ -278,7 +279,7 @@ class SendingEnd:
         self.counters.transfers_completed += 1
         self.events.append(transfer.on_complete)
 
-    def _end(self, transfer: SendingTransfer, why: str) -> None:
+    def _end_transfer(self, transfer: SendingTransfer, why: str) -> None:
         transfer.state = advance(SENDING_TRANSITIONS, transfer.state, SendingStep.ENDED)
         self._forget(transfer)
         self.counters.transfers_failed += 1
@@ -286,7 +287,7 @@ class SendingEnd:
 
     def _forget(self, transfer: SendingTransfer) -> None:
         self._transfers.pop(transfer.handle)
-        self._turns.leave(transfer)
+        self._order.leave(transfer)
         held = {id(s): s for s in transfer.segments}
         held.update({id(c.segment): c.segment for c in transfer.chunks.values()})
         for chunk in transfer.chunks.values():
@@ -310,5 +311,5 @@ class SendingEnd:
         for transfer in self._transfers.values():
             transfer.check_integrity()
             ready = transfer.state is SendingState.SENDING and transfer.unsent_bytes > 0
-            if ready != (transfer in self._turns):
+            if ready != (transfer in self._order):
                 raise InvariantError("a transfer that is ready has no turn, or the reverse")

@@ -41,6 +41,8 @@ class Chunk:
 
 @dataclass(eq=False, slots=True)
 class SendingTransfer:
+    """One transfer to a peer, from its offer to its end."""
+
     handle: int
     offer: TransferOffer
     deadline_at: float
@@ -82,6 +84,8 @@ class ControlFrame:
 
 @dataclass(slots=True)
 class SendingCounters:
+    """Totals since the start."""
+
     bytes_acknowledged: int = 0
     bytes_resent: int = 0
     chunks_returned: int = 0

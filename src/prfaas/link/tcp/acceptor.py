@@ -30,7 +30,9 @@ from prfaas.tls.files import TlsFiles
 log = logging.getLogger(__name__)
 
 _ACCEPT_PAUSE_S = 0.1
+"""While no descriptor is free and nobody is pending who could give one back."""
 _BACKLOG = 1024
+"""Connections the kernel keeps for us: those of many peers that come back at once."""
 
 
 class Acceptor(threading.Thread):
@@ -68,6 +70,7 @@ class Acceptor(threading.Thread):
         self._wakeup.set()
 
     def run(self) -> None:
+        """Serve until `stop`."""
         while not self._stopping:
             for key, _ in self._selector.select(timeout=1.0):
                 if key.fd == self._listener.fileno():

@@ -10,6 +10,7 @@ from typing import cast
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MAX_BUFFERS = 64
+"""Of one system call, far below the kernel's 1024: 64 chunks' worth is more than a socket takes."""
 
 
 class Channel:

@@ -22,7 +22,10 @@ _UNSENT_S, _UNSENT_UNLIMITED_S = 0.01, 0.025
 """Backlog in the kernel: what is there can be overtaken by nothing, but keeps the line busy while
 our threads wait for a core; a line without a limit needs more of it."""
 _LEAST_UNSENT, _FIRST_UNSENT, _MOST_UNSENT = 16 * 1024, 512 * 1024, 4 * 1024 * 1024
+"""Bounds of that backlog, and what it is at least on a line without a limit. The largest is a
+socket's buffer with the kernel's default limits."""
 _FIRST_CHUNK = 256 * 1024
+"""Until the rate is known."""
 _AT_LIMIT = 0.95
 """A line this near to its rate limit needs no more connections."""
 

@@ -27,6 +27,7 @@ from prfaas.tls.files import TlsFiles
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.02
+"""Deadlines, repeated offers and lost wake-ups are noticed within this."""
 
 
 class TcpLink:
@@ -75,6 +76,7 @@ class TcpLink:
         on_complete: Callable[[], None],
         on_failed: Callable[[str], None],
     ) -> OutgoingTransfer:
+        """See `link.api.Link.send`."""
         link = self._peers.get(peer)
         if link is None:
             known = ", ".join(sorted(self._peers)) or "none"
@@ -82,9 +84,11 @@ class TcpLink:
         return link.open(offer, on_complete, on_failed)
 
     def abandon(self, key: TransferKey, reason: str) -> None:
+        """See `link.api.Link.abandon`."""
         self._receiving.abandon(key, reason)
 
     def states(self) -> Sequence[LinkState]:
+        """See `link.api.Link.states`."""
         return [peer.state() for peer in list(self._peers.values())]
 
     def counters(self) -> LinkCounters:
@@ -105,6 +109,7 @@ class TcpLink:
         )
 
     def close(self) -> None:
+        """See `link.api.Link.close`."""
         self._closing.set()
         self._ticker.join()
         self._acceptor.stop()

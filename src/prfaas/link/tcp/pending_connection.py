@@ -17,6 +17,7 @@ from prfaas.link.tcp.channel import Channel
 _TLS_HANDSHAKE = 0x16
 """The first byte of a TLS record that opens a connection (RFC 8446 section 5.1)."""
 _LINGER_BYTES = 65536
+"""Thrown away at a time of what a refused connection still sends."""
 
 
 class TurnedAway(PeerError):

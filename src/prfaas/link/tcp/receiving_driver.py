@@ -104,6 +104,7 @@ class ReceivingDriver:
     # The `ConnectionOwner` of the threads.
 
     def connected(self, hello: Hello, wake: Callable[[], None]) -> ReceivingConnection:
+        """See `ConnectionOwner`."""
         return ReceivingConnection(
             self.end,
             hello.name,
@@ -116,6 +117,7 @@ class ReceivingDriver:
         )
 
     def disconnected(self, thread: ReceivingThread, error: Exception | None) -> None:
+        """See `ConnectionOwner`."""
         with self.lock:
             self._threads.discard(thread)
             if error is not None:

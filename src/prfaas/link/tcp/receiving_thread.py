@@ -63,6 +63,7 @@ class ReceivingThread(threading.Thread):
         self._wakeup.set()
 
     def run(self) -> None:
+        """Serve the connection until it ends or `stop`."""
         error: Exception | None = None
         try:
             self._serve()

@@ -33,6 +33,7 @@ _JOIN_S = 2.0
 """How long `close` waits for a thread: one that is just dialling ends by itself, when the peer
 answers or its time is up."""
 _SAMPLE_S = 0.1
+"""How often the kernel is asked about the connections; `LinkState` promises it."""
 _BYTES_PER_WAKE = 256 * 1024
 """So many bytes that are added wake one more connection that waits for something to send."""
 
@@ -153,17 +154,20 @@ class SendingDriver:
             return not self._closed and (slot == 0 or needed)
 
     def pause(self, seconds: float | None) -> None:
+        """See `ConnectionPool`."""
         with self.lock:
             if not self._closed:
                 self._news.wait(seconds)
 
     def dial(self) -> Dialled:
+        """See `ConnectionPool`."""
         with self.lock:
             peer, number = self._peer, next(self._numbers)
         hello = Hello(self._config.name, self.name, self._session, number)
         return dial(self._config, self._context, peer, hello)
 
     def connected(self, thread: SendingThread, dialled: Dialled) -> SendingConnection:
+        """See `ConnectionPool`."""
         welcome = dialled.welcome
         most_bytes = min(self._config.max_chunk_bytes, welcome.max_chunk_bytes)
         connection = SendingConnection(
@@ -194,12 +198,14 @@ class SendingDriver:
         self.last_error = ""
 
     def retires(self, slot: int, number: int, *, idle_s: float) -> bool:
+        """See `ConnectionPool`."""
         with self.lock:
             if self.end.carries(number):
                 return False
             return slot >= self._line.connections or (slot > 0 and idle_s >= self._config.idle_s)
 
     def disconnected(self, thread: SendingThread, *, graceful: bool) -> None:
+        """See `ConnectionPool`."""
         with self.lock:
             self._live.pop(thread.slot, None)
             self._connected = tuple(self._live.values())
@@ -209,6 +215,7 @@ class SendingDriver:
         self.deliver_events()
 
     def dial_failed(self, error: Exception) -> None:
+        """See `ConnectionPool`."""
         with self.lock:
             self.dial_errors[type(error).__name__] += 1
             known = str(error) == self.last_error
@@ -217,6 +224,7 @@ class SendingDriver:
             log.warning("link to %s: %s", self.name, error)
 
     def note_error(self, error: Exception) -> None:
+        """See `ConnectionPool`."""
         with self.lock:
             self.last_error = str(error)
 
@@ -292,6 +300,7 @@ class TransferHandle:
         self._driver.deliver_events()
 
     def cancel(self, reason: str) -> None:
+        """Stop, and tell the receiver; nothing happens if it is over."""
         with self._driver.lock:
             self._driver.end.cancel(self._transfer, reason)
         self._driver.wake_idle(1)

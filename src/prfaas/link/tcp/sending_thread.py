@@ -84,6 +84,7 @@ class SendingThread(threading.Thread):
         self._wakeup.set()
 
     def run(self) -> None:
+        """Dial and serve, again and again, until `stop`."""
         pause_s = _FIRST_PAUSE_S
         while not self._stopping:
             if not self._pool.wants(self.slot):

@@ -18,15 +18,18 @@ class Wakeup:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def set(self) -> None:
+        """End the wait, or the next one."""
         with self._lock:
             if self.fd >= 0:
                 os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
+        """The wait has ended."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
 
     def close(self) -> None:
+        """Later calls of `set` do nothing."""
         with self._lock:
             os.close(self.fd)
             self.fd = -1
