@@ -1,57 +1,141 @@
-"""What the parts of an agent share, and the rule that keeps their threads apart.
+"""Drives the pool: the agent's one lock, and the order in which effects are carried out.
 
-Engine messages, HTTP and timers run on the event loop's thread; the KV link calls back from its
-own threads. Whatever both touch (pool, receptions, exports, transfer table) is guarded by ``lock``,
-held for bookkeeping and, where a local hand-off's slots are filled sparsely, while one is copied.
-The link is never called with the lock held, because it may hold its own lock while it calls us.
-Work for the loop goes through ``post``.
+Theory of operation. Engine messages, HTTP and timers run on the event loop's thread; the KV link
+calls back from its own threads. Whoever has an event gives it to the pool under the lock, which is
+held for the pool's bookkeeping and nothing else. What is to be done goes into one queue under the
+same lock, and the event loop alone empties it: effects are carried out one at a time, in the order
+the pool gave them, without the lock. So the link is never called with it held (it may hold a lock
+of its own while it calls us), and what an effect leads to queues behind it.
+
+All that others see of the pool are views made under the lock, in which nothing changes any more.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from typing import Any, TypeVar
 
-from prfaas.agent.arena import Arena
-from prfaas.agent.registry import EngineRegistry
-from prfaas.agent.table import TransferTable
-from prfaas.link.api import TransferKey
-from prfaas.pool.slots import Pool
+from prfaas.pool.books import PoolSnapshot
+from prfaas.pool.effects import AcceptOffer, Answer, AnyEffect, CopySlot, RefuseOffer, ReportFailure
+from prfaas.pool.events import AnyEvent, OfferReceived, SlotCopied
+from prfaas.pool.pool import Pool
+from prfaas.pool.records import TransferView
 
+log = logging.getLogger(__name__)
 
-@dataclass
-class Counters:
-    """Totals since start, for the metrics."""
-
-    exported_bytes: dict[str, int] = field(default_factory=lambda: {"local": 0, "link": 0})
-    received_bytes: int = 0
-    exports: dict[str, int] = field(default_factory=lambda: {"complete": 0, "failed": 0})
-    receptions: dict[str, int] = field(default_factory=lambda: {"complete": 0, "failed": 0})
-    imports: dict[str, int] = field(default_factory=lambda: {"ready": 0, "failed": 0})
-    stalls: int = 0
+Kind = TypeVar("Kind", bound=AnyEffect)
 
 
-@dataclass
-class AgentState:
-    """``post(f)`` runs ``f()`` on the event loop, from any thread. ``changed(transfer_id)`` is
-    called on the loop whenever a transfer changes state."""
+class PoolDriver:
+    """One per agent. Parts of the agent say with `carry_out` what they do for the pool.
 
-    name: str
-    arena: Arena
-    pool: Pool[TransferKey]
-    registry: EngineRegistry
-    post: Callable[[Callable[[], None]], object]
-    monotonic: Callable[[], float] = time.monotonic
-    unix_time: Callable[[], float] = time.time
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    table: TransferTable = field(default_factory=TransferTable)
-    counters: Counters = field(default_factory=Counters)
-    changed: list[Callable[[str], None]] = field(default_factory=list)
+    Args:
+        post: ``post(f)`` runs ``f()`` on the event loop soon; may be called from any thread.
+        copy: ``copy(source, target, length)`` copies inside the arena (offsets, bytes).
+        monotonic, unix_time: the clocks, in seconds.
+    """
 
-    def announce(self, transfer_id: str) -> None:
-        """From any thread: let those who wait for this transfer look again."""
-        for listener in self.changed:
-            self.post(partial(listener, transfer_id))
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        post: Callable[[Callable[[], None]], object],
+        copy: Callable[[int, int, int], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self._pool, self._post, self._copy = pool, post, copy
+        self._monotonic, self._unix_time = monotonic, unix_time
+        self._lock = threading.Lock()
+        self._queue: deque[AnyEffect] = deque()
+        self._carrying_out = False
+        self._posted = False
+        self._ways: dict[type, Callable[[Any], None]] = {}
+        self.carry_out(CopySlot, self._copy_slot)
+        self.carry_out(ReportFailure, _log_failure)
+
+    def carry_out(self, kind: type[Kind], way: Callable[[Kind], None]) -> None:
+        """``way`` is called on the event loop for every effect of this kind."""
+        self._ways[kind] = way
+
+    def handle(self, event: AnyEvent) -> None:
+        """On the event loop. What follows is done when this returns; if this was called while an
+        effect is carried out, soon after. Raises EngineError for what an engine may not say."""
+        self._take(event)
+        self._carry_out_all()
+
+    def report(self, event: AnyEvent) -> None:
+        """From any thread; the event loop does what follows."""
+        self._take(event)
+        self._post_if_needed()
+
+    def ask(self, event: OfferReceived) -> Answer:
+        """From any thread: like `report`, and returns the pool's answer."""
+        answer = self._take(event)
+        self._post_if_needed()
+        assert answer is not None
+        return answer
+
+    def snapshot(self) -> PoolSnapshot:
+        """From any thread: everything that is counted, at one moment."""
+        with self._lock:
+            return self._pool.snapshot()
+
+    def transfer(self, transfer_id: str, *, ranks: int) -> tuple[TransferView, bool]:
+        """From any thread: a transfer at one moment, and whether waiting can change nothing."""
+        unix_at_zero = self._unix_time() - self._monotonic()
+        with self._lock:
+            return self._pool.transfer(transfer_id, ranks=ranks, unix_at_zero=unix_at_zero)
+
+    def check_integrity(self) -> None:
+        """From any thread. Raises InvariantError where the bookkeeping contradicts itself."""
+        with self._lock:
+            self._pool.check_integrity()
+
+    def _take(self, event: AnyEvent) -> Answer | None:
+        answer: Answer | None = None
+        with self._lock:
+            for effect in self._pool.handle(event, now=self._monotonic()):
+                if isinstance(effect, AcceptOffer | RefuseOffer):
+                    answer = effect
+                else:
+                    self._queue.append(effect)
+        return answer
+
+    def _post_if_needed(self) -> None:
+        if self._queue and not self._posted:
+            self._posted = True
+            self._post(self._carry_out_posted)
+
+    def _carry_out_posted(self) -> None:
+        self._posted = False  # before the queue is emptied: what comes later is posted again
+        self._carry_out_all()
+
+    def _carry_out_all(self) -> None:
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self._queue:
+                effect = self._queue.popleft()
+                try:
+                    self._ways[type(effect)](effect)
+                except Exception:
+                    log.exception("a fault of ours: %s could not be carried out", effect)
+        finally:
+            self._carrying_out = False
+
+    def _copy_slot(self, effect: CopySlot) -> None:
+        for copy in effect.copies:
+            self._copy(*copy)
+        self.handle(SlotCopied(effect.key, effect.slot))
+
+
+def _log_failure(effect: ReportFailure) -> None:
+    level = logging.WARNING if effect.what == "offer" else logging.INFO
+    log.log(level, "%s failed transfer=%s %s: %s",
+            effect.what, effect.transfer, effect.party, effect.reason)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which engine ranks are connected, and what KV layout each has. Pure bookkeeping."""
+"""Which engine ranks are connected, and what KV layout each has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import msgspec
 
 from prfaas.core.errors import EngineError, LayoutMismatch
 from prfaas.core.layout import KvLayout
+from prfaas.pool.events import EngineConnected
 
 
 class EngineEntry(msgspec.Struct, frozen=True):
@@ -16,46 +17,65 @@ class EngineEntry(msgspec.Struct, frozen=True):
     layout: KvLayout
     fingerprint: str
 
+    @property
+    def rank(self) -> int:
+        """Its tensor-parallel rank."""
+        return self.layout.tp_rank
 
-class EngineRegistry:
+
+class Engines:
     """All ranks here can exchange pages with each other, so ranks of a number are laid out alike.
 
     Args:
-        engines: names the deployment gives this agent; others are refused.
+        names: engines the deployment gives this agent; others are refused.
     """
 
-    def __init__(self, engines: frozenset[str]) -> None:
-        self._known = engines
+    def __init__(self, names: frozenset[str]) -> None:
+        self._known = names
         self._entries: dict[int, EngineEntry] = {}
 
-    def register(self, connection: int, engine: str, pid: int, layout: KvLayout) -> EngineEntry:
+    def connected(self, event: EngineConnected) -> None:
         """Raises EngineError for a name that is unknown or connected already, LayoutMismatch with
         the difference named."""
-        if engine not in self._known:
+        if event.engine not in self._known:
             known = ", ".join(sorted(self._known))
-            raise EngineError(f"engine {engine!r} is not in the deployment here; known: {known}")
-        entry = EngineEntry(engine, pid, layout, layout.fingerprint())
+            raise EngineError(
+                f"engine {event.engine!r} is not in the deployment here; known: {known}"
+            )
+        layout = event.layout
         for other in self._entries.values():
-            if other.layout.tp_rank != layout.tp_rank:
+            if other.rank != layout.tp_rank:
                 continue
-            if other.engine == engine and other.pid != pid:
-                raise EngineError(f"engine {engine!r} is connected already, with pid {other.pid}")
+            if other.engine == event.engine and other.pid != event.pid:
+                raise EngineError(
+                    f"engine {event.engine!r} is connected already, with pid {other.pid}"
+                )
             try:
                 other.layout.check_pairs_with(layout)
             except LayoutMismatch as error:
-                raise LayoutMismatch(f"{other.engine} and {engine}: {error}") from error
-        self._entries[connection] = entry
-        return entry
+                raise LayoutMismatch(f"{other.engine} and {event.engine}: {error}") from error
+        self._entries[event.connection] = EngineEntry(
+            event.engine, event.pid, layout, layout.fingerprint()
+        )
 
-    def remove(self, connection: int) -> None:
+    def closed(self, connection: int) -> None:
+        """Unknown connections are ignored."""
         self._entries.pop(connection, None)
 
-    def entries(self) -> list[EngineEntry]:
-        return list(self._entries.values())
+    def of(self, connection: int) -> EngineEntry:
+        """Raises EngineError for a connection that has not registered."""
+        try:
+            return self._entries[connection]
+        except KeyError:
+            raise EngineError(f"connection {connection} has not registered") from None
+
+    def entries(self) -> tuple[EngineEntry, ...]:
+        """Every rank, in the order they came."""
+        return tuple(self._entries.values())
 
     def check_offer(self, rank: int, fingerprint: str) -> None:
         """Raises LayoutMismatch if no engine here could use a transfer of this layout."""
-        ours = {e.fingerprint for e in self._entries.values() if e.layout.tp_rank == rank}
+        ours = {e.fingerprint for e in self._entries.values() if e.rank == rank}
         if ours and fingerprint not in ours:
             raise LayoutMismatch(
                 f"layout {fingerprint[:8]} of the sender is not that of rank {rank} here "

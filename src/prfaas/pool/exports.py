@@ -1,309 +1,301 @@
 """The sending side: slots that engines filled, on their way to an agent (perhaps this one).
 
-Runs on the event loop; only ``_released``, ``_completed`` and ``_failed`` are called by link
-threads. An export's life:
-
-    pending -> open -> complete
-        |        |-> failed     (engine, link, deadline, gateway, stall)
-        |-> failed
-
-*Pending* is a local hand-off for which no memory is free yet; its filled slots wait. Remote ones
-are never pending here: the link offers them until the receiver has room.
+`pool.lifecycle.EXPORT` is an export's life. It ends once, with or without its engine; the engine
+ends it too, and only then (or at its deadline) it is forgotten. Slots that the link reads outlast
+both: they are free when the link has let go of every extent of them.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
-from functools import partial
 
-from prfaas.agent.leases import Leases
-from prfaas.agent.outgoing import Export, checked_spans, malformed
-from prfaas.agent.receptions import Receptions
-from prfaas.agent.registry import EngineEntry
-from prfaas.agent.state import AgentState
-from prfaas.agent.table import Sent, State
-from prfaas.core.errors import CapacityError, LinkError, PeerError
-from prfaas.engine_socket.messages import BeginExport, ExportSlot, ExportStopped
-from prfaas.link.api import Link, OutgoingTransfer, TransferKey, TransferOffer
-from prfaas.pool.reception import Span
+from prfaas.core.errors import InvariantError
+from prfaas.core.transitions import advance
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.books import Books
+from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend, StopExport
+from prfaas.pool.events import (
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ExtentReleased,
+    SendCompleted,
+    SendFailed,
+    SendProgressed,
+    SlotFilled,
+)
+from prfaas.pool.export import Export, checked_extents, malformed
+from prfaas.pool.leases import Leases
+from prfaas.pool.lifecycle import EXPORT, ExportState, ExportStep
+from prfaas.pool.receptions import Receptions
+from prfaas.pool.records import Sent
 from prfaas.pool.slots import ArenaFull
-
-log = logging.getLogger(__name__)
-
-STALL_S = 2.0
-"""An engine that waits for a slot this long while none comes free ends the stall (`pool.slots`)."""
-PATIENCE = 3
-"""So much longer it takes where every receiver has taken something: a slow line is no stall."""
+from prfaas.pool.stalls import exports_to_stop
 
 
 class Exports:
-    """See the module's docstring."""
+    """Every export that is not forgotten, oldest first.
+
+    Args:
+        name: this agent's own: what goes there is a local hand-off.
+        first_epoch: greater after every restart, so late bytes of an earlier life match nothing.
+    """
 
     def __init__(
-        self, state: AgentState, receptions: Receptions, leases: Leases, link: Link
+        self, books: Books, receptions: Receptions, leases: Leases, *, name: str, first_epoch: int
     ) -> None:
-        self._state, self._receptions, self._leases = state, receptions, leases
-        self._link = link
+        self._books, self._receptions, self._leases = books, receptions, leases
+        self._name, self._next_epoch = name, first_epoch
         self._live: dict[tuple[str, int], Export] = {}
-        # Greater after every restart, so late bytes of an earlier life match nothing.
-        self._next_epoch = time.time_ns() // 1_000_000 << 20
-        receptions.memory_freed.append(self._admit_pending)
+        self._unreleased: dict[int, int] = {}
+        """Extents the link has not released, by slot."""
 
     def __len__(self) -> int:
         return len(self._live)
 
-    # what engines ask
+    # what engines say
 
-    def begin(
-        self,
-        connection: int,
-        entry: EngineEntry,
-        message: BeginExport,
-        stop: Callable[[ExportStopped], None],
-    ) -> None:
-        """``stop`` is called, at most once, when the engine should export no more of it."""
-        place = (message.transfer_id, entry.layout.tp_rank)
-        refusal = self._why_not(message, place)
+    def begun(self, event: ExportBegun) -> None:
+        """A new one, or `StopExport` at once."""
+        books = self._books
+        entry = books.engines.of(event.connection)
+        refusal = self._why_not(event, entry.rank)
         if refusal is not None:
-            stop(ExportStopped(message.transfer_id, refusal))
+            books.effects.append(StopExport(event.connection, event.transfer_id, refusal))
             return
         self._next_epoch += 1
         offer = TransferOffer(
-            TransferKey(*place, self._next_epoch),
+            TransferKey(event.transfer_id, entry.rank, self._next_epoch),
             entry.fingerprint,
-            message.from_token,
-            message.to_token,
-            message.total_bytes,
-            message.deadline_s,
-            message.priority,
+            event.from_token,
+            event.to_token,
+            event.total_bytes,
+            event.deadline_s,
+            event.priority,
         )
-        now = self._state.monotonic()
-        export = Export(
-            connection, offer, message.destination, stop, now + message.deadline_s,
-            Sent(message.total_bytes, lambda: export.acknowledged_bytes),
-        )  # fmt: skip
-        with self._state.lock:
-            self._live[place] = export
-            self._state.table.add_sent(*place, export.record, now=now)
-        if message.destination == self._state.name:
-            export.pending = []
-            self._admit_pending()
+        local = event.destination == self._name
+        state = ExportState.PENDING if local else ExportState.SENDING
+        record = Sent(offer.key, event.total_bytes, state)
+        deadline = books.now + event.deadline_s
+        export = Export(event.connection, offer, event.destination, local, deadline, record)
+        self._live[event.transfer_id, entry.rank] = export
+        books.records.add_sent(record, now=books.now)
+        if local:
+            self.admit_pending()
         else:
-            self._begin_remote(export)
+            books.effects.append(StartSend(event.destination, offer))
 
-    def slot(self, connection: int, rank: int, message: ExportSlot) -> None:
-        """A filled slot. Raises PeerError for one that is not the engine's or is out of bounds."""
-        spans = checked_spans(message, self._state.pool.slot_bytes)
-        completed = False
-        with self._state.lock:
-            export = self._live.get((message.transfer_id, rank))
-            if export is not None and (export.over or export.connection != connection):
-                export = None
-            new = export.take_new(spans) if export is not None else []
-            try:
-                self._state.pool.queue(connection, message.slot)
-            except KeyError as error:
-                raise PeerError(str(error)) from error
-            if export is None or not new:
-                self._state.pool.release(message.slot)
-            elif export.pending is not None:
-                export.pending.append((message.slot, new))
-            elif export.outgoing is None:
-                completed = self._receptions.hand_over(export.key, message.slot, new)
-            else:
-                export.parts_out[message.slot] = len(new)
-        if export is not None and export.outgoing is not None:
-            self._send(export, export.outgoing, message.slot, new)
-            self._state.counters.exported_bytes["link"] += sum(length for _, _, length in new)
+    def slot_filled(self, event: SlotFilled) -> None:
+        """Raises EngineError for a slot that is not the engine's, or bytes out of bounds."""
+        books, slot = self._books, event.slot
+        books.slots.check_leased(event.connection, (slot,))
+        extents = checked_extents(event, books.slots.slot_bytes)
+        export = self._of(event.connection, event.transfer_id)
+        if export is None or export.over:
+            books.slots.take_back(event.connection, (slot,))
+            return
+        new = export.take_new(extents)
+        if not new:
+            books.slots.take_back(event.connection, (slot,))
+            return
+        books.slots.queue(event.connection, slot, export.key)
+        if export.local:
+            books.counters.exported_bytes_local += sum(extent.length for extent in new)
+            export.waiting.append((slot, new))
+            self._hand_over(export)
         else:
-            self._state.counters.exported_bytes["local"] += sum(length for _, _, length in new)
-        if completed and export is not None:
-            self._completed(export)
-        if self._leases.waiting:
-            self._leases.serve()
+            books.counters.exported_bytes_link += sum(extent.length for extent in new)
+            self._unreleased[slot] = len(new)
+            books.effects.append(SendSlot(export.key, slot, new))
 
-    def finish(self, connection: int, rank: int, transfer_id: str) -> None:
-        """The engine has handed over everything, it says."""
-        export = self._engine_done(connection, rank, transfer_id)
+    def finished(self, event: ExportFinished) -> None:
+        """What is missing now will never come."""
+        export = self._engine_done(event.connection, event.transfer_id)
         if export is None:
             return
-        export.record.export_ended_at = self._state.unix_time()
-        export.record.bytes_acknowledged_at_export_end = export.record.acknowledged()
+        record = export.record
+        record.export_ended_at = self._books.now
+        record.bytes_acknowledged_at_export_end = record.bytes_acknowledged
         missing = export.offer.total_bytes - export.handed.total
         if missing:
             self._cancel(export, f"export ended with {missing} bytes missing")
 
-    def abort(self, connection: int, rank: int, transfer_id: str, reason: str) -> None:
-        export = self._engine_done(connection, rank, transfer_id)
+    def aborted(self, event: ExportAborted) -> None:
+        """Too late for one that is complete."""
+        export = self._engine_done(event.connection, event.transfer_id)
         if export is not None:
-            self._cancel(export, reason)
+            self._cancel(export, event.reason)
 
-    def connection_gone(self, connection: int) -> None:
-        """An export that its engine had not finished can never be complete."""
-        with self._state.lock:
-            of_it = [e for e in self._live.values() if e.connection == connection]
-        for export in of_it:
+    def connection_closed(self, connection: int) -> None:
+        """An export that its engine had not ended can never be complete."""
+        for export in [e for e in self._live.values() if e.connection == connection]:
             if not export.engine_done:
-                self._engine_done(connection, export.key.rank, export.key.transfer_id)
+                export.engine_done = True
                 self._cancel(export, "the exporting engine went away")
+                self._forget_if_done(export)
 
-    # what others ask
+    # what the link says
 
-    def cancel(self, transfer_id: str) -> None:
+    def progressed(self, event: SendProgressed) -> None:
+        """For the record, also when the export is over."""
+        record = self._books.records.sent(event.key)
+        if record is not None:
+            record.bytes_acknowledged = event.acknowledged_bytes
+
+    def sent(self, event: SendCompleted) -> None:
+        """The receiver has everything."""
+        self._books.effects.append(ForgetSend(event.key))
+        export = self._by_key(event.key)
+        if export is not None and not export.over:
+            export.record.bytes_acknowledged = export.offer.total_bytes
+            self._end(export, ExportStep.ALL_ACKNOWLEDGED, None)
+
+    def send_failed(self, event: SendFailed) -> None:
+        """The link has given it up, or was told to."""
+        self._books.effects.append(ForgetSend(event.key))
+        export = self._by_key(event.key)
+        if export is not None and not export.over:
+            self._end(export, ExportStep.ENDED, event.reason)
+
+    def released(self, event: ExtentReleased) -> None:
+        """The link reads one extent of a slot no more."""
+        left = self._unreleased.get(event.slot, 0) - 1
+        if left < 0:
+            raise InvariantError(f"slot {event.slot} was released more often than it was sent")
+        if left:
+            self._unreleased[event.slot] = left
+        else:
+            del self._unreleased[event.slot]
+            self._books.slots.release(event.slot, event.key)
+
+    # what the pool says
+
+    def admit_pending(self) -> None:
+        """Give memory to local hand-offs that wait for it, in order."""
+        for export in self._where(lambda e: e.record.state is ExportState.PENDING):
+            try:
+                refusal = self._receptions.admit_local(export.offer)
+            except ArenaFull:
+                return
+            if refusal is not None:
+                self._end(export, ExportStep.ENDED, refusal)
+                continue
+            record = export.record
+            record.state = advance(EXPORT, record.state, ExportStep.ADMITTED)
+            self._hand_over(export)
+
+    def local_ended(self, key: TransferKey, reason: str | None) -> None:
+        """The reception of a local hand-off is complete, or gone."""
+        export = self._by_key(key)
+        if export is not None and not export.over:
+            step = ExportStep.ALL_ACKNOWLEDGED if reason is None else ExportStep.ENDED
+            self._end(export, step, reason)
+
+    def cancelled(self, transfer_id: str) -> None:
         """The gateway needs the transfer no more."""
         for export in self._where(lambda e: e.key.transfer_id == transfer_id):
             self._cancel(export, "cancelled")
 
-    def expire(self, now: float) -> None:
+    def expire(self) -> None:
         """End what is past its deadline, and stalls."""
-        for export in self._where(lambda e: e.deadline <= now):
-            self._cancel(export, "deadline passed")
-        with self._state.lock:
-            for export in [e for e in self._live.values() if e.over and e.deadline <= now]:
+        for export in [e for e in self._live.values() if e.deadline <= self._books.now]:
+            if export.over:
                 export.engine_done = True  # it has been told and says nothing
                 self._forget_if_done(export)
-        stalled_s = self._leases.stalled_s(now)
-        if stalled_s >= STALL_S:
-            self._end_stall(stalled_s)
+            else:
+                self._cancel(export, "deadline passed")
+        self._end_stall(self._leases.stalled_s())
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where exports and slots contradict each other."""
+        for export in self._live.values():
+            if export.over and (export.engine_done or export.waiting):
+                raise InvariantError(f"{export.key} is over and kept, or keeps slots")
+            if export.waiting and export.record.state is not ExportState.PENDING:
+                raise InvariantError(f"{export.key} has memory and keeps slots waiting")
+        waiting = sum(len(export.waiting) for export in self._live.values())
+        if waiting + len(self._unreleased) > self._books.slots.counts().queued:
+            raise InvariantError("slots that wait or are being sent are not queued")
 
     def _end_stall(self, stalled_s: float) -> None:
-        """Stop what cannot move, so that what can gets memory: of the exports whose receiver took
-        nothing yet, the younger half of those that go where the youngest goes. If there are none,
-        the youngest export, but only later."""
-        holding = self._where(lambda e: bool(e.parts_out or e.pending))
-        untouched = [e for e in holding if not e.record.acknowledged()]
-        if untouched:
-            alike = [e for e in untouched if e.destination == untouched[-1].destination]
-            self._stop(alike[len(alike) // 2 :], "took nothing while memory ran out")
-        elif holding and stalled_s >= PATIENCE * STALL_S:
-            self._stop(holding[-1:], f"let no memory come free for {stalled_s:.0f} s")
+        """Stop what cannot move, so that what can gets memory."""
+        if not stalled_s:
+            return
+        queued = self._books.slots.queued_transfers()
+        stopped, why = exports_to_stop(self._where(lambda e: e.key in queued), stalled_s)
+        if stopped:
+            self._books.counters.stalls += 1
+            self._leases.restart_stall_clock()
+        for export in stopped:
+            self._cancel(export, f"agent {export.destination} {why}")
 
-    def _stop(self, exports: list[Export], what: str) -> None:
-        self._state.counters.stalls += 1
-        self._leases.restart_stall_clock()
-        for export in exports:
-            self._cancel(export, f"agent {export.destination} {what}")
-
-    def _where(self, wanted: Callable[[Export], bool]) -> list[Export]:
-        """Exports that are not over, oldest first."""
-        with self._state.lock:
-            return [e for e in self._live.values() if not e.over and wanted(e)]
-
-    # remote
-
-    def _begin_remote(self, export: Export) -> None:
-        try:
-            export.outgoing = self._link.send(
-                export.destination,
-                export.offer,
-                on_complete=partial(self._completed, export),
-                on_failed=partial(self._failed, export),
-            )
-        except LinkError as error:
-            self._failed(export, str(error))
-
-    def _send(
-        self, export: Export, outgoing: OutgoingTransfer, slot: int, spans: list[Span]
-    ) -> None:
-        view = self._state.arena.view
-        released = partial(self._released, export, slot)
-        for at, flat, length in spans:
-            outgoing.add(flat, view[at : at + length], released)
-
-    def _released(self, export: Export, slot: int) -> None:
-        with self._state.lock:
-            export.parts_out[slot] -= 1
-            if export.parts_out[slot]:
-                return
-            del export.parts_out[slot]
-            self._state.pool.release(slot)
-        # A lease joins the line before it looks for a slot, so none is missed here.
-        if self._leases.waiting:
-            self._state.post(self._leases.serve)
-
-    # local
-
-    def _admit_pending(self) -> None:
-        """Give memory to local hand-offs that wait for it, in order."""
-        for export in self._where(lambda e: e.pending is not None):
-            try:
-                with self._state.lock:
-                    self._receptions.admit_local(export.offer, partial(self._failed, export))
-                    waiting, export.pending = export.pending or [], None
-                    for slot, spans in waiting:
-                        self._receptions.hand_over(export.key, slot, spans)
-                    complete = export.handed.total == export.offer.total_bytes
-            except ArenaFull:
-                return
-            except (CapacityError, PeerError) as error:
-                self._failed(export, str(error))
-                continue
-            self._state.announce(export.key.transfer_id)
-            if complete:
-                self._completed(export)
-            self._leases.serve()
-
-    # ends
+    def _hand_over(self, export: Export) -> None:
+        """The waiting slots of a local hand-off, if it has memory."""
+        if export.record.state is not ExportState.SENDING:
+            return
+        waiting, export.waiting = export.waiting, []
+        for slot, extents in waiting:
+            self._receptions.hand_over(export.key, slot, extents)
+        export.record.bytes_acknowledged = export.handed.total
 
     def _cancel(self, export: Export, reason: str) -> None:
+        """End it here and, if it has begun, at its receiver."""
         if export.over:
             return
-        self._failed(export, reason)
-        if export.outgoing is not None:
-            export.outgoing.cancel(reason)
+        self._end(export, ExportStep.ENDED, reason)
+        if export.local:
+            self._receptions.export_failed(export.key, reason)
         else:
-            with self._state.lock:
-                self._receptions.fail_local(export.key, reason)
-            self._state.announce(export.key.transfer_id)
+            self._books.effects.append(CancelSend(export.key, reason))
 
-    def _completed(self, export: Export) -> None:
-        self._end(export, "complete", None)
+    def _end(self, export: Export, step: ExportStep, reason: str | None) -> None:
+        books, record, key = self._books, export.record, export.key
+        record.state, record.reason = advance(EXPORT, record.state, step), reason
+        if reason is None:
+            books.counters.exports_complete += 1
+            record.completed_at = books.now
+        else:
+            books.counters.exports_failed += 1
+            books.report("export", key, f"to={export.destination}", reason)
+            if not export.engine_done:
+                stop = StopExport(export.connection, key.transfer_id, reason)
+                books.effects.append(stop)
+        for slot, _ in export.waiting:
+            books.slots.release(slot, key)
+        export.waiting = []
+        self._forget_if_done(export)
+        books.records.touch(key.transfer_id, now=books.now)
+        books.announce(key.transfer_id)
 
-    def _failed(self, export: Export, reason: str) -> None:
-        self._end(export, "failed", reason)
-
-    def _end(self, export: Export, state: State, reason: str | None) -> None:
-        transfer_id = export.key.transfer_id
-        with self._state.lock:
-            if export.over:
-                return
-            export.record.state, export.record.reason = state, reason
-            export.record.completed_at = self._state.unix_time() if reason is None else None
-            self._state.counters.exports[state] += 1
-            self._state.table.touch(transfer_id, now=self._state.monotonic())
-            for slot, _ in export.pending or []:
-                self._state.pool.release(slot)
-            export.pending = None
-            self._forget_if_done(export)
-            tell = reason is not None and not export.engine_done
-        if reason is not None:
-            log.info("export failed transfer=%s to=%s: %s", export.key, export.destination, reason)
-        if tell and reason is not None:
-            self._state.post(partial(export.stop, ExportStopped(transfer_id, reason)))
-        self._state.post(self._leases.serve)
-        self._state.announce(transfer_id)
-
-    def _engine_done(self, connection: int, rank: int, transfer_id: str) -> Export | None:
-        with self._state.lock:
-            export = self._live.get((transfer_id, rank))
-            if export is None or export.connection != connection:
-                return None
+    def _engine_done(self, connection: int, transfer_id: str) -> Export | None:
+        export = self._of(connection, transfer_id)
+        if export is not None:
             export.engine_done = True
             self._forget_if_done(export)
-            return export
+        return export
 
     def _forget_if_done(self, export: Export) -> None:
         place = (export.key.transfer_id, export.key.rank)
         if export.over and export.engine_done and self._live.get(place) is export:
             del self._live[place]
 
-    # checks
+    def _of(self, connection: int, transfer_id: str) -> Export | None:
+        """The export of this name, if it is the connection's."""
+        rank = self._books.engines.of(connection).rank
+        export = self._live.get((transfer_id, rank))
+        return export if export is not None and export.connection == connection else None
 
-    def _why_not(self, message: BeginExport, place: tuple[str, int]) -> str | None:
-        if place in self._live:
+    def _by_key(self, key: TransferKey) -> Export | None:
+        export = self._live.get((key.transfer_id, key.rank))
+        return export if export is not None and export.key == key else None
+
+    def _where(self, wanted: Callable[[Export], bool]) -> list[Export]:
+        """Exports that are not over, oldest first."""
+        return [e for e in self._live.values() if not e.over and wanted(e)]
+
+    def _why_not(self, event: ExportBegun, rank: int) -> str | None:
+        if (event.transfer_id, rank) in self._live:
             return "this transfer is being exported already"
-        if self._state.table.is_cancelled(message.transfer_id):
+        if self._books.records.is_cancelled(event.transfer_id):
             return "cancelled"
-        return malformed(message)
+        return malformed(event)

@@ -1,8 +1,8 @@
-"""The memory of one transfer that is being received or read, as `pool.slots` keeps it.
+"""Where the bytes of a received transfer lie in the slots that its reception holds.
 
 Theory of operation. A transfer is addressed flat, [0, total_bytes). From another agent, its bytes
-lie in flat order in the reserved slots and the link reports each stored range. From an engine on
-this machine they lie wherever the engine put them: as *spans* (arena offset, flat offset, length).
+lie in flat order in the reserved slots (`flat_extents`). From an engine on this machine they lie
+wherever the engine put them (`Packing`).
 """
 
 from __future__ import annotations
@@ -11,115 +11,78 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from prfaas.core.errors import InvariantError
-from prfaas.core.ranges import RangeSet
-
-Span = tuple[int, int, int]
-"""(arena offset, flat offset, length) in bytes."""
-Copy = tuple[int, int, int]
-"""(arena offset to read, arena offset to write, length) in bytes."""
+from prfaas.core.extents import Extent
 
 
-class Reception:
-    """See `Pool.reserve`. ``readers`` counts open imports; ``dropped`` says why it is unwanted."""
+class Copy(NamedTuple):
+    """Arena offset to read, arena offset to write, length, in bytes."""
 
-    def __init__(
-        self,
-        *,
-        total_bytes: int,
-        slot_bytes: int,
-        reserved: int,
-        deadline: float,
-        written_by_link: bool,
-        slots: list[int],
-    ) -> None:
-        self.total_bytes, self.slot_bytes = total_bytes, slot_bytes
-        self.reserved, self.deadline = reserved, deadline
-        self.written_by_link = written_by_link
-        self.slots = slots
-        self.readers = 0
-        self.dropped: str | None = None
-        self.stored = RangeSet()
-        self._flat_in_slots = written_by_link
-        self._spans: list[tuple[int, int, int]] = []  # (flat, arena, length), in flat order
+    source: int
+    target: int
+    length: int
 
-    @property
-    def complete(self) -> bool:
-        """Every byte is here and nobody writes any more."""
-        return self.stored.total == self.total_bytes and not self.written_by_link
 
-    @property
-    def reclaimable(self) -> bool:
-        return self.dropped is not None and self.readers == 0 and not self.written_by_link
+def flat_extents(
+    slots: Sequence[int], slot_bytes: int, flat_offset: int, length: int
+) -> Iterator[Extent]:
+    """A range of a transfer that fills ``slots`` in flat order, slot by slot.
 
-    def locate(self, flat_offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """(arena offset, length) of a range of a remote reception, slot by slot, in flat order.
+    Raises ValueError for a negative offset or a length that is not positive, IndexError beyond
+    the last slot.
+    """
+    if flat_offset < 0 or length <= 0:
+        raise ValueError(f"[{flat_offset}, +{length}) is no range of a transfer")
+    while length:
+        index, inside = divmod(flat_offset, slot_bytes)
+        part = min(length, slot_bytes - inside)
+        yield Extent(flat_offset, slots[index] * slot_bytes + inside, part)
+        flat_offset += part
+        length -= part
 
-        Raises ValueError outside [0, total_bytes).
-        """
-        if flat_offset < 0 or length <= 0 or flat_offset + length > self.total_bytes:
-            raise ValueError(f"[{flat_offset}, +{length}) outside transfer of {self.total_bytes}")
-        while length:
-            index, inside = divmod(flat_offset, self.slot_bytes)
-            part = min(length, self.slot_bytes - inside)
-            yield self.slots[index] * self.slot_bytes + inside, part
-            flat_offset += part
-            length -= part
 
-    def spans(self) -> list[Span]:
-        """Where the bytes of a complete reception lie, in flat order, neighbours merged."""
-        if not self._flat_in_slots:
-            return _merged((arena, flat, length) for flat, arena, length in self._spans)
-        flat = 0
-        found: list[Span] = []
-        for arena, length in self.locate(0, self.total_bytes):
-            found.append((arena, flat, length))
-            flat += length
-        return _merged(found)
+class Packing:
+    """The bytes of a local hand-off: in the slots its engine filled, and in the gaps of those.
 
-    def uncovered(self, spans: Sequence[Span]) -> list[Span]:
-        """Record ``spans`` as stored; returns the parts that were not stored before."""
-        return [
-            (arena + start - flat, start, end - start)
-            for arena, flat, length in spans
-            for start, end in self.stored.add(flat, flat + length)
-        ]
+    The gaps are always large enough, as the slots that a reception reserves together hold at least
+    the transfer. No byte may be given twice.
+    """
 
-    def adopt_slot(self, slot: int, spans: Sequence[Span]) -> None:
+    def __init__(self, slots: list[int], slot_bytes: int) -> None:
+        self._slots, self._slot_bytes = slots, slot_bytes
+        self.extents: list[Extent] = []
+        """In flat order."""
+
+    def adopt(self, slot: int, extents: Sequence[Extent]) -> None:
         """The slot with these bytes is the reception's from now on."""
-        self.slots.append(slot)
-        for arena, flat, length in spans:
-            insort(self._spans, (flat, arena, length))
+        self._slots.append(slot)
+        for extent in extents:
+            insort(self.extents, extent)
 
-    def pack(self, spans: Sequence[Span]) -> list[Copy]:
-        """Place bytes from elsewhere in the gaps of the slots held; returns the copies to make."""
+    def pack(self, extents: Sequence[Extent]) -> list[Copy]:
+        """Place bytes from elsewhere in gaps; returns the copies to make, before they are read."""
         copies: list[Copy] = []
         gaps = self._gaps()
         gap_at, gap_end = next(gaps, (0, 0))
-        placed: list[tuple[int, int, int]] = []
-        for arena, flat, length in spans:
-            while length:
+        for flat, arena, length in extents:
+            done = 0
+            while done < length:
                 if gap_at == gap_end:
                     gap_at, gap_end = next(gaps)
-                part = min(length, gap_end - gap_at)
-                copies.append((arena, gap_at, part))
-                placed.append((flat, gap_at, part))
-                arena, flat, gap_at, length = (
-                    arena + part,
-                    flat + part,
-                    gap_at + part,
-                    length - part,
-                )
-        for item in placed:
-            insort(self._spans, item)
+                part = min(length - done, gap_end - gap_at)
+                copies.append(Copy(arena + done, gap_at, part))
+                insort(self.extents, Extent(flat + done, gap_at, part))
+                done += part
+                gap_at += part
         return copies
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
-        """Unused arena ranges [start, end) inside the slots held."""
-        used = deque(sorted((arena, arena + length) for _, arena, length in self._spans))
-        for slot in sorted(self.slots):
-            position, end = slot * self.slot_bytes, (slot + 1) * self.slot_bytes
+        """Unused arena ranges [start, end) inside the slots, as of now."""
+        used = deque(sorted((extent.arena_offset, extent.arena_end) for extent in self.extents))
+        for slot in sorted(self._slots):
+            position, end = slot * self._slot_bytes, (slot + 1) * self._slot_bytes
             while used and used[0][0] < end:
                 start, stop = used.popleft()
                 if position < start:
@@ -128,31 +91,16 @@ class Reception:
             if position < end:
                 yield position, end
 
-    def check_integrity(self) -> None:
-        """Raise InvariantError unless the memory is inside the slots and covers what it says."""
-        self.stored.check_integrity()
-        if len(self.slots) > self.reserved or self.reserved * self.slot_bytes < self.total_bytes:
-            raise InvariantError(f"{len(self.slots)} slots held, {self.reserved} reserved")
-        if self._flat_in_slots:
-            return
-        if sum(length for _, _, length in self._spans) != self.stored.total:
-            raise InvariantError("spans and stored ranges differ")
-        used = sorted((arena, length) for _, arena, length in self._spans)
-        for (arena, length), (following, _) in pairwise(used):
-            if arena + length > following:
-                raise InvariantError(f"two spans share arena byte {following}")
-        for arena, length in used:
-            first, last = arena // self.slot_bytes, (arena + length - 1) // self.slot_bytes
-            if first != last or first not in self.slots:
-                raise InvariantError(f"span at arena byte {arena} lies outside the slots held")
-
-
-def _merged(spans: Iterator[Span] | list[Span]) -> list[Span]:
-    merged: list[Span] = []
-    for arena, flat, length in spans:
-        if merged and merged[-1][0] + merged[-1][2] == arena:
-            first_arena, first_flat, so_far = merged[-1]
-            merged[-1] = (first_arena, first_flat, so_far + length)
-        else:
-            merged.append((arena, flat, length))
-    return merged
+    def check_integrity(self, stored_bytes: int) -> None:
+        """Raise InvariantError unless the bytes lie inside the slots, apart from each other."""
+        if sum(extent.length for extent in self.extents) != stored_bytes:
+            raise InvariantError("extents and stored ranges differ")
+        in_arena = sorted(self.extents, key=lambda extent: extent.arena_offset)
+        for extent, following in pairwise(in_arena):
+            if extent.arena_end > following.arena_offset:
+                raise InvariantError(f"{extent} and {following} share memory")
+        for extent in in_arena:
+            first = extent.arena_offset // self._slot_bytes
+            last = (extent.arena_end - 1) // self._slot_bytes
+            if first != last or first not in self._slots:
+                raise InvariantError(f"{extent} lies outside the slots held")

@@ -1,241 +1,306 @@
 """The receiving side: memory for transfers from the KV link and from engines beside us.
 
-`Receptions` is the link's `TransferSink` (called from link threads); everything else runs on the
-event loop. A reception's life:
+Only the memory's end differs between the two kinds: the link says itself when it holds no view any
+more, a local hand-off ends with its export.
 
-    receiving -> complete -> dropped        (DELETE, deadline; memory waits for open imports)
-        |-> failed                          (sender, link, deadline; memory waits for the link)
-
-Only the memory's end differs between the two kinds: the link says itself when it holds no view
-any more, a local hand-off ends with its export.
+Reclaiming. A reception that failed, was cancelled or is past its deadline loses its memory, but
+never while the link writes to it, a copy inside the arena is under way or an import reads from it:
+then it lingers, unusable for new imports, until the last of them lets go.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from prfaas.agent.state import AgentState
-from prfaas.agent.table import Received
-from prfaas.core.errors import CapacityError, LayoutMismatch, PeerError
-from prfaas.link.api import Refusal, TransferKey, TransferOffer
-from prfaas.pool.reception import Reception
-from prfaas.pool.slots import ArenaFull
+from prfaas.core.errors import InvariantError, LayoutMismatch
+from prfaas.core.extents import Extent, merged
+from prfaas.core.ranges import RangeSet
+from prfaas.core.transitions import advance
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.books import Books
+from prfaas.pool.effects import AbandonReception, AcceptOffer, CopySlot, RefuseOffer
+from prfaas.pool.events import (
+    OfferReceived,
+    OfferWithdrawn,
+    RangeStored,
+    ReceptionFailed,
+    SlotCopied,
+    TransferReceived,
+)
+from prfaas.pool.lifecycle import RECEPTION, ReceptionState, ReceptionStep
+from prfaas.pool.placement import Packing, flat_extents
+from prfaas.pool.records import Received
+from prfaas.pool.slots import ArenaFull, TooLarge
 
-log = logging.getLogger(__name__)
 
-
-@dataclass
-class Incoming:
-    """One transfer whose memory is here. ``on_dropped`` tells a local export that it ended."""
+@dataclass(eq=False, slots=True)
+class Reception:
+    """One transfer whose memory is here. ``packing``: of a local hand-off, where its bytes lie."""
 
     offer: TransferOffer
-    memory: Reception
+    deadline: float
     record: Received
-    on_dropped: Callable[[str], None] | None = None
+    reserved: int
+    slots: list[int]
+    packing: Packing | None
+    written_by_link: bool
+    stored: RangeSet = field(default_factory=RangeSet)
+    copying: int = 0
+    readers: int = 0
 
+    @property
+    def key(self) -> TransferKey:
+        return self.offer.key
 
-class LinkMemory:
-    """`Reception` of `link.api`. Slots never change while the link writes: no lock."""
+    @property
+    def whole(self) -> bool:
+        """Every byte is here and nobody writes any more."""
+        all_stored = self.stored.total == self.offer.total_bytes
+        return all_stored and not self.written_by_link and not self.copying
 
-    def __init__(self, view: memoryview, memory: Reception) -> None:
-        self._view, self._memory = view, memory
+    @property
+    def reclaimable(self) -> bool:
+        """Nobody wants it and nobody touches it."""
+        touched = self.written_by_link or self.copying or self.readers
+        return self.record.state is ReceptionState.FAILED and not touched
 
-    def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
-        return [self._view[at : at + n] for at, n in self._memory.locate(flat_offset, length)]
+    def extents(self, slot_bytes: int) -> list[Extent]:
+        """Where the bytes of a whole one lie, in flat order."""
+        if self.packing is not None:
+            return merged(self.packing.extents)
+        return merged(flat_extents(self.slots, slot_bytes, 0, self.offer.total_bytes))
 
 
 class Receptions:
-    """See the module's docstring."""
+    """Every reception with memory, by key, and which one an import would read."""
 
-    def __init__(self, state: AgentState) -> None:
-        self._state = state
-        self._by_key: dict[TransferKey, Incoming] = {}
-        self._current: dict[tuple[str, int], TransferKey] = {}
-        self.memory_freed: list[Callable[[], None]] = []
-        """Called on the loop when a reception's memory was reclaimed."""
-        self.abandoned: list[Callable[[TransferKey, str], None]] = []
-        """Called on the loop when a transfer was dropped that the link still writes."""
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._by_key: dict[TransferKey, Reception] = {}
+        self._current: dict[tuple[str, int], Reception] = {}
 
-    # from link threads
+    def __len__(self) -> int:
+        return len(self._by_key)
 
-    def offered(self, peer: str, offer: TransferOffer) -> LinkMemory | Refusal:
-        with self._state.lock:
-            try:
-                incoming = self._admit_remote(offer)
-            except ArenaFull as error:
-                return Refusal(str(error), retry=True)
-            except (CapacityError, PeerError, LayoutMismatch) as error:
-                log.warning("offer refused transfer=%s peer=%s: %s", offer.key, peer, error)
-                self._note_failure(offer.key, offer.total_bytes, str(error))
-                return Refusal(str(error))
-            finally:
-                self._state.announce(offer.key.transfer_id)
-        return LinkMemory(self._state.arena.view, incoming.memory)
+    def find(self, transfer_id: str, rank: int) -> Reception | None:
+        """The transfer an import may wait for or read."""
+        return self._current.get((transfer_id, rank))
 
-    def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
-        with self._state.lock:
-            incoming = self._by_key[key]
-            incoming.memory.stored.add(flat_offset, flat_offset + length)
-            self._count(incoming)
+    # from another agent
 
-    def completed(self, key: TransferKey) -> None:
-        with self._state.lock:
-            incoming = self._by_key[key]
-            incoming.memory.written_by_link = False
-            if incoming.memory.complete and incoming.memory.dropped is None:
-                self._complete(incoming)
-            else:
-                self._drop(incoming, "completed by the link without all of its bytes")
-        self._state.announce(key.transfer_id)
+    def offered(self, event: OfferReceived) -> None:
+        """Accept or refuse, for now or for good."""
+        books, offer = self._books, event.offer
+        try:
+            self._check(offer)
+            reception = self._admit(offer, local=False)
+        except ArenaFull as error:
+            books.effects.append(RefuseOffer(offer.key, str(error), retry=True))
+        except (_NotWanted, TooLarge, LayoutMismatch) as error:
+            books.effects.append(RefuseOffer(offer.key, str(error), retry=False))
+            books.report("offer", offer.key, event.peer, str(error))
+            self._note_failure(offer.key, offer.total_bytes, str(error))
+        else:
+            books.effects.append(AcceptOffer(offer.key, tuple(reception.slots)))
 
-    def failed(self, key: TransferKey, reason: str) -> None:
-        with self._state.lock:
-            incoming = self._by_key[key]
-            incoming.memory.written_by_link = False
-            self._drop(incoming, reason)
-        self._state.announce(key.transfer_id)
+    def stored(self, event: RangeStored) -> None:
+        """More of it is here. Runs once per chunk: nothing else may."""
+        reception = self._of(event.key)
+        self._add(reception, event.flat_offset, event.flat_offset + event.length)
 
-    def withdrawn(self, key: TransferKey, reason: str) -> None:
-        with self._state.lock:
-            self._note_failure(key, 0, reason)
-        self._state.announce(key.transfer_id)
+    def received(self, event: TransferReceived) -> None:
+        """The link is done with it."""
+        reception = self._of(event.key)
+        reception.written_by_link = False
+        if reception.record.state is ReceptionState.RECEIVING and reception.whole:
+            self._complete(reception)
+        else:
+            self.drop(reception, "completed by the link without all of its bytes")
 
-    # local hand-off
+    def failed(self, event: ReceptionFailed) -> None:
+        """The link has let it go."""
+        reception = self._of(event.key)
+        reception.written_by_link = False
+        self.drop(reception, event.reason)
 
-    def admit_local(self, offer: TransferOffer, on_dropped: Callable[[str], None]) -> None:
-        """Promise memory to an export on this machine. With the lock held.
+    def withdrawn(self, event: OfferWithdrawn) -> None:
+        """It will not come."""
+        self._note_failure(event.key, 0, event.reason)
 
-        Raises ArenaFull (try again when memory was freed), TooLarge, PeerError.
-        """
-        self._admit(offer, local=True).on_dropped = on_dropped
+    # from an engine beside us
 
-    def hand_over(self, key: TransferKey, slot: int, spans: Sequence[tuple[int, int, int]]) -> bool:
-        """Take a queued slot's bytes. With the lock held. True if the transfer is now complete."""
-        incoming = self._by_key.get(key)
-        if incoming is None or incoming.memory.dropped is not None:
-            self._state.pool.release(slot)
-            return False
-        for source, target, length in self._state.pool.adopt(key, slot, spans):
-            self._state.arena.copy(source, target, length)
-        self._count(incoming)
-        if incoming.memory.complete and incoming.record.state == "receiving":
-            self._complete(incoming)
-            return True
-        return False
+    def admit_local(self, offer: TransferOffer) -> str | None:
+        """Promise memory to an export; or why it can never have any. Raises ArenaFull."""
+        try:
+            self._admit(offer, local=True)
+        except (_NotWanted, TooLarge) as error:
+            return str(error)
+        return None
 
-    def fail_local(self, key: TransferKey, reason: str) -> None:
-        """The export ended early. With the lock held."""
-        incoming = self._by_key.get(key)
-        if incoming is not None:
-            incoming.on_dropped = None
-            self._drop(incoming, reason)
+    def hand_over(self, key: TransferKey, slot: int, extents: Sequence[Extent]) -> None:
+        """Take a queued slot with bytes that were not handed over before."""
+        reception = self._of(key)
+        assert reception.packing is not None
+        for extent in extents:
+            self._add(reception, extent.flat_offset, extent.flat_end)
+        if len(reception.slots) < reception.reserved:
+            self._books.slots.adopt(slot, key)
+            reception.packing.adopt(slot, extents)
+            self._complete_if_whole(reception)
+        else:
+            reception.copying += 1
+            copies = tuple(reception.packing.pack(extents))
+            self._books.effects.append(CopySlot(key, slot, copies))
 
-    # imports
+    def copied(self, event: SlotCopied) -> None:
+        """The bytes are in their place and the slot they came in is free."""
+        reception = self._of(event.key)
+        reception.copying -= 1
+        self._books.slots.release(event.slot, event.key)
+        self._complete_if_whole(reception)
+        self._reclaim(reception)
 
-    def find(self, transfer_id: str, rank: int) -> Incoming | None:
-        """The transfer an import may wait for or read. With the lock held."""
-        key = self._current.get((transfer_id, rank))
-        return self._by_key[key] if key is not None else None
+    def export_failed(self, key: TransferKey, reason: str) -> None:
+        """The export ended early; a no-op if it had no memory here."""
+        reception = self._by_key.get(key)
+        if reception is not None:
+            self.drop(reception, reason)
 
-    def read(self, incoming: Incoming) -> None:
-        """An import begins to read: the memory stays. With the lock held."""
-        incoming.memory.readers += 1
+    # reading
 
-    def unread(self, incoming: Incoming) -> None:
-        """It has ended. With the lock held."""
-        incoming.memory.readers -= 1
-        self._reclaim(incoming)
+    def read(self, reception: Reception) -> None:
+        """An import begins to read: the memory stays."""
+        reception.readers += 1
+
+    def extents(self, reception: Reception) -> tuple[Extent, ...]:
+        """Where the bytes of a complete one lie, in flat order."""
+        return tuple(reception.extents(self._books.slots.slot_bytes))
+
+    def unread(self, reception: Reception) -> None:
+        """An import has ended."""
+        reception.readers -= 1
+        self._reclaim(reception)
 
     # ends
 
-    def drop(self, transfer_id: str, reason: str) -> None:
+    def cancelled(self, transfer_id: str) -> None:
         """The gateway needs the transfer no more."""
-        with self._state.lock:
-            of_it = [i for k, i in self._by_key.items() if k.transfer_id == transfer_id]
-            for incoming in of_it:
-                self._drop(incoming, reason)
-        self._state.announce(transfer_id)
+        for reception in [r for k, r in self._by_key.items() if k.transfer_id == transfer_id]:
+            self.drop(reception, "cancelled")
 
-    def expire(self, now: float) -> None:
+    def expire(self) -> None:
         """Drop what is past its deadline."""
-        with self._state.lock:
-            late = [self._by_key[key] for key in self._state.pool.expired(now=now)]
-            for incoming in late:
-                self._drop(incoming, "deadline passed")
-        for incoming in late:
-            self._state.announce(incoming.offer.key.transfer_id)
+        for reception in [r for r in self._by_key.values() if r.deadline <= self._books.now]:
+            self.drop(reception, "deadline passed")
 
-    # with the lock held
+    def drop(self, reception: Reception, reason: str) -> None:
+        """It is not wanted any more; memory that nobody touches is free at once."""
+        books, key, record = self._books, reception.key, reception.record
+        if record.state is not ReceptionState.FAILED:
+            step = ReceptionStep.DROPPED
+            if record.state is ReceptionState.RECEIVING:
+                step = ReceptionStep.GIVEN_UP
+                books.counters.receptions_failed += 1
+                books.report("reception", key, "", reason)
+            record.state, record.reason = advance(RECEPTION, record.state, step), reason
+            del self._current[key.transfer_id, key.rank]
+            if reception.written_by_link:
+                books.effects.append(AbandonReception(key, reason))
+            if reception.packing is not None:
+                books.local_ends.append((key, reason))
+            self._changed(key)
+        self._reclaim(reception)
 
-    def _admit_remote(self, offer: TransferOffer) -> Incoming:
-        self._state.registry.check_offer(offer.key.rank, offer.layout_fingerprint)
-        if self._state.table.is_cancelled(offer.key.transfer_id):
-            raise PeerError("cancelled")
-        return self._admit(offer, local=False)
+    def check_integrity(self) -> None:
+        """Raise InvariantError where slots, records and memory contradict each other."""
+        slots = self._books.slots
+        for key, reception in self._by_key.items():
+            reception.stored.check_integrity()
+            if sorted(reception.slots) != slots.held_by(key):
+                raise InvariantError(f"{key} does not hold the slots it thinks: {reception.slots}")
+            if len(reception.slots) > reception.reserved:
+                raise InvariantError(f"{key} holds more than {reception.reserved} slots")
+            if reception.packing is not None:
+                reception.packing.check_integrity(reception.stored.total)
+            current = self._current.get((key.transfer_id, key.rank)) is reception
+            if current is (reception.record.state is ReceptionState.FAILED):
+                raise InvariantError(f"{key} is {reception.record.state}, current: {current}")
+            if reception.reclaimable:
+                raise InvariantError(f"{key} keeps memory that nobody wants")
+            if reception.record.state is ReceptionState.COMPLETE and not reception.whole:
+                raise InvariantError(f"{key} is complete without all of its bytes")
+        held = sum(len(reception.slots) for reception in self._by_key.values())
+        reserved = sum(reception.reserved for reception in self._by_key.values())
+        counts = slots.counts()
+        if (counts.held, counts.held + counts.promised) != (held, reserved):
+            raise InvariantError(f"{held} held of {reserved} reserved; the slots say {counts}")
+
+    def _of(self, key: TransferKey) -> Reception:
+        try:
+            return self._by_key[key]
+        except KeyError:
+            raise InvariantError(f"news of transfer {key}, which has no memory here") from None
+
+    def _check(self, offer: TransferOffer) -> None:
+        self._books.engines.check_offer(offer.key.rank, offer.layout_fingerprint)
+        if self._books.records.is_cancelled(offer.key.transfer_id):
+            raise _NotWanted("cancelled")
+
+    def _admit(self, offer: TransferOffer, *, local: bool) -> Reception:
+        books, key = self._books, offer.key
+        place = (key.transfer_id, key.rank)
+        if place in self._current:
+            raise _NotWanted(f"transfer {key.transfer_id} rank {key.rank} is here already")
+        reserved = books.slots.reserve(offer.total_bytes)
+        slots = [] if local else books.slots.hold(key, reserved)
+        packing = Packing(slots, books.slots.slot_bytes) if local else None
+        record = Received(offer.total_bytes)
+        deadline = books.now + offer.deadline_s
+        reception = Reception(offer, deadline, record, reserved, slots, packing, not local)
+        self._by_key[key] = self._current[place] = reception
+        books.records.add_received(*place, record, now=books.now)
+        books.announce(key.transfer_id)
+        return reception
 
     def _note_failure(self, key: TransferKey, total_bytes: int, reason: str) -> None:
         """Who waits for this transfer here should learn that it will not come."""
-        table = self._state.table
-        if table.received(key.transfer_id, key.rank) is None:
-            record = Received(total_bytes, "failed", reason)
-            table.add_received(key.transfer_id, key.rank, record, now=self._state.monotonic())
+        records = self._books.records
+        if records.received(key.transfer_id, key.rank) is None:
+            record = Received(total_bytes, ReceptionState.FAILED, reason)
+            records.add_received(key.transfer_id, key.rank, record, now=self._books.now)
+            self._books.announce(key.transfer_id)
 
-    def _admit(self, offer: TransferOffer, *, local: bool) -> Incoming:
-        key, now = offer.key, self._state.monotonic()
-        place = (key.transfer_id, key.rank)
-        if place in self._current:
-            raise PeerError(f"transfer {key.transfer_id} rank {key.rank} is here already")
-        deadline = now + offer.deadline_s
-        memory = self._state.pool.reserve(key, offer.total_bytes, deadline=deadline, local=local)
-        incoming = Incoming(offer, memory, Received(offer.total_bytes))
-        self._by_key[key] = incoming
-        self._current[place] = key
-        self._state.table.add_received(key.transfer_id, key.rank, incoming.record, now=now)
-        return incoming
+    def _add(self, reception: Reception, start: int, end: int) -> None:
+        record, stored = reception.record, reception.stored
+        stored.add(start, end)
+        if record.first_byte_at is None:
+            record.first_byte_at = self._books.now
+        self._books.counters.received_bytes += stored.total - record.bytes_stored
+        record.bytes_stored = stored.total
 
-    def _count(self, incoming: Incoming) -> None:
-        record, total = incoming.record, incoming.memory.stored.total
-        if record.first_byte_at is None and total:
-            record.first_byte_at = self._state.unix_time()
-        self._state.counters.received_bytes += total - record.bytes_stored
-        record.bytes_stored = total
+    def _complete_if_whole(self, reception: Reception) -> None:
+        if reception.record.state is ReceptionState.RECEIVING and reception.whole:
+            self._complete(reception)
+            self._books.local_ends.append((reception.key, None))
 
-    def _complete(self, incoming: Incoming) -> None:
-        incoming.record.state = "complete"
-        incoming.record.completed_at = self._state.unix_time()
-        self._touch(incoming)
-        self._state.counters.receptions["complete"] += 1
+    def _complete(self, reception: Reception) -> None:
+        record = reception.record
+        record.state = advance(RECEPTION, record.state, ReceptionStep.ALL_STORED)
+        record.completed_at = self._books.now
+        self._books.counters.receptions_complete += 1
+        self._changed(reception.key)
 
-    def _touch(self, incoming: Incoming) -> None:
-        transfer_id = incoming.offer.key.transfer_id
-        self._state.table.touch(transfer_id, now=self._state.monotonic())
+    def _changed(self, key: TransferKey) -> None:
+        self._books.records.touch(key.transfer_id, now=self._books.now)
+        self._books.announce(key.transfer_id)
 
-    def _drop(self, incoming: Incoming, reason: str) -> None:
-        key, record = incoming.offer.key, incoming.record
-        if record.state == "receiving":
-            self._state.counters.receptions["failed"] += 1
-            log.info("reception failed transfer=%s: %s", key, reason)
-        if record.state != "failed":
-            record.state, record.reason = "failed", reason
-            self._touch(incoming)
-        if self._current.get((key.transfer_id, key.rank)) == key:
-            del self._current[key.transfer_id, key.rank]
-        if incoming.on_dropped is not None:
-            told, incoming.on_dropped = incoming.on_dropped, None
-            self._state.post(lambda: told(reason))
-        self._state.pool.drop(key, reason)
-        if incoming.memory.written_by_link:
-            for listener in self.abandoned:
-                self._state.post(partial(listener, key, reason))
-        self._reclaim(incoming)
+    def _reclaim(self, reception: Reception) -> None:
+        if reception.reclaimable:
+            del self._by_key[reception.key]
+            self._books.slots.end_reception(reception.key, reception.slots, reception.reserved)
+            self._books.memory_freed = True
 
-    def _reclaim(self, incoming: Incoming) -> None:
-        key = incoming.offer.key
-        if incoming.memory.dropped is None or not self._state.pool.reclaim(key):
-            return
-        if self._by_key.pop(key, None) is not None:
-            for listener in self.memory_freed:
-                self._state.post(listener)
+
+class _NotWanted(Exception):
+    """Why an offer is refused though there may be room."""
