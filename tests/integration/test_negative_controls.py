@@ -111,13 +111,15 @@ def zero(
         opened = client.open_import(
             transfer_id, from_token=0, to_token=BOUNDARY, total_bytes=plan.total_bytes
         )
-        pieces = opened.future.result(timeout=10)
+        extents, arena = opened.future.result(timeout=10), opened.session.arena
         for start, length in lost(plan, layout):
-            for at, view in pieces:
-                low, high = max(start, at), min(start + length, at + len(view))
+            for extent in extents:
+                low = max(start, extent.flat_offset)
+                high = min(start + length, extent.flat_end)
                 if low < high:
-                    view[low - at : high - at] = bytes(high - low)
-        del pieces
+                    part = extent.part(low, high)
+                    arena[part.arena_offset : part.arena_end] = bytes(part.length)
+        del arena
         client.close_import(opened)
     finally:
         client.close()

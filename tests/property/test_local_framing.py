@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.core.extents import Extent
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
-from prfaas.engine_socket.messages import ExportStopped, ImportReady, Piece, SlotsLeased
+from prfaas.engine_socket.messages import ExportStopped, ImportReady, SlotsLeased
 
 
 @given(st.lists(st.integers(0, 200), max_size=8))
@@ -14,7 +15,7 @@ def test_frames_survive_any_split(cuts: list[int]) -> None:
     messages = [
         SlotsLeased((1, 2, 3)),
         ExportStopped("x", "reason"),
-        ImportReady("y", (Piece(4096, 0, 10), Piece(0, 10, 5))),
+        ImportReady("y", (Extent(0, 4096, 10), Extent(10, 0, 5))),
     ]
     stream = b"".join(encode(message) for message in messages)
     frames, found, position = FrameBuffer(), [], 0

@@ -11,11 +11,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from prfaas.agent.exports import Exports
-from prfaas.agent.receptions import Receptions
-from prfaas.agent.state import AgentState
+from prfaas.agent.driver import PoolDriver
+from prfaas.agent.link_port import LinkPort
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.link.api import Link
+from prfaas.pool.effects import AnnounceTransfer
+from prfaas.pool.events import TransferCancelled
+from prfaas.pool.records import TransferView
 
 LINK_EVENT_PERIOD_S = 0.1
 LONGEST_WAIT_S = 300.0
@@ -27,16 +29,16 @@ class Admin:
 
     def __init__(
         self,
-        state: AgentState,
-        exports: Exports,
-        receptions: Receptions,
+        name: str,
+        driver: PoolDriver,
+        port: LinkPort,
         link: Link,
         metrics: CollectorRegistry,
     ) -> None:
-        self._state, self._exports, self._receptions = state, exports, receptions
+        self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._pollers: dict[str, set[asyncio.Event]] = {}
-        state.changed.append(self._changed)
+        driver.carry_out(AnnounceTransfer, self._announce)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
@@ -50,25 +52,29 @@ class Admin:
         return app
 
     async def _health(self, request: web.Request) -> web.Response:
-        return _json({"agent": self._state.name})
+        return _json({"agent": self._name})
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
         page = generate_latest(self._metrics)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _engines(self, request: web.Request) -> web.Response:
-        return _json({"engines": self._state.registry.entries()})
+        return _json({"engines": self._driver.snapshot().engines})
 
     async def _transfer(self, request: web.Request) -> web.Response:
         """Answers when every rank is at its end, or after ``wait_s``."""
         transfer_id = _transfer_id(request)
         wait_s = _number(request, "wait_s", default=0.0, low=0.0, high=LONGEST_WAIT_S)
         ranks = int(_number(request, "ranks", default=1, low=1, high=1024))
-        view, over = self._state.table.view(transfer_id, ranks=ranks)
+        view, over = self._look(transfer_id, ranks)
         if not over and wait_s > 0:
             await self._wait_until_over(transfer_id, ranks, wait_s)
-            view, over = self._state.table.view(transfer_id, ranks=ranks)
+            view, over = self._look(transfer_id, ranks)
         return _json(view)
+
+    def _look(self, transfer_id: str, ranks: int) -> tuple[TransferView, bool]:
+        self._port.report_progress(transfer_id)
+        return self._driver.transfer(transfer_id, ranks=ranks)
 
     async def _wait_until_over(self, transfer_id: str, ranks: int, wait_s: float) -> None:
         changed = asyncio.Event()
@@ -76,7 +82,7 @@ class Admin:
         pollers.add(changed)
         try:
             async with asyncio.timeout(wait_s):
-                while not self._state.table.view(transfer_id, ranks=ranks)[1]:
+                while not self._driver.transfer(transfer_id, ranks=ranks)[1]:
                     await changed.wait()
                     changed.clear()
         except TimeoutError:
@@ -86,17 +92,13 @@ class Admin:
             if not pollers:
                 self._pollers.pop(transfer_id, None)
 
-    def _changed(self, transfer_id: str) -> None:
-        for changed in self._pollers.get(transfer_id, ()):
+    def _announce(self, effect: AnnounceTransfer) -> None:
+        for changed in self._pollers.get(effect.transfer_id, ()):
             changed.set()
 
     async def _delete_transfer(self, request: web.Request) -> web.Response:
         """Both sides here end and free their memory, now or when it is read no more."""
-        transfer_id = _transfer_id(request)
-        with self._state.lock:
-            self._state.table.cancel(transfer_id, now=self._state.monotonic())
-        self._exports.cancel(transfer_id)
-        self._receptions.drop(transfer_id, "cancelled")
+        self._driver.handle(TransferCancelled(_transfer_id(request)))
         return web.Response(status=204)
 
     async def _links(self, request: web.Request) -> web.Response:

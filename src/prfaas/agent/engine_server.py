@@ -12,30 +12,21 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from prfaas.agent.exports import Exports
-from prfaas.agent.imports import Imports
-from prfaas.agent.leases import Leases
-from prfaas.agent.registry import EngineEntry
-from prfaas.agent.state import AgentState
-from prfaas.core.errors import ConfigError, EngineError, PeerError
+from prfaas.agent.driver import PoolDriver
+from prfaas.agent.engine_messages import ToEngine, event_of, message_of
+from prfaas.agent.link_port import LinkPort
+from prfaas.core.errors import ConfigError, EngineError
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_engine, encode
 from prfaas.engine_socket.messages import (
     PROTOCOL_VERSION,
-    AbortExport,
     AgentMessage,
-    BeginExport,
-    CloseImport,
     EngineMessage,
-    ExportSlot,
-    FinishExport,
-    LeaseSlots,
-    OpenImport,
     Refused,
     Registered,
     RegisterEngine,
-    ReturnSlots,
-    SlotsLeased,
 )
+from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StopExport
+from prfaas.pool.events import ConnectionClosed, EngineConnected, EngineDropped, ExportFinished
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +38,28 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 class EngineServer:
-    """Accepts engines of this user (or root's) and serves each until its end of the stream."""
+    """Accepts engines of this user (or root's) and serves each until its end of the stream.
+
+    Args:
+        welcome: what a rank is told when it has registered.
+        arena_fd: the arena, sent along with it.
+    """
 
     def __init__(
-        self, state: AgentState, exports: Exports, imports: Imports, leases: Leases
+        self, driver: PoolDriver, port: LinkPort, *, welcome: Registered, arena_fd: int
     ) -> None:
-        self._state = state
-        self._exports, self._imports, self._leases = exports, imports, leases
+        self._driver, self._port = driver, port
+        self._welcome, self._arena_fd = welcome, arena_fd
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_connection = 0
         self._listener: socket.socket | None = None
         self._path: Path | None = None
+        self._tell: dict[int, Callable[[AgentMessage], None]] = {}
+        """How to speak to a connection that is listened to."""
+        driver.carry_out(GrantSlots, self._carry_out)
+        driver.carry_out(StopExport, self._carry_out)
+        driver.carry_out(AnswerImport, self._carry_out)
+        driver.carry_out(FailImport, self._carry_out)
 
     async def start(self, path: Path) -> None:
         """Listen at ``path``. Raises ConfigError if another agent does, or it cannot be bound."""
@@ -98,26 +100,21 @@ class EngineServer:
         self._next_connection += 1
         number = self._next_connection
         try:
-            entry = await asyncio.wait_for(self._register(sock, number), _REGISTER_TIMEOUT_S)
-            if entry is not None:
-                await self._converse(sock, number, entry)
-        except (OSError, PeerError, TimeoutError) as error:
+            register = await asyncio.wait_for(self._register(sock, number), _REGISTER_TIMEOUT_S)
+            if register is not None:
+                await self._converse(sock, number, register.engine)
+        except (OSError, EngineError, TimeoutError) as error:
             log.warning("engine connection failed connection=%d: %s", number, error)
         except Exception:
             log.exception("engine connection failed connection=%d", number)
         finally:
             sock.close()
-            self._gone(number)
+            self._driver.handle(ConnectionClosed(number))
 
-    def _gone(self, number: int) -> None:
-        self._state.registry.remove(number)
-        self._exports.connection_gone(number)
-        self._imports.connection_gone(number)
-        self._leases.connection_gone(number)
-
-    async def _register(self, sock: socket.socket, number: int) -> EngineEntry | None:
+    async def _register(self, sock: socket.socket, number: int) -> RegisterEngine | None:
+        """None for one that left or was refused."""
         loop = asyncio.get_running_loop()
-        frames = FrameBuffer()
+        frames = FrameBuffer(EngineError)
         bodies: list[bytes] = []
         while not bodies:
             data = await loop.sock_recv(sock, _READ_BYTES)
@@ -126,22 +123,20 @@ class EngineServer:
             bodies = frames.feed(data)
         message = decode_from_engine(bodies[0])
         if not isinstance(message, RegisterEngine) or len(bodies) > 1:
-            raise PeerError("a connection begins with RegisterEngine alone")
+            raise EngineError("a connection begins with RegisterEngine alone")
         try:
-            entry = self._admit(sock, number, message)
+            self._admit(sock, number, message)
         except EngineError as error:
             log.warning("engine refused engine=%s pid=%d: %s", message.engine, message.pid, error)
             await loop.sock_sendall(sock, encode(Refused(str(error))))
             return None
-        pool = self._state.pool
-        answer = Registered(self._state.name, pool.slot_bytes, pool.slot_count)
         # The first bytes ever sent here: they fit the socket's buffer.
-        socket.send_fds(sock, [encode(answer)], [self._state.arena.fd])
+        socket.send_fds(sock, [encode(self._welcome)], [self._arena_fd])
         log.info("engine registered engine=%s pid=%d connection=%d layout=%s",
-                 entry.engine, entry.pid, number, entry.fingerprint[:8])  # fmt: skip
-        return entry
+                 message.engine, message.pid, number, message.layout.fingerprint()[:8])  # fmt: skip
+        return message
 
-    def _admit(self, sock: socket.socket, number: int, message: RegisterEngine) -> EngineEntry:
+    def _admit(self, sock: socket.socket, number: int, message: RegisterEngine) -> None:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, uid, _ = _CREDENTIALS.unpack(credentials)
         if uid not in (0, os.getuid()):
@@ -151,67 +146,58 @@ class EngineServer:
                 f"the engine speaks version {message.version}, the agent {PROTOCOL_VERSION}: "
                 "install the same release of prfaas on both"
             )
-        return self._state.registry.register(number, message.engine, message.pid, message.layout)
+        self._driver.handle(EngineConnected(number, message.engine, message.pid, message.layout))
 
-    async def _converse(self, sock: socket.socket, number: int, entry: EngineEntry) -> None:
+    async def _converse(self, sock: socket.socket, number: int, engine: str) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock)
-        dropped = False
 
-        def send(message: AgentMessage) -> None:
-            if not (dropped or writer.is_closing()):
+        def tell(message: AgentMessage) -> None:
+            if not writer.is_closing():
                 writer.write(encode(message))
 
-        frames = FrameBuffer()
+        self._tell[number] = tell
         try:
-            while data := await reader.read(_READ_BYTES):
-                for body in frames.feed(data):
-                    self._handle(number, entry, send, decode_from_engine(body))
-        except OSError:
-            raise
-        except Exception as error:
-            ours = None if isinstance(error, PeerError) else error
-            log.warning("engine dropped engine=%s connection=%d: %s", entry.engine, number, error,
-                        exc_info=ours)  # fmt: skip
-            # Its slots are ours again only when it has stopped using them: see `messages`.
-            dropped = True
-            self._leases.waits_no_more(number)
-            writer.write_eof()
-            while await reader.read(_READ_BYTES):
-                pass
+            if not await self._listen_to(reader, number, engine):
+                # Its slots are ours again only when it has stopped using them: see `messages`.
+                writer.write_eof()
+                while await reader.read(_READ_BYTES):
+                    pass
         finally:
+            self._tell.pop(number, None)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-            log.info("engine gone engine=%s pid=%d connection=%d", entry.engine, entry.pid, number)
+            log.info("engine gone engine=%s connection=%d", engine, number)
 
-    def _handle(
-        self,
-        number: int,
-        entry: EngineEntry,
-        send: Callable[[AgentMessage], None],
-        message: EngineMessage,
-    ) -> None:
-        """Raises PeerError for what this engine may not say."""
-        rank = entry.layout.tp_rank
-        match message:
-            case ExportSlot():
-                self._exports.slot(number, rank, message)
-            case LeaseSlots(count) if count > 0:
-                self._leases.lease(number, count, lambda slots: send(SlotsLeased(slots)))
-            case ReturnSlots(slots):
-                self._leases.return_slots(number, slots)
-            case BeginExport():
-                self._exports.begin(number, entry, message, send)
-            case FinishExport(transfer_id):
-                self._exports.finish(number, rank, transfer_id)
-            case AbortExport(transfer_id, reason):
-                self._exports.abort(number, rank, transfer_id, reason)
-            case OpenImport():
-                self._imports.open(number, entry, message, send)
-            case CloseImport(transfer_id):
-                self._imports.close(number, transfer_id)
-            case _:
-                raise PeerError(f"unexpected {message}")
+    async def _listen_to(self, reader: asyncio.StreamReader, number: int, engine: str) -> bool:
+        """Obey the engine to its end of the stream; False if it must be dropped before."""
+        frames = FrameBuffer(EngineError)
+        try:
+            while data := await reader.read(_READ_BYTES):
+                for body in frames.feed(data):
+                    self._obey(number, decode_from_engine(body))
+        except OSError:
+            raise
+        except Exception as error:
+            ours = None if isinstance(error, EngineError) else error
+            log.warning("engine dropped engine=%s connection=%d: %s", engine, number, error,
+                        exc_info=ours)  # fmt: skip
+            del self._tell[number]
+            self._driver.handle(EngineDropped(number))
+            return False
+        return True
+
+    def _obey(self, number: int, message: EngineMessage) -> None:
+        """Raises EngineError for what this engine may not say."""
+        event = event_of(number, message)
+        if isinstance(event, ExportFinished):
+            self._port.report_progress(event.transfer_id)
+        self._driver.handle(event)
+
+    def _carry_out(self, effect: ToEngine) -> None:
+        tell = self._tell.get(effect.connection)
+        if tell is not None:
+            tell(message_of(effect))
 
 
 def _listen(path: Path) -> socket.socket:

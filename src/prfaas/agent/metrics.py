@@ -9,13 +9,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from prfaas.agent.exports import Exports
-from prfaas.agent.imports import Imports
-from prfaas.agent.leases import Leases
-from prfaas.agent.state import AgentState
+from prfaas.agent.driver import PoolDriver
 from prfaas.link.api import Link, LinkState
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.telemetry import LinkCounters
+from prfaas.pool.books import PoolCounters, PoolSnapshot
 
 _LINK_GAUGES = {
     "connections": ("connections", "TCP connections to the peer"),
@@ -45,55 +43,64 @@ _RECEIVED = {
 class AgentCollector(Collector):
     """Reads the agent's own counts; nothing is counted twice for metrics' sake."""
 
-    def __init__(
-        self, state: AgentState, exports: Exports, imports: Imports, leases: Leases, link: Link
-    ) -> None:
-        self._state, self._exports, self._imports = state, exports, imports
-        self._leases, self._link = leases, link
+    def __init__(self, driver: PoolDriver, link: Link) -> None:
+        self._driver, self._link = driver, link
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._memory()
-        yield from self._transfers()
+        snapshot = self._driver.snapshot()
+        yield from _memory(snapshot)
+        yield from _transfers(snapshot)
+        yield from _totals(snapshot.counters)
         yield from _links(self._link.states())
         if isinstance(self._link, TcpLink):
             yield from _endpoint(self._link.counters())
 
-    def _memory(self) -> Iterator[Metric]:
-        with self._state.lock:
-            counts = self._state.pool.counts()
-        slots = GaugeMetricFamily("prfaas_agent_slots", "Arena slots by state", labels=["state"])
-        for state in ("free", "leased", "queued", "held", "promised"):
-            slots.add_metric([state], getattr(counts, state))
-        yield slots
-        size = self._state.pool.slot_bytes
-        yield GaugeMetricFamily("prfaas_agent_slot_bytes", "Size of an arena slot", size)
-        yield GaugeMetricFamily(
-            "prfaas_agent_lease_waiters", "Engines waiting for a slot", self._leases.waiting
-        )
-        yield CounterMetricFamily(
-            "prfaas_agent_stalls", "Times exports were stopped to free memory",
-            self._state.counters.stalls,
-        )  # fmt: skip
 
-    def _transfers(self) -> Iterator[Metric]:
-        counters = self._state.counters
-        engines = len(self._state.registry.entries())
-        yield GaugeMetricFamily("prfaas_agent_engines", "Engine ranks registered", engines)
-        open_now = GaugeMetricFamily("prfaas_agent_open_transfers", "Under way", labels=["side"])
-        open_now.add_metric(["export"], len(self._exports))
-        open_now.add_metric(["reception"], len(self._state.pool.receptions))
-        open_now.add_metric(["import"], self._imports.open_count)
-        yield open_now
-        yield _by_label("exports", "Exports ended", "outcome", counters.exports)
-        yield _by_label("receptions", "Receptions ended", "outcome", counters.receptions)
-        yield _by_label("imports", "Imports answered", "outcome", counters.imports)
-        yield _by_label(
-            "exported_bytes", "KV bytes engines handed over", "path", counters.exported_bytes
-        )
-        yield CounterMetricFamily(
-            "prfaas_agent_received_bytes", "KV bytes stored, each counted once",
-            counters.received_bytes,
-        )  # fmt: skip
+def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:
+    slots = GaugeMetricFamily("prfaas_agent_slots", "Arena slots by state", labels=["state"])
+    for state in ("free", "leased", "queued", "held", "promised"):
+        slots.add_metric([state], getattr(snapshot.slots, state))
+    yield slots
+    yield GaugeMetricFamily("prfaas_agent_slot_bytes", "Size of an arena slot", snapshot.slot_bytes)
+    yield GaugeMetricFamily(
+        "prfaas_agent_lease_waiters", "Engines waiting for a slot", snapshot.lease_waiters
+    )
+
+
+def _transfers(snapshot: PoolSnapshot) -> Iterator[Metric]:
+    engines = len(snapshot.engines)
+    yield GaugeMetricFamily("prfaas_agent_engines", "Engine ranks registered", engines)
+    open_now = GaugeMetricFamily("prfaas_agent_open_transfers", "Under way", labels=["side"])
+    open_now.add_metric(["export"], snapshot.exports)
+    open_now.add_metric(["reception"], snapshot.receptions)
+    open_now.add_metric(["import"], snapshot.imports)
+    yield open_now
+
+
+def _totals(counters: PoolCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "prfaas_agent_stalls", "Times exports were stopped to free memory", counters.stalls
+    )
+    yield _by_label(
+        "exports", "Exports ended", "outcome",
+        {"complete": counters.exports_complete, "failed": counters.exports_failed},
+    )  # fmt: skip
+    yield _by_label(
+        "receptions", "Receptions ended", "outcome",
+        {"complete": counters.receptions_complete, "failed": counters.receptions_failed},
+    )  # fmt: skip
+    yield _by_label(
+        "imports", "Imports answered", "outcome",
+        {"ready": counters.imports_ready, "failed": counters.imports_failed},
+    )  # fmt: skip
+    yield _by_label(
+        "exported_bytes", "KV bytes engines handed over", "path",
+        {"local": counters.exported_bytes_local, "link": counters.exported_bytes_link},
+    )  # fmt: skip
+    yield CounterMetricFamily(
+        "prfaas_agent_received_bytes", "KV bytes stored, each counted once",
+        counters.received_bytes,
+    )  # fmt: skip
 
 
 def _by_label(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
@@ -151,9 +158,8 @@ def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
         yield CounterMetricFamily(f"prfaas_link_{field}", text, getattr(counters, field))
 
 
-def agent_metrics(
-    state: AgentState, exports: Exports, imports: Imports, leases: Leases, link: Link
-) -> CollectorRegistry:
+def agent_metrics(driver: PoolDriver, link: Link) -> CollectorRegistry:
+    """The registry behind ``GET /metrics``."""
     registry = CollectorRegistry()
-    registry.register(AgentCollector(state, exports, imports, leases, link))
+    registry.register(AgentCollector(driver, link))
     return registry

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from prfaas.agent.admin import Admin
 from prfaas.agent.arena import Arena
+from prfaas.agent.driver import PoolDriver
 from prfaas.agent.engine_server import EngineServer
-from prfaas.agent.exports import Exports
-from prfaas.agent.imports import Imports
-from prfaas.agent.leases import Leases
+from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import agent_metrics
-from prfaas.agent.receptions import Receptions
-from prfaas.agent.registry import EngineRegistry
 from prfaas.agent.settings import AgentSettings
-from prfaas.agent.state import AgentState
 from prfaas.core.errors import LinkError
+from prfaas.engine_socket.messages import Registered
 from prfaas.link.api import (
     Link,
     LinkState,
@@ -29,7 +27,8 @@ from prfaas.link.api import (
     TransferSink,
 )
 from prfaas.link.tcp.link import TcpLink
-from prfaas.pool.slots import Pool
+from prfaas.pool.events import TimePassed
+from prfaas.pool.pool import Pool
 from prfaas.process.http_server import serving
 
 log = logging.getLogger(__name__)
@@ -89,31 +88,30 @@ class Agent:
         settings = self.settings
         arena = Arena(settings.name, settings.arena_bytes)
         stack.callback(arena.close)
-        self.state = state = AgentState(
-            name=settings.name,
-            arena=arena,
-            pool=Pool(
-                slot_bytes=settings.slot_bytes,
-                slot_count=settings.arena_bytes // settings.slot_bytes,
-                export_slots=settings.export_slots,
-            ),
-            registry=EngineRegistry(settings.engines),
-            post=asyncio.get_running_loop().call_soon_threadsafe,
+        slot_count = settings.arena_bytes // settings.slot_bytes
+        pool = Pool(
+            settings.name,
+            slot_bytes=settings.slot_bytes,
+            slot_count=slot_count,
+            export_slots=settings.export_slots,
+            engines=settings.engines,
+            first_epoch=time.time_ns() // 1_000_000 << 20,
         )
-        receptions = Receptions(state)
-        link = self._make_link(receptions)
+        post = asyncio.get_running_loop().call_soon_threadsafe
+        self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
+        port = LinkPort(driver, arena.view, settings.slot_bytes)
+        link = self._make_link(port)
         stack.push_async_callback(asyncio.to_thread, link.close)
-        receptions.abandoned.append(link.abandon)
-        leases = Leases(state)
-        exports = Exports(state, receptions, leases, link)
-        imports = Imports(state, receptions)
+        port.connect(link)
 
-        engines = EngineServer(state, exports, imports, leases)
+        metrics = agent_metrics(driver, link)
+        admin = Admin(settings.name, driver, port, link, metrics)
+
+        welcome = Registered(settings.name, settings.slot_bytes, slot_count)
+        engines = EngineServer(driver, port, welcome=welcome, arena_fd=arena.fd)
         stack.push_async_callback(engines.close)
         await engines.start(settings.socket)
 
-        metrics = agent_metrics(state, exports, imports, leases, link)
-        admin = Admin(state, exports, receptions, link, metrics)
         self.admin_url = await stack.enter_async_context(
             serving(
                 admin.application(),
@@ -123,7 +121,7 @@ class Agent:
             )
         )
 
-        sweeper = asyncio.create_task(_sweep(state, receptions, exports, imports))
+        sweeper = asyncio.create_task(_sweep(driver, port))
         stack.callback(sweeper.cancel)
         log.info("agent ready name=%s socket=%s admin=%s arena_bytes=%d",
                  settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
@@ -132,22 +130,15 @@ class Agent:
         return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
 
 
-async def _sweep(
-    state: AgentState, receptions: Receptions, exports: Exports, imports: Imports
-) -> None:
+async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
     """What only time decides."""
-
-    def forget(now: float) -> None:
-        with state.lock:
-            state.table.forget_old(now=now)
-
     while True:
         await asyncio.sleep(_SWEEP_PERIOD_S)
-        for expire in (receptions.expire, exports.expire, imports.expire, forget):
-            try:
-                expire(state.monotonic())
-            except Exception:
-                log.exception("a fault of ours in the agent's sweep; it goes on")
+        try:
+            port.report_progress()
+            driver.handle(TimePassed())
+        except Exception:
+            log.exception("a fault of ours in the agent's sweep; it goes on")
 
 
 async def serve(settings: AgentSettings) -> NoReturn:

@@ -40,9 +40,5 @@ class CapacityError(PrfaasError):
     """A bounded resource of ours (arena slots, queue places, deadline time) ran out."""
 
 
-class TransferCancelled(PrfaasError):
-    """Who wanted a transfer does not want it any more. That is nobody's fault."""
-
-
 class InvariantError(PrfaasError):
     """Our own bookkeeping contradicts itself: a bug, raised by ``check_integrity()``."""

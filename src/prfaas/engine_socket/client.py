@@ -18,12 +18,14 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import msgspec
 
 from prfaas.core.errors import CapacityError, PeerError
+from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
-from prfaas.engine_socket.imports import Import, ImportedPieces, Resolution, TransferUnusable
+from prfaas.engine_socket.import_book import Extents, Resolution, Ticket, TransferUnusable
 from prfaas.engine_socket.keeper import SessionKeeper
 from prfaas.engine_socket.messages import (
     AbortExport,
@@ -37,7 +39,6 @@ from prfaas.engine_socket.messages import (
     ImportReady,
     LeaseSlots,
     OpenImport,
-    Piece,
     RegisterEngine,
     ReturnSlots,
     SlotsLeased,
@@ -47,8 +48,8 @@ from prfaas.engine_socket.session import AgentUnavailable, RegistrationRefused, 
 __all__ = [
     "AgentClient",
     "AgentUnavailable",
+    "Extents",
     "Import",
-    "ImportedPieces",
     "RegistrationRefused",
     "Slot",
     "TransferUnusable",
@@ -63,6 +64,19 @@ class Slot:
         self.session, self.index = session, index
         self.offset = index * session.slot_bytes
         self.view = session.arena[self.offset : self.offset + session.slot_bytes]
+
+
+class Import:
+    """One caller's import. ``future`` resolves to the `Extents` of the whole transfer in
+    ``session.arena``, or raises `TransferUnusable` or `AgentUnavailable`; it can be cancelled while
+    unresolved. Close it exactly when the bytes are no longer read."""
+
+    def __init__(self, session: Session, ticket: Ticket) -> None:
+        self.session, self.ticket = session, ticket
+
+    @property
+    def future(self) -> Future[Extents]:
+        return self.ticket.future
 
 
 class _Export(msgspec.Struct):
@@ -174,21 +188,18 @@ class AgentClient:
         with self._changed:
             self._hand_back(slot, ReturnSlots((slot.index,)))
 
-    def export_slot(
-        self, transfer_id: str, slot: Slot, ranges: Sequence[tuple[int, int, int]]
-    ) -> bool:
-        """Hand over a filled slot. ``ranges``: (offset in the slot, flat offset, length) each.
+    def export_slot(self, transfer_id: str, slot: Slot, extents: Sequence[Extent]) -> bool:
+        """Hand over a filled slot with these extents, all of which lie in it.
 
         The slot is gone from the caller in every case. False if the export was stopped meanwhile:
         the bytes go nowhere and the caller should `abort_export`.
         """
-        pieces = tuple(Piece(slot.offset + at, flat, length) for at, flat, length in ranges)
         with self._changed:
             export = self._exports.get(transfer_id)
             if export is None or export.stopped is not None or export.session is not slot.session:
                 self._hand_back(slot, ReturnSlots((slot.index,)))
                 return False
-            self._hand_back(slot, ExportSlot(transfer_id, slot.index, pieces))
+            self._hand_back(slot, ExportSlot(transfer_id, slot.index, tuple(extents)))
             return True
 
     def stopped(self, transfer_id: str) -> str | None:
@@ -218,19 +229,19 @@ class AgentClient:
         request = OpenImport(transfer_id, from_token, to_token, total_bytes)
         with self._changed:
             session = self._live()
-            opened, must_send = session.imports.open(request)
+            ticket, must_send = session.imports.open(request)
             if must_send:
                 self._send(session, request)
-            pieces = opened.shared.pieces
-        if pieces is not None:
-            opened.resolve(pieces)
-        return opened
+            extents = ticket.extents
+        if extents is not None:
+            ticket.resolve(extents)
+        return Import(session, ticket)
 
     def close_import(self, opened: Import) -> None:
         """The bytes are no longer read. Idempotent; an unresolved future is cancelled."""
         with self._changed:
             session = opened.session
-            message = session.imports.close(opened)
+            message = session.imports.close(opened.ticket)
             if message is not None and session.lost is None:
                 self._send(session, message)
             session.close_if_unused()

@@ -6,7 +6,7 @@ import struct
 
 import msgspec
 
-from prfaas.core.errors import PeerError
+from prfaas.core.errors import EngineError, PeerError, PrfaasError
 from prfaas.engine_socket.messages import MAX_FRAME_BYTES, AgentMessage, EngineMessage
 
 _LENGTH = struct.Struct("<I")
@@ -24,11 +24,11 @@ def encode(message: EngineMessage | AgentMessage) -> bytes:
 
 
 def decode_from_engine(body: bytes | memoryview) -> EngineMessage:
-    """Raises PeerError for anything that is not an engine's message."""
+    """Raises EngineError for anything that is not an engine's message."""
     try:
         return _from_engine.decode(body)
     except msgspec.DecodeError as error:
-        raise PeerError(f"engine sent a message that cannot be read: {error}") from error
+        raise EngineError(f"engine sent a message that cannot be read: {error}") from error
 
 
 def decode_from_agent(body: bytes | memoryview) -> AgentMessage:
@@ -40,15 +40,20 @@ def decode_from_agent(body: bytes | memoryview) -> AgentMessage:
 
 
 class FrameBuffer:
-    """Collects a byte stream, split anywhere, and gives back whole frame bodies."""
+    """Collects a byte stream, split anywhere, and gives back whole frame bodies.
 
-    def __init__(self) -> None:
+    Args:
+        fault: the error for a stream that breaks the rules; its sender is to blame.
+    """
+
+    def __init__(self, fault: type[PrfaasError] = PeerError) -> None:
+        self._fault = fault
         self._bytes = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[bytes]:
         """Add received bytes and take out every frame body now complete.
 
-        Raises PeerError as soon as a length prefix exceeds `MAX_FRAME_BYTES`.
+        Raises ``fault`` as soon as a length prefix exceeds `MAX_FRAME_BYTES`.
         """
         self._bytes += data
         bodies: list[bytes] = []
@@ -56,7 +61,7 @@ class FrameBuffer:
         while len(self._bytes) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._bytes, start)
             if length > MAX_FRAME_BYTES:
-                raise PeerError(f"frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+                raise self._fault(f"frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
             end = start + _LENGTH.size + length
             if len(self._bytes) < end:
                 break

@@ -8,7 +8,7 @@ lease ends with the connection.
 Exporting rank:  LeaseSlots -> SlotsLeased; BeginExport; fill leased slots; ExportSlot (the slot
                  goes back to the agent) ...; FinishExport or AbortExport. The agent may answer
                  ExportStopped at any time: stop exporting, return what is leased with ReturnSlots.
-Importing rank:  OpenImport -> ImportReady (pieces stay readable until CloseImport) or
+Importing rank:  OpenImport -> ImportReady (extents stay readable until CloseImport) or
                  ImportFailed. A transfer may be opened by several requests (``n`` > 1). Each
                  OpenImport gets exactly one answer, in order per transfer, also when CloseImport
                  overtakes it: a late answer is never taken for a newer one.
@@ -21,23 +21,16 @@ from __future__ import annotations
 
 import msgspec
 
+from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""2: byte ranges travel as `Extent`: (flat offset, arena offset, length)."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, tag_field="type", forbid_unknown_fields=True):
     """Base of every message."""
-
-
-class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """``length`` bytes of the transfer's flat space at ``flat_offset`` lie in the arena at
-    ``arena_offset`` (bytes from its start)."""
-
-    arena_offset: int
-    flat_offset: int
-    length: int
 
 
 # engine -> agent
@@ -81,11 +74,11 @@ class BeginExport(Message, frozen=True):
 
 
 class ExportSlot(Message, frozen=True):
-    """A filled slot; its pieces may cover any flat ranges of the transfer."""
+    """A filled slot; its extents lie in it and may cover any flat ranges of the transfer."""
 
     transfer_id: str
     slot: int
-    pieces: tuple[Piece, ...]
+    extents: tuple[Extent, ...]
 
 
 class FinishExport(Message, frozen=True):
@@ -111,7 +104,7 @@ class OpenImport(Message, frozen=True):
 
 
 class CloseImport(Message, frozen=True):
-    """The rank has copied the pieces (or given up waiting for them)."""
+    """The rank has copied the bytes (or given up waiting for them)."""
 
     transfer_id: str
 
@@ -147,10 +140,10 @@ class ExportStopped(Message, frozen=True):
 
 
 class ImportReady(Message, frozen=True):
-    """The pieces cover [0, total_bytes) of the transfer exactly once, in flat order."""
+    """The extents cover [0, total_bytes) of the transfer exactly once, in flat order."""
 
     transfer_id: str
-    pieces: tuple[Piece, ...]
+    extents: tuple[Extent, ...]
 
 
 class ImportFailed(Message, frozen=True):

@@ -13,7 +13,7 @@ from collections import deque
 
 from prfaas.core.errors import EngineError, LinkError, PeerError
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
-from prfaas.engine_socket.imports import ImportBook
+from prfaas.engine_socket.import_book import ImportBook
 from prfaas.engine_socket.messages import (
     AgentMessage,
     EngineMessage,
@@ -49,7 +49,7 @@ class Session:
         self.stock: deque[int] = deque()
         self.lease_asked = False
         self.slots_out = 0
-        self.imports = ImportBook(self)
+        self.imports = ImportBook()
         self.lost: str | None = None
         self._sock = sock
         self._frames = FrameBuffer()

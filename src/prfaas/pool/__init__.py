@@ -1,1 +1,1 @@
-"""The hybrid cache pool: who owns which byte of an agent's arena. Pure."""
+"""The hybrid cache pool: who owns which byte of an agent's arena. Pure; see `pool.pool`."""

@@ -1,50 +1,45 @@
-"""The hybrid cache pool's bookkeeping: who holds which slot of an agent's arena.
+"""Who holds which slot of an agent's arena.
 
 Theory of operation. The arena is cut in equal slots. A slot is
 
-    free -> leased to an engine's connection -> queued (filled, a transfer holds it) -> free
+    free -> leased to an engine's connection -> queued (filled, an export holds it) -> free
                                                   |
     free -> held by a reception                   +-> held by a reception (local hand-off)
 
-A *reception* is the memory of one transfer that this agent receives, from another agent or from
-an engine beside it. It reserves every slot it can need before its first byte: ceil(bytes / slot).
+and there is one table of (state, holder): a slot has one of each at any time, and every step names
+the holder it takes the slot from.
 
 Why this cannot deadlock. Slots are counted in two shares that never borrow from each other:
-``export_slots`` for leased and queued slots, the rest for receptions. (1) A reception waits for
-nobody's memory once it is accepted, so accepted receptions always complete, or fail with their
-sender or deadline, and are then imported, dropped or expire: the reception share always frees
-itself. (2) A queued slot waits only for the receiving agent to accept and take it, which by (1)
-happens. So the wait-for graph goes lease -> queued -> peer's reception -> import or deadline and
-has no cycle, also between agents that send to each other. One wait is left that this does not
-forbid: the export share can fill up with slots of transfers that no receiver has accepted yet,
-while an accepted one needs a lease to go on. The caller breaks it by stopping the youngest transfer
-without an acknowledged byte (see ``agent.exports``).
+``export_slots`` for leased and queued slots, the rest for receptions, which reserve every slot they
+can need before their first byte: ceil(bytes / slot). (1) A reception waits for nobody's memory once
+it is accepted, so accepted receptions always complete, or fail with their sender or deadline, and
+are then imported, dropped or expire: the reception share always frees itself. (2) A queued slot
+waits only for the receiving agent to accept and take it, which by (1) happens. So the wait-for
+graph goes lease -> queued -> peer's reception -> import or deadline and has no cycle, also between
+agents that send to each other. One wait is left that this does not forbid: the export share can
+fill up with slots of transfers that no receiver has accepted yet, while an accepted one needs a
+lease to go on. `pool.exports` breaks it by stopping the youngest transfers without an acknowledged
+byte.
 
 A local hand-off gives its filled slots to the reception without a copy. Sparsely filled slots
 would break (1), because more than ceil(bytes / slot) of them come; so once a reception holds all
-the slots it has reserved, the bytes of further ones are packed into the gaps of those it holds.
-The gaps are always large enough, as the reserved slots together hold at least the transfer.
-
-Reclaiming. A reception is reclaimed when it is dropped or its deadline passes, but never while the
-link still writes to it or an import reads from it: then it lingers, unusable for new imports,
-until the last of them lets go.
+the slots it has reserved, the bytes of further ones are packed into the gaps of those it holds
+(`pool.placement`).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable
+from enum import StrEnum
 
 import msgspec
 
-from prfaas.core.errors import CapacityError, InvariantError
-from prfaas.pool.reception import Copy, Reception, Span
+from prfaas.core.errors import CapacityError, EngineError, InvariantError
+from prfaas.link.api import TransferKey
 
-Owner = int
-"""A connection of an engine."""
-Key = TypeVar("Key", bound=Hashable)
-"""Names a transfer."""
+Holder = int | TransferKey | None
+"""An engine's connection for a lease, a transfer for what is queued or held."""
 
 
 class ArenaFull(CapacityError):
@@ -55,7 +50,16 @@ class TooLarge(CapacityError):
     """Larger than the reception share: it can never fit."""
 
 
-class PoolCounts(msgspec.Struct, frozen=True):
+class SlotState(StrEnum):
+    """What a slot is in use for."""
+
+    FREE = "free"
+    LEASED = "leased"
+    QUEUED = "queued"
+    HELD = "held"
+
+
+class SlotCounts(msgspec.Struct, frozen=True):
     """Slots by state, and reception slots that are promised but not yet bound."""
 
     free: int
@@ -65,8 +69,8 @@ class PoolCounts(msgspec.Struct, frozen=True):
     promised: int
 
 
-class Pool(Generic[Key]):
-    """Not thread-safe, no I/O.
+class Slots:
+    """Every slot's state and holder.
 
     Args:
         slot_bytes: size of a slot.
@@ -79,54 +83,58 @@ class Pool(Generic[Key]):
             raise ValueError(f"{export_slots} export slots of {slot_count} of {slot_bytes} bytes")
         self.slot_bytes, self.slot_count = slot_bytes, slot_count
         self.export_slots = export_slots
+        self._state = [SlotState.FREE] * slot_count
+        self._holder: list[Holder] = [None] * slot_count
+        self._number = dict.fromkeys(SlotState, 0) | {SlotState.FREE: slot_count}
         self._free = list(range(slot_count))
-        self._leased: dict[int, Owner] = {}
-        self._queued: set[int] = set()
-        self.receptions: dict[Key, Reception] = {}
+        self._reserved = 0
 
-    # export share
+    # the share of exports
 
-    def lease(self, owner: Owner, count: int) -> list[int]:
-        """Up to ``count`` slots for ``owner`` to fill; empty when the export share is used up."""
-        count = min(count, self.export_slots - len(self._leased) - len(self._queued))
-        slots = [heapq.heappop(self._free) for _ in range(count)]
-        self._leased.update(dict.fromkeys(slots, owner))
-        return slots
+    def lease(self, connection: int, count: int) -> tuple[int, ...]:
+        """Up to ``count`` slots for an engine to fill; none when the share is used up."""
+        in_use = self._number[SlotState.LEASED] + self._number[SlotState.QUEUED]
+        count = min(count, self.export_slots - in_use)
+        return self._take(SlotState.LEASED, connection, count)
 
-    def return_slots(self, owner: Owner, slots: Iterable[int]) -> None:
-        """Leased slots come back unused. Raises KeyError for one not leased to ``owner``."""
+    def check_leased(self, connection: int, slots: Collection[int]) -> None:
+        """Raises EngineError unless these slots, each once, are leased to the connection."""
         for slot in slots:
-            self._take_lease(owner, slot)
-            heapq.heappush(self._free, slot)
+            known = 0 <= slot < self.slot_count and self._state[slot] is SlotState.LEASED
+            if not known or self._holder[slot] != connection:
+                raise EngineError(f"slot {slot} is not leased to this connection")
+        if len(set(slots)) != len(slots):
+            raise EngineError(f"a slot is named twice in {slots}")
 
-    def queue(self, owner: Owner, slot: int) -> None:
-        """A leased slot is filled. Raises KeyError if it is not leased to ``owner``."""
-        self._take_lease(owner, slot)
-        self._queued.add(slot)
+    def take_back(self, connection: int, slots: Iterable[int]) -> None:
+        """Leased slots come back unused."""
+        for slot in slots:
+            self._set_free(slot, SlotState.LEASED, connection)
 
-    def release(self, slot: int) -> None:
-        """Nobody reads a queued slot any more. Raises KeyError if it is not queued."""
-        self._queued.remove(slot)
-        heapq.heappush(self._free, slot)
+    def leased_to(self, connection: int) -> list[int]:
+        """What a connection has been lent and has not handed over."""
+        return self._held_as(SlotState.LEASED, connection)
 
-    def owner_gone(self, owner: Owner) -> None:
-        """Every lease ends with its connection."""
-        self.return_slots(owner, [slot for slot, who in self._leased.items() if who == owner])
+    def queue(self, connection: int, slot: int, key: TransferKey) -> None:
+        """A leased slot is filled with bytes of a transfer."""
+        self._move(slot, SlotState.LEASED, connection, SlotState.QUEUED, key)
 
-    def _take_lease(self, owner: Owner, slot: int) -> None:
-        if self._leased.get(slot) != owner:
-            raise KeyError(f"slot {slot} is not leased to this connection")
-        del self._leased[slot]
+    def release(self, slot: int, key: TransferKey) -> None:
+        """Nobody reads a queued slot any more."""
+        self._set_free(slot, SlotState.QUEUED, key)
 
-    # reception share
+    def queued_transfers(self) -> set[Holder]:
+        """Transfers whose filled slots are still in use."""
+        every = zip(self._state, self._holder, strict=True)
+        return {holder for state, holder in every if state is SlotState.QUEUED}
 
-    def reserve(self, key: Key, total_bytes: int, *, deadline: float, local: bool) -> Reception:
-        """Promise the memory of a transfer; a remote one gets its slots at once.
+    # the share of receptions
 
-        Raises TooLarge, ArenaFull (worth another try later), ValueError for a key in use.
+    def reserve(self, total_bytes: int) -> int:
+        """Promise the memory of a transfer; returns the number of slots.
+
+        Raises TooLarge, or ArenaFull (worth another try later).
         """
-        if key in self.receptions:
-            raise ValueError(f"reception {key} exists")
         needed = -(-total_bytes // self.slot_bytes)
         share = self.slot_count - self.export_slots
         if share == 0:
@@ -136,81 +144,80 @@ class Pool(Generic[Key]):
                 f"transfer of {total_bytes} bytes needs {needed} arena slots; at most {share} are "
                 "for receptions here: make the agent's arena larger"
             )
-        if needed > share - sum(r.reserved for r in self.receptions.values()):
+        if needed > share - self._reserved:
             raise ArenaFull(f"no {needed} arena slots free for receptions")
-        slots = [] if local else [heapq.heappop(self._free) for _ in range(needed)]
-        reception = Reception(
-            total_bytes=total_bytes,
-            slot_bytes=self.slot_bytes,
-            reserved=needed,
-            deadline=deadline,
-            written_by_link=not local,
-            slots=slots,
-        )
-        self.receptions[key] = reception
-        return reception
+        self._reserved += needed
+        return needed
 
-    def adopt(self, key: Key, slot: int, spans: Sequence[Span]) -> list[Copy]:
-        """Hand a queued slot's bytes to a local reception; bytes it has already are left out.
+    def hold(self, key: TransferKey, count: int) -> list[int]:
+        """Bind free slots to a reception that has reserved them."""
+        return list(self._take(SlotState.HELD, key, count))
 
-        The returned copies must be made before anything else is asked of the pool: the slot they
-        read is then free. Raises KeyError if the slot is not queued.
-        """
-        reception = self.receptions[key]
-        new = reception.uncovered(spans)
-        if new and len(reception.slots) < reception.reserved:
-            self._queued.remove(slot)
-            reception.adopt_slot(slot, new)
-            return []
-        self.release(slot)
-        return reception.pack(new)
+    def adopt(self, slot: int, key: TransferKey) -> None:
+        """A queued slot becomes memory of the same transfer's reception here."""
+        self._move(slot, SlotState.QUEUED, key, SlotState.HELD, key)
 
-    def drop(self, key: Key, reason: str) -> None:
-        """The reception is not wanted any more; its memory is reclaimed as soon as it may be."""
-        reception = self.receptions.get(key)
-        if reception is not None:
-            reception.dropped = reception.dropped or reason
-            self.reclaim(key)
-
-    def expired(self, *, now: float) -> list[Key]:
-        """Receptions past their deadline that are not dropped yet."""
-        return [k for k, r in self.receptions.items() if r.deadline <= now and r.dropped is None]
-
-    def reclaim(self, key: Key) -> bool:
-        """Free a reception's memory if it is dropped and nobody touches it; True if it is gone."""
-        reception = self.receptions.get(key)
-        if reception is None:
-            return True
-        if not reception.reclaimable:
-            return False
-        del self.receptions[key]
-        for slot in reception.slots:
-            heapq.heappush(self._free, slot)
-        return True
+    def end_reception(self, key: TransferKey, slots: Iterable[int], reserved: int) -> None:
+        """Everything of a reception is free again."""
+        for slot in slots:
+            self._set_free(slot, SlotState.HELD, key)
+        self._reserved -= reserved
 
     # inspection
 
-    def counts(self) -> PoolCounts:
-        held = sum(len(r.slots) for r in self.receptions.values())
-        reserved = sum(r.reserved for r in self.receptions.values())
-        return PoolCounts(
-            free=len(self._free),
-            leased=len(self._leased),
-            queued=len(self._queued),
+    def counts(self) -> SlotCounts:
+        """How many slots are used for what."""
+        held = self._number[SlotState.HELD]
+        return SlotCounts(
+            free=self._number[SlotState.FREE],
+            leased=self._number[SlotState.LEASED],
+            queued=self._number[SlotState.QUEUED],
             held=held,
-            promised=reserved - held,
+            promised=self._reserved - held,
         )
 
+    def held_by(self, key: TransferKey) -> list[int]:
+        """Slots that a reception holds."""
+        return self._held_as(SlotState.HELD, key)
+
     def check_integrity(self) -> None:
-        """Raise InvariantError unless every slot has exactly one state and shares are kept."""
-        held = [slot for r in self.receptions.values() for slot in r.slots]
-        every = [*self._free, *self._leased, *self._queued, *held]
-        if sorted(every) != list(range(self.slot_count)):
-            raise InvariantError(f"slots lost or doubled: {sorted(every)} of {self.slot_count}")
+        """Raise InvariantError unless the counts are right and the shares are kept."""
+        free = [s for s, state in enumerate(self._state) if state is SlotState.FREE]
+        if sorted(self._free) != free or any(self._holder[slot] is not None for slot in free):
+            raise InvariantError(f"free slots {free} are listed as {sorted(self._free)}")
+        if any(self._state.count(state) != count for state, count in self._number.items()):
+            raise InvariantError(f"slots are miscounted: {self._number}")
         counts = self.counts()
         if counts.leased + counts.queued > self.export_slots:
             raise InvariantError(f"export share of {self.export_slots} exceeded: {counts}")
-        if counts.held + counts.promised > self.slot_count - self.export_slots:
+        if counts.promised < 0 or self._reserved > self.slot_count - self.export_slots:
             raise InvariantError(f"reception share exceeded: {counts}")
-        for reception in self.receptions.values():
-            reception.check_integrity()
+
+    # the table
+
+    def _take(self, state: SlotState, holder: Holder, count: int) -> tuple[int, ...]:
+        slots = tuple(heapq.heappop(self._free) for _ in range(count))
+        for slot in slots:
+            self._move(slot, SlotState.FREE, None, state, holder)
+        return slots
+
+    def _set_free(self, slot: int, state: SlotState, holder: Holder) -> None:
+        self._move(slot, state, holder, SlotState.FREE, None)
+        heapq.heappush(self._free, slot)
+
+    def _move(
+        self, slot: int, state: SlotState, holder: Holder, to: SlotState, new_holder: Holder
+    ) -> None:
+        if self._state[slot] is not state or self._holder[slot] != holder:
+            found = f"{self._state[slot]} by {self._holder[slot]}"
+            raise InvariantError(f"slot {slot} is {found}, not {state} by {holder}")
+        self._state[slot], self._holder[slot] = to, new_holder
+        self._number[state] -= 1
+        self._number[to] += 1
+
+    def _held_as(self, state: SlotState, holder: Holder) -> list[int]:
+        return [
+            slot
+            for slot, (found, by) in enumerate(zip(self._state, self._holder, strict=True))
+            if found is state and by == holder
+        ]

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from prfaas.core.errors import CapacityError
-from prfaas.engine_socket.client import ImportedPieces, TransferUnusable
+from prfaas.core.extents import Extent
+from prfaas.engine_socket.client import Extents, TransferUnusable
 
 
 @dataclass
 class LoopbackSlot:
     index: int
+    offset: int
     view: memoryview
     session: SimpleNamespace
 
@@ -20,7 +22,7 @@ class LoopbackSlot:
 @dataclass
 class LoopbackImport:
     session: SimpleNamespace
-    future: Future[ImportedPieces] = field(default_factory=Future)
+    future: Future[Extents] = field(default_factory=Future)
 
 
 class LoopbackAgentClient:
@@ -29,7 +31,7 @@ class LoopbackAgentClient:
         self.session = SimpleNamespace(arena=memoryview(bytearray(slot_bytes * slots)))
         self.free = list(range(slots))
         self.totals: dict[str, int] = {}
-        self.pieces: dict[str, list[tuple[int, memoryview]]] = {}
+        self.extents: dict[str, list[Extent]] = {}
         self.finished: set[str] = set()
         self.aborted: dict[str, str] = {}
         self.stop_reasons: dict[str, str] = {}
@@ -40,23 +42,18 @@ class LoopbackAgentClient:
             raise CapacityError("no free slot")
         index = self.free.pop(0)
         start = index * self.slot_bytes
-        return LoopbackSlot(
-            index, self.session.arena[start : start + self.slot_bytes], self.session
-        )
+        view = self.session.arena[start : start + self.slot_bytes]
+        return LoopbackSlot(index, start, view, self.session)
 
     def return_slot(self, slot: LoopbackSlot) -> None:
         self.free.append(slot.index)
 
     def begin_export(self, transfer_id: str, *, total_bytes: int, **_: object) -> None:
         self.totals[transfer_id] = total_bytes
-        self.pieces[transfer_id] = []
+        self.extents[transfer_id] = []
 
-    def export_slot(
-        self, transfer_id: str, slot: LoopbackSlot, ranges: list[tuple[int, int, int]]
-    ) -> bool:
-        self.pieces[transfer_id] += [
-            (flat, slot.view[at : at + length]) for at, flat, length in ranges
-        ]
+    def export_slot(self, transfer_id: str, slot: LoopbackSlot, extents: list[Extent]) -> bool:
+        self.extents[transfer_id] += extents
         return True
 
     def finish_export(self, transfer_id: str) -> None:
@@ -70,14 +67,14 @@ class LoopbackAgentClient:
 
     def open_import(self, transfer_id: str, *, total_bytes: int, **_: object) -> LoopbackImport:
         opened = LoopbackImport(self.session)
-        pieces = sorted(self.pieces.get(transfer_id, []), key=lambda piece: piece[0])
+        extents = sorted(self.extents.get(transfer_id, []))
         position = 0
-        for start, view in pieces:
-            if start != position:
+        for extent in extents:
+            if extent.flat_offset != position:
                 break
-            position += len(view)
+            position = extent.flat_end
         if transfer_id in self.finished and position == total_bytes:
-            opened.future.set_result(tuple(pieces))
+            opened.future.set_result(tuple(extents))
         else:
             opened.future.set_exception(TransferUnusable(f"not all of {transfer_id} is here"))
         return opened

@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 
 from prfaas.core.errors import CapacityError, PrfaasError
+from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.engine_socket.client import AgentClient
 
@@ -64,7 +65,7 @@ class MockEngineRank:
         slot = self.client.lease(WAIT_S, transfer_id=transfer_id)
         length = min(len(slot.view), size - start)
         slot.view[:length] = content(transfer_id, start, length)
-        self.client.export_slot(transfer_id, slot, [(0, start, length)])
+        self.client.export_slot(transfer_id, slot, [Extent(start, slot.offset, length)])
         return start + length
 
     def export(self, transfer_id: str, destination: str, size: int) -> str | None:
@@ -83,8 +84,12 @@ class MockEngineRank:
         """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
         opened = self.client.open_import(transfer_id, from_token=0, to_token=16, total_bytes=size)
         try:
-            pieces = opened.future.result(WAIT_S)
-            right = all(content(transfer_id, at, len(view)) == view for at, view in pieces)
+            extents = opened.future.result(WAIT_S)
+            arena = opened.session.arena
+            right = all(
+                content(transfer_id, flat, length) == arena[at : at + length]
+                for flat, at, length in extents
+            )
             return "ok" if right else "wrong bytes"
         except PrfaasError as error:
             return str(error)

@@ -23,6 +23,7 @@ import torch
 from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError, PrfaasError
+from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient, Slot
 from prfaas.vllm_plugin.metadata import ExportStep
@@ -33,23 +34,23 @@ logger = init_logger(f"vllm.{__name__}")
 
 
 class _OpenSlot:
-    """A leased slot being filled; ``ranges`` are (offset in the slot, flat offset, length)."""
+    """A leased slot being filled; ``extents`` say with what."""
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.memory = torch.frombuffer(slot.view, dtype=torch.uint8)
         self.filled = 0
-        self.ranges: list[tuple[int, int, int]] = []
+        self.extents: list[Extent] = []
 
     @property
     def free(self) -> int:
         return self.memory.numel() - self.filled
 
     def take(self, flat_offset: int, length: int) -> torch.Tensor:
-        """The next ``length`` bytes, noted as a range."""
+        """The next ``length`` bytes, noted as an extent."""
         start = self.filled
         self.filled += length
-        self.ranges.append((start, flat_offset, length))
+        self.extents.append(Extent(flat_offset, self.slot.offset + start, length))
         return self.memory[start : self.filled]
 
 
@@ -219,7 +220,7 @@ class Exporter:
         filled, transfer.slot = transfer.slot, None
         if filled is not None:
             self._copier.when_gathered(
-                lambda: self._client.export_slot(transfer.transfer_id, filled.slot, filled.ranges)
+                lambda: self._client.export_slot(transfer.transfer_id, filled.slot, filled.extents)
             )
 
     def _stop(self, transfer: _Outgoing, reason: str) -> None:

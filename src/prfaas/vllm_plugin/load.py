@@ -19,7 +19,7 @@ from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.engine_socket.client import AgentClient, Import, ImportedPieces
+from prfaas.engine_socket.client import AgentClient, Extents, Import
 from prfaas.vllm_plugin.metadata import ImportStart
 from prfaas.vllm_plugin.pages import PageCopier
 
@@ -112,9 +112,10 @@ class Importer:
             if error is not None:
                 self._results.failed.add(item.request_id)
 
-    def _copy(self, load: _Load, plan: TransferPlan, pieces: ImportedPieces) -> None:
-        self._copier.adopt_arena(load.opened.session.arena)
-        source = _FlatSource(pieces)
+    def _copy(self, load: _Load, plan: TransferPlan, extents: Extents) -> None:
+        arena = load.opened.session.arena
+        self._copier.adopt_arena(arena)
+        source = _FlatSource(arena, extents)
         try:
             for span in plan.spans.values():
                 if load.cancelled:
@@ -147,12 +148,15 @@ class Importer:
 
 
 class _FlatSource:
-    """A transfer's bytes by flat offset, wherever they lie. ``pieces`` cover it without a gap,
-    which `AgentClient` has checked."""
+    """A transfer's bytes by flat offset, wherever they lie in the arena. ``extents`` cover it
+    without a gap, which `AgentClient` has checked."""
 
-    def __init__(self, pieces: ImportedPieces) -> None:
-        self._starts = [start for start, _ in pieces]
-        self._memory = [torch.frombuffer(view, dtype=torch.uint8) for _, view in pieces]
+    def __init__(self, arena: memoryview, extents: Extents) -> None:
+        self._starts = [extent.flat_offset for extent in extents]
+        self._memory = [
+            torch.frombuffer(arena[extent.arena_offset : extent.arena_end], dtype=torch.uint8)
+            for extent in extents
+        ]
 
     def copy_to(
         self, page: torch.Tensor, flat_offset: int, length: int, copier: PageCopier

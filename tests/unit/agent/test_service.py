@@ -89,9 +89,9 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         rank = None
         for rank in stage.ranks:
             await asyncio.to_thread(rank.client.close)
-        await settled(lambda: not stage.west.state.registry.entries())
+        await settled(lambda: not stage.west.driver.snapshot().engines)
         for agent in (stage.east, stage.west):
-            agent.state.pool.check_integrity()
+            agent.driver.check_integrity()
     await stage.east.close()
     await stage.west.close()
     assert os.listdir(tmp_path) == [], "the sockets' paths are gone"
@@ -128,8 +128,8 @@ async def test_remote_hand_off_and_its_record(stage: Stage) -> None:
     assert await asyncio.to_thread(pdd.read, "x", SIZE) == "ok"
     async with stage.http.delete(stage.west.admin_url + "/transfers/x") as answer:
         assert answer.status == 204
-    assert stage.west.state.pool.counts().held == 0
-    await settled(lambda: stage.east.state.pool.counts().free == 64)
+    assert stage.west.driver.snapshot().slots.held == 0
+    await settled(lambda: stage.east.driver.snapshot().slots.free == 64)
 
 
 async def test_local_hand_off(stage: Stage) -> None:
@@ -157,19 +157,19 @@ async def test_many_at_once_share_a_small_arena(stage: Stage) -> None:
     outcomes = await asyncio.gather(*[one(number) for number in range(8)])
     assert outcomes.count("ok") >= 4
     assert set(outcomes) <= {"ok", "agent a-west took nothing while memory ran out"}
-    await settled(lambda: stage.east.state.pool.counts().free == 64)
-    await settled(lambda: stage.west.state.pool.counts().held == 0)
+    await settled(lambda: stage.east.driver.snapshot().slots.free == 64)
+    await settled(lambda: stage.west.driver.snapshot().slots.held == 0)
 
 
 async def test_cancel_reaches_the_engine(stage: Stage) -> None:
     p0 = await stage.engine("p0")
     await asyncio.to_thread(p0.begin, "x", "a-west", SIZE)
-    await settled(lambda: len(stage.west.state.pool.receptions) == 1)
+    await settled(lambda: stage.west.driver.snapshot().receptions == 1)
     await stage.http.delete(stage.east.admin_url + "/transfers/x")
     await settled(lambda: p0.client.stopped("x") == "cancelled")
     record = await stage.get(stage.west, "/transfers/x?wait_s=20")
     assert record["state"] == "failed"
-    assert stage.west.state.pool.counts().held == 0
+    assert stage.west.driver.snapshot().slots.held == 0
 
 
 async def test_a_receiver_that_cannot_take_it_refuses(stage: Stage) -> None:
@@ -251,10 +251,10 @@ async def test_returning_a_slot_that_was_never_lent_drops_the_engine(stage: Stag
     assert b"SlotsLeased" in await reader.read(4096)
     writer.write(encode(ReturnSlots((7,))))
     assert await reader.read() == b""
-    assert stage.west.state.pool.counts().leased == 3, "until the engine closes its end"
+    assert stage.west.driver.snapshot().slots.leased == 3, "until the engine closes its end"
     writer.close()
     await writer.wait_closed()
-    await settled(lambda: stage.west.state.pool.counts().leased == 0)
+    await settled(lambda: stage.west.driver.snapshot().slots.leased == 0)
 
 
 async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:
@@ -262,20 +262,20 @@ async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:
     nobody else is hurt by that."""
     problems: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, problem: problems.append(problem))
-    pool = stage.west.state.pool
+    driver = stage.west.driver
     reader, writer = await asyncio.open_unix_connection(str(stage.run / "w"))
     writer.write(encode(RegisterEngine("pdd", mock_layout(), 1)))
     assert b"Registered" in await reader.read(4096)
     writer.write(encode(LeaseSlots(8)))
     pdp = await stage.engine("pdp")
     await asyncio.to_thread(pdp.begin, "y", "a-west", 5)
-    await settled(lambda: pool.counts().leased == 16)
+    await settled(lambda: driver.snapshot().slots.leased == 16)
     for message in (LeaseSlots(1), OpenImport("x", 0, 16, 5), ReturnSlots((99,))):
         writer.write(encode(message))
     assert b"SlotsLeased" in await reader.read()
     await asyncio.to_thread(pdp.hand_over, "y", 0, 5)
     assert await asyncio.to_thread(pdp.client.finish_export, "y") is None
-    await settled(lambda: pool.counts().leased == 8)
+    await settled(lambda: driver.snapshot().slots.leased == 8)
     await stage.http.delete(stage.west.admin_url + "/transfers/x")
     record = await stage.get(stage.west, "/transfers/y?wait_s=20")
     assert record["state"] == "complete"
@@ -287,22 +287,22 @@ async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:
 async def test_a_fault_in_the_sweep_does_not_end_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    swept, tried = asyncio.Event(), list[float]()
+    tried = list[str]()
+    enough = asyncio.Event()
 
-    def expire(now: float) -> None:
-        tried.append(now)
+    def fail(event: object = None) -> None:
+        tried.append(type(event).__name__)
+        if len(tried) >= 6:
+            enough.set()
         raise ZeroDivisionError("ours")
 
-    broken = SimpleNamespace(expire=expire)
-    table = SimpleNamespace(forget_old=lambda now: swept.set())
-    state = SimpleNamespace(monotonic=lambda: 0.0, lock=contextlib.nullcontext(), table=table)
     monkeypatch.setattr(service, "_SWEEP_PERIOD_S", 0.0)
-    sweeper = asyncio.create_task(service._sweep(state, broken, broken, broken))  # type: ignore[arg-type]
-    for _ in range(2):
-        await swept.wait()
-        swept.clear()
+    driver, port = SimpleNamespace(handle=fail), SimpleNamespace(report_progress=lambda: None)
+    sweeper = asyncio.create_task(service._sweep(driver, port))  # type: ignore[arg-type]
+    await enough.wait()
     sweeper.cancel()
     assert len(tried) >= 6
+    assert set(tried) == {"TimePassed"}
     assert "ZeroDivisionError: ours" in caplog.text
 
 

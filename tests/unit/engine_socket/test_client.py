@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from prfaas.core.errors import CapacityError
+from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.engine_socket.client import (
     AgentClient,
@@ -31,7 +32,6 @@ from prfaas.engine_socket.messages import (
     ImportReady,
     LeaseSlots,
     OpenImport,
-    Piece,
     Refused,
     Registered,
     RegisterEngine,
@@ -146,9 +146,9 @@ def test_exports_through_leased_slots(agent: ScriptedAgent, client: AgentClient)
     agent.say(SlotsLeased((5, 6)))
     slot = client.lease(WAIT_S)
     slot.view[:4] = b"abcd"
-    assert client.export_slot("x", slot, [(0, 0, 4)])
+    assert client.export_slot("x", slot, [Extent(0, slot.offset, 4)])
     assert agent.expect(LeaseSlots) == LeaseSlots(3)
-    assert agent.expect(ExportSlot) == ExportSlot("x", 5, (Piece(5 * SLOT, 0, 4),))
+    assert agent.expect(ExportSlot) == ExportSlot("x", 5, (Extent(0, 5 * SLOT, 4),))
     assert os.pread(agent.arena_fd, 4, 5 * SLOT) == b"abcd"
     assert client.finish_export("x") is None
     agent.expect(FinishExport)
@@ -172,7 +172,7 @@ def test_stopped_export_returns_its_slots(agent: ScriptedAgent, client: AgentCli
     agent.say(SlotsLeased((3,)))
     slot = client.lease(WAIT_S)
     assert client.stopped("x") == "no memory"
-    assert not client.export_slot("x", slot, [(0, 0, 4)])
+    assert not client.export_slot("x", slot, [Extent(0, slot.offset, 4)])
     agent.expect(LeaseSlots)
     assert agent.expect(ReturnSlots) == ReturnSlots((3,))
     assert client.finish_export("x") == "no memory"
@@ -184,10 +184,11 @@ def test_two_imports_share_one_request(agent: ScriptedAgent, client: AgentClient
     two = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
     assert agent.expect(OpenImport) == OpenImport("x", 0, 16, 8)
     os.pwrite(agent.arena_fd, b"12345678", SLOT)
-    agent.say(ImportReady("x", (Piece(SLOT, 0, 5), Piece(SLOT + 5, 5, 3))))
+    agent.say(ImportReady("x", (Extent(0, SLOT, 5), Extent(5, SLOT + 5, 3))))
     for opened in (one, two):
-        pieces = opened.future.result(WAIT_S)
-        assert [(at, bytes(view)) for at, view in pieces] == [(0, b"12345"), (5, b"678")]
+        extents, arena = opened.future.result(WAIT_S), opened.session.arena
+        read = [(flat, bytes(arena[at : at + length])) for flat, at, length in extents]
+        assert read == [(0, b"12345"), (5, b"678")]
     with pytest.raises(ValueError, match="differs"):
         client.open_import("x", from_token=0, to_token=16, total_bytes=9)
     client.close_import(one)
@@ -204,19 +205,19 @@ def test_late_answer_is_not_taken_for_a_newer_import(
     client.close_import(old)
     assert old.future.cancelled()
     new = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
-    agent.say(ImportReady("x", (Piece(0, 0, 8),)))
+    agent.say(ImportReady("x", (Extent(0, 0, 8),)))
     agent.say(ImportFailed("x", "dropped"))
     with pytest.raises(TransferUnusable, match="dropped"):
         new.future.result(WAIT_S)
 
 
-@pytest.mark.parametrize("pieces", [(), (Piece(0, 0, 7),), (Piece(0, 1, 7), Piece(9, 0, 1))])
-def test_incomplete_pieces_are_an_error(
-    agent: ScriptedAgent, client: AgentClient, pieces: tuple[Piece, ...]
+@pytest.mark.parametrize("extents", [(), (Extent(0, 0, 7),), (Extent(1, 0, 7), Extent(0, 9, 1))])
+def test_incomplete_extents_are_an_error(
+    agent: ScriptedAgent, client: AgentClient, extents: tuple[Extent, ...]
 ) -> None:
     connect(agent, client)
     opened = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
-    agent.say(ImportReady("x", pieces))
+    agent.say(ImportReady("x", extents))
     with pytest.raises(TransferUnusable, match="do not cover"):
         opened.future.result(WAIT_S)
     client.close_import(opened)
@@ -247,15 +248,15 @@ def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: Agent
     slot = client.lease(WAIT_S)
     waiting = client.open_import("w", from_token=0, to_token=16, total_bytes=8)
     done = client.open_import("d", from_token=0, to_token=16, total_bytes=8)
-    agent.say(ImportReady("d", (Piece(0, 0, 8),)))
-    pieces = done.future.result(WAIT_S)
+    agent.say(ImportReady("d", (Extent(0, 0, 8),)))
+    (extent,) = done.future.result(WAIT_S)
     agent.hang_up()
     with pytest.raises(AgentUnavailable):
         waiting.future.result(WAIT_S)
     connect(agent, client)
     assert "went away" in str(client.stopped("x"))
-    assert not client.export_slot("x", slot, [(0, 0, 4)])
-    assert bytes(pieces[0][1]) == bytes(8)
+    assert not client.export_slot("x", slot, [Extent(0, slot.offset, 4)])
+    assert bytes(done.session.arena[extent.arena_offset : extent.arena_end]) == bytes(8)
     client.close_import(done)
     begin(client, "y")
     agent.expect(BeginExport)

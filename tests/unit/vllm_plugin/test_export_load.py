@@ -150,7 +150,7 @@ def test_every_page_arrives_once_and_no_other_is_touched(
     ends = [*sorted(c for c in cuts if from_token < c < to_token), to_token]
     sender.prefill(ends, from_token, to_token, hooks)
     assert client.finished == {"t"}
-    assert sum(len(view) for _, view in client.pieces["t"]) == client.totals["t"]
+    assert sum(extent.length for extent in client.extents["t"]) == client.totals["t"]
 
     start = ImportStart("r", "t", from_token, to_token, local, tables(3, 9))
     for block in range(max(0, (to_token - 6 + 1) // BLOCK)):
@@ -173,17 +173,17 @@ def test_pages_leave_from_the_hook_and_states_from_the_next_one_above() -> None:
     exporter.layer_computed(step, "fa.3")
     below = [name for name in spans if any(
         spans[name].flat_offset <= flat < spans[name].flat_offset + spans[name].length
-        for flat, _ in client.pieces["t"]
+        for flat, _, _ in client.extents["t"]
     )]  # fmt: skip
     assert below == ["gdn.0", "gdn.2", "fa.3"]
 
 
-def test_a_missing_piece_fails_the_load_and_says_where() -> None:
+def test_a_missing_extent_fails_the_load_and_says_where() -> None:
     client = LoopbackAgentClient(slot_bytes=64, slots=100)
     rank = Rank(client, 1)
     rank.prefill([16], 0, 16)
-    client.pieces["t"].sort(key=lambda piece: piece[0])
-    del client.pieces["t"][1]
+    client.extents["t"].sort()
+    del client.extents["t"][1]
     assert rank.load(0, 16, 0).failed == {"r"}
 
 

@@ -1,28 +1,35 @@
-"""What became of every transfer: the records behind ``GET /transfers/{id}``. Pure bookkeeping.
+"""What became of every transfer: the records behind ``GET /transfers/{id}``.
 
 A transfer id names one hand-off; each tensor-parallel rank sends and receives its own part, and an
 agent may play either side or, in a local hand-off, both. Records outlive their transfer for a while
 so that a late question, offer or import finds out that it is over.
+
+Times are on the clock of `Pool.handle`'s ``now``; a view gives them in Unix seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-State = Literal["receiving", "sending", "complete", "failed"]
+from prfaas.link.api import TransferKey
+from prfaas.pool.lifecycle import ExportState, ReceptionState
 
 KEEP_S = 120.0
+"""A gateway asks within seconds; a prefill that was cancelled may still start a minute later."""
 MAX_RECORDS = 16384
+"""Bounds the memory to some 20 MB, whatever is asked or cancelled."""
+
+_OVER = frozenset({"complete", "failed"})
+"""Of either side."""
 
 
 class Received(msgspec.Struct):
-    """One rank's receiving side. Times are Unix seconds."""
+    """One rank's receiving side."""
 
     bytes_total: int
-    state: State = "receiving"
+    state: ReceptionState = ReceptionState.RECEIVING
     reason: str | None = None
     bytes_stored: int = 0
     first_byte_at: float | None = None
@@ -30,12 +37,13 @@ class Received(msgspec.Struct):
 
 
 class Sent(msgspec.Struct):
-    """One rank's sending side; ``acknowledged`` asks for the bytes the receiver has stored."""
+    """One rank's sending side. ``bytes_acknowledged``: stored by the receiver, when last heard."""
 
+    key: TransferKey
     bytes_total: int
-    acknowledged: Callable[[], int]
-    state: State = "sending"
+    state: ExportState
     reason: str | None = None
+    bytes_acknowledged: int = 0
     bytes_acknowledged_at_export_end: int | None = None
     export_ended_at: float | None = None
     completed_at: float | None = None
@@ -72,16 +80,14 @@ class _Record(msgspec.Struct):
     sent: dict[int, Sent] = {}
     touched_at: float = 0.0
 
-    def parts(self) -> Iterable[Received | Sent]:
-        return [*self.received.values(), *self.sent.values()]
-
     @property
     def over(self) -> bool:
-        return all(part.state in ("complete", "failed") for part in self.parts())
+        parts: Iterable[Received | Sent] = [*self.received.values(), *self.sent.values()]
+        return all(part.state in _OVER for part in parts)
 
 
-class TransferTable:
-    """Records by transfer id. ``now`` is any steadily growing number of seconds."""
+class TransferRecords:
+    """Records by transfer id."""
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
@@ -90,18 +96,28 @@ class TransferTable:
         return len(self._records)
 
     def received(self, transfer_id: str, rank: int) -> Received | None:
+        """One rank's receiving side, if it is remembered."""
         record = self._records.get(transfer_id)
         return record.received.get(rank) if record else None
 
+    def sent(self, key: TransferKey) -> Sent | None:
+        """One rank's sending side, if it is remembered and of this epoch."""
+        record = self._records.get(key.transfer_id)
+        part = record.sent.get(key.rank) if record else None
+        return part if part is not None and part.key == key else None
+
     def is_cancelled(self, transfer_id: str) -> bool:
+        """Whether the gateway has said that it does not want it."""
         record = self._records.get(transfer_id)
         return record is not None and record.cancelled
 
     def add_received(self, transfer_id: str, rank: int, part: Received, *, now: float) -> None:
+        """Replaces what an earlier attempt left behind."""
         self._touch(transfer_id, now=now).received[rank] = part
 
-    def add_sent(self, transfer_id: str, rank: int, part: Sent, *, now: float) -> None:
-        self._touch(transfer_id, now=now).sent[rank] = part
+    def add_sent(self, part: Sent, *, now: float) -> None:
+        """Replaces what an earlier attempt left behind."""
+        self._touch(part.key.transfer_id, now=now).sent[part.key.rank] = part
 
     def cancel(self, transfer_id: str, *, now: float) -> None:
         """Remember that nobody wants this transfer, even if it has not begun here yet."""
@@ -128,61 +144,69 @@ class TransferTable:
             elif record.touched_at + KEEP_S >= now and surplus <= 0:
                 return
 
-    def view(self, transfer_id: str, *, ranks: int) -> tuple[TransferView, bool]:
+    def view(
+        self, transfer_id: str, *, ranks: int, unix_at_zero: float = 0.0
+    ) -> tuple[TransferView, bool]:
         """The transfer as it stands, and whether waiting longer can change nothing.
 
-        Needs no lock: it asks the link for acknowledged bytes, and a look at single values that
-        another thread is changing is good enough for a reader.
+        Args:
+            ranks: how many parts the whole transfer has.
+            unix_at_zero: the Unix time at which the clock of ``now`` stood at 0.
         """
         record = self._records.get(transfer_id)
         if record is None:
             return TransferView(transfer_id, "unknown"), False
         received = list(record.received.values())
-        sent = _sent_view(list(record.sent.values()), ranks)
+        sent = _sent_view(list(record.sent.values()), ranks, unix_at_zero)
         if not received:
             state = "failed" if record.cancelled else "unknown"
             reason = "cancelled" if record.cancelled else None
             over = record.cancelled or (sent is not None and sent.state != "sending")
             return TransferView(transfer_id, state, reason, sent=sent), over
-        state = _joint_state([part.state for part in received], ranks, "receiving")
+        state = _joint_state(received, ranks, "receiving")
+        begun = [part.first_byte_at for part in received if part.first_byte_at is not None]
+        completed = [part.completed_at for part in received]
         view = TransferView(
             transfer_id,
             state,
             next((part.reason for part in received if part.reason), None),
             sum(part.bytes_total for part in received),
             sum(part.bytes_stored for part in received),
-            min((p.first_byte_at for p in received if p.first_byte_at is not None), default=None),
-            _last([part.completed_at for part in received]) if state == "complete" else None,
+            min(begun) + unix_at_zero if begun else None,
+            _last(completed, unix_at_zero) if state == "complete" else None,
             sent,
         )
         return view, state != "receiving"
 
 
-def _joint_state(states: list[State], ranks: int, under_way: str) -> str:
+def _joint_state(parts: Sequence[Received | Sent], ranks: int, under_way: str) -> str:
+    """Of all ranks' parts together."""
+    states = {part.state.value for part in parts}
     if "failed" in states:
         return "failed"
-    return "complete" if len(states) >= ranks and set(states) == {"complete"} else under_way
+    return "complete" if len(parts) >= ranks and states == {"complete"} else under_way
 
 
-def _sent_view(parts: list[Sent], ranks: int) -> SentView | None:
+def _sent_view(parts: list[Sent], ranks: int, unix_at_zero: float) -> SentView | None:
     if not parts:
         return None
-    state = _joint_state([part.state for part in parts], ranks, "sending")
+    state = _joint_state(parts, ranks, "sending")
     at_end = [part.bytes_acknowledged_at_export_end for part in parts]
+    completed = [part.completed_at for part in parts]
     return SentView(
         state=state,
         reason=next((part.reason for part in parts if part.reason), None),
         bytes_total=sum(part.bytes_total for part in parts),
-        bytes_acknowledged=sum(part.acknowledged() for part in parts),
+        bytes_acknowledged=sum(part.bytes_acknowledged for part in parts),
         bytes_acknowledged_at_export_end=(
             None if None in at_end else sum(count for count in at_end if count is not None)
         ),
-        export_ended_at=_last([part.export_ended_at for part in parts]),
-        completed_at=_last([part.completed_at for part in parts]) if state == "complete" else None,
+        export_ended_at=_last([part.export_ended_at for part in parts], unix_at_zero),
+        completed_at=_last(completed, unix_at_zero) if state == "complete" else None,
     )
 
 
-def _last(times: list[float | None]) -> float | None:
+def _last(times: list[float | None], unix_at_zero: float) -> float | None:
     """The latest, once all are known."""
     known = [time for time in times if time is not None]
-    return max(known) if len(known) == len(times) else None
+    return max(known) + unix_at_zero if len(known) == len(times) else None

@@ -10,22 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 from prfaas.core.errors import PrfaasError
-from prfaas.engine_socket.messages import (
-    CloseImport,
-    ImportFailed,
-    ImportReady,
-    OpenImport,
-    Piece,
-)
+from prfaas.core.extents import Extent
+from prfaas.engine_socket.messages import CloseImport, ImportFailed, ImportReady, OpenImport
 
-if TYPE_CHECKING:
-    from prfaas.engine_socket.session import Session
-
-ImportedPieces = tuple[tuple[int, memoryview], ...]
-"""(flat offset, bytes) in flat order; together they cover the transfer exactly once."""
+Extents = tuple[Extent, ...]
+"""In flat order; together they cover the transfer exactly once."""
 
 
 class TransferUnusable(PrfaasError):
@@ -37,19 +28,24 @@ class _Shared:
 
     def __init__(self, request: OpenImport) -> None:
         self.request = request
-        self.users: set[Import] = set()
-        self.pieces: ImportedPieces | None = None
+        self.users: set[Ticket] = set()
+        self.extents: Extents | None = None
 
 
-class Import:
-    """One caller's import; ``future`` resolves to `ImportedPieces` or raises `TransferUnusable`
-    or `AgentUnavailable`. It can be cancelled while unresolved."""
+class Ticket:
+    """One caller's share in an import. ``future`` resolves to its `Extents` or raises
+    `TransferUnusable` or `AgentUnavailable`. It can be cancelled while unresolved."""
 
-    def __init__(self, session: Session, shared: _Shared) -> None:
-        self.future: Future[ImportedPieces] = Future()
-        self.session, self.shared = session, shared
+    def __init__(self, shared: _Shared) -> None:
+        self.future: Future[Extents] = Future()
+        self.shared = shared
 
-    def resolve(self, outcome: ImportedPieces | Exception) -> None:
+    @property
+    def extents(self) -> Extents | None:
+        """Where the bytes lie, once that is known."""
+        return self.shared.extents
+
+    def resolve(self, outcome: Extents | Exception) -> None:
         """Runs the future's callbacks: to be called without a lock held."""
         if not self.future.set_running_or_notify_cancel():
             return
@@ -63,18 +59,21 @@ Resolution = Callable[[], None]
 
 
 class ImportBook:
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    """See the module."""
+
+    def __init__(self) -> None:
         self._open: dict[str, _Shared] = {}
         self._unanswered: dict[str, deque[_Shared]] = {}
 
     def __len__(self) -> int:
-        """OpenImports whose pieces may be read, now or once answered."""
+        """OpenImports whose bytes may be read, now or once answered."""
         return len(self._open)
 
-    def open(self, request: OpenImport) -> tuple[Import, bool]:
-        """A new import, and whether ``request`` must be sent. Raises ValueError if the transfer
-        is open with other bounds."""
+    def open(self, request: OpenImport) -> tuple[Ticket, bool]:
+        """A new caller's ticket, and whether ``request`` must be sent.
+
+        Raises ValueError if the transfer is open with other bounds.
+        """
         shared = self._open.get(request.transfer_id)
         is_new = shared is None
         if shared is None:
@@ -82,14 +81,14 @@ class ImportBook:
             self._unanswered.setdefault(request.transfer_id, deque()).append(shared)
         elif shared.request != request:
             raise ValueError(f"import {request} differs from the open {shared.request}")
-        opened = Import(self._session, shared)
-        shared.users.add(opened)
-        return opened, is_new
+        ticket = Ticket(shared)
+        shared.users.add(ticket)
+        return ticket, is_new
 
-    def close(self, opened: Import) -> CloseImport | None:
+    def close(self, ticket: Ticket) -> CloseImport | None:
         """Idempotent. The message to send if nobody else uses the transfer."""
-        shared = opened.shared
-        shared.users.discard(opened)
+        shared = ticket.shared
+        shared.users.discard(ticket)
         transfer_id = shared.request.transfer_id
         if shared.users or self._open.get(transfer_id) is not shared:
             return None
@@ -108,20 +107,16 @@ class ImportBook:
             return []
         if isinstance(answer, ImportFailed):
             return self._fail(shared, TransferUnusable(answer.reason))
-        if not _covers(answer.pieces, shared.request.total_bytes):
+        if not _covers(answer.extents, shared.request.total_bytes):
             # Left open: its users close it, which tells the agent.
-            error = TransferUnusable(f"agent's pieces do not cover {answer.transfer_id}")
+            error = TransferUnusable(f"agent's extents do not cover {answer.transfer_id}")
             return [_resolution(user, error) for user in shared.users]
-        arena = self._session.arena
-        shared.pieces = tuple(
-            (piece.flat_offset, arena[piece.arena_offset : piece.arena_offset + piece.length])
-            for piece in answer.pieces
-        )
-        return [_resolution(user, shared.pieces) for user in shared.users]
+        shared.extents = answer.extents
+        return [_resolution(user, answer.extents) for user in shared.users]
 
     def connection_lost(self, error: Exception) -> list[Resolution]:
         """Imports without an answer fail; those that have their bytes keep them."""
-        waiting = [shared for shared in self._open.values() if shared.pieces is None]
+        waiting = [shared for shared in self._open.values() if shared.extents is None]
         self._unanswered.clear()
         return [told for shared in waiting for told in self._fail(shared, error)]
 
@@ -130,14 +125,14 @@ class ImportBook:
         return [_resolution(user, error) for user in shared.users]
 
 
-def _resolution(user: Import, outcome: ImportedPieces | Exception) -> Resolution:
+def _resolution(user: Ticket, outcome: Extents | Exception) -> Resolution:
     return lambda: user.resolve(outcome)
 
 
-def _covers(pieces: tuple[Piece, ...], total_bytes: int) -> bool:
+def _covers(extents: Extents, total_bytes: int) -> bool:
     position = 0
-    for piece in pieces:
-        if piece.flat_offset != position or piece.length <= 0:
+    for extent in extents:
+        if extent.flat_offset != position or extent.length <= 0:
             return False
-        position += piece.length
+        position += extent.length
     return position == total_bytes

@@ -1,0 +1,141 @@
+"""Drives the pool: the agent's one lock, and the order in which effects are carried out.
+
+Theory of operation. Engine messages, HTTP and timers run on the event loop's thread; the KV link
+calls back from its own threads. Whoever has an event gives it to the pool under the lock, which is
+held for the pool's bookkeeping and nothing else. What is to be done goes into one queue under the
+same lock, and the event loop alone empties it: effects are carried out one at a time, in the order
+the pool gave them, without the lock. So the link is never called with it held (it may hold a lock
+of its own while it calls us), and what an effect leads to queues behind it.
+
+All that others see of the pool are views made under the lock, in which nothing changes any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prfaas.pool.books import PoolSnapshot
+from prfaas.pool.effects import AcceptOffer, Answer, AnyEffect, CopySlot, RefuseOffer, ReportFailure
+from prfaas.pool.events import AnyEvent, OfferReceived, SlotCopied
+from prfaas.pool.pool import Pool
+from prfaas.pool.records import TransferView
+
+log = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=AnyEffect)
+
+
+class PoolDriver:
+    """One per agent. Parts of the agent say with `carry_out` what they do for the pool.
+
+    Args:
+        post: ``post(f)`` runs ``f()`` on the event loop soon; may be called from any thread.
+        copy: ``copy(source, target, length)`` copies inside the arena (offsets, bytes).
+        monotonic, unix_time: the clocks, in seconds.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        post: Callable[[Callable[[], None]], object],
+        copy: Callable[[int, int, int], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self._pool, self._post, self._copy = pool, post, copy
+        self._monotonic, self._unix_time = monotonic, unix_time
+        self._lock = threading.Lock()
+        self._queue: deque[AnyEffect] = deque()
+        self._carrying_out = False
+        self._posted = False
+        self._ways: dict[type, Callable[[Any], None]] = {}
+        self.carry_out(CopySlot, self._copy_slot)
+        self.carry_out(ReportFailure, _log_failure)
+
+    def carry_out(self, kind: type[Kind], way: Callable[[Kind], None]) -> None:
+        """``way`` is called on the event loop for every effect of this kind."""
+        self._ways[kind] = way
+
+    def handle(self, event: AnyEvent) -> None:
+        """On the event loop. What follows is done when this returns; if this was called while an
+        effect is carried out, soon after. Raises EngineError for what an engine may not say."""
+        self._take(event)
+        self._carry_out_all()
+
+    def report(self, event: AnyEvent) -> None:
+        """From any thread; the event loop does what follows."""
+        self._take(event)
+        self._post_if_needed()
+
+    def ask(self, event: OfferReceived) -> Answer:
+        """From any thread: like `report`, and returns the pool's answer."""
+        answer = self._take(event)
+        self._post_if_needed()
+        assert answer is not None
+        return answer
+
+    def snapshot(self) -> PoolSnapshot:
+        """From any thread: everything that is counted, at one moment."""
+        with self._lock:
+            return self._pool.snapshot()
+
+    def transfer(self, transfer_id: str, *, ranks: int) -> tuple[TransferView, bool]:
+        """From any thread: a transfer at one moment, and whether waiting can change nothing."""
+        unix_at_zero = self._unix_time() - self._monotonic()
+        with self._lock:
+            return self._pool.transfer(transfer_id, ranks=ranks, unix_at_zero=unix_at_zero)
+
+    def check_integrity(self) -> None:
+        """From any thread. Raises InvariantError where the bookkeeping contradicts itself."""
+        with self._lock:
+            self._pool.check_integrity()
+
+    def _take(self, event: AnyEvent) -> Answer | None:
+        answer: Answer | None = None
+        with self._lock:
+            for effect in self._pool.handle(event, now=self._monotonic()):
+                if isinstance(effect, AcceptOffer | RefuseOffer):
+                    answer = effect
+                else:
+                    self._queue.append(effect)
+        return answer
+
+    def _post_if_needed(self) -> None:
+        if self._queue and not self._posted:
+            self._posted = True
+            self._post(self._carry_out_posted)
+
+    def _carry_out_posted(self) -> None:
+        self._posted = False  # before the queue is emptied: what comes later is posted again
+        self._carry_out_all()
+
+    def _carry_out_all(self) -> None:
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self._queue:
+                effect = self._queue.popleft()
+                try:
+                    self._ways[type(effect)](effect)
+                except Exception:
+                    log.exception("a fault of ours: %s could not be carried out", effect)
+        finally:
+            self._carrying_out = False
+
+    def _copy_slot(self, effect: CopySlot) -> None:
+        for copy in effect.copies:
+            self._copy(*copy)
+        self.handle(SlotCopied(effect.key, effect.slot))
+
+
+def _log_failure(effect: ReportFailure) -> None:
+    level = logging.WARNING if effect.what == "offer" else logging.INFO
+    log.log(level, "%s failed transfer=%s %s: %s",
+            effect.what, effect.transfer, effect.party, effect.reason)  # fmt: skip

@@ -1,0 +1,79 @@
+"""The engine socket's words as the pool's events, and its effects as words."""
+
+from __future__ import annotations
+
+from prfaas.core.errors import EngineError
+from prfaas.engine_socket.messages import (
+    AbortExport,
+    AgentMessage,
+    BeginExport,
+    CloseImport,
+    EngineMessage,
+    ExportSlot,
+    ExportStopped,
+    FinishExport,
+    ImportFailed,
+    ImportReady,
+    LeaseSlots,
+    OpenImport,
+    ReturnSlots,
+    SlotsLeased,
+)
+from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StopExport
+from prfaas.pool.events import (
+    AnyEvent,
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ImportClosed,
+    ImportOpened,
+    SlotFilled,
+    SlotsRequested,
+    SlotsReturned,
+)
+
+ToEngine = GrantSlots | StopExport | AnswerImport | FailImport
+
+
+def event_of(connection: int, message: EngineMessage) -> AnyEvent:
+    """What a registered connection has said. Raises EngineError for what it may not say then."""
+    match message:
+        case ExportSlot(transfer_id, slot, extents):
+            return SlotFilled(connection, transfer_id, slot, extents)
+        case LeaseSlots(count):
+            return SlotsRequested(connection, count)
+        case ReturnSlots(slots):
+            return SlotsReturned(connection, slots)
+        case BeginExport():
+            return ExportBegun(
+                connection,
+                message.transfer_id,
+                message.destination,
+                message.from_token,
+                message.to_token,
+                message.total_bytes,
+                message.deadline_s,
+                message.priority,
+            )
+        case FinishExport(transfer_id):
+            return ExportFinished(connection, transfer_id)
+        case AbortExport(transfer_id, reason):
+            return ExportAborted(connection, transfer_id, reason)
+        case OpenImport(transfer_id, from_token, to_token, total_bytes):
+            return ImportOpened(connection, transfer_id, from_token, to_token, total_bytes)
+        case CloseImport(transfer_id):
+            return ImportClosed(connection, transfer_id)
+    raise EngineError(f"unexpected {type(message).__name__}")
+
+
+def message_of(effect: ToEngine) -> AgentMessage:
+    """What the engine is to be told."""
+    match effect:
+        case GrantSlots(_, slots):
+            return SlotsLeased(slots)
+        case StopExport(_, transfer_id, reason):
+            return ExportStopped(transfer_id, reason)
+        case AnswerImport(_, transfer_id, extents):
+            return ImportReady(transfer_id, extents)
+        case FailImport(_, transfer_id, reason):
+            return ImportFailed(transfer_id, reason)

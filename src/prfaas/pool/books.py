@@ -1,0 +1,86 @@
+"""What the parts of the pool share, and what the event at hand leads to."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Literal
+
+import msgspec
+
+from prfaas.link.api import TransferKey
+from prfaas.pool.effects import AnnounceTransfer, AnyEffect, ReportFailure
+from prfaas.pool.engines import EngineEntry, Engines
+from prfaas.pool.records import TransferRecords
+from prfaas.pool.slots import SlotCounts, Slots
+
+
+class PoolCounters(msgspec.Struct):
+    """Totals since start."""
+
+    exported_bytes_local: int = 0
+    exported_bytes_link: int = 0
+    received_bytes: int = 0
+    exports_complete: int = 0
+    exports_failed: int = 0
+    receptions_complete: int = 0
+    receptions_failed: int = 0
+    imports_ready: int = 0
+    imports_failed: int = 0
+    stalls: int = 0
+    """Times exports were stopped to free memory."""
+
+
+class PoolSnapshot(msgspec.Struct, frozen=True):
+    """The pool at one moment; nothing in it changes any more."""
+
+    slots: SlotCounts
+    slot_bytes: int
+    lease_waiters: int
+    engines: tuple[EngineEntry, ...]
+    exports: int
+    """Not over, or not ended by their engine."""
+    receptions: int
+    """With memory."""
+    imports: int
+    """Open for reading."""
+    counters: PoolCounters
+    """A copy."""
+
+
+class Books:
+    """Passed to every part of the pool. ``now`` is the time of the event at hand."""
+
+    def __init__(self, *, slots: Slots, engines: Engines, records: TransferRecords) -> None:
+        self.slots, self.engines, self.records = slots, engines, records
+        self.counters = PoolCounters()
+        self.now = -inf
+        self.effects: list[AnyEffect] = []
+        # What the pool still has to follow up before the event is dealt with:
+        self.changed: list[str] = []
+        """Transfers whose imports should look again."""
+        self.local_ends: list[tuple[TransferKey, str | None]] = []
+        """Local receptions that ended, for their exports: None for complete, else the reason."""
+        self.memory_freed = False
+        """A reception's memory came free: pending local hand-offs may go on."""
+
+    def announce(self, transfer_id: str) -> None:
+        """The transfer's record changed."""
+        self.changed.append(transfer_id)
+        self.effects.append(AnnounceTransfer(transfer_id))
+
+    def report(
+        self,
+        what: Literal["offer", "export", "reception", "import"],
+        transfer: str | TransferKey,
+        party: str,
+        reason: str,
+    ) -> None:
+        """Have a failure logged."""
+        if isinstance(transfer, TransferKey):
+            transfer = f"{transfer.transfer_id} rank={transfer.rank} epoch={transfer.epoch}"
+        self.effects.append(ReportFailure(what, transfer, party, reason))
+
+    def take_effects(self) -> list[AnyEffect]:
+        """What there is to do, handed over."""
+        effects, self.effects = self.effects, []
+        return effects

@@ -1,0 +1,144 @@
+"""What to do: the only output of the pool. Frozen, in the imperative.
+
+Effects are carried out in the order they were given, each after the lock was let go. An effect for
+a connection that has ended meanwhile is dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from prfaas.core.extents import Extent
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.placement import Copy
+
+
+class Effect(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Base; as JSON each carries its type's name under ``type``."""
+
+
+# to an engine
+
+
+class GrantSlots(Effect, frozen=True, gc=False):
+    """Lend the slots to the connection that asked first."""
+
+    connection: int
+    slots: tuple[int, ...]
+
+
+class StopExport(Effect, frozen=True, gc=False):
+    """Tell the engine that no more of it is wanted."""
+
+    connection: int
+    transfer_id: str
+    reason: str
+
+
+class AnswerImport(Effect, frozen=True, gc=False):
+    """The extents cover the transfer once, in flat order, and stay until the import is closed."""
+
+    connection: int
+    transfer_id: str
+    extents: tuple[Extent, ...]
+
+
+class FailImport(Effect, frozen=True, gc=False):
+    """Tell the engine that it cannot read the transfer."""
+
+    connection: int
+    transfer_id: str
+    reason: str
+
+
+# the answer to an offer, for the thread that reported it
+
+
+class AcceptOffer(Effect, frozen=True, gc=False):
+    """The transfer's bytes go into the slots in flat order. They are the link's until it reports
+    `TransferReceived` or `ReceptionFailed`."""
+
+    key: TransferKey
+    slots: tuple[int, ...]
+
+
+class RefuseOffer(Effect, frozen=True, gc=False):
+    """``retry``: memory may come free soon; the sender should offer again."""
+
+    key: TransferKey
+    reason: str
+    retry: bool
+
+
+# to the KV link
+
+
+class StartSend(Effect, frozen=True, gc=False):
+    """Offer a transfer to ``peer``. Ends with `SendCompleted` or `SendFailed`."""
+
+    peer: str
+    offer: TransferOffer
+
+
+class SendSlot(Effect, frozen=True, gc=False):
+    """Send the slot's extents. Each is reported with `ExtentReleased` when it is read no more."""
+
+    key: TransferKey
+    slot: int
+    extents: tuple[Extent, ...]
+
+
+class CancelSend(Effect, frozen=True, gc=False):
+    """Stop sending."""
+
+    key: TransferKey
+    reason: str
+
+
+class ForgetSend(Effect, frozen=True, gc=False):
+    """The link has said its last word on the transfer. Report once more how much got through."""
+
+    key: TransferKey
+
+
+class AbandonReception(Effect, frozen=True, gc=False):
+    """Stop receiving. `ReceptionFailed` or `TransferReceived` still follows."""
+
+    key: TransferKey
+    reason: str
+
+
+# to the driver
+
+
+class CopySlot(Effect, frozen=True, gc=False):
+    """Make these copies inside the arena, then report `SlotCopied`."""
+
+    key: TransferKey
+    slot: int
+    copies: tuple[Copy, ...]
+
+
+class AnnounceTransfer(Effect, frozen=True, gc=False):
+    """The transfer changed state: let those who wait for it look again."""
+
+    transfer_id: str
+
+
+class ReportFailure(Effect, frozen=True, gc=False):
+    """For the log: what failed, of which transfer, with whom, and why."""
+
+    what: Literal["offer", "export", "reception", "import"]
+    transfer: str
+    party: str
+    reason: str
+
+
+Answer = AcceptOffer | RefuseOffer
+AnyEffect = (
+    GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
+    | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
+    | CopySlot | AnnounceTransfer | ReportFailure
+)  # fmt: skip

@@ -1,0 +1,211 @@
+"""What happened: the only input of the pool. Frozen, in the past tense.
+
+``connection`` numbers an engine rank's connection and is never used twice. Engines may be wrong or
+hostile: for what one may not say `Pool.handle` raises EngineError, and nothing has changed. The
+link and the driver are ours: what they may not say is a bug (InvariantError).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from prfaas.core.extents import Extent
+from prfaas.core.layout import KvLayout
+from prfaas.link.api import TransferKey, TransferOffer
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Base; as JSON each carries its type's name under ``type``."""
+
+
+# engines
+
+
+class EngineConnected(Event, frozen=True, gc=False):
+    """A rank has said who it is. Refused with EngineError, for its layout with LayoutMismatch."""
+
+    connection: int
+    engine: str
+    pid: int
+    layout: KvLayout
+
+
+class EngineDropped(Event, frozen=True, gc=False):
+    """It broke the rules and is listened to no more. It gets nothing new; what it has been lent
+    stays its own until `ConnectionClosed`."""
+
+    connection: int
+
+
+class ConnectionClosed(Event, frozen=True, gc=False):
+    """The rank touches nothing of the arena any more. Unknown connections are ignored."""
+
+    connection: int
+
+
+class SlotsRequested(Event, frozen=True, gc=False):
+    """Answered by one `GrantSlots` of 1 to ``count`` slots, as soon as there are any."""
+
+    connection: int
+    count: int
+
+
+class SlotsReturned(Event, frozen=True, gc=False):
+    """Leased slots came back unfilled."""
+
+    connection: int
+    slots: tuple[int, ...]
+
+
+class ExportBegun(Event, frozen=True, gc=False):
+    """A rank will hand over ``total_bytes`` for agent ``destination`` (perhaps this one), within
+    ``deadline_s`` seconds. Answered, at most once, by `StopExport`."""
+
+    connection: int
+    transfer_id: str
+    destination: str
+    from_token: int
+    to_token: int
+    total_bytes: int
+    deadline_s: float
+    priority: int = 0
+
+
+class SlotFilled(Event, frozen=True, gc=False):
+    """A leased slot was handed over. Of an export that is over the slot is free again at once."""
+
+    connection: int
+    transfer_id: str
+    slot: int
+    extents: tuple[Extent, ...]
+
+
+class ExportFinished(Event, frozen=True, gc=False):
+    """The engine has handed over every byte, it says. Comes after a fresh `SendProgressed`."""
+
+    connection: int
+    transfer_id: str
+
+
+class ExportAborted(Event, frozen=True, gc=False):
+    """The engine will not complete the export. Too late if it is complete already."""
+
+    connection: int
+    transfer_id: str
+    reason: str
+
+
+class ImportOpened(Event, frozen=True, gc=False):
+    """A rank wants to read a transfer. Answered by one `AnswerImport` or `FailImport`, in order
+    per connection and transfer, unless the connection ends first."""
+
+    connection: int
+    transfer_id: str
+    from_token: int
+    to_token: int
+    total_bytes: int
+
+
+class ImportClosed(Event, frozen=True, gc=False):
+    """It reads no more, or waits no more: what is unanswered is answered with `FailImport`."""
+
+    connection: int
+    transfer_id: str
+
+
+# the KV link, receiving
+
+
+class OfferReceived(Event, frozen=True, gc=False):
+    """Answered at once by one `AcceptOffer` or `RefuseOffer`."""
+
+    peer: str
+    offer: TransferOffer
+
+
+class RangeStored(Event, frozen=True, gc=False):
+    """A range arrived and its checksum is right; once per range."""
+
+    key: TransferKey
+    flat_offset: int
+    length: int
+
+
+class TransferReceived(Event, frozen=True, gc=False):
+    """Every byte was stored; the link writes no more."""
+
+    key: TransferKey
+
+
+class ReceptionFailed(Event, frozen=True, gc=False):
+    """The link gave up an accepted transfer and writes no more."""
+
+    key: TransferKey
+    reason: str
+
+
+class OfferWithdrawn(Event, frozen=True, gc=False):
+    """The sender gave up a transfer that was not accepted."""
+
+    key: TransferKey
+    reason: str
+
+
+# the KV link, sending
+
+
+class SendProgressed(Event, frozen=True, gc=False):
+    """So much of a transfer the receiver has stored by now. Late news does no harm."""
+
+    key: TransferKey
+    acknowledged_bytes: int
+
+
+class SendCompleted(Event, frozen=True, gc=False):
+    """The receiver has every byte."""
+
+    key: TransferKey
+
+
+class SendFailed(Event, frozen=True, gc=False):
+    """The link sends no more of the transfer, for whatever reason; also after `CancelSend`."""
+
+    key: TransferKey
+    reason: str
+
+
+class ExtentReleased(Event, frozen=True, gc=False):
+    """The link reads one extent of a `SendSlot` no more; comes once for each."""
+
+    key: TransferKey
+    slot: int
+
+
+# the driver
+
+
+class SlotCopied(Event, frozen=True, gc=False):
+    """A `CopySlot` was carried out."""
+
+    key: TransferKey
+    slot: int
+
+
+class TransferCancelled(Event, frozen=True, gc=False):
+    """The gateway needs the transfer no more, or never will."""
+
+    transfer_id: str
+
+
+class TimePassed(Event, frozen=True, gc=False):
+    """A look at deadlines and stalls is due; every `agent.service` sweep. Comes after a fresh
+    `SendProgressed` of every transfer."""
+
+
+AnyEvent = (
+    EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested | SlotsReturned
+    | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened | ImportClosed
+    | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
+    | SendProgressed | SendCompleted | SendFailed | ExtentReleased
+    | SlotCopied | TransferCancelled | TimePassed
+)  # fmt: skip

@@ -1,0 +1,70 @@
+"""One rank's export, and what an engine may say about one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prfaas.core.errors import EngineError
+from prfaas.core.extents import Extent, merged
+from prfaas.core.handoff import LONGEST_DEADLINE_S, TRANSFER_ID
+from prfaas.core.ranges import RangeSet
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.events import ExportBegun, SlotFilled
+from prfaas.pool.lifecycle import ExportState
+from prfaas.pool.records import Sent
+
+
+@dataclass(eq=False, slots=True)
+class Export:
+    """One rank's transfer. ``waiting``: filled slots of a pending one."""
+
+    connection: int
+    offer: TransferOffer
+    destination: str
+    local: bool
+    deadline: float
+    record: Sent
+    handed: RangeSet = field(default_factory=RangeSet)
+    waiting: list[tuple[int, tuple[Extent, ...]]] = field(default_factory=list)
+    engine_done: bool = False
+
+    @property
+    def key(self) -> TransferKey:
+        return self.offer.key
+
+    @property
+    def over(self) -> bool:
+        return self.record.state in (ExportState.COMPLETE, ExportState.FAILED)
+
+    def take_new(self, extents: Sequence[Extent]) -> tuple[Extent, ...]:
+        """Record extents as handed over; returns the parts that were not before: what an engine
+        hands over twice is sent once. Raises EngineError beyond the transfer's end."""
+        if any(extent.flat_end > self.offer.total_bytes for extent in extents):
+            raise EngineError(f"transfer {self.key.transfer_id} ends at {self.offer.total_bytes}")
+        return tuple(
+            extent.part(start, end)
+            for extent in extents
+            for start, end in self.handed.add(extent.flat_offset, extent.flat_end)
+        )
+
+
+def malformed(event: ExportBegun) -> str | None:
+    """What is wrong with an export as such, or None."""
+    if not TRANSFER_ID.match(event.transfer_id):
+        return "a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -"
+    if event.total_bytes <= 0:
+        return "there is nothing to transfer"
+    if not 0 < event.deadline_s <= LONGEST_DEADLINE_S:
+        return f"deadline_s {event.deadline_s} is not in (0, {LONGEST_DEADLINE_S:g}]"
+    return None
+
+
+def checked_extents(event: SlotFilled, slot_bytes: int) -> list[Extent]:
+    """A slot's extents, neighbours merged. Raises EngineError for one outside the slot."""
+    first, end = event.slot * slot_bytes, (event.slot + 1) * slot_bytes
+    for extent in event.extents:
+        flat, arena, length = extent
+        if length <= 0 or flat < 0 or not first <= arena <= end - length:
+            raise EngineError(f"{extent} lies outside slot {event.slot}")
+    return merged(event.extents)

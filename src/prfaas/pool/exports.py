@@ -1,0 +1,301 @@
+"""The sending side: slots that engines filled, on their way to an agent (perhaps this one).
+
+`pool.lifecycle.EXPORT` is an export's life. It ends once, with or without its engine; the engine
+ends it too, and only then (or at its deadline) it is forgotten. Slots that the link reads outlast
+both: they are free when the link has let go of every extent of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prfaas.core.errors import InvariantError
+from prfaas.core.transitions import advance
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.books import Books
+from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend, StopExport
+from prfaas.pool.events import (
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ExtentReleased,
+    SendCompleted,
+    SendFailed,
+    SendProgressed,
+    SlotFilled,
+)
+from prfaas.pool.export import Export, checked_extents, malformed
+from prfaas.pool.leases import Leases
+from prfaas.pool.lifecycle import EXPORT, ExportState, ExportStep
+from prfaas.pool.receptions import Receptions
+from prfaas.pool.records import Sent
+from prfaas.pool.slots import ArenaFull
+from prfaas.pool.stalls import exports_to_stop
+
+
+class Exports:
+    """Every export that is not forgotten, oldest first.
+
+    Args:
+        name: this agent's own: what goes there is a local hand-off.
+        first_epoch: greater after every restart, so late bytes of an earlier life match nothing.
+    """
+
+    def __init__(
+        self, books: Books, receptions: Receptions, leases: Leases, *, name: str, first_epoch: int
+    ) -> None:
+        self._books, self._receptions, self._leases = books, receptions, leases
+        self._name, self._next_epoch = name, first_epoch
+        self._live: dict[tuple[str, int], Export] = {}
+        self._unreleased: dict[int, int] = {}
+        """Extents the link has not released, by slot."""
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    # what engines say
+
+    def begun(self, event: ExportBegun) -> None:
+        """A new one, or `StopExport` at once."""
+        books = self._books
+        entry = books.engines.of(event.connection)
+        refusal = self._why_not(event, entry.rank)
+        if refusal is not None:
+            books.effects.append(StopExport(event.connection, event.transfer_id, refusal))
+            return
+        self._next_epoch += 1
+        offer = TransferOffer(
+            TransferKey(event.transfer_id, entry.rank, self._next_epoch),
+            entry.fingerprint,
+            event.from_token,
+            event.to_token,
+            event.total_bytes,
+            event.deadline_s,
+            event.priority,
+        )
+        local = event.destination == self._name
+        state = ExportState.PENDING if local else ExportState.SENDING
+        record = Sent(offer.key, event.total_bytes, state)
+        deadline = books.now + event.deadline_s
+        export = Export(event.connection, offer, event.destination, local, deadline, record)
+        self._live[event.transfer_id, entry.rank] = export
+        books.records.add_sent(record, now=books.now)
+        if local:
+            self.admit_pending()
+        else:
+            books.effects.append(StartSend(event.destination, offer))
+
+    def slot_filled(self, event: SlotFilled) -> None:
+        """Raises EngineError for a slot that is not the engine's, or bytes out of bounds."""
+        books, slot = self._books, event.slot
+        books.slots.check_leased(event.connection, (slot,))
+        extents = checked_extents(event, books.slots.slot_bytes)
+        export = self._of(event.connection, event.transfer_id)
+        if export is None or export.over:
+            books.slots.take_back(event.connection, (slot,))
+            return
+        new = export.take_new(extents)
+        if not new:
+            books.slots.take_back(event.connection, (slot,))
+            return
+        books.slots.queue(event.connection, slot, export.key)
+        if export.local:
+            books.counters.exported_bytes_local += sum(extent.length for extent in new)
+            export.waiting.append((slot, new))
+            self._hand_over(export)
+        else:
+            books.counters.exported_bytes_link += sum(extent.length for extent in new)
+            self._unreleased[slot] = len(new)
+            books.effects.append(SendSlot(export.key, slot, new))
+
+    def finished(self, event: ExportFinished) -> None:
+        """What is missing now will never come."""
+        export = self._engine_done(event.connection, event.transfer_id)
+        if export is None:
+            return
+        record = export.record
+        record.export_ended_at = self._books.now
+        record.bytes_acknowledged_at_export_end = record.bytes_acknowledged
+        missing = export.offer.total_bytes - export.handed.total
+        if missing:
+            self._cancel(export, f"export ended with {missing} bytes missing")
+
+    def aborted(self, event: ExportAborted) -> None:
+        """Too late for one that is complete."""
+        export = self._engine_done(event.connection, event.transfer_id)
+        if export is not None:
+            self._cancel(export, event.reason)
+
+    def connection_closed(self, connection: int) -> None:
+        """An export that its engine had not ended can never be complete."""
+        for export in [e for e in self._live.values() if e.connection == connection]:
+            if not export.engine_done:
+                export.engine_done = True
+                self._cancel(export, "the exporting engine went away")
+                self._forget_if_done(export)
+
+    # what the link says
+
+    def progressed(self, event: SendProgressed) -> None:
+        """For the record, also when the export is over."""
+        record = self._books.records.sent(event.key)
+        if record is not None:
+            record.bytes_acknowledged = event.acknowledged_bytes
+
+    def sent(self, event: SendCompleted) -> None:
+        """The receiver has everything."""
+        self._books.effects.append(ForgetSend(event.key))
+        export = self._by_key(event.key)
+        if export is not None and not export.over:
+            export.record.bytes_acknowledged = export.offer.total_bytes
+            self._end(export, ExportStep.ALL_ACKNOWLEDGED, None)
+
+    def send_failed(self, event: SendFailed) -> None:
+        """The link has given it up, or was told to."""
+        self._books.effects.append(ForgetSend(event.key))
+        export = self._by_key(event.key)
+        if export is not None and not export.over:
+            self._end(export, ExportStep.ENDED, event.reason)
+
+    def released(self, event: ExtentReleased) -> None:
+        """The link reads one extent of a slot no more."""
+        left = self._unreleased.get(event.slot, 0) - 1
+        if left < 0:
+            raise InvariantError(f"slot {event.slot} was released more often than it was sent")
+        if left:
+            self._unreleased[event.slot] = left
+        else:
+            del self._unreleased[event.slot]
+            self._books.slots.release(event.slot, event.key)
+
+    # what the pool says
+
+    def admit_pending(self) -> None:
+        """Give memory to local hand-offs that wait for it, in order."""
+        for export in self._where(lambda e: e.record.state is ExportState.PENDING):
+            try:
+                refusal = self._receptions.admit_local(export.offer)
+            except ArenaFull:
+                return
+            if refusal is not None:
+                self._end(export, ExportStep.ENDED, refusal)
+                continue
+            record = export.record
+            record.state = advance(EXPORT, record.state, ExportStep.ADMITTED)
+            self._hand_over(export)
+
+    def local_ended(self, key: TransferKey, reason: str | None) -> None:
+        """The reception of a local hand-off is complete, or gone."""
+        export = self._by_key(key)
+        if export is not None and not export.over:
+            step = ExportStep.ALL_ACKNOWLEDGED if reason is None else ExportStep.ENDED
+            self._end(export, step, reason)
+
+    def cancelled(self, transfer_id: str) -> None:
+        """The gateway needs the transfer no more."""
+        for export in self._where(lambda e: e.key.transfer_id == transfer_id):
+            self._cancel(export, "cancelled")
+
+    def expire(self) -> None:
+        """End what is past its deadline, and stalls."""
+        for export in [e for e in self._live.values() if e.deadline <= self._books.now]:
+            if export.over:
+                export.engine_done = True  # it has been told and says nothing
+                self._forget_if_done(export)
+            else:
+                self._cancel(export, "deadline passed")
+        self._end_stall(self._leases.stalled_s())
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where exports and slots contradict each other."""
+        for export in self._live.values():
+            if export.over and (export.engine_done or export.waiting):
+                raise InvariantError(f"{export.key} is over and kept, or keeps slots")
+            if export.waiting and export.record.state is not ExportState.PENDING:
+                raise InvariantError(f"{export.key} has memory and keeps slots waiting")
+        waiting = sum(len(export.waiting) for export in self._live.values())
+        if waiting + len(self._unreleased) > self._books.slots.counts().queued:
+            raise InvariantError("slots that wait or are being sent are not queued")
+
+    def _end_stall(self, stalled_s: float) -> None:
+        """Stop what cannot move, so that what can gets memory."""
+        if not stalled_s:
+            return
+        queued = self._books.slots.queued_transfers()
+        stopped, why = exports_to_stop(self._where(lambda e: e.key in queued), stalled_s)
+        if stopped:
+            self._books.counters.stalls += 1
+            self._leases.restart_stall_clock()
+        for export in stopped:
+            self._cancel(export, f"agent {export.destination} {why}")
+
+    def _hand_over(self, export: Export) -> None:
+        """The waiting slots of a local hand-off, if it has memory."""
+        if export.record.state is not ExportState.SENDING:
+            return
+        waiting, export.waiting = export.waiting, []
+        for slot, extents in waiting:
+            self._receptions.hand_over(export.key, slot, extents)
+        export.record.bytes_acknowledged = export.handed.total
+
+    def _cancel(self, export: Export, reason: str) -> None:
+        """End it here and, if it has begun, at its receiver."""
+        if export.over:
+            return
+        self._end(export, ExportStep.ENDED, reason)
+        if export.local:
+            self._receptions.export_failed(export.key, reason)
+        else:
+            self._books.effects.append(CancelSend(export.key, reason))
+
+    def _end(self, export: Export, step: ExportStep, reason: str | None) -> None:
+        books, record, key = self._books, export.record, export.key
+        record.state, record.reason = advance(EXPORT, record.state, step), reason
+        if reason is None:
+            books.counters.exports_complete += 1
+            record.completed_at = books.now
+        else:
+            books.counters.exports_failed += 1
+            books.report("export", key, f"to={export.destination}", reason)
+            if not export.engine_done:
+                stop = StopExport(export.connection, key.transfer_id, reason)
+                books.effects.append(stop)
+        for slot, _ in export.waiting:
+            books.slots.release(slot, key)
+        export.waiting = []
+        self._forget_if_done(export)
+        books.records.touch(key.transfer_id, now=books.now)
+        books.announce(key.transfer_id)
+
+    def _engine_done(self, connection: int, transfer_id: str) -> Export | None:
+        export = self._of(connection, transfer_id)
+        if export is not None:
+            export.engine_done = True
+            self._forget_if_done(export)
+        return export
+
+    def _forget_if_done(self, export: Export) -> None:
+        place = (export.key.transfer_id, export.key.rank)
+        if export.over and export.engine_done and self._live.get(place) is export:
+            del self._live[place]
+
+    def _of(self, connection: int, transfer_id: str) -> Export | None:
+        """The export of this name, if it is the connection's."""
+        rank = self._books.engines.of(connection).rank
+        export = self._live.get((transfer_id, rank))
+        return export if export is not None and export.connection == connection else None
+
+    def _by_key(self, key: TransferKey) -> Export | None:
+        export = self._live.get((key.transfer_id, key.rank))
+        return export if export is not None and export.key == key else None
+
+    def _where(self, wanted: Callable[[Export], bool]) -> list[Export]:
+        """Exports that are not over, oldest first."""
+        return [e for e in self._live.values() if not e.over and wanted(e)]
+
+    def _why_not(self, event: ExportBegun, rank: int) -> str | None:
+        if (event.transfer_id, rank) in self._live:
+            return "this transfer is being exported already"
+        if self._books.records.is_cancelled(event.transfer_id):
+            return "cancelled"
+        return malformed(event)

@@ -1,0 +1,154 @@
+"""Engines that read received transfers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from prfaas.core.errors import InvariantError
+from prfaas.core.extents import Extent
+from prfaas.pool.books import Books
+from prfaas.pool.effects import AnswerImport, FailImport
+from prfaas.pool.engines import EngineEntry
+from prfaas.pool.events import ImportClosed, ImportOpened
+from prfaas.pool.lifecycle import ReceptionState
+from prfaas.pool.receptions import Reception, Receptions
+
+UNKNOWN_WAIT_S = 1.0
+"""How long an import waits for a transfer nobody has announced. The gateway submits a request when
+its transfer is complete, so this only covers a race."""
+
+
+class _Waiting(NamedTuple):
+    request: ImportOpened
+    entry: EngineEntry
+    unknown_until: float
+
+
+class Imports:
+    """Every import is answered once, in order per connection and transfer."""
+
+    def __init__(self, books: Books, receptions: Receptions) -> None:
+        self._books, self._receptions = books, receptions
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self._open: dict[tuple[int, str], list[Reception]] = {}
+        """More than one where an engine reads an attempt that was dropped and its successor."""
+
+    @property
+    def open_count(self) -> int:
+        """Of those that read."""
+        return len(self._open)
+
+    def opened(self, event: ImportOpened) -> None:
+        """Answered when the transfer is all here, or will never be."""
+        entry = self._books.engines.of(event.connection)
+        waiting = _Waiting(event, entry, self._books.now + UNKNOWN_WAIT_S)
+        self._waiting.setdefault(event.transfer_id, []).append(waiting)
+        self.look_again(event.transfer_id)
+
+    def closed(self, event: ImportClosed) -> None:
+        """The rank reads no more, or waits no more."""
+        connection, transfer_id = event.connection, event.transfer_id
+        for _ in self._take(transfer_id, lambda w: w.request.connection == connection):
+            self._books.effects.append(FailImport(connection, transfer_id, "closed"))
+        self._unread(connection, transfer_id)
+
+    def waits_no_more(self, connection: int) -> None:
+        """What is unanswered lapses; what is open stays so."""
+        for transfer_id in list(self._waiting):
+            self._take(transfer_id, lambda w: w.request.connection == connection)
+
+    def connection_closed(self, connection: int) -> None:
+        """Every import ends with its connection."""
+        self.waits_no_more(connection)
+        for owner, transfer_id in list(self._open):
+            if owner == connection:
+                self._unread(connection, transfer_id)
+
+    def expire(self) -> None:
+        """Fail imports of transfers that nobody has announced for too long."""
+        now = self._books.now
+        for transfer_id, waiting in list(self._waiting.items()):
+            if any(w.unknown_until <= now for w in waiting):
+                self.look_again(transfer_id)
+
+    def look_again(self, transfer_id: str) -> None:
+        """The transfer may have changed: answer what can be answered."""
+        if transfer_id not in self._waiting:
+            return
+        every = self._waiting.pop(transfer_id)
+        rest = [waiting for waiting in every if not self._answer(waiting)]
+        if rest:
+            self._waiting[transfer_id] = rest
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where readers are miscounted."""
+        readers: dict[int, int] = {}
+        every = [reception for opened in self._open.values() for reception in opened]
+        for reception in every:
+            readers[id(reception)] = readers.get(id(reception), 0) + 1
+        for reception in every:
+            if reception.readers != readers[id(reception)]:
+                raise InvariantError(f"{reception.key} has {reception.readers} readers")
+
+    def _take(self, transfer_id: str, wanted: Callable[[_Waiting], bool]) -> list[_Waiting]:
+        every = self._waiting.pop(transfer_id, [])
+        rest = [w for w in every if not wanted(w)]
+        if rest:
+            self._waiting[transfer_id] = rest
+        return [w for w in every if wanted(w)]
+
+    def _unread(self, connection: int, transfer_id: str) -> None:
+        for reception in self._open.pop((connection, transfer_id), ()):
+            self._receptions.unread(reception)
+
+    def _answer(self, waiting: _Waiting) -> bool:
+        """Whether it could be answered."""
+        request, books = waiting.request, self._books
+        transfer_id, connection = request.transfer_id, request.connection
+        reception = self._receptions.find(transfer_id, waiting.entry.rank)
+        if reception is None:
+            reason = self._why_not_here(waiting)
+        else:
+            reason = _difference(waiting, reception)
+        if reason is not None:
+            books.counters.imports_failed += 1
+            books.report("import", transfer_id, waiting.entry.engine, reason)
+            books.effects.append(FailImport(connection, transfer_id, reason))
+        elif reception is None or reception.record.state is not ReceptionState.COMPLETE:
+            return False
+        else:
+            books.counters.imports_ready += 1
+            extents = self._begin_to_read(connection, reception)
+            books.effects.append(AnswerImport(connection, transfer_id, extents))
+        return True
+
+    def _begin_to_read(self, connection: int, reception: Reception) -> tuple[Extent, ...]:
+        """One reader per connection, however many requests of it read."""
+        opened = self._open.setdefault((connection, reception.key.transfer_id), [])
+        if reception not in opened:
+            opened.append(reception)
+            self._receptions.read(reception)
+        return self._receptions.extents(reception)
+
+    def _why_not_here(self, waiting: _Waiting) -> str | None:
+        """Why there is no memory of it and none will come, or None."""
+        transfer_id, records = waiting.request.transfer_id, self._books.records
+        record = records.received(transfer_id, waiting.entry.rank)
+        if record is not None and record.state is ReceptionState.FAILED:
+            return record.reason or "failed"
+        if records.is_cancelled(transfer_id):
+            return "cancelled"
+        return "no such transfer here" if self._books.now >= waiting.unknown_until else None
+
+
+def _difference(waiting: _Waiting, reception: Reception) -> str | None:
+    """Why these bytes are not those the engine means, or None."""
+    request, offer = waiting.request, reception.offer
+    if waiting.entry.fingerprint != offer.layout_fingerprint:
+        return "the sender's KV layout differs from this engine's"
+    for what in ("from_token", "to_token", "total_bytes"):
+        asked, offered = getattr(request, what), getattr(offer, what)
+        if asked != offered:
+            return f"{what} differs: the engine asks for {asked}, the sender offered {offered}"
+    return None

@@ -1,0 +1,190 @@
+"""The state machine behind an agent: who owns which byte of its arena, and what becomes of every
+transfer. The agent drives it in real time, tests on a clock of their own; it knows of neither.
+
+Theory of operation. ``handle(event, now=...)`` returns the effects that follow, in order. Engines
+lease slots, fill them and hand them over; an export sends them to another agent through the KV link
+or hands them to a reception beside it; a reception gives memory to what arrives; imports read what
+is complete. The parts (`leases`, `exports`, `receptions`, `imports`) share one set of `Books` and
+act on it directly; where one's doing concerns another that does not know it, the books keep a note,
+and `Pool` follows the notes up before it returns: an event is dealt with entirely or, where it
+raises EngineError, not at all.
+
+Guarantees, property-tested over any interleaving: a slot has one owner; an import gets one answer;
+an export has one end; memory is never given to one while the link, a copy or an import touches it;
+when everybody has let go, every slot is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from prfaas.core.errors import InvariantError
+from prfaas.pool.books import Books, PoolSnapshot
+from prfaas.pool.effects import AnyEffect
+from prfaas.pool.engines import Engines
+from prfaas.pool.events import (
+    AnyEvent,
+    ConnectionClosed,
+    EngineConnected,
+    EngineDropped,
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ExtentReleased,
+    ImportClosed,
+    ImportOpened,
+    OfferReceived,
+    OfferWithdrawn,
+    RangeStored,
+    ReceptionFailed,
+    SendCompleted,
+    SendFailed,
+    SendProgressed,
+    SlotCopied,
+    SlotFilled,
+    SlotsRequested,
+    SlotsReturned,
+    TimePassed,
+    TransferCancelled,
+    TransferReceived,
+)
+from prfaas.pool.exports import Exports
+from prfaas.pool.imports import Imports
+from prfaas.pool.leases import Leases
+from prfaas.pool.receptions import Receptions
+from prfaas.pool.records import TransferRecords, TransferView
+from prfaas.pool.slots import Slots
+
+
+class Pool:
+    """See the module. Not thread-safe, no I/O.
+
+    Args:
+        name: this agent's own: what is exported there is a local hand-off.
+        slot_bytes, slot_count, export_slots: see `Slots`.
+        engines: names the deployment gives this agent.
+        first_epoch: must be greater than any epoch of an earlier life of this agent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        slot_bytes: int,
+        slot_count: int,
+        export_slots: int,
+        engines: frozenset[str],
+        first_epoch: int = 0,
+    ) -> None:
+        self._books = Books(
+            slots=Slots(slot_bytes=slot_bytes, slot_count=slot_count, export_slots=export_slots),
+            engines=Engines(engines),
+            records=TransferRecords(),
+        )
+        self._leases = Leases(self._books)
+        self._receptions = Receptions(self._books)
+        self._exports = Exports(
+            self._books, self._receptions, self._leases, name=name, first_epoch=first_epoch
+        )
+        self._imports = Imports(self._books, self._receptions)
+        self._actions: dict[type, Callable[[Any], None]] = {
+            EngineConnected: self._books.engines.connected,
+            EngineDropped: self._engine_dropped,
+            ConnectionClosed: self._connection_closed,
+            SlotsRequested: self._leases.requested,
+            SlotsReturned: self._leases.returned,
+            ExportBegun: self._exports.begun,
+            SlotFilled: self._exports.slot_filled,
+            ExportFinished: self._exports.finished,
+            ExportAborted: self._exports.aborted,
+            ImportOpened: self._imports.opened,
+            ImportClosed: self._imports.closed,
+            OfferReceived: self._receptions.offered,
+            RangeStored: self._receptions.stored,
+            TransferReceived: self._receptions.received,
+            ReceptionFailed: self._receptions.failed,
+            OfferWithdrawn: self._receptions.withdrawn,
+            SendProgressed: self._exports.progressed,
+            SendCompleted: self._exports.sent,
+            SendFailed: self._exports.send_failed,
+            ExtentReleased: self._exports.released,
+            SlotCopied: self._receptions.copied,
+            TransferCancelled: self._transfer_cancelled,
+            TimePassed: self._time_passed,
+        }
+
+    def handle(self, event: AnyEvent, *, now: float) -> list[AnyEffect]:
+        """Take one event at time ``now`` (seconds, never less than before); return what to do.
+
+        Raises EngineError for what an engine may not say; then nothing has changed.
+        """
+        books = self._books
+        if now < books.now:
+            raise InvariantError(f"time ran backwards: {now} after {books.now}")
+        books.now = now
+        self._actions[type(event)](event)
+        while books.changed or books.local_ends or books.memory_freed:
+            self._follow_up()
+        if self._leases.waiting:
+            self._leases.serve()
+        return books.take_effects() if books.effects else []
+
+    def snapshot(self) -> PoolSnapshot:
+        """Everything that is counted, as it stands."""
+        books = self._books
+        return PoolSnapshot(
+            slots=books.slots.counts(),
+            slot_bytes=books.slots.slot_bytes,
+            lease_waiters=self._leases.waiting,
+            engines=books.engines.entries(),
+            exports=len(self._exports),
+            receptions=len(self._receptions),
+            imports=self._imports.open_count,
+            counters=msgspec.structs.replace(books.counters),
+        )
+
+    def transfer(
+        self, transfer_id: str, *, ranks: int, unix_at_zero: float = 0.0
+    ) -> tuple[TransferView, bool]:
+        """See `TransferRecords.view`."""
+        return self._books.records.view(transfer_id, ranks=ranks, unix_at_zero=unix_at_zero)
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where the bookkeeping contradicts itself."""
+        for part in (self._books.slots, self._receptions, self._exports, self._imports):
+            part.check_integrity()
+
+    def _follow_up(self) -> None:
+        """What the last step of one part means for the others."""
+        books = self._books
+        if books.local_ends:
+            self._exports.local_ended(*books.local_ends.pop(0))
+        elif books.memory_freed:
+            books.memory_freed = False
+            self._exports.admit_pending()
+        else:
+            self._imports.look_again(books.changed.pop(0))
+
+    def _engine_dropped(self, event: EngineDropped) -> None:
+        self._leases.waits_no_more(event.connection)
+        self._imports.waits_no_more(event.connection)
+
+    def _connection_closed(self, event: ConnectionClosed) -> None:
+        for part in (self._exports, self._imports, self._leases):
+            part.connection_closed(event.connection)
+        self._books.engines.closed(event.connection)
+
+    def _transfer_cancelled(self, event: TransferCancelled) -> None:
+        self._books.records.cancel(event.transfer_id, now=self._books.now)
+        self._exports.cancelled(event.transfer_id)
+        self._receptions.cancelled(event.transfer_id)
+        self._books.announce(event.transfer_id)
+
+    def _time_passed(self, event: TimePassed) -> None:
+        self._receptions.expire()
+        self._exports.expire()
+        self._imports.expire()
+        self._books.records.forget_old(now=self._books.now)
