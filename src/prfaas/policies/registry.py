@@ -15,7 +15,7 @@ from prfaas.core.deployment import SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
 from prfaas.policies.adaptive import AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
-from prfaas.policies.baselines import FixedSidePolicy
+from prfaas.policies.homogeneous import FixedSidePolicy
 from prfaas.policies.earliest import EarliestCompletionPolicy
 from prfaas.policies.static_length import StaticLengthPolicy, UncachedGatePolicy
 from prfaas.policies.threshold import ThresholdPolicy

@@ -6,7 +6,7 @@ from math import inf
 
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import CancelDecode, ErrorKind, FailRequest, StartDecode
-from prfaas.scheduler.holdings import Holdings
+from prfaas.scheduler.reservations import Holdings
 from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.state import ClusterState, EngineState, Record
 from prfaas.scheduler.timers import TimerKind

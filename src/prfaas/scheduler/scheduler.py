@@ -23,7 +23,7 @@ from math import inf
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.policies.api import Costs, Policy, View
-from prfaas.scheduler.attempts import Attempts
+from prfaas.scheduler.routing import Attempts
 from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
 from prfaas.scheduler.events import (
     AnyEvent,
@@ -42,7 +42,7 @@ from prfaas.scheduler.events import (
     TransferFailed,
     TransferProgressed,
 )
-from prfaas.scheduler.holdings import Action
+from prfaas.scheduler.reservations import Action
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prfaas.scheduler.attempts import Attempts
+from prfaas.scheduler.routing import Attempts
 from prfaas.scheduler.lifecycle import TABLE, TERMINAL, State, Trigger, mermaid, successors
 
 DOC = Path(__file__).parents[3] / "docs" / "scheduling.md"

@@ -10,7 +10,7 @@ import pytest
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, ConfigError, InvariantError
 from prfaas.policies.api import RoleChange, Route, View
-from prfaas.policies.baselines import FixedSidePolicy
+from prfaas.policies.homogeneous import FixedSidePolicy
 from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler import commands as c
