@@ -1,4 +1,4 @@
-"""The actions up to the last byte: routes, prefill, transfer.
+"""Which route a request takes, and the next one after a failure.
 
 Theory of operation. The policy proposes a route, `_refusal` says whether it can be carried out
 now, `_apply` carries it out. After a failure the attempt is given up with all it holds and the next
@@ -8,30 +8,61 @@ no decode engine is up, a prefill engine of a PD cluster stands in for it and an
 
 from __future__ import annotations
 
+from math import inf
+
+from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies import placement
-from prfaas.policies.api import Decision, Route
-from prfaas.scheduler.commands import StartPrefill
+from prfaas.policies.api import Costs, Decision, Policy, Route
+from prfaas.scheduler.commands import CancelDecode, ErrorKind
 from prfaas.scheduler.decoding import Decoding
+from prfaas.scheduler.ending import Ending
 from prfaas.scheduler.lifecycle import State, Trigger
-from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.prefilling import Prefilling
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.state import FleetState, Record
 from prfaas.scheduler.timers import TimerKind
 
-_PATIENCE = 2.0
-"""In units of ``transfer_stall``: what a transfer may be expected to need still, once it has had
-one of them."""
+_BACKOFF_S = 0.25
+"""Before the first retry on an engine that has just failed this request; doubles each time."""
 
 
-class Attempts(Decoding):
-    """All actions of the transition table."""
+class Routing:
+    """Composes the other parts: whatever may end in another route is an action of this one."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        reservations: Reservations,
+        fleet: FleetState,
+        policy: Policy,
+        config: SchedulerConfig,
+        costs: Costs,
+        *,
+        prefilling: Prefilling,
+        decoding: Decoding,
+        ending: Ending,
+    ) -> None:
+        self._requests = requests
+        self._reservations = reservations
+        self._fleet = fleet
+        self._policy = policy
+        self._costs = costs
+        self._prefilling = prefilling
+        self._decoding = decoding
+        self._ending = ending
+        self._attempt_share = config.attempt_share
+        self._max_attempts = config.max_attempts
+        self._engine_wait_s = config.engine_wait_s
 
     def unpark(self) -> None:
         """An engine that can answer came up: route what has waited for one."""
-        for record in list(self._parked.values()):
-            self.trigger(record, Trigger.ENGINE_RETURNED, "")
+        for record in list(self._requests.parked.values()):
+            self._requests.trigger(record, Trigger.ENGINE_RETURNED, "")
 
     def route(self, record: Record, _why: str) -> None:
         """Ask the policy, which knows of no route where no decode engine is up."""
-        decision = self._policy.route(record, self.scene, now=self.now)
+        decision = self._policy.route(record, self._fleet, now=self._requests.now)
         if decision is None:
             self._stand_in(record, "")
         elif (refusal := self._refusal(record, decision)) is not None:
@@ -43,12 +74,52 @@ class Attempts(Decoding):
         """Give the attempt up and take the next route: offload, pd-p, direct."""
         if record.transfer_id is not None:
             record.failed |= {record.transfer_from}
-        self._abandon(record)
+        self._reservations.abandon(record)
         if self._next_attempt(record, why):
             self._apply_next(record, why)
 
+    def make_ready(self, record: Record, why: str) -> None:
+        """All that is missing is a slot: take one, or wait in line, or (no engine of the cluster
+        can use the transfer) take the next route."""
+        if not self._decoding.take_slot(record):
+            self.reroute(record, why or "no decode engine can use the transfer")
+
+    def prefilled_last(self, record: Record, why: str) -> None:
+        """The last bytes were there before the prefill engine had answered."""
+        self._prefilling.learn(record)
+        self.make_ready(record, why)
+
+    def watch_transfer(self, record: Record, _why: str) -> None:
+        """More of it has arrived; give it up if it is too slow."""
+        why = self._prefilling.too_slow(record)
+        if why is not None:
+            self.reroute(record, why)
+
+    def retry_decode(self, record: Record, why: str) -> None:
+        """Before the first token: another decode engine, or the same after a pause."""
+        engine = record.decode
+        assert engine is not None
+        lost = record.attempt
+        if not self._next_attempt(record, why):
+            return
+        requests = self._requests
+        requests.out.append(CancelDecode(record.request_id, lost, engine.name))
+        self._reservations.release_prefill(record, done=False)
+        engine.running -= 1
+        requests.move(record, State.READY)
+        self._limit_attempt(record)
+        record.failed |= {engine.name}
+        record.reason = f"{record.reason}; retried: {why}"
+        usable = self._decoding.usable_engines(record)
+        if usable and all(e.name in record.failed for e in usable):
+            at = requests.now + _BACKOFF_S * 2 ** (record.attempt - 2)
+            requests.timers.add(at, TimerKind.BACKOFF, record.request_id, record.attempt)
+        else:
+            self.make_ready(record, why)
+        self._decoding.fill_slots(engine)
+
     def _apply_next(self, record: Record, why: str) -> None:
-        decode = placement.decode_engine(record, self.scene.pd_clusters)
+        decode = placement.decode_engine(record, self._fleet.pd_clusters)
         if decode is None:
             self._stand_in(record, why)
             return
@@ -56,9 +127,9 @@ class Attempts(Decoding):
         if record.route is not Route.DIRECT or record.attempt == 1:
             engine = placement.prefill_engine(
                 record,
-                self.scene.cluster(decode.cluster).prefill_engines,
+                self._fleet.cluster(decode.cluster).prefill_engines,
                 self._costs,
-                now=self.now,
+                now=self._requests.now,
                 avoid=record.failed,
             )
         if engine is None:
@@ -68,25 +139,25 @@ class Attempts(Decoding):
 
     def _refusal(self, record: Record, decision: Decision) -> str | None:
         """Why a policy's decision cannot be carried out; None if it can."""
-        decode = self.scene.engines[decision.decode_engine]
+        decode = self._fleet.engines[decision.decode_engine]
         if not decode.up:
             return f"{decode.name} is down"
         if decision.prefill_engine is None:
             return None
-        engine = self.scene.engines[decision.prefill_engine]
+        engine = self._fleet.engines[decision.prefill_engine]
         if not engine.up:
             return f"{engine.name} is down"
         if engine.name in record.failed:
             return f"{engine.name} failed this request before"
         if engine.place is not decode.place:
-            link = self.scene.link(engine.cluster, decode.cluster)
+            link = self._fleet.link(engine.cluster, decode.cluster)
             if link is None or not link.up:
                 return f"no line up from {engine.cluster} to {decode.cluster}"
         return None
 
     def _stand_in(self, record: Record, why: str) -> None:
         """No decode engine is up: have a PD cluster's prefill engine answer alone, or park."""
-        engine = placement.stand_in(record, self.scene.pd_clusters)
+        engine = placement.stand_in(record, self._fleet.pd_clusters)
         if engine is None:
             self._park(record)
             return
@@ -95,106 +166,43 @@ class Attempts(Decoding):
         self._apply(record, Decision(Route.DIRECT, None, engine.name, reason))
 
     def _park(self, record: Record) -> None:
+        requests = self._requests
         if record.state is not State.PARKED:
-            self._move(record, State.PARKED)
-            self._parked[record.request_id] = record
+            requests.move(record, State.PARKED)
             record.failed = frozenset()
-            wait = self.now + self._engine_wait_s
-            self.timers.add(wait, TimerKind.ENGINE_WAIT, record.request_id, record.attempt)
+            wait = requests.now + self._engine_wait_s
+            requests.timers.add(wait, TimerKind.ENGINE_WAIT, record.request_id, record.attempt)
 
     def _apply(self, record: Record, decision: Decision) -> None:
         """Carry out a decision that `_refusal` has nothing against."""
-        decode = self.scene.engines[decision.decode_engine]
+        decode = self._fleet.engines[decision.decode_engine]
         record.route, record.reason = decision.route, decision.reason
         record.transfer_id = None
         record.from_token = record.to_token = 0
-        self._assign(record, decode)
+        self._reservations.assign(record, decode)
         self._limit_attempt(record)
         if decision.prefill_engine is not None:
-            from_token = record.cached_on(decode) // self._align * self._align
+            align = self._fleet.alignment_tokens
+            from_token = record.cached_on(decode) // align * align
             if from_token < record.boundary:
-                engine = self.scene.engines[decision.prefill_engine]
-                self._plan_prefill(record, engine, decode, from_token)
+                engine = self._fleet.engines[decision.prefill_engine]
+                self._prefilling.plan(record, engine, decode, from_token)
                 return
             record.route = Route.DIRECT
             record.reason += "; nothing to hand over"
         self.make_ready(record, "")
 
-    def _plan_prefill(
-        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
-    ) -> None:
-        record.from_token, record.to_token = from_token, record.boundary
-        self._book(record, engine)
-        engine.prefill_records[record.request_id] = record
-        if engine.place is not decode.place:
-            link = self.scene.links[engine.cluster, decode.cluster]
-            record.link = link
-            record.link_bytes = self._costs.kv_bytes(from_token, record.boundary)
-            link.outstanding_bytes += record.link_bytes
-            link.records[record.request_id] = record
-        if len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills:
-            engine.waiting[record.request_id] = record
-            self._move(record, State.WAITING)
-        else:
-            self.start_prefill(record, "")
+    def _limit_attempt(self, record: Record) -> None:
+        if record.deadline < inf:
+            now = self._requests.now
+            limit = now + (record.deadline - now) * self._attempt_share
+            self._requests.timers.add(limit, TimerKind.ATTEMPT, record.request_id, record.attempt)
 
-    def start_prefill(self, record: Record, _why: str) -> None:
-        engine, decode = record.prefill, record.decode
-        assert engine is not None
-        assert decode is not None
-        self._move(record, State.PREFILLING)
-        record.transfer_id = f"{record.request_id}-{record.attempt}"
-        record.transfer_attempt, record.transfer_from = record.attempt, engine.name
-        self.out.append(
-            StartPrefill(
-                record.request_id,
-                record.attempt,
-                engine.name,
-                decode.name,
-                record.transfer_id,
-                record.from_token,
-                record.to_token,
-                record.route,
-                record.reason,
-            )
-        )
-
-    def prefilled(self, record: Record, _why: str) -> None:
-        self._learn(record)
-        self._move(record, State.SENDING)
-        self._release_prefill(record, done=True)
-        record.stall_at = self.now + self._stall_s
-        record.pace = None
-        self.timers.add(record.stall_at, TimerKind.STALL, record.request_id, record.attempt)
-
-    def watch_transfer(self, record: Record, _why: str) -> None:
-        """It does not rest; but at its pace since prefill ended it may be hopelessly slow."""
-        record.stall_at = self.now + self._stall_s
-        if record.share_arrived is None:
-            return
-        if record.pace is None:
-            record.pace = self.now, record.share_arrived
-        since, arrived_then = record.pace
-        elapsed_s = self.now - since
-        gained, missing = record.share_arrived - arrived_then, 1.0 - record.share_arrived
-        if elapsed_s >= self._stall_s and missing * elapsed_s > _PATIENCE * self._stall_s * gained:
-            self.reroute(
-                record, f"the transfer is too slow: {missing:.0%} missing after {elapsed_s:.0f} s"
-            )
-
-    def prefilled_last(self, record: Record, why: str) -> None:
-        """The last bytes were there before the prefill engine had answered."""
-        self._learn(record)
-        self.make_ready(record, why)
-
-    def _learn(self, record: Record) -> None:
-        engine = record.prefill
-        assert engine is not None
-        seconds = self.now - engine.busy_since
-        if engine.warm and seconds >= 0:
-            self._costs.prefill_seen(engine.name, record.uncached, seconds)
-        engine.warm = True
-
-    def received(self, record: Record, _why: str) -> None:
-        self._move(record, State.RECEIVED)
-        self._release_link(record)
+    def _next_attempt(self, record: Record, why: str) -> bool:
+        """Count an attempt; False if that was the last and the request has failed."""
+        if record.attempt < self._max_attempts:
+            record.attempt += 1
+            return True
+        message = f"gave up after {self._max_attempts} attempts: {why}"
+        self._ending.fail(record, ErrorKind.ENGINE, message)
+        return False
