@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.registry import POLICIES, make_policy
+from prfaas.policies.registry import POLICIES, for_policy, make_policy
 from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.events import AnyEvent, Event, RequestArrived, TimerFired
 from prfaas.scheduler.journal import decode, encode
@@ -85,7 +85,7 @@ class GatewayLikeDriver:
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 async def test_same_events_same_commands(policy: str, tmp_path: Path) -> None:
-    run = RunConfig(name="r", scheduler=SchedulerConfig(policy=policy, threshold="19.4K"))
+    run = RunConfig(name="r", scheduler=for_policy(SchedulerConfig(threshold="19.4K"), policy))
     lengths = TruncatedLogNormal(9.9, 1.0, 128, 131072)
     workload = draw(lengths, 64, Arrivals("poisson", 1.5), 150, np.random.default_rng(5))
     world = build_world(SCENARIO, run, workload, beside=tmp_path)
@@ -102,7 +102,9 @@ async def test_same_events_same_commands(policy: str, tmp_path: Path) -> None:
     script = [(at, item) for at, item in map(decode, lines) if isinstance(item, Event)]
     assert sum(isinstance(event, RequestArrived) for _, event in script) == 150
 
-    fresh = Scheduler(world.topology, make_policy(run.scheduler), run.scheduler, costs=world.costs)
+    fresh = Scheduler(
+        world.topology, make_policy(run.scheduler), run.scheduler, costs=world.costs, learner=None
+    )
     driver = GatewayLikeDriver(fresh, script)
     await driver.play()
     assert driver.log == lines

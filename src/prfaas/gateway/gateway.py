@@ -32,7 +32,7 @@ from prfaas.gateway.prompts import Renderer, usable_prefix
 from prfaas.gateway.trace import TraceLog
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import EngineIndex
-from prfaas.policies.costs import LearnedCosts
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged, RequestArrived
 from prfaas.scheduler.scheduler import Scheduler
@@ -236,9 +236,10 @@ class Gateway:
         self._block_tokens = block_tokens
         config = self.deployment.scheduler
         topology = topology_of(self.deployment, alignment_tokens=block_tokens, up=False)
-        costs = LearnedCosts(topology.cluster_of, layout.handoff_bytes)
+        prefills = LearnedPrefills(topology.cluster_of)
+        costs = LearnedCosts(prefills, layout.handoff_bytes)
         driver = Driver(
-            Scheduler(topology, self._policy, config, costs=costs),
+            Scheduler(topology, self._policy, config, costs=costs, learner=prefills),
             self._endpoints,
             self.engines,
             self._agents,

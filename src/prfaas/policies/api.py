@@ -149,13 +149,17 @@ class ClusterView(Protocol):
 
 
 class Costs(Protocol):
-    """Estimates that placement and policies share."""
+    """Estimates that placement and policies read."""
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off of tokens [from_token, to_token)."""
+
+
+class PrefillLearner(Protocol):
+    """Whoever learns costs from what is seen."""
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
@@ -202,3 +206,14 @@ class Policy(Protocol):
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at queues and lines, move thresholds, and say which engines change their role."""
+
+
+class ArrivalPolicy:
+    """Base of policies that decide each request as it arrives, and nothing over time."""
+
+    period_s: float | None = None
+    packs_decode = False
+
+    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
+        """Nothing."""
+        return ()

@@ -1,109 +1,65 @@
-"""The actions from the last byte on: decode slots, retries, ends."""
+"""Decode slots: which engine can use what a request has, who gets the next free slot, who waits.
+
+A hand-off lies in one cluster, and one that begins at token *a* can be used only where the first
+*a* tokens are cached; a request without a hand-off can be answered anywhere. Where no decode engine
+is up at all, prefill engines of PD clusters stand in.
+"""
 
 from __future__ import annotations
 
 from math import inf
 
 from prfaas.policies.api import Route
-from prfaas.scheduler.commands import CancelDecode, ErrorKind, FailRequest, StartDecode
-from prfaas.scheduler.holdings import Holdings
+from prfaas.scheduler.commands import StartDecode
 from prfaas.scheduler.lifecycle import State, Trigger
-from prfaas.scheduler.state import ClusterState, EngineState, Record
-from prfaas.scheduler.timers import TimerKind
-
-_BACKOFF_S = 0.25
-"""Before the first retry on an engine that has just failed this request; doubles each time."""
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.state import ClusterState, EngineState, FleetState, Record
 
 
-class Decoding(Holdings):
-    """From READY to the end. ``reroute`` is the subclass's."""
+class Decoding:
+    """``packs``: prefilled requests fill the fullest engine first (`Policy.packs_decode`)."""
 
-    def reroute(self, record: Record, why: str) -> None:
-        """Give the attempt up and take the next route."""
-        raise NotImplementedError
+    def __init__(
+        self, requests: Requests, reservations: Reservations, fleet: FleetState, *, packs: bool
+    ) -> None:
+        self._requests = requests
+        self._reservations = reservations
+        self._fleet = fleet
+        self._packs = packs
 
-    def make_ready(self, record: Record, why: str) -> None:
-        """All that is missing is a slot: take one, or wait in line, or (no engine of the cluster
-        can use the transfer) take the next route."""
-        if record.state is State.READY:
-            self._place_of(record).ready.pop(record.request_id, None)
-        if record.route is not Route.DIRECT:
-            self._release_prefill(record, done=True)
-            self._release_link(record)
+    def take_slot(self, record: Record) -> bool:
+        """Nothing is missing but a slot: take one, or wait in line. False: no engine that is up can
+        use what this request has."""
         engine = record.decode
         assert engine is not None
+        if record.state is State.READY:
+            engine.place.ready.pop(record.request_id, None)
+        if record.route is not Route.DIRECT:
+            self._reservations.release_prefill(record, done=True)
+            self._reservations.release_link(record)
         if self._takes_assigned(record, engine):
             self.start_decode(record, "")
-            return
-        usable = self._usable_engines(record)
-        engine = self._free_engine(record, usable)
-        if engine is not None:
-            self._assign(record, engine)
+            return True
+        usable = self.usable_engines(record)
+        free = self._free_engine(record, usable)
+        if free is not None:
+            self._reservations.assign(record, free)
             self.start_decode(record, "")
-        elif usable:
-            if record.decode not in usable:
-                self._assign(record, usable[0])
-            if record.state is not State.READY:
-                self._move(record, State.READY)
-            self._place_of(record).ready[record.request_id] = record
-        else:
-            self.reroute(record, why or "no decode engine can use the transfer")
-
-    def _usable_engines(self, record: Record) -> list[EngineState]:
-        """Engines that can use what this request has. A transfer lies in one cluster."""
-        if record.route is Route.DIRECT:
-            clusters = self.scene.pd_clusters
-        else:
-            clusters = [self._place_of(record)]
-        usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
-        if usable or record.route is not Route.DIRECT:
-            return usable
-        return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
-
-    def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
-        packs = self._packs_decode and record.route is not Route.DIRECT
-        free = engine.running < engine.max_requests and engine.name not in record.failed
-        return free and not packs and self._usable(record, engine)
-
-    def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
-        """The least full with a free slot; where the policy packs the fullest, but engines that
-        prefill beside their batch last. Those that failed this request come after all others."""
-        best, best_key = None, (True, True, inf)
-        packs = self._packs_decode and record.route is not Route.DIRECT
-        for engine in usable:
-            if engine.running < engine.max_requests:
-                load = engine.running / engine.max_requests
-                busy = packs and engine.prefills > 0
-                key = (engine.name in record.failed, busy, -load if packs else load)
-                if best is None or key < best_key:
-                    best, best_key = engine, key
-        return best
-
-    def _usable(self, record: Record, engine: EngineState) -> bool:
-        return (
-            engine.up
-            and (engine.role == "decode" or self._may_stand_in(record, engine))
-            and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
-        )
-
-    def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
-        """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""
-        return record.route is Route.DIRECT and (
-            record.decode is engine or self.scene.stands_in(engine)
-        )
-
-    def _place_of(self, record: Record) -> ClusterState:
-        assert record.decode is not None
-        return record.decode.place
+            return True
+        if usable:
+            self._wait(record, engine if engine in usable else usable[0])
+        return bool(usable)
 
     def start_decode(self, record: Record, _why: str) -> None:
+        """Begin the answer on the engine it is assigned to, which has a free slot."""
         engine = record.decode
         assert engine is not None
-        self._move(record, State.DECODING)
+        self._requests.move(record, State.DECODING)
         engine.running += 1
         if record.route is Route.DIRECT:
-            self._book(record, engine)
-        self.out.append(
+            self._reservations.book_prefill(record, engine)
+        self._requests.out.append(
             StartDecode(
                 record.request_id,
                 record.attempt,
@@ -124,70 +80,72 @@ class Decoding(Holdings):
             if record is None:
                 return
             del ready[record.request_id]
-            self._assign(record, engine)
-            self.trigger(record, Trigger.SLOT_FREED, "")
+            self._reservations.assign(record, engine)
+            self._requests.trigger(record, Trigger.SLOT_FREED, "")
 
     def streaming(self, record: Record, _why: str) -> None:
-        self._move(record, State.STREAMING)
-        self._release_prefill(record, done=True)
+        """The client has its first token."""
+        self._requests.move(record, State.STREAMING)
+        self._reservations.release_prefill(record, done=True)
 
     def complete(self, record: Record, _why: str) -> None:
-        self._release_prefill(record, done=True)
+        """The answer is complete: its slot goes to the next in line."""
+        self._reservations.release_prefill(record, done=True)
         engine = record.decode
-        self._release_decode(record)
-        self._move(record, State.COMPLETED)
+        self._reservations.release_decode(record)
+        self._requests.move(record, State.COMPLETED)
         if engine is not None:
             self.fill_slots(engine)
 
-    def retry_decode(self, record: Record, why: str) -> None:
-        """Before the first token: another decode engine, or the same after a pause."""
-        engine = record.decode
-        assert engine is not None
-        lost = record.attempt
-        if not self._next_attempt(record, why):
-            return
-        self.out.append(CancelDecode(record.request_id, lost, engine.name))
-        self._release_prefill(record, done=False)
-        engine.running -= 1
-        self._move(record, State.READY)
-        self._limit_attempt(record)
-        record.failed |= {engine.name}
-        record.reason = f"{record.reason}; retried: {why}"
-        usable = self._usable_engines(record)
-        if usable and all(e.name in record.failed for e in usable):
-            pause = _BACKOFF_S * 2 ** (record.attempt - 2)
-            self.timers.add(self.now + pause, TimerKind.BACKOFF, record.request_id, record.attempt)
-        else:
-            self.make_ready(record, why)
-        self.fill_slots(engine)
+    def usable_engines(self, record: Record) -> list[EngineState]:
+        """Engines that can use what this request has. A transfer lies in one cluster."""
+        direct = record.route is Route.DIRECT
+        clusters = self._fleet.pd_clusters if direct else [_place_of(record)]
+        usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
+        if usable or not direct:
+            return usable
+        return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
 
-    def cancel(self, record: Record, _why: str) -> None:
-        self._end(record, State.CANCELLED)
+    def _wait(self, record: Record, engine: EngineState) -> None:
+        """In line for the slots of the cluster of ``engine``."""
+        self._reservations.assign(record, engine)
+        if record.state is not State.READY:
+            self._requests.move(record, State.READY)
+        engine.place.ready[record.request_id] = record
 
-    def fail_deadline(self, record: Record, why: str) -> None:
-        self._fail(record, ErrorKind.DEADLINE, f"{why} while {record.state.name.lower()}")
+    def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
+        packs = self._packs and record.route is not Route.DIRECT
+        free = engine.running < engine.max_requests and engine.name not in record.failed
+        return free and not packs and self._usable(record, engine)
 
-    def fail_unavailable(self, record: Record, why: str) -> None:
-        self._fail(record, ErrorKind.UNAVAILABLE, why)
+    def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
+        """The least full with a free slot; where the policy packs the fullest, but engines that
+        prefill beside their batch last. Those that failed this request come after all others."""
+        best, best_key = None, (True, True, inf)
+        packs = self._packs and record.route is not Route.DIRECT
+        for engine in usable:
+            if engine.running < engine.max_requests:
+                load = engine.running / engine.max_requests
+                busy = packs and engine.prefills > 0
+                key = (engine.name in record.failed, busy, -load if packs else load)
+                if best is None or key < best_key:
+                    best, best_key = engine, key
+        return best
 
-    def fail_engine(self, record: Record, why: str) -> None:
-        self._fail(record, ErrorKind.ENGINE, f"the answer broke off: {why}")
+    def _usable(self, record: Record, engine: EngineState) -> bool:
+        return (
+            engine.up
+            and (engine.role == "decode" or self._may_stand_in(record, engine))
+            and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
+        )
 
-    def _fail(self, record: Record, kind: ErrorKind, message: str) -> None:
-        self._end(record, State.FAILED)
-        self.out.append(FailRequest(record.request_id, kind, message))
+    def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
+        """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""
+        return record.route is Route.DIRECT and (
+            record.decode is engine or self._fleet.stands_in(engine)
+        )
 
-    def _end(self, record: Record, state: State) -> None:
-        engine = record.decode
-        self._abandon(record)
-        self._move(record, state)
-        if engine is not None:
-            self.fill_slots(engine)
 
-    def _next_attempt(self, record: Record, why: str) -> bool:
-        """Count an attempt; False if that was the last and the request has failed."""
-        if record.attempt < self._max_attempts:
-            record.attempt += 1
-            return True
-        self._fail(record, ErrorKind.ENGINE, f"gave up after {self._max_attempts} attempts: {why}")
-        return False
+def _place_of(record: Record) -> ClusterState:
+    assert record.decode is not None
+    return record.decode.place

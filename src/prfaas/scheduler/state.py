@@ -105,7 +105,7 @@ class ClusterState:
         self.decode_engines = [e for e in self.engines if e.role == "decode"]
 
 
-class LinkRecord:
+class LinkState:
     """A `LinkView`, and the requests whose KV cache is to cross it."""
 
     def __init__(self, spec: LinkSpec) -> None:
@@ -155,7 +155,7 @@ class Record:
         self.transfer_id: str | None = None
         self.transfer_attempt = 0
         self.transfer_from = ""
-        self.link: LinkRecord | None = None
+        self.link: LinkState | None = None
         self.link_bytes = 0.0
         self.stall_at = inf
         self.share_arrived: float | None = None
@@ -174,8 +174,8 @@ class Record:
         return min(cached, self.resumable.get(engine.name, cached)) if self.resumable else cached
 
 
-class Scene:
-    """The `View`: everything but the requests."""
+class FleetState:
+    """The `View`: clusters, engines and lines, with what is outstanding on them."""
 
     def __init__(self, topology: Topology, costs: Costs) -> None:
         self.costs = costs
@@ -191,7 +191,7 @@ class Scene:
             place.engines.append(engine)
         for cluster in self.clusters:
             cluster.sort_roles()
-        self.links = {(k.source, k.target): LinkRecord(k) for k in topology.links}
+        self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
 
     def cluster(self, name: str) -> ClusterState:
         return self.by_name[name]
@@ -203,7 +203,7 @@ class Scene:
             other.up for cluster in self.pd_clusters for other in cluster.decode_engines
         )
 
-    def link(self, source: str, target: str) -> LinkRecord | None:
+    def link(self, source: str, target: str) -> LinkState | None:
         return self.links.get((source, target))
 
     def check_integrity(self) -> None:

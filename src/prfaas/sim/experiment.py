@@ -10,7 +10,8 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
-from prfaas.policies.costs import LearnedCosts
+from prfaas.policies.api import Costs
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.registry import make_policy
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
@@ -34,15 +35,18 @@ def simulate(
 ) -> Simulation:
     """Run one policy over a workload, to the last answer or to time ``until``."""
     world = build_world(scenario, run, workload, beside=beside)
-    costs = world.costs
+    costs: Costs = world.costs
+    learner = None
     if scenario.costs == "learned":
-        costs = LearnedCosts(world.topology.cluster_of, costs.kv_bytes)
+        learner = LearnedPrefills(world.topology.cluster_of)
+        costs = LearnedCosts(learner, costs.kv_bytes)
     simulation = Simulation(
         world,
         workload,
         make_policy(run.scheduler),
         run.scheduler,
         costs=costs,
+        learner=learner,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )

@@ -13,7 +13,7 @@ from prfaas.core.deployment import ClusterKind, SchedulerConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict, load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
-from prfaas.policies.registry import make_policy
+from prfaas.policies.registry import for_policy, make_policy
 from prfaas.workload.arrivals import Arrivals, Process
 from prfaas.workload.lengths import LengthDistribution, TruncatedLogNormal
 
@@ -276,10 +276,11 @@ def _above_0(parse: Callable[[str], float], text: str) -> float:
 
 
 def run_for(scenario: Scenario, name: str) -> RunConfig:
-    """The run of that name, or the scenario's own instances under the policy of that name."""
+    """The run of that name, or the scenario's own instances under the policy of that name, with
+    the options it has of those under ``scheduler``. Raises ConfigError."""
     for run in scenario.runs:
         if run.name == name:
             return run
-    scheduler = msgspec.structs.replace(scenario.scheduler, policy=name, options={})
+    scheduler = for_policy(scenario.scheduler, name)
     make_policy(scheduler)
     return RunConfig(name=name, scheduler=scheduler)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Costs, Policy
+from prfaas.policies.api import Costs, Policy, PrefillLearner
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.scheduler import Scheduler
@@ -47,6 +47,7 @@ class Simulation:
 
     Args:
         costs: what the scheduler is told of engines and KV sizes (None: the truth).
+        learner: told how long prefills took.
         log: receives every event and command with its time.
     """
 
@@ -58,13 +59,16 @@ class Simulation:
         config: SchedulerConfig,
         *,
         costs: Costs | None = None,
+        learner: PrefillLearner | None = None,
         deadline_s: float | None = None,
         log: Log | None = None,
     ) -> None:
         self.clock = Clock()
         self.world = world
         self.policy_name = policy.name
-        self.scheduler = Scheduler(world.topology, policy, config, costs=costs or world.costs)
+        self.scheduler = Scheduler(
+            world.topology, policy, config, costs=costs or world.costs, learner=learner
+        )
         self.recorder = Recorder(workload)
         self._workload = workload
         self._deadline_s = deadline_s
