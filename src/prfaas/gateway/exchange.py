@@ -15,7 +15,7 @@ from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.engine_client import EngineAnswer, error_message
 from prfaas.gateway.openai_errors import ApiError
-from prfaas.gateway.trace import TraceRecord
+from prfaas.gateway.facts import TraceRecord
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 
 logger = logging.getLogger(__name__)

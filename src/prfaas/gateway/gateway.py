@@ -28,7 +28,7 @@ from prfaas.gateway.links import LinkWatch
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
 from prfaas.gateway.prompts import Renderer, usable_prefix
-from prfaas.gateway.trace import TraceLog
+from prfaas.gateway.facts import TraceLog
 from prfaas.index.prefix_index import EngineIndex, PromptKeys
 from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prfaas.core.errors import LinkError
 from prfaas.core.handoff import LONGEST_DEADLINE_S, ExportParams
 from prfaas.gateway.agent_client import AgentClient, TransferStatus
-from prfaas.gateway.trace import TraceRecord
+from prfaas.gateway.facts import TraceRecord
 from prfaas.scheduler.commands import StartPrefill
 
 _SENDER_PAUSE_S = 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
-from prfaas.gateway.trace import TraceRecord
+from prfaas.gateway.facts import TraceRecord
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 

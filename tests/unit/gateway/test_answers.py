@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.gateway import answers
-from prfaas.gateway.trace import TraceRecord
+from prfaas.gateway.facts import TraceRecord
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import MockEngine
 

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from prfaas.gateway.trace import TraceRecord
+from prfaas.gateway.facts import TraceRecord
 from prfaas.index.prefix_index import BlocksStored
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, clear_line, until
 from prfaas.testing.mock_engine import KV_BYTES_PER_TOKEN, expected_words
