@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="deployment file in which every engine and agent has its address",
     )
     parser.add_argument(
-        "--trace-file", type=Path, metavar="PATH", help="append one JSON line per request"
+        "--events", type=Path, metavar="FILE", help="append the journal: every event and command"
     )
     parser.add_argument(
         "--log-level",
@@ -39,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(args.deployment)
     endpoints = resolve(deployment, source=str(args.deployment))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(deployment, endpoints, trace_file=args.trace_file))
+        runner.run(serve(deployment, endpoints, journal_file=args.events))
     return 0

@@ -1,40 +1,37 @@
-"""One line per request: what was decided, what it cost, how long each stage took.
+"""What is known of one request, filled in as it goes: for its headers, metrics and last note.
 
-The file is JSON lines of `TraceRecord`. Times ending in ``_at`` are Unix seconds; those ending in
-``_s`` are seconds since ``arrived_at`` and None where the request never came that far.
+Times ending in ``_s`` are seconds since the request was received, None where it never came so far.
 """
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from prfaas.core.errors import ConfigError
+from prfaas.gateway.agent_client import TransferStatus
+from prfaas.scheduler.commands import StartDecode, StartPrefill
+from prfaas.scheduler.journal import RequestEnded
 
-logger = logging.getLogger(__name__)
 
-
-class TraceRecord(msgspec.Struct, kw_only=True):
-    """One request, filled in as it goes."""
+class RequestFacts(msgspec.Struct, kw_only=True):
+    """One request. ``arrived_at`` is in Unix seconds; the rest is of the last attempt."""
 
     request_id: str
     endpoint: str
     arrived_at: float
     stream: bool = False
     total_tokens: int | None = None
+    cached: Mapping[str, int] = {}
+    """Engine -> prompt tokens it holds, as the scheduler was told."""
     cached_tokens: int = 0
     """Prompt tokens that some engine of the decode engine's cluster held already."""
-    max_output_tokens: int | None = None
+    why_alone: str | None = None
     route: str | None = None
     reason: str | None = None
     prefill_engine: str | None = None
     decode_engine: str | None = None
     attempts: int = 0
-    from_token: int = 0
-    to_token: int = 0
-    """Tokens [from_token, to_token) were handed over."""
     kv_bytes: int = 0
     kv_bytes_hidden: int | None = None
     """Of these, bytes stored by the receiver before prefill had ended."""
@@ -52,6 +49,7 @@ class TraceRecord(msgspec.Struct, kw_only=True):
 
     @property
     def uncached_tokens(self) -> int | None:
+        """None where the prompt's length is not known."""
         return None if self.total_tokens is None else self.total_tokens - self.cached_tokens
 
     @property
@@ -61,29 +59,72 @@ class TraceRecord(msgspec.Struct, kw_only=True):
             return None
         return self.kv_bytes_hidden / self.kv_bytes
 
-
-class TraceLog:
-    """Appends records to a file, or to nothing. Raises ConfigError if it cannot be opened; a line
-    that cannot be written (a full disk) is lost."""
-
-    def __init__(self, path: Path | None) -> None:
-        try:
-            self._file = None if path is None else path.open("ab", buffering=0)
-        except OSError as error:
-            raise ConfigError(f"trace file {path}: {error.strerror}") from error
-        self._losing = False
-
-    def write(self, record: TraceRecord) -> None:
-        if self._file is None:
+    def note_attempt(
+        self, command: StartPrefill | StartDecode, decode_cluster: Iterable[str], elapsed_s: float
+    ) -> None:
+        """Remember where this attempt goes and since when; ``decode_cluster`` names the engines
+        of the decode engine's cluster."""
+        self.cached_tokens = max(self.cached.get(name, 0) for name in decode_cluster)
+        self.attempts = max(self.attempts, command.attempt)
+        self.route, self.reason = command.route.value, self.why_alone or command.reason
+        if isinstance(command, StartPrefill):
+            self.prefill_engine, self.decode_engine = command.engine, command.decode_engine
+            self.prefill_started_s = elapsed_s
+            self.prefilled_s = self.transfer_first_byte_s = self.transferred_s = None
+            self.kv_bytes, self.kv_bytes_hidden = 0, None
             return
-        try:
-            self._file.write(msgspec.json.encode(record) + b"\n")
-            self._losing = False
-        except OSError as error:
-            if not self._losing:
-                logger.error("trace file %s loses lines: %s", self._file.name, error.strerror)
-            self._losing = True
+        self.decode_engine, self.decode_started_s = command.engine, elapsed_s
+        if command.transfer_id is None:
+            self.prefill_engine = None
+            self.kv_bytes, self.kv_bytes_hidden = 0, None
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+    def note_transfer(self, status: TransferStatus, elapsed_s: float) -> None:
+        """The transfer is complete."""
+        self.transferred_s = elapsed_s
+        self.kv_bytes = status.bytes_total or 0
+        if status.first_byte_at is not None:
+            self.transfer_first_byte_s = status.first_byte_at - self.arrived_at
+
+    def headers(self) -> dict[str, str]:
+        """What a response says about its request."""
+        if self.route is None:
+            return {"X-Request-Id": self.request_id}
+        headers = {
+            "X-Request-Id": self.request_id,
+            "x-prfaas-route": f'{self.route}; reason="{_quoted(self.reason or "")}"',
+            "x-prfaas-decode-engine": self.decode_engine or "",
+            "x-prfaas-attempts": str(self.attempts),
+        }
+        if self.total_tokens is not None:
+            headers["x-prfaas-total-tokens"] = str(self.total_tokens)
+            headers["x-prfaas-cached-tokens"] = str(self.cached_tokens)
+            headers["x-prfaas-uncached-tokens"] = str(self.uncached_tokens)
+        if self.prefill_engine is not None:
+            headers["x-prfaas-prefill-engine"] = self.prefill_engine
+            headers["x-prfaas-kv-bytes"] = str(self.kv_bytes)
+        if self.hidden_share is not None:
+            headers["x-prfaas-kv-hidden"] = f"{self.hidden_share:.4f}"
+        return headers
+
+    def ended(self, key: str, received_at: float) -> RequestEnded:
+        """The journal's note; ``key`` is the scheduler's name for the request."""
+        return RequestEnded(
+            request_id=key,
+            client_request_id=self.request_id,
+            endpoint=self.endpoint,
+            stream=self.stream,
+            received_at=received_at,
+            rendered_s=self.rendered_s,
+            why_alone=self.why_alone,
+            status=self.status,
+            outcome=self.outcome,
+            error=self.error,
+            kv_bytes=self.kv_bytes,
+            kv_bytes_hidden=self.kv_bytes_hidden,
+            transfer_first_byte_s=self.transfer_first_byte_s,
+        )
+
+
+def _quoted(text: str) -> str:
+    """Text as it may stand between quotes in a header: one line of printable ASCII."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)[:400]

@@ -27,7 +27,7 @@ _FILES_BESIDE = 100
 
 
 async def serve(
-    deployment: Deployment, endpoints: Endpoints, *, trace_file: Path | None = None
+    deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
 ) -> None:
     """Serve until SIGINT or SIGTERM. Raises ConfigError if the address cannot be bound."""
     stopped = asyncio.Event()
@@ -35,7 +35,7 @@ async def serve(
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stopped.set)
     _allow_open_files(deployment.gateway.max_inflight_requests)
-    gateway = Gateway(deployment, endpoints, trace_file=trace_file)
+    gateway = Gateway(deployment, endpoints, journal_file=journal_file)
     await gateway.start()
     runner = web.AppRunner(
         make_app(gateway),

@@ -10,8 +10,9 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
-from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.journal import JournalOpened
+from prfaas.scheduler.replay import costs_from
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
@@ -32,17 +33,32 @@ def simulate(
     on_progress: Callable[[int], None] | None = None,
     until: float = float("inf"),
 ) -> Simulation:
-    """Run one policy over a workload, to the last answer or to time ``until``."""
+    """Run one policy over a workload, to the last answer or to time ``until``.
+
+    ``log`` receives a whole journal: how it was opened, then every event and command.
+    """
     world = build_world(scenario, run, workload, beside=beside)
-    costs = world.costs
+    inputs = world.cost_inputs
+    assert inputs is not None
     if scenario.costs == "learned":
-        costs = LearnedCosts(world.topology.cluster_of, costs.kv_bytes)
+        inputs = msgspec.structs.replace(inputs, prefill=None)
+    if log is not None:
+        log(
+            0.0,
+            JournalOpened(
+                driver="simulator",
+                unix_time=None,
+                topology=world.topology,
+                scheduler=run.scheduler,
+                costs=inputs,
+            ),
+        )
     simulation = Simulation(
         world,
         workload,
         make_policy(run.scheduler),
         run.scheduler,
-        costs=costs,
+        costs=costs_from(inputs, world.topology.cluster_of),
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )

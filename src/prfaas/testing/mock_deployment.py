@@ -71,7 +71,7 @@ class MockDeployment:
         max_body: str = "64 KiB",
         block_tokens: int = BLOCK_TOKENS,
         threshold_tokens: int = THRESHOLD_TOKENS,
-        trace_file: Path | None = None,
+        journal_file: Path | None = None,
     ) -> None:
         self._settings = {
             "deadline": deadline,
@@ -80,7 +80,7 @@ class MockDeployment:
             "max_body": max_body,
             "threshold": threshold_tokens,
         }
-        self._trace_file = trace_file
+        self._journal_file = journal_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
         places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
         self.engines = {
@@ -111,7 +111,7 @@ class MockDeployment:
             await server.start()
         deployment = self.deployment()
         self.gateway = Gateway(
-            deployment, resolve(deployment, source="mock"), trace_file=self._trace_file
+            deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
         )
         await self.gateway.start()
         runner = web.AppRunner(

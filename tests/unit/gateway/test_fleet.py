@@ -14,11 +14,11 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import EngineEndpoint, parse_listen, resolve
+from prfaas.gateway.facts import TraceLog, TraceRecord
 from prfaas.gateway.fleet import Fleet, _replaced
 from prfaas.gateway.links import LinkWatch, link_event
 from prfaas.gateway.prompts import usable_prefix
 from prfaas.gateway.server import _allow_open_files
-from prfaas.gateway.facts import TraceLog, TraceRecord
 from prfaas.index.prefix_index import PrefixMatch
 from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
