@@ -1,4 +1,4 @@
-"""The way of a request: rendered, matched against the caches, handed to the driver, accounted for."""
+"""The way of a request: rendered, matched with the caches, handed to the driver, accounted for."""
 
 from __future__ import annotations
 
