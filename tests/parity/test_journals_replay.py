@@ -1,27 +1,38 @@
-"""One script of events gives one log of commands, whichever driver plays it.
+"""One scheduler, two drivers: whichever drove it, its journal gives the same commands again.
 
-The simulator calls the scheduler from its event heap, with every event at its simulated time. The
-gateway calls it from callbacks of a running loop, as things happen. Here the log of a simulated run
-is read back from its journal and played to a fresh scheduler the gateway's way: event by event,
-from an asyncio loop, with the one alarm it has asked for. If anything of the driver leaked into the
-scheduler (a clock, an identity, an order of sets), the logs would differ.
+The gateway calls the scheduler from callbacks of a running loop, as things happen on real sockets;
+the simulator from its event heap, with every event at its simulated time. Both write a journal.
+Here it is played to a fresh scheduler, made from nothing but the journal's first line. If anything
+of the driver leaked into the scheduler (a clock, an identity, an order of sets), or the journal
+lacked anything that the scheduler decides by, the commands would differ.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
+import aiohttp
+import msgspec
 import numpy as np
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.registry import POLICIES, make_policy
-from prfaas.scheduler.commands import AnyCommand, SetTimer
-from prfaas.scheduler.events import AnyEvent, Event, RequestArrived, TimerFired
-from prfaas.scheduler.journal import decode, encode
-from prfaas.scheduler.scheduler import Scheduler
-from prfaas.sim.build import build_world
+from prfaas.index.prefix_index import BlocksStored
+from prfaas.policies.registry import POLICIES
+from prfaas.scheduler.commands import CancelTransfer, FailRequest, StartDecode
+from prfaas.scheduler.events import (
+    AnyEvent,
+    EngineDown,
+    PrefillFailed,
+    RequestArrived,
+    RequestCancelled,
+    TimerFired,
+)
+from prfaas.scheduler.journal import Entry, JournalOpened, RequestEnded, encode
+from prfaas.scheduler.replay import read_journal, replay
+from prfaas.sim.experiment import simulate
 from prfaas.sim.scenario import (
     ArrivalConfig,
     OutageConfig,
@@ -32,8 +43,8 @@ from prfaas.sim.scenario import (
     SimLine,
     WorkloadConfig,
 )
-from prfaas.sim.simulation import Simulation
 from prfaas.sim.workload import Arrivals, draw
+from prfaas.testing.mock_deployment import BLOCK_TOKENS, KNOW_A_THRESHOLD, MockDeployment, until
 from prfaas.workload.lengths import TruncatedLogNormal
 
 H200, H20 = "paper-1t-h200", "paper-1t-h20-fit"
@@ -53,55 +64,131 @@ SCENARIO = Scenario(
         OutageConfig(engine=engine, at=at, duration="20 s")
         for engine, at in (("east-prefill-0", "20 s"), ("west-decode-1", "50 s"))
     ),
+    deadline="60 s",
 )
 
 
-class GatewayLikeDriver:
-    """Plays a script from an asyncio loop and keeps one alarm, as the gateway does."""
+def read(path: Path) -> list[tuple[float, Entry]]:
+    return list(read_journal(path.read_bytes().splitlines(keepends=True)))
 
-    def __init__(self, scheduler: Scheduler, script: list[tuple[float, AnyEvent]]) -> None:
-        self._scheduler = scheduler
-        self._script = script
-        self._alarm = float("inf")
-        self.log: list[bytes] = []
 
-    def _feed(self, at: float, event: AnyEvent) -> None:
-        self.log.append(encode(at, event))
-        for command in self._scheduler.handle(event, now=at):
-            self.log.append(encode(at, command))
-            if isinstance(command, SetTimer):
-                self._alarm = command.at
+def count(entries: list[tuple[float, Entry]], kind: type) -> int:
+    return sum(isinstance(item, kind) for _, item in entries)
 
-    async def play(self) -> None:
-        for at, event in self._script:
-            if isinstance(event, TimerFired):
-                assert self._alarm == at
-                self._alarm = float("inf")
-            assert self._alarm >= at
-            await asyncio.sleep(0)
-            self._feed(at, event)
+
+@pytest.mark.parametrize("costs", ["profiles", "learned"])
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_simulation(policy: str, costs: str, tmp_path: Path) -> None:
+    config = SchedulerConfig(policy=policy)
+    if policy in KNOW_A_THRESHOLD:
+        config = msgspec.structs.replace(config, threshold="19.4K")
+    run = RunConfig(name="r", scheduler=config)
+    lengths = TruncatedLogNormal(9.9, 1.0, 128, 131072)
+    workload = draw(lengths, 64, Arrivals("poisson", 1.5), 150, np.random.default_rng(5))
+    scenario = msgspec.structs.replace(SCENARIO, costs=costs)
+    path = tmp_path / "events.jsonl"
+    with path.open("wb") as file:
+
+        def log(at: float, item: Entry) -> None:
+            file.write(encode(at, item))
+
+        simulate(scenario, run, workload, beside=tmp_path, log=log)
+    entries = read(path)
+    assert count(entries, RequestArrived) == 150
+    assert count(entries, StartDecode) >= 150
+    assert not list(replay(entries))
+
+
+async def ask(client: aiohttp.ClientSession, prompt: str, *, stream: bool = True) -> int:
+    async with client.post(
+        "/v1/completions", json={"prompt": prompt, "stream": stream, "max_tokens": 1}
+    ) as response:
+        await response.read()
+        return response.status
+
+
+async def an_eventful_day(mock: MockDeployment, client: aiohttp.ClientSession) -> None:
+    """Every route, a cached prefix, a stalled transfer, failures, a departure, a death, an end."""
+    lengths = itertools.cycle((3, 30, 300))
+    prompts = [f"{number:02d}" + "x" * next(lengths) for number in range(60)]
+    assert set(await asyncio.gather(*(ask(client, p) for p in prompts))) == {200}
+    blocks = list(range(20))
+    text = "y" * 200
+    mock.gateway.feed("d2").follower.index.stored(
+        BlocksStored(
+            group=0,
+            kind="full_attention",
+            block_tokens=BLOCK_TOKENS,
+            hashes=blocks,
+            parent=None,
+            token_ids=list(text.encode())[: len(blocks) * BLOCK_TOKENS],
+        )
+    )
+    await ask(client, text)
+    e1 = mock.engines["e1"]
+    e1.exports_complete = False
+    await ask(client, "s" * 100)
+    e1.exports_complete = True
+    e1.refuse_exports = "no step ends at the boundary"
+    await ask(client, "r" * 100, stream=False)
+    e1.refuse_exports = None
+    e1.prefill_gate.clear()
+    mock.engines["p1"].prefill_gate.clear()
+    leaving = asyncio.create_task(ask(client, "g" * 100))
+    arrived = len(e1.requests)
+    await until(lambda: mock.gateway.requests.inflight == 1)
+    await until(lambda: len(e1.requests) + len(mock.engines["p1"].requests) > arrived)
+    leaving.cancel()
+    await until(lambda: mock.gateway.requests.inflight == 0)
+    e1.prefill_gate.set()
+    mock.engines["p1"].prefill_gate.set()
+    await e1.stop()
+    await asyncio.gather(*(ask(client, f"{number}" + "z" * 90) for number in range(8)))
+    await until(lambda: "e1" not in mock.gateway.fleet.up)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-async def test_same_events_same_commands(policy: str, tmp_path: Path) -> None:
-    run = RunConfig(name="r", scheduler=SchedulerConfig(policy=policy, threshold="19.4K"))
+async def test_a_gateway(policy: str, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    mock = MockDeployment(policy=policy, journal_file=path)
+    async with mock.running() as client:
+        await mock.ready()
+        await an_eventful_day(mock, client)
+    entries = read(path)
+    assert isinstance(entries[0][1], JournalOpened)
+    assert count(entries, RequestArrived) == count(entries, RequestEnded) == 72
+    assert count(entries, StartDecode) >= 71
+    assert count(entries, RequestCancelled) == 1
+    assert count(entries, EngineDown) == 1
+    assert not list(replay(entries))
+
+
+async def test_what_the_gateways_journal_says_is_what_happened(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    mock = MockDeployment(policy="naive", journal_file=path, deadline="300 ms")
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].refuse_exports = "no step ends at the boundary"
+        for name in ("d1", "d2"):
+            mock.engines[name].first_token_gate.clear()
+        assert await ask(client, "x" * 100) == 504
+    entries = read(path)
+    for kind in (PrefillFailed, CancelTransfer, TimerFired, FailRequest):
+        assert count(entries, kind) >= 1, kind
+    assert not list(replay(entries))
+
+
+def test_a_difference_is_found(tmp_path: Path) -> None:
+    run = RunConfig(name="r", scheduler=SchedulerConfig(policy="naive"))
     lengths = TruncatedLogNormal(9.9, 1.0, 128, 131072)
-    workload = draw(lengths, 64, Arrivals("poisson", 1.5), 150, np.random.default_rng(5))
-    world = build_world(SCENARIO, run, workload, beside=tmp_path)
-    journal = tmp_path / "events.jsonl"
-    with journal.open("wb") as file:
-
-        def log(at: float, item: AnyEvent | AnyCommand) -> None:
-            file.write(encode(at, item))
-
-        Simulation(
-            world, workload, make_policy(run.scheduler), run.scheduler, deadline_s=60.0, log=log
-        ).run()
-    lines = journal.read_bytes().splitlines(keepends=True)
-    script = [(at, item) for at, item in map(decode, lines) if isinstance(item, Event)]
-    assert sum(isinstance(event, RequestArrived) for _, event in script) == 150
-
-    fresh = Scheduler(world.topology, make_policy(run.scheduler), run.scheduler, costs=world.costs)
-    driver = GatewayLikeDriver(fresh, script)
-    await driver.play()
-    assert driver.log == lines
+    workload = draw(lengths, 64, Arrivals("poisson", 1.5), 20, np.random.default_rng(5))
+    entries: list[tuple[float, Entry]] = []
+    simulate(
+        SCENARIO, run, workload, beside=tmp_path, log=lambda at, item: entries.append((at, item))
+    )
+    place = next(i for i, (_, item) in enumerate(entries) if isinstance(item, StartDecode))
+    at, started = entries[place]
+    entries[place] = (at, msgspec.structs.replace(started, engine="another"))
+    (difference,) = replay(entries)
+    event: AnyEvent = difference.event
+    assert (difference.at, event.request_id) == (at, started.request_id)  # type: ignore[union-attr]

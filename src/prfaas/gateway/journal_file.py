@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from io import FileIO
+from os import SEEK_END
 from pathlib import Path
 
 from prfaas.core.errors import ConfigError
@@ -20,7 +22,7 @@ class JournalFile:
 
     def __init__(self, path: Path | None) -> None:
         try:
-            self._file = None if path is None else path.open("ab", buffering=0)
+            self._file = None if path is None else _opened(path)
         except OSError as error:
             raise ConfigError(f"--events {path}: {error.strerror}") from error
         self._lost = 0
@@ -49,3 +51,13 @@ class JournalFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _opened(path: Path) -> FileIO:
+    """The file, to append to; a line that its last writer did not end is ended."""
+    file = path.open("a+b", buffering=0)
+    if file.seekable() and file.tell():
+        file.seek(-1, SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return file

@@ -43,15 +43,24 @@ class Difference(msgspec.Struct, frozen=True):
 
 def read_journal(lines: Iterable[bytes]) -> Iterator[tuple[float, Entry]]:
     """The entries of a file, in order. Raises CallerError for what is no line of a journal, but
-    passes over a last line that was cut short."""
-    number = 0
-    held: bytes | None = None
+    passes over one that was cut short by a full disk or by the end of the writer."""
+    unread: CallerError | None = None
     for number, line in enumerate(lines, 1):
-        if held is not None:
-            yield _entry(held, number - 1)
-        held = line
-    if held is not None and held.endswith(b"\n"):
-        yield _entry(held, number)
+        try:
+            at, entry = decode(line)
+        except msgspec.MsgspecError as error:
+            if unread is not None:
+                raise unread from None
+            unread = CallerError(f"line {number} is no line of a journal: {error}")
+            if not line.endswith(b"\n"):
+                return
+            continue
+        if unread is not None and not isinstance(entry, LinesLost | JournalOpened):
+            raise unread
+        unread = None
+        yield at, entry
+    if unread is not None:
+        raise unread
 
 
 def scheduler_from(opened: JournalOpened) -> Scheduler:
@@ -108,13 +117,6 @@ def _compared(
     replayed = scheduler.handle(event, now=at)
     if replayed != recorded:
         yield Difference(at, event, tuple(recorded), tuple(replayed))
-
-
-def _entry(line: bytes, number: int) -> tuple[float, Entry]:
-    try:
-        return decode(line)
-    except msgspec.MsgspecError as error:
-        raise CallerError(f"line {number} is no line of a journal: {error}") from error
 
 
 def _handoff_bytes(inputs: CostInputs) -> Callable[[int, int], float]:
