@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="deployment file in which every engine and agent has its address",
     )
     parser.add_argument(
-        "--trace-file", type=Path, metavar="PATH", help="append one JSON line per request"
+        "--events", type=Path, metavar="FILE", help="append the journal: every event and command"
     )
     add_log_level(parser)
 
@@ -33,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(args.log_level)
     deployment = load_deployment(args.deployment)
     endpoints = resolve(deployment, source=str(args.deployment))
-    program = serve(deployment, endpoints, trace_file=args.trace_file)
+    program = serve(deployment, endpoints, journal_file=args.events)
     return run_until_signal(program, stopped_status=0, loop_factory=uvloop.new_event_loop)

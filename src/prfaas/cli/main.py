@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "link": "test the KV link between two agents",
     "kv": "show how large a model's KV cache is, by length",
     "plan": "find the threshold and the split for a model, traffic, line and prices",
+    "requests": "show a journal of a gateway or a simulation as one JSON line per request",
     "simulate": "replay a workload or trace under routing policies",
 }
 

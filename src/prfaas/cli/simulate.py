@@ -17,9 +17,7 @@ from prfaas.core.errors import CallerError, ConfigError
 from prfaas.plots.figure import check_picture
 from prfaas.plots.simulation import disturbances, plot, plot_sweep
 from prfaas.policies.registry import POLICIES
-from prfaas.scheduler.commands import AnyCommand
-from prfaas.scheduler.events import AnyEvent
-from prfaas.scheduler.journal import encode
+from prfaas.scheduler.journal import Entry, encode
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import Sweep, simulate, sweep_rate
 from prfaas.sim.report import results_tables
@@ -56,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw TTFT and egress; of a sweep, the SLO by rate",
     )
-    parser.add_argument("--events", type=Path, metavar="FILE", help="write every event and command")
+    parser.add_argument("--events", type=Path, metavar="FILE", help="write the journal of the run")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
 
 
@@ -165,7 +163,7 @@ def _log(path: Path | None) -> Iterator[Log | None]:
 
 
 def _writer(file: BinaryIO) -> Log:
-    def write(at: float, item: AnyEvent | AnyCommand) -> None:
+    def write(at: float, item: Entry) -> None:
         file.write(encode(at, item))
 
     return write

@@ -28,6 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "tiny:sliding_window, tiny:dense, tiny:mla (made here)",
     )
     parser.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="have the gateway append its journal: every event and command",
+    )
+    parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where the gateway listens, instead of the file's"
     )
 
@@ -35,11 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the deployment; 128 + the signal that ended it."""
     deployment = load(args.deployment, model=args.model, listen=args.listen)
-    return run_until_signal(_up(deployment, Console()))
+    return run_until_signal(_up(deployment, Console(), args.events))
 
 
-async def _up(deployment: Deployment, console: Console) -> int:
-    async with started(deployment, console) as supervisor:
+async def _up(deployment: Deployment, console: Console, journal_file: Path | None) -> int:
+    async with started(deployment, console, journal_file=journal_file) as supervisor:
         model = supervisor.deployment.model.served_name
         console.print(
             f"\nServing [bold]{model}[/] at [bold]{supervisor.url}/v1[/]. Ctrl-C stops it.\n"

@@ -10,7 +10,7 @@ import msgspec
 
 from prfaas.core.errors import LinkError
 from prfaas.core.layout import KvLayout
-from prfaas.gateway.engine_client import CONNECTION_ERRORS, describe
+from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, describe
 from prfaas.link.api import LinkState
 
 T = TypeVar("T")

@@ -7,20 +7,21 @@ half of one. An answer that is not streamed goes out when it is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
 from prfaas.core.errors import EngineError
-from prfaas.gateway.engine_client import (
+from prfaas.gateway.body import Endpoint
+from prfaas.gateway.client_response import ClientResponse
+from prfaas.gateway.engine_client import EngineAnswer, EngineClient
+from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
-    EngineAnswer,
-    EngineClient,
+    AnswerBroke,
     describe,
     error_message,
     error_status,
 )
-from prfaas.gateway.exchange import Exchange
 
 _DATA = b"data: "
 _ERROR_EVENT = _DATA + b'{"error"'
@@ -29,12 +30,14 @@ _LONGEST_EVENT = 1 << 20
 """Bytes. What is longer (the logprobs of a whole prompt) is passed on in pieces as it comes."""
 
 
-class AnswerBroke(EngineError):
-    """The engine failed, refused for reasons of its own, or broke off."""
-
-
 async def relay(
-    engine: EngineClient, exchange: Exchange, body: bytes, *, on_first_token: Callable[[], None]
+    engine: EngineClient,
+    endpoint: Endpoint,
+    body: bytes,
+    headers: Mapping[str, str],
+    response: ClientResponse,
+    *,
+    on_first_token: Callable[[], None],
 ) -> None:
     """Have the engine answer and pass the answer on.
 
@@ -42,20 +45,20 @@ async def relay(
     it looks at everything, and refuse in its first event. Raises AnswerBroke or ClientGone.
     """
     try:
-        answer = await engine.open_answer(exchange.body.endpoint, body, exchange.engine_headers)
+        answer = await engine.open_answer(endpoint, body, headers)
     except EngineError as error:
         raise AnswerBroke(str(error)) from error
     try:
         kind = answer.headers.get("Content-Type", "application/json")
         if answer.status == 200 and kind.startswith("text/event-stream"):
-            await _stream(engine, answer, exchange, kind, on_first_token)
+            await _stream(engine, answer, response, kind, on_first_token)
         else:
             body = await _read(engine, answer)
             if answer.status >= 500:
                 what = error_message(body)
                 raise AnswerBroke(f"{engine.name} answered {answer.status}: {what}")
             on_first_token()
-            exchange.give(EngineAnswer(answer.status, kind, body))
+            response.give(EngineAnswer(answer.status, kind, body))
     finally:
         answer.close()
 
@@ -63,7 +66,7 @@ async def relay(
 async def _stream(
     engine: EngineClient,
     answer: aiohttp.ClientResponse,
-    exchange: Exchange,
+    response: ClientResponse,
     kind: str,
     on_first_token: Callable[[], None],
 ) -> None:
@@ -75,21 +78,21 @@ async def _stream(
         error = _error_in(events)
         status = error_status(error)
         if 400 <= status < 500:
-            exchange.give(EngineAnswer(status, "application/json", error))
+            response.give(EngineAnswer(status, "application/json", error))
             return
         raise AnswerBroke(f"{engine.name}: {error_message(error)}")
-    await exchange.open(answer.status, kind)
+    await response.open(answer.status, kind)
     on_first_token()
     broken = False
     while events:
         if _ERROR_EVENT in events:
             broken = True
-            exchange.note_failure(error_message(_error_in(events)))
-        await exchange.write(events)
+            response.note_failure(error_message(_error_in(events)))
+        await response.write(events)
         events = await stream.next()
     if not broken:
-        exchange.succeed()
-    await exchange.finish()
+        response.succeed()
+    await response.finish()
 
 
 def _error_in(events: bytes) -> bytes:

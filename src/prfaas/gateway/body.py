@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from prfaas.core.handoff import ExportParams, ImportParams
-from prfaas.gateway.openai_errors import ApiError
+from prfaas.gateway.openai_errors import RequestRefused
 
 Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
 
@@ -29,7 +29,7 @@ class RequestBody:
     """One parsed body of a completion or chat request.
 
     ``choices`` (``n``) is how many answers are computed from one prompt, ``max_tokens`` how long
-    each may get, if that is said. Raises ApiError (400) for what is not a JSON object, claims
+    each may get, if that is said. Raises RequestRefused (400) for what is not a JSON object, claims
     parameters the gateway sets, or counts beyond 64 bits.
     """
 
@@ -39,10 +39,10 @@ class RequestBody:
         try:
             self._fields = _FIELDS.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ApiError(400, f"the body is not a JSON object: {error}") from error
+            raise RequestRefused(400, f"the body is not a JSON object: {error}") from error
         if self._value("kv_transfer_params") is not None:
             message = "kv_transfer_params is set by the gateway, not by its clients"
-            raise ApiError(400, message, param="kv_transfer_params")
+            raise RequestRefused(400, message, param="kv_transfer_params")
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
         self.max_tokens = self._count("max_completion_tokens") or self._count("max_tokens")
@@ -91,7 +91,7 @@ class RequestBody:
         if not isinstance(value, int) or value < 1:
             return None
         if value > _MOST:
-            raise ApiError(400, f"{name} must be at most {_MOST}", param=name)
+            raise RequestRefused(400, f"{name} must be at most {_MOST}", param=name)
         return value
 
     def _text(self, name: str) -> str | None:
@@ -105,4 +105,4 @@ class RequestBody:
         try:
             return msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ApiError(400, f"{name} is not valid JSON: {error}", param=name) from error
+            raise RequestRefused(400, f"{name} is not valid JSON: {error}", param=name) from error

@@ -11,17 +11,20 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
 from prfaas.core.handoff import ImportParams
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.answers import AnswerBroke, relay
+from prfaas.gateway.answers import relay
+from prfaas.gateway.client_response import ClientGone
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
-from prfaas.gateway.exchange import ClientGone, Exchange
+from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.handoffs import export_params, note_hidden_bytes, watch_transfer
+from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.openai_errors import failed_request
+from prfaas.gateway.upstream_errors import AnswerBroke
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -59,6 +62,7 @@ class Driver:
         ranks: tensor-parallel ranks of an engine, by name.
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
+        journal: gets every event and command.
     """
 
     def __init__(
@@ -71,7 +75,9 @@ class Driver:
         ranks: Callable[[str], int],
         suspect: Callable[[str], None],
         poll_s: float,
+        journal: JournalFile,
     ) -> None:
+        self._journal = journal
         self._scheduler = scheduler
         self._endpoints = endpoints
         self._engines = engines
@@ -90,7 +96,13 @@ class Driver:
 
     def handle(self, event: AnyEvent) -> None:
         """Tell the scheduler and do what it says."""
-        for command in self._scheduler.handle(event, now=time.monotonic()):
+        now = time.monotonic()
+        commands: Sequence[AnyCommand] = ()
+        try:
+            commands = self._scheduler.handle(event, now=now)
+        finally:  # An event that breaks the scheduler is the one to know.
+            self._journal.write(now, event, *commands)
+        for command in commands:
             self._execute(command)
 
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
@@ -98,11 +110,12 @@ class Driver:
         self._exchanges[exchange.key] = exchange
         try:
             self.handle(arrival)
-            await asyncio.wait([exchange.done])
+            await asyncio.wait([exchange.response.done])
         finally:
-            self.handle(RequestCancelled(exchange.key))  # Ignored where it has ended by itself.
+            if self._scheduler.state(exchange.key) is not None:
+                self.handle(RequestCancelled(exchange.key))
             del self._exchanges[exchange.key]
-            exchange.stop_all()
+            exchange.attempts.stop_all()
             for transfer_id in list(exchange.transfers):
                 self._drop(exchange, transfer_id)
 
@@ -129,14 +142,14 @@ class Driver:
         elif isinstance(command, StartDecode):
             self._start_decode(exchange, command)
         elif isinstance(command, CancelPrefill):
-            exchange.stop("prefill", command.attempt)
+            exchange.attempts.stop("prefill", command.attempt)
         elif isinstance(command, CancelTransfer):
-            exchange.stop("transfer", command.attempt)
+            exchange.attempts.stop("transfer", command.attempt)
             # It may still ask for the share that was hidden: the next attempt has its own.
-            exchange.stop("prefill", command.attempt)
+            exchange.attempts.stop("prefill", command.attempt)
             self._drop(exchange, command.transfer_id)
         elif isinstance(command, CancelDecode):
-            exchange.stop("decode", command.attempt)
+            exchange.attempts.stop("decode", command.attempt)
         elif isinstance(command, FailRequest):
             exchange.fail(failed_request(command.kind, command.message))
 
@@ -148,14 +161,14 @@ class Driver:
         self._alarm = loop.call_later(delay, self.handle, TimerFired())
 
     def _start_prefill(self, exchange: Exchange, command: StartPrefill) -> None:
-        exchange.note_attempt(command, self._neighbours(command.decode_engine))
+        self._note_attempt(exchange, command, command.decode_engine)
         exchange.transfers[command.transfer_id] = (command.engine, command.decode_engine)
-        exchange.start("prefill", command.attempt, self._prefill(exchange, command))
-        exchange.start("transfer", command.attempt, self._transfer(exchange, command))
+        exchange.attempts.start("prefill", command.attempt, self._prefill(exchange, command))
+        exchange.attempts.start("transfer", command.attempt, self._transfer(exchange, command))
 
     def _start_decode(self, exchange: Exchange, command: StartDecode) -> None:
-        exchange.note_attempt(command, self._neighbours(command.engine))
-        exchange.start("decode", command.attempt, self._decode(exchange, command))
+        self._note_attempt(exchange, command, command.engine)
+        exchange.attempts.start("decode", command.attempt, self._decode(exchange, command))
 
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
@@ -169,11 +182,11 @@ class Driver:
             self._suspect(command.engine)
             self.handle(PrefillFailed(key, attempt, str(error)))
             return
-        exchange.trace.prefilled_s = exchange.elapsed_s()
+        exchange.facts.prefilled_s = exchange.elapsed_s()
         self.handle(PrefillCompleted(key, attempt))
         sender = self._agent_of(command.engine)
         ranks = self._ranks(command.engine)
-        await note_hidden_bytes(exchange.trace, sender, command.transfer_id, ranks=ranks)
+        await note_hidden_bytes(exchange.facts, sender, command.transfer_id, ranks=ranks)
 
     async def _transfer(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
@@ -189,7 +202,7 @@ class Driver:
         except LinkError as error:
             self.handle(TransferFailed(key, attempt, str(error)))
             return
-        exchange.note_transfer(status)
+        exchange.facts.note_transfer(status, exchange.elapsed_s())
         self.handle(TransferCompleted(key, attempt))
 
     async def _decode(self, exchange: Exchange, command: StartDecode) -> None:
@@ -205,8 +218,10 @@ class Driver:
         try:
             await relay(
                 self._engines[command.engine],
-                exchange,
+                exchange.body.endpoint,
                 body,
+                exchange.engine_headers,
+                exchange.response,
                 on_first_token=lambda: self._first_token(exchange, attempt),
             )
         except AnswerBroke as error:
@@ -214,12 +229,14 @@ class Driver:
             self.handle(DecodeFailed(key, attempt, str(error)))
         except ClientGone:
             self.handle(RequestCancelled(key))
-            exchange.hang_up()
+            exchange.response.hang_up()
         else:
+            if exchange.facts.outcome == "ok":
+                exchange.facts.completed_s = exchange.elapsed_s()
             self.handle(RequestCompleted(key, attempt))
 
     def _first_token(self, exchange: Exchange, attempt: int) -> None:
-        exchange.trace.first_token_s = exchange.elapsed_s()
+        exchange.facts.first_token_s = exchange.elapsed_s()
         self.handle(FirstToken(exchange.key, attempt))
         if exchange.body.choices == 1:
             for transfer_id in list(exchange.transfers):
@@ -227,8 +244,11 @@ class Driver:
 
     # -- transfers ------------------------------------------------------------------------------
 
-    def _neighbours(self, engine: str) -> list[str]:
-        return [e.name for e in self._endpoints.cluster_of(engine).engines]
+    def _note_attempt(
+        self, exchange: Exchange, command: StartPrefill | StartDecode, decode_engine: str
+    ) -> None:
+        neighbours = [e.name for e in self._endpoints.cluster_of(decode_engine).engines]
+        exchange.facts.note_attempt(command, neighbours, exchange.elapsed_s())
 
     def _agent_of(self, engine: str) -> AgentClient:
         return self._agents[self._endpoints.cluster_of(engine).name]

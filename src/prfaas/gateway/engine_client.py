@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,17 @@ import msgspec
 from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.upstream_errors import (
+    CONNECTION_ERRORS,
+    CannotRender,
+    describe,
+    error_message,
+)
 
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
 _LONG = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
 """Prefill and answers take what they take: the scheduler's deadlines end them."""
-
-CONNECTION_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
@@ -40,10 +43,6 @@ class EngineAnswer(msgspec.Struct, frozen=True):
     status: int
     content_type: str
     body: bytes
-
-
-class CannotRender(EngineError):
-    """The server has no render endpoint (started without ``--enable-scale-out``)."""
 
 
 class _KvEventSource(msgspec.Struct, frozen=True):
@@ -168,30 +167,3 @@ class EngineClient:
 
 def json_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {"Content-Type": "application/json", **headers}
-
-
-def describe(error: BaseException) -> str:
-    """One line for a connection error, never empty."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port}"
-    if isinstance(error, asyncio.TimeoutError):
-        return "timed out"
-    return str(error) or type(error).__name__
-
-
-def error_status(body: bytes) -> int:
-    """The HTTP status that an engine's error body stands for; 500 where it says none."""
-    try:
-        code = msgspec.json.decode(body)["error"]["code"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return 500
-    return code if isinstance(code, int) else 500
-
-
-def error_message(body: bytes) -> str:
-    """The message in an engine's error body, or the start of whatever it is."""
-    try:
-        found = msgspec.json.decode(body)
-        return str(found["error"]["message"])
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return body[:200].decode(errors="replace") or "no message"

@@ -1,4 +1,4 @@
-"""The gateway put together: clients, watchers, index, scheduler, and one request's way through."""
+"""The gateway put together: clients of engines and agents, watchers, indices, scheduler."""
 
 from __future__ import annotations
 
@@ -12,62 +12,52 @@ from typing import Any
 
 import aiohttp
 import zmq.asyncio
-from aiohttp import web
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
-from prfaas.gateway.engine_client import EngineAnswer, EngineClient
-from prfaas.gateway.exchange import Exchange, Prompt
+from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
+from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.links import LinkWatch
 from prfaas.gateway.metrics import GatewayMetrics
-from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
-from prfaas.gateway.prompts import Renderer, usable_prefix
-from prfaas.gateway.trace import TraceLog
-from prfaas.index.keys import PromptKeys
+from prfaas.gateway.prompts import Renderer
+from prfaas.gateway.requests import RequestFlow
 from prfaas.index.prefix_index import EngineIndex
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.registry import make_policy
-from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged, RequestArrived
-from prfaas.scheduler.scheduler import Scheduler
+from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged
+from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
 
-_S_PER_OUTPUT_TOKEN = 1.0
-_MOST_OUTPUT_S = 3600.0
-"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
-grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
-say, days would say nothing."""
 _KEEPALIVE_S = 3.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
 its request with it."""
 
 
 class Gateway:
-    """Owns every background task; `start` and `close` bracket its life on one event loop."""
+    """Owns every part and every background task; `start` and `close` bracket its life on one event
+    loop. ``requests`` answers clients."""
 
     def __init__(
-        self, deployment: Deployment, endpoints: Endpoints, *, trace_file: Path | None = None
+        self, deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
     ) -> None:
-        """Raises ConfigError for an unknown policy or a trace file that cannot be written."""
+        """Raises ConfigError for an unknown policy or a journal that cannot be written."""
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self._endpoints = endpoints
-        self._trace = TraceLog(trace_file)
-        self._policy = make_policy(deployment.scheduler)
-        self._deadline_s = deployment.gateway.request_deadline_s
+        make_policy(deployment.scheduler)  # What cannot be made is better known now.
+        self._journal = JournalFile(journal_file)
         self._driver: Driver | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._feed_tasks: dict[str, asyncio.Task[None]] = {}
-        self._inflight = 0
-        self._block_tokens = 0
         self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
@@ -92,9 +82,7 @@ class Gateway:
             on_down=self._engine_down,
             on_restart=self._engine_restarted,
         )
-        self._renderer = Renderer(
-            engines, self.engines, up=lambda: self.fleet.up, suspect=self.fleet.suspect
-        )
+        self.requests = self._make_requests()
         for name in engines:
             self._run(self.fleet.watch_engine(name))
         for cluster in endpoints.clusters:
@@ -111,7 +99,7 @@ class Gateway:
             await self._driver.close()
         await self._session.close()
         self._zmq.destroy(linger=0)
-        self._trace.close()
+        self._journal.close()
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
@@ -136,125 +124,72 @@ class Gateway:
         self.metrics.layout_mismatches.set(len(self.fleet.mismatches))
         self.metrics.ready.set(not self.troubles())
 
-    # -- one request ----------------------------------------------------------------------------
+    # -- the parts ------------------------------------------------------------------------------
 
-    async def complete(
-        self, request: web.Request, body: RequestBody, request_id: str
-    ) -> web.StreamResponse:
-        """Answer one completion or chat request. Raises ApiError."""
-        key = Driver.new_key()
-        exchange = Exchange(key, request_id, request, body, deadline_s=self._deadline_s)
-        self._inflight += 1
-        self.metrics.inflight.set(self._inflight)
-        try:
-            await self._see_through(exchange)
-            return exchange.done.result()
-        finally:
-            self._inflight -= 1
-            self.metrics.inflight.set(self._inflight)
-            self.metrics.observe_request(exchange.trace)
-            self._trace.write(exchange.trace)
-
-    async def _see_through(self, exchange: Exchange) -> None:
-        driver = self._driver
-        if driver is None:
-            exchange.fail(unavailable("; ".join(self.troubles())))
-            return
-        if self._inflight > self.deployment.gateway.max_inflight_requests:
-            exchange.fail(too_many_requests())
-            return
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
-                if isinstance(prompt, EngineAnswer):
-                    exchange.give(prompt)
-                    return
-                adapter = await self._adapters.find(exchange.body.model)
-        except ApiError as error:
-            exchange.fail(error)
-            return
-        except TimeoutError:
-            exchange.fail(ApiError(504, "deadline passed while tokenising", kind="timeout_error"))
-            return
-        exchange.trace.rendered_s = exchange.elapsed_s()
-        await driver.answer(exchange, self._arrival(exchange, prompt, adapter))
-
-    def _arrival(self, exchange: Exchange, prompt: Prompt, adapter: str | None) -> RequestArrived:
-        """The request as the scheduler sees it. One that must reach an engine untouched counts as
-        one token long: there is nothing to hand over."""
-        exchange.prompt = prompt
-        trace = exchange.trace
-        trace.stream, trace.max_output_tokens = prompt.stream, prompt.max_output_tokens
-        if not prompt.stream:
-            output_s = prompt.max_output_tokens * exchange.body.choices * _S_PER_OUTPUT_TOKEN
-            exchange.deadline_s += min(output_s, _MOST_OUTPUT_S)
-        cached: dict[str, int] = {}
-        resumable: dict[str, int] = {}
-        if prompt.token_ids is not None:
-            salt = exchange.body.cache_salt
-            keys = PromptKeys(prompt.token_ids, salt=salt, adapter=adapter)
-            cached, resumable = self._cached(keys, len(prompt.token_ids))
-            trace.total_tokens = len(prompt.token_ids)
-            exchange.cached = cached
-        return RequestArrived(
-            exchange.key,
-            total_tokens=len(prompt.token_ids or "1"),
-            max_output_tokens=prompt.max_output_tokens,
-            cached=cached,
-            resumable=resumable,
-            deadline=time.monotonic() + exchange.time_left_s(),
+    def _make_requests(self) -> RequestFlow:
+        fleet, engines = self.fleet, self._endpoints.engines
+        return RequestFlow(
+            self.deployment.gateway,
+            renderer=Renderer(engines, self.engines, up=lambda: fleet.up, suspect=fleet.suspect),
+            adapters=self._adapters,
+            engines=engines,
+            indices={name: feed.follower.index for name, feed in self._feeds.items()},
+            metrics=self.metrics,
+            journal=self._journal,
+            troubles=self.troubles,
         )
 
-    def _cached(
-        self, keys: PromptKeys, prompt_tokens: int
-    ) -> tuple[dict[str, int], dict[str, int]]:
-        """What each engine holds of the prompt, and what of it it can go on from by itself."""
-        cached: dict[str, int] = {}
-        resumable: dict[str, int] = {}
-        for name, feed in self._feeds.items():
-            match = feed.follower.index.match(keys)
-            tokens = usable_prefix(
-                self._endpoints.engines[name],
-                match,
-                prompt_tokens=prompt_tokens,
-                block_tokens=self._block_tokens,
-            )
-            if tokens > 0:
-                cached[name] = tokens
-                if match.reusable_tokens < tokens:
-                    resumable[name] = match.reusable_tokens
-        return cached, resumable
+    def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
+        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
 
-    # -- what the watchers tell -----------------------------------------------------------------
+    async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
+        client = self.engines[engine.name]
+        events, replay = engine.kv_events, engine.kv_events_replay
+        if events is None:
+            events, replay = await client.kv_event_source()
+        host = parse_url(engine.url).host
+        return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     async def _schedule_once_layout_is_known(self) -> None:
         """The scheduler needs the hand-off block size, which an engine registers with its agent."""
         await self.fleet.layout_known.wait()
         layout = self.fleet.layout()
         assert layout is not None
-        block_tokens = layout.alignment_tokens
-        self._block_tokens = block_tokens
+        driver = self._make_driver(layout)
+        for name in self.fleet.up:
+            driver.handle(EngineUp(name))
+        self._driver = driver
+        self.requests.drive(driver, block_tokens=layout.alignment_tokens)
+        for cluster in self._endpoints.clusters:
+            watch = LinkWatch(
+                cluster, self._endpoints, self._agents[cluster.name], on_change=self._link_changed
+            )
+            self._run(watch.run())
+
+    def _make_driver(self, layout: KvLayout) -> Driver:
         config = self.deployment.scheduler
-        topology = topology_of(self.deployment, alignment_tokens=block_tokens, up=False)
-        prefills = LearnedPrefills(topology.cluster_of)
-        costs = LearnedCosts(prefills, layout.handoff_bytes)
-        driver = Driver(
-            Scheduler(topology, self._policy, config, costs=costs, learner=prefills),
+        opened = JournalOpened(
+            driver="gateway",
+            unix_time=time.time(),
+            topology=topology_of(
+                self.deployment, alignment_tokens=layout.alignment_tokens, up=False
+            ),
+            scheduler=config,
+            costs=CostInputs(layout=layout),
+        )
+        self._journal.write(time.monotonic(), opened)
+        return Driver(
+            scheduler_from(opened),
             self._endpoints,
             self.engines,
             self._agents,
             ranks=self.fleet.ranks,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
+            journal=self._journal,
         )
-        for name in self.fleet.up:
-            driver.handle(EngineUp(name))
-        self._driver = driver
-        for cluster in self._endpoints.clusters:
-            watch = LinkWatch(
-                cluster, self._endpoints, self._agents[cluster.name], on_change=self._link_changed
-            )
-            self._run(watch.run())
+
+    # -- what the watchers tell -----------------------------------------------------------------
 
     def _link_changed(self, event: LinkStateChanged) -> None:
         assert self._driver is not None
@@ -276,17 +211,6 @@ class Gateway:
         if name in self.fleet.up:
             self._engine_down(name, "it was restarted")
             self._engine_up(name)
-
-    def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
-
-    async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
-        client = self.engines[engine.name]
-        events, replay = engine.kv_events, engine.kv_events_replay
-        if events is None:
-            events, replay = await client.kv_event_source()
-        host = parse_url(engine.url).host
-        return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

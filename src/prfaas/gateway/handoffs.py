@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prfaas.core.errors import LinkError
 from prfaas.core.handoff import LONGEST_DEADLINE_S, ExportParams
 from prfaas.gateway.agent_client import AgentClient, TransferStatus
-from prfaas.gateway.trace import TraceRecord
+from prfaas.gateway.facts import RequestFacts
 from prfaas.scheduler.commands import StartPrefill
 
 _SENDER_PAUSE_S = 0.02
@@ -50,7 +50,7 @@ async def watch_transfer(
 
 
 async def note_hidden_bytes(
-    trace: TraceRecord, sender: AgentClient, transfer_id: str, *, ranks: int
+    facts: RequestFacts, sender: AgentClient, transfer_id: str, *, ranks: int
 ) -> None:
     """Ask the sending agent how much had been stored when prefill ended; no answer, no figure."""
     for _ in range(_SENDER_TRIES):
@@ -59,6 +59,6 @@ async def note_hidden_bytes(
         except LinkError:
             return
         if status.sent is not None and status.sent.bytes_acknowledged_at_export_end is not None:
-            trace.kv_bytes_hidden = status.sent.bytes_acknowledged_at_export_end
+            facts.kv_bytes_hidden = status.sent.bytes_acknowledged_at_export_end
             return
         await asyncio.sleep(_SENDER_PAUSE_S)

@@ -16,7 +16,12 @@ from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.openai_errors import ApiError, unavailable
+from prfaas.gateway.openai_errors import (
+    ApiError,
+    GatewayBug,
+    RequestRefused,
+    ServiceUnavailable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +74,7 @@ class _Front:
             response = _unreadable(request)
         except Exception:
             logger.exception("request %s: internal error", request_id)
-            response = _error(ApiError(500, "internal error of the gateway", kind="internal_error"))
+            response = _error(GatewayBug())
         if not response.prepared:
             response.headers.setdefault("X-Request-Id", request_id)
         return response
@@ -82,7 +87,7 @@ class _Front:
         # Every key is compared, whichever matches: the time tells nothing.
         matches = [hmac.compare_digest(given, known) for known in self._key_digests]
         if scheme.lower() != "bearer" or not any(matches):
-            raise ApiError(
+            raise RequestRefused(
                 401,
                 "no valid API key: send 'Authorization: Bearer KEY' with a key of this deployment",
                 kind="authentication_error",
@@ -96,7 +101,7 @@ class _Front:
 
     async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         body = RequestBody(endpoint, await request.read())
-        return await self._gateway.complete(request, body, request[REQUEST_ID])
+        return await self._gateway.requests.complete(request, body, request[REQUEST_ID])
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """An endpoint that any engine answers the same."""
@@ -109,7 +114,7 @@ class _Front:
                 continue
             kind = {"Content-Type": answer.content_type}
             return web.Response(status=answer.status, body=answer.body, headers=kind)
-        raise unavailable("no engine is up")
+        raise ServiceUnavailable("no engine is up")
 
     async def health(self, _request: web.Request) -> web.Response:
         """The process lives."""
@@ -142,17 +147,19 @@ def _error(error: ApiError) -> web.Response:
 
 def _unreadable(request: web.Request) -> web.Response:
     request.content.feed_eof()  # Or aiohttp reads on, and logs a traceback.
-    response = _error(ApiError(400, "the body is not chunked or compressed as its headers say"))
+    response = _error(
+        RequestRefused(400, "the body is not chunked or compressed as its headers say")
+    )
     response.force_close()
     return response
 
 
-def _http_error(error: web.HTTPException, request: web.Request) -> ApiError:
+def _http_error(error: web.HTTPException, request: web.Request) -> RequestRefused:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return ApiError(413, f"the body is larger than {request.client_max_size} bytes")
+        return RequestRefused(413, f"the body is larger than {request.client_max_size} bytes")
     if error.status == 404:
-        return ApiError(404, f"there is no {request.path} here", kind="not_found_error")
+        return RequestRefused(404, f"there is no {request.path} here", kind="not_found_error")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return ApiError(405, f"{request.path} takes {allowed}, not {request.method}")
-    return ApiError(error.status, error.reason or "bad request")
+        return RequestRefused(405, f"{request.path} takes {allowed}, not {request.method}")
+    return RequestRefused(error.status, error.reason or "bad request")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
-from prfaas.gateway.trace import TraceRecord
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -102,29 +102,29 @@ class GatewayMetrics:
         self._index_resets.labels(feed.engine).set(follower.resets_total)
         self._unplaced.labels(feed.engine).set(follower.index.unplaced_blocks_total)
 
-    def observe_request(self, trace: TraceRecord) -> None:
+    def observe_request(self, facts: RequestFacts) -> None:
         """Count one request that has ended."""
-        route = trace.route or "none"
-        self.requests.labels(trace.endpoint, route, trace.outcome).inc()
-        self.retries.inc(max(0, trace.attempts - 1))
-        if trace.stream and trace.first_token_s is not None:
-            self.ttft.labels(route).observe(trace.first_token_s)
-        for stage, start, end in _stages(trace):
+        route = facts.route or "none"
+        self.requests.labels(facts.endpoint, route, facts.outcome).inc()
+        self.retries.inc(max(0, facts.attempts - 1))
+        if facts.stream and facts.first_token_s is not None:
+            self.ttft.labels(route).observe(facts.first_token_s)
+        for stage, start, end in _stages(facts):
             if start is not None and end is not None:
                 self.stage.labels(stage, route).observe(max(0.0, end - start))
-        self.kv_bytes.labels(route).inc(trace.kv_bytes)
-        self.kv_bytes_hidden.labels(route).inc(trace.kv_bytes_hidden or 0)
-        self.tokens.labels("yes").inc(trace.cached_tokens)
-        self.tokens.labels("no").inc(trace.uncached_tokens or 0)
+        self.kv_bytes.labels(route).inc(facts.kv_bytes)
+        self.kv_bytes_hidden.labels(route).inc(facts.kv_bytes_hidden or 0)
+        self.tokens.labels("yes").inc(facts.cached_tokens)
+        self.tokens.labels("no").inc(facts.uncached_tokens or 0)
 
 
-def _stages(trace: TraceRecord) -> list[tuple[str, float | None, float | None]]:
+def _stages(facts: RequestFacts) -> list[tuple[str, float | None, float | None]]:
     return [
-        ("render", 0.0, trace.rendered_s),
-        ("wait", trace.rendered_s, trace.prefill_started_s or trace.decode_started_s),
-        ("prefill", trace.prefill_started_s, trace.prefilled_s),
-        ("transfer_after_prefill", trace.prefilled_s, trace.transferred_s),
-        ("decode_wait", trace.transferred_s, trace.decode_started_s),
-        ("first_token", trace.decode_started_s, trace.first_token_s),
-        ("generate", trace.first_token_s, trace.completed_s),
+        ("render", 0.0, facts.rendered_s),
+        ("wait", facts.rendered_s, facts.prefill_started_s or facts.decode_started_s),
+        ("prefill", facts.prefill_started_s, facts.prefilled_s),
+        ("transfer_after_prefill", facts.prefilled_s, facts.transferred_s),
+        ("decode_wait", facts.transferred_s, facts.decode_started_s),
+        ("first_token", facts.decode_started_s, facts.first_token_s),
+        ("generate", facts.first_token_s, facts.completed_s),
     ]

@@ -1,10 +1,13 @@
-"""Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}``."""
+"""Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}``.
+
+The type says who is at fault: each answer is also one of the classes of `prfaas.core.errors`.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from prfaas.core.errors import PrfaasError
+from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
 from prfaas.scheduler.commands import ErrorKind
 
 
@@ -17,7 +20,7 @@ class ApiError(PrfaasError):
         status: int,
         message: str,
         *,
-        kind: str = "invalid_request_error",
+        kind: str,
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
@@ -45,21 +48,63 @@ class ApiError(PrfaasError):
 
     @property
     def headers(self) -> dict[str, str]:
+        """Headers of the answer beside its content type."""
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
-def unavailable(message: str) -> ApiError:
-    return ApiError(503, message, kind="service_unavailable_error", retry_after_s=1)
+class RequestRefused(ApiError, CallerError):
+    """4xx: the request is wrong, whoever it is sent to."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+    ) -> None:
+        super().__init__(status, message, kind=kind, param=param)
 
 
-def too_many_requests() -> ApiError:
-    return ApiError(429, "too many requests in flight", kind="rate_limit_error", retry_after_s=1)
+class TooManyRequests(ApiError, CapacityError):
+    """429: what there is is full; the same request may be served a little later."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(429, message, kind="rate_limit_error", retry_after_s=retry_after_s)
+
+
+class ServiceUnavailable(ApiError, CapacityError):
+    """503: nothing that could answer is up."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, kind="service_unavailable_error", retry_after_s=1)
+
+
+class DeadlinePassed(ApiError, CapacityError):
+    """504: the time that a request may take ran out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(504, message, kind="timeout_error")
+
+
+class EngineFailed(ApiError, EngineError):
+    """502: an engine broke off, or every attempt failed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(502, message, kind="engine_error")
+
+
+class GatewayBug(ApiError, InvariantError):
+    """500: our own mistake; the log has its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "internal error of the gateway", kind="internal_error")
 
 
 def failed_request(kind: ErrorKind, message: str) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
     if kind is ErrorKind.DEADLINE:
-        return ApiError(504, message, kind="timeout_error")
+        return DeadlinePassed(message)
     if kind is ErrorKind.UNAVAILABLE:
-        return unavailable(message)
-    return ApiError(502, message, kind="engine_error")
+        return ServiceUnavailable(message)
+    return EngineFailed(message)

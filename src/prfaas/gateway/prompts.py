@@ -6,19 +6,29 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
+import msgspec
+
 from prfaas.core.errors import EngineError
-from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.endpoints import EngineEndpoint
-from prfaas.gateway.engine_client import CannotRender, EngineAnswer, EngineClient, RenderedPrompt
-from prfaas.gateway.exchange import Prompt
-from prfaas.gateway.openai_errors import unavailable
-from prfaas.index.prefix_index import PrefixMatch
+from prfaas.gateway.engine_client import EngineAnswer, EngineClient, RenderedPrompt
+from prfaas.gateway.openai_errors import ServiceUnavailable
+from prfaas.gateway.upstream_errors import CannotRender
 
 logger = logging.getLogger(__name__)
 
 _OUTPUT_TOKENS_UNSAID = 4096
 """Stands in for ``max_tokens`` where only the engine knows its default."""
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What is known of the prompt. ``token_ids`` is None where the body must reach one engine
+    untouched, for the reason in ``why_alone``."""
+
+    token_ids: list[int] | None
+    max_output_tokens: int
+    stream: bool
+    why_alone: str | None = None
 
 
 class Renderer:
@@ -65,7 +75,7 @@ class Renderer:
                 self._suspect(name)
                 continue
             return rendered if isinstance(rendered, EngineAnswer) else _prompt(body, rendered)
-        raise unavailable("no engine is up to tokenise the prompt")
+        raise ServiceUnavailable("no engine is up to tokenise the prompt")
 
     def _candidates(self) -> Iterator[str]:
         up = self._up()
@@ -90,19 +100,3 @@ def _prompt(body: RequestBody, rendered: list[RenderedPrompt]) -> Prompt:
 
 def _untouched(body: RequestBody, why: str) -> Prompt:
     return Prompt(None, body.max_tokens or _OUTPUT_TOKENS_UNSAID, body.stream, why)
-
-
-def usable_prefix(
-    engine: EngineEndpoint, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int
-) -> int:
-    """Tokens of a prompt's prefix for which the scheduler may count on this engine's cache.
-
-    A prefill engine must be able to continue from there by itself. A decode engine is given the
-    recurrent state with the transfer, so its full-attention blocks are enough, as long as
-    something is left to transfer: where they reach the hand-off boundary but the state does not,
-    the last block counts as absent, or the engine would be left to compute everything alone.
-    """
-    boundary = aligned_boundary(prompt_tokens, block_tokens)
-    if engine.role == "prefill" or match.reusable_tokens >= boundary:
-        return match.reusable_tokens
-    return min(match.transferable_tokens, boundary - block_tokens)

@@ -25,11 +25,11 @@ _FILES_BESIDE = 100
 
 
 async def serve(
-    deployment: Deployment, endpoints: Endpoints, *, trace_file: Path | None = None
+    deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
 ) -> NoReturn:
     """Serve until cancelled. Raises ConfigError if the address cannot be bound."""
     _allow_open_files(deployment.gateway.max_inflight_requests)
-    gateway = Gateway(deployment, endpoints, trace_file=trace_file)
+    gateway = Gateway(deployment, endpoints, journal_file=journal_file)
     await gateway.start()
     try:
         async with serving(

@@ -81,9 +81,11 @@ def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:
     )  # fmt: skip
 
 
-def gateway_command(deployment_file: Path) -> Command:
-    """`prfaas gateway`."""
-    return Command((sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file)), {})
+def gateway_command(deployment_file: Path, *, journal_file: Path | None = None) -> Command:
+    """`prfaas gateway`, with its journal appended to ``journal_file``."""
+    command = (sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file))
+    events = () if journal_file is None else ("--events", str(journal_file.resolve()))
+    return Command((*command, *events), {})
 
 
 def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> dict[str, str]:

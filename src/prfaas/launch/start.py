@@ -34,8 +34,12 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
 
 
 @asynccontextmanager
-async def started(deployment: Deployment, console: Console) -> AsyncIterator[Supervisor]:
+async def started(
+    deployment: Deployment, console: Console, *, journal_file: Path | None = None
+) -> AsyncIterator[Supervisor]:
     """Everything the deployment has on this machine, ready; ended again on leaving.
+
+    ``journal_file``: where the gateway appends its journal.
 
     Raises ConfigError for addresses that cannot be had, ProcessError where a process does not come
     up.
@@ -54,6 +58,7 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
                 local_engines=local_engines(deployment),
                 run=run,
                 changed=progress.changed,
+                journal_file=journal_file,
             )
             async with supervisor:
                 unused = await supervisor.start()

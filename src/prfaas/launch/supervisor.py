@@ -49,6 +49,7 @@ class Supervisor:
             itself runs elsewhere and is not started.
         local_engines: names of the engines to start here.
         changed: called when a process changes state, or what it waits for is known.
+        journal_file: where the gateway writes its journal, if anywhere.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Supervisor:
         local_engines: frozenset[str],
         run: RunDirectory,
         changed: Callable[[Child], None],
+        journal_file: Path | None = None,
     ) -> None:
         self.deployment = deployment
         self._run, self._changed = run, changed
@@ -68,7 +70,8 @@ class Supervisor:
             if not c.agent.external
         ]
         self.engines = self._engines(local_engines)
-        self.gateway = self._child("gateway", gateway_command(self.file), self.url, path="/ready")
+        gateway = gateway_command(self.file, journal_file=journal_file)
+        self.gateway = self._child("gateway", gateway, self.url, path="/ready")
         self._tasks: list[asyncio.Task[None]] = []
         self._http: aiohttp.ClientSession | None = None
 

@@ -112,8 +112,9 @@ class LinkState:
         self.source, self.target = spec.source, spec.target
         self.up = True
         self.down_since = inf
-        self.configured_bytes_per_s = spec.rate_bytes_per_s
-        self.rate_bytes_per_s = spec.rate_bytes_per_s
+        rate = spec.rate_bytes_per_s
+        self.configured_bytes_per_s = inf if rate is None else rate
+        self.rate_bytes_per_s = self.configured_bytes_per_s
         self.rtt_s = spec.rtt_s
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0

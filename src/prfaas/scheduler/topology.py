@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import msgspec
 
 from prfaas.core.deployment import ClusterKind, Deployment, EngineRole
@@ -29,9 +27,11 @@ class ClusterSpec(msgspec.Struct, frozen=True):
 
 
 class LinkSpec(msgspec.Struct, frozen=True):
+    """``rate_bytes_per_s``: None where nothing limits it."""
+
     source: str
     target: str
-    rate_bytes_per_s: float = inf
+    rate_bytes_per_s: float | None = None
     rtt_s: float = 0.0
 
 
@@ -59,9 +59,6 @@ def topology_of(deployment: Deployment, *, alignment_tokens: int, up: bool = Tru
             for c in deployment.clusters
             for e in c.engines
         ),
-        links=tuple(
-            LinkSpec(k.source, k.target, inf if k.rate_bytes_per_s is None else k.rate_bytes_per_s)
-            for k in deployment.links
-        ),
+        links=tuple(LinkSpec(k.source, k.target, k.rate_bytes_per_s) for k in deployment.links),
         alignment_tokens=alignment_tokens,
     )

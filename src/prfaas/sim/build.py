@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -13,8 +12,10 @@ import numpy as np
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
+from prfaas.models.interpolation import Table
 from prfaas.models.profiles import InstanceProfile, common_kv_size, load_profile
-from prfaas.policies.costs import ProfileCosts
+from prfaas.scheduler.journal import CostInputs, Curve
+from prfaas.scheduler.replay import costs_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
@@ -52,20 +53,25 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         for cluster, role, pool in pools
         for number in range(pool.instances)
     ]
-    seconds = {name: cache(p.prefill_or_refuse.table.at) for name, p in profiles.items()}
+    curves = {name: _curve(p.prefill_or_refuse.table) for name, p in profiles.items()}
     kv = common_kv_size(profiles.values())
+    inputs = CostInputs(kv_size=kv, prefill={name: curves[p.profile] for name, _, _, p in names})
+    topology = _topology(scenario, names, profiles)
     return World(
-        topology=_topology(scenario, names, profiles),
+        topology=topology,
         engines=tuple(_model(name, profiles[pool.profile], pool) for name, _, _, pool in names),
         lines=tuple(_line(link) for link in scenario.links),
-        costs=ProfileCosts(
-            {name: seconds[pool.profile] for name, _, _, pool in names}, cache(kv.bytes)
-        ),
+        costs=costs_from(inputs, topology.cluster_of)[0],
+        cost_inputs=inputs,
         state_bytes=kv.bytes(0),
         cache_blocks=_cache_blocks(scenario, workload),
         outages=_outages(scenario, [name for name, *_ in names], whole=not run.instances),
         link_report_s=parse_duration(str(scenario.link_reports)),
     )
+
+
+def _curve(table: Table) -> Curve:
+    return Curve(table.x, table.y, table.interpolation)
 
 
 def _check_profile(cluster: SimCluster, profile: InstanceProfile, longest: int) -> None:

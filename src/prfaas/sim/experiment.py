@@ -10,9 +10,9 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
-from prfaas.policies.api import Costs
-from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.journal import JournalOpened
+from prfaas.scheduler.replay import costs_from
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
@@ -33,13 +33,27 @@ def simulate(
     on_progress: Callable[[int], None] | None = None,
     until: float = float("inf"),
 ) -> Simulation:
-    """Run one policy over a workload, to the last answer or to time ``until``."""
+    """Run one policy over a workload, to the last answer or to time ``until``.
+
+    ``log`` receives a whole journal: how it was opened, then every event and command.
+    """
     world = build_world(scenario, run, workload, beside=beside)
-    costs: Costs = world.costs
-    learner = None
+    inputs = world.cost_inputs
+    assert inputs is not None
     if scenario.costs == "learned":
-        learner = LearnedPrefills(world.topology.cluster_of)
-        costs = LearnedCosts(learner, costs.kv_bytes)
+        inputs = msgspec.structs.replace(inputs, prefill=None)
+    costs, learner = costs_from(inputs, world.topology.cluster_of)
+    if log is not None:
+        log(
+            0.0,
+            JournalOpened(
+                driver="simulator",
+                unix_time=None,
+                topology=world.topology,
+                scheduler=run.scheduler,
+                costs=inputs,
+            ),
+        )
     simulation = Simulation(
         world,
         workload,

@@ -17,6 +17,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Costs, Policy, PrefillLearner
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
+from prfaas.scheduler.journal import Entry
 from prfaas.scheduler.scheduler import Scheduler
 from prfaas.sim.clock import PRIORITY_ALARM, PRIORITY_FAULT, Clock
 from prfaas.sim.engine import Engine, Task
@@ -26,7 +27,7 @@ from prfaas.sim.world import Outage, World
 from prfaas.workload.prefix_cache import PrefixCache
 from prfaas.workload.requests import Workload
 
-Log = Callable[[float, e.AnyEvent | c.AnyCommand], None]
+Log = Callable[[float, Entry], None]
 
 
 class _Job:

@@ -8,6 +8,7 @@ from math import inf
 import msgspec
 
 from prfaas.policies.api import Costs
+from prfaas.scheduler.journal import CostInputs
 from prfaas.scheduler.topology import Topology
 
 
@@ -51,6 +52,8 @@ class World(msgspec.Struct, frozen=True):
     lines: tuple[LineModel, ...]
     costs: Costs
     state_bytes: float
+    cost_inputs: CostInputs | None = None
+    """What ``costs`` were made from, for a journal."""
     cache_blocks: dict[str, int] = {}
     outages: tuple[Outage, ...] = ()
     link_report_s: float | None = None

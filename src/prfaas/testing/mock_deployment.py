@@ -16,11 +16,15 @@ from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.link.api import LinkState
 from prfaas.process.http_server import serving
+from prfaas.scheduler.replay import read_journal
+from prfaas.scheduler.timelines import Timeline, timelines
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 
 BLOCK_TOKENS = 4
 THRESHOLD_TOKENS = 40
+KNOW_A_THRESHOLD = frozenset({"threshold", "adaptive"})
+"""Policies that it is an option of."""
 
 _FILE = """
 clusters:
@@ -38,7 +42,8 @@ clusters:
       - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
-scheduler: {{threshold: {threshold}, link_grace: 1 ms, transfer_stall: 400 ms, engine_wait: 1 s}}
+scheduler: {{policy: {policy}, link_grace: 1 ms{threshold},
+  transfer_stall: 400 ms, engine_wait: 1 s}}
 gateway:
   request_deadline: "{deadline}"
   max_body: "{max_body}"
@@ -70,17 +75,19 @@ class MockDeployment:
         inflight: int = 100,
         max_body: str = "64 KiB",
         block_tokens: int = BLOCK_TOKENS,
+        policy: str = "threshold",
         threshold_tokens: int = THRESHOLD_TOKENS,
-        trace_file: Path | None = None,
+        journal_file: Path | None = None,
     ) -> None:
         self._settings = {
             "deadline": deadline,
             "keys": keys,
             "inflight": inflight,
             "max_body": max_body,
-            "threshold": threshold_tokens,
+            "policy": policy,
+            "threshold": f", threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
         }
-        self._trace_file = trace_file
+        self._journal_file = journal_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
         places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
         self.engines = {
@@ -111,7 +118,7 @@ class MockDeployment:
             await server.start()
         deployment = self.deployment()
         self.gateway = Gateway(
-            deployment, resolve(deployment, source="mock"), trace_file=self._trace_file
+            deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
         )
         await self.gateway.start()
         served = serving(make_app(self.gateway), "127.0.0.1:0", what="mock", shutdown_timeout_s=0.1)
@@ -133,3 +140,9 @@ async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> Non
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
+
+
+def journalled(path: Path) -> list[Timeline]:
+    """The requests of a journal that is complete."""
+    with path.open("rb") as lines:
+        return list(timelines(read_journal(lines)))

@@ -41,7 +41,7 @@ async def test_what_the_gateway_misses_is_shown(
 ) -> None:
     address = free_address()
     command = Command((sys.executable, "-c", TROUBLED, address.rpartition(":")[2]), {})
-    monkeypatch.setattr(supervisor, "gateway_command", lambda file: command)
+    monkeypatch.setattr(supervisor, "gateway_command", lambda file, journal_file: command)
     monkeypatch.setattr(supervisor, "_PATIENCE_S", 0.01)
     shown: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 
-from prfaas.gateway.trace import TraceRecord
 from prfaas.index.prefix_index import BlocksStored
-from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, clear_line, until
+from prfaas.testing.mock_deployment import (
+    BLOCK_TOKENS,
+    MockDeployment,
+    clear_line,
+    journalled,
+    until,
+)
 from prfaas.testing.mock_engine import KV_BYTES_PER_TOKEN, expected_words
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
@@ -43,7 +47,7 @@ async def ask(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
-    mock = MockDeployment(trace_file=tmp_path / "trace.jsonl")
+    mock = MockDeployment(journal_file=tmp_path / "events.jsonl")
     async with mock.running() as client:
         await mock.ready()
         for decode in ("d1", "d2"):
@@ -94,8 +98,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
         }
         assert decoder.recomputed == 0
         await until(lambda: transfer_id in mock.agents["west-agent"].dropped)
-    (line,) = (tmp_path / "trace.jsonl").read_bytes().splitlines()
-    trace = msgspec.json.decode(line, type=TraceRecord)
+    (trace,) = journalled(tmp_path / "events.jsonl")
     assert (trace.route, trace.outcome, trace.attempts) == ("offload", "ok", 1)
     assert trace.kv_bytes_hidden == trace.kv_bytes // 2
     stages = [trace.rendered_s, trace.prefill_started_s, trace.prefilled_s, trace.decode_started_s]

@@ -1,4 +1,4 @@
-"""The verb: its errors, and its process from start to SIGTERM."""
+"""The gateway's process from its start to SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,39 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from prfaas.cli.main import main
+from prfaas.gateway.server import _allow_open_files
 from prfaas.testing.mock_deployment import MockDeployment
-
-ENDPOINTS = 'agent: {name: a, admin: "127.0.0.1:9"}, engines: [{name: d1, role: decode, url: URL}]'
-
-
-def deployment_file(tmp_path: Path, text: str) -> str:
-    path = tmp_path / "deployment.yaml"
-    path.write_text(
-        f"clusters: [{{name: west, kind: pd, {ENDPOINTS}}}]\n".replace(*text.split("|"))
-    )
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ("URL|null", "'d1' has no url"),
-        ("URL|localhost:80", "must start with http://"),
-        ("URL|'http://[::1'", "engine 'd1': url 'http://[::1' is not http://host:port"),
-        ("127.0.0.1:9|127.0.0.1:0", "no fixed admin port"),
-        ("role|rolle", "did you mean 'role'"),
-        ("URL}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),
-        ("URL}]}]|'http://h:1'}]}]\ngateway: {listen: nowhere}", "not host:port"),
-    ],
-)
-def test_what_is_wrong_is_said_without_a_traceback(
-    change: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["gateway", deployment_file(tmp_path, change)]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert "Traceback" not in said
 
 
 async def test_the_process_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
@@ -73,3 +42,15 @@ async def test_the_process_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
         rest = await process.stderr.read()
         assert await process.wait() == 0
         assert b"Traceback" not in rest
+
+
+@pytest.mark.parametrize(("requests", "warned"), [(300, False), (301, True)])
+def test_too_few_open_files_are_said(
+    requests: int, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    _allow_open_files(requests)
+    assert limits == [(1000, 1000)]
+    assert ("1000 open files are allowed" in caplog.text) is warned

@@ -9,14 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.gateway import answers
-from prfaas.gateway.trace import TraceRecord
-from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.testing.mock_deployment import MockDeployment, journalled, until
 from prfaas.testing.mock_engine import MockEngine
 
 BODY = {"prompt": "abc", "stream": True}
@@ -32,9 +30,9 @@ def error_event(code: int, message: str = "no such token") -> bytes:
     return f"data: {json.dumps({'error': error})}\n\n".encode()
 
 
-def scripted(*script: bytes | asyncio.Event, trace_file: Path | None = None) -> MockDeployment:
+def scripted(*script: bytes | asyncio.Event, journal_file: Path | None = None) -> MockDeployment:
     """Decode engines that follow the script."""
-    mock = MockDeployment(trace_file=trace_file)
+    mock = MockDeployment(journal_file=journal_file)
     for name in ("d1", "d2"):
         mock.engines[name].script = list(script)
     return mock
@@ -89,15 +87,14 @@ async def test_an_engine_that_dies_in_the_middle_of_an_event_leaves_no_half_of_i
 
 async def test_an_error_event_in_mid_stream_is_passed_on_and_recorded(tmp_path: Path) -> None:
     said = WORD + error_event(500, "EngineCore died") + DONE
-    mock = scripted(said, trace_file=tmp_path / "trace.jsonl")
+    mock = scripted(said, journal_file=tmp_path / "events.jsonl")
     async with mock.running() as client:
         await mock.ready()
         response, content = await ask(client)
         assert (response.status, content) == (200, said)
         metrics = await (await client.get("/metrics")).text()
         assert 'outcome="engine_error"' in metrics
-    (line,) = (tmp_path / "trace.jsonl").read_bytes().splitlines()
-    trace = msgspec.json.decode(line, type=TraceRecord)
+    (trace,) = journalled(tmp_path / "events.jsonl")
     assert (trace.outcome, trace.error) == ("engine_error", "EngineCore died")
 
 
@@ -146,27 +143,27 @@ ENDLESS = [b"data: " + b"x" * (1 << 20) + b"\n\n"] * 64
 async def test_a_client_that_stops_reading_gives_its_decode_slot_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("prfaas.gateway.exchange._CLIENT_PATIENCE_S", 0.05)
-    mock = scripted(*ENDLESS, trace_file=tmp_path / "trace.jsonl")
+    monkeypatch.setattr("prfaas.gateway.client_response._CLIENT_PATIENCE_S", 0.05)
+    mock = scripted(*ENDLESS, journal_file=tmp_path / "events.jsonl")
     async with mock.running() as client:
         await mock.ready()
         async with client.post(COMPLETIONS, json=BODY):
             await until(lambda: len(answering(mock).cancelled) == 1)
-            await until(lambda: mock.gateway._inflight == 0)
-    assert b"the client stopped reading" in (tmp_path / "trace.jsonl").read_bytes()
+            await until(lambda: mock.gateway.requests.inflight == 0)
+    assert b"the client stopped reading" in (tmp_path / "events.jsonl").read_bytes()
 
 
 async def test_an_engine_that_dies_under_a_client_that_stopped_reading_ends_the_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("prfaas.gateway.exchange._CLIENT_PATIENCE_S", 5.0)
+    monkeypatch.setattr("prfaas.gateway.client_response._CLIENT_PATIENCE_S", 5.0)
     mock = scripted(*ENDLESS)
     async with mock.running() as client:
         await mock.ready()
         async with client.post(COMPLETIONS, json=BODY):
             (exchange,) = mock.gateway._driver._exchanges.values()  # type: ignore[union-attr]
-            await until(lambda: exchange._request.protocol.writing_paused)
+            await until(lambda: exchange.response._request.protocol.writing_paused)
             victim = answering(mock)
             await victim.stop()
             mock.gateway.fleet.suspect(victim.name)
-            await until(lambda: mock.gateway._inflight == 0)
+            await until(lambda: mock.gateway.requests.inflight == 0)

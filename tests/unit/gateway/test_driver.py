@@ -170,10 +170,10 @@ async def test_the_share_hidden_by_an_attempt_given_up_is_not_waited_for() -> No
         await until(lambda: bool(east.polled))
         (first,) = east.polled
         (exchange,) = mock.gateway._driver._exchanges.values()  # type: ignore[union-attr]
-        assert ("prefill", 1) in exchange._tasks
+        assert ("prefill", 1) in exchange.attempts._tasks
         await west.receive(first, total=10, stored=5, state="failed")
         await until(lambda: bool(mock.engines["p1"].requests))
-        assert ("prefill", 1) not in exchange._tasks
+        assert ("prefill", 1) not in exchange.attempts._tasks
         mock.engines["p1"].prefill_gate.set()
         response, _ = await asked
         assert response.headers["x-prfaas-route"].startswith("pd-p")

@@ -1,0 +1,40 @@
+"""A request as the scheduler sees it."""
+
+from __future__ import annotations
+
+from prfaas.gateway.prefix_matches import Matches
+from prfaas.gateway.prompts import Prompt
+from prfaas.scheduler.events import RequestArrived
+
+_S_PER_OUTPUT_TOKEN = 1.0
+_MOST_OUTPUT_S = 3600.0
+"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
+grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
+say, days would say nothing."""
+
+
+def arrival(key: str, prompt: Prompt, matches: Matches, *, deadline: float) -> RequestArrived:
+    """The event. A prompt that must reach an engine untouched counts as one token long: there is
+    nothing to hand over.
+
+    Args:
+        key: the scheduler's name for the request, never used before.
+        deadline: by when the first byte is due, on the scheduler's clock.
+    """
+    return RequestArrived(
+        key,
+        total_tokens=1 if prompt.token_ids is None else len(prompt.token_ids),
+        max_output_tokens=prompt.max_output_tokens,
+        cached=matches.cached,
+        resumable=matches.resumable,
+        deadline=deadline,
+    )
+
+
+def first_byte_within_s(request_deadline_s: float, prompt: Prompt, *, choices: int) -> float:
+    """Seconds that a request may take to its first byte, counted from its arrival; ``choices``:
+    answers to one prompt."""
+    if prompt.stream:
+        return request_deadline_s
+    output_s = prompt.max_output_tokens * choices * _S_PER_OUTPUT_TOKEN
+    return request_deadline_s + min(output_s, _MOST_OUTPUT_S)

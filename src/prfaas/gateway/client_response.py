@@ -1,0 +1,121 @@
+"""The client's side of one request: what it was sent, and whether it is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from aiohttp import web
+
+from prfaas.gateway.engine_client import EngineAnswer
+from prfaas.gateway.facts import RequestFacts
+from prfaas.gateway.openai_errors import ApiError
+from prfaas.gateway.upstream_errors import error_message
+
+_CLIENT_PATIENCE_S = 60.0
+"""How long a client may read nothing of what waits to be sent: its answer holds a decode slot."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection while we wrote to it."""
+
+
+class ClientResponse:
+    """One response, written once; what it told the client goes into ``facts``.
+
+    ``done`` gets the response that was sent, or an ApiError, or is cancelled where the client is
+    gone. Until `open` nothing has left, so that another engine can still answer.
+    """
+
+    def __init__(self, request: web.Request, facts: RequestFacts) -> None:
+        self._request = request
+        self._facts = facts
+        self._out: web.StreamResponse | None = None
+        self.done: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
+
+    @property
+    def opened(self) -> bool:
+        """Whether a stream's head went out."""
+        return self._out is not None
+
+    async def open(self, status: int, content_type: str) -> None:
+        """Send the response's head, with all that is known by now. Raises ClientGone."""
+        headers = {"Content-Type": content_type, **self._facts.headers()}
+        out = web.StreamResponse(status=status, headers=headers)
+        try:
+            await out.prepare(self._request)
+        except ConnectionError as error:
+            raise ClientGone from error
+        self._out = out
+        self._facts.status = status
+
+    async def write(self, chunk: bytes) -> None:
+        """Send part of the body. Raises ClientGone."""
+        assert self._out is not None
+        await self._taken(self._out.write(chunk))
+
+    async def finish(self) -> None:
+        """Everything is written. Raises ClientGone."""
+        assert self._out is not None
+        await self._taken(self._out.write_eof())
+        if not self.done.done():
+            self.done.set_result(self._out)
+
+    def succeed(self) -> None:
+        """The answer is complete."""
+        self._facts.outcome = "ok"
+
+    def note_failure(self, message: str) -> None:
+        """The engine has said in the middle of its answer that it failed."""
+        self._facts.outcome, self._facts.error = "engine_error", message
+
+    def give(self, answer: EngineAnswer) -> None:
+        """Give the client an engine's complete answer, be it a refusal of the request (4xx)."""
+        facts = self._facts
+        facts.status = answer.status
+        if answer.status < 400:
+            self.succeed()
+        else:
+            facts.outcome, facts.error = "refused", error_message(answer.body)
+        if not self.done.done():
+            headers = {"Content-Type": answer.content_type, **facts.headers()}
+            self.done.set_result(
+                web.Response(status=answer.status, body=answer.body, headers=headers)
+            )
+
+    def refuse(self, error: ApiError) -> None:
+        """Answer with an error; nothing may have been sent."""
+        if not self.done.done():
+            self._facts.status = error.status
+            self.done.set_exception(error)
+
+    async def break_off(self, error: ApiError) -> None:
+        """End an open stream with an error event."""
+        try:
+            await self.write(error.event)
+            await self.finish()
+        except ClientGone:
+            pass
+        finally:
+            # All who wait for a client wait for one future in aiohttp: where the task stopped
+            # before this one waited, that is cancelled.
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """The client is gone, or as good as: close its connection, whatever waits to be sent."""
+        if self.done.cancel() and self._request.transport is not None:
+            self._request.transport.abort()
+
+    async def _taken(self, writing: Awaitable[None]) -> None:
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(_CLIENT_PATIENCE_S, self._lose_patience)
+        try:
+            await writing
+        except ConnectionError as error:
+            raise ClientGone from error
+        finally:
+            patience.cancel()
+
+    def _lose_patience(self) -> None:
+        self._facts.error = self._facts.error or "the client stopped reading"
+        self.hang_up()

@@ -1,0 +1,130 @@
+"""What is known of one request, filled in as it goes: for its headers, metrics and last note.
+
+Times ending in ``_s`` are seconds since the request was received, None where it never came so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from prfaas.gateway.agent_client import TransferStatus
+from prfaas.scheduler.commands import StartDecode, StartPrefill
+from prfaas.scheduler.journal import RequestEnded
+
+
+class RequestFacts(msgspec.Struct, kw_only=True):
+    """One request. ``arrived_at`` is in Unix seconds; the rest is of the last attempt."""
+
+    request_id: str
+    endpoint: str
+    arrived_at: float
+    stream: bool = False
+    total_tokens: int | None = None
+    cached: Mapping[str, int] = {}
+    """Engine -> prompt tokens it holds, as the scheduler was told."""
+    cached_tokens: int = 0
+    """Prompt tokens that some engine of the decode engine's cluster held already."""
+    why_alone: str | None = None
+    route: str | None = None
+    reason: str | None = None
+    prefill_engine: str | None = None
+    decode_engine: str | None = None
+    attempts: int = 0
+    kv_bytes: int = 0
+    kv_bytes_hidden: int | None = None
+    """Of these, bytes stored by the receiver before prefill had ended."""
+    outcome: str = "cancelled"
+    status: int | None = None
+    error: str | None = None
+    rendered_s: float | None = None
+    prefill_started_s: float | None = None
+    prefilled_s: float | None = None
+    transfer_first_byte_s: float | None = None
+    transferred_s: float | None = None
+    decode_started_s: float | None = None
+    first_token_s: float | None = None
+    completed_s: float | None = None
+
+    @property
+    def uncached_tokens(self) -> int | None:
+        """None where the prompt's length is not known."""
+        return None if self.total_tokens is None else self.total_tokens - self.cached_tokens
+
+    @property
+    def hidden_share(self) -> float | None:
+        """Share of the KV bytes that crossed while prefill still ran, 0..1."""
+        if self.kv_bytes_hidden is None or not self.kv_bytes:
+            return None
+        return self.kv_bytes_hidden / self.kv_bytes
+
+    def note_attempt(
+        self, command: StartPrefill | StartDecode, decode_cluster: Iterable[str], elapsed_s: float
+    ) -> None:
+        """Remember where this attempt goes and since when; ``decode_cluster`` names the engines
+        of the decode engine's cluster."""
+        self.cached_tokens = max(self.cached.get(name, 0) for name in decode_cluster)
+        self.attempts = max(self.attempts, command.attempt)
+        self.route, self.reason = command.route.value, self.why_alone or command.reason
+        if isinstance(command, StartPrefill):
+            self.prefill_engine, self.decode_engine = command.engine, command.decode_engine
+            self.prefill_started_s = elapsed_s
+            self.prefilled_s = self.transfer_first_byte_s = self.transferred_s = None
+            self.kv_bytes, self.kv_bytes_hidden = 0, None
+            return
+        self.decode_engine, self.decode_started_s = command.engine, elapsed_s
+        if command.transfer_id is None:
+            self.prefill_engine = None
+            self.kv_bytes, self.kv_bytes_hidden = 0, None
+
+    def note_transfer(self, status: TransferStatus, elapsed_s: float) -> None:
+        """The transfer is complete."""
+        self.transferred_s = elapsed_s
+        self.kv_bytes = status.bytes_total or 0
+        if status.first_byte_at is not None:
+            self.transfer_first_byte_s = status.first_byte_at - self.arrived_at
+
+    def headers(self) -> dict[str, str]:
+        """What a response says about its request."""
+        if self.route is None:
+            return {"X-Request-Id": self.request_id}
+        headers = {
+            "X-Request-Id": self.request_id,
+            "x-prfaas-route": f'{self.route}; reason="{_quoted(self.reason or "")}"',
+            "x-prfaas-decode-engine": self.decode_engine or "",
+            "x-prfaas-attempts": str(self.attempts),
+        }
+        if self.total_tokens is not None:
+            headers["x-prfaas-total-tokens"] = str(self.total_tokens)
+            headers["x-prfaas-cached-tokens"] = str(self.cached_tokens)
+            headers["x-prfaas-uncached-tokens"] = str(self.uncached_tokens)
+        if self.prefill_engine is not None:
+            headers["x-prfaas-prefill-engine"] = self.prefill_engine
+            headers["x-prfaas-kv-bytes"] = str(self.kv_bytes)
+        if self.hidden_share is not None:
+            headers["x-prfaas-kv-hidden"] = f"{self.hidden_share:.4f}"
+        return headers
+
+    def ended(self, key: str, received_at: float) -> RequestEnded:
+        """The journal's note; ``key`` is the scheduler's name for the request."""
+        return RequestEnded(
+            request_id=key,
+            client_request_id=self.request_id,
+            endpoint=self.endpoint,
+            stream=self.stream,
+            received_at=received_at,
+            rendered_s=self.rendered_s,
+            why_alone=self.why_alone,
+            status=self.status,
+            outcome=self.outcome,
+            error=self.error,
+            kv_bytes=self.kv_bytes,
+            kv_bytes_hidden=self.kv_bytes_hidden,
+            transfer_first_byte_s=self.transfer_first_byte_s,
+        )
+
+
+def _quoted(text: str) -> str:
+    """Text as it may stand between quotes in a header: one line of printable ASCII."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)[:400]

@@ -1,0 +1,67 @@
+"""What each engine holds of a prompt: one question to every engine's prefix index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from prfaas.core.layout import aligned_boundary
+from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import EngineIndex, PrefixMatch
+
+
+class Matches(NamedTuple):
+    """Engine -> tokens, as `RequestArrived` wants them: of ``resumable`` only those engines that
+    cannot go on from all they hold."""
+
+    cached: Mapping[str, int]
+    resumable: Mapping[str, int]
+
+
+NO_MATCHES = Matches({}, {})
+
+
+def match_engines(
+    keys: PromptKeys,
+    engines: Mapping[str, EngineEndpoint],
+    indices: Mapping[str, EngineIndex],
+    *,
+    prompt_tokens: int,
+    block_tokens: int,
+) -> Matches:
+    """What each engine holds of the prompt, and what of it it can go on from by itself.
+
+    Args:
+        keys: the prompt's, with its salt and adapter.
+        indices: engine -> what its cache holds.
+        block_tokens: hand-offs end at multiples of it.
+    """
+    cached: dict[str, int] = {}
+    resumable: dict[str, int] = {}
+    for name, index in indices.items():
+        match = index.match(keys)
+        tokens = usable_prefix(
+            engines[name], match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
+        )
+        if tokens > 0:
+            cached[name] = tokens
+            if match.reusable_tokens < tokens:
+                resumable[name] = match.reusable_tokens
+    return Matches(cached, resumable)
+
+
+def usable_prefix(
+    engine: EngineEndpoint, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int
+) -> int:
+    """Tokens of a prompt's prefix for which the scheduler may count on this engine's cache.
+
+    A prefill engine must be able to continue from there by itself. A decode engine is given the
+    recurrent state with the transfer, so its full-attention blocks are enough, as long as
+    something is left to transfer: where they reach the hand-off boundary but the state does not,
+    the last block counts as absent, or the engine would be left to compute everything alone.
+    """
+    boundary = aligned_boundary(prompt_tokens, block_tokens)
+    if engine.role == "prefill" or match.reusable_tokens >= boundary:
+        return match.reusable_tokens
+    return min(match.transferable_tokens, boundary - block_tokens)

@@ -1,0 +1,139 @@
+"""The way of a request: rendered, matched with the caches, handed to the driver, accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from prfaas.core.deployment import GatewayConfig
+from prfaas.gateway.adapters import Adapters
+from prfaas.gateway.arrivals import arrival, first_byte_within_s
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.driver import Driver
+from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.engine_client import EngineAnswer
+from prfaas.gateway.exchange import Exchange
+from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.openai_errors import (
+    ApiError,
+    DeadlinePassed,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
+from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import EngineIndex
+
+
+class RequestFlow:
+    """Answers requests; `drive` opens it.
+
+    Args:
+        indices: engine -> what its prefix cache holds.
+        troubles: why nothing can be answered, while there is no driver.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        renderer: Renderer,
+        adapters: Adapters,
+        engines: Mapping[str, EngineEndpoint],
+        indices: Mapping[str, EngineIndex],
+        metrics: GatewayMetrics,
+        journal: JournalFile,
+        troubles: Callable[[], list[str]],
+    ) -> None:
+        self._deadline_s = config.request_deadline_s
+        self._most_inflight = config.max_inflight_requests
+        self._renderer = renderer
+        self._adapters = adapters
+        self._engines = engines
+        self._indices = indices
+        self._metrics = metrics
+        self._journal = journal
+        self._troubles = troubles
+        self._driver: Driver | None = None
+        self._block_tokens = 0
+        self.inflight = 0
+
+    def drive(self, driver: Driver, *, block_tokens: int) -> None:
+        """From now on requests are answered; hand-offs end at multiples of ``block_tokens``."""
+        self._driver, self._block_tokens = driver, block_tokens
+
+    async def complete(
+        self, request: web.Request, body: RequestBody, request_id: str
+    ) -> web.StreamResponse:
+        """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
+        exchange = Exchange(
+            Driver.new_key(), request_id, request, body, deadline_s=self._deadline_s
+        )
+        self._count(+1)
+        try:
+            await self._see_through(exchange)
+            return exchange.response.done.result()
+        finally:
+            self._count(-1)
+            self._metrics.observe_request(exchange.facts)
+            note = exchange.facts.ended(exchange.key, exchange.received_at)
+            self._journal.write(time.monotonic(), note)
+
+    def _count(self, by: int) -> None:
+        self.inflight += by
+        self._metrics.inflight.set(self.inflight)
+
+    async def _see_through(self, exchange: Exchange) -> None:
+        driver = self._driver
+        if driver is None:
+            exchange.fail(ServiceUnavailable("; ".join(self._troubles())))
+            return
+        if self.inflight > self._most_inflight:
+            exchange.fail(TooManyRequests("too many requests in flight"))
+            return
+        try:
+            async with asyncio.timeout(exchange.deadline_s):
+                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
+                if isinstance(prompt, EngineAnswer):
+                    exchange.response.give(prompt)
+                    return
+                adapter = await self._adapters.find(exchange.body.model)
+        except ApiError as error:
+            exchange.fail(error)
+            return
+        except TimeoutError:
+            exchange.fail(DeadlinePassed("deadline passed while tokenising"))
+            return
+        self._take(exchange, prompt)
+        matches = self._match(exchange, adapter)
+        exchange.facts.cached = matches.cached
+        deadline = exchange.received_at + exchange.deadline_s
+        await driver.answer(exchange, arrival(exchange.key, prompt, matches, deadline=deadline))
+
+    def _take(self, exchange: Exchange, prompt: Prompt) -> None:
+        """The prompt is known: so are its length, its deadline, and how it will be answered."""
+        exchange.prompt = prompt
+        exchange.deadline_s = first_byte_within_s(
+            exchange.deadline_s, prompt, choices=exchange.body.choices
+        )
+        facts = exchange.facts
+        facts.rendered_s = exchange.elapsed_s()
+        facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
+        facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
+
+    def _match(self, exchange: Exchange, adapter: str | None) -> Matches:
+        token_ids = exchange.prompt.token_ids
+        if token_ids is None:
+            return NO_MATCHES
+        return match_engines(
+            PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+            self._engines,
+            self._indices,
+            prompt_tokens=len(token_ids),
+            block_tokens=self._block_tokens,
+        )

@@ -1,0 +1,135 @@
+"""A journal played to a fresh scheduler: the same events at the same times, the same commands.
+
+Theory of operation. `JournalOpened` holds what a scheduler is made from, so `scheduler_from` makes
+an equal one. `replay` feeds it the journal's events and compares what it answers with the commands
+that follow each event. Where they differ, something of the driver leaked into the scheduler (a
+clock, an identity, an order of sets), or the code is another by now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+
+import msgspec
+
+from prfaas.core.errors import CallerError
+from prfaas.models.interpolation import Table
+from prfaas.policies.api import Costs, PrefillLearner
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+from prfaas.policies.registry import make_policy
+from prfaas.scheduler.commands import AnyCommand, Command
+from prfaas.scheduler.events import AnyEvent, Event
+from prfaas.scheduler.journal import (
+    VERSION,
+    CostInputs,
+    Curve,
+    Entry,
+    JournalOpened,
+    LinesLost,
+    decode,
+)
+from prfaas.scheduler.scheduler import Scheduler
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """At ``at`` the journal has ``recorded`` after ``event``; the fresh scheduler ``replayed``."""
+
+    at: float
+    event: AnyEvent
+    recorded: tuple[AnyCommand, ...]
+    replayed: tuple[AnyCommand, ...]
+
+
+def read_journal(lines: Iterable[bytes]) -> Iterator[tuple[float, Entry]]:
+    """The entries of a file, in order. Raises CallerError for what is no line of a journal, but
+    passes over one that was cut short by a full disk or by the end of the writer."""
+    unread: CallerError | None = None
+    for number, line in enumerate(lines, 1):
+        try:
+            at, entry = decode(line)
+        except msgspec.MsgspecError as error:
+            if unread is not None:
+                raise unread from None
+            unread = CallerError(f"line {number} is no line of a journal: {error}")
+            if not line.endswith(b"\n"):
+                return
+            continue
+        if unread is not None and not isinstance(entry, LinesLost | JournalOpened):
+            raise unread
+        unread = None
+        yield at, entry
+    if unread is not None:
+        raise unread
+
+
+def scheduler_from(opened: JournalOpened) -> Scheduler:
+    """A scheduler as the journal's was at its first event. Raises CallerError for a journal of
+    another version, ConfigError for a policy that is not known here."""
+    if opened.version != VERSION:
+        raise CallerError(
+            f"the journal is of version {opened.version}, this is a reader of version {VERSION}"
+        )
+    costs, learner = costs_from(opened.costs, opened.topology.cluster_of)
+    policy = make_policy(opened.scheduler)
+    return Scheduler(opened.topology, policy, opened.scheduler, costs=costs, learner=learner)
+
+
+def costs_from(
+    inputs: CostInputs, cluster_of: Mapping[str, str]
+) -> tuple[Costs, PrefillLearner | None]:
+    """The estimates that the scheduler begins with, and what learns where they are learned: it
+    knows nothing yet."""
+    if inputs.prefill is None:
+        learner = LearnedPrefills(cluster_of)
+        return LearnedCosts(learner, _handoff_bytes(inputs)), learner
+    assert inputs.kv_size is not None
+    seconds = {curve: cache(_seconds(curve)) for curve in set(inputs.prefill.values())}
+    prefill = {engine: seconds[curve] for engine, curve in inputs.prefill.items()}
+    return ProfileCosts(prefill, cache(inputs.kv_size.bytes)), None
+
+
+def replay(entries: Iterable[tuple[float, Entry]]) -> Iterator[Difference]:
+    """Each event after which a fresh scheduler does not do what the journal says.
+
+    Raises CallerError where an event comes before a `JournalOpened`, or lines were lost.
+    """
+    scheduler: Scheduler | None = None
+    last: tuple[float, AnyEvent] | None = None
+    recorded: list[AnyCommand] = []
+    for at, item in entries:
+        if isinstance(item, Command):
+            recorded.append(item)
+            continue
+        if last is not None and isinstance(item, Event | JournalOpened):
+            yield from _compared(scheduler, *last, recorded)
+            last, recorded = None, []
+        if isinstance(item, JournalOpened):
+            scheduler = scheduler_from(item)
+        elif isinstance(item, LinesLost):
+            raise CallerError(f"{item.lines} lines of the journal were lost before {at:g}")
+        elif isinstance(item, Event):
+            last = at, item
+    if last is not None:
+        yield from _compared(scheduler, *last, recorded)
+
+
+def _compared(
+    scheduler: Scheduler | None, at: float, event: AnyEvent, recorded: list[AnyCommand]
+) -> Iterator[Difference]:
+    if scheduler is None:
+        raise CallerError("the journal does not say what its scheduler was made from")
+    replayed = scheduler.handle(event, now=at)
+    if replayed != recorded:
+        yield Difference(at, event, tuple(recorded), tuple(replayed))
+
+
+def _handoff_bytes(inputs: CostInputs) -> Callable[[int, int], float]:
+    if inputs.layout is not None:
+        return inputs.layout.handoff_bytes
+    assert inputs.kv_size is not None
+    return ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
+
+
+def _seconds(curve: Curve) -> Callable[[float], float]:
+    return Table(curve.x, curve.y, interpolation=curve.interpolation, what="prefill").at

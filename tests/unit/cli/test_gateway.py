@@ -1,0 +1,39 @@
+"""``prfaas gateway``: what is wrong is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prfaas.cli.main import main
+
+ENDPOINTS = 'agent: {name: a, admin: "127.0.0.1:9"}, engines: [{name: d1, role: decode, url: URL}]'
+
+
+def deployment_file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "deployment.yaml"
+    path.write_text(
+        f"clusters: [{{name: west, kind: pd, {ENDPOINTS}}}]\n".replace(*text.split("|"))
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("URL|null", "'d1' has no url"),
+        ("URL|localhost:80", "must start with http://"),
+        ("127.0.0.1:9|127.0.0.1:0", "no fixed admin port"),
+        ("role|rolle", "did you mean 'role'"),
+        ("URL}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),
+        ("URL}]}]|'http://h:1'}]}]\ngateway: {listen: nowhere}", "not host:port"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(
+    change: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gateway", deployment_file(tmp_path, change)]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said

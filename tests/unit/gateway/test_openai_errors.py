@@ -1,0 +1,56 @@
+"""Each answer that is an error says whose fault it is, by its type and by its status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
+from prfaas.gateway.openai_errors import (
+    ApiError,
+    DeadlinePassed,
+    EngineFailed,
+    GatewayBug,
+    RequestRefused,
+    ServiceUnavailable,
+    TooManyRequests,
+    failed_request,
+)
+from prfaas.scheduler.commands import ErrorKind
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "at_fault"),
+    [
+        (RequestRefused(400, "m"), 400, CallerError),
+        (TooManyRequests("m"), 429, CapacityError),
+        (ServiceUnavailable("m"), 503, CapacityError),
+        (DeadlinePassed("m"), 504, CapacityError),
+        (EngineFailed("m"), 502, EngineError),
+        (GatewayBug(), 500, InvariantError),
+    ],
+)
+def test_the_type_is_the_one_at_fault(
+    error: ApiError, status: int, at_fault: type[PrfaasError]
+) -> None:
+    assert error.status == status
+    others = {CallerError, CapacityError, EngineError, InvariantError} - {at_fault}
+    assert isinstance(error, at_fault)
+    assert not isinstance(error, tuple(others))
+    assert json.loads(error.body)["error"]["code"] == status
+    assert error.event == b"data: " + error.body + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(ErrorKind.DEADLINE, 504), (ErrorKind.UNAVAILABLE, 503), (ErrorKind.ENGINE, 502)],
+)
+def test_what_the_scheduler_gives_up_has_its_status(kind: ErrorKind, status: int) -> None:
+    assert failed_request(kind, "m").status == status
+
+
+def test_only_what_may_be_asked_again_says_when() -> None:
+    assert TooManyRequests("m", retry_after_s=7).headers == {"Retry-After": "7"}
+    assert ServiceUnavailable("m").headers == {"Retry-After": "1"}
+    assert EngineFailed("m").headers == {}

@@ -1,0 +1,28 @@
+"""Errors of engines and agents in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from prfaas.gateway.upstream_errors import describe, error_message, error_status
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b'{"error": {"code": 404, "message": "no such model"}}', 404, "no such model"),
+        (b'{"error": {"code": "x", "message": 3}}', 500, "3"),
+        (b'{"error": "gone"}', 500, '{"error": "gone"}'),
+        (b"<html>\xff", 500, "<html>\ufffd"),
+        (b"", 500, "no message"),
+    ],
+)
+def test_any_body_has_a_status_and_a_message(body: bytes, status: int, message: str) -> None:
+    assert error_status(body) == status
+    assert error_message(body) == message
+
+
+def test_no_error_is_without_words() -> None:
+    assert describe(TimeoutError()) == "timed out"
+    assert describe(ConnectionResetError()) == "ConnectionResetError"
+    assert describe(OSError(24, "Too many open files")) == "[Errno 24] Too many open files"
