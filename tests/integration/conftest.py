@@ -65,8 +65,7 @@ class Stacks:
         # All start side by side: what each waits for leaves the cores to the others.
         running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
         local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
-        # Beside the decode engine: what it computes anew our prefill engines compute meanwhile.
-        plain = self._open.push(PlainEngine(running, home / "plain", cpus="1"))
+        plain = self._open.push(PlainEngine(running, home / "plain"))
         for part in (running, local, plain):
             part.wait_until_ready()
         return Stack(kind, running, local, plain, line, _block_tokens(running))

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.core.deployment import Deployment, load_deployment
-from prfaas.launch.addresses import resolve, usable_cores
+from prfaas.launch.addresses import resolve
 from prfaas.launch.certificates import secured
 from prfaas.launch.guardian import guard
 from prfaas.launch.progress import StartProgress
@@ -45,7 +45,7 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
     run = RunDirectory()
     _guardian = guard(run.path)  # Held: dropping a running Popen warns.
     try:
-        resolved = resolve(deployment, sockets=run.private, cores=usable_cores())
+        resolved = resolve(deployment, sockets=run.private)
         resolved = secured(resolved, run.private / "certs")
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
         with StartProgress(console) as progress:

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig
-from prfaas.launch.addresses import free_address, usable_cores
+from prfaas.launch.addresses import free_address
 from prfaas.launch.child import Child
 from prfaas.launch.commands import (
     Command,
@@ -119,12 +119,7 @@ class Supervisor:
     async def plain_engine(self) -> AsyncIterator[str]:
         """The URL of a stock engine that runs beside the deployment meanwhile: the same model,
         blocks and chunks, no connector. Raises EngineError if it does not come up."""
-        engine = EngineConfig(
-            name="plain-engine",
-            role="decode",
-            url=f"http://{free_address()}",
-            cpus=str(usable_cores()[0]),
-        )
+        engine = EngineConfig(name="plain-engine", role="decode", url=f"http://{free_address()}")
         command = engine_command(self.deployment, engine, vllm=installed_vllm(), connector=False)
         child = self._child(engine.name, command, str(engine.url), grace_s=_ENGINE_GRACE_S)
         assert self._http is not None

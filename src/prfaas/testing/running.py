@@ -216,7 +216,7 @@ class PlainEngine(_Process):
         running: RunningDeployment,
         home: Path,
         *,
-        cpus: str = "0",
+        cpus: str | None = None,
         args: tuple[str, ...] = (),
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
