@@ -34,8 +34,11 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
 
 
 @asynccontextmanager
-async def started(deployment: Deployment, console: Console) -> AsyncIterator[Supervisor]:
-    """Everything the deployment has on this machine, ready; ended again on leaving.
+async def started(
+    deployment: Deployment, console: Console, *, plain_engine: bool = False
+) -> AsyncIterator[Supervisor]:
+    """Everything the deployment has on this machine, ready; ended again on leaving. With
+    ``plain_engine`` a stock engine beside it, see `Supervisor`.
 
     Raises ConfigError for addresses that cannot be had, EngineError where a process does not come
     up.
@@ -54,6 +57,7 @@ async def started(deployment: Deployment, console: Console) -> AsyncIterator[Sup
                 local_engines=local_engines(deployment),
                 run=run,
                 changed=progress.changed,
+                plain_engine=plain_engine,
             )
             async with supervisor:
                 unused = await supervisor.start()
