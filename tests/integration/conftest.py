@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,36 +14,52 @@ import pytest
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
 from prfaas.testing.line_relay import LineRelay
+from prfaas.testing.measuring import Speed, measure
 from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, call
 
 HERE = Path(__file__).parent
+FIGURES = pytest.StashKey[list[str]]()
 
 
 class Stack(msgspec.Struct):
-    """A deployment that offloads all it can, a gateway beside it that offloads nothing, and a
-    stock engine to compare with."""
+    """A deployment that offloads all it can, and a stock engine to compare with."""
 
     kind: str
     running: RunningDeployment
-    local: SecondGateway
     plain: PlainEngine
-    line: LineRelay
     block_tokens: int
     """What hand-offs are aligned to."""
+    speed: Speed
+    start_s: float
+    """What it took to start all of it, side by side."""
+    local: SecondGateway | None = None
+    """A gateway that offloads nothing."""
+    line: LineRelay | None = None
 
     @property
     def model(self) -> str | None:
         return self.running.deployment.model.served_name
 
+    @property
+    def chunk_tokens(self) -> int:
+        return self.running.deployment.model.max_num_batched_tokens
+
     def gateway(self, route: str) -> str:
-        return self.running.url if route == "offload" else self.local.url
+        if route == "offload":
+            return self.running.url
+        assert self.local is not None
+        return self.local.url
 
 
 class Stacks:
-    """Starts a model's stack on demand; two cores and their memory hold only one at a time."""
+    """Starts a model's stack on demand; two cores and their memory hold only one at a time.
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    All routes, the line's relay, and the faults are tried with the default model, ``gdn``. Where
+    another kind of KV cache is on trial, one engine on each side of the line tells all.
+    """
+
+    def __init__(self, home: Path, figures: list[str]) -> None:
+        self._home, self.figures = home, figures
         self._open = ExitStack()
         self._current: Stack | None = None
         self._made = 0
@@ -50,30 +67,48 @@ class Stacks:
     def get(self, kind: str) -> Stack:
         if self._current is None or self._current.kind != kind:
             self.close()
-            self._current = self._start(kind)
+            self._current = stack = self._start(kind)
+            self.figures.append(
+                f"{kind}: started in {stack.start_s:.0f} s, "
+                f"{stack.speed.tokens_per_s:,.0f} prompt tokens/s"
+            )
         return self._current
 
     def _start(self, kind: str) -> Stack:
         self._made += 1
         home = self._home / f"{self._made}-{kind}"
         home.mkdir()
-        west = free_address()
-        line = self._open.enter_context(LineRelay(west))
-        file = home / "offload.yaml"
-        template = Template((HERE / "offload.yaml").read_text())
-        file.write_text(template.substitute(west=west, line=line.address))
+        began = time.monotonic()
+        line = self._open.enter_context(LineRelay(free_address())) if kind == "gdn" else None
         # All start side by side: what each waits for leaves the cores to the others.
-        running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
-        local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
-        # Beside the decode engine: what it computes anew our prefill engines compute meanwhile.
-        plain = self._open.push(PlainEngine(running, home / "plain", cpus="1"))
-        for part in (running, local, plain):
-            part.wait_until_ready()
-        return Stack(kind, running, local, plain, line, _block_tokens(running))
+        running = self._open.push(
+            RunningDeployment(_deployment(home, line), home / "up", model=f"tiny:{kind}")
+        )
+        plain = self._open.push(PlainEngine(running, home / "plain"))
+        local = None
+        if line is not None:
+            local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
+            local.wait_until_ready()
+        running.wait_until_ready()
+        plain.wait_until_ready()
+        start_s = time.monotonic() - began
+        speed = measure(running.url, running.deployment.model.served_name)
+        return Stack(
+            kind, running, plain, _block_tokens(running), speed, start_s, local=local, line=line
+        )
 
     def close(self) -> None:
         self._current = None
         self._open.close()
+
+
+def _deployment(home: Path, line: LineRelay | None) -> Path:
+    if line is None:
+        return HERE / "pair.yaml"
+    file = home / "offload.yaml"
+    template = Template((HERE / "offload.yaml").read_text())
+    file.write_text(template.substitute(west=line.target, line=line.address))
+    return file
 
 
 def _block_tokens(running: RunningDeployment) -> int:
@@ -82,8 +117,11 @@ def _block_tokens(running: RunningDeployment) -> int:
 
 
 @pytest.fixture(scope="session")
-def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
-    made = Stacks(tmp_path_factory.mktemp("stacks"))
+def stacks(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Stacks]:
+    figures = pytestconfig.stash.setdefault(FIGURES, [])
+    made = Stacks(tmp_path_factory.mktemp("stacks"), figures)
     yield made
     made.close()
 
@@ -92,3 +130,11 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
 def gdn(stacks: Stacks) -> Stack:
     """The default model's stack: a Gated DeltaNet hybrid."""
     return stacks.get("gdn")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Lengths of prompts and bounds on answers follow from these."""
+    for figure in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(f"measured on this machine: {figure}")

@@ -6,7 +6,6 @@ the decode engine is asked. (Bytes that are *missing* fail the load: see the con
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,11 +16,16 @@ import pytest
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.testing.comparing import greedy
+from prfaas.testing.measuring import prompt
 from prfaas.testing.running import call
 
 pytestmark = pytest.mark.engine
 
-LENGTH, BOUNDARY = 3000, 2816
+LASTING_S = 2.5
+TOKENS = (1100, 3000)
+"""At least four blocks and a tail."""
+WAIT_S = 60.0
+"""Ends what hangs: nothing waited for here is computed."""
 
 Ranges = Iterator[tuple[int, int]]
 
@@ -67,20 +71,22 @@ def test_what_is_lost_shows(
 ) -> None:
     running = gdn.running
     model = running.deployment.model.served_name
-    ids = random.Random(lost.__name__).choices(range(300, 4000), k=LENGTH)
+    least, most = TOKENS
+    ids = prompt(lost.__name__, gdn.speed.tokens_lasting(LASTING_S, least=least, most=most))
+    boundary = (len(ids) - 1) // gdn.block_tokens * gdn.block_tokens
     transfer_id = uuid.uuid4().hex
-    span = {"transfer_id": transfer_id, "from_token": 0, "to_token": BOUNDARY}
+    span = {"transfer_id": transfer_id, "from_token": 0, "to_token": boundary}
     exported = completion(
         running.engine("east-prefill").url, model, ids, max_tokens=1,
         kv_transfer_params={"prfaas": "export", "destination": "west-agent", **span},
     )  # fmt: skip
     assert exported["kv_transfer_params"]["ok"]
     west = running.admin("west")
-    status = call(f"{west}/transfers/{transfer_id}?wait_s=30&ranks=1").json()
+    status = call(f"{west}/transfers/{transfer_id}?wait_s={WAIT_S}&ranks=1").json()
     assert status["state"] == "complete"
 
     with monkeypatch.context() as patched:
-        zero(running, transfer_id, lost, patched)
+        zero(running, transfer_id, boundary, lost, patched)
     engine = running.engine("west-decode").url
     answer = completion(engine, model, ids, kv_transfer_params={"prfaas": "import", **span})
     call(f"{west}/transfers/{transfer_id}", method="DELETE")
@@ -93,6 +99,7 @@ def test_what_is_lost_shows(
 def zero(
     running: Any,
     transfer_id: str,
+    boundary: int,
     lost: Callable[[TransferPlan, KvLayout], Ranges],
     patched: pytest.MonkeyPatch,
 ) -> None:
@@ -101,17 +108,17 @@ def zero(
     engines = call(f"{running.admin('west')}/engines").json()["engines"]
     rank = next(e for e in engines if e["engine"] == "west-decode")
     layout = msgspec.convert(rank["layout"], KvLayout)
-    plan = TransferPlan(layout, from_token=0, to_token=BOUNDARY)
+    plan = TransferPlan(layout, from_token=0, to_token=boundary)
     patched.setattr("os.getpid", lambda: rank["pid"])
     client = AgentClient(
         running.deployment.cluster("west").agent.socket, engine="west-decode", layout=layout
     )
     try:
-        client.wait_connected(10)
+        client.wait_connected(WAIT_S)
         opened = client.open_import(
-            transfer_id, from_token=0, to_token=BOUNDARY, total_bytes=plan.total_bytes
+            transfer_id, from_token=0, to_token=boundary, total_bytes=plan.total_bytes
         )
-        extents, arena = opened.future.result(timeout=10), opened.session.arena
+        extents, arena = opened.future.result(timeout=WAIT_S), opened.session.arena
         for start, length in lost(plan, layout):
             for extent in extents:
                 low = max(start, extent.flat_offset)

@@ -16,25 +16,30 @@ token may differ only where the stock engine's best two nearly tie.
 
 from __future__ import annotations
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from prfaas.testing.comparing import assert_same_or_near_tie, complete
+from prfaas.testing.measuring import prompt
 
-BLOCK, CHUNK = 256, 2048
-LENGTHS = (1, 2, 255, 256, 257, 512, 2047, 2048, 2049, 5000, 16000)
-KINDS = ("gdn", "sliding_window", "dense", "mla")
-ROUTES = ("offload", "pd-p")
+BLOCK, CHUNK = 256, 512
+LONG = 0
+"""As many tokens as this machine prefills in `LONG_S`, within `LONG_TOKENS`."""
+LENGTHS = (1, 2, 255, 256, 257, 511, 512, 513, 1300, LONG)
+LONG_S, LONG_TOKENS = 8.0, (2500, 16_000)
+ROUTES = [
+    ("gdn", "offload"),
+    ("gdn", "pd-p"),
+    ("sliding_window", "offload"),
+    ("dense", "offload"),
+    ("mla", "offload"),
+]
+"""Both ways of a hand-off for one kind of KV cache; for the others the way over the line."""
 REFERENCE_KERNELS_TIE = 1.0
 
 pytestmark = pytest.mark.engine
-
-
-def prompt(seed: str, length: int) -> list[int]:
-    return random.Random(seed).choices(range(300, 4000), k=length)
 
 
 def reference(stack: Any, ids: list[int]) -> dict[str, Any]:
@@ -74,15 +79,18 @@ def check(
     return tokens
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module")
 def stack(request: pytest.FixtureRequest, stacks: Any) -> Any:
     """Of the module's scope, so that pytest runs all tests of one model before the next."""
     return stacks.get(request.param)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("length", LENGTHS, ids=lambda length: str(length or "long"))
+@pytest.mark.parametrize(("stack", "route"), ROUTES, indirect=["stack"], scope="module")
 def test_identical(stack: Any, route: str, length: int) -> None:
+    assert stack.chunk_tokens == CHUNK
+    least, most = LONG_TOKENS
+    length = length or stack.speed.tokens_lasting(LONG_S, least=least, most=most)
     if length > 2049 and reference_kernels(stack):
         pytest.skip("vLLM's MLA without AMX takes minutes and 10 GiB for long prompts")
     ids = prompt(f"{route} {length}", length)
@@ -95,13 +103,13 @@ def test_identical(stack: Any, route: str, length: int) -> None:
         check(stack, route, turn, same_schedule=same, cached=True)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(("stack", "route"), ROUTES, indirect=["stack"], scope="module")
 def test_a_prefix_shared_at_any_length_gives_the_same_tokens(stack: Any, route: str) -> None:
     """Where two prompts part a hybrid has no state: a stock engine computes that stretch again,
     the decode engine keeps the blocks it has."""
     if reference_kernels(stack):
         pytest.skip("vLLM's MLA without AMX has no prefix cache")
-    first = prompt(f"{route} fork", 5000)
+    first = prompt(f"{route} fork", 2000)
     check(stack, route, first)
-    fork = first[:3000] + prompt(f"{route} other", 2000)
+    fork = first[:1200] + prompt(f"{route} other", 800)
     check(stack, route, fork, same_schedule=False)

@@ -18,18 +18,20 @@ from prfaas.launch.sessions import Session, members
 
 pytestmark = pytest.mark.engine
 
-PATIENCE_S = 120.0
+HANG_S = 600.0
+"""Ends what never happens: three engines start side by side."""
+# With cores named, the engine has a worker process of its own, and memory that both share.
 DEPLOYMENT = """
 clusters:
   - name: west
     kind: pd
-    engines: [{name: west-decode, role: decode}]
+    engines: [{name: west-decode, role: decode, cpus: "0"}]
     agent: {name: west-agent}
 """
 
 
 class Up:
-    """A `prfaas up` whose engine has begun to start."""
+    """A `prfaas up`; `await_engine` returns once its engine has begun to start."""
 
     def __init__(self, home: Path) -> None:
         self.runs = home / "prfaas" / "runs"
@@ -41,6 +43,8 @@ class Up:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def await_engine(self) -> None:
         _until(lambda: "west-decode" in self.record().get("sessions", {}))
         record = self.record()
         self.sessions = [msgspec.convert(s, Session) for s in record["sessions"].values()]
@@ -73,24 +77,33 @@ class Up:
 
 
 def _until(condition) -> None:  # type: ignore[no-untyped-def]
-    give_up_at = time.monotonic() + PATIENCE_S
+    give_up_at = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < give_up_at, "waited in vain"
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Up]]:
+    """One for each test here, started side by side."""
+    ups = [Up(tmp_path_factory.mktemp("up")) for _ in range(3)]
+    yield ups
+    for one in ups:
+        one.process.kill()
+        one.process.wait()
+        asyncio.run(reap(one.runs))
+
+
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    started = Up(tmp_path)
-    yield started
-    started.process.kill()
-    started.process.wait()
-    asyncio.run(reap(started.runs))
+def up(started: list[Up]) -> Up:
+    one = next(one for one in started if one.process.poll() is None)
+    one.await_engine()
+    return one
 
 
 def test_ctrl_c_ends_everything(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(PATIENCE_S) == 128 + signal.SIGINT
+    assert up.process.wait(HANG_S) == 128 + signal.SIGINT
     assert up.living() == []
     assert up.left() == []
 

@@ -16,7 +16,7 @@ from prfaas.link.tcp.config import (
 )
 from prfaas.tls.files import TlsFiles
 
-_PEER_GRACE_S = 5.0
+PEER_GRACE_S = 5.0
 """A sender that closed its last connection and has not come back after this is dead or restarted:
 requests that wait for its transfers should be prefilled elsewhere without further delay."""
 
@@ -90,7 +90,7 @@ def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | Non
         listen=cluster.agent.listen,
         peers=peers,
         accept_from=frozenset(deployment.cluster(link.source).agent.name for link in incoming),
-        peer_grace_s=_PEER_GRACE_S,
+        peer_grace_s=PEER_GRACE_S,
         dscp=cluster.agent.dscp,
     )
 

@@ -34,6 +34,25 @@ def table(answers: Mapping[str, Answer], plain: Mapping[str, Answer]) -> Table:
     return drawn
 
 
+def bought(answers: Mapping[str, Answer]) -> str:
+    """One line: what offloading took off the cluster that answers, and what it cost the line."""
+    offloaded = [a for a in answers.values() if a.route == "offload"]
+    elsewhere = sum(a.uncached_tokens or 0 for a in offloaded)
+    everything = sum(a.uncached_tokens or 0 for a in answers.values())
+    sent_bytes = sum(a.kv_bytes or 0 for a in offloaded)
+    early_bytes = sum((a.kv_bytes or 0) * (a.kv_hidden or 0.0) for a in offloaded)
+    return (
+        f"What offloading bought: {elsewhere:,} of {everything:,} uncached prompt tokens "
+        f"({_share(elsewhere, everything)}) were prefilled in the other cluster, for "
+        f"{format_bytes(sent_bytes)} of KV cache over the line, {_share(early_bytes, sent_bytes)} "
+        "of it sent while prefill still ran."
+    )
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "none"
+
+
 def identical(answer: Answer, plain: Answer) -> bool:
     return answer.token_ids == plain.token_ids and answer.text == plain.text
 

@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import aiohttp
 from rich.console import Console
 
 from prfaas.core.deployment import Deployment
-from prfaas.core.units import format_bytes
 from prfaas.demo import report
 from prfaas.demo.client import Answer, ask
-from prfaas.demo.script import STEPS, Prompt
+from prfaas.demo.script import MEASURING, Prompt, Script, fitting
 from prfaas.launch.start import started
 from prfaas.launch.supervisor import Supervisor
+
+_SHOWS = (
+    "Long prompts are prefilled in one cluster and answered in another, which gets their KV cache "
+    "over a line; a plain vLLM engine is asked the same, and every answer must be identical."
+)
 
 
 async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
     """Returns 0 only if every answer is identical to the plain engine's."""
-    async with started(deployment, console) as supervisor:
+    console.print(_SHOWS + "\n", highlight=False)
+    async with started(deployment, console, plain_engine=True) as supervisor:
+        script = await _measured(supervisor, console)
         console.print("\nAsking ...", highlight=False)
-        prompts, answers = await _play(supervisor, console)
+        prompts, answers = await _play(supervisor, script, console)
         console.print("\nAsking a plain engine, without disaggregation, the same ...")
-        async with supervisor.plain_engine() as url:
-            plain = await _replay(url, _model(supervisor), prompts)
+        plain = await _replay(supervisor.plain_url, _model(supervisor), prompts)
         status = _judge(answers, plain, console)
+        _say_what_next(supervisor, console, keep=keep)
         if keep:
-            console.print(f"\nServing on at [bold]{supervisor.url}/v1[/]. Ctrl-C stops it.")
+            await supervisor.stop_plain_engine()
             await supervisor.watch()
     return status
 
 
+async def _measured(supervisor: Supervisor, console: Console) -> Script:
+    """The script whose length fits this machine."""
+    console.print("\nMeasuring this machine ...", end=" ", highlight=False)
+    async with _client() as http:
+        for prompt in MEASURING:
+            answer = await ask(http, supervisor.url, model=_model(supervisor), prompt=prompt)
+    tokens_per_s = (answer.total_tokens or 0) / answer.ttft_s
+    script = fitting(tokens_per_s)
+    console.print(
+        f"{tokens_per_s:,.0f} prompt tokens/s: the longest prompt has {script.long_tokens:,} "
+        f"tokens and takes about {script.long_tokens / tokens_per_s:.0f} s.",
+        highlight=False,
+    )
+    return script
+
+
 async def _play(
-    supervisor: Supervisor, console: Console
+    supervisor: Supervisor, script: Script, console: Console
 ) -> tuple[dict[str, str], dict[str, Answer]]:
     """Send the script through the gateway; returns full prompts and answers by name."""
     prompts: dict[str, str] = {}
@@ -53,9 +77,9 @@ async def _play(
         )
 
     async with _client() as http:
-        for step in STEPS:
+        for step in script.steps:
             await asyncio.gather(*(send(prompt) for prompt in step))
-    return prompts, {prompt.name: answers[prompt.name] for step in STEPS for prompt in step}
+    return prompts, {prompt.name: answers[prompt.name] for step in script.steps for prompt in step}
 
 
 async def _replay(url: str, model: str, prompts: Mapping[str, str]) -> dict[str, Answer]:
@@ -69,18 +93,33 @@ async def _replay(url: str, model: str, prompts: Mapping[str, str]) -> dict[str,
 def _judge(answers: Mapping[str, Answer], plain: Mapping[str, Answer], console: Console) -> int:
     console.print()
     console.print(report.table(answers, plain))
-    sent_bytes = sum(a.kv_bytes or 0 for a in answers.values() if a.route == "offload")
-    offloaded = sum(a.route == "offload" for a in answers.values())
-    console.print(
-        f"{offloaded} of {len(answers)} prompts were prefilled in the other cluster; "
-        f"{format_bytes(sent_bytes)} of KV cache crossed the line.",
-        highlight=False,
-    )
+    console.print(report.bought(answers), highlight=False)
     different = report.differences(answers, plain)
     for difference in different:
         console.print(difference, highlight=False)
     console.print(f"identical: {len(answers) - len(different)}/{len(answers)}", highlight=False)
     return 1 if different else 0
+
+
+def _say_what_next(supervisor: Supervisor, console: Console, *, keep: bool) -> None:
+    prfaas = sys.argv[0] if Path(sys.argv[0]).name == "prfaas" else "prfaas"
+    console.print("\nWhat to try next:", highlight=False)
+    if keep:
+        body = (
+            f'{{"model": "{_model(supervisor)}", "prompt": "Tell me a story.", "max_tokens": 32}}'
+        )
+        kind = "-H 'Content-Type: application/json'"
+        lines = [f"  curl {supervisor.url}/v1/completions {kind} -d '{body}'"]
+    else:
+        lines = [f"  {prfaas} demo --keep    the same, and serves on: ask it with curl"]
+    lines += [
+        f"  {prfaas} up             serves without the demo; with a file, your own deployment",
+        "  docs/deployment.md how to write that file; docs/architecture.md how it works",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if keep:
+        console.print(f"Serving on at [bold]{supervisor.url}/v1[/]. Ctrl-C stops it.")
 
 
 def _model(supervisor: Supervisor) -> str:

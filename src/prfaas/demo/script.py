@@ -1,5 +1,5 @@
 """What the demo asks: short and long prompts, one after another and at once, one again, and one
-that goes on where an earlier one ended.
+that goes on where an earlier one ended. How long they are depends on how fast the machine is.
 
 A greedy answer may fall either way where two words nearly tie, in any batch of any engine. The
 prompts here were searched for, so that along every answer the best word leads the second by at
@@ -21,31 +21,88 @@ class Prompt(msgspec.Struct, frozen=True):
     after: str | None = None
 
 
-def _log(seed: int, entries: int, question: str) -> str:
+class Script(msgspec.Struct, frozen=True):
+    """Prompts of a step are sent at once, steps one after another. ``long_tokens``: the longest
+    prompt's length."""
+
+    long_tokens: int
+    steps: tuple[tuple[Prompt, ...], ...]
+
+
+class _Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """Which logs the prompts are about: a seed, and how many entries of about 34 tokens."""
+
+    hour: tuple[int, int]
+    morning: tuple[int, int]
+    day: tuple[int, int]
+    next_morning: tuple[int, int]
+    long_day: tuple[int, int]
+    at_once_1: tuple[int, int]
+    at_once_3: tuple[int, int]
+
+
+_LOGS = {
+    16_042: _Logs(
+        hour=(5003, 18),
+        morning=(6001, 45),
+        day=(1006, 150),
+        next_morning=(2004, 45),
+        long_day=(1007, 470),
+        at_once_1=(3028, 90),
+        at_once_3=(4028, 60),
+    ),
+}
+"""By the long prompt's length. Where prompts are shorter, those that are to be offloaded still have
+more than the threshold's 1,024 tokens."""
+
+LASTING_S = 12.0
+"""The long prompt should take no longer than this: on a slow machine it is a shorter one."""
+
+
+def _log(seed_and_entries: tuple[int, int], question: str) -> str:
+    seed, entries = seed_and_entries
     log = harbour_log(seed, entries=entries)
     return f"The harbour's log of one day:\n\n{log}\n\n{question}"
 
 
-_DAY = _log(1006, 150, "Who went ashore, and when?")
-_NEXT_MORNING = (
-    f"\n\nThe next morning's log:\n\n{harbour_log(2004, entries=45)}\n\nWhat has changed since?"
-)
+def _steps(logs: _Logs) -> tuple[tuple[Prompt, ...], ...]:
+    day = _log(logs.day, "Who went ashore, and when?")
+    seed, entries = logs.next_morning
+    next_morning = (
+        f"\n\nThe next morning's log:\n\n{harbour_log(seed, entries=entries)}\n\n"
+        "What has changed since?"
+    )
+    return (
+        (Prompt("story", "Tell me a story about the ferry Kestrel, please."),),
+        (Prompt("owner", "Who is the owner of the dredger Linnet?"),),
+        (Prompt("other owner", "Who is the owner of the dredger Kestrel?"),),
+        (Prompt("an hour", _log(logs.hour, "What was the weather like?")),),
+        (Prompt("a morning", _log(logs.morning, "Which ship came first?")),),
+        (Prompt("a day", day),),
+        (Prompt("the same day", day),),
+        (Prompt("and the next", next_morning, after="a day"),),
+        (
+            Prompt(
+                "a long day", _log(logs.long_day, "What is the whole day's tale in one sentence?")
+            ),
+        ),
+        (
+            Prompt("at once 1", _log(logs.at_once_1, "Which cargo was the heaviest?")),
+            Prompt("at once 2", "Tell me a story about the trawler Marigold, please."),
+            Prompt("at once 3", _log(logs.at_once_3, "What should the night watch know?")),
+            Prompt("at once 4", "Who is the owner of the barge Cormorant?"),
+        ),
+    )
 
-STEPS = (
-    (Prompt("story", "Tell me a story about the ferry Kestrel, please."),),
-    (Prompt("owner", "Who is the owner of the dredger Linnet?"),),
-    (Prompt("other owner", "Who is the owner of the dredger Kestrel?"),),
-    (Prompt("an hour", _log(5003, 18, "What was the weather like?")),),
-    (Prompt("a morning", _log(6001, 45, "Which ship came first?")),),
-    (Prompt("a day", _DAY),),
-    (Prompt("the same day", _DAY),),
-    (Prompt("and the next", _NEXT_MORNING, after="a day"),),
-    (Prompt("a long day", _log(1007, 470, "What is the whole day's tale in one sentence?")),),
-    (
-        Prompt("at once 1", _log(3028, 90, "Which cargo was the heaviest?")),
-        Prompt("at once 2", "Tell me a story about the trawler Marigold, please."),
-        Prompt("at once 3", _log(4028, 60, "What should the night watch know?")),
-        Prompt("at once 4", "Who is the owner of the barge Cormorant?"),
-    ),
-)
-"""Prompts of a step are sent at once, steps one after another."""
+
+SCRIPTS = tuple(Script(tokens, _steps(logs)) for tokens, logs in _LOGS.items())
+"""From the longest to the shortest."""
+
+MEASURING = (_log((9001, 10), "How long is this?"), _log((9002, 33), "And how long is this?"))
+"""Asked first, to see how fast the machine is: one to warm up, one of about 1,130 tokens."""
+
+
+def fitting(tokens_per_s: float) -> Script:
+    """The longest script whose long prompt lasts at most `LASTING_S`, else the shortest."""
+    fit = (script for script in SCRIPTS if script.long_tokens / tokens_per_s <= LASTING_S)
+    return next(fit, SCRIPTS[-1])

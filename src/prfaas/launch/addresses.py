@@ -1,4 +1,4 @@
-"""Fills in what a deployment file leaves open: ports, sockets, cores, the model's directory.
+"""Fills in what a deployment file leaves open: ports, sockets, the model's directory.
 
 The result names every address; each process of the deployment reads it and nothing else.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,22 +31,20 @@ _FREE_PORTS = (16384 + n % 16384 for n in itertools.count(random.randrange(16384
 _TINY = "tiny:"
 
 
-def resolve(deployment: Deployment, *, sockets: Path, cores: Sequence[int]) -> Deployment:
+def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
     """``deployment`` with every address known.
 
     Args:
         sockets: directory for Unix sockets; its path must be short (the kernel allows 107 bytes).
-        cores: CPU cores for the engines, see `_share_out`.
 
     Raises ConfigError for an address that is not ``host:port`` or whose port is taken.
     """
     with contextlib.ExitStack() as held:
         ports = _Ports(held)
-        core = _share_out(deployment, cores).get
         clusters = tuple(
             msgspec.structs.replace(
                 cluster,
-                engines=tuple(_engine(e, sockets, ports, core(e.name)) for e in cluster.engines),
+                engines=tuple(_engine(e, sockets, ports) for e in cluster.engines),
                 agent=_agent(cluster, sockets, ports),
             )
             for cluster in deployment.clusters
@@ -59,27 +55,6 @@ def resolve(deployment: Deployment, *, sockets: Path, cores: Sequence[int]) -> D
     return msgspec.structs.replace(
         deployment, clusters=clusters, gateway=gateway, model=_model(deployment.model)
     )
-
-
-def _share_out(deployment: Deployment, cores: Sequence[int]) -> dict[str, int]:
-    """A core for each engine we place: decode engines first, from the last core down, then prefill
-    engines, one each as far as cores go and all others the first.
-
-    A vLLM worker polls for a second after its last step. Where prefill and decode shared a core,
-    every hand-off would wait for that; two prefill engines rarely follow on each other so closely.
-    """
-    engines = [e for c in deployment.clusters for e in c.engines if not (e.url or e.cpus)]
-    decode = [e.name for e in engines if e.role == "decode"]
-    prefill = [e.name for e in engines if e.role == "prefill"]
-    given = dict(zip(decode, reversed(cores), strict=False))
-    left = [core for core in cores if core not in given.values()] or [cores[0]]
-    given |= dict(zip(prefill, left, strict=False))
-    return {e.name: given.get(e.name, cores[0]) for e in engines}
-
-
-def usable_cores() -> list[int]:
-    """Numbers of the CPU cores this process may run on."""
-    return sorted(os.sched_getaffinity(0))
 
 
 def free_address() -> str:
@@ -124,7 +99,7 @@ def _bind_free(sock: socket.socket, host: str) -> None:
     sock.bind((host, 0))  # None of them: whichever the kernel has, or its error.
 
 
-def _engine(engine: EngineConfig, sockets: Path, ports: _Ports, core: int | None) -> EngineConfig:
+def _engine(engine: EngineConfig, sockets: Path, ports: _Ports) -> EngineConfig:
     if engine.url is not None:
         return engine
     events = sockets / engine.name
@@ -133,7 +108,6 @@ def _engine(engine: EngineConfig, sockets: Path, ports: _Ports, core: int | None
         url=f"http://{ports.claim(f'{HOST}:0', engine.name)}",
         kv_events=engine.kv_events or f"ipc://{events}.events",
         kv_events_replay=engine.kv_events_replay or f"ipc://{events}.replay",
-        cpus=engine.cpus or str(core),
     )
 
 

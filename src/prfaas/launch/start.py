@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.core.deployment import Deployment, load_deployment
-from prfaas.launch.addresses import resolve, usable_cores
+from prfaas.launch.addresses import resolve
 from prfaas.launch.certificates import secured
 from prfaas.launch.guardian import guard
 from prfaas.launch.progress import StartProgress
@@ -35,9 +35,14 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
 
 @asynccontextmanager
 async def started(
-    deployment: Deployment, console: Console, *, journal_file: Path | None = None
+    deployment: Deployment,
+    console: Console,
+    *,
+    journal_file: Path | None = None,
+    plain_engine: bool = False,
 ) -> AsyncIterator[Supervisor]:
-    """Everything the deployment has on this machine, ready; ended again on leaving.
+    """Everything the deployment has on this machine, ready; ended again on leaving. With
+    ``plain_engine`` a stock engine beside it, see `Supervisor`.
 
     ``journal_file``: where the gateway appends its journal.
 
@@ -49,7 +54,7 @@ async def started(
     run = RunDirectory()
     _guardian = guard(run.path)  # Held: dropping a running Popen warns.
     try:
-        resolved = resolve(deployment, sockets=run.private, cores=usable_cores())
+        resolved = resolve(deployment, sockets=run.private)
         resolved = secured(resolved, run.private / "certs")
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
         with StartProgress(console) as progress:
@@ -59,6 +64,7 @@ async def started(
                 run=run,
                 changed=progress.changed,
                 journal_file=journal_file,
+                plain_engine=plain_engine,
             )
             async with supervisor:
                 unused = await supervisor.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig
-from prfaas.launch.addresses import free_address, usable_cores
+from prfaas.launch.addresses import free_address
 from prfaas.launch.child import Child
 from prfaas.launch.commands import (
     Command,
@@ -50,6 +50,8 @@ class Supervisor:
         local_engines: names of the engines to start here.
         changed: called when a process changes state, or what it waits for is known.
         journal_file: where the gateway writes its journal, if anywhere.
+        plain_engine: start a stock engine beside the deployment: the same model, blocks and
+            chunks, no connector.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Supervisor:
         run: RunDirectory,
         changed: Callable[[Child], None],
         journal_file: Path | None = None,
+        plain_engine: bool = False,
     ) -> None:
         self.deployment = deployment
         self._run, self._changed = run, changed
@@ -72,7 +75,9 @@ class Supervisor:
         self.engines = self._engines(local_engines)
         gateway = gateway_command(self.file, journal_file=journal_file)
         self.gateway = self._child("gateway", gateway, self.url, path="/ready")
-        self._tasks: list[asyncio.Task[None]] = []
+        self.plain_url = f"http://{free_address()}" if plain_engine else ""
+        self._plain = self._plain_engine() if plain_engine else None
+        self._tasks: dict[Child, asyncio.Task[None]] = {}
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -90,11 +95,11 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self.gateway.stop()  # First: nobody asks for what is going away.
-        await asyncio.gather(*(child.stop() for child in self.engines))
+        await asyncio.gather(*(child.stop() for child in [*self.engines, *self._beside]))
         await asyncio.gather(*(child.stop() for child in self.agents))
         assert self._http is not None
         await self._http.close()
@@ -105,7 +110,7 @@ class Supervisor:
         await self._until_ready(self.agents)
         explaining = asyncio.create_task(self._explain_gateway())
         try:
-            await self._until_ready([*self.engines, self.gateway])
+            await self._until_ready([*self.engines, self.gateway, *self._beside])
         finally:
             explaining.cancel()
         give_up_at = time.monotonic() + _ENGINES_SEEN_S
@@ -118,33 +123,16 @@ class Supervisor:
     async def watch(self) -> None:
         """Never returns: what dies is started again. Raises ProcessError for a process that ended
         before it was ever ready."""
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks.values())
 
-    @contextlib.asynccontextmanager
-    async def plain_engine(self) -> AsyncIterator[str]:
-        """The URL of a stock engine that runs beside the deployment meanwhile: the same model,
-        blocks and chunks, no connector. Raises ProcessError if it does not come up."""
-        engine = EngineConfig(
-            name="plain-engine",
-            role="decode",
-            url=f"http://{free_address()}",
-            cpus=str(usable_cores()[0]),
-        )
-        command = engine_command(self.deployment, engine, vllm=installed_vllm(), connector=False)
-        child = self._child(engine.name, command, str(engine.url), grace_s=_ENGINE_GRACE_S)
-        assert self._http is not None
-        supervising = asyncio.create_task(child.supervise(self._http))
-        ready = asyncio.create_task(child.was_ready.wait())
-        try:
-            await asyncio.wait([ready, supervising], return_when=asyncio.FIRST_COMPLETED)
-            if supervising.done():
-                supervising.result()
-            yield str(engine.url)
-        finally:
-            ready.cancel()
-            supervising.cancel()
-            await asyncio.gather(ready, supervising, return_exceptions=True)
-            await child.stop()
+    async def stop_plain_engine(self) -> None:
+        """End the stock engine; the deployment runs on."""
+        assert self._plain is not None
+        task = self._tasks.pop(self._plain)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self._plain.stop()
+        self._plain = None
 
     async def _explain_gateway(self) -> None:
         """Show what the gateway misses, where it is not ready though the engines started here are:
@@ -165,9 +153,11 @@ class Supervisor:
 
     async def _until_ready(self, children: list[Child]) -> None:
         assert self._http is not None
-        self._tasks += [asyncio.create_task(child.supervise(self._http)) for child in children]
+        for child in children:
+            self._tasks[child] = asyncio.create_task(child.supervise(self._http))
         ready = asyncio.create_task(_all_ready(children))
-        await asyncio.wait([ready, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        waited_for = [ready, *self._tasks.values()]
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             ready.cancel()
             await self.watch()
@@ -187,6 +177,15 @@ class Supervisor:
             for engine in cluster.engines
             if engine.name in local
         ]
+
+    @property
+    def _beside(self) -> list[Child]:
+        return [] if self._plain is None else [self._plain]
+
+    def _plain_engine(self) -> Child:
+        engine = EngineConfig(name="plain-engine", role="decode", url=self.plain_url)
+        command = engine_command(self.deployment, engine, vllm=installed_vllm(), connector=False)
+        return self._child(engine.name, command, self.plain_url, grace_s=_ENGINE_GRACE_S)
 
     def _child(
         self,

@@ -10,11 +10,13 @@ NEAR_TIE = 0.5
 """Nats between a tiny model's best two tokens below which rounding may choose either: batches
 mixed in another way moved its logprobs by up to 0.31."""
 
+ANSWER_TOKENS = 16
+
 
 def greedy(model: str | None, prompt: str | list[int], **more: Any) -> dict[str, Any]:
-    """A request for 16 tokens and all that `assert_same_or_near_tie` looks at."""
+    """A request for `ANSWER_TOKENS` and all that `assert_same_or_near_tie` looks at."""
     return {
-        "model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0,
+        "model": model, "prompt": prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0,
         "logprobs": 2, "return_token_ids": True, "ignore_eos": True, **more,
     }  # fmt: skip
 

@@ -26,7 +26,7 @@ class LineRelay:
         # Listens from here on: whoever dials before the thread runs waits in the backlog.
         self._listening = socket.create_server((HOST, 0))
         self.address = f"{HOST}:{self._listening.getsockname()[1]}"
-        self._target = parse_address(target)
+        self.target = target
         self._rate_bytes_per_s: float | None = None
         self._cut = False
         self._relayed: set[asyncio.Task[None]] = set()
@@ -82,7 +82,7 @@ class LineRelay:
         forth: asyncio.StreamWriter | None = None
         try:
             if not self._cut:
-                far, forth = await asyncio.open_connection(*self._target)
+                far, forth = await asyncio.open_connection(*parse_address(self.target))
                 await asyncio.gather(self._copy(near, forth), self._copy(far, back))
         except (OSError, asyncio.CancelledError):
             pass  # Either end has gone, or the line was cut: both ends are told below.

@@ -28,7 +28,9 @@ from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
 
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 900.0
+"""Ends a start that hangs. A stack of four engines starts in 45 s on two good cores, and in minutes
+on two slow ones that others use too."""
 
 
 class Answer(msgspec.Struct):
@@ -216,7 +218,7 @@ class PlainEngine(_Process):
         running: RunningDeployment,
         home: Path,
         *,
-        cpus: str = "0",
+        cpus: str | None = None,
         args: tuple[str, ...] = (),
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)

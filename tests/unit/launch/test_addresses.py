@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
+from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import free_address, resolve
-from prfaas.launch.supervisor import embedded_default, local_engines
+from prfaas.launch.supervisor import local_engines
 
 TEXT = """
 clusters:
@@ -34,7 +34,7 @@ def _deployment(text: str = TEXT) -> Deployment:
 
 
 def test_all_open_addresses_are_filled_in_and_differ() -> None:
-    resolved = resolve(_deployment(), sockets=Path("/tmp/s"), cores=[0, 1])
+    resolved = resolve(_deployment(), sockets=Path("/tmp/s"))
     agents = [c.agent for c in resolved.clusters]
     engines = [e for c in resolved.clusters for e in c.engines]
     every = [resolved.gateway.listen, *(a.listen for a in agents), *(a.admin for a in agents)]
@@ -49,26 +49,8 @@ def test_all_open_addresses_are_filled_in_and_differ() -> None:
 def test_what_the_file_gives_an_address_is_left_as_it_is() -> None:
     deployment = _deployment()
     assert local_engines(deployment) == {"e1", "w1"}
-    resolved = resolve(deployment, sockets=Path("/tmp/s"), cores=[0])
+    resolved = resolve(deployment, sockets=Path("/tmp/s"))
     assert resolved.clusters[1].engines[1] == deployment.clusters[1].engines[1]
-
-
-@pytest.mark.parametrize(
-    ("cores", "expected"), [([0, 1], "0 1"), ([3], "3 3"), ([0, 1, 2, 3], "0 1")]
-)
-def test_each_engine_gets_a_core_while_there_are_some(cores: list[int], expected: str) -> None:
-    resolved = resolve(_deployment(), sockets=Path("/tmp/s"), cores=cores)
-    started = [e for c in resolved.clusters for e in c.engines if e.name != "w2"]
-    assert " ".join(str(e.cpus) for e in started) == expected
-
-
-@pytest.mark.parametrize(
-    ("cores", "expected"), [([0], "0 0 0"), ([0, 1], "0 0 1"), ([4, 5, 6], "4 5 6")]
-)
-def test_a_decode_engine_shares_its_core_last(cores: list[int], expected: str) -> None:
-    deployment = load_deployment(embedded_default())
-    resolved = resolve(deployment, sockets=Path("/tmp/s"), cores=cores)
-    assert " ".join(str(e.cpus) for c in resolved.clusters for e in c.engines) == expected
 
 
 def test_a_free_address_is_never_given_twice() -> None:
@@ -80,7 +62,7 @@ def test_a_taken_port_is_named() -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         deployment = _deployment(TEXT.replace("127.0.0.1:0", address))
         with pytest.raises(ConfigError, match=f"gateway: cannot listen on {address}: .*in use"):
-            resolve(deployment, sockets=Path("/tmp/s"), cores=[0])
+            resolve(deployment, sockets=Path("/tmp/s"))
 
 
 def test_an_ipv6_address_keeps_its_brackets() -> None:
@@ -96,7 +78,6 @@ def test_an_address_without_a_port_is_an_error() -> None:
         resolve(
             _deployment(TEXT.replace("127.0.0.1:0", "localhost")),
             sockets=Path("/tmp/s"),
-            cores=[0],
         )
 
 
@@ -105,7 +86,6 @@ def test_a_model_directory_that_is_not_there_is_an_error() -> None:
         resolve(
             _deployment(TEXT.replace("some/model", "/no/such/model")),
             sockets=Path("/tmp/s"),
-            cores=[0],
         )
 
 
@@ -114,5 +94,4 @@ def test_an_unknown_tiny_model_is_an_error() -> None:
         resolve(
             _deployment(TEXT.replace("some/model", "tiny:mamba")),
             sockets=Path("/tmp/s"),
-            cores=[0],
         )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from prfaas.core.deployment import load_deployment
 from prfaas.launch.addresses import resolve
@@ -16,15 +17,12 @@ def _option(arguments: tuple[str, ...], name: str) -> str:
 
 
 def _resolved():  # type: ignore[no-untyped-def]
-    import msgspec
-
     deployment = load_deployment(embedded_default())
     gateway = msgspec.structs.replace(deployment.gateway, listen="127.0.0.1:0")
     model = msgspec.structs.replace(deployment.model, path="some/model")
     return resolve(
         msgspec.structs.replace(deployment, gateway=gateway, model=model),
         sockets=Path("/tmp/s"),
-        cores=[0, 1],
     )
 
 
@@ -40,7 +38,23 @@ def test_a_prefill_engine_exports_through_its_clusters_agent() -> None:
         "exports": True,
     }
     assert _option(command.arguments, "--block-size") == "256"
-    assert command.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "expected"),
+    [
+        (None, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}),
+        ("2-5", {"VLLM_CPU_OMP_THREADS_BIND": "2-5"}),
+    ],
+)
+def test_a_cpu_engine_is_always_told_its_threads(
+    cpus: str | None, expected: dict[str, str]
+) -> None:
+    deployment = _resolved()
+    engine = msgspec.structs.replace(deployment.clusters[0].engines[0], cpus=cpus)
+    environment = engine_command(deployment, engine, vllm="cpu").environment
+    threads = {key: value for key, value in environment.items() if "OMP" in key or "V1" in key}
+    assert threads == expected
 
 
 def test_a_plain_engine_differs_by_the_connector_alone() -> None:
