@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prfaas.cli.console import report_console
+from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.core.units import format_rate
 from prfaas.planner.compare import Plan, plan
 from prfaas.planner.deployments import Deployment
@@ -27,11 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw Lambda over N_p and t to .png or .svg"
     )
+    add_trace_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan the scenario and print it; returns the exit status."""
-    scenario = load_scenario(args.scenario)
+    scenario = load_scenario(args.scenario, told=told(args))
     result = plan(scenario)
     ours = next((d for d in result.deployments if d.name == "prfaas_pd"), None)
     prices = None

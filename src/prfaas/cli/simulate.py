@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prfaas.cli.console import report_console
+from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.plots.figure import check_picture
 from prfaas.plots.simulation import disturbances, plot, plot_sweep
@@ -24,6 +25,7 @@ from prfaas.sim.report import results_tables
 from prfaas.sim.scenario import RunConfig, Scenario, load_scenario, run_for
 from prfaas.sim.simulation import Log
 from prfaas.sim.summary import Summary, egress, summarise
+from prfaas.workload.files import TraceSource, clip_note
 from prfaas.workload.requests import Workload
 
 
@@ -56,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--events", type=Path, metavar="FILE", help="write the journal of the run")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    add_trace_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_picture(args.plot)  # What cannot be drawn is better known before the run.
     workload = build_workload(scenario, beside=beside)
+    source = scenario.workload.source
+    if source is not None and source.clip is not None:
+        note = clip_note(source.clip, workload.clipped_share)
+        Console(stderr=True).print(note, highlight=False)
     if args.requests is not None:
         workload = workload.first(args.requests)  # A recorded trace is read as a whole.
     if args.sweep:
@@ -89,8 +96,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
     changes: dict[str, Any] = {}
+    source = scenario.workload.source
     if args.trace is not None:
-        changes["trace"] = str(args.trace.resolve())
+        source = TraceSource(file=str(args.trace.resolve()))
+    if of_trace := told(args):
+        if source is None:
+            raise ConfigError(f"{', '.join(of_trace)}: the workload is no trace; use --trace")
+        source = msgspec.structs.replace(source, **of_trace)
+    if source is not None:
+        changes["trace"] = source
     if args.requests is not None:
         changes["requests"] = args.requests
     if args.speed_up is not None:

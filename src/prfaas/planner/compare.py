@@ -179,7 +179,7 @@ def _at_least_two(instances: int) -> int:
 
 
 def _notes(scenario: Scenario) -> list[str]:
-    notes = []
+    notes = [*scenario.notes]
     profiles = {cluster.profile.label: cluster.profile for cluster in scenario.clusters}
     for profile in profiles.values():
         if profile.basis in ("implied", "fit"):

@@ -7,20 +7,24 @@ for the workload. An error says where it is and what to write.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import load_yaml, naming, parse_yaml
-from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
+from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
 from prfaas.models.geometry.models import load_model
 from prfaas.models.kv_size import KvSize
-from prfaas.models.profiles import common_kv_size, load_profile
+from prfaas.models.profiles import common_kv_size
 from prfaas.planner.demand import Demand, Expectations
+from prfaas.planner.hardware import clusters_of, lines_of
 from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
+from prfaas.workload.files import clip_note
 from prfaas.workload.lengths import (
     HistogramLengths,
     LengthDistribution,
@@ -40,6 +44,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     expectations: Expectations
     ttft_s: float | None
     ttft_percentile: float
+    notes: list[str] = []
+    """What was done to the workload that a reader of the plan must know."""
 
     @property
     def prfaas(self) -> list[Cluster]:
@@ -57,9 +63,22 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.prfaas) == len(self.pd) == len(self.lines) == 1
 
 
-def load_scenario(path: Path) -> Scenario:
-    """Read and check a scenario file. Raises ConfigError that says what to write."""
-    return _resolve(load_yaml(path, ScenarioFile), source=str(path), beside=path.parent)
+def load_scenario(path: Path, *, told: Mapping[str, Any] | None = None) -> Scenario:
+    """Read and check a scenario file.
+
+    Args:
+        told: fields of its trace (`TraceSource`) that are replaced, as the command line says.
+    Raises ConfigError that says what to write.
+    """
+    file = load_yaml(path, ScenarioFile)
+    if told:
+        trace = file.workload.lengths.trace
+        if trace is None:
+            raise ConfigError(f"{path}: {', '.join(told)}: the workload is no trace")
+        replace = msgspec.structs.replace
+        lengths = replace(file.workload.lengths, trace=replace(trace, **told))
+        file = replace(file, workload=replace(file.workload, lengths=lengths))
+    return _resolve(file, source=str(path), beside=path.parent)
 
 
 def parse_scenario(text: bytes | str, *, source: str, beside: Path) -> Scenario:
@@ -69,112 +88,44 @@ def parse_scenario(text: bytes | str, *, source: str, beside: Path) -> Scenario:
 
 def _resolve(file: ScenarioFile, *, source: str, beside: Path) -> Scenario:
     with naming(source):
-        clusters = _clusters(file, beside)
-        lines = _lines(file)
+        clusters = clusters_of(file, beside)
+        lines = lines_of(file)
         with naming("workload"):
-            lengths, output_tokens, hit_rate = _workload(file.workload, beside)
-        _check_profiles(clusters, lengths)
+            workload = _workload(file.workload, beside)
+        _check_profiles(clusters, workload.lengths)
         with naming("slo"):
             ttft = file.slo.ttft
             if not 0 < file.slo.tokens_per_s < inf:
                 raise ConfigError("tokens_per_s must be more than 0, for example 40")
             ttft_s = None if ttft is None else parse_duration(str(ttft.within))
         demand = Demand(
-            lengths=lengths,
-            output_tokens=output_tokens,
+            lengths=workload.lengths,
+            output_tokens=workload.output_tokens,
             kv=_kv_size(file, clusters, beside),
             tokens_per_s=file.slo.tokens_per_s,
         )
     return Scenario(
         name=file.name,
         demand=demand,
-        prefix_hit_rate=hit_rate,
+        prefix_hit_rate=workload.hit_rate,
         clusters=clusters,
         lines=lines,
         expectations=file.expectations,
         ttft_s=ttft_s,
         ttft_percentile=(ttft.percentile if ttft else 90) / 100,
+        notes=workload.notes,
     )
 
 
-def _clusters(file: ScenarioFile, beside: Path) -> list[Cluster]:
-    names = [cluster.name for cluster in file.clusters]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"clusters: a name is used twice: {', '.join(names)}")
-    if not any(cluster.kind == "pd" for cluster in file.clusters):
-        raise ConfigError("clusters: none of kind 'pd'; nothing could decode")
-    found = []
-    for cluster in file.clusters:
-        with naming(f"cluster {cluster.name!r}"):
-            least = 2 if cluster.kind == "pd" else 1
-            if cluster.instances < least:
-                raise ConfigError(
-                    f"instances: {cluster.instances}; write {least} or more"
-                    + (" (one prefills, one decodes)" if least == 2 else "")
-                    + ", or leave the cluster out"
-                )
-            _check_price(usd_per_gpu_hour=cluster.usd_per_gpu_hour)
-            profile = load_profile(cluster.profile, beside=beside)
-            _ = profile.prefill_or_refuse
-            if cluster.kind == "pd":
-                _ = profile.decode_or_refuse
-        found.append(
-            Cluster(
-                name=cluster.name,
-                kind=cluster.kind,
-                profile=profile,
-                instances=cluster.instances,
-                usd_per_gpu_hour=cluster.usd_per_gpu_hour,
-            )
-        )
-    return found
+class _Workload(msgspec.Struct, frozen=True, kw_only=True):
+    lengths: LengthDistribution
+    """Uncached tokens."""
+    output_tokens: float
+    hit_rate: float
+    notes: list[str] = []
 
 
-def _check_price(**prices: float | None) -> None:
-    for name, usd in prices.items():
-        if usd is not None and not 0 <= usd < inf:
-            raise ConfigError(f"{name}: {usd:g}; write 0 or more")
-
-
-def _lines(file: ScenarioFile) -> list[Line]:
-    kinds = {cluster.name: cluster.kind for cluster in file.clusters}
-    found: list[Line] = []
-    for line in file.lines:
-        with naming(f"line from {line.source} to {line.target}"):
-            for end in (line.source, line.target):
-                if end not in kinds:
-                    known = ", ".join(sorted(kinds))
-                    raise ConfigError(f"no cluster is named {end!r}; known: {known}")
-            if kinds[line.target] != "pd" or line.source == line.target:
-                raise ConfigError("KV goes to another cluster of kind 'pd'; is it turned around?")
-            if any((line.source, line.target) == (a.source, a.target) for a in found):
-                raise ConfigError("given twice; add their bandwidths up in one")
-            bytes_per_s = parse_rate(str(line.bandwidth))
-            if bytes_per_s <= 0:
-                raise ConfigError("bandwidth must be more than 0, for example '100 Gbps'")
-            _check_price(usd_per_month=line.usd_per_month, usd_per_gb=line.usd_per_gb)
-            found.append(
-                Line(
-                    source=line.source,
-                    target=line.target,
-                    bytes_per_s=bytes_per_s,
-                    rtt_s=parse_duration(str(line.rtt)),
-                    usd_per_month=line.usd_per_month,
-                    usd_per_gb=line.usd_per_gb,
-                )
-            )
-    linked = {line.source for line in found}
-    for cluster in file.clusters:
-        if cluster.kind == "prfaas" and cluster.name not in linked:
-            raise ConfigError(
-                f"cluster {cluster.name!r} has no line to a PD cluster; add under 'lines': "
-                f"- {{from: {cluster.name}, to: NAME, bandwidth: 100 Gbps}}"
-            )
-    return found
-
-
-def _workload(file: WorkloadFile, beside: Path) -> tuple[LengthDistribution, float, float]:
-    """Uncached lengths, mean answer, prefix hit rate."""
+def _workload(file: WorkloadFile, beside: Path) -> _Workload:
     lognormal, histogram, trace = (
         file.lengths.lognormal,
         file.lengths.histogram,
@@ -198,18 +149,25 @@ def _workload(file: WorkloadFile, beside: Path) -> tuple[LengthDistribution, flo
         assert histogram is not None
         edges = [parse_tokens(edge) for edge in histogram.edges]
         lengths = HistogramLengths(edges, histogram.weights)
-    return lengths.scaled(1 - file.prefix_hit_rate), file.output_tokens, file.prefix_hit_rate
+    return _Workload(
+        lengths=lengths.scaled(1 - file.prefix_hit_rate),
+        output_tokens=file.output_tokens,
+        hit_rate=file.prefix_hit_rate,
+    )
 
 
-def _from_trace(
-    file: WorkloadFile, trace: TraceFile, beside: Path
-) -> tuple[LengthDistribution, float, float]:
+def _from_trace(file: WorkloadFile, trace: TraceFile, beside: Path) -> _Workload:
     if file.prefix_hit_rate:
         raise ConfigError("prefix_hit_rate: leave it out, the trace's own reuse is replayed")
     cache = None if trace.prefix_cache is None else parse_tokens(trace.prefix_cache)
-    found = trace_lengths(beside / trace.file, cache_tokens=cache)
-    answer = file.output_tokens or found.mean_output_tokens
-    return found.uncached, answer, found.hit_rate
+    read = trace.read(beside)
+    found = trace_lengths(read, cache_tokens=cache)
+    return _Workload(
+        lengths=found.uncached,
+        output_tokens=file.output_tokens or found.mean_output_tokens,
+        hit_rate=found.hit_rate,
+        notes=[] if trace.clip is None else [clip_note(trace.clip, read.clipped_share)],
+    )
 
 
 def _check_profiles(clusters: list[Cluster], lengths: LengthDistribution) -> None:
@@ -219,7 +177,8 @@ def _check_profiles(clusters: list[Cluster], lengths: LengthDistribution) -> Non
             raise ConfigError(
                 f"cluster {cluster.name!r}: profile {cluster.profile.name!r} ends at "
                 f"{profile.max_tokens} tokens, the workload's prompts reach {lengths.high:.0f}; "
-                "measure a longer prompt and add the point, or shorten the workload"
+                "measure a longer prompt and add the point, or shorten the workload (a trace: with "
+                f"--clip {profile.max_tokens})"
             )
 
 

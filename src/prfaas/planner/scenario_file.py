@@ -8,6 +8,7 @@ import msgspec
 
 from prfaas.core.strict import Strict
 from prfaas.planner.demand import Expectations
+from prfaas.workload.files import TraceSource
 
 Text = str | int | float
 """A quantity with its unit; a bare number is accepted here so that the error can name the unit."""
@@ -29,10 +30,9 @@ class HistogramFile(Strict, frozen=True):
     weights: list[float]
 
 
-class TraceFile(Strict, frozen=True):
+class TraceFile(TraceSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A published trace; ``file`` starts from the scenario's directory."""
 
-    file: str
     prefix_cache: str | int | None = None
     """Tokens the cache holds; without it the cache is unbounded."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import ConfigError
+from prfaas.core.strict import naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.models.interpolation import Table
 from prfaas.models.profiles import InstanceProfile, common_kv_size, load_profile
@@ -19,7 +20,7 @@ from prfaas.scheduler.replay import costs_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
-from prfaas.workload.replay import read_trace
+from prfaas.workload.replay import replayed
 from prfaas.workload.requests import Workload, draw
 
 
@@ -28,8 +29,10 @@ def build_workload(scenario: Scenario, *, beside: Path) -> Workload:
     config = scenario.workload
     count, rng = config.requests, np.random.default_rng(scenario.seed)
     arrivals = None if config.arrivals is None else config.arrivals.arrivals()
-    if config.trace is not None:
-        workload = read_trace(beside / config.trace, arrivals=arrivals, count=count, rng=rng)
+    if config.source is not None:
+        trace = config.source.read(beside)
+        with naming(f"trace {config.source.file}"):
+            workload = replayed(trace, arrivals=arrivals, count=count, rng=rng)
     else:
         assert arrivals is not None
         lengths = config.lengths.distribution()
@@ -84,7 +87,7 @@ def _check_profile(cluster: SimCluster, profile: InstanceProfile, longest: int) 
         raise ConfigError(
             f"cluster {cluster.name!r}: profile {profile.name!r} ends at {covered} tokens, the "
             f"workload's prompts reach {longest}; measure a longer prompt and add the point, or "
-            "shorten the workload"
+            f"shorten the workload (a trace: with --clip {covered})"
         )
 
 

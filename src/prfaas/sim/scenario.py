@@ -15,6 +15,7 @@ from prfaas.core.strict import Strict, load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.policies.registry import for_policy, make_policy
 from prfaas.workload.arrivals import Arrivals, Process
+from prfaas.workload.files import TraceSource
 from prfaas.workload.lengths import LengthDistribution, TruncatedLogNormal
 
 Tokens = str | int
@@ -91,6 +92,7 @@ class ArrivalConfig(Strict, frozen=True):
 
 class WorkloadConfig(Strict, frozen=True):
     """A drawn workload, or a ``trace`` file: its lengths, and its arrival times where it has any.
+    ``trace`` is a path, or what `TraceSource` says of one.
 
     ``requests``: how many are drawn; a recorded trace is replayed whole.
     """
@@ -99,8 +101,13 @@ class WorkloadConfig(Strict, frozen=True):
     lengths: LogNormalLengths = LogNormalLengths()
     output_tokens: int = 1024
     arrivals: ArrivalConfig | None = None
-    trace: str | None = None
+    trace: str | TraceSource | None = None
     speed_up: float = 1.0
+
+    @property
+    def source(self) -> TraceSource | None:
+        """The trace, if the workload is one."""
+        return TraceSource(file=self.trace) if isinstance(self.trace, str) else self.trace
 
 
 class Slo(Strict, frozen=True):

@@ -18,6 +18,8 @@ from prfaas.core.errors import ConfigError
 
 Process = Literal["uniform", "poisson", "bursty", "diurnal"]
 Times = NDArray[np.float64]
+_SPAN_S = 600.0
+"""How long each published rate holds (ServeGen)."""
 
 
 class Arrivals(msgspec.Struct, frozen=True):
@@ -75,8 +77,12 @@ def following(rates: list[tuple[float, float]], count: int, rng: np.random.Gener
     Args:
         rates: (start in s, requests per second) of successive spans of 600 s, at least one.
     """
-    starts = np.array([at for at, _ in rates])
-    expected = np.concatenate(([0.0], np.cumsum([rate * 600.0 for _, rate in rates])))
-    edges = np.append(starts, starts[-1] + 600.0) - starts[0]
+    starts = np.array([at - rates[0][0] for at, _ in rates])
+    expected = np.cumsum([rate * _SPAN_S for _, rate in rates])
     unit = np.cumsum(rng.exponential(1.0, count))
-    return np.asarray(np.interp(unit[unit < expected[-1]], expected, edges))
+    unit = unit[unit < expected[-1]]
+    # By span, not by interpolation over all: between two spans there may be a gap.
+    span = np.searchsorted(expected, unit, side="right")
+    before = np.concatenate(([0.0], expected))[span]
+    rate = np.array([rate for _, rate in rates])[span]
+    return np.asarray(starts[span] + (unit - before) / rate)

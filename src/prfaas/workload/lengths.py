@@ -151,7 +151,11 @@ class EmpiricalLengths(LengthDistribution):
     Raises ConfigError for no lengths, or a length below 1 token.
     """
 
-    def __init__(self, tokens: Sequence[float] | FloatArray, weights: FloatArray | None = None):
+    def __init__(
+        self,
+        tokens: Sequence[float] | FloatArray,
+        weights: Sequence[float] | FloatArray | None = None,
+    ) -> None:
         values = np.asarray(tokens, dtype=np.float64)
         if values.size == 0 or values.min() <= 0:
             raise ConfigError("observed lengths: give at least one, all of them positive")
@@ -176,7 +180,11 @@ class EmpiricalLengths(LengthDistribution):
         return np.diff(at)
 
     def scaled(self, factor: float) -> EmpiricalLengths:
-        return EmpiricalLengths(self._tokens * factor, self._share)
+        return self.mapped(lambda tokens: tokens * factor)
+
+    def mapped(self, function: Function) -> EmpiricalLengths:
+        """The distribution of ``function(L)``, which must stay positive."""
+        return EmpiricalLengths(function(self._tokens), self._share)
 
 
 class HistogramLengths(LengthDistribution):

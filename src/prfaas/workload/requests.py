@@ -22,6 +22,8 @@ class Workload(msgspec.Struct, frozen=True):
     outputs: Sequence[int]
     blocks: Sequence[Sequence[int]] = ()
     block_tokens: int = 512
+    clipped_share: float = 0.0
+    """Of the prompts of a trace: those that were cut to the length asked for."""
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -41,12 +43,12 @@ class Workload(msgspec.Struct, frozen=True):
 
     def first(self, count: int) -> Workload:
         """At most ``count`` requests."""
-        return Workload(
-            self.arrivals[:count],
-            self.prompts[:count],
-            self.outputs[:count],
-            self.blocks[:count],
-            self.block_tokens,
+        return msgspec.structs.replace(
+            self,
+            arrivals=self.arrivals[:count],
+            prompts=self.prompts[:count],
+            outputs=self.outputs[:count],
+            blocks=self.blocks[:count],
         )
 
 

@@ -1,4 +1,4 @@
-"""Prompt lengths from a production trace (`prfaas.workload.traces`), after prefix reuse.
+"""Prompt lengths from a production trace (`prfaas.workload.trace`), after prefix reuse.
 
 Where a trace knows prefixes (Mooncake's), their reuse is replayed in order of arrival against one
 `PrefixCache`, bounded or not. Without a bound it is what a global pool saves at best.
@@ -6,13 +6,11 @@ Where a trace knows prefixes (Mooncake's), their reuse is replayed in order of a
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from prfaas.workload.lengths import EmpiricalLengths
 from prfaas.workload.prefix_cache import PrefixCache
-from prfaas.workload.traces import BLOCK_TOKENS, PooledTrace, RecordedTrace, read_trace_file
+from prfaas.workload.trace import PooledTrace, RecordedTrace
 
 
 class TraceLengths(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,12 +22,8 @@ class TraceLengths(msgspec.Struct, frozen=True, kw_only=True):
     """Share of all prompt tokens found in the cache."""
 
 
-def trace_lengths(path: Path, *, cache_tokens: int | None) -> TraceLengths:
-    """Uncached lengths of a trace file with a prefix cache of ``cache_tokens`` (None: unbounded).
-
-    Raises ConfigError for a file that cannot be read or is none of the schemas.
-    """
-    trace = read_trace_file(path)
+def trace_lengths(trace: RecordedTrace | PooledTrace, *, cache_tokens: int | None) -> TraceLengths:
+    """Uncached lengths of a trace with a prefix cache of ``cache_tokens`` (None: unbounded)."""
     if isinstance(trace, PooledTrace):
         answers = trace.outputs.mean()
         return TraceLengths(uncached=trace.prompts, mean_output_tokens=answers, hit_rate=0.0)
@@ -50,9 +44,9 @@ def replay_reuse(trace: RecordedTrace, cache_tokens: int | None) -> TraceLengths
 
 
 def _uncached(trace: RecordedTrace, cache_tokens: int | None) -> list[int]:
-    cache = PrefixCache(None if cache_tokens is None else cache_tokens // BLOCK_TOKENS)
+    cache = PrefixCache(None if cache_tokens is None else cache_tokens // trace.block_tokens)
     uncached = []
     for prompt, blocks in zip(trace.prompts, trace.blocks, strict=True):
-        uncached.append(prompt - min(cache.match(blocks) * BLOCK_TOKENS, prompt - 1))
+        uncached.append(prompt - min(cache.match(blocks) * trace.block_tokens, prompt - 1))
         cache.insert(blocks)
     return uncached

@@ -52,3 +52,26 @@ def test_what_is_free_is_planned_and_shown(
 def test_plan_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "missing.yaml"]) == 2
     assert "missing.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_a_trace_is_clipped_by_option_and_the_share_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [{"input_length": n, "output_length": 100} for n in (200_000, 50_000, 3000, 1000)]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    lognormal = "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}"
+    text = EXAMPLE.read_text()
+    assert lognormal in text
+    (tmp_path / "s.yaml").write_text(text.replace(lognormal, "trace: {file: t.jsonl}"))
+    assert main(["plan", str(tmp_path / "s.yaml")]) == 2
+    assert "with --clip 131072" in capsys.readouterr().err
+    assert main(["plan", str(tmp_path / "s.yaml"), "--clip", "128K", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert "trace: 25.00% of the prompts were longer than 128K tokens and were cut to them" in notes
+
+
+def test_options_of_traces_are_refused_where_there_is_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", str(EXAMPLE), "--clip", "128K"]) == 2
+    assert "clip: the workload is no trace" in capsys.readouterr().err

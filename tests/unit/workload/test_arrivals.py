@@ -42,3 +42,9 @@ def test_published_rates_are_followed_to_their_end() -> None:
     assert 1650 < (times >= 600).sum() < 1950
     assert times.max() < 1200
     assert following([(0.0, 1.0)], 5, np.random.default_rng(1)).size == 5
+
+
+def test_nobody_arrives_in_a_gap_between_published_rates() -> None:
+    times = following([(0.0, 1.0), (1200.0, 1.0)], 100_000, np.random.default_rng(1))
+    assert not ((times >= 600) & (times < 1200)).any()
+    assert times.max() > 1200

@@ -11,14 +11,16 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.workload.arrivals import Arrivals
+from prfaas.workload.files import read_trace_file
 from prfaas.workload.lengths import TruncatedLogNormal
-from prfaas.workload.replay import read_trace
+from prfaas.workload.replay import replayed
 from prfaas.workload.requests import Workload, draw
 
 
 def read(path: Path, text: str, *, arrivals: Arrivals | None = None, count: int = 100) -> Workload:
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return read_trace(path, arrivals=arrivals, count=count, rng=np.random.default_rng(1))
+    trace = read_trace_file(path)
+    return replayed(trace, arrivals=arrivals, count=count, rng=np.random.default_rng(1))
 
 
 def test_recorded_traces_keep_times_lengths_and_blocks(tmp_path: Path) -> None:

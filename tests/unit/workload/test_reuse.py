@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from prfaas.workload.files import read_trace_file
 from prfaas.workload.reuse import replay_reuse, trace_lengths
-from prfaas.workload.traces import RecordedTrace
+from prfaas.workload.trace import RecordedTrace
 
 
 def recorded(*requests: tuple[int, list[int]]) -> RecordedTrace:
@@ -45,8 +46,8 @@ def test_what_is_evicted_is_the_end_of_an_old_prompt_never_its_beginning() -> No
 def test_traces_without_prefixes_count_whole_prompts(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_text("num_prefill_tokens,num_decode_tokens\n40,2\n60,4\n")
-    found = trace_lengths(path, cache_tokens=512)
+    found = trace_lengths(read_trace_file(path), cache_tokens=512)
     assert (found.uncached.mean(), found.hit_rate, found.mean_output_tokens) == (50, 0, 3)
     path.write_text(json.dumps({"input_hist": {"10": 1, "20": 3}, "output_hist": {"7": 1}}))
-    found = trace_lengths(path, cache_tokens=None)
+    found = trace_lengths(read_trace_file(path), cache_tokens=None)
     assert (found.uncached.mean(), found.mean_output_tokens) == (17.5, 7)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.workload.traces import PooledTrace, RecordedTrace, read_trace_file
+from prfaas.workload.files import TraceSource, clip_note, read_trace_file
+from prfaas.workload.trace import PooledTrace, RecordedTrace
 
 
 def read(path: Path, text: str) -> RecordedTrace | PooledTrace:
@@ -86,7 +87,7 @@ def test_pooled(tmp_path: Path) -> None:
         ("ContextTokens,GeneratedTokens\nx,1\n", "not what its first line promises"),
         ("ContextTokens,GeneratedTokens\n1\n", "not what its first line promises"),
         ("ContextTokens,GeneratedTokens\ninf,1\n", "not what its first line promises"),
-        ("Timestamp,Request tokens,Response tokens\nnan,1,1\n", "'nan' is no number of seconds"),
+        ("Timestamp,Request tokens,Response tokens\nnan,1,1\n", "'nan' is no time"),
         ('{"input_length": "many"}\n', "not what its first line promises"),
         ('{"hash_ids": 3}\n', "not what its first line promises"),
     ],
@@ -94,6 +95,42 @@ def test_pooled(tmp_path: Path) -> None:
 def test_foreign_and_empty_files_are_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=rf"trace .*x\.csv: .*{says}"):
         read(tmp_path / "x.csv", text)
+
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10T00:00:00Z,40,2\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_are_read_over(tmp_path: Path, encoding: str) -> None:
+    for name, pack in (("t.csv", bytes), ("t.csv.gz", gzip.compress)):
+        path = tmp_path / name
+        path.write_bytes(pack(AZURE.encode(encoding)))
+        trace = read_trace_file(path)
+        assert isinstance(trace, RecordedTrace)
+        assert trace.prompts == [40]
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xe9" + AZURE.encode())
+    with pytest.raises(ConfigError, match=r"t\.csv: not utf-8 text: byte 0"):
+        read_trace_file(path)
+
+
+def test_a_source_says_how_to_read_a_file_and_cuts_it(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(AZURE + "2024-05-10T00:00:01Z,4000,2\n")
+    trace = TraceSource(file="t.csv", clip="1K").read(tmp_path)
+    assert isinstance(trace, RecordedTrace)
+    assert trace.prompts == [40, 1024]
+    assert clip_note("1K", trace.clipped_share).startswith("trace: 50.00% of the prompts were")
+    with pytest.raises(ConfigError, match="clip: 0; write 1 token or more"):
+        TraceSource(file="t.csv", clip=0).read(tmp_path)
+    (tmp_path / "t.csv").write_text(AZURE.replace("2024-05-10T00:00:00Z", "5"))
+    with pytest.raises(ConfigError, match="say which with time_unit"):
+        TraceSource(file="t.csv").read(tmp_path)
+    assert TraceSource(file="t.csv", time_unit="ms").read(tmp_path) == RecordedTrace(
+        arrivals=[0.0], prompts=[40], outputs=[2], blocks=[]
+    )
 
 
 def test_missing_torn_and_damaged_files_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""The options of traces, as ``prfaas simulate`` takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prfaas.cli.main import main
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "simulate-trace.yaml"
+
+
+def trace(folder: Path, *rows: tuple[float, int]) -> str:
+    path = folder / "t.jsonl"
+    lines = [{"timestamp": at, "input_length": n, "output_length": 20} for at, n in rows]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return str(path)
+
+
+def test_a_trace_is_clipped_and_the_share_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trace(tmp_path, (0, 200_000), (1000, 3000), (2000, 1000), (3000, 500))
+    arguments = ["simulate", str(EXAMPLE), "--trace", path, "--policy", "earliest", "--json"]
+    assert main(arguments) == 2
+    assert "with --clip 131072" in capsys.readouterr().err
+    assert main([*arguments, "--clip", "128K"]) == 0
+    shown = capsys.readouterr()
+    assert "trace: 25.00% of the prompts were longer than 128K tokens" in shown.err
+    assert json.loads(shown.out)["runs"][0]["requests"] == 4
+
+
+def test_what_is_ambiguous_is_asked_for_and_may_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trace(tmp_path, (0.5, 3000), (1.5, 1000))
+    arguments = ["simulate", str(EXAMPLE), "--trace", path, "--policy", "earliest", "--json"]
+    assert main(arguments) == 2
+    assert "say which with time_unit (--time-unit)" in capsys.readouterr().err
+    assert main([*arguments, "--time-unit", "s"]) == 0
+
+
+def test_options_of_traces_are_refused_where_there_is_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scenario = EXAMPLE.with_name("simulate.yaml")
+    assert main(["simulate", str(scenario), "--time-zone", "UTC"]) == 2
+    assert "time_zone: the workload is no trace; use --trace" in capsys.readouterr().err
