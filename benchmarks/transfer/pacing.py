@@ -26,6 +26,7 @@ from pathlib import Path
 from benchmarks.transfer.contenders import Ends, following
 from benchmarks.transfer.lines import ROWS
 
+from prfaas.core.addresses import parse_address
 from prfaas.testing.wan import Wan
 
 HERE = Path(__file__).parent
@@ -111,7 +112,7 @@ def _watched_transfer(
     try:
         address = str(following(receiver, "listening")["address"])
         for side, kind in ((0, _PACKET_OUTGOING), (1, _PACKET_HOST)):
-            where = [devices[side], address.rpartition(":")[2], str(kind)]
+            where = [devices[side], str(parse_address(address).port), str(kind)]
             watch = [sys.executable, "-m", "benchmarks.transfer.pacing", "--capture", *where]
             watchers.append(ends.start(side, watch))
             stdout = watchers[-1].stdout

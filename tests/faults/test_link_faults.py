@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from prfaas.core.addresses import parse_address
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Hello, Kind, control, pack
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
@@ -137,8 +138,8 @@ def hello(number: int, session: int = 1) -> bytes:
 
 
 def dial(rig: Rig) -> socket.socket:
-    host, _, port = rig.west.address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    address = parse_address(rig.west.address)
+    return socket.create_connection(address, timeout=10)
 
 
 SMALL = TransferOffer(TransferKey("small", 0, 1), "layout", 0, 256, 4096, 60.0)

@@ -130,16 +130,16 @@ def one_receiver(rng: random.Random) -> None:
         memories.append(Memory())
         return memories[-1]
 
-    end = ReceivingConnection(
+    connection = ReceivingConnection(
         end, "east", 1, 1, guard=nullcontext(), ask=ask, wake=lambda: None, max_chunk_bytes=CHUNK
     )
     try:
-        feed(rng, end, mutate(rng, conversation(rng)))
+        feed(rng, connection, mutate(rng, conversation(rng)))
     except PeerError:
         pass
     finally:
         end.check_integrity()
-        end.closed(now=0.0)
+        connection.closed(now=0.0)
     stored = [e for e in end.events if type(e).__name__ == "Stored"]
     assert end.counters.bytes_stored == sum(e.length for e in stored)
     for memory in memories[:1]:
@@ -157,7 +157,7 @@ def _chunks() -> list[bytes]:
 def one_sender(rng: random.Random) -> None:
     end = SendingEnd()
     released: list[int] = []
-    end = SendingConnection(
+    connection = SendingConnection(
         end, 1, guard=nullcontext(), chunk_bytes=CHUNK, keepalive_s=1e9, now=0.0
     )
     offer = TransferOffer(TransferKey("t", 0, 1), "x", 0, 1, TOTAL, 60.0)
@@ -165,15 +165,15 @@ def one_sender(rng: random.Random) -> None:
     end.add(transfer, 0, memoryview(SOURCE), lambda: released.append(1))
     try:
         for frame in mutate(rng, replies(rng)), mutate(rng, replies(rng)):
-            feed(rng, end, frame)
+            feed(rng, connection, frame)
             for _ in range(5):
-                end.fill(now=0.0)
-                if end.pending:
-                    end.sent(sum(map(len, end.pending)), now=0.0)
+                connection.fill(now=0.0)
+                if connection.pending:
+                    connection.sent(sum(map(len, connection.pending)), now=0.0)
     except PeerError:
         pass
     end.check_integrity()
-    end.closed(now=0.0)
+    connection.closed(now=0.0)
     end.fail_all("over")
     while end.events:
         end.events.popleft()()

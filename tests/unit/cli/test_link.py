@@ -1,4 +1,4 @@
-"""``prfaas certs`` and ``prfaas link test``, as an operator runs them."""
+"""``prfaas link test``, as an operator runs it."""
 
 from __future__ import annotations
 
@@ -91,19 +91,4 @@ def test_bad_arguments_are_explained(
 ) -> None:
     arguments = ["link", "test", "127.0.0.1:9", "--peer", "west", "--name", "east"]
     assert main([*arguments, *extra]) == 2
-    assert told in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("extra", "told"),
-    [
-        (["--dir", "/dev/null/x"], "prfaas certs: /dev/null/x: Not a directory"),
-        (["--days", "99999999"], "99999999 days from now is no date"),
-        (["--days", "0"], "--days 0: write 1 or more"),
-    ],
-)
-def test_certificates_that_cannot_be_made_are_explained(
-    extra: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["certs", "init", "--dir", str(tmp_path), *extra]) == 2
     assert told in capsys.readouterr().err

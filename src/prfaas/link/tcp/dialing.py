@@ -64,12 +64,7 @@ def dial(
             check_identity(sock, hello.target)
         sock.sendall(control(Kind.HELLO, hello))
         welcome = _welcome(sock, until)
-        if welcome.name != hello.target:
-            raise PeerError(f"{address} is agent {welcome.name!r}, not {hello.target!r}")
-        if welcome.max_chunk_bytes < LEAST_CHUNK_BYTES:
-            raise PeerError(
-                f"{hello.target!r} takes chunks of {welcome.max_chunk_bytes} bytes only"
-            )
+        _check(welcome, hello.target, address)
     except ssl.SSLError as error:
         sock.close()
         raise PeerError(_explain(error, hello.target, address)) from error
@@ -100,6 +95,13 @@ def _welcome(sock: socket.socket, until: float) -> Welcome:
         if frame.header.kind is not Kind.WELCOME:
             raise PeerError(f"answered a HELLO with {frame.header.kind.name}")
         return decode(frame.body, Welcome)
+
+
+def _check(welcome: Welcome, name: str, address: str) -> None:
+    if welcome.name != name:
+        raise PeerError(f"{address} is agent {welcome.name!r}, not {name!r}")
+    if welcome.max_chunk_bytes < LEAST_CHUNK_BYTES:
+        raise PeerError(f"{name!r} takes chunks of {welcome.max_chunk_bytes} bytes only")
 
 
 def _explain(error: ssl.SSLError, name: str, address: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from prfaas.core.errors import CallerError, ConfigError
+from prfaas.core.addresses import parse_address
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.tcp import acceptor
+from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
@@ -120,9 +122,9 @@ def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(
     pki: dict[str, TlsFiles], open_link: Open
 ) -> None:
     west = open_link("west", pki["west"])
-    host, _, port = west.address.rpartition(":")
+    address = parse_address(west.address)
     for number in range(60):
-        with socket.create_connection((host, int(port))) as sock:
+        with socket.create_connection(address) as sock:
             # Closing resets the connection, so that nothing orderly is left to read.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.send(b"\x16" * (number + 1))
@@ -144,18 +146,22 @@ def test_the_wrong_agent_at_the_right_address(
     assert any("issued to west, not to 'north'" in r.getMessage() for r in caplog.records)
 
 
-def test_missing_files_name_the_command(tmp_path: Path) -> None:
-    files = TlsFiles(tmp_path / "ca.pem", tmp_path / "a.pem", tmp_path / "a-key.pem")
-    with pytest.raises(ConfigError, match="prfaas certs init"):
-        TcpLink(TcpLinkConfig(name="a", security=files), MemorySink())
+def test_accepting_pauses_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, pauses, tries = (
+        Acceptor(TcpLinkConfig(name="west", security=Plaintext()), 1, lambda channel, hello: None),
+        list[float](),
+        list[int](),
+    )
 
+    def accept(listener: socket.socket) -> None:
+        tries.append(1)
+        if len(tries) == 3:
+            made.stop()
+        raise OSError(errno.EMFILE, "too many open files")
 
-def test_a_second_authority_in_one_directory_is_refused(tmp_path: Path) -> None:
-    authority.create_authority(tmp_path)
-    with pytest.raises(CallerError, match="has a CA already"):
-        authority.create_authority(tmp_path)
-    with pytest.raises(CallerError, match="agent name"):
-        authority.issue(tmp_path, "../evil")
-    with pytest.raises(ConfigError, match="certs init"):
-        authority.issue(tmp_path / "elsewhere", "east")
-    assert (tmp_path / "ca-key.pem").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    monkeypatch.setattr(acceptor.time, "sleep", pauses.append)
+    address = parse_address(made.address)
+    with socket.create_connection(address):
+        made.run()
+    assert len(pauses) == made.turned_away["accept"] == 3

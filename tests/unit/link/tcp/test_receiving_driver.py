@@ -1,28 +1,16 @@
-"""The receiving end: who may connect, and whose transfer is whose."""
+"""Receiving from all peers: whose transfer is whose."""
 
 from __future__ import annotations
 
-import errno
-import socket
-
-import pytest
-
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Header, Kind
-from prfaas.link.tcp import acceptor
-from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link_test_memory import LINK_TEST_LAYOUT
 from prfaas.link.tcp.receiving_driver import ReceivingDriver
+from prfaas.testing.link_ends import FakeConnection
 from prfaas.testing.link_kit import MemorySink
 
 CONFIG = TcpLinkConfig(name="west", security=Plaintext())
-
-
-class FakeConnection:
-    def reply(self, frame: bytes) -> None: ...
-
-    def sever(self) -> None: ...
 
 
 def test_a_link_test_hides_nobody_elses_transfer() -> None:
@@ -42,24 +30,3 @@ def test_a_link_test_hides_nobody_elses_transfer() -> None:
     assert sink.stored_ranges == [(key, 0, 4)]
     assert sink.outcomes == {key: "complete"}
     assert sink.peers == ["east"]
-
-
-def test_accepting_pauses_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, pauses, tries = (
-        Acceptor(CONFIG, 1, lambda channel, hello: None),
-        list[float](),
-        list[int](),
-    )
-
-    def accept(listener: socket.socket) -> None:
-        tries.append(1)
-        if len(tries) == 3:
-            made.stop()
-        raise OSError(errno.EMFILE, "too many open files")
-
-    monkeypatch.setattr(socket.socket, "accept", accept)
-    monkeypatch.setattr(acceptor.time, "sleep", pauses.append)
-    host, _, port = made.address.rpartition(":")
-    with socket.create_connection((host, int(port))):
-        made.run()
-    assert len(pauses) == made.turned_away["accept"] == 3

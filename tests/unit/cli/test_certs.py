@@ -1,0 +1,33 @@
+"""``prfaas certs``, as an operator runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prfaas.cli.main import main
+
+
+def test_it_says_what_lies_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certs", "init", "--dir", str(tmp_path)]) == 0
+    assert main(["certs", "issue", "east", "west", "--dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for name in ("ca.pem", "ca-key.pem", "east.pem", "east-key.pem", "west.pem", "west-key.pem"):
+        assert (tmp_path / name).is_file()
+        assert f"{tmp_path / name}" in said
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--dir", "/dev/null/x"], "prfaas certs: /dev/null/x: Not a directory"),
+        (["--days", "99999999"], "99999999 days from now is no date"),
+        (["--days", "0"], "--days 0: write 1 or more"),
+    ],
+)
+def test_certificates_that_cannot_be_made_are_explained(
+    extra: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["certs", "init", "--dir", str(tmp_path), *extra]) == 2
+    assert told in capsys.readouterr().err

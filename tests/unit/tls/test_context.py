@@ -1,0 +1,65 @@
+"""What a connection checks: files that can be used, and the name in the certificate."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.errors import ConfigError, PeerError
+from prfaas.tls import authority
+from prfaas.tls.context import check_identity, client_context, identity, server_context
+from prfaas.tls.files import TlsFiles, files_of
+
+
+@contextmanager
+def connected(client: TlsFiles, server: TlsFiles) -> Iterator[ssl.SSLSocket]:
+    """The client's end of a connection whose server's end has shaken hands too."""
+    with ExitStack() as opened:
+        near, far = (opened.enter_context(sock) for sock in socket.socketpair())
+        held: list[ssl.SSLSocket] = []
+
+        def serve() -> None:
+            held.append(server_context(server).wrap_socket(far, server_side=True))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        made = opened.enter_context(client_context(client).wrap_socket(near))
+        thread.join()
+        opened.enter_context(held[0])
+        yield made
+
+
+def test_the_identity_is_the_name_in_the_certificate(tmp_path: Path) -> None:
+    authority.create_authority(tmp_path)
+    east, west = authority.issue(tmp_path, "east"), authority.issue(tmp_path, "west")
+    with connected(east, west) as sock:
+        assert sock.version() == "TLSv1.3"
+        assert identity(sock) == {"west"}
+        check_identity(sock, "west")
+        with pytest.raises(PeerError, match="certificate is issued to west, not to 'north'"):
+            check_identity(sock, "north")
+
+
+def test_missing_files_name_the_command(tmp_path: Path) -> None:
+    for context in (server_context, client_context):
+        with pytest.raises(ConfigError, match=r"ca.pem: no such file; 'prfaas certs init'"):
+            context(files_of(tmp_path, "a"))
+
+
+def test_files_that_are_something_else_are_named(tmp_path: Path) -> None:
+    authority.create_authority(tmp_path)
+    files = authority.issue(tmp_path, "east")
+    good = files.ca.read_bytes()
+    files.ca.write_text("nothing")
+    with pytest.raises(ConfigError, match=r"ca.pem: not a CA certificate in PEM"):
+        client_context(files)
+    files.ca.write_bytes(good)
+    other = authority.issue(tmp_path, "west")
+    with pytest.raises(ConfigError, match="not a certificate and its key in PEM"):
+        client_context(TlsFiles(files.ca, files.cert, other.key))
