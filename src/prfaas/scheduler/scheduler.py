@@ -134,6 +134,7 @@ class Scheduler:
 
     @property
     def live_requests(self) -> int:
+        """How many requests have not ended."""
         return len(self._records)
 
     def state(self, request_id: str) -> State | None:

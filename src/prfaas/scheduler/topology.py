@@ -24,11 +24,15 @@ class EngineSpec(msgspec.Struct, frozen=True):
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):
+    """A cluster."""
+
     name: str
     kind: ClusterKind
 
 
 class LinkSpec(msgspec.Struct, frozen=True):
+    """One direction of a line; without a rate as fast as it goes."""
+
     source: str
     target: str
     rate_bytes_per_s: float = inf

@@ -51,6 +51,8 @@ class LineChange(Strict, frozen=True):
 
 
 class SimLine(Strict, frozen=True):
+    """One direction of a line; ``loss``: the share of packets lost."""
+
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     rate: Quantity
@@ -69,6 +71,7 @@ class LogNormalLengths(Strict, frozen=True):
     high: Tokens = "128K"
 
     def distribution(self) -> LengthDistribution:
+        """To draw from. Raises ConfigError."""
         return TruncatedLogNormal(
             self.mu, self.sigma, parse_tokens(self.low), parse_tokens(self.high)
         )
@@ -84,6 +87,7 @@ class ArrivalConfig(Strict, frozen=True):
     period: Quantity = "1 d"
 
     def arrivals(self) -> Arrivals:
+        """To draw from. Raises ConfigError."""
         return Arrivals(
             self.process, self.rate, self.variation, self.swing, parse_duration(str(self.period))
         )
@@ -111,10 +115,12 @@ class Slo(Strict, frozen=True):
 
     @property
     def ttft_s(self) -> float:
+        """Raises ConfigError."""
         return parse_duration(str(self.ttft))
 
     @property
     def tpot_s(self) -> float:
+        """Raises ConfigError."""
         return parse_duration(str(self.tpot))
 
 
