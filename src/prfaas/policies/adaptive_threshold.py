@@ -25,7 +25,8 @@ import msgspec
 
 from prfaas.policies.api import ClusterView, Decision, RequestView, RoleChange, View
 from prfaas.policies.placement import decode_engine
-from prfaas.policies.threshold import ThresholdConfig, by_threshold
+from prfaas.policies.routes import by_threshold
+from prfaas.policies.threshold import ThresholdConfig
 from prfaas.policies.waits import prefill_wait_s, remote_wait_s
 
 _MAX_SHIFT = 3.0

@@ -42,13 +42,17 @@ class RequestView(Protocol):
     """A request that waits for its route (lengths in tokens, times in seconds)."""
 
     @property
-    def request_id(self) -> str: ...
+    def request_id(self) -> str:
+        """The driver's name for it."""
+
     @property
     def total_tokens(self) -> int:
         """Prompt length."""
 
     @property
-    def max_output_tokens(self) -> int: ...
+    def max_output_tokens(self) -> int:
+        """The longest answer that is wanted."""
+
     @property
     def cached(self) -> Mapping[str, int]:
         """Engine name -> prompt tokens whose KV cache it holds; absent means none."""
@@ -66,13 +70,21 @@ class EngineView(Protocol):
     """One engine. A prefill engine works off ``queued_s``; a decode engine has ``slots``."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in the deployment."""
+
     @property
-    def cluster(self) -> str: ...
+    def cluster(self) -> str:
+        """The name of its cluster."""
+
     @property
-    def role(self) -> EngineRole: ...
+    def role(self) -> EngineRole:
+        """The work it is given now."""
+
     @property
-    def up(self) -> bool: ...
+    def up(self) -> bool:
+        """Whether it answers."""
+
     @property
     def max_requests(self) -> int:
         """How many requests decode on it at most: its slots."""
@@ -106,17 +118,25 @@ class LinkView(Protocol):
     """One direction of a line, as its sender last reported it."""
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """The cluster that sends."""
+
     @property
-    def target(self) -> str: ...
+    def target(self) -> str:
+        """The cluster that receives."""
+
     @property
-    def up(self) -> bool: ...
+    def up(self) -> bool:
+        """Whether it carries anything."""
+
     @property
     def rate_bytes_per_s(self) -> float:
         """What the line can carry now: configured, or measured where it is less."""
 
     @property
-    def rtt_s(self) -> float: ...
+    def rtt_s(self) -> float:
+        """The round trip time."""
+
     @property
     def utilisation(self) -> float:
         """Share of the rate in use, 0..1."""
@@ -131,18 +151,28 @@ class LinkView(Protocol):
 
 
 class ClusterView(Protocol):
+    """One cluster."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in the deployment."""
+
     @property
-    def prfaas(self) -> bool: ...
+    def prfaas(self) -> bool:
+        """Whether it only prefills; else it is a PD cluster."""
+
     @property
-    def engines(self) -> Sequence[EngineView]: ...
+    def engines(self) -> Sequence[EngineView]:
+        """All of them."""
+
     @property
     def prefill_engines(self) -> Sequence[EngineView]:
         """Engines whose role is prefill now, up or not."""
 
     @property
-    def decode_engines(self) -> Sequence[EngineView]: ...
+    def decode_engines(self) -> Sequence[EngineView]:
+        """Engines whose role is decode now, up or not."""
+
     @property
     def waiting_for_decode(self) -> int:
         """Requests with all their KV cache here, for which no decode slot is free."""
@@ -169,16 +199,28 @@ class View(Protocol):
     """All that a policy may know."""
 
     @property
-    def clusters(self) -> Sequence[ClusterView]: ...
+    def clusters(self) -> Sequence[ClusterView]:
+        """All of them."""
+
     @property
-    def prfaas_clusters(self) -> Sequence[ClusterView]: ...
+    def prfaas_clusters(self) -> Sequence[ClusterView]:
+        """Those that only prefill."""
+
     @property
-    def pd_clusters(self) -> Sequence[ClusterView]: ...
+    def pd_clusters(self) -> Sequence[ClusterView]:
+        """Those that decode."""
+
     @property
-    def engines(self) -> Mapping[str, EngineView]: ...
+    def engines(self) -> Mapping[str, EngineView]:
+        """By name."""
+
     @property
-    def costs(self) -> Costs: ...
-    def cluster(self, name: str) -> ClusterView: ...
+    def costs(self) -> Costs:
+        """What work takes."""
+
+    def cluster(self, name: str) -> ClusterView:
+        """By name."""
+
     def link(self, source: str, target: str) -> LinkView | None:
         """The line between two clusters; None where there is none."""
 

@@ -11,8 +11,8 @@ bytes to save nothing.
 from __future__ import annotations
 
 from prfaas.core.strict import Strict
-from prfaas.policies.api import ArrivalPolicy, Decision, EngineView, RequestView, Route, View
-from prfaas.policies.first_token import Soonest, soonest_local, soonest_remote
+from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.first_token import earlier_of, soonest_local, soonest_remote
 from prfaas.policies.placement import decode_engine
 
 
@@ -39,19 +39,3 @@ class EarliestPolicy(ArrivalPolicy):
         local = soonest_local(request, view, view.cluster(decode.cluster), now)
         remote = soonest_remote(request, view, decode, now)
         return earlier_of(local, remote, decode, self._margin)
-
-
-def earlier_of(local: Soonest, remote: Soonest, decode: EngineView, margin: float) -> Decision:
-    """Offload if that saves ``margin`` of the local time. ``local`` may be a decode engine, which
-    then answers itself, in place of ``decode``."""
-    best, best_s = local
-    engine, remote_s = remote
-    if engine is not None and (best is None or remote_s < best_s * (1 - margin)):
-        why = f"first token in {remote_s:.2f} s against {best_s:.2f} s locally"
-        return Decision(Route.OFFLOAD, engine.name, decode.name, why)
-    if best is None:
-        return Decision(Route.DIRECT, None, decode.name, "no prefill engine up")
-    why = f"first token in {best_s:.2f} s against {remote_s:.2f} s offloaded"
-    if best.role == "decode":
-        return Decision(Route.DIRECT, None, best.name, why)
-    return Decision(Route.PD_P, best.name, decode.name, why)

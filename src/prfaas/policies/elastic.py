@@ -16,8 +16,8 @@ from typing import Annotated
 import msgspec
 
 from prfaas.policies.api import ArrivalPolicy, ClusterView, Decision, RequestView, View
-from prfaas.policies.earliest import EarliestConfig, earlier_of
-from prfaas.policies.first_token import Soonest, soonest_local, soonest_remote
+from prfaas.policies.earliest import EarliestConfig
+from prfaas.policies.first_token import Soonest, earlier_of, soonest_local, soonest_remote
 from prfaas.policies.placement import decode_engine
 
 

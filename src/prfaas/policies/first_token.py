@@ -5,14 +5,14 @@
                 = max(prefill end, when the line has carried what is before us and our own bytes)
                   + the time for the recurrent state, which leaves last + half a round trip
 
-Each function answers with the best engine of its kind and its time, or (None, infinity).
+Each ``soonest_*`` answers with the best engine of its kind and its time, or (None, infinity).
 """
 
 from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import ClusterView, EngineView, RequestView, View
+from prfaas.policies.api import ClusterView, Decision, EngineView, RequestView, Route, View
 from prfaas.policies.placement import reachable
 
 Soonest = tuple[EngineView | None, float]
@@ -47,6 +47,22 @@ def soonest_remote(request: RequestView, view: View, decode: EngineView, now: fl
                 if seconds < best_s:
                     best, best_s = engine, seconds
     return best, best_s
+
+
+def earlier_of(local: Soonest, remote: Soonest, decode: EngineView, margin: float) -> Decision:
+    """Offload if that saves ``margin`` of the local time. ``local`` may be a decode engine, which
+    then answers itself, in place of ``decode``."""
+    best, best_s = local
+    engine, remote_s = remote
+    if engine is not None and (best is None or remote_s < best_s * (1 - margin)):
+        why = f"first token in {remote_s:.2f} s against {best_s:.2f} s locally"
+        return Decision(Route.OFFLOAD, engine.name, decode.name, why)
+    if best is None:
+        return Decision(Route.DIRECT, None, decode.name, "no prefill engine up")
+    why = f"first token in {best_s:.2f} s against {remote_s:.2f} s offloaded"
+    if best.role == "decode":
+        return Decision(Route.DIRECT, None, best.name, why)
+    return Decision(Route.PD_P, best.name, decode.name, why)
 
 
 def _prefilled_in(request: RequestView, view: View, engine: EngineView, now: float) -> float:

@@ -23,15 +23,15 @@ from prfaas.policies.threshold import ThresholdConfig, ThresholdPolicy
 from prfaas.policies.uncached_gate import UncachedGateConfig, UncachedGatePolicy
 
 POLICIES: dict[str, tuple[type[Strict], Callable[[Any], Policy]]] = {
-    HomogeneousPolicy.name: (HomogeneousConfig, HomogeneousPolicy),
-    NaivePolicy.name: (NaiveConfig, NaivePolicy),
-    StaticLengthPolicy.name: (StaticLengthConfig, StaticLengthPolicy),
-    UncachedGatePolicy.name: (UncachedGateConfig, UncachedGatePolicy),
-    ThresholdPolicy.name: (ThresholdConfig, ThresholdPolicy),
-    AdaptiveThresholdPolicy.name: (AdaptiveThresholdConfig, AdaptiveThresholdPolicy),
-    AdaptivePolicy.name: (AdaptiveConfig, AdaptivePolicy),
-    EarliestPolicy.name: (EarliestConfig, EarliestPolicy),
-    ElasticPolicy.name: (ElasticConfig, ElasticPolicy),
+    "homogeneous": (HomogeneousConfig, HomogeneousPolicy),
+    "naive": (NaiveConfig, NaivePolicy),
+    "static-length": (StaticLengthConfig, StaticLengthPolicy),
+    "uncached-gate": (UncachedGateConfig, UncachedGatePolicy),
+    "threshold": (ThresholdConfig, ThresholdPolicy),
+    "adaptive-threshold": (AdaptiveThresholdConfig, AdaptiveThresholdPolicy),
+    "adaptive": (AdaptiveConfig, AdaptivePolicy),
+    "earliest": (EarliestConfig, EarliestPolicy),
+    "elastic": (ElasticConfig, ElasticPolicy),
 }
 """Name -> the type of its options, and the policy, which takes one of these."""
 

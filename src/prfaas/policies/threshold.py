@@ -13,9 +13,9 @@ from typing import Literal
 
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_tokens
-from prfaas.policies.api import ArrivalPolicy, Decision, EngineView, RequestView, View
-from prfaas.policies.placement import decode_engine, longest_cached
-from prfaas.policies.routes import local, offload
+from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.placement import decode_engine
+from prfaas.policies.routes import by_threshold
 
 
 class ThresholdConfig(Strict, frozen=True):
@@ -53,26 +53,3 @@ class ThresholdPolicy(ArrivalPolicy):
             return None
         threshold = self._threshold_tokens
         return by_threshold(request, view, decode, threshold, abundant=self._abundant, now=now)
-
-
-def by_threshold(
-    request: RequestView,
-    view: View,
-    decode: EngineView,
-    threshold: int,
-    *,
-    abundant: bool,
-    now: float,
-) -> Decision:
-    """Offload above ``threshold`` uncached tokens, or after a longer prefix if ``abundant``."""
-    cached = longest_cached(request, (view.cluster(decode.cluster),))
-    remote = longest_cached(request, view.prfaas_clusters) if abundant else 0
-    uncached = request.total_tokens - max(cached, remote)
-    if uncached > threshold:
-        why = f"uncached {uncached} > threshold {threshold}"
-        return offload(request, view, decode, why, now=now)
-    if remote > cached:
-        why = f"longer prefix in a PrfaaS cluster, {remote} tokens against {cached}"
-        return offload(request, view, decode, why, now=now)
-    why = f"uncached {uncached} <= threshold {threshold}"
-    return local(request, view, decode, why, now=now)

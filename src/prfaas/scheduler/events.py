@@ -43,6 +43,8 @@ class PrefillCompleted(Event, frozen=True, gc=False):
 
 
 class PrefillFailed(Event, frozen=True, gc=False):
+    """The prefill engine refused the prompt, broke off, or could not be reached."""
+
     request_id: str
     attempt: int
     reason: str
@@ -65,6 +67,8 @@ class TransferCompleted(Event, frozen=True, gc=False):
 
 
 class TransferFailed(Event, frozen=True, gc=False):
+    """The hand-off cannot arrive: refused, given up by an agent, or found corrupt."""
+
     request_id: str
     attempt: int
     reason: str
@@ -78,6 +82,8 @@ class FirstToken(Event, frozen=True, gc=False):
 
 
 class RequestCompleted(Event, frozen=True, gc=False):
+    """The last token went out."""
+
     request_id: str
     attempt: int
 
@@ -103,6 +109,8 @@ class EngineUp(Event, frozen=True, gc=False):
 
 
 class EngineDown(Event, frozen=True, gc=False):
+    """The engine does not answer: whatever was on it is lost."""
+
     engine: str
     reason: str
 

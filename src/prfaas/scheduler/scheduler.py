@@ -135,6 +135,7 @@ class Scheduler:
 
     @property
     def live_requests(self) -> int:
+        """How many requests have not ended."""
         return len(self._records)
 
     def state(self, request_id: str) -> State | None:

@@ -98,9 +98,11 @@ class ClusterState:
 
     @property
     def waiting_for_decode(self) -> int:
+        """See `ClusterView`."""
         return len(self.ready)
 
     def sort_roles(self) -> None:
+        """Engines anew by role, after one has changed."""
         self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
         self.decode_engines = [e for e in self.engines if e.role == "decode"]
 
@@ -195,6 +197,7 @@ class FleetState:
         self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
 
     def cluster(self, name: str) -> ClusterState:
+        """The cluster of that name."""
         return self.by_name[name]
 
     def stands_in(self, engine: EngineState) -> bool:
@@ -205,6 +208,7 @@ class FleetState:
         )
 
     def link(self, source: str, target: str) -> LinkState | None:
+        """The line between two clusters; None where there is none."""
         return self.links.get((source, target))
 
     def check_integrity(self) -> None:

@@ -22,12 +22,14 @@ class EngineSpec(msgspec.Struct, frozen=True):
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):
+    """A cluster."""
+
     name: str
     kind: ClusterKind
 
 
 class LinkSpec(msgspec.Struct, frozen=True):
-    """``rate_bytes_per_s``: None where nothing limits it."""
+    """One direction of a line. ``rate_bytes_per_s``: None where nothing limits it."""
 
     source: str
     target: str

@@ -52,6 +52,8 @@ class LineChange(Strict, frozen=True):
 
 
 class SimLine(Strict, frozen=True):
+    """One direction of a line; ``loss``: the share of packets lost."""
+
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     rate: Quantity
@@ -70,6 +72,7 @@ class LogNormalLengths(Strict, frozen=True):
     high: Tokens = "128K"
 
     def distribution(self) -> LengthDistribution:
+        """To draw from. Raises ConfigError."""
         return TruncatedLogNormal(
             self.mu, self.sigma, parse_tokens(self.low), parse_tokens(self.high)
         )
@@ -85,6 +88,7 @@ class ArrivalConfig(Strict, frozen=True):
     period: Quantity = "1 d"
 
     def arrivals(self) -> Arrivals:
+        """To draw from. Raises ConfigError."""
         return Arrivals(
             self.process, self.rate, self.variation, self.swing, parse_duration(str(self.period))
         )
@@ -118,10 +122,12 @@ class Slo(Strict, frozen=True):
 
     @property
     def ttft_s(self) -> float:
+        """Raises ConfigError."""
         return parse_duration(str(self.ttft))
 
     @property
     def tpot_s(self) -> float:
+        """Raises ConfigError."""
         return parse_duration(str(self.tpot))
 
 

@@ -196,6 +196,7 @@ class Simulation:
         return seconds
 
     def prefill_done(self, engine: Engine, task: Task) -> None:
+        """Its blocks are cached; with a hand-off within the cluster that is there at once."""
         job = task.job
         assert isinstance(job, _Job)
         cache = self._caches.get(self._cluster_of[engine.name])
@@ -226,12 +227,14 @@ class Simulation:
         self._tell(e.TransferCompleted(start.request_id, start.attempt))
 
     def first_token(self, engine: Engine, task: Task) -> None:
+        """See `EngineListener`."""
         job = task.job
         assert isinstance(job, _Job)
         self.recorder.first_token(job.index, self.clock.now)
         self._tell(e.FirstToken(str(job.index), task.attempt))
 
     def decode_done(self, engine: Engine, task: Task) -> None:
+        """See `EngineListener`."""
         job = task.job
         assert isinstance(job, _Job)
         request_id = str(job.index)

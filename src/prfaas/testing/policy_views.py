@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prfaas.core.deployment import SchedulerConfig
@@ -24,12 +25,18 @@ TOPOLOGY = Topology(
     (LinkSpec("east", "west", 1e6, 0.02),),
     64,
 )
+
+
+def _prefill_s(tokens_per_s: float) -> Callable[[float], float]:
+    return lambda tokens: tokens / tokens_per_s
+
+
 COSTS = ProfileCosts(
     {
-        spec.name: (lambda n: n / 4000.0) if spec.cluster == "east" else (lambda n: n / 1000.0)
+        spec.name: _prefill_s(4000.0 if spec.cluster == "east" else 1000.0)
         for spec in TOPOLOGY.engines
     },
-    lambda n: 1e4 + 100.0 * n,
+    lambda tokens: 1e4 + 100.0 * tokens,
 )
 
 
