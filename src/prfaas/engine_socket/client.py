@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 import msgspec
 
@@ -79,6 +80,17 @@ class Import:
         return self.ticket.future
 
 
+class ArenaUser(Protocol):
+    """Is told which arenas there are. Neither call may block."""
+
+    def arena_opened(self, arena: memoryview) -> None:
+        """``arena`` will be used from now on."""
+
+    def arena_unused(self, arena: memoryview) -> None:
+        """Its connection has ended, no slot of it is out and no import open: nothing of it is used
+        again. May be called more than once."""
+
+
 class _Export(msgspec.Struct):
     session: Session
     stopped: str | None = None
@@ -92,12 +104,19 @@ class AgentClient:
         engine: this engine's name in the deployment.
         layout: this rank's KV layout.
         stock_slots: slots kept leased ahead while exports are open.
+        arenas: is told of the arena of each connection.
     """
 
     def __init__(
-        self, socket_path: str, *, engine: str, layout: KvLayout, stock_slots: int = 16
+        self,
+        socket_path: str,
+        *,
+        engine: str,
+        layout: KvLayout,
+        stock_slots: int = 16,
+        arenas: ArenaUser | None = None,
     ) -> None:
-        self._path = socket_path
+        self._path, self._arenas = socket_path, arenas
         self._stock_slots = stock_slots
         self._changed = threading.Condition()
         self._session: Session | None = None
@@ -291,6 +310,10 @@ class AgentClient:
     # on the keeper's thread
 
     def registered(self, session: Session) -> None:
+        arenas = self._arenas
+        if arenas is not None:
+            session.when_unused = lambda: arenas.arena_unused(session.arena)
+            arenas.arena_opened(session.arena)
         with self._changed:
             self._session, self._refusal = session, None
             self._changed.notify_all()

@@ -10,6 +10,7 @@ import mmap
 import os
 import socket
 from collections import deque
+from collections.abc import Callable
 
 from prfaas.core.errors import EngineError, LinkError, PeerError
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
@@ -51,6 +52,8 @@ class Session:
         self.slots_out = 0
         self.imports = ImportBook()
         self.lost: str | None = None
+        self.when_unused: Callable[[], object] | None = None
+        """Called when nothing touches the arena any more; possibly more than once."""
         self._sock = sock
         self._frames = FrameBuffer()
         self._outbox = bytearray()
@@ -104,6 +107,8 @@ class Session:
         """To be called after every hand-back."""
         if self.lost is not None and self.slots_out == 0 and len(self.imports) == 0:
             self._sock.close()
+            if self.when_unused is not None:
+                self.when_unused()
 
 
 def open_session(

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 import torch
 from vllm.logger import init_logger
 
-from prfaas.core.errors import EngineError, PrfaasError
+from prfaas.core.errors import CapacityError, EngineError, PrfaasError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient, Slot
 from prfaas.vllm_plugin.metadata import ExportStep
-from prfaas.vllm_plugin.pages import PageCopier
+from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
 
 # Under "vllm" so that the engine's own logging configuration applies.
 logger = init_logger(f"vllm.{__name__}")
@@ -38,20 +38,21 @@ class _OpenSlot:
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
-        self.memory = torch.frombuffer(slot.view, dtype=torch.uint8)
+        self.address = address_of(slot.view)
+        self.size = len(slot.view)
         self.filled = 0
         self.extents: list[Extent] = []
 
     @property
     def free(self) -> int:
-        return self.memory.numel() - self.filled
+        return self.size - self.filled
 
-    def take(self, flat_offset: int, length: int) -> torch.Tensor:
-        """The next ``length`` bytes, noted as an extent."""
+    def take(self, flat_offset: int, length: int) -> int:
+        """The address of the next ``length`` bytes, noted as an extent."""
         start = self.filled
         self.filled += length
         self.extents.append(Extent(flat_offset, self.slot.offset + start, length))
-        return self.memory[start : self.filled]
+        return self.address + start
 
 
 @dataclass
@@ -76,7 +77,8 @@ class Exporter:
         pages: dict[str, torch.Tensor],
         copier: PageCopier,
     ) -> None:
-        self._client, self._layout, self._pages, self._copier = client, layout, pages, copier
+        self._client, self._layout, self._copier = client, layout, copier
+        self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._open: dict[str, _Outgoing] = {}
         self._failed: dict[str, str] = {}
 
@@ -96,6 +98,7 @@ class Exporter:
                         self._layer_out(transfer, step, lower)
         except PrfaasError as error:
             self._stop(transfer, str(error))
+        self._copier.submit()
 
     def step_ended(self, steps: list[ExportStep]) -> None:
         """Hand over what the hooks left: other layers' pages, and slots that are not full."""
@@ -108,6 +111,7 @@ class Exporter:
                     self._stop(transfer, str(error))
             if step.final:
                 del self._open[step.params.transfer_id]
+        self._copier.submit()
 
     def _end_step(self, transfer: _Outgoing, step: ExportStep) -> None:
         for span in transfer.plan.spans.values():
@@ -127,6 +131,7 @@ class Exporter:
         transfer = self._open.pop(transfer_id, None)
         if transfer is not None and not transfer.stopped:
             self._stop(transfer, reason)
+            self._copier.submit()
 
     def _begun(self, step: ExportStep) -> _Outgoing | None:
         """The step's transfer, announced at its first step; None once it has been given up."""
@@ -187,22 +192,24 @@ class Exporter:
             slot = self._slot_with_room(transfer, page_bytes)
             count = min(end - block, slot.free // page_bytes)
             if count == 0:
-                self._page_in_parts(transfer, pages[_real(table[block])], span.offset_of(block))
+                self._page_in_parts(transfer, span, block, pages.at([_real(table[block])])[0])
                 block += 1
                 continue
             ids = [_real(block_id) for block_id in table[block : block + count]]
-            out = slot.take(span.offset_of(block), count * page_bytes)
-            self._copier.gather(pages, ids, out)
+            target = slot.take(span.offset_of(block), count * page_bytes)
+            self._copier.gather(pages.at(ids), target, page_bytes)
             block += count
 
-    def _page_in_parts(self, transfer: _Outgoing, page: torch.Tensor, flat_offset: int) -> None:
+    def _page_in_parts(
+        self, transfer: _Outgoing, span: LayerSpan, block: int, address: int
+    ) -> None:
         """A page larger than a slot."""
-        start = 0
-        while start < page.numel():
+        start, page_bytes = 0, span.layer.page_bytes
+        while start < page_bytes:
             slot = self._slot_with_room(transfer, 1)
-            length = min(slot.free, page.numel() - start)
-            out = slot.take(flat_offset + start, length)
-            self._copier.gather_part(page[start : start + length], out)
+            length = min(slot.free, page_bytes - start)
+            target = slot.take(span.offset_of(block) + start, length)
+            self._copier.gather([address + start], target, length)
             start += length
 
     def _slot_with_room(self, transfer: _Outgoing, length: int) -> _OpenSlot:
@@ -210,11 +217,16 @@ class Exporter:
         if transfer.slot is not None and transfer.slot.free < length:
             self._flush(transfer)
         if transfer.slot is None:
-            left_s = max(0.0, transfer.deadline - time.monotonic())
-            slot = self._client.lease(left_s, transfer_id=transfer.transfer_id)
-            self._copier.adopt_arena(slot.session.arena)
-            transfer.slot = _OpenSlot(slot)
+            transfer.slot = _OpenSlot(self._lease(transfer))
         return transfer.slot
+
+    def _lease(self, transfer: _Outgoing) -> Slot:
+        try:
+            return self._client.lease(0.0, transfer_id=transfer.transfer_id)
+        except CapacityError:
+            self._copier.submit()  # slots come free when what fills the others has been copied
+        left_s = max(0.0, transfer.deadline - time.monotonic())
+        return self._client.lease(left_s, transfer_id=transfer.transfer_id)
 
     def _flush(self, transfer: _Outgoing) -> None:
         filled, transfer.slot = transfer.slot, None

@@ -9,11 +9,11 @@ Blocks of the local prefix cache are shared with other requests and are never wr
 
 from __future__ import annotations
 
-import bisect
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from vllm.logger import init_logger
 
@@ -21,7 +21,7 @@ from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient, Extents, Import
 from prfaas.vllm_plugin.metadata import ImportStart
-from prfaas.vllm_plugin.pages import PageCopier
+from prfaas.vllm_plugin.pages import Addresses, PageCopier, Pages, address_of
 
 # Under "vllm" so that the engine's own logging configuration applies.
 logger = init_logger(f"vllm.{__name__}")
@@ -52,7 +52,8 @@ class Importer:
         pages: dict[str, torch.Tensor],
         copier: PageCopier,
     ) -> None:
-        self._client, self._layout, self._pages, self._copier = client, layout, pages, copier
+        self._client, self._layout, self._copier = client, layout, copier
+        self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._lock = threading.Lock()
         self._loads: dict[str, _Load] = {}
         self._results = LoadResults()
@@ -113,9 +114,7 @@ class Importer:
                 self._results.failed.add(item.request_id)
 
     def _copy(self, load: _Load, plan: TransferPlan, extents: Extents) -> None:
-        arena = load.opened.session.arena
-        self._copier.adopt_arena(arena)
-        source = _FlatSource(arena, extents)
+        source = _FlatSource(load.opened.session.arena, extents)
         try:
             for span in plan.spans.values():
                 if load.cancelled:
@@ -134,17 +133,23 @@ class Importer:
         first = end - 1 if group.kind == "recurrent" else item.local_tokens // group.block_tokens
         if len(table) < end:
             raise EngineError(f"{span.layer.name}: {len(table)} blocks reserved, {end} needed")
-        for block in range(first, end):
-            reserved, sent = table[block] != 0, block >= span.first_block
-            if not reserved and not sent:
-                continue  # outside a sliding window: vLLM will not read it
-            if not reserved:
-                raise EngineError(f"{span.layer.name}: block {block} has no place to be loaded to")
-            if not sent:
-                raise EngineError(f"{span.layer.name}: block {block} is not in the transfer")
-            source.copy_to(
-                pages[table[block]], span.offset_of(block), span.layer.page_bytes, self._copier
-            )
+        blocks = [block for block in range(first, end) if _to_load(table, block, span)]
+        if blocks:
+            addresses = np.array(pages.at([table[block] for block in blocks]), dtype=np.int64)
+            copies = source.into(addresses, span.offset_of(blocks[0]), span.layer.page_bytes)
+            self._copier.scatter(*copies)
+
+
+def _to_load(table: list[int], block: int, span: LayerSpan) -> bool:
+    """Raises EngineError for a block that vLLM would read and that would not be written."""
+    reserved, sent = table[block] != 0, block >= span.first_block
+    if not reserved and not sent:
+        return False  # outside a sliding window: vLLM will not read it
+    if not reserved:
+        raise EngineError(f"{span.layer.name}: block {block} has no place to be loaded to")
+    if not sent:
+        raise EngineError(f"{span.layer.name}: block {block} is not in the transfer")
+    return True
 
 
 class _FlatSource:
@@ -152,20 +157,20 @@ class _FlatSource:
     without a gap, which `AgentClient` has checked."""
 
     def __init__(self, arena: memoryview, extents: Extents) -> None:
-        self._starts = [extent.flat_offset for extent in extents]
-        self._memory = [
-            torch.frombuffer(arena[extent.arena_offset : extent.arena_end], dtype=torch.uint8)
-            for extent in extents
-        ]
+        self._starts = np.array([extent.flat_offset for extent in extents], dtype=np.int64)
+        offsets = np.array([extent.arena_offset for extent in extents], dtype=np.int64)
+        self._addresses = address_of(arena) + offsets
 
-    def copy_to(
-        self, page: torch.Tensor, flat_offset: int, length: int, copier: PageCopier
-    ) -> None:
-        at = bisect.bisect_right(self._starts, flat_offset) - 1
-        done = 0
-        while done < length:
-            skip = flat_offset + done - self._starts[at]
-            part = self._memory[at][skip : skip + length - done]
-            copier.scatter(part, page[done : done + part.numel()])
-            done += part.numel()
-            at += 1
+    def into(
+        self, pages: Addresses, flat_offset: int, page_bytes: int
+    ) -> tuple[Addresses, Addresses, Addresses]:
+        """Sources, targets and sizes that fill ``pages``, which follow each other in flat space
+        from ``flat_offset`` on: cut where a page or a piece ends."""
+        end = flat_offset + len(pages) * page_bytes
+        low, high = np.searchsorted(self._starts, (flat_offset, end))
+        page_starts = flat_offset + page_bytes * np.arange(len(pages), dtype=np.int64)
+        cuts = np.union1d(page_starts, self._starts[low:high])
+        page = (cuts - flat_offset) // page_bytes
+        piece = np.searchsorted(self._starts, cuts, side="right") - 1
+        sources = self._addresses[piece] + cuts - self._starts[piece]
+        return sources, pages[page] + cuts - page_starts[page], np.diff(cuts, append=end)

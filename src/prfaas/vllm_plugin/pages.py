@@ -1,26 +1,23 @@
 """Pages of a KV cache as rows of bytes, and the copies between them and the agent's arena.
 
 `page_view` turns whatever vLLM registered into ``[num_blocks, page_bytes]`` uint8, without a copy.
-`PageCopier` is the one place where CPU and GPU differ.
+`PageCopier` is the one place where CPU and GPU differ. It knows memory by address alone: one launch
+can then carry any number of pages, whole or in parts, of any number of layers and slots.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
+import ctypes
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from prfaas.core.errors import EngineError
 
-# Under "vllm" so that the engine's own logging configuration applies.
-logger = logging.getLogger(f"vllm.{__name__}")
-
-_PORTABLE = 1
-"""cudaHostRegisterPortable: pinned for every device of this process."""
+Addresses = npt.NDArray[np.int64]
 
 
 def page_view(name: str, cache: torch.Tensor, num_blocks: int) -> torch.Tensor:
@@ -62,30 +59,58 @@ def _is_dense(page: torch.Tensor) -> bool:
     return True
 
 
+class Pages(NamedTuple):
+    """Where a layer's pages lie."""
+
+    address: int
+    stride_bytes: int
+
+    @classmethod
+    def of(cls, view: torch.Tensor) -> Pages:
+        """Of a view that `page_view` made, which must outlive this."""
+        return cls(view.data_ptr(), view.stride(0))
+
+    def at(self, block_ids: list[int]) -> list[int]:
+        """The addresses of these blocks' pages."""
+        address, stride_bytes = self
+        return [address + block_id * stride_bytes for block_id in block_ids]
+
+
+def address_of(memory: memoryview) -> int:
+    return torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+
+
 class PageCopier(Protocol):
-    """Copies between pages and arena memory (both uint8), in the order of the calls."""
+    """Copies between pages and arena memory. What is copied must not move or be freed before the
+    copy is over; nothing here keeps it alive."""
 
-    def adopt_arena(self, arena: memoryview) -> None:
-        """This thread's next copies are to or from ``arena``; cheap while it stays the same."""
+    def arena_opened(self, arena: memoryview) -> None:
+        """From now on copies will mostly be to and from ``arena``. Returns at once; callable from
+        any thread."""
 
-    def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
-        """Pages of ``block_ids``, whole and in order, to ``out`` (flat, arena)."""
+    def arena_unused(self, arena: memoryview) -> None:
+        """No copy to or from ``arena`` is in flight, and none will follow."""
 
-    def gather_part(self, page: torch.Tensor, out: torch.Tensor) -> None:
-        """A byte range of one page to ``out``."""
+    def gather(self, sources: list[int], target: int, size: int) -> None:
+        """``size`` bytes from each of ``sources`` (pages, or parts of pages), one after the other,
+        to the arena at ``target``. May begin only with the next `submit`. Model's thread only."""
 
     def when_gathered(self, then: Callable[[], object]) -> None:
-        """Call ``then`` once everything gathered so far is in the arena."""
+        """Call ``then`` once everything gathered so far is in the arena, on whatever thread. Takes
+        effect with the next `submit`. Model's thread only."""
 
-    def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
-        """Arena bytes to (a byte range of) a page. Called from the load thread."""
+    def submit(self) -> None:
+        """Begin what was gathered since the last call. Model's thread only."""
+
+    def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
+        """Arena bytes to pages, or parts of pages. Load thread only."""
 
     def wait_scattered(self) -> None:
         """Return once everything scattered so far is visible to the model."""
 
     def hold_model(self) -> None:
         """What is queued from now on may overwrite pages gathered so far (the model's next step, a
-        load into a freed block): order it after the copies. Called on the model's thread."""
+        load into a freed block): order it after the copies. Model's thread only."""
 
     def close(self) -> None: ...
 
@@ -93,21 +118,27 @@ class PageCopier(Protocol):
 class CpuCopier:
     """Pages in host memory: plain synchronous copies."""
 
-    def adopt_arena(self, arena: memoryview) -> None:
+    def arena_opened(self, arena: memoryview) -> None:
         pass
 
-    def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
-        index = torch.tensor(block_ids, dtype=torch.long)
-        torch.index_select(pages, 0, index, out=out.view(len(block_ids), -1))
+    def arena_unused(self, arena: memoryview) -> None:
+        pass
 
-    def gather_part(self, page: torch.Tensor, out: torch.Tensor) -> None:
-        out.copy_(page)
+    def gather(self, sources: list[int], target: int, size: int) -> None:
+        for at, source in enumerate(sources):
+            ctypes.memmove(target + at * size, source, size)
 
     def when_gathered(self, then: Callable[[], object]) -> None:
         then()
 
-    def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
-        page.copy_(source)
+    def submit(self) -> None:
+        pass
+
+    def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
+        for source, target, size in zip(
+            sources.tolist(), targets.tolist(), sizes.tolist(), strict=True
+        ):
+            ctypes.memmove(target, source, size)
 
     def wait_scattered(self) -> None:
         pass
@@ -117,84 +148,11 @@ class CpuCopier:
 
     def close(self) -> None:
         pass
-
-
-class CudaCopier:
-    """Pages in GPU memory: copies on side streams, so the model's stream never waits for the host.
-
-    The arena is registered with CUDA once (pinned), so copies are asynchronous. ``gather`` waits on
-    the GPU for what the model's stream has queued so far: the layer's KV is written by then.
-
-    A thread starts out on device 0, which may be another rank's: ours choose theirs first.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._out = torch.cuda.Stream(device)
-        self._in = torch.cuda.Stream(device)
-        self._arena: memoryview | None = None
-        self._pinned: torch.Tensor | None = None
-        self._waiting: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], object]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._announce, name="prfaas-copies", daemon=True)
-        self._thread.start()
-
-    def adopt_arena(self, arena: memoryview) -> None:
-        torch.cuda.set_device(self._device)
-        if arena is self._arena:
-            return
-        cudart = torch.cuda.cudart()
-        if self._pinned is not None:
-            torch.cuda.synchronize(self._device)
-            cudart.cudaHostUnregister(self._pinned.data_ptr())
-        memory = torch.frombuffer(arena, dtype=torch.uint8)
-        status = int(cudart.cudaHostRegister(memory.data_ptr(), memory.numel(), _PORTABLE))
-        if status != 0:
-            logger.warning("arena not pinned (CUDA error %d): copies will be slower", status)
-        self._arena, self._pinned = arena, memory if status == 0 else None
-
-    def gather(self, pages: torch.Tensor, block_ids: list[int], out: torch.Tensor) -> None:
-        self._out.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._out):
-            # From pinned memory: any other copy to the GPU would make the host wait for the stream.
-            ids = torch.tensor(block_ids, dtype=torch.long).pin_memory()
-            index = ids.to(self._device, non_blocking=True)
-            staged = torch.index_select(pages, 0, index)
-            out.copy_(staged.view(-1), non_blocking=True)
-
-    def gather_part(self, page: torch.Tensor, out: torch.Tensor) -> None:
-        self._out.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._out):
-            out.copy_(page, non_blocking=True)
-
-    def when_gathered(self, then: Callable[[], object]) -> None:
-        event = torch.cuda.Event()
-        event.record(self._out)
-        self._waiting.put((event, then))
-
-    def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
-        with torch.cuda.stream(self._in):
-            page.copy_(source, non_blocking=True)
-
-    def wait_scattered(self) -> None:
-        self._in.synchronize()
-
-    def hold_model(self) -> None:
-        torch.cuda.current_stream(self._device).wait_stream(self._out)
-        self._in.wait_stream(self._out)
-
-    def close(self) -> None:
-        self._waiting.put(None)
-        self._thread.join(timeout=5)
-
-    def _announce(self) -> None:
-        torch.cuda.set_device(self._device)
-        while (item := self._waiting.get()) is not None:
-            event, then = item
-            event.synchronize()
-            then()
 
 
 def copier_for(device: torch.device) -> PageCopier:
-    return CudaCopier(device) if device.type == "cuda" else CpuCopier()
+    if device.type != "cuda":
+        return CpuCopier()
+    from prfaas.vllm_plugin.cuda_copies import CudaCopier
+
+    return CudaCopier(device)

@@ -39,7 +39,7 @@ class WorkerSide:
         layout = read_layout(config, kv_cache, pages, caches, tp_rank=tp_rank)
         logger.info("KV layout %s (%s), agent %s", layout.fingerprint(), layout.model, agent_socket)
         self._copier = copier_for(pages[names[0]].device)
-        self._client = AgentClient(agent_socket, engine=engine, layout=layout)
+        self._client = AgentClient(agent_socket, engine=engine, layout=layout, arenas=self._copier)
         parts = (self._client, layout, pages, self._copier)
         self._exporter = Exporter(*parts)
         self._importer = Importer(*parts)

@@ -235,7 +235,7 @@ def test_a_failed_load_is_reported_when_its_copies_are_over(
     events: list[str] = []
 
     class Copier(CpuCopier):
-        def scatter(self, source: torch.Tensor, page: torch.Tensor) -> None:
+        def scatter(self, *_: object) -> None:
             events.append("queued")
 
         def wait_scattered(self) -> None:

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from prfaas.core.errors import EngineError  # noqa: E402
-from prfaas.vllm_plugin.pages import CpuCopier, page_view  # noqa: E402
+from prfaas.vllm_plugin.pages import CpuCopier, Pages, page_view  # noqa: E402
 
 
 def test_a_block_is_a_row_of_bytes() -> None:
@@ -33,7 +34,15 @@ def test_a_page_with_holes_is_refused() -> None:
         page_view("l", torch.zeros(2, 4, 6, dtype=torch.uint8)[:, :, :3], 2)
 
 
-def test_writing_a_page_writes_the_cache() -> None:
-    cache = torch.zeros(2, 3, dtype=torch.int32)
-    CpuCopier().scatter(torch.full((12,), 1, dtype=torch.uint8), page_view("l", cache, 2)[1])
-    assert cache.tolist() == [[0, 0, 0], [0x01010101] * 3]
+def test_pages_go_out_in_the_order_asked_and_come_back() -> None:
+    cache = torch.arange(4 * 6, dtype=torch.uint8).view(4, 6)
+    out = torch.zeros(12, dtype=torch.uint8)
+    pages = Pages.of(page_view("l", cache, 4))
+    CpuCopier().gather(pages.at([3, 1]), out.data_ptr(), 6)
+    assert out.tolist() == [*range(18, 24), *range(6, 12)]
+
+    back = torch.zeros(2, 3, dtype=torch.int32)
+    (target,) = Pages.of(page_view("l", back, 2)).at([1])
+    ones = torch.ones(12, dtype=torch.uint8)
+    CpuCopier().scatter(*(np.array([n]) for n in (ones.data_ptr(), target, 12)))
+    assert back.tolist() == [[0, 0, 0], [0x01010101] * 3]

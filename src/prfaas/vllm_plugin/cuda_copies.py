@@ -1,0 +1,97 @@
+"""Copies between pages in GPU memory and the agent's arena: the GPU's side of `PageCopier`.
+
+Theory of operation. Copies run on two streams of their own, so the model's stream never waits for
+the host. What the model's thread gathers is only noted; `submit` hands all of it to the driver in
+one call, behind one event (what the model's stream has queued so far, which has written these
+pages) and before one event (at which a thread announces the slots). The copy engines do the rest:
+no kernel runs, so nothing is taken from the model.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from prfaas.vllm_plugin.cuda_driver import cuda_driver
+from prfaas.vllm_plugin.pages import Addresses
+from prfaas.vllm_plugin.pinning import ArenaPinner
+
+_Announcements = list[Callable[[], object]]
+
+
+class CudaCopier:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._driver = cuda_driver()
+        self._out = torch.cuda.Stream(device)
+        self._in = torch.cuda.Stream(device)
+        self._pinner = ArenaPinner(device)
+        self._sources: list[int] = []
+        self._targets: list[int] = []
+        self._sizes: list[int] = []
+        self._then: _Announcements = []
+        self._waiting: queue.SimpleQueue[tuple[torch.cuda.Event, _Announcements] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._announce, name="prfaas-copies", daemon=True)
+        self._thread.start()
+
+    def arena_opened(self, arena: memoryview) -> None:
+        self._pinner.pin(arena)
+
+    def arena_unused(self, arena: memoryview) -> None:
+        self._pinner.let_go(arena)
+
+    def gather(self, sources: list[int], target: int, size: int) -> None:
+        count = len(sources)
+        self._sources += sources
+        self._targets += range(target, target + count * size, size)
+        self._sizes += [size] * count
+
+    def when_gathered(self, then: Callable[[], object]) -> None:
+        self._then.append(then)
+
+    def submit(self) -> None:
+        if self._sources:
+            self._out.wait_stream(torch.cuda.current_stream(self._device))
+            targets, sources, sizes = (
+                np.array(noted, dtype=np.int64)
+                for noted in (self._targets, self._sources, self._sizes)
+            )
+            self._targets, self._sources, self._sizes = [], [], []
+            self._driver.copy(targets, sources, sizes, self._out.cuda_stream)
+        if self._then:
+            # The waiting thread sleeps: it may wait for most of a prefill.
+            event = torch.cuda.Event(blocking=True)
+            event.record(self._out)
+            then, self._then = self._then, []
+            self._waiting.put((event, then))
+
+    def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
+        torch.cuda.set_device(self._device)
+        self._driver.copy(targets, sources, sizes, self._in.cuda_stream)
+
+    def wait_scattered(self) -> None:
+        self._in.synchronize()
+
+    def hold_model(self) -> None:
+        torch.cuda.current_stream(self._device).wait_stream(self._out)
+        self._in.wait_stream(self._out)
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join(timeout=5)
+        self._pinner.close()
+
+    def _announce(self) -> None:
+        torch.cuda.set_device(self._device)
+        self._driver.allow_during_capture()
+        while (item := self._waiting.get()) is not None:
+            event, announcements = item
+            event.synchronize()
+            for then in announcements:
+                then()
