@@ -67,7 +67,7 @@ def test_a_taken_port_is_named() -> None:
 
 def test_an_ipv6_address_keeps_its_brackets() -> None:
     text = TEXT.replace("127.0.0.1:0", "[::1]:0")
-    resolved = resolve(_deployment(text), sockets=Path("/tmp/s"), cores=[0])
+    resolved = resolve(_deployment(text), sockets=Path("/tmp/s"))
     address = parse_address(resolved.gateway.listen)
     assert address.host == "::1"
     assert address.port > 0
