@@ -1,4 +1,4 @@
-"""``python -m prfaas.tiny_models.prepare``: what every first start of an engine would do, done once.
+"""``python -m prfaas.tiny_models.prepare``: what a first start of engines would do, done once.
 
 Makes the default model, and has vLLM look at its architecture. vLLM remembers what it found in its
 cache; without that each engine looks in one more process, which imports torch and vLLM once more.
