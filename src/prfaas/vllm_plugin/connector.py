@@ -1,7 +1,7 @@
 """What vLLM loads: ``"kv_connector": "PrfaasConnector"``, ``"kv_connector_module_path":
 "prfaas.vllm_plugin.connector"``.
 
-vLLM makes two of these objects, one beside the scheduler and one in each worker (a single worker may
+vLLM makes two of these objects, one beside the scheduler and one in each worker (a single one may
 share the scheduler's process); each delegates to its half. ``kv_connector_extra_config``:
 
     agent_socket  path of the agent's Unix socket
