@@ -27,12 +27,13 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[cpu,dev]'
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -m prfaas.tiny_models.prepare
 	@touch $(READY)
 
 demo: $(READY)  ## two clusters on this machine, a script of prompts, every answer checked (KEEP=1 serves on)
 	$(BIN)/prfaas demo $(if $(KEEP),--keep)
 
-test: lint test-pure test-engine  ## everything (about 20 minutes on two cores)
+test: lint test-pure test-engine  ## everything (10 to 25 minutes on two cores)
 
 test-fast: $(READY)  ## unit, property and parity tests, under a minute
 	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests

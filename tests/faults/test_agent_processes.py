@@ -202,6 +202,7 @@ def test_sending_agent_killed(site: Site) -> None:
     site.p0.read()
     record = site.west.get(f"/transfers/x?wait_s={WAIT_S}")
     assert record["state"] == "failed"
+    until(lambda: len(site.east.get("/engines")["engines"]) == 1)
     site.free()
 
 

@@ -109,7 +109,8 @@ def test_a_connection_killed_every_200_ms(rig: Rig) -> None:
     state = link.states()[0]
     assert rig.proxy.killed >= 4
     assert state.acknowledged_bytes_total == len(data)
-    assert state.resent_bytes_total <= 0.1 * len(data), state.resent_bytes_total
+    # What a connection has under way when it dies. A slower machine sees more of them die.
+    assert state.resent_bytes_total <= rig.meddler.killed * 2 * MIB, state.resent_bytes_total
 
 
 def test_flipped_bits_are_never_delivered(rig: Rig) -> None:
@@ -291,19 +292,24 @@ def test_two_transfers_share_the_link(rig: Rig) -> None:
 
 
 def test_a_request_overtakes_a_bulk_move(rig: Rig) -> None:
+    """Told by what of the bulk arrives before it, not by the time, which a busy machine stretches
+    for both."""
     link = rig.east(rate_bytes_per_s=25e6)
     bulk = Move(link, "bulk", bytes(64 * MIB), priority=10)
     rig.sink.wait_stored(4 * MIB)
-    took: list[float] = []
+    went_before: list[int] = []
+
+    def arrived() -> int:
+        return sum(n for key, _, n in list(rig.sink.stored_ranges) if key == bulk.key)
 
     def measure() -> bool:
-        started = time.monotonic()
-        request = Move(link, f"request{len(took)}", bytes(256 * 1024), pieces=1)
+        before = arrived()
+        request = Move(link, f"request{len(went_before)}", bytes(256 * 1024), pieces=1)
         assert request.wait() == "complete"
-        took.append(request.ended_at - started)
-        # 10 ms of it is the request's own time on the line.
-        return took[-1] <= 0.06
+        went_before.append(arrived() - before)
+        # 50 ms of the line: what lies in its sockets already, and a round trip.
+        return went_before[-1] <= 1_250_000
 
-    assert held(measure), took
+    assert held(measure), went_before
     assert not bulk.outcome
     bulk.handle.cancel("enough")

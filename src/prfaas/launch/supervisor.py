@@ -27,8 +27,9 @@ from prfaas.launch.run_directory import RunDirectory
 
 _ENGINE_GRACE_S = 20.0
 """A vLLM server needs some seconds to end its workers."""
-_ENGINES_SEEN_S = 15.0
-"""The gateway looks at engines and agents twice a second."""
+_ENGINES_SEEN_S = 30.0
+"""The gateway looks at engines twice a second, at agents once; on a busy machine an answer may take
+it seconds. Only a start with an engine that is not in use waits this long."""
 _PATIENCE_S = 5.0
 """So much later than the engines the gateway should be ready; else it says what it misses."""
 

@@ -71,14 +71,14 @@ class MemorySink:
         """The outcome is the reason, after ``withdrawn:``."""
         self._end(key, f"withdrawn: {reason}")
 
-    def outcome(self, key: TransferKey, timeout_s: float = 20.0) -> str:
+    def outcome(self, key: TransferKey, timeout_s: float = 60.0) -> str:
         """``"complete"`` or why it failed. Raises LinkError when neither comes in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: key in self.outcomes, timeout_s):
                 raise LinkError(f"no outcome of {key} after {timeout_s} s")
             return self.outcomes[key]
 
-    def wait_stored(self, count: int, timeout_s: float = 20.0) -> None:
+    def wait_stored(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait until ``count`` bytes are stored. Raises LinkError."""
         with self._changed:
             enough = self._changed.wait_for(

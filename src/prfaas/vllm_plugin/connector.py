@@ -1,8 +1,8 @@
 """What vLLM loads: ``"kv_connector": "PrfaasConnector"``, ``"kv_connector_module_path":
 "prfaas.vllm_plugin.connector"``.
 
-vLLM makes two of these objects, one in the scheduler's process and one in each worker's; each
-delegates to its half. ``kv_connector_extra_config``:
+vLLM makes two of these objects, one beside the scheduler and one in each worker (a single one may
+share the scheduler's process); each delegates to its half. ``kv_connector_extra_config``:
 
     agent_socket  path of the agent's Unix socket
     engine        this engine's name in the deployment

@@ -33,7 +33,7 @@ async def test_the_process_serves_and_ends_on_sigterm(tmp_path: Path) -> None:
         soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         assert soft == hard > 256
         url = said.split(b"listening on ")[1].strip().decode()
-        async with aiohttp.ClientSession(url) as client, asyncio.timeout(10):
+        async with aiohttp.ClientSession(url) as client, asyncio.timeout(60):
             while (await client.get("/ready")).status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             async with client.post("/v1/completions", json={"prompt": "x" * 80}) as response:
