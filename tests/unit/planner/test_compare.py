@@ -118,7 +118,7 @@ def test_what_costs_nothing_has_no_requests_per_dollar() -> None:
 
 
 def test_what_ifs_move_the_right_way() -> None:
-    relative = {row.change: row.relative for row in what_ifs(PAPER)}
+    relative = {row.change: row.relative for row in what_ifs(PAPER, BY_NAME["prfaas_pd"])}
     assert relative["every line x 2"] == pytest.approx(1)
     assert relative["every line x 0.05"] < 0.9
     assert relative["prefix hit rate 0% to 50%"] > 1.2

@@ -78,9 +78,7 @@ def test_the_zone_of_this_machine_changes_nothing(monkeypatch: pytest.MonkeyPatc
 
 def test_stamps_without_a_zone_are_asked_for_one_where_clocks_may_have_changed() -> None:
     change = ("2024-03-10 01:59:59", "2024-03-10 03:00:00")
-    with pytest.raises(
-        ConfigError, match=r"clocks of some change .*with time_zone"
-    ):
+    with pytest.raises(ConfigError, match=r"clocks of some change .*with time_zone"):
         seconds(*change)
     assert seconds(*change, zone="UTC") == [0, 3601]
     assert seconds(*change, zone="+02:00") == [0, 3601]
