@@ -15,6 +15,7 @@ from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.planner.compare import plan
 from prfaas.planner.scenario import load_scenario
 from prfaas.planner.whatif import break_even, what_ifs
+from prfaas.plots.plan import check_plan_picture, draw_plan
 
 _SILENT_S = 2.0
 """A plan that takes longer says what it is at."""
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", type=Path, help="scenario file, e.g. examples/paper.yaml")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw Lambda over N_p and t to .png or .svg"
+        "--plot", type=Path, metavar="FILE", help="draw Lambda over N_p and t to .png, .svg or .pdf"
     )
     add_trace_options(parser)
 
@@ -33,6 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan the scenario and print it; returns the exit status."""
     scenario = load_scenario(args.scenario, told=told(args))
+    if args.plot is not None:
+        check_plan_picture(scenario, args.plot)  # Better known before the search.
     with progress_after(_SILENT_S, "planning") as on_step:
         result = plan(scenario, on_step=on_step)
         ours = next((d for d in result.deployments if d.name == "prfaas_pd"), None)
@@ -42,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
         homogeneous = next(d for d in result.deployments if d.name == "homogeneous_pd")
         prices = break_even(scenario, ours, homogeneous)
     if args.plot is not None:
-        from prfaas.plots.plan import draw_plan
-
         draw_plan(scenario, args.plot)
     if args.json:
         report: dict[str, Any] = msgspec.to_builtins(result)
