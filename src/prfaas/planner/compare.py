@@ -4,13 +4,12 @@ Theory of operation. The scenario's hardware is planned four ways: PrfaaS-PD as 
 *homogeneous PD*, as many GPUs all of the PD kind; the same *at the same cost*, where prices are
 given; and *naive heterogeneous PD*, every prompt to the PrfaaS cluster and every PD node decoding.
 One PrfaaS cluster, one PD cluster and one line are searched over thresholds and splits; anything
-more is a linear program over routes, with whole nodes found around its elastic solution.
+more is a linear program over routes, with whole nodes searched beside it.
 """
 
 from __future__ import annotations
 
-from itertools import product
-from math import ceil, floor
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,10 +18,11 @@ from prfaas.planner.cost import cost_of
 from prfaas.planner.demand import Expectations, decode_point
 from prfaas.planner.deployments import Deployment, from_fluid, from_split
 from prfaas.planner.fluid import FluidOptimum, fluid_optimum
-from prfaas.planner.routes import Splits, routes_of
+from prfaas.planner.routes import Splits
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.sites import Cluster
 from prfaas.planner.split import Split, TwoClusters
+from prfaas.planner.whole_nodes import whole_nodes
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +36,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def plan(scenario: Scenario) -> Plan:
-    """Plan a scenario. Raises ConfigError where it cannot be served."""
-    deployments = [prfaas_pd(scenario)] if scenario.prfaas else []
+def plan(scenario: Scenario, *, on_step: Callable[[str], None] = lambda _: None) -> Plan:
+    """Plan a scenario; ``on_step`` hears what is computed next.
+
+    Raises ConfigError where the scenario cannot be served.
+    """
+    deployments = []
+    if scenario.prfaas:
+        on_step("PrfaaS-PD")
+        deployments.append(prfaas_pd(scenario))
+    on_step("homogeneous PD")
     deployments.append(_homogeneous(scenario, _same_gpus(scenario), "homogeneous_pd", "same GPUs"))
     same_cost = _same_cost(scenario)
     if same_cost is not None:
@@ -46,7 +53,9 @@ def plan(scenario: Scenario) -> Plan:
             _homogeneous(scenario, same_cost, "homogeneous_pd_same_cost", "same cost")
         )
     if scenario.prfaas:
+        on_step("naive heterogeneous PD")
         deployments.append(_naive(scenario))
+    on_step("the bound")
     return Plan(
         name=scenario.name,
         deployments=deployments,
@@ -77,7 +86,8 @@ def two_clusters(scenario: Scenario) -> TwoClusters:
 def prfaas_pd(scenario: Scenario) -> Deployment:
     """The scenario's own deployment at its best threshold and split."""
     if not scenario.is_two_clusters:
-        optimum, splits = whole_nodes(scenario)
+        splits = whole_nodes(scenario.demand, scenario.clusters, scenario.lines)
+        optimum = _routed(scenario, splits)
         return _from_fluid(scenario, "prfaas_pd", "PrfaaS-PD", optimum, splits)
     model = two_clusters(scenario)
     n_prfaas, n_pd = scenario.prfaas[0].instances, scenario.pd[0].instances
@@ -85,27 +95,8 @@ def prfaas_pd(scenario: Scenario) -> Deployment:
     return _finish(scenario, "prfaas_pd", "PrfaaS-PD", split, other, scenario.clusters)
 
 
-def whole_nodes(scenario: Scenario) -> tuple[FluidOptimum, Splits]:
-    """The best split of every PD cluster into whole nodes, next to the elastic solution."""
-    elastic = elastic_bound(scenario).prefill_nodes
-    choices = []
-    for cluster in scenario.pd:
-        ideal = elastic.get(cluster.name, 0.0)
-        around = {floor(ideal), ceil(ideal)}
-        choices.append(sorted({min(max(n, 0), cluster.instances) for n in around}))
-    best: tuple[FluidOptimum, Splits] | None = None
-    for numbers in product(*choices):
-        splits = {
-            cluster.name: (float(n), float(cluster.instances - n))
-            for cluster, n in zip(scenario.pd, numbers, strict=True)
-        }
-        if not routes_of(scenario.clusters, scenario.lines, splits):
-            continue  # Rounded up everywhere: nobody is left to decode.
-        optimum = fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
-        if best is None or optimum.lambda_max > best[0].lambda_max:
-            best = (optimum, splits)
-    assert best is not None
-    return best
+def _routed(scenario: Scenario, splits: Splits) -> FluidOptimum:
+    return fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
 
 
 def _both(scenario: Scenario) -> tuple[Expectations, Expectations]:
@@ -149,8 +140,7 @@ def _naive(scenario: Scenario) -> Deployment:
     name, title = "naive_heterogeneous_pd", "naive heterogeneous PD"
     if not scenario.is_two_clusters:
         splits = {cluster.name: (0.0, float(cluster.instances)) for cluster in scenario.pd}
-        optimum = fluid_optimum(scenario.demand, scenario.clusters, scenario.lines, splits=splits)
-        return _from_fluid(scenario, name, title, optimum, splits)
+        return _from_fluid(scenario, name, title, _routed(scenario, splits), splits)
     model = two_clusters(scenario)
     n_prfaas, n_d = scenario.prfaas[0].instances, scenario.pd[0].instances
     split, other = (model.at(0.0, n_prfaas, 0, n_d, how) for how in _both(scenario))

@@ -30,7 +30,15 @@ class Resource(msgspec.Struct, frozen=True):
     capacity: float
     """Nodes, or bytes per second of a line."""
     use: dict[int, Function]
-    """By route number: units taken per request of a length."""
+    """By route number: units taken per request of a length. Routes that take the same share one
+    function, which is then evaluated once."""
+
+    def by_function(self) -> list[tuple[Function, list[int]]]:
+        """Each function with the numbers of the routes that take so much."""
+        numbers: dict[Function, list[int]] = {}
+        for number, function in self.use.items():
+            numbers.setdefault(function, []).append(number)
+        return list(numbers.items())
 
 
 Splits = Mapping[str, tuple[float, float]]
@@ -74,43 +82,35 @@ def resources_of(
     """
     found = []
     for cluster in clusters:
-        prefill = {
-            number: cast(Function, cluster.profile.prefill_or_refuse.seconds)
-            for number, route in enumerate(routes)
-            if route.prefill is cluster
-        }
+        seconds = cast(Function, cluster.profile.prefill_or_refuse.seconds)
+        prefill = [n for n, route in enumerate(routes) if route.prefill is cluster]
         if cluster.kind == "prfaas":
-            found.append(Resource(f"{cluster.name} prefill", False, cluster.instances, prefill))
+            found.append(_resource(cluster.prefill_name, cluster.instances, prefill, seconds))
             continue
         point = decode_point(cluster.profile.decode_or_refuse, demand.tokens_per_s)
-        decode = {
-            number: _constant(1 / point.rate(1, demand.output_tokens))
-            for number, route in enumerate(routes)
-            if route.decode is cluster
-        }
+        slot_s = _constant(1 / point.rate(1, demand.output_tokens))
+        decode = [n for n, route in enumerate(routes) if route.decode is cluster]
         if splits is None:
-            found.append(Resource(cluster.name, False, cluster.instances, _added(prefill, decode)))
+            use = dict.fromkeys(prefill, seconds) | dict.fromkeys(decode, slot_s)
+            use |= dict.fromkeys(set(prefill) & set(decode), _sum(seconds, slot_s))
+            found.append(Resource(cluster.name, False, cluster.instances, use))
         else:
             n_p, n_d = splits[cluster.name]
-            found.append(Resource(f"{cluster.name} prefill", False, n_p, prefill))
-            found.append(Resource(f"{cluster.name} decode", False, n_d, decode))
+            found.append(_resource(cluster.prefill_name, n_p, prefill, seconds))
+            found.append(_resource(cluster.decode_name, n_d, decode, slot_s))
+    sent = cast(Function, demand.kv.bytes)
     for line in lines:
-        sent = {
-            number: cast(Function, demand.kv.bytes)
-            for number, route in enumerate(routes)
-            if route.line is line
-        }
-        found.append(Resource(f"line {line.name}", True, line.bytes_per_s, sent))
+        use = {n: sent for n, route in enumerate(routes) if route.line is line}
+        found.append(Resource(f"line {line.name}", True, line.bytes_per_s, use))
     return [resource for resource in found if resource.use]
+
+
+def _resource(name: str, nodes: float, routes: list[int], function: Function) -> Resource:
+    return Resource(name, False, nodes, dict.fromkeys(routes, function))
 
 
 def _constant(value: float) -> Function:
     return lambda tokens: np.full_like(tokens, value)
-
-
-def _added(a: dict[int, Function], b: dict[int, Function]) -> dict[int, Function]:
-    shared = {number: _sum(a[number], b[number]) for number in a.keys() & b.keys()}
-    return {**a, **b, **shared}
 
 
 def _sum(first: Function, second: Function) -> Function:

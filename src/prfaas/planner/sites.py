@@ -21,6 +21,16 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_gpu_hour: float | None = None
 
     @property
+    def prefill_name(self) -> str:
+        """Of the cluster's prefill time, as a resource."""
+        return f"{self.name} prefill"
+
+    @property
+    def decode_name(self) -> str:
+        """Of a PD cluster's decode slots, as a resource."""
+        return f"{self.name} decode"
+
+    @property
     def usd_per_hour(self) -> float | None:
         """Rent of the cluster; None where no price is given."""
         if self.usd_per_gpu_hour is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 import msgspec
@@ -58,11 +59,19 @@ def break_even(scenario: Scenario, ours: Deployment, theirs: Deployment) -> Brea
     )
 
 
-def what_ifs(scenario: Scenario) -> list[WhatIf]:
-    """One change at a time: lines, prefix hits, answers, nodes."""
-    base = prfaas_pd(scenario).lambda_max_req_per_s
+def what_ifs(
+    scenario: Scenario, ours: Deployment, *, on_step: Callable[[str], None] = lambda _: None
+) -> list[WhatIf]:
+    """One change at a time: lines, prefix hits, answers, nodes.
+
+    Args:
+        ours: PrfaaS-PD as `prfaas.planner.compare.plan` found it.
+        on_step: hears each change before it is planned.
+    """
+    base = ours.lambda_max_req_per_s
     found = []
     for change, changed in _changes(scenario):
+        on_step(f"what if: {change}")
         result = prfaas_pd(changed)
         found.append(
             WhatIf(

@@ -12,14 +12,19 @@ from prfaas.planner.scenario import Scenario
 from prfaas.plots.figure import BLUE, GREY, check_picture, legend, new_figure, save_figure
 
 
-def draw_plan(scenario: Scenario, path: Path) -> None:
-    """Draw both panels to ``path``.
+def check_plan_picture(scenario: Scenario, path: Path) -> None:
+    """Return where a plan of the scenario can be drawn to ``path``; asked before a long search.
 
-    Raises ConfigError for several clusters of a kind, and as `check_picture` and `save_figure` do.
+    Raises ConfigError for several clusters of a kind, and as `check_picture` does.
     """
     check_picture(path)
     if not scenario.is_two_clusters:
         raise ConfigError("--plot draws scenarios of one PrfaaS cluster, one PD cluster, one line")
+
+
+def draw_plan(scenario: Scenario, path: Path) -> None:
+    """Draw both panels to ``path``. Raises as `check_plan_picture` and `save_figure` do."""
+    check_plan_picture(scenario, path)
     figure, (left, right) = new_figure(size=(10, 4), columns=2)
     draw_split(left, scenario, "mean-length")
     draw_threshold(right, scenario, "mean-length")

@@ -75,3 +75,13 @@ def test_options_of_traces_are_refused_where_there_is_none(
 ) -> None:
     assert main(["plan", str(EXAMPLE), "--clip", "128K"]) == 2
     assert "clip: the workload is no trace" in capsys.readouterr().err
+
+
+def test_what_cannot_be_drawn_is_said_before_anything_is_planned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sites = EXAMPLE.with_name("two-sites.yaml")
+    assert main(["plan", str(sites), "--plot", str(tmp_path / "p.svg")]) == 2
+    shown = capsys.readouterr()
+    assert "--plot draws scenarios of one PrfaaS cluster" in shown.err
+    assert shown.out == ""

@@ -48,3 +48,18 @@ def test_options_of_traces_are_refused_where_there_is_none(
     scenario = EXAMPLE.with_name("simulate.yaml")
     assert main(["simulate", str(scenario), "--time-zone", "UTC"]) == 2
     assert "time_zone: the workload is no trace; use --trace" in capsys.readouterr().err
+
+
+def test_a_scenario_says_the_same_in_its_file_and_options_win(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace(tmp_path, (0.5, 9000), (1.5, 1000))
+    text = EXAMPLE.read_text()
+    assert "workload:\n" in text
+    said = "workload:\n  trace: {file: t.jsonl, time_unit: s, clip: 8K}\n"
+    (tmp_path / "s.yaml").write_text(text.replace("workload:\n", said))
+    arguments = ["simulate", str(tmp_path / "s.yaml"), "--policy", "earliest", "--json"]
+    assert main(arguments) == 0
+    assert "50.00% of the prompts were longer than 8K tokens" in capsys.readouterr().err
+    assert main([*arguments, "--clip", "16K"]) == 0
+    assert "0.00% of the prompts were longer than 16K tokens" in capsys.readouterr().err

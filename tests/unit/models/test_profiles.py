@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.models.kv_size import KvSize, Window
-from prfaas.models.profiles import built_in_profiles, load_profile, parse_profile
+from prfaas.models.profiles import built_in_profiles, common_kv_size, load_profile, parse_profile
 
 HEAD = "name: a\nhardware: x\nsource: s\nbasis: measured\n"
 H200 = load_profile("paper-1t-h200").prefill_or_refuse
@@ -103,7 +102,11 @@ def test_s_kv_is_the_files_own_or_its_models() -> None:
     assert own.kv_size(kv_dtype="fp8") == own.kv
 
 
-def test_kv_size_grows_until_the_window_is_full() -> None:
-    kv = KvSize(100, 2, (Window(10, 4),))
-    assert kv.bytes(3) == 100 + 6 + 30
-    assert kv.bytes(np.array([3.0, 50.0])).tolist() == [136, 240]
+def test_profiles_share_one_s_kv_or_say_why_not() -> None:
+    paper, other = load_profile("paper-1t-h200"), load_profile("table3-qwen3-235b-h200")
+    silent = parse_profile(HEAD + "gpus: 1\n", source="p.yaml")
+    assert common_kv_size([silent, paper, paper]) == paper.kv
+    with pytest.raises(ConfigError, match="no profile says"):
+        common_kv_size([silent])
+    with pytest.raises(ConfigError, match="the profiles do not agree"):
+        common_kv_size([paper, other])

@@ -7,10 +7,9 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.models.profiles import load_profile
-from prfaas.planner.curves import ThresholdCurves
 from prfaas.planner.demand import Demand, decode_point
 from prfaas.planner.split import TwoClusters
-from prfaas.workload.lengths import EmpiricalLengths, TruncatedLogNormal
+from prfaas.workload.lengths import TruncatedLogNormal
 
 H200, H20 = load_profile("paper-1t-h200"), load_profile("paper-1t-h20-fit")
 DECODE = decode_point(H20.decode_or_refuse, 40)
@@ -86,19 +85,6 @@ def test_a_thin_line_binds_and_is_never_exceeded() -> None:
     assert best.lambda_max < PAPER.best(4, 8, "exact").lambda_max
 
 
-def test_curves_of_observed_lengths_are_plain_averages() -> None:
-    curves = ThresholdCurves(EmpiricalLengths([100, 200, 300, 400]))
-    at = int(np.searchsorted(curves.thresholds, 200))
-    assert curves.thresholds[at] == 200
-    assert curves.p[at] == pytest.approx(0.5)
-    assert curves.above(lambda t: t**2, "exact")[at] == pytest.approx((300**2 + 400**2) / 2)
-    assert curves.above(lambda t: t**2, "mean-length")[at] == pytest.approx(350**2)
-    assert curves.below(lambda t: t, "exact")[at] == pytest.approx(150)
-    assert np.isnan(curves.above(lambda t: t, "exact")[-1])
-
-
-def test_too_few_nodes_and_too_fast_a_promise() -> None:
+def test_too_few_nodes() -> None:
     with pytest.raises(ConfigError, match="at least 2 instances"):
         PAPER.best(4, 1, "exact")
-    with pytest.raises(ConfigError, match="no profiled decode batch keeps 50 tokens/s"):
-        decode_point(H20.decode_or_refuse, 50)

@@ -1,0 +1,57 @@
+"""Progress that begins when somebody would wonder."""
+
+from __future__ import annotations
+
+import threading
+from typing import ClassVar
+
+import pytest
+
+from prfaas.cli import console
+from prfaas.cli.console import progress_after
+
+
+class Timer:
+    """A timer that fires when the test says so."""
+
+    made: ClassVar[list[Timer]] = []
+
+    def __init__(self, seconds: float, function: object) -> None:
+        self.seconds, self.fire, self.daemon = seconds, function, False
+        self.cancelled = False
+        self.made.append(self)
+
+    def start(self) -> None: ...
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.fixture
+def timer(monkeypatch: pytest.MonkeyPatch) -> type[Timer]:
+    monkeypatch.setattr(Timer, "made", [])
+    monkeypatch.setattr(console.threading, "Timer", Timer)
+    return Timer
+
+
+def test_what_is_quick_says_nothing(timer: type[Timer], capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_after(2.0, "planning") as step:
+        step("one")
+    [made] = timer.made
+    assert made.seconds == 2.0
+    assert made.cancelled
+    made.fire()  # type: ignore[operator]
+    assert capsys.readouterr().err == ""
+
+
+def test_after_the_silence_the_step_under_way_and_all_later_ones_are_shown(
+    timer: type[Timer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress_after(2.0, "planning") as step:
+        step("one")
+        step("two")
+        late = threading.Thread(target=timer.made[0].fire)  # type: ignore[arg-type]
+        late.start()
+        late.join()
+        step("three")
+    assert capsys.readouterr().err.splitlines() == ["planning: two ...", "planning: three ..."]

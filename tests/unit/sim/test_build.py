@@ -1,0 +1,89 @@
+"""From a scenario to the world of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.sim.build import build_workload, build_world
+from prfaas.sim.scenario import OutageConfig, RunConfig, Scenario, Split, load_scenario
+from prfaas.sim.world import World
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+SCENARIO = load_scenario(EXAMPLES / "simulate.yaml")
+WORKLOAD = build_workload(SCENARIO, beside=EXAMPLES).first(50)
+
+
+def world(scenario: Scenario = SCENARIO, **instances: Split) -> World:
+    run = RunConfig(name="r", instances=instances)
+    return build_world(scenario, run, WORKLOAD, beside=EXAMPLES)
+
+
+def test_every_instance_is_an_engine_of_its_clusters_role() -> None:
+    found = world()
+    by_pool: dict[tuple[str, str], int] = {}
+    for engine in found.topology.engines:
+        pool = (engine.cluster, engine.role)
+        assert engine.name == f"{engine.cluster}-{engine.role}-{by_pool.get(pool, 0)}"
+        by_pool[pool] = by_pool.get(pool, 0) + 1
+    wanted = {
+        (cluster.name, role): pool.instances
+        for cluster in SCENARIO.clusters
+        for role, pool in (("prefill", cluster.prefill), ("decode", cluster.decode))
+        if pool is not None
+    }
+    assert by_pool == wanted
+    assert [model.name for model in found.engines] == [e.name for e in found.topology.engines]
+
+
+def test_a_run_may_split_the_nodes_otherwise() -> None:
+    pd = next(cluster.name for cluster in SCENARIO.clusters if cluster.kind == "pd")
+    engines = world(**{pd: Split(prefill=1, decode=2)}).topology.engines
+    assert [e.name for e in engines if e.cluster == pd] == [
+        f"{pd}-prefill-0", f"{pd}-decode-0", f"{pd}-decode-1",
+    ]  # fmt: skip
+
+
+def test_a_pool_that_is_not_there_cannot_be_resized() -> None:
+    prfaas = next(cluster.name for cluster in SCENARIO.clusters if cluster.kind == "prfaas")
+    with pytest.raises(ConfigError, match=f"cluster '{prfaas}' has no decode pool to resize"):
+        world(**{prfaas: Split(prefill=1, decode=1)})
+
+
+def test_costs_are_the_profiles() -> None:
+    found = world()
+    first = found.topology.engines[0].name
+    assert found.costs.prefill_s(first, 8192) == pytest.approx(0.72)
+    assert found.costs.kv_bytes(0, 1024) == pytest.approx(172 * 2**20 + 1024 * 17280)
+    assert found.costs.kv_bytes(0, 0) == found.state_bytes == 172 * 2**20
+
+
+def test_a_failure_names_an_engine_and_those_of_one_engine_do_not_overlap() -> None:
+    name = world().topology.engines[0].name
+
+    def failing(*failures: tuple[str, str, str]) -> Scenario:
+        outages = tuple(OutageConfig(engine=e, at=at, duration=for_s) for e, at, for_s in failures)
+        return msgspec.structs.replace(SCENARIO, failures=outages)
+
+    [outage] = world(failing((name, "5 s", "2 s"))).outages
+    assert (outage.engine, outage.at, outage.for_s) == (name, 5.0, 2.0)
+    with pytest.raises(ConfigError, match="no engine 'nobody'; known: "):
+        world(failing(("nobody", "5 s", "2 s")))
+    with pytest.raises(ConfigError, match="write both as one"):
+        world(failing((name, "5 s", "2 s"), (name, "6 s", "2 s")))
+
+
+def test_prompts_beyond_a_profile_are_refused_by_name() -> None:
+    longer = msgspec.structs.replace(WORKLOAD, prompts=[200_000, *WORKLOAD.prompts[1:]])
+    with pytest.raises(ConfigError, match=r"ends at 131072 tokens.*reach 200000.*--clip 131072"):
+        build_world(SCENARIO, RunConfig(name="r"), longer, beside=EXAMPLES)
+
+
+def test_the_same_seed_draws_the_same_workload() -> None:
+    again = build_workload(SCENARIO, beside=EXAMPLES).first(50)
+    assert again == WORKLOAD
+    other = msgspec.structs.replace(SCENARIO, seed=SCENARIO.seed + 1)
+    assert build_workload(other, beside=EXAMPLES).first(50) != WORKLOAD
