@@ -30,11 +30,15 @@ class TransferOffer(msgspec.Struct, frozen=True):
 
     key: TransferKey
     layout_fingerprint: str
+    """Of the sender's KV layout; a receiver with another refuses."""
     from_token: int
     to_token: int
+    """The KV of tokens [from_token, to_token) of the prompt is what moves."""
     total_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     deadline_s: DeadlineS
+    """Seconds from the offer on; after that both ends give the transfer up."""
     priority: int = 0
+    """A lower number goes first."""
 
 
 class OutgoingTransfer(Protocol):
@@ -42,7 +46,10 @@ class OutgoingTransfer(Protocol):
 
     def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
         """Send ``view`` as the bytes at ``flat_offset``. ``on_released`` is called exactly once,
-        when the link needs the memory no longer (acknowledged, cancelled or failed)."""
+        when the link needs the memory no longer (acknowledged, cancelled or failed).
+
+        Ranges of one transfer must not overlap. Raises CallerError for one outside of it.
+        """
 
     def cancel(self, reason: str) -> None:
         """Stop; frees what is queued within one chunk and tells the receiver."""
@@ -91,20 +98,31 @@ class LinkState(msgspec.Struct, frozen=True):
     """One direction of a link as its sender sees it now, every 100 ms (seconds, bytes)."""
 
     peer: str
+    """The agent at the other end."""
     at_s: float
+    """When, in seconds since 1970."""
     connections: int
+    """Open now; 0: the link is down."""
     goodput_bytes_per_s: float
+    """Acknowledged bytes, smoothed over about half a second."""
     limit_bytes_per_s: float | None
+    """What it is paced to; None: as fast as the line goes."""
     utilisation: float
+    """Goodput as a share (0..1) of the limit; without one, of the largest goodput seen lately."""
     rtt_s: float
+    """Median over the connections."""
     min_rtt_s: float
+    """The least of the last minute."""
     retransmits: int
+    """TCP segments sent again since the start."""
     queued_bytes: int
     """Accepted by the peer, and not yet given to a connection."""
     congestion: float
     """Smoothed 0..1: 0 clear, 1 saturated with queues building. Rises before queues build."""
     acknowledged_bytes_total: int
+    """Since the start, each byte once."""
     resent_bytes_total: int
+    """Since the start: payload that was given to a connection again."""
 
 
 class Link(Protocol):

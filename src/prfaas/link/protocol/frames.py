@@ -170,7 +170,7 @@ class Frame(NamedTuple):
 
 
 class FrameReader:
-    """SendingOrder any split of a byte stream into frames; payload goes straight to its place.
+    """Turns any split of a byte stream into frames; payload goes straight to its place.
 
     The driver reads at most ``len(get_buffer())`` bytes into ``get_buffer()`` and says how many
     with ``received``. Never holds more than a header, a body and a small drain buffer.

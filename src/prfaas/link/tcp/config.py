@@ -57,7 +57,7 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 60.0
     """Connections beyond the first are closed after so long without work."""
     peer_grace_s: float = 15.0
-    """ReceivingState transfers of a sender without any connection are given up after this."""
+    """Incoming transfers of a sender without any connection are given up after this."""
     dscp: int = 0
     """Differentiated services code point of the packets (10: AF11 bulk, 0: best effort)."""
     congestion_control: str | None = "bbr"

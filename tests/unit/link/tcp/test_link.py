@@ -90,6 +90,17 @@ def test_moves_bytes_and_counts_them_once(sender: Sender, sink: MemorySink) -> N
     assert sender.link.states()[0].acknowledged_bytes_total == len(data)
 
 
+def test_ipv6_works_like_ipv4(sink: MemorySink) -> None:
+    config = TcpLinkConfig(name="west", security=Plaintext(), listen="[::1]:0")
+    west = TcpLink(config, sink)
+    assert west.address.startswith("[::1]:")
+    sender = Sender(west.address)
+    key, outcome, _ = sender.send("t", b"x" * 1000)
+    assert outcome.wait() == sink.outcome(key) == "complete"
+    sender.link.close()
+    west.close()
+
+
 def test_an_empty_transfer_completes(sender: Sender, sink: MemorySink) -> None:
     key, outcome, _ = sender.send("empty", b"")
     assert outcome.wait() == sink.outcome(key) == "complete"
