@@ -6,10 +6,10 @@ its own on any engine. A model without recurrent layers does so only after a pre
 there the stock engine is asked twice and its second answer counts.
 
 On CPUs without AMX vLLM's MLA cannot be bit-identical, in any layout or length. Its reference
-kernels compute a prompt's attention as one dense product over the whole prompt, so how a position is
+kernels compute a prompt's attention as one dense product over all of it, so how a position is
 rounded depends on the prompt's length. They have neither chunks nor a prefix cache, so no stock
-engine ever goes on from a cached prefix, as a decode engine does after a hand-off. There all engines
-compute in float32: rounding is then thousands of times less than what a lost block does.
+engine ever goes on from a cached prefix, as a decode engine does after a hand-off. All engines
+there compute in float32: rounding is then thousands of times less than what a lost block does.
 
 Where the decode engine keeps blocks that a stock engine computes again (those an answer completed,
 or those before the place where two prompts part, with no state there) the schedules differ. Then a
