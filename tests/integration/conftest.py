@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from string import Template
 
 import msgspec
 import pytest
+import torch
 
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
@@ -18,6 +20,7 @@ from prfaas.testing.measuring import Speed, measure
 from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, call
 
 HERE = Path(__file__).parent
+FLOAT32 = ("--dtype", "float32")
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -81,10 +84,10 @@ class Stacks:
         began = time.monotonic()
         line = self._open.enter_context(LineRelay(free_address())) if kind == "gdn" else None
         # All start side by side: what each waits for leaves the cores to the others.
-        running = self._open.push(
-            RunningDeployment(_deployment(home, line), home / "up", model=f"tiny:{kind}")
-        )
-        plain = self._open.push(PlainEngine(running, home / "plain"))
+        args = FLOAT32 if kind == "mla" and reference_mla() else ()
+        file = _deployment(home, line, args)
+        running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
+        plain = self._open.push(PlainEngine(running, home / "plain", args=args))
         local = None
         if line is not None:
             local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
@@ -102,12 +105,17 @@ class Stacks:
         self._open.close()
 
 
-def _deployment(home: Path, line: LineRelay | None) -> Path:
-    if line is None:
-        return HERE / "pair.yaml"
-    file = home / "offload.yaml"
-    template = Template((HERE / "offload.yaml").read_text())
-    file.write_text(template.substitute(west=line.target, line=line.address))
+def reference_mla() -> bool:
+    """Whether vLLM runs MLA with its reference kernels here: the CPU has no AMX."""
+    return not torch.cpu._is_amx_tile_supported()
+
+
+def _deployment(home: Path, line: LineRelay | None, args: Sequence[str]) -> Path:
+    name = "pair.yaml" if line is None else "offload.yaml"
+    ends = {} if line is None else {"west": line.target, "line": line.address}
+    file = home / name
+    template = Template((HERE / name).read_text())
+    file.write_text(template.substitute(ends, args=json.dumps(args)))
     return file
 
 

@@ -5,9 +5,11 @@ at a time, same chunks, same threads. A hybrid model computes its last, partial 
 its own on any engine. A model without recurrent layers does so only after a prefix cache hit, so
 there the stock engine is asked twice and its second answer counts.
 
-On CPUs without AMX vLLM's MLA is of reference quality: blocks of 16 tokens, no prefix cache, two
-kernels, for prompts and for single tokens, whose logprobs of one prompt differ by up to half a nat.
-No stock engine there goes on from a cached prefix, so no schedule is the same.
+On CPUs without AMX vLLM's MLA cannot be bit-identical, in any layout or length. Its reference
+kernels compute a prompt's attention as one dense product over all of it, so how a position is
+rounded depends on the prompt's length. They have neither chunks nor a prefix cache, so no stock
+engine ever goes on from a cached prefix, as a decode engine does after a hand-off. All engines
+there compute in float32: rounding is then thousands of times less than what a lost block does.
 
 Where the decode engine keeps blocks that a stock engine computes again (those an answer completed,
 or those before the place where two prompts part, with no state there) the schedules differ. Then a
@@ -21,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from prfaas.testing.comparing import assert_same_or_near_tie, complete
+from prfaas.testing.comparing import assert_close, assert_same_or_near_tie, complete
 from prfaas.testing.measuring import prompt
 
 BLOCK, CHUNK = 256, 512
@@ -37,7 +39,8 @@ ROUTES = [
     ("mla", "offload"),
 ]
 """Both ways of a hand-off for one kind of KV cache; for the others the way over the line."""
-REFERENCE_KERNELS_TIE = 1.0
+REFERENCE_MLA_NATS = 1e-3
+"""Log-probabilities by the reference kernels for MLA may differ by this much."""
 
 pytestmark = pytest.mark.engine
 
@@ -69,7 +72,7 @@ def check(
     if not (cached and taken.startswith("direct")):
         assert taken.startswith(route if len(ids) > stack.block_tokens else "direct"), taken
     if reference_kernels(stack):
-        assert_same_or_near_tie(choice, wanted, near_tie=REFERENCE_KERNELS_TIE)
+        assert_close(choice, wanted, within=REFERENCE_MLA_NATS)
     elif same_schedule:
         assert choice["token_ids"] == wanted["token_ids"]
         assert choice["logprobs"]["token_logprobs"] == wanted["logprobs"]["token_logprobs"]

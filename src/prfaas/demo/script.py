@@ -51,6 +51,33 @@ _LOGS = {
         at_once_1=(3028, 90),
         at_once_3=(4028, 60),
     ),
+    7_837: _Logs(
+        hour=(1028, 18),
+        morning=(6000, 36),
+        day=(3000, 90),
+        next_morning=(2000, 36),
+        long_day=(5004, 235),
+        at_once_1=(6038, 60),
+        at_once_3=(7000, 45),
+    ),
+    3_908: _Logs(
+        hour=(1005, 12),
+        morning=(6002, 34),
+        day=(3015, 45),
+        next_morning=(2000, 36),
+        long_day=(5003, 118),
+        at_once_1=(6017, 45),
+        at_once_3=(7007, 36),
+    ),
+    2_121: _Logs(
+        hour=(1005, 10),
+        morning=(6010, 33),
+        day=(3038, 36),
+        next_morning=(2000, 36),
+        long_day=(5001, 60),
+        at_once_1=(6004, 36),
+        at_once_3=(7000, 34),
+    ),
 }
 """By the long prompt's length. Where prompts are shorter, those that are to be offloaded still have
 more than the threshold's 1,024 tokens."""

@@ -41,3 +41,14 @@ def assert_same_or_near_tie(
     if first is not None:
         best, second = sorted(stock["logprobs"]["top_logprobs"][first].values())[::-1][:2]
         assert best - second < near_tie, f"token {first} differs at a margin of {best - second}"
+
+
+def assert_close(ours: dict[str, Any], stock: dict[str, Any], *, within: float) -> None:
+    """Two completion choices have the same tokens, whose log-probabilities differ by at most
+    ``within`` nats."""
+    assert ours["token_ids"] == stock["token_ids"]
+    pairs = zip(
+        ours["logprobs"]["token_logprobs"], stock["logprobs"]["token_logprobs"], strict=True
+    )
+    furthest = max(abs(a - b) for a, b in pairs)
+    assert furthest <= within, f"log-probabilities differ by {furthest}"

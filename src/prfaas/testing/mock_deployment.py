@@ -135,7 +135,7 @@ class MockDeployment:
         await until(lambda: not self.gateway.troubles() and len(self.gateway.fleet.up) == 4)
 
 
-async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
     """Let the loop turn until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110
