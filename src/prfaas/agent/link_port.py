@@ -45,7 +45,7 @@ class LinkMemory:
         self._arena, self._slots, self._slot_bytes = arena, slots, slot_bytes
 
     def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
-        """See `link.api.Reception`. Raises ValueError or IndexError outside the transfer's slots."""
+        """See `link.api`. Raises ValueError or IndexError outside the transfer's slots."""
         extents = flat_extents(self._slots, self._slot_bytes, flat_offset, length)
         return [self._arena[at : at + part] for _, at, part in extents]
 

@@ -70,8 +70,10 @@ class ImportBook:
         return len(self._open)
 
     def open(self, request: OpenImport) -> tuple[Ticket, bool]:
-        """A new caller's ticket, and whether ``request`` must be sent. Raises ValueError if the transfer
-        is open with other bounds."""
+        """A new caller's ticket, and whether ``request`` must be sent.
+
+        Raises ValueError if the transfer is open with other bounds.
+        """
         shared = self._open.get(request.transfer_id)
         is_new = shared is None
         if shared is None:
