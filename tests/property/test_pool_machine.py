@@ -1,150 +1,502 @@
-"""Any order of leases, exports, receptions and imports keeps the pool's bookkeeping true."""
+"""Any interleaving of what engines, link, gateway and time do to a pool.
+
+The machine plays everybody around one `Pool`: engine ranks, the KV link in both directions, the
+driver that carries effects out later than they are given, and an arena with real bytes. It keeps
+its own account of who may touch which slot, from the effects and events alone, and fails where a
+slot gets a second owner, an import a second answer, an export a second end.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prfaas.pool.slots import ArenaFull, Pool, TooLarge
+from prfaas.core.errors import EngineError
+from prfaas.core.extents import Extent
+from prfaas.core.layout import KvLayout
+from prfaas.core.ranges import RangeSet
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.effects import (
+    AbandonReception,
+    AcceptOffer,
+    AnswerImport,
+    AnyEffect,
+    CancelSend,
+    CopySlot,
+    FailImport,
+    ForgetSend,
+    GrantSlots,
+    RefuseOffer,
+    SendSlot,
+    StartSend,
+    StopExport,
+)
+from prfaas.pool.events import (
+    AnyEvent,
+    ConnectionClosed,
+    EngineConnected,
+    EngineDropped,
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ExtentReleased,
+    ImportClosed,
+    ImportOpened,
+    OfferReceived,
+    OfferWithdrawn,
+    RangeStored,
+    ReceptionFailed,
+    SendCompleted,
+    SendFailed,
+    SendProgressed,
+    SlotCopied,
+    SlotFilled,
+    SlotsRequested,
+    SlotsReturned,
+    TimePassed,
+    TransferCancelled,
+    TransferReceived,
+)
+from prfaas.pool.pool import Pool
+from prfaas.testing.mock_engine_rank import mock_layout
 
 SLOT, COUNT, EXPORT = 16, 10, 4
+LAYOUT: KvLayout = mock_layout()
+SIZES = st.sampled_from([1, SLOT, SLOT + 5, 3 * SLOT, 6 * SLOT, 7 * SLOT])
+
+
+def content(transfer_id: str, start: int, length: int) -> bytes:
+    seed = sum(transfer_id.encode()) * 37
+    return bytes((seed + 3 * i) % 251 for i in range(start, start + length))
+
+
+@dataclass
+class Rank:
+    """An engine's connection, as it knows itself."""
+
+    slots: list[int] = field(default_factory=list)
+    exports: dict[str, int] = field(default_factory=dict)
+    """Size by transfer id."""
+    next_flat: dict[str, int] = field(default_factory=dict)
+    unanswered: Counter[str] = field(default_factory=Counter)
+    reading: dict[str, list[tuple[Extent, ...]]] = field(default_factory=dict)
+    dropped: bool = False
+
+
+@dataclass
+class Sending:
+    """A transfer in the link, outwards."""
+
+    total: int
+    added: RangeSet = field(default_factory=RangeSet)
+    over: bool = False
+
+
+@dataclass
+class Receiving:
+    """A transfer in the link, inwards."""
+
+    total: int
+    slots: tuple[int, ...]
+    stored: RangeSet = field(default_factory=RangeSet)
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """A model arena holds real bytes: what an import reads must be what was handed over."""
-
     def __init__(self) -> None:
         super().__init__()
-        self.pool = Pool(slot_bytes=SLOT, slot_count=COUNT, export_slots=EXPORT)
-        self.arena = bytearray(SLOT * COUNT)
-        self.leased: dict[int, set[int]] = {}
-        self.queued: list[int] = []
-        self.local: dict[int, bytes] = {}
-        self.remote: dict[int, bytes] = {}
-        self.reading: list[tuple[int, bytes]] = []
-        self.next_key = 0
+        self.pool = Pool(
+            "here",
+            slot_bytes=SLOT,
+            slot_count=COUNT,
+            export_slots=EXPORT,
+            engines=frozenset({"a", "b", "c"}),
+        )
         self.now = 0.0
+        self.arena = bytearray(SLOT * COUNT)
+        self.todo: deque[AnyEffect] = deque()
+        self.ranks: dict[int, Rank] = {}
+        self.connections = 0
+        self.epoch = 0
+        self.sends: dict[TransferKey, Sending] = {}
+        self.held_by_link: list[ExtentReleased] = []
+        self.receives: dict[TransferKey, Receiving] = {}
+        self.writers: dict[int, object] = {}
+        self.readers: Counter[int] = Counter()
+        self.stops = 0
+        self.begun = 0
+        self.known: dict[str, int] = {}
+        """Size of the latest attempt, by transfer id."""
+        self.names = 0
+        self.prompt = True
+        """Whether effects are carried out at once."""
 
-    @rule(owner=st.integers(1, 3), count=st.integers(1, 6))
-    def lease(self, owner: int, count: int) -> None:
-        slots = self.pool.lease(owner, count)
-        assert len(slots) <= count
-        self.leased.setdefault(owner, set()).update(slots)
+    @initialize(prompt=st.booleans())
+    def begin_with(self, prompt: bool) -> None:
+        self.prompt = prompt
+        self.connect()
+        self.connect()
 
-    @rule(owner=st.integers(1, 3))
-    def connection_ends(self, owner: int) -> None:
-        self.pool.owner_gone(owner)
-        self.leased.pop(owner, None)
+    # the account of who touches what
 
-    @precondition(lambda self: any(self.leased.values()))
-    @rule(data=st.data(), queue=st.booleans())
-    def give_back(self, data: st.DataObject, queue: bool) -> None:
-        owner = data.draw(st.sampled_from([o for o, s in self.leased.items() if s]))
-        slot = self.leased[owner].pop()
-        if queue:
-            self.pool.queue(owner, slot)
-            self.queued.append(slot)
-        else:
-            self.pool.return_slots(owner, [slot])
+    def do(self, event: AnyEvent) -> list[AnyEffect]:
+        effects = self.pool.handle(event, now=self.now)
+        for effect in effects:
+            self.account(effect)
+        busy = bool(self.todo)
+        self.todo.extend(effects)
+        if self.prompt and not busy:
+            self.carry_out_all()
+        return effects
 
-    @precondition(lambda self: self.queued)
+    def name(self, data: st.DataObject) -> str:
+        """A transfer id: a new one, or one that was used before."""
+        if not self.known or data.draw(st.integers(0, 3)):
+            self.names += 1
+            return f"t{self.names}"
+        return data.draw(st.sampled_from(sorted(self.known)))
+
+    def account(self, effect: AnyEffect) -> None:
+        match effect:
+            case GrantSlots(connection, slots):
+                assert slots
+                self.write(slots, connection)
+            case AcceptOffer(key, slots):
+                self.write(slots, key)
+            case SendSlot(_, slot, extents):
+                self.read([slot] * len(extents))
+            case AnswerImport(connection, transfer_id, extents):
+                self.answered(connection, transfer_id)
+                self.ranks[connection].reading.setdefault(transfer_id, []).append(extents)
+                self.read(slots_of(extents))
+            case FailImport(connection, transfer_id, _):
+                self.answered(connection, transfer_id)
+            case CopySlot(_, slot, copies):
+                self.read([slot])
+                for copy in copies:
+                    assert not self.readers[copy.target // SLOT]
+                    assert copy.target // SLOT not in self.writers
+            case StopExport():
+                self.stops += 1
+
+    def write(self, slots: tuple[int, ...], writer: object) -> None:
+        for slot in slots:
+            assert slot not in self.writers, f"{slot}: {self.writers[slot]} and {writer}"
+            assert not self.readers[slot], f"{slot} is read and given to {writer}"
+            self.writers[slot] = writer
+
+    def read(self, slots: list[int]) -> None:
+        for slot in slots:
+            assert slot not in self.writers
+            self.readers[slot] += 1
+
+    def no_writer(self, writer: object) -> None:
+        self.writers = {s: who for s, who in self.writers.items() if who != writer}
+
+    def answered(self, connection: int, transfer_id: str) -> None:
+        rank = self.ranks[connection]
+        assert not rank.dropped
+        assert rank.unanswered[transfer_id] > 0, "an import has two answers"
+        rank.unanswered[transfer_id] -= 1
+
+    def close_reading(self, rank: Rank, transfer_id: str) -> None:
+        for extents in rank.reading.pop(transfer_id, []):
+            self.readers.subtract(slots_of(extents))
+
+    def some_rank(self, data: st.DataObject, *, with_slots: bool = False) -> int | None:
+        numbers = [
+            n for n, r in self.ranks.items() if not r.dropped and (r.slots or not with_slots)
+        ]
+        return data.draw(st.sampled_from(numbers)) if numbers else None
+
+    # engines
+
+    @precondition(lambda self: len(self.ranks) < 2)
     @rule()
-    def acknowledged(self) -> None:
-        self.pool.release(self.queued.pop())
+    def connect(self) -> None:
+        self.connections += 1
+        taken = {entry.engine for entry in self.pool.snapshot().engines}
+        name = next(n for n in "abc" if n not in taken)
+        self.do(EngineConnected(self.connections, name, 1, LAYOUT))
+        self.ranks[self.connections] = Rank()
 
-    @rule(size=st.integers(1, 7 * SLOT), local=st.booleans(), life=st.integers(1, 20))
-    def offer(self, size: int, local: bool, life: int) -> None:
-        key, self.next_key = self.next_key, self.next_key + 1
-        content = bytes((key + i) % 251 for i in range(size))
-        try:
-            self.pool.reserve(key, size, deadline=self.now + life, local=local)
-        except TooLarge:
-            assert size > (COUNT - EXPORT) * SLOT
-        except ArenaFull:
-            assert self.pool.receptions
-        else:
-            (self.local if local else self.remote)[key] = content
+    def close(self, connection: int) -> None:
+        rank = self.ranks.pop(connection)
+        for transfer_id in list(rank.reading):
+            self.close_reading(rank, transfer_id)
+        self.no_writer(connection)
+        self.do(ConnectionClosed(connection))
 
-    @precondition(lambda self: self.local and self.queued)
-    @rule(data=st.data())
-    def hand_over(self, data: st.DataObject) -> None:
-        """A filled slot with one or two ranges, anywhere in it, perhaps handed over before."""
-        key = data.draw(st.sampled_from(sorted(self.local)))
-        content, slot = self.local[key], self.queued.pop()
-        spans = []
+    @rule(data=st.data(), count=st.integers(0, 6))
+    def request_or_return(self, data: st.DataObject, count: int) -> None:
+        connection = self.some_rank(data, with_slots=not count)
+        if connection is not None and count:
+            self.do(SlotsRequested(connection, count))
+        elif connection is not None:
+            slot = self.ranks[connection].slots.pop()
+            del self.writers[slot]
+            self.do(SlotsReturned(connection, (slot,)))
+
+    @rule(data=st.data(), size=SIZES, local=st.booleans(), life=st.integers(1, 60))
+    def begin(self, data: st.DataObject, size: int, local: bool, life: int) -> None:
+        connection = self.some_rank(data)
+        if connection is None:
+            return
+        name, to = self.name(data), "here" if local else "there"
+        before, stops = self.pool.snapshot().exports, self.stops
+        self.do(ExportBegun(connection, name, to, 0, 16, size, float(life)))
+        if self.stops == stops or self.pool.snapshot().exports > before:
+            self.begun += 1
+            self.known[name] = self.ranks[connection].exports[name] = size
+            self.ranks[connection].next_flat[name] = 0
+
+    @precondition(lambda self: any(r.exports for r in self.ranks.values()))
+    @rule(data=st.data(), times=st.integers(1, 14), dense=st.booleans(), end=st.booleans())
+    def fill(self, data: st.DataObject, times: int, dense: bool, end: bool) -> None:
+        """Hand over slots: the next bytes of an export, or any two ranges, perhaps again."""
+        able = sorted(n for n, r in self.ranks.items() if r.exports and not r.dropped)
+        if not able:
+            return
+        connection = data.draw(st.sampled_from(able))
+        rank = self.ranks[connection]
+        name = data.draw(st.sampled_from(sorted(rank.exports)))
+        for _ in range(times):
+            if not rank.slots:
+                self.do(SlotsRequested(connection, 2))
+            if not rank.slots:
+                return
+            if dense and rank.next_flat[name] == rank.exports[name]:
+                break
+            slot = rank.slots.pop()
+            if dense:
+                extents = self.next_extent(rank, name, slot)
+            else:
+                extents = self.any_extents(data, name, slot, rank.exports[name])
+            del self.writers[slot]
+            self.do(SlotFilled(connection, name, slot, extents))
+        if end:
+            self.end_export(connection, name, finish=True)
+
+    def next_extent(self, rank: Rank, name: str, slot: int) -> tuple[Extent, ...]:
+        """Half a slot, so that a local hand-off runs out of slots and is packed."""
+        flat = rank.next_flat[name]
+        most = SLOT if int(name[1:]) % 2 else SLOT // 2
+        length = min(most, rank.exports[name] - flat)
+        rank.next_flat[name] = flat + length
+        at = slot * SLOT
+        self.arena[at : at + length] = content(name, flat, length)
+        return (Extent(flat, at, length),)
+
+    def any_extents(
+        self, data: st.DataObject, name: str, slot: int, total: int
+    ) -> tuple[Extent, ...]:
+        extents = []
         position = data.draw(st.integers(0, SLOT - 1))
         for _ in range(data.draw(st.integers(1, 2))):
-            flat = data.draw(st.integers(0, len(content) - 1))
-            length = data.draw(st.integers(1, SLOT))
-            length = min(length, SLOT - position, len(content) - flat)
+            flat = data.draw(st.integers(0, total - 1))
+            length = min(data.draw(st.integers(1, SLOT)), SLOT - position, total - flat)
             if length > 0:
-                spans.append((slot * SLOT + position, flat, length))
+                at = slot * SLOT + position
+                self.arena[at : at + length] = content(name, flat, length)
+                extents.append(Extent(flat, at, length))
             position += length
-        for at, flat, length in spans:
-            self.arena[at : at + length] = content[flat : flat + length]
-        for source, target, length in self.pool.adopt(key, slot, spans):
-            self.arena[target : target + length] = self.arena[source : source + length]
+        return tuple(extents)
 
-    @precondition(lambda self: self.remote)
+    @precondition(lambda self: any(r.exports for r in self.ranks.values()))
+    @rule(data=st.data(), finish=st.booleans())
+    def ends_early(self, data: st.DataObject, finish: bool) -> None:
+        able = sorted(n for n, r in self.ranks.items() if r.exports and not r.dropped)
+        if able:
+            connection = data.draw(st.sampled_from(able))
+            name = data.draw(st.sampled_from(sorted(self.ranks[connection].exports)))
+            self.end_export(connection, name, finish=finish)
+
+    def end_export(self, connection: int, name: str, *, finish: bool) -> None:
+        del self.ranks[connection].exports[name]
+        if finish:
+            self.do(ExportFinished(connection, name))
+        else:
+            self.do(ExportAborted(connection, name, "aborted"))
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), wrong=st.integers(0, 5))
+    def open_import(self, data: st.DataObject, wrong: int) -> None:
+        connection = self.some_rank(data)
+        if connection is not None:
+            name = data.draw(st.sampled_from([*sorted(self.known), "unheard-of"]))
+            size = self.known.get(name, 1) + (wrong == 0)
+            self.ranks[connection].unanswered[name] += 1
+            self.do(ImportOpened(connection, name, 0, 16, size))
+
+    @rule(data=st.data())
+    def close_import(self, data: st.DataObject) -> None:
+        connection = self.some_rank(data)
+        if connection is not None:
+            rank = self.ranks[connection]
+            name = data.draw(st.sampled_from(sorted({*rank.reading, *rank.unanswered, "t1"})))
+            self.close_reading(rank, name)
+            self.do(ImportClosed(connection, name))
+            assert not rank.unanswered[name]
+
+    @rule(data=st.data(), slot=st.integers(-1, COUNT), start=st.integers(-1, 2 * SLOT))
+    def misbehave(self, data: st.DataObject, slot: int, start: int) -> None:
+        """What it may not say changes nothing."""
+        connection = self.some_rank(data)
+        if connection is None or slot in self.ranks[connection].slots:
+            return
+        granted = {s for e in self.todo if isinstance(e, GrantSlots) for s in e.slots}
+        if slot in granted:
+            return  # it is the engine's already, though it has not heard of it
+        before = self.pool.snapshot()
+        for event in (
+            SlotsReturned(connection, (slot,)),
+            SlotFilled(connection, "t0", slot, (Extent(0, max(0, slot) * SLOT, 1),)),
+            SlotsRequested(connection, 0),
+        ):
+            with pytest.raises(EngineError):
+                self.pool.handle(event, now=self.now)
+        if self.ranks[connection].slots and start != 0:
+            mine = self.ranks[connection].slots[0]
+            extent = Extent(0, mine * SLOT + start, SLOT)
+            with pytest.raises(EngineError):
+                self.pool.handle(SlotFilled(connection, "t0", mine, (extent,)), now=self.now)
+        assert self.pool.snapshot() == before
+
+    # the link, inwards
+
+    @rule(data=st.data(), size=SIZES, life=st.integers(1, 60))
+    def offer(self, data: st.DataObject, size: int, life: int) -> None:
+        name = self.name(data)
+        self.epoch += 1
+        key = TransferKey(name, 0, 1_000_000 + self.epoch)
+        offer = TransferOffer(key, LAYOUT.fingerprint(), 0, 16, size, float(life))
+        effects = self.do(OfferReceived("there", offer))
+        answers = [e for e in effects if isinstance(e, AcceptOffer | RefuseOffer)]
+        (answer,) = answers
+        if isinstance(answer, AcceptOffer):
+            assert len(answer.slots) * SLOT >= size
+            self.receives[key] = Receiving(size, answer.slots)
+            self.known[name] = size
+
+    @precondition(lambda self: self.receives)
     @rule(data=st.data())
     def arrives(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.remote)))
-        content, reception = self.remote[key], self.pool.receptions[key]
-        flat = data.draw(st.integers(0, len(content) - 1))
-        length = data.draw(st.integers(1, len(content) - flat))
-        position = flat
-        for at, part in reception.locate(flat, length):
-            self.arena[at : at + part] = content[position : position + part]
-            position += part
-        reception.stored.add(flat, flat + length)
+        key = data.draw(st.sampled_from(sorted(self.receives)))
+        flat = data.draw(st.integers(0, self.receives[key].total - 1))
+        self.store(key, flat, data.draw(st.integers(flat + 1, self.receives[key].total)))
 
-    @precondition(lambda self: self.remote)
+    @precondition(lambda self: self.receives)
+    @rule(data=st.data(), fail=st.booleans())
+    def link_lets_go(self, data: st.DataObject, fail: bool) -> None:
+        key = data.draw(st.sampled_from(sorted(self.receives)))
+        if not fail:
+            self.store(key, 0, self.receives[key].total)
+        if key in self.receives:  # it may have been abandoned meanwhile
+            self.let_go(key, fail)
+
+    def store(self, key: TransferKey, start: int, end: int) -> None:
+        """The link writes what it lacks of [start, end)."""
+        receiving = self.receives[key]
+        for first, last in receiving.stored.add(start, end):
+            for position in range(first, last):
+                slot = receiving.slots[position // SLOT]
+                assert self.writers[slot] == key
+                byte = content(key.transfer_id, position, 1)[0]
+                self.arena[slot * SLOT + position % SLOT] = byte
+            self.do(RangeStored(key, first, last - first))
+
+    def let_go(self, key: TransferKey, fail: bool) -> None:
+        del self.receives[key]
+        self.no_writer(key)
+        self.do(ReceptionFailed(key, "line lost") if fail else TransferReceived(key))
+
+    # the link, outwards
+
+    @precondition(lambda self: self.held_by_link)
     @rule(data=st.data())
-    def link_lets_go(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.remote)))
-        reception = self.pool.receptions[key]
-        reception.written_by_link = False
-        content = self.remote.pop(key)
-        if reception.complete:
-            self.local[key] = content
-        else:
-            self.pool.drop(key, "failed")
-        self.pool.reclaim(key)
-        if key not in self.pool.receptions:
-            self.local.pop(key, None)
+    def release(self, data: st.DataObject) -> None:
+        self.release_one(data.draw(st.integers(0, len(self.held_by_link) - 1)))
 
-    @precondition(lambda self: any(self.pool.receptions[k].complete for k in self.local))
-    @rule(data=st.data())
-    def open_import(self, data: st.DataObject) -> None:
-        keys = [k for k in sorted(self.local) if self.pool.receptions[k].complete]
-        key = data.draw(st.sampled_from(keys))
-        self.pool.receptions[key].readers += 1
-        self.reading.append((key, self.local[key]))
+    def release_one(self, which: int) -> None:
+        event = self.held_by_link.pop(which)
+        self.readers[event.slot] -= 1
+        self.do(event)
 
-    @precondition(lambda self: self.reading)
-    @rule()
-    def close_import(self) -> None:
-        key, _ = self.reading.pop()
-        self.pool.receptions[key].readers -= 1
-        self.pool.reclaim(key)
+    @precondition(lambda self: any(not s.over for s in self.sends.values()))
+    @rule(data=st.data(), fail=st.booleans())
+    def send_ends(self, data: st.DataObject, fail: bool) -> None:
+        key = data.draw(st.sampled_from(sorted(k for k, s in self.sends.items() if not s.over)))
+        sending = self.sends[key]
+        if not fail and sending.added.total < sending.total:
+            self.do(SendProgressed(key, sending.added.total))
+            return
+        sending.over = True
+        self.do(SendFailed(key, "line lost") if fail else SendCompleted(key))
 
-    @rule(data=st.data())
-    def drop(self, data: st.DataObject) -> None:
-        keys = sorted({**self.local, **self.remote})
-        if keys:
-            self._drop(data.draw(st.sampled_from(keys)))
+    # gateway, time, driver
 
-    @rule(passed=st.integers(1, 30))
-    def time_passes(self, passed: int) -> None:
+    @rule(data=st.data(), what=st.sampled_from(["close", "drop", "cancel", "withdraw", "prompt"]))
+    def trouble(self, data: st.DataObject, what: str) -> None:
+        connection = self.some_rank(data)
+        if what == "close" and self.ranks:
+            self.close(data.draw(st.sampled_from(sorted(self.ranks))))
+        elif what == "drop" and connection is not None:
+            self.ranks[connection].dropped = True
+            self.do(EngineDropped(connection))
+        elif what == "cancel":
+            self.do(TransferCancelled(self.name(data)))
+        elif what == "withdraw":
+            self.epoch += 1
+            key = TransferKey(self.name(data), 0, 1_000_000 + self.epoch)
+            self.do(OfferWithdrawn(key, "given up"))
+        elif what == "prompt":
+            self.prompt = not self.prompt
+
+    @rule(passed=st.sampled_from([0.0, 0.5, 2.5, 20.0]))
+    def time_passes(self, passed: float) -> None:
         self.now += passed
-        for key in self.pool.expired(now=self.now):
-            assert isinstance(key, int)
-            self._drop(key)
+        self.do(TimePassed())
 
-    def _drop(self, key: int) -> None:
-        self.pool.drop(key, "dropped")
-        self.local.pop(key, None)
+    @precondition(lambda self: self.todo)
+    @rule(count=st.integers(1, 10))
+    def carry_out(self, count: int) -> None:
+        for _ in range(min(count, len(self.todo))):
+            self.carry_out_one(self.todo.popleft())
+
+    def carry_out_all(self) -> None:
+        while self.todo:
+            self.carry_out_one(self.todo[0])
+            self.todo.popleft()
+
+    def carry_out_one(self, effect: AnyEffect) -> None:
+        match effect:
+            case GrantSlots(connection, slots) if connection in self.ranks:
+                self.ranks[connection].slots.extend(slots)
+            case StartSend(_, offer):
+                self.sends[offer.key] = Sending(offer.total_bytes)
+            case SendSlot(key, slot, extents):
+                for extent in extents:
+                    new = self.sends[key].added.add(extent.flat_offset, extent.flat_end)
+                    assert new == [(extent.flat_offset, extent.flat_end)], "sent twice"
+                    self.held_by_link.append(ExtentReleased(key, slot))
+            case CancelSend(key, reason) if not self.sends[key].over:
+                self.sends[key].over = True
+                self.do(SendFailed(key, reason))
+            case ForgetSend(key):
+                assert self.sends[key].over
+            case AbandonReception(key, reason) if key in self.receives:
+                self.let_go(key, True)
+            case CopySlot(key, slot, copies):
+                for source, target, length in copies:
+                    self.arena[target : target + length] = self.arena[source : source + length]
+                self.readers[slot] -= 1
+                self.do(SlotCopied(key, slot))
+
+    # what must always hold
 
     @invariant()
     def integrity(self) -> None:
@@ -152,25 +504,53 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def readers_see_what_was_handed_over(self) -> None:
-        for key, content in self.reading:
-            position = 0
-            for at, flat, length in self.pool.receptions[key].spans():
-                assert flat == position
-                assert self.arena[at : at + length] == content[flat : flat + length]
-                position += length
-            assert position == len(content)
+        for rank in self.ranks.values():
+            for transfer_id, every in rank.reading.items():
+                for extents in every:
+                    position = 0
+                    for flat, at, length in extents:
+                        assert flat == position
+                        found = bytes(self.arena[at : at + length])
+                        assert found == content(transfer_id, flat, length)
+                        position += length
 
     def teardown(self) -> None:
-        """When every party has let go, every slot is free again."""
-        for slot in self.queued:
-            self.pool.release(slot)
-        for owner in self.leased:
-            self.pool.owner_gone(owner)
-        for key, reception in list(self.pool.receptions.items()):
-            reception.readers, reception.written_by_link = 0, False
-            self.pool.drop(key, "over")
-        assert self.pool.counts().free == COUNT
+        """When every party has let go, every question is answered and every slot free."""
+        self.carry_out_all()
+        for key in list(self.receives):
+            self.let_go(key, True)
+        for key, sending in self.sends.items():
+            if not sending.over:
+                sending.over = True
+                self.do(SendFailed(key, "the end"))
+        while self.held_by_link:
+            self.release_one(0)
+        self.now += 1000.0
+        for name in self.known:
+            self.do(TransferCancelled(name))
+        self.do(TimePassed())
+        self.carry_out_all()
+        for rank in self.ranks.values():
+            assert rank.dropped or not rank.unanswered.total(), "an import has no answer"
+        for connection in list(self.ranks):
+            self.close(connection)
+        self.carry_out_all()
+        self.pool.check_integrity()
+        snapshot = self.pool.snapshot()
+        assert snapshot.slots.free == COUNT
+        assert snapshot.exports == snapshot.receptions == snapshot.imports == 0
+        ends = snapshot.counters.exports_complete + snapshot.counters.exports_failed
+        assert ends == self.begun, "exactly one end per export"
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+def slots_of(extents: tuple[Extent, ...]) -> list[int]:
+    """Every slot that any byte of the extents lies in."""
+    return [
+        slot
+        for _, at, length in extents
+        for slot in range(at // SLOT, (at + length - 1) // SLOT + 1)
+    ]
+
+
+PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestPool = PoolMachine.TestCase

@@ -7,28 +7,40 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from prfaas.agent import exports as exports_module
 from prfaas.agent.arena import Arena
-from prfaas.agent.exports import Exports
-from prfaas.agent.imports import UNKNOWN_WAIT_S, Imports
-from prfaas.agent.leases import Leases
-from prfaas.agent.receptions import Receptions
-from prfaas.agent.registry import EngineRegistry
-from prfaas.agent.state import AgentState
-from prfaas.agent.table import KEEP_S
-from prfaas.core.errors import PeerError
+from prfaas.agent.driver import PoolDriver
+from prfaas.agent.link_port import LinkPort
+from prfaas.core.errors import EngineError
+from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
-from prfaas.engine_socket.messages import (
-    AgentMessage,
-    BeginExport,
-    ExportSlot,
-    ExportStopped,
-    ImportFailed,
-    ImportReady,
-    OpenImport,
-    Piece,
+from prfaas.pool.books import PoolSnapshot
+from prfaas.pool.effects import (
+    AnnounceTransfer,
+    AnswerImport,
+    AnyEffect,
+    FailImport,
+    GrantSlots,
+    StopExport,
 )
-from prfaas.pool.slots import Pool
+from prfaas.pool.events import (
+    AnyEvent,
+    ConnectionClosed,
+    EngineConnected,
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ImportClosed,
+    ImportOpened,
+    SlotFilled,
+    SlotsRequested,
+    SlotsReturned,
+    TimePassed,
+    TransferCancelled,
+)
+from prfaas.pool.imports import UNKNOWN_WAIT_S
+from prfaas.pool.pool import Pool
+from prfaas.pool.records import KEEP_S
+from prfaas.pool.stalls import PATIENCE, STALL_S
 from prfaas.testing.memory_link import MemoryNetwork
 
 SLOT, COUNT, EXPORT = 4096, 16, 6
@@ -43,43 +55,63 @@ def layout(dtype: str = "bfloat16") -> KvLayout:
 
 
 class Side:
-    """One agent's parts, and what it told its engines."""
+    """One agent without its sockets, and what it told its engines."""
 
     def __init__(self, name: str, network: MemoryNetwork) -> None:
         self.posted: deque[Callable[[], None]] = deque()
         self.now = 0.0
-        self.state = AgentState(
-            name=name,
-            arena=Arena(name, SLOT * COUNT),
-            pool=Pool(slot_bytes=SLOT, slot_count=COUNT, export_slots=EXPORT),
-            registry=EngineRegistry(frozenset({"a", "b"})),
+        self.arena = Arena(name, SLOT * COUNT)
+        pool = Pool(
+            name,
+            slot_bytes=SLOT,
+            slot_count=COUNT,
+            export_slots=EXPORT,
+            engines=frozenset({"a", "b"}),
+        )
+        self.driver = PoolDriver(
+            pool,
             post=self.posted.append,
+            copy=self.arena.copy,
             monotonic=lambda: self.now,
             unix_time=lambda: 1000.0 + self.now,
         )
-        self.receptions = Receptions(self.state)
-        self.link = network.link(name, self.receptions)
-        self.receptions.abandoned.append(self.link.abandon)
-        self.leases = Leases(self.state)
-        self.exports = Exports(self.state, self.receptions, self.leases, self.link)
-        self.imports = Imports(self.state, self.receptions)
-        self.entry = self.state.registry.register(ENGINE, "a", 10, layout())
-        self.state.registry.register(READER, "b", 11, layout())
-        self.told: list[AgentMessage] = []
-        self.slots: list[int] = []
+        self.port = LinkPort(self.driver, self.arena.view, SLOT)
+        self.port.connect(network.link(name, self.port))
+        self.told: list[AnyEffect] = []
+        self.granted: dict[int, list[int]] = {ENGINE: [], READER: []}
+        for kind in (StopExport, AnswerImport, FailImport):
+            self.driver.carry_out(kind, self.told.append)
+        self.driver.carry_out(GrantSlots, lambda e: self.granted[e.connection].extend(e.slots))
+        self.driver.carry_out(AnnounceTransfer, lambda _: None)
+        self.connect("bfloat16")
+
+    def connect(self, dtype: str) -> None:
+        self.say(EngineConnected(ENGINE, "a", 10, layout(dtype)))
+        self.say(EngineConnected(READER, "b", 11, layout(dtype)))
+
+    def say(self, event: AnyEvent) -> None:
+        self.driver.handle(event)
+        self.run()
 
     def run(self) -> None:
         while self.posted:
             self.posted.popleft()()
 
+    @property
+    def pool(self) -> PoolSnapshot:
+        return self.driver.snapshot()
+
     def begin(self, transfer_id: str, size: int, to: str, deadline_s: float = 60.0) -> None:
-        message = BeginExport(transfer_id, to, 0, 16, size, deadline_s)
-        self.exports.begin(ENGINE, self.entry, message, self.told.append)
-        self.run()
+        self.say(ExportBegun(ENGINE, transfer_id, to, 0, 16, size, deadline_s))
+
+    def finish(self, transfer_id: str) -> None:
+        self.port.report_progress(transfer_id)
+        self.say(ExportFinished(ENGINE, transfer_id))
 
     def lease(self, count: int = 1, connection: int = ENGINE) -> list[int]:
-        granted: list[int] = []
-        self.leases.lease(connection, count, granted.extend)
+        """What is granted, now or later."""
+        granted = self.granted[connection] = []
+        self.say(SlotsRequested(connection, count))
         return granted
 
     def fill(self, transfer_id: str, content: bytes, flat: int = 0, at: int = 0) -> int:
@@ -87,10 +119,8 @@ class Side:
         (slot,) = self.lease()
         part = content[flat : flat + SLOT - at]
         offset = slot * SLOT + at
-        self.state.arena.view[offset : offset + len(part)] = part
-        message = ExportSlot(transfer_id, slot, (Piece(offset, flat, len(part)),))
-        self.exports.slot(ENGINE, 0, message)
-        self.run()
+        self.arena.view[offset : offset + len(part)] = part
+        self.say(SlotFilled(ENGINE, transfer_id, slot, (Extent(flat, offset, len(part)),)))
         return len(part)
 
     def fill_all(self, transfer_id: str, content: bytes, at: int = 0) -> None:
@@ -99,26 +129,27 @@ class Side:
             flat += self.fill(transfer_id, content, flat, at)
 
     def open(self, transfer_id: str, size: int, **other: int) -> None:
-        request = OpenImport(transfer_id, other.get("from_token", 0), 16, size)
-        self.imports.open(READER, self.entry, request, self.told.append)
-        self.run()
+        self.say(ImportOpened(READER, transfer_id, other.get("from_token", 0), 16, size))
+
+    def close(self, transfer_id: str) -> None:
+        self.say(ImportClosed(READER, transfer_id))
+
+    def cancel(self, transfer_id: str) -> None:
+        self.say(TransferCancelled(transfer_id))
 
     def read(self) -> bytes:
-        ready = [message for message in self.told if isinstance(message, ImportReady)][-1]
-        view = self.state.arena.view
-        return b"".join(view[p.arena_offset : p.arena_offset + p.length] for p in ready.pieces)
+        ready = [effect for effect in self.told if isinstance(effect, AnswerImport)][-1]
+        return b"".join(self.arena.view[e.arena_offset : e.arena_end] for e in ready.extents)
 
     def expire(self, now: float) -> None:
         self.now = now
-        self.receptions.expire(now)
-        self.exports.expire(now)
-        self.imports.expire(now)
-        self.run()
+        self.port.report_progress()
+        self.say(TimePassed())
 
     def check_free(self) -> None:
         self.run()
-        self.state.pool.check_integrity()
-        assert self.state.pool.counts().free == COUNT, self.state.pool.counts()
+        self.driver.check_integrity()
+        assert self.pool.slots.free == COUNT, self.pool
 
 
 class Pair:
@@ -138,8 +169,8 @@ def pair() -> Iterator[Pair]:
     yield pair
     for side in (pair.east, pair.west):
         side.run()
-        side.state.pool.check_integrity()
-        side.state.arena.close()
+        side.driver.check_integrity()
+        side.arena.close()
 
 
 def content(size: int) -> bytes:
@@ -147,7 +178,8 @@ def content(size: int) -> bytes:
 
 
 def view(side: Side, transfer_id: str):  # type: ignore[no-untyped-def]
-    return side.state.table.view(transfer_id, ranks=1)
+    side.port.report_progress(transfer_id)
+    return side.driver.transfer(transfer_id, ranks=1)
 
 
 def test_remote_hand_off(pair: Pair) -> None:
@@ -156,7 +188,7 @@ def test_remote_hand_off(pair: Pair) -> None:
     pair.east.fill_all("x", data)
     pair.pump(2)
     assert view(pair.west, "x")[0].state == "receiving"
-    pair.east.exports.finish(ENGINE, 0, "x")
+    pair.east.finish("x")
     pair.pump()
     sent = view(pair.east, "x")[0].sent
     assert sent.state == "complete"
@@ -166,9 +198,9 @@ def test_remote_hand_off(pair: Pair) -> None:
     pair.west.open("x", len(data))
     assert pair.west.read() == data
     assert view(pair.west, "x") == (view(pair.west, "x")[0], True)
-    pair.west.receptions.drop("x", "cancelled")
-    assert pair.west.state.pool.counts().held == 4, "an import has the pieces open"
-    pair.west.imports.close(READER, "x")
+    pair.west.cancel("x")
+    assert pair.west.pool.slots.held == 4, "an import has the pieces open"
+    pair.west.close("x")
     pair.west.check_free()
 
 
@@ -180,14 +212,14 @@ def test_local_hand_off(pair: Pair, at: int) -> None:
     pair.west.open("x", len(data))
     pair.west.fill_all("x", data, at=at)
     assert pair.west.read() == data
-    assert pair.west.state.pool.counts().held == 4
-    pair.west.exports.finish(ENGINE, 0, "x")
+    assert pair.west.pool.slots.held == 4
+    pair.west.finish("x")
     found, over = view(pair.west, "x")
     assert over
     assert found.state == found.sent.state == "complete"
     assert found.sent.bytes_acknowledged == found.bytes_stored == len(data)
-    pair.west.imports.close(READER, "x")
-    pair.west.receptions.drop("x", "cancelled")
+    pair.west.close("x")
+    pair.west.cancel("x")
     pair.west.check_free()
 
 
@@ -200,9 +232,9 @@ def test_bytes_handed_over_twice_count_once(pair: Pair) -> None:
     pair.east.fill("x", data, flat=SLOT // 2)
     pair.east.fill("x", data, flat=SLOT)
     pair.pump()
-    pair.east.exports.finish(ENGINE, 0, "x")
+    pair.east.finish("x")
     assert view(pair.east, "x")[0].sent.state == "complete"
-    assert pair.west.state.counters.received_bytes == len(data)
+    assert pair.west.pool.counters.received_bytes == len(data)
     pair.east.check_free()
 
 
@@ -212,10 +244,10 @@ def test_local_hand_offs_wait_for_memory_in_order(pair: Pair) -> None:
     pair.west.begin("two", len(small), "west")
     pair.west.fill_all("two", small)
     pair.west.fill_all("one", large)
-    pair.west.exports.finish(ENGINE, 0, "one")
+    pair.west.finish("one")
     assert view(pair.west, "two")[0].state == "unknown"
     pair.west.open("two", len(small))
-    pair.west.receptions.drop("one", "cancelled")
+    pair.west.cancel("one")
     pair.west.run()
     assert pair.west.read() == small
 
@@ -228,7 +260,7 @@ def test_remote_offer_is_retried_until_there_is_room(pair: Pair) -> None:
     pair.east.fill_all("two", small)
     pair.pump()
     assert view(pair.west, "two")[0].state == "unknown"
-    pair.east.exports.cancel("one")
+    pair.east.cancel("one")
     pair.pump()
     assert view(pair.west, "two")[0].state == "complete"
     assert view(pair.west, "one")[0].state == "failed"
@@ -239,12 +271,12 @@ def test_a_sender_is_told_that_its_transfer_is_wanted_no_more(pair: Pair) -> Non
     pair.east.begin("x", len(data), "west")
     pair.east.fill_all("x", data)
     pair.pump(1)
-    pair.west.receptions.drop("x", "client left")
+    pair.west.cancel("x")
     pair.west.run()
     pair.east.run()
-    assert view(pair.east, "x")[0].sent.reason == "client left"
+    assert view(pair.east, "x")[0].sent.reason == "cancelled"
     assert pair.network.pump() == 0
-    pair.east.exports.finish(ENGINE, 0, "x")
+    pair.east.finish("x")
     pair.east.check_free()
     pair.west.check_free()
 
@@ -254,7 +286,7 @@ def test_a_transfer_given_up_before_there_was_room_is_failed(pair: Pair) -> None
     pair.pump()
     pair.east.begin("two", 3 * SLOT, "west")
     pair.pump()
-    pair.east.exports.cancel("two")
+    pair.east.cancel("two")
     pair.pump()
     found, over = view(pair.west, "two")
     assert (found.state, over) == ("failed", True)
@@ -265,14 +297,14 @@ def test_too_large_is_refused_for_good(pair: Pair) -> None:
         pair.east.begin("big-" + destination, 11 * SLOT, destination)
         pair.pump()
         stopped = pair.east.told[-1]
-        assert isinstance(stopped, ExportStopped)
+        assert isinstance(stopped, StopExport)
         assert "at most 10 are for receptions" in stopped.reason
 
 
 def test_other_layout_is_refused(pair: Pair) -> None:
-    pair.west.state.registry.remove(ENGINE)
-    pair.west.state.registry.remove(READER)
-    pair.west.state.registry.register(ENGINE, "a", 1, layout("float16"))
+    pair.west.say(ConnectionClosed(ENGINE))
+    pair.west.say(ConnectionClosed(READER))
+    pair.west.connect("float16")
     pair.east.begin("x", SLOT, "west")
     pair.pump()
     assert "layout" in pair.east.told[-1].reason  # type: ignore[union-attr]
@@ -284,7 +316,7 @@ def test_export_that_its_engine_leaves_incomplete_fails_everywhere(pair: Pair) -
         pair.east.begin(transfer_id, len(data), destination)
         pair.east.fill(transfer_id, data)
         pair.pump()
-        pair.east.exports.finish(ENGINE, 0, transfer_id)
+        pair.east.finish(transfer_id)
         pair.pump()
         assert "4096 bytes missing" in view(pair.east, transfer_id)[0].sent.reason
     assert "4096 bytes missing" in view(pair.west, "r")[0].reason
@@ -299,8 +331,7 @@ def test_engine_dies_mid_export(pair: Pair, destination: str) -> None:
     pair.east.fill("x", data)
     pair.east.lease(3)
     pair.pump(1)
-    for part in (pair.east.exports, pair.east.imports, pair.east.leases):
-        part.connection_gone(ENGINE)
+    pair.east.say(ConnectionClosed(ENGINE))
     pair.pump()
     pair.east.check_free()
     pair.west.check_free()
@@ -315,22 +346,22 @@ def test_what_is_complete_stays_so(pair: Pair, destination: str) -> None:
         pair.east.begin(transfer_id, len(data), destination)
         pair.east.fill(transfer_id, data)
     pair.pump()
-    pair.east.exports.abort(ENGINE, 0, "aborted", "client left")
-    pair.east.exports.connection_gone(ENGINE)
+    pair.east.say(ExportAborted(ENGINE, "aborted", "client left"))
+    pair.east.say(ConnectionClosed(ENGINE))
     receiver = pair.east if destination == "east" else pair.west
     for transfer_id in ("aborted", "orphaned"):
         receiver.open(transfer_id, len(data))
         assert receiver.read() == data
-    assert len(pair.east.exports) == 0
+    assert pair.east.pool.exports == 0
 
 
 def test_an_engine_that_never_ends_its_export_is_forgotten(pair: Pair) -> None:
     pair.east.begin("x", SLOT, "west")
-    pair.east.exports.cancel("x")
+    pair.east.cancel("x")
     pair.east.run()
-    assert len(pair.east.exports) == 1
+    assert pair.east.pool.exports == 1
     pair.east.expire(60.0)
-    assert len(pair.east.exports) == 0
+    assert pair.east.pool.exports == 0
 
 
 def test_engine_dies_mid_import(pair: Pair) -> None:
@@ -339,10 +370,10 @@ def test_engine_dies_mid_import(pair: Pair) -> None:
     pair.west.fill("x", data)
     pair.west.open("x", len(data))
     pair.west.open("other", 5)
-    pair.west.receptions.drop("x", "cancelled")
-    pair.west.imports.connection_gone(READER)
+    pair.west.cancel("x")
+    pair.west.say(ConnectionClosed(READER))
     pair.west.check_free()
-    assert pair.west.imports.open_count == 0
+    assert pair.west.pool.imports == 0
 
 
 def test_deadline_frees_what_nobody_reads(pair: Pair) -> None:
@@ -355,10 +386,10 @@ def test_deadline_frees_what_nobody_reads(pair: Pair) -> None:
     pair.west.begin("half", 2 * len(data), "west", deadline_s=5)
     pair.west.fill("half", data)
     pair.west.expire(5.0)
-    assert pair.west.state.pool.counts().held == 1
+    assert pair.west.pool.slots.held == 1
     assert pair.west.read() == data
     assert view(pair.west, "half")[0].reason == "deadline passed"
-    pair.west.imports.close(READER, "read")
+    pair.west.close("read")
     pair.west.check_free()
 
 
@@ -372,9 +403,9 @@ def test_stall_ends_with_the_export_that_nobody_takes(pair: Pair) -> None:
     pair.pump()
     granted = pair.east.lease()
     assert not granted
-    pair.east.expire(exports_module.STALL_S)
+    pair.east.expire(STALL_S)
     assert "memory ran out" in view(pair.east, "x")[0].sent.reason
-    assert isinstance(pair.east.told[-1], ExportStopped)
+    assert isinstance(pair.east.told[-1], StopExport)
     assert len(granted) == 1
 
 
@@ -386,7 +417,7 @@ def test_a_slow_line_is_no_stall_for_a_while(pair: Pair) -> None:
         pair.east.fill("x", data, flat)
     pair.pump(1)
     granted = pair.east.lease()
-    late = exports_module.PATIENCE * exports_module.STALL_S
+    late = PATIENCE * STALL_S
     pair.east.expire(late - 0.1)
     assert view(pair.east, "x")[0].sent.state == "sending"
     pair.east.expire(late)
@@ -404,10 +435,10 @@ def test_a_long_transfer_is_remembered_from_its_end_on(pair: Pair, complete: boo
     if complete:
         pair.east.fill("x", data)
     else:
-        pair.east.exports.cancel("x")
+        pair.east.cancel("x")
     pair.pump()
     for side in (pair.east, pair.west):
-        side.state.table.forget_old(now=500.0 + KEEP_S)
+        side.expire(500.0 + KEEP_S)
     ended = "complete" if complete else "failed"
     assert view(pair.west, "x")[0].state == ended
     assert view(pair.east, "x")[0].sent.state == ended
@@ -417,7 +448,7 @@ def test_imports_of_what_is_not_there(pair: Pair) -> None:
     pair.west.open("unknown", 5)
     assert not pair.west.told
     pair.west.expire(UNKNOWN_WAIT_S)
-    assert pair.west.told == [ImportFailed("unknown", "no such transfer here")]
+    assert pair.west.told == [FailImport(READER, "unknown", "no such transfer here")]
     pair.west.begin("x", SLOT, "west")
     pair.west.fill("x", content(SLOT))
     pair.west.open("x", SLOT + 1)
@@ -428,9 +459,9 @@ def test_imports_of_what_is_not_there(pair: Pair) -> None:
 
 def test_cancelled_before_it_began(pair: Pair) -> None:
     for side in (pair.east, pair.west):
-        side.state.table.cancel("x", now=0.0)
+        side.cancel("x")
     pair.east.begin("x", 5, "west")
-    assert pair.east.told == [ExportStopped("x", "cancelled")]
+    assert pair.east.told == [StopExport(ENGINE, "x", "cancelled")]
     assert view(pair.west, "x")[1]
 
 
@@ -449,38 +480,38 @@ def test_bad_exports(
 ) -> None:
     pair.east.begin(transfer_id, size, to, deadline_s)
     (stopped,) = pair.east.told
-    assert isinstance(stopped, ExportStopped)
+    assert isinstance(stopped, StopExport)
     assert reason in stopped.reason
 
 
 @pytest.mark.parametrize(
-    "piece",
+    "extent",
     [
-        Piece(0, 0, SLOT + 1),
-        Piece(SLOT, 0, 1),
-        Piece(0, -1, 5),
-        Piece(0, 0, 0),
-        Piece(0, 99, 2),
+        Extent(0, 0, SLOT + 1),
+        Extent(0, SLOT, 1),
+        Extent(-1, 0, 5),
+        Extent(0, 0, 0),
+        Extent(99, 0, 2),
     ],
 )
-def test_pieces_out_of_bounds_are_the_engines_fault(pair: Pair, piece: Piece) -> None:
+def test_extents_out_of_bounds_are_the_engines_fault(pair: Pair, extent: Extent) -> None:
     pair.east.begin("x", 100, "west")
     assert pair.east.lease() == [0]
-    with pytest.raises(PeerError):
-        pair.east.exports.slot(ENGINE, 0, ExportSlot("x", 0, (piece,)))
-    with pytest.raises(PeerError, match="not leased"):
-        pair.east.exports.slot(READER, 0, ExportSlot("x", 0, (Piece(0, 0, 1),)))
-    pair.east.leases.connection_gone(ENGINE)
-    assert pair.east.state.pool.counts().free == COUNT
+    with pytest.raises(EngineError):
+        pair.east.say(SlotFilled(ENGINE, "x", 0, (extent,)))
+    with pytest.raises(EngineError, match="not leased"):
+        pair.east.say(SlotFilled(READER, "x", 0, (Extent(0, 0, 1),)))
+    pair.east.say(ConnectionClosed(ENGINE))
+    assert pair.east.pool.slots.free == COUNT
 
 
 def test_leases_are_given_in_turn(pair: Pair) -> None:
     assert pair.east.lease(100) == [0, 1, 2], "half of the export share"
     assert pair.east.lease(100) == [3, 4, 5]
     first, second = pair.east.lease(1, READER), pair.east.lease(1, ENGINE)
-    pair.east.leases.return_slots(ENGINE, (0,))
+    pair.east.say(SlotsReturned(ENGINE, (0,)))
     assert (first, second) == ([0], [])
-    with pytest.raises(PeerError):
-        pair.east.leases.return_slots(ENGINE, (0,))
-    pair.east.leases.connection_gone(ENGINE)
-    assert pair.east.leases.waiting == 0
+    with pytest.raises(EngineError):
+        pair.east.say(SlotsReturned(ENGINE, (0,)))
+    pair.east.say(ConnectionClosed(ENGINE))
+    assert pair.east.pool.lease_waiters == 0

@@ -1,0 +1,79 @@
+"""What a deployment says to one agent, and how mistakes in it are explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prfaas.agent.settings import settings_for
+from prfaas.cli.main import main
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.link.tcp.config import Plaintext, TlsFiles
+
+DEPLOYMENT = """
+clusters:
+- name: east
+  kind: prfaas
+  engines: [{name: p0, role: prefill}]
+  agent: {name: ae, listen: "127.0.0.1:7401", socket: /run/e, plaintext: true, dscp: 10}
+- name: west
+  kind: pd
+  engines: [{name: d0, role: decode}]
+  agent: {name: aw, listen: "127.0.0.1:7402", socket: /run/w, tls: {ca: a, cert: b, key: c}}
+- name: south
+  kind: pd
+  engines: [{name: s0, role: decode}]
+  agent: {name: as}
+links: [{from: east, to: west, rate: 200 Mbit/s, connections: 2}]
+"""
+
+
+@pytest.fixture(scope="module")
+def deployment() -> Deployment:
+    return parse_deployment(DEPLOYMENT, source="test")
+
+
+def test_settings_of_a_sender(deployment: Deployment) -> None:
+    settings = settings_for(deployment, "ae")
+    assert (settings.export_slots, settings.engines) == (512, frozenset({"p0"}))
+    assert settings.link is not None
+    assert (settings.link.security, settings.link.dscp) == (Plaintext(), 10)
+    peer = settings.link.peers["aw"]
+    assert (peer.address, peer.rate_bytes_per_s, peer.connections) == ("127.0.0.1:7402", 25e6, 2)
+    assert settings.link.accept_from == frozenset()
+
+
+def test_settings_of_a_receiver(deployment: Deployment) -> None:
+    settings = settings_for(deployment, "aw", socket=Path("/elsewhere"))
+    assert (settings.export_slots, settings.socket) == (128, Path("/elsewhere"))
+    assert settings.link is not None
+    assert settings.link.security == TlsFiles(Path("a"), Path("b"), Path("c"))
+    assert (settings.link.peers, settings.link.accept_from) == ({}, frozenset({"ae"}))
+
+
+def test_settings_that_cannot_work(deployment: Deployment) -> None:
+    with pytest.raises(ConfigError, match="agent 'ae': dscp 64 is not in"):
+        parse_deployment(DEPLOYMENT.replace("dscp: 10", "dscp: 64"), source="test")
+    with pytest.raises(ConfigError, match="no agent 'x' in the deployment; known: ae, as, aw"):
+        settings_for(deployment, "x")
+    with pytest.raises(ConfigError, match="where engines connect"):
+        settings_for(deployment, "as")
+    assert settings_for(deployment, "as", socket=Path("s")).link is None
+    no_port = parse_deployment(DEPLOYMENT.replace("7402", "0"), source="test")
+    with pytest.raises(ConfigError, match="needs a fixed port"):
+        settings_for(no_port, "ae")
+    open_line = parse_deployment(DEPLOYMENT.replace(", plaintext: true", ""), source="test")
+    with pytest.raises(ConfigError, match="prfaas certs"):
+        settings_for(open_line, "ae")
+
+
+def test_the_verb_explains_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "d.yaml"
+    file.write_text(DEPLOYMENT.replace("prefill}", "prefil}"))
+    assert main(["agent", str(file), "--name", "ae"]) == 2
+    assert "prefil" in capsys.readouterr().err
+    file.write_text(DEPLOYMENT)
+    assert main(["agent", str(file), "--name", "nobody"]) == 2
+    assert "no agent 'nobody'" in capsys.readouterr().err

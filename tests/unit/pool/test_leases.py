@@ -1,0 +1,46 @@
+"""The waiting line for slots."""
+
+from __future__ import annotations
+
+import pytest
+
+from prfaas.core.errors import EngineError
+from prfaas.pool.effects import GrantSlots
+from prfaas.pool.events import ConnectionClosed, EngineDropped, SlotsRequested, SlotsReturned
+from prfaas.testing.pool_kit import PoolRig
+
+
+def test_at_most_half_of_the_share_at_once_and_in_turn(rig: PoolRig) -> None:
+    assert rig.say(SlotsRequested(1, 99)) == [GrantSlots(1, (0, 1))]
+    assert rig.say(SlotsRequested(1, 99)) == [GrantSlots(1, (2, 3))]
+    assert rig.say(SlotsRequested(2, 2)) == []
+    assert rig.say(SlotsRequested(1, 1)) == []
+    assert rig.pool.snapshot().lease_waiters == 2
+    assert rig.say(SlotsReturned(1, (3,))) == [GrantSlots(2, (3,))]
+    assert rig.say(SlotsReturned(1, (0, 1))) == [GrantSlots(1, (0,))]
+
+
+def test_a_connection_that_ends_gives_everything_back(rig: PoolRig) -> None:
+    rig.say(SlotsRequested(1, 2))
+    rig.say(SlotsRequested(1, 2))
+    rig.say(SlotsRequested(1, 2))
+    rig.say(SlotsRequested(2, 2))
+    assert rig.say(ConnectionClosed(1)) == [GrantSlots(2, (0, 1))]
+    assert rig.pool.snapshot().lease_waiters == 0
+
+
+def test_a_dropped_engine_keeps_what_it_has_and_gets_nothing_more(rig: PoolRig) -> None:
+    rig.say(SlotsRequested(1, 2))
+    rig.say(SlotsRequested(2, 2))
+    rig.say(SlotsRequested(1, 2))
+    assert rig.say(EngineDropped(1)) == []
+    assert rig.say(SlotsReturned(2, (2, 3))) == []
+    assert rig.pool.snapshot().slots.leased == 2
+    rig.say(ConnectionClosed(1))
+    assert rig.pool.snapshot().slots.leased == 0
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_request_for_nothing_is_the_engines_fault(rig: PoolRig, count: int) -> None:
+    with pytest.raises(EngineError):
+        rig.say(SlotsRequested(1, count))
