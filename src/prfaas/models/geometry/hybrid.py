@@ -13,6 +13,7 @@ from prfaas.models.geometry.fields import (
     gqa,
     head_dim,
     indexer_modes,
+    kv_heads,
     mla,
 )
 from prfaas.models.geometry.layers import LayerCache
@@ -28,6 +29,24 @@ def _gated_delta_net(fields: Fields) -> list[LayerCache]:
     )
     period = int(fields.get("full_attention_interval", 4))
     types = fields.types("layer_types") or every(period, FULL, LINEAR, fields.layers)
+    return by_type(fields, types, {FULL: gqa(fields), LINEAR: linear})
+
+
+def _olmo_hybrid(fields: Fields) -> list[LayerCache]:
+    """Gated DeltaNet whose sizes follow from those of attention unless they are given."""
+    attention_heads = fields.integer("num_attention_heads")
+    key_heads = int(fields.get("linear_num_key_heads", attention_heads))
+    key_dim = int(
+        fields.get("linear_key_head_dim", 3 * fields.integer("hidden_size") // (4 * key_heads))
+    )
+    linear = kv.gated_delta_net(
+        key_heads,
+        key_dim,
+        int(fields.get("linear_num_value_heads", attention_heads)),
+        int(fields.get("linear_value_head_dim", 2 * key_dim)),
+        fields.integer("linear_conv_kernel_dim"),
+    )
+    types = fields.types("layer_types") or every(4, FULL, LINEAR, fields.layers)
     return by_type(fields, types, {FULL: gqa(fields), LINEAR: linear})
 
 
@@ -52,12 +71,21 @@ def _kimi_linear(fields: Fields) -> list[LayerCache]:
 
 
 def _glm5_next(fields: Fields) -> list[LayerCache]:
+    """Kimi Delta Attention and indexed MLA; an index key stands for ``index_kpool`` tokens, and
+    the tokens of the pool that is still open keep theirs, with scores, in bfloat16."""
     types = fields.types("layer_types") or every(4, FULL, LINEAR, fields.layers)
-    known = {FULL: mla(fields), "indexed_attention": mla(fields), LINEAR: _kda(fields)}
-    index = kv.sparse_indexer(fields.integer("index_head_dim"), fields.integer("index_kpool"))
+    latent = kv.packed_latent_attention(
+        fields.integer("kv_lora_rank"), fields.integer("qk_rope_head_dim")
+    )
+    known = {FULL: latent, "indexed_attention": latent, LINEAR: _kda(fields)}
+    index_dim, pool = fields.integer("index_head_dim"), fields.integer("index_kpool")
+    of_index = [
+        kv.sparse_indexer(index_dim, pool),
+        kv.ring("open pool of the indexer", pool, 2 * 2 * index_dim),
+    ]
     modes = zip(types, indexer_modes(fields), strict=True)
     indexed = sum(kind != LINEAR and mode == "full" for kind, mode in modes)
-    return by_type(fields, types, known) + [index] * indexed
+    return by_type(fields, types, known) + of_index * indexed
 
 
 def _lightning_gqa(fields: Fields) -> list[LayerCache]:
@@ -76,12 +104,13 @@ def _bailing(fields: Fields) -> list[LayerCache]:
     layers, period = fields.layers, fields.integer("layer_group_size")
     heads, dim = fields.integer("num_attention_heads"), head_dim(fields)
     kernel = fields.get("short_conv_kernel_size")
+    types = every(period, FULL, LINEAR, layers)
     if kernel is None:
         linear = kv.lightning_attention(heads, dim)
     else:
         linear = kv.kimi_delta_attention(heads, dim, kernel)
-    whole = layers // period * period
-    types = every(period, FULL, LINEAR, whole) + [FULL] * (layers - whole)
+        whole = layers // period * period
+        types = types[:whole] + [FULL] * (layers - whole)
     return by_type(fields, types, {FULL: mla(fields), LINEAR: linear})
 
 
@@ -121,12 +150,33 @@ def _jamba(fields: Fields) -> list[LayerCache]:
 
 def _nemotron_h(fields: Fields) -> list[LayerCache]:
     full, linear = gqa(fields), _mamba2(fields, "mamba_head_dim")
-    types = fields.types("layers_block_type", "hybrid_override_pattern")
+    types = fields.types("layers_block_type", "layer_types", "hybrid_override_pattern")
     if types is None:
         raise fields.error("the config has no 'layers_block_type' or 'hybrid_override_pattern'")
     known = {"attention": full, FULL: full, "*": full, "mamba": linear, LINEAR: linear, "M": linear}
     nothing: dict[str, LayerCache | None] = dict.fromkeys(("mlp", "moe", "-", "E"))
     return by_type(fields, types, known | nothing)
+
+
+def _zamba2(fields: Fields) -> list[LayerCache]:
+    """Mamba-2 in every layer; the hybrid ones attend too, over twice the model's width."""
+    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
+    width = 2 * hidden // heads
+    inner = int(fields.integer("mamba_expand") * hidden)
+    mamba_heads, groups = fields.integer("n_mamba_heads"), fields.integer("mamba_ngroups")
+    linear = kv.mamba2(
+        mamba_heads,
+        inner // mamba_heads,
+        groups,
+        fields.integer("mamba_d_state"),
+        fields.integer("mamba_d_conv"),
+    )
+    types = fields.types("layers_block_type")
+    if types is None:
+        raise fields.error("the config has no 'layers_block_type'")
+    full = kv.attention(kv_heads(fields), width, width)
+    hybrid = by_type(fields, types, {"hybrid": full, "mamba": None, LINEAR: None})
+    return hybrid + [linear] * len(types)
 
 
 def _mamba2_hybrid(fields: Fields) -> list[LayerCache]:
@@ -163,18 +213,18 @@ def _mamba2_only(fields: Fields) -> list[LayerCache]:
 
 
 HYBRID_MODELS: dict[str, Family] = {
-    **dict.fromkeys(
-        ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"), _gated_delta_net
-    ),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _gated_delta_net),
+    "olmo_hybrid": _olmo_hybrid,
     "kimi_linear": _kimi_linear,
     "glm5_next_text": _glm5_next,
     **dict.fromkeys(("minimax", "minimax_text_01", "minimax_m1"), _lightning_gqa),
     "bailing_hybrid": _bailing,
     "jamba": _jamba,
-    "nemotron_h": _nemotron_h,
+    **dict.fromkeys(("nemotron_h", "nemotron_h_puzzle", "cosmos3_edge_text"), _nemotron_h),
+    "zamba2": _zamba2,
     **dict.fromkeys(("bamba", "granitemoehybrid"), _mamba2_hybrid),
     "falcon_h1": _falcon_h1,
     **dict.fromkeys(("lfm2", "lfm2_moe"), _lfm2),
     **dict.fromkeys(("mamba", "falcon_mamba"), _mamba1_only),
     "mamba2": _mamba2_only,
-}  # fmt: skip
+}
