@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from prfaas.gateway.links import LinkWatch
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import ApiError, too_many_requests, unavailable
 from prfaas.gateway.prompts import Renderer, usable_prefix
-from prfaas.gateway.trace import TraceLog
+from prfaas.gateway.trace import TraceLog, TraceRecord
 from prfaas.index.prefix_index import EngineIndex, PromptKeys
 from prfaas.policies.costs import LearnedCosts
 from prfaas.policies.registry import make_policy
@@ -43,6 +44,7 @@ _MOST_OUTPUT_S = 3600.0
 """An answer that is not streamed shows its first byte only when it is complete, so its deadline
 grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
 say, days would say nothing."""
+_RECENT = 50
 _KEEPALIVE_S = 3.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
 its request with it."""
@@ -59,6 +61,8 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self._endpoints = endpoints
         self._trace = TraceLog(trace_file)
+        self.recent: deque[TraceRecord] = deque(maxlen=_RECENT)
+        """Requests that have ended, the newest first."""
         self._policy = make_policy(deployment.scheduler)
         self._deadline_s = deployment.gateway.request_deadline_s
         self._driver: Driver | None = None
@@ -152,6 +156,7 @@ class Gateway:
             self.metrics.inflight.set(self._inflight)
             self.metrics.observe_request(exchange.trace)
             self._trace.write(exchange.trace)
+            self.recent.appendleft(exchange.trace)
 
     async def _see_through(self, exchange: Exchange) -> None:
         driver = self._driver
