@@ -61,9 +61,9 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
-    verbs = parser.add_subparsers(
-        dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS
-    )
+    # The overview lists them already; completion must find them.
+    listed = None if verb == "*" else argparse.SUPPRESS
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help=listed)
     for name, summary in VERBS.items():
         description = f"{summary[0].upper()}{summary[1:]}."
         sub = verbs.add_parser(name, help=summary, description=description)
