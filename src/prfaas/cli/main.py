@@ -63,7 +63,9 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
     # The overview lists them already; completion must find them.
     listed = None if verb == "*" else argparse.SUPPRESS
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help=listed)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", required=True, help=listed, prog="prfaas"
+    )
     for name, summary in VERBS.items():
         description = f"{summary[0].upper()}{summary[1:]}."
         sub = verbs.add_parser(name, help=summary, description=description)

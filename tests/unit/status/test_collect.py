@@ -61,3 +61,17 @@ async def test_what_is_away_is_a_trouble_in_words() -> None:
     assert not snapshot.gateway.up
     assert snapshot.troubles[0] == f"the gateway at {url} does not answer"
     assert "engine d1 of west is down" in snapshot.troubles
+
+
+async def test_decisions_of_a_gateway_with_keys_are_asked_with_the_files_own() -> None:
+    mock = MockDeployment(keys="[secret]")
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"model": "mock-model", "prompt": LONG, "max_tokens": 4}
+        key = {"Authorization": "Bearer secret"}
+        async with client.post("/v1/completions", json=body, headers=key) as answer:
+            await answer.read()
+        async with client.get("/requests") as refused:
+            assert refused.status == 401
+        snapshot = await ask(mock, base(client))
+    assert len(snapshot.decisions) == 1
