@@ -3,6 +3,7 @@ of its registry accounted for, and the defaults of its config classes."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import subprocess
@@ -63,6 +64,25 @@ def test_sizes_are_those_that_vllm_allocates(case: dict[str, Any]) -> None:
     else:
         with pytest.raises(ConfigError, match="keeps no KV cache"):
             caches(case["config"], {})
+
+
+WRONG: list[Any] = ["x", "", [], {}, -1, 0, None, [1], ["a"], {"a": 1}, 1.5, True]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_a_field_that_says_nonsense_is_an_error_of_the_config(case: dict[str, Any]) -> None:
+    """Whatever stands in a field: a size, or a ConfigError, and no other error."""
+    config = case["config"]
+    place = next((name for name in ("thinker_config", "text_config") if name in config), None)
+    fields = config if place is None else config[place]
+    known = config_classes.config_classes().get(fields["model_type"])
+    for name in {*fields, *(known.defaults if known else ())}:
+        for value in WRONG:
+            changed = {**fields, name: value}
+            whole = changed if place is None else {**config, place: changed}
+            with contextlib.suppress(ConfigError):
+                size = geometry_of(whole, name="m", source="test").kv_size()
+                assert size.bytes(1000) >= 0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES["from_source"])

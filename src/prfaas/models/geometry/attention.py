@@ -62,7 +62,7 @@ def _chatglm(fields: Fields) -> list[LayerCache]:
 
 def _dbrx(fields: Fields) -> list[LayerCache]:
     block = fields.sub("attn_config")
-    width = fields.integer("hidden_size") // fields.integer("num_attention_heads")
+    width = fields.integer("hidden_size") // fields.integer("num_attention_heads", least=1)
     return [kv.attention(block.integer("kv_n_heads"), width, width)] * fields.layers
 
 
@@ -85,15 +85,18 @@ def _nemotron_nas(fields: Fields) -> list[LayerCache]:
             raise fields.error(f"block {number} of 'block_configs' has no 'attention'")
         if attention.get("no_op") or attention.get("replace_with_linear"):
             continue
-        found.append(kv.attention(heads // int(attention["n_heads_in_group"]), width, width))
+        group = Fields({**attention, "model_type": fields.model_type})
+        found.append(
+            kv.attention(heads // group.integer("n_heads_in_group", least=1), width, width)
+        )
     return found
 
 
 def _llama4(fields: Fields) -> list[LayerCache]:
     types = fields.types("layer_types")
     if types is None:
-        period = int(fields.get("no_rope_layer_interval", 4))
-        rotary = fields.get("no_rope_layers") or [(i + 1) % period for i in range(fields.layers)]
+        period = fields.count("no_rope_layer_interval", 4, least=1)
+        rotary = fields.counts("no_rope_layers") or [(i + 1) % period for i in range(fields.layers)]
         types = [CHUNKED if uses_rotary else FULL for uses_rotary in rotary]
     chunked = kv.chunked(gqa(fields), fields.integer("attention_chunk_size"))
     return by_type(fields, types, {FULL: gqa(fields), CHUNKED: chunked})
@@ -101,14 +104,15 @@ def _llama4(fields: Fields) -> list[LayerCache]:
 
 def _gemma3n(fields: Fields) -> list[LayerCache]:
     # The last layers attend to the keys and values of earlier ones and keep none of their own.
-    return _decoder(fields)[: fields.layers - int(fields.get("num_kv_shared_layers", 0))]
+    return _decoder(fields)[: fields.layers - fields.count("num_kv_shared_layers", 0)]
 
 
 def _gemma4(fields: Fields) -> list[LayerCache]:
-    own = fields.layers - int(fields.get("num_kv_shared_layers", 0))
-    given = fields.get("num_global_key_value_heads") if fields.get("attention_k_eq_v") else None
-    heads = int(given or kv_heads(fields))
-    dim = int(fields.get("global_head_dim", 512))
+    own = fields.layers - fields.count("num_kv_shared_layers", 0)
+    heads = kv_heads(fields)
+    if fields.get("attention_k_eq_v"):
+        heads = fields.count("num_global_key_value_heads", heads)
+    dim = fields.count("global_head_dim", 512)
     sliding = kv.windowed(gqa(fields), fields.integer("sliding_window"))
     types = attention_types(fields)
     types[-1] = FULL
@@ -137,7 +141,7 @@ def _step3p5(fields: Fields) -> list[LayerCache]:
     other = fields.get("attention_other_setting")
     if isinstance(other, Mapping):
         own = Fields({**other, "model_type": fields.model_type})
-        width = int(other.get("head_dim") or head_dim(fields))
+        width = own.count("head_dim", head_dim(fields))
         special = kv.attention(own.integer("num_attention_groups"), width, width)
         if other.get("attention_type") == SLIDING:
             sliding = special

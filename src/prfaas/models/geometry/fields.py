@@ -49,13 +49,46 @@ class Fields:
         own = self._class.aliases.get(name, name)
         return name in self._fields or own in self._fields or own in self._class.defaults
 
-    def integer(self, *names: str) -> int:
-        """The first of ``names`` that is there. Raises ConfigError if none is an integer."""
+    def integer(self, *names: str, least: int = 0) -> int:
+        """The first of ``names`` that is there and not null.
+
+        Raises ConfigError if none is, or if it is no integer of at least ``least``.
+        """
         for name in names:
             value = self.value(name)
-            if isinstance(value, int):
-                return value
+            if value is not None:
+                return self._checked(name, value, least)
         raise self.error(f"the config has no integer {' or '.join(map(repr, names))}")
+
+    def count(self, name: str, default: int, *, least: int = 0) -> int:
+        """The field, or ``default`` where it is absent or null. Raises ConfigError as `integer`."""
+        value = self.value(name)
+        return default if value is None else self._checked(name, value, least)
+
+    def counts(self, name: str) -> list[int] | None:
+        """A list of integers; None where it is absent or null. Raises ConfigError."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple):
+            raise self.error(f"{name!r} must be a list of integers, not {value!r}")
+        return [self._checked(name, entry, 0) for entry in value]
+
+    def factor(self, *names: str, default: float) -> float:
+        """A number above zero: the first of ``names`` that is there. Raises ConfigError."""
+        for name in names:
+            value = self.value(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise self.error(f"{name!r} must be a number above zero, not {value!r}")
+            return float(value)
+        return default
+
+    def _checked(self, name: str, value: Any, least: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(f"{name!r} must be an integer of at least {least}, not {value!r}")
+        return value
 
     def types(self, *names: str) -> list[str] | None:
         """A list with an entry for every layer, as strings, under the first of ``names`` that is
@@ -67,6 +100,8 @@ class Fields:
             value = self.get(name)
             if value is None:
                 continue
+            if not isinstance(value, list | tuple | str):
+                raise self.error(f"{name!r} must be a list with an entry per layer, not {value!r}")
             types = [str(entry) for entry in value]
             # Some model types leave the number of layers to this list.
             if not types or ("num_hidden_layers" in self and len(types) < self.layers):
@@ -84,7 +119,7 @@ class Fields:
     @property
     def layers(self) -> int:
         """The number of layers."""
-        return self.integer("num_hidden_layers", "n_layer", "num_layers")
+        return self.integer("num_hidden_layers", "n_layer", "num_layers", least=1)
 
     def error(self, what: str) -> ConfigError:
         """An error that names the model type."""
@@ -142,10 +177,10 @@ def every(period: int, rare: str, common: str, layers: int) -> list[str]:
 
 def head_dim(fields: Fields) -> int:
     """Width of an attention head."""
-    given = fields.get("head_dim") or fields.get("attention_head_dim") or fields.get("kv_channels")
-    if given is None:
-        given = fields.integer("hidden_size") // fields.integer("num_attention_heads")
-    return int(given)
+    for name in ("head_dim", "attention_head_dim", "kv_channels"):
+        if given := fields.count(name, 0):
+            return given
+    return fields.integer("hidden_size") // fields.integer("num_attention_heads", least=1)
 
 
 _KV_HEADS = (
@@ -163,8 +198,8 @@ def kv_heads(fields: Fields) -> int:
     A class that has no such field, or whose default for it is null, means as many as heads.
     """
     for name in _KV_HEADS:
-        if isinstance(value := fields.value(name), int):
-            return value
+        if fields.value(name) is not None:
+            return fields.integer(name, least=1)
     if fields.may_be_null(*_KV_HEADS):
         return fields.integer("num_attention_heads")
     return fields.integer(_KV_HEADS[0])
@@ -185,6 +220,6 @@ def indexer_modes(fields: Fields) -> list[str]:
     types = fields.types("indexer_types", "index_topk_pattern")
     if types is not None:
         return [{"F": "full", "S": "shared"}.get(mode, mode) for mode in types]
-    period = max(int(fields.get("index_topk_freq", 1)), 1)
-    offset = int(fields.get("index_skip_topk_offset", 2))
+    period = max(fields.count("index_topk_freq", 1), 1)
+    offset = fields.count("index_skip_topk_offset", 2)
     return ["shared" if max(i - offset + 1, 0) % period else "full" for i in range(fields.layers)]

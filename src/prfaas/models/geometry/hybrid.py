@@ -27,23 +27,22 @@ def _gated_delta_net(fields: Fields) -> list[LayerCache]:
         fields.integer("linear_value_head_dim"),
         fields.integer("linear_conv_kernel_dim"),
     )
-    period = int(fields.get("full_attention_interval", 4))
+    period = fields.count("full_attention_interval", 4)
     types = fields.types("layer_types") or every(period, FULL, LINEAR, fields.layers)
     return by_type(fields, types, {FULL: gqa(fields), LINEAR: linear})
 
 
 def _olmo_hybrid(fields: Fields) -> list[LayerCache]:
     """Gated DeltaNet whose sizes follow from those of attention unless they are given."""
-    attention_heads = fields.integer("num_attention_heads")
-    key_heads = int(fields.get("linear_num_key_heads", attention_heads))
-    key_dim = int(
-        fields.get("linear_key_head_dim", 3 * fields.integer("hidden_size") // (4 * key_heads))
-    )
+    attention_heads = fields.integer("num_attention_heads", least=1)
+    key_heads = fields.count("linear_num_key_heads", attention_heads, least=1)
+    usual = 3 * fields.integer("hidden_size") // (4 * key_heads)
+    key_dim = fields.count("linear_key_head_dim", usual)
     linear = kv.gated_delta_net(
         key_heads,
         key_dim,
-        int(fields.get("linear_num_value_heads", attention_heads)),
-        int(fields.get("linear_value_head_dim", 2 * key_dim)),
+        fields.count("linear_num_value_heads", attention_heads),
+        fields.count("linear_value_head_dim", 2 * key_dim),
         fields.integer("linear_conv_kernel_dim"),
     )
     types = fields.types("layer_types") or every(4, FULL, LINEAR, fields.layers)
@@ -101,11 +100,11 @@ def _lightning_gqa(fields: Fields) -> list[LayerCache]:
 def _bailing(fields: Fields) -> list[LayerCache]:
     """Ring and Ling: one MLA layer closes each group of linear layers, which are lightning
     attention in 2.5 and 2.6 and Kimi Delta Attention (with its convolution) in 3.0."""
-    layers, period = fields.layers, fields.integer("layer_group_size")
+    layers, period = fields.layers, fields.integer("layer_group_size", least=1)
     heads, dim = fields.integer("num_attention_heads"), head_dim(fields)
-    kernel = fields.get("short_conv_kernel_size")
+    kernel = fields.count("short_conv_kernel_size", 0)
     types = every(period, FULL, LINEAR, layers)
-    if kernel is None:
+    if not kernel:
         linear = kv.lightning_attention(heads, dim)
     else:
         linear = kv.kimi_delta_attention(heads, dim, kernel)
@@ -115,8 +114,8 @@ def _bailing(fields: Fields) -> list[LayerCache]:
 
 
 def _mamba1(fields: Fields) -> LayerCache:
-    expand = fields.get("mamba_expand") or fields.get("expand", 2)
-    channels = fields.integer("hidden_size") * int(expand)
+    expand = fields.factor("mamba_expand", "expand", default=2)
+    channels = int(fields.integer("hidden_size") * expand)
     return kv.mamba1(
         channels,
         fields.integer("mamba_d_state", "state_size"),
@@ -126,13 +125,14 @@ def _mamba1(fields: Fields) -> LayerCache:
 
 def _mamba2(fields: Fields, *dim_names: str) -> LayerCache:
     """``dim_names``: fields that give the width of a head; without one, the inner width does."""
-    heads = fields.integer("mamba_num_heads", "mamba_n_heads", "num_heads")
-    given = [fields.get(name) for name in dim_names]
-    dim = next((value for value in given if isinstance(value, int)), None)
-    if dim is None:  # "auto", or absent.
-        expand = int(fields.get("mamba_expand") or fields.get("expand", 2))
-        width = fields.get("mamba_d_ssm") or fields.integer("hidden_size") * expand
-        dim = int(width) // heads
+    heads = fields.integer("mamba_num_heads", "mamba_n_heads", "num_heads", least=1)
+    given = [name for name in dim_names if fields.value(name) not in (None, "auto")]
+    if given:
+        dim = fields.integer(*given)
+    else:
+        expand = fields.factor("mamba_expand", "expand", default=2)
+        inner = int(fields.integer("hidden_size") * expand)
+        dim = fields.count("mamba_d_ssm", inner) // heads
     return kv.mamba2(
         heads,
         dim,
@@ -143,7 +143,8 @@ def _mamba2(fields: Fields, *dim_names: str) -> LayerCache:
 
 
 def _jamba(fields: Fields) -> list[LayerCache]:
-    period, offset = fields.integer("attn_layer_period"), fields.integer("attn_layer_offset")
+    period = fields.integer("attn_layer_period", least=1)
+    offset = fields.integer("attn_layer_offset")
     full, linear = gqa(fields), _mamba1(fields)
     return [full if i % period == offset else linear for i in range(fields.layers)]
 
@@ -160,14 +161,14 @@ def _nemotron_h(fields: Fields) -> list[LayerCache]:
 
 def _zamba2(fields: Fields) -> list[LayerCache]:
     """Mamba-2 in every layer; the hybrid ones attend too, over twice the model's width."""
-    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
-    width = 2 * hidden // heads
-    inner = int(fields.integer("mamba_expand") * hidden)
-    mamba_heads, groups = fields.integer("n_mamba_heads"), fields.integer("mamba_ngroups")
+    hidden = fields.integer("hidden_size")
+    width = 2 * hidden // fields.integer("num_attention_heads", least=1)
+    inner = int(fields.factor("mamba_expand", default=2) * hidden)
+    mamba_heads = fields.integer("n_mamba_heads", least=1)
     linear = kv.mamba2(
         mamba_heads,
         inner // mamba_heads,
-        groups,
+        fields.integer("mamba_ngroups"),
         fields.integer("mamba_d_state"),
         fields.integer("mamba_d_conv"),
     )
@@ -183,7 +184,7 @@ def _mamba2_hybrid(fields: Fields) -> list[LayerCache]:
     """Bamba and Granite 4: Mamba-2 with full attention in named layers."""
     types = fields.types("layers_block_type", "layer_types")
     if types is None:
-        full = set(fields.get("attn_layer_indices", []))
+        full = fields.counts("attn_layer_indices") or []
         types = [FULL if i in full else LINEAR for i in range(fields.layers)]
     full_cache, linear = gqa(fields), _mamba2(fields, "mamba_d_head")
     known: dict[str, LayerCache | None] = {FULL: full_cache, "attention": full_cache}
@@ -198,8 +199,8 @@ def _falcon_h1(fields: Fields) -> list[LayerCache]:
 def _lfm2(fields: Fields) -> list[LayerCache]:
     types = fields.types("layer_types")
     if types is None:
-        full = set(fields.get("full_attn_idxs", range(fields.layers)))
-        types = [FULL if i in full else "conv" for i in range(fields.layers)]
+        full = fields.counts("full_attn_idxs")
+        types = [FULL if full is None or i in full else "conv" for i in range(fields.layers)]
     conv = kv.short_convolution(fields.integer("hidden_size"), fields.integer("conv_L_cache"))
     return by_type(fields, types, {FULL: gqa(fields), "conv": conv})
 

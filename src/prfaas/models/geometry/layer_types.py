@@ -61,7 +61,10 @@ def _by_rule(fields: Fields) -> list[str]:
         return rule(fields)
     if model_type in _PERIODS:
         period, field = _PERIODS[model_type]
-        return _pattern(fields.get(field, period), layers)
+        letters = fields.get(field)
+        if isinstance(letters, str) and letters:
+            return _repeated(letters, layers)
+        return every(fields.count(field, period), FULL, SLIDING, layers)
     if model_type in _FULL_FIRST:
         return [SLIDING if i % _FULL_FIRST[model_type] else FULL for i in range(layers)]
     if model_type in _FULL:
@@ -72,34 +75,30 @@ def _by_rule(fields: Fields) -> list[str]:
     return [SLIDING] * layers
 
 
-def _pattern(pattern: int | str, layers: int) -> list[str]:
-    """Of a period, or of a string such as ``LLLG`` (L slides) that is repeated."""
-    if isinstance(pattern, str):
-        return [
-            SLIDING if pattern[i % len(pattern)] == "L" and i < layers - 1 else FULL
-            for i in range(layers)
-        ]
-    return every(pattern, FULL, SLIDING, layers)
+def _repeated(letters: str, layers: int) -> list[str]:
+    """Of a string such as ``LLLG``, over and over: L slides, except in the last layer."""
+    named = [letters[i % len(letters)] for i in range(layers - 1)] + ["G"]
+    return [SLIDING if letter == "L" else FULL for letter in named]
 
 
 def _cohere2_moe(fields: Fields) -> list[str]:
-    dense = int(fields.get("first_k_dense_replace", 0))
-    prefix = int(fields.get("prefix_dense_sliding_window_pattern", 1))
+    dense = fields.count("first_k_dense_replace", 0)
+    prefix = fields.count("prefix_dense_sliding_window_pattern", 1)
     period = fields.integer("sliding_window_pattern")
     return every(prefix, FULL, SLIDING, dense) + every(period, FULL, SLIDING, fields.layers - dense)
 
 
 def _no_rope(fields: Fields) -> list[str]:
     """SmolLM3: layers without a rotary embedding slide."""
-    period = int(fields.get("no_rope_layer_interval", 4))
-    rotary = fields.get("no_rope_layers") or [(i + 1) % period for i in range(fields.layers)]
+    period = fields.count("no_rope_layer_interval", 4, least=1)
+    rotary = fields.counts("no_rope_layers") or [(i + 1) % period for i in range(fields.layers)]
     return [FULL if uses_rotary else SLIDING for uses_rotary in rotary]
 
 
 def _muse_glimmer(fields: Fields) -> list[str]:
     """Layers without a rotary embedding attend to everything: every fourth from the last."""
     last = fields.layers - 1
-    rotary = fields.get("no_rope_layers") or [(last - i) % 4 for i in range(fields.layers)]
+    rotary = fields.counts("no_rope_layers") or [(last - i) % 4 for i in range(fields.layers)]
     return [SLIDING if uses_rotary else FULL for uses_rotary in rotary]
 
 

@@ -57,7 +57,8 @@ def refusal(config: Mapping[str, Any], fields: Fields) -> str | None:
     for model_type in (config.get("model_type"), fields.model_type):
         if reason := _REFUSED.get(str(model_type)):
             return reason
-    names = [str(name) for name in config.get("architectures") or []]
+    given = config.get("architectures")
+    names = [str(name) for name in given] if isinstance(given, list) else []
     if any(_DRAFT_NAMES.search(name) for name in names):
         return _DRAFT
     embeds = any(_ENCODER_NAMES.search(name) for name in names)
