@@ -170,12 +170,13 @@ _DECODERS = """
     exaone exaone4 exaone_moe flex_olmo gemma gemma2 gemma3_text glm glm4 glm4_moe glm4v_moe_text
     glm4v_text glm_ocr_text gpt-sw3 gpt2 gpt_neox gpt_oss gptj granite granite_swa granitemoe
     granitemoe_swa granitemoeshared hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl_text hy_v3
-    hyperclovax internlm2 internlm3 iquestcoder jais2 laguna llama mellum mimo minicpm
-    minicpmo minicpmv ministral3 mistral mixtral molmo molmo2_text moondream3_text muse_glimmer_text nanbeige nemotron olmo olmo2
-    olmo3 olmoe opt orion paddleocr_vl_text PanguEmbedded param2moe phi phi3 phi3_v phi4mm phimoe plamo3
-    qwen2 qwen2_5_omni_text qwen2_5_vl_text qwen2_moe qwen2_vl_text qwen3 qwen3_asr_text qwen3_moe
-    qwen3_omni_moe_text qwen3_vl_moe_text qwen3_vl_text sarvam_moe seed_oss smollm3 solar stablelm
-    starcoder2 step3_text telechat3 vaultgemma
+    hyperclovax internlm2 internlm3 iquestcoder jais2 laguna llama mellum mimo minicpm minicpmo
+    minicpmv ministral3 mistral mixtral molmo molmo2_text moondream3_text muse_glimmer_text
+    nanbeige nemotron olmo olmo2 olmo3 olmoe opt orion paddleocr_vl_text PanguEmbedded param2moe
+    phi phi3 phi3_v phi4mm phimoe plamo3 qwen2 qwen2_5_omni_text qwen2_5_vl_text qwen2_moe
+    qwen2_vl_text qwen3 qwen3_asr_text qwen3_moe qwen3_omni_moe_text qwen3_vl_moe_text
+    qwen3_vl_text sarvam_moe seed_oss smollm3 solar stablelm starcoder2 step3_text telechat3
+    vaultgemma
 """.split()
 
 ATTENTION_MODELS: dict[str, Family] = {

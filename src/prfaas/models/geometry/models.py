@@ -63,10 +63,9 @@ def geometry_of(
             raise fields.error(reason)
         family = FAMILIES.get(fields.model_type)
         if family is None:
-            raise fields.error(
-                "is not known and its KV cache would be a guess; known: "
-                + ", ".join(sorted(FAMILIES))
-            )
+            near = difflib.get_close_matches(fields.model_type, FAMILIES, n=3, cutoff=0.6)
+            hint = f"; known and alike: {', '.join(near)}" if near else ""
+            raise fields.error(f"is not known, and its KV cache would be a guess{hint}")
         layers = family(fields)
         model = dtype or auto_dtypes.model_dtype(config)
         latent = all("latent" in layer.kind for layer in layers)
