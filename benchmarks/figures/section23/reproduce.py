@@ -16,7 +16,7 @@ def reproduce() -> Reproduction:
         profile = load_profile(name)
         assert profile.model is not None
         length = parse_tokens(tokens)
-        size = load_model(profile.model).kv_size().bytes(length)
+        size = load_model(profile.model).kv_size(state_dtype="float32").bytes(length)
         seconds = profile.prefill_or_refuse.seconds(length)
         egress = required_egress(gpus / profile.gpus, size, seconds) * 8 / 1e9
         cells.append(

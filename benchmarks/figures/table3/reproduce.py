@@ -16,7 +16,7 @@ def reproduce() -> Reproduction:
     for name, row in data["models"].items():
         profile = load_profile(f"table3-{name}-h200")
         assert profile.model is not None
-        size = load_model(profile.model).kv_size()
+        size = load_model(profile.model).kv_size(state_dtype="float32")
         for tokens, gbps in zip(data["lengths"], row, strict=True):
             length = parse_tokens(tokens)
             seconds = profile.prefill_or_refuse.seconds(length)
@@ -26,8 +26,9 @@ def reproduce() -> Reproduction:
     return Reproduction(
         "table3",
         "Table 3: KV throughput of open models on 8 H200, Gbps",
-        "S_kv (bf16) is computed from each model's config; the paper prints neither S_kv nor "
-        "T_prefill, so T_prefill is the one its Phi_kv implies (the built-in profiles say so). "
+        "S_kv (bf16, states float32) is computed from each model's config; the paper prints "
+        "neither S_kv nor T_prefill, so T_prefill is the one its Phi_kv implies (the built-in "
+        "profiles say so). "
         "What is tested is that geometry, profiles and equation (1) fit together; the implied "
         "times are plausible: they rise with length, steeper than linear at the long end.",
         cells,

@@ -16,33 +16,72 @@ from prfaas.core.errors import PrfaasError
 
 VERBS: dict[str, str] = {
     "up": "start a deployment on this machine: engines, agents, gateway",
+    "down": "end what 'prfaas up' runs on this machine",
     "demo": "start a deployment, ask it a script of prompts, check every answer",
     "gateway": "run the OpenAI endpoint of a deployment",
     "agent": "run the agent of one machine of a deployment",
+    "engine": "print or run the 'vllm serve' command of one engine of a deployment",
     "certs": "make a private CA and per-agent certificates for the KV link",
-    "link": "test the KV link between two agents",
+    "status": "watch a running deployment: clusters, engines, lines, decisions, troubles",
+    "doctor": "look for what would go wrong on this machine, and say what to do",
     "kv": "show how large a model's KV cache is, by length",
     "plan": "find the threshold and the split for a model, traffic, line and prices",
     "requests": "show a journal of a gateway or a simulation as one JSON line per request",
     "simulate": "replay a workload or trace under routing policies",
+    "link": "test the KV link between two agents",
+    "completion": "print a shell's tab completion of all this",
 }
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "run": ("demo", "up", "down", "gateway", "agent", "engine", "certs"),
+    "watch": ("status", "doctor"),
+    "plan": ("kv", "plan", "simulate"),
+    "measure": ("link",),
+    "shell": ("completion",),
+}
+
+_FIRST_STEPS = """
+first steps:
+  prfaas demo                      two clusters on this machine, explained as they answer
+  prfaas up deployment.yaml        serve http://127.0.0.1:8000/v1; Ctrl-C or 'prfaas down' ends it
+  prfaas status                    in another terminal: what it does now
+  prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
+
+'prfaas VERB --help' teaches a verb, with examples.
+"""
 
 
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """The command line; only ``verb`` (None: no verb, ``"*"``: every verb) knows its arguments."""
     parser = argparse.ArgumentParser(
         prog="prfaas",
+        usage="prfaas [-h] [--version] VERB ...",
         description="Prefill-as-a-Service: prefill where compute is cheap, decode where the users "
-        "are, and ship the KV cache between them over plain Ethernet.",
-        epilog="'prfaas VERB --help' teaches a verb.",
+        "are, and ship the KV cache between them over plain Ethernet.\n\n" + _overview(),
+        epilog=_FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"prfaas {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    # The overview lists them already; completion must find them.
+    listed = None if verb == "*" else argparse.SUPPRESS
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", required=True, help=listed, prog="prfaas"
+    )
     for name, summary in VERBS.items():
         description = f"{summary[0].upper()}{summary[1:]}."
         sub = verbs.add_parser(name, help=summary, description=description)
-        if name == verb:
+        if verb in (name, "*"):
             importlib.import_module(f"prfaas.cli.{name}").configure(sub)
     return parser
+
+
+def _overview() -> str:
+    """The verbs in their groups, a line each."""
+    lines = []
+    for group, names in GROUPS.items():
+        lines.append(f"{group}:")
+        lines += [f"  {name:11} {VERBS[name]}" for name in names]
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

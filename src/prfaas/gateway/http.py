@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -47,6 +48,7 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/health", front.health)
     app.router.add_get("/ready", front.ready)
     app.router.add_get("/metrics", front.metrics)
+    app.router.add_get("/requests", front.requests)
     return app
 
 
@@ -125,6 +127,11 @@ class _Front:
         troubles = self._gateway.troubles()
         status = 503 if troubles else 200
         return web.json_response({"ready": not troubles, "troubles": troubles}, status=status)
+
+    async def requests(self, _request: web.Request) -> web.Response:
+        """The last requests that ended, with their decisions; asks for a key where there are."""
+        body = msgspec.json.encode({"requests": list(self._gateway.requests.recent)})
+        return web.Response(body=body, content_type="application/json")
 
     async def metrics(self, _request: web.Request) -> web.Response:
         self._gateway.update_metrics()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.exchange import Exchange
+from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
@@ -28,6 +30,9 @@ from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import EngineIndex
+
+_RECENT = 50
+"""Ended requests that are shown: what fits a screen, and little memory."""
 
 
 class RequestFlow:
@@ -62,6 +67,8 @@ class RequestFlow:
         self._driver: Driver | None = None
         self._block_tokens = 0
         self.inflight = 0
+        self.recent: deque[RequestFacts] = deque(maxlen=_RECENT)
+        """Requests that have ended, the newest first."""
 
     def drive(self, driver: Driver, *, block_tokens: int) -> None:
         """From now on requests are answered; hand-offs end at multiples of ``block_tokens``."""
@@ -81,6 +88,7 @@ class RequestFlow:
         finally:
             self._count(-1)
             self._metrics.observe_request(exchange.facts)
+            self.recent.appendleft(exchange.facts)
             note = exchange.facts.ended(exchange.key, exchange.received_at)
             self._journal.write(time.monotonic(), note)
 

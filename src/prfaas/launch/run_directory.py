@@ -166,6 +166,12 @@ async def _locked(lock: int, path: Path, give_up: float) -> bool:
             return True
 
 
+def is_of_here(path: Path) -> bool:
+    """Whether the run's processes are of this machine and container, and its owner lives."""
+    record = _read_record(path)
+    return record is not None and record.place == _place() and _owner_lives(path)
+
+
 def _owner_lives(path: Path) -> bool:
     """Of a run whose lock is held. Another machine's, or container's, is taken to."""
     record = _read_record(path)

@@ -37,9 +37,17 @@ POLICIES: dict[str, tuple[type[Strict], Callable[[Any], Policy]]] = {
 
 
 def make_policy(config: SchedulerConfig) -> Policy:
-    """The policy that the configuration names, with its options. Raises ConfigError for a policy
-    that is unknown, an option that it does not have, or a value that the option cannot take."""
-    kind, policy = _row(config.policy)
+    """The policy that the configuration names, with its options. Raises ConfigError, see
+    `policy_config`."""
+    _, policy = _row(config.policy)
+    return policy(policy_config(config))
+
+
+def policy_config(config: SchedulerConfig) -> Strict:
+    """The options of the policy that the configuration names, in their own type, with defaults.
+    Raises ConfigError for a policy that is unknown, an option that it does not have, or a value
+    that the option cannot take."""
+    kind, _ = _row(config.policy)
     given, known = config.policy_options(), options_of(config.policy)
     has = f"{config.policy} knows: {', '.join(known) or 'no options'}"
     for key in given:
@@ -50,10 +58,9 @@ def make_policy(config: SchedulerConfig) -> Policy:
                 f"scheduler: policy {config.policy!r} does not use {key!r}{hint}; {has}"
             )
     try:
-        options = msgspec.convert(given, kind)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"scheduler.options: {error}; {has}") from error
-    return policy(options)
 
 
 def options_of(policy: str) -> tuple[str, ...]:

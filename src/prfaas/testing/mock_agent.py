@@ -33,6 +33,7 @@ class MockAgent(MockServer):
             web.get("/engines", self._engines),
             web.get("/transfers/{id}", self._transfer),
             web.delete("/transfers/{id}", self._drop),
+            web.get("/links", self._links),
             web.get("/links/events", self._link_events),
         ]
 
@@ -91,6 +92,9 @@ class MockAgent(MockServer):
     async def _drop(self, request: web.Request) -> web.Response:
         self.dropped.append(request.match_info["id"])
         return web.Response(status=204)
+
+    async def _links(self, _request: web.Request) -> web.Response:
+        return _json({"links": self.links})
 
     async def _link_events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -13,7 +13,8 @@ from prfaas.models.geometry.models import catalogue, geometry_of, load_model
 from prfaas.models.kv_size import KvSize
 
 # Bytes per token (bf16) and constant bytes with full windows (float32 states, bf16 convolutions),
-# worked out from the published configs independently of this code.
+# worked out from the published configs independently of this code; index keys and DeepSeek V4's
+# entries in the formats of their own that vLLM keeps them in.
 PUBLISHED = {
     "Kimi-K3": (27648, 449372160),
     "Kimi-Linear-48B-A3B": (8064, 43417600),
@@ -31,11 +32,11 @@ PUBLISHED = {
     "MiniMax-M2.5": (253952, 0),
     "MiniMax-M3": (137472, 0),
     "DeepSeek-V3": (70272, 0),
-    "DeepSeek-V3.2": (85888, 0),
-    "DeepSeek-V4-Flash": (6880, 5636096),
-    "DeepSeek-V4-Pro": (9848, 7995392),
-    "GLM-5.2": (95232, 0),
-    "GLM-5.3-Flash": (11968, 147619840),
+    "DeepSeek-V3.2": (61 * (1152 + 132), 0),
+    "DeepSeek-V4-Flash": (3915, 15467904),
+    "DeepSeek-V4-Pro": (30 * 180 + 31 * 6.75, 61 * 74880 + 30 * 82944 + 31 * 525312),
+    "GLM-5.2": (78 * 1152 + 21 * 132, 0),
+    "GLM-5.3-Flash": (11 * (1024 + 33), 147619840 + 11 * 4 * 512),
     "Ring-2.5-1T": (11520, 293601280),
     "Ling-2.6-flash": (4608, 58720256),
     "Nemotron-3-Nano-30B-A3B": (6144, 49082368),
@@ -57,7 +58,7 @@ def full_constant(kv: KvSize) -> float:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_catalogue_rows_match_published_sizes(name: str) -> None:
-    kv = load_model(name).kv_size()
+    kv = load_model(name).kv_size(state_dtype="float32")
     assert (kv.bytes_per_token, full_constant(kv)) == PUBLISHED[name]
 
 
@@ -111,6 +112,64 @@ def test_a_sliding_window_stops_growing() -> None:
     assert kv.bytes(100) == kv.bytes(5000)
 
 
+def test_a_window_without_layer_types_is_every_layers() -> None:
+    kv = geometry(**LLAMA, sliding_window=100)
+    assert (kv.bytes_per_token, kv.windows[0].bytes_per_token) == (0, 2 * 512)
+
+
+def test_what_a_config_leaves_out_is_its_class_default() -> None:
+    text = {"model_type": "gemma3_text", "num_hidden_layers": 6, "hidden_size": 2560}
+    kv = geometry(model_type="gemma3", text_config=text, torch_dtype="bfloat16")
+    # Four KV heads of 256, five of six layers sliding over 4096 tokens.
+    assert kv.bytes_per_token == 4096
+    assert [(w.tokens, w.bytes_per_token) for w in kv.windows] == [(4096, 5 * 4096)]
+    assert geometry(**{**LLAMA, "model_type": "mistral"}).windows[0].tokens == 4096
+
+
+def test_what_an_outer_config_says_of_its_towers_is_not_the_text_models() -> None:
+    with pytest.raises(ConfigError, match="no integer 'num_key_value_heads'"):
+        geometry(
+            model_type="ours",
+            num_key_value_heads=8,
+            text_config={**LLAMA, "model_type": "internlm2", "num_key_value_heads": None},
+        )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "dtype"),
+    [
+        ({"num_bits": 8, "type": "float", "dynamic": False}, "fp8"),
+        ({"num_bits": 4, "type": "float"}, "nvfp4"),
+        ({"num_bits": 8, "type": "float", "dynamic": True}, "bfloat16"),
+        (None, "bfloat16"),
+    ],
+)
+def test_a_modelopt_checkpoint_may_ask_for_a_kv_dtype(scheme: Any, dtype: str) -> None:
+    quantized = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_scheme": scheme}
+    model = geometry_of({**LLAMA, "quantization_config": quantized}, name="m", source="test")
+    assert model.kv_dtype == dtype
+
+
+def test_a_decilm_layer_may_have_no_attention() -> None:
+    blocks = [
+        {"attention": {"n_heads_in_group": 4, "no_op": False}},
+        {"attention": {"n_heads_in_group": None, "no_op": True}},
+    ]
+    kv = geometry(**{**LLAMA, "model_type": "nemotron-nas", "block_configs": blocks})
+    assert kv.bytes_per_token == 2 * (64 + 64) * 2
+
+
+def test_indexed_mla_in_fp8_packs_its_scales() -> None:
+    model = load_model("DeepSeek-V3.2")
+    assert model.kv_size(kv_dtype="fp8").bytes_per_token == 61 * (656 + 132)
+
+
+def test_states_follow_the_convolutions_unless_they_are_named() -> None:
+    model = load_model("Jamba2-Mini")
+    half, full = model.kv_size(), model.kv_size(convolution_dtype="float32")
+    assert full.constant_bytes == 2 * half.constant_bytes
+
+
 def test_qwen_slides_from_a_layer_on_if_it_is_told_to() -> None:
     config = {**LLAMA, "model_type": "qwen2", "sliding_window": 100, "max_window_layers": 1}
     assert geometry(**config).windows == ()
@@ -128,7 +187,7 @@ def test_mamba_2_alone_is_constant() -> None:
         model_type="mamba2", num_hidden_layers=3, num_heads=4, head_dim=8, n_groups=2,
         state_size=16, conv_kernel=4, hidden_size=16, expand=2,
     )  # fmt: skip
-    assert kv.bytes(10) == kv.bytes(100_000) == 3 * (4 * 8 * 16 * 4 + (32 + 64) * 3 * 2)
+    assert kv.bytes(10) == kv.bytes(100_000) == 3 * (4 * 8 * 16 * 2 + (32 + 64) * 3 * 2)
 
 
 def test_lightning_attention_of_minimax_text() -> None:
@@ -136,7 +195,7 @@ def test_lightning_attention_of_minimax_text() -> None:
         model_type="minimax_text_01", num_hidden_layers=2, num_attention_heads=4, head_dim=8,
         num_key_value_heads=2, attn_type_list=[0, 1],
     )  # fmt: skip
-    assert (kv.constant_bytes, kv.bytes_per_token) == (4 * 8 * 8 * 4, 2 * 16 * 2)
+    assert (kv.constant_bytes, kv.bytes_per_token) == (4 * 8 * 8 * 2, 2 * 16 * 2)
 
 
 def test_ling_3_closes_with_latent_attention() -> None:
@@ -152,9 +211,9 @@ def test_ling_3_closes_with_latent_attention() -> None:
 def test_indexers_follow_the_schedule_of_the_config() -> None:
     kv = geometry(
         model_type="glm_moe_dsa", num_hidden_layers=7, kv_lora_rank=8, qk_rope_head_dim=2,
-        index_head_dim=4, index_topk_freq=4, index_skip_topk_offset=3,
+        index_head_dim=256, index_topk_freq=4, index_skip_topk_offset=3,
     )  # fmt: skip
-    assert kv.bytes_per_token == 2 * (7 * 10 + 4 * 4)
+    assert kv.bytes_per_token == 2 * 7 * 10 + 4 * (256 + 8)
 
 
 def test_shared_kv_layers_keep_nothing() -> None:
@@ -169,15 +228,14 @@ def test_shared_kv_layers_keep_nothing() -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({**LLAMA, "model_type": "holographic"}, "'holographic' is not known"),
+        ({**LLAMA, "model_type": "holographic"}, "'holographic': is not known"),
         ({**LLAMA, "layer_types": ["full_attention", "spiral"]}, "layer 1 has type 'spiral'"),
-        ({"model_type": "deepseek_v3", "num_hidden_layers": 1}, "no integer 'kv_lora_rank'"),
+        ({"model_type": "sarvam_mla", "num_hidden_layers": 1}, "no integer 'kv_lora_rank'"),
         ({"num_hidden_layers": 1}, "no 'model_type'"),
         ({"model_type": "minimax_m3", "num_hidden_layers": 1}, "sparse_attention_config"),
         ({**LLAMA, "torch_dtype": "float7"}, "unknown dtype 'float7'"),
         ({**LLAMA, "layer_types": ["full_attention"]}, "1 entries in 'layer_types' for 2 layers"),
-        ({**LLAMA, "sliding_window": 9}, "no 'layer_types' that say which layers slide"),
-        ({**LLAMA, "model_type": "mistral"}, "null means full attention"),
+        ({"model_type": "gemma3", "num_hidden_layers": 1}, "no block 'text_config'"),
         (
             {**LLAMA, "model_type": "qwen3_moe", "num_key_value_heads": None},
             "no integer 'num_key_value_heads'",
@@ -200,6 +258,7 @@ def test_shared_kv_layers_keep_nothing() -> None:
                 "model_type": "deepseek_v4",
                 "num_hidden_layers": 1,
                 "head_dim": 8,
+                "qk_rope_head_dim": 4,
                 "sliding_window": 4,
                 "index_head_dim": 8,
                 "compress_ratios": [16],
@@ -223,6 +282,13 @@ def test_a_config_is_found_as_file_directory_and_cached_snapshot(tmp_path: Path)
     by_file = load_model(str(snapshot / "config.json"))
     assert load_model(str(snapshot)).layers == by_file.layers
     assert load_model("acme/tiny", hub_cache=tmp_path).layers == by_file.layers
+
+
+def test_an_older_modelopt_checkpoint_says_its_kv_dtype_beside_the_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    scheme = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(scheme))
+    assert load_model(str(tmp_path)).kv_dtype == "fp8_e4m3"
 
 
 def test_unknown_models_and_broken_files_say_so(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
-"""Models whose layers all attend: grouped-query, sliding window, latent, sparse, compressed."""
+"""Models whose layers all attend with keys and values of their own: full, sliding, chunked."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from prfaas.models.geometry import layers as kv
 from prfaas.models.geometry.fields import (
@@ -9,71 +11,111 @@ from prfaas.models.geometry.fields import (
     Family,
     Fields,
     by_type,
-    every,
     gqa,
     head_dim,
-    indexer_modes,
     kv_heads,
-    mla,
 )
+from prfaas.models.geometry.layer_types import attention_types
 from prfaas.models.geometry.layers import LayerCache
 
 CHUNKED = "chunked_attention"
 
-# Without `layer_types`: one full layer closes so many, the others slide.
-_SLIDING_PERIOD = {"gemma2": 2, "gemma3_text": 6, "gpt_oss": 2, "cohere2": 4, "olmo3": 4}
-_SLIDING_ALL = {"mistral", "mixtral", "phi3"}
-_SLIDING_FROM = {"qwen2", "qwen2_moe", "qwen3", "mimo"}
-_OFF_UNLESS_ASKED = _SLIDING_FROM | {"qwen3_moe", "smollm3"}
-
 
 def _decoder(fields: Fields) -> list[LayerCache]:
-    full = gqa(fields)
-    types = fields.types("layer_types") or _attention_types(fields)
+    return _mixed(fields, gqa(fields), gqa(fields))
+
+
+def _mixed(fields: Fields, full: LayerCache, sliding: LayerCache) -> list[LayerCache]:
+    """Full and sliding layers, which may have heads of different sizes."""
+    types = attention_types(fields)
     known: dict[str, LayerCache | None] = {FULL: full}
     if SLIDING in types:
-        known[SLIDING] = kv.windowed(full, fields.integer("sliding_window"))
+        known[SLIDING] = kv.windowed(sliding, _window(fields))
     if CHUNKED in types:
-        known[CHUNKED] = kv.windowed(full, fields.integer("attention_chunk_size"))
+        known[CHUNKED] = kv.chunked(full, fields.integer("attention_chunk_size"))
     return by_type(fields, types, known)
 
 
-def _attention_types(fields: Fields) -> list[str]:
-    """Which layers slide, by the rules of the model type's own config class."""
-    model_type, layers = fields.model_type, fields.layers
-    if model_type in _SLIDING_PERIOD:
-        period = int(fields.get("sliding_window_pattern", _SLIDING_PERIOD[model_type]))
-        return every(period, FULL, SLIDING, layers)
-    if model_type == "mistral" and "sliding_window" not in fields:
-        raise fields.error("the config has no 'sliding_window'; null means full attention")
-    flag = fields.get("use_sliding_window", model_type not in _OFF_UNLESS_ASKED)
-    if fields.get("sliding_window") is None or not flag:
-        return [FULL] * layers
-    if model_type in _SLIDING_ALL:
-        return [SLIDING] * layers
-    if model_type in _SLIDING_FROM:
-        first = fields.integer("max_window_layers")
-        return [FULL if i < first else SLIDING for i in range(layers)]
-    raise fields.error("a sliding window, but no 'layer_types' that say which layers slide")
+def _window(fields: Fields) -> int:
+    """The window in tokens, as vLLM asks for it."""
+    window = fields.integer("sliding_window")
+    # Cohere's window does not count the token itself.
+    return window + 1 if fields.model_type.startswith("cohere") else window
+
+
+def _all_full(fields: Fields) -> list[LayerCache]:
+    return [gqa(fields)] * fields.layers
+
+
+def _multi_query(fields: Fields) -> list[LayerCache]:
+    """Falcon and StarCoder: one KV head unless a newer layout names more."""
+    grouped = fields.get("new_decoder_architecture") or not fields.get("multi_query")
+    heads = kv_heads(fields) if grouped else 1
+    return [kv.attention(heads, head_dim(fields), head_dim(fields))] * fields.layers
+
+
+def _chatglm(fields: Fields) -> list[LayerCache]:
+    grouped = fields.get("multi_query_attention")
+    heads = fields.integer("multi_query_group_num" if grouped else "num_attention_heads")
+    return [kv.attention(heads, head_dim(fields), head_dim(fields))] * fields.layers
+
+
+def _dbrx(fields: Fields) -> list[LayerCache]:
+    block = fields.sub("attn_config")
+    width = fields.integer("hidden_size") // fields.integer("num_attention_heads", least=1)
+    return [kv.attention(block.integer("kv_n_heads"), width, width)] * fields.layers
+
+
+def _unfolded_latent(fields: Fields) -> list[LayerCache]:
+    """MiniCPM3: latent attention whose keys are unfolded before they are kept, values padded."""
+    width = fields.integer("qk_nope_head_dim") + fields.integer("qk_rope_head_dim")
+    return [kv.attention(fields.integer("num_attention_heads"), width, width)] * fields.layers
+
+
+def _nemotron_nas(fields: Fields) -> list[LayerCache]:
+    """DeciLM: every layer names how many heads share a KV head, or that it has no attention."""
+    blocks = fields.get("block_configs")
+    if not isinstance(blocks, list):
+        raise fields.error("the config has no list 'block_configs'")
+    heads, width = fields.integer("num_attention_heads"), head_dim(fields)
+    found = []
+    for number, block in enumerate(blocks):
+        attention = block.get("attention") if isinstance(block, Mapping) else None
+        if not isinstance(attention, Mapping):
+            raise fields.error(f"block {number} of 'block_configs' has no 'attention'")
+        if attention.get("no_op") or attention.get("replace_with_linear"):
+            continue
+        group = Fields({**attention, "model_type": fields.model_type})
+        found.append(
+            kv.attention(heads // group.integer("n_heads_in_group", least=1), width, width)
+        )
+    return found
 
 
 def _llama4(fields: Fields) -> list[LayerCache]:
     types = fields.types("layer_types")
     if types is None:
-        period = int(fields.get("no_rope_layer_interval", 4))
-        rotary = fields.get("no_rope_layers") or [(i + 1) % period for i in range(fields.layers)]
+        period = fields.count("no_rope_layer_interval", 4, least=1)
+        rotary = fields.counts("no_rope_layers") or [(i + 1) % period for i in range(fields.layers)]
         types = [CHUNKED if uses_rotary else FULL for uses_rotary in rotary]
-    chunked = kv.windowed(gqa(fields), fields.integer("attention_chunk_size"))
+    chunked = kv.chunked(gqa(fields), fields.integer("attention_chunk_size"))
     return by_type(fields, types, {FULL: gqa(fields), CHUNKED: chunked})
 
 
-def _gemma4(fields: Fields) -> list[LayerCache]:
-    own = fields.layers - int(fields.get("num_kv_shared_layers", 0))
-    types = fields.types("layer_types") or every(6, FULL, SLIDING, fields.layers)
-    heads = int(fields.get("num_global_key_value_heads") or kv_heads(fields))
-    dim = int(fields.get("global_head_dim", 512))
-    sliding = kv.windowed(gqa(fields), fields.integer("sliding_window"))
+def _gemma3n(fields: Fields) -> list[LayerCache]:
     # The last layers attend to the keys and values of earlier ones and keep none of their own.
+    return _decoder(fields)[: fields.layers - fields.count("num_kv_shared_layers", 0)]
+
+
+def _gemma4(fields: Fields) -> list[LayerCache]:
+    own = fields.layers - fields.count("num_kv_shared_layers", 0)
+    heads = kv_heads(fields)
+    if fields.get("attention_k_eq_v"):
+        heads = fields.count("num_global_key_value_heads", heads)
+    dim = fields.count("global_head_dim", 512)
+    sliding = kv.windowed(gqa(fields), fields.integer("sliding_window"))
+    types = attention_types(fields)
+    types[-1] = FULL
     return by_type(fields, types[:own], {FULL: kv.attention(heads, dim, dim), SLIDING: sliding})
 
 
@@ -85,12 +127,27 @@ def _mimo_v2(fields: Fields) -> list[LayerCache]:
             fields.integer("swa_head_dim"),
             fields.integer("swa_v_head_dim"),
         ),
-        fields.integer("sliding_window"),
+        fields.integer("sliding_window_size", "sliding_window"),
     )
-    types = fields.types("layer_types", "hybrid_layer_pattern")
+    types = fields.types("hybrid_layer_pattern", "layer_types")
     if types is None:
         raise fields.error("the config has no 'hybrid_layer_pattern'")
     return by_type(fields, types, {FULL: full, "0": full, SLIDING: windowed, "1": windowed})
+
+
+def _step3p5(fields: Fields) -> list[LayerCache]:
+    """Layers of the type that ``attention_other_setting`` names have heads of their own."""
+    full = sliding = gqa(fields)
+    other = fields.get("attention_other_setting")
+    if isinstance(other, Mapping):
+        own = Fields({**other, "model_type": fields.model_type})
+        width = own.count("head_dim", head_dim(fields))
+        special = kv.attention(own.integer("num_attention_groups"), width, width)
+        if other.get("attention_type") == SLIDING:
+            sliding = special
+        else:
+            full = special
+    return _mixed(fields, full, sliding)
 
 
 def _minimax_m2(fields: Fields) -> list[LayerCache]:
@@ -103,50 +160,37 @@ def _minimax_m3(fields: Fields) -> list[LayerCache]:
     modes = sparse.types("sparse_attention_freq")
     if modes is None:
         raise fields.error("the config has no 'sparse_attention_freq'")
-    index = kv.sparse_indexer(sparse.integer("sparse_index_dim"))
+    index = kv.bf16_indexer(sparse.integer("sparse_index_dim"))
     return [gqa(fields)] * fields.layers + by_type(fields, modes, {"1": index, "0": None})
 
 
-def _mla_only(fields: Fields) -> list[LayerCache]:
-    return [mla(fields)] * fields.layers
-
-
-def _mla_indexed(fields: Fields) -> list[LayerCache]:
-    index = kv.sparse_indexer(fields.integer("index_head_dim"))
-    return _mla_only(fields) + by_type(
-        fields, indexer_modes(fields), {"full": index, "shared": None}
-    )
-
-
-def _deepseek_v4(fields: Fields) -> list[LayerCache]:
-    """Every layer has a window; most also keep compressed entries, those at 4:1 with an index."""
-    dim = fields.integer("head_dim")
-    window = kv.windowed(LayerCache("", per_token=dim), fields.integer("sliding_window"))
-    ratios = fields.types("compress_ratios")
-    if ratios is None:
-        raise fields.error("the config has no 'compress_ratios'")
-    light, heavy = kv.compressed_attention(dim, 4), kv.compressed_attention(dim, 128)
-    index = kv.sparse_indexer(fields.integer("index_head_dim"), pool=4)
-    compressed = by_type(fields, ratios, {"0": None, "4": light, "128": heavy})
-    return [window] * fields.layers + compressed + [index] * compressed.count(light)
-
+_DECODERS = """
+    afmoe apertus arcee aria_text bailing_moe bailing_moe_v2 bloom cohere cohere2 cohere2_moe
+    cohere_compass_text cwm deepseek emu3_text_model ernie4_5 ernie4_5_moe ernie4_5_vl_moe_text
+    exaone exaone4 exaone_moe flex_olmo gemma gemma2 gemma3_text glm glm4 glm4_moe glm4v_moe_text
+    glm4v_text glm_ocr_text gpt-sw3 gpt2 gpt_neox gpt_oss gptj granite granite_swa granitemoe
+    granitemoe_swa granitemoeshared hunyuan_v1_dense hunyuan_v1_moe hunyuan_vl_text hy_v3
+    hyperclovax internlm2 internlm3 iquestcoder jais2 laguna llama mellum mimo minicpm minicpmo
+    minicpmv ministral3 mistral mixtral molmo molmo2_text moondream3_text muse_glimmer_text
+    nanbeige nemotron olmo olmo2 olmo3 olmoe opt orion paddleocr_vl_text PanguEmbedded param2moe
+    phi phi3 phi3_v phi4mm phimoe plamo3 qwen2 qwen2_5_omni_text qwen2_5_vl_text qwen2_moe
+    qwen2_vl_text qwen3 qwen3_asr_text qwen3_moe qwen3_omni_moe_text qwen3_vl_moe_text
+    qwen3_vl_text sarvam_moe seed_oss smollm3 solar stablelm starcoder2 step3_text telechat3
+    vaultgemma
+""".split()
 
 ATTENTION_MODELS: dict[str, Family] = {
-    **dict.fromkeys(
-        (
-            "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
-            "qwen3_vl_text", "qwen3_vl_moe_text", "mimo", "glm4", "glm4_moe", "phi3", "olmo2",
-            "ernie4_5", "ernie4_5_moe", "granite", "granitemoe", "smollm3", "gemma2",
-            "gemma3_text", "gpt_oss", "cohere2", "olmo3",
-        ),
-        _decoder,
-    ),
-    "gemma4_text": _gemma4,
+    **dict.fromkeys(_DECODERS, _decoder),
+    **dict.fromkeys(("falcon", "RefinedWeb", "RefinedWebModel", "gpt_bigcode"), _multi_query),
+    "chatglm": _chatglm,
+    "dbrx": _dbrx,
+    "minicpm3": _unfolded_latent,
+    "nemotron-nas": _nemotron_nas,
+    "gemma3n_text": _gemma3n,
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text", "diffusion_gemma_text"), _gemma4),
     "llama4_text": _llama4,
-    "mimo_v2_flash": _mimo_v2,
+    **dict.fromkeys(("mimo_v2_flash", "mimo_v2"), _mimo_v2),
     "minimax_m2": _minimax_m2,
-    **dict.fromkeys(("minimax_m3", "minimax_m3_text", "minimax_m3_vl"), _minimax_m3),
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"), _mla_only),
-    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), _mla_indexed),
-    "deepseek_v4": _deepseek_v4,
-}  # fmt: skip
+    **dict.fromkeys(("minimax_m3", "minimax_m3_text", "minimax_m3_vl_text"), _minimax_m3),
+    "step3p5": _step3p5,
+}

@@ -1,4 +1,8 @@
-"""Reading a Hugging Face ``config.json``: fields by name, layer types by name, nothing guessed."""
+"""Reading a Hugging Face ``config.json``: fields by name, layer types by name, nothing guessed.
+
+A field that the config leaves out has the default of the model type's config class, as it has
+when vLLM loads the config. A field that neither knows is an error that names it.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +11,84 @@ from typing import Any
 
 from prfaas.core.errors import ConfigError
 from prfaas.models.geometry import layers as kv
+from prfaas.models.geometry.config_classes import UNKNOWN, config_classes
 from prfaas.models.geometry.layers import LayerCache
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
-# What a config leaves out means what transformers' config class of the model type defaults to.
-_HEAD_DIM = {
-    "ernie4_5": 128, "gemma2": 256, "gemma3_text": 256, "gemma4_text": 256, "glm4": 128,
-    "gpt_oss": 64, "llama4_text": 128, "mimo_v2_flash": 192, "minimax_m2": 128, "nemotron_h": 128,
-    "qwen3": 128, "qwen3_5_moe_text": 256, "qwen3_5_text": 256, "qwen3_next": 256,
-    "qwen3_vl_text": 128,
-}  # fmt: skip
-_AS_MANY_KV_HEADS = {
-    "cohere2", "granite", "granitemoe", "granitemoehybrid", "llama", "olmo2", "olmo3",
-    "olmo_hybrid", "phi3",
-}  # fmt: skip
+_TEXT_BLOCKS = ("thinker_config", "text_config", "llm_config", "language_config")
 
 
 class Fields:
     """The text model's part of a config, asked by field name."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        inner = config.get("text_config") or config.get("llm_config")
-        self._fields = {**config, **inner} if isinstance(inner, Mapping) else {**config}
-        model_type = self._fields.get("model_type")
-        if not isinstance(model_type, str):
-            raise ConfigError("the config has no 'model_type'; is it a Hugging Face config.json?")
-        self.model_type = model_type
+        self._fields, self.model_type = _text_model(config)
+        self._class = config_classes().get(self.model_type, UNKNOWN)
+
+    def may_be_null(self, *names: str) -> bool:
+        """Whether the model type's class is known and has no default for any of ``names``."""
+        known = self._class is not UNKNOWN
+        return known and all(self._class.defaults.get(name) is None for name in names)
+
+    def value(self, name: str) -> Any:
+        """What the config says of the field, else its class's default; None where neither does."""
+        own = self._class.aliases.get(name, name)
+        for spelling in (name, own):
+            if spelling in self._fields:
+                return self._fields[spelling]
+        return self._class.defaults.get(own)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field, or ``default`` where it is absent or null."""
-        value = self._fields.get(name)
+        value = self.value(name)
         return default if value is None else value
 
     def __contains__(self, name: str) -> bool:
-        """Whether the config says anything of the field, be it null."""
-        return name in self._fields
+        """Whether the config or its class says anything of the field, be it null."""
+        own = self._class.aliases.get(name, name)
+        return name in self._fields or own in self._fields or own in self._class.defaults
 
-    def integer(self, *names: str) -> int:
-        """The first of ``names`` that is there. Raises ConfigError if none is an integer."""
+    def integer(self, *names: str, least: int = 0) -> int:
+        """The first of ``names`` that is there and not null.
+
+        Raises ConfigError if none is, or if it is no integer of at least ``least``.
+        """
         for name in names:
-            value = self._fields.get(name)
-            if isinstance(value, int):
-                return value
+            value = self.value(name)
+            if value is not None:
+                return self._checked(name, value, least)
         raise self.error(f"the config has no integer {' or '.join(map(repr, names))}")
+
+    def count(self, name: str, default: int, *, least: int = 0) -> int:
+        """The field, or ``default`` where it is absent or null. Raises ConfigError as `integer`."""
+        value = self.value(name)
+        return default if value is None else self._checked(name, value, least)
+
+    def counts(self, name: str) -> list[int] | None:
+        """A list of integers; None where it is absent or null. Raises ConfigError."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple):
+            raise self.error(f"{name!r} must be a list of integers, not {value!r}")
+        return [self._checked(name, entry, 0) for entry in value]
+
+    def factor(self, *names: str, default: float) -> float:
+        """A number above zero: the first of ``names`` that is there. Raises ConfigError."""
+        for name in names:
+            value = self.value(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise self.error(f"{name!r} must be a number above zero, not {value!r}")
+            return float(value)
+        return default
+
+    def _checked(self, name: str, value: Any, least: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(f"{name!r} must be an integer of at least {least}, not {value!r}")
+        return value
 
     def types(self, *names: str) -> list[str] | None:
         """A list with an entry for every layer, as strings, under the first of ``names`` that is
@@ -62,6 +100,8 @@ class Fields:
             value = self.get(name)
             if value is None:
                 continue
+            if not isinstance(value, list | tuple | str):
+                raise self.error(f"{name!r} must be a list with an entry per layer, not {value!r}")
             types = [str(entry) for entry in value]
             # Some model types leave the number of layers to this list.
             if not types or ("num_hidden_layers" in self and len(types) < self.layers):
@@ -79,11 +119,34 @@ class Fields:
     @property
     def layers(self) -> int:
         """The number of layers."""
-        return self.integer("num_hidden_layers", "n_layer")
+        return self.integer("num_hidden_layers", "n_layer", "num_layers", least=1)
 
     def error(self, what: str) -> ConfigError:
         """An error that names the model type."""
         return ConfigError(f"model type {self.model_type!r}: {what}")
+
+
+def _text_model(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields of the text model inside a config of any nesting, and its model type."""
+    fields, model_type = {**config}, config.get("model_type")
+    while True:
+        known = (
+            config_classes().get(model_type, UNKNOWN) if isinstance(model_type, str) else UNKNOWN
+        )
+        block = next((b for b in _TEXT_BLOCKS if isinstance(fields.get(b), Mapping)), None)
+        if block is None:
+            break
+        fields = {**fields[block]}
+        if known.text is not None:
+            fields = {**known.text.defaults, "model_type": known.text.model_type, **fields}
+        model_type = fields.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError("the config has no 'model_type'; is it a Hugging Face config.json?")
+    if known.text is not None:
+        raise ConfigError(
+            f"model type {model_type!r}: the config has no block {known.text.field!r}"
+        )
+    return fields, model_type
 
 
 Family = Callable[[Fields], list[LayerCache]]
@@ -106,25 +169,40 @@ def by_type(
 
 
 def every(period: int, rare: str, common: str, layers: int) -> list[str]:
-    """``rare`` as the last of every ``period`` layers, ``common`` elsewhere."""
+    """``rare`` as the last of every ``period`` layers, ``common`` elsewhere; 0: always rare."""
+    if period < 1:
+        return [rare] * layers
     return [rare if (i + 1) % period == 0 else common for i in range(layers)]
 
 
 def head_dim(fields: Fields) -> int:
     """Width of an attention head."""
-    given = fields.get("head_dim") or fields.get("attention_head_dim")
-    if given is None:
-        given = _HEAD_DIM.get(fields.model_type)
-    if given is None:
-        given = fields.integer("hidden_size") // fields.integer("num_attention_heads")
-    return int(given)
+    for name in ("head_dim", "attention_head_dim", "kv_channels"):
+        if given := fields.count(name, 0):
+            return given
+    return fields.integer("hidden_size") // fields.integer("num_attention_heads", least=1)
+
+
+_KV_HEADS = (
+    "num_key_value_heads",
+    "num_kv_heads",
+    "n_head_kv",
+    "multi_query_group_num",
+    "num_attention_groups",
+)
 
 
 def kv_heads(fields: Fields) -> int:
-    """Heads that have keys and values of their own."""
-    if fields.get("num_key_value_heads") is None and fields.model_type in _AS_MANY_KV_HEADS:
+    """Heads that have keys and values of their own.
+
+    A class that has no such field, or whose default for it is null, means as many as heads.
+    """
+    for name in _KV_HEADS:
+        if fields.value(name) is not None:
+            return fields.integer(name, least=1)
+    if fields.may_be_null(*_KV_HEADS):
         return fields.integer("num_attention_heads")
-    return fields.integer("num_key_value_heads")
+    return fields.integer(_KV_HEADS[0])
 
 
 def gqa(fields: Fields) -> LayerCache:
@@ -141,7 +219,7 @@ def indexer_modes(fields: Fields) -> list[str]:
     """Which layers run a sparse-attention indexer (``full``) and which reuse one (``shared``)."""
     types = fields.types("indexer_types", "index_topk_pattern")
     if types is not None:
-        return types
-    period = int(fields.get("index_topk_freq", 1))
-    offset = int(fields.get("index_skip_topk_offset", 2))
+        return [{"F": "full", "S": "shared"}.get(mode, mode) for mode in types]
+    period = max(fields.count("index_topk_freq", 1), 1)
+    offset = fields.count("index_skip_topk_offset", 2)
     return ["shared" if max(i - offset + 1, 0) % period else "full" for i in range(fields.layers)]

@@ -16,12 +16,15 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict, naming, parse_yaml
+from prfaas.models.geometry import auto_dtypes
 from prfaas.models.geometry.attention import ATTENTION_MODELS
 from prfaas.models.geometry.fields import Fields
 from prfaas.models.geometry.hybrid import HYBRID_MODELS
-from prfaas.models.geometry.layers import ModelGeometry, dtype_bytes
+from prfaas.models.geometry.latent import LATENT_MODELS
+from prfaas.models.geometry.layers import ModelGeometry
+from prfaas.models.geometry.refused import refusal
 
-FAMILIES = ATTENTION_MODELS | HYBRID_MODELS
+FAMILIES = ATTENTION_MODELS | LATENT_MODELS | HYBRID_MODELS
 
 
 class CatalogueRow(Strict, frozen=True):
@@ -41,29 +44,39 @@ class _Catalogue(Strict, frozen=True):
 
 
 def geometry_of(
-    config: Mapping[str, Any], *, name: str, source: str, note: str | None = None
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    source: str,
+    note: str | None = None,
+    dtype: str | None = None,
 ) -> ModelGeometry:
     """The geometry a ``config.json`` (already parsed) describes.
 
+    Args:
+        dtype: what the model is served in (vLLM's ``--dtype``); None: what ``auto`` would choose.
     Raises ConfigError that names the unknown model type, layer type or missing field.
     """
-    fields = Fields(config)
-    family = FAMILIES.get(fields.model_type)
-    if family is None:
-        raise ConfigError(
-            f"{name}: model type {fields.model_type!r} is not known and its KV cache would be a "
-            f"guess; known: {', '.join(sorted(FAMILIES))}"
-        )
     with naming(name):
+        fields = Fields(config)
+        if reason := refusal(config, fields):
+            raise fields.error(reason)
+        family = FAMILIES.get(fields.model_type)
+        if family is None:
+            near = difflib.get_close_matches(fields.model_type, FAMILIES, n=3, cutoff=0.6)
+            hint = f"; known and alike: {', '.join(near)}" if near else ""
+            raise fields.error(f"is not known, and its KV cache would be a guess{hint}")
         layers = family(fields)
-    model_dtype = str(fields.get("dtype") or fields.get("torch_dtype") or "bfloat16")
-    state_dtype = fields.get("mamba_ssm_cache_dtype") or fields.get("mamba_ssm_dtype") or "float32"
-    dtype_bytes(model_dtype), dtype_bytes(state_dtype)
+        model = dtype or auto_dtypes.model_dtype(config)
+        latent = all("latent" in layer.kind for layer in layers)
+        kv_dtype = auto_dtypes.kv_dtype(config, model, latent=latent)
+        state_dtype = auto_dtypes.state_dtype(fields)
     return ModelGeometry(
         name=name,
         model_type=fields.model_type,
         layers=dict(Counter(layers)),
-        model_dtype=model_dtype,
+        model_dtype=model,
+        kv_dtype=kv_dtype,
         state_dtype=state_dtype,
         source=source,
         note=note,
@@ -78,23 +91,26 @@ def catalogue() -> dict[str, CatalogueRow]:
     return {row.name.lower(): row for row in rows}
 
 
-def load_model(name: str, *, hub_cache: Path | None = None) -> ModelGeometry:
+def load_model(
+    name: str, *, hub_cache: Path | None = None, dtype: str | None = None
+) -> ModelGeometry:
     """The geometry of a model.
 
     Args:
         name: a ``config.json``, a directory that holds one, a model id in the local Hugging Face
             cache, or a name of the built-in catalogue (tried in this order).
         hub_cache: the Hugging Face cache; None: where ``HF_HUB_CACHE`` or ``HF_HOME`` say.
+        dtype: what the model is served in (vLLM's ``--dtype``); None: what ``auto`` would choose.
     Raises ConfigError that says what was tried.
     """
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():
-        return _from_file(path, name=path.parent.name or str(path))
+        return _from_file(path, name=path.parent.name or str(path), dtype=dtype)
     cached = _cached_config(name, hub_cache or _default_hub_cache())
     if cached is not None:
-        return _from_file(cached, name=name)
+        return _from_file(cached, name=name, dtype=dtype)
     row = _catalogue_row(name)
     if row is None:
         near = difflib.get_close_matches(name.lower(), catalogue(), n=3, cutoff=0.5)
@@ -105,7 +121,7 @@ def load_model(name: str, *, hub_cache: Path | None = None) -> ModelGeometry:
         )
     types = [kind for kind, count in row.layer_counts.items() for _ in range(count)]
     config = {**row.config, "layer_types": types} if types else row.config
-    return geometry_of(config, name=row.name, source=row.source, note=row.note)
+    return geometry_of(config, name=row.name, source=row.source, note=row.note, dtype=dtype)
 
 
 def _catalogue_row(name: str) -> CatalogueRow | None:
@@ -113,16 +129,25 @@ def _catalogue_row(name: str) -> CatalogueRow | None:
     return catalogue().get(name.lower()) or by_repository.get(name.lower())
 
 
-def _from_file(path: Path, *, name: str) -> ModelGeometry:
+def _from_file(path: Path, *, name: str, dtype: str | None) -> ModelGeometry:
+    config = _json_object(path)
+    beside = path.with_name("hf_quant_config.json")
+    # Where older modelopt checkpoints say how they were quantized.
+    if "quantization_config" not in config and beside.is_file():
+        config["quantization_config"] = {"quant_method": "modelopt", **_json_object(beside)}
+    return geometry_of(config, name=name, source=str(path), dtype=dtype)
+
+
+def _json_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(config, dict):
+    if not isinstance(found, dict):
         raise ConfigError(f"{path}: not a JSON object; is it a Hugging Face config.json?")
-    return geometry_of(config, name=name, source=str(path))
+    return found
 
 
 def _default_hub_cache() -> Path:

@@ -1,0 +1,27 @@
+"""``prfaas completion SHELL``: a script that completes verbs and options with the Tab key."""
+
+from __future__ import annotations
+
+import argparse
+
+import shtab
+
+EXAMPLES = """
+examples:
+  prfaas completion bash > ~/.local/share/bash-completion/completions/prfaas
+  prfaas completion zsh > ~/.zfunc/_prfaas      with ~/.zfunc in fpath
+  eval "$(prfaas completion bash)"              for this shell only
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose script to print")
+
+
+def run(args: argparse.Namespace) -> int:
+    from prfaas.cli.main import build_parser
+
+    print(shtab.complete(build_parser("*"), shell=args.shell))
+    return 0

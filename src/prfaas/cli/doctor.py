@@ -1,0 +1,84 @@
+"""``prfaas doctor``: what would go wrong on this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from prfaas.cli.console import report_console
+from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.doctor.examine import examine
+from prfaas.doctor.finding import Finding
+
+EXAMPLES = """
+examples:
+  prfaas doctor                         this machine: Python, vLLM, memory, limits, network cards
+  prfaas doctor deployment.yaml         and its ports, certificates, clocks, the way to every agent
+  prfaas doctor deployment.yaml --json | jq '.findings[] | select(.level == "error")'
+
+Run it on every machine of the deployment, before and while it runs. Exit status: 0 where nothing
+is in the way, 1 where something is (an "error"), 2 where the file is wrong.
+"""
+_STYLE = {"ok": "green", "note": "dim", "warning": "yellow", "error": "bold red"}
+
+
+class DoctorReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``prfaas doctor --json`` prints."""
+
+    findings: list[Finding]
+    errors: int
+    warnings: int
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "deployment",
+        nargs="?",
+        type=Path,
+        metavar="DEPLOYMENT.yaml",
+        help="deployment file; without one only the machine is looked at",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    deployment = None if args.deployment is None else load_deployment(args.deployment)
+    console = None if args.json else report_console()
+    findings = asyncio.run(_examine(deployment, console))
+    levels = [finding.level for finding in findings]
+    report = DoctorReport(findings, levels.count("error"), levels.count("warning"))
+    if console is None:
+        print(msgspec.json.encode(report).decode())
+    else:
+        console.print(
+            f"\n{report.errors} errors, {report.warnings} warnings, {len(levels)} findings",
+            highlight=False,
+        )
+    return 1 if report.errors else 0
+
+
+async def _examine(deployment: Deployment | None, console: Console | None) -> list[Finding]:
+    """Findings are printed as they are made: some wait for a network."""
+    findings = []
+    async for finding in examine(deployment, now=time.time()):
+        findings.append(finding)
+        if console is not None:
+            console.print(_line(finding), soft_wrap=True)
+    return findings
+
+
+def _line(finding: Finding) -> Text:
+    text = Text.assemble(
+        (f"{finding.level:8}", _STYLE[finding.level]),
+        (f"{finding.check}: ", "bold"),
+        finding.found,
+    )
+    return text.append(f"\n        -> {finding.advice}") if finding.advice else text

@@ -1,0 +1,117 @@
+"""``prfaas engine NAME``: the exact command that serves one engine of a deployment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.deployment import Deployment, EngineConfig, load_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.launch.commands import Command, engine_command, installed_vllm
+from prfaas.launch.runs import the_running
+
+EXAMPLES = """
+examples:
+  prfaas engine decode-0 deployment.yaml          print it, to paste into a unit or a manifest
+  prfaas engine decode-0 deployment.yaml --run    become it: the engine, on this machine
+  prfaas engine west-decode                       as the running 'prfaas up' started it
+  prfaas engine prefill-0 deployment.yaml --vllm gpu --json
+
+The engine needs its url, the model its path and the cluster's agent its socket in the file:
+'prfaas up' chooses them only for what it starts itself. Exit status: 0, or 2 where the file or the
+name is wrong; with --run that of vLLM.
+"""
+
+
+class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``prfaas engine --json`` prints. ``environment`` is added to the caller's own."""
+
+    engine: str
+    role: str
+    cluster: str
+    url: str
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument("name", metavar="NAME", help="the engine's name in the deployment")
+    parser.add_argument(
+        "deployment",
+        nargs="?",
+        type=Path,
+        metavar="DEPLOYMENT.yaml",
+        help="deployment file; without one: that of the running 'prfaas up'",
+    )
+    parser.add_argument("--run", action="store_true", help="run it instead of printing it")
+    parser.add_argument(
+        "--vllm",
+        choices=("cpu", "gpu"),
+        help="whose command (default: that of the vLLM installed here)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    file = args.deployment or the_running().deployment_file
+    deployment = load_deployment(file)
+    engine = _engine(deployment, args.name, source=str(file))
+    command = engine_command(deployment, engine, vllm=args.vllm or installed_vllm())
+    if args.run:
+        os.execvpe(command.arguments[0], command.arguments, {**os.environ, **command.environment})
+    if args.json:
+        print(msgspec.json.encode(_report(deployment, engine, command)).decode())
+    else:
+        print(_shell(command))
+    return 0
+
+
+def _engine(deployment: Deployment, name: str, *, source: str) -> EngineConfig:
+    """The engine with all that its command needs. Raises ConfigError that names what lacks."""
+    engines = {e.name: e for cluster in deployment.clusters for e in cluster.engines}
+    if name not in engines:
+        raise ConfigError(f"{source}: no engine {name!r}; known: {', '.join(sorted(engines))}")
+    agent = deployment.agent_of_engine(name)
+    missing = [
+        what
+        for what, value in (
+            (f"engine {name!r} has no 'url'", engines[name].url),
+            ("'model' has no 'path'", deployment.model.path),
+            (f"agent {agent.name!r} has no 'socket'", agent.socket),
+        )
+        if value is None
+    ]
+    if missing:
+        raise ConfigError(f"{source}: {'; '.join(missing)}: write it in the file")
+    return engines[name]
+
+
+def _report(deployment: Deployment, engine: EngineConfig, command: Command) -> EngineReport:
+    cluster = next(c for c in deployment.clusters if engine in c.engines)
+    assert engine.url is not None
+    return EngineReport(
+        engine=engine.name,
+        role=engine.role,
+        cluster=cluster.name,
+        url=engine.url,
+        arguments=list(command.arguments),
+        environment=dict(command.environment),
+    )
+
+
+def _shell(command: Command) -> str:
+    """A command line for a POSIX shell, an option to a line."""
+    environment = [f"{key}={shlex.quote(value)}" for key, value in command.environment.items()]
+    lines = [" ".join(environment)] if environment else []
+    for word in map(shlex.quote, command.arguments):
+        if word.startswith("--") or not lines or len(lines) == len(environment[:1]):
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n  ".join(lines)

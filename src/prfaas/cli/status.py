@@ -1,0 +1,77 @@
+"""``prfaas status``: a running deployment in the terminal, live or once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from rich.live import Live
+
+from prfaas.cli.console import report_console
+from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.units import parse_duration
+from prfaas.launch.runs import the_running
+from prfaas.status.collect import collect
+from prfaas.status.view import draw
+
+EXAMPLES = """
+examples:
+  prfaas status                                   of the running 'prfaas up', live
+  prfaas status deployment.yaml --once            of any deployment whose addresses the file names
+  prfaas status deployment.yaml --gateway http://10.0.0.5:8000
+  prfaas status --json | jq .troubles             once, for scripts
+
+Exit status: 0 where requests are answered, 1 where they are not, 2 where the file or the running
+deployment cannot be found.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "deployment",
+        nargs="?",
+        type=Path,
+        metavar="DEPLOYMENT.yaml",
+        help="deployment file; without one: that of the running 'prfaas up'",
+    )
+    parser.add_argument("--once", action="store_true", help="print it once and stop")
+    parser.add_argument("--json", action="store_true", help="print JSON once")
+    parser.add_argument(
+        "--every", default="1 s", metavar="TIME", help="look again after (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--gateway", metavar="URL", help="ask this gateway (default: where the file's listens)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    deployment = load_deployment(args.deployment or the_running().deployment_file)
+    gateway = (args.gateway or f"http://{deployment.gateway.listen}").rstrip("/")
+    try:
+        return asyncio.run(_show(deployment, gateway, args))
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) -> int:
+    console = report_console()
+    async with aiohttp.ClientSession() as http:
+        snapshot = await collect(deployment, http, gateway=gateway, now=time.time())
+        if args.json:
+            print(msgspec.json.encode(snapshot).decode())
+        elif args.once or not console.is_terminal:
+            console.print(draw(snapshot), highlight=False)
+        else:
+            period_s = parse_duration(args.every)
+            with Live(draw(snapshot), console=console, screen=True, auto_refresh=False) as live:
+                while True:
+                    await asyncio.sleep(period_s)
+                    snapshot = await collect(deployment, http, gateway=gateway, now=time.time())
+                    live.update(draw(snapshot), refresh=True)
+    return 0 if snapshot.well else 1

@@ -1,0 +1,29 @@
+"""All checks, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from prfaas.core.deployment import Deployment
+from prfaas.doctor.certificates import check_certificates
+from prfaas.doctor.finding import Finding
+from prfaas.doctor.machine import check_machine
+from prfaas.doctor.network import check_network
+from prfaas.doctor.software import check_software
+
+
+async def examine(deployment: Deployment | None, *, now: float) -> AsyncIterator[Finding]:
+    """Findings as they are made; without a deployment only those of the machine.
+
+    Args:
+        now: Unix seconds, for certificates.
+    """
+    for finding in check_software():
+        yield finding
+    for finding in check_machine(deployment):
+        yield finding
+    if deployment is not None:
+        for finding in check_certificates(deployment, now=now):
+            yield finding
+        async for finding in check_network(deployment):
+            yield finding

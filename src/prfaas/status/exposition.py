@@ -1,0 +1,36 @@
+"""Reading a Prometheus page: one number, or numbers by label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+
+class MetricsPage:
+    """The samples of a ``/metrics`` answer; an empty page where there was none."""
+
+    def __init__(self, text: str) -> None:
+        self._samples: dict[str, list[Sample]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                self._samples.setdefault(sample.name, []).append(sample)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The sum of the samples with these labels; None where there is none."""
+        found = [s.value for s in self._with(name, labels)]
+        return sum(found) if found else None
+
+    def by(self, name: str, *labels: str) -> dict[str, int]:
+        """Whole numbers by the values of ``labels``, which are joined with a space."""
+        found: dict[str, int] = {}
+        for sample in self._samples.get(name, []):
+            key = " ".join(sample.labels.get(label, "") for label in labels)
+            found[key] = found.get(key, 0) + int(sample.value)
+        return found
+
+    def _with(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
+        for sample in self._samples.get(name, []):
+            if all(sample.labels.get(key) == value for key, value in labels.items()):
+                yield sample

@@ -1,0 +1,104 @@
+"""A deployment at one moment, as types: what ``prfaas status --json`` prints."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a snapshot's parts."""
+
+
+class GatewayStatus(Row, frozen=True):
+    """``requests``: ended ones by ``route outcome`` since the gateway started."""
+
+    url: str
+    up: bool
+    ready: bool
+    inflight: int
+    requests: dict[str, int]
+
+
+class EngineStatus(Row, frozen=True):
+    """An engine. ``up``: as the gateway sees it, or as it answers where there is no gateway.
+    ``running`` and ``waiting``: requests in vLLM; ``kv_used``: share of its KV cache, 0 to 1; None
+    where it does not say. ``cached_blocks``: what the gateway knows its prefix cache to hold."""
+
+    name: str
+    role: str
+    url: str
+    up: bool
+    running: int | None
+    waiting: int | None
+    kv_used: float | None
+    cached_blocks: int | None
+
+
+class MachineStatus(Row, frozen=True):
+    """A machine by its agent. ``slots``: of the arena, by state; ``transfers``: open, by side."""
+
+    agent: str
+    address: str
+    up: bool
+    engines_registered: int
+    slots: dict[str, int]
+    slot_bytes: int
+    transfers: dict[str, int]
+
+
+class ClusterStatus(Row, frozen=True):
+    name: str
+    kind: str
+    machines: list[MachineStatus]
+    engines: list[EngineStatus]
+
+
+class LineStatus(Row, frozen=True):
+    """One direction of a line as its sender measures it (seconds, bytes). ``limit``: the pace that
+    is set, None for none. ``congestion``: 0 clear to 1 saturated."""
+
+    source: str
+    target: str
+    up: bool
+    connections: int
+    goodput_bytes_per_s: float
+    limit_bytes_per_s: float | None
+    rtt_s: float
+    queued_bytes: int
+    congestion: float
+
+
+class Decision(Row, frozen=True):
+    """A request that has ended lately: where it was prefilled and decoded, and why there."""
+
+    request_id: str
+    route: str | None
+    reason: str | None
+    total_tokens: int | None
+    cached_tokens: int
+    prefill_engine: str | None
+    decode_engine: str | None
+    first_token_s: float | None
+    outcome: str
+
+
+class Snapshot(Row, frozen=True):
+    """``troubles``: what is not as it should be, in words; empty where all is well."""
+
+    at: float
+    """Unix seconds."""
+    model: str | None
+    policy: str
+    threshold_tokens: int | None
+    """Where the policy has one."""
+    gateway: GatewayStatus
+    clusters: list[ClusterStatus]
+    lines: list[LineStatus]
+    decisions: list[Decision]
+    """The newest first; empty where the gateway does not tell them."""
+    troubles: list[str]
+
+    @property
+    def well(self) -> bool:
+        """Whether requests are answered."""
+        return self.gateway.ready

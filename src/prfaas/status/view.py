@@ -1,0 +1,140 @@
+"""Draws a snapshot for a terminal."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prfaas.core.units import format_bytes, format_rate
+from prfaas.status.snapshot import ClusterStatus, EngineStatus, LineStatus, MachineStatus, Snapshot
+
+_DECISIONS_SHOWN = 8
+
+
+def draw(snapshot: Snapshot) -> RenderableType:
+    """The whole picture; every state is a word, so colour is not needed to read it."""
+    parts: list[RenderableType] = [_head(snapshot)]
+    parts += [_clusters(snapshot.clusters)]
+    if snapshot.lines:
+        parts.append(_lines(snapshot.lines))
+    if snapshot.decisions:
+        parts.append(_decisions(snapshot))
+    if snapshot.troubles:
+        parts.append(Text("troubles", "bold red"))
+        parts += [Text(f"  {trouble}", "red") for trouble in snapshot.troubles]
+    return Group(*parts)
+
+
+def _head(snapshot: Snapshot) -> Text:
+    gateway = snapshot.gateway
+    state = "ready" if gateway.ready else "not ready" if gateway.up else "does not answer"
+    text = Text.assemble(
+        ("gateway ", "bold"),
+        f"{gateway.url}  ",
+        _word(state, good=gateway.ready),
+        f"  {gateway.inflight} in flight",
+        f"  policy {snapshot.policy}{_threshold(snapshot)}",
+        f"  {time.strftime('%H:%M:%S', time.localtime(snapshot.at))}\n",
+    )
+    counts = [f"{name}: {count:,}" for name, count in sorted(gateway.requests.items())]
+    if counts:
+        text.append(f"requests  {', '.join(counts)}\n")
+    return text
+
+
+def _threshold(snapshot: Snapshot) -> str:
+    tokens = snapshot.threshold_tokens
+    return "" if tokens is None else f", threshold {tokens:,} tokens"
+
+
+def _word(word: str, *, good: bool) -> tuple[str, str]:
+    return word, "green" if good else "bold red"
+
+
+def _clusters(clusters: list[ClusterStatus]) -> Table:
+    columns = ("cluster", "process", "role", "state", "running", "waiting", "memory", "cached")
+    table = Table(*columns, box=None, pad_edge=False)
+    for cluster in clusters:
+        title = f"{cluster.name} ({cluster.kind})"
+        for machine in cluster.machines:
+            table.add_row(title, *_machine(machine))
+            title = ""
+        for engine in cluster.engines:
+            table.add_row(title, *_engine(engine))
+            title = ""
+    return table
+
+
+def _machine(machine: MachineStatus) -> list[str | Text]:
+    total = sum(machine.slots.values())
+    used = total - machine.slots.get("free", 0)
+    memory = (
+        f"{format_bytes(used * machine.slot_bytes)} of {format_bytes(total * machine.slot_bytes)}"
+    )
+    transfers = sum(machine.transfers.values())
+    return [
+        machine.agent,
+        "agent",
+        _state(machine.up),
+        f"{transfers} transfers" if machine.up else "",
+        "",
+        memory if total else "",
+        "",
+    ]
+
+
+def _engine(engine: EngineStatus) -> list[str | Text]:
+    return [
+        engine.name,
+        engine.role,
+        _state(engine.up),
+        _number(engine.running),
+        _number(engine.waiting),
+        "" if engine.kv_used is None else f"{engine.kv_used:.0%} of KV cache",
+        "" if engine.cached_blocks is None else f"{engine.cached_blocks:,} blocks",
+    ]
+
+
+def _state(up: bool) -> Text:
+    return Text("up", "green") if up else Text("down", "bold red")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _lines(lines: list[LineStatus]) -> Table:
+    table = Table("line", "state", "goodput", "limit", "RTT", "queued", "congestion", box=None,
+                  pad_edge=False)  # fmt: skip
+    for line in lines:
+        limit = line.limit_bytes_per_s
+        table.add_row(
+            f"{line.source} -> {line.target}",
+            _state(line.up),
+            format_rate(line.goodput_bytes_per_s),
+            "none" if limit is None else format_rate(limit),
+            f"{line.rtt_s * 1e3:.1f} ms",
+            format_bytes(line.queued_bytes),
+            f"{line.congestion:.0%}",
+        )
+    return table
+
+
+def _decisions(snapshot: Snapshot) -> Table:
+    table = Table("last requests", "route", "tokens", "cached", "engines", "first token", "why",
+                  box=None, pad_edge=False)  # fmt: skip
+    for row in snapshot.decisions[:_DECISIONS_SHOWN]:
+        engines = " -> ".join(name for name in (row.prefill_engine, row.decode_engine) if name)
+        table.add_row(
+            row.request_id[:12],
+            row.route or row.outcome,
+            _number(row.total_tokens),
+            _number(row.cached_tokens),
+            engines,
+            "" if row.first_token_s is None else f"{row.first_token_s:.3f} s",
+            row.reason or "",
+        )
+    return table

@@ -1,0 +1,163 @@
+"""``status``, ``doctor``, ``engine``, ``down`` and ``completion`` from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from prfaas.cli.doctor import DoctorReport
+from prfaas.cli.down import DownReport
+from prfaas.cli.engine import EngineReport
+from prfaas.cli.main import GROUPS, VERBS, main
+from prfaas.core.deployment import parse_deployment
+from prfaas.launch.commands import engine_command
+from prfaas.status.snapshot import Snapshot
+from prfaas.testing.mock_deployment import MockDeployment
+
+DEPLOYMENT = """
+model: {path: /models/m, served_name: m}
+clusters:
+  - name: west
+    kind: pd
+    agent: {name: a, admin: "127.0.0.1:1", socket: /run/a.sock, plaintext: true}
+    engines:
+      - {name: d1, role: decode, url: "http://127.0.0.1:1", args: ["--seed", "a b"]}
+      - {name: d2, role: decode}
+gateway: {listen: "127.0.0.1:1"}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    path = tmp_path / "deployment.yaml"
+    path.write_text(DEPLOYMENT)
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str], kind: type) -> Any:
+    """The JSON on standard output, checked against the verb's schema."""
+    report = json.loads(capsys.readouterr().out)
+    jsonschema.validate(report, msgspec.json.schema(kind))
+    return report
+
+
+def test_help_shows_every_verb_once_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    grouped = [verb for verbs in GROUPS.values() for verb in verbs]
+    assert sorted(grouped) == sorted(VERBS)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {verb:11} {summary}\n" in shown for verb, summary in VERBS.items())
+    assert len(shown.splitlines()) <= 45
+
+
+def test_engine_prints_the_command_it_would_run(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engine", "d1", str(file), "--vllm", "gpu", "--json"]) == 0
+    report = printed(capsys, EngineReport)
+    deployment = parse_deployment(DEPLOYMENT, source="test")
+    command = engine_command(deployment, deployment.clusters[0].engines[0], vllm="gpu")
+    assert (report["arguments"], report["cluster"]) == (list(command.arguments), "west")
+    assert main(["engine", "d1", str(file), "--vllm", "gpu"]) == 0
+    shell = capsys.readouterr().out
+    # A shell reads it as the same words.
+    read = subprocess.run(
+        ["bash", "-c", shell.replace(sys.executable, "printf '%s\\n'", 1)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert read.stdout.splitlines() == list(command.arguments[1:])
+
+
+def test_engine_runs_it_in_its_own_place(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[tuple[str, ...]] = []
+    monkeypatch.setattr("os.execvpe", lambda _file, words, _env: became.append(tuple(words)))
+    main(["engine", "d1", str(file), "--vllm", "gpu", "--run"])
+    assert became[0][1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("d2", "engine 'd2' has no 'url'"), ("d3", "no engine 'd3'; known: d1, d2")]
+)
+def test_engine_names_what_lacks(
+    name: str, says: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["engine", name, str(file), "--vllm", "gpu"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_status_of_nothing_is_a_status(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(file), "--json"]) == 1
+    report = printed(capsys, Snapshot)
+    assert report["troubles"][0] == "the gateway at http://127.0.0.1:1 does not answer"
+    assert main(["status", str(file), "--once"]) == 1
+    assert "does not answer" in capsys.readouterr().out
+    assert main(["status"]) == 2
+    assert "no 'prfaas up' runs on this machine" in capsys.readouterr().err
+
+
+async def test_status_as_a_process_of_a_running_deployment(tmp_path: Path) -> None:
+    mock = MockDeployment()
+    file = tmp_path / "mock.yaml"
+    async with mock.running() as client:
+        await mock.ready()
+        file.write_text(mock.deployment_text())
+        url = str(client._base_url)
+        process = await subprocess_of("status", str(file), "--json", "--gateway", url)
+    assert process[0] == 0
+    report = json.loads(process[1])
+    assert (report["gateway"]["ready"], report["troubles"]) == (True, [])
+
+
+async def subprocess_of(*words: str) -> tuple[int | None, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "prfaas.cli.main", *words, stdout=subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out
+
+
+def test_doctor_says_what_to_do(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["doctor", str(file), "--json"])
+    report = printed(capsys, DoctorReport)
+    assert status == (1 if report["errors"] else 0)
+    by_check = {finding["check"]: finding for finding in report["findings"]}
+    assert by_check["certificate of a"]["level"] == "warning"
+    assert {"python", "shared memory", "file limit", "gateway"} <= set(by_check)
+    for finding in report["findings"]:
+        assert finding["advice"] or finding["level"] in ("ok", "note")
+    assert main(["doctor", str(file)]) == status
+    assert "findings" in capsys.readouterr().out
+
+
+def test_down_without_a_run_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["down", "--json"]) == 1
+    assert printed(capsys, DownReport) == {"ended": [], "still_ending": []}
+    assert main(["down"]) == 1
+    assert "Nothing of 'prfaas up' runs" in capsys.readouterr().err
+
+
+def test_completion_knows_every_verb_and_is_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(verb in script for verb in VERBS)
+    assert "--kv-cache-dtype" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["kv", "status", "down", "engine", "doctor", "completion"])
+def test_every_new_verb_teaches_by_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert f"examples:\n  prfaas {verb}" in capsys.readouterr().out

@@ -1,0 +1,58 @@
+"""Certificates: valid, soon to expire, expired, of the future, lost, open to others."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prfaas.link.tcp.certs import create_authority, issue
+
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.doctor.certificates import check_certificates
+
+DAY_S = 86_400.0
+
+
+def deployment(security: str) -> Deployment:
+    text = f"""
+clusters:
+  - name: west
+    kind: pd
+    agent: {{name: a, {security}}}
+    engines: [{{name: d, role: decode}}]
+"""
+    return parse_deployment(text, source="test")
+
+
+def with_files(directory: Path) -> Deployment:
+    return deployment(
+        f"tls: {{ca: {directory}/ca.pem, cert: {directory}/a.pem, key: {directory}/a-key.pem}}"
+    )
+
+
+def levels(found: Deployment, *, now: float) -> list[str]:
+    return [finding.level for finding in check_certificates(found, now=now)]
+
+
+def test_a_certificate_has_a_life(tmp_path: Path) -> None:
+    create_authority(tmp_path, days=1000)
+    issue(tmp_path, "a", days=100)
+    whole, now = with_files(tmp_path), time.time()
+    assert levels(whole, now=now) == ["ok", "ok", "ok"]
+    assert levels(whole, now=now + 90 * DAY_S) == ["ok", "warning", "ok"]
+    assert levels(whole, now=now + 200 * DAY_S) == ["ok", "error", "ok"]
+    assert levels(whole, now=now - 200 * DAY_S)[:2] == ["error", "error"]
+    (tmp_path / "a-key.pem").chmod(0o644)
+    assert levels(whole, now=now)[-1] == "warning"
+
+
+def test_what_is_lost_or_no_certificate_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nonsense")
+    found = list(check_certificates(with_files(tmp_path), now=time.time()))
+    assert [finding.level for finding in found] == ["error"] * 3
+    assert "not a PEM certificate" in found[0].found
+
+
+def test_plaintext_is_warned_of_and_silence_is_not() -> None:
+    assert levels(deployment("plaintext: true"), now=0) == ["warning"]
+    assert levels(deployment("external: false"), now=0) == []

@@ -1,0 +1,44 @@
+"""The network checks against a deployment of mock processes, and against nothing."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+
+from prfaas.core.deployment import Deployment
+from prfaas.doctor.finding import Finding
+from prfaas.doctor.network import check_network
+from prfaas.testing.mock_deployment import MockDeployment
+
+
+async def findings(deployment: Deployment, *, skew_s: float = 0.0) -> dict[str, Finding]:
+    found = check_network(deployment, clock=lambda: time.time() + skew_s)
+    return {finding.check: finding async for finding in found}
+
+
+async def test_processes_that_answer_and_lines_that_are_up() -> None:
+    mock = MockDeployment()
+    async with mock.running():
+        found = await findings(mock.deployment())
+        late = await findings(mock.deployment(), skew_s=60)
+    for name in ("engine e1", "engine d2", "agent east-agent", "line east -> west"):
+        assert found[name].level == "ok"
+    assert found["line east -> west"].found.startswith("1 connections, RTT 30.0 ms")
+    assert (late["agent west-agent"].level, late["line east -> west"].level) == ("warning", "ok")
+    # A Date header has whole seconds.
+    assert re.search("differs by -6[01] s", late["agent west-agent"].found)
+
+
+async def test_what_does_not_answer_is_told_from_what_is_taken() -> None:
+    mock = MockDeployment()
+    async with mock.running():
+        deployment = mock.deployment()
+    found = await findings(deployment)
+    assert found["agent east-agent"].level == "note"
+    assert "is free for it" in found["agent east-agent"].found
+    assert "cannot tell" in found["line east -> west"].found
+    host, _, port = deployment.cluster("east").agent.admin.rpartition(":")
+    with socket.create_server((host, int(port))):
+        taken = (await findings(deployment))["agent east-agent"]
+    assert (taken.level, "ss -ltnp" in taken.advice) == ("error", True)

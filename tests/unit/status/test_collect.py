@@ -1,0 +1,77 @@
+"""A snapshot of a deployment of mock engines and agents behind a real gateway."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from prfaas.status.collect import collect
+from prfaas.status.snapshot import Snapshot
+from prfaas.testing.mock_deployment import MockDeployment
+
+LONG = list(range(100))
+
+
+async def ask(mock: MockDeployment, url: str) -> Snapshot:
+    async with aiohttp.ClientSession() as http:
+        return await collect(mock.deployment(), http, gateway=url, now=5.0, timeout_s=10)
+
+
+def base(client: aiohttp.ClientSession) -> str:
+    return str(client._base_url).rstrip("/")
+
+
+async def test_a_deployment_that_is_well() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"model": "mock-model", "prompt": LONG, "max_tokens": 4}
+        async with client.post("/v1/completions", json=body) as answer:
+            assert answer.status == 200
+            await answer.read()
+        snapshot = await ask(mock, base(client))
+    assert snapshot.well
+    assert snapshot.troubles == []
+    assert snapshot.threshold_tokens == 40
+    assert [(c.name, c.kind, len(c.engines)) for c in snapshot.clusters] == [
+        ("east", "prfaas", 1),
+        ("west", "pd", 3),
+    ]
+    assert all(engine.up for cluster in snapshot.clusters for engine in cluster.engines)
+    (line,) = snapshot.lines
+    assert (line.source, line.target, line.up, line.connections) == ("east", "west", True, 1)
+    (decision,) = snapshot.decisions
+    assert (decision.route, decision.total_tokens) == ("offload", 100)
+    assert (decision.prefill_engine, decision.outcome) == ("e1", "ok")
+    assert sum(snapshot.gateway.requests.values()) == 1
+
+
+async def test_what_is_away_is_a_trouble_in_words() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        url = base(client)
+        await mock.agents["east-agent"].stop()
+        snapshot = await ask(mock, url)
+        assert snapshot.well
+        assert any("agent east-agent of east does not answer" in t for t in snapshot.troubles)
+        assert "no KV can travel from east to west" in snapshot.troubles
+        assert not snapshot.lines[0].up
+    snapshot = await ask(mock, url)
+    assert not snapshot.well
+    assert not snapshot.gateway.up
+    assert snapshot.troubles[0] == f"the gateway at {url} does not answer"
+    assert "engine d1 of west is down" in snapshot.troubles
+
+
+async def test_decisions_of_a_gateway_with_keys_are_asked_with_the_files_own() -> None:
+    mock = MockDeployment(keys="[secret]")
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"model": "mock-model", "prompt": LONG, "max_tokens": 4}
+        key = {"Authorization": "Bearer secret"}
+        async with client.post("/v1/completions", json=body, headers=key) as answer:
+            await answer.read()
+        async with client.get("/requests") as refused:
+            assert refused.status == 401
+        snapshot = await ask(mock, base(client))
+    assert len(snapshot.decisions) == 1

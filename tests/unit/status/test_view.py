@@ -1,0 +1,72 @@
+"""How a snapshot looks: everything it says is a word, also without colour."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from prfaas.status.snapshot import (
+    ClusterStatus,
+    Decision,
+    EngineStatus,
+    GatewayStatus,
+    LineStatus,
+    MachineStatus,
+    Snapshot,
+)
+from prfaas.status.view import draw
+
+
+def snapshot(*, up: bool) -> Snapshot:
+    engine = EngineStatus(
+        name="d1", role="decode", url="http://d1", up=up, running=3, waiting=2, kv_used=0.5,
+        cached_blocks=1200,
+    )  # fmt: skip
+    machine = MachineStatus(
+        agent="west-agent", address="w:1", up=up, engines_registered=1,
+        slots={"free": 3, "held": 1}, slot_bytes=1 << 20, transfers={"export": 2},
+    )  # fmt: skip
+    line = LineStatus(
+        source="east", target="west", up=up, connections=8, goodput_bytes_per_s=1.25e8,
+        limit_bytes_per_s=None, rtt_s=0.03, queued_bytes=1 << 20, congestion=0.25,
+    )  # fmt: skip
+    decision = Decision(
+        request_id="0123456789abcdef", route="offload", reason="100 uncached tokens > 40",
+        total_tokens=100, cached_tokens=0, prefill_engine="e1", decode_engine="d1",
+        first_token_s=0.5, outcome="ok",
+    )  # fmt: skip
+    return Snapshot(
+        at=0.0,
+        model="m",
+        policy="threshold",
+        threshold_tokens=19_400,
+        gateway=GatewayStatus(url="http://g", up=up, ready=up, inflight=7, requests={"pd ok": 5}),
+        clusters=[ClusterStatus(name="west", kind="pd", machines=[machine], engines=[engine])],
+        lines=[line],
+        decisions=[decision],
+        troubles=[] if up else ["engine d1 of west is down"],
+    )
+
+
+def text(*, up: bool) -> str:
+    page = io.StringIO()
+    Console(width=200, color_system=None, file=page).print(draw(snapshot(up=up)))
+    return page.getvalue()
+
+
+def test_all_of_a_healthy_deployment_is_shown() -> None:
+    shown = text(up=True)
+    for part in (
+        "ready", "7 in flight", "19,400 tokens", "pd ok: 5", "west (pd)", "1.0 MiB of 4.0 MiB",
+        "50% of KV cache", "1,200 blocks", "east -> west", "1.0 Gbit/s", "30.0 ms", "25%",
+        "e1 -> d1", "100 uncached tokens > 40",
+    ):  # fmt: skip
+        assert part in shown
+    assert "troubles" not in shown
+
+
+def test_what_is_down_is_said_in_words() -> None:
+    shown = text(up=False)
+    for part in ("does not answer", "down", "troubles", "engine d1 of west is down"):
+        assert part in shown
