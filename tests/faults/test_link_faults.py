@@ -110,7 +110,7 @@ def test_a_connection_killed_every_200_ms(rig: Rig) -> None:
     assert rig.proxy.killed >= 4
     assert state.acknowledged_bytes_total == len(data)
     # What a connection has under way when it dies. A slower machine sees more of them die.
-    assert state.resent_bytes_total <= rig.meddler.killed * 2 * MIB, state.resent_bytes_total
+    assert state.resent_bytes_total <= rig.proxy.killed * 2 * MIB, state.resent_bytes_total
 
 
 def test_flipped_bits_are_never_delivered(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import msgspec
 
+from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import LinkState
@@ -29,13 +31,14 @@ async def check_network(
     deployment: Deployment, *, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[Finding]:
     """Of every process the file names: whether it answers, how far away, with which clock; and
-    what agents say of the lines between each other."""
+    what agents say of the lines between each other. Raises ConfigError for an address that is
+    none."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
         yield await _process(http, "gateway", deployment.gateway.listen, "/health", clock)
         for cluster in deployment.clusters:
             for engine in cluster.engines:
                 if engine.url:
-                    place = engine.url.removeprefix("http://")
+                    place = str(parse_url(engine.url, what=f"engine {engine.name!r}: url"))
                     yield await _process(http, f"engine {engine.name}", place, "/health", clock)
             agent = cluster.agent
             yield await _process(http, f"agent {agent.name}", agent.admin, "/health", clock)
@@ -66,14 +69,14 @@ async def _process(
 
 def _port(name: str, place: str) -> Finding:
     """Nobody answers HTTP there: is it ours to listen on?"""
-    host, _, port = place.rpartition(":")
-    family = socket.AF_INET6 if ":" in host.strip("[]") else socket.AF_INET
+    host, port = parse_address(place, what=name)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((host.strip("[]"), int(port)))
-        except (OSError, ValueError) as error:
-            taken = isinstance(error, OSError) and error.errno == 98
+            sock.bind((host, port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
             if taken:
                 return Finding(
                     name, "error", f"{place} is taken by something that does not answer as it",
@@ -91,14 +94,14 @@ async def _way(agent: AgentConfig) -> Finding:
     check = f"way to {agent.name}"
     if agent.listen.endswith(":0"):
         return Finding(check, "note", "its port is chosen when it starts")
-    host, _, port = agent.listen.rpartition(":")
+    host, port = parse_address(agent.listen, what=check)
     took: list[float] = []
     for _ in range(_TRIES):
         begun = time.monotonic()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        except (OSError, TimeoutError, ValueError) as error:
+                _, writer = await asyncio.open_connection(host, port)
+        except (OSError, TimeoutError) as error:
             why = getattr(error, "strerror", None) or "no answer"
             return Finding(
                 check, "warning", f"KV link at {agent.listen}: {why}",

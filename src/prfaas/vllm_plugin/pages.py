@@ -148,11 +148,3 @@ class CpuCopier:
 
     def close(self) -> None:
         pass
-
-
-def copier_for(device: torch.device) -> PageCopier:
-    if device.type != "cuda":
-        return CpuCopier()
-    from prfaas.vllm_plugin.cuda_copies import CudaCopier
-
-    return CudaCopier(device)

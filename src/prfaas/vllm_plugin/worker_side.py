@@ -13,7 +13,7 @@ from prfaas.vllm_plugin.export import Exporter
 from prfaas.vllm_plugin.geometry import read_layout
 from prfaas.vllm_plugin.load import Importer
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
-from prfaas.vllm_plugin.pages import copier_for, page_view
+from prfaas.vllm_plugin.pages import CpuCopier, PageCopier, page_view
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -38,7 +38,7 @@ class WorkerSide:
         pages = {name: page_view(name, caches[name], kv_cache.num_blocks) for name in names}
         layout = read_layout(config, kv_cache, pages, caches, tp_rank=tp_rank)
         logger.info("KV layout %s (%s), agent %s", layout.fingerprint(), layout.model, agent_socket)
-        self._copier = copier_for(pages[names[0]].device)
+        self._copier = _copier_for(pages[names[0]].device)
         self._client = AgentClient(agent_socket, engine=engine, layout=layout, arenas=self._copier)
         parts = (self._client, layout, pages, self._copier)
         self._exporter = Exporter(*parts)
@@ -79,3 +79,11 @@ class WorkerSide:
         self._importer.close()
         self._copier.close()
         self._client.close()
+
+
+def _copier_for(device: torch.device) -> PageCopier:
+    if device.type != "cuda":
+        return CpuCopier()
+    from prfaas.vllm_plugin.cuda_copies import CudaCopier
+
+    return CudaCopier(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from prfaas.link.tcp.certs import create_authority, issue
+from prfaas.tls.certs import create_authority, issue
 
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.doctor.certificates import check_certificates
