@@ -77,7 +77,7 @@ async def collect(
         gateway: base URL of the gateway to ask.
         now: Unix seconds.
     """
-    asked = await _ask(_urls(deployment, gateway), http, deployment, timeout_s)
+    asked = await _ask(deployment, gateway, http, timeout_s)
     page = asked.page(f"{gateway}/metrics")
     readiness = asked.json(f"{gateway}/ready", _Readiness)
     up = asked.answered(f"{gateway}/metrics")
@@ -115,14 +115,16 @@ def _base(engine: EngineConfig) -> str:
 
 
 async def _ask(
-    urls: list[str], http: aiohttp.ClientSession, deployment: Deployment, timeout_s: float
+    deployment: Deployment, gateway: str, http: aiohttp.ClientSession, timeout_s: float
 ) -> _Asked:
+    urls = _urls(deployment, gateway)
     keys = deployment.gateway.api_keys
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    guarded = f"{gateway}/requests"  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def one(url: str) -> bytes | None:
-        given = headers if url == urls[2] else {}  # Only the gateway's /requests asks for a key.
+        given = headers if url == guarded else {}
         try:
             async with http.get(url, timeout=timeout, headers=given) as response:
                 body = await response.read()
