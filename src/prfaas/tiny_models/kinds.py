@@ -66,7 +66,7 @@ CONFIGS: dict[ModelKind, dict[str, Any]] = {
     },
     # Multi-head latent attention, DeepSeek-V2 layout: one 512 + 64 wide latent per token. YaRN, as
     # DeepSeek's models have it: vLLM's CPU kernel for plain rotary embedding takes MLA's keys,
-    # slices of wider rows, for contiguous ones: a token would depend on how many are computed at once.
+    # slices of wider rows, for contiguous: a token would depend on how many are computed at once.
     "mla": _COMMON
     | {
         "model_type": "deepseek_v2",
