@@ -64,7 +64,9 @@ CONFIGS: dict[ModelKind, dict[str, Any]] = {
         "head_dim": 64,
         "tie_word_embeddings": False,
     },
-    # Multi-head latent attention, DeepSeek-V2 layout: one 512 + 64 wide latent per token.
+    # Multi-head latent attention, DeepSeek-V2 layout: one 512 + 64 wide latent per token. YaRN, as
+    # DeepSeek's models have it: vLLM's CPU kernel for plain rotary embedding takes MLA's keys,
+    # slices of wider rows, for contiguous: a token would depend on how many are computed at once.
     "mla": _COMMON
     | {
         "model_type": "deepseek_v2",
@@ -73,6 +75,16 @@ CONFIGS: dict[ModelKind, dict[str, Any]] = {
         "num_key_value_heads": 4,
         "q_lora_rank": None,
         "kv_lora_rank": 512,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 2.0,
+            "original_max_position_embeddings": 32768,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
         "qk_nope_head_dim": 64,
         "qk_rope_head_dim": 64,
         "v_head_dim": 64,
