@@ -65,19 +65,30 @@ class PoolDriver:
     def handle(self, event: AnyEvent) -> None:
         """On the event loop. What follows is done when this returns; if this was called while an
         effect is carried out, soon after. Raises EngineError for what an engine may not say."""
-        self._take(event)
-        self._carry_out_all()
+        with self._lock:
+            self._queue += self._pool.handle(event, now=self._monotonic())
+        if self._queue:
+            self._carry_out_all()
 
     def report(self, event: AnyEvent) -> None:
-        """From any thread; the event loop does what follows."""
-        self._take(event)
-        self._post_if_needed()
+        """From any thread, and up to 10,000 times a second; the event loop does what follows."""
+        with self._lock:
+            self._queue += self._pool.handle(event, now=self._monotonic())
+        if self._queue and not self._posted:
+            self._post_once()
 
     def ask(self, event: OfferReceived) -> Answer:
         """From any thread: like `report`, and returns the pool's answer."""
-        answer = self._take(event)
-        self._post_if_needed()
-        assert answer is not None
+        answers: list[Answer] = []
+        with self._lock:
+            for effect in self._pool.handle(event, now=self._monotonic()):
+                if isinstance(effect, AcceptOffer | RefuseOffer):
+                    answers.append(effect)
+                else:
+                    self._queue.append(effect)
+        if self._queue and not self._posted:
+            self._post_once()
+        (answer,) = answers
         return answer
 
     def snapshot(self) -> PoolSnapshot:
@@ -96,20 +107,9 @@ class PoolDriver:
         with self._lock:
             self._pool.check_integrity()
 
-    def _take(self, event: AnyEvent) -> Answer | None:
-        answer: Answer | None = None
-        with self._lock:
-            for effect in self._pool.handle(event, now=self._monotonic()):
-                if isinstance(effect, AcceptOffer | RefuseOffer):
-                    answer = effect
-                else:
-                    self._queue.append(effect)
-        return answer
-
-    def _post_if_needed(self) -> None:
-        if self._queue and not self._posted:
-            self._posted = True
-            self._post(self._carry_out_posted)
+    def _post_once(self) -> None:
+        self._posted = True
+        self._post(self._carry_out_posted)
 
     def _carry_out_posted(self) -> None:
         self._posted = False  # before the queue is emptied: what comes later is posted again
