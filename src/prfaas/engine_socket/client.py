@@ -18,15 +18,16 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 
 import msgspec
 
 from prfaas.core.errors import CapacityError, PeerError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
-from prfaas.engine_socket.import_book import Extents, Resolution, Ticket, TransferUnusable
+from prfaas.engine_socket.errors import AgentUnavailable, ExportUnwanted, RegistrationRefused
+from prfaas.engine_socket.import_book import Resolution
 from prfaas.engine_socket.keeper import SessionKeeper
+from prfaas.engine_socket.lent import Import, Slot
 from prfaas.engine_socket.messages import (
     AbortExport,
     AgentMessage,
@@ -43,40 +44,7 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
     SlotsLeased,
 )
-from prfaas.engine_socket.session import AgentUnavailable, RegistrationRefused, Session
-
-__all__ = [
-    "AgentClient",
-    "AgentUnavailable",
-    "Extents",
-    "Import",
-    "RegistrationRefused",
-    "Slot",
-    "TransferUnusable",
-]
-
-
-class Slot:
-    """A leased slot: ``view`` is its writable memory, ``slot_bytes`` long. Hand it back exactly
-    once, with `AgentClient.export_slot` or `AgentClient.return_slot`."""
-
-    def __init__(self, session: Session, index: int) -> None:
-        self.session, self.index = session, index
-        self.offset = index * session.slot_bytes
-        self.view = session.arena[self.offset : self.offset + session.slot_bytes]
-
-
-class Import:
-    """One caller's import. ``future`` resolves to the `Extents` of the whole transfer in
-    ``session.arena``, or raises `TransferUnusable` or `AgentUnavailable`; it can be cancelled while
-    unresolved. Close it exactly when the bytes are no longer read."""
-
-    def __init__(self, session: Session, ticket: Ticket) -> None:
-        self.session, self.ticket = session, ticket
-
-    @property
-    def future(self) -> Future[Extents]:
-        return self.ticket.future
+from prfaas.engine_socket.session import Session
 
 
 class _Export(msgspec.Struct):
@@ -158,8 +126,8 @@ class AgentClient:
         """A slot to fill. Blocks while none is free, at most ``timeout_s``, and no longer than
         the export of ``transfer_id`` is wanted.
 
-        Raises CapacityError when none came free in time or the export was stopped,
-        AgentUnavailable when the agent is gone.
+        Raises CapacityError when none came free in time, ExportUnwanted when the export was
+        stopped, AgentUnavailable when the agent is gone.
         """
         end = time.monotonic() + timeout_s
         with self._changed:
@@ -175,7 +143,7 @@ class AgentClient:
                     if session.lost is not None:
                         raise AgentUnavailable(session.lost)
                     if transfer_id is not None and (reason := self.stopped(transfer_id)):
-                        raise CapacityError(f"export stopped: {reason}")
+                        raise ExportUnwanted(f"export stopped: {reason}")
             finally:
                 self._lease_waiters -= 1
             session.slots_out += 1

@@ -11,7 +11,8 @@ import os
 import socket
 from collections import deque
 
-from prfaas.core.errors import EngineError, LinkError, PeerError
+from prfaas.core.errors import PeerError
+from prfaas.engine_socket.errors import RegistrationRefused
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
 from prfaas.engine_socket.import_book import ImportBook
 from prfaas.engine_socket.messages import (
@@ -23,14 +24,6 @@ from prfaas.engine_socket.messages import (
 )
 
 _RECEIVE_BYTES = 256 * 1024
-
-
-class AgentUnavailable(LinkError):
-    """The agent is not there (restarting, or never started); what was in flight has failed."""
-
-
-class RegistrationRefused(EngineError):
-    """The agent will not serve this engine; the message says why (such as the layout)."""
 
 
 class Session:
