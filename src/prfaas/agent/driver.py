@@ -137,5 +137,5 @@ class PoolDriver:
 
 def _log_failure(effect: ReportFailure) -> None:
     level = logging.WARNING if effect.what == "offer" else logging.INFO
-    log.log(level, "%s failed transfer=%s %s: %s",
+    log.log(level, "%s failed transfer=%s%s: %s",
             effect.what, effect.transfer, effect.party, effect.reason)  # fmt: skip

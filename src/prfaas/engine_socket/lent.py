@@ -28,4 +28,5 @@ class Import:
 
     @property
     def future(self) -> Future[Extents]:
+        """See the class."""
         return self.ticket.future

@@ -128,7 +128,7 @@ class AnnounceTransfer(Effect, frozen=True, gc=False):
 
 
 class ReportFailure(Effect, frozen=True, gc=False):
-    """For the log: what failed, of which transfer, with whom, and why."""
+    """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
 
     what: Literal["offer", "export", "reception", "import"]
     transfer: str

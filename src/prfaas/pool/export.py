@@ -31,10 +31,12 @@ class Export:
 
     @property
     def key(self) -> TransferKey:
+        """The name of this attempt."""
         return self.offer.key
 
     @property
     def over(self) -> bool:
+        """Whether it has had its end."""
         return self.record.state in (ExportState.COMPLETE, ExportState.FAILED)
 
     def take_new(self, extents: Sequence[Extent]) -> tuple[Extent, ...]:

@@ -255,7 +255,7 @@ class Exports:
             record.completed_at = books.now
         else:
             books.counters.exports_failed += 1
-            books.report("export", key, f"to={export.destination}", reason)
+            books.report("export", key, reason, f" to={export.destination}")
             if not export.engine_done:
                 stop = StopExport(export.connection, key.transfer_id, reason)
                 books.effects.append(stop)

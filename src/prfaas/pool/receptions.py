@@ -53,6 +53,7 @@ class Reception:
 
     @property
     def key(self) -> TransferKey:
+        """The name of this attempt."""
         return self.offer.key
 
     @property
@@ -101,7 +102,7 @@ class Receptions:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=True))
         except (_NotWanted, TooLarge, LayoutMismatch) as error:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=False))
-            books.report("offer", offer.key, event.peer, str(error))
+            books.report("offer", offer.key, str(error), f" from={event.peer}")
             self._note_failure(offer.key, offer.total_bytes, str(error))
         else:
             books.effects.append(AcceptOffer(offer.key, tuple(reception.slots)))
@@ -206,7 +207,7 @@ class Receptions:
             if record.state is ReceptionState.RECEIVING:
                 step = ReceptionStep.GIVEN_UP
                 books.counters.receptions_failed += 1
-                books.report("reception", key, "", reason)
+                books.report("reception", key, reason)
             record.state, record.reason = advance(RECEPTION, record.state, step), reason
             del self._current[key.transfer_id, key.rank]
             if reception.written_by_link:
