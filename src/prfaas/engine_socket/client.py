@@ -259,17 +259,20 @@ class AgentClient:
     # on the keeper's thread
 
     def registered(self, session: Session) -> None:
+        """See `keeper.Listener`."""
         with self._changed:
             self._session, self._refusal = session, None
             self._changed.notify_all()
 
     def absent(self, error: Exception) -> None:
+        """See `keeper.Listener`."""
         with self._changed:
             self._problem = str(error)
             self._refusal = str(error) if isinstance(error, RegistrationRefused) else None
             self._changed.notify_all()
 
     def received(self, session: Session, message: AgentMessage) -> None:
+        """See `keeper.Listener`."""
         resolutions: list[Resolution] = []
         with self._changed:
             if isinstance(message, SlotsLeased):
@@ -290,6 +293,7 @@ class AgentClient:
             resolve()
 
     def lost(self, session: Session, reason: str) -> None:
+        """See `keeper.Listener`."""
         with self._changed:
             self._session, self._problem = None, reason
             for export in self._exports.values():

@@ -50,10 +50,12 @@ class Session:
         sock.setblocking(False)
 
     def fileno(self) -> int:
+        """Of the socket, to poll."""
         return self._sock.fileno()
 
     @property
     def wants_write(self) -> bool:
+        """Whether `flush` has something left."""
         return bool(self._outbox)
 
     def send(self, message: EngineMessage) -> bool:

@@ -90,7 +90,11 @@ class Pool:
             self._books, self._receptions, self._leases, name=name, first_epoch=first_epoch
         )
         self._imports = Imports(self._books, self._receptions)
-        self._actions: dict[type, Callable[[Any], None]] = {
+        self._actions = self._action_of_each()
+
+    def _action_of_each(self) -> dict[type, Callable[[Any], None]]:
+        """Which part takes which event."""
+        return {
             EngineConnected: self._books.engines.connected,
             EngineDropped: self._engine_dropped,
             ConnectionClosed: self._connection_closed,
