@@ -20,8 +20,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prfaas.pool.books import PoolSnapshot
-from prfaas.pool.effects import AcceptOffer, Answer, AnyEffect, CopySlot, RefuseOffer, ReportFailure
-from prfaas.pool.events import AnyEvent, OfferReceived, SlotCopied
+from prfaas.pool.effects import (
+    AcceptOffer,
+    Answer,
+    AnyEffect,
+    CopySlot,
+    RefuseOffer,
+    ReportFailure,
+    ServeLeases,
+)
+from prfaas.pool.events import AnyEvent, LeasesCameDue, OfferReceived, SlotCopied
 from prfaas.pool.pool import Pool
 from prfaas.pool.records import TransferView
 
@@ -56,6 +64,7 @@ class PoolDriver:
         self._posted = False
         self._ways: dict[type, Callable[[Any], None]] = {}
         self.carry_out(CopySlot, self._copy_slot)
+        self.carry_out(ServeLeases, lambda _: self.handle(LeasesCameDue()))
         self.carry_out(ReportFailure, _log_failure)
 
     def carry_out(self, kind: type[Kind], way: Callable[[Kind], None]) -> None:

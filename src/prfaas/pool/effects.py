@@ -113,6 +113,11 @@ class AbandonReception(Effect, frozen=True, gc=False):
 # to the driver
 
 
+class ServeLeases(Effect, frozen=True, gc=False):
+    """Report `LeasesCameDue` as soon as there is nothing else to do: what comes free until then is
+    granted together."""
+
+
 class CopySlot(Effect, frozen=True, gc=False):
     """Make these copies inside the arena, then report `SlotCopied`."""
 
@@ -140,5 +145,5 @@ Answer = AcceptOffer | RefuseOffer
 AnyEffect = (
     GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
-    | CopySlot | AnnounceTransfer | ReportFailure
+    | ServeLeases | CopySlot | AnnounceTransfer | ReportFailure
 )  # fmt: skip

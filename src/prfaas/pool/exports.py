@@ -172,6 +172,7 @@ class Exports:
         else:
             del self._unreleased[event.slot]
             self._books.slots.release(event.slot, event.key)
+            self._leases.serve_soon()
 
     # what the pool says
 
