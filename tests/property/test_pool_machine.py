@@ -33,6 +33,7 @@ from prfaas.pool.effects import (
     GrantSlots,
     RefuseOffer,
     SendSlot,
+    ServeLeases,
     StartSend,
     StopExport,
 )
@@ -47,6 +48,7 @@ from prfaas.pool.events import (
     ExtentReleased,
     ImportClosed,
     ImportOpened,
+    LeasesCameDue,
     OfferReceived,
     OfferWithdrawn,
     RangeStored,
@@ -490,6 +492,8 @@ class PoolMachine(RuleBasedStateMachine):
                 assert self.sends[key].over
             case AbandonReception(key, reason) if key in self.receives:
                 self.let_go(key, True)
+            case ServeLeases():
+                self.do(LeasesCameDue())
             case CopySlot(key, slot, copies):
                 for source, target, length in copies:
                     self.arena[target : target + length] = self.arena[source : source + length]

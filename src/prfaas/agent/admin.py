@@ -41,6 +41,7 @@ class Admin:
         driver.carry_out(AnnounceTransfer, self._announce)
 
     def application(self) -> web.Application:
+        """The routes, without a server."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics_page)

@@ -53,6 +53,7 @@ class Arena:
         self.view = memoryview(self._map)
 
     def copy(self, source: int, target: int, length: int) -> None:
+        """Bytes from one offset to another; the ranges do not overlap."""
         self.view[target : target + length] = self.view[source : source + length]
 
     def close(self) -> None:

@@ -20,8 +20,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prfaas.pool.books import PoolSnapshot
-from prfaas.pool.effects import AcceptOffer, Answer, AnyEffect, CopySlot, RefuseOffer, ReportFailure
-from prfaas.pool.events import AnyEvent, OfferReceived, SlotCopied
+from prfaas.pool.effects import (
+    AcceptOffer,
+    Answer,
+    AnyEffect,
+    CopySlot,
+    RefuseOffer,
+    ReportFailure,
+    ServeLeases,
+)
+from prfaas.pool.events import AnyEvent, LeasesCameDue, OfferReceived, SlotCopied
 from prfaas.pool.pool import Pool
 from prfaas.pool.records import TransferView
 
@@ -56,6 +64,7 @@ class PoolDriver:
         self._posted = False
         self._ways: dict[type, Callable[[Any], None]] = {}
         self.carry_out(CopySlot, self._copy_slot)
+        self.carry_out(ServeLeases, lambda _: self.handle(LeasesCameDue()))
         self.carry_out(ReportFailure, _log_failure)
 
     def carry_out(self, kind: type[Kind], way: Callable[[Kind], None]) -> None:
@@ -65,19 +74,30 @@ class PoolDriver:
     def handle(self, event: AnyEvent) -> None:
         """On the event loop. What follows is done when this returns; if this was called while an
         effect is carried out, soon after. Raises EngineError for what an engine may not say."""
-        self._take(event)
-        self._carry_out_all()
+        with self._lock:
+            self._queue += self._pool.handle(event, now=self._monotonic())
+        if self._queue:
+            self._carry_out_all()
 
     def report(self, event: AnyEvent) -> None:
-        """From any thread; the event loop does what follows."""
-        self._take(event)
-        self._post_if_needed()
+        """From any thread, and up to 10,000 times a second; the event loop does what follows."""
+        with self._lock:
+            self._queue += self._pool.handle(event, now=self._monotonic())
+        if self._queue and not self._posted:
+            self._post_once()
 
     def ask(self, event: OfferReceived) -> Answer:
         """From any thread: like `report`, and returns the pool's answer."""
-        answer = self._take(event)
-        self._post_if_needed()
-        assert answer is not None
+        answers: list[Answer] = []
+        with self._lock:
+            for effect in self._pool.handle(event, now=self._monotonic()):
+                if isinstance(effect, AcceptOffer | RefuseOffer):
+                    answers.append(effect)
+                else:
+                    self._queue.append(effect)
+        if self._queue and not self._posted:
+            self._post_once()
+        (answer,) = answers
         return answer
 
     def snapshot(self) -> PoolSnapshot:
@@ -96,20 +116,9 @@ class PoolDriver:
         with self._lock:
             self._pool.check_integrity()
 
-    def _take(self, event: AnyEvent) -> Answer | None:
-        answer: Answer | None = None
-        with self._lock:
-            for effect in self._pool.handle(event, now=self._monotonic()):
-                if isinstance(effect, AcceptOffer | RefuseOffer):
-                    answer = effect
-                else:
-                    self._queue.append(effect)
-        return answer
-
-    def _post_if_needed(self) -> None:
-        if self._queue and not self._posted:
-            self._posted = True
-            self._post(self._carry_out_posted)
+    def _post_once(self) -> None:
+        self._posted = True
+        self._post(self._carry_out_posted)
 
     def _carry_out_posted(self) -> None:
         self._posted = False  # before the queue is emptied: what comes later is posted again
@@ -137,5 +146,5 @@ class PoolDriver:
 
 def _log_failure(effect: ReportFailure) -> None:
     level = logging.WARNING if effect.what == "offer" else logging.INFO
-    log.log(level, "%s failed transfer=%s %s: %s",
+    log.log(level, "%s failed transfer=%s%s: %s",
             effect.what, effect.transfer, effect.party, effect.reason)  # fmt: skip

@@ -76,6 +76,7 @@ class LinkPort:
     # from link threads
 
     def offered(self, peer: str, offer: TransferOffer) -> LinkMemory | Refusal:
+        """See `link.api.TransferSink`."""
         match self._driver.ask(OfferReceived(peer, offer)):
             case AcceptOffer(_, slots):
                 return LinkMemory(self._arena, slots, self._slot_bytes)
@@ -83,15 +84,19 @@ class LinkPort:
                 return Refusal(reason, retry=retry)
 
     def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
+        """See `link.api.TransferSink`. Once per chunk."""
         self._driver.report(RangeStored(key, flat_offset, length))
 
     def completed(self, key: TransferKey) -> None:
+        """See `link.api.TransferSink`."""
         self._driver.report(TransferReceived(key))
 
     def failed(self, key: TransferKey, reason: str) -> None:
+        """See `link.api.TransferSink`."""
         self._driver.report(ReceptionFailed(key, reason))
 
     def withdrawn(self, key: TransferKey, reason: str) -> None:
+        """See `link.api.TransferSink`."""
         self._driver.report(OfferWithdrawn(key, reason))
 
     # effects

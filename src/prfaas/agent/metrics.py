@@ -47,6 +47,7 @@ class AgentCollector(Collector):
         self._driver, self._link = driver, link
 
     def collect(self) -> Iterator[Metric]:
+        """One snapshot of the pool, and the link's own counts."""
         snapshot = self._driver.snapshot()
         yield from _memory(snapshot)
         yield from _transfers(snapshot)

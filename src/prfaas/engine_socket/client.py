@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Protocol
 
 import msgspec
@@ -26,8 +25,10 @@ import msgspec
 from prfaas.core.errors import CapacityError, PeerError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
-from prfaas.engine_socket.import_book import Extents, Resolution, Ticket, TransferUnusable
+from prfaas.engine_socket.errors import AgentUnavailable, ExportUnwanted, RegistrationRefused
+from prfaas.engine_socket.import_book import Resolution
 from prfaas.engine_socket.keeper import SessionKeeper
+from prfaas.engine_socket.lent import Import, Slot
 from prfaas.engine_socket.messages import (
     AbortExport,
     AgentMessage,
@@ -44,40 +45,7 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
     SlotsLeased,
 )
-from prfaas.engine_socket.session import AgentUnavailable, RegistrationRefused, Session
-
-__all__ = [
-    "AgentClient",
-    "AgentUnavailable",
-    "Extents",
-    "Import",
-    "RegistrationRefused",
-    "Slot",
-    "TransferUnusable",
-]
-
-
-class Slot:
-    """A leased slot: ``view`` is its writable memory, ``slot_bytes`` long. Hand it back exactly
-    once, with `AgentClient.export_slot` or `AgentClient.return_slot`."""
-
-    def __init__(self, session: Session, index: int) -> None:
-        self.session, self.index = session, index
-        self.offset = index * session.slot_bytes
-        self.view = session.arena[self.offset : self.offset + session.slot_bytes]
-
-
-class Import:
-    """One caller's import. ``future`` resolves to the `Extents` of the whole transfer in
-    ``session.arena``, or raises `TransferUnusable` or `AgentUnavailable`; it can be cancelled while
-    unresolved. Close it exactly when the bytes are no longer read."""
-
-    def __init__(self, session: Session, ticket: Ticket) -> None:
-        self.session, self.ticket = session, ticket
-
-    @property
-    def future(self) -> Future[Extents]:
-        return self.ticket.future
+from prfaas.engine_socket.session import Session
 
 
 class ArenaUser(Protocol):
@@ -177,8 +145,8 @@ class AgentClient:
         """A slot to fill. Blocks while none is free, at most ``timeout_s``, and no longer than
         the export of ``transfer_id`` is wanted.
 
-        Raises CapacityError when none came free in time or the export was stopped,
-        AgentUnavailable when the agent is gone.
+        Raises CapacityError when none came free in time, ExportUnwanted when the export was
+        stopped, AgentUnavailable when the agent is gone.
         """
         end = time.monotonic() + timeout_s
         with self._changed:
@@ -194,7 +162,7 @@ class AgentClient:
                     if session.lost is not None:
                         raise AgentUnavailable(session.lost)
                     if transfer_id is not None and (reason := self.stopped(transfer_id)):
-                        raise CapacityError(f"export stopped: {reason}")
+                        raise ExportUnwanted(f"export stopped: {reason}")
             finally:
                 self._lease_waiters -= 1
             session.slots_out += 1
@@ -310,6 +278,7 @@ class AgentClient:
     # on the keeper's thread
 
     def registered(self, session: Session) -> None:
+        """See `keeper.Listener`."""
         arenas = self._arenas
         if arenas is not None:
             session.when_unused = lambda: arenas.arena_unused(session.arena)
@@ -319,12 +288,14 @@ class AgentClient:
             self._changed.notify_all()
 
     def absent(self, error: Exception) -> None:
+        """See `keeper.Listener`."""
         with self._changed:
             self._problem = str(error)
             self._refusal = str(error) if isinstance(error, RegistrationRefused) else None
             self._changed.notify_all()
 
     def received(self, session: Session, message: AgentMessage) -> None:
+        """See `keeper.Listener`."""
         resolutions: list[Resolution] = []
         with self._changed:
             if isinstance(message, SlotsLeased):
@@ -345,6 +316,7 @@ class AgentClient:
             resolve()
 
     def lost(self, session: Session, reason: str) -> None:
+        """See `keeper.Listener`."""
         with self._changed:
             self._session, self._problem = None, reason
             for export in self._exports.values():

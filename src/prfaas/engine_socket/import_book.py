@@ -11,16 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from prfaas.core.errors import PrfaasError
 from prfaas.core.extents import Extent
+from prfaas.engine_socket.errors import TransferUnusable
 from prfaas.engine_socket.messages import CloseImport, ImportFailed, ImportReady, OpenImport
 
 Extents = tuple[Extent, ...]
 """In flat order; together they cover the transfer exactly once."""
-
-
-class TransferUnusable(PrfaasError):
-    """The transfer failed or is not here: compute the tokens instead."""
 
 
 class _Shared:

@@ -129,6 +129,8 @@ class Refused(Message, frozen=True):
 
 
 class SlotsLeased(Message, frozen=True):
+    """The answer to one `LeaseSlots`: 1 to ``count`` slots, the connection's until handed back."""
+
     slots: tuple[int, ...]
 
 
@@ -147,6 +149,8 @@ class ImportReady(Message, frozen=True):
 
 
 class ImportFailed(Message, frozen=True):
+    """The transfer will not be here, or not as asked for."""
+
     transfer_id: str
     reason: str
 

@@ -12,7 +12,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from prfaas.core.errors import EngineError, LinkError, PeerError
+from prfaas.core.errors import PeerError
+from prfaas.engine_socket.errors import RegistrationRefused
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
 from prfaas.engine_socket.import_book import ImportBook
 from prfaas.engine_socket.messages import (
@@ -24,14 +25,6 @@ from prfaas.engine_socket.messages import (
 )
 
 _RECEIVE_BYTES = 256 * 1024
-
-
-class AgentUnavailable(LinkError):
-    """The agent is not there (restarting, or never started); what was in flight has failed."""
-
-
-class RegistrationRefused(EngineError):
-    """The agent will not serve this engine; the message says why (such as the layout)."""
 
 
 class Session:
@@ -60,10 +53,12 @@ class Session:
         sock.setblocking(False)
 
     def fileno(self) -> int:
+        """Of the socket, to poll."""
         return self._sock.fileno()
 
     @property
     def wants_write(self) -> bool:
+        """Whether `flush` has something left."""
         return bool(self._outbox)
 
     def send(self, message: EngineMessage) -> bool:

@@ -72,10 +72,10 @@ class Books:
         self,
         what: Literal["offer", "export", "reception", "import"],
         transfer: str | TransferKey,
-        party: str,
         reason: str,
+        party: str = "",
     ) -> None:
-        """Have a failure logged."""
+        """Have a failure logged; ``party`` as in " to=west"."""
         if isinstance(transfer, TransferKey):
             transfer = f"{transfer.transfer_id} rank={transfer.rank} epoch={transfer.epoch}"
         self.effects.append(ReportFailure(what, transfer, party, reason))

@@ -113,6 +113,11 @@ class AbandonReception(Effect, frozen=True, gc=False):
 # to the driver
 
 
+class ServeLeases(Effect, frozen=True, gc=False):
+    """Report `LeasesCameDue` as soon as there is nothing else to do: what comes free until then is
+    granted together."""
+
+
 class CopySlot(Effect, frozen=True, gc=False):
     """Make these copies inside the arena, then report `SlotCopied`."""
 
@@ -128,7 +133,7 @@ class AnnounceTransfer(Effect, frozen=True, gc=False):
 
 
 class ReportFailure(Effect, frozen=True, gc=False):
-    """For the log: what failed, of which transfer, with whom, and why."""
+    """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
 
     what: Literal["offer", "export", "reception", "import"]
     transfer: str
@@ -140,5 +145,5 @@ Answer = AcceptOffer | RefuseOffer
 AnyEffect = (
     GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
-    | CopySlot | AnnounceTransfer | ReportFailure
+    | ServeLeases | CopySlot | AnnounceTransfer | ReportFailure
 )  # fmt: skip

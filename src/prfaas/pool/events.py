@@ -191,6 +191,10 @@ class SlotCopied(Event, frozen=True, gc=False):
     slot: int
 
 
+class LeasesCameDue(Event, frozen=True, gc=False):
+    """A `ServeLeases` was carried out."""
+
+
 class TransferCancelled(Event, frozen=True, gc=False):
     """The gateway needs the transfer no more, or never will."""
 
@@ -207,5 +211,5 @@ AnyEvent = (
     | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened | ImportClosed
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
-    | SlotCopied | TransferCancelled | TimePassed
+    | SlotCopied | LeasesCameDue | TransferCancelled | TimePassed
 )  # fmt: skip

@@ -31,22 +31,27 @@ class Export:
 
     @property
     def key(self) -> TransferKey:
+        """The name of this attempt."""
         return self.offer.key
 
     @property
     def over(self) -> bool:
+        """Whether it has had its end."""
         return self.record.state in (ExportState.COMPLETE, ExportState.FAILED)
 
     def take_new(self, extents: Sequence[Extent]) -> tuple[Extent, ...]:
         """Record extents as handed over; returns the parts that were not before: what an engine
         hands over twice is sent once. Raises EngineError beyond the transfer's end."""
-        if any(extent.flat_end > self.offer.total_bytes for extent in extents):
-            raise EngineError(f"transfer {self.key.transfer_id} ends at {self.offer.total_bytes}")
-        return tuple(
-            extent.part(start, end)
-            for extent in extents
-            for start, end in self.handed.add(extent.flat_offset, extent.flat_end)
-        )
+        total = self.offer.total_bytes
+        for extent in extents:
+            if extent.flat_offset + extent.length > total:
+                raise EngineError(f"transfer {self.key.transfer_id} ends at {total}")
+        new: list[Extent] = []
+        for extent in extents:
+            flat, _, length = extent
+            for start, end in self.handed.add(flat, flat + length):
+                new.append(extent if end - start == length else extent.part(start, end))
+        return tuple(new)
 
 
 def malformed(event: ExportBegun) -> str | None:

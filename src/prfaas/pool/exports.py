@@ -94,19 +94,24 @@ class Exports:
         if export is None or export.over:
             books.slots.take_back(event.connection, (slot,))
             return
+        before = export.handed.total
         new = export.take_new(extents)
         if not new:
             books.slots.take_back(event.connection, (slot,))
             return
         books.slots.queue(event.connection, slot, export.key)
-        if export.local:
-            books.counters.exported_bytes_local += sum(extent.length for extent in new)
-            export.waiting.append((slot, new))
-            self._hand_over(export)
-        else:
-            books.counters.exported_bytes_link += sum(extent.length for extent in new)
+        handed_bytes = export.handed.total - before
+        if not export.local:
+            books.counters.exported_bytes_link += handed_bytes
             self._unreleased[slot] = len(new)
             books.effects.append(SendSlot(export.key, slot, new))
+            return
+        books.counters.exported_bytes_local += handed_bytes
+        if export.record.state is ExportState.PENDING:
+            export.waiting.append((slot, new))
+        else:
+            self._receptions.hand_over(export.key, slot, new)
+            export.record.bytes_acknowledged = export.handed.total
 
     def finished(self, event: ExportFinished) -> None:
         """What is missing now will never come."""
@@ -167,6 +172,7 @@ class Exports:
         else:
             del self._unreleased[event.slot]
             self._books.slots.release(event.slot, event.key)
+            self._leases.serve_soon()
 
     # what the pool says
 
@@ -182,7 +188,10 @@ class Exports:
                 continue
             record = export.record
             record.state = advance(EXPORT, record.state, ExportStep.ADMITTED)
-            self._hand_over(export)
+            waiting, export.waiting = export.waiting, []
+            for slot, extents in waiting:
+                self._receptions.hand_over(export.key, slot, extents)
+            record.bytes_acknowledged = export.handed.total
 
     def local_ended(self, key: TransferKey, reason: str | None) -> None:
         """The reception of a local hand-off is complete, or gone."""
@@ -229,15 +238,6 @@ class Exports:
         for export in stopped:
             self._cancel(export, f"agent {export.destination} {why}")
 
-    def _hand_over(self, export: Export) -> None:
-        """The waiting slots of a local hand-off, if it has memory."""
-        if export.record.state is not ExportState.SENDING:
-            return
-        waiting, export.waiting = export.waiting, []
-        for slot, extents in waiting:
-            self._receptions.hand_over(export.key, slot, extents)
-        export.record.bytes_acknowledged = export.handed.total
-
     def _cancel(self, export: Export, reason: str) -> None:
         """End it here and, if it has begun, at its receiver."""
         if export.over:
@@ -256,7 +256,7 @@ class Exports:
             record.completed_at = books.now
         else:
             books.counters.exports_failed += 1
-            books.report("export", key, f"to={export.destination}", reason)
+            books.report("export", key, reason, f" to={export.destination}")
             if not export.engine_done:
                 stop = StopExport(export.connection, key.transfer_id, reason)
                 books.effects.append(stop)

@@ -113,7 +113,7 @@ class Imports:
             reason = _difference(waiting, reception)
         if reason is not None:
             books.counters.imports_failed += 1
-            books.report("import", transfer_id, waiting.entry.engine, reason)
+            books.report("import", transfer_id, reason, f" engine={waiting.entry.engine}")
             books.effects.append(FailImport(connection, transfer_id, reason))
         elif reception is None or reception.record.state is not ReceptionState.COMPLETE:
             return False

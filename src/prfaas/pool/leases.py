@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from prfaas.core.errors import EngineError
 from prfaas.pool.books import Books
-from prfaas.pool.effects import GrantSlots
-from prfaas.pool.events import SlotsRequested, SlotsReturned
+from prfaas.pool.effects import GrantSlots, ServeLeases
+from prfaas.pool.events import LeasesCameDue, SlotsRequested, SlotsReturned
 
 
 class _Waiting(NamedTuple):
@@ -18,12 +18,18 @@ class _Waiting(NamedTuple):
 
 class Leases:
     """First come, first served, and never more than half of the export share at once, so no
-    engine can starve another."""
+    engine can starve another.
+
+    The link releases slots one by one, from its own threads. Were each granted by itself, an engine
+    that waits would get, fill and ask for one slot at a time; so these are granted together, when
+    the driver comes to it (`serve_soon`).
+    """
 
     def __init__(self, books: Books) -> None:
         self._books = books
         self._waiting: deque[_Waiting] = deque()
         self._still_since = 0.0
+        self._due = False
 
     @property
     def waiting(self) -> int:
@@ -44,9 +50,19 @@ class Leases:
         self._books.slots.check_leased(event.connection, event.slots)
         self._books.slots.take_back(event.connection, event.slots)
 
+    def serve_soon(self) -> None:
+        """Slots came free: grant nothing before `came_due`."""
+        if self._waiting and not self._due:
+            self._due = True
+            self._books.effects.append(ServeLeases())
+
+    def came_due(self, event: LeasesCameDue) -> None:
+        """Slots are granted again."""
+        self._due = False
+
     def serve(self) -> None:
         """Give free slots to those who wait."""
-        while self._waiting:
+        while self._waiting and not self._due:
             head = self._waiting[0]
             slots = self._books.slots.lease(head.connection, head.wanted)
             if not slots:

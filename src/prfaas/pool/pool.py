@@ -36,6 +36,7 @@ from prfaas.pool.events import (
     ExtentReleased,
     ImportClosed,
     ImportOpened,
+    LeasesCameDue,
     OfferReceived,
     OfferWithdrawn,
     RangeStored,
@@ -90,7 +91,11 @@ class Pool:
             self._books, self._receptions, self._leases, name=name, first_epoch=first_epoch
         )
         self._imports = Imports(self._books, self._receptions)
-        self._actions: dict[type, Callable[[Any], None]] = {
+        self._actions = self._action_of_each()
+
+    def _action_of_each(self) -> dict[type, Callable[[Any], None]]:
+        """Which part takes which event."""
+        return {
             EngineConnected: self._books.engines.connected,
             EngineDropped: self._engine_dropped,
             ConnectionClosed: self._connection_closed,
@@ -111,6 +116,7 @@ class Pool:
             SendCompleted: self._exports.sent,
             SendFailed: self._exports.send_failed,
             ExtentReleased: self._exports.released,
+            LeasesCameDue: self._leases.came_due,
             SlotCopied: self._receptions.copied,
             TransferCancelled: self._transfer_cancelled,
             TimePassed: self._time_passed,

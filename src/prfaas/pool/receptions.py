@@ -36,7 +36,9 @@ from prfaas.pool.slots import ArenaFull, TooLarge
 
 @dataclass(eq=False, slots=True)
 class Reception:
-    """One transfer whose memory is here. ``packing``: of a local hand-off, where its bytes lie."""
+    """One transfer whose memory is here. ``packing``: of a local hand-off, where its bytes lie.
+    ``stored``: what has come from the link (an export sees to it that no byte is handed over
+    twice)."""
 
     offer: TransferOffer
     deadline: float
@@ -51,12 +53,13 @@ class Reception:
 
     @property
     def key(self) -> TransferKey:
+        """The name of this attempt."""
         return self.offer.key
 
     @property
     def whole(self) -> bool:
         """Every byte is here and nobody writes any more."""
-        all_stored = self.stored.total == self.offer.total_bytes
+        all_stored = self.record.bytes_stored == self.offer.total_bytes
         return all_stored and not self.written_by_link and not self.copying
 
     @property
@@ -99,7 +102,7 @@ class Receptions:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=True))
         except (_NotWanted, TooLarge, LayoutMismatch) as error:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=False))
-            books.report("offer", offer.key, event.peer, str(error))
+            books.report("offer", offer.key, str(error), f" from={event.peer}")
             self._note_failure(offer.key, offer.total_bytes, str(error))
         else:
             books.effects.append(AcceptOffer(offer.key, tuple(reception.slots)))
@@ -107,7 +110,9 @@ class Receptions:
     def stored(self, event: RangeStored) -> None:
         """More of it is here. Runs once per chunk: nothing else may."""
         reception = self._of(event.key)
-        self._add(reception, event.flat_offset, event.flat_offset + event.length)
+        stored = reception.stored
+        stored.add(event.flat_offset, event.flat_offset + event.length)
+        self._arrived(reception, stored.total - reception.record.bytes_stored)
 
     def received(self, event: TransferReceived) -> None:
         """The link is done with it."""
@@ -143,7 +148,7 @@ class Receptions:
         reception = self._of(key)
         assert reception.packing is not None
         for extent in extents:
-            self._add(reception, extent.flat_offset, extent.flat_end)
+            self._arrived(reception, extent.length)
         if len(reception.slots) < reception.reserved:
             self._books.slots.adopt(slot, key)
             reception.packing.adopt(slot, extents)
@@ -202,7 +207,7 @@ class Receptions:
             if record.state is ReceptionState.RECEIVING:
                 step = ReceptionStep.GIVEN_UP
                 books.counters.receptions_failed += 1
-                books.report("reception", key, "", reason)
+                books.report("reception", key, reason)
             record.state, record.reason = advance(RECEPTION, record.state, step), reason
             del self._current[key.transfer_id, key.rank]
             if reception.written_by_link:
@@ -222,7 +227,9 @@ class Receptions:
             if len(reception.slots) > reception.reserved:
                 raise InvariantError(f"{key} holds more than {reception.reserved} slots")
             if reception.packing is not None:
-                reception.packing.check_integrity(reception.stored.total)
+                reception.packing.check_integrity(reception.record.bytes_stored)
+            elif reception.stored.total != reception.record.bytes_stored:
+                raise InvariantError(f"{key}: stored bytes are miscounted")
             current = self._current.get((key.transfer_id, key.rank)) is reception
             if current is (reception.record.state is ReceptionState.FAILED):
                 raise InvariantError(f"{key} is {reception.record.state}, current: {current}")
@@ -271,13 +278,12 @@ class Receptions:
             records.add_received(key.transfer_id, key.rank, record, now=self._books.now)
             self._books.announce(key.transfer_id)
 
-    def _add(self, reception: Reception, start: int, end: int) -> None:
-        record, stored = reception.record, reception.stored
-        stored.add(start, end)
+    def _arrived(self, reception: Reception, new_bytes: int) -> None:
+        record = reception.record
         if record.first_byte_at is None:
             record.first_byte_at = self._books.now
-        self._books.counters.received_bytes += stored.total - record.bytes_stored
-        record.bytes_stored = stored.total
+        record.bytes_stored += new_bytes
+        self._books.counters.received_bytes += new_bytes
 
     def _complete_if_whole(self, reception: Reception) -> None:
         if reception.record.state is ReceptionState.RECEIVING and reception.whole:

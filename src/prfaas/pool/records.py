@@ -82,6 +82,7 @@ class _Record(msgspec.Struct):
 
     @property
     def over(self) -> bool:
+        """Whether no part is under way."""
         parts: Iterable[Received | Sent] = [*self.received.values(), *self.sent.values()]
         return all(part.state in _OVER for part in parts)
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 from prfaas.core.errors import CapacityError
 from prfaas.core.extents import Extent
-from prfaas.engine_socket.client import Extents, TransferUnusable
+from prfaas.engine_socket.errors import TransferUnusable
+from prfaas.engine_socket.import_book import Extents
 
 
 @dataclass

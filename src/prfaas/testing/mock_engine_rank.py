@@ -19,6 +19,7 @@ from prfaas.core.errors import CapacityError, PrfaasError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.engine_socket.client import AgentClient
+from prfaas.engine_socket.errors import ExportUnwanted
 
 WAIT_S = 30.0
 
@@ -75,7 +76,7 @@ class MockEngineRank:
         try:
             while start < size and self.client.stopped(transfer_id) is None:
                 start = self.hand_over(transfer_id, start, size)
-        except CapacityError as error:
+        except (CapacityError, ExportUnwanted) as error:
             self.client.abort_export(transfer_id, str(error))
             return str(error)
         return self.client.finish_export(transfer_id)

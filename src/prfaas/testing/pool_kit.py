@@ -12,6 +12,7 @@ from prfaas.pool.effects import (
     GrantSlots,
     RefuseOffer,
     ReportFailure,
+    ServeLeases,
     StartSend,
 )
 from prfaas.pool.events import (
@@ -19,6 +20,7 @@ from prfaas.pool.events import (
     EngineConnected,
     ExportBegun,
     ImportOpened,
+    LeasesCameDue,
     OfferReceived,
     SlotFilled,
     SlotsRequested,
@@ -32,7 +34,8 @@ SLOT, COUNT, EXPORT = 16, 10, 4
 
 
 class PoolRig:
-    """``say`` leaves out what is only said for the log and for those who wait."""
+    """``say`` leaves out what is only said for the log and for those who wait, and has leases
+    served at once."""
 
     def __init__(self) -> None:
         self.pool = Pool(
@@ -49,6 +52,9 @@ class PoolRig:
 
     def say(self, event: AnyEvent) -> list[AnyEffect]:
         effects = self.pool.handle(event, now=self.now)
+        if ServeLeases() in effects:
+            effects.remove(ServeLeases())
+            effects += self.pool.handle(LeasesCameDue(), now=self.now)
         return [e for e in effects if not isinstance(e, AnnounceTransfer | ReportFailure)]
 
     def at(self, now: float) -> list[AnyEffect]:

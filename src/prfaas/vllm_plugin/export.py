@@ -25,7 +25,8 @@ from vllm.logger import init_logger
 from prfaas.core.errors import CapacityError, EngineError, PrfaasError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.engine_socket.client import AgentClient, Slot
+from prfaas.engine_socket.client import AgentClient
+from prfaas.engine_socket.lent import Slot
 from prfaas.vllm_plugin.metadata import ExportStep
 from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
 

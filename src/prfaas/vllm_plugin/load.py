@@ -19,7 +19,9 @@ from vllm.logger import init_logger
 
 from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
-from prfaas.engine_socket.client import AgentClient, Extents, Import
+from prfaas.engine_socket.client import AgentClient
+from prfaas.engine_socket.import_book import Extents
+from prfaas.engine_socket.lent import Import
 from prfaas.vllm_plugin.metadata import ImportStart
 from prfaas.vllm_plugin.pages import Addresses, PageCopier, Pages, address_of
 

@@ -21,7 +21,7 @@ from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
-from prfaas.engine_socket.client import RegistrationRefused
+from prfaas.engine_socket.errors import RegistrationRefused
 from prfaas.engine_socket.framing import encode
 from prfaas.engine_socket.messages import (
     LeaseSlots,

@@ -14,9 +14,10 @@ import pytest
 from prfaas.core.errors import CapacityError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
-from prfaas.engine_socket.client import (
-    AgentClient,
+from prfaas.engine_socket.client import AgentClient
+from prfaas.engine_socket.errors import (
     AgentUnavailable,
+    ExportUnwanted,
     RegistrationRefused,
     TransferUnusable,
 )
@@ -161,6 +162,16 @@ def test_lease_is_bounded_by_its_timeout(agent: ScriptedAgent, client: AgentClie
     connect(agent, client)
     with pytest.raises(CapacityError, match="no arena slot"):
         client.lease(0.01)
+
+
+def test_a_lease_for_an_export_that_is_stopped_is_not_waited_for(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    connect(agent, client)
+    begin(client)
+    agent.say(ExportStopped("x", "cancelled"))
+    with pytest.raises(ExportUnwanted, match="export stopped: cancelled"):
+        client.lease(WAIT_S, transfer_id="x")
 
 
 def test_stopped_export_returns_its_slots(agent: ScriptedAgent, client: AgentClient) -> None:

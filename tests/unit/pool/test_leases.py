@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from prfaas.core.errors import EngineError
-from prfaas.pool.effects import GrantSlots
-from prfaas.pool.events import ConnectionClosed, EngineDropped, SlotsRequested, SlotsReturned
-from prfaas.testing.pool_kit import PoolRig
+from prfaas.pool.effects import GrantSlots, ServeLeases
+from prfaas.pool.events import (
+    ConnectionClosed,
+    EngineDropped,
+    ExtentReleased,
+    LeasesCameDue,
+    SlotsRequested,
+    SlotsReturned,
+)
+from prfaas.testing.pool_kit import SLOT, PoolRig
 
 
 def test_at_most_half_of_the_share_at_once_and_in_turn(rig: PoolRig) -> None:
@@ -44,3 +51,15 @@ def test_a_dropped_engine_keeps_what_it_has_and_gets_nothing_more(rig: PoolRig) 
 def test_a_request_for_nothing_is_the_engines_fault(rig: PoolRig, count: int) -> None:
     with pytest.raises(EngineError):
         rig.say(SlotsRequested(1, count))
+
+
+def test_what_the_link_releases_is_granted_together(rig: PoolRig) -> None:
+    key = rig.send("x", 4 * SLOT)
+    for flat in range(0, 4 * SLOT, SLOT):
+        rig.fill("x", (flat, SLOT))
+    rig.say(SlotsRequested(2, 2))
+    handle = rig.pool.handle
+    assert handle(ExtentReleased(key, 0), now=0.0) == [ServeLeases()]
+    assert handle(ExtentReleased(key, 1), now=0.0) == []
+    assert handle(LeasesCameDue(), now=0.0) == [GrantSlots(2, (0, 1))]
+    assert handle(ExtentReleased(key, 2), now=0.0) == [], "nobody waits"

@@ -1,0 +1,32 @@
+"""What a caller holds of a session: a slot to fill, a transfer to read."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from prfaas.engine_socket.import_book import Extents, Ticket
+from prfaas.engine_socket.session import Session
+
+
+class Slot:
+    """A leased slot: ``view`` is its writable memory, ``slot_bytes`` long. Hand it back exactly
+    once, with `AgentClient.export_slot` or `AgentClient.return_slot`."""
+
+    def __init__(self, session: Session, index: int) -> None:
+        self.session, self.index = session, index
+        self.offset = index * session.slot_bytes
+        self.view = session.arena[self.offset : self.offset + session.slot_bytes]
+
+
+class Import:
+    """One caller's import. ``future`` resolves to the `Extents` of the whole transfer in
+    ``session.arena``, or raises `TransferUnusable` or `AgentUnavailable`; it can be cancelled while
+    unresolved. Close it exactly when the bytes are no longer read."""
+
+    def __init__(self, session: Session, ticket: Ticket) -> None:
+        self.session, self.ticket = session, ticket
+
+    @property
+    def future(self) -> Future[Extents]:
+        """See the class."""
+        return self.ticket.future

@@ -1,0 +1,72 @@
+"""Every word of the engine socket has its event or effect."""
+
+from __future__ import annotations
+
+import pytest
+
+from prfaas.agent.engine_messages import event_of, message_of
+from prfaas.core.errors import EngineError
+from prfaas.core.extents import Extent
+from prfaas.engine_socket.messages import (
+    AbortExport,
+    BeginExport,
+    CloseImport,
+    EngineMessage,
+    ExportSlot,
+    ExportStopped,
+    FinishExport,
+    ImportFailed,
+    ImportReady,
+    LeaseSlots,
+    OpenImport,
+    RegisterEngine,
+    ReturnSlots,
+    SlotsLeased,
+)
+from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StopExport
+from prfaas.pool.events import (
+    AnyEvent,
+    ExportAborted,
+    ExportBegun,
+    ExportFinished,
+    ImportClosed,
+    ImportOpened,
+    SlotFilled,
+    SlotsRequested,
+    SlotsReturned,
+)
+from prfaas.testing.mock_engine_rank import mock_layout
+
+EXTENTS = (Extent(1, 2, 3),)
+
+
+@pytest.mark.parametrize(
+    ("message", "event"),
+    [
+        (LeaseSlots(3), SlotsRequested(7, 3)),
+        (ReturnSlots((1, 2)), SlotsReturned(7, (1, 2))),
+        (
+            BeginExport("x", "west", 1, 2, 3, 4.0, 5),
+            ExportBegun(7, "x", "west", 1, 2, 3, 4.0, 5),
+        ),
+        (ExportSlot("x", 1, EXTENTS), SlotFilled(7, "x", 1, EXTENTS)),
+        (FinishExport("x"), ExportFinished(7, "x")),
+        (AbortExport("x", "why"), ExportAborted(7, "x", "why")),
+        (OpenImport("x", 1, 2, 3), ImportOpened(7, "x", 1, 2, 3)),
+        (CloseImport("x"), ImportClosed(7, "x")),
+    ],
+)
+def test_events(message: EngineMessage, event: AnyEvent) -> None:
+    assert event_of(7, message) == event
+
+
+def test_a_second_registration_is_a_breach() -> None:
+    with pytest.raises(EngineError, match="unexpected RegisterEngine"):
+        event_of(7, RegisterEngine("a", mock_layout(), 1))
+
+
+def test_messages() -> None:
+    assert message_of(GrantSlots(7, (1, 2))) == SlotsLeased((1, 2))
+    assert message_of(StopExport(7, "x", "why")) == ExportStopped("x", "why")
+    assert message_of(AnswerImport(7, "x", EXTENTS)) == ImportReady("x", EXTENTS)
+    assert message_of(FailImport(7, "x", "why")) == ImportFailed("x", "why")
