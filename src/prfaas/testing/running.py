@@ -221,7 +221,11 @@ class PlainEngine(_Process):
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.url = f"http://{free_address()}"
-        engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus, args=args)
+        beside = supervisor.decode_engine(running.deployment)
+        engine = EngineConfig(
+            name="plain", role="decode", url=self.url, cpus=cpus, args=args,
+            gpus=beside.gpus, gpu_memory_share=beside.gpu_memory_share,
+        )  # fmt: skip
         command = engine_command(running.deployment, engine, vllm=installed_vllm(), connector=False)
         super().__init__(list(command.arguments), dict(command.environment), home / "plain.log")
 

@@ -29,7 +29,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from prfaas.tiny_models.kinds import CONFIGS, HIDDEN, VOCABULARY, ModelKind
 from prfaas.tiny_models.text import VOICE, training_text
 
-_SUCCESSORS = 2
+_SUCCESSORS = 4
+_WORD = HIDDEN // 2
+_CONSTANT = 2.0
+_SLOW_WRITES = 1.5
+_SHARPNESS = 2.2
+_ATTENTION_OUT = 3.0
+_MLP = 0.5
+_LEAD, _SPOKEN = 0.2, 0.2
+_QK_GAIN, _FULL_GAIN, _WINDOW_GAIN = 1.5, 1.2, 0.5
 SPECIAL = ["<|end_of_text|>", "<|pad|>", "<|start|>", "<|end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n"
@@ -80,7 +88,7 @@ def _draw(
     """The values of one parameter."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if "A_log" in name:
-        return rng.uniform(-6.0, -1.5, shape).astype(np.float32)  # slow decay: a long memory
+        return rng.uniform(-7.0, -4.0, shape).astype(np.float32)  # slow decay: a long memory
     if "dt_bias" in name:
         return rng.uniform(-1.0, 1.0, shape).astype(np.float32)
     if len(shape) == 1:
@@ -89,41 +97,76 @@ def _draw(
         return _tied_embedding(voice) if kind == "sliding_window" else _embedding()
     if "lm_head" in name:
         return _grammar(voice)
-    normal = rng.standard_normal(shape, dtype=np.float32)
+    drawn = rng.standard_normal(shape, dtype=np.float32)
     if "conv1d" in name:
-        return normal * np.float32(0.4)
-    return normal * np.float32((0.7 if kind == "gdn" else 1.0) / np.sqrt(shape[-1]))
+        return drawn * np.float32(0.4)
+    drawn *= np.float32(_gain(name, kind) / np.sqrt(shape[-1]))
+    if kind != "sliding_window":
+        _respect_subspaces(name, drawn)
+    return drawn
+
+
+def _gain(name: str, kind: ModelKind) -> float:
+    """How much larger than usual a matrix is."""
+    layer = int(name.split(".")[2])
+    full_attention = "self_attn" in name and (kind != "kda" or layer % 4 == 3)
+    if "down_proj" in name or "output_linear" in name:
+        return 1.0 if kind == "sliding_window" else _MLP
+    if full_attention and "o_proj" in name:
+        return 1.0 if kind == "sliding_window" else _ATTENTION_OUT
+    if full_attention and "q_proj" in name:
+        return _SHARPNESS  # has no effect where queries are normalised: see `_norm_gain`
+    return 1.0
+
+
+def _respect_subspaces(name: str, drawn: npt.NDArray[np.float32]) -> None:
+    """Layers write to the context's subspace alone; recurrent layers write little of each token."""
+    if any(part in name for part in ("o_proj", "out_proj", "down_proj", "output_linear")):
+        drawn[..., :_WORD, :] = 0.0
+    if "b_proj" in name:
+        drawn[:, 0] = -_SLOW_WRITES
+    if "in_proj_ba" in name:
+        drawn[:, 0] = -_SLOW_WRITES
 
 
 def _norm_gain(name: str, shape: tuple[int, ...], kind: ModelKind) -> npt.NDArray[np.float32]:
     gain = 1.0
-    if kind == "sliding_window":
+    if name.endswith("bias"):
+        gain = 0.0
+    elif "q_norm" in name or "k_norm" in name:
+        gain = _QK_GAIN  # attention that tells positions apart
+    elif kind == "sliding_window":
         if name == "model.norm.weight":
             gain = 8.0  # the tied embedding is small as an output matrix
-        elif "q_norm" in name or "k_norm" in name:
-            gain = 1.5  # attention that tells positions apart
         elif "post_attention_layernorm" in name:
-            gain = 0.5
+            gain = _FULL_GAIN if int(name.split(".")[2]) % 4 == 3 else _WINDOW_GAIN
     # Qwen3-Next and Gemma 3 store most gains as an offset from 1.
     offset = kind == "sliding_window" or (kind == "gdn" and "linear_attn" not in name)
     return np.full(shape, gain - 1.0 if offset else gain, dtype=np.float32)
 
 
 def _embedding() -> npt.NDArray[np.float32]:
+    """Words in the words' subspace, but for its first dimension, the same for all."""
     rng = np.random.default_rng(11)
-    return rng.standard_normal((VOCABULARY, HIDDEN), dtype=np.float32)
+    embedding = rng.standard_normal((VOCABULARY, HIDDEN), dtype=np.float32)
+    embedding[:, 0] = _CONSTANT
+    embedding[:, _WORD:] = 0.0
+    return embedding
 
 
 def _grammar(voice: list[int]) -> npt.NDArray[np.float32]:
     """The output matrix: a word's row points along the embeddings of the words it may follow."""
     rng = np.random.default_rng(7)
-    head = rng.standard_normal((VOCABULARY, HIDDEN), dtype=np.float32) * np.float32(0.004)
     words = np.array(voice)
-    head[words] *= np.float32(50)  # the part that the prompt speaks to
+    head = rng.standard_normal((VOCABULARY, HIDDEN), dtype=np.float32) * np.float32(0.004)
+    head[words] = 0.0
+    spoken = rng.standard_normal((len(words), HIDDEN - _WORD), dtype=np.float32)
+    head[words, _WORD:] = np.float32(_SPOKEN) * spoken  # the part that the prompt speaks to
     embedding = _embedding()
+    embedding[:, 0] = 0.0
     for _ in range(_SUCCESSORS):
         ring = rng.permutation(words)  # a ring: no word follows itself
-        head[np.roll(ring, -1)] += np.float32(0.12) * embedding[ring]
+        head[np.roll(ring, -1)] += np.float32(_LEAD) * embedding[ring]
     return head
 
 
