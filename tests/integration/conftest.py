@@ -12,6 +12,7 @@ import pytest
 
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
+from prfaas.launch.commands import installed_vllm
 from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, call
 
@@ -65,6 +66,8 @@ class Stacks:
         # All start side by side: what each waits for leaves the cores to the others.
         running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
         local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
+        if installed_vllm() == "gpu":
+            running.wait_until_ready()  # its first engine tunes the kernels for all
         # Beside the decode engine: what it computes anew our prefill engines compute meanwhile.
         plain = self._open.push(PlainEngine(running, home / "plain", cpus="1"))
         for part in (running, local, plain):
