@@ -43,7 +43,8 @@ def placed(deployment: Deployment, gpus: Sequence[str]) -> Deployment:
     if not gpus:
         return deployment
     engines = [e for c in deployment.clusters for e in c.engines if e.url is None]
-    chosen = {e.name: e.gpus.split(",") for e in engines if e.gpus}
+    named = {e.name: e.gpus or e.env.get("CUDA_VISIBLE_DEVICES") for e in engines}
+    chosen = {name: choice.split(",") for name, choice in named.items() if choice}
     load = dict.fromkeys(gpus, 0)
     for engine in sorted(engines, key=lambda e: (e.name not in chosen, e.role != "decode")):
         if engine.name not in chosen:
