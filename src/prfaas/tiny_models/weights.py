@@ -7,8 +7,8 @@ greedy choice must be clear: the best two of thousands of random logits in bf16 
 every tenth token, and which of two near-ties wins depends on how a batch was mixed.
 
 So the output matrix holds a small random grammar. Every word of `text.VOICE` has a few words that
-may follow it; those lead all others by far, and what the layers have read of the prompt decides
-between them. All tokens that are no such words stay far behind. Near-ties remain, where the prompt
+may follow it; those lead the others, and what the layers have read of the prompt decides between
+them. All tokens that are no such words stay far behind. Near-ties remain, where the prompt
 speaks for both alike: fewer, not none.
 
 It must also show when part of a cache is lost: one layer of it, one block, one state, the window.
