@@ -10,7 +10,8 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint rooms check-rooms test-pure test-engine test-tensor-parallel \
-        fuzz figures bench-transfer compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
+        fuzz figures bench-transfer compiled-simulator bench-simulator bench-engine bench-handoff bench-gpu \
+        bench-gateway clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -81,6 +82,10 @@ bench-engine: $(READY)  ## prefill throughput with the connector idle and export
 
 bench-handoff: $(READY)  ## what the line adds to a prompt's time to first token
 	$(BIN)/python -m benchmarks.handoff
+
+# VENV: an environment with vLLM for GPUs. MODEL: what PARTS=prefill times.
+bench-gpu:  ## on a machine with GPUs: copies, identity, prefill (PARTS=..., MODEL=...)
+	$(BIN)/python -m benchmarks.gpu $(or $(PARTS),copies identity) $(if $(MODEL),--model $(MODEL))
 
 bench-gateway: $(READY)  ## CPU time of the gateway per request
 	$(BIN)/python -m benchmarks.gateway.cpu_per_request

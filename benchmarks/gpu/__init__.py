@@ -1,0 +1,1 @@
+"""What the connector does and costs on GPUs."""

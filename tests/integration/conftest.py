@@ -15,11 +15,13 @@ import torch
 
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
+from prfaas.launch.commands import installed_vllm
 from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.measuring import Speed, measure
 from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, call
 
 HERE = Path(__file__).parent
+DEFAULT_KIND = "gdn"
 FLOAT32 = ("--dtype", "float32")
 FIGURES = pytest.StashKey[list[str]]()
 
@@ -87,13 +89,15 @@ class Stacks:
         args = FLOAT32 if kind == "mla" and reference_mla() else ()
         file = _deployment(home, line, args)
         running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
-        plain = self._open.push(PlainEngine(running, home / "plain", args=args))
         local = None
         if line is not None:
             local = self._open.push(SecondGateway(running, home / "local", threshold="1M"))
-            local.wait_until_ready()
-        running.wait_until_ready()
-        plain.wait_until_ready()
+        if installed_vllm() == "gpu":
+            running.wait_until_ready()  # its first engine tunes the kernels for all
+        plain = self._open.push(PlainEngine(running, home / "plain", args=args))
+        for part in (running, local, plain):
+            if part is not None:
+                part.wait_until_ready()
         start_s = time.monotonic() - began
         speed = measure(running.url, running.deployment.model.served_name)
         return Stack(
@@ -103,6 +107,20 @@ class Stacks:
     def close(self) -> None:
         self._current = None
         self._open.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of one model before the next: a stack takes a minute to start."""
+    kinds = list(dict.fromkeys(map(_kind, items)))
+    kinds.sort(key=lambda kind: kind != DEFAULT_KIND)
+    items.sort(key=lambda item: kinds.index(_kind(item)))
+
+
+def _kind(item: pytest.Item) -> str:
+    """The model whose stack a test needs, as far as its parameters tell."""
+    given = getattr(getattr(item, "callspec", None), "params", {})
+    return given.get("kind") or given.get("stack") or DEFAULT_KIND
 
 
 def reference_mla() -> bool:
@@ -137,7 +155,7 @@ def stacks(
 @pytest.fixture
 def gdn(stacks: Stacks) -> Stack:
     """The default model's stack: a Gated DeltaNet hybrid."""
-    return stacks.get("gdn")
+    return stacks.get(DEFAULT_KIND)
 
 
 def pytest_terminal_summary(

@@ -38,6 +38,10 @@ class EngineConfig(Strict, frozen=True):
     kv_events_replay: str | None = None
     cpus: str | None = None
     """Cores the CPU engine is pinned to, as ``VLLM_CPU_OMP_THREADS_BIND`` takes them."""
+    gpus: str | None = None
+    """GPUs the engine sees, as ``CUDA_VISIBLE_DEVICES`` takes them; chosen where we start it."""
+    gpu_memory_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """Of each of its GPUs, as ``--gpu-memory-utilization`` takes it; chosen where we start it."""
     max_num_seqs: Positive = 32
     args: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)

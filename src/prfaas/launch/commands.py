@@ -15,6 +15,7 @@ from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
+from prfaas.launch import tuning
 
 # `vllm serve` insists on a distribution named vllm; the CPU build's is named otherwise.
 _SERVE = {
@@ -65,6 +66,8 @@ def engine_command(
     ]  # fmt: skip
     if vllm == "cpu":
         arguments.append("--enforce-eager")
+    elif engine.gpu_memory_share is not None:
+        arguments += ["--gpu-memory-utilization", str(engine.gpu_memory_share)]
     if engine.kv_events is not None:
         arguments += ["--kv-events-config", json.dumps(_kv_events(engine))]
     if connector:
@@ -94,6 +97,10 @@ def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> 
         environment["HF_HUB_OFFLINE"] = "1"
     if vllm == "cpu":
         environment |= _threads(engine.cpus)
+    if vllm == "gpu":
+        environment |= tuning.environment()
+        if engine.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = engine.gpus
     return environment | engine.env
 
 

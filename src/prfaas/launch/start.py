@@ -12,6 +12,7 @@ from rich.console import Console
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.launch.addresses import resolve
 from prfaas.launch.certificates import secured
+from prfaas.launch.gpus import installed_gpus, placed
 from prfaas.launch.guardian import guard
 from prfaas.launch.progress import StartProgress
 from prfaas.launch.run_directory import RunDirectory, reap
@@ -54,7 +55,7 @@ async def started(
     run = RunDirectory()
     _guardian = guard(run.path)  # Held: dropping a running Popen warns.
     try:
-        resolved = resolve(deployment, sockets=run.private)
+        resolved = resolve(placed(deployment, installed_gpus()), sockets=run.private)
         resolved = secured(resolved, run.private / "certs")
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
         with StartProgress(console) as progress:

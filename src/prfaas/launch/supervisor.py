@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig
+from prfaas.launch import tuning
 from prfaas.launch.addresses import free_address
 from prfaas.launch.child import Child
 from prfaas.launch.commands import (
@@ -111,7 +112,8 @@ class Supervisor:
         await self._until_ready(self.agents)
         explaining = asyncio.create_task(self._explain_gateway())
         try:
-            await self._until_ready([*self.engines, self.gateway, *self._beside])
+            untuned = await self._tuned_first()
+            await self._until_ready([*untuned, self.gateway, *self._beside])
         finally:
             explaining.cancel()
         give_up_at = time.monotonic() + _ENGINES_SEEN_S
@@ -120,6 +122,17 @@ class Supervisor:
         ) and time.monotonic() < give_up_at:
             await asyncio.sleep(0.1)
         return unused
+
+    async def _tuned_first(self) -> list[Child]:
+        """The engines that are still to be started. On GPUs, where this machine has not tuned its
+        kernels for this model yet, one has been started alone and has tuned them for all."""
+        if not self.engines or installed_vllm() != "gpu" or tuning.done(self.deployment):
+            return self.engines
+        first, *rest = self.engines
+        await self._until_ready([first])
+        assert self._http is not None
+        await tuning.run(self._http, first.probe.removesuffix("/health"), self.deployment)
+        return rest
 
     async def watch(self) -> None:
         """Never returns: what dies is started again. Raises ProcessError for a process that ended
@@ -184,7 +197,14 @@ class Supervisor:
         return [] if self._plain is None else [self._plain]
 
     def _plain_engine(self) -> Child:
-        engine = EngineConfig(name="plain-engine", role="decode", url=self.plain_url)
+        beside = decode_engine(self.deployment)
+        engine = EngineConfig(
+            name="plain-engine",
+            role="decode",
+            url=self.plain_url,
+            gpus=beside.gpus,
+            gpu_memory_share=beside.gpu_memory_share,
+        )
         command = engine_command(self.deployment, engine, vllm=installed_vllm(), connector=False)
         return self._child(engine.name, command, self.plain_url, grace_s=_ENGINE_GRACE_S)
 
@@ -217,6 +237,11 @@ def unused_engines(metrics: str, deployment: Deployment) -> list[str]:
     others stand in."""
     names = [e.name for c in deployment.clusters for e in c.engines]
     return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
+
+
+def decode_engine(deployment: Deployment) -> EngineConfig:
+    """The first: a stock engine runs beside it, on its GPUs."""
+    return next(e for c in deployment.clusters for e in c.engines if e.role == "decode")
 
 
 def local_engines(deployment: Deployment) -> frozenset[str]:

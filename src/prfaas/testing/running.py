@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,7 @@ import msgspec
 from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
 from prfaas.launch import supervisor
 from prfaas.launch.addresses import free_address
-from prfaas.launch.commands import engine_command, gateway_command, installed_vllm
+from prfaas.launch.commands import Command, engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
 
 START_TIMEOUT_S = 900.0
@@ -223,9 +224,29 @@ class PlainEngine(_Process):
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.url = f"http://{free_address()}"
-        engine = EngineConfig(name="plain", role="decode", url=self.url, cpus=cpus, args=args)
+        beside = supervisor.decode_engine(running.deployment)
+        engine = EngineConfig(
+            name="plain", role="decode", url=self.url, cpus=cpus, args=args,
+            gpus=beside.gpus, gpu_memory_share=beside.gpu_memory_share,
+        )  # fmt: skip
         command = engine_command(running.deployment, engine, vllm=installed_vllm(), connector=False)
         super().__init__(list(command.arguments), dict(command.environment), home / "plain.log")
 
     def ready(self) -> bool:
         return _answers(f"{self.url}/health")
+
+
+class _Command(_Process):
+    """Any process of a deployment, ready when ``probe`` answers."""
+
+    def __init__(self, command: Command, log: Path, probe: str) -> None:
+        super().__init__(list(command.arguments), command.environment, log)
+        self._probe = probe
+
+    def ready(self) -> bool:
+        return _answers(self._probe)
+
+
+def running_command(command: Command, *, log: Path, probe: str) -> AbstractContextManager[object]:
+    """``command`` as a process; entering waits until ``probe`` answers, leaving ends it."""
+    return _Command(command, log, probe)

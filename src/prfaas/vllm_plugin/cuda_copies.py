@@ -33,6 +33,7 @@ class CudaCopier:
         self._sources: list[int] = []
         self._targets: list[int] = []
         self._sizes: list[int] = []
+        self._noted_bytes = 0
         self._then: _Announcements = []
         self._waiting: queue.SimpleQueue[tuple[torch.cuda.Event, _Announcements] | None] = (
             queue.SimpleQueue()
@@ -51,11 +52,14 @@ class CudaCopier:
         self._sources += sources
         self._targets += range(target, target + count * size, size)
         self._sizes += [size] * count
+        self._noted_bytes += count * size
 
     def when_gathered(self, then: Callable[[], object]) -> None:
         self._then.append(then)
 
-    def submit(self) -> None:
+    def submit(self, *, at_least_bytes: int = 0) -> None:
+        if self._noted_bytes < at_least_bytes:
+            return
         if self._sources:
             self._out.wait_stream(torch.cuda.current_stream(self._device))
             targets, sources, sizes = (
@@ -63,6 +67,7 @@ class CudaCopier:
                 for noted in (self._targets, self._sources, self._sizes)
             )
             self._targets, self._sources, self._sizes = [], [], []
+            self._noted_bytes = 0
             self._driver.copy(targets, sources, sizes, self._out.cuda_stream)
         if self._then:
             # The waiting thread sleeps: it may wait for most of a prefill.

@@ -99,8 +99,9 @@ class PageCopier(Protocol):
         """Call ``then`` once everything gathered so far is in the arena, on whatever thread. Takes
         effect with the next `submit`. Model's thread only."""
 
-    def submit(self) -> None:
-        """Begin what was gathered since the last call. Model's thread only."""
+    def submit(self, *, at_least_bytes: int = 0) -> None:
+        """Begin what was gathered since the last call, unless it is less than ``at_least_bytes``.
+        Model's thread only."""
 
     def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
         """Arena bytes to pages, or parts of pages. Load thread only."""
@@ -131,7 +132,7 @@ class CpuCopier:
     def when_gathered(self, then: Callable[[], object]) -> None:
         then()
 
-    def submit(self) -> None:
+    def submit(self, *, at_least_bytes: int = 0) -> None:
         pass
 
     def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:

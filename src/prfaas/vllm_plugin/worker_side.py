@@ -38,6 +38,7 @@ class WorkerSide:
         pages = {name: page_view(name, caches[name], kv_cache.num_blocks) for name in names}
         layout = read_layout(config, kv_cache, pages, caches, tp_rank=tp_rank)
         logger.info("KV layout %s (%s), agent %s", layout.fingerprint(), layout.model, agent_socket)
+        self._caches = caches  # Exporter and Importer know them by address alone
         self._copier = _copier_for(pages[names[0]].device)
         self._client = AgentClient(agent_socket, engine=engine, layout=layout, arenas=self._copier)
         parts = (self._client, layout, pages, self._copier)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from prfaas.tls.certs import create_authority, issue
-
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.doctor.certificates import check_certificates
+from prfaas.tls.authority import create_authority, issue
 
 DAY_S = 86_400.0
 

@@ -139,6 +139,47 @@ def connect(agent: ScriptedAgent, client: AgentClient) -> None:
     client.wait_connected(WAIT_S)
 
 
+class ArenaNotes:
+    def __init__(self) -> None:
+        self.opened: list[memoryview] = []
+        self.unused: list[memoryview] = []
+        self.told = threading.Event()
+
+    def arena_opened(self, arena: memoryview) -> None:
+        self.opened.append(arena)
+
+    def arena_unused(self, arena: memoryview) -> None:
+        self.unused.append(arena)
+        self.told.set()
+
+
+def test_an_arena_is_told_of_when_it_opens_and_when_nothing_of_it_is_used(
+    agent: ScriptedAgent, tmp_path: Path
+) -> None:
+    """Who has pinned it may let it go only then."""
+    notes = ArenaNotes()
+    client = AgentClient(
+        str(tmp_path / "agent.sock"), engine="p0", layout=LAYOUT, stock_slots=4, arenas=notes
+    )
+    connect(agent, client)
+    assert [len(arena) for arena in notes.opened] == [SLOT * COUNT]
+    begin(client)
+    agent.expect(BeginExport)
+    agent.expect(LeaseSlots)
+    agent.say(SlotsLeased((5,)))
+    slot = client.lease(WAIT_S)
+    agent.hang_up()
+    agent.register()
+    client.wait_connected(WAIT_S)
+    while len(notes.opened) < 2:
+        notes.told.wait(0.01)
+    assert not notes.unused, "a slot of it is still being filled"
+    client.return_slot(slot)
+    assert notes.told.wait(WAIT_S)
+    assert notes.unused == notes.opened[:1]
+    client.close()
+
+
 def test_exports_through_leased_slots(agent: ScriptedAgent, client: AgentClient) -> None:
     connect(agent, client)
     begin(client)

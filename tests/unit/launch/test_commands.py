@@ -83,3 +83,18 @@ def test_on_gpus_vllm_serve_is_started_and_no_core_is_bound() -> None:
     assert command.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
     assert "--enforce-eager" not in command.arguments
     assert "VLLM_CPU_OMP_THREADS_BIND" not in command.environment
+
+
+def test_on_gpus_memory_is_shared_and_kernels_are_chosen_alike() -> None:
+    deployment = _resolved()
+    engine = msgspec.structs.replace(
+        deployment.clusters[1].engines[1], gpus="1", gpu_memory_share=0.3
+    )
+    for connector in (True, False):
+        command = engine_command(deployment, engine, vllm="gpu", connector=connector)
+        assert _option(command.arguments, "--gpu-memory-utilization") == "0.3"
+        assert command.environment["CUDA_VISIBLE_DEVICES"] == "1"
+        assert command.environment["TORCHINDUCTOR_DETERMINISTIC"] == "1"
+        assert command.environment["TRITON_CACHE_DIR"]
+    mine = msgspec.structs.replace(engine, env={"TRITON_CACHE_DIR": "/mine"})
+    assert engine_command(deployment, mine, vllm="gpu").environment["TRITON_CACHE_DIR"] == "/mine"

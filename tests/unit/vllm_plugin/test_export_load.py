@@ -1,7 +1,7 @@
 """Pages out of one cache, through an arena, into another: every byte, whatever the cut."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,11 @@ pytest.importorskip("vllm")
 
 from prfaas.core.handoff import ExportParams  # noqa: E402
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, TransferPlan  # noqa: E402
-from prfaas.testing.loopback_agent_client import LoopbackAgentClient, LoopbackImport  # noqa: E402
+from prfaas.testing.loopback_agent_client import (  # noqa: E402
+    LoopbackAgentClient,
+    LoopbackImport,
+    LoopbackSlot,
+)
 from prfaas.vllm_plugin.export import Exporter  # noqa: E402
 from prfaas.vllm_plugin.load import Importer, LoadResults  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
@@ -69,6 +73,29 @@ def params(from_token: int, to_token: int) -> ExportParams:
     return ExportParams(
         transfer_id="t", destination="west", from_token=from_token, to_token=to_token
     )
+
+
+class LateCopier(CpuCopier):
+    """Like a GPU's: copies begin with `submit`, and what waits for them is told after it."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[list[int], int, int]] = []
+        self.then: list[Callable[[], object]] = []
+
+    def gather(self, sources: list[int], target: int, size: int) -> None:
+        self.noted.append((sources, target, size))
+
+    def when_gathered(self, then: Callable[[], object]) -> None:
+        self.then.append(then)
+
+    def submit(self, *, at_least_bytes: int = 0) -> None:
+        if sum(len(sources) * size for sources, _, size in self.noted) < at_least_bytes:
+            return
+        for sources, target, size in self.noted:
+            super().gather(sources, target, size)
+        for then in self.then:
+            then()
+        self.noted, self.then = [], []
 
 
 class Rank:
@@ -129,6 +156,7 @@ def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
     cuts=st.sets(st.integers(1, 31)),
     slot_bytes=st.sampled_from([8, 16, 40, 64, 1000]),
     hooks=st.just(HOOKS) | st.lists(st.sampled_from([*HOOKS, "shares.fa.3"]), max_size=6),
+    copier=st.sampled_from([CpuCopier, LateCopier]),
 )
 def test_every_page_arrives_once_and_no_other_is_touched(
     blocks: int,
@@ -137,6 +165,7 @@ def test_every_page_arrives_once_and_no_other_is_touched(
     cuts: set[int],
     slot_bytes: int,
     hooks: Sequence[str],
+    copier: type[CpuCopier],
 ) -> None:
     """Whichever layers call their hook, in whatever order, and however often: a model's own
     attention and full CUDA graphs call none, draft layers several times, and a layer that shares
@@ -145,7 +174,7 @@ def test_every_page_arrives_once_and_no_other_is_touched(
     from_token = min(skipped, blocks - 1) * BLOCK
     local = min(from_token + extra_local * BLOCK, to_token - BLOCK)
     client = LoopbackAgentClient(slot_bytes=slot_bytes, slots=400)
-    sender, receiver = Rank(client, 1), Rank(client, 2)
+    sender, receiver = Rank(client, 1, copier()), Rank(client, 2)
     before = {name: pages.clone() for name, pages in receiver.pages.items()}
     ends = [*sorted(c for c in cuts if from_token < c < to_token), to_token]
     sender.prefill(ends, from_token, to_token, hooks)
@@ -258,6 +287,25 @@ def test_without_slots_the_export_is_given_up_and_prefill_goes_on() -> None:
     assert "no free slot" in rank.exporter.take_failures()["r"]
     assert rank.exporter.take_failures() == {}
     assert not client.finished
+
+
+def test_slots_that_only_wait_to_be_copied_are_copied_when_none_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The line frees them once they have left: waiting for that without copying would not end."""
+    client = LoopbackAgentClient(slot_bytes=16, slots=2)
+    sent: list[int] = []
+
+    def export_slot(transfer_id: str, slot: LoopbackSlot, ranges: object) -> bool:
+        sent.append(slot.index)
+        client.return_slot(slot)
+        return True
+
+    monkeypatch.setattr(client, "export_slot", export_slot)
+    rank = Rank(client, 1, LateCopier())
+    rank.prefill([16], 0, 16)
+    assert client.finished == {"t"}
+    assert len(sent) > 2
 
 
 def test_an_export_the_agent_stopped_is_not_continued() -> None:

@@ -1,0 +1,91 @@
+"""Measurements on a machine with GPUs; the results go to build/bench/gpu.json.
+
+    copies    pages between GPU and arena: rates, time of the model's thread (no engine needed)
+    identity  answers after a hand-off beside a stock engine's, every layout, with margins
+    prefill   prefill with the connector idle and exporting beside a stock engine, KV throughput
+
+``python -m benchmarks.gpu copies identity`` runs two of them; each replaces its own part of the
+file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+Rows = Iterator[dict[str, Any]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="+", choices=["copies", "identity", "prefill"])
+    parser.add_argument("--output", type=Path, default=Path("build/bench/gpu.json"))
+    parser.add_argument("--kinds", nargs="+", help="tiny models to compare (default: all)")
+    parser.add_argument("--model", help="directory or name of the model whose prefill is timed")
+    parser.add_argument("--lengths", nargs="+", type=int, help="prompt tokens")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kv-cache", default="8 GiB", help="of each engine whose prefill is timed")
+    parser.add_argument(
+        "--engine-args", default="", help="vLLM's own, for all engines: '--enforce-eager'"
+    )
+    args = parser.parse_args()
+    if "prefill" in args.parts and not args.model:
+        parser.error("prefill needs --model")
+    for part in args.parts:
+        rows = []
+        for row in _PARTS[part](args):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+        _store(args.output, part, rows)
+    print(args.output)
+    return 0
+
+
+def _copies(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import copies
+
+    return copies.measure()
+
+
+def _identity(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import identity
+
+    return identity.measure(
+        args.kinds or identity.KINDS, args.lengths or identity.LENGTHS, args.engine_args.split()
+    )
+
+
+def _prefill(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import prefill
+
+    return prefill.measure(
+        args.model,
+        args.lengths or prefill.LENGTHS,
+        args.rounds,
+        kv_cache=args.kv_cache,
+        args=args.engine_args.split(),
+    )
+
+
+_PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "copies": _copies,
+    "identity": _identity,
+    "prefill": _prefill,
+}
+
+
+def _store(output: Path, part: str, rows: list[dict[str, Any]]) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(output.read_text()) if output.exists() else {}
+    output.write_text(json.dumps(known | {part: rows}, indent=1))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""What makes engines on GPUs of one kind compute the same bits: kernels chosen alike.
+
+Two tuners choose kernels by timing them, each process for itself, and another choice rounds
+otherwise: torch's compiler, which is told to choose without timing, and Triton's, whose choices for
+recurrent layers are kept in a directory. All engines of this machine share it, and the first time a
+model is served one engine fills it alone before the others start. Machines of different places
+compute the same bits if they are given the same directory (docs/identity.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib import metadata
+from pathlib import Path
+
+import aiohttp
+
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import EngineError
+
+_TAIL_TOKENS = 300
+_TOKEN_IDS = range(300, 800)
+"""Any will do; every vocabulary has these."""
+
+
+def directory() -> Path:
+    """Where Triton keeps its choices: ``TRITON_CACHE_DIR``, else one in the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TRITON_CACHE_DIR") or home / "prfaas" / "triton")
+
+
+def environment() -> dict[str, str]:
+    """For every engine on a GPU, stock ones to compare with as well."""
+    return {"TRITON_CACHE_DIR": str(directory()), "TORCHINDUCTOR_DETERMINISTIC": "1"}
+
+
+def done(deployment: Deployment) -> bool:
+    """Whether this machine has tuned its kernels for the deployment's model."""
+    return _mark(deployment).exists()
+
+
+async def run(http: aiohttp.ClientSession, url: str, deployment: Deployment) -> None:
+    """Have the only engine that runs, at ``url``, use every kernel once: a full chunk, a short one,
+    and a token after them. Raises EngineError if it cannot."""
+    model = deployment.model
+    length = min(model.max_num_batched_tokens + _TAIL_TOKENS, model.max_model_len - 2)
+    prompt = [_TOKEN_IDS[n % len(_TOKEN_IDS)] for n in range(length)]
+    body = {"model": model.served_name, "prompt": prompt, "max_tokens": 2, "ignore_eos": True}
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with http.post(f"{url}/v1/completions", json=body, timeout=timeout) as answer:
+        if answer.status != 200:
+            raise EngineError(f"{url} did not answer its first prompt: {await answer.text()}")
+    mark = _mark(deployment)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def _mark(deployment: Deployment) -> Path:
+    facts = (str(deployment.model.path), metadata.version("vllm"))
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return directory() / f"tuned-for-{digest}"

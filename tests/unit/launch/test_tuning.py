@@ -1,0 +1,62 @@
+"""A model's kernels are tuned once on a machine, by one engine alone."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.errors import EngineError
+from prfaas.launch import tuning
+from prfaas.launch.supervisor import embedded_default
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setattr(metadata, "version", lambda _: "0.32.0")
+    whole = load_deployment(embedded_default())
+    model = msgspec.structs.replace(whole.model, path="some/model", served_name="m")
+    return msgspec.structs.replace(whole, model=model)
+
+
+async def tune(deployment: Deployment, *, status: int) -> list[dict[str, object]]:
+    asked: list[dict[str, object]] = []
+
+    async def complete(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.json_response({}, status=status)
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", complete)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        await tuning.run(http, str(server.make_url("")).rstrip("/"), deployment)
+    return asked
+
+
+async def test_a_full_chunk_and_a_short_one_are_computed_once(deployment: Deployment) -> None:
+    assert not tuning.done(deployment)
+    (asked,) = await tune(deployment, status=200)
+    prompt = asked["prompt"]
+    assert isinstance(prompt, list)
+    assert len(prompt) > deployment.model.max_num_batched_tokens
+    assert asked["max_tokens"] == 2
+    assert tuning.done(deployment)
+
+
+async def test_a_failure_is_told_and_nothing_counts_as_tuned(deployment: Deployment) -> None:
+    with pytest.raises(EngineError, match="did not answer its first prompt"):
+        await tune(deployment, status=500)
+    assert not tuning.done(deployment)
+
+
+async def test_another_model_is_tuned_for_itself(deployment: Deployment) -> None:
+    await tune(deployment, status=200)
+    model = msgspec.structs.replace(deployment.model, path="another/model")
+    assert not tuning.done(msgspec.structs.replace(deployment, model=model))
