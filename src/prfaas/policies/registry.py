@@ -13,6 +13,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.policies.adaptive import AdaptiveConfig, AdaptivePolicy
 from prfaas.policies.adaptive_threshold import AdaptiveThresholdConfig, AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
+from prfaas.policies.auto import AutoConfig, AutoPolicy
 from prfaas.policies.earliest import EarliestConfig, EarliestPolicy
 from prfaas.policies.elastic import ElasticConfig, ElasticPolicy
 from prfaas.policies.homogeneous import HomogeneousConfig, HomogeneousPolicy
@@ -30,6 +31,7 @@ POLICIES: dict[str, tuple[type[Strict], Callable[[Any], Policy]]] = {
     "adaptive-threshold": (AdaptiveThresholdConfig, AdaptiveThresholdPolicy),
     "adaptive": (AdaptiveConfig, AdaptivePolicy),
     "earliest": (EarliestConfig, EarliestPolicy),
+    "auto": (AutoConfig, AutoPolicy),
     "elastic": (ElasticConfig, ElasticPolicy),
 }
 """Name -> the type of its options, and the policy, which takes one of these."""

@@ -73,13 +73,13 @@ class Decoding:
         )
 
     def fill_slots(self, engine: EngineState) -> None:
-        """A slot of ``engine`` may be free: start whoever waits for one, in order."""
-        ready = engine.place.ready
-        while ready and engine.running < engine.max_requests:
-            record = next((r for r in ready.values() if self._usable(r, engine)), None)
+        """A slot of ``engine`` may be free: start whoever waits for one, in order; those of its own
+        cluster first, then those of others that need no hand-off."""
+        while engine.running < engine.max_requests:
+            record = self._next_in_line(engine)
             if record is None:
                 return
-            del ready[record.request_id]
+            del _place_of(record).ready[record.request_id]
             self._reservations.assign(record, engine)
             self._requests.trigger(record, Trigger.SLOT_FREED, "")
 
@@ -95,6 +95,7 @@ class Decoding:
         self._reservations.release_decode(record)
         self._requests.move(record, State.COMPLETED)
         if engine is not None:
+            engine.place.completed += 1
             self.fill_slots(engine)
 
     def usable_engines(self, record: Record) -> list[EngineState]:
@@ -105,6 +106,17 @@ class Decoding:
         if usable or not direct:
             return usable
         return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
+
+    def _next_in_line(self, engine: EngineState) -> Record | None:
+        for record in engine.place.ready.values():
+            if self._usable(record, engine):
+                return record
+        for cluster in self._fleet.pd_clusters:
+            if cluster.ready and cluster is not engine.place:
+                for record in cluster.ready.values():
+                    if record.route is Route.DIRECT and self._usable(record, engine):
+                        return record
+        return None
 
     def _wait(self, record: Record, engine: EngineState) -> None:
         """In line for the slots of the cluster of ``engine``."""
@@ -136,8 +148,13 @@ class Decoding:
         return (
             engine.up
             and (engine.role == "decode" or self._may_stand_in(record, engine))
+            and (not engine.draining or self._was_promised(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )
+
+    def _was_promised(self, record: Record, engine: EngineState) -> bool:
+        """What can be used nowhere else is still answered by an engine that drains."""
+        return record.decode is engine and record.from_token > 0
 
     def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
         """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""

@@ -23,6 +23,7 @@ class EngineState:
         "changes_role",
         "cluster",
         "decode_records",
+        "draining",
         "free_at",
         "max_prefills",
         "max_requests",
@@ -46,6 +47,7 @@ class EngineState:
         self.place = place
         self.role: EngineRole = spec.role
         self.changes_role = spec.changes_role
+        self.draining = False
         self.max_requests = spec.max_requests
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
@@ -65,6 +67,11 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def decoding(self) -> int:
+        """See `EngineView`."""
+        return self.running - (self.prefills - len(self.prefill_records))
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -95,6 +102,7 @@ class ClusterState:
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
         self.ready: OrderedDict[str, Record] = OrderedDict()
+        self.completed = 0
 
     @property
     def waiting_for_decode(self) -> int:
@@ -104,7 +112,7 @@ class ClusterState:
     def sort_roles(self) -> None:
         """Engines anew by role, after one has changed."""
         self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
-        self.decode_engines = [e for e in self.engines if e.role == "decode"]
+        self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
 class LinkState:
@@ -120,6 +128,11 @@ class LinkState:
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+    @property
+    def transfers(self) -> int:
+        """See `LinkView`."""
+        return len(self.records)
 
 
 class Record:
@@ -193,6 +206,8 @@ class FleetState:
             place.engines.append(engine)
         for cluster in self.clusters:
             cluster.sort_roles()
+        self.draining: list[EngineState] = []
+        """Decode engines that are to prefill once they have nothing left to answer."""
         self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
 
     def cluster(self, name: str) -> ClusterState:
