@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import msgspec
 
 from prfaas.core.errors import CallerError
@@ -55,8 +57,11 @@ def too_many_requests() -> ApiError:
     return ApiError(429, "too many requests in flight", kind="rate_limit_error", retry_after_s=1)
 
 
-def failed_request(kind: ErrorKind, message: str) -> ApiError:
+def failed_request(kind: ErrorKind, message: str, retry_after_s: float | None = None) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
+    if kind is ErrorKind.OVERLOADED:
+        wait_s = None if retry_after_s is None else ceil(retry_after_s)
+        return ApiError(429, message, kind="rate_limit_error", retry_after_s=wait_s)
     if kind is ErrorKind.DEADLINE:
         return ApiError(504, message, kind="timeout_error")
     if kind is ErrorKind.UNAVAILABLE:

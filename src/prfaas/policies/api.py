@@ -254,8 +254,8 @@ class View(Protocol):
 
 
 class RoleChange(msgspec.Struct, frozen=True, gc=False):
-    """From now on give ``engine`` work of ``role``; what it has, it finishes. One that is to prefill
-    is drained first: it is given no new answers, and changes when the last is complete."""
+    """From now on give ``engine`` work of ``role``; what it has, it finishes. One that is to
+    prefill is drained first: it gets no new answers, and changes when the last is complete."""
 
     engine: str
     role: EngineRole

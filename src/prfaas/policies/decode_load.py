@@ -16,6 +16,8 @@ _MEMORY_S = 60.0
 _SPREAD = 1.5
 """Standard deviations of the number of answers under way (it is about Poisson) for which slots are
 kept, or a burst would wait for slots that its prefills no longer need."""
+_DOUBT = 1.5
+"""Answers end in clumps: what waits for a slot counts as so much more."""
 
 
 class DecodeLoad:
@@ -44,7 +46,8 @@ class DecodeLoad:
 
     def engines_needed(self, cluster: ClusterView) -> int:
         """Decode engines for the load of now, with room for its fluctuation; at least one."""
-        slots = max(engine.max_requests for engine in cluster.engines)
+        engines = cluster.decode_engines or cluster.engines
+        slots = sum(engine.max_requests for engine in engines) / len(engines)
         return max(1, ceil((self.slots + _SPREAD * sqrt(self.slots)) / slots))
 
     def slot_s(self, cluster: ClusterView) -> float:
@@ -59,4 +62,5 @@ class DecodeLoad:
             return 0.0
         if self._rate <= 0 or self._running <= 0:
             return inf if not running else 0.0
-        return (ahead + 1 - free) * self._running / self._rate / max(1, running)
+        answer_s = self._running / self._rate
+        return _DOUBT * (ahead + 1 - free) * answer_s / max(1, running)

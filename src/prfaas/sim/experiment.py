@@ -12,7 +12,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
 from prfaas.policies.api import Costs
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills
-from prfaas.policies.registry import make_policy
+from prfaas.policies.registry import make_policy, with_slo
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
@@ -43,7 +43,7 @@ def simulate(
     simulation = Simulation(
         world,
         workload,
-        make_policy(run.scheduler),
+        make_policy(with_slo(run.scheduler, ttft=str(scenario.slo.ttft))),
         run.scheduler,
         costs=costs,
         learner=learner,

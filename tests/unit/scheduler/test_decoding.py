@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from prfaas.policies.api import Route
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, Topology
-from prfaas.testing.scheduler_driver import LONG, Driver, topology
+from prfaas.testing.scheduler_driver import LONG, SHORT, Driver, topology
 
 
 def test_prefill_engine_stands_in_where_no_decode_engine_is_up() -> None:
@@ -40,9 +42,52 @@ def test_stand_in_serves_who_waits_for_it_after_a_decode_engine_came_back() -> N
     drive(e.EngineDown("south-d0", "exit"))
     assert drive.arrive(256, "a")[0].engine == "west-p0"
     assert drive.arrive(256, "b") == []
-    drive(e.EngineUp("south-d0"))
+    assert drive.arrive(256, "c") == []
+    [start] = drive(e.EngineUp("south-d0"))
+    assert (start.request_id, start.engine) == ("b", "south-d0")
     [start] = drive(e.RequestCompleted("a", 1))
-    assert (start.request_id, start.engine) == ("b", "west-p0")
+    assert (start.request_id, start.engine) == ("c", "west-p0")
+
+
+def two_pd_clusters() -> Topology:
+    west = topology(capacity=1)
+    return msgspec.structs.replace(
+        west,
+        clusters=(*west.clusters, ClusterSpec("south", "pd")),
+        engines=(*west.engines, EngineSpec("south-d0", "south", "decode", 1)),
+    )
+
+
+def test_a_request_without_a_hand_off_takes_a_slot_of_another_cluster() -> None:
+    drive = Driver(two_pd_clusters())
+    for rid in "abc":
+        drive.arrive(256, rid)
+    assert drive.scheduler.state("c") is State.READY
+    engine_of = {s.request_id: s.engine for s in drive.log if isinstance(s, c.StartDecode)}
+    ends = "a" if engine_of["a"] == "south-d0" else "b"
+    [start] = drive(e.RequestCompleted(ends, 1))
+    assert (start.request_id, start.engine) == ("c", "south-d0")
+    drive.arrive(256, "d")
+    [start] = drive(e.RequestCompleted("b" if ends == "a" else "a", 1))
+    assert (start.request_id, start.engine) == ("d", "west-d0")
+
+
+def test_a_hand_off_waits_for_a_slot_of_the_cluster_that_it_lies_in() -> None:
+    drive = Driver(two_pd_clusters())
+    drive.arrive(SHORT, "a")
+    drive.arrive(SHORT, "b")
+    starts = {s.request_id: s for s in drive.log if isinstance(s, c.StartPrefill)}
+    assert starts["a"].decode_engine == "west-d0"
+    drive(e.PrefillCompleted("a", 1))
+    drive(e.TransferCompleted("a", 1))
+    handed_over = drive.arrive(SHORT, "c", cached={"west-d0": 256})
+    assert handed_over[0].decode_engine == "west-d0"
+    drive(e.PrefillCompleted("c", 1))
+    assert drive(e.TransferCompleted("c", 1)) == []
+    drive(e.RequestCancelled("b"))
+    drive(e.EngineDown("south-d0", "exit"))
+    assert drive(e.EngineUp("south-d0")) == []
+    assert drive.scheduler.state("c") is State.READY
 
 
 def test_request_in_line_that_loses_its_engine_starts_once() -> None:
