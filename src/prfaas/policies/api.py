@@ -122,6 +122,14 @@ class EngineView(Protocol):
         """Requests that hold one of its decode slots."""
 
     @property
+    def kv_tokens(self) -> float:
+        """How many tokens of prompts and answers its KV memory holds; may be infinite."""
+
+    @property
+    def kv_used(self) -> int:
+        """Tokens that those who hold a slot may take of it."""
+
+    @property
     def decoding(self) -> int:
         """Those of them whose prompt is not still to be prefilled here."""
 

@@ -105,3 +105,28 @@ def test_request_in_line_that_loses_its_engine_starts_once() -> None:
     assert running == ["a", "c"]
     starts = [x for x in drive.log if isinstance(x, c.StartDecode) and x.request_id == "c"]
     assert len(starts) == 1
+
+
+def test_where_kv_memory_is_the_bound_nobody_overtakes_who_waits_for_room() -> None:
+    topo = topology(capacity=4)
+    engines = [msgspec.structs.replace(x, kv_tokens=1000) for x in topo.engines]
+    drive = Driver(msgspec.structs.replace(topo, engines=tuple(engines)), threshold=9999)
+    assert len(drive.arrive(200, "a")) == 1
+    drive.arrive(900, "b")
+    drive(e.TransferCompleted("b", 1))
+    assert drive(e.PrefillCompleted("b", 1)) == []
+    assert drive.arrive(200, "c") == []
+    assert [x.request_id for x in drive(e.RequestCompleted("a", 1))] == ["b"]
+    assert [x.request_id for x in drive(e.RequestCompleted("b", 1))] == ["c"]
+
+
+def test_an_engine_with_room_is_not_left_idle_behind_one_without() -> None:
+    topo = topology(decodes=2, capacity=4)
+    engines = [msgspec.structs.replace(x, kv_tokens=1000) for x in topo.engines]
+    drive = Driver(msgspec.structs.replace(topo, engines=tuple(engines)), threshold=9999)
+    assert drive.arrive(250, "a")[0].engine == "west-d0"
+    drive.arrive(950, "b", cached={"west-d0": 512})  # Only where its first tokens are.
+    drive(e.TransferCompleted("b", 1))
+    assert drive(e.PrefillCompleted("b", 1)) == []
+    [start] = drive.arrive(250, "c")
+    assert (start.request_id, start.engine) == ("c", "west-d1")
