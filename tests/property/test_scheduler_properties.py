@@ -23,7 +23,13 @@ CAPACITY = 2
 TOPOLOGY = Topology(
     (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd"), ClusterSpec("south", "pd")),
     tuple(
-        EngineSpec(name, place, "prefill" if name[0] in "ep" else "decode", CAPACITY)
+        EngineSpec(
+            name,
+            place,
+            "prefill" if name[0] in "ep" else "decode",
+            CAPACITY,
+            kv_tokens=150 if name == "d1" else None,
+        )
         for name, place in ENGINES.items()
     ),
     (LinkSpec("east", "west", 1e6),),

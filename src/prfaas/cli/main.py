@@ -34,7 +34,7 @@ VERBS: dict[str, str] = {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": ("demo", "up", "down", "gateway", "agent", "engine", "certs"),
-    "watch": ("status", "doctor"),
+    "watch": ("status", "requests", "doctor"),
     "plan": ("kv", "plan", "simulate"),
     "measure": ("link",),
     "shell": ("completion",),

@@ -151,7 +151,8 @@ class Driver:
         elif isinstance(command, CancelDecode):
             exchange.attempts.stop("decode", command.attempt)
         elif isinstance(command, FailRequest):
-            exchange.fail(failed_request(command.kind, command.message))
+            error = failed_request(command.kind, command.message, command.retry_after_s)
+            exchange.fail(error)
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:

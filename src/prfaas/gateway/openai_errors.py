@@ -5,6 +5,8 @@ The type says who is at fault: each answer is also one of the classes of `prfaas
 
 from __future__ import annotations
 
+from math import ceil
+
 import msgspec
 
 from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
@@ -101,8 +103,10 @@ class GatewayBug(ApiError, InvariantError):
         super().__init__(500, "internal error of the gateway", kind="internal_error")
 
 
-def failed_request(kind: ErrorKind, message: str) -> ApiError:
+def failed_request(kind: ErrorKind, message: str, retry_after_s: float | None = None) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
+    if kind is ErrorKind.OVERLOADED:
+        return TooManyRequests(message, retry_after_s=max(1, ceil(retry_after_s or 1)))
     if kind is ErrorKind.DEADLINE:
         return DeadlinePassed(message)
     if kind is ErrorKind.UNAVAILABLE:

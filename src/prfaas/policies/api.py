@@ -38,6 +38,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """Not now: no route would have the first token out in time. ``retry_after_s``: when a request
+    like this should make it, by the queues of now. ``reason`` is one line for people."""
+
+    retry_after_s: float
+    reason: str
+
+
 class RequestView(Protocol):
     """A request that waits for its route (lengths in tokens, times in seconds)."""
 
@@ -113,6 +121,26 @@ class EngineView(Protocol):
     def running(self) -> int:
         """Requests that hold one of its decode slots."""
 
+    @property
+    def kv_tokens(self) -> float:
+        """How many tokens of prompts and answers its KV memory holds; may be infinite."""
+
+    @property
+    def kv_used(self) -> int:
+        """Tokens that those who hold a slot may take of it."""
+
+    @property
+    def decoding(self) -> int:
+        """Those of them whose prompt is not still to be prefilled here."""
+
+    @property
+    def changes_role(self) -> bool:
+        """Whether it can do the work of both roles."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is to prefill once its answers are complete; it is given no new ones."""
+
 
 class LinkView(Protocol):
     """One direction of a line, as its sender last reported it."""
@@ -149,6 +177,10 @@ class LinkView(Protocol):
     def outstanding_bytes(self) -> float:
         """KV bytes of offloaded requests that have not wholly arrived, by the costs' estimate."""
 
+    @property
+    def transfers(self) -> int:
+        """How many requests these are of."""
+
 
 class ClusterView(Protocol):
     """One cluster."""
@@ -171,11 +203,15 @@ class ClusterView(Protocol):
 
     @property
     def decode_engines(self) -> Sequence[EngineView]:
-        """Engines whose role is decode now, up or not."""
+        """Engines whose role is decode now and that are not draining, up or not."""
 
     @property
     def waiting_for_decode(self) -> int:
         """Requests with all their KV cache here, for which no decode slot is free."""
+
+    @property
+    def completed(self) -> int:
+        """Answers completed here since the scheduler began."""
 
 
 class Costs(Protocol):
@@ -226,7 +262,8 @@ class View(Protocol):
 
 
 class RoleChange(msgspec.Struct, frozen=True, gc=False):
-    """From now on give ``engine`` work of ``role``; what it has, it finishes."""
+    """From now on give ``engine`` work of ``role``; what it has, it finishes. One that is to
+    prefill is drained first: it gets no new answers, and changes when the last is complete."""
 
     engine: str
     role: EngineRole
@@ -243,8 +280,9 @@ class Policy(Protocol):
     """Whether a prefilled request takes a slot of the fullest decode engine that has one, so that
     others stay free; else that of the engine it was assigned to, or of the least full."""
 
-    def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
-        """The route of one request; None where no decode engine is up (the request then waits)."""
+    def route(self, request: RequestView, view: View, *, now: float) -> Decision | Refusal | None:
+        """The route of one request, or why there is none for it now; None where no decode engine
+        is up (the request then waits)."""
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at queues and lines, move thresholds, and say which engines change their role."""

@@ -14,6 +14,7 @@ from prfaas.core.strict import Strict
 from prfaas.policies.adaptive import AdaptiveConfig, AdaptivePolicy
 from prfaas.policies.adaptive_threshold import AdaptiveThresholdConfig, AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
+from prfaas.policies.auto import AutoConfig, AutoPolicy
 from prfaas.policies.earliest import EarliestConfig, EarliestPolicy
 from prfaas.policies.elastic import ElasticConfig, ElasticPolicy
 from prfaas.policies.homogeneous import HomogeneousConfig, HomogeneousPolicy
@@ -31,6 +32,7 @@ POLICIES: dict[str, tuple[type[Strict], Callable[[Any], Policy]]] = {
     "adaptive-threshold": (AdaptiveThresholdConfig, AdaptiveThresholdPolicy),
     "adaptive": (AdaptiveConfig, AdaptivePolicy),
     "earliest": (EarliestConfig, EarliestPolicy),
+    "auto": (AutoConfig, AutoPolicy),
     "elastic": (ElasticConfig, ElasticPolicy),
 }
 """Name -> the type of its options, and the policy, which takes one of these."""
@@ -77,6 +79,14 @@ def for_policy(config: SchedulerConfig, policy: str) -> SchedulerConfig:
     return msgspec.structs.replace(
         config, policy=policy, threshold=None, bandwidth=None, options=kept
     )
+
+
+def with_slo(config: SchedulerConfig, *, ttft: str) -> SchedulerConfig:
+    """``config`` with this SLO where its policy has one and the configuration gives none. Raises
+    ConfigError for an unknown policy."""
+    if "ttft" not in options_of(config.policy) or "ttft" in config.options:
+        return config
+    return msgspec.structs.replace(config, options={**config.options, "ttft": ttft})
 
 
 def _row(policy: str) -> tuple[type[Strict], Callable[[Any], Policy]]:

@@ -49,6 +49,9 @@ class Decoding:
             return True
         if usable:
             self._wait(record, engine if engine in usable else usable[0])
+            for other in usable:
+                if other.kv_tokens < inf:  # It was held back, and may be the next in line.
+                    self.fill_slots(other)
         return bool(usable)
 
     def start_decode(self, record: Record, _why: str) -> None:
@@ -56,7 +59,7 @@ class Decoding:
         engine = record.decode
         assert engine is not None
         self._requests.move(record, State.DECODING)
-        engine.running += 1
+        engine.take_slot(record)
         if record.route is Route.DIRECT:
             self._reservations.book_prefill(record, engine)
         self._requests.out.append(
@@ -73,13 +76,13 @@ class Decoding:
         )
 
     def fill_slots(self, engine: EngineState) -> None:
-        """A slot of ``engine`` may be free: start whoever waits for one, in order."""
-        ready = engine.place.ready
-        while ready and engine.running < engine.max_requests:
-            record = next((r for r in ready.values() if self._usable(r, engine)), None)
-            if record is None:
+        """A slot of ``engine`` may be free: start whoever waits for one, in order; those of its own
+        cluster first, then those of others that need no hand-off."""
+        while engine.running < engine.max_requests:
+            record = self._next_in_line(engine)
+            if record is None or not engine.has_slot(record):
                 return
-            del ready[record.request_id]
+            del _place_of(record).ready[record.request_id]
             self._reservations.assign(record, engine)
             self._requests.trigger(record, Trigger.SLOT_FREED, "")
 
@@ -95,6 +98,7 @@ class Decoding:
         self._reservations.release_decode(record)
         self._requests.move(record, State.COMPLETED)
         if engine is not None:
+            engine.place.completed += 1
             self.fill_slots(engine)
 
     def usable_engines(self, record: Record) -> list[EngineState]:
@@ -106,6 +110,17 @@ class Decoding:
             return usable
         return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
 
+    def _next_in_line(self, engine: EngineState) -> Record | None:
+        for record in engine.place.ready.values():
+            if self._usable(record, engine):
+                return record
+        for cluster in self._fleet.pd_clusters:
+            if cluster.ready and cluster is not engine.place:
+                for record in cluster.ready.values():
+                    if record.route is Route.DIRECT and self._usable(record, engine):
+                        return record
+        return None
+
     def _wait(self, record: Record, engine: EngineState) -> None:
         """In line for the slots of the cluster of ``engine``."""
         self._reservations.assign(record, engine)
@@ -115,7 +130,7 @@ class Decoding:
 
     def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
         packs = self._packs and record.route is not Route.DIRECT
-        free = engine.running < engine.max_requests and engine.name not in record.failed
+        free = self._has_slot(record, engine) and engine.name not in record.failed
         return free and not packs and self._usable(record, engine)
 
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
@@ -124,7 +139,7 @@ class Decoding:
         best, best_key = None, (True, True, inf)
         packs = self._packs and record.route is not Route.DIRECT
         for engine in usable:
-            if engine.running < engine.max_requests:
+            if self._has_slot(record, engine):
                 load = engine.running / engine.max_requests
                 busy = packs and engine.prefills > 0
                 key = (engine.name in record.failed, busy, -load if packs else load)
@@ -132,12 +147,23 @@ class Decoding:
                     best, best_key = engine, key
         return best
 
+    def _has_slot(self, record: Record, engine: EngineState) -> bool:
+        """Where KV memory is the bound a slot may be free while others wait: nobody overtakes, or
+        the large ones would never fit."""
+        overtakes = engine.place.ready and engine.kv_tokens < inf
+        return engine.has_slot(record) and not overtakes
+
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
             engine.up
             and (engine.role == "decode" or self._may_stand_in(record, engine))
+            and (not engine.draining or self._was_promised(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )
+
+    def _was_promised(self, record: Record, engine: EngineState) -> bool:
+        """What can be used nowhere else is still answered by an engine that drains."""
+        return record.decode is engine and record.from_token > 0
 
     def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
         """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prfaas.policies.api import Refusal
 from prfaas.scheduler.commands import ErrorKind, FailRequest
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.lifecycle import State
@@ -33,6 +34,15 @@ class Ending:
     def fail_engine(self, record: Record, why: str) -> None:
         """Its decode engine was lost after the first token."""
         self.fail(record, ErrorKind.ENGINE, f"the answer broke off: {why}")
+
+    def refuse(self, record: Record, refusal: Refusal) -> None:
+        """The policy sees no route that is in time: nothing was begun."""
+        self._end(record, State.FAILED)
+        self._requests.out.append(
+            FailRequest(
+                record.request_id, ErrorKind.OVERLOADED, refusal.reason, refusal.retry_after_s
+            )
+        )
 
     def fail(self, record: Record, kind: ErrorKind, message: str) -> None:
         """End it as failed."""

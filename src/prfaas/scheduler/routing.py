@@ -12,7 +12,7 @@ from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies import placement
-from prfaas.policies.api import Costs, Decision, Policy, Route
+from prfaas.policies.api import Costs, Decision, Policy, Refusal, Route
 from prfaas.scheduler.commands import CancelDecode, ErrorKind
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending
@@ -65,6 +65,8 @@ class Routing:
         decision = self._policy.route(record, self._fleet, now=self._requests.now)
         if decision is None:
             self._stand_in(record, "")
+        elif isinstance(decision, Refusal):
+            self._ending.refuse(record, decision)
         elif (refusal := self._refusal(record, decision)) is not None:
             self._apply_next(record, f"{decision.reason}; {refusal}")
         else:
@@ -105,7 +107,7 @@ class Routing:
         requests = self._requests
         requests.out.append(CancelDecode(record.request_id, lost, engine.name))
         self._reservations.release_prefill(record, done=False)
-        engine.running -= 1
+        engine.give_slot(record)
         requests.move(record, State.READY)
         self._limit_attempt(record)
         record.failed |= {engine.name}

@@ -25,7 +25,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import aligned_boundary
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
-from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
+from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending
 from prfaas.scheduler.events import (
@@ -49,6 +49,7 @@ from prfaas.scheduler.lifecycle import TERMINAL, Action, State, Trigger
 from prfaas.scheduler.prefilling import Prefilling
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.roles import Roles
 from prfaas.scheduler.routing import Routing
 from prfaas.scheduler.state import EngineState, FleetState, Record
 from prfaas.scheduler.timers import TimerKind
@@ -109,6 +110,7 @@ class Scheduler:
             decoding=self._decoding,
             ending=ending,
         )
+        self._roles = Roles(requests, fleet, self._decoding)
         requests.bind(_handlers(self._routing, prefilling, self._decoding, ending))
         self._records = requests.records
         self._timers = requests.timers
@@ -164,6 +166,8 @@ class Scheduler:
                 step = steps[record.state]
                 if step is not None:
                     step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
+        if self._fleet.draining:
+            self._roles.settle()
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))
@@ -214,6 +218,8 @@ class Scheduler:
         why = f"engine {engine.name} lost: {event.reason}"
         self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
+        if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
+            self._roles.keep(engine.place)
         if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
             for other in engine.place.engines:
                 self._requests.trigger_each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
@@ -273,13 +279,8 @@ class Scheduler:
         assert period is not None
         self._timers.add(self._now + period, TimerKind.ADJUST, "")
         for change in self._policy.adjust(self._fleet, now=self._now):
-            engine = self._engine(change.engine)
-            last = engine.role == "decode" and len(engine.place.decode_engines) == 1
-            if engine.changes_role and engine.role != change.role and not last:
-                engine.role = change.role
-                engine.place.sort_roles()
-                self._requests.out.append(ChangeRole(engine.name, change.role, change.reason))
-                self._decoding.fill_slots(engine)
+            self._engine(change.engine)
+            self._roles.change(change)
 
 
 def _handlers(

@@ -23,7 +23,10 @@ class EngineState:
         "changes_role",
         "cluster",
         "decode_records",
+        "draining",
         "free_at",
+        "kv_tokens",
+        "kv_used",
         "max_prefills",
         "max_requests",
         "name",
@@ -46,9 +49,13 @@ class EngineState:
         self.place = place
         self.role: EngineRole = spec.role
         self.changes_role = spec.changes_role
+        self.draining = False
         self.max_requests = spec.max_requests
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        self.kv_used = 0
+        """Prompt and output tokens, at most, of those that hold a slot."""
         self.up = spec.up
         self.up_since = -inf
         self.prefill_records: dict[str, Record] = {}
@@ -65,6 +72,28 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def decoding(self) -> int:
+        """See `EngineView`."""
+        return self.running - (self.prefills - len(self.prefill_records))
+
+    def has_slot(self, record: Record) -> bool:
+        """Whether a slot is free and the KV memory holds this request beside the others. Alone it
+        is let in whatever its size."""
+        if self.running >= self.max_requests:
+            return False
+        return not self.running or self.kv_used + record.kv_tokens <= self.kv_tokens
+
+    def take_slot(self, record: Record) -> None:
+        """One of the slots is this request's."""
+        self.running += 1
+        self.kv_used += record.kv_tokens
+
+    def give_slot(self, record: Record) -> None:
+        """It is free again."""
+        self.running -= 1
+        self.kv_used -= record.kv_tokens
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -95,6 +124,7 @@ class ClusterState:
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
         self.ready: OrderedDict[str, Record] = OrderedDict()
+        self.completed = 0
 
     @property
     def waiting_for_decode(self) -> int:
@@ -104,7 +134,7 @@ class ClusterState:
     def sort_roles(self) -> None:
         """Engines anew by role, after one has changed."""
         self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
-        self.decode_engines = [e for e in self.engines if e.role == "decode"]
+        self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
 class LinkState:
@@ -121,6 +151,11 @@ class LinkState:
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+    @property
+    def transfers(self) -> int:
+        """See `LinkView`."""
+        return len(self.records)
 
 
 class Record:
@@ -165,6 +200,11 @@ class Record:
         self.pace: tuple[float, float] | None = None
         """When, soon after prefill, which share of the transfer's bytes had arrived."""
 
+    @property
+    def kv_tokens(self) -> int:
+        """What it takes of a decode engine's KV memory at most."""
+        return self.total_tokens + self.max_output_tokens
+
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""
         if not self.cached or self.arrived_at < engine.up_since:
@@ -194,6 +234,8 @@ class FleetState:
             place.engines.append(engine)
         for cluster in self.clusters:
             cluster.sort_roles()
+        self.draining: list[EngineState] = []
+        """Decode engines that are to prefill once they have nothing left to answer."""
         self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
 
     def cluster(self, name: str) -> ClusterState:
@@ -216,6 +258,11 @@ class FleetState:
         for engine in self.engines.values():
             records = engine.decode_records.values()
             running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
+            kv_used = sum(
+                r.kv_tokens for r in records if r.state in (State.DECODING, State.STREAMING)
+            )
+            if kv_used != engine.kv_used or (running > 1 and kv_used > engine.kv_tokens):
+                raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
             if running != engine.running or running > engine.max_requests:
                 raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
             if len(engine.decode_records) != engine.assigned:

@@ -10,7 +10,7 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
-from prfaas.policies.registry import make_policy
+from prfaas.policies.registry import make_policy, with_slo
 from prfaas.scheduler.journal import JournalOpened
 from prfaas.scheduler.replay import costs_from
 from prfaas.sim.build import build_world
@@ -43,6 +43,7 @@ def simulate(
     if scenario.costs == "learned":
         inputs = msgspec.structs.replace(inputs, prefill=None)
     costs, learner = costs_from(inputs, world.topology.cluster_of)
+    scheduler = with_slo(run.scheduler, ttft=str(scenario.slo.ttft))
     if log is not None:
         log(
             0.0,
@@ -50,15 +51,15 @@ def simulate(
                 driver="simulator",
                 unix_time=None,
                 topology=world.topology,
-                scheduler=run.scheduler,
+                scheduler=scheduler,
                 costs=inputs,
             ),
         )
     simulation = Simulation(
         world,
         workload,
-        make_policy(run.scheduler),
-        run.scheduler,
+        make_policy(scheduler),
+        scheduler,
         costs=costs,
         learner=learner,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),

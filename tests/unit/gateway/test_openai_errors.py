@@ -44,13 +44,19 @@ def test_the_type_is_the_one_at_fault(
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [(ErrorKind.DEADLINE, 504), (ErrorKind.UNAVAILABLE, 503), (ErrorKind.ENGINE, 502)],
+    [
+        (ErrorKind.OVERLOADED, 429),
+        (ErrorKind.DEADLINE, 504),
+        (ErrorKind.UNAVAILABLE, 503),
+        (ErrorKind.ENGINE, 502),
+    ],
 )
 def test_what_the_scheduler_gives_up_has_its_status(kind: ErrorKind, status: int) -> None:
     assert failed_request(kind, "m").status == status
 
 
 def test_only_what_may_be_asked_again_says_when() -> None:
+    assert failed_request(ErrorKind.OVERLOADED, "m", 3.2).headers == {"Retry-After": "4"}
     assert TooManyRequests("m", retry_after_s=7).headers == {"Retry-After": "7"}
     assert ServiceUnavailable("m").headers == {"Retry-After": "1"}
     assert EngineFailed("m").headers == {}
