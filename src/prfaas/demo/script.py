@@ -82,7 +82,7 @@ _LOGS = {
 """By the long prompt's length. Where prompts are shorter, those that are to be offloaded still have
 more than the threshold's 1,024 tokens."""
 
-LASTING_S = 12.0
+LASTING_S = 10.0
 """The long prompt should take no longer than this: on a slow machine it is a shorter one."""
 
 
