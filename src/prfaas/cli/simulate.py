@@ -53,9 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw TTFT and egress; of a sweep, the SLO by rate",
     )
-    parser.add_argument(
-        "--events", type=Path, metavar="FILE", help="write the journal of the run"
-    )
+    parser.add_argument("--events", type=Path, metavar="FILE", help="write the journal of the run")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
 
 

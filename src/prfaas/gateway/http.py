@@ -22,6 +22,7 @@ from prfaas.gateway.openai_errors import (
     RequestRefused,
     ServiceUnavailable,
 )
+from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class _Front:
         for engine in self._gateway.engines_up():
             try:
                 answer = await engine.pass_on(request.method, request.path, body, headers)
+            except LocalFault as error:
+                raise ServiceUnavailable(str(error)) from error
             except EngineError:
                 continue
             kind = {"Content-Type": answer.content_type}

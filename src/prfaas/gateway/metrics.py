@@ -66,6 +66,12 @@ class GatewayMetrics:
             ("source", "target"),
             registry=r,
         )
+        self.deaths = Counter(
+            "prfaas_gateway_background_deaths_total",
+            "Tasks of the gateway that died of an error and were started again.",
+            ("task",),
+            registry=r,
+        )
         self.layout_mismatches = Gauge(
             "prfaas_gateway_layout_mismatches",
             "Pairs of engines whose KV layouts do not pair.",

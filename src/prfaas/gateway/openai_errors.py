@@ -5,10 +5,12 @@ The type says who is at fault: each answer is also one of the classes of `prfaas
 
 from __future__ import annotations
 
+from math import ceil
+
 import msgspec
 
 from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
-from prfaas.scheduler.commands import ErrorKind
+from prfaas.scheduler.commands import ErrorKind, FailRequest
 
 
 class ApiError(PrfaasError):
@@ -100,8 +102,11 @@ class GatewayBug(ApiError, InvariantError):
         super().__init__(500, "internal error of the gateway", kind="internal_error")
 
 
-def failed_request(kind: ErrorKind, message: str) -> ApiError:
+def failed_request(command: FailRequest) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
+    kind, message = command.kind, command.message
+    if kind is ErrorKind.FULL:
+        return TooManyRequests(message, retry_after_s=ceil(command.retry_after_s or 1))
     if kind is ErrorKind.DEADLINE:
         return DeadlinePassed(message)
     if kind is ErrorKind.UNAVAILABLE:

@@ -23,6 +23,8 @@ class ErrorKind(StrEnum):
     """No engine that could answer is up, and none came back in time."""
     ENGINE = "engine"
     """A decode engine broke off after the first token, or every attempt failed."""
+    FULL = "full"
+    """Every engine that could answer has no place for it now."""
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -90,11 +92,13 @@ class CancelDecode(Command, frozen=True, gc=False):
 
 
 class FailRequest(Command, frozen=True, gc=False):
-    """Tell the client. The request is over; cancel commands for what still ran came before."""
+    """Tell the client. The request is over; cancel commands for what still ran came before.
+    ``retry_after_s``: when asking again may help, where an engine has said so."""
 
     request_id: str
     kind: ErrorKind
     message: str
+    retry_after_s: float | None = None
 
 
 class ChangeRole(Command, frozen=True, gc=False):

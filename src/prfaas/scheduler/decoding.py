@@ -11,6 +11,9 @@ from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.state import ClusterState, EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 
+_MOST_ENGINES_LOST = 2
+"""So many engines may go away while they have a request: one may have died of anything, two died of
+the request, and a third would be next."""
 _BACKOFF_S = 0.25
 """Before the first retry on an engine that has just failed this request; doubles each time."""
 
@@ -82,6 +85,7 @@ class Decoding(Holdings):
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
             engine.up
+            and engine.name not in record.full
             and (engine.role == "decode" or self._may_stand_in(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )
@@ -154,7 +158,9 @@ class Decoding(Holdings):
         record.failed |= {engine.name}
         record.reason = f"{record.reason}; retried: {why}"
         usable = self._usable_engines(record)
-        if usable and all(e.name in record.failed for e in usable):
+        if not usable and record.full:
+            self._fail_full(record, why)
+        elif usable and all(e.name in record.failed for e in usable):
             pause = _BACKOFF_S * 2 ** (record.attempt - 2)
             self.timers.add(self.now + pause, TimerKind.BACKOFF, record.request_id, record.attempt)
         else:
@@ -173,9 +179,21 @@ class Decoding(Holdings):
     def fail_engine(self, record: Record, why: str) -> None:
         self._fail(record, ErrorKind.ENGINE, f"the answer broke off: {why}")
 
-    def _fail(self, record: Record, kind: ErrorKind, message: str) -> None:
+    def _fail_full(self, record: Record, why: str) -> None:
+        """Every engine that could answer has said that it is full."""
+        known = [seconds for seconds in record.full.values() if seconds is not None]
+        self._fail(record, ErrorKind.FULL, why, retry_after_s=min(known, default=None))
+
+    def _fail(
+        self,
+        record: Record,
+        kind: ErrorKind,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+    ) -> None:
         self._end(record, State.FAILED)
-        self.out.append(FailRequest(record.request_id, kind, message))
+        self.out.append(FailRequest(record.request_id, kind, message, retry_after_s))
 
     def _end(self, record: Record, state: State) -> None:
         engine = record.decode
@@ -186,6 +204,10 @@ class Decoding(Holdings):
 
     def _next_attempt(self, record: Record, why: str) -> bool:
         """Count an attempt; False if that was the last and the request has failed."""
+        if record.engines_lost >= _MOST_ENGINES_LOST:
+            lost = f"{record.engines_lost} engines went away while they had it"
+            self._fail(record, ErrorKind.ENGINE, f"gave up after {lost}: {why}")
+            return False
         if record.attempt < self._max_attempts:
             record.attempt += 1
             return True

@@ -1,4 +1,4 @@
-"""The journal, the one trace schema: a JSON object a line, for each event and command with its time.
+"""The journal, the one trace schema: a line for each event and command, with its time.
 
 ``{"at": 12.5, "type": "StartPrefill", "request_id": "7", "attempt": 1, ...}``: ``type`` is the
 entry's class, the other keys are its fields. Events and commands are the same objects for every

@@ -29,7 +29,9 @@ from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
     EngineDown,
+    EngineSuspected,
     EngineUp,
+    Fault,
     FirstToken,
     LinkStateChanged,
     PrefillCompleted,
@@ -93,6 +95,7 @@ class Scheduler:
             RequestCancelled: self._request_cancelled,
             TransferProgressed: self._transfer_progressed,
             EngineUp: self._engine_up,
+            EngineSuspected: self._engine_suspected,
             EngineDown: self._engine_down,
             LinkStateChanged: self._link_state_changed,
             TimerFired: self._timer_fired,
@@ -120,7 +123,7 @@ class Scheduler:
             self._timers.add(now + self._policy.period_s, TimerKind.ADJUST, "")
         self._now = now
         attempts = self._attempts
-        attempts.now = now
+        attempts.now = self._scene.clock.now = now
         out: list[AnyCommand] = []
         attempts.out = out
         kind = type(event)
@@ -132,6 +135,8 @@ class Scheduler:
             if record is not None and record.attempt == event.attempt:  # type: ignore[union-attr]
                 step = steps[record.state]
                 if step is not None:
+                    if kind is DecodeFailed or kind is PrefillFailed:
+                        _note_fault(record, event)  # type: ignore[arg-type]
                     step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
         alarm = self._timers.alarm()
         if alarm is not None:
@@ -170,18 +175,31 @@ class Scheduler:
         engine = self._engine(event.engine)
         if engine.up:
             return
-        engine.up, engine.up_since, engine.free_at = True, self._now, self._now
-        engine.warm = False
+        engine.up = True
+        if engine.suspected:
+            engine.suspected = False
+        else:
+            engine.came_up(self._now)
         if engine.role == "decode" or self._scene.stands_in(engine):
             self._attempts.unpark()
             self._attempts.fill_slots(engine)
 
-    def _engine_down(self, event: EngineDown) -> None:
+    def _engine_suspected(self, event: EngineSuspected) -> None:
         engine = self._engine(event.engine)
         if not engine.up:
             return
-        engine.up = False
+        engine.up, engine.suspected = False, True
+        why = f"engine {engine.name} is suspected: {event.reason}"
+        self._attempts.each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
+
+    def _engine_down(self, event: EngineDown) -> None:
+        engine = self._engine(event.engine)
+        if not engine.up and not engine.suspected:
+            return
+        engine.up = engine.suspected = False
         why = f"engine {engine.name} lost: {event.reason}"
+        for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
+            record.engines_lost += record.computes_on(engine)
         self._attempts.each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._attempts.each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
         if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
@@ -250,3 +268,9 @@ class Scheduler:
                 engine.place.sort_roles()
                 self._attempts.out.append(ChangeRole(engine.name, change.role, change.reason))
                 self._attempts.fill_slots(engine)
+
+
+def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:
+    record.engines_lost += event.fault is Fault.LOST
+    if isinstance(event, DecodeFailed) and event.fault is Fault.FULL and record.decode is not None:
+        record.full[record.decode.name] = event.retry_after_s

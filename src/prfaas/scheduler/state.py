@@ -14,16 +14,26 @@ from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
 
+class Clock:
+    """The time of the event that is being handled."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = -inf
+
+
 class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
+        "_clock",
+        "_free_at",
         "assigned",
         "busy_since",
         "changes_role",
         "cluster",
         "decode_records",
-        "free_at",
         "max_prefills",
         "max_requests",
         "name",
@@ -34,13 +44,14 @@ class EngineState:
         "queued_s",
         "role",
         "running",
+        "suspected",
         "up",
         "up_since",
         "waiting",
         "warm",
     )
 
-    def __init__(self, spec: EngineSpec, place: ClusterState) -> None:
+    def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
         self.name = spec.name
         self.cluster = spec.cluster
         self.place = place
@@ -50,6 +61,8 @@ class EngineState:
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
         self.up = spec.up
+        self.suspected = False
+        """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
@@ -60,11 +73,23 @@ class EngineState:
         self.prefills = self.assigned = self.running = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
-        self.free_at = -inf
+        self._free_at = -inf
+        self._clock = clock
         self.busy_since = inf
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def free_at(self) -> float:
+        """See `EngineView`."""
+        late_s = self._clock.now - self._free_at
+        return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
+
+    def came_up(self, now: float) -> None:
+        """It is a new process: it holds nothing and does nothing."""
+        self.up_since = self._free_at = now
+        self.warm = False
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -73,7 +98,9 @@ class EngineState:
         self.prefills += 1
         self.prefill_tokens += tokens
         self.queued_s += seconds
-        self.free_at = (self.free_at if self.free_at > now else now) + seconds
+        # Work that is overdue does not become less so by more work.
+        begins = self._free_at if self._free_at > now or self.prefills > 1 else now
+        self._free_at = begins + seconds
 
     def unbook(self, tokens: int, seconds: float, now: float, *, done: bool) -> None:
         """Less of it; ``done``: because it was worked off, so that the rest starts now."""
@@ -81,7 +108,7 @@ class EngineState:
         self.prefill_tokens -= tokens
         # Rounding must not pile up over millions of requests.
         self.queued_s = self.queued_s - seconds if self.prefills else 0.0
-        self.free_at = now + self.queued_s if done else self.free_at - seconds
+        self._free_at = now + self.queued_s if done else self._free_at - seconds
         self.busy_since = now if done else inf
 
 
@@ -125,10 +152,11 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "failed",
-        "from_token", "link", "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s",
-        "reason", "request_id", "resumable", "route", "share_arrived", "stall_at", "state",
-        "to_token", "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "engines_lost",
+        "failed", "from_token", "full", "link", "link_bytes", "max_output_tokens", "pace",
+        "prefill", "prefill_s", "reason", "request_id", "resumable", "route", "share_arrived",
+        "stall_at", "state", "to_token", "total_tokens", "transfer_attempt", "transfer_from",
+        "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
@@ -143,6 +171,10 @@ class Record:
         """Where a hand-off ends: the last block boundary before the last token."""
         self.failed: frozenset[str] = frozenset()
         """Engines that failed this request."""
+        self.full: dict[str, float | None] = {}
+        """Engines that had no place for it, with when they may have one."""
+        self.engines_lost = 0
+        """How many engines went away while they had it."""
         self.state = State.ARRIVED
         self.attempt = 1
         self.route = Route.DIRECT
@@ -169,6 +201,12 @@ class Record:
             return 0
         return self.cached.get(engine.name, 0)
 
+    def computes_on(self, engine: EngineState) -> bool:
+        """Whether ``engine`` is at work on it now, before the first token."""
+        if self.state is State.PREFILLING:
+            return self.prefill is engine
+        return self.state is State.DECODING and self.decode is engine
+
     def resumable_on(self, engine: EngineState) -> int:
         """Of these, how many it can go on from by itself."""
         cached = self.cached_on(engine)
@@ -185,10 +223,11 @@ class Scene:
         self.clusters = list(self.by_name.values())
         self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
         self.pd_clusters = [c for c in self.clusters if not c.prfaas]
+        self.clock = Clock()
         self.engines: dict[str, EngineState] = {}
         for spec in topology.engines:
             place = self.by_name[spec.cluster]
-            engine = self.engines[spec.name] = EngineState(spec, place)
+            engine = self.engines[spec.name] = EngineState(spec, place, self.clock)
             place.engines.append(engine)
         for cluster in self.clusters:
             cluster.sort_roles()

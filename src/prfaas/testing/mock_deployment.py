@@ -42,7 +42,12 @@ clusters:
       - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
-scheduler: {{policy: {policy}, link_grace: 1 ms, transfer_stall: 400 ms, engine_wait: 1 s{threshold}}}
+scheduler:
+  policy: {policy}
+  link_grace: 1 ms
+  transfer_stall: 400 ms
+  engine_wait: 1 s
+{threshold}
 gateway:
   request_deadline: "{deadline}"
   max_body: "{max_body}"
@@ -84,7 +89,7 @@ class MockDeployment:
             "inflight": inflight,
             "max_body": max_body,
             "policy": policy,
-            "threshold": f", threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
+            "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
         }
         self._journal_file = journal_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
