@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prfaas.core.errors import EngineError
@@ -35,6 +36,7 @@ _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 
 def make_app(gateway: Gateway) -> web.Application:
     """The application; serve it with ``handler_cancellation=True`` or disconnects go unseen."""
+    logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
     config = gateway.deployment.gateway
     front = _Front(gateway, config.api_keys)
     app = web.Application(
@@ -49,6 +51,18 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/ready", front.ready)
     app.router.add_get("/metrics", front.metrics)
     return app
+
+
+class _WithoutTraceback(logging.Filter):
+    """What is no HTTP gets a 400; it is not our failure, and not news to an operator."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leave such messages out; all others stay."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+_NO_HTTP = _WithoutTraceback()
 
 
 class _Front:

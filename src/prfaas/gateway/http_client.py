@@ -70,7 +70,13 @@ class HttpClient:
         except (aiohttp.ClientError, OSError) as error:
             if not connection.reused or not is_lost(error):
                 raise
-        return await self._fresh.request(method, url, **options)
+            lost = error
+        try:
+            return await self._fresh.request(method, url, **options)
+        except aiohttp.ClientConnectorError as error:
+            if is_local(error):
+                raise
+            raise lost from error  # Nobody is there any more: it may have died of the request.
 
 
 async def _note_reuse(

@@ -33,6 +33,7 @@ clusters:
     agent: {{name: east-agent, admin: "{east}"}}
     engines:
       - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"}}
+{e2}
   - name: west
     kind: pd
     agent: {{name: west-agent, admin: "{west}"}}
@@ -69,7 +70,8 @@ def clear_line(peer: str, *, connections: int = 1) -> LinkState:
 
 
 class MockDeployment:
-    """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2."""
+    """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
+    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started."""
 
     def __init__(
         self,
@@ -82,7 +84,10 @@ class MockDeployment:
         policy: str = "threshold",
         threshold_tokens: int = THRESHOLD_TOKENS,
         journal_file: Path | None = None,
+        second_prefill: bool = False,
+        absent: tuple[str, ...] = (),
     ) -> None:
+        self._absent = absent
         self._settings = {
             "deadline": deadline,
             "keys": keys,
@@ -93,7 +98,8 @@ class MockDeployment:
         }
         self._journal_file = journal_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
-        places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
+        places = {"e2": "east-agent"} if second_prefill else {}
+        places |= {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
         self.engines = {
             name: MockEngine(name, self.agents[agent], self.agents)
             for name, agent in places.items()
@@ -109,6 +115,10 @@ class MockDeployment:
             "west": self.agents["west-agent"].url.removeprefix("http://"),
             **{name: engine.url for name, engine in self.engines.items()},
         }
+        second = (
+            f'{{name: e2, role: prefill, url: "{addresses.get("e2")}", kv_events: "tcp://h:1"}}'
+        )
+        addresses["e2"] = f"      - {second}" if "e2" in self.engines else ""
         return _FILE.format(**addresses, **self._settings)
 
     def deployment(self) -> Deployment:
@@ -120,6 +130,8 @@ class MockDeployment:
         servers = [*self.agents.values(), *self.engines.values()]
         for server in servers:
             await server.start()
+        for name in self._absent:
+            await self.agents[name].stop()
         deployment = self.deployment()
         self.gateway = Gateway(
             deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
@@ -142,7 +154,9 @@ class MockDeployment:
 
     async def ready(self) -> None:
         """Until the gateway has nothing to complain of and every engine is up."""
-        await until(lambda: not self.gateway.troubles() and len(self.gateway.fleet.up) == 4)
+        await until(
+            lambda: not self.gateway.troubles() and self.gateway.fleet.up == self.engines.keys()
+        )
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:

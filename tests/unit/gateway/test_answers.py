@@ -91,4 +91,3 @@ async def test_an_error_event_in_mid_stream_is_passed_on_and_recorded(tmp_path: 
         assert 'outcome="engine_error"' in metrics
     (trace,) = journalled(tmp_path / "events.jsonl")
     assert (trace.outcome, trace.error) == ("engine_error", "EngineCore died")
-
