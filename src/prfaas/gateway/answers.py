@@ -89,8 +89,8 @@ async def _stream(
     if events.startswith(_ERROR_EVENT):
         _refused_in(engine, events, response)
         return
+    on_first_token()  # From here on no other engine may answer.
     await response.open(answer.status, kind)
-    on_first_token()
     stream.watch()
     try:
         await _pass_on(engine, stream, events, response)

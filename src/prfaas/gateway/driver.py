@@ -241,7 +241,7 @@ class Driver:
                 body,
                 exchange.engine_headers,
                 exchange.response,
-                on_first_token=lambda: self._first_token(exchange, attempt),
+                on_first_token=lambda: self._first_token(exchange, command),
             )
         except LocalFault as error:
             exchange.fail(ServiceUnavailable(str(error)))
@@ -259,9 +259,9 @@ class Driver:
                 exchange.facts.completed_s = exchange.elapsed_s()
             self.handle(RequestCompleted(key, attempt))
 
-    def _first_token(self, exchange: Exchange, attempt: int) -> None:
-        exchange.facts.first_token_s = exchange.elapsed_s()
-        self.handle(FirstToken(exchange.key, attempt))
+    def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
+        exchange.facts.note_answer(command, exchange.elapsed_s())
+        self.handle(FirstToken(exchange.key, command.attempt))
         if exchange.body.choices == 1:
             for transfer_id in list(exchange.transfers):
                 self._drop(exchange, transfer_id)

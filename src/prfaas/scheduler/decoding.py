@@ -5,7 +5,9 @@ from __future__ import annotations
 from math import inf
 
 from prfaas.policies.api import Route
+from prfaas.scheduler import hedging
 from prfaas.scheduler.commands import CancelDecode, ErrorKind, FailRequest, StartDecode
+from prfaas.scheduler.hedging import Hedge
 from prfaas.scheduler.holdings import Holdings
 from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.state import ClusterState, EngineState, Record
@@ -14,6 +16,8 @@ from prfaas.scheduler.timers import TimerKind
 _MOST_ENGINES_LOST = 2
 """So many engines may go away while they have a request: one may have died of anything, two died of
 the request, and a third would be next."""
+_LAST_LOOK_S = 0.5
+"""Before a deadline: what is asked of another engine later than this comes too late anyway."""
 _BACKOFF_S = 0.25
 """Before the first retry on an engine that has just failed this request; doubles each time."""
 
@@ -105,6 +109,9 @@ class Decoding(Holdings):
         assert engine is not None
         self._move(record, State.DECODING)
         engine.running += 1
+        self._tell_to_decode(record, engine)
+
+    def _tell_to_decode(self, record: Record, engine: EngineState) -> None:
         if record.route is Route.DIRECT:
             self._book(record, engine)
         self.out.append(
@@ -132,10 +139,12 @@ class Decoding(Holdings):
             self.trigger(record, Trigger.SLOT_FREED, "")
 
     def streaming(self, record: Record, _why: str) -> None:
+        self._keep_second(record)
         self._move(record, State.STREAMING)
         self._release_prefill(record, done=True)
 
     def complete(self, record: Record, _why: str) -> None:
+        self._keep_second(record)
         self._release_prefill(record, done=True)
         engine = record.decode
         self._release_decode(record)
@@ -144,7 +153,11 @@ class Decoding(Holdings):
             self.fill_slots(engine)
 
     def retry_decode(self, record: Record, why: str) -> None:
-        """Before the first token: another decode engine, or the same after a pause."""
+        """Before the first token: another decode engine, or the same after a pause. Where two are
+        at it, the other goes on."""
+        if record.hedge is not None:
+            self._keep_first(record)
+            return
         engine = record.decode
         assert engine is not None
         lost = record.attempt
@@ -166,6 +179,49 @@ class Decoding(Holdings):
         else:
             self.make_ready(record, why)
         self.fill_slots(engine)
+
+    def hedge_decode(self, record: Record, why: str) -> None:
+        """Ask another engine as well, if one has a place, or look again later."""
+        first = record.decode
+        others = [e for e in self._usable_engines(record) if e is not first]
+        others = [e for e in others if e.name not in record.failed]
+        second = self._free_engine(record, others)
+        if record.hedge is not None or record.last_attempt >= self._max_attempts:
+            return
+        if second is None:
+            if record.deadline - self.now > _LAST_LOOK_S:
+                self._limit_attempt(record)
+            return
+        self._release_prefill(record, done=False)
+        hedging.begin(record, second)
+        record.reason = f"{record.reason}; {second.name} asked as well: {why}"
+        self._tell_to_decode(record, second)
+
+    def of_first(self, record: Record, trigger: Trigger, why: str) -> None:
+        """News of the attempt that was made first, while another was made beside it."""
+        if trigger is Trigger.DECODE_FAILED:
+            self._keep_second(record)
+        elif trigger in (Trigger.FIRST_TOKEN, Trigger.REQUEST_COMPLETED):
+            self._keep_first(record)
+            self.trigger(record, trigger, why)
+
+    def lose_first(self, record: Record, engine: EngineState) -> None:
+        """``engine`` is gone: if it was asked first, the other goes on."""
+        if record.hedge is not None and record.hedge.engine is engine:
+            self._keep_second(record)
+
+    def _keep_first(self, record: Record) -> None:
+        self._release_prefill(record, done=False)
+        self._end_other(record, hedging.forget_second(record))
+
+    def _keep_second(self, record: Record) -> None:
+        if record.hedge is not None:
+            self._end_other(record, hedging.forget_first(record))
+
+    def _end_other(self, record: Record, other: Hedge) -> None:
+        record.failed |= {other.engine.name}
+        self.out.append(CancelDecode(record.request_id, other.attempt, other.engine.name))
+        self.fill_slots(other.engine)
 
     def cancel(self, record: Record, _why: str) -> None:
         self._end(record, State.CANCELLED)
@@ -196,6 +252,7 @@ class Decoding(Holdings):
         self.out.append(FailRequest(record.request_id, kind, message, retry_after_s))
 
     def _end(self, record: Record, state: State) -> None:
+        self._keep_second(record)
         engine = record.decode
         self._abandon(record)
         self._move(record, state)
@@ -208,8 +265,9 @@ class Decoding(Holdings):
             lost = f"{record.engines_lost} engines went away while they had it"
             self._fail(record, ErrorKind.ENGINE, f"gave up after {lost}: {why}")
             return False
-        if record.attempt < self._max_attempts:
-            record.attempt += 1
+        if record.last_attempt < self._max_attempts:
+            record.last_attempt += 1
+            record.attempt = record.last_attempt
             return True
         self._fail(record, ErrorKind.ENGINE, f"gave up after {self._max_attempts} attempts: {why}")
         return False

@@ -125,7 +125,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.DECODING, _T.REQUEST_COMPLETED): Step("complete", (_S.COMPLETED,)),
     (_S.DECODING, _T.DECODE_FAILED): _RETRY_DECODE,
     (_S.DECODING, _T.DECODE_ENGINE_LOST): _RETRY_DECODE,
-    (_S.DECODING, _T.ATTEMPT_TIMED_OUT): _RETRY_DECODE,
+    (_S.DECODING, _T.ATTEMPT_TIMED_OUT): Step("hedge_decode", (_S.DECODING,)),
     (_S.STREAMING, _T.REQUEST_COMPLETED): Step("complete", (_S.COMPLETED,)),
     (_S.STREAMING, _T.DECODE_FAILED): Step("fail_engine", (_S.FAILED,)),
     (_S.STREAMING, _T.DECODE_ENGINE_LOST): Step("fail_engine", (_S.FAILED,)),

@@ -39,6 +39,7 @@ from prfaas.scheduler.events import (
     RequestArrived,
     RequestCancelled,
     RequestCompleted,
+    RequestEvent,
     TimerFired,
     TransferCompleted,
     TransferFailed,
@@ -132,7 +133,9 @@ class Scheduler:
             self._others[kind](event)
         else:
             record = self._records.get(event.request_id)  # type: ignore[union-attr]
-            if record is not None and record.attempt == event.attempt:  # type: ignore[union-attr]
+            if record is not None and record.attempt != event.attempt:  # type: ignore[union-attr]
+                self._of_another_attempt(record, event)  # type: ignore[arg-type]
+            elif record is not None:
                 step = steps[record.state]
                 if step is not None:
                     if kind is DecodeFailed or kind is PrefillFailed:
@@ -142,6 +145,13 @@ class Scheduler:
         if alarm is not None:
             out.append(SetTimer(alarm))
         return out
+
+    def _of_another_attempt(self, record: Record, event: RequestEvent) -> None:
+        """Late news, unless it is of an attempt that goes on beside the last one."""
+        if record.hedge is not None and record.hedge.attempt == event.attempt:
+            if isinstance(event, DecodeFailed):
+                record.engines_lost += event.fault is Fault.LOST
+            self._attempts.of_first(record, _TRIGGERS[type(event)], "")
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
@@ -200,6 +210,7 @@ class Scheduler:
         why = f"engine {engine.name} lost: {event.reason}"
         for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
             record.engines_lost += record.computes_on(engine)
+            self._attempts.lose_first(record, engine)
         self._attempts.each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._attempts.each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
         if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):

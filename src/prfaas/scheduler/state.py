@@ -10,6 +10,7 @@ from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import InvariantError
 from prfaas.policies.api import Costs, Route
 from prfaas.scheduler.events import RequestArrived
+from prfaas.scheduler.hedging import Hedge
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
@@ -153,7 +154,7 @@ class Record:
 
     __slots__ = (
         "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "engines_lost",
-        "failed", "from_token", "full", "link", "link_bytes", "max_output_tokens", "pace",
+        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "max_output_tokens", "pace",
         "prefill", "prefill_s", "reason", "request_id", "resumable", "route", "share_arrived",
         "stall_at", "state", "to_token", "total_tokens", "transfer_attempt", "transfer_from",
         "transfer_id", "uncached",
@@ -176,7 +177,9 @@ class Record:
         self.engines_lost = 0
         """How many engines went away while they had it."""
         self.state = State.ARRIVED
-        self.attempt = 1
+        self.attempt = self.last_attempt = 1
+        self.hedge: Hedge | None = None
+        """The attempt before this one, where it goes on beside it."""
         self.route = Route.DIRECT
         self.reason = ""
         self.prefill: EngineState | None = None
@@ -205,7 +208,8 @@ class Record:
         """Whether ``engine`` is at work on it now, before the first token."""
         if self.state is State.PREFILLING:
             return self.prefill is engine
-        return self.state is State.DECODING and self.decode is engine
+        first = self.hedge is not None and self.hedge.engine is engine
+        return self.state is State.DECODING and (first or self.decode is engine)
 
     def resumable_on(self, engine: EngineState) -> int:
         """Of these, how many it can go on from by itself."""
