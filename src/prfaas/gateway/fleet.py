@@ -40,7 +40,7 @@ class Fleet:
 
     Args:
         on_up, on_suspected: called with an engine's name (and why) when it starts or stops being
-            usable for new work.
+            usable for new work; ``on_up`` also when it starts or stops to take hand-offs.
         on_down: called when it is dead (and why), suspected or not.
     """
 
@@ -61,6 +61,8 @@ class Fleet:
         self._health = {name: _Health() for name in engines}
         self._ranks: dict[str, list[RegisteredRank]] = {}
         self._up: set[str] = set()
+        self._receiving: set[str] = set()
+        """Up, and registered with its agent as a whole."""
         self._alive: set[str] = set()
         """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
@@ -100,6 +102,10 @@ class Fleet:
             found.append("no decode engine has registered its KV layout with its agent yet")
             found += self._agent_troubles.values()
         return found
+
+    def takes_handoffs(self, engine: str) -> bool:
+        """Whether its agent can receive for it."""
+        return engine in self._receiving
 
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
@@ -191,10 +197,13 @@ class Fleet:
         """Tell who became usable or suspected since the last time."""
         for name, engine in self._endpoints.engines.items():
             why = self._unusable(engine)
-            if why is None and name not in self._up:
+            receives = why is None and self._is_registered(name)
+            if why is None and (name not in self._up or receives != (name in self._receiving)):
+                if name not in self._up:
+                    logger.info("engine %s is up", name)
                 self._up.add(name)
                 self._alive.add(name)
-                logger.info("engine %s is up", name)
+                (self._receiving.add if receives else self._receiving.discard)(name)
                 self._on_up(name)
             elif why is not None and name in self._up:
                 self._up.discard(name)
@@ -211,11 +220,14 @@ class Fleet:
         why = self._health[engine.name].why
         if why is not None or engine.role == "decode":
             return why
-        layouts = self._layouts(engine.name)
-        if not layouts or len(layouts) < next(iter(layouts.values())).tp_size:
+        if not self._is_registered(engine.name):
             return "not registered with its agent"
         pairs = {b for a, b in self.mismatches if a == engine.name}
         return f"its KV layout differs from {', '.join(sorted(pairs))}'s" if pairs else None
+
+    def _is_registered(self, engine: str) -> bool:
+        layouts = self._layouts(engine)
+        return bool(layouts) and len(layouts) >= next(iter(layouts.values())).tp_size
 
     def _layouts(self, engine: str) -> dict[int, KvLayout]:
         cluster = self._endpoints.engines[engine].cluster

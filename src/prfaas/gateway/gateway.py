@@ -10,7 +10,6 @@ from pathlib import Path
 import zmq.asyncio
 
 from prfaas.core.deployment import Deployment
-from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
@@ -28,10 +27,10 @@ from prfaas.gateway.requests import RequestFlow
 from prfaas.index.prefix_index import EngineIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import (
-    AnyEvent,
     EngineDown,
     EngineSuspected,
     EngineUp,
+    LayoutKnown,
     LinkStateChanged,
 )
 from prfaas.scheduler.journal import CostInputs, JournalOpened
@@ -52,7 +51,6 @@ class Gateway:
         self._endpoints = endpoints
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
-        self._driver: Driver | None = None
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
         self._feed_tasks: dict[str, asyncio.Task[None]] = {}
         self._adapters = Adapters(self.engines_up)
@@ -75,26 +73,29 @@ class Gateway:
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
         )
+        self._driver = self._make_driver()
         self.requests = self._make_requests()
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
         for cluster in endpoints.clusters:
             self._background.run("agent_poll", partial(self.fleet.watch_agent, cluster.name))
-        self._background.run("first_layout", self._schedule_once_layout_is_known)
+            watch = LinkWatch(
+                cluster, endpoints, self._agents[cluster.name], on_change=self._link_changed
+            )
+            self._background.run("link_states", watch.run)
+        self._background.run("first_layout", self._hand_over_once_layout_is_known)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
         await self._background.close()
-        if self._driver is not None:
-            await self._driver.close()
+        await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
         self._journal.close()
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
-        found = self.fleet.troubles()
-        return found if found or self._driver is not None else ["starting"]
+        return self.fleet.troubles()
 
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
@@ -120,13 +121,13 @@ class Gateway:
         fleet, engines = self.fleet, self._endpoints.engines
         return RequestFlow(
             self.deployment.gateway,
+            self._driver,
             renderer=Renderer(engines, self.engines, up=lambda: fleet.up, suspect=fleet.suspect),
             adapters=self._adapters,
             engines=engines,
             indices={name: feed.follower.index for name, feed in self._feeds.items()},
             metrics=self.metrics,
             journal=self._journal,
-            troubles=self.troubles,
         )
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
@@ -139,32 +140,22 @@ class Gateway:
             events, replay = await client.kv_event_source()
         return at_host(events, engine.url), replay and at_host(replay, engine.url)
 
-    async def _schedule_once_layout_is_known(self) -> None:
-        """The scheduler needs the hand-off block size, which an engine registers with its agent."""
+    async def _hand_over_once_layout_is_known(self) -> None:
+        """An engine registers its layout with its agent; until then prompts are not handed over."""
         await self.fleet.layout_known.wait()
         layout = self.fleet.layout()
         assert layout is not None
-        driver = self._make_driver(layout)
-        for name in self.fleet.up:
-            driver.handle(EngineUp(name))
-        self._driver = driver
-        self.requests.drive(driver, block_tokens=layout.alignment_tokens)
-        for cluster in self._endpoints.clusters:
-            watch = LinkWatch(
-                cluster, self._endpoints, self._agents[cluster.name], on_change=self._link_changed
-            )
-            self._background.run("link_states", watch.run)
+        self.requests.block_tokens = layout.alignment_tokens
+        self._driver.handle(LayoutKnown(layout))
 
-    def _make_driver(self, layout: KvLayout) -> Driver:
+    def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
         opened = JournalOpened(
             driver="gateway",
             unix_time=time.time(),
-            topology=topology_of(
-                self.deployment, alignment_tokens=layout.alignment_tokens, up=False
-            ),
+            topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(layout=layout),
+            costs=CostInputs(),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(
@@ -181,7 +172,6 @@ class Gateway:
     # -- what the watchers tell -----------------------------------------------------------------
 
     def _link_changed(self, event: LinkStateChanged) -> None:
-        assert self._driver is not None
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
 
@@ -189,15 +179,12 @@ class Gateway:
         if name not in self._feed_tasks:
             self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
-        self._tell(EngineUp(name))
+        takes_handoffs = self.fleet.takes_handoffs(name)
+        self._driver.handle(EngineUp(name, takes_handoffs))
 
     def _engine_suspected(self, name: str, why: str) -> None:
-        self._tell(EngineSuspected(name, why))
+        self._driver.handle(EngineSuspected(name, why))
 
     def _engine_down(self, name: str, why: str) -> None:
         self._feed_tasks.pop(name).cancel()
-        self._tell(EngineDown(name, why))
-
-    def _tell(self, event: AnyEvent) -> None:
-        if self._driver is not None:
-            self._driver.handle(event)
+        self._driver.handle(EngineDown(name, why))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -21,7 +21,6 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
     DeadlinePassed,
-    ServiceUnavailable,
     TooManyRequests,
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
@@ -30,16 +29,17 @@ from prfaas.index.prefix_index import EngineIndex, PromptKeys
 
 
 class RequestFlow:
-    """Answers requests; `drive` opens it.
+    """Answers requests. ``block_tokens``: hand-offs end at multiples of it; nothing is handed over
+    before it is known.
 
     Args:
         indices: engine -> what its prefix cache holds.
-        troubles: why nothing can be answered, while there is no driver.
     """
 
     def __init__(
         self,
         config: GatewayConfig,
+        driver: Driver,
         *,
         renderer: Renderer,
         adapters: Adapters,
@@ -47,7 +47,6 @@ class RequestFlow:
         indices: Mapping[str, EngineIndex],
         metrics: GatewayMetrics,
         journal: JournalFile,
-        troubles: Callable[[], list[str]],
     ) -> None:
         self._deadline_s = config.request_deadline_s
         self._most_inflight = config.max_inflight_requests
@@ -57,14 +56,9 @@ class RequestFlow:
         self._indices = indices
         self._metrics = metrics
         self._journal = journal
-        self._troubles = troubles
-        self._driver: Driver | None = None
-        self._block_tokens = 0
+        self._driver = driver
+        self.block_tokens: int | None = None
         self.inflight = 0
-
-    def drive(self, driver: Driver, *, block_tokens: int) -> None:
-        """From now on requests are answered; hand-offs end at multiples of ``block_tokens``."""
-        self._driver, self._block_tokens = driver, block_tokens
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str
@@ -88,10 +82,6 @@ class RequestFlow:
         self._metrics.inflight.set(self.inflight)
 
     async def _see_through(self, exchange: Exchange) -> None:
-        driver = self._driver
-        if driver is None:
-            exchange.fail(ServiceUnavailable("; ".join(self._troubles())))
-            return
         if self.inflight > self._most_inflight:
             exchange.fail(TooManyRequests("too many requests in flight"))
             return
@@ -112,7 +102,9 @@ class RequestFlow:
         matches = self._match(exchange, adapter)
         exchange.facts.cached = matches.cached
         deadline = exchange.received_at + exchange.deadline_s
-        await driver.answer(exchange, arrival(exchange.key, prompt, matches, deadline=deadline))
+        await self._driver.answer(
+            exchange, arrival(exchange.key, prompt, matches, deadline=deadline)
+        )
 
     def _take(self, exchange: Exchange, prompt: Prompt) -> None:
         """The prompt is known: so are its length, its deadline, and how it will be answered."""
@@ -134,5 +126,5 @@ class RequestFlow:
             self._engines,
             self._indices,
             prompt_tokens=len(token_ids),
-            block_tokens=self._block_tokens,
+            block_tokens=self.block_tokens,
         )

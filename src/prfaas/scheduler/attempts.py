@@ -105,6 +105,8 @@ class Attempts(Decoding):
     def _apply(self, record: Record, decision: Decision) -> None:
         """Carry out a decision that `_refusal` has nothing against."""
         decode = self.scene.engines[decision.decode_engine]
+        if decision.prefill_engine is not None:
+            decode = self._receiver(decode)
         record.route, record.reason = decision.route, decision.reason
         record.transfer_id = None
         record.from_token = record.to_token = 0
@@ -112,13 +114,23 @@ class Attempts(Decoding):
         self._limit_attempt(record)
         if decision.prefill_engine is not None:
             from_token = record.cached_on(decode) // self._align * self._align
-            if from_token < record.boundary:
+            if not decode.takes_handoffs:
+                record.reason += f"; {decode.name} takes no hand-offs"
+            elif from_token < record.boundary:
                 engine = self.scene.engines[decision.prefill_engine]
                 self._plan_prefill(record, engine, decode, from_token)
                 return
+            else:
+                record.reason += "; nothing to hand over"
             record.route = Route.DIRECT
-            record.reason += "; nothing to hand over"
         self.make_ready(record, "")
+
+    def _receiver(self, decode: EngineState) -> EngineState:
+        """``decode``, or the least full of its neighbours that takes hand-offs where it does not."""
+        if decode.takes_handoffs:
+            return decode
+        others = [e for e in decode.place.decode_engines if e.up and e.takes_handoffs]
+        return min(others, key=lambda e: e.assigned / e.max_requests, default=decode)
 
     def _plan_prefill(
         self, record: Record, engine: EngineState, decode: EngineState, from_token: int

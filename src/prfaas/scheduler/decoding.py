@@ -90,6 +90,7 @@ class Decoding(Holdings):
         return (
             engine.up
             and engine.name not in record.full
+            and (engine.takes_handoffs or record.route is Route.DIRECT)
             and (engine.role == "decode" or self._may_stand_in(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )

@@ -12,6 +12,8 @@ from enum import StrEnum
 
 import msgspec
 
+from prfaas.core.layout import KvLayout
+
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Base; as JSON each carries its type's name under ``type``."""
@@ -120,10 +122,21 @@ class RequestCancelled(Event, frozen=True, gc=False):
     request_id: str
 
 
+class LayoutKnown(Event, frozen=True, gc=False):
+    """How the engines hold their KV cache, from the first that has registered: from now on prompts
+    that arrive can be handed over."""
+
+    layout: KvLayout
+
+
 class EngineUp(Event, frozen=True, gc=False):
-    """The engine answers (again); its prefix cache counts as empty until the next arrivals."""
+    """The engine answers (again); its prefix cache counts as empty until the next arrivals.
+
+    ``takes_handoffs``: whether its agent can receive for it; told again when that changes.
+    """
 
     engine: str
+    takes_handoffs: bool = True
 
 
 class EngineSuspected(Event, frozen=True, gc=False):
@@ -175,6 +188,7 @@ AnyEvent = (
     RequestArrived
     | RequestEvent
     | RequestCancelled
+    | LayoutKnown
     | EngineUp
     | EngineSuspected
     | EngineDown

@@ -40,7 +40,7 @@ class Holdings:
         self._policy = policy
         self._packs_decode = policy.packs_decode
         self._costs = costs
-        self._align = topology.alignment_tokens
+        self._align = self.scene.alignment_tokens
         self._attempt_share = config.attempt_share
         self._max_attempts = config.max_attempts
         self._stall_s = config.transfer_stall_s
@@ -49,6 +49,10 @@ class Holdings:
         self._actions: dict[tuple[State, Trigger], Action] = {
             key: getattr(self, step.action) for key, step in TABLE.items()
         }
+
+    def align(self, tokens: int) -> None:
+        """From now on hand-offs end at multiples of ``tokens``."""
+        self._align = self.scene.alignment_tokens = tokens
 
     def action(self, state: State, trigger: Trigger) -> Action | None:
         """The bound action of a row of the table; None where there is no such row."""

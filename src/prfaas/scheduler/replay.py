@@ -15,6 +15,7 @@ import msgspec
 
 from prfaas.core.errors import CallerError
 from prfaas.core.interpolation import Table
+from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs
 from prfaas.policies.costs import LearnedCosts, ProfileCosts
 from prfaas.policies.registry import make_policy
@@ -70,14 +71,41 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
         raise CallerError(
             f"the journal is of version {opened.version}, this is a reader of version {VERSION}"
         )
-    costs = costs_from(opened.costs, opened.topology.cluster_of)
-    return Scheduler(opened.topology, make_policy(opened.scheduler), opened.scheduler, costs=costs)
+    sizes = HandoffSizes()
+    return Scheduler(
+        opened.topology,
+        make_policy(opened.scheduler),
+        opened.scheduler,
+        costs=costs_from(opened.costs, opened.topology.cluster_of, sizes=sizes),
+        on_layout=sizes.learn,
+    )
 
 
-def costs_from(inputs: CostInputs, cluster_of: Mapping[str, str]) -> Costs:
-    """The estimates that the scheduler begins with; learned ones know nothing yet."""
+class HandoffSizes:
+    """Bytes of a hand-off by the engines' layout; none are handed over before it is known."""
+
+    def __init__(self) -> None:
+        self._layout: KvLayout | None = None
+
+    def learn(self, layout: KvLayout) -> None:
+        """The engines hold their KV cache so."""
+        self._layout = layout
+
+    def bytes(self, from_token: int, to_token: int) -> float:
+        """Of tokens [from_token, to_token)."""
+        return 0.0 if self._layout is None else self._layout.handoff_bytes(from_token, to_token)
+
+
+def costs_from(
+    inputs: CostInputs, cluster_of: Mapping[str, str], *, sizes: HandoffSizes | None = None
+) -> Costs:
+    """The estimates that the scheduler begins with; learned ones know nothing yet. ``sizes`` stand
+    in where the inputs do not say how large a hand-off is."""
+    if inputs.prefill is None and inputs.kv_size is None:
+        return LearnedCosts(cluster_of, (sizes or HandoffSizes()).bytes)
     if inputs.prefill is None:
-        return LearnedCosts(cluster_of, _handoff_bytes(inputs))
+        assert inputs.kv_size is not None
+        return LearnedCosts(cluster_of, ProfileCosts({}, inputs.kv_size.bytes).kv_bytes)
     assert inputs.kv_size is not None
     seconds = {curve: cache(_seconds(curve)) for curve in set(inputs.prefill.values())}
     prefill = {engine: seconds[curve] for engine, curve in inputs.prefill.items()}
@@ -117,13 +145,6 @@ def _compared(
     replayed = scheduler.handle(event, now=at)
     if replayed != recorded:
         yield Difference(at, event, tuple(recorded), tuple(replayed))
-
-
-def _handoff_bytes(inputs: CostInputs) -> Callable[[int, int], float]:
-    if inputs.layout is not None:
-        return inputs.layout.handoff_bytes
-    assert inputs.kv_size is not None
-    return ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
 
 
 def _seconds(curve: Curve) -> Callable[[float], float]:

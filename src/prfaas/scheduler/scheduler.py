@@ -22,6 +22,7 @@ from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
+from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, View
 from prfaas.scheduler.attempts import Attempts
 from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
@@ -33,6 +34,7 @@ from prfaas.scheduler.events import (
     EngineUp,
     Fault,
     FirstToken,
+    LayoutKnown,
     LinkStateChanged,
     PrefillCompleted,
     PrefillFailed,
@@ -70,7 +72,8 @@ _REQUEST_TIMERS = {
 
 class Scheduler:
     """See the module. Raises nothing but InvariantError and, for an unknown engine or line or a
-    doubled request id, CallerError."""
+    doubled request id, CallerError. ``on_layout`` is told of each `LayoutKnown`: the costs may need
+    it."""
 
     def __init__(
         self,
@@ -79,7 +82,9 @@ class Scheduler:
         config: SchedulerConfig,
         *,
         costs: Costs,
+        on_layout: Callable[[KvLayout], None] | None = None,
     ) -> None:
+        self._on_layout = on_layout
         self._attempts = attempts = Attempts(topology, policy, config, costs)
         self._policy = policy
         self._records = attempts.records
@@ -95,6 +100,7 @@ class Scheduler:
             RequestArrived: self._request_arrived,
             RequestCancelled: self._request_cancelled,
             TransferProgressed: self._transfer_progressed,
+            LayoutKnown: self._layout_known,
             EngineUp: self._engine_up,
             EngineSuspected: self._engine_suspected,
             EngineDown: self._engine_down,
@@ -181,8 +187,14 @@ class Scheduler:
             record.share_arrived = event.share
             self._attempts.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
 
+    def _layout_known(self, event: LayoutKnown) -> None:
+        self._attempts.align(event.layout.alignment_tokens)
+        if self._on_layout is not None:
+            self._on_layout(event.layout)
+
     def _engine_up(self, event: EngineUp) -> None:
         engine = self._engine(event.engine)
+        engine.takes_handoffs = event.takes_handoffs
         if engine.up:
             return
         engine.up = True

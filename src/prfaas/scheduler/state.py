@@ -14,6 +14,9 @@ from prfaas.scheduler.hedging import Hedge
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
+_NO_PROMPT_IS_SO_LONG = 1 << 40
+"""Stands for the block size while no layout is known: no hand-off ends at a multiple of it."""
+
 
 class Clock:
     """The time of the event that is being handled."""
@@ -46,6 +49,7 @@ class EngineState:
         "role",
         "running",
         "suspected",
+        "takes_handoffs",
         "up",
         "up_since",
         "waiting",
@@ -62,6 +66,8 @@ class EngineState:
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
         self.up = spec.up
+        self.takes_handoffs = True
+        """Whether its agent can receive for it, as far as it decodes."""
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
@@ -154,10 +160,10 @@ class Record:
 
     __slots__ = (
         "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "engines_lost",
-        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "max_output_tokens", "pace",
-        "prefill", "prefill_s", "reason", "request_id", "resumable", "route", "share_arrived",
-        "stall_at", "state", "to_token", "total_tokens", "transfer_attempt", "transfer_from",
-        "transfer_id", "uncached",
+        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes",
+        "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id", "resumable",
+        "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
+        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
@@ -222,7 +228,7 @@ class Scene:
 
     def __init__(self, topology: Topology, costs: Costs) -> None:
         self.costs = costs
-        self.alignment_tokens = topology.alignment_tokens
+        self.alignment_tokens = topology.alignment_tokens or _NO_PROMPT_IS_SO_LONG
         self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
         self.clusters = list(self.by_name.values())
         self.prfaas_clusters = [c for c in self.clusters if c.prfaas]

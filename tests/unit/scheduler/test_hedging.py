@@ -1,4 +1,4 @@
-"""A request may be at two decode engines: whoever begins first answers, and the books stay right."""
+"""A request may be at two decode engines: whoever begins first answers; the books stay right."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from prfaas.scheduler.journal import (
     decode,
     encode,
 )
-from prfaas.scheduler.replay import costs_from, read_journal, replay
+from prfaas.scheduler.replay import HandoffSizes, costs_from, read_journal, replay
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
 TOPOLOGY = Topology(
@@ -36,7 +36,7 @@ OPENED = JournalOpened(
     unix_time=1e9,
     topology=TOPOLOGY,
     scheduler=SchedulerConfig(),
-    costs=CostInputs(layout=KvLayout(model="m", groups=(GROUP,))),
+    costs=CostInputs(),
 )
 
 
@@ -45,7 +45,10 @@ def test_the_first_line_goes_there_and_back() -> None:
 
 
 def test_costs_of_a_layout_are_its_bytes_and_learned() -> None:
-    costs = costs_from(OPENED.costs, TOPOLOGY.cluster_of)
+    sizes = HandoffSizes()
+    costs = costs_from(OPENED.costs, TOPOLOGY.cluster_of, sizes=sizes)
+    assert costs.kv_bytes(4, 12) == 0
+    sizes.learn(KvLayout(model="m", groups=(GROUP,)))
     assert costs.kv_bytes(4, 12) == 16
     before = costs.prefill_s("e1", 1000)
     costs.prefill_seen("e1", 1000, 5.0)
