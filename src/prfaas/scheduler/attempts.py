@@ -126,7 +126,7 @@ class Attempts(Decoding):
         self.make_ready(record, "")
 
     def _receiver(self, decode: EngineState) -> EngineState:
-        """``decode``, or the least full of its neighbours that takes hand-offs where it does not."""
+        """``decode``; where it takes no hand-offs, its least full neighbour that does."""
         if decode.takes_handoffs:
             return decode
         others = [e for e in decode.place.decode_engines if e.up and e.takes_handoffs]

@@ -155,9 +155,7 @@ async def test_unequal_layouts_are_refused_before_any_request() -> None:
         await mock.ready()
 
 
-async def test_before_any_layout_is_known_requests_are_answered_and_ready_says_what_is_missing() -> (
-    None
-):
+async def test_before_any_layout_is_known_requests_are_answered_and_ready_says_so() -> None:
     mock = MockDeployment()
     for agent in mock.agents.values():
         agent.ranks = []
