@@ -104,8 +104,13 @@ async def test_having_no_descriptors_left_is_no_engines_fault(
     async with mock.running() as client:
         await mock.ready()
         monkeypatch.setattr(module, "start_connection", out_of_descriptors)
-        answers = await asyncio.gather(*(ask(client, f"prompt {n}") for n in range(8)))
-        assert failures > 0
+        for engine in decoders(mock):
+            engine.first_token_gate.clear()  # Each request needs a connection of its own.
+        asked = [asyncio.create_task(ask(client, f"p{n}")) for n in range(8)]
+        await until(lambda: failures == 10)
+        for engine in decoders(mock):
+            engine.first_token_gate.set()
+        answers = await asyncio.gather(*asked)
     assert [response.status for response, _ in answers] == [200] * 8
     assert {response.headers["x-prfaas-attempts"] for response, _ in answers} == {"1"}
     assert "gets no new work" not in caplog.text
@@ -188,6 +193,19 @@ async def test_the_whole_deadline_can_be_used() -> None:
             engine.takes_s = 1.25
         response, content = await ask(client, stream=True)
         assert response.status == 200
+        assert content.endswith(DONE)
+
+
+async def test_a_prefill_that_is_not_late_is_not_given_up() -> None:
+    mock = MockDeployment(deadline="2 s")
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].prefill_takes_s = 1.25
+        for _ in range(2):  # One to warm up, one that teaches how long it takes.
+            await ask(client, LONG, max_tokens=60)
+        response, content = await ask(client, LONG, stream=True)
+        assert response.headers["x-prfaas-route"].startswith("offload; ")
+        assert response.headers["x-prfaas-attempts"] == "1"
         assert content.endswith(DONE)
 
 

@@ -16,6 +16,8 @@ from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 
+_LATE = 0.5
+"""In units of its expected time: so much longer a prefill may take before it counts as late."""
 _PATIENCE = 2.0
 """In units of ``transfer_stall``: what a transfer may be expected to need still, once it has had
 one of them."""
@@ -137,6 +139,7 @@ class Attempts(Decoding):
     ) -> None:
         record.from_token, record.to_token = from_token, record.boundary
         self._book(record, engine)
+        record.due_at = engine.free_at + _LATE * record.prefill_s
         engine.prefill_records[record.request_id] = record
         if engine.place is not decode.place:
             link = self.scene.links[engine.cluster, decode.cluster]
@@ -170,6 +173,14 @@ class Attempts(Decoding):
                 record.reason,
             )
         )
+
+    def prefill_late(self, record: Record, why: str) -> None:
+        """Its share of the time is over: take the next route, unless the engine is expected to be
+        done soon, as it works. What begins anew elsewhere begins with nothing."""
+        if record.due_at > self.now:
+            self.timers.add(record.due_at, TimerKind.ATTEMPT, record.request_id, record.attempt)
+        else:
+            self.reroute(record, why)
 
     def prefilled(self, record: Record, _why: str) -> None:
         self._learn(record)

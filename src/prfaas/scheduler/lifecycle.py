@@ -84,6 +84,7 @@ _S, _T = State, Trigger
 _ROUTED = (_S.PARKED, _S.WAITING, _S.PREFILLING, _S.READY, _S.DECODING, _S.FAILED)
 _TO_DECODE = (_S.READY, _S.DECODING, *_ROUTED[:3], _S.FAILED)
 _REROUTE = Step("reroute", _ROUTED)
+_PREFILL_LATE = Step("prefill_late", _ROUTED)
 _MAKE_READY = Step("make_ready", _TO_DECODE)
 _RETRY_DECODE = Step("retry_decode", _TO_DECODE)
 
@@ -95,7 +96,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.WAITING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.WAITING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.WAITING, _T.LINK_LOST): _REROUTE,
-    (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
+    (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
     (_S.PREFILLING, _T.PREFILL_COMPLETED): Step("prefilled", (_S.SENDING,)),
     (_S.PREFILLING, _T.PREFILL_FAILED): _REROUTE,
     (_S.PREFILLING, _T.TRANSFER_COMPLETED): Step("received", (_S.RECEIVED,)),
@@ -103,7 +104,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.PREFILLING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.PREFILLING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.PREFILLING, _T.LINK_LOST): _REROUTE,
-    (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
+    (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
     (_S.SENDING, _T.TRANSFER_PROGRESSED): Step("watch_transfer", (_S.SENDING, *_ROUTED)),
     (_S.SENDING, _T.TRANSFER_COMPLETED): _MAKE_READY,
     (_S.SENDING, _T.TRANSFER_FAILED): _REROUTE,
@@ -157,7 +158,7 @@ def mermaid() -> Iterator[str]:
     for (state, trigger), step in TABLE.items():
         if trigger in shared:
             continue
-        to = "REROUTE" if step is _REROUTE else step.to[0].name
+        to = "REROUTE" if step in (_REROUTE, _PREFILL_LATE) else step.to[0].name
         labels.setdefault((state, to), []).append(trigger.value)
     yield "stateDiagram-v2"
     yield "    [*] --> ARRIVED"

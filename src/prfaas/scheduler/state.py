@@ -159,10 +159,10 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "engines_lost",
-        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes",
-        "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id", "resumable",
-        "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
+        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "due_at",
+        "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
+        "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
+        "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
@@ -193,6 +193,8 @@ class Record:
         self.decode: EngineState | None = None
         self.uncached = 0
         self.prefill_s = 0.0
+        self.due_at = -inf
+        """By when the prefill should be done, by the costs' estimate."""
         self.from_token = self.to_token = 0
         self.transfer_id: str | None = None
         self.transfer_attempt = 0

@@ -39,7 +39,7 @@ class MockEngine(MockServer):
 
     Ways to fail: ``health_status`` is what a health check gets; while ``render_gate`` is cleared
     nothing is rendered, ``render_status`` is answered instead; an answer takes ``takes_s`` to its
-    first token; ``full_for_s`` is the Retry-After of a 429 to every request; a prompt that contains
+    first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every request; a prompt that contains
     ``dies_of`` kills the engine; ``garbage`` is answered instead of JSON.
     """
 
@@ -61,7 +61,7 @@ class MockEngine(MockServer):
         self.health_status = 200
         self.render_status: int | None = None
         self.renders_total = 0
-        self.takes_s = 0.0
+        self.takes_s = self.prefill_takes_s = 0.0
         self.full_for_s: int | None = None
         self.dies_of: str | None = None
         self.garbage: bytes | None = None
@@ -153,6 +153,7 @@ class MockEngine(MockServer):
         half = total // 2
         await destination.receive(transfer_id, total=total, stored=half, state="receiving")
         await self.prefill_gate.wait()
+        await asyncio.sleep(self.prefill_takes_s)
         self.agent.sent(transfer_id, total=total, at_export_end=half)
         if self.exports_complete:
             await destination.receive(transfer_id, total=total, stored=total, state="complete")
