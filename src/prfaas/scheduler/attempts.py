@@ -176,8 +176,8 @@ class Attempts(Decoding):
 
     def prefill_late(self, record: Record, why: str) -> None:
         """Its share of the time is over: take the next route, unless the engine is expected to be
-        done soon, as it works. What begins anew elsewhere begins with nothing."""
-        if record.due_at > self.now:
+        done in time. What begins anew elsewhere begins with nothing."""
+        if self.now < record.due_at < record.deadline:
             self.timers.add(record.due_at, TimerKind.ATTEMPT, record.request_id, record.attempt)
         else:
             self.reroute(record, why)
