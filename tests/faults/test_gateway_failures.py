@@ -96,7 +96,7 @@ async def test_having_no_descriptors_left_is_no_engines_fault(
     async def out_of_descriptors(addr_infos: Any, **options: Any) -> Any:
         nonlocal failures
         ports = {f":{info[4][1]}" for info in addr_infos}
-        if failures < 10 and any(engine.url.endswith(tuple(ports)) for engine in decoders(mock)):
+        if failures < 30 and any(engine.url.endswith(tuple(ports)) for engine in decoders(mock)):
             failures += 1
             raise OSError(errno.EMFILE, "Too many open files")
         return await connect(addr_infos, **options)
@@ -107,7 +107,7 @@ async def test_having_no_descriptors_left_is_no_engines_fault(
         for engine in decoders(mock):
             engine.first_token_gate.clear()  # Each request needs a connection of its own.
         asked = [asyncio.create_task(ask(client, f"p{n}")) for n in range(8)]
-        await until(lambda: failures == 10)
+        await until(lambda: failures == 30)
         for engine in decoders(mock):
             engine.first_token_gate.set()
         answers = await asyncio.gather(*asked)
