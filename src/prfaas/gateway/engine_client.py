@@ -35,6 +35,8 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
     """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
 
     class Sampling(msgspec.Struct, frozen=True):
+        """What of the sampling parameters the gateway must know."""
+
         max_tokens: int | None = None
         skip_reading_prefix_cache: bool | None = None
 

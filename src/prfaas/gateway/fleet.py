@@ -74,6 +74,7 @@ class Fleet:
 
     @property
     def up(self) -> frozenset[str]:
+        """Engines that get new work."""
         return frozenset(self._up)
 
     def layout(self) -> KvLayout | None:

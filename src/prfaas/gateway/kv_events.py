@@ -36,6 +36,8 @@ latest every 0.1 s."""
 
 
 class FeedState(StrEnum):
+    """Whether an engine's events are known to arrive."""
+
     CONNECTING = "connecting"
     LIVE = "live"
     SILENT = "silent"

@@ -31,6 +31,7 @@ class MockAgent(MockServer):
         self._changed = asyncio.Condition()
 
     def routes(self) -> list[web.RouteDef]:
+        """The part of the admin API that gateways use."""
         return [
             web.get("/health", self._health),
             web.get("/engines", self._engines),

@@ -58,12 +58,14 @@ gateway:
 
 
 def mock_layout(*, page_bytes: int = 64, block_tokens: int = BLOCK_TOKENS) -> KvLayout:
+    """One full-attention layer, as a single rank registers it."""
     layer = LayerLayout(name="l0", index=0, page_bytes=page_bytes, dtype="u8", shape=(page_bytes,))
     group = KvGroup(kind="full_attention", block_tokens=block_tokens, layers=(layer,))
     return KvLayout(model="mock-model", groups=(group,))
 
 
 def clear_line(peer: str, *, connections: int = 1) -> LinkState:
+    """A line to ``peer`` with room; without connections it is down."""
     return LinkState(
         peer, 0.0, connections, 0.0, 25e6, 0.0, 0.03, 0.03, 0, 0, 0.0, 0, 0
     )  # fmt: skip
@@ -122,6 +124,7 @@ class MockDeployment:
         return _FILE.format(**addresses, **self._settings)
 
     def deployment(self) -> Deployment:
+        """The same, read."""
         return parse_deployment(self.deployment_text(), source="mock")
 
     @asynccontextmanager

@@ -39,8 +39,9 @@ class MockEngine(MockServer):
 
     Ways to fail: ``health_status`` is what a health check gets; while ``render_gate`` is cleared
     nothing is rendered, ``render_status`` is answered instead; an answer takes ``takes_s`` to its
-    first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every request; a prompt that contains
-    ``dies_of`` kills the engine; ``garbage`` is answered instead of JSON.
+    first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
+    request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
+    of JSON.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -77,6 +78,7 @@ class MockEngine(MockServer):
             gate.set()
 
     def routes(self) -> list[web.RouteDef]:
+        """vLLM's endpoints that the gateway uses."""
         found = [
             web.get("/health", self._health),
             web.get("/v1/models", self._models),

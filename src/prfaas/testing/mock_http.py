@@ -23,6 +23,7 @@ class MockServer:
         self._port = 0
 
     def routes(self) -> list[web.RouteDef]:
+        """What it serves."""
         raise NotImplementedError
 
     async def start(self) -> None:
@@ -59,5 +60,6 @@ class MockServer:
         if request.transport is not None:
             if self.reset_kept and request.transport in self.connections:
                 request.transport.abort()
+                await asyncio.Event().wait()  # It is never looked at.
             self.connections.add(request.transport)
         return await handler(request)
