@@ -156,9 +156,16 @@ class MockDeployment:
                 await server.stop()
 
     async def ready(self) -> None:
-        """Until the gateway has nothing to complain of and every engine is up."""
-        await until(
-            lambda: not self.gateway.troubles() and self.gateway.fleet.up == self.engines.keys()
+        """Until the gateway has nothing to complain of, every engine is up and its events are
+        followed (which begins with an empty index)."""
+        await until(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        gateway = self.gateway
+        return (
+            not gateway.troubles()
+            and gateway.fleet.up == self.engines.keys()
+            and all(gateway.feed(name).follower.resets_total for name in self.engines)
         )
 
 
