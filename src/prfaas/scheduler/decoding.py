@@ -7,10 +7,9 @@ from math import inf
 from prfaas.policies.api import Route
 from prfaas.scheduler import hedging
 from prfaas.scheduler.commands import CancelDecode, ErrorKind, FailRequest, StartDecode
-from prfaas.scheduler.hedging import Hedge
 from prfaas.scheduler.holdings import Holdings
 from prfaas.scheduler.lifecycle import State, Trigger
-from prfaas.scheduler.state import ClusterState, EngineState, Record
+from prfaas.scheduler.state import ClusterState, EngineState, Hedge, Record
 from prfaas.scheduler.timers import TimerKind
 
 _MOST_ENGINES_LOST = 2

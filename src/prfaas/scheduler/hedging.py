@@ -8,17 +8,7 @@ Whatever ends either leaves the other as the only one, with the books as if it h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from prfaas.scheduler.state import EngineState, Record
-
-
-class Hedge(NamedTuple):
-    """The attempt that was made first, and the engine whose slot it still holds."""
-
-    attempt: int
-    engine: EngineState
+from prfaas.scheduler.state import EngineState, Hedge, Record
 
 
 def begin(record: Record, second: EngineState) -> None:

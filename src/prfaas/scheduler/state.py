@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from math import inf
+from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import InvariantError
 from prfaas.policies.api import Costs, Route
 from prfaas.scheduler.events import RequestArrived
-from prfaas.scheduler.hedging import Hedge
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
@@ -153,6 +153,13 @@ class LinkRecord:
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+
+class Hedge(NamedTuple):
+    """The attempt that was made first, and the engine whose slot it still holds."""
+
+    attempt: int
+    engine: EngineState
 
 
 class Record:
