@@ -15,17 +15,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "build" / "compiled"
+# None that defines a msgspec type: those need annotations, which mypyc does away with.
 MODULES = (
     "core/interpolation",
-    "policies/adaptive",
     "policies/costs",
-    "policies/earliest",
+    "policies/first_token",
     "policies/placement",
     "policies/routes",
-    "policies/threshold",
-    "scheduler/attempts",
+    "policies/waits",
     "scheduler/decoding",
-    "scheduler/holdings",
+    "scheduler/ending",
+    "scheduler/prefilling",
+    "scheduler/requests",
+    "scheduler/reservations",
+    "scheduler/routing",
     "scheduler/scheduler",
     "scheduler/state",
     "scheduler/timers",

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.costs import LearnedCosts
-from prfaas.policies.registry import POLICIES, make_policy
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills
+from prfaas.policies.registry import POLICIES, for_policy, make_policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.lifecycle import State
@@ -87,9 +87,12 @@ class Harness:
     """Counts from the outside: what runs on each engine, and how each request ended."""
 
     def __init__(self, policy: str) -> None:
-        config = SchedulerConfig(policy=policy, threshold=64, max_attempts=5)
-        costs = LearnedCosts(TOPOLOGY.cluster_of, lambda start, end: end - start)
-        self.scheduler = Scheduler(TOPOLOGY, make_policy(config), config, costs=costs)
+        config = for_policy(SchedulerConfig(threshold=64, max_attempts=5), policy)
+        prefills = LearnedPrefills(TOPOLOGY.cluster_of)
+        costs = LearnedCosts(prefills, lambda start, end: end - start)
+        self.scheduler = Scheduler(
+            TOPOLOGY, make_policy(config), config, costs=costs, learner=prefills
+        )
         self.now = 0.0
         self.alarm = float("inf")
         self.decodes: dict[tuple[str, int], str] = {}

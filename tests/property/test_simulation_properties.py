@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Route
 from prfaas.policies.costs import ProfileCosts
-from prfaas.policies.registry import POLICIES, make_policy
+from prfaas.policies.registry import POLICIES, for_policy, make_policy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
@@ -128,7 +128,7 @@ class Watcher:
 def run(
     world: World, workload: Workload, policy: str, deadline_s: float | None
 ) -> tuple[Simulation, Watcher]:
-    config = SchedulerConfig(policy=policy, threshold=700, engine_wait="30 s")
+    config = for_policy(SchedulerConfig(threshold=700, engine_wait="30 s"), policy)
     watcher = Watcher()
     simulation = Simulation(
         world, workload, make_policy(config), config, deadline_s=deadline_s, log=watcher

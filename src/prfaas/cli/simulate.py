@@ -27,6 +27,7 @@ from prfaas.sim.workload import Workload
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
     parser.add_argument("scenario", type=Path, help="scenario file (docs/simulator.md)")
     parser.add_argument(
         "--trace",
@@ -58,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """The exit status. Raises CallerError."""
     scenario = _overridden(load_scenario(args.scenario), args)
     beside = args.scenario.parent
     names = args.policy or [r.name for r in scenario.runs] or [scenario.scheduler.policy]

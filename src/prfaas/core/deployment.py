@@ -120,15 +120,17 @@ class GatewayConfig(Strict, frozen=True):
 
 
 class SchedulerConfig(Strict, frozen=True):
-    """The routing policy and its parameters (see ``policies/``), and when a route is given up."""
+    """The routing policy (see ``policies/``) with its options, and when a route is given up.
+
+    Which options a policy has, and their defaults, is said once, beside the policy; one that it
+    does not have is refused when the policy is made. ``threshold`` and ``bandwidth`` are options
+    that may stand outside ``options``, for short.
+    """
 
     policy: str = "threshold"
-    threshold: str | int = "4K"
-    """Uncached tokens above which a prompt is prefilled in a PrfaaS cluster."""
+    threshold: str | int | None = None
+    bandwidth: Literal["scarce", "abundant"] | None = None
     options: dict[str, float | bool | str] = msgspec.field(default_factory=dict)
-    """The policy's own settings (docs/scheduling.md)."""
-    bandwidth: Literal["scarce", "abundant"] = "scarce"
-    """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
     link_grace: str = "2 s"
     """How long a line may be down before the requests that use it take another route."""
     transfer_stall: str = "10 s"
@@ -140,20 +142,32 @@ class SchedulerConfig(Strict, frozen=True):
     """The share of the time left to the deadline after which another engine is asked, too."""
     max_attempts: Positive = 8
 
-    @property
-    def threshold_tokens(self) -> int:
-        return parse_tokens(self.threshold)
+    def policy_options(self) -> dict[str, float | bool | str]:
+        """The options that are given, wherever they stand. Raises ConfigError for one that is given
+        twice."""
+        short: dict[str, str | int | None] = {
+            "threshold": self.threshold,
+            "bandwidth": self.bandwidth,
+        }
+        given = {key: value for key, value in short.items() if value is not None}
+        for key in given:
+            if key in self.options:
+                raise ConfigError(f"{key} is written twice; leave it out of options")
+        return {**given, **self.options}
 
     @property
     def link_grace_s(self) -> float:
+        """``link_grace`` in seconds. Raises ConfigError."""
         return parse_duration(self.link_grace)
 
     @property
     def transfer_stall_s(self) -> float:
+        """``transfer_stall`` in seconds. Raises ConfigError."""
         return parse_duration(self.transfer_stall)
 
     @property
     def engine_wait_s(self) -> float:
+        """``engine_wait`` in seconds. Raises ConfigError."""
         return parse_duration(self.engine_wait)
 
 
@@ -210,7 +224,9 @@ def validate(deployment: Deployment, *, source: str) -> None:
         _check_links(deployment)
         scheduler, gateway = deployment.scheduler, deployment.gateway
         with naming("scheduler"):
-            _ = scheduler.threshold_tokens, scheduler.link_grace_s, scheduler.engine_wait_s
+            if scheduler.threshold is not None:
+                _ = parse_tokens(scheduler.threshold)
+            _ = scheduler.policy_options(), scheduler.link_grace_s, scheduler.engine_wait_s
             _above_zero("transfer_stall", scheduler.transfer_stall_s)
         with naming("gateway"):
             _above_zero("request_deadline", gateway.request_deadline_s)

@@ -38,17 +38,29 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """Not now: no route would have the first token out in time. ``retry_after_s``: when a request
+    like this should make it, by the queues of now. ``reason`` is one line for people."""
+
+    retry_after_s: float
+    reason: str
+
+
 class RequestView(Protocol):
     """A request that waits for its route (lengths in tokens, times in seconds)."""
 
     @property
-    def request_id(self) -> str: ...
+    def request_id(self) -> str:
+        """The driver's name for it."""
+
     @property
     def total_tokens(self) -> int:
         """Prompt length."""
 
     @property
-    def max_output_tokens(self) -> int: ...
+    def max_output_tokens(self) -> int:
+        """The longest answer that is wanted."""
+
     @property
     def cached(self) -> Mapping[str, int]:
         """Engine name -> prompt tokens whose KV cache it holds; absent means none."""
@@ -66,13 +78,21 @@ class EngineView(Protocol):
     """One engine. A prefill engine works off ``queued_s``; a decode engine has ``slots``."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in the deployment."""
+
     @property
-    def cluster(self) -> str: ...
+    def cluster(self) -> str:
+        """The name of its cluster."""
+
     @property
-    def role(self) -> EngineRole: ...
+    def role(self) -> EngineRole:
+        """The work it is given now."""
+
     @property
-    def up(self) -> bool: ...
+    def up(self) -> bool:
+        """Whether it answers."""
+
     @property
     def max_requests(self) -> int:
         """How many requests decode on it at most: its slots."""
@@ -103,22 +123,42 @@ class EngineView(Protocol):
     def running(self) -> int:
         """Requests that hold one of its decode slots."""
 
+    @property
+    def decoding(self) -> int:
+        """Those of them whose prompt is not still to be prefilled here."""
+
+    @property
+    def changes_role(self) -> bool:
+        """Whether it can do the work of both roles."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is to prefill once its answers are complete; it is given no new ones."""
+
 
 class LinkView(Protocol):
     """One direction of a line, as its sender last reported it."""
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """The cluster that sends."""
+
     @property
-    def target(self) -> str: ...
+    def target(self) -> str:
+        """The cluster that receives."""
+
     @property
-    def up(self) -> bool: ...
+    def up(self) -> bool:
+        """Whether it carries anything."""
+
     @property
     def rate_bytes_per_s(self) -> float:
         """What the line can carry now: configured, or measured where it is less."""
 
     @property
-    def rtt_s(self) -> float: ...
+    def rtt_s(self) -> float:
+        """The round trip time."""
+
     @property
     def utilisation(self) -> float:
         """Share of the rate in use, 0..1."""
@@ -131,33 +171,55 @@ class LinkView(Protocol):
     def outstanding_bytes(self) -> float:
         """KV bytes of offloaded requests that have not wholly arrived, by the costs' estimate."""
 
+    @property
+    def transfers(self) -> int:
+        """How many requests these are of."""
+
 
 class ClusterView(Protocol):
+    """One cluster."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Unique in the deployment."""
+
     @property
-    def prfaas(self) -> bool: ...
+    def prfaas(self) -> bool:
+        """Whether it only prefills; else it is a PD cluster."""
+
     @property
-    def engines(self) -> Sequence[EngineView]: ...
+    def engines(self) -> Sequence[EngineView]:
+        """All of them."""
+
     @property
     def prefill_engines(self) -> Sequence[EngineView]:
         """Engines whose role is prefill now, up or not."""
 
     @property
-    def decode_engines(self) -> Sequence[EngineView]: ...
+    def decode_engines(self) -> Sequence[EngineView]:
+        """Engines whose role is decode now and that are not draining, up or not."""
+
     @property
     def waiting_for_decode(self) -> int:
         """Requests with all their KV cache here, for which no decode slot is free."""
 
+    @property
+    def completed(self) -> int:
+        """Answers completed here since the scheduler began."""
+
 
 class Costs(Protocol):
-    """Estimates that placement and policies share."""
+    """Estimates that placement and policies read."""
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off of tokens [from_token, to_token)."""
+
+
+class PrefillLearner(Protocol):
+    """Whoever learns costs from what is seen."""
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
@@ -167,22 +229,35 @@ class View(Protocol):
     """All that a policy may know."""
 
     @property
-    def clusters(self) -> Sequence[ClusterView]: ...
+    def clusters(self) -> Sequence[ClusterView]:
+        """All of them."""
+
     @property
-    def prfaas_clusters(self) -> Sequence[ClusterView]: ...
+    def prfaas_clusters(self) -> Sequence[ClusterView]:
+        """Those that only prefill."""
+
     @property
-    def pd_clusters(self) -> Sequence[ClusterView]: ...
+    def pd_clusters(self) -> Sequence[ClusterView]:
+        """Those that decode."""
+
     @property
-    def engines(self) -> Mapping[str, EngineView]: ...
+    def engines(self) -> Mapping[str, EngineView]:
+        """By name."""
+
     @property
-    def costs(self) -> Costs: ...
-    def cluster(self, name: str) -> ClusterView: ...
+    def costs(self) -> Costs:
+        """What work takes."""
+
+    def cluster(self, name: str) -> ClusterView:
+        """By name."""
+
     def link(self, source: str, target: str) -> LinkView | None:
         """The line between two clusters; None where there is none."""
 
 
 class RoleChange(msgspec.Struct, frozen=True, gc=False):
-    """From now on give ``engine`` work of ``role``; what it has, it finishes."""
+    """From now on give ``engine`` work of ``role``; what it has, it finishes. One that is to prefill
+    is drained first: it is given no new answers, and changes when the last is complete."""
 
     engine: str
     role: EngineRole
@@ -199,8 +274,20 @@ class Policy(Protocol):
     """Whether a prefilled request takes a slot of the fullest decode engine that has one, so that
     others stay free; else that of the engine it was assigned to, or of the least full."""
 
-    def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
-        """The route of one request; None where no decode engine is up (the request then waits)."""
+    def route(self, request: RequestView, view: View, *, now: float) -> Decision | Refusal | None:
+        """The route of one request, or why there is none for it now; None where no decode engine
+        is up (the request then waits)."""
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at queues and lines, move thresholds, and say which engines change their role."""
+
+
+class ArrivalPolicy:
+    """Base of policies that decide each request as it arrives, and nothing over time."""
+
+    period_s: float | None = None
+    packs_decode = False
+
+    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
+        """Nothing."""
+        return ()

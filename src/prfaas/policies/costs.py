@@ -1,4 +1,8 @@
-"""Estimates of prefill time and KV size that placement and policies share."""
+"""Estimates of prefill time and KV size: from profiles, or learned from the prefills seen.
+
+`ProfileCosts` and `LearnedCosts` are read (`Costs`); `LearnedPrefills` is what learns
+(`PrefillLearner`) and what `LearnedCosts` reads.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +33,18 @@ class ProfileCosts:
         self._kv = kv
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
+        """Seconds, as the engine's profile says."""
         return self._prefill[engine](uncached_tokens)
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
+        """Bytes of a hand-off, as the profile says."""
         if from_token:
             return self._kv(to_token) - self._kv(from_token) + self._kv(0)
         return self._kv(to_token)
 
-    def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
-        """Profiles are what was seen."""
 
-
-class LearnedCosts:
-    """Estimates from how long prefills took, where there are no profiles.
+class LearnedPrefills:
+    """How long prefills take, learned from those that were seen. Not thread-safe.
 
     Theory of operation. T_prefill(n) = a + b n is fitted to each engine's recent prefills by least
     squares, from sums that fade. Prompts that share a step end together, one of them in no time at
@@ -51,20 +54,17 @@ class LearnedCosts:
 
     Args:
         cluster_of: engine -> cluster.
-        kv_bytes: bytes of a hand-off of tokens [from, to).
     """
 
-    def __init__(
-        self, cluster_of: Mapping[str, str], kv_bytes: Callable[[int, int], float]
-    ) -> None:
+    def __init__(self, cluster_of: Mapping[str, str]) -> None:
         self._seen = {engine: _Sums() for engine in cluster_of}
         self._peers = {
             engine: [peer for peer, other in cluster_of.items() if other == cluster]
             for engine, cluster in cluster_of.items()
         }
-        self._kv_bytes = kv_bytes
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
+        """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
         own = self._seen[engine]
         if own.known:
             return own.prefill_s(uncached_tokens)
@@ -77,15 +77,34 @@ class LearnedCosts:
             return min(others) / _OPTIMISM
         return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
 
-    def kv_bytes(self, from_token: int, to_token: int) -> float:
-        return self._kv_bytes(from_token, to_token)
-
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
+        """``engine`` was at work on a prefill for ``seconds``."""
         for name, sums in self._seen.items():
             self._seen[name] = _Sums(*[_MEMORY * value for value in sums])
         n, t = float(uncached_tokens), seconds
         new = (1.0, n, t, n * n, n * t)
         self._seen[engine] = _Sums(*map(add, self._seen[engine], new))
+
+
+class LearnedCosts:
+    """Costs where there are no profiles.
+
+    Args:
+        prefills: what was learned so far; it goes on learning.
+        kv_bytes: bytes of a hand-off of tokens [from, to).
+    """
+
+    def __init__(self, prefills: LearnedPrefills, kv_bytes: Callable[[int, int], float]) -> None:
+        self._prefills = prefills
+        self._kv_bytes = kv_bytes
+
+    def prefill_s(self, engine: str, uncached_tokens: int) -> float:
+        """Seconds that ``engine`` alone takes, by what was seen."""
+        return self._prefills.prefill_s(engine, uncached_tokens)
+
+    def kv_bytes(self, from_token: int, to_token: int) -> float:
+        """Bytes of a hand-off, as the engines' layouts say."""
+        return self._kv_bytes(from_token, to_token)
 
 
 class _Sums(NamedTuple):

@@ -1,108 +1,82 @@
-"""Policies by name, as the configuration and ``prfaas simulate --policy`` write them.
-
-A policy's own settings stand under ``scheduler.options``; each row here says which it has.
-"""
+"""Policies by name, as the configuration and ``prfaas simulate --policy`` write them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Annotated
+from typing import Any
 
 import msgspec
 
 from prfaas.core.deployment import SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
-from prfaas.policies.adaptive import AdaptiveThresholdPolicy
+from prfaas.policies.adaptive import AdaptiveConfig, AdaptivePolicy
+from prfaas.policies.adaptive_threshold import AdaptiveThresholdConfig, AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
-from prfaas.policies.baselines import FixedSidePolicy
-from prfaas.policies.earliest import EarliestCompletionPolicy
-from prfaas.policies.static_length import StaticLengthPolicy, UncachedGatePolicy
-from prfaas.policies.threshold import ThresholdPolicy
+from prfaas.policies.auto import AutoConfig, AutoPolicy
+from prfaas.policies.earliest import EarliestConfig, EarliestPolicy
+from prfaas.policies.elastic import ElasticConfig, ElasticPolicy
+from prfaas.policies.homogeneous import HomogeneousConfig, HomogeneousPolicy
+from prfaas.policies.naive import NaiveConfig, NaivePolicy
+from prfaas.policies.static_length import StaticLengthConfig, StaticLengthPolicy
+from prfaas.policies.threshold import ThresholdConfig, ThresholdPolicy
+from prfaas.policies.uncached_gate import UncachedGateConfig, UncachedGatePolicy
 
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class _NoOptions(Strict, frozen=True):
-    pass
-
-
-class _StaticLength(Strict, frozen=True):
-    tokens: int = 2048
-    ratio: float = 0.7
-
-
-class _UncachedGate(Strict, frozen=True):
-    tokens: int = 512
-
-
-class _Adaptive(Strict, frozen=True):
-    period_s: _Positive = 1.0
-    scale_s: _Positive = 30.0
-    role_period_s: _Positive = 60.0
-    wait_s: float = 10.0
-    roles: bool = True
-
-
-class _Earliest(Strict, frozen=True):
-    margin: float = 0.02
-
-
-class _Elastic(Strict, frozen=True):
-    margin: float = 0.02
-    min_share: _Positive = 0.15
-    max_direct: int = 2
-
-
-def _threshold(config: SchedulerConfig, options: Strict) -> Policy:
-    return ThresholdPolicy(config.threshold_tokens, abundant=config.bandwidth == "abundant")
-
-
-def _adaptive(config: SchedulerConfig, options: Strict) -> Policy:
-    abundant = config.bandwidth == "abundant"
-    return AdaptiveThresholdPolicy(
-        config.threshold_tokens, abundant=abundant, **msgspec.structs.asdict(options)
-    )
-
-
-_Maker = Callable[[SchedulerConfig, Strict], Policy]
-POLICIES: dict[str, tuple[type[Strict], _Maker]] = {
-    "homogeneous": (_NoOptions, lambda config, options: FixedSidePolicy(offloads=False)),
-    "naive": (_NoOptions, lambda config, options: FixedSidePolicy(offloads=True)),
-    "static-length": (
-        _StaticLength,
-        lambda config, options: StaticLengthPolicy(**msgspec.structs.asdict(options)),
-    ),
-    "uncached-gate": (
-        _UncachedGate,
-        lambda config, options: UncachedGatePolicy(**msgspec.structs.asdict(options)),
-    ),
-    "threshold": (_NoOptions, _threshold),
-    "adaptive": (_Adaptive, _adaptive),
-    "earliest": (
-        _Earliest,
-        lambda config, options: EarliestCompletionPolicy(**msgspec.structs.asdict(options)),
-    ),
-    "elastic": (
-        _Elastic,
-        lambda config, options: EarliestCompletionPolicy(
-            **msgspec.structs.asdict(options), elastic=True
-        ),
-    ),
+POLICIES: dict[str, tuple[type[Strict], Callable[[Any], Policy]]] = {
+    "homogeneous": (HomogeneousConfig, HomogeneousPolicy),
+    "naive": (NaiveConfig, NaivePolicy),
+    "static-length": (StaticLengthConfig, StaticLengthPolicy),
+    "uncached-gate": (UncachedGateConfig, UncachedGatePolicy),
+    "threshold": (ThresholdConfig, ThresholdPolicy),
+    "adaptive-threshold": (AdaptiveThresholdConfig, AdaptiveThresholdPolicy),
+    "adaptive": (AdaptiveConfig, AdaptivePolicy),
+    "earliest": (EarliestConfig, EarliestPolicy),
+    "auto": (AutoConfig, AutoPolicy),
+    "elastic": (ElasticConfig, ElasticPolicy),
 }
+"""Name -> the type of its options, and the policy, which takes one of these."""
 
 
 def make_policy(config: SchedulerConfig) -> Policy:
-    """The policy that the configuration names, with its options. Raises ConfigError."""
-    if config.policy not in POLICIES:
-        near = difflib.get_close_matches(config.policy, POLICIES, n=1)
+    """The policy that the configuration names, with its options. Raises ConfigError for a policy
+    that is unknown, an option that it does not have, or a value that the option cannot take."""
+    kind, policy = _row(config.policy)
+    given, known = config.policy_options(), options_of(config.policy)
+    has = f"{config.policy} knows: {', '.join(known) or 'no options'}"
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}" if near else ""
+            raise ConfigError(
+                f"scheduler: policy {config.policy!r} does not use {key!r}{hint}; {has}"
+            )
+    try:
+        options = msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"scheduler.options: {error}; {has}") from error
+    return policy(options)
+
+
+def options_of(policy: str) -> tuple[str, ...]:
+    """The options that a policy has. Raises ConfigError where there is none of that name."""
+    kind, _ = _row(policy)
+    return tuple(field.name for field in msgspec.structs.fields(kind))
+
+
+def for_policy(config: SchedulerConfig, policy: str) -> SchedulerConfig:
+    """``config`` for another policy: of the options those that it has as well. Raises ConfigError
+    where there is none of that name."""
+    known = options_of(policy)
+    kept = {key: value for key, value in config.policy_options().items() if key in known}
+    return msgspec.structs.replace(
+        config, policy=policy, threshold=None, bandwidth=None, options=kept
+    )
+
+
+def _row(policy: str) -> tuple[type[Strict], Callable[[Any], Policy]]:
+    if policy not in POLICIES:
+        near = difflib.get_close_matches(policy, POLICIES, n=1)
         hint = f"; did you mean {near[0]!r}" if near else ""
         known = ", ".join(sorted(POLICIES))
-        raise ConfigError(f"scheduler.policy {config.policy!r} is unknown{hint}. Known: {known}")
-    kind, maker = POLICIES[config.policy]
-    try:
-        options = msgspec.convert(config.options, kind)
-    except msgspec.ValidationError as error:
-        known = ", ".join(f.name for f in msgspec.structs.fields(kind)) or "none"
-        raise ConfigError(f"scheduler.options: {error}; {config.policy} knows: {known}") from error
-    return maker(config, options)
+        raise ConfigError(f"scheduler.policy {policy!r} is unknown{hint}. Known: {known}")
+    return POLICIES[policy]

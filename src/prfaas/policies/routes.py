@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
-from prfaas.policies.placement import prefill_engine, reachable
+from prfaas.policies.placement import longest_cached, prefill_engine, reachable
 
 _WASTE = 4
 """A prefill engine is not asked to compute this many times what the decode engine still lacks."""
@@ -36,3 +36,26 @@ def local(
         if _WASTE * (total - held) <= total - cached.get(engine.name, 0):
             return Decision(Route.DIRECT, None, decode.name, f"{why}, {decode.name} holds {held}")
     return Decision(Route.PD_P, engine.name, decode.name, why)
+
+
+def by_threshold(
+    request: RequestView,
+    view: View,
+    decode: EngineView,
+    threshold: int,
+    *,
+    abundant: bool,
+    now: float,
+) -> Decision:
+    """Offload above ``threshold`` uncached tokens, or after a longer prefix if ``abundant``."""
+    cached = longest_cached(request, (view.cluster(decode.cluster),))
+    remote = longest_cached(request, view.prfaas_clusters) if abundant else 0
+    uncached = request.total_tokens - max(cached, remote)
+    if uncached > threshold:
+        why = f"uncached {uncached} > threshold {threshold}"
+        return offload(request, view, decode, why, now=now)
+    if remote > cached:
+        why = f"longer prefix in a PrfaaS cluster, {remote} tokens against {cached}"
+        return offload(request, view, decode, why, now=now)
+    why = f"uncached {uncached} <= threshold {threshold}"
+    return local(request, view, decode, why, now=now)

@@ -1,51 +1,44 @@
-"""Static conditions on the uncached length, as other projects ship them, to compare with.
+"""``static-length``: two fixed conditions on the uncached length, to compare with.
 
-``static-length``: offload where the uncached part of the prompt is longer than a fixed number of
-tokens *and* more than a fixed share of it, in the manner of Dynamo's conditional disaggregation
-(effective input 2048 tokens, ratio 0.7). ``uncached-gate``: offload from a fixed number of tokens
-on that the decode engine has not cached, in the manner of llm-d's prefix-based decider. Neither
-looks at queues, speeds or the line.
+In the manner of Dynamo's conditional disaggregation (effective input 2048 tokens, ratio 0.7):
+offload where the uncached part of the prompt is longer than a fixed number of tokens *and* more
+than a fixed share of it. It looks at no queue, speed or line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from prfaas.policies.api import Decision, RequestView, RoleChange, View
+from prfaas.core.deployment import Strict
+from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
 from prfaas.policies.placement import decode_engine
 from prfaas.policies.routes import local, offload
 
 
-class StaticLengthPolicy:
-    """``tokens`` and ``ratio`` must both be exceeded."""
+class StaticLengthConfig(Strict, frozen=True):
+    """Both must be exceeded."""
+
+    tokens: int = 2048
+    """Uncached tokens."""
+    ratio: float = 0.7
+    """The uncached share of the prompt."""
+
+
+class StaticLengthPolicy(ArrivalPolicy):
+    """Offloads what exceeds both limits."""
 
     name = "static-length"
-    period_s: float | None = None
-    packs_decode = False
 
-    def __init__(self, tokens: int = 2048, ratio: float = 0.7) -> None:
-        self.tokens = tokens
-        self.ratio = ratio
+    def __init__(self, config: StaticLengthConfig) -> None:
+        self._tokens = config.tokens
+        self._ratio = config.ratio
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
+        """See `Policy.route`."""
         decode = decode_engine(request, view.pd_clusters)
         if decode is None:
             return None
         uncached = request.total_tokens - request.cached.get(decode.name, 0)
         share = uncached / request.total_tokens
         why = f"uncached {uncached} tokens, {share:.0%} of the prompt"
-        if uncached > self.tokens and share > self.ratio:
+        if uncached > self._tokens and share > self._ratio:
             return offload(request, view, decode, why, now=now)
         return local(request, view, decode, why, now=now)
-
-    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
-        return ()
-
-
-class UncachedGatePolicy(StaticLengthPolicy):
-    """``tokens`` uncached tokens alone decide."""
-
-    name = "uncached-gate"
-
-    def __init__(self, tokens: int = 512) -> None:
-        super().__init__(tokens - 1, 0.0)

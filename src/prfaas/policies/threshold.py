@@ -1,4 +1,5 @@
-"""The paper's policy: prompts with more uncached tokens than a threshold go to a PrfaaS cluster.
+"""``threshold``, the paper's policy: prompts with more uncached tokens than a threshold are
+offloaded.
 
 Section 3.4.3. Bandwidth scarce: each cluster's cache counts alone, the uncached length is
 l_total - l_pd. Bandwidth abundant: l_total - max(l_pd, l_prfaas); a prompt at or below the
@@ -8,44 +9,47 @@ its cached KV crosses the line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
-from prfaas.policies.api import Decision, RequestView, RoleChange, View
-from prfaas.policies.placement import decode_engine, longest_cached
-from prfaas.policies.routes import local, offload
+from prfaas.core.deployment import Strict
+from prfaas.core.units import parse_tokens
+from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.placement import decode_engine
+from prfaas.policies.routes import by_threshold
 
 
-class ThresholdPolicy:
-    """Static threshold, in uncached tokens."""
+class ThresholdConfig(Strict, frozen=True):
+    """The threshold, and which caches count."""
+
+    threshold: str | int = "4K"
+    """Uncached tokens above which a prompt is prefilled in a PrfaaS cluster."""
+    bandwidth: Literal["scarce", "abundant"] = "scarce"
+    """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
+
+    @property
+    def threshold_tokens(self) -> int:
+        """Raises ConfigError for what is no number of tokens."""
+        return parse_tokens(self.threshold)
+
+    @property
+    def abundant(self) -> bool:
+        """Whether bandwidth is abundant."""
+        return self.bandwidth == "abundant"
+
+
+class ThresholdPolicy(ArrivalPolicy):
+    """One threshold for all PD clusters, as configured. Raises ConfigError."""
 
     name = "threshold"
-    period_s: float | None = None
-    packs_decode = False
 
-    def __init__(self, threshold_tokens: int, *, abundant: bool = False) -> None:
-        self._threshold_tokens = threshold_tokens
-        self.abundant = abundant
-
-    def threshold_tokens(self, cluster: str) -> int:
-        """The threshold for prompts whose decode engine is in ``cluster``."""
-        return self._threshold_tokens
+    def __init__(self, config: ThresholdConfig) -> None:
+        self._threshold_tokens = config.threshold_tokens
+        self._abundant = config.abundant
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
+        """See `Policy.route`."""
         decode = decode_engine(request, view.pd_clusters)
         if decode is None:
             return None
-        cached = longest_cached(request, (view.cluster(decode.cluster),))
-        remote = longest_cached(request, view.prfaas_clusters) if self.abundant else 0
-        uncached = request.total_tokens - max(cached, remote)
-        threshold = self.threshold_tokens(decode.cluster)
-        if uncached > threshold:
-            why = f"uncached {uncached} > threshold {threshold}"
-            return offload(request, view, decode, why, now=now)
-        if remote > cached:
-            why = f"longer prefix in a PrfaaS cluster, {remote} tokens against {cached}"
-            return offload(request, view, decode, why, now=now)
-        why = f"uncached {uncached} <= threshold {threshold}"
-        return local(request, view, decode, why, now=now)
-
-    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
-        return ()
+        threshold = self._threshold_tokens
+        return by_threshold(request, view, decode, threshold, abundant=self._abundant, now=now)

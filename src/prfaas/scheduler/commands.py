@@ -19,6 +19,8 @@ class ErrorKind(StrEnum):
 
     DEADLINE = "deadline"
     """Its deadline passed before the first token."""
+    OVERLOADED = "overloaded"
+    """Too much is asked for to have its first token out in time; it was not begun."""
     UNAVAILABLE = "unavailable"
     """No engine that could answer is up, and none came back in time."""
     ENGINE = "engine"
@@ -93,7 +95,9 @@ class CancelDecode(Command, frozen=True, gc=False):
 
 class FailRequest(Command, frozen=True, gc=False):
     """Tell the client. The request is over; cancel commands for what still ran came before.
-    ``retry_after_s``: when asking again may help, where an engine has said so."""
+
+    ``retry_after_s``: when it is worth asking again, where that is known.
+    """
 
     request_id: str
     kind: ErrorKind

@@ -1,4 +1,9 @@
-"""The actions from the last byte on: decode slots, retries, ends."""
+"""Decode slots: which engine can use what a request has, who gets the next free slot, who waits.
+
+A hand-off lies in one cluster, and one that begins at token *a* can be used only where the first
+*a* tokens are cached; a request without a hand-off can be answered anywhere. Where no decode engine
+is up at all, prefill engines of PD clusters stand in.
+"""
 
 from __future__ import annotations
 
@@ -6,68 +11,168 @@ from math import inf
 
 from prfaas.policies.api import Route
 from prfaas.scheduler import hedging
-from prfaas.scheduler.commands import CancelDecode, ErrorKind, FailRequest, StartDecode
-from prfaas.scheduler.holdings import Holdings
+from prfaas.scheduler.commands import CancelDecode, StartDecode
 from prfaas.scheduler.lifecycle import State, Trigger
-from prfaas.scheduler.state import ClusterState, EngineState, Hedge, Record
-from prfaas.scheduler.timers import TimerKind
-
-_MOST_ENGINES_LOST = 2
-"""So many engines may go away while they have a request: one may have died of anything, two died of
-the request, and a third would be next."""
-_LAST_LOOK_S = 0.5
-"""Before a deadline: what is asked of another engine later than this comes too late anyway."""
-_BACKOFF_S = 0.25
-"""Before the first retry on an engine that has just failed this request; doubles each time."""
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.state import ClusterState, EngineState, FleetState, Hedge, Record
 
 
-class Decoding(Holdings):
-    """From READY to the end. ``reroute`` is the subclass's."""
+class Decoding:
+    """``packs``: prefilled requests fill the fullest engine first (`Policy.packs_decode`)."""
 
-    def reroute(self, record: Record, why: str) -> None:
-        """Give the attempt up and take the next route."""
-        raise NotImplementedError
+    def __init__(
+        self, requests: Requests, reservations: Reservations, fleet: FleetState, *, packs: bool
+    ) -> None:
+        self._requests = requests
+        self._reservations = reservations
+        self._fleet = fleet
+        self._packs = packs
 
-    def make_ready(self, record: Record, why: str) -> None:
-        """All that is missing is a slot: take one, or wait in line, or (no engine of the cluster
-        can use the transfer) take the next route."""
-        if record.state is State.READY:
-            self._place_of(record).ready.pop(record.request_id, None)
-        if record.route is not Route.DIRECT:
-            self._release_prefill(record, done=True)
-            self._release_link(record)
+    def take_slot(self, record: Record) -> bool:
+        """Nothing is missing but a slot: take one, or wait in line. False: no engine that is up can
+        use what this request has."""
         engine = record.decode
         assert engine is not None
+        if record.state is State.READY:
+            engine.place.ready.pop(record.request_id, None)
+        if record.route is not Route.DIRECT:
+            self._reservations.release_prefill(record, done=True)
+            self._reservations.release_link(record)
         if self._takes_assigned(record, engine):
             self.start_decode(record, "")
-            return
-        usable = self._usable_engines(record)
-        engine = self._free_engine(record, usable)
-        if engine is not None:
-            self._assign(record, engine)
+            return True
+        usable = self.usable_engines(record)
+        free = self._free_engine(record, usable)
+        if free is not None:
+            self._reservations.assign(record, free)
             self.start_decode(record, "")
-        elif usable:
-            if record.decode not in usable:
-                self._assign(record, usable[0])
-            if record.state is not State.READY:
-                self._move(record, State.READY)
-            self._place_of(record).ready[record.request_id] = record
-        else:
-            self.reroute(record, why or "no decode engine can use the transfer")
+            return True
+        if usable:
+            self._wait(record, engine if engine in usable else usable[0])
+        return bool(usable)
 
-    def _usable_engines(self, record: Record) -> list[EngineState]:
-        """Engines that can use what this request has. A transfer lies in one cluster."""
+    def start_decode(self, record: Record, _why: str) -> None:
+        """Begin the answer on the engine it is assigned to, which has a free slot."""
+        engine = record.decode
+        assert engine is not None
+        self._requests.move(record, State.DECODING)
+        engine.running += 1
+        self._tell_to_decode(record, engine)
+
+    def ask_as_well(self, record: Record, why: str) -> bool:
+        """Have another engine that has a free slot decode beside the first; False if none has."""
+        others = [e for e in self.usable_engines(record) if e is not record.decode]
+        second = self._free_engine(record, [e for e in others if e.name not in record.failed])
+        if second is None:
+            return False
+        self._reservations.release_prefill(record, done=False)
+        hedging.begin(record, second)
+        record.reason = f"{record.reason}; {second.name} asked as well: {why}"
+        self._tell_to_decode(record, second)
+        return True
+
+    def keep_first(self, record: Record) -> None:
+        """Of two that are at it the one that was asked first goes on alone."""
+        self._reservations.release_prefill(record, done=False)
+        self._end_other(record, hedging.forget_second(record))
+
+    def keep_second(self, record: Record) -> None:
+        """Of two the one that was asked last; nothing where there is one."""
+        if record.hedge is not None:
+            self._end_other(record, hedging.forget_first(record))
+
+    def of_first(self, record: Record, trigger: Trigger) -> None:
+        """News of the attempt that was made first, while another was made beside it."""
+        if trigger is Trigger.DECODE_FAILED:
+            self.keep_second(record)
+        elif trigger in (Trigger.FIRST_TOKEN, Trigger.REQUEST_COMPLETED):
+            self.keep_first(record)
+            self._requests.trigger(record, trigger, "")
+
+    def lose_first(self, record: Record, engine: EngineState) -> None:
+        """``engine`` is gone: if it was asked first, the other goes on."""
+        if record.hedge is not None and record.hedge.engine is engine:
+            self.keep_second(record)
+
+    def _end_other(self, record: Record, other: Hedge) -> None:
+        record.failed |= {other.engine.name}
+        self._requests.out.append(CancelDecode(record.request_id, other.attempt, other.engine.name))
+        self.fill_slots(other.engine)
+
+    def _tell_to_decode(self, record: Record, engine: EngineState) -> None:
         if record.route is Route.DIRECT:
-            clusters = self.scene.pd_clusters
-        else:
-            clusters = [self._place_of(record)]
+            self._reservations.book_prefill(record, engine)
+        self._requests.out.append(
+            StartDecode(
+                record.request_id,
+                record.attempt,
+                engine.name,
+                record.transfer_id,
+                record.from_token,
+                record.to_token,
+                record.route,
+                record.reason,
+            )
+        )
+
+    def fill_slots(self, engine: EngineState) -> None:
+        """A slot of ``engine`` may be free: start whoever waits for one, in order; those of its own
+        cluster first, then those of others that need no hand-off."""
+        while engine.running < engine.max_requests:
+            record = self._next_in_line(engine)
+            if record is None:
+                return
+            del _place_of(record).ready[record.request_id]
+            self._reservations.assign(record, engine)
+            self._requests.trigger(record, Trigger.SLOT_FREED, "")
+
+    def streaming(self, record: Record, _why: str) -> None:
+        """The client has its first token."""
+        self.keep_second(record)
+        self._requests.move(record, State.STREAMING)
+        self._reservations.release_prefill(record, done=True)
+
+    def complete(self, record: Record, _why: str) -> None:
+        """The answer is complete: its slot goes to the next in line."""
+        self.keep_second(record)
+        self._reservations.release_prefill(record, done=True)
+        engine = record.decode
+        self._reservations.release_decode(record)
+        self._requests.move(record, State.COMPLETED)
+        if engine is not None:
+            engine.place.completed += 1
+            self.fill_slots(engine)
+
+    def usable_engines(self, record: Record) -> list[EngineState]:
+        """Engines that can use what this request has. A transfer lies in one cluster."""
+        direct = record.route is Route.DIRECT
+        clusters = self._fleet.pd_clusters if direct else [_place_of(record)]
         usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
-        if usable or record.route is not Route.DIRECT:
+        if usable or not direct:
             return usable
         return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
 
+    def _next_in_line(self, engine: EngineState) -> Record | None:
+        for record in engine.place.ready.values():
+            if self._usable(record, engine):
+                return record
+        for cluster in self._fleet.pd_clusters:
+            if cluster.ready and cluster is not engine.place:
+                for record in cluster.ready.values():
+                    if record.route is Route.DIRECT and self._usable(record, engine):
+                        return record
+        return None
+
+    def _wait(self, record: Record, engine: EngineState) -> None:
+        """In line for the slots of the cluster of ``engine``."""
+        self._reservations.assign(record, engine)
+        if record.state is not State.READY:
+            self._requests.move(record, State.READY)
+        engine.place.ready[record.request_id] = record
+
     def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
-        packs = self._packs_decode and record.route is not Route.DIRECT
+        packs = self._packs and record.route is not Route.DIRECT
         free = engine.running < engine.max_requests and engine.name not in record.failed
         return free and not packs and self._usable(record, engine)
 
@@ -75,7 +180,7 @@ class Decoding(Holdings):
         """The least full with a free slot; where the policy packs the fullest, but engines that
         prefill beside their batch last. Those that failed this request come after all others."""
         best, best_key = None, (True, True, inf)
-        packs = self._packs_decode and record.route is not Route.DIRECT
+        packs = self._packs and record.route is not Route.DIRECT
         for engine in usable:
             if engine.running < engine.max_requests:
                 load = engine.running / engine.max_requests
@@ -91,183 +196,21 @@ class Decoding(Holdings):
             and engine.name not in record.full
             and (engine.takes_handoffs or record.route is Route.DIRECT)
             and (engine.role == "decode" or self._may_stand_in(record, engine))
+            and (not engine.draining or self._was_promised(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )
+
+    def _was_promised(self, record: Record, engine: EngineState) -> bool:
+        """What can be used nowhere else is still answered by an engine that drains."""
+        return record.decode is engine and record.from_token > 0
 
     def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
         """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""
         return record.route is Route.DIRECT and (
-            record.decode is engine or self.scene.stands_in(engine)
+            record.decode is engine or self._fleet.stands_in(engine)
         )
 
-    def _place_of(self, record: Record) -> ClusterState:
-        assert record.decode is not None
-        return record.decode.place
 
-    def start_decode(self, record: Record, _why: str) -> None:
-        engine = record.decode
-        assert engine is not None
-        self._move(record, State.DECODING)
-        engine.running += 1
-        self._tell_to_decode(record, engine)
-
-    def _tell_to_decode(self, record: Record, engine: EngineState) -> None:
-        if record.route is Route.DIRECT:
-            self._book(record, engine)
-        self.out.append(
-            StartDecode(
-                record.request_id,
-                record.attempt,
-                engine.name,
-                record.transfer_id,
-                record.from_token,
-                record.to_token,
-                record.route,
-                record.reason,
-            )
-        )
-
-    def fill_slots(self, engine: EngineState) -> None:
-        """A slot of ``engine`` may be free: start whoever waits for one, in order."""
-        ready = engine.place.ready
-        while ready and engine.running < engine.max_requests:
-            record = next((r for r in ready.values() if self._usable(r, engine)), None)
-            if record is None:
-                return
-            del ready[record.request_id]
-            self._assign(record, engine)
-            self.trigger(record, Trigger.SLOT_FREED, "")
-
-    def streaming(self, record: Record, _why: str) -> None:
-        self._keep_second(record)
-        self._move(record, State.STREAMING)
-        self._release_prefill(record, done=True)
-
-    def complete(self, record: Record, _why: str) -> None:
-        self._keep_second(record)
-        self._release_prefill(record, done=True)
-        engine = record.decode
-        self._release_decode(record)
-        self._move(record, State.COMPLETED)
-        if engine is not None:
-            self.fill_slots(engine)
-
-    def retry_decode(self, record: Record, why: str) -> None:
-        """Before the first token: another decode engine, or the same after a pause. Where two are
-        at it, the other goes on."""
-        if record.hedge is not None:
-            self._keep_first(record)
-            return
-        engine = record.decode
-        assert engine is not None
-        lost = record.attempt
-        if not self._next_attempt(record, why):
-            return
-        self.out.append(CancelDecode(record.request_id, lost, engine.name))
-        self._release_prefill(record, done=False)
-        engine.running -= 1
-        self._move(record, State.READY)
-        self._limit_attempt(record)
-        record.failed |= {engine.name}
-        record.reason = f"{record.reason}; retried: {why}"
-        usable = self._usable_engines(record)
-        if not usable and record.full:
-            self._fail_full(record, why)
-        elif usable and all(e.name in record.failed for e in usable):
-            pause = _BACKOFF_S * 2 ** (record.attempt - 2)
-            self.timers.add(self.now + pause, TimerKind.BACKOFF, record.request_id, record.attempt)
-        else:
-            self.make_ready(record, why)
-        self.fill_slots(engine)
-
-    def hedge_decode(self, record: Record, why: str) -> None:
-        """Ask another engine as well, if one has a place, or look again later."""
-        first = record.decode
-        others = [e for e in self._usable_engines(record) if e is not first]
-        others = [e for e in others if e.name not in record.failed]
-        second = self._free_engine(record, others)
-        if record.hedge is not None or record.last_attempt >= self._max_attempts:
-            return
-        if second is None:
-            if record.deadline - self.now > _LAST_LOOK_S:
-                self._limit_attempt(record)
-            return
-        self._release_prefill(record, done=False)
-        hedging.begin(record, second)
-        record.reason = f"{record.reason}; {second.name} asked as well: {why}"
-        self._tell_to_decode(record, second)
-
-    def of_first(self, record: Record, trigger: Trigger, why: str) -> None:
-        """News of the attempt that was made first, while another was made beside it."""
-        if trigger is Trigger.DECODE_FAILED:
-            self._keep_second(record)
-        elif trigger in (Trigger.FIRST_TOKEN, Trigger.REQUEST_COMPLETED):
-            self._keep_first(record)
-            self.trigger(record, trigger, why)
-
-    def lose_first(self, record: Record, engine: EngineState) -> None:
-        """``engine`` is gone: if it was asked first, the other goes on."""
-        if record.hedge is not None and record.hedge.engine is engine:
-            self._keep_second(record)
-
-    def _keep_first(self, record: Record) -> None:
-        self._release_prefill(record, done=False)
-        self._end_other(record, hedging.forget_second(record))
-
-    def _keep_second(self, record: Record) -> None:
-        if record.hedge is not None:
-            self._end_other(record, hedging.forget_first(record))
-
-    def _end_other(self, record: Record, other: Hedge) -> None:
-        record.failed |= {other.engine.name}
-        self.out.append(CancelDecode(record.request_id, other.attempt, other.engine.name))
-        self.fill_slots(other.engine)
-
-    def cancel(self, record: Record, _why: str) -> None:
-        self._end(record, State.CANCELLED)
-
-    def fail_deadline(self, record: Record, why: str) -> None:
-        self._fail(record, ErrorKind.DEADLINE, f"{why} while {record.state.name.lower()}")
-
-    def fail_unavailable(self, record: Record, why: str) -> None:
-        self._fail(record, ErrorKind.UNAVAILABLE, why)
-
-    def fail_engine(self, record: Record, why: str) -> None:
-        self._fail(record, ErrorKind.ENGINE, f"the answer broke off: {why}")
-
-    def _fail_full(self, record: Record, why: str) -> None:
-        """Every engine that could answer has said that it is full."""
-        known = [seconds for seconds in record.full.values() if seconds is not None]
-        self._fail(record, ErrorKind.FULL, why, retry_after_s=min(known, default=None))
-
-    def _fail(
-        self,
-        record: Record,
-        kind: ErrorKind,
-        message: str,
-        *,
-        retry_after_s: float | None = None,
-    ) -> None:
-        self._end(record, State.FAILED)
-        self.out.append(FailRequest(record.request_id, kind, message, retry_after_s))
-
-    def _end(self, record: Record, state: State) -> None:
-        self._keep_second(record)
-        engine = record.decode
-        self._abandon(record)
-        self._move(record, state)
-        if engine is not None:
-            self.fill_slots(engine)
-
-    def _next_attempt(self, record: Record, why: str) -> bool:
-        """Count an attempt; False if that was the last and the request has failed."""
-        if record.engines_lost >= _MOST_ENGINES_LOST:
-            lost = f"{record.engines_lost} engines went away while they had it"
-            self._fail(record, ErrorKind.ENGINE, f"gave up after {lost}: {why}")
-            return False
-        if record.last_attempt < self._max_attempts:
-            record.last_attempt += 1
-            record.attempt = record.last_attempt
-            return True
-        self._fail(record, ErrorKind.ENGINE, f"gave up after {self._max_attempts} attempts: {why}")
-        return False
+def _place_of(record: Record) -> ClusterState:
+    assert record.decode is not None
+    return record.decode.place

@@ -1,8 +1,8 @@
 """The life of a request as one table: (state, trigger) -> (action, states it may lead to).
 
-Theory of operation. `TABLE` is the only place that says what may follow what. `Scheduler` builds
-its dispatch from it (an action is the name of a method there), refuses any step that the table
-does not list, and ignores triggers for which a state has no row: they are late news. The diagram in
+Theory of operation. `TABLE` is the only place that says what may follow what. `Scheduler` binds
+each `Action` to the method that does it, `Requests.move` refuses any step that the table does not
+list, and triggers for which a state has no row are ignored: they are late news. The diagram in
 docs/scheduling.md is printed from it by `mermaid`.
 """
 
@@ -72,10 +72,34 @@ class Trigger(StrEnum):
     GAVE_UP_WAITING = "no engine came back"
 
 
-class Step(msgspec.Struct, frozen=True):
-    """One row: the action's name (a method of `Scheduler`) and the states it may end in."""
+@unique
+class Action(StrEnum):
+    """What a row of the table does; `Scheduler` says which method that is."""
 
-    action: str
+    ROUTE = "route"
+    REROUTE = "reroute"
+    START_PREFILL = "start prefill"
+    PREFILLED = "prefilled"
+    PREFILLED_LAST = "prefilled last"
+    WATCH_TRANSFER = "watch transfer"
+    RECEIVED = "received"
+    MAKE_READY = "make ready"
+    START_DECODE = "start decode"
+    STREAMING = "streaming"
+    COMPLETE = "complete"
+    RETRY_DECODE = "retry decode"
+    HEDGE_DECODE = "hedge decode"
+    PREFILL_LATE = "prefill late"
+    CANCEL = "cancel"
+    FAIL_DEADLINE = "fail: deadline"
+    FAIL_UNAVAILABLE = "fail: unavailable"
+    FAIL_ENGINE = "fail: engine"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One row: the action, and the states it may end in."""
+
+    action: Action
     to: tuple[State, ...]
 
 
@@ -83,29 +107,29 @@ _S, _T = State, Trigger
 # Where a request may stand after it was (re)routed, in one go.
 _ROUTED = (_S.PARKED, _S.WAITING, _S.PREFILLING, _S.READY, _S.DECODING, _S.FAILED)
 _TO_DECODE = (_S.READY, _S.DECODING, *_ROUTED[:3], _S.FAILED)
-_REROUTE = Step("reroute", _ROUTED)
-_PREFILL_LATE = Step("prefill_late", _ROUTED)
-_MAKE_READY = Step("make_ready", _TO_DECODE)
-_RETRY_DECODE = Step("retry_decode", _TO_DECODE)
+_REROUTE = Step(Action.REROUTE, _ROUTED)
+_PREFILL_LATE = Step(Action.PREFILL_LATE, _ROUTED)
+_MAKE_READY = Step(Action.MAKE_READY, _TO_DECODE)
+_RETRY_DECODE = Step(Action.RETRY_DECODE, _TO_DECODE)
 
 TABLE: dict[tuple[State, Trigger], Step] = {
-    (_S.ARRIVED, _T.ROUTED): Step("route", _ROUTED),
-    (_S.PARKED, _T.ENGINE_RETURNED): Step("route", _ROUTED),
-    (_S.PARKED, _T.GAVE_UP_WAITING): Step("fail_unavailable", (_S.FAILED,)),
-    (_S.WAITING, _T.PLACE_FREED): Step("start_prefill", (_S.PREFILLING,)),
+    (_S.ARRIVED, _T.ROUTED): Step(Action.ROUTE, _ROUTED),
+    (_S.PARKED, _T.ENGINE_RETURNED): Step(Action.ROUTE, _ROUTED),
+    (_S.PARKED, _T.GAVE_UP_WAITING): Step(Action.FAIL_UNAVAILABLE, (_S.FAILED,)),
+    (_S.WAITING, _T.PLACE_FREED): Step(Action.START_PREFILL, (_S.PREFILLING,)),
     (_S.WAITING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.WAITING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.WAITING, _T.LINK_LOST): _REROUTE,
     (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
-    (_S.PREFILLING, _T.PREFILL_COMPLETED): Step("prefilled", (_S.SENDING,)),
+    (_S.PREFILLING, _T.PREFILL_COMPLETED): Step(Action.PREFILLED, (_S.SENDING,)),
     (_S.PREFILLING, _T.PREFILL_FAILED): _REROUTE,
-    (_S.PREFILLING, _T.TRANSFER_COMPLETED): Step("received", (_S.RECEIVED,)),
+    (_S.PREFILLING, _T.TRANSFER_COMPLETED): Step(Action.RECEIVED, (_S.RECEIVED,)),
     (_S.PREFILLING, _T.TRANSFER_FAILED): _REROUTE,
     (_S.PREFILLING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.PREFILLING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.PREFILLING, _T.LINK_LOST): _REROUTE,
     (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
-    (_S.SENDING, _T.TRANSFER_PROGRESSED): Step("watch_transfer", (_S.SENDING, *_ROUTED)),
+    (_S.SENDING, _T.TRANSFER_PROGRESSED): Step(Action.WATCH_TRANSFER, (_S.SENDING, *_ROUTED)),
     (_S.SENDING, _T.TRANSFER_COMPLETED): _MAKE_READY,
     (_S.SENDING, _T.TRANSFER_FAILED): _REROUTE,
     (_S.SENDING, _T.DECODE_CLUSTER_LOST): _REROUTE,
@@ -113,30 +137,30 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.SENDING, _T.STALLED): _REROUTE,
     (_S.SENDING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
     # Every byte has arrived and was verified: what becomes of the prefill engine is no matter.
-    (_S.RECEIVED, _T.PREFILL_COMPLETED): Step("prefilled_last", _TO_DECODE),
+    (_S.RECEIVED, _T.PREFILL_COMPLETED): Step(Action.PREFILLED_LAST, _TO_DECODE),
     (_S.RECEIVED, _T.PREFILL_FAILED): _MAKE_READY,
     (_S.RECEIVED, _T.PREFILL_ENGINE_LOST): _MAKE_READY,
     (_S.RECEIVED, _T.ATTEMPT_TIMED_OUT): _MAKE_READY,
     (_S.RECEIVED, _T.DECODE_CLUSTER_LOST): _REROUTE,
-    (_S.READY, _T.SLOT_FREED): Step("start_decode", (_S.DECODING,)),
+    (_S.READY, _T.SLOT_FREED): Step(Action.START_DECODE, (_S.DECODING,)),
     (_S.READY, _T.BACKOFF_ENDED): _MAKE_READY,
     (_S.READY, _T.DECODE_ENGINE_LOST): _MAKE_READY,
     (_S.READY, _T.DECODE_CLUSTER_LOST): _REROUTE,
-    (_S.DECODING, _T.FIRST_TOKEN): Step("streaming", (_S.STREAMING,)),
-    (_S.DECODING, _T.REQUEST_COMPLETED): Step("complete", (_S.COMPLETED,)),
+    (_S.DECODING, _T.FIRST_TOKEN): Step(Action.STREAMING, (_S.STREAMING,)),
+    (_S.DECODING, _T.REQUEST_COMPLETED): Step(Action.COMPLETE, (_S.COMPLETED,)),
     (_S.DECODING, _T.DECODE_FAILED): _RETRY_DECODE,
     (_S.DECODING, _T.DECODE_ENGINE_LOST): _RETRY_DECODE,
-    (_S.DECODING, _T.ATTEMPT_TIMED_OUT): Step("hedge_decode", (_S.DECODING,)),
-    (_S.STREAMING, _T.REQUEST_COMPLETED): Step("complete", (_S.COMPLETED,)),
-    (_S.STREAMING, _T.DECODE_FAILED): Step("fail_engine", (_S.FAILED,)),
-    (_S.STREAMING, _T.DECODE_ENGINE_LOST): Step("fail_engine", (_S.FAILED,)),
+    (_S.DECODING, _T.ATTEMPT_TIMED_OUT): Step(Action.HEDGE_DECODE, (_S.DECODING,)),
+    (_S.STREAMING, _T.REQUEST_COMPLETED): Step(Action.COMPLETE, (_S.COMPLETED,)),
+    (_S.STREAMING, _T.DECODE_FAILED): Step(Action.FAIL_ENGINE, (_S.FAILED,)),
+    (_S.STREAMING, _T.DECODE_ENGINE_LOST): Step(Action.FAIL_ENGINE, (_S.FAILED,)),
 } | {
     (state, trigger): step
     for state in State
     if state not in TERMINAL
     for trigger, step in (
-        (_T.REQUEST_CANCELLED, Step("cancel", (_S.CANCELLED,))),
-        (_T.DEADLINE_PASSED, Step("fail_deadline", (_S.FAILED,))),
+        (_T.REQUEST_CANCELLED, Step(Action.CANCEL, (_S.CANCELLED,))),
+        (_T.DEADLINE_PASSED, Step(Action.FAIL_DEADLINE, (_S.FAILED,))),
     )
     if not (state is _S.STREAMING and trigger is _T.DEADLINE_PASSED)
 }

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from typing import NamedTuple
 
 import msgspec
 
 from prfaas.core.errors import CallerError
 from prfaas.core.interpolation import Table
 from prfaas.core.layout import KvLayout
-from prfaas.policies.api import Costs
-from prfaas.policies.costs import LearnedCosts, ProfileCosts
+from prfaas.policies.api import Costs, PrefillLearner
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.commands import AnyCommand, Command
 from prfaas.scheduler.events import AnyEvent, Event
@@ -72,11 +73,13 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
             f"the journal is of version {opened.version}, this is a reader of version {VERSION}"
         )
     sizes = HandoffSizes()
+    estimates = estimates_from(opened.costs, opened.topology.cluster_of, sizes=sizes)
     return Scheduler(
         opened.topology,
         make_policy(opened.scheduler),
         opened.scheduler,
-        costs=costs_from(opened.costs, opened.topology.cluster_of, sizes=sizes),
+        costs=estimates.costs,
+        learner=estimates.learner,
         on_layout=sizes.learn,
     )
 
@@ -96,20 +99,29 @@ class HandoffSizes:
         return 0.0 if self._layout is None else self._layout.handoff_bytes(from_token, to_token)
 
 
-def costs_from(
+class Estimates(NamedTuple):
+    """What the scheduler reads, and whom it tells how long prefills took (None: nobody)."""
+
+    costs: Costs
+    learner: PrefillLearner | None
+
+
+def estimates_from(
     inputs: CostInputs, cluster_of: Mapping[str, str], *, sizes: HandoffSizes | None = None
-) -> Costs:
+) -> Estimates:
     """The estimates that the scheduler begins with; learned ones know nothing yet. ``sizes`` stand
     in where the inputs do not say how large a hand-off is."""
-    if inputs.prefill is None and inputs.kv_size is None:
-        return LearnedCosts(cluster_of, (sizes or HandoffSizes()).bytes)
     if inputs.prefill is None:
-        assert inputs.kv_size is not None
-        return LearnedCosts(cluster_of, ProfileCosts({}, inputs.kv_size.bytes).kv_bytes)
+        prefills = LearnedPrefills(cluster_of)
+        if inputs.kv_size is None:
+            kv_bytes = (sizes or HandoffSizes()).bytes
+        else:
+            kv_bytes = ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
+        return Estimates(LearnedCosts(prefills, kv_bytes), prefills)
     assert inputs.kv_size is not None
     seconds = {curve: cache(_seconds(curve)) for curve in set(inputs.prefill.values())}
     prefill = {engine: seconds[curve] for engine, curve in inputs.prefill.items()}
-    return ProfileCosts(prefill, cache(inputs.kv_size.bytes))
+    return Estimates(ProfileCosts(prefill, cache(inputs.kv_size.bytes)), None)
 
 
 def replay(entries: Iterable[tuple[float, Entry]]) -> Iterator[Difference]:

@@ -3,7 +3,8 @@ time, the simulator in simulated time; it knows of neither.
 
 Theory of operation. ``handle(event, now=...)`` returns the commands that follow, in order. Every
 live request has one `Record` in one `State`; an event is looked up in the transition table
-(`lifecycle.TABLE`) and runs one action, a method of `Attempts`. The policy proposes, the scheduler
+(`lifecycle.TABLE`) and runs one action, a method of the part that it concerns: `Routing`,
+`Prefilling`, `Decoding`, `Ending`. The policy proposes, the scheduler
 disposes: it checks that engines and the line are up, turns an offload with nothing to hand over
 into a direct answer, holds requests back while their engine is full, and after a failure takes the
 next route (offload, then the PD cluster's prefill engines, then the decode engine alone, then a
@@ -23,9 +24,10 @@ from math import inf
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
-from prfaas.policies.api import Costs, Policy, View
-from prfaas.scheduler.attempts import Attempts
-from prfaas.scheduler.commands import AnyCommand, ChangeRole, SetTimer
+from prfaas.policies.api import Costs, Policy, PrefillLearner, View
+from prfaas.scheduler.commands import AnyCommand, SetTimer
+from prfaas.scheduler.decoding import Decoding
+from prfaas.scheduler.ending import Ending
 from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
@@ -47,9 +49,13 @@ from prfaas.scheduler.events import (
     TransferFailed,
     TransferProgressed,
 )
-from prfaas.scheduler.holdings import Action
-from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
-from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.lifecycle import TERMINAL, Action, State, Trigger
+from prfaas.scheduler.prefilling import Prefilling
+from prfaas.scheduler.requests import Handler, Requests
+from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.roles import Roles
+from prfaas.scheduler.routing import Routing
+from prfaas.scheduler.state import EngineState, FleetState, Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
 
@@ -72,8 +78,13 @@ _REQUEST_TIMERS = {
 
 class Scheduler:
     """See the module. Raises nothing but InvariantError and, for an unknown engine or line or a
-    doubled request id, CallerError. ``on_layout`` is told of each `LayoutKnown`: the costs may need
-    it."""
+    doubled request id, CallerError. Not thread-safe.
+
+    Args:
+        costs: what policy and bookkeeping read.
+        learner: told how long prefills took; None where costs are known.
+        on_layout: told of each `LayoutKnown`: the costs may need it.
+    """
 
     def __init__(
         self,
@@ -82,18 +93,38 @@ class Scheduler:
         config: SchedulerConfig,
         *,
         costs: Costs,
+        learner: PrefillLearner | None,
         on_layout: Callable[[KvLayout], None] | None = None,
     ) -> None:
         self._on_layout = on_layout
-        self._attempts = attempts = Attempts(topology, policy, config, costs)
         self._policy = policy
-        self._records = attempts.records
-        self._timers = attempts.timers
-        self._scene = attempts.scene
+        self._requests = requests = Requests()
+        self._fleet = fleet = FleetState(topology, costs)
+        reservations = Reservations(requests, costs)
+        self._decoding = Decoding(requests, reservations, fleet, packs=policy.packs_decode)
+        ending = Ending(requests, reservations, self._decoding)
+        prefilling = Prefilling(
+            requests, reservations, fleet, learner=learner, stall_s=config.transfer_stall_s
+        )
+        self._routing = Routing(
+            requests,
+            reservations,
+            fleet,
+            policy,
+            config,
+            costs,
+            prefilling=prefilling,
+            decoding=self._decoding,
+            ending=ending,
+        )
+        self._roles = Roles(requests, fleet, self._decoding)
+        requests.bind(_handlers(self._routing, prefilling, self._decoding, ending))
+        self._records = requests.records
+        self._timers = requests.timers
         self._link_grace_s = config.link_grace_s
         self._now = -inf
-        self._steps: dict[type, list[Action | None]] = {
-            kind: [attempts.action(state, trigger) for state in State]
+        self._steps: dict[type, list[Handler | None]] = {
+            kind: [requests.handler(state, trigger) for state in State]
             for kind, trigger in _TRIGGERS.items()
         }
         self._others: dict[type, Callable[..., None]] = {
@@ -111,10 +142,11 @@ class Scheduler:
     @property
     def view(self) -> View:
         """What policies see: for dashboards and reports, to read only."""
-        return self._scene
+        return self._fleet
 
     @property
     def live_requests(self) -> int:
+        """How many requests have not ended."""
         return len(self._records)
 
     def state(self, request_id: str) -> State | None:
@@ -129,10 +161,10 @@ class Scheduler:
         if self._now == -inf and self._policy.period_s is not None:
             self._timers.add(now + self._policy.period_s, TimerKind.ADJUST, "")
         self._now = now
-        attempts = self._attempts
-        attempts.now = self._scene.clock.now = now
+        requests = self._requests
+        requests.now = self._fleet.clock.now = now
         out: list[AnyCommand] = []
-        attempts.out = out
+        requests.out = out
         kind = type(event)
         steps = self._steps.get(kind)
         if steps is None:
@@ -147,6 +179,8 @@ class Scheduler:
                     if kind is DecodeFailed or kind is PrefillFailed:
                         _note_fault(record, event)  # type: ignore[arg-type]
                     step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
+        if self._fleet.draining:
+            self._roles.settle()
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))
@@ -157,11 +191,11 @@ class Scheduler:
         if record.hedge is not None and record.hedge.attempt == event.attempt:
             if isinstance(event, DecodeFailed):
                 record.engines_lost += event.fault is Fault.LOST
-            self._attempts.of_first(record, _TRIGGERS[type(event)], "")
+            self._decoding.of_first(record, _TRIGGERS[type(event)])
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
-        self._scene.check_integrity()
+        self._fleet.check_integrity()
         for record in self._records.values():
             if record.state in TERMINAL or record.state is State.ARRIVED:
                 raise InvariantError(f"request {record.request_id} rests in {record.state.name}")
@@ -169,26 +203,26 @@ class Scheduler:
     def _request_arrived(self, event: RequestArrived) -> None:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
-        block = self._scene.alignment_tokens
+        block = self._fleet.alignment_tokens
         boundary = (event.total_tokens - 1) // block * block
         record = Record(event, boundary, self._now)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
-        self._attempts.trigger(record, Trigger.ROUTED, "")
+        self._requests.trigger(record, Trigger.ROUTED, "")
 
     def _request_cancelled(self, event: RequestCancelled) -> None:
         record = self._records.get(event.request_id)
         if record is not None:
-            self._attempts.trigger(record, Trigger.REQUEST_CANCELLED, "the client went away")
+            self._requests.trigger(record, Trigger.REQUEST_CANCELLED, "the client went away")
 
     def _transfer_progressed(self, event: TransferProgressed) -> None:
         record = self._records.get(event.request_id)
         if record is not None and record.attempt == event.attempt:
             record.share_arrived = event.share
-            self._attempts.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
+            self._requests.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
 
     def _layout_known(self, event: LayoutKnown) -> None:
-        self._attempts.align(event.layout.alignment_tokens)
+        self._fleet.alignment_tokens = event.layout.alignment_tokens
         if self._on_layout is not None:
             self._on_layout(event.layout)
 
@@ -202,9 +236,9 @@ class Scheduler:
             engine.suspected = False
         else:
             engine.came_up(self._now)
-        if engine.role == "decode" or self._scene.stands_in(engine):
-            self._attempts.unpark()
-            self._attempts.fill_slots(engine)
+        if engine.role == "decode" or self._fleet.stands_in(engine):
+            self._routing.unpark()
+            self._decoding.fill_slots(engine)
 
     def _engine_suspected(self, event: EngineSuspected) -> None:
         engine = self._engine(event.engine)
@@ -212,7 +246,7 @@ class Scheduler:
             return
         engine.up, engine.suspected = False, True
         why = f"engine {engine.name} is suspected: {event.reason}"
-        self._attempts.each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
+        self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
 
     def _engine_down(self, event: EngineDown) -> None:
         engine = self._engine(event.engine)
@@ -222,21 +256,23 @@ class Scheduler:
         why = f"engine {engine.name} lost: {event.reason}"
         for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
             record.engines_lost += record.computes_on(engine)
-            self._attempts.lose_first(record, engine)
-        self._attempts.each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
-        self._attempts.each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
+            self._decoding.lose_first(record, engine)
+        self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
+        self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
+        if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
+            self._roles.keep(engine.place)
         if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
             for other in engine.place.engines:
-                self._attempts.each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
+                self._requests.trigger_each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
 
     def _engine(self, name: str) -> EngineState:
-        engine = self._scene.engines.get(name)
+        engine = self._fleet.engines.get(name)
         if engine is None:
-            raise CallerError(f"unknown engine {name!r}; known: {', '.join(self._scene.engines)}")
+            raise CallerError(f"unknown engine {name!r}; known: {', '.join(self._fleet.engines)}")
         return engine
 
     def _link_state_changed(self, event: LinkStateChanged) -> None:
-        link = self._scene.link(event.source, event.target)
+        link = self._fleet.link(event.source, event.target)
         if link is None:
             raise CallerError(f"no line from {event.source!r} to {event.target!r}")
         # A line that is up carries something: a measured 0 says that nothing was sent.
@@ -260,37 +296,58 @@ class Scheduler:
                 self._request_timer(record, timer.kind, timer.attempt)
 
     def _request_timer(self, record: Record, kind: TimerKind, attempt: int) -> None:
-        attempts = self._attempts
+        requests = self._requests
         if kind is TimerKind.DEADLINE:
-            attempts.trigger(record, Trigger.DEADLINE_PASSED, "deadline passed")
+            requests.trigger(record, Trigger.DEADLINE_PASSED, "deadline passed")
         elif attempt != record.attempt:
             return
         elif kind is not TimerKind.STALL:
             trigger, why = _REQUEST_TIMERS[kind]
-            attempts.trigger(record, trigger, why)
+            requests.trigger(record, trigger, why)
         elif record.stall_at > self._now:
             self._timers.add(record.stall_at, TimerKind.STALL, record.request_id, attempt)
         else:
-            attempts.trigger(record, Trigger.STALLED, "the transfer stalled")
+            requests.trigger(record, Trigger.STALLED, "the transfer stalled")
 
     def _link_timer(self, key: tuple[str, str]) -> None:
-        link = self._scene.links[key]
+        link = self._fleet.links[key]
         if not link.up and self._now >= link.down_since + self._link_grace_s:
             why = f"line {link.source} to {link.target} lost"
-            self._attempts.each(link.records, Trigger.LINK_LOST, why)
+            self._requests.trigger_each(link.records, Trigger.LINK_LOST, why)
 
     def _adjust(self) -> None:
         period = self._policy.period_s
         assert period is not None
         self._timers.add(self._now + period, TimerKind.ADJUST, "")
-        for change in self._policy.adjust(self._scene, now=self._now):
-            engine = self._engine(change.engine)
-            last = engine.role == "decode" and len(engine.place.decode_engines) == 1
-            if engine.changes_role and engine.role != change.role and not last:
-                engine.role = change.role
-                engine.place.sort_roles()
-                self._attempts.out.append(ChangeRole(engine.name, change.role, change.reason))
-                self._attempts.fill_slots(engine)
+        for change in self._policy.adjust(self._fleet, now=self._now):
+            self._engine(change.engine)
+            self._roles.change(change)
+
+
+def _handlers(
+    routing: Routing, prefilling: Prefilling, decoding: Decoding, ending: Ending
+) -> dict[Action, Handler]:
+    """What each action of the transition table is."""
+    return {
+        Action.ROUTE: routing.route,
+        Action.REROUTE: routing.reroute,
+        Action.START_PREFILL: prefilling.start_prefill,
+        Action.PREFILLED: prefilling.prefilled,
+        Action.PREFILLED_LAST: routing.prefilled_last,
+        Action.WATCH_TRANSFER: routing.watch_transfer,
+        Action.RECEIVED: prefilling.received,
+        Action.MAKE_READY: routing.make_ready,
+        Action.START_DECODE: decoding.start_decode,
+        Action.STREAMING: decoding.streaming,
+        Action.COMPLETE: decoding.complete,
+        Action.RETRY_DECODE: routing.retry_decode,
+        Action.HEDGE_DECODE: routing.hedge_decode,
+        Action.PREFILL_LATE: routing.prefill_late,
+        Action.CANCEL: ending.cancel,
+        Action.FAIL_DEADLINE: ending.fail_deadline,
+        Action.FAIL_UNAVAILABLE: ending.fail_unavailable,
+        Action.FAIL_ENGINE: ending.fail_engine,
+    }
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

@@ -38,6 +38,7 @@ class EngineState:
         "changes_role",
         "cluster",
         "decode_records",
+        "draining",
         "max_prefills",
         "max_requests",
         "name",
@@ -62,6 +63,7 @@ class EngineState:
         self.place = place
         self.role: EngineRole = spec.role
         self.changes_role = spec.changes_role
+        self.draining = False
         self.max_requests = spec.max_requests
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
@@ -86,6 +88,11 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def decoding(self) -> int:
+        """See `EngineView`."""
+        return self.running - (self.prefills - len(self.prefill_records))
 
     @property
     def free_at(self) -> float:
@@ -129,17 +136,20 @@ class ClusterState:
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
         self.ready: OrderedDict[str, Record] = OrderedDict()
+        self.completed = 0
 
     @property
     def waiting_for_decode(self) -> int:
+        """See `ClusterView`."""
         return len(self.ready)
 
     def sort_roles(self) -> None:
+        """Engines anew by role, after one has changed."""
         self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
-        self.decode_engines = [e for e in self.engines if e.role == "decode"]
+        self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
-class LinkRecord:
+class LinkState:
     """A `LinkView`, and the requests whose KV cache is to cross it."""
 
     def __init__(self, spec: LinkSpec) -> None:
@@ -153,6 +163,11 @@ class LinkRecord:
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+    @property
+    def transfers(self) -> int:
+        """See `LinkView`."""
+        return len(self.records)
 
 
 class Hedge(NamedTuple):
@@ -206,7 +221,7 @@ class Record:
         self.transfer_id: str | None = None
         self.transfer_attempt = 0
         self.transfer_from = ""
-        self.link: LinkRecord | None = None
+        self.link: LinkState | None = None
         self.link_bytes = 0.0
         self.stall_at = inf
         self.share_arrived: float | None = None
@@ -232,17 +247,17 @@ class Record:
         return min(cached, self.resumable.get(engine.name, cached)) if self.resumable else cached
 
 
-class Scene:
-    """The `View`: everything but the requests."""
+class FleetState:
+    """The `View`: clusters, engines and lines, with what is outstanding on them."""
 
     def __init__(self, topology: Topology, costs: Costs) -> None:
         self.costs = costs
         self.alignment_tokens = topology.alignment_tokens or _NO_PROMPT_IS_SO_LONG
+        self.clock = Clock()
         self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
         self.clusters = list(self.by_name.values())
         self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
         self.pd_clusters = [c for c in self.clusters if not c.prfaas]
-        self.clock = Clock()
         self.engines: dict[str, EngineState] = {}
         for spec in topology.engines:
             place = self.by_name[spec.cluster]
@@ -250,9 +265,12 @@ class Scene:
             place.engines.append(engine)
         for cluster in self.clusters:
             cluster.sort_roles()
-        self.links = {(k.source, k.target): LinkRecord(k) for k in topology.links}
+        self.draining: list[EngineState] = []
+        """Decode engines that are to prefill once they have nothing left to answer."""
+        self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
 
     def cluster(self, name: str) -> ClusterState:
+        """The cluster of that name."""
         return self.by_name[name]
 
     def stands_in(self, engine: EngineState) -> bool:
@@ -262,7 +280,8 @@ class Scene:
             other.up for cluster in self.pd_clusters for other in cluster.decode_engines
         )
 
-    def link(self, source: str, target: str) -> LinkRecord | None:
+    def link(self, source: str, target: str) -> LinkState | None:
+        """The line between two clusters; None where there is none."""
         return self.links.get((source, target))
 
     def check_integrity(self) -> None:

@@ -19,6 +19,8 @@ _SMALL = 64
 
 
 class TimerKind(StrEnum):
+    """What is due."""
+
     DEADLINE = "deadline"
     ATTEMPT = "attempt"
     STALL = "stall"
@@ -50,6 +52,7 @@ class Timers:
         self._armed = inf
 
     def add(self, at: float, kind: TimerKind, key: str | tuple[str, str], attempt: int = 0) -> None:
+        """Set one, never to be taken back; an infinite time: none."""
         if at < inf:
             if len(self._heap) >= self._tidy_at:
                 self._tidy()

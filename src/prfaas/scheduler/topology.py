@@ -22,6 +22,8 @@ class EngineSpec(msgspec.Struct, frozen=True):
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):
+    """A cluster."""
+
     name: str
     kind: ClusterKind
 

@@ -40,5 +40,6 @@ class Clock:
         return self._heap[0][0] if self._heap else inf
 
     def run_next(self) -> None:
+        """Go to the earliest entry and run it."""
         self.now, _, _, action, argument = heappop(self._heap)
         action(argument)

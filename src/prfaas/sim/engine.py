@@ -53,9 +53,14 @@ class EngineListener(Protocol):
     def prefill_seconds(self, engine: Engine, task: Task) -> float:
         """A prefill starts now: how long it takes at full speed."""
 
-    def prefill_done(self, engine: Engine, task: Task) -> None: ...
-    def first_token(self, engine: Engine, task: Task) -> None: ...
-    def decode_done(self, engine: Engine, task: Task) -> None: ...
+    def prefill_done(self, engine: Engine, task: Task) -> None:
+        """A prefill has ended."""
+
+    def first_token(self, engine: Engine, task: Task) -> None:
+        """The first token of an answer is out."""
+
+    def decode_done(self, engine: Engine, task: Task) -> None:
+        """The last one is."""
 
 
 class Engine:

@@ -12,7 +12,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.journal import JournalOpened
-from prfaas.scheduler.replay import costs_from
+from prfaas.scheduler.replay import estimates_from
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
@@ -53,12 +53,14 @@ def simulate(
                 costs=inputs,
             ),
         )
+    estimates = estimates_from(inputs, world.topology.cluster_of)
     simulation = Simulation(
         world,
         workload,
         make_policy(run.scheduler),
         run.scheduler,
-        costs=costs_from(inputs, world.topology.cluster_of),
+        costs=estimates.costs,
+        learner=estimates.learner,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )

@@ -32,24 +32,30 @@ class Recorder:
         self.failures: dict[ErrorKind, int] = {}
 
     def prefill(self, index: int, now: float, seconds: float, held: int) -> None:
+        """A prefill begins that takes ``seconds``; ``held`` tokens were cached."""
         self.prefill_at[index] = now
         self.prefill_s[index] = seconds
         self.held_tokens[index] = held
 
     def transferred(self, index: int, now: float) -> None:
+        """The hand-off is there."""
         self.transferred_at[index] = now
 
     def routed(self, index: int, route: Route, attempt: int) -> None:
+        """The answer begins over this route."""
         self.route[index] = _ROUTE_CODE[route]
         self.attempts[index] = attempt
 
     def first_token(self, index: int, now: float) -> None:
+        """The client has its first token."""
         self.first_at[index] = now
 
     def completed(self, index: int, now: float) -> None:
+        """The client has its last token."""
         self.done_at[index] = now
 
     def failed(self, kind: ErrorKind) -> None:
+        """A request ended without an answer, or with half of one."""
         self.failures[kind] = self.failures.get(kind, 0) + 1
 
     def table(self) -> RequestTable:
@@ -99,8 +105,10 @@ class RequestTable(msgspec.Struct, frozen=True):
 
     @property
     def offloaded(self) -> NDArray[np.bool_]:
+        """Prefilled in a PrfaaS cluster."""
         return np.asarray(self.route == _ROUTE_CODE[Route.OFFLOAD])
 
     @property
     def direct(self) -> NDArray[np.bool_]:
+        """Prefilled by the engine that decoded."""
         return np.asarray(self.route == _ROUTE_CODE[Route.DIRECT])

@@ -70,6 +70,7 @@ class Network:
             line.produced((start.request_id, start.attempt))
 
     def cancel(self, start: StartPrefill) -> None:
+        """Nobody waits for its hand-off any more."""
         line = self.line_of(start)
         if line is not None:
             line.cancel((start.request_id, start.attempt))

@@ -13,7 +13,7 @@ from prfaas.core.deployment import ClusterKind, SchedulerConfig, Strict
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import load_yaml, naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
-from prfaas.policies.registry import make_policy
+from prfaas.policies.registry import for_policy, make_policy
 from prfaas.sim.workload import Arrivals, Process
 from prfaas.workload.lengths import LengthDistribution, TruncatedLogNormal
 
@@ -51,6 +51,8 @@ class LineChange(Strict, frozen=True):
 
 
 class SimLine(Strict, frozen=True):
+    """One direction of a line; ``loss``: the share of packets lost."""
+
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     rate: Quantity
@@ -69,6 +71,7 @@ class LogNormalLengths(Strict, frozen=True):
     high: Tokens = "128K"
 
     def distribution(self) -> LengthDistribution:
+        """To draw from. Raises ConfigError."""
         return TruncatedLogNormal(
             self.mu, self.sigma, parse_tokens(self.low), parse_tokens(self.high)
         )
@@ -84,6 +87,7 @@ class ArrivalConfig(Strict, frozen=True):
     period: Quantity = "1 d"
 
     def arrivals(self) -> Arrivals:
+        """To draw from. Raises ConfigError."""
         return Arrivals(
             self.process, self.rate, self.variation, self.swing, parse_duration(str(self.period))
         )
@@ -111,10 +115,12 @@ class Slo(Strict, frozen=True):
 
     @property
     def ttft_s(self) -> float:
+        """Raises ConfigError."""
         return parse_duration(str(self.ttft))
 
     @property
     def tpot_s(self) -> float:
+        """Raises ConfigError."""
         return parse_duration(str(self.tpot))
 
 
@@ -276,10 +282,11 @@ def _above_0(parse: Callable[[str], float], text: str) -> float:
 
 
 def run_for(scenario: Scenario, name: str) -> RunConfig:
-    """The run of that name, or the scenario's own instances under the policy of that name."""
+    """The run of that name, or the scenario's own instances under the policy of that name, with
+    the options it has of those under ``scheduler``. Raises ConfigError."""
     for run in scenario.runs:
         if run.name == name:
             return run
-    scheduler = msgspec.structs.replace(scenario.scheduler, policy=name, options={})
+    scheduler = for_policy(scenario.scheduler, name)
     make_policy(scheduler)
     return RunConfig(name=name, scheduler=scheduler)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Costs, Policy
+from prfaas.policies.api import Costs, Policy, PrefillLearner
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.journal import Entry
@@ -49,6 +49,7 @@ class Simulation:
 
     Args:
         costs: what the scheduler is told of engines and KV sizes (None: the truth).
+        learner: told how long prefills took.
         log: receives every event and command with its time.
     """
 
@@ -60,13 +61,16 @@ class Simulation:
         config: SchedulerConfig,
         *,
         costs: Costs | None = None,
+        learner: PrefillLearner | None = None,
         deadline_s: float | None = None,
         log: Log | None = None,
     ) -> None:
         self.clock = Clock()
         self.world = world
         self.policy_name = policy.name
-        self.scheduler = Scheduler(world.topology, policy, config, costs=costs or world.costs)
+        self.scheduler = Scheduler(
+            world.topology, policy, config, costs=costs or world.costs, learner=learner
+        )
         self.recorder = Recorder(workload)
         self._workload = workload
         self._deadline_s = deadline_s
@@ -193,6 +197,7 @@ class Simulation:
         return seconds
 
     def prefill_done(self, engine: Engine, task: Task) -> None:
+        """Its blocks are cached; with a hand-off within the cluster that is there at once."""
         job = task.job
         assert isinstance(job, _Job)
         cache = self._caches.get(self._cluster_of[engine.name])
@@ -223,12 +228,14 @@ class Simulation:
         self._tell(e.TransferCompleted(start.request_id, start.attempt))
 
     def first_token(self, engine: Engine, task: Task) -> None:
+        """See `EngineListener`."""
         job = task.job
         assert isinstance(job, _Job)
         self.recorder.first_token(job.index, self.clock.now)
         self._tell(e.FirstToken(str(job.index), task.attempt))
 
     def decode_done(self, engine: Engine, task: Task) -> None:
+        """See `EngineListener`."""
         job = task.job
         assert isinstance(job, _Job)
         request_id = str(job.index)

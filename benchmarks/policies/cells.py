@@ -1,0 +1,211 @@
+"""Cells of the table: a workload, a load, with or without prefix caches, a line; and their bounds.
+
+The deployment is that of examples/simulate-trace.yaml. The *bound* is the planner's elastic fluid
+optimum for the workload's own lengths: the most that any routing could serve, with roles divided as
+suits. Loads are shares of the bound with the whole line. Where the line drops, it carries a fifth
+of its rate during the middle third of the run, and the cell's bound is the mean over time.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from benchmarks.simulator.scenarios import EXAMPLES
+
+from prfaas.core.units import parse_rate, parse_tokens
+from prfaas.models.profiles import load_profile
+from prfaas.planner.fluid import fluid_optimum
+from prfaas.planner.sites import Cluster, Line
+from prfaas.planner.split import Demand
+from prfaas.policies.registry import for_policy
+from prfaas.sim.build import build_workload
+from prfaas.sim.experiment import simulate
+from prfaas.sim.prefix_cache import PrefixCache
+from prfaas.sim.scenario import (
+    ArrivalConfig,
+    LineChange,
+    LogNormalLengths,
+    RunConfig,
+    Scenario,
+    WorkloadConfig,
+    load_scenario,
+)
+from prfaas.sim.summary import Summary, summarise
+from prfaas.sim.workload import Workload
+from prfaas.workload.lengths import EmpiricalLengths
+
+DROPPED = 0.2
+DRAWN = {
+    "drawn: the paper's lengths": (LogNormalLengths(), 1024),
+    "drawn: long prompts, short answers": (LogNormalLengths(mu=10.3, sigma=0.8), 64),
+    "drawn: short prompts, long answers": (LogNormalLengths(mu=7.5, sigma=1.0), 3000),
+}
+"""Name -> prompt lengths and answer tokens of Poisson arrivals."""
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """``trace``: a file, or a name of `DRAWN`."""
+
+    trace: str
+    requests: int
+    load: float
+    caches: bool
+    line_drops: bool
+    policy: str
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One cell as build/bench/policies.json has it. ``reachable_req_per_s``: the mean over time of
+    what is offered or the bound, whichever is less."""
+
+    trace: str
+    load: float
+    caches: bool
+    line: str
+    policy: str
+    offered_req_per_s: float
+    goodput_req_per_s: float
+    fluid_bound_req_per_s: float
+    reachable_req_per_s: float
+    ttft_p99_s: float
+    slo_share: float
+    lost: int
+    direct_share: float
+    offloaded_share: float
+
+
+def measure(cell: Cell) -> Result:
+    """Simulate one cell."""
+    scenario = _scenario(cell.trace, cell.requests)
+    workload, whole, dropped = prepared(cell.trace, cell.requests, cell.caches)
+    offered = cell.load * whole
+    workload = workload.sped_up(offered / workload.rate)
+    if cell.line_drops:
+        scenario = _with_drop(scenario, workload.arrivals[-1])
+    run = RunConfig(name=cell.policy, scheduler=for_policy(scenario.runs[0].scheduler, cell.policy))
+    until = workload.arrivals[-1] * 1.5 + 600.0
+    simulation = simulate(scenario, run, workload, beside=EXAMPLES, until=until)
+    summary = summarise(cell.policy, simulation, scenario.slo)
+    # The steady part begins after a tenth of the requests: of the rest 10/27 sees the drop.
+    share = 10 / 27 if cell.line_drops else 0.0
+    return _result(cell, summary, whole, dropped, share)
+
+
+def _result(
+    cell: Cell, summary: Summary, whole: float, dropped: float, dropped_share: float
+) -> Result:
+    offered = summary.offered_req_per_s
+    reachable = [min(offered, bound) for bound in (whole, dropped)]
+    shares = np.array([1 - dropped_share, dropped_share])
+    return Result(
+        trace=cell.trace if cell.trace in DRAWN else Path(cell.trace).name.split(".")[0],
+        load=cell.load,
+        caches=cell.caches,
+        line=f"at {DROPPED:.0%} for a third" if cell.line_drops else "steady",
+        policy=cell.policy,
+        offered_req_per_s=offered,
+        goodput_req_per_s=summary.goodput_req_per_s,
+        fluid_bound_req_per_s=float(shares @ np.array([whole, dropped])),
+        reachable_req_per_s=float(shares @ np.array(reachable)),
+        ttft_p99_s=summary.ttft_s.p99,
+        slo_share=summary.slo_share,
+        lost=summary.lost,
+        direct_share=summary.direct_share,
+        offloaded_share=summary.offloaded_share,
+    )
+
+
+@cache
+def prepared(trace: str, requests: int, caches: bool) -> tuple[Workload, float, float]:
+    """The workload at its own rate, its bound in requests per second, and that with the line at
+    `DROPPED`."""
+    scenario = _scenario(trace, requests)
+    workload = build_workload(scenario, beside=EXAMPLES).first(requests)
+    if not caches:
+        workload = msgspec.structs.replace(workload, blocks=())
+    uncached = EmpiricalLengths(_uncached(scenario, workload))
+    bounds = [_bound(scenario, workload, uncached, share) for share in (1.0, DROPPED)]
+    return workload, bounds[0], bounds[1]
+
+
+def has_blocks(trace: str, requests: int) -> bool:
+    """Whether the workload says which prefixes are shared."""
+    return bool(prepared(trace, requests, True)[0].blocks)
+
+
+def _scenario(trace: str, requests: int) -> Scenario:
+    scenario = load_scenario(EXAMPLES / "simulate-trace.yaml")
+    if trace in DRAWN:
+        lengths, output_tokens = DRAWN[trace]
+        workload = WorkloadConfig(
+            requests=requests,
+            lengths=lengths,
+            output_tokens=output_tokens,
+            arrivals=ArrivalConfig(rate=1.0),
+        )
+    else:
+        workload = msgspec.structs.replace(
+            scenario.workload,
+            trace=str(Path(trace).resolve()),
+            requests=requests,
+            arrivals=ArrivalConfig(rate=1.0),
+        )
+    return msgspec.structs.replace(scenario, workload=workload)
+
+
+def _with_drop(scenario: Scenario, end_s: float) -> Scenario:
+    def dropping(rate: str) -> tuple[LineChange, ...]:
+        low = f"{parse_rate(rate) * DROPPED * 8:.0f} bit/s"
+        return (
+            LineChange(at=f"{end_s / 3:.3f} s", rate=low),
+            LineChange(at=f"{end_s * 2 / 3:.3f} s", rate=rate),
+        )
+
+    links = tuple(
+        msgspec.structs.replace(link, changes=dropping(str(link.rate))) for link in scenario.links
+    )
+    return msgspec.structs.replace(scenario, links=links)
+
+
+def _uncached(scenario: Scenario, workload: Workload) -> list[int]:
+    """Prompt tokens that one cache as large as a cluster's would lack."""
+    if not workload.blocks:
+        return list(workload.prompts)
+    tokens = max(parse_tokens(cluster.cache) for cluster in scenario.clusters)
+    held = PrefixCache(tokens // workload.block_tokens)
+    found = []
+    for prompt, blocks in zip(workload.prompts, workload.blocks, strict=True):
+        found.append(prompt - min(held.match(blocks) * workload.block_tokens, prompt - 1))
+        held.insert(blocks)
+    return found
+
+
+def _bound(
+    scenario: Scenario, workload: Workload, uncached: EmpiricalLengths, line_share: float
+) -> float:
+    clusters, lines = [], []
+    for cluster in scenario.clusters:
+        pools = [pool for pool in (cluster.prefill, cluster.decode) if pool is not None]
+        clusters.append(
+            Cluster(
+                name=cluster.name,
+                kind=cluster.kind,
+                profile=load_profile(pools[0].profile, beside=EXAMPLES),
+                instances=sum(pool.instances for pool in pools),
+            )
+        )
+    for link in scenario.links:
+        rate = parse_rate(str(link.rate)) * line_share
+        lines.append(Line(source=link.source, target=link.target, bytes_per_s=rate))
+    kv = clusters[0].profile.kv_size()
+    assert kv is not None
+    demand = Demand(
+        lengths=uncached,
+        output_tokens=float(np.mean(workload.outputs)),
+        kv=kv,
+        tokens_per_s=1 / scenario.slo.tpot_s,
+    )
+    return fluid_optimum(demand, clusters, lines).lambda_max

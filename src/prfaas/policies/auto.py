@@ -1,0 +1,132 @@
+"""``auto``: the cheapest route that meets the SLO, roles that follow the load, early refusal.
+
+Theory of operation. *Per request* every route there is is a candidate (`route_choice`): PrfaaS
+clusters over their lines, prefill engines of PD clusters, decode engines with time to spare, each
+with what it has cached, for every PD cluster that could decode. Of those whose first token is in
+time the cheapest is taken, where cost counts the delay brought to others.
+
+*Overload*: where no route is in time, the request is refused at once, with the time after which one
+like it should make it. Serving it would make it late and those behind it as well. In time means
+within the SLO, or within a fraction more than it takes on an idle deployment where that alone is
+longer, and always before the request's deadline.
+
+*Roles* (equation 8): decode gets the engines that its load needs (`decode_load`), prefill the rest
+and what time decode engines have free. An engine turns to decode as soon as it is needed; it turns
+back when it was not needed for a while, and is drained first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import inf
+
+from prfaas.core.deployment import Strict
+from prfaas.core.units import parse_duration
+from prfaas.policies.api import (
+    ClusterView,
+    Decision,
+    Refusal,
+    RequestView,
+    RoleChange,
+    View,
+)
+from prfaas.policies.decode_load import DecodeLoad
+from prfaas.policies.route_choice import Candidate, candidates
+
+_PERIOD_S = 1.0
+_HOLD_S = 60.0
+"""How long decode must have an engine too many before one turns to prefill."""
+_SLACK = 1.25
+"""A request that takes longer than the SLO on an idle deployment is in time within so much of it."""
+_MARGIN = 0.95
+"""Of the SLO: estimates are not exact, and what is accepted should make it."""
+
+
+class AutoConfig(Strict, frozen=True):
+    """What counts as in time."""
+
+    ttft: str = "10 s"
+    """The SLO of the time to first token."""
+
+
+class AutoPolicy:
+    """Raises ConfigError for what is no time."""
+
+    name = "auto"
+    packs_decode = True
+
+    def __init__(self, config: AutoConfig) -> None:
+        self.period_s: float | None = _PERIOD_S
+        self._ttft_s = parse_duration(config.ttft)
+        self._loads: dict[str, DecodeLoad] = {}
+        self._spare_since: dict[str, float] = {}
+        """PD cluster -> since when decode has an engine too many."""
+
+    def route(self, request: RequestView, view: View, *, now: float) -> Decision | Refusal | None:
+        """See `Policy.route`."""
+        best: Candidate | None = None
+        soonest: Candidate | None = None
+        idle_s = inf
+        found = list(self._candidates(request, view, now))
+        if not found:
+            return None
+        idle_s = min(candidate.idle_s for candidate in found)
+        limit_s = max(self._ttft_s * _MARGIN, idle_s * _SLACK)
+        limit_s = min(limit_s, request.deadline - now)
+        for candidate in found:
+            if candidate.ttft_s <= limit_s and (best is None or candidate.cost_s < best.cost_s):
+                best = candidate
+            if soonest is None or candidate.ttft_s < soonest.ttft_s:
+                soonest = candidate
+        assert soonest is not None
+        if best is None:
+            late_s = soonest.ttft_s - limit_s
+            why = f"the first token would take {soonest.ttft_s:.1f} s, {late_s:.1f} s too long"
+            return Refusal(max(1.0, late_s), why)
+        why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
+        prefill = None if best.prefill is None else best.prefill.name
+        return Decision(best.route, prefill, best.decode.name, why)
+
+    def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
+        """Look at every PD cluster's decode load; say which engines change their role."""
+        changes = []
+        for cluster in view.pd_clusters:
+            load = self._load(cluster)
+            load.look(cluster, now)
+            changes += self._change_roles(cluster, load, now)
+        return changes
+
+    def _candidates(self, request: RequestView, view: View, now: float) -> Iterator[Candidate]:
+        for home in view.pd_clusters:
+            slot_s = self._load(home).slot_s(home)
+            yield from candidates(request, view, home, slot_s, now)
+
+    def _load(self, cluster: ClusterView) -> DecodeLoad:
+        return self._loads.setdefault(cluster.name, DecodeLoad())
+
+    def _change_roles(
+        self, cluster: ClusterView, load: DecodeLoad, now: float
+    ) -> Iterator[RoleChange]:
+        decode = [e for e in cluster.decode_engines if e.up]
+        needed = load.engines_needed(cluster)
+        if needed >= len(decode):
+            self._spare_since[cluster.name] = now
+        if needed > len(decode):
+            yield from _to_decode(cluster, f"decode needs {needed} engines, has {len(decode)}")
+        elif len(decode) > 1 and now - self._spare_since.get(cluster.name, now) >= _HOLD_S:
+            self._spare_since[cluster.name] = now
+            movable = [e for e in decode if e.changes_role]
+            if movable:
+                emptiest = min(movable, key=lambda e: e.assigned)
+                why = f"decode needs {needed} engines, has {len(decode)}"
+                yield RoleChange(emptiest.name, "prefill", why)
+        self._spare_since.setdefault(cluster.name, now)
+
+
+def _to_decode(cluster: ClusterView, why: str) -> Iterator[RoleChange]:
+    """One engine: one that drains, or the prefill engine with the least to do."""
+    movable = [e for e in cluster.engines if e.up and e.changes_role]
+    movable = [e for e in movable if e.draining or e.role == "prefill"]
+    if movable:
+        engine = min(movable, key=lambda e: (not e.draining, e.free_at))
+        yield RoleChange(engine.name, "decode", why)

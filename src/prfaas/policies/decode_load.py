@@ -1,0 +1,62 @@
+"""How much decoding a PD cluster has to do, seen from its counters.
+
+The scheduler's view says how many answers run, wait and have been completed. From these follow, by
+Little's law, how long an answer holds its slot, how fast slots become free, and how many decode
+engines the load needs (equation 8 of the paper, with the batch as bound).
+"""
+
+from __future__ import annotations
+
+from math import ceil, exp, inf, sqrt
+
+from prfaas.policies.api import ClusterView
+
+_MEMORY_S = 60.0
+"""How far back the load is remembered: some answers' length."""
+_SPREAD = 1.5
+"""Standard deviations of the number of answers under way (it is about Poisson) for which slots are
+kept, or a burst would wait for slots that its prefills no longer need."""
+
+
+class DecodeLoad:
+    """Of one cluster; `look` is called at regular times, in seconds."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._completed = 0
+        self._rate = 0.0
+        self._running = 0.0
+        self.slots = 0.0
+        """Answers that run or wait for a slot, smoothed; no less than now."""
+
+    def look(self, cluster: ClusterView, now: float) -> None:
+        """Take the counters in."""
+        decoding = sum(engine.decoding for engine in cluster.engines if engine.role == "decode")
+        wanted = decoding + cluster.waiting_for_decode
+        if self._at is not None and now > self._at:
+            passed = now - self._at
+            fade = exp(-passed / _MEMORY_S)
+            rate = (cluster.completed - self._completed) / passed
+            self._rate = fade * self._rate + (1 - fade) * rate
+            self._running = fade * self._running + (1 - fade) * decoding
+            self.slots = max(wanted, fade * self.slots + (1 - fade) * wanted)
+        self._at, self._completed = now, cluster.completed
+
+    def engines_needed(self, cluster: ClusterView) -> int:
+        """Decode engines for the load of now, with room for its fluctuation; at least one."""
+        slots = max(engine.max_requests for engine in cluster.engines)
+        return max(1, ceil((self.slots + _SPREAD * sqrt(self.slots)) / slots))
+
+    def slot_s(self, cluster: ClusterView) -> float:
+        """Until a newcomer would have a decode slot, behind all who are on their way to one."""
+        free = ahead = running = 0
+        for engine in cluster.decode_engines:
+            if engine.up:
+                free += engine.max_requests - engine.running
+                running += engine.running
+            ahead += engine.assigned - engine.running
+        if ahead < free:
+            return 0.0
+        if self._rate <= 0 or self._running <= 0:
+            return inf if not running else 0.0
+        return (ahead + 1 - free) * self._running / self._rate / max(1, running)

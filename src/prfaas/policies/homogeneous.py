@@ -1,0 +1,28 @@
+"""``homogeneous``: a deployment without PrfaaS clusters, one of the two the paper compares with."""
+
+from __future__ import annotations
+
+from prfaas.core.deployment import Strict
+from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.placement import decode_engine
+from prfaas.policies.routes import local
+
+
+class HomogeneousConfig(Strict, frozen=True):
+    """It has no options."""
+
+
+class HomogeneousPolicy(ArrivalPolicy):
+    """Every prompt stays in the PD cluster."""
+
+    name = "homogeneous"
+
+    def __init__(self, config: HomogeneousConfig) -> None:
+        pass
+
+    def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
+        """See `Policy.route`."""
+        decode = decode_engine(request, view.pd_clusters)
+        if decode is None:
+            return None
+        return local(request, view, decode, "all prompts stay in the PD cluster", now=now)

@@ -1,0 +1,129 @@
+"""Every way to serve one request now: when its first token would be out, and what that costs others.
+
+Theory of operation. A candidate is a prefill engine (or a decode engine with time to spare) for a
+PD cluster that decodes. Its time to first token is that of `first_token`, or, if that is later, the
+time until a decode slot is free. Its *cost* adds to that the delay that it brings to whoever comes
+behind: its own prefill time, once for each request that is queued there now. (About as many will
+come while it waits as it finds before it.) So a queue that is long is left to those who gain most
+from the engine behind it, as prices in the planner's optimum do: the long prompts go to the fast
+engines, whatever the order of arrival. On an idle deployment cost and time are the same.
+
+A line adds the time that the hand-off takes of it, for each transfer under way, where the line and
+not the engines is what a newcomer waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from prfaas.policies.api import ClusterView, EngineView, LinkView, RequestView, Route, View
+from prfaas.policies.placement import decode_engine, reachable
+
+MIN_SHARE = 0.15
+"""Of a decode engine's time that must be free before it prefills beside its batch: with less, the
+answers that run would be slowed."""
+MAX_DIRECT = 2
+"""Prompts that one decode engine prefills at a time: they hold decode slots meanwhile."""
+
+
+class Candidate(NamedTuple):
+    """One way. ``prefill`` is None where the decode engine prefills itself."""
+
+    cost_s: float
+    ttft_s: float
+    idle_s: float
+    """The time to first token if nothing were before it."""
+    route: Route
+    prefill: EngineView | None
+    decode: EngineView
+
+
+def candidates(
+    request: RequestView, view: View, home: ClusterView, slot_s: float, now: float
+) -> Iterator[Candidate]:
+    """All ways to decode in ``home``. ``slot_s``: until a decode slot is free there."""
+    decode = decode_engine(request, (home,))
+    if decode is None:
+        return
+    yield from _beside_decode(request, view, home)
+    for engine in home.prefill_engines:
+        if engine.up:
+            yield _local(request, view, engine, decode, slot_s, now)
+    for cluster, link in reachable(view, home.name):
+        sending = _Sending(request, view, decode, link)
+        for engine in cluster.prefill_engines:
+            if engine.up:
+                yield _remote(request, view, engine, decode, sending, slot_s, now)
+
+
+def uncached_tokens(request: RequestView, engine: EngineView) -> int:
+    """What ``engine`` would have to compute of the prompt: at least one token."""
+    held = request.cached.get(engine.name, 0)
+    if held:
+        held = min(held, request.resumable.get(engine.name, held))
+    return max(1, request.total_tokens - held)
+
+
+def _local(
+    request: RequestView,
+    view: View,
+    engine: EngineView,
+    decode: EngineView,
+    slot_s: float,
+    now: float,
+) -> Candidate:
+    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
+    cost_s = ttft_s + own_s * engine.prefills
+    return Candidate(cost_s, ttft_s, own_s, Route.PD_P, engine, decode)
+
+
+class _Sending:
+    """What the hand-off of one request takes of a line."""
+
+    def __init__(
+        self, request: RequestView, view: View, decode: EngineView, link: LinkView
+    ) -> None:
+        rate = link.rate_bytes_per_s
+        size = view.costs.kv_bytes(request.cached.get(decode.name, 0), request.total_tokens)
+        self.own_s = size / rate
+        self.wait_s = link.outstanding_bytes / rate
+        self.tail_s = view.costs.kv_bytes(0, 0) / rate + link.rtt_s / 2
+        self.behind_s = self.own_s * link.transfers
+
+
+def _remote(
+    request: RequestView,
+    view: View,
+    engine: EngineView,
+    decode: EngineView,
+    sending: _Sending,
+    slot_s: float,
+    now: float,
+) -> Candidate:
+    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    prefilled_s = own_s + max(0.0, engine.free_at - now)
+    carried_s = sending.wait_s + sending.own_s
+    ttft_s = max(max(prefilled_s, carried_s) + sending.tail_s, slot_s)
+    cost_s = ttft_s + own_s * engine.prefills
+    if carried_s > prefilled_s:
+        cost_s += sending.behind_s
+    idle_s = max(own_s, sending.own_s) + sending.tail_s
+    return Candidate(cost_s, ttft_s, idle_s, Route.OFFLOAD, engine, decode)
+
+
+def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Iterator[Candidate]:
+    """Decode engines that prefill themselves, in the time that their batches leave free."""
+    if home.waiting_for_decode:
+        return
+    for engine in home.decode_engines:
+        free = 1 - engine.decoding / engine.max_requests
+        if not engine.up or free < MIN_SHARE or engine.prefills >= MAX_DIRECT:
+            continue
+        if engine.running >= engine.max_requests:
+            continue
+        own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine)) / free
+        ttft_s = engine.queued_s / free + own_s
+        cost_s = ttft_s + own_s * engine.prefills
+        yield Candidate(cost_s, ttft_s, own_s, Route.DIRECT, None, engine)

@@ -1,0 +1,113 @@
+"""From a planned prefill to the last byte of its hand-off."""
+
+from __future__ import annotations
+
+from prfaas.policies.api import PrefillLearner
+from prfaas.scheduler.commands import StartPrefill
+from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.state import EngineState, FleetState, Record
+from prfaas.scheduler.timers import TimerKind
+
+_PATIENCE = 2.0
+"""In units of ``transfer_stall``: what a transfer may be expected to need still, once it has had
+one of them."""
+
+
+class Prefilling:
+    """``stall_s``: how long a transfer may rest after its prefill. ``learner``: told how long
+    prefills took; None: nobody is."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        reservations: Reservations,
+        fleet: FleetState,
+        *,
+        learner: PrefillLearner | None,
+        stall_s: float,
+    ) -> None:
+        self._requests = requests
+        self._reservations = reservations
+        self._fleet = fleet
+        self._learner = learner
+        self._stall_s = stall_s
+
+    def plan(
+        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
+    ) -> None:
+        """Prefill on ``engine`` and hand tokens from ``from_token`` on over to ``decode``, now or
+        when ``engine`` has a place."""
+        record.from_token, record.to_token = from_token, record.boundary
+        may_start = self._reservations.take_prefill_place(record, engine)
+        if engine.place is not decode.place:
+            link = self._fleet.links[engine.cluster, decode.cluster]
+            self._reservations.book_link(record, link)
+        if may_start:
+            self.start_prefill(record, "")
+        else:
+            self._requests.move(record, State.WAITING)
+
+    def start_prefill(self, record: Record, _why: str) -> None:
+        """The prefill engine has a place for it."""
+        engine, decode = record.prefill, record.decode
+        assert engine is not None
+        assert decode is not None
+        self._requests.move(record, State.PREFILLING)
+        record.transfer_id = f"{record.request_id}-{record.attempt}"
+        record.transfer_attempt, record.transfer_from = record.attempt, engine.name
+        self._requests.out.append(
+            StartPrefill(
+                record.request_id,
+                record.attempt,
+                engine.name,
+                decode.name,
+                record.transfer_id,
+                record.from_token,
+                record.to_token,
+                record.route,
+                record.reason,
+            )
+        )
+
+    def prefilled(self, record: Record, _why: str) -> None:
+        """The prefill engine is done; bytes are still on their way, and may not rest for long."""
+        self.learn(record)
+        self._requests.move(record, State.SENDING)
+        self._reservations.release_prefill(record, done=True)
+        record.stall_at = self._requests.now + self._stall_s
+        record.pace = None
+        self._requests.timers.add(
+            record.stall_at, TimerKind.STALL, record.request_id, record.attempt
+        )
+
+    def received(self, record: Record, _why: str) -> None:
+        """Every byte is there before the prefill engine has answered."""
+        self._requests.move(record, State.RECEIVED)
+        self._reservations.release_link(record)
+
+    def too_slow(self, record: Record) -> str | None:
+        """After news of a transfer that does not rest: why it is hopeless all the same, by its pace
+        since its prefill ended; None if it is not."""
+        now = self._requests.now
+        record.stall_at = now + self._stall_s
+        if record.share_arrived is None:
+            return None
+        if record.pace is None:
+            record.pace = now, record.share_arrived
+        since, arrived_then = record.pace
+        elapsed_s = now - since
+        gained, missing = record.share_arrived - arrived_then, 1.0 - record.share_arrived
+        if elapsed_s >= self._stall_s and missing * elapsed_s > _PATIENCE * self._stall_s * gained:
+            return f"the transfer is too slow: {missing:.0%} missing after {elapsed_s:.0f} s"
+        return None
+
+    def learn(self, record: Record) -> None:
+        """The prefill engine has answered: tell how long it was at this prompt."""
+        engine = record.prefill
+        assert engine is not None
+        seconds = self._requests.now - engine.busy_since
+        if self._learner is not None and engine.warm and seconds >= 0:
+            self._learner.prefill_seen(engine.name, record.uncached, seconds)
+        engine.warm = True

@@ -1,0 +1,119 @@
+"""What an attempt has reserved, and given back exactly once.
+
+Theory of operation. An *attempt* is one route tried. It reserves a place on a prefill engine, bytes
+on a line, an assignment to a decode engine and a decode slot. `Reservations` keeps the books of
+these on `EngineState` and `LinkState`; giving a prefill place back starts whoever waits for it.
+"""
+
+from __future__ import annotations
+
+from prfaas.policies.api import Costs
+from prfaas.scheduler.commands import CancelDecode, CancelPrefill, CancelTransfer
+from prfaas.scheduler.lifecycle import State, Trigger
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.state import EngineState, LinkState, Record
+
+_LATE = 0.5
+"""In units of its expected time: so much longer a prefill may take before it counts as late."""
+
+
+class Reservations:
+    """Of all live requests."""
+
+    def __init__(self, requests: Requests, costs: Costs) -> None:
+        self._requests = requests
+        self._costs = costs
+
+    def book_prefill(self, record: Record, engine: EngineState) -> None:
+        """Count the uncached part of the prompt as work of ``engine``."""
+        record.uncached = max(1, record.total_tokens - record.resumable_on(engine))
+        record.prefill_s = self._costs.prefill_s(engine.name, record.uncached)
+        record.prefill = engine
+        engine.book(record.uncached, record.prefill_s, self._requests.now)
+
+    def take_prefill_place(self, record: Record, engine: EngineState) -> bool:
+        """Book the prefill with a hand-off; False if ``engine`` is full, so that it must wait."""
+        self.book_prefill(record, engine)
+        record.due_at = engine.free_at + _LATE * record.prefill_s
+        engine.prefill_records[record.request_id] = record
+        if len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills:
+            engine.waiting[record.request_id] = record
+            return False
+        return True
+
+    def book_link(self, record: Record, link: LinkState) -> None:
+        """Count the hand-off's bytes as outstanding on ``link``."""
+        record.link = link
+        record.link_bytes = self._costs.kv_bytes(record.from_token, record.to_token)
+        link.outstanding_bytes += record.link_bytes
+        link.records[record.request_id] = record
+
+    def assign(self, record: Record, engine: EngineState) -> None:
+        """Make ``engine`` the one that is to decode, in place of any other."""
+        old = record.decode
+        if old is engine:
+            return
+        if old is not None:
+            old.assigned -= 1
+            del old.decode_records[record.request_id]
+        record.decode = engine
+        engine.assigned += 1
+        engine.decode_records[record.request_id] = record
+
+    def release_prefill(self, record: Record, *, done: bool) -> None:
+        """Give the prefill back; ``done``: because it was worked off."""
+        engine = record.prefill
+        if engine is None:
+            return
+        record.prefill = None
+        engine.unbook(record.uncached, record.prefill_s, self._requests.now, done=done)
+        if engine.prefill_records.pop(record.request_id, None) is None:
+            return  # Direct: the decode engine's own prefill holds no place.
+        waiting = engine.waiting
+        waiting.pop(record.request_id, None)
+        while (
+            engine.up
+            and waiting
+            and len(engine.prefill_records) - len(waiting) < engine.max_prefills
+        ):
+            _, following = waiting.popitem(last=False)
+            self._requests.trigger(following, Trigger.PLACE_FREED, "")
+
+    def release_link(self, record: Record) -> None:
+        """The hand-off's bytes have arrived, or will not."""
+        link = record.link
+        if link is None:
+            return
+        record.link = None
+        del link.records[record.request_id]
+        link.outstanding_bytes = link.outstanding_bytes - record.link_bytes if link.records else 0.0
+
+    def release_decode(self, record: Record) -> None:
+        """Give the slot or the place in line back, and the assignment."""
+        engine = record.decode
+        if engine is None:
+            return
+        if record.state in (State.DECODING, State.STREAMING):
+            engine.running -= 1
+        engine.place.ready.pop(record.request_id, None)
+        record.decode = None
+        engine.assigned -= 1
+        del engine.decode_records[record.request_id]
+
+    def abandon(self, record: Record) -> None:
+        """Cancel whatever this attempt has running and give everything back."""
+        out = self._requests.out
+        rid, attempt, state = record.request_id, record.attempt, record.state
+        if state in (State.PREFILLING, State.RECEIVED) and record.prefill is not None:
+            out.append(CancelPrefill(rid, attempt, record.prefill.name))
+        if state in (State.DECODING, State.STREAMING) and record.decode is not None:
+            out.append(CancelDecode(rid, attempt, record.decode.name))
+        if record.transfer_id is not None and record.decode is not None:
+            sender, receiver = record.transfer_from, record.decode.name
+            out.append(
+                CancelTransfer(rid, record.transfer_attempt, record.transfer_id, sender, receiver)
+            )
+            record.transfer_id = None
+        self.release_prefill(record, done=False)
+        self.release_link(record)
+        self.release_decode(record)

@@ -1,0 +1,77 @@
+"""Roles change while everything runs: an engine is drained before it turns to prefill.
+
+A prefill engine that is to decode takes answers at once, beside the prefills it still has. A decode
+engine that is to prefill takes no new answers; its role changes when nothing is assigned to it any
+more. The last decode engine of a cluster stays one.
+"""
+
+from __future__ import annotations
+
+from prfaas.core.deployment import EngineRole
+from prfaas.policies.api import RoleChange
+from prfaas.scheduler.commands import ChangeRole
+from prfaas.scheduler.decoding import Decoding
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.state import ClusterState, EngineState, FleetState
+
+
+class Roles:
+    """Carries out what policies call for."""
+
+    def __init__(self, requests: Requests, fleet: FleetState, decoding: Decoding) -> None:
+        self._requests = requests
+        self._fleet = fleet
+        self._decoding = decoding
+        self._reasons: dict[str, str] = {}
+        """Why an engine is drained."""
+
+    def change(self, change: RoleChange) -> None:
+        """Begin or take back a change. One that the engine cannot make is ignored."""
+        engine = self._fleet.engines[change.engine]
+        if not engine.changes_role:
+            return
+        if change.role == "decode":
+            self._decode(engine, change.reason)
+        elif engine.role == "decode" and not engine.draining:
+            if len(engine.place.decode_engines) > 1:
+                self._drain(engine, change.reason)
+
+    def settle(self) -> None:
+        """Let those that are drained prefill. To be called when a request has moved."""
+        for engine in list(self._fleet.draining):
+            if not engine.assigned:
+                self._fleet.draining.remove(engine)
+                engine.draining = False
+                self._become(engine, "prefill", self._reasons.pop(engine.name))
+
+    def keep(self, cluster: ClusterState) -> None:
+        """No other decode engine of ``cluster`` is up: those that drain go on decoding."""
+        for engine in [e for e in self._fleet.draining if e.place is cluster]:
+            self._stop_draining(engine)
+            self._decoding.fill_slots(engine)
+
+    def _decode(self, engine: EngineState, reason: str) -> None:
+        if engine.draining:
+            self._stop_draining(engine)
+        elif engine.role == "prefill":
+            self._become(engine, "decode", reason)
+        else:
+            return
+        self._decoding.fill_slots(engine)
+
+    def _drain(self, engine: EngineState, reason: str) -> None:
+        engine.draining = True
+        self._fleet.draining.append(engine)
+        self._reasons[engine.name] = reason
+        engine.place.sort_roles()
+
+    def _stop_draining(self, engine: EngineState) -> None:
+        engine.draining = False
+        self._fleet.draining.remove(engine)
+        del self._reasons[engine.name]
+        engine.place.sort_roles()
+
+    def _become(self, engine: EngineState, role: EngineRole, reason: str) -> None:
+        engine.role = role
+        engine.place.sort_roles()
+        self._requests.out.append(ChangeRole(engine.name, role, reason))

@@ -1,0 +1,82 @@
+"""Costs from profiles, and learned ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+
+
+def test_costs_of_profiles() -> None:
+    profiled = ProfileCosts({"e": lambda tokens: tokens / 10}, lambda tokens: 7 + tokens)
+    assert profiled.prefill_s("e", 20) == 2.0
+    assert profiled.kv_bytes(0, 10) == 17
+    assert profiled.kv_bytes(4, 10) == 13
+
+
+CLUSTERS = {"e0": "east", "p0": "west", "d0": "west"}
+
+
+def learned() -> LearnedPrefills:
+    return LearnedPrefills(CLUSTERS)
+
+
+def test_learned_costs_read_what_is_learned_later() -> None:
+    prefills = learned()
+    costs = LearnedCosts(prefills, lambda start, end: end - start)
+    prefills.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("p0", 1000) == 0.5
+    assert costs.kv_bytes(4, 10) == 6
+
+
+@given(
+    st.lists(st.integers(1, 200_000), min_size=2, max_size=200),
+    st.floats(0, 1),
+    st.floats(1e-6, 1e-2),
+)
+def test_a_prefill_time_linear_in_the_tokens_is_learned(
+    lengths: list[int], offset_s: float, s_per_token: float
+) -> None:
+    costs = learned()
+    for tokens in lengths:
+        costs.prefill_seen("p0", tokens, offset_s + s_per_token * tokens)
+    mean = sum(lengths) // len(lengths)
+    recent = lengths[-1] if len(set(lengths)) == 1 else mean
+    wanted = offset_s + s_per_token * recent
+    assert costs.prefill_s("p0", recent) == pytest.approx(wanted, rel=0.02, abs=1e-9)
+
+
+def test_prompts_that_end_in_one_step_count_together() -> None:
+    costs = learned()
+    for _ in range(10):
+        costs.prefill_seen("p0", 500, 0.1)
+        costs.prefill_seen("p0", 500, 0.0)
+    assert costs.prefill_s("p0", 1000) == pytest.approx(0.1, rel=0.01)
+
+
+def test_an_engine_not_seen_counts_as_its_peers_and_a_cluster_not_seen_as_faster() -> None:
+    costs = learned()
+    assert costs.prefill_s("e0", 10_000) == costs.prefill_s("p0", 10_000) > 0
+    costs.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("p0", 1000) == costs.prefill_s("d0", 1000) == 0.5
+    assert costs.prefill_s("e0", 1000) < 0.5
+
+
+def test_what_was_seen_is_forgotten_where_others_get_all_the_work() -> None:
+    costs = learned()
+    costs.prefill_seen("e0", 1000, 30.0)
+    assert costs.prefill_s("e0", 1000) == 30.0
+    for _ in range(300):
+        costs.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("e0", 1000) == pytest.approx(0.25)
+
+
+def test_what_is_long_forgotten_makes_nobody_free() -> None:
+    """Sums that have faded to nothing say nothing, not that prefill takes no time."""
+    costs = learned()
+    costs.prefill_seen("e0", 1000, 1e-9)
+    for _ in range(73_000):
+        costs.prefill_seen("p0", 1000, 0.5)
+    assert costs.prefill_s("e0", 1000) == pytest.approx(0.25)
