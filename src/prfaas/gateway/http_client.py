@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from types import SimpleNamespace
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -24,16 +24,15 @@ its request with it."""
 _LOCAL_PATIENCE_S = 5.0
 """How long a request waits for what this process has run out of."""
 _FIRST_PAUSE_S = 0.05
+_MADE: ContextVar[list[bool]] = ContextVar("connections made for this request")
 
 
 class HttpClient:
     """Requests on the running event loop; `close` ends all connections."""
 
     def __init__(self) -> None:
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_note_reuse)
-        self._kept = _session(keepalive_timeout=_KEEPALIVE_S, tracing=[tracing])
-        self._fresh = _session(force_close=True, tracing=[])
+        self._kept = _session(_Connector(limit=0, keepalive_timeout=_KEEPALIVE_S))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
 
     async def request(
         self,
@@ -64,13 +63,16 @@ class HttpClient:
         await self._fresh.close()
 
     async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        connection = SimpleNamespace(reused=False)
+        made_now: list[bool] = []
+        made = _MADE.set(made_now)
         try:
-            return await self._kept.request(method, url, trace_request_ctx=connection, **options)
+            return await self._kept.request(method, url, **options)
         except (aiohttp.ClientError, OSError) as error:
-            if not connection.reused or not is_lost(error):
+            if made_now or not is_lost(error):
                 raise
             lost = error
+        finally:
+            _MADE.reset(made)
         try:
             return await self._fresh.request(method, url, **options)
         except aiohttp.ClientConnectorError as error:
@@ -79,19 +81,16 @@ class HttpClient:
             raise lost from error  # Nobody is there any more: it may have died of the request.
 
 
-async def _note_reuse(
-    _session: aiohttp.ClientSession,
-    context: SimpleNamespace,
-    _params: aiohttp.TraceConnectionReuseconnParams,
-) -> None:
-    context.trace_request_ctx.reused = True
+class _Connector(aiohttp.TCPConnector):
+    """Says which requests had a connection made for them."""
+
+    async def _create_connection(self, *args: Any, **options: Any) -> Any:
+        _MADE.get().append(True)
+        return await super()._create_connection(*args, **options)
 
 
-def _session(*, tracing: list[aiohttp.TraceConfig], **pool: Any) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     """One that neither decompresses nor asks for compression: bodies are passed on as they are."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, **pool),
-        auto_decompress=False,
-        skip_auto_headers=["Accept-Encoding"],
-        trace_configs=tracing,
+        connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding"]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 
 import msgspec
@@ -97,15 +97,36 @@ class Renderer:
     async def _ask(self, body: RequestBody, headers: Mapping[str, str]) -> Rendered:
         """The first answer of an engine; another is asked where one fails or takes too long."""
         candidates = self._candidates()
-        asked: dict[asyncio.Task[Rendered], str] = {}
         failures: list[PrfaasError] = []
+        if len(candidates) > 1:
+            first = candidates.pop(0)
+            try:
+                async with asyncio.timeout(_HEDGE_S):
+                    return await self._engines[first].render(body, headers)
+            except TimeoutError:
+                self._overtaken([first])
+                candidates.append(first)
+            except (EngineError, LocalFault) as error:
+                self._failed(first, error)
+                failures.append(error)
+        return await self._ask_several(body, headers, candidates, failures)
+
+    async def _ask_several(
+        self,
+        body: RequestBody,
+        headers: Mapping[str, str],
+        candidates: list[str],
+        failures: list[PrfaasError],
+    ) -> Rendered:
+        """Ask one after the other, without waiting long for any."""
+        asked: dict[asyncio.Task[Rendered], str] = {}
         try:
             while True:
-                if len(_failed(failures)) < _MOST_FAILURES:
-                    for name in itertools.islice(candidates, 1):
-                        task = asyncio.ensure_future(self._engines[name].render(body, headers))
-                        task.add_done_callback(_nobody_waits)
-                        asked[task] = name
+                if candidates and len(_failed(failures)) < _MOST_FAILURES:
+                    name = candidates.pop(0)
+                    task = asyncio.ensure_future(self._engines[name].render(body, headers))
+                    task.add_done_callback(_nobody_waits)
+                    asked[task] = name
                 if not asked:
                     raise _explained(failures)
                 done, _ = await asyncio.wait(
@@ -137,19 +158,17 @@ class Renderer:
         for name in names:
             self._slow_until[name] = now + _SLOW_FOR_S
 
-    def _candidates(self) -> Iterator[str]:
+    def _candidates(self) -> list[str]:
         up, turn = self._up(), next(self._turn)
-        slow: list[str] = []
-        now = asyncio.get_running_loop().time() if self._slow_until else 0.0
+        found: list[str] = []
         for names in self._names:
             usable = [name for name in names if name in up]
-            for place in range(len(usable)):
-                name = usable[(turn + place) % len(usable)]
-                if self._slow_until and self._slow_until.get(name, 0.0) > now:
-                    slow.append(name)
-                else:
-                    yield name
-        yield from slow
+            start = turn % len(usable) if usable else 0
+            found += usable[start:] + usable[:start]
+        if self._slow_until:
+            now = asyncio.get_running_loop().time()
+            found.sort(key=lambda name: self._slow_until.get(name, 0.0) > now)
+        return found
 
 
 def _nobody_waits(task: asyncio.Task[Rendered]) -> None:
