@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint test-pure test-engine test-tensor-parallel fuzz figures \
-        bench-transfer compiled-simulator bench-simulator bench-engine bench-handoff bench-gateway clean
+        bench-transfer compiled-simulator bench-simulator bench-policies bench-engine bench-handoff bench-gateway clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,9 @@ compiled-simulator: $(READY)  ## a copy of the package under build/compiled that
 bench-simulator: $(READY)  ## the simulator's speed and figures (TRACE=mooncake.jsonl.gz ALSO="more traces": beside DynoSim)
 	$(BIN)/python -m benchmarks.simulator $(if $(DYNOSIM),--dynosim $(DYNOSIM)) \
 	  $(if $(TRACE),--trace $(TRACE)) $(if $(ALSO),--also $(ALSO))
+
+bench-policies: $(READY)  ## every policy on drawn workloads and on TRACES="files", by load
+	$(BIN)/python -m benchmarks.policies $(TRACES)
 
 bench-engine: $(READY)  ## prefill throughput with the connector idle and exporting, beside stock vLLM
 	$(BIN)/python -m benchmarks.engine

@@ -19,8 +19,10 @@ TARGET = ROOT / "build" / "compiled"
 MODULES = (
     "core/interpolation",
     "policies/costs",
+    "policies/decode_load",
     "policies/first_token",
     "policies/placement",
+    "policies/route_choice",
     "policies/routes",
     "policies/waits",
     "scheduler/decoding",
@@ -28,6 +30,7 @@ MODULES = (
     "scheduler/prefilling",
     "scheduler/requests",
     "scheduler/reservations",
+    "scheduler/roles",
     "scheduler/routing",
     "scheduler/scheduler",
     "scheduler/state",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import Any, NamedTuple
 
 from hypothesis import given, settings
@@ -23,7 +24,13 @@ CAPACITY = 2
 TOPOLOGY = Topology(
     (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd"), ClusterSpec("south", "pd")),
     tuple(
-        EngineSpec(name, place, "prefill" if name[0] in "ep" else "decode", CAPACITY)
+        EngineSpec(
+            name,
+            place,
+            "prefill" if name[0] in "ep" else "decode",
+            CAPACITY,
+            kv_tokens=150 if name == "d1" else inf,
+        )
         for name, place in ENGINES.items()
     ),
     (LinkSpec("east", "west", 1e6),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import inf
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,10 @@ def worlds(draw: st.DrawFn) -> World:
     engines = [EngineSpec(f"e{i}", "east", "prefill", 2) for i in range(draw(st.integers(0, 2)))]
     engines += [EngineSpec(f"p{i}", "west", "prefill", 2) for i in range(prefills)]
     engines += [EngineSpec(f"d{i}", "west", "decode", slots) for i in range(decodes)]
+    engines = [
+        msgspec.structs.replace(spec, kv_tokens=draw(st.sampled_from([inf, 3000.0])))
+        for spec in engines
+    ]
     names = [spec.name for spec in engines]
     times = st.floats(0, 20)
     outages = draw(
@@ -52,7 +57,7 @@ def worlds(draw: st.DrawFn) -> World:
                 spec.name,
                 lambda batch: 0.01 + 0.001 * batch,
                 spec.max_requests,
-                draw(st.sampled_from([inf, 3000.0])),
+                spec.kv_tokens,
             )
             for spec in engines
         ),

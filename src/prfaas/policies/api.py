@@ -124,6 +124,14 @@ class EngineView(Protocol):
         """Requests that hold one of its decode slots."""
 
     @property
+    def kv_tokens(self) -> float:
+        """How many tokens of prompts and answers its KV memory holds; may be infinite."""
+
+    @property
+    def kv_used(self) -> int:
+        """Tokens that those who hold a slot may take of it."""
+
+    @property
     def decoding(self) -> int:
         """Those of them whose prompt is not still to be prefilled here."""
 
@@ -256,8 +264,8 @@ class View(Protocol):
 
 
 class RoleChange(msgspec.Struct, frozen=True, gc=False):
-    """From now on give ``engine`` work of ``role``; what it has, it finishes. One that is to prefill
-    is drained first: it is given no new answers, and changes when the last is complete."""
+    """From now on give ``engine`` work of ``role``; what it has, it finishes. One that is to
+    prefill is drained first: it gets no new answers, and changes when the last is complete."""
 
     engine: str
     role: EngineRole

@@ -3,12 +3,15 @@
 Theory of operation. *Per request* every route there is is a candidate (`route_choice`): PrfaaS
 clusters over their lines, prefill engines of PD clusters, decode engines with time to spare, each
 with what it has cached, for every PD cluster that could decode. Of those whose first token is in
-time the cheapest is taken, where cost counts the delay brought to others.
+time the cheapest is taken. The cost of a route is its time to first token and the delay that it
+brings to others, which weighs the more the less of the SLO is left to the soonest route: while
+there is time to spare everybody is served as soon as can be, and when there is not, engines and
+lines are left to those who need them most.
 
 *Overload*: where no route is in time, the request is refused at once, with the time after which one
 like it should make it. Serving it would make it late and those behind it as well. In time means
-within the SLO, or within a fraction more than it takes on an idle deployment where that alone is
-longer, and always before the request's deadline.
+within the SLO, or within twice of what it takes on an idle deployment where that alone is longer,
+and always before the request's deadline.
 
 *Roles* (equation 8): decode gets the engines that its load needs (`decode_load`), prefill the rest
 and what time decode engines have free. An engine turns to decode as soon as it is needed; it turns
@@ -18,7 +21,6 @@ back when it was not needed for a while, and is drained first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf
 
 from prfaas.core.deployment import Strict
 from prfaas.core.units import parse_duration
@@ -36,8 +38,8 @@ from prfaas.policies.route_choice import Candidate, candidates
 _PERIOD_S = 1.0
 _HOLD_S = 60.0
 """How long decode must have an engine too many before one turns to prefill."""
-_SLACK = 1.25
-"""A request that takes longer than the SLO on an idle deployment is in time within so much of it."""
+_PATIENCE = 2.0
+"""What takes longer than the SLO on an idle deployment is in time within so many times that."""
 _MARGIN = 0.95
 """Of the SLO: estimates are not exact, and what is accepted should make it."""
 
@@ -64,32 +66,35 @@ class AutoPolicy:
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | Refusal | None:
         """See `Policy.route`."""
-        best: Candidate | None = None
-        soonest: Candidate | None = None
-        idle_s = inf
         found = list(self._candidates(request, view, now))
         if not found:
             return None
-        idle_s = min(candidate.idle_s for candidate in found)
-        limit_s = max(self._ttft_s * _MARGIN, idle_s * _SLACK)
-        limit_s = min(limit_s, request.deadline - now)
-        for candidate in found:
-            if candidate.ttft_s <= limit_s and (best is None or candidate.cost_s < best.cost_s):
-                best = candidate
-            if soonest is None or candidate.ttft_s < soonest.ttft_s:
-                soonest = candidate
-        assert soonest is not None
-        if best is None:
+        soonest = min(found, key=_ttft_s)
+        limit_s = self._limit_s(request, found, now)
+        if soonest.ttft_s > limit_s:
             late_s = soonest.ttft_s - limit_s
             why = f"the first token would take {soonest.ttft_s:.1f} s, {late_s:.1f} s too long"
             return Refusal(max(1.0, late_s), why)
+        weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
+        best = min(
+            (candidate for candidate in found if candidate.ttft_s <= limit_s),
+            key=lambda candidate: candidate.ttft_s + weight * candidate.behind_s,
+        )
         why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
         prefill = None if best.prefill is None else best.prefill.name
         return Decision(best.route, prefill, best.decode.name, why)
 
+    def _limit_s(self, request: RequestView, found: list[Candidate], now: float) -> float:
+        """Within which time the first token must be out."""
+        idle_s = min(candidate.idle_s for candidate in found)
+        limit_s = self._ttft_s * _MARGIN
+        if idle_s > limit_s:
+            limit_s = idle_s * _PATIENCE
+        return min(limit_s, request.deadline - now)
+
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at every PD cluster's decode load; say which engines change their role."""
-        changes = []
+        changes: list[RoleChange] = []
         for cluster in view.pd_clusters:
             load = self._load(cluster)
             load.look(cluster, now)
@@ -121,6 +126,10 @@ class AutoPolicy:
                 why = f"decode needs {needed} engines, has {len(decode)}"
                 yield RoleChange(emptiest.name, "prefill", why)
         self._spare_since.setdefault(cluster.name, now)
+
+
+def _ttft_s(candidate: Candidate) -> float:
+    return candidate.ttft_s
 
 
 def _to_decode(cluster: ClusterView, why: str) -> Iterator[RoleChange]:

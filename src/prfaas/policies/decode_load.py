@@ -2,20 +2,23 @@
 
 The scheduler's view says how many answers run, wait and have been completed. From these follow, by
 Little's law, how long an answer holds its slot, how fast slots become free, and how many decode
-engines the load needs (equation 8 of the paper, with the batch as bound).
+engines the load needs (equation 8 of the paper). An engine's slots are bounded by its batch and by
+its KV memory, for answers of the size that is seen.
 """
 
 from __future__ import annotations
 
 from math import ceil, exp, inf, sqrt
 
-from prfaas.policies.api import ClusterView
+from prfaas.policies.api import ClusterView, EngineView
 
 _MEMORY_S = 60.0
 """How far back the load is remembered: some answers' length."""
 _SPREAD = 1.5
 """Standard deviations of the number of answers under way (it is about Poisson) for which slots are
 kept, or a burst would wait for slots that its prefills no longer need."""
+_DOUBT = 1.5
+"""Answers end in clumps: what waits for a slot counts as so much more."""
 
 
 class DecodeLoad:
@@ -26,6 +29,8 @@ class DecodeLoad:
         self._completed = 0
         self._rate = 0.0
         self._running = 0.0
+        self._answer_tokens = 0.0
+        """KV memory that one takes, smoothed."""
         self.slots = 0.0
         """Answers that run or wait for a slot, smoothed; no less than now."""
 
@@ -39,24 +44,36 @@ class DecodeLoad:
             rate = (cluster.completed - self._completed) / passed
             self._rate = fade * self._rate + (1 - fade) * rate
             self._running = fade * self._running + (1 - fade) * decoding
+            running = sum(engine.running for engine in cluster.engines)
+            if running:
+                each = sum(engine.kv_used for engine in cluster.engines) / running
+                self._answer_tokens = fade * (self._answer_tokens or each) + (1 - fade) * each
             self.slots = max(wanted, fade * self.slots + (1 - fade) * wanted)
         self._at, self._completed = now, cluster.completed
 
     def engines_needed(self, cluster: ClusterView) -> int:
         """Decode engines for the load of now, with room for its fluctuation; at least one."""
-        slots = max(engine.max_requests for engine in cluster.engines)
+        engines = cluster.decode_engines or cluster.engines
+        slots = sum(self._slots(engine) for engine in engines) / len(engines)
         return max(1, ceil((self.slots + _SPREAD * sqrt(self.slots)) / slots))
 
     def slot_s(self, cluster: ClusterView) -> float:
         """Until a newcomer would have a decode slot, behind all who are on their way to one."""
-        free = ahead = running = 0
+        free, ahead, running = 0.0, 0, 0
         for engine in cluster.decode_engines:
             if engine.up:
-                free += engine.max_requests - engine.running
+                free += max(0.0, self._slots(engine) - engine.running)
                 running += engine.running
             ahead += engine.assigned - engine.running
-        if ahead < free:
+        if ahead + 1 <= free:
             return 0.0
         if self._rate <= 0 or self._running <= 0:
             return inf if not running else 0.0
-        return (ahead + 1 - free) * self._running / self._rate / max(1, running)
+        answer_s = self._running / self._rate
+        return _DOUBT * (ahead + 1 - free) * answer_s / max(1, running)
+
+    def _slots(self, engine: EngineView) -> float:
+        """How many answers of the usual size run on ``engine`` at a time."""
+        if not self._answer_tokens:
+            return engine.max_requests
+        return max(1.0, min(engine.max_requests, engine.kv_tokens / self._answer_tokens))

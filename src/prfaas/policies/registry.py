@@ -73,6 +73,14 @@ def for_policy(config: SchedulerConfig, policy: str) -> SchedulerConfig:
     )
 
 
+def with_slo(config: SchedulerConfig, *, ttft: str) -> SchedulerConfig:
+    """``config`` with this SLO where its policy has one and the configuration gives none. Raises
+    ConfigError for an unknown policy."""
+    if "ttft" not in options_of(config.policy) or "ttft" in config.options:
+        return config
+    return msgspec.structs.replace(config, options={**config.options, "ttft": ttft})
+
+
 def _row(policy: str) -> tuple[type[Strict], Callable[[Any], Policy]]:
     if policy not in POLICIES:
         near = difflib.get_close_matches(policy, POLICIES, n=1)

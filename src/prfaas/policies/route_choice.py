@@ -1,12 +1,12 @@
-"""Every way to serve one request now: when its first token would be out, and what that costs others.
+"""Every way to serve one request now: when its first token would be out, and whom that delays.
 
 Theory of operation. A candidate is a prefill engine (or a decode engine with time to spare) for a
 PD cluster that decodes. Its time to first token is that of `first_token`, or, if that is later, the
-time until a decode slot is free. Its *cost* adds to that the delay that it brings to whoever comes
-behind: its own prefill time, once for each request that is queued there now. (About as many will
-come while it waits as it finds before it.) So a queue that is long is left to those who gain most
-from the engine behind it, as prices in the planner's optimum do: the long prompts go to the fast
-engines, whatever the order of arrival. On an idle deployment cost and time are the same.
+time until a decode slot is free. Beside it stands the delay that it brings to those behind it: its
+own prefill time, once for each request that is queued there now. (About as many will come while it
+waits as it finds before it.) Where that has weight, a long queue is left to those who gain most
+from the engine at its end, as by the prices of the planner's optimum: the long prompts go to the
+fast engines, whatever the order of arrival.
 
 A line adds the time that the hand-off takes of it, for each transfer under way, where the line and
 not the engines is what a newcomer waits for.
@@ -30,8 +30,9 @@ MAX_DIRECT = 2
 class Candidate(NamedTuple):
     """One way. ``prefill`` is None where the decode engine prefills itself."""
 
-    cost_s: float
     ttft_s: float
+    behind_s: float
+    """The delay it brings to those behind it, together."""
     idle_s: float
     """The time to first token if nothing were before it."""
     route: Route
@@ -75,8 +76,7 @@ def _local(
 ) -> Candidate:
     own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
     ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
-    cost_s = ttft_s + own_s * engine.prefills
-    return Candidate(cost_s, ttft_s, own_s, Route.PD_P, engine, decode)
+    return Candidate(ttft_s, own_s * engine.prefills, own_s, Route.PD_P, engine, decode)
 
 
 class _Sending:
@@ -106,11 +106,11 @@ def _remote(
     prefilled_s = own_s + max(0.0, engine.free_at - now)
     carried_s = sending.wait_s + sending.own_s
     ttft_s = max(max(prefilled_s, carried_s) + sending.tail_s, slot_s)
-    cost_s = ttft_s + own_s * engine.prefills
+    behind_s = own_s * engine.prefills
     if carried_s > prefilled_s:
-        cost_s += sending.behind_s
+        behind_s += sending.behind_s
     idle_s = max(own_s, sending.own_s) + sending.tail_s
-    return Candidate(cost_s, ttft_s, idle_s, Route.OFFLOAD, engine, decode)
+    return Candidate(ttft_s, behind_s, idle_s, Route.OFFLOAD, engine, decode)
 
 
 def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Iterator[Candidate]:
@@ -123,7 +123,9 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
             continue
         if engine.running >= engine.max_requests:
             continue
+        kv_tokens = request.total_tokens + request.max_output_tokens
+        if engine.running and engine.kv_used + kv_tokens > engine.kv_tokens:
+            continue
         own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine)) / free
         ttft_s = engine.queued_s / free + own_s
-        cost_s = ttft_s + own_s * engine.prefills
-        yield Candidate(cost_s, ttft_s, own_s, Route.DIRECT, None, engine)
+        yield Candidate(ttft_s, own_s * engine.prefills, own_s, Route.DIRECT, None, engine)

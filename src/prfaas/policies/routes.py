@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
+from prfaas.policies.first_token import soonest_remote
 from prfaas.policies.placement import longest_cached, prefill_engine, reachable
 
 _WASTE = 4
@@ -12,9 +13,13 @@ _WASTE = 4
 def offload(
     request: RequestView, view: View, decode: EngineView, why: str, *, now: float
 ) -> Decision:
-    """Prefill in the PrfaaS cluster that is done first; `local` where none can be reached."""
-    engines = [e for cluster, _ in reachable(view, decode.cluster) for e in cluster.prefill_engines]
-    engine = prefill_engine(request, engines, view.costs, now=now)
+    """Prefill in the PrfaaS cluster from which the first token comes soonest, by its queues and its
+    line; `local` where none can be reached."""
+    reached = reachable(view, decode.cluster)
+    if len(reached) == 1:  # The line is the same whichever engine it is.
+        engine = prefill_engine(request, reached[0][0].prefill_engines, view.costs, now=now)
+    else:
+        engine, _ = soonest_remote(request, view, decode, now)
     if engine is None:
         return local(request, view, decode, f"{why}, no PrfaaS engine in reach", now=now)
     return Decision(Route.OFFLOAD, engine.name, decode.name, why)

@@ -50,6 +50,9 @@ class Decoding:
             return True
         if usable:
             self._wait(record, engine if engine in usable else usable[0])
+            for other in usable:
+                if other.kv_tokens < inf:  # It was held back, and may be the next in line.
+                    self.fill_slots(other)
         return bool(usable)
 
     def start_decode(self, record: Record, _why: str) -> None:
@@ -57,7 +60,7 @@ class Decoding:
         engine = record.decode
         assert engine is not None
         self._requests.move(record, State.DECODING)
-        engine.running += 1
+        engine.take_slot(record)
         self._tell_to_decode(record, engine)
 
     def ask_as_well(self, record: Record, why: str) -> bool:
@@ -121,7 +124,7 @@ class Decoding:
         cluster first, then those of others that need no hand-off."""
         while engine.running < engine.max_requests:
             record = self._next_in_line(engine)
-            if record is None:
+            if record is None or not engine.has_slot(record):
                 return
             del _place_of(record).ready[record.request_id]
             self._reservations.assign(record, engine)
@@ -173,7 +176,7 @@ class Decoding:
 
     def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
         packs = self._packs and record.route is not Route.DIRECT
-        free = engine.running < engine.max_requests and engine.name not in record.failed
+        free = self._has_slot(record, engine) and engine.name not in record.failed
         return free and not packs and self._usable(record, engine)
 
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
@@ -182,13 +185,19 @@ class Decoding:
         best, best_key = None, (True, True, inf)
         packs = self._packs and record.route is not Route.DIRECT
         for engine in usable:
-            if engine.running < engine.max_requests:
+            if self._has_slot(record, engine):
                 load = engine.running / engine.max_requests
                 busy = packs and engine.prefills > 0
                 key = (engine.name in record.failed, busy, -load if packs else load)
                 if best is None or key < best_key:
                     best, best_key = engine, key
         return best
+
+    def _has_slot(self, record: Record, engine: EngineState) -> bool:
+        """Where KV memory is the bound a slot may be free while others wait: nobody overtakes, or
+        the large ones would never fit."""
+        overtakes = engine.place.ready and engine.kv_tokens < inf
+        return engine.has_slot(record) and not overtakes
 
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (

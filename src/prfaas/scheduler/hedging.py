@@ -19,7 +19,7 @@ def begin(record: Record, second: EngineState) -> None:
     record.attempt = record.last_attempt
     record.decode = second
     second.assigned += 1
-    second.running += 1
+    second.take_slot(record)
     second.decode_records[record.request_id] = record
 
 
@@ -45,6 +45,6 @@ def forget_second(record: Record) -> Hedge:
 
 
 def _leave(record: Record, engine: EngineState) -> None:
-    engine.running -= 1
+    engine.give_slot(record)
     engine.assigned -= 1
     del engine.decode_records[record.request_id]

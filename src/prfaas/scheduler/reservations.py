@@ -94,7 +94,7 @@ class Reservations:
         if engine is None:
             return
         if record.state in (State.DECODING, State.STREAMING):
-            engine.running -= 1
+            engine.give_slot(record)
         engine.place.ready.pop(record.request_id, None)
         record.decode = None
         engine.assigned -= 1

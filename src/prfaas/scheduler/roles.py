@@ -32,9 +32,8 @@ class Roles:
             return
         if change.role == "decode":
             self._decode(engine, change.reason)
-        elif engine.role == "decode" and not engine.draining:
-            if len(engine.place.decode_engines) > 1:
-                self._drain(engine, change.reason)
+        elif engine in engine.place.decode_engines and len(engine.place.decode_engines) > 1:
+            self._drain(engine, change.reason)
 
     def settle(self) -> None:
         """Let those that are drained prefill. To be called when a request has moved."""

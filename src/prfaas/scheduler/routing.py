@@ -116,7 +116,7 @@ class Routing:
         requests = self._requests
         requests.out.append(CancelDecode(record.request_id, lost, engine.name))
         self._reservations.release_prefill(record, done=False)
-        engine.running -= 1
+        engine.give_slot(record)
         requests.move(record, State.READY)
         self._limit_attempt(record)
         record.failed |= {engine.name}

@@ -39,6 +39,8 @@ class EngineState:
         "cluster",
         "decode_records",
         "draining",
+        "kv_tokens",
+        "kv_used",
         "max_prefills",
         "max_requests",
         "name",
@@ -67,6 +69,9 @@ class EngineState:
         self.max_requests = spec.max_requests
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        self.kv_used = 0
+        """Prompt and output tokens, at most, of those that hold a slot."""
         self.up = spec.up
         self.takes_handoffs = True
         """Whether its agent can receive for it, as far as it decodes."""
@@ -104,6 +109,23 @@ class EngineState:
         """It is a new process: it holds nothing and does nothing."""
         self.up_since = self._free_at = now
         self.warm = False
+
+    def has_slot(self, record: Record) -> bool:
+        """Whether a slot is free and the KV memory holds this request beside the others. Alone it
+        is let in whatever its size."""
+        if self.running >= self.max_requests:
+            return False
+        return not self.running or self.kv_used + record.kv_tokens <= self.kv_tokens
+
+    def take_slot(self, record: Record) -> None:
+        """One of the slots is this request's."""
+        self.running += 1
+        self.kv_used += record.kv_tokens
+
+    def give_slot(self, record: Record) -> None:
+        """It is free again."""
+        self.running -= 1
+        self.kv_used -= record.kv_tokens
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -228,6 +250,11 @@ class Record:
         self.pace: tuple[float, float] | None = None
         """When, soon after prefill, which share of the transfer's bytes had arrived."""
 
+    @property
+    def kv_tokens(self) -> int:
+        """What it takes of a decode engine's KV memory at most."""
+        return self.total_tokens + self.max_output_tokens
+
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""
         if not self.cached or self.arrived_at < engine.up_since:
@@ -289,6 +316,11 @@ class FleetState:
         for engine in self.engines.values():
             records = engine.decode_records.values()
             running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
+            kv_used = sum(
+                r.kv_tokens for r in records if r.state in (State.DECODING, State.STREAMING)
+            )
+            if kv_used != engine.kv_used or (running > 1 and kv_used > engine.kv_tokens):
+                raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
             if running != engine.running or running > engine.max_requests:
                 raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
             if len(engine.decode_records) != engine.assigned:

@@ -9,7 +9,8 @@ from prfaas.core.deployment import ClusterKind, Deployment, EngineRole
 
 class EngineSpec(msgspec.Struct, frozen=True):
     """``max_requests``: how many decodes it is given at a time; ``max_prefills``: how many prefills
-    (None: as many); ``changes_role``: whether it can do the work of both roles."""
+    (None: as many); ``changes_role``: whether it can do the work of both roles; ``kv_tokens``: how
+    many tokens of prompts and answers its KV memory holds, where that is known."""
 
     name: str
     cluster: str
@@ -17,6 +18,7 @@ class EngineSpec(msgspec.Struct, frozen=True):
     max_requests: int = 32
     max_prefills: int | None = None
     changes_role: bool = True
+    kv_tokens: float | None = None
     up: bool = True
     """Whether it counts as up before the first EngineUp or EngineDown."""
 

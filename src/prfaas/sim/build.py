@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -136,8 +137,17 @@ def _topology(
     engines = []
     for name, cluster, role, pool in names:
         # A simulated engine queues prompts itself: what the scheduler holds back changes nothing.
-        slots = _model(name, profiles[pool.profile], pool).max_batch
-        engines.append(EngineSpec(name, cluster, role, slots, max_prefills=1_000_000))
+        model = _model(name, profiles[pool.profile], pool)
+        engines.append(
+            EngineSpec(
+                name,
+                cluster,
+                role,
+                model.max_batch,
+                max_prefills=1_000_000,
+                kv_tokens=None if model.kv_tokens == inf else model.kv_tokens,
+            )
+        )
     return Topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in scenario.clusters),
         engines=tuple(engines),

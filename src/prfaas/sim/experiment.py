@@ -10,7 +10,7 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
-from prfaas.policies.registry import make_policy
+from prfaas.policies.registry import make_policy, with_slo
 from prfaas.scheduler.journal import JournalOpened
 from prfaas.scheduler.replay import estimates_from
 from prfaas.sim.build import build_world
@@ -38,6 +38,7 @@ def simulate(
     ``log`` receives a whole journal: how it was opened, then every event and command.
     """
     world = build_world(scenario, run, workload, beside=beside)
+    config = with_slo(run.scheduler, ttft=str(scenario.slo.ttft))
     inputs = world.cost_inputs
     assert inputs is not None
     if scenario.costs == "learned":
@@ -49,7 +50,7 @@ def simulate(
                 driver="simulator",
                 unix_time=None,
                 topology=world.topology,
-                scheduler=run.scheduler,
+                scheduler=config,
                 costs=inputs,
             ),
         )
@@ -57,8 +58,8 @@ def simulate(
     simulation = Simulation(
         world,
         workload,
-        make_policy(run.scheduler),
-        run.scheduler,
+        make_policy(config),
+        config,
         costs=estimates.costs,
         learner=estimates.learner,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),

@@ -54,5 +54,5 @@ def decide(policy: str, tokens: int, view: FleetState, **config: Any) -> Decisio
     settings = SchedulerConfig(policy=policy, **config)
     record = Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), 0, 0.0)
     decision = make_policy(settings).route(record, view, now=0.0)
-    assert decision is not None
+    assert isinstance(decision, Decision)
     return decision

@@ -7,7 +7,7 @@ import pytest
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import ConfigError
 from prfaas.policies.api import Route
-from prfaas.policies.registry import POLICIES, for_policy, make_policy, options_of
+from prfaas.policies.registry import POLICIES, for_policy, make_policy, options_of, with_slo
 from prfaas.testing.policy_views import decide, fleet
 
 
@@ -84,3 +84,10 @@ def test_another_policy_takes_over_the_options_that_it_has() -> None:
     earliest = for_policy(config, "earliest")
     assert (earliest.policy_options(), earliest.engine_wait) == ({}, "9 s")
     assert options_of("naive") == ()
+
+
+def test_a_policy_with_an_slo_takes_that_of_the_scenario_unless_it_has_its_own() -> None:
+    assert with_slo(SchedulerConfig(policy="auto"), ttft="5 s").options == {"ttft": "5 s"}
+    own = SchedulerConfig(policy="auto", options={"ttft": "2 s"})
+    assert with_slo(own, ttft="5 s") == own
+    assert with_slo(SchedulerConfig(policy="naive"), ttft="5 s").options == {}

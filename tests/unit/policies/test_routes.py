@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Route
+from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.scheduler.events import RequestArrived
-from prfaas.scheduler.state import Record
-from prfaas.testing.policy_views import decide, fleet
+from prfaas.scheduler.state import FleetState, Record
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+from prfaas.testing.policy_views import TOPOLOGY, decide, fleet
 
 
 def test_no_line_means_local_and_no_prefill_engine_means_direct() -> None:
@@ -32,3 +36,23 @@ def test_next_turn_stays_on_the_decode_engine_that_holds_the_conversation() -> N
     assert stateless.route is Route.PD_P
     decision = decide("threshold", 10_000, fleet(), cached={"d0": 9200, "p0": 6900})
     assert (decision.route, decision.prefill_engine) == (Route.PD_P, "p0")
+
+
+@pytest.mark.parametrize("policy", ["threshold", "adaptive-threshold", "adaptive", "naive"])
+def test_a_line_that_is_idle_is_taken_before_one_that_is_full(policy: str) -> None:
+    topology = Topology(
+        (*TOPOLOGY.clusters, ClusterSpec("north", "prfaas")),
+        (*TOPOLOGY.engines, EngineSpec("n0", "north", "prefill")),
+        (*TOPOLOGY.links, LinkSpec("north", "west", 1e9, 0.02)),
+        64,
+    )
+    costs = ProfileCosts(
+        {e.name: lambda n: n / 4000 for e in topology.engines}, lambda n: 100.0 * n
+    )
+    view = FleetState(topology, costs)
+    view.links["east", "west"].outstanding_bytes = 2e7
+    for _ in range(20):
+        decision = decide(policy, 9000, view)
+        assert (decision.route, decision.prefill_engine) == (Route.OFFLOAD, "n0")
+        view.engines["n0"].book(9000, 2.25, 0.0)
+        view.links["east", "west"].outstanding_bytes += 9e5 * 3

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from prfaas.policies.api import Route
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, Topology
-from prfaas.testing.scheduler_driver import LONG, Driver, topology
+from prfaas.testing.scheduler_driver import LONG, SHORT, Driver, topology
 
 
 def test_prefill_engine_stands_in_where_no_decode_engine_is_up() -> None:
@@ -40,9 +42,52 @@ def test_stand_in_serves_who_waits_for_it_after_a_decode_engine_came_back() -> N
     drive(e.EngineDown("south-d0", "exit"))
     assert drive.arrive(256, "a")[0].engine == "west-p0"
     assert drive.arrive(256, "b") == []
-    drive(e.EngineUp("south-d0"))
+    assert drive.arrive(256, "c") == []
+    [start] = drive(e.EngineUp("south-d0"))
+    assert (start.request_id, start.engine) == ("b", "south-d0")
     [start] = drive(e.RequestCompleted("a", 1))
-    assert (start.request_id, start.engine) == ("b", "west-p0")
+    assert (start.request_id, start.engine) == ("c", "west-p0")
+
+
+def two_pd_clusters() -> Topology:
+    west = topology(capacity=1)
+    return msgspec.structs.replace(
+        west,
+        clusters=(*west.clusters, ClusterSpec("south", "pd")),
+        engines=(*west.engines, EngineSpec("south-d0", "south", "decode", 1)),
+    )
+
+
+def test_a_request_without_a_hand_off_takes_a_slot_of_another_cluster() -> None:
+    drive = Driver(two_pd_clusters())
+    for rid in "abc":
+        drive.arrive(256, rid)
+    assert drive.scheduler.state("c") is State.READY
+    engine_of = {s.request_id: s.engine for s in drive.log if isinstance(s, c.StartDecode)}
+    ends = "a" if engine_of["a"] == "south-d0" else "b"
+    [start] = drive(e.RequestCompleted(ends, 1))
+    assert (start.request_id, start.engine) == ("c", "south-d0")
+    drive.arrive(256, "d")
+    [start] = drive(e.RequestCompleted("b" if ends == "a" else "a", 1))
+    assert (start.request_id, start.engine) == ("d", "west-d0")
+
+
+def test_a_hand_off_waits_for_a_slot_of_the_cluster_that_it_lies_in() -> None:
+    drive = Driver(two_pd_clusters())
+    drive.arrive(SHORT, "a")
+    drive.arrive(SHORT, "b")
+    starts = {s.request_id: s for s in drive.log if isinstance(s, c.StartPrefill)}
+    assert starts["a"].decode_engine == "west-d0"
+    drive(e.PrefillCompleted("a", 1))
+    drive(e.TransferCompleted("a", 1))
+    handed_over = drive.arrive(SHORT, "c", cached={"west-d0": 256})
+    assert handed_over[0].decode_engine == "west-d0"
+    drive(e.PrefillCompleted("c", 1))
+    assert drive(e.TransferCompleted("c", 1)) == []
+    drive(e.RequestCancelled("b"))
+    drive(e.EngineDown("south-d0", "exit"))
+    assert drive(e.EngineUp("south-d0")) == []
+    assert drive.scheduler.state("c") is State.READY
 
 
 def test_request_in_line_that_loses_its_engine_starts_once() -> None:
@@ -60,3 +105,28 @@ def test_request_in_line_that_loses_its_engine_starts_once() -> None:
     assert running == ["a", "c"]
     starts = [x for x in drive.log if isinstance(x, c.StartDecode) and x.request_id == "c"]
     assert len(starts) == 1
+
+
+def test_where_kv_memory_is_the_bound_nobody_overtakes_who_waits_for_room() -> None:
+    topo = topology(capacity=4)
+    engines = [msgspec.structs.replace(x, kv_tokens=1000) for x in topo.engines]
+    drive = Driver(msgspec.structs.replace(topo, engines=tuple(engines)), threshold=9999)
+    assert len(drive.arrive(200, "a")) == 1
+    drive.arrive(900, "b")
+    drive(e.TransferCompleted("b", 1))
+    assert drive(e.PrefillCompleted("b", 1)) == []
+    assert drive.arrive(200, "c") == []
+    assert [x.request_id for x in drive(e.RequestCompleted("a", 1))] == ["b"]
+    assert [x.request_id for x in drive(e.RequestCompleted("b", 1))] == ["c"]
+
+
+def test_an_engine_with_room_is_not_left_idle_behind_one_without() -> None:
+    topo = topology(decodes=2, capacity=4)
+    engines = [msgspec.structs.replace(x, kv_tokens=1000) for x in topo.engines]
+    drive = Driver(msgspec.structs.replace(topo, engines=tuple(engines)), threshold=9999)
+    assert drive.arrive(250, "a")[0].engine == "west-d0"
+    drive.arrive(950, "b", cached={"west-d0": 512})  # Only where its first tokens are.
+    drive(e.TransferCompleted("b", 1))
+    assert drive(e.PrefillCompleted("b", 1)) == []
+    [start] = drive.arrive(250, "c")
+    assert (start.request_id, start.engine) == ("c", "west-d1")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prfaas.policies.api import Route
+from prfaas.policies.api import Refusal, RequestView, Route, View
+from prfaas.policies.homogeneous import HomogeneousConfig, HomogeneousPolicy
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.lifecycle import State
@@ -106,3 +107,15 @@ def test_attempts_are_bounded() -> None:
     failed = drive(e.PrefillFailed("r", 2, "boom"))[-1]
     assert isinstance(failed, c.FailRequest)
     assert failed.message == "gave up after 2 attempts: boom"
+
+
+class Refusing(HomogeneousPolicy):
+    def route(self, request: RequestView, view: View, *, now: float) -> Refusal:
+        return Refusal(3.5, "too much to do")
+
+
+def test_a_refused_request_ends_at_once_and_holds_nothing() -> None:
+    drive = Driver(policy=Refusing(HomogeneousConfig()))
+    [failed] = drive.arrive(LONG)
+    assert failed == c.FailRequest("r", c.ErrorKind.OVERLOADED, "too much to do", 3.5)
+    assert drive.scheduler.live_requests == 0

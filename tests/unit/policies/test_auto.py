@@ -1,0 +1,127 @@
+"""The cheapest route in time, refusal in overload, roles that follow the load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.policies.api import Decision, Refusal, RoleChange, Route
+from prfaas.policies.auto import AutoConfig, AutoPolicy
+from prfaas.scheduler.events import RequestArrived
+from prfaas.scheduler.state import FleetState, Record
+from prfaas.testing.policy_views import fleet
+
+
+def decide(
+    view: FleetState, tokens: int, policy: AutoPolicy | None = None, **more: Any
+) -> Decision | Refusal | None:
+    request = Record(RequestArrived("r", tokens, 10, **more), 0, 0.0)
+    return (policy or AutoPolicy(AutoConfig())).route(request, view, now=0.0)
+
+
+def route(view: FleetState, tokens: int, **more: Any) -> tuple[Route, str | None]:
+    decision = decide(view, tokens, **more)
+    assert isinstance(decision, Decision)
+    return decision.route, decision.prefill_engine
+
+
+def test_on_an_idle_deployment_the_soonest_route_is_taken() -> None:
+    view = fleet()
+    assert route(view, 8000) == (Route.OFFLOAD, "e0")
+    assert route(view, 8000, cached={"p1": 7900}) == (Route.PD_P, "p1")
+    view.links["east", "west"].rate_bytes_per_s = 1e4
+    assert route(view, 2000)[0] is not Route.OFFLOAD
+
+
+def test_with_little_time_to_spare_a_long_queue_is_left_to_who_gains_most() -> None:
+    view = fleet()
+    for name in ("d0", "d1"):
+        view.engines[name].running = 10
+    for _ in range(6):
+        view.engines["e0"].book(4000, 1.0, 0.0)
+    for name in ("p0", "p1"):
+        view.engines[name].book(6000, 5.4, 0.0)
+    # Both sides are as busy; the short prompt would have its token a little sooner in the east.
+    assert route(view, 1000)[0] is Route.PD_P
+    assert route(view, 3000)[0] is Route.OFFLOAD
+
+
+def test_what_cannot_be_in_time_is_refused_with_the_time_to_ask_again() -> None:
+    view = fleet()
+    for engine in view.engines.values():
+        engine.book(50_000, 50.0, 0.0)
+        engine.running = engine.max_requests
+    refusal = decide(view, 1000)
+    assert isinstance(refusal, Refusal)
+    assert refusal.retry_after_s == pytest.approx(50.25 - 9.5, abs=0.1)
+    assert "50.3 s" in refusal.reason
+
+
+def test_a_deadline_before_the_slo_counts() -> None:
+    view = fleet()
+    assert isinstance(decide(view, 8000, deadline=1.0), Refusal)
+    assert isinstance(decide(view, 8000, deadline=3.0), Decision)
+    assert isinstance(decide(view, 8000, deadline=0.0), Refusal)
+
+
+def test_what_takes_longer_than_the_slo_when_idle_is_served_all_the_same() -> None:
+    view = fleet()
+    assert isinstance(decide(view, 100_000), Decision)
+    for engine in view.engines.values():
+        engine.book(50_000, 50.0, 0.0)
+    assert isinstance(decide(view, 100_000), Refusal)
+
+
+def test_requests_that_wait_for_slots_count() -> None:
+    view, policy = fleet(), AutoPolicy(AutoConfig())
+    west = view.cluster("west")
+    for engine in west.decode_engines:
+        engine.running = engine.assigned = 10
+    for second in range(300):
+        west.completed = second
+        policy.adjust(view, now=float(second))
+    assert isinstance(decide(view, 1000, policy), Decision)
+    west.decode_engines[0].assigned += 30
+    assert isinstance(decide(view, 1000, policy), Refusal)
+
+
+def test_no_decode_engine_means_no_route() -> None:
+    view = fleet()
+    view.engines["d0"].up = view.engines["d1"].up = False
+    assert decide(view, 1000) is None
+
+
+def test_decode_gets_an_engine_as_soon_as_it_needs_one() -> None:
+    view, policy = fleet(), AutoPolicy(AutoConfig())
+    for name in ("d0", "d1"):
+        view.engines[name].running = 10
+    view.engines["p0"].book(100, 5.0, 0.0)
+    policy.adjust(view, now=0.0)
+    [change] = policy.adjust(view, now=1.0)
+    assert (change.engine, change.role) == ("p1", "decode")
+
+
+def test_an_engine_is_given_back_only_after_a_while_and_the_emptiest_first() -> None:
+    view, policy = fleet(), AutoPolicy(AutoConfig())
+    view.engines["d0"].assigned = 2
+    changes: list[tuple[float, RoleChange]] = []
+    for second in range(70):
+        changes += [(float(second), c) for c in policy.adjust(view, now=float(second))]
+    [(at, change)] = changes
+    assert (at, change.engine, change.role) == (60.0, "d1", "prefill")
+
+
+def test_engines_that_cannot_change_are_left_alone() -> None:
+    view, policy = fleet(), AutoPolicy(AutoConfig())
+    for engine in view.engines.values():
+        engine.changes_role = False
+        engine.running = engine.max_requests
+    for second in range(200):
+        assert list(policy.adjust(view, now=float(second))) == []
+
+
+def test_a_time_without_a_unit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unit"):
+        AutoPolicy(AutoConfig(ttft="10"))
