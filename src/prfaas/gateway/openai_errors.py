@@ -106,7 +106,7 @@ def failed_request(command: FailRequest) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
     kind, message = command.kind, command.message
     if kind in (ErrorKind.FULL, ErrorKind.OVERLOADED):
-        return TooManyRequests(message, retry_after_s=ceil(command.retry_after_s or 1))
+        return TooManyRequests(message, retry_after_s=max(1, ceil(command.retry_after_s or 1)))
     if kind is ErrorKind.DEADLINE:
         return DeadlinePassed(message)
     if kind is ErrorKind.UNAVAILABLE:

@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 _OUTPUT_TOKENS_UNSAID = 4096
 """Stands in for ``max_tokens`` where only the engine knows its default."""
 _HEDGE_S = 1.0
-"""After so long another engine is asked as well: tokenising takes milliseconds."""
+"""After so long another engine is asked: tokenising takes milliseconds. The first is asked again
+where no other answers either."""
 _SLOW_FOR_S = 10.0
-"""How long an engine that was overtaken so is asked last."""
+"""How long an engine that was passed over so is asked last."""
 _MOST_FAILURES = 2
 """So many engines may fail at one prompt: the others would too."""
 
