@@ -186,21 +186,21 @@ async def test_a_renderer_that_hangs_holds_nobody_up() -> None:
 
 
 async def test_the_whole_deadline_can_be_used() -> None:
-    mock = MockDeployment(deadline="2 s")
+    mock = MockDeployment(deadline="4 s")
     async with mock.running() as client:
         await mock.ready()
         for engine in decoders(mock):
-            engine.takes_s = 1.25
+            engine.takes_s = 2.5
         response, content = await ask(client, stream=True)
         assert response.status == 200
         assert content.endswith(DONE)
 
 
 async def test_a_prefill_that_is_not_late_is_not_given_up() -> None:
-    mock = MockDeployment(deadline="2 s")
+    mock = MockDeployment(deadline="4 s")
     async with mock.running() as client:
         await mock.ready()
-        mock.engines["e1"].prefill_takes_s = 1.25
+        mock.engines["e1"].prefill_takes_s = 2.5
         for _ in range(2):  # One to warm up, one that teaches how long it takes.
             await ask(client, LONG, max_tokens=60)
         response, content = await ask(client, LONG, stream=True)

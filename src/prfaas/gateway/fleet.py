@@ -139,7 +139,8 @@ class Fleet:
         self._settle()
         failing_for_s = 0.0 if health.since is None else now - health.since
         silent_for_s = now - self._engines[name].heard_at
-        if name in self._alive and min(failing_for_s, silent_for_s) >= _DEATH_S:
+        suspected = health.why is not None and name in self._alive
+        if suspected and min(failing_for_s, silent_for_s) >= _DEATH_S:
             self._dies(name, f"{health.why}, and it says nothing")
 
     async def watch_agent(self, cluster: str) -> None:
