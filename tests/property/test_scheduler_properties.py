@@ -59,7 +59,7 @@ arrivals = st.builds(
     st.integers(1, 200),
     st.just(5),
     st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
-    st.sampled_from([None, 1e6]),
+    st.sampled_from([None, 1e6, 200.0]),
 )
 events = st.one_of(
     *(
@@ -76,8 +76,13 @@ events = st.one_of(
         st.builds(kind, ids, attempts, st.just("boom"))
         for kind in (e.PrefillFailed, e.TransferFailed, e.DecodeFailed)
     ),
+    *(
+        st.builds(kind, ids, attempts, st.just("boom"), st.sampled_from(e.Fault))
+        for kind in (e.PrefillFailed, e.DecodeFailed)
+    ),
     st.builds(e.RequestCancelled, ids),
     st.builds(e.EngineUp, st.sampled_from(list(ENGINES))),
+    st.builds(e.EngineSuspected, st.sampled_from(list(ENGINES)), st.just("late")),
     st.builds(e.EngineDown, st.sampled_from(list(ENGINES)), st.just("gone")),
     st.builds(e.LinkStateChanged, st.just("east"), st.just("west"), st.booleans()),
     st.just(e.TimerFired()),
@@ -96,7 +101,7 @@ class Harness:
         )
         self.now = 0.0
         self.alarm = float("inf")
-        self.decodes: dict[str, str] = {}
+        self.decodes: dict[tuple[str, int], str] = {}
         self.prefills: dict[tuple[str, int], str] = {}
         self.asked: list[c.StartPrefill | c.StartDecode] = []
         self.started: set[tuple[str, int]] = set()
@@ -127,7 +132,7 @@ class Harness:
         if before is not None and rid is not None and self.scheduler.state(rid) is None:
             if isinstance(event, e.RequestCompleted | e.RequestCancelled):
                 self.ends[rid] += 1
-            self.decodes.pop(rid, None)
+            self.decodes = {k: v for k, v in self.decodes.items() if k[0] != rid}
         if isinstance(event, e.PrefillCompleted | e.PrefillFailed):
             self.prefills.pop((rid, event.attempt), None)
         if isinstance(event, e.EngineDown):
@@ -144,12 +149,14 @@ class Harness:
             self.started.add(key)
             self.prefills[key] = command.engine
         elif isinstance(command, c.StartDecode):
-            assert command.request_id not in self.decodes
-            self.decodes[command.request_id] = command.engine
+            beside = {k: v for k, v in self.decodes.items() if k[0] == command.request_id}
+            assert len(beside) <= 1
+            assert command.engine not in beside.values()
+            self.decodes[command.request_id, command.attempt] = command.engine
         elif isinstance(command, c.CancelPrefill):
             self.prefills.pop((command.request_id, command.attempt), None)
         elif isinstance(command, c.CancelDecode):
-            self.decodes.pop(command.request_id, None)
+            self.decodes.pop((command.request_id, command.attempt), None)
         elif isinstance(command, c.FailRequest):
             self.ends[command.request_id] += 1
         elif isinstance(command, c.SetTimer):

@@ -152,7 +152,7 @@ class SchedulerConfig(Strict, frozen=True):
     engine_wait: str = "120 s"
     """How long a request waits for any engine that could answer it to come (back) up."""
     attempt_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """The share of the time left to the deadline that one attempt may use up."""
+    """The share of the time left to the deadline after which another engine is asked, too."""
     max_attempts: Positive = 8
 
     def policy_options(self) -> dict[str, float | bool | str]:

@@ -10,6 +10,7 @@ import msgspec
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.upstream_errors import LocalFault
 
 
 class Adapters:
@@ -22,7 +23,7 @@ class Adapters:
 
     async def learn(self, engine: EngineClient) -> None:
         """Ask one engine for its models; no answer, nothing learnt."""
-        with contextlib.suppress(EngineError, msgspec.DecodeError):
+        with contextlib.suppress(EngineError, LocalFault, msgspec.DecodeError):
             answer = await engine.pass_on("GET", "/v1/models")
             models = msgspec.json.decode(answer.body, type=_Models).data
             self._parents |= {model.id: model.parent for model in models}

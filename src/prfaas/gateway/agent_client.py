@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Literal, TypeVar
 
 import aiohttp
 import msgspec
 
-from prfaas.core.errors import LinkError
+from prfaas.core.errors import LinkError, PrfaasError
 from prfaas.core.layout import KvLayout
-from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, describe
+from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.link.api import LinkState
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -56,12 +60,13 @@ class _Links(msgspec.Struct, frozen=True):
 
 
 class AgentClient:
-    """One agent. Every method raises LinkError if the agent cannot be reached or understood."""
+    """One agent. Every method raises LinkError if the agent cannot be reached or understood, or
+    LocalFault where it is this process that failed."""
 
-    def __init__(self, name: str, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
         self._url = url
-        self._session = session
+        self._http = http
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
@@ -77,30 +82,42 @@ class AgentClient:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
         try:
             url = f"{self._url}/transfers/{transfer_id}"
-            async with self._session.delete(url, timeout=_SHORT) as answer:
+            async with await self._http.request("DELETE", url, timeout=_SHORT) as answer:
                 await answer.read()
+                if answer.status >= 500:
+                    raise LinkError(f"agent {self.name}: dropping answered {answer.status}")
         except CONNECTION_ERRORS as error:
-            raise LinkError(f"agent {self.name}: {describe(error)}") from error
+            raise self._failure(error) from error
 
     async def link_states(self) -> AsyncIterator[list[LinkState]]:
         """Link states as the agent sends them, until it goes away (LinkError)."""
         try:
-            async with self._session.get(f"{self._url}/links/events", timeout=_STREAM) as answer:
+            url = f"{self._url}/links/events"
+            async with await self._http.request("GET", url, timeout=_STREAM) as answer:
                 while line := await answer.content.readline():
-                    yield self._parse(line, _Links).links
+                    try:
+                        states = self._parse(line, _Links).links
+                    except LinkError as error:
+                        logger.warning("%s", error)  # The next line is another message.
+                        continue
+                    yield states
         except (*CONNECTION_ERRORS, ValueError) as error:
-            raise LinkError(f"agent {self.name}: {describe(error)}") from error
+            raise self._failure(error) from error
         raise LinkError(f"agent {self.name} ended its stream of link states")
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:
-            async with self._session.get(self._url + path, timeout=timeout) as answer:
+            async with await self._http.request("GET", self._url + path, timeout=timeout) as answer:
                 body = await answer.read()
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: {path} answered {answer.status}")
                 return body
         except CONNECTION_ERRORS as error:
-            raise LinkError(f"agent {self.name}: {describe(error)}") from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> PrfaasError:
+        message = f"agent {self.name}: {describe(error)}"
+        return LocalFault(message) if is_local(error) else LinkError(message)
 
     def _parse(self, body: bytes, kind: type[T]) -> T:
         try:

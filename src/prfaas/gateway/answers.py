@@ -10,24 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import aiohttp
+import msgspec
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway.body import Endpoint
 from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
+from prfaas.gateway.event_stream import EventStream
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
-    AnswerBroke,
-    describe,
+    engine_error,
     error_message,
     error_status,
+    refusal,
 )
 
 _DATA = b"data: "
 _ERROR_EVENT = _DATA + b'{"error"'
-_EVENT_END = b"\n\n"
-_LONGEST_EVENT = 1 << 20
-"""Bytes. What is longer (the logprobs of a whole prompt) is passed on in pieces as it comes."""
+_FIRST_EVENTS = (b"data:", b"event:", b"id:", b"retry:")
+_DONE = b"data: [DONE]"
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def relay(
@@ -42,25 +44,34 @@ async def relay(
     """Have the engine answer and pass the answer on.
 
     A refusal of the request itself (4xx) is the client's answer too; vLLM may begin a stream before
-    it looks at everything, and refuse in its first event. Raises AnswerBroke or ClientGone.
+    it looks at everything, and refuse in its first event. Raises EngineError, LocalFault, or
+    ClientGone.
     """
-    try:
-        answer = await engine.open_answer(endpoint, body, headers)
-    except EngineError as error:
-        raise AnswerBroke(str(error)) from error
+    answer = await engine.open_answer(endpoint, body, headers)
     try:
         kind = answer.headers.get("Content-Type", "application/json")
         if answer.status == 200 and kind.startswith("text/event-stream"):
             await _stream(engine, answer, response, kind, on_first_token)
         else:
-            body = await _read(engine, answer)
-            if answer.status >= 500:
-                what = error_message(body)
-                raise AnswerBroke(f"{engine.name} answered {answer.status}: {what}")
+            content = await _read(engine, answer)
+            _check(engine, answer, content)
             on_first_token()
-            response.give(EngineAnswer(answer.status, kind, body))
+            response.give(EngineAnswer(answer.status, kind, content))
     finally:
         answer.close()
+
+
+def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes) -> None:
+    """Raise EngineError for what is neither an answer nor a refusal of the request."""
+    if answer.status != 200:
+        failure = refusal(engine.name, answer.status, answer.headers.get("Retry-After"), content)
+        if failure is not None:
+            raise failure
+        return
+    try:
+        _OBJECT.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"{engine.name} answered 200 with no JSON object: {error}") from error
 
 
 async def _stream(
@@ -70,26 +81,47 @@ async def _stream(
     kind: str,
     on_first_token: Callable[[], None],
 ) -> None:
-    stream = EventStream(engine.name, answer.content)
+    stream = EventStream(engine.name, answer, on_heard=engine.hear)
     events = await stream.first()
-    if not events:
-        raise AnswerBroke(f"{engine.name} ended the stream before its first token")
+    if not events.startswith(_FIRST_EVENTS):
+        what = "sent no events" if events else "ended the stream before its first token"
+        raise EngineError(f"{engine.name} {what}")
     if events.startswith(_ERROR_EVENT):
-        error = _error_in(events)
-        status = error_status(error)
-        if 400 <= status < 500:
-            response.give(EngineAnswer(status, "application/json", error))
-            return
-        raise AnswerBroke(f"{engine.name}: {error_message(error)}")
+        _refused_in(engine, events, response)
+        return
+    on_first_token()  # From here on no other engine may answer.
     await response.open(answer.status, kind)
-    on_first_token()
-    broken = False
-    while events:
+    stream.watch()
+    try:
+        await _pass_on(engine, stream, events, response)
+    finally:
+        stream.close()
+
+
+def _refused_in(engine: EngineClient, events: bytes, response: ClientResponse) -> None:
+    """The first event is an error: the client's answer, or raises EngineError."""
+    error = _error_in(events)
+    status = error_status(error)
+    failure = refusal(engine.name, status, None, error)
+    if failure is not None:
+        raise failure
+    response.give(EngineAnswer(status, "application/json", error))
+
+
+async def _pass_on(
+    engine: EngineClient, stream: EventStream, events: bytes, response: ClientResponse
+) -> None:
+    """Every event from the first on. Raises EngineError where the end of the answer is missing."""
+    broken = done = False
+    while events and not stream.torn:
+        done = done or _DONE in events
         if _ERROR_EVENT in events:
             broken = True
             response.note_failure(error_message(_error_in(events)))
         await response.write(events)
         events = await stream.next()
+    if not broken and not done:
+        raise EngineError(f"{engine.name} ended its answer without saying that it is complete")
     if not broken:
         response.succeed()
     await response.finish()
@@ -100,49 +132,11 @@ def _error_in(events: bytes) -> bytes:
     return events[events.index(_ERROR_EVENT) + len(_DATA) :].partition(b"\n")[0]
 
 
-class EventStream:
-    """An engine's stream, cut where an event ends."""
-
-    def __init__(self, engine: str, content: aiohttp.StreamReader) -> None:
-        self._engine = engine
-        self._content = content
-        self._held = b""
-        """An event of which the end has not come yet."""
-
-    async def first(self) -> bytes:
-        """As `next`, without the comments that vLLM may send while nothing else is to be said."""
-        events = await self.next()
-        while events.startswith(b":"):
-            events = events.partition(_EVENT_END)[2] or await self.next()
-        return events
-
-    async def next(self) -> bytes:
-        """The whole events that have come, one at least; empty at the end. Raises AnswerBroke."""
-        while True:
-            try:
-                come = await self._content.readany()
-            except CONNECTION_ERRORS as error:
-                raise AnswerBroke(f"{self._engine} broke off: {describe(error)}") from error
-            if not self._held and come.endswith(_EVENT_END):
-                return come  # As nearly always.
-            events = self._cut(come)
-            if events or not come:
-                return events
-
-    def _cut(self, come: bytes) -> bytes:
-        """What can go out now that these bytes have come; empty: it is the end."""
-        seen, here = len(self._held), self._held + come
-        last = here.rfind(_EVENT_END, max(0, seen - 1))
-        if last >= 0:
-            end = last + len(_EVENT_END)
-        else:
-            end = 0 if come and len(here) <= _LONGEST_EVENT else len(here)
-        self._held = here[end:]
-        return here[:end]
-
-
 async def _read(engine: EngineClient, answer: aiohttp.ClientResponse) -> bytes:
     try:
-        return await answer.read()
+        content = await answer.read()
     except CONNECTION_ERRORS as error:
-        raise AnswerBroke(f"{engine.name} broke off: {describe(error)}") from error
+        failure = engine_error(engine.name, error)
+        raise type(failure)(f"{engine.name} broke off: {failure}") from error
+    engine.hear()
+    return content

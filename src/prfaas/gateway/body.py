@@ -49,10 +49,12 @@ class RequestBody:
 
     @property
     def model(self) -> str | None:
+        """The model, or LoRA adapter, that is asked for; None: the engine's only one."""
         return self._text("model")
 
     @property
     def cache_salt(self) -> str | None:
+        """Whose prefix cache may be shared: only that of equal salts."""
         return self._text("cache_salt")
 
     def needs_engine_alone(self) -> str | None:

@@ -21,10 +21,15 @@ from prfaas.gateway.client_response import ClientGone
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.exchange import Exchange
-from prfaas.gateway.handoffs import export_params, note_hidden_bytes, watch_transfer
+from prfaas.gateway.handoffs import (
+    drop_transfer,
+    export_params,
+    note_hidden_bytes,
+    watch_transfer,
+)
 from prfaas.gateway.journal_file import JournalFile
-from prfaas.gateway.openai_errors import failed_request
-from prfaas.gateway.upstream_errors import AnswerBroke
+from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
+from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -39,6 +44,7 @@ from prfaas.scheduler.commands import (
 from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
+    Fault,
     FirstToken,
     PrefillCompleted,
     PrefillFailed,
@@ -53,6 +59,9 @@ from prfaas.scheduler.events import (
 from prfaas.scheduler.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
+
+_LAST_DROPS_S = 1.0
+"""What an agent that does not answer may cost the end of a gateway."""
 
 
 class Driver:
@@ -120,10 +129,14 @@ class Driver:
                 self._drop(exchange, transfer_id)
 
     async def close(self) -> None:
-        """Stop the alarm and wait for drops under way."""
+        """Stop the alarm and wait a little for drops under way."""
         if self._alarm is not None:
             self._alarm.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._background:
+            _, left = await asyncio.wait(self._background, timeout=_LAST_DROPS_S)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     # -- commands -------------------------------------------------------------------------------
 
@@ -151,8 +164,7 @@ class Driver:
         elif isinstance(command, CancelDecode):
             exchange.attempts.stop("decode", command.attempt)
         elif isinstance(command, FailRequest):
-            error = failed_request(command.kind, command.message, command.retry_after_s)
-            exchange.fail(error)
+            exchange.fail(failed_request(command))
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
@@ -179,9 +191,12 @@ class Driver:
         body = exchange.body.for_prefill(exchange.prompt.token_ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)
+        except LocalFault as error:
+            exchange.fail(ServiceUnavailable(str(error)))
+            return
         except EngineError as error:
             self._suspect(command.engine)
-            self.handle(PrefillFailed(key, attempt, str(error)))
+            self.handle(PrefillFailed(key, attempt, str(error), _fault(error)))
             return
         exchange.facts.prefilled_s = exchange.elapsed_s()
         self.handle(PrefillCompleted(key, attempt))
@@ -200,6 +215,9 @@ class Driver:
                 poll_s=self._poll_s,
                 on_progress=lambda share: self.handle(TransferProgressed(key, attempt, share)),
             )
+        except LocalFault as error:
+            exchange.fail(ServiceUnavailable(str(error)))
+            return
         except LinkError as error:
             self.handle(TransferFailed(key, attempt, str(error)))
             return
@@ -223,11 +241,16 @@ class Driver:
                 body,
                 exchange.engine_headers,
                 exchange.response,
-                on_first_token=lambda: self._first_token(exchange, attempt),
+                on_first_token=lambda: self._first_token(exchange, command),
             )
-        except AnswerBroke as error:
+        except LocalFault as error:
+            exchange.fail(ServiceUnavailable(str(error)))
+        except EngineFull as error:
+            reason, later_s = str(error), error.retry_after_s
+            self.handle(DecodeFailed(key, attempt, reason, Fault.FULL, later_s))
+        except EngineError as error:
             self._suspect(command.engine)
-            self.handle(DecodeFailed(key, attempt, str(error)))
+            self.handle(DecodeFailed(key, attempt, str(error), _fault(error)))
         except ClientGone:
             self.handle(RequestCancelled(key))
             exchange.response.hang_up()
@@ -236,9 +259,9 @@ class Driver:
                 exchange.facts.completed_s = exchange.elapsed_s()
             self.handle(RequestCompleted(key, attempt))
 
-    def _first_token(self, exchange: Exchange, attempt: int) -> None:
-        exchange.facts.first_token_s = exchange.elapsed_s()
-        self.handle(FirstToken(exchange.key, attempt))
+    def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
+        exchange.facts.note_answer(command, exchange.elapsed_s())
+        self.handle(FirstToken(exchange.key, command.attempt))
         if exchange.body.choices == 1:
             for transfer_id in list(exchange.transfers):
                 self._drop(exchange, transfer_id)
@@ -258,14 +281,13 @@ class Driver:
         """Have both agents forget a transfer, in the background."""
         ends = exchange.transfers.pop(transfer_id, None)
         for agent in {self._agent_of(engine) for engine in ends or ()}:
-            task = asyncio.ensure_future(_drop(agent, transfer_id))
+            task = asyncio.ensure_future(drop_transfer(agent, transfer_id))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
 
-async def _drop(agent: AgentClient, transfer_id: str) -> None:
-    try:
-        await agent.drop(transfer_id)
-    except LinkError as error:
-        # Its own deadline ends the transfer there.
-        logger.debug("transfer %s not dropped: %s", transfer_id, error)
+def _fault(error: EngineError) -> Fault:
+    """What a failure says of its engine."""
+    if isinstance(error, EngineFull):
+        return Fault.FULL
+    return Fault.LOST if isinstance(error, EngineLost) else Fault.ENGINE

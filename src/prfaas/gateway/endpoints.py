@@ -43,6 +43,7 @@ class Endpoints(msgspec.Struct, frozen=True):
 
     @property
     def engines(self) -> dict[str, EngineEndpoint]:
+        """Every engine by its name."""
         return {engine.name: engine for cluster in self.clusters for engine in cluster.engines}
 
     @property
@@ -51,6 +52,7 @@ class Endpoints(msgspec.Struct, frozen=True):
         return frozenset(e.name for c in self.clusters if c.kind == "pd" for e in c.engines)
 
     def cluster_of(self, engine: str) -> ClusterEndpoint:
+        """The cluster of a known engine."""
         return next(c for c in self.clusters if any(e.name == engine for e in c.engines))
 
     def hand_off_pairs(self) -> Iterator[tuple[EngineEndpoint, EngineEndpoint]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +13,16 @@ import msgspec
 from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
+    EngineUnreachable,
+    LocalFault,
     describe,
+    engine_error,
     error_message,
+    refusal,
 )
 
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
@@ -28,6 +35,8 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
     """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
 
     class Sampling(msgspec.Struct, frozen=True):
+        """What of the sampling parameters the gateway must know."""
+
         max_tokens: int | None = None
         skip_reading_prefix_cache: bool | None = None
 
@@ -38,11 +47,12 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
 
 
 class EngineAnswer(msgspec.Struct, frozen=True):
-    """A complete answer of an engine: status, content type, body."""
+    """A complete answer of an engine; ``retry_after`` is its header."""
 
     status: int
     content_type: str
     body: bytes
+    retry_after: str | None = None
 
 
 class _KvEventSource(msgspec.Struct, frozen=True):
@@ -54,23 +64,40 @@ class _PrefillAnswer(msgspec.Struct, frozen=True):
     kv_transfer_params: Any = None
 
 
-class EngineClient:
-    """One engine. ``session`` must not raise for status nor decompress."""
+class Sickness(msgspec.Struct, frozen=True):
+    """Why a health check failed. ``late``: it has not answered yet; ``refused``: nobody listens."""
 
-    def __init__(self, name: str, url: str, session: aiohttp.ClientSession) -> None:
+    why: str
+    late: bool = False
+    refused: bool = False
+
+
+class EngineClient:
+    """One engine. Every method may raise LocalFault, where it is this process that failed."""
+
+    def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
         self.url = url
-        self._session = session
+        self._http = http
+        self.heard_at = -math.inf
+        """When it last said anything of an answer, by the event loop's clock."""
 
-    async def healthy(self) -> str | None:
-        """None if the engine answers, else why it does not."""
+    async def sickness(self) -> Sickness | None:
+        """None if the health check succeeds, else why it does not."""
         try:
-            async with self._session.get(f"{self.url}/health", timeout=_HEALTH_TIMEOUT) as answer:
-                return None if answer.status == 200 else f"health check answered {answer.status}"
+            async with await self._http.request(
+                "GET", f"{self.url}/health", timeout=_HEALTH_TIMEOUT
+            ) as answer:
+                if answer.status == 200:
+                    return None
+                return Sickness(f"health check answered {answer.status}")
         except TimeoutError:
-            return "health check timed out"
+            return Sickness("health check timed out", late=True)
         except CONNECTION_ERRORS as error:
-            return describe(error)
+            failure = engine_error(self.name, error)
+            if isinstance(failure, LocalFault):
+                raise failure from error
+            return Sickness(describe(error), refused=isinstance(failure, EngineUnreachable))
 
     async def pass_on(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -101,15 +128,16 @@ class EngineClient:
         """Tokenise a request as this engine would.
 
         Returns the prompts, or the engine's own answer where it refuses the request (4xx). Raises
-        CannotRender, or EngineError for a failing engine.
+        CannotRender, or EngineError for a failing or full engine.
         """
         answer = await self.pass_on("POST", f"{body.endpoint}/render", body.raw, headers)
         if answer.status == 404 and b'"error"' not in answer.body:
             raise CannotRender(f"engine {self.name} does not render: needs --enable-scale-out")
-        if 400 <= answer.status < 500:
-            return answer
         if answer.status != 200:
-            raise EngineError(f"engine {self.name}: render answered {answer.status}")
+            failure = refusal(self.name, answer.status, answer.retry_after, answer.body)
+            if failure is not None:
+                raise failure
+            return answer
         try:
             if body.endpoint == "/v1/chat/completions":
                 return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
@@ -124,7 +152,9 @@ class EngineClient:
         """
         answer = await self._exchange("POST", "/v1/completions", body, _LONG, headers)
         if answer.status != 200:
-            raise EngineError(f"{self.name} answered {answer.status}: {error_message(answer.body)}")
+            failure = refusal(self.name, answer.status, answer.retry_after, answer.body)
+            message = f"{self.name} answered {answer.status}: {error_message(answer.body)}"
+            raise failure or EngineError(message)
         try:
             params = msgspec.json.decode(answer.body, type=_PrefillAnswer).kv_transfer_params
             result = msgspec.convert(params, ExportResult)
@@ -141,11 +171,17 @@ class EngineClient:
         Raises EngineError if the engine cannot be reached.
         """
         try:
-            return await self._session.post(
-                self.url + endpoint, data=body, headers=json_headers(headers), timeout=_LONG
+            answer = await self._http.request(
+                "POST", self.url + endpoint, data=body, headers=json_headers(headers), timeout=_LONG
             )
         except CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.name}: {describe(error)}") from error
+            raise engine_error(self.name, error) from error
+        self.hear()
+        return answer
+
+    def hear(self) -> None:
+        """The engine has just said something."""
+        self.heard_at = asyncio.get_running_loop().time()
 
     async def _exchange(
         self,
@@ -156,14 +192,16 @@ class EngineClient:
         headers: Mapping[str, str],
     ) -> EngineAnswer:
         try:
-            async with self._session.request(
+            async with await self._http.request(
                 method, self.url + path, data=body, headers=json_headers(headers), timeout=timeout
             ) as answer:
                 kind = answer.headers.get("Content-Type", "application/json")
-                return EngineAnswer(answer.status, kind, await answer.read())
+                content = await answer.read()
+                return EngineAnswer(answer.status, kind, content, answer.headers.get("Retry-After"))
         except CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.name}: {describe(error)}") from error
+            raise engine_error(self.name, error) from error
 
 
 def json_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """With the content type of all that the gateway sends."""
     return {"Content-Type": "application/json", **headers}

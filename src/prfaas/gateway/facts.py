@@ -44,6 +44,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     transfer_first_byte_s: float | None = None
     transferred_s: float | None = None
     decode_started_s: float | None = None
+    decodes_started_s: dict[int, float] = {}
+    """By attempt."""
     first_token_s: float | None = None
     completed_s: float | None = None
 
@@ -74,9 +76,16 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             self.kv_bytes, self.kv_bytes_hidden = 0, None
             return
         self.decode_engine, self.decode_started_s = command.engine, elapsed_s
+        self.decodes_started_s[command.attempt] = elapsed_s
         if command.transfer_id is None:
             self.prefill_engine = None
             self.kv_bytes, self.kv_bytes_hidden = 0, None
+
+    def note_answer(self, command: StartDecode, elapsed_s: float) -> None:
+        """This attempt begins to answer, maybe of two that were made."""
+        self.first_token_s = elapsed_s
+        self.decode_engine = command.engine
+        self.decode_started_s = self.decodes_started_s[command.attempt]
 
     def note_transfer(self, status: TransferStatus, elapsed_s: float) -> None:
         """The transfer is complete."""

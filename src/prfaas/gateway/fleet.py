@@ -3,6 +3,11 @@
 An engine counts as up while its health check answers and, for a prefill engine, while it is
 registered with its cluster's agent in a layout that pairs with every decode engine it may hand over
 to. The layouts are compared whenever an engine registers, never at the first request.
+
+An engine that stops being so is *suspected*: it gets no new work, and what it has goes on. A health
+check says little about answers under way: a server that shuts down closes its listener first and
+its streams last. It is *down* once there is evidence of its death: its health check has failed for
+`_DEATH_S` and nothing was heard of it on any answer in that time, or its processes were replaced.
 """
 
 from __future__ import annotations
@@ -15,23 +20,28 @@ from prfaas.core.errors import LayoutMismatch, LinkError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.agent_client import AgentClient, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
-from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.engine_client import EngineClient, Sickness
+from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)
 
 _ENGINE_POLL_S = 0.5
 _AGENT_POLL_S = 1.0
 _FAILURES_BEFORE_DOWN = 3
-"""A busy machine answers late. An engine that refuses the connection is down at once; an agent that
-does so fails the transfers themselves."""
+"""A busy machine answers late. An engine that refuses the connection is suspected at once; an agent
+that does so fails the transfers themselves."""
+_DEATH_S = 3.0
+"""How long an engine must look and sound dead. Streams that break say so themselves; this is for
+those that nobody reads, and machines that vanish."""
 
 
 class Fleet:
     """Polls engines and agents and tells changes.
 
     Args:
-        on_up, on_down: called with an engine's name (and why) when it starts or stops being usable.
-        on_restart: called when an engine's processes were replaced, even if it never looked down.
+        on_up, on_suspected: called with an engine's name (and why) when it starts or stops being
+            usable for new work; ``on_up`` also when it starts or stops to take hand-offs.
+        on_down: called when it is dead (and why), suspected or not.
     """
 
     def __init__(
@@ -41,17 +51,20 @@ class Fleet:
         agents: Mapping[str, AgentClient],
         *,
         on_up: Callable[[str], None],
+        on_suspected: Callable[[str, str], None],
         on_down: Callable[[str, str], None],
-        on_restart: Callable[[str], None],
     ) -> None:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
-        self._on_up, self._on_down, self._on_restart = on_up, on_down, on_restart
-        self._sick: dict[str, str | None] = dict.fromkeys(engines, "not seen yet")
-        self._timeouts = dict.fromkeys(engines, 0)
+        self._on_up, self._on_suspected, self._on_down = on_up, on_suspected, on_down
+        self._health = {name: _Health() for name in engines}
         self._ranks: dict[str, list[RegisteredRank]] = {}
         self._up: set[str] = set()
+        self._receiving: set[str] = set()
+        """Up, and registered with its agent as a whole."""
+        self._alive: set[str] = set()
+        """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
         self._agent_troubles: dict[str, str] = {}
         self.layout_known = asyncio.Event()
@@ -61,6 +74,7 @@ class Fleet:
 
     @property
     def up(self) -> frozenset[str]:
+        """Engines that get new work."""
         return frozenset(self._up)
 
     def layout(self) -> KvLayout | None:
@@ -84,11 +98,15 @@ class Fleet:
             for (a, b), difference in sorted(self.mismatches.items())
         ]
         if not self._up & self._endpoints.answering:
-            found += [f"decode engine {name} is down: {self._sick[name]}" for name in decode]
+            found += [f"decode engine {name} is down: {self._health[name].why}" for name in decode]
         if not self.layout_known.is_set():
             found.append("no decode engine has registered its KV layout with its agent yet")
             found += self._agent_troubles.values()
         return found
+
+    def takes_handoffs(self, engine: str) -> bool:
+        """Whether its agent can receive for it."""
+        return engine in self._receiving
 
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
@@ -98,12 +116,12 @@ class Fleet:
         """Poll one engine's health, for ever."""
         wake = self._wake[name]
         while True:
-            sick = await self._engines[name].healthy()
-            late = sick is not None and sick.endswith("timed out")
-            self._timeouts[name] = self._timeouts[name] + 1 if late else 0
-            if not late or self._timeouts[name] >= _FAILURES_BEFORE_DOWN:
-                self._sick[name] = sick
-            self._settle()
+            try:
+                sickness = await self._engines[name].sickness()
+            except LocalFault as error:
+                logger.warning("%s", error)
+            else:
+                self._examined(name, sickness)
             wake.clear()
             try:
                 async with asyncio.timeout(_ENGINE_POLL_S):
@@ -111,6 +129,19 @@ class Fleet:
                 await asyncio.sleep(0.05)  # A burst of suspicions is one.
             except TimeoutError:
                 pass
+
+    def _examined(self, name: str, sickness: Sickness | None) -> None:
+        now = asyncio.get_running_loop().time()
+        health = self._health[name]
+        if sickness is None and health.refused and name in self._alive:
+            self._dies(name, "it was restarted")  # Nobody listened, and now somebody does.
+        health.take(sickness, now)
+        self._settle()
+        failing_for_s = 0.0 if health.since is None else now - health.since
+        silent_for_s = now - self._engines[name].heard_at
+        suspected = health.why is not None and name in self._alive
+        if suspected and min(failing_for_s, silent_for_s) >= _DEATH_S:
+            self._dies(name, f"{health.why}, and it says nothing")
 
     async def watch_agent(self, cluster: str) -> None:
         """Poll the registered engines of one cluster's agent, for ever."""
@@ -121,6 +152,8 @@ class Fleet:
                 self._registered(cluster, await agent.engines())
                 self._agent_troubles.pop(cluster, None)
                 failures = 0
+            except LocalFault as error:
+                logger.warning("%s", error)
             except LinkError as error:
                 failures += 1
                 if cluster not in self._agent_troubles:
@@ -135,8 +168,8 @@ class Fleet:
         if ranks == before:
             return
         self._ranks[cluster] = ranks
-        for name in _replaced(before, ranks):
-            self._on_restart(name)
+        for name in _replaced(before, ranks) & self._alive:
+            self._dies(name, "it was restarted")
         self._compare()
         if self.layout() is not None:
             self.layout_known.set()
@@ -163,27 +196,40 @@ class Fleet:
         return None
 
     def _settle(self) -> None:
-        """Tell who went up or down since the last time."""
+        """Tell who became usable or suspected since the last time."""
         for name, engine in self._endpoints.engines.items():
             why = self._unusable(engine)
-            if why is None and name not in self._up:
+            receives = why is None and self._is_registered(name)
+            if why is None and (name not in self._up or receives != (name in self._receiving)):
+                if name not in self._up:
+                    logger.info("engine %s is up", name)
                 self._up.add(name)
-                logger.info("engine %s is up", name)
+                self._alive.add(name)
+                (self._receiving.add if receives else self._receiving.discard)(name)
                 self._on_up(name)
             elif why is not None and name in self._up:
                 self._up.discard(name)
-                logger.warning("engine %s is down: %s", name, why)
-                self._on_down(name, why)
+                logger.warning("engine %s gets no new work: %s", name, why)
+                self._on_suspected(name, why)
+
+    def _dies(self, name: str, why: str) -> None:
+        self._alive.discard(name)
+        self._up.discard(name)
+        logger.warning("engine %s is down: %s", name, why)
+        self._on_down(name, why)
 
     def _unusable(self, engine: EngineEndpoint) -> str | None:
-        sick = self._sick[engine.name]
-        if sick is not None or engine.role == "decode":
-            return sick
-        layouts = self._layouts(engine.name)
-        if not layouts or len(layouts) < next(iter(layouts.values())).tp_size:
+        why = self._health[engine.name].why
+        if why is not None or engine.role == "decode":
+            return why
+        if not self._is_registered(engine.name):
             return "not registered with its agent"
         pairs = {b for a, b in self.mismatches if a == engine.name}
         return f"its KV layout differs from {', '.join(sorted(pairs))}'s" if pairs else None
+
+    def _is_registered(self, engine: str) -> bool:
+        layouts = self._layouts(engine)
+        return bool(layouts) and len(layouts) >= next(iter(layouts.values())).tp_size
 
     def _layouts(self, engine: str) -> dict[int, KvLayout]:
         cluster = self._endpoints.engines[engine].cluster
@@ -192,6 +238,28 @@ class Fleet:
 
     def _layout(self, engine: str) -> KvLayout | None:
         return next(iter(self._layouts(engine).values()), None)
+
+
+class _Health:
+    """What an engine's health checks have said. ``why`` it is suspected, None where it is not;
+    ``since`` when they fail."""
+
+    def __init__(self) -> None:
+        self.why: str | None = "not seen yet"
+        self.since: float | None = None
+        self.refused = False
+        self._late = 0
+
+    def take(self, sickness: Sickness | None, now: float) -> None:
+        """One more has ended; a busy machine may be late a few times."""
+        if sickness is None:
+            self.why, self.since, self.refused, self._late = None, None, False, 0
+            return
+        self.since = now if self.since is None else self.since
+        self.refused = self.refused or sickness.refused
+        self._late = self._late + 1 if sickness.late else 0
+        if not sickness.late or self._late >= _FAILURES_BEFORE_DOWN:
+            self.why = sickness.why
 
 
 def _replaced(before: list[RegisteredRank], now: list[RegisteredRank]) -> set[str]:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
-from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.background import Background
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
+from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.links import LinkWatch
@@ -30,16 +27,16 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.index.prefix_index import EngineIndex
 from prfaas.policies.registry import make_policy
-from prfaas.scheduler.events import EngineDown, EngineUp, LinkStateChanged
+from prfaas.scheduler.events import (
+    EngineDown,
+    EngineSuspected,
+    EngineUp,
+    LayoutKnown,
+    LinkStateChanged,
+)
 from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
-
-logger = logging.getLogger(__name__)
-
-_KEEPALIVE_S = 3.0
-"""vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
-its request with it."""
 
 
 class Gateway:
@@ -55,23 +52,18 @@ class Gateway:
         self._endpoints = endpoints
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
-        self._driver: Driver | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
         self._feed_tasks: dict[str, asyncio.Task[None]] = {}
         self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
-            auto_decompress=False,
-            skip_auto_headers=["Accept-Encoding"],
-        )
+        self._http = HttpClient()
         self._zmq = zmq.asyncio.Context()
         engines, endpoints = self._endpoints.engines, self._endpoints
-        self.engines = {n: EngineClient(n, e.url, self._session) for n, e in engines.items()}
+        self.engines = {n: EngineClient(n, e.url, self._http) for n, e in engines.items()}
         self._agents = {
-            c.name: AgentClient(c.agent, c.agent_url, self._session) for c in endpoints.clusters
+            c.name: AgentClient(c.agent, c.agent_url, self._http) for c in endpoints.clusters
         }
         self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
         self.fleet = Fleet(
@@ -79,32 +71,32 @@ class Gateway:
             self.engines,
             self._agents,
             on_up=self._engine_up,
+            on_suspected=self._engine_suspected,
             on_down=self._engine_down,
-            on_restart=self._engine_restarted,
         )
+        self._driver = self._make_driver()
         self.requests = self._make_requests()
         for name in engines:
-            self._run(self.fleet.watch_engine(name))
+            self._background.run("engine_health", partial(self.fleet.watch_engine, name))
         for cluster in endpoints.clusters:
-            self._run(self.fleet.watch_agent(cluster.name))
-        self._run(self._schedule_once_layout_is_known())
+            self._background.run("agent_poll", partial(self.fleet.watch_agent, cluster.name))
+            watch = LinkWatch(
+                cluster, endpoints, self._agents[cluster.name], on_change=self._link_changed
+            )
+            self._background.run("link_states", watch.run)
+        self._background.run("first_layout", self._hand_over_once_layout_is_known)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._driver is not None:
-            await self._driver.close()
-        await self._session.close()
+        await self._background.close()
+        await self._driver.close()
+        await self._http.close()
         self._zmq.destroy(linger=0)
         self._journal.close()
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
-        found = self.fleet.troubles()
-        return found if found or self._driver is not None else ["starting"]
+        return self.fleet.troubles()
 
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
@@ -130,13 +122,13 @@ class Gateway:
         fleet, engines = self.fleet, self._endpoints.engines
         return RequestFlow(
             self.deployment.gateway,
+            self._driver,
             renderer=Renderer(engines, self.engines, up=lambda: fleet.up, suspect=fleet.suspect),
             adapters=self._adapters,
             engines=engines,
             indices={name: feed.follower.index for name, feed in self._feeds.items()},
             metrics=self.metrics,
             journal=self._journal,
-            troubles=self.troubles,
         )
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
@@ -150,32 +142,22 @@ class Gateway:
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
-    async def _schedule_once_layout_is_known(self) -> None:
-        """The scheduler needs the hand-off block size, which an engine registers with its agent."""
+    async def _hand_over_once_layout_is_known(self) -> None:
+        """An engine registers its layout with its agent; until then prompts are not handed over."""
         await self.fleet.layout_known.wait()
         layout = self.fleet.layout()
         assert layout is not None
-        driver = self._make_driver(layout)
-        for name in self.fleet.up:
-            driver.handle(EngineUp(name))
-        self._driver = driver
-        self.requests.drive(driver, block_tokens=layout.alignment_tokens)
-        for cluster in self._endpoints.clusters:
-            watch = LinkWatch(
-                cluster, self._endpoints, self._agents[cluster.name], on_change=self._link_changed
-            )
-            self._run(watch.run())
+        self.requests.block_tokens = layout.alignment_tokens
+        self._driver.handle(LayoutKnown(layout))
 
-    def _make_driver(self, layout: KvLayout) -> Driver:
+    def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
         opened = JournalOpened(
             driver="gateway",
             unix_time=time.time(),
-            topology=topology_of(
-                self.deployment, alignment_tokens=layout.alignment_tokens, up=False
-            ),
+            topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(layout=layout),
+            costs=CostInputs(),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(
@@ -192,33 +174,19 @@ class Gateway:
     # -- what the watchers tell -----------------------------------------------------------------
 
     def _link_changed(self, event: LinkStateChanged) -> None:
-        assert self._driver is not None
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
 
     def _engine_up(self, name: str) -> None:
-        self._feed_tasks[name] = self._run(self._feeds[name].run())
-        self._run(self._adapters.learn(self.engines[name]))
-        if self._driver is not None:
-            self._driver.handle(EngineUp(name))
+        if name not in self._feed_tasks:
+            self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
+        self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        takes_handoffs = self.fleet.takes_handoffs(name)
+        self._driver.handle(EngineUp(name, takes_handoffs))
+
+    def _engine_suspected(self, name: str, why: str) -> None:
+        self._driver.handle(EngineSuspected(name, why))
 
     def _engine_down(self, name: str, why: str) -> None:
         self._feed_tasks.pop(name).cancel()
-        if self._driver is not None:
-            self._driver.handle(EngineDown(name, why))
-
-    def _engine_restarted(self, name: str) -> None:
-        if name in self.fleet.up:
-            self._engine_down(name, "it was restarted")
-            self._engine_up(name)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
-        return task
-
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (bug := task.exception()) is not None:
-            logger.critical("a background task of the gateway failed", exc_info=bug)
+        self._driver.handle(EngineDown(name, why))

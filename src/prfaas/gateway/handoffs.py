@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from prfaas.core.errors import LinkError
 from prfaas.core.handoff import LONGEST_DEADLINE_S, ExportParams
 from prfaas.gateway.agent_client import AgentClient, TransferStatus
 from prfaas.gateway.facts import RequestFacts
+from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.scheduler.commands import StartPrefill
+
+logger = logging.getLogger(__name__)
 
 _SENDER_PAUSE_S = 0.02
 _SENDER_TRIES = 25
 """A prefill engine may answer a little before its agent has taken the end of the export in."""
+_DROP_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0, 20.0, 40.0)
+"""Between tries to have an agent forget a transfer: an agent that is restarted has forgotten it by
+itself, and the transfer's own deadline ends it where nobody can be reached."""
 
 
 def export_params(command: StartPrefill, destination: str, time_left_s: float) -> ExportParams:
@@ -56,9 +63,21 @@ async def note_hidden_bytes(
     for _ in range(_SENDER_TRIES):
         try:
             status = await sender.transfer(transfer_id, wait_s=0.0, ranks=ranks)
-        except LinkError:
+        except (LinkError, LocalFault):
             return
         if status.sent is not None and status.sent.bytes_acknowledged_at_export_end is not None:
             facts.kv_bytes_hidden = status.sent.bytes_acknowledged_at_export_end
             return
         await asyncio.sleep(_SENDER_PAUSE_S)
+
+
+async def drop_transfer(agent: AgentClient, transfer_id: str) -> None:
+    """Have an agent forget a transfer; again where that fails, for a while."""
+    for pause_s in (*_DROP_PAUSES_S, None):
+        try:
+            await agent.drop(transfer_id)
+            return
+        except (LinkError, LocalFault) as error:
+            logger.debug("transfer %s not dropped: %s", transfer_id, error)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)

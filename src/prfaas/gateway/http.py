@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prfaas.core.errors import EngineError
@@ -23,6 +24,7 @@ from prfaas.gateway.openai_errors import (
     RequestRefused,
     ServiceUnavailable,
 )
+from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 
 def make_app(gateway: Gateway) -> web.Application:
     """The application; serve it with ``handler_cancellation=True`` or disconnects go unseen."""
+    logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
     config = gateway.deployment.gateway
     front = _Front(gateway, config.api_keys)
     app = web.Application(
@@ -50,6 +53,18 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
     return app
+
+
+class _WithoutTraceback(logging.Filter):
+    """What is no HTTP gets a 400; it is not our failure, and not news to an operator."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leave such messages out; all others stay."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+_NO_HTTP = _WithoutTraceback()
 
 
 class _Front:
@@ -112,6 +127,8 @@ class _Front:
         for engine in self._gateway.engines_up():
             try:
                 answer = await engine.pass_on(request.method, request.path, body, headers)
+            except LocalFault as error:
+                raise ServiceUnavailable(str(error)) from error
             except EngineError:
                 continue
             kind = {"Content-Type": answer.content_type}

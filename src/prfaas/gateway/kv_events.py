@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -35,6 +36,8 @@ latest every 0.1 s."""
 
 
 class FeedState(StrEnum):
+    """Whether an engine's events are known to arrive."""
+
     CONNECTING = "connecting"
     LIVE = "live"
     SILENT = "silent"
@@ -83,6 +86,7 @@ class KvEventFollower:
         self.next_number = 0
         self.batches_total = 0
         self.resets_total = 0
+        self.unreadable_total = 0
         self._last_ts = 0.0
 
     def restart(self) -> None:
@@ -115,6 +119,15 @@ class KvEventFollower:
         if number > self.next_number:
             self.restart()
         self._apply(number, _decode(payload))
+
+    def skip(self, number: int) -> None:
+        """A batch cannot be read. What it removed is not known, so the index starts from empty; the
+        next batch is one like any other."""
+        self.unreadable_total += 1
+        if number >= self.next_number:
+            self.index.clear()
+            self.next_number = number + 1
+            self.resets_total += 1
 
     def _apply(self, number: int, batch: _Batch) -> None:
         for event in batch.events:
@@ -174,10 +187,11 @@ class KvEventFeed:
             while True:
                 await self._replay(replay)
                 while (frames := await self._next(subscriber)) is not None:
-                    number, payload = _numbered(frames, parts=3)
-                    if not self.follower.take(number, payload):
-                        await self._fill_gap(replay, number, payload)
-                    self._comes_alive()
+                    with self._bad_message(frames, parts=3):
+                        number, payload = _numbered(frames, parts=3)
+                        if not self.follower.take(number, payload):
+                            await self._fill_gap(replay, number, payload)
+                        self._comes_alive()
         finally:
             subscriber.close()
 
@@ -214,11 +228,23 @@ class KvEventFeed:
                     frames = await dealer.recv_multipart()
                 if frames[-2:-1] == [_END]:
                     break
-                self.follower.take_replayed(*_numbered(frames, parts=4))
+                with self._bad_message(frames, parts=4):
+                    self.follower.take_replayed(*_numbered(frames, parts=4))
                 await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
         finally:
             dealer.close()
         self._comes_alive()
+
+    @contextmanager
+    def _bad_message(self, frames: list[bytes], *, parts: int) -> Iterator[None]:
+        """A message that is not what vLLM sends is an error of that message only. One without a
+        number leaves a gap, which the next one shows."""
+        try:
+            yield
+        except EngineError as error:
+            logger.warning("engine %s: %s", self.engine, error)
+            with suppress(EngineError):
+                self.follower.skip(_numbered(frames, parts=parts)[0])
 
     def _comes_alive(self) -> None:
         if self.state is not FeedState.LIVE:

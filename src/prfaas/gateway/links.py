@@ -9,6 +9,7 @@ from collections.abc import Callable
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import ClusterEndpoint, Endpoints
+from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
 
@@ -46,6 +47,8 @@ class LinkWatch:
                 async for states in self._agent.link_states():
                     for state in states:
                         self._take(state)
+            except LocalFault as error:
+                logger.warning("%s", error)
             except LinkError as error:
                 self._lost(str(error))
             await asyncio.sleep(_RETRY_S)

@@ -66,6 +66,12 @@ class GatewayMetrics:
             ("source", "target"),
             registry=r,
         )
+        self.deaths = Counter(
+            "prfaas_gateway_background_deaths_total",
+            "Tasks of the gateway that died of an error and were started again.",
+            ("task",),
+            registry=r,
+        )
         self.layout_mismatches = Gauge(
             "prfaas_gateway_layout_mismatches",
             "Pairs of engines whose KV layouts do not pair.",
@@ -86,6 +92,12 @@ class GatewayMetrics:
         self._index_resets = Gauge(
             "prfaas_gateway_index_resets", "Times the index was emptied.", ("engine",), registry=r
         )
+        self._unreadable = Gauge(
+            "prfaas_gateway_kv_events_unreadable",
+            "Messages that were not what vLLM sends.",
+            ("engine",),
+            registry=r,
+        )
         self._unplaced = Gauge(
             "prfaas_gateway_index_unplaced_blocks",
             "Announced blocks whose place could not be told.",
@@ -100,6 +112,7 @@ class GatewayMetrics:
         self._events_live.labels(feed.engine).set(feed.state is FeedState.LIVE)
         self._event_batches.labels(feed.engine).set(follower.batches_total)
         self._index_resets.labels(feed.engine).set(follower.resets_total)
+        self._unreadable.labels(feed.engine).set(follower.unreadable_total)
         self._unplaced.labels(feed.engine).set(follower.index.unplaced_blocks_total)
 
     def observe_request(self, facts: RequestFacts) -> None:

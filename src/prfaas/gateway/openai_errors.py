@@ -10,7 +10,7 @@ from math import ceil
 import msgspec
 
 from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
-from prfaas.scheduler.commands import ErrorKind
+from prfaas.scheduler.commands import ErrorKind, FailRequest
 
 
 class ApiError(PrfaasError):
@@ -103,10 +103,11 @@ class GatewayBug(ApiError, InvariantError):
         super().__init__(500, "internal error of the gateway", kind="internal_error")
 
 
-def failed_request(kind: ErrorKind, message: str, retry_after_s: float | None = None) -> ApiError:
+def failed_request(command: FailRequest) -> ApiError:
     """What the client is told when the scheduler gives a request up."""
-    if kind is ErrorKind.OVERLOADED:
-        return TooManyRequests(message, retry_after_s=max(1, ceil(retry_after_s or 1)))
+    kind, message = command.kind, command.message
+    if kind in (ErrorKind.FULL, ErrorKind.OVERLOADED):
+        return TooManyRequests(message, retry_after_s=max(1, ceil(command.retry_after_s or 1)))
     if kind is ErrorKind.DEADLINE:
         return DeadlinePassed(message)
     if kind is ErrorKind.UNAVAILABLE:

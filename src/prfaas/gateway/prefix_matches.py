@@ -28,14 +28,14 @@ def match_engines(
     indices: Mapping[str, EngineIndex],
     *,
     prompt_tokens: int,
-    block_tokens: int,
+    block_tokens: int | None,
 ) -> Matches:
     """What each engine holds of the prompt, and what of it it can go on from by itself.
 
     Args:
         keys: the prompt's, with its salt and adapter.
         indices: engine -> what its cache holds.
-        block_tokens: hand-offs end at multiples of it.
+        block_tokens: hand-offs end at multiples of it; None: there are none.
     """
     cached: dict[str, int] = {}
     resumable: dict[str, int] = {}
@@ -52,7 +52,7 @@ def match_engines(
 
 
 def usable_prefix(
-    engine: EngineEndpoint, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int
+    engine: EngineEndpoint, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int | None
 ) -> int:
     """Tokens of a prompt's prefix for which the scheduler may count on this engine's cache.
 
@@ -61,6 +61,8 @@ def usable_prefix(
     something is left to transfer: where they reach the hand-off boundary but the state does not,
     the last block counts as absent, or the engine would be left to compute everything alone.
     """
+    if block_tokens is None:
+        return match.reusable_tokens
     boundary = aligned_boundary(prompt_tokens, block_tokens)
     if engine.role == "prefill" or match.reusable_tokens >= boundary:
         return match.reusable_tokens

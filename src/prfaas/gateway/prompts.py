@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import ceil
 
 import msgspec
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import EngineError, PrfaasError
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient, RenderedPrompt
-from prfaas.gateway.openai_errors import ServiceUnavailable
-from prfaas.gateway.upstream_errors import CannotRender
+from prfaas.gateway.openai_errors import (
+    ApiError,
+    EngineFailed,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from prfaas.gateway.upstream_errors import (
+    CannotRender,
+    EngineFull,
+    EngineUnreachable,
+    LocalFault,
+)
 
 logger = logging.getLogger(__name__)
 
 _OUTPUT_TOKENS_UNSAID = 4096
 """Stands in for ``max_tokens`` where only the engine knows its default."""
+_HEDGE_S = 1.0
+"""After so long another engine is asked: tokenising takes milliseconds. The first is asked again
+where no other answers either."""
+_SLOW_FOR_S = 10.0
+"""How long an engine that was passed over so is asked last."""
+_MOST_FAILURES = 2
+"""So many engines may fail at one prompt: the others would too."""
+
+Rendered = list[RenderedPrompt] | EngineAnswer
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -47,43 +68,132 @@ class Renderer:
         up: Callable[[], frozenset[str]],
         suspect: Callable[[str], None],
     ) -> None:
-        self._endpoints = endpoints
+        by_role = sorted(endpoints.values(), key=lambda e: e.role)
+        self._names = [[e.name for e in by_role if e.role == r] for r in ("decode", "prefill")]
         self._engines = engines
         self._up = up
         self._suspect = suspect
         self._turn = itertools.count()
+        self._slow_until: dict[str, float] = {}
         self._warned = False
 
     async def render(self, body: RequestBody, headers: Mapping[str, str]) -> Prompt | EngineAnswer:
         """The prompt, or the engine's own answer where it refuses the request.
 
-        Raises ApiError (503) if no engine can be asked.
+        Raises ApiError: 503 if no engine can be asked, 502 if those that were asked failed, 429 if
+        all are full.
         """
         why = body.needs_engine_alone()
         if why is not None:
             return _untouched(body, why)
-        for name in self._candidates():
-            try:
-                rendered = await self._engines[name].render(body, headers)
-            except CannotRender as error:
-                if not self._warned:
-                    logger.warning("%s; every request goes straight to a decode engine", error)
-                self._warned = True
-                return _untouched(body, "the engine does not render prompts")
-            except EngineError as error:
-                logger.info("rendering: %s", error)
-                self._suspect(name)
-                continue
-            return rendered if isinstance(rendered, EngineAnswer) else _prompt(body, rendered)
-        raise ServiceUnavailable("no engine is up to tokenise the prompt")
+        try:
+            rendered = await self._ask(body, headers)
+        except CannotRender as error:
+            if not self._warned:
+                logger.warning("%s; every request goes straight to a decode engine", error)
+            self._warned = True
+            return _untouched(body, "the engine does not render prompts")
+        return rendered if isinstance(rendered, EngineAnswer) else _prompt(body, rendered)
 
-    def _candidates(self) -> Iterator[str]:
-        up = self._up()
-        turn = next(self._turn)
-        for role in ("decode", "prefill"):
-            names = [n for n, e in self._endpoints.items() if e.role == role and n in up]
-            for place in range(len(names)):
-                yield names[(turn + place) % len(names)]
+    async def _ask(self, body: RequestBody, headers: Mapping[str, str]) -> Rendered:
+        """The first answer of an engine; another is asked where one fails or takes too long."""
+        candidates = self._candidates()
+        failures: list[PrfaasError] = []
+        if len(candidates) > 1:
+            first = candidates.pop(0)
+            try:
+                async with asyncio.timeout(_HEDGE_S):
+                    return await self._engines[first].render(body, headers)
+            except TimeoutError:
+                self._overtaken([first])
+                candidates.append(first)
+            except (EngineError, LocalFault) as error:
+                self._failed(first, error)
+                failures.append(error)
+        return await self._ask_several(body, headers, candidates, failures)
+
+    async def _ask_several(
+        self,
+        body: RequestBody,
+        headers: Mapping[str, str],
+        candidates: list[str],
+        failures: list[PrfaasError],
+    ) -> Rendered:
+        """Ask one after the other, without waiting long for any."""
+        asked: dict[asyncio.Task[Rendered], str] = {}
+        try:
+            while True:
+                if candidates and len(_failed(failures)) < _MOST_FAILURES:
+                    name = candidates.pop(0)
+                    task = asyncio.ensure_future(self._engines[name].render(body, headers))
+                    task.add_done_callback(_nobody_waits)
+                    asked[task] = name
+                if not asked:
+                    raise _explained(failures)
+                done, _ = await asyncio.wait(
+                    asked, timeout=_HEDGE_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    name = asked.pop(task)
+                    try:
+                        rendered = task.result()
+                    except (EngineError, LocalFault) as error:
+                        self._failed(name, error)
+                        failures.append(error)
+                    else:
+                        self._overtaken(asked.values())
+                        return rendered
+        finally:
+            for task in asked:
+                task.cancel()
+
+    def _failed(self, name: str, error: PrfaasError) -> None:
+        if isinstance(error, CannotRender):
+            raise error
+        logger.info("rendering: %s", error)
+        if not isinstance(error, EngineFull | LocalFault):
+            self._suspect(name)
+
+    def _overtaken(self, names: Iterable[str]) -> None:
+        now = asyncio.get_running_loop().time()
+        for name in names:
+            self._slow_until[name] = now + _SLOW_FOR_S
+
+    def _candidates(self) -> list[str]:
+        up, turn = self._up(), next(self._turn)
+        found: list[str] = []
+        for names in self._names:
+            usable = [name for name in names if name in up]
+            start = turn % len(usable) if usable else 0
+            found += usable[start:] + usable[:start]
+        if self._slow_until:
+            now = asyncio.get_running_loop().time()
+            found.sort(key=lambda name: self._slow_until.get(name, 0.0) > now)
+        return found
+
+
+def _nobody_waits(task: asyncio.Task[Rendered]) -> None:
+    """What an engine that was overtaken says at last is no news."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _failed(failures: list[PrfaasError]) -> list[PrfaasError]:
+    """Those that may be the prompt's fault."""
+    harmless = EngineUnreachable | EngineFull | LocalFault
+    return [error for error in failures if not isinstance(error, harmless)]
+
+
+def _explained(failures: list[PrfaasError]) -> ApiError:
+    """What the client is told where no engine has tokenised its prompt."""
+    failed = _failed(failures)
+    if failed:
+        return EngineFailed(f"tokenising the prompt failed: {failed[-1]}")
+    full = [error.retry_after_s for error in failures if isinstance(error, EngineFull)]
+    if full:
+        return TooManyRequests(str(failures[-1]), retry_after_s=ceil(min(full)))
+    local = [error for error in failures if isinstance(error, LocalFault)]
+    return ServiceUnavailable(str(local[0]) if local else "no engine is up to tokenise the prompt")
 
 
 def _prompt(body: RequestBody, rendered: list[RenderedPrompt]) -> Prompt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -23,7 +23,6 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
     DeadlinePassed,
-    ServiceUnavailable,
     TooManyRequests,
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
@@ -36,16 +35,17 @@ _RECENT = 50
 
 
 class RequestFlow:
-    """Answers requests; `drive` opens it.
+    """Answers requests. ``block_tokens``: hand-offs end at multiples of it; nothing is handed over
+    before it is known.
 
     Args:
         indices: engine -> what its prefix cache holds.
-        troubles: why nothing can be answered, while there is no driver.
     """
 
     def __init__(
         self,
         config: GatewayConfig,
+        driver: Driver,
         *,
         renderer: Renderer,
         adapters: Adapters,
@@ -53,7 +53,6 @@ class RequestFlow:
         indices: Mapping[str, EngineIndex],
         metrics: GatewayMetrics,
         journal: JournalFile,
-        troubles: Callable[[], list[str]],
     ) -> None:
         self._deadline_s = config.request_deadline_s
         self._most_inflight = config.max_inflight_requests
@@ -63,16 +62,11 @@ class RequestFlow:
         self._indices = indices
         self._metrics = metrics
         self._journal = journal
-        self._troubles = troubles
-        self._driver: Driver | None = None
-        self._block_tokens = 0
+        self._driver = driver
+        self.block_tokens: int | None = None
         self.inflight = 0
         self.recent: deque[RequestFacts] = deque(maxlen=_RECENT)
         """Requests that have ended, the newest first."""
-
-    def drive(self, driver: Driver, *, block_tokens: int) -> None:
-        """From now on requests are answered; hand-offs end at multiples of ``block_tokens``."""
-        self._driver, self._block_tokens = driver, block_tokens
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str
@@ -97,10 +91,6 @@ class RequestFlow:
         self._metrics.inflight.set(self.inflight)
 
     async def _see_through(self, exchange: Exchange) -> None:
-        driver = self._driver
-        if driver is None:
-            exchange.fail(ServiceUnavailable("; ".join(self._troubles())))
-            return
         if self.inflight > self._most_inflight:
             exchange.fail(TooManyRequests("too many requests in flight"))
             return
@@ -121,7 +111,9 @@ class RequestFlow:
         matches = self._match(exchange, adapter)
         exchange.facts.cached = matches.cached
         deadline = exchange.received_at + exchange.deadline_s
-        await driver.answer(exchange, arrival(exchange.key, prompt, matches, deadline=deadline))
+        await self._driver.answer(
+            exchange, arrival(exchange.key, prompt, matches, deadline=deadline)
+        )
 
     def _take(self, exchange: Exchange, prompt: Prompt) -> None:
         """The prompt is known: so are its length, its deadline, and how it will be answered."""
@@ -143,5 +135,5 @@ class RequestFlow:
             self._engines,
             self._indices,
             prompt_tokens=len(token_ids),
-            block_tokens=self._block_tokens,
+            block_tokens=self.block_tokens,
         )

@@ -1,24 +1,99 @@
-"""What goes wrong between the gateway and an engine or agent, and what that says."""
+"""What goes wrong between the gateway and an engine or agent, whose fault it is, what may help.
+
+LocalFault          we have run out of something         wait, blame nobody
+EngineUnreachable   it never had the request             elsewhere, at once
+EngineLost          it went away while it had it         elsewhere, but not for ever: the request
+                                                         may be what it died of
+EngineFull          it has no place for the request      an idle engine, or later
+EngineError         it failed or answers nonsense        elsewhere
+(a 4xx answer)      the request is wrong                 nowhere: it is the client's answer
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
 
 import aiohttp
 import msgspec
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import CapacityError, EngineError, PrfaasError
 
 CONNECTION_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """All that aiohttp raises where an HTTP exchange could not be had or broke off."""
+_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+"""No descriptors, memory, buffers, or local ports left."""
+_LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+_LONGEST_RETRY_S = 3600.0
+
+
+class LocalFault(CapacityError):
+    """This process has run out of something of its own (descriptors, ports, memory)."""
+
+
+class EngineUnreachable(EngineError):
+    """No connection to the engine can be made: it has not seen the request."""
+
+
+class EngineLost(EngineError):
+    """The engine went away while it had the request."""
+
+
+class EngineFull(EngineError):
+    """The engine has no place for the request now. ``retry_after_s``: when it may have one."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class CannotRender(EngineError):
     """The server has no render endpoint (started without ``--enable-scale-out``)."""
 
 
-class AnswerBroke(EngineError):
-    """The engine failed, refused for reasons of its own, or broke off."""
+def is_local(error: BaseException) -> bool:
+    """Whether it is this process that has run out of something."""
+    return isinstance(error, OSError) and error.errno in _LOCAL
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether a connection that was there broke."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+        return True
+    return isinstance(error, OSError) and error.errno in _LOST
+
+
+def engine_error(engine: str, error: BaseException) -> PrfaasError:
+    """What one of `CONNECTION_ERRORS` says of this engine, or of ourselves."""
+    if is_local(error):
+        return LocalFault(f"the gateway cannot reach {engine}: {describe(error)}")
+    message = f"{engine}: {describe(error)}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return EngineUnreachable(message)
+    return EngineLost(message) if is_lost(error) else EngineError(message)
+
+
+def refusal(engine: str, status: int, retry_after: str | None, body: bytes) -> EngineError | None:
+    """What an answer says that is no success, where not the request is wrong; None where it is.
+
+    ``retry_after``: the header. An engine is full that answers 429, or 503 with such a header.
+    """
+    message = f"{engine} answered {status}: {error_message(body)}"
+    if status == 429 or (status == 503 and retry_after is not None):
+        return EngineFull(message, retry_after_s=_retry_after_s(retry_after))
+    return None if 400 <= status < 500 else EngineError(message)
+
+
+def _retry_after_s(given: str | None) -> float:
+    """Seconds of the header; 1 where it says none, or a date."""
+    try:
+        seconds = float(given or "1")
+    except ValueError:
+        return 1.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_S) if math.isfinite(seconds) else 1.0
 
 
 def describe(error: BaseException) -> str:

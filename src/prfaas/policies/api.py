@@ -111,7 +111,9 @@ class EngineView(Protocol):
 
     @property
     def free_at(self) -> float:
-        """When its prefill work of now should be done, by the costs' estimate."""
+        """When its prefill work of now should be done, by the costs' estimate. Work that should
+        have been done by now is expected to take as long again as it is late: the engine may have
+        stopped working."""
 
     @property
     def assigned(self) -> int:

@@ -25,6 +25,8 @@ class ErrorKind(StrEnum):
     """No engine that could answer is up, and none came back in time."""
     ENGINE = "engine"
     """A decode engine broke off after the first token, or every attempt failed."""
+    FULL = "full"
+    """Every engine that could answer has no place for it now."""
 
 
 class Command(msgspec.Struct, frozen=True, gc=False, tag=True):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from math import inf
 
 from prfaas.policies.api import Route
-from prfaas.scheduler.commands import StartDecode
+from prfaas.scheduler import hedging
+from prfaas.scheduler.commands import CancelDecode, StartDecode
 from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
-from prfaas.scheduler.state import ClusterState, EngineState, FleetState, Record
+from prfaas.scheduler.state import ClusterState, EngineState, FleetState, Hedge, Record
 
 
 class Decoding:
@@ -60,6 +61,49 @@ class Decoding:
         assert engine is not None
         self._requests.move(record, State.DECODING)
         engine.take_slot(record)
+        self._tell_to_decode(record, engine)
+
+    def ask_as_well(self, record: Record, why: str) -> bool:
+        """Have another engine that has a free slot decode beside the first; False if none has."""
+        others = [e for e in self.usable_engines(record) if e is not record.decode]
+        second = self._free_engine(record, [e for e in others if e.name not in record.failed])
+        if second is None:
+            return False
+        self._reservations.release_prefill(record, done=False)
+        hedging.begin(record, second)
+        record.reason = f"{record.reason}; {second.name} asked as well: {why}"
+        self._tell_to_decode(record, second)
+        return True
+
+    def keep_first(self, record: Record) -> None:
+        """Of two that are at it the one that was asked first goes on alone."""
+        self._reservations.release_prefill(record, done=False)
+        self._end_other(record, hedging.forget_second(record))
+
+    def keep_second(self, record: Record) -> None:
+        """Of two the one that was asked last; nothing where there is one."""
+        if record.hedge is not None:
+            self._end_other(record, hedging.forget_first(record))
+
+    def of_first(self, record: Record, trigger: Trigger) -> None:
+        """News of the attempt that was made first, while another was made beside it."""
+        if trigger is Trigger.DECODE_FAILED:
+            self.keep_second(record)
+        elif trigger in (Trigger.FIRST_TOKEN, Trigger.REQUEST_COMPLETED):
+            self.keep_first(record)
+            self._requests.trigger(record, trigger, "")
+
+    def lose_first(self, record: Record, engine: EngineState) -> None:
+        """``engine`` is gone: if it was asked first, the other goes on."""
+        if record.hedge is not None and record.hedge.engine is engine:
+            self.keep_second(record)
+
+    def _end_other(self, record: Record, other: Hedge) -> None:
+        record.failed |= {other.engine.name}
+        self._requests.out.append(CancelDecode(record.request_id, other.attempt, other.engine.name))
+        self.fill_slots(other.engine)
+
+    def _tell_to_decode(self, record: Record, engine: EngineState) -> None:
         if record.route is Route.DIRECT:
             self._reservations.book_prefill(record, engine)
         self._requests.out.append(
@@ -88,11 +132,13 @@ class Decoding:
 
     def streaming(self, record: Record, _why: str) -> None:
         """The client has its first token."""
+        self.keep_second(record)
         self._requests.move(record, State.STREAMING)
         self._reservations.release_prefill(record, done=True)
 
     def complete(self, record: Record, _why: str) -> None:
         """The answer is complete: its slot goes to the next in line."""
+        self.keep_second(record)
         self._reservations.release_prefill(record, done=True)
         engine = record.decode
         self._reservations.release_decode(record)
@@ -156,6 +202,8 @@ class Decoding:
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
             engine.up
+            and engine.name not in record.full
+            and (engine.takes_handoffs or record.route is Route.DIRECT)
             and (engine.role == "decode" or self._may_stand_in(record, engine))
             and (not engine.draining or self._was_promised(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)

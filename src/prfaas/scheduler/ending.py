@@ -44,12 +44,25 @@ class Ending:
             )
         )
 
-    def fail(self, record: Record, kind: ErrorKind, message: str) -> None:
+    def fail_full(self, record: Record, why: str) -> None:
+        """Every engine that could answer has said that it is full."""
+        known = [seconds for seconds in record.full.values() if seconds is not None]
+        self.fail(record, ErrorKind.FULL, why, retry_after_s=min(known, default=None))
+
+    def fail(
+        self,
+        record: Record,
+        kind: ErrorKind,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+    ) -> None:
         """End it as failed."""
         self._end(record, State.FAILED)
-        self._requests.out.append(FailRequest(record.request_id, kind, message))
+        self._requests.out.append(FailRequest(record.request_id, kind, message, retry_after_s))
 
     def _end(self, record: Record, state: State) -> None:
+        self._decoding.keep_second(record)
         engine = record.decode
         self._reservations.abandon(record)
         self._requests.move(record, state)

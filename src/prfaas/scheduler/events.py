@@ -8,12 +8,26 @@ one request after its end are ignored as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 import msgspec
+
+from prfaas.core.layout import KvLayout
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Base; as JSON each carries its type's name under ``type``."""
+
+
+class Fault(StrEnum):
+    """What a failure says of its engine, and so what may help."""
+
+    ENGINE = "engine"
+    """It failed, refused for reasons of its own, or was never reached: try another."""
+    LOST = "lost"
+    """It went away while it had the request. Another may too: the request may be the reason."""
+    FULL = "full"
+    """It has no place for the request now."""
 
 
 class RequestArrived(Event, frozen=True, gc=False):
@@ -43,11 +57,12 @@ class PrefillCompleted(Event, frozen=True, gc=False):
 
 
 class PrefillFailed(Event, frozen=True, gc=False):
-    """The prefill engine refused the prompt, broke off, or could not be reached."""
+    """The prefill engine refused, broke off, exported nothing, or could not be reached."""
 
     request_id: str
     attempt: int
     reason: str
+    fault: Fault = Fault.ENGINE
 
 
 class TransferProgressed(Event, frozen=True, gc=False):
@@ -67,7 +82,7 @@ class TransferCompleted(Event, frozen=True, gc=False):
 
 
 class TransferFailed(Event, frozen=True, gc=False):
-    """The hand-off cannot arrive: refused, given up by an agent, or found corrupt."""
+    """The transfer will never be complete."""
 
     request_id: str
     attempt: int
@@ -82,18 +97,23 @@ class FirstToken(Event, frozen=True, gc=False):
 
 
 class RequestCompleted(Event, frozen=True, gc=False):
-    """The last token went out."""
+    """The client has the whole answer."""
 
     request_id: str
     attempt: int
 
 
 class DecodeFailed(Event, frozen=True, gc=False):
-    """The decode engine refused the request, broke off, or could not be reached."""
+    """The decode engine refused the request, broke off, or could not be reached.
+
+    ``retry_after_s``: when an engine that is full may have a place.
+    """
 
     request_id: str
     attempt: int
     reason: str
+    fault: Fault = Fault.ENGINE
+    retry_after_s: float | None = None
 
 
 class RequestCancelled(Event, frozen=True, gc=False):
@@ -102,14 +122,33 @@ class RequestCancelled(Event, frozen=True, gc=False):
     request_id: str
 
 
+class LayoutKnown(Event, frozen=True, gc=False):
+    """How the engines hold their KV cache, from the first that has registered: from now on prompts
+    that arrive can be handed over."""
+
+    layout: KvLayout
+
+
 class EngineUp(Event, frozen=True, gc=False):
-    """The engine answers (again); its prefix cache counts as empty until the next arrivals."""
+    """The engine answers (again); its prefix cache counts as empty until the next arrivals.
+
+    ``takes_handoffs``: whether its agent can receive for it; told again when that changes.
+    """
 
     engine: str
+    takes_handoffs: bool = True
+
+
+class EngineSuspected(Event, frozen=True, gc=False):
+    """The engine may be failing: it gets no new work, what it has goes on. EngineUp ends that; its
+    prefix cache counts as before."""
+
+    engine: str
+    reason: str
 
 
 class EngineDown(Event, frozen=True, gc=False):
-    """The engine does not answer: whatever was on it is lost."""
+    """The engine is gone, and with it all that it was working on."""
 
     engine: str
     reason: str
@@ -149,7 +188,9 @@ AnyEvent = (
     RequestArrived
     | RequestEvent
     | RequestCancelled
+    | LayoutKnown
     | EngineUp
+    | EngineSuspected
     | EngineDown
     | LinkStateChanged
     | TimerFired

@@ -15,7 +15,6 @@ from typing import Literal
 import msgspec
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Interpolation
 from prfaas.models.kv_size import KvSize
 from prfaas.scheduler.commands import AnyCommand
@@ -35,11 +34,10 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scheduler's estimates start from. The bytes of a hand-off follow from ``layout`` or
-    from ``kv_size``: one of them is given. ``prefill``: engine -> seconds by uncached tokens; None:
-    learned from the events."""
+    """What the scheduler's estimates start from. ``kv_size``: the bytes of a hand-off; None: they
+    follow from the layout, once it is known. ``prefill``: engine -> seconds by uncached tokens;
+    None: learned from the events."""
 
-    layout: KvLayout | None = None
     kv_size: KvSize | None = None
     prefill: dict[str, Curve] | None = None
 

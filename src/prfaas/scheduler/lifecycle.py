@@ -88,6 +88,8 @@ class Action(StrEnum):
     STREAMING = "streaming"
     COMPLETE = "complete"
     RETRY_DECODE = "retry decode"
+    HEDGE_DECODE = "hedge decode"
+    PREFILL_LATE = "prefill late"
     CANCEL = "cancel"
     FAIL_DEADLINE = "fail: deadline"
     FAIL_UNAVAILABLE = "fail: unavailable"
@@ -106,6 +108,7 @@ _S, _T = State, Trigger
 _ROUTED = (_S.PARKED, _S.WAITING, _S.PREFILLING, _S.READY, _S.DECODING, _S.FAILED)
 _TO_DECODE = (_S.READY, _S.DECODING, *_ROUTED[:3], _S.FAILED)
 _REROUTE = Step(Action.REROUTE, _ROUTED)
+_PREFILL_LATE = Step(Action.PREFILL_LATE, _ROUTED)
 _MAKE_READY = Step(Action.MAKE_READY, _TO_DECODE)
 _RETRY_DECODE = Step(Action.RETRY_DECODE, _TO_DECODE)
 
@@ -117,7 +120,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.WAITING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.WAITING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.WAITING, _T.LINK_LOST): _REROUTE,
-    (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
+    (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
     (_S.PREFILLING, _T.PREFILL_COMPLETED): Step(Action.PREFILLED, (_S.SENDING,)),
     (_S.PREFILLING, _T.PREFILL_FAILED): _REROUTE,
     (_S.PREFILLING, _T.TRANSFER_COMPLETED): Step(Action.RECEIVED, (_S.RECEIVED,)),
@@ -125,7 +128,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.PREFILLING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.PREFILLING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.PREFILLING, _T.LINK_LOST): _REROUTE,
-    (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
+    (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
     (_S.SENDING, _T.TRANSFER_PROGRESSED): Step(Action.WATCH_TRANSFER, (_S.SENDING, *_ROUTED)),
     (_S.SENDING, _T.TRANSFER_COMPLETED): _MAKE_READY,
     (_S.SENDING, _T.TRANSFER_FAILED): _REROUTE,
@@ -147,7 +150,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.DECODING, _T.REQUEST_COMPLETED): Step(Action.COMPLETE, (_S.COMPLETED,)),
     (_S.DECODING, _T.DECODE_FAILED): _RETRY_DECODE,
     (_S.DECODING, _T.DECODE_ENGINE_LOST): _RETRY_DECODE,
-    (_S.DECODING, _T.ATTEMPT_TIMED_OUT): _RETRY_DECODE,
+    (_S.DECODING, _T.ATTEMPT_TIMED_OUT): Step(Action.HEDGE_DECODE, (_S.DECODING,)),
     (_S.STREAMING, _T.REQUEST_COMPLETED): Step(Action.COMPLETE, (_S.COMPLETED,)),
     (_S.STREAMING, _T.DECODE_FAILED): Step(Action.FAIL_ENGINE, (_S.FAILED,)),
     (_S.STREAMING, _T.DECODE_ENGINE_LOST): Step(Action.FAIL_ENGINE, (_S.FAILED,)),
@@ -179,7 +182,7 @@ def mermaid() -> Iterator[str]:
     for (state, trigger), step in TABLE.items():
         if trigger in shared:
             continue
-        to = "REROUTE" if step is _REROUTE else step.to[0].name
+        to = "REROUTE" if step in (_REROUTE, _PREFILL_LATE) else step.to[0].name
         labels.setdefault((state, to), []).append(trigger.value)
     yield "stateDiagram-v2"
     yield "    [*] --> ARRIVED"

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from typing import NamedTuple
 
 import msgspec
 
 from prfaas.core.errors import CallerError
+from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Table
 from prfaas.policies.api import Costs, PrefillLearner
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
@@ -70,23 +72,56 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
         raise CallerError(
             f"the journal is of version {opened.version}, this is a reader of version {VERSION}"
         )
-    costs, learner = costs_from(opened.costs, opened.topology.cluster_of)
-    policy = make_policy(opened.scheduler)
-    return Scheduler(opened.topology, policy, opened.scheduler, costs=costs, learner=learner)
+    sizes = HandoffSizes()
+    estimates = estimates_from(opened.costs, opened.topology.cluster_of, sizes=sizes)
+    return Scheduler(
+        opened.topology,
+        make_policy(opened.scheduler),
+        opened.scheduler,
+        costs=estimates.costs,
+        learner=estimates.learner,
+        on_layout=sizes.learn,
+    )
 
 
-def costs_from(
-    inputs: CostInputs, cluster_of: Mapping[str, str]
-) -> tuple[Costs, PrefillLearner | None]:
-    """The estimates that the scheduler begins with, and what learns where they are learned: it
-    knows nothing yet."""
+class HandoffSizes:
+    """Bytes of a hand-off by the engines' layout; none are handed over before it is known."""
+
+    def __init__(self) -> None:
+        self._layout: KvLayout | None = None
+
+    def learn(self, layout: KvLayout) -> None:
+        """The engines hold their KV cache so."""
+        self._layout = layout
+
+    def bytes(self, from_token: int, to_token: int) -> float:
+        """Of tokens [from_token, to_token)."""
+        return 0.0 if self._layout is None else self._layout.handoff_bytes(from_token, to_token)
+
+
+class Estimates(NamedTuple):
+    """What the scheduler reads, and whom it tells how long prefills took (None: nobody)."""
+
+    costs: Costs
+    learner: PrefillLearner | None
+
+
+def estimates_from(
+    inputs: CostInputs, cluster_of: Mapping[str, str], *, sizes: HandoffSizes | None = None
+) -> Estimates:
+    """The estimates that the scheduler begins with; learned ones know nothing yet. ``sizes`` stand
+    in where the inputs do not say how large a hand-off is."""
     if inputs.prefill is None:
-        learner = LearnedPrefills(cluster_of)
-        return LearnedCosts(learner, _handoff_bytes(inputs)), learner
+        prefills = LearnedPrefills(cluster_of)
+        if inputs.kv_size is None:
+            kv_bytes = (sizes or HandoffSizes()).bytes
+        else:
+            kv_bytes = ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
+        return Estimates(LearnedCosts(prefills, kv_bytes), prefills)
     assert inputs.kv_size is not None
     seconds = {curve: cache(_seconds(curve)) for curve in set(inputs.prefill.values())}
     prefill = {engine: seconds[curve] for engine, curve in inputs.prefill.items()}
-    return ProfileCosts(prefill, cache(inputs.kv_size.bytes)), None
+    return Estimates(ProfileCosts(prefill, cache(inputs.kv_size.bytes)), None)
 
 
 def replay(entries: Iterable[tuple[float, Entry]]) -> Iterator[Difference]:
@@ -122,13 +157,6 @@ def _compared(
     replayed = scheduler.handle(event, now=at)
     if replayed != recorded:
         yield Difference(at, event, tuple(recorded), tuple(replayed))
-
-
-def _handoff_bytes(inputs: CostInputs) -> Callable[[int, int], float]:
-    if inputs.layout is not None:
-        return inputs.layout.handoff_bytes
-    assert inputs.kv_size is not None
-    return ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
 
 
 def _seconds(curve: Curve) -> Callable[[float], float]:

@@ -13,6 +13,9 @@ from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.state import EngineState, LinkState, Record
 
+_LATE = 0.5
+"""In units of its expected time: so much longer a prefill may take before it counts as late."""
+
 
 class Reservations:
     """Of all live requests."""
@@ -31,6 +34,7 @@ class Reservations:
     def take_prefill_place(self, record: Record, engine: EngineState) -> bool:
         """Book the prefill with a hand-off; False if ``engine`` is full, so that it must wait."""
         self.book_prefill(record, engine)
+        record.due_at = engine.free_at + _LATE * record.prefill_s
         engine.prefill_records[record.request_id] = record
         if len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills:
             engine.waiting[record.request_id] = record

@@ -20,9 +20,14 @@ from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.prefilling import Prefilling
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
-from prfaas.scheduler.state import FleetState, Record
+from prfaas.scheduler.state import EngineState, FleetState, Record
 from prfaas.scheduler.timers import TimerKind
 
+_MOST_ENGINES_LOST = 2
+"""So many engines may go away while they have a request: one may have died of anything, two died of
+the request, and a third would be next."""
+_LAST_LOOK_S = 0.5
+"""Before a deadline: what is asked of another engine later than this comes too late anyway."""
 _BACKOFF_S = 0.25
 """Before the first retry on an engine that has just failed this request; doubles each time."""
 
@@ -98,7 +103,11 @@ class Routing:
             self.reroute(record, why)
 
     def retry_decode(self, record: Record, why: str) -> None:
-        """Before the first token: another decode engine, or the same after a pause."""
+        """Before the first token: another decode engine, or the same after a pause. Where two are
+        at it, the other goes on."""
+        if record.hedge is not None:
+            self._decoding.keep_first(record)
+            return
         engine = record.decode
         assert engine is not None
         lost = record.attempt
@@ -113,12 +122,31 @@ class Routing:
         record.failed |= {engine.name}
         record.reason = f"{record.reason}; retried: {why}"
         usable = self._decoding.usable_engines(record)
-        if usable and all(e.name in record.failed for e in usable):
+        if not usable and record.full:
+            self._ending.fail_full(record, why)
+        elif usable and all(e.name in record.failed for e in usable):
             at = requests.now + _BACKOFF_S * 2 ** (record.attempt - 2)
             requests.timers.add(at, TimerKind.BACKOFF, record.request_id, record.attempt)
         else:
             self.make_ready(record, why)
         self._decoding.fill_slots(engine)
+
+    def hedge_decode(self, record: Record, why: str) -> None:
+        """Ask another engine as well, if one has a place, or look again later."""
+        if record.hedge is not None or record.last_attempt >= self._max_attempts:
+            return
+        asked = self._decoding.ask_as_well(record, why)
+        if not asked and record.deadline - self._requests.now > _LAST_LOOK_S:
+            self._limit_attempt(record)
+
+    def prefill_late(self, record: Record, why: str) -> None:
+        """Its share of the time is over: take the next route, unless the engine is expected to be
+        done in time. What begins anew elsewhere begins with nothing."""
+        requests = self._requests
+        if requests.now < record.due_at < record.deadline:
+            requests.timers.add(record.due_at, TimerKind.ATTEMPT, record.request_id, record.attempt)
+        else:
+            self.reroute(record, why)
 
     def _apply_next(self, record: Record, why: str) -> None:
         decode = placement.decode_engine(record, self._fleet.pd_clusters)
@@ -178,6 +206,8 @@ class Routing:
     def _apply(self, record: Record, decision: Decision) -> None:
         """Carry out a decision that `_refusal` has nothing against."""
         decode = self._fleet.engines[decision.decode_engine]
+        if decision.prefill_engine is not None:
+            decode = _receiver(decode)
         record.route, record.reason = decision.route, decision.reason
         record.transfer_id = None
         record.from_token = record.to_token = 0
@@ -186,12 +216,15 @@ class Routing:
         if decision.prefill_engine is not None:
             align = self._fleet.alignment_tokens
             from_token = record.cached_on(decode) // align * align
-            if from_token < record.boundary:
+            if not decode.takes_handoffs:
+                record.reason += f"; {decode.name} takes no hand-offs"
+            elif from_token < record.boundary:
                 engine = self._fleet.engines[decision.prefill_engine]
                 self._prefilling.plan(record, engine, decode, from_token)
                 return
+            else:
+                record.reason += "; nothing to hand over"
             record.route = Route.DIRECT
-            record.reason += "; nothing to hand over"
         self.make_ready(record, "")
 
     def _limit_attempt(self, record: Record) -> None:
@@ -202,9 +235,22 @@ class Routing:
 
     def _next_attempt(self, record: Record, why: str) -> bool:
         """Count an attempt; False if that was the last and the request has failed."""
-        if record.attempt < self._max_attempts:
-            record.attempt += 1
+        if record.engines_lost >= _MOST_ENGINES_LOST:
+            lost = f"{record.engines_lost} engines went away while they had it"
+            self._ending.fail(record, ErrorKind.ENGINE, f"gave up after {lost}: {why}")
+            return False
+        if record.last_attempt < self._max_attempts:
+            record.last_attempt += 1
+            record.attempt = record.last_attempt
             return True
         message = f"gave up after {self._max_attempts} attempts: {why}"
         self._ending.fail(record, ErrorKind.ENGINE, message)
         return False
+
+
+def _receiver(decode: EngineState) -> EngineState:
+    """``decode``; where it takes no hand-offs, its least full neighbour that does."""
+    if decode.takes_handoffs:
+        return decode
+    others = [e for e in decode.place.decode_engines if e.up and e.takes_handoffs]
+    return min(others, key=lambda e: e.assigned / e.max_requests, default=decode)

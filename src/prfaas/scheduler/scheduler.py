@@ -23,7 +23,7 @@ from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
-from prfaas.core.layout import aligned_boundary
+from prfaas.core.layout import KvLayout, aligned_boundary
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
 from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.decoding import Decoding
@@ -32,14 +32,18 @@ from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
     EngineDown,
+    EngineSuspected,
     EngineUp,
+    Fault,
     FirstToken,
+    LayoutKnown,
     LinkStateChanged,
     PrefillCompleted,
     PrefillFailed,
     RequestArrived,
     RequestCancelled,
     RequestCompleted,
+    RequestEvent,
     TimerFired,
     TransferCompleted,
     TransferFailed,
@@ -79,6 +83,7 @@ class Scheduler:
     Args:
         costs: what policy and bookkeeping read.
         learner: told how long prefills took; None where costs are known.
+        on_layout: told of each `LayoutKnown`: the costs may need it.
     """
 
     def __init__(
@@ -89,7 +94,9 @@ class Scheduler:
         *,
         costs: Costs,
         learner: PrefillLearner | None,
+        on_layout: Callable[[KvLayout], None] | None = None,
     ) -> None:
+        self._on_layout = on_layout
         self._policy = policy
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs)
@@ -124,7 +131,9 @@ class Scheduler:
             RequestArrived: self._request_arrived,
             RequestCancelled: self._request_cancelled,
             TransferProgressed: self._transfer_progressed,
+            LayoutKnown: self._layout_known,
             EngineUp: self._engine_up,
+            EngineSuspected: self._engine_suspected,
             EngineDown: self._engine_down,
             LinkStateChanged: self._link_state_changed,
             TimerFired: self._timer_fired,
@@ -153,7 +162,7 @@ class Scheduler:
             self._timers.add(now + self._policy.period_s, TimerKind.ADJUST, "")
         self._now = now
         requests = self._requests
-        requests.now = now
+        requests.now = self._fleet.clock.now = now
         out: list[AnyCommand] = []
         requests.out = out
         kind = type(event)
@@ -162,9 +171,13 @@ class Scheduler:
             self._others[kind](event)
         else:
             record = self._records.get(event.request_id)  # type: ignore[union-attr]
-            if record is not None and record.attempt == event.attempt:  # type: ignore[union-attr]
+            if record is not None and record.attempt != event.attempt:  # type: ignore[union-attr]
+                self._of_another_attempt(record, event)  # type: ignore[arg-type]
+            elif record is not None:
                 step = steps[record.state]
                 if step is not None:
+                    if kind is DecodeFailed or kind is PrefillFailed:
+                        _note_fault(record, event)  # type: ignore[arg-type]
                     step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
         if self._fleet.draining:
             self._roles.settle()
@@ -172,6 +185,13 @@ class Scheduler:
         if alarm is not None:
             out.append(SetTimer(alarm))
         return out
+
+    def _of_another_attempt(self, record: Record, event: RequestEvent) -> None:
+        """Late news, unless it is of an attempt that goes on beside the last one."""
+        if record.hedge is not None and record.hedge.attempt == event.attempt:
+            if isinstance(event, DecodeFailed):
+                record.engines_lost += event.fault is Fault.LOST
+            self._decoding.of_first(record, _TRIGGERS[type(event)])
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
@@ -200,22 +220,42 @@ class Scheduler:
             record.share_arrived = event.share
             self._requests.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
 
+    def _layout_known(self, event: LayoutKnown) -> None:
+        self._fleet.alignment_tokens = event.layout.alignment_tokens
+        if self._on_layout is not None:
+            self._on_layout(event.layout)
+
     def _engine_up(self, event: EngineUp) -> None:
         engine = self._engine(event.engine)
+        engine.takes_handoffs = event.takes_handoffs
         if engine.up:
             return
-        engine.up, engine.up_since, engine.free_at = True, self._now, self._now
-        engine.warm = False
+        engine.up = True
+        if engine.suspected:
+            engine.suspected = False
+        else:
+            engine.came_up(self._now)
         if engine.role == "decode" or self._fleet.stands_in(engine):
             self._routing.unpark()
             self._decoding.fill_slots(engine)
 
-    def _engine_down(self, event: EngineDown) -> None:
+    def _engine_suspected(self, event: EngineSuspected) -> None:
         engine = self._engine(event.engine)
         if not engine.up:
             return
-        engine.up = False
+        engine.up, engine.suspected = False, True
+        why = f"engine {engine.name} is suspected: {event.reason}"
+        self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
+
+    def _engine_down(self, event: EngineDown) -> None:
+        engine = self._engine(event.engine)
+        if not engine.up and not engine.suspected:
+            return
+        engine.up = engine.suspected = False
         why = f"engine {engine.name} lost: {event.reason}"
+        for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
+            record.engines_lost += record.computes_on(engine)
+            self._decoding.lose_first(record, engine)
         self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
         if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
@@ -300,8 +340,16 @@ def _handlers(
         Action.STREAMING: decoding.streaming,
         Action.COMPLETE: decoding.complete,
         Action.RETRY_DECODE: routing.retry_decode,
+        Action.HEDGE_DECODE: routing.hedge_decode,
+        Action.PREFILL_LATE: routing.prefill_late,
         Action.CANCEL: ending.cancel,
         Action.FAIL_DEADLINE: ending.fail_deadline,
         Action.FAIL_UNAVAILABLE: ending.fail_unavailable,
         Action.FAIL_ENGINE: ending.fail_engine,
     }
+
+
+def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:
+    record.engines_lost += event.fault is Fault.LOST
+    if isinstance(event, DecodeFailed) and event.fault is Fault.FULL and record.decode is not None:
+        record.full[record.decode.name] = event.retry_after_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from math import inf
+from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import InvariantError
@@ -13,18 +14,31 @@ from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
+_NO_PROMPT_IS_SO_LONG = 1 << 40
+"""Stands for the block size while no layout is known: no hand-off ends at a multiple of it."""
+
+
+class Clock:
+    """The time of the event that is being handled."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = -inf
+
 
 class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
+        "_clock",
+        "_free_at",
         "assigned",
         "busy_since",
         "changes_role",
         "cluster",
         "decode_records",
         "draining",
-        "free_at",
         "kv_tokens",
         "kv_used",
         "max_prefills",
@@ -37,13 +51,15 @@ class EngineState:
         "queued_s",
         "role",
         "running",
+        "suspected",
+        "takes_handoffs",
         "up",
         "up_since",
         "waiting",
         "warm",
     )
 
-    def __init__(self, spec: EngineSpec, place: ClusterState) -> None:
+    def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
         self.name = spec.name
         self.cluster = spec.cluster
         self.place = place
@@ -57,6 +73,10 @@ class EngineState:
         self.kv_used = 0
         """Prompt and output tokens, at most, of those that hold a slot."""
         self.up = spec.up
+        self.takes_handoffs = True
+        """Whether its agent can receive for it, as far as it decodes."""
+        self.suspected = False
+        """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
@@ -67,7 +87,8 @@ class EngineState:
         self.prefills = self.assigned = self.running = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
-        self.free_at = -inf
+        self._free_at = -inf
+        self._clock = clock
         self.busy_since = inf
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
@@ -77,6 +98,17 @@ class EngineState:
     def decoding(self) -> int:
         """See `EngineView`."""
         return self.running - (self.prefills - len(self.prefill_records))
+
+    @property
+    def free_at(self) -> float:
+        """See `EngineView`."""
+        late_s = self._clock.now - self._free_at
+        return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
+
+    def came_up(self, now: float) -> None:
+        """It is a new process: it holds nothing and does nothing."""
+        self.up_since = self._free_at = now
+        self.warm = False
 
     def has_slot(self, record: Record) -> bool:
         """Whether a slot is free and the KV memory holds this request beside the others. Alone it
@@ -102,7 +134,9 @@ class EngineState:
         self.prefills += 1
         self.prefill_tokens += tokens
         self.queued_s += seconds
-        self.free_at = (self.free_at if self.free_at > now else now) + seconds
+        # Work that is overdue does not become less so by more work.
+        begins = self._free_at if self._free_at > now or self.prefills > 1 else now
+        self._free_at = begins + seconds
 
     def unbook(self, tokens: int, seconds: float, now: float, *, done: bool) -> None:
         """Less of it; ``done``: because it was worked off, so that the rest starts now."""
@@ -110,7 +144,7 @@ class EngineState:
         self.prefill_tokens -= tokens
         # Rounding must not pile up over millions of requests.
         self.queued_s = self.queued_s - seconds if self.prefills else 0.0
-        self.free_at = now + self.queued_s if done else self.free_at - seconds
+        self._free_at = now + self.queued_s if done else self._free_at - seconds
         self.busy_since = now if done else inf
 
 
@@ -158,14 +192,22 @@ class LinkState:
         return len(self.records)
 
 
+class Hedge(NamedTuple):
+    """The attempt that was made first, and the engine whose slot it still holds."""
+
+    attempt: int
+    engine: EngineState
+
+
 class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "failed",
-        "from_token", "link", "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s",
-        "reason", "request_id", "resumable", "route", "share_arrived", "stall_at", "state",
-        "to_token", "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "due_at",
+        "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
+        "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
+        "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
+        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
@@ -180,8 +222,14 @@ class Record:
         """Where a hand-off ends: the last block boundary before the last token."""
         self.failed: frozenset[str] = frozenset()
         """Engines that failed this request."""
+        self.full: dict[str, float | None] = {}
+        """Engines that had no place for it, with when they may have one."""
+        self.engines_lost = 0
+        """How many engines went away while they had it."""
         self.state = State.ARRIVED
-        self.attempt = 1
+        self.attempt = self.last_attempt = 1
+        self.hedge: Hedge | None = None
+        """The attempt before this one, where it goes on beside it."""
         self.route = Route.DIRECT
         self.reason = ""
         self.prefill: EngineState | None = None
@@ -189,6 +237,8 @@ class Record:
         self.decode: EngineState | None = None
         self.uncached = 0
         self.prefill_s = 0.0
+        self.due_at = -inf
+        """By when the prefill should be done, by the costs' estimate."""
         self.from_token = self.to_token = 0
         self.transfer_id: str | None = None
         self.transfer_attempt = 0
@@ -211,6 +261,13 @@ class Record:
             return 0
         return self.cached.get(engine.name, 0)
 
+    def computes_on(self, engine: EngineState) -> bool:
+        """Whether ``engine`` is at work on it now, before the first token."""
+        if self.state is State.PREFILLING:
+            return self.prefill is engine
+        first = self.hedge is not None and self.hedge.engine is engine
+        return self.state is State.DECODING and (first or self.decode is engine)
+
     def resumable_on(self, engine: EngineState) -> int:
         """Of these, how many it can go on from by itself."""
         cached = self.cached_on(engine)
@@ -222,7 +279,8 @@ class FleetState:
 
     def __init__(self, topology: Topology, costs: Costs) -> None:
         self.costs = costs
-        self.alignment_tokens = topology.alignment_tokens
+        self.alignment_tokens = topology.alignment_tokens or _NO_PROMPT_IS_SO_LONG
+        self.clock = Clock()
         self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
         self.clusters = list(self.by_name.values())
         self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
@@ -230,7 +288,7 @@ class FleetState:
         self.engines: dict[str, EngineState] = {}
         for spec in topology.engines:
             place = self.by_name[spec.cluster]
-            engine = self.engines[spec.name] = EngineState(spec, place)
+            engine = self.engines[spec.name] = EngineState(spec, place, self.clock)
             place.engines.append(engine)
         for cluster in self.clusters:
             cluster.sort_roles()

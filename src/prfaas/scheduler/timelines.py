@@ -78,6 +78,8 @@ class _Live:
         self.timeline = timeline
         self.began = began
         self.cached: dict[str, int] = {}
+        self.decodes: dict[int, tuple[str, float]] = {}
+        """Attempt -> its engine and when it began: two may be at it."""
 
     def since(self, at: float) -> float:
         return at - self.began
@@ -177,6 +179,7 @@ def _note(live: _Live, at: float, item: Any, cluster_of: dict[str, str]) -> None
     elif isinstance(item, c.StartDecode):
         _attempt(live, item, item.engine, cluster_of)
         timeline.decode_started_s = now_s
+        live.decodes[item.attempt] = item.engine, now_s
         if item.transfer_id is None:
             timeline.prefill_engine = None
     elif isinstance(item, e.PrefillCompleted):
@@ -185,6 +188,8 @@ def _note(live: _Live, at: float, item: Any, cluster_of: dict[str, str]) -> None
         timeline.transferred_s = now_s
     elif isinstance(item, e.FirstToken):
         timeline.first_token_s = now_s
+        if item.attempt in live.decodes:
+            timeline.decode_engine, timeline.decode_started_s = live.decodes[item.attempt]
     elif isinstance(item, e.RequestCompleted):
         timeline.completed_s, timeline.outcome = now_s, "ok"
     elif isinstance(item, c.FailRequest):

@@ -40,12 +40,13 @@ class LinkSpec(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """``alignment_tokens``: hand-offs end at multiples of it (`KvLayout.alignment_tokens`)."""
+    """``alignment_tokens``: hand-offs end at multiples of it (`KvLayout.alignment_tokens`); None:
+    not known yet, and nothing is handed over until `LayoutKnown`."""
 
     clusters: tuple[ClusterSpec, ...]
     engines: tuple[EngineSpec, ...]
     links: tuple[LinkSpec, ...]
-    alignment_tokens: int
+    alignment_tokens: int | None
 
     @property
     def cluster_of(self) -> dict[str, str]:
@@ -53,7 +54,9 @@ class Topology(msgspec.Struct, frozen=True):
         return {engine.name: engine.cluster for engine in self.engines}
 
 
-def topology_of(deployment: Deployment, *, alignment_tokens: int, up: bool = True) -> Topology:
+def topology_of(
+    deployment: Deployment, *, alignment_tokens: int | None, up: bool = True
+) -> Topology:
     """The topology of a deployment file; ``up``: whether engines count as up from the start. vLLM
     engines keep their role: only those started as prefill engines export."""
     return Topology(

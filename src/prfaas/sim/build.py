@@ -16,7 +16,7 @@ from prfaas.core.units import parse_duration, parse_rate, parse_tokens
 from prfaas.models.interpolation import Table
 from prfaas.models.profiles import InstanceProfile, common_kv_size, load_profile
 from prfaas.scheduler.journal import CostInputs, Curve
-from prfaas.scheduler.replay import costs_from
+from prfaas.scheduler.replay import estimates_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.scenario import PoolConfig, RunConfig, Scenario, SimCluster, SimLine, Split
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
@@ -64,7 +64,7 @@ def build_world(scenario: Scenario, run: RunConfig, workload: Workload, *, besid
         topology=topology,
         engines=tuple(_model(name, profiles[pool.profile], pool) for name, _, _, pool in names),
         lines=tuple(_line(link) for link in scenario.links),
-        costs=costs_from(inputs, topology.cluster_of)[0],
+        costs=estimates_from(inputs, topology.cluster_of).costs,
         cost_inputs=inputs,
         state_bytes=kv.bytes(0),
         cache_blocks=_cache_blocks(scenario, workload),

@@ -12,7 +12,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
 from prfaas.policies.registry import make_policy, with_slo
 from prfaas.scheduler.journal import JournalOpened
-from prfaas.scheduler.replay import costs_from
+from prfaas.scheduler.replay import estimates_from
 from prfaas.sim.build import build_world
 from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
@@ -38,12 +38,11 @@ def simulate(
     ``log`` receives a whole journal: how it was opened, then every event and command.
     """
     world = build_world(scenario, run, workload, beside=beside)
+    config = with_slo(run.scheduler, ttft=str(scenario.slo.ttft))
     inputs = world.cost_inputs
     assert inputs is not None
     if scenario.costs == "learned":
         inputs = msgspec.structs.replace(inputs, prefill=None)
-    costs, learner = costs_from(inputs, world.topology.cluster_of)
-    scheduler = with_slo(run.scheduler, ttft=str(scenario.slo.ttft))
     if log is not None:
         log(
             0.0,
@@ -51,17 +50,18 @@ def simulate(
                 driver="simulator",
                 unix_time=None,
                 topology=world.topology,
-                scheduler=scheduler,
+                scheduler=config,
                 costs=inputs,
             ),
         )
+    estimates = estimates_from(inputs, world.topology.cluster_of)
     simulation = Simulation(
         world,
         workload,
-        make_policy(scheduler),
-        scheduler,
-        costs=costs,
-        learner=learner,
+        make_policy(config),
+        config,
+        costs=estimates.costs,
+        learner=estimates.learner,
         deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
         log=log,
     )

@@ -31,7 +31,7 @@ Log = Callable[[float, Entry], None]
 
 
 class _Job:
-    __slots__ = ("blocks", "decode", "index", "output", "prefill", "prompt", "transfer")
+    __slots__ = ("blocks", "decodes", "index", "output", "prefill", "prompt", "transfer")
 
     def __init__(self, index: int, prompt: int, output: int, blocks: Sequence[int]) -> None:
         self.index = index
@@ -39,7 +39,8 @@ class _Job:
         self.output = output
         self.blocks = blocks
         self.prefill: Task | None = None
-        self.decode: Task | None = None
+        self.decodes: dict[int, Task] = {}
+        """By attempt: two engines may be asked."""
         self.transfer: c.StartPrefill | None = None
 
 
@@ -261,7 +262,7 @@ class Simulation:
             output=job.output,
             kv_tokens=job.prompt + job.output,
         )
-        job.decode = task
+        job.decodes[command.attempt] = task
         self.engines[command.engine].submit(task)
 
     def _cancel_prefill(self, command: c.CancelPrefill) -> None:
@@ -278,9 +279,9 @@ class Simulation:
 
     def _cancel_decode(self, command: c.CancelDecode) -> None:
         job = self._jobs[command.request_id]
-        if job.decode is not None:
-            self.engines[command.engine].cancel(job.decode)
-            job.decode = None
+        task = job.decodes.pop(command.attempt, None)
+        if task is not None:
+            self.engines[command.engine].cancel(task)
 
     def _fail_request(self, command: c.FailRequest) -> None:
         del self._jobs[command.request_id]

@@ -15,7 +15,8 @@ from prfaas.testing.mock_http import MockServer
 
 
 class MockAgent(MockServer):
-    """``ranks``: what /engines lists; ``links``: what /links/events repeats."""
+    """``ranks``: what /engines lists; ``links``: what /links/events repeats, after the line
+    ``garbage`` once if there is one; so many of the next DELETEs fail as ``failing_drops`` says."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -25,9 +26,12 @@ class MockAgent(MockServer):
         self.transfers: dict[str, dict[str, Any]] = {}
         self.dropped: list[str] = []
         self.polled: set[str] = set()
+        self.failing_drops = 0
+        self.garbage = b""
         self._changed = asyncio.Condition()
 
     def routes(self) -> list[web.RouteDef]:
+        """The part of the admin API that gateways use."""
         return [
             web.get("/health", self._health),
             web.get("/engines", self._engines),
@@ -90,6 +94,9 @@ class MockAgent(MockServer):
         return _json(self.transfers.get(transfer_id, unknown))
 
     async def _drop(self, request: web.Request) -> web.Response:
+        if self.failing_drops > 0:
+            self.failing_drops -= 1
+            return web.Response(status=500)
         self.dropped.append(request.match_info["id"])
         return web.Response(status=204)
 
@@ -100,6 +107,9 @@ class MockAgent(MockServer):
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
+            if self.garbage:
+                garbage, self.garbage = self.garbage, b""
+                await response.write(garbage)
             await response.write(msgspec.json.encode({"links": self.links}) + b"\n")
             await asyncio.sleep(0.02)
 

@@ -33,6 +33,7 @@ clusters:
     agent: {{name: east-agent, admin: "{east}"}}
     engines:
       - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"}}
+{e2}
   - name: west
     kind: pd
     agent: {{name: west-agent, admin: "{west}"}}
@@ -42,8 +43,12 @@ clusters:
       - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
-scheduler: {{policy: {policy}, link_grace: 1 ms{threshold},
-  transfer_stall: 400 ms, engine_wait: 1 s}}
+scheduler:
+  policy: {policy}
+  link_grace: 1 ms
+  transfer_stall: 400 ms
+  engine_wait: 1 s
+{threshold}
 gateway:
   request_deadline: "{deadline}"
   max_body: "{max_body}"
@@ -53,19 +58,22 @@ gateway:
 
 
 def mock_layout(*, page_bytes: int = 64, block_tokens: int = BLOCK_TOKENS) -> KvLayout:
+    """One full-attention layer, as a single rank registers it."""
     layer = LayerLayout(name="l0", index=0, page_bytes=page_bytes, dtype="u8", shape=(page_bytes,))
     group = KvGroup(kind="full_attention", block_tokens=block_tokens, layers=(layer,))
     return KvLayout(model="mock-model", groups=(group,))
 
 
 def clear_line(peer: str, *, connections: int = 1) -> LinkState:
+    """A line to ``peer`` with room; without connections it is down."""
     return LinkState(
         peer, 0.0, connections, 0.0, 25e6, 0.0, 0.03, 0.03, 0, 0, 0.0, 0, 0
     )  # fmt: skip
 
 
 class MockDeployment:
-    """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2."""
+    """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
+    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started."""
 
     def __init__(
         self,
@@ -78,18 +86,22 @@ class MockDeployment:
         policy: str = "threshold",
         threshold_tokens: int = THRESHOLD_TOKENS,
         journal_file: Path | None = None,
+        second_prefill: bool = False,
+        absent: tuple[str, ...] = (),
     ) -> None:
+        self._absent = absent
         self._settings = {
             "deadline": deadline,
             "keys": keys,
             "inflight": inflight,
             "max_body": max_body,
             "policy": policy,
-            "threshold": f", threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
+            "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
         }
         self._journal_file = journal_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
-        places = {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
+        places = {"e2": "east-agent"} if second_prefill else {}
+        places |= {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
         self.engines = {
             name: MockEngine(name, self.agents[agent], self.agents)
             for name, agent in places.items()
@@ -105,9 +117,14 @@ class MockDeployment:
             "west": self.agents["west-agent"].url.removeprefix("http://"),
             **{name: engine.url for name, engine in self.engines.items()},
         }
+        second = (
+            f'{{name: e2, role: prefill, url: "{addresses.get("e2")}", kv_events: "tcp://h:1"}}'
+        )
+        addresses["e2"] = f"      - {second}" if "e2" in self.engines else ""
         return _FILE.format(**addresses, **self._settings)
 
     def deployment(self) -> Deployment:
+        """The same, read."""
         return parse_deployment(self.deployment_text(), source="mock")
 
     @asynccontextmanager
@@ -116,6 +133,8 @@ class MockDeployment:
         servers = [*self.agents.values(), *self.engines.values()]
         for server in servers:
             await server.start()
+        for name in self._absent:
+            await self.agents[name].stop()
         deployment = self.deployment()
         self.gateway = Gateway(
             deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
@@ -131,8 +150,17 @@ class MockDeployment:
                 await server.stop()
 
     async def ready(self) -> None:
-        """Until the gateway has nothing to complain of and every engine is up."""
-        await until(lambda: not self.gateway.troubles() and len(self.gateway.fleet.up) == 4)
+        """Until the gateway has nothing to complain of, every engine is up and its events are
+        followed (which begins with an empty index)."""
+        await until(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        gateway = self.gateway
+        return (
+            not gateway.troubles()
+            and gateway.fleet.up == self.engines.keys()
+            and all(gateway.feed(name).follower.resets_total for name in self.engines)
+        )
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = 60.0) -> None:

@@ -36,6 +36,12 @@ class MockEngine(MockServer):
     ``refuse_exports`` is the reason prefill gives for having exported nothing. A ``script`` is
     followed instead of the words of a streamed answer: bytes are written, events waited for.
     ``adapters`` are served beside the model.
+
+    Ways to fail: ``health_status`` is what a health check gets; while ``render_gate`` is cleared
+    nothing is rendered, ``render_status`` is answered instead; an answer takes ``takes_s`` to its
+    first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
+    request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
+    of JSON.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -53,6 +59,16 @@ class MockEngine(MockServer):
         self.fail_with_status: int | None = None
         self.script: list[bytes | asyncio.Event] = []
         self.adapters: list[str] = []
+        self.health_status = 200
+        self.render_status: int | None = None
+        self.renders_total = 0
+        self.takes_s = self.prefill_takes_s = 0.0
+        self.full_for_s: int | None = None
+        self.dies_of: str | None = None
+        self.garbage: bytes | None = None
+        self._death: asyncio.Task[None] | None = None
+        self.render_gate = asyncio.Event()
+        self.render_gate.set()
         self.prefill_gate, self.first_token_gate, self.middle_gate = (
             asyncio.Event(),
             asyncio.Event(),
@@ -62,6 +78,7 @@ class MockEngine(MockServer):
             gate.set()
 
     def routes(self) -> list[web.RouteDef]:
+        """vLLM's endpoints that the gateway uses."""
         found = [
             web.get("/health", self._health),
             web.get("/v1/models", self._models),
@@ -79,7 +96,7 @@ class MockEngine(MockServer):
         return [body for at, body, _ in self.requests if at == path]
 
     async def _health(self, _request: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=self.health_status)
 
     async def _models(self, _request: web.Request) -> web.Response:
         cards = [{"id": self.model, "object": "model", "parent": None}]
@@ -92,6 +109,10 @@ class MockEngine(MockServer):
 
     async def _render(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.renders_total += 1
+        await self.render_gate.wait()
+        if self.render_status is not None:
+            return _error(self.render_status, "the template failed")
         refusal = self._refusal(body)
         if refusal is not None:
             return refusal
@@ -102,6 +123,13 @@ class MockEngine(MockServer):
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append((request.path, body, dict(request.headers)))
+        if self.dies_of is not None and any(_contains(i, self.dies_of) for i in _prompts(body)):
+            self._death = asyncio.ensure_future(self.stop())
+            await asyncio.Event().wait()
+        if self.full_for_s is not None:
+            return _full(self.full_for_s)
+        if self.garbage is not None:
+            return web.Response(body=self.garbage, content_type="application/json")
         if self.fail_with_status is not None:
             return _error(self.fail_with_status, "EngineCore died")
         refusal = self._refusal(body)
@@ -127,6 +155,7 @@ class MockEngine(MockServer):
         half = total // 2
         await destination.receive(transfer_id, total=total, stored=half, state="receiving")
         await self.prefill_gate.wait()
+        await asyncio.sleep(self.prefill_takes_s)
         self.agent.sent(transfer_id, total=total, at_export_end=half)
         if self.exports_complete:
             await destination.receive(transfer_id, total=total, stored=total, state="complete")
@@ -140,6 +169,7 @@ class MockEngine(MockServer):
             found = self.agent.transfers.get(params["transfer_id"], {})
             self.recomputed += found.get("state") != "complete"
         await self.first_token_gate.wait()
+        await asyncio.sleep(self.takes_s)
         words = expected_words(ids)
         if not body.get("stream"):
             await self.middle_gate.wait()
@@ -202,6 +232,16 @@ def _events(words: list[str]) -> Iterator[bytes]:
     for word in words:
         yield f"data: {json.dumps({'choices': [{'index': 0, 'text': word}]})}\n\n".encode()
     yield b"data: [DONE]\n\n"
+
+
+def _contains(token_ids: list[int], text: str) -> bool:
+    return text.encode() in bytes(token_ids)
+
+
+def _full(retry_after_s: int) -> web.Response:
+    refused = _error(429, "too many requests waiting")
+    refused.headers["Retry-After"] = str(retry_after_s)
+    return refused
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -9,15 +9,21 @@ from aiohttp import web
 
 
 class MockServer:
-    """An aiohttp application on a free local port; `stop` kills its open connections too."""
+    """An aiohttp application on a free local port; `stop` kills its open connections too.
+
+    ``reset_kept``: connections that have served a request before are reset at the next one, as by a
+    server that has just closed them.
+    """
 
     def __init__(self) -> None:
         self.url = ""
+        self.reset_kept = False
         self.connections: set[asyncio.BaseTransport] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
 
     def routes(self) -> list[web.RouteDef]:
+        """What it serves."""
         raise NotImplementedError
 
     async def start(self) -> None:
@@ -28,9 +34,14 @@ class MockServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.0
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        await self._site.start()
         self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
+
+    async def stop_listening(self) -> None:
+        """As a server does that shuts down: what is under way goes on."""
+        await self._site.stop()
 
     async def stop(self) -> None:
         """Die as a killed process does: every connection is reset."""
@@ -47,5 +58,8 @@ class MockServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if request.transport is not None:
+            if self.reset_kept and request.transport in self.connections:
+                request.transport.abort()
+                await asyncio.Event().wait()  # It is never looked at.
             self.connections.add(request.transport)
         return await handler(request)

@@ -158,27 +158,6 @@ async def test_requests_are_answered_and_ready_says_so_where_the_pd_agent_is_gon
             assert ready.status == 200
 
 
-async def test_the_share_hidden_by_an_attempt_given_up_is_not_waited_for() -> None:
-    mock = MockDeployment()
-    async with mock.running() as client:
-        await mock.ready()
-        mock.engines["e1"].exports_complete = False
-        mock.engines["p1"].prefill_gate.clear()
-        mock.agents["east-agent"].sent = lambda *_, **__: None  # type: ignore[method-assign]
-        asked = asyncio.create_task(ask(client))
-        east, west = mock.agents["east-agent"], mock.agents["west-agent"]
-        await until(lambda: bool(east.polled))
-        (first,) = east.polled
-        (exchange,) = mock.gateway._driver._exchanges.values()  # type: ignore[union-attr]
-        assert ("prefill", 1) in exchange.attempts._tasks
-        await west.receive(first, total=10, stored=5, state="failed")
-        await until(lambda: bool(mock.engines["p1"].requests))
-        assert ("prefill", 1) not in exchange.attempts._tasks
-        mock.engines["p1"].prefill_gate.set()
-        response, _ = await asked
-        assert response.headers["x-prfaas-route"].startswith("pd-p")
-
-
 @pytest.mark.parametrize("hold", ["prefill", "first token", "middle"])
 async def test_client_disconnect_cancels_everywhere(hold: str) -> None:
     mock = MockDeployment()
@@ -257,21 +236,6 @@ async def test_no_engine_to_answer_is_an_error_and_its_return_is_seen() -> None:
         await until(lambda: "d1" in mock.gateway.fleet.up)
         response, content = await ask(client)
         assert text_of(content) == answer_to(LONG)
-
-
-async def test_more_than_may_be_in_flight_are_told_to_come_back() -> None:
-    mock = MockDeployment(inflight=2)
-    async with mock.running() as client:
-        await mock.ready()
-        mock.engines["e1"].prefill_gate.clear()
-        asked = [asyncio.create_task(ask(client)) for _ in range(2)]
-        await until(lambda: len(mock.engines["e1"].requests) == 2)
-        response, _ = await ask(client)
-        assert (response.status, response.headers["Retry-After"]) == (429, "1")
-        mock.engines["e1"].prefill_gate.set()
-        assert [text_of(content) for _, content in await asyncio.gather(*asked)] == [
-            answer_to(LONG)
-        ] * 2
 
 
 async def test_a_slow_transfer_is_not_a_stalled_one() -> None:

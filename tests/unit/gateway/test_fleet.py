@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import msgspec
 import pytest
@@ -38,7 +40,7 @@ def test_ranks_that_register_one_by_one_are_no_restart(
 
 async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down() -> None:
     mock = MockDeployment()
-    restarted: list[str] = []
+    told: list[str] = []
     async with mock.running():
         await mock.ready()
         gateway = mock.gateway
@@ -46,16 +48,25 @@ async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down(
             resolve(mock.deployment(), source="mock"),
             gateway.engines,
             gateway._agents,
-            on_up=lambda _: None,
-            on_down=lambda _a, _b: None,
-            on_restart=restarted.append,
+            on_up=lambda name: told.append(f"{name} up"),
+            on_suspected=lambda name, why: told.append(f"{name} suspected"),
+            on_down=lambda name, why: told.append(f"{name}: {why}"),
         )
-        watch = asyncio.create_task(fleet.watch_agent("east"))
-        await until(lambda: fleet.ranks("e1") == 1 and bool(fleet._ranks))
-        agent = mock.agents["east-agent"]
-        (rank,) = agent.ranks
-        agent.register("e1", rank["layout"], pid=99)
-        await until(lambda: restarted == ["e1"])
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+        async with running(fleet.watch_agent("east"), fleet.watch_engine("e1")):
+            await until(lambda: told == ["e1 up"])
+            agent = mock.agents["east-agent"]
+            (rank,) = agent.ranks
+            agent.register("e1", rank["layout"], pid=99)
+            await until(lambda: len(told) == 3)
+    assert told == ["e1 up", "e1: it was restarted", "e1 up"]
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(part) for part in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -138,38 +138,6 @@ async def test_chat_passes_ids_beside_untouched_messages() -> None:
         await ask(client, CHAT, messages=[{"role": "user", "content": "x"}], max_tokens=3)
 
 
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ({"prompt": [LONG, MIDDLE]}, "batch of 2 prompts"),
-        ({"prompt": LONG, "echo": True}, "echo asks for the prompt as it came"),
-        ({"prompt": LONG, "prompt_logprobs": 1}, "the whole prompt must be computed"),
-    ],
-)
-async def test_shapes_that_need_the_engine_alone_reach_it_byte_for_byte(
-    body: dict[str, Any], reason: str
-) -> None:
-    mock = MockDeployment()
-    async with mock.running() as client:
-        await mock.ready()
-        response, text = await ask(client, **body)
-        assert text == answer_to(LONG)
-        assert response.headers["x-prfaas-route"].startswith(f'direct; reason="{reason}')
-        (got,) = mock.engines[response.headers["x-prfaas-decode-engine"]].bodies(COMPLETIONS)
-        assert got == body
-
-
-async def test_engines_that_cannot_render_are_still_served() -> None:
-    mock = MockDeployment()
-    for engine in mock.engines.values():
-        engine.renders = False
-    async with mock.running() as client:
-        await mock.ready()
-        response, text = await ask(client, prompt=LONG)
-        assert text == answer_to(LONG)
-        assert "does not render" in response.headers["x-prfaas-route"]
-
-
 async def test_several_answers_keep_the_transfer_until_the_end() -> None:
     mock = MockDeployment()
     async with mock.running() as client:
@@ -217,17 +185,6 @@ async def test_models_and_tokenize_come_from_an_engine() -> None:
             assert (await response.json())["data"][0]["id"] == "mock-model"
         async with client.post("/tokenize", json={"prompt": "ab"}) as response:
             assert (await response.json())["tokens"] == [97, 98]
-
-
-async def test_the_deadline_of_an_unstreamed_answer_grows_with_its_tokens_up_to_an_hour() -> None:
-    mock = MockDeployment(deadline="20 s")
-    async with mock.running() as client:
-        await mock.ready()
-        for tokens, extra_s in ((100, 100), (100_000, 3600)):
-            await ask(client, prompt=LONG, max_tokens=tokens)
-            prefill = mock.engines["e1"].bodies(COMPLETIONS)[-1]
-            deadline_s = prefill["kv_transfer_params"]["deadline_s"]
-            assert extra_s < deadline_s <= extra_s + 20
 
 
 async def test_only_what_the_decode_engine_lacks_is_sent() -> None:

@@ -155,14 +155,22 @@ async def test_unequal_layouts_are_refused_before_any_request() -> None:
         await mock.ready()
 
 
-async def test_before_any_layout_is_known_requests_are_told_to_wait() -> None:
+async def test_before_any_layout_is_known_requests_are_answered_and_ready_says_so() -> None:
     mock = MockDeployment()
     for agent in mock.agents.values():
         agent.ranks = []
-    async with (
-        mock.running() as client,
-        client.post(COMPLETIONS, json={"prompt": "a"}) as response,
-    ):
-        assert response.status == 503
-        assert response.headers["Retry-After"] == "1"
-        assert "KV layout" in (await error_of(response))["message"]
+    async with mock.running() as client:
+        await until(lambda: mock.gateway.fleet.up == {"d1", "d2"})
+        async with client.post(COMPLETIONS, json={"prompt": "a" * 100}) as response:
+            assert response.status == 200
+            assert response.headers["x-prfaas-route"].startswith("direct; ")
+        async with client.get("/ready") as response:
+            assert response.status == 503
+            assert any("KV layout" in t for t in (await response.json())["troubles"])
+        await mock.engines["d1"].stop()
+        await mock.engines["d2"].stop()
+        await until(lambda: not mock.gateway.fleet.up)
+        async with client.post(COMPLETIONS, json={"prompt": "a"}) as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"] == "1"
+            assert "no engine" in (await error_of(response))["message"]

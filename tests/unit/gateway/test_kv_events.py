@@ -201,9 +201,14 @@ async def test_others_have_their_turn_during_a_replay() -> None:
 
 @pytest.mark.parametrize(
     "frames",
-    [[b"kv", b"\xff" * 8, batch()], [b"kv", b"\xff" * 9, batch()], [b"kv", b"", b"kv", batch()]],
+    [
+        [b"kv", b"\xff" * 8, batch()],
+        [b"kv", b"\xff" * 9, batch()],
+        [b"kv", b"", b"kv", batch()],
+        [b""],
+    ],
 )
-async def test_a_message_without_a_number_is_a_bad_one(
+async def test_a_message_without_a_number_is_an_error_of_that_message_only(
     frames: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with following() as (feed, publisher):
@@ -212,7 +217,33 @@ async def test_a_message_without_a_number_is_a_bad_one(
         await until(lambda: held(feed.follower.index) == 4)
         await publisher.send(frames)
         await until(lambda: "without a number" in caplog.text)
-        assert feed.state is FeedState.SILENT
+        await publisher.publish(batch(stored(1)))
+        await until(lambda: held(feed.follower.index) == 8)
+        assert feed.state is FeedState.LIVE
+        assert feed.follower.resets_total == 1  # When it began.
+
+
+async def test_a_batch_that_cannot_be_read_empties_the_index_and_the_next_is_applied(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with following() as (feed, publisher):
+        await until(lambda: feed.state is FeedState.LIVE)
+        await publisher.publish(batch(stored(0, 3)))
+        await until(lambda: held(feed.follower.index) == 12)
+        await publisher.publish(b"\xc1")
+        await publisher.publish(batch(stored(0)))
+        await until(lambda: held(feed.follower.index) == 4)
+        assert feed.state is FeedState.LIVE
+        assert feed.follower.unreadable_total == 1
+        assert "unreadable KV events" in caplog.text
+
+
+async def test_a_replay_with_a_batch_that_cannot_be_read_goes_on() -> None:
+    async with following() as (feed, publisher):
+        publisher.kept += [batch(stored(0, 3)), b"\xc1", batch(stored(0, 2))]
+        await until(lambda: feed.follower.next_number == 3)
+        await until(lambda: feed.state is FeedState.LIVE)
+        assert held(feed.follower.index) == 8
 
 
 async def test_a_silent_publisher_is_said_and_its_index_emptied(

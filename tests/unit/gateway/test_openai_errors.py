@@ -17,7 +17,7 @@ from prfaas.gateway.openai_errors import (
     TooManyRequests,
     failed_request,
 )
-from prfaas.scheduler.commands import ErrorKind
+from prfaas.scheduler.commands import ErrorKind, FailRequest
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,23 @@ def test_the_type_is_the_one_at_fault(
     ("kind", "status"),
     [
         (ErrorKind.OVERLOADED, 429),
+        (ErrorKind.FULL, 429),
         (ErrorKind.DEADLINE, 504),
         (ErrorKind.UNAVAILABLE, 503),
         (ErrorKind.ENGINE, 502),
     ],
 )
 def test_what_the_scheduler_gives_up_has_its_status(kind: ErrorKind, status: int) -> None:
-    assert failed_request(kind, "m").status == status
+    assert failed_request(FailRequest("r", kind, "m")).status == status
+
+
+def test_an_engines_own_time_to_come_back_is_passed_on_in_whole_seconds() -> None:
+    told = failed_request(FailRequest("r", ErrorKind.FULL, "m", 2.5))
+    assert told.headers == {"Retry-After": "3"}
 
 
 def test_only_what_may_be_asked_again_says_when() -> None:
-    assert failed_request(ErrorKind.OVERLOADED, "m", 3.2).headers == {"Retry-After": "4"}
+    assert failed_request(FailRequest("r", ErrorKind.OVERLOADED, "m", 3.2)).headers == {"Retry-After": "4"}
     assert TooManyRequests("m", retry_after_s=7).headers == {"Retry-After": "7"}
     assert ServiceUnavailable("m").headers == {"Retry-After": "1"}
     assert EngineFailed("m").headers == {}

@@ -20,7 +20,7 @@ from prfaas.scheduler.journal import (
     decode,
     encode,
 )
-from prfaas.scheduler.replay import costs_from, read_journal, replay
+from prfaas.scheduler.replay import HandoffSizes, estimates_from, read_journal, replay
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
 TOPOLOGY = Topology(
@@ -36,7 +36,7 @@ OPENED = JournalOpened(
     unix_time=1e9,
     topology=TOPOLOGY,
     scheduler=SchedulerConfig(),
-    costs=CostInputs(layout=KvLayout(model="m", groups=(GROUP,))),
+    costs=CostInputs(),
 )
 
 
@@ -45,10 +45,13 @@ def test_the_first_line_goes_there_and_back() -> None:
 
 
 def test_costs_of_a_layout_are_its_bytes_and_learned() -> None:
-    costs, learner = costs_from(OPENED.costs, TOPOLOGY.cluster_of)
-    assert learner is not None
+    sizes = HandoffSizes()
+    costs, learner = estimates_from(OPENED.costs, TOPOLOGY.cluster_of, sizes=sizes)
+    assert costs.kv_bytes(4, 12) == 0
+    sizes.learn(KvLayout(model="m", groups=(GROUP,)))
     assert costs.kv_bytes(4, 12) == 16
     before = costs.prefill_s("e1", 1000)
+    assert learner is not None
     learner.prefill_seen("e1", 1000, 5.0)
     assert costs.prefill_s("e1", 1000) == pytest.approx(5.0) != before
 
@@ -57,7 +60,7 @@ def test_costs_of_profiles_are_theirs() -> None:
     curve = Curve((1000.0, 2000.0), (1.0, 3.0), "linear")
     inputs = CostInputs(kv_size=KvSize(100.0, 2.0), prefill={"e1": curve, "d1": curve})
     again = msgspec.json.decode(msgspec.json.encode(inputs), type=CostInputs)
-    costs, learner = costs_from(again, TOPOLOGY.cluster_of)
+    costs, learner = estimates_from(again, TOPOLOGY.cluster_of)
     assert learner is None
     assert costs.prefill_s("e1", 1500) == 2.0
     assert costs.kv_bytes(50, 150) == 300

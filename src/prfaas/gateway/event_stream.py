@@ -1,0 +1,119 @@
+"""An engine's stream of server-sent events, cut where an event ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+
+from prfaas.core.errors import EngineError
+from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, engine_error
+
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+"""An event ends with an empty line, and a line in either way."""
+_LONGEST_EVENT = 1 << 20
+"""Bytes. What is longer (the logprobs of a whole prompt) is passed on in pieces as it comes."""
+_SILENCE_S = 60.0
+"""How long an engine may say nothing in the middle of an answer. A step takes well below a second;
+but a sequence that was preempted waits until others end."""
+
+
+class EventStream:
+    """Whole events as they come.
+
+    Args:
+        engine: its name, for errors.
+        on_heard: called whenever the engine has said something.
+    """
+
+    def __init__(
+        self, engine: str, answer: aiohttp.ClientResponse, *, on_heard: Callable[[], None]
+    ) -> None:
+        self._engine = engine
+        self._answer = answer
+        self._content = answer.content
+        self._on_heard = on_heard
+        self._held = b""
+        """An event of which the end has not come yet."""
+        self._loop = asyncio.get_running_loop()
+        self._waiting_since: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._silent = False
+        self.torn = False
+        """Whether the stream ended in the middle of an event: what `next` returned last."""
+
+    async def first(self) -> bytes:
+        """As `next`, without the comments that vLLM may send while nothing else is to be said."""
+        events = await self.next()
+        while events.startswith(b":"):
+            events = _after_event(events) or await self.next()
+        return events
+
+    def watch(self) -> None:
+        """From now on silence is an error; `close` ends the watch."""
+        self._watch = self._loop.call_later(_SILENCE_S, self._look)
+
+    def close(self) -> None:
+        """No more events are wanted."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def next(self) -> bytes:
+        """The whole events that have come, one at least; empty at the end. Raises EngineError where
+        the stream broke off, or fell silent while it was watched."""
+        while True:
+            come = await self._read()
+            if not self._held and come.endswith(_EVENT_ENDS):
+                return come  # As nearly always.
+            events = self._cut(come)
+            if events or not come:
+                return events
+
+    async def _read(self) -> bytes:
+        self._waiting_since = self._loop.time()
+        try:
+            come = await self._content.readany()
+        except CONNECTION_ERRORS as error:
+            if self._silent:
+                raise EngineError(
+                    f"{self._engine} said nothing for {_SILENCE_S:g} s in its answer"
+                ) from error
+            failure = engine_error(self._engine, error)
+            raise type(failure)(f"{self._engine} broke off: {failure}") from error
+        finally:
+            self._waiting_since = None
+        self._on_heard()
+        return come
+
+    def _look(self) -> None:
+        """One timer for the whole stream: it costs an event nothing but its time."""
+        since = self._waiting_since
+        left_s = _SILENCE_S if since is None else since + _SILENCE_S - self._loop.time()
+        if left_s > 0:
+            self._watch = self._loop.call_later(left_s, self._look)
+        else:
+            self._silent = True
+            self._answer.close()  # Whoever reads is told so.
+
+    def _cut(self, come: bytes) -> bytes:
+        """What can go out now that these bytes have come; empty: it is the end."""
+        seen, here = len(self._held), self._held + come
+        end = max(_end_of_last(here, mark, seen) for mark in _EVENT_ENDS)
+        if end == 0 and (not come or len(here) > _LONGEST_EVENT):
+            end = len(here)
+            self.torn = not come and end > 0
+        self._held = here[end:]
+        return here[:end]
+
+
+def _end_of_last(here: bytes, mark: bytes, seen: int) -> int:
+    """Where the last event ends; none ends before ``seen``. 0: none ends at all."""
+    last = here.rfind(mark, max(0, seen - len(mark) + 1))
+    return 0 if last < 0 else last + len(mark)
+
+
+def _after_event(events: bytes) -> bytes:
+    """What follows the first event."""
+    ends = [at + len(mark) for mark in _EVENT_ENDS if (at := events.find(mark)) >= 0]
+    return events[min(ends) :] if ends else b""

@@ -1,0 +1,96 @@
+"""HTTP to engines and agents over kept connections, which may have gone stale.
+
+Theory of operation. A server closes connections that were idle, or all of them when it restarts.
+The client learns of it only when it uses one. Such a request was never looked at, so it is sent
+again over a connection made for it; one that fails on a new connection is not. And where this
+process itself has run out of something (descriptors, ports), the request waits a little: it is
+nobody else's fault, and others give back what is missing as they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+
+from prfaas.gateway.upstream_errors import is_local, is_lost
+
+_KEEPALIVE_S = 3.0
+"""vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
+its request with it."""
+_LOCAL_PATIENCE_S = 5.0
+"""How long a request waits for what this process has run out of."""
+_FIRST_PAUSE_S = 0.05
+_MADE: ContextVar[list[bool]] = ContextVar("connections made for this request")
+
+
+class HttpClient:
+    """Requests on the running event loop; `close` ends all connections."""
+
+    def __init__(self) -> None:
+        self._kept = _session(_Connector(limit=0, keepalive_timeout=_KEEPALIVE_S))
+        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """Send, and return when the response's head is here; use it as a context manager or close
+        it. Raises one of `CONNECTION_ERRORS`."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _LOCAL_PATIENCE_S
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._send(method, url, data=data, headers=headers, timeout=timeout)
+            except OSError as error:
+                if not is_local(error) or loop.time() + pause_s > give_up_at:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._kept.close()
+        await self._fresh.close()
+
+    async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
+        made_now: list[bool] = []
+        made = _MADE.set(made_now)
+        try:
+            return await self._kept.request(method, url, **options)
+        except (aiohttp.ClientError, OSError) as error:
+            if made_now or not is_lost(error):
+                raise
+            lost = error
+        finally:
+            _MADE.reset(made)
+        try:
+            return await self._fresh.request(method, url, **options)
+        except aiohttp.ClientConnectorError as error:
+            if is_local(error):
+                raise
+            raise lost from error  # Nobody is there any more: it may have died of the request.
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Says which requests had a connection made for them."""
+
+    async def _create_connection(self, *args: Any, **options: Any) -> Any:
+        _MADE.get().append(True)
+        return await super()._create_connection(*args, **options)
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    """One that neither decompresses nor asks for compression: bodies are passed on as they are."""
+    return aiohttp.ClientSession(
+        connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding"]
+    )

@@ -1,0 +1,58 @@
+"""What an agent says, and what it cannot mean."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+
+from prfaas.core.errors import LinkError
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.http_client import HttpClient
+from prfaas.testing.mock_agent import MockAgent
+from prfaas.testing.mock_deployment import mock_layout
+
+
+async def test_engines_transfers_and_drops() -> None:
+    agent, http = MockAgent("a"), HttpClient()
+    await agent.start()
+    try:
+        client = AgentClient("a", agent.url, http)
+        assert await client.engines() == []
+        agent.register("e", mock_layout())
+        (rank,) = await client.engines()
+        assert (rank.engine, rank.layout) == ("e", mock_layout())
+        assert (await client.transfer("t", wait_s=0.0, ranks=1)).state == "unknown"
+        await agent.receive("t", total=8, stored=8, state="complete")
+        assert (await client.transfer("t", wait_s=0.0, ranks=1)).bytes_total == 8
+        await client.drop("t")
+        assert agent.dropped == ["t"]
+        agent.failing_drops = 1
+        with pytest.raises(LinkError, match="dropping answered 500"):
+            await client.drop("t")
+    finally:
+        await http.close()
+        await agent.stop()
+
+
+class Nonsense(MockAgent):
+    """Answers what it should not."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/engines", self._nonsense)]
+
+    async def _nonsense(self, _request: web.Request) -> web.Response:
+        return web.Response(body=b'{"engines": 3}')
+
+
+async def test_nonsense_and_silence_are_errors_of_the_agent() -> None:
+    agent, http = Nonsense("a"), HttpClient()
+    await agent.start()
+    client = AgentClient("a", agent.url, http)
+    with pytest.raises(LinkError, match="agent a: unreadable answer"):
+        await client.engines()
+    with pytest.raises(LinkError, match="answered 404"):
+        await client.transfer("t", wait_s=0.0, ranks=1)
+    await agent.stop()
+    with pytest.raises(LinkError, match="agent a: cannot connect"):
+        await client.engines()
+    await http.close()

@@ -1,0 +1,87 @@
+"""What an engine's answers and silences mean."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from prfaas.core.errors import EngineError
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.engine_client import EngineAnswer, EngineClient
+from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.upstream_errors import CannotRender, EngineFull, EngineUnreachable
+from prfaas.testing.mock_agent import MockAgent
+from prfaas.testing.mock_engine import MockEngine
+
+BODY = RequestBody("/v1/completions", b'{"prompt": "abc", "max_tokens": 5}')
+
+
+@asynccontextmanager
+async def engine_and_client(
+    *, renders: bool = True
+) -> AsyncIterator[tuple[MockEngine, EngineClient]]:
+    engine, http = MockEngine("d1", MockAgent("a"), {}), HttpClient()
+    engine.renders = renders
+    await engine.start()
+    try:
+        yield engine, EngineClient("d1", engine.url, http)
+    finally:
+        await http.close()
+        await engine.stop()
+
+
+async def test_health_says_what_is_wrong() -> None:
+    async with engine_and_client() as (engine, client):
+        assert await client.sickness() is None
+        engine.health_status = 503
+        sickness = await client.sickness()
+        assert sickness is not None
+        assert (sickness.why, sickness.refused) == ("health check answered 503", False)
+        await engine.stop()
+        await client.sickness()  # The kept connection breaks.
+        sickness = await client.sickness()
+        assert sickness is not None
+        assert sickness.refused
+
+
+async def test_rendering() -> None:
+    async with engine_and_client() as (engine, client):
+        rendered = await client.render(BODY, {})
+        assert isinstance(rendered, list)
+        assert (rendered[0].token_ids, rendered[0].sampling_params.max_tokens) == ([97, 98, 99], 5)
+        engine.render_status = 422
+        refused = await client.render(BODY, {})
+        assert isinstance(refused, EngineAnswer)
+        assert refused.status == 422
+        engine.render_status = 429
+        with pytest.raises(EngineFull):
+            await client.render(BODY, {})
+        engine.render_status = 500
+        with pytest.raises(EngineError, match="d1 answered 500: the template failed"):
+            await client.render(BODY, {})
+    async with engine_and_client(renders=False) as (_, client):
+        with pytest.raises(CannotRender):
+            await client.render(BODY, {})
+
+
+async def test_a_prefill_that_exported_nothing_says_why() -> None:
+    async with engine_and_client() as (engine, client):
+        with pytest.raises(EngineError, match="is its connector set up"):
+            await client.prefill(BODY.raw, {"X-Request-Id": "r"})
+        engine.fail_with_status = 404
+        with pytest.raises(EngineError, match="answered 404: EngineCore died"):
+            await client.prefill(BODY.raw, {"X-Request-Id": "r"})
+        await engine.stop()
+        for kind in (EngineError, EngineUnreachable):
+            with pytest.raises(kind):
+                await client.prefill(BODY.raw, {"X-Request-Id": "r"})
+
+
+async def test_what_an_engine_says_is_heard() -> None:
+    async with engine_and_client() as (_, client):
+        before = client.heard_at
+        answer = await client.open_answer("/v1/completions", BODY.raw, {"X-Request-Id": "r"})
+        answer.close()
+        assert client.heard_at > before

@@ -1,0 +1,81 @@
+"""An engine's events go out whole, however its bytes come."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prfaas.gateway import event_stream
+from prfaas.gateway.event_stream import EventStream
+
+ENDS = (b"\n\n", b"\r\n\r\n")
+
+
+@given(
+    events=st.lists(
+        st.tuples(st.binary(max_size=8), st.sampled_from(ENDS)).map(
+            lambda made: b":" + made[0].replace(b"\n", b"").replace(b"\r", b"") + made[1]
+        )
+    ),
+    rest=st.sampled_from([b"", b"data: ha"]),
+    cuts=st.lists(st.integers(0, 80)),
+)
+def test_a_stream_is_passed_on_byte_for_byte_in_whole_events(
+    events: list[bytes], rest: bytes, cuts: list[int]
+) -> None:
+    sent = b"".join(events) + rest
+    places = sorted({min(cut, len(sent)) for cut in cuts} | {0, len(sent)})
+    passed = asyncio.run(pass_on([sent[a:b] for a, b in pairwise(places)]))
+    assert b"".join(passed) == sent
+    assert all(piece.endswith(ENDS) for piece in passed[: -1 if rest else None])
+
+
+async def pass_on(pieces: list[bytes]) -> list[bytes]:
+    """What goes out where the engine's bytes come in these pieces."""
+    coming = iter(pieces)
+
+    async def readany() -> bytes:
+        return next(coming, b"")
+
+    answer = SimpleNamespace(content=SimpleNamespace(readany=readany))
+    stream = EventStream("e", answer, on_heard=lambda: None)  # type: ignore[arg-type]
+    passed: list[bytes] = []
+    while piece := await stream.next():
+        passed.append(piece)
+    return passed
+
+
+def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_LONGEST_EVENT", 10)
+    assert asyncio.run(pass_on([b"12345", b"67890", b"1", b"2\n", b"\n3", b"4"])) == [
+        b"12345678901",
+        b"2\n\n",
+        b"34",
+    ]
+
+
+def test_an_event_that_ends_with_carriage_returns_does_not_wait_for_the_next() -> None:
+    pieces = [b"data: a\r\n\r", b"\ndata: b\r\n\r\n", b"data: c\n\n"]
+    assert asyncio.run(pass_on(pieces)) == [
+        b"data: a\r\n\r\ndata: b\r\n\r\n",
+        b"data: c\n\n",
+    ]
+
+
+def test_comments_before_the_first_event_are_left_out() -> None:
+    async def first(pieces: list[bytes]) -> bytes:
+        coming = iter(pieces)
+
+        async def readany() -> bytes:
+            return next(coming, b"")
+
+        answer = SimpleNamespace(content=SimpleNamespace(readany=readany))
+        return await EventStream("e", answer, on_heard=lambda: None).first()  # type: ignore[arg-type]
+
+    assert asyncio.run(first([b": k\n\n: k\r\n\r\n", b": k\n\ndata: a\n\n"])) == b"data: a\n\n"
+    assert asyncio.run(first([b": k\n\n"])) == b""

@@ -1,0 +1,124 @@
+"""A transfer watched from outside, and dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from prfaas.core.errors import LinkError
+from prfaas.gateway import handoffs
+from prfaas.gateway.agent_client import TransferStatus
+from prfaas.gateway.handoffs import drop_transfer, export_params, watch_transfer
+from prfaas.policies.api import Route
+from prfaas.scheduler.commands import StartPrefill
+from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.testing.mock_engine import expected_words
+
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+MIDDLE = "longer than one block"
+COMPLETIONS = "/v1/completions"
+
+
+def answer_to(prompt: str) -> str:
+    return "".join(expected_words(list(prompt.encode())))
+
+
+async def ask(client: aiohttp.ClientSession, **body: Any) -> tuple[aiohttp.ClientResponse, str]:
+    """The response and its text: of its first choice, or as it is."""
+    async with client.post(COMPLETIONS, json=body) as response:
+        content = await response.text()
+        return response, json.loads(content)["choices"][0]["text"] if response.ok else content
+
+
+async def test_the_share_hidden_by_an_attempt_given_up_is_not_waited_for() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["e1"].exports_complete = False
+        mock.engines["p1"].prefill_gate.clear()
+        mock.agents["east-agent"].sent = lambda *_, **__: None  # type: ignore[method-assign]
+        asked = asyncio.create_task(ask(client, prompt=LONG))
+        east, west = mock.agents["east-agent"], mock.agents["west-agent"]
+        await until(lambda: bool(east.polled))
+        (first,) = east.polled
+        (exchange,) = mock.gateway._driver._exchanges.values()  # type: ignore[union-attr]
+        assert ("prefill", 1) in exchange.attempts._tasks
+        await west.receive(first, total=10, stored=5, state="failed")
+        await until(lambda: bool(mock.engines["p1"].requests))
+        assert ("prefill", 1) not in exchange.attempts._tasks
+        mock.engines["p1"].prefill_gate.set()
+        response, _ = await asked
+        assert response.headers["x-prfaas-route"].startswith("pd-p")
+
+
+class Agent:
+    """Says what it is told to say, one after the other."""
+
+    def __init__(self, *says: TransferStatus | LinkError) -> None:
+        self.says = list(says)
+        self.asked = 0
+
+    def _say(self) -> TransferStatus:
+        self.asked += 1
+        said = self.says.pop(0)
+        if isinstance(said, LinkError):
+            raise said
+        return said
+
+    async def transfer(self, _id: str, *, wait_s: float, ranks: int) -> TransferStatus:
+        return self._say()
+
+    async def drop(self, _id: str) -> None:
+        self._say()
+
+
+async def test_progress_is_told_when_there_is_some() -> None:
+    agent = Agent(
+        TransferStatus("unknown"),
+        TransferStatus("receiving", bytes_stored=5),
+        TransferStatus("receiving", bytes_stored=5),
+        TransferStatus("receiving", bytes_stored=6, bytes_total=8),
+        TransferStatus("complete", bytes_stored=8, bytes_total=8),
+    )
+    told: list[float | None] = []
+    status = await watch_transfer(
+        agent,  # type: ignore[arg-type]
+        "t",
+        ranks=1,
+        poll_s=1.0,
+        on_progress=told.append,
+    )
+    assert (status.state, told) == ("complete", [None, 0.75])
+
+
+async def test_a_transfer_that_failed_says_why() -> None:
+    agent = Agent(TransferStatus("failed", reason="checksum mismatch"))
+    with pytest.raises(LinkError, match="checksum mismatch"):
+        await watch_transfer(
+            agent,  # type: ignore[arg-type]
+            "t",
+            ranks=1,
+            poll_s=1.0,
+            on_progress=lambda share: None,
+        )
+
+
+async def test_a_drop_is_tried_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handoffs, "_DROP_PAUSES_S", (0.0, 0.0))
+    gone, done = LinkError("gone"), TransferStatus("unknown")
+    for says, asked in (([done], 1), ([gone, done], 2), ([gone] * 9, 3)):
+        agent = Agent(*says)
+        await drop_transfer(agent, "t")  # type: ignore[arg-type]
+        assert agent.asked == asked
+
+
+def test_an_export_has_until_its_deadline_and_a_second_at_least() -> None:
+    command = StartPrefill("k", 1, "e1", "d1", "k-1", 4, 64, Route.OFFLOAD, "why")
+    params = export_params(command, "west-agent", 12.5)
+    assert (params.destination, params.from_token, params.to_token) == ("west-agent", 4, 64)
+    assert params.deadline_s == 12.5
+    assert export_params(command, "west-agent", -3.0).deadline_s == 1.0
