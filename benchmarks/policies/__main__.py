@@ -2,7 +2,7 @@
 
 Prints a table, writes build/bench/policies.json and a plot; exits 1 where *auto* has less than 0.97
 of the goodput of the best other policy, less than 0.95 of what could be reached up to 95% load, or
-less than 0.9 of the bound above that.
+less than 0.9 of it above that.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def _show(row: list[Result]) -> Iterator[str]:
     where = f"{first.trace}{' +caches' if first.caches else ''}, line {first.line}"
     where += f", load {first.load:.0%}"
     print(f"\n{where}: offered {first.offered_req_per_s:.2f}, ", end="")
-    print(f"bound {first.fluid_bound_req_per_s:.2f} req/s")
+    print(f"bound {first.fluid_bound_req_per_s:.2f}, ", end="")
+    print(f"reachable {first.reachable_req_per_s:.2f} req/s")
     for result in sorted(row, key=share, reverse=True):
         print(
             f"  {result.policy:20} {result.goodput_req_per_s:7.3f} req/s at SLO  "

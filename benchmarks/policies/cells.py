@@ -4,6 +4,9 @@ The deployment is that of examples/simulate-trace.yaml. The *bound* is the plann
 optimum for the workload's own lengths: the most that any routing could serve, with roles divided as
 suits. Loads are shares of the bound with the whole line. Where the line drops, it carries a fifth
 of its rate during the middle third of the run, and the cell's bound is the mean over time.
+
+What could be *reached* is less where requests come in bursts: it is what a single queue, served at
+the bound's rate, takes in while it is shorter than the TTFT SLO.
 """
 
 from __future__ import annotations
@@ -58,8 +61,7 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One cell as build/bench/policies.json has it. ``reachable_req_per_s``: the mean over time of
-    what is offered or the bound, whichever is less."""
+    """One cell as build/bench/policies.json has it. ``reachable_req_per_s``: see the module."""
 
     trace: str
     load: float
@@ -89,27 +91,39 @@ def measure(cell: Cell) -> Result:
     until = workload.arrivals[-1] * 1.5 + 600.0
     simulation = simulate(scenario, run, workload, beside=EXAMPLES, until=until)
     summary = summarise(cell.policy, simulation, scenario.slo)
-    # The steady part begins after a tenth of the requests: of the rest 10/27 sees the drop.
-    share = 10 / 27 if cell.line_drops else 0.0
-    return _result(cell, summary, whole, dropped, share)
+    low = dropped if cell.line_drops else whole
+    return _result(cell, summary, whole, low, _reachable(workload, scenario, whole, low))
 
 
-def _result(
-    cell: Cell, summary: Summary, whole: float, dropped: float, dropped_share: float
-) -> Result:
-    offered = summary.offered_req_per_s
-    reachable = [min(offered, bound) for bound in (whole, dropped)]
-    shares = np.array([1 - dropped_share, dropped_share])
+def _reachable(workload: Workload, scenario: Scenario, whole: float, low: float) -> float:
+    """Requests per second of the steady part that a pooled queue takes in."""
+    arrivals = workload.arrivals
+    start, end = arrivals[len(arrivals) // 10], arrivals[-1]
+    queued = at = 0.0
+    taken = 0
+    for arrival in arrivals:
+        rate = low if end / 3 <= arrival < end * 2 / 3 else whole
+        queued = max(0.0, queued - (arrival - at) * rate)
+        at = arrival
+        if queued < rate * scenario.slo.ttft_s:
+            queued += 1
+            taken += start <= arrival < end
+    return taken / (end - start)
+
+
+def _result(cell: Cell, summary: Summary, whole: float, low: float, reachable: float) -> Result:
+    # The steady part begins after about a tenth of the time: of the rest 10/27 sees the drop.
+    bound = whole + (low - whole) * 10 / 27
     return Result(
         trace=cell.trace if cell.trace in DRAWN else Path(cell.trace).name.split(".")[0],
         load=cell.load,
         caches=cell.caches,
         line=f"at {DROPPED:.0%} for a third" if cell.line_drops else "steady",
         policy=cell.policy,
-        offered_req_per_s=offered,
+        offered_req_per_s=summary.offered_req_per_s,
         goodput_req_per_s=summary.goodput_req_per_s,
-        fluid_bound_req_per_s=float(shares @ np.array([whole, dropped])),
-        reachable_req_per_s=float(shares @ np.array(reachable)),
+        fluid_bound_req_per_s=bound,
+        reachable_req_per_s=reachable,
         ttft_p99_s=summary.ttft_s.p99,
         slo_share=summary.slo_share,
         lost=summary.lost,
