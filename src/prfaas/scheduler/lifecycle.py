@@ -1,6 +1,6 @@
 """The life of a request as one table: (state, trigger) -> (action, states it may lead to).
 
-Theory of operation. `TABLE` is the only place that says what may follow what. `Scheduler` binds
+Theory of operation. `TABLE` is the only place that says what may follow what. `assembly` binds
 each `Action` to the method that does it, `Requests.move` refuses any step that the table does not
 list, and triggers for which a state has no row are ignored: they are late news. The diagram in
 docs/scheduling.md is printed from it by `mermaid`.
@@ -74,7 +74,7 @@ class Trigger(StrEnum):
 
 @unique
 class Action(StrEnum):
-    """What a row of the table does; `Scheduler` says which method that is."""
+    """What a row of the table does; `assembly` says which method that is."""
 
     ROUTE = "route"
     REROUTE = "reroute"

@@ -25,9 +25,8 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout, aligned_boundary
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
+from prfaas.scheduler.assembly import assemble
 from prfaas.scheduler.commands import AnyCommand, SetTimer
-from prfaas.scheduler.decoding import Decoding
-from prfaas.scheduler.ending import Ending
 from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
@@ -49,12 +48,9 @@ from prfaas.scheduler.events import (
     TransferFailed,
     TransferProgressed,
 )
-from prfaas.scheduler.lifecycle import TERMINAL, Action, State, Trigger
-from prfaas.scheduler.prefilling import Prefilling
+from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.requests import Handler, Requests
-from prfaas.scheduler.reservations import Reservations
 from prfaas.scheduler.roles import Roles
-from prfaas.scheduler.routing import Routing
 from prfaas.scheduler.state import EngineState, FleetState, Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
@@ -100,25 +96,9 @@ class Scheduler:
         self._policy = policy
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs)
-        reservations = Reservations(requests, costs)
-        self._decoding = Decoding(requests, reservations, fleet, packs=policy.packs_decode)
-        ending = Ending(requests, reservations, self._decoding)
-        prefilling = Prefilling(
-            requests, reservations, fleet, learner=learner, stall_s=config.transfer_stall_s
-        )
-        self._routing = Routing(
-            requests,
-            reservations,
-            fleet,
-            policy,
-            config,
-            costs,
-            prefilling=prefilling,
-            decoding=self._decoding,
-            ending=ending,
-        )
-        self._roles = Roles(requests, fleet, self._decoding)
-        requests.bind(_handlers(self._routing, prefilling, self._decoding, ending))
+        parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
+        self._routing, self._decoding = parts.routing, parts.decoding
+        self._roles = Roles(requests, fleet, parts.decoding)
         self._records = requests.records
         self._timers = requests.timers
         self._link_grace_s = config.link_grace_s
@@ -321,32 +301,6 @@ class Scheduler:
         for change in self._policy.adjust(self._fleet, now=self._now):
             self._engine(change.engine)
             self._roles.change(change)
-
-
-def _handlers(
-    routing: Routing, prefilling: Prefilling, decoding: Decoding, ending: Ending
-) -> dict[Action, Handler]:
-    """What each action of the transition table is."""
-    return {
-        Action.ROUTE: routing.route,
-        Action.REROUTE: routing.reroute,
-        Action.START_PREFILL: prefilling.start_prefill,
-        Action.PREFILLED: prefilling.prefilled,
-        Action.PREFILLED_LAST: routing.prefilled_last,
-        Action.WATCH_TRANSFER: routing.watch_transfer,
-        Action.RECEIVED: prefilling.received,
-        Action.MAKE_READY: routing.make_ready,
-        Action.START_DECODE: decoding.start_decode,
-        Action.STREAMING: decoding.streaming,
-        Action.COMPLETE: decoding.complete,
-        Action.RETRY_DECODE: routing.retry_decode,
-        Action.HEDGE_DECODE: routing.hedge_decode,
-        Action.PREFILL_LATE: routing.prefill_late,
-        Action.CANCEL: ending.cancel,
-        Action.FAIL_DEADLINE: ending.fail_deadline,
-        Action.FAIL_UNAVAILABLE: ending.fail_unavailable,
-        Action.FAIL_ENGINE: ending.fail_engine,
-    }
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

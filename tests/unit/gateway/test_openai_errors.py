@@ -62,7 +62,9 @@ def test_an_engines_own_time_to_come_back_is_passed_on_in_whole_seconds() -> Non
 
 
 def test_only_what_may_be_asked_again_says_when() -> None:
-    assert failed_request(FailRequest("r", ErrorKind.OVERLOADED, "m", 3.2)).headers == {"Retry-After": "4"}
+    assert failed_request(FailRequest("r", ErrorKind.OVERLOADED, "m", 3.2)).headers == {
+        "Retry-After": "4"
+    }
     assert TooManyRequests("m", retry_after_s=7).headers == {"Retry-After": "7"}
     assert ServiceUnavailable("m").headers == {"Retry-After": "1"}
     assert EngineFailed("m").headers == {}
