@@ -1,16 +1,17 @@
 """CPU seconds that agents spend on a GiB, over loopback, with no engine but a mock rank.
 
-    python -m benchmarks.pool.cpu_per_gib [--source SRC]... [--slot "64 KiB"] [--gib 2] [--rounds 5]
+    python -m benchmarks.pool.cpu_per_gib [--source SRC]... [--slot "1 MiB"] [--rounds 16]
 
 Starts two agents as processes, hands transfers over remotely (east to west, plaintext) and locally
 (inside west), and reads the agents' CPU time from /proc. With ``--source`` (directories to import
-prfaas from) several versions are measured by turns in one run, so that a noisy machine is noisy for
-all of them. Prints JSON: per source the median, and every round.
+prfaas from) several versions are up at once and measured by short turns, so that a noisy machine is
+noisy for all of them. Prints JSON: per source mean, median and every round.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -132,31 +133,38 @@ class Site:
 
 
 def measure(sources: list[str], slot: str, gib: float, rounds: int) -> dict[str, object]:
-    """By source and kind of hand-off: the median and all rounds, in CPU seconds per GiB."""
+    """By source and kind of hand-off, in CPU seconds per GiB."""
     transfers = max(1, round(gib * (1 << 30) / TRANSFER_BYTES))
     found: dict[str, dict[str, list[float]]] = {s: {"remote": [], "local": []} for s in sources}
-    for number in range(rounds):
-        for source in sources if number % 2 == 0 else reversed(sources):
-            with tempfile.TemporaryDirectory() as run:
-                site = Site(source, slot, Path(run))
-                try:
-                    for how, values in found[source].items():
-                        site.move(how, 1)  # threads and buffers exist from here on
-                        values.append(round(site.move(how, transfers), 3))
-                finally:
-                    site.end()
+    with contextlib.ExitStack() as stack:
+        sites = {}
+        for source in sources:
+            run = stack.enter_context(tempfile.TemporaryDirectory())
+            sites[source] = Site(source, slot, Path(run))
+            stack.callback(sites[source].end)
+            for how in found[source]:
+                sites[source].move(how, 2)  # threads and buffers exist from here on
+        for number in range(rounds):
+            for source in sources if number % 2 == 0 else reversed(sources):
+                for how, values in found[source].items():
+                    values.append(sites[source].move(how, transfers))
+    return {s: {how: _summary(v) for how, v in kinds.items()} for s, kinds in found.items()}
+
+
+def _summary(values: list[float]) -> dict[str, object]:
     return {
-        source: {how: {"median": statistics.median(v), "rounds": v} for how, v in kinds.items()}
-        for source, kinds in found.items()
+        "mean": round(statistics.mean(values), 3),
+        "median": round(statistics.median(values), 3),
+        "rounds": [round(value, 2) for value in values],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", action="append", help="where to import prfaas from")
-    parser.add_argument("--slot", default="64 KiB")
-    parser.add_argument("--gib", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slot", default="1 MiB")
+    parser.add_argument("--gib", type=float, default=0.25)
+    parser.add_argument("--rounds", type=int, default=16)
     options = parser.parse_args()
     here = str(Path(__file__).parents[2] / "src")
     sources = options.source or [here]

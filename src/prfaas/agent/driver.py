@@ -82,8 +82,10 @@ class PoolDriver:
     def report(self, event: AnyEvent) -> None:
         """From any thread, and up to 10,000 times a second; the event loop does what follows."""
         with self._lock:
-            self._queue += self._pool.handle(event, now=self._monotonic())
-        if self._queue and not self._posted:
+            effects = self._pool.handle(event, now=self._monotonic())
+            if effects:
+                self._queue += effects
+        if effects and not self._posted:
             self._post_once()
 
     def ask(self, event: OfferReceived) -> Answer:

@@ -56,6 +56,8 @@ class Books:
         self.now = -inf
         self.effects: list[AnyEffect] = []
         # What the pool still has to follow up before the event is dealt with:
+        self.unsettled = False
+        """Whether there is any of the following."""
         self.changed: list[str] = []
         """Transfers whose imports should look again."""
         self.local_ends: list[tuple[TransferKey, str | None]] = []
@@ -65,8 +67,14 @@ class Books:
 
     def announce(self, transfer_id: str) -> None:
         """The transfer's record changed."""
+        self.unsettled = True
         self.changed.append(transfer_id)
         self.effects.append(AnnounceTransfer(transfer_id))
+
+    def local_ended(self, key: TransferKey, reason: str | None) -> None:
+        """The reception of a local hand-off is complete (None) or gone."""
+        self.unsettled = True
+        self.local_ends.append((key, reason))
 
     def report(
         self,

@@ -132,7 +132,7 @@ class Pool:
             raise InvariantError(f"time ran backwards: {now} after {books.now}")
         books.now = now
         self._actions[type(event)](event)
-        while books.changed or books.local_ends or books.memory_freed:
+        while books.unsettled:
             self._follow_up()
         if self._leases.waiting:
             self._leases.serve()
@@ -171,8 +171,10 @@ class Pool:
         elif books.memory_freed:
             books.memory_freed = False
             self._exports.admit_pending()
-        else:
+        elif books.changed:
             self._imports.look_again(books.changed.pop(0))
+        else:
+            books.unsettled = False
 
     def _engine_dropped(self, event: EngineDropped) -> None:
         self._leases.waits_no_more(event.connection)

@@ -108,11 +108,17 @@ class Receptions:
             books.effects.append(AcceptOffer(offer.key, tuple(reception.slots)))
 
     def stored(self, event: RangeStored) -> None:
-        """More of it is here. Runs once per chunk: nothing else may."""
-        reception = self._of(event.key)
-        stored = reception.stored
+        """More of it is here. Runs once per chunk, between copies that empty the CPU's caches, so
+        every further call here costs several times what it seems to."""
+        reception = self._by_key.get(event.key)
+        if reception is None:
+            raise InvariantError(f"news of transfer {event.key}, which has no memory here")
+        record, stored = reception.record, reception.stored
         stored.add(event.flat_offset, event.flat_offset + event.length)
-        self._arrived(reception, stored.total - reception.record.bytes_stored)
+        if record.first_byte_at is None:
+            record.first_byte_at = self._books.now
+        self._books.counters.received_bytes += stored.total - record.bytes_stored
+        record.bytes_stored = stored.total
 
     def received(self, event: TransferReceived) -> None:
         """The link is done with it."""
@@ -147,8 +153,12 @@ class Receptions:
         """Take a queued slot with bytes that were not handed over before."""
         reception = self._of(key)
         assert reception.packing is not None
-        for extent in extents:
-            self._arrived(reception, extent.length)
+        record = reception.record
+        if record.first_byte_at is None:
+            record.first_byte_at = self._books.now
+        new_bytes = sum(extent.length for extent in extents)
+        self._books.counters.received_bytes += new_bytes
+        record.bytes_stored += new_bytes
         if len(reception.slots) < reception.reserved:
             self._books.slots.adopt(slot, key)
             reception.packing.adopt(slot, extents)
@@ -213,7 +223,7 @@ class Receptions:
             if reception.written_by_link:
                 books.effects.append(AbandonReception(key, reason))
             if reception.packing is not None:
-                books.local_ends.append((key, reason))
+                books.local_ended(key, reason)
             self._changed(key)
         self._reclaim(reception)
 
@@ -278,17 +288,10 @@ class Receptions:
             records.add_received(key.transfer_id, key.rank, record, now=self._books.now)
             self._books.announce(key.transfer_id)
 
-    def _arrived(self, reception: Reception, new_bytes: int) -> None:
-        record = reception.record
-        if record.first_byte_at is None:
-            record.first_byte_at = self._books.now
-        record.bytes_stored += new_bytes
-        self._books.counters.received_bytes += new_bytes
-
     def _complete_if_whole(self, reception: Reception) -> None:
         if reception.record.state is ReceptionState.RECEIVING and reception.whole:
             self._complete(reception)
-            self._books.local_ends.append((reception.key, None))
+            self._books.local_ended(reception.key, None)
 
     def _complete(self, reception: Reception) -> None:
         record = reception.record
@@ -305,7 +308,7 @@ class Receptions:
         if reception.reclaimable:
             del self._by_key[reception.key]
             self._books.slots.end_reception(reception.key, reception.slots, reception.reserved)
-            self._books.memory_freed = True
+            self._books.memory_freed = self._books.unsettled = True
 
 
 class _NotWanted(Exception):
