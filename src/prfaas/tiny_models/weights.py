@@ -59,7 +59,7 @@ class Gains(NamedTuple):
 
 
 GAINS: dict[ModelKind, Gains] = {
-    "gdn": Gains(successors=8, queries=3.5, query_key_norms=2.0),
+    "gdn": Gains(successors=8, spoken=0.2, attention_out=9.0, query_key_norms=2.0, slow_writes=1.8),
     "sliding_window": Gains(attention_out=1.0, queries=1.0, mlp=1.0),
     "dense": Gains(successors=8, spoken=0.12, attention_out=1.0),
     "mla": Gains(successors=3, spoken=0.2, attention_out=2.0),
