@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint rooms check-rooms test-pure test-engine test-tensor-parallel \
+.PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer compiled-simulator bench-simulator bench-policies bench-engine \
         bench-handoff bench-gpu bench-gateway clean
 
@@ -39,17 +39,15 @@ test: lint test-pure test-engine  ## everything (10 to 25 minutes on two cores)
 test-fast: $(READY)  ## unit, property and parity tests, under a minute
 	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests
 
-lint: $(READY)  ## style, types, import contracts
+lint: $(READY)  ## style, types, import contracts, sizes of modules and functions
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/rooms.py --check
 
 rooms: $(READY)  ## sizes, docstrings, tests beside modules, import circles: the table of docs/developing.md
 	$(BIN)/python tools/rooms.py --write
-
-check-rooms: $(READY)  ## fails where one of their limits is broken
-	$(BIN)/python tools/rooms.py --check
 
 test-pure: $(READY)
 	$(BIN)/pytest -q -m 'not engine' tests

@@ -27,6 +27,7 @@ MODULES = (
     "policies/waits",
     "scheduler/decoding",
     "scheduler/ending",
+    "scheduler/fleet",
     "scheduler/prefilling",
     "scheduler/requests",
     "scheduler/reservations",

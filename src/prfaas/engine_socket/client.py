@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -28,7 +27,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.engine_socket.errors import AgentUnavailable, ExportUnwanted, RegistrationRefused
 from prfaas.engine_socket.import_book import Resolution
 from prfaas.engine_socket.keeper import SessionKeeper
-from prfaas.engine_socket.lent import Import, Slot
+from prfaas.engine_socket.lent import ArenaUser, Import, Slot
 from prfaas.engine_socket.messages import (
     AbortExport,
     AgentMessage,
@@ -46,17 +45,6 @@ from prfaas.engine_socket.messages import (
     SlotsLeased,
 )
 from prfaas.engine_socket.session import Session
-
-
-class ArenaUser(Protocol):
-    """Is told which arenas there are. Neither call may block."""
-
-    def arena_opened(self, arena: memoryview) -> None:
-        """``arena`` will be used from now on."""
-
-    def arena_unused(self, arena: memoryview) -> None:
-        """Its connection has ended, no slot of it is out and no import open: nothing of it is used
-        again. May be called more than once."""
 
 
 class _Export(msgspec.Struct):

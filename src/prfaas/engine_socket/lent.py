@@ -1,8 +1,9 @@
-"""What a caller holds of a session: a slot to fill, a transfer to read."""
+"""What a caller holds of a session: a slot to fill, a transfer to read, the arena itself."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import Protocol
 
 from prfaas.engine_socket.import_book import Extents, Ticket
 from prfaas.engine_socket.session import Session
@@ -30,3 +31,14 @@ class Import:
     def future(self) -> Future[Extents]:
         """See the class."""
         return self.ticket.future
+
+
+class ArenaUser(Protocol):
+    """Is told which arenas there are. Neither call may block."""
+
+    def arena_opened(self, arena: memoryview) -> None:
+        """``arena`` will be used from now on."""
+
+    def arena_unused(self, arena: memoryview) -> None:
+        """Its connection has ended, no slot of it is out and no import open: nothing of it is used
+        again. May be called more than once."""

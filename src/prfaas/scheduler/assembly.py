@@ -9,12 +9,12 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Costs, Policy, PrefillLearner
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import Action
 from prfaas.scheduler.prefilling import Prefilling
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reservations import Reservations
 from prfaas.scheduler.routing import Routing
-from prfaas.scheduler.state import FleetState
 
 
 class Parts(NamedTuple):

@@ -12,10 +12,11 @@ from math import inf
 from prfaas.policies.api import Route
 from prfaas.scheduler import hedging
 from prfaas.scheduler.commands import CancelDecode, StartDecode
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
-from prfaas.scheduler.state import ClusterState, EngineState, FleetState, Hedge, Record
+from prfaas.scheduler.state import ClusterState, EngineState, Hedge, Record
 
 
 class Decoding:

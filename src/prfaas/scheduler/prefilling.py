@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from prfaas.policies.api import PrefillLearner
 from prfaas.scheduler.commands import StartPrefill
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
-from prfaas.scheduler.state import EngineState, FleetState, Record
+from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 
 _PATIENCE = 2.0

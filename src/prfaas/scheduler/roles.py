@@ -11,8 +11,9 @@ from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import RoleChange
 from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.decoding import Decoding
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.requests import Requests
-from prfaas.scheduler.state import ClusterState, EngineState, FleetState
+from prfaas.scheduler.state import ClusterState, EngineState
 
 
 class Roles:

@@ -16,11 +16,12 @@ from prfaas.policies.api import Costs, Decision, Policy, Refusal, Route
 from prfaas.scheduler.commands import CancelDecode, ErrorKind
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.prefilling import Prefilling
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
-from prfaas.scheduler.state import EngineState, FleetState, Record
+from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 
 _MOST_ENGINES_LOST = 2

@@ -48,10 +48,11 @@ from prfaas.scheduler.events import (
     TransferFailed,
     TransferProgressed,
 )
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.roles import Roles
-from prfaas.scheduler.state import EngineState, FleetState, Record
+from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
 

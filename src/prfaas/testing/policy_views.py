@@ -10,7 +10,8 @@ from prfaas.policies.api import Decision
 from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.registry import make_policy, options_of
 from prfaas.scheduler.events import RequestArrived
-from prfaas.scheduler.state import FleetState, Record
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.state import Record
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 
 TOPOLOGY = Topology(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prfaas.policies.adaptive import AdaptiveConfig, AdaptivePolicy
-from prfaas.scheduler.state import FleetState
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.testing.policy_views import COSTS, TOPOLOGY, fleet
 

@@ -10,7 +10,8 @@ from prfaas.core.errors import ConfigError
 from prfaas.policies.api import Decision, Refusal, RoleChange, Route
 from prfaas.policies.auto import AutoConfig, AutoPolicy
 from prfaas.scheduler.events import RequestArrived
-from prfaas.scheduler.state import FleetState, Record
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.state import Record
 from prfaas.testing.policy_views import fleet
 
 

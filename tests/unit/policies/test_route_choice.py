@@ -7,7 +7,8 @@ import pytest
 from prfaas.policies.api import Route
 from prfaas.policies.route_choice import Candidate, candidates
 from prfaas.scheduler.events import RequestArrived
-from prfaas.scheduler.state import FleetState, Record
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.state import Record
 from prfaas.testing.policy_views import COSTS, fleet
 
 

@@ -9,7 +9,8 @@ from prfaas.policies.api import Route
 from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.scheduler.events import RequestArrived
-from prfaas.scheduler.state import FleetState, Record
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.state import Record
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.testing.policy_views import TOPOLOGY, decide, fleet
 

@@ -1,0 +1,79 @@
+"""All clusters, engines and links of a deployment, with counts: what policies see as `View`."""
+
+from __future__ import annotations
+
+from prfaas.core.errors import InvariantError
+from prfaas.policies.api import Costs
+from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.state import Clock, ClusterState, EngineState, LinkState
+from prfaas.scheduler.topology import Topology
+
+_NO_PROMPT_IS_SO_LONG = 1 << 40
+"""Stands for the block size while no layout is known: no hand-off ends at a multiple of it."""
+
+
+class FleetState:
+    """The `View`: clusters, engines and lines, with what is outstanding on them."""
+
+    def __init__(self, topology: Topology, costs: Costs) -> None:
+        self.costs = costs
+        self.alignment_tokens = topology.alignment_tokens or _NO_PROMPT_IS_SO_LONG
+        self.clock = Clock()
+        self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
+        self.clusters = list(self.by_name.values())
+        self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
+        self.pd_clusters = [c for c in self.clusters if not c.prfaas]
+        self.engines: dict[str, EngineState] = {}
+        for spec in topology.engines:
+            place = self.by_name[spec.cluster]
+            engine = self.engines[spec.name] = EngineState(spec, place, self.clock)
+            place.engines.append(engine)
+        for cluster in self.clusters:
+            cluster.sort_roles()
+        self.draining: list[EngineState] = []
+        """Decode engines that are to prefill once they have nothing left to answer."""
+        self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
+
+    def cluster(self, name: str) -> ClusterState:
+        """The cluster of that name."""
+        return self.by_name[name]
+
+    def stands_in(self, engine: EngineState) -> bool:
+        """Whether a prefill engine answers whole requests: a PD cluster's, while no decode engine
+        is up anywhere."""
+        return not engine.place.prfaas and not any(
+            other.up for cluster in self.pd_clusters for other in cluster.decode_engines
+        )
+
+    def link(self, source: str, target: str) -> LinkState | None:
+        """The line between two clusters; None where there is none."""
+        return self.links.get((source, target))
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError where counters and memberships disagree or capacity is exceeded."""
+        for engine in self.engines.values():
+            records = engine.decode_records.values()
+            running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
+            kv_used = sum(
+                r.kv_tokens for r in records if r.state in (State.DECODING, State.STREAMING)
+            )
+            if kv_used != engine.kv_used or (running > 1 and kv_used > engine.kv_tokens):
+                raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
+            if running != engine.running or running > engine.max_requests:
+                raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
+            if len(engine.decode_records) != engine.assigned:
+                raise InvariantError(f"{engine.name}: assigned {engine.assigned} is miscounted")
+            active = len(engine.prefill_records) - len(engine.waiting)
+            if active > engine.max_prefills:
+                raise InvariantError(f"{engine.name}: {active} prefills exceed its capacity")
+            if engine.prefills < len(engine.prefill_records) or engine.prefill_tokens < 0:
+                raise InvariantError(f"{engine.name}: booked prefills are miscounted")
+            if any(r.state is not State.WAITING for r in engine.waiting.values()):
+                raise InvariantError(f"{engine.name}: a request waits that is past waiting")
+        for cluster in self.clusters:
+            if any(r.state is not State.READY for r in cluster.ready.values()):
+                raise InvariantError(f"{cluster.name}: a request is in line that has its slot")
+        for link in self.links.values():
+            total = sum(r.link_bytes for r in link.records.values())
+            if abs(total - link.outstanding_bytes) > 1e-6 * (1 + total):
+                raise InvariantError(f"{link.source}->{link.target}: bytes are miscounted")
