@@ -55,9 +55,14 @@ Resolution = Callable[[], None]
 
 
 class ImportBook:
-    """See the module."""
+    """See the module.
 
-    def __init__(self) -> None:
+    Args:
+        arena_bytes: an answer that points beyond them is refused: copies go by address.
+    """
+
+    def __init__(self, arena_bytes: int) -> None:
+        self._arena_bytes = arena_bytes
         self._open: dict[str, _Shared] = {}
         self._unanswered: dict[str, deque[_Shared]] = {}
 
@@ -103,9 +108,9 @@ class ImportBook:
             return []
         if isinstance(answer, ImportFailed):
             return self._fail(shared, TransferUnusable(answer.reason))
-        if not _covers(answer.extents, shared.request.total_bytes):
+        if not self._usable(answer.extents, shared.request.total_bytes):
             # Left open: its users close it, which tells the agent.
-            error = TransferUnusable(f"agent's extents do not cover {answer.transfer_id}")
+            error = TransferUnusable(f"agent's extents are not those of {answer.transfer_id}")
             return [_resolution(user, error) for user in shared.users]
         shared.extents = answer.extents
         return [_resolution(user, answer.extents) for user in shared.users]
@@ -116,6 +121,17 @@ class ImportBook:
         self._unanswered.clear()
         return [told for shared in waiting for told in self._fail(shared, error)]
 
+    def _usable(self, extents: Extents, total_bytes: int) -> bool:
+        """Whether they lie in the arena and cover the transfer exactly once, in order."""
+        position = 0
+        for extent in extents:
+            if extent.flat_offset != position or extent.length <= 0:
+                return False
+            if extent.arena_offset < 0 or extent.arena_end > self._arena_bytes:
+                return False
+            position += extent.length
+        return position == total_bytes
+
     def _fail(self, shared: _Shared, error: Exception) -> list[Resolution]:
         del self._open[shared.request.transfer_id]
         return [_resolution(user, error) for user in shared.users]
@@ -123,12 +139,3 @@ class ImportBook:
 
 def _resolution(user: Ticket, outcome: Extents | Exception) -> Resolution:
     return lambda: user.resolve(outcome)
-
-
-def _covers(extents: Extents, total_bytes: int) -> bool:
-    position = 0
-    for extent in extents:
-        if extent.flat_offset != position or extent.length <= 0:
-            return False
-        position += extent.length
-    return position == total_bytes

@@ -43,7 +43,7 @@ class Session:
         self.stock: deque[int] = deque()
         self.lease_asked = False
         self.slots_out = 0
-        self.imports = ImportBook()
+        self.imports = ImportBook(size)
         self.lost: str | None = None
         self.when_unused: Callable[[], object] | None = None
         """Called when nothing touches the arena any more; possibly more than once."""

@@ -270,7 +270,7 @@ def test_incomplete_extents_are_an_error(
     connect(agent, client)
     opened = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
     agent.say(ImportReady("x", extents))
-    with pytest.raises(TransferUnusable, match="do not cover"):
+    with pytest.raises(TransferUnusable, match="are not those of"):
         opened.future.result(WAIT_S)
     client.close_import(opened)
     agent.expect(OpenImport)

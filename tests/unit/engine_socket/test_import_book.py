@@ -9,12 +9,13 @@ from prfaas.engine_socket.errors import AgentUnavailable, TransferUnusable
 from prfaas.engine_socket.import_book import ImportBook
 from prfaas.engine_socket.messages import CloseImport, ImportFailed, ImportReady, OpenImport
 
+ARENA_BYTES = 128
 REQUEST = OpenImport("x", 0, 16, 8)
 EXTENTS = (Extent(0, 64, 5), Extent(5, 0, 3))
 
 
 def test_users_of_a_transfer_share_one_request() -> None:
-    book = ImportBook()
+    book = ImportBook(ARENA_BYTES)
     one, must_send = book.open(REQUEST)
     two, again = book.open(REQUEST)
     assert (must_send, again, len(book)) == (True, False, 1)
@@ -29,7 +30,7 @@ def test_users_of_a_transfer_share_one_request() -> None:
 
 
 def test_an_answer_belongs_to_the_oldest_request() -> None:
-    book = ImportBook()
+    book = ImportBook(ARENA_BYTES)
     old, _ = book.open(REQUEST)
     book.close(old)
     new, must_send = book.open(REQUEST)
@@ -43,7 +44,7 @@ def test_an_answer_belongs_to_the_oldest_request() -> None:
 
 
 def test_a_lost_connection_fails_only_what_waits() -> None:
-    book = ImportBook()
+    book = ImportBook(ARENA_BYTES)
     done, _ = book.open(REQUEST)
     book.answered(ImportReady("x", EXTENTS))
     waiting, _ = book.open(OpenImport("y", 0, 16, 8))
@@ -56,7 +57,28 @@ def test_a_lost_connection_fails_only_what_waits() -> None:
 
 
 def test_one_transfer_has_one_size() -> None:
-    book = ImportBook()
+    book = ImportBook(ARENA_BYTES)
     book.open(REQUEST)
     with pytest.raises(ValueError, match="differs"):
         book.open(OpenImport("x", 0, 16, 9))
+
+
+@pytest.mark.parametrize(
+    "extents",
+    [
+        (Extent(0, 0, 7),),
+        (Extent(0, 0, 5), Extent(6, 8, 3)),
+        (Extent(0, 0, 8), Extent(8, 8, 0)),
+        (Extent(0, ARENA_BYTES - 7, 8),),
+        (Extent(0, -1, 8),),
+    ],
+    ids=["short", "gap", "empty", "beyond the arena", "before the arena"],
+)
+def test_bytes_that_are_not_the_transfers_are_refused(extents: tuple[Extent, ...]) -> None:
+    book = ImportBook(ARENA_BYTES)
+    ticket, _ = book.open(REQUEST)
+    for resolve in book.answered(ImportReady("x", extents)):
+        resolve()
+    with pytest.raises(TransferUnusable, match="not those of x"):
+        ticket.future.result()
+    assert book.close(ticket) == CloseImport("x")
