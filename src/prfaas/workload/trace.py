@@ -6,12 +6,13 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import ConfigError
+from prfaas.core.strict import Strict
 from prfaas.workload.blocks import MOONCAKE_BLOCK_TOKENS
 from prfaas.workload.lengths import EmpiricalLengths
 from prfaas.workload.stamps import TimeUnit
 
 
-class TraceFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TraceFormat(Strict, frozen=True):
     """What a trace does not say of itself. None: as its text says, and refused where that is
     ambiguous."""
 
