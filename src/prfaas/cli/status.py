@@ -15,6 +15,7 @@ from prfaas.cli.console import report_console
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.units import parse_duration
 from prfaas.launch.runs import the_running
+from prfaas.process.signals import run_until_signal
 from prfaas.status.collect import collect
 from prfaas.status.view import draw
 
@@ -53,10 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(args.deployment or the_running().deployment_file)
     gateway = (args.gateway or f"http://{deployment.gateway.listen}").rstrip("/")
-    try:
-        return asyncio.run(_show(deployment, gateway, args))
-    except KeyboardInterrupt:
-        return 0
+    return run_until_signal(_show(deployment, gateway, args), stopped_status=0)
 
 
 async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) -> int:

@@ -227,6 +227,8 @@ class Scheduler:
         engine.up, engine.suspected = False, True
         why = f"engine {engine.name} is suspected: {event.reason}"
         self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
+        if _last_decoder(engine):
+            self._roles.keep(engine.place)
 
     def _engine_down(self, event: EngineDown) -> None:
         engine = self._engine(event.engine)
@@ -239,9 +241,9 @@ class Scheduler:
             self._decoding.lose_first(record, engine)
         self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
-        if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
+        if _last_decoder(engine):
             self._roles.keep(engine.place)
-        if engine.role == "decode" and not any(e.up for e in engine.place.decode_engines):
+        if _last_decoder(engine):  # None that drained has taken its place.
             for other in engine.place.engines:
                 self._requests.trigger_each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
 
@@ -302,6 +304,11 @@ class Scheduler:
         for change in self._policy.adjust(self._fleet, now=self._now):
             self._engine(change.engine)
             self._roles.change(change)
+
+
+def _last_decoder(gone: EngineState) -> bool:
+    """Whether its cluster has no decode engine left that may be given work."""
+    return gone.role == "decode" and not any(e.up for e in gone.place.decode_engines)
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

@@ -102,3 +102,12 @@ def test_what_only_an_engine_that_drains_has_cached_is_still_answered_there() ->
     [start] = drive(e.PrefillCompleted("a", 1))
     assert (start.engine, start.from_token) == ("west-d0", 256)
     assert isinstance(drive(e.RequestCompleted("a", 1))[-1], c.ChangeRole)
+
+
+def test_where_the_other_is_suspected_one_that_drains_decodes_on() -> None:
+    drive = Asked(topology(decodes=2))
+    assert [drive.arrive(256, rid)[0].engine for rid in "ab"] == ["west-d0", "west-d1"]
+    drive.ask("west-d0", "prefill")
+    drive(e.EngineSuspected("west-d1", "late"))
+    assert drive.arrive(256, "c")[0].engine == "west-d0"
+    assert drive(e.RequestCompleted("a", 1)) == []
