@@ -101,7 +101,7 @@ def test_a_transfer_that_cannot_be_sent_fails_and_keeps_no_slot() -> None:
     rig = Rig(NoLink())
     rig.export()
     rig.fill()
-    assert rig.stopped == ["no line to agent 'there' in the deployment"]
+    assert rig.stopped == ["no link to agent 'there' in the deployment"]
     assert rig.driver.snapshot().slots.queued == 0
 
 

@@ -1,15 +1,9 @@
-"""The life of a transfer at either end, as transition tables: what is not in a table is a bug.
-
-`diagram` draws a table for the documentation.
-"""
+"""The life of a transfer at either end, as transition tables (`prfaas.core.transitions`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TypeVar
-
-from prfaas.core.errors import InvariantError
 
 
 class SendingState(Enum):
@@ -75,20 +69,3 @@ RECEIVING_TRANSITIONS: Mapping[tuple[ReceivingState, ReceivingStep], ReceivingSt
     (ReceivingState.ENDING, ReceivingStep.REFUSED): ReceivingState.REFUSED,
     (ReceivingState.ENDING, ReceivingStep.LET_GO): ReceivingState.FAILED,
 }
-
-State = TypeVar("State", SendingState, ReceivingState)
-Step = TypeVar("Step", SendingStep, ReceivingStep)
-
-
-def advance(table: Mapping[tuple[State, Step], State], state: State, step: Step) -> State:
-    """The state after ``step``. Raises InvariantError where the table has no such transition."""
-    try:
-        return table[state, step]
-    except KeyError:
-        raise InvariantError(f"a transfer that is {state.value} got {step.value!r}") from None
-
-
-def diagram(table: Mapping[tuple[State, Step], State]) -> str:
-    """The table as a Mermaid state diagram."""
-    arrows = "\n".join(f"    {a.value} --> {b.value}: {s.value}" for (a, s), b in table.items())
-    return f"stateDiagram-v2\n{arrows}"

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from prfaas.core.errors import InvariantError, PeerError
+from prfaas.core.transitions import advance
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.protocol.frames import Header, Kind, Reason, pack, reason
 from prfaas.link.protocol.lifecycle import (
     RECEIVING_TRANSITIONS,
     ReceivingState,
     ReceivingStep,
-    advance,
 )
 from prfaas.link.protocol.receiving_records import (
     Claim,

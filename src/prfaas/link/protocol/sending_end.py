@@ -20,9 +20,10 @@ from collections.abc import Callable
 import msgspec
 
 from prfaas.core.errors import InvariantError, PeerError
+from prfaas.core.transitions import advance
 from prfaas.link.api import TransferOffer
 from prfaas.link.protocol.frames import Header, Kind, control, pack, reason
-from prfaas.link.protocol.lifecycle import SENDING_TRANSITIONS, SendingState, SendingStep, advance
+from prfaas.link.protocol.lifecycle import SENDING_TRANSITIONS, SendingState, SendingStep
 from prfaas.link.protocol.pacing import Pacer
 from prfaas.link.protocol.sending_order import SendingOrder
 from prfaas.link.protocol.sending_records import (
