@@ -65,7 +65,7 @@ class Trigger(StrEnum):
     PREFILL_ENGINE_LOST = "prefill engine lost"
     DECODE_CLUSTER_LOST = "decode cluster lost"
     DECODE_ENGINE_LOST = "decode engine lost"
-    LINK_LOST = "line lost"
+    LINK_LOST = "link lost"
     STALLED = "transfer stalled"
     ATTEMPT_TIMED_OUT = "attempt timed out"
     DEADLINE_PASSED = "deadline passed"

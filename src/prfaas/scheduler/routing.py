@@ -183,7 +183,7 @@ class Routing:
         if engine.place is not decode.place:
             link = self._fleet.link(engine.cluster, decode.cluster)
             if link is None or not link.up:
-                return f"no line up from {engine.cluster} to {decode.cluster}"
+                return f"no link up from {engine.cluster} to {decode.cluster}"
         return None
 
     def _stand_in(self, record: Record, why: str) -> None:

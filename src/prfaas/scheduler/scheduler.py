@@ -256,7 +256,7 @@ class Scheduler:
     def _link_state_changed(self, event: LinkStateChanged) -> None:
         link = self._fleet.link(event.source, event.target)
         if link is None:
-            raise CallerError(f"no line from {event.source!r} to {event.target!r}")
+            raise CallerError(f"no link from {event.source!r} to {event.target!r}")
         # A line that is up carries something: a measured 0 says that nothing was sent.
         link.rate_bytes_per_s = event.rate_bytes_per_s or link.configured_bytes_per_s
         link.utilisation, link.congestion = event.utilisation, event.congestion
@@ -294,7 +294,7 @@ class Scheduler:
     def _link_timer(self, key: tuple[str, str]) -> None:
         link = self._fleet.links[key]
         if not link.up and self._now >= link.down_since + self._link_grace_s:
-            why = f"line {link.source} to {link.target} lost"
+            why = f"link {link.source} to {link.target} lost"
             self._requests.trigger_each(link.records, Trigger.LINK_LOST, why)
 
     def _adjust(self) -> None:
