@@ -22,8 +22,8 @@ from prfaas.testing.running import call
 
 pytestmark = pytest.mark.engine
 
-LENGTH = 1200
-"""Four blocks and a tail."""
+LENGTHS = {"gdn": 1200, "sliding_window": 1200, "dense": 3000, "mla": 1200}
+"""Four blocks or more, and a tail: lengths at which what is lost decides between words."""
 LOST_TOKENS = range(768, 1024)
 """One block of most models."""
 WAIT_S = 60.0
@@ -95,7 +95,7 @@ def test_what_is_lost_shows(
     stack = stacks.get(kind)
     running, plain = stack.running, stack.plain
     model = running.deployment.model.served_name
-    ids = prompt(lost.__name__, LENGTH)
+    ids = prompt(lost.__name__, LENGTHS[kind])
     boundary = (len(ids) - 1) // stack.block_tokens * stack.block_tokens
     transfer_id = uuid.uuid4().hex
     span = {"transfer_id": transfer_id, "from_token": 0, "to_token": boundary}
