@@ -91,7 +91,8 @@ def _compare(
     second, _ = complete(plain, model, ids)
     return {
         "prompt_tokens": len(ids), "took": route, "token_ids": ours["token_ids"],
-        **_difference(ours, second if handed_over else first), "stock_repeats_itself": _bits(first) == _bits(second),
+        **_difference(ours, second if handed_over else first),
+        "stock_repeats_itself": _bits(first) == _bits(second),
     }  # fmt: skip
 
 
