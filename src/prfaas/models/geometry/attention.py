@@ -43,10 +43,6 @@ def _window(fields: Fields) -> int:
     return window + 1 if fields.model_type.startswith("cohere") else window
 
 
-def _all_full(fields: Fields) -> list[LayerCache]:
-    return [gqa(fields)] * fields.layers
-
-
 def _multi_query(fields: Fields) -> list[LayerCache]:
     """Falcon and StarCoder: one KV head unless a newer layout names more."""
     grouped = fields.get("new_decoder_architecture") or not fields.get("multi_query")
