@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from prfaas.core.errors import EngineError, LayoutMismatch
-from prfaas.core.layout import KvLayout
+from prfaas.core.layout import PAIRING_DIGITS, KvLayout
 from prfaas.pool.events import EngineConnected
 
 
@@ -24,7 +24,8 @@ class EngineEntry(msgspec.Struct, frozen=True):
 
 
 class Engines:
-    """All ranks here can exchange pages with each other, so ranks of a number are laid out alike.
+    """All engines here can exchange pages with each other, as they are or converted; an engine's
+    ranks hold them alike.
 
     Args:
         names: engines the deployment gives this agent; others are refused.
@@ -43,13 +44,11 @@ class Engines:
                 f"engine {event.engine!r} is not in the deployment here; known: {known}"
             )
         layout = event.layout
+        if not 0 <= layout.tp_rank < layout.tp_size:
+            raise EngineError(f"rank {layout.tp_rank} of {layout.tp_size} ranks is none")
         for other in self._entries.values():
-            if other.rank != layout.tp_rank:
-                continue
-            if other.engine == event.engine and other.pid != event.pid:
-                raise EngineError(
-                    f"engine {event.engine!r} is connected already, with pid {other.pid}"
-                )
+            if other.engine == event.engine:
+                _check_beside(other, event)
             try:
                 other.layout.check_pairs_with(layout)
             except LayoutMismatch as error:
@@ -73,11 +72,24 @@ class Engines:
         """Every rank, in the order they came."""
         return tuple(self._entries.values())
 
-    def check_offer(self, rank: int, fingerprint: str) -> None:
+    def check_offer(self, fingerprint: str) -> None:
         """Raises LayoutMismatch if no engine here could use a transfer of this layout."""
-        ours = {e.fingerprint for e in self._entries.values() if e.rank == rank}
-        if ours and fingerprint not in ours:
+        theirs = fingerprint[:PAIRING_DIGITS]
+        ours = {e.fingerprint[:PAIRING_DIGITS] for e in self._entries.values()}
+        if ours and theirs not in ours:
             raise LayoutMismatch(
-                f"layout {fingerprint[:8]} of the sender is not that of rank {rank} here "
+                f"layout {theirs[:8]} of the sender pairs with no engine's here "
                 f"({', '.join(sorted(f[:8] for f in ours))}); compare GET /engines of both agents"
             )
+
+
+def _check_beside(other: EngineEntry, event: EngineConnected) -> None:
+    """Raises where two ranks of one name cannot be one engine's."""
+    ours, theirs = event.layout, other.layout
+    if ours.tp_rank == theirs.tp_rank and other.pid != event.pid:
+        raise EngineError(f"engine {event.engine!r} is connected already, with pid {other.pid}")
+    if not ours.is_held_as(theirs):
+        raise LayoutMismatch(
+            f"rank {ours.tp_rank} of engine {event.engine!r} holds its KV cache otherwise than "
+            f"rank {theirs.tp_rank}: one engine's ranks are alike"
+        )

@@ -96,14 +96,17 @@ class ExportAborted(Event, frozen=True, gc=False):
 
 
 class ImportOpened(Event, frozen=True, gc=False):
-    """A rank wants to read a transfer. Answered by one `AnswerImport` or `FailImport`, in order
-    per connection and transfer, unless the connection ends first."""
+    """A rank wants to read what the sender's rank ``part`` sends, as bytes of a layout with this
+    fingerprint (None: its own). Answered by one `AnswerImport` or `FailImport`, in order per connection and part,
+    unless the connection ends first."""
 
     connection: int
     transfer_id: str
     from_token: int
     to_token: int
     total_bytes: int
+    part: int = 0
+    layout_fingerprint: str | None = None
 
 
 class ImportClosed(Event, frozen=True, gc=False):
@@ -111,6 +114,7 @@ class ImportClosed(Event, frozen=True, gc=False):
 
     connection: int
     transfer_id: str
+    part: int = 0
 
 
 # the KV link, receiving

@@ -4,7 +4,7 @@ Theory of operation. Copies run on two streams of their own, so the model's stre
 the host. What the model's thread gathers is only noted; `submit` hands all of it to the driver in
 one call, behind one event (what the model's stream has queued so far, which has written these
 pages) and before one event (at which a thread announces the slots). The copy engines do the rest:
-no kernel runs, so nothing is taken from the model.
+no kernel runs, so nothing is taken from the model, unless pages must be converted on their way in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -79,6 +80,9 @@ class CudaCopier:
     def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
         torch.cuda.set_device(self._device)
         self._driver.copy(targets, sources, sizes, self._in.cuda_stream)
+
+    def converting(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._in)
 
     def wait_scattered(self) -> None:
         self._in.synchronize()

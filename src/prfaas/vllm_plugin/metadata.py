@@ -42,6 +42,8 @@ class ImportStart:
     to_token: int
     local_tokens: int
     tables: BlockTables
+    source: str | None = None
+    """The sender's `KvLayout`, packed; None: as this engine's."""
 
 
 @dataclass

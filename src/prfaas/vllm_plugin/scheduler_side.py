@@ -109,6 +109,7 @@ class SchedulerSide:
                 to_token=params.to_token,
                 local_tokens=params.to_token - num_external_tokens,
                 tables=blocks.get_block_ids(),
+                source=params.source,
             )
         )
 
