@@ -12,6 +12,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from prfaas.core.errors import ConfigError
+from prfaas.core.planned import (
+    PlannedCluster,
+    PlannedDeployment,
+    PlannedEngine,
+    PlannedLink,
+    PlannedModel,
+)
 from prfaas.core.strict import Strict, load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
 
@@ -27,7 +34,7 @@ ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0
 """Logs, sockets and sessions are called by it."""
 
 
-class EngineConfig(Strict, frozen=True):
+class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     """One vLLM server. Without ``url`` it is started by `prfaas up` on a free port."""
 
     name: ProcessName
@@ -86,16 +93,16 @@ class AgentConfig(Strict, frozen=True):
         return parse_bytes(self.slot)
 
 
-class ClusterConfig(Strict, frozen=True):
+class ClusterConfig(PlannedCluster, frozen=True, kw_only=True):
     """Engines that share an agent. A PrfaaS cluster only prefills; a PD cluster can serve alone."""
 
     name: str
     kind: ClusterKind
-    engines: tuple[EngineConfig, ...]
-    agent: AgentConfig
+    engines: tuple[EngineConfig, ...] = ()
+    agent: AgentConfig = AgentConfig(name="none")
 
 
-class LinkConfig(Strict, frozen=True):
+class LinkConfig(PlannedLink, frozen=True, kw_only=True):
     """The KV link from one cluster's agent to another's, and how much of the line it may use.
 
     ``rate`` paces it (None: as fast as the line goes).
@@ -184,7 +191,7 @@ class SchedulerConfig(Strict, frozen=True):
         return parse_duration(self.engine_wait)
 
 
-class ModelConfig(Strict, frozen=True):
+class ModelConfig(PlannedModel, frozen=True, kw_only=True):
     """What is served. ``path`` None: the tiny model the product makes itself."""
 
     path: str | None = None
@@ -195,7 +202,7 @@ class ModelConfig(Strict, frozen=True):
     kv_cache: str = "1 GiB"
 
 
-class Deployment(Strict, frozen=True):
+class Deployment(PlannedDeployment, frozen=True, kw_only=True):
     """The whole file. `load_deployment` has checked it; `validate` says what it checks."""
 
     clusters: tuple[ClusterConfig, ...]
@@ -227,14 +234,18 @@ def parse_deployment(text: bytes | str, *, source: str) -> Deployment:
     return deployment
 
 
-def validate(deployment: Deployment, *, source: str) -> None:
-    """Raise ConfigError for what the types cannot say: names, roles, links, units."""
+def validate(deployment: Deployment, *, source: str, runs: bool = True) -> None:
+    """Raise ConfigError for what the types cannot say: names, roles, links, units. ``runs``: every
+    cluster must have engines; else instances do."""
     with naming(source):
         _check_names(deployment)
         if not any(c.kind == "pd" for c in deployment.clusters):
             raise ConfigError("no cluster of kind 'pd'; nothing could decode")
         for cluster in deployment.clusters:
             with naming(f"cluster {cluster.name!r}"):
+                if cluster.pools:
+                    _check_planned(cluster, runs=runs)
+                    continue
                 _check_roles(cluster)
             with naming(f"agent {cluster.agent.name!r}"):
                 _check_agent(cluster.agent)
@@ -255,7 +266,7 @@ def validate(deployment: Deployment, *, source: str) -> None:
 def _check_names(deployment: Deployment) -> None:
     """Engines and agents share one space of names, with the processes that have no entry."""
     processes = [e.name for c in deployment.clusters for e in c.engines]
-    processes += [c.agent.name for c in deployment.clusters]
+    processes += [c.agent.name for c in deployment.clusters if not c.pools]
     _unique("cluster", [c.name for c in deployment.clusters])
     _unique("engine or agent", processes)
     for name in sorted(RESERVED_NAMES.intersection(processes)):
@@ -274,6 +285,16 @@ def _check_roles(cluster: ClusterConfig) -> None:
         raise ConfigError("a PrfaaS cluster only prefills, no decode role")
     if cluster.kind == "pd" and "decode" not in roles:
         raise ConfigError("a PD cluster needs an engine with role: decode")
+
+
+def _check_planned(cluster: ClusterConfig, *, runs: bool) -> None:
+    if cluster.engines:
+        raise ConfigError("instances and engines exclude each other; leave one of them out")
+    if runs:
+        raise ConfigError(
+            "instances have no address, they are for 'prfaas plan' and 'prfaas simulate'; write "
+            "engines and an agent to run it"
+        )
 
 
 def _check_agent(agent: AgentConfig) -> None:
