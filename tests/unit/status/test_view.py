@@ -21,7 +21,8 @@ from prfaas.status.view import draw
 
 def snapshot(*, up: bool) -> Snapshot:
     engine = EngineStatus(
-        name="d1", machine="west", role="decode", url="http://d1", up=up, running=3, waiting=2, kv_used=0.5,
+        name="d1", machine="west", role="decode", url="http://d1", up=up,
+        running=3, waiting=2, kv_used=0.5,
         cached_blocks=1200,
     )  # fmt: skip
     machine = MachineStatus(
@@ -29,7 +30,8 @@ def snapshot(*, up: bool) -> Snapshot:
         slots={"free": 3, "held": 1}, slot_bytes=1 << 20, transfers={"export": 2},
     )  # fmt: skip
     line = LineStatus(
-        source="east", target="west", up=up, pairs=1, down=[], connections=8, goodput_bytes_per_s=1.25e8,
+        source="east", target="west", up=up, pairs=1, down=[], connections=8,
+        goodput_bytes_per_s=1.25e8,
         limit_bytes_per_s=None, rtt_s=0.03, queued_bytes=1 << 20, congestion=0.25,
     )  # fmt: skip
     decision = Decision(
