@@ -21,13 +21,13 @@ from prfaas.workload.requests import Workload
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-NEVER = GatewayConfig(request_deadline="10000 d")
+NEVER = (GatewayConfig(request_deadline="10000 d"),)
 """What is compared is how long requests wait: none is given up."""
 
 
 def load(name: str) -> Description:
     """An example without a deadline."""
-    return msgspec.structs.replace(load_scenario(EXAMPLES / name), gateway=NEVER)
+    return msgspec.structs.replace(load_scenario(EXAMPLES / name), gateways=NEVER)
 
 
 def with_trace(scenario: Description, trace: Path, requests: int) -> Description:

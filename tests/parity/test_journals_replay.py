@@ -68,7 +68,7 @@ SCENARIO = Description(
         output_tokens=64,
         arrivals=ArrivalConfig(rate=1.5),
     ),
-    gateway=GatewayConfig(request_deadline="60 s"),
+    gateways=(GatewayConfig(request_deadline="60 s"),),
     experiments=Experiments(
         failures=tuple(
             OutageConfig(engine=engine, at=at, duration="20 s")

@@ -10,6 +10,7 @@ import msgspec
 
 from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.core.errors import ConfigError
+from prfaas.core.strict import naming
 from prfaas.description.file import Description, check_description, load_description, load_workload
 from prfaas.description.workload import with_trace
 from prfaas.workload.files import TraceSource
@@ -49,7 +50,8 @@ def described(args: argparse.Namespace) -> Description:
     workload = with_trace(workload, source, told(args))
     found = msgspec.structs.replace(found, workload=workload)
     found = found.with_profiles(dict(_profile(text) for text in args.profile))
-    check_description(found, source=str(args.description))
+    with naming(str(args.description)):
+        check_description(found)
     return found
 
 

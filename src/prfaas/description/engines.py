@@ -73,12 +73,18 @@ def with_profiles(
 def _with_profiles(cluster: ClusterConfig, profiles: Mapping[str, str]) -> ClusterConfig:
     replace = msgspec.structs.replace
     told = profiles.get(cluster.name, profiles.get(""))
-    engines = tuple(
-        replace(engine, profile=profiles.get(engine.name, told) or engine.profile)
-        for engine in cluster.engines
+    machines = tuple(
+        replace(
+            machine,
+            engines=tuple(
+                replace(engine, profile=profiles.get(engine.name, told) or engine.profile)
+                for engine in machine.engines
+            ),
+        )
+        for machine in cluster.machines
     )
     pools = tuple(replace(pool, profile=told or pool.profile) for pool in cluster.pools)
-    return replace(cluster, engines=engines, instances=pools or None)
+    return replace(cluster, machines=machines, instances=pools or None)
 
 
 def _tokens(text: Tokens | None) -> int | None:

@@ -1,8 +1,8 @@
 """The whole file: what there is, and what stands beside it.
 
 `load_description` reads the file of a running system as well as one of hardware that is only
-planned; `prfaas.core.deployment.load_deployment` reads the same file for those who run it, and
-takes of it what there is.
+planned; `prfaas.core.deployment` reads the same file for those who run it, and takes of it what
+there is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, validate
+from prfaas.core.deployment import Deployment
+from prfaas.core.deployment.file import DeploymentFile, deployment_of
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_duration
@@ -25,9 +26,20 @@ from prfaas.description.prices import Prices
 from prfaas.description.workload import WorkloadConfig
 
 
-class Description(Deployment, frozen=True, kw_only=True):
-    """A deployment with what planner and simulator need beside it; everything is optional."""
+class DescriptionFile(DeploymentFile, frozen=True, kw_only=True):
+    """The whole file: clusters, links, model, gateways and scheduler are what there is; the rest
+    stands beside it, and a running system passes over it."""
 
+    workload: WorkloadConfig | None = None
+    slo: Slo = Slo()
+    prices: Prices = Prices()
+    experiments: Experiments = Experiments()
+
+
+class Description(Deployment, frozen=True, kw_only=True):
+    """A deployment with what planner and simulator need beside it."""
+
+    name: str = ""
     workload: WorkloadConfig | None = None
     slo: Slo = Slo()
     prices: Prices = Prices()
@@ -43,8 +55,9 @@ class Description(Deployment, frozen=True, kw_only=True):
             )
         return self.workload
 
-    def engines(self) -> list[PlannedEngines]:
-        """Its engines, see `engines_of`. Raises ConfigError."""
+    @property
+    def planned_engines(self) -> list[PlannedEngines]:
+        """Its engines and instances, see `engines_of`. Raises ConfigError."""
         return engines_of(self.clusters)
 
     def with_profiles(self, profiles: Mapping[str, str]) -> Description:
@@ -55,42 +68,51 @@ class Description(Deployment, frozen=True, kw_only=True):
 def load_description(path: Path) -> Description:
     """Read and check a description. Raises ConfigError naming the place and what to write."""
     try:
-        description = load_yaml(path, Description)
+        file = load_yaml(path, DescriptionFile)
     except ConfigError as error:
         _refuse_earlier_form(path, error)
         raise
-    check_description(description, source=str(path))
-    return description
+    return _described(file, source=str(path))
 
 
 def parse_description(text: bytes | str, *, source: str) -> Description:
     """The same from memory."""
-    description = parse_yaml(text, Description, source=source)
-    check_description(description, source=source)
-    return description
+    return _described(parse_yaml(text, DescriptionFile, source=source), source=source)
 
 
-def check_description(description: Description, *, source: str) -> None:
-    """Raise ConfigError for what the types cannot say."""
-    validate(description, source=source, runs=False)
+def _described(file: DescriptionFile, *, source: str) -> Description:
+    with naming(source):
+        there = deployment_of(file)
+        found = Description(
+            **{name: getattr(there, name) for name in there.__struct_fields__},
+            **{name: getattr(file, name) for name in _BESIDE},
+        )
+        check_description(found)
+    return found
+
+
+_BESIDE = ("name", "workload", "slo", "prices", "experiments")
+
+
+def check_description(description: Description) -> None:
+    """Raise ConfigError for what the types cannot say of what stands beside a deployment."""
     clusters = [cluster.name for cluster in description.clusters]
     links = [(link.source, link.target) for link in description.links]
-    with naming(source):
-        for cluster in description.clusters:
-            with naming(f"cluster {cluster.name!r}"):
-                check_pools(cluster.kind, cluster.pools)
-        for link in description.links:
-            with naming(f"link from {link.source!r} to {link.target!r}: rtt"):
-                parse_duration(str(link.rtt))
-        if description.workload is not None:
-            with naming("workload"):
-                description.workload.check()
-        with naming("slo"):
-            description.slo.check()
-        with naming("prices"):
-            description.prices.check(clusters, links)
-        with naming("experiments"):
-            description.experiments.check(clusters, links)
+    for cluster in description.clusters:
+        with naming(f"cluster {cluster.name!r}"):
+            check_pools(cluster.kind, cluster.pools)
+    for link in description.links:
+        with naming(f"link from {link.source!r} to {link.target!r}: rtt"):
+            parse_duration(str(link.rtt))
+    if description.workload is not None:
+        with naming("workload"):
+            description.workload.check()
+    with naming("slo"):
+        description.slo.check()
+    with naming("prices"):
+        description.prices.check(clusters, links)
+    with naming("experiments"):
+        description.experiments.check(clusters, links)
 
 
 def load_workload(path: Path) -> WorkloadConfig:

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from prfaas.description.file import Description
+from prfaas.description.file import DescriptionFile
 
 TITLE = "PrfaaS deployment"
 
 
 def description_schema() -> dict[str, Any]:
     """The schema, complete in itself (draft 2020-12)."""
-    schema = msgspec.json.schema(Description, schema_hook=None)
+    schema = msgspec.json.schema(DescriptionFile)
     for definition in schema.get("$defs", {}).values():
         if "description" in definition:
             definition["description"] = inspect.cleandoc(definition["description"])

@@ -19,7 +19,7 @@ def clusters_of(description: Description, beside: Path) -> list[Cluster]:
 
     Raises ConfigError that says what to write.
     """
-    engines = description.engines()
+    engines = description.planned_engines
     found = []
     for cluster in description.clusters:
         own = [e for e in engines if e.cluster == cluster.name]

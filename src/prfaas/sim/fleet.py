@@ -36,7 +36,7 @@ def fleet_of(description: Description, run: RunConfig, *, beside: Path) -> list[
     Where neither file nor run say how many instances of a PD cluster prefill, the planner does.
     Raises ConfigError for what cannot be.
     """
-    pools = description.engines()
+    pools = description.planned_engines
     profiles = {p.profile: load_profile(p.profile, beside=beside) for p in pools}
     splits: Mapping[str, Split] = run.instances
     if any(p.role is None and p.cluster not in splits for p in pools):

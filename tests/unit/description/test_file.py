@@ -68,7 +68,7 @@ def test_instances_cannot_run() -> None:
     with pytest.raises(ConfigError, match="instances have no address"):
         parse_deployment(text, source="f")
     both = text.replace("kind: pd,", "kind: pd, engines: [{name: d, role: decode}],")
-    with pytest.raises(ConfigError, match="exclude each other"):
+    with pytest.raises(ConfigError, match="instances and machines exclude each other"):
         parse_description(both, source="f")
 
 
