@@ -26,8 +26,8 @@ class Move(NamedTuple):
 
 
 class LayerSource(NamedTuple):
-    """Where a layer's pages come from. ``as_it_is``: one rank's whole pages, held as this rank holds
-    its own."""
+    """Where a layer's pages come from. ``as_it_is``: one rank's whole pages, held as this rank
+    holds its own."""
 
     layer: LayerLayout
     group: int

@@ -1,8 +1,8 @@
 """What of a KV page tensor parallelism divides, and how: the arrays inside a page.
 
 Theory of operation. A page is opaque where it moves whole. Where two engines divide a layer
-otherwise, its interior must be known, and this is how it is known: a page is a few *pieces*, each an
-array of ``rows x units x cells`` whose cells are opaque bytes. Tensor parallelism divides the units
+otherwise, its interior must be known: a page is a few *pieces*, each an array of ``rows x units x
+cells`` whose cells are opaque bytes. Tensor parallelism divides the units
 alone (KV heads, heads of a recurrent state, channels of a convolution); where there are fewer than
 ranks, runs of neighbouring ranks hold the same ones. That is vLLM's rule for every layer it shards.
 

@@ -1,8 +1,8 @@
 """Bookkeeping of one connection's open imports. Not thread-safe; no I/O.
 
 Several requests of one engine rank may import the same part of a transfer: they share one
-OpenImport. Every OpenImport is answered exactly once and in order per part, so an answer is matched first in,
-first out; one whose import was closed meanwhile is dropped.
+OpenImport. Every OpenImport is answered exactly once and in order per part, so an answer is matched
+first in, first out; one whose import was closed meanwhile is dropped.
 """
 
 from __future__ import annotations

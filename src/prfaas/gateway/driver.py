@@ -68,7 +68,8 @@ class Driver:
     """Carries out one scheduler's commands.
 
     Args:
-        ranks: tensor-parallel ranks of an engine, by name.
+        parts: how many parts an engine sends of a hand-off, by its name.
+        source: what a decode engine must know of a prefill engine to read what it sends.
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
@@ -81,7 +82,8 @@ class Driver:
         engines: Mapping[str, EngineClient],
         agents: Mapping[str, AgentClient],
         *,
-        ranks: Callable[[str], int],
+        parts: Callable[[str], int],
+        source: Callable[[str, str], str | None],
         suspect: Callable[[str], None],
         poll_s: float,
         journal: JournalFile,
@@ -91,7 +93,7 @@ class Driver:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
-        self._ranks = ranks
+        self._parts, self._source = parts, source
         self._suspect = suspect
         self._poll_s = poll_s
         self._exchanges: dict[str, Exchange] = {}
@@ -201,7 +203,7 @@ class Driver:
         exchange.facts.prefilled_s = exchange.elapsed_s()
         self.handle(PrefillCompleted(key, attempt))
         sender = self._agent_of(command.engine)
-        ranks = self._ranks(command.engine)
+        ranks = self._parts(command.engine)
         await note_hidden_bytes(exchange.facts, sender, command.transfer_id, ranks=ranks)
 
     async def _transfer(self, exchange: Exchange, command: StartPrefill) -> None:
@@ -211,7 +213,7 @@ class Driver:
             status = await watch_transfer(
                 receiver,
                 command.transfer_id,
-                ranks=self._ranks(command.engine),
+                ranks=self._parts(command.engine),
                 poll_s=self._poll_s,
                 on_progress=lambda share: self.handle(TransferProgressed(key, attempt, share)),
             )
@@ -232,6 +234,7 @@ class Driver:
                 transfer_id=command.transfer_id,
                 from_token=command.from_token,
                 to_token=command.to_token,
+                source=self._source_of(exchange, command),
             )
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
@@ -258,6 +261,10 @@ class Driver:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
             self.handle(RequestCompleted(key, attempt))
+
+    def _source_of(self, exchange: Exchange, command: StartDecode) -> str | None:
+        prefill_engine, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
+        return None if prefill_engine is None else self._source(prefill_engine, command.engine)
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
         exchange.facts.note_answer(command, exchange.elapsed_s())

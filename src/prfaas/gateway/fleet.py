@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from prfaas.core.errors import LayoutMismatch, LinkError
-from prfaas.core.layout import KvLayout
+from prfaas.core.layout import KvLayout, joint_alignment
 from prfaas.gateway.agent_client import AgentClient, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient, Sickness
@@ -42,6 +42,8 @@ class Fleet:
         on_up, on_suspected: called with an engine's name (and why) when it starts or stops being
             usable for new work; ``on_up`` also when it starts or stops to take hand-offs.
         on_down: called when it is dead (and why), suspected or not.
+        on_layout: called when `layout` or `alignment_tokens` may have another answer, before
+            ``on_up`` of an engine that has changed it.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Fleet:
         on_up: Callable[[str], None],
         on_suspected: Callable[[str, str], None],
         on_down: Callable[[str, str], None],
+        on_layout: Callable[[], None] = lambda: None,
     ) -> None:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
         self._on_up, self._on_suspected, self._on_down = on_up, on_suspected, on_down
+        self._on_layout = on_layout
         self._health = {name: _Health() for name in engines}
         self._ranks: dict[str, list[RegisteredRank]] = {}
         self._up: set[str] = set()
@@ -78,17 +82,34 @@ class Fleet:
         return frozenset(self._up)
 
     def layout(self) -> KvLayout | None:
-        """A rank of a decode engine's: those that pair are alike. None until one is registered."""
+        """A rank of a decode engine's; the others' pair with it. None until one is registered."""
         for engine in self._endpoints.engines.values():
             layout = self._layout(engine.name)
             if engine.role == "decode" and layout is not None:
                 return layout
         return None
 
-    def ranks(self, engine: str) -> int:
-        """How many tensor-parallel ranks the engine has (1 while unknown)."""
+    def alignment_tokens(self) -> int | None:
+        """Hand-offs between any two engines that pair end at multiples of it. None until one is
+        registered."""
+        first = self.layout()
+        if first is None:
+            return None
+        every = [self._layout(name) for name in self._endpoints.engines]
+        pairing = [other for other in every if other is not None and other.pairs_with(first)]
+        return joint_alignment(pairing)
+
+    def parts(self, engine: str) -> int:
+        """How many of the engine's ranks send a part of a hand-off (1 while unknown)."""
         layout = self._layout(engine)
-        return 1 if layout is None else layout.tp_size
+        return 1 if layout is None else len(layout.sending_ranks())
+
+    def source(self, prefill_engine: str, decode_engine: str) -> str | None:
+        """What the decode engine must know to read the prefill engine's parts: `ImportParams`."""
+        theirs, ours = self._layout(prefill_engine), self._layout(decode_engine)
+        if theirs is None or ours is None or theirs.is_held_as(ours):
+            return None
+        return theirs.of_rank(0).packed()
 
     def troubles(self) -> list[str]:
         """Why the deployment is not whole: what `/ready` says."""
@@ -173,6 +194,7 @@ class Fleet:
         self._compare()
         if self.layout() is not None:
             self.layout_known.set()
+            self._on_layout()
         self._settle()
 
     def _compare(self) -> None:
@@ -187,10 +209,10 @@ class Fleet:
         self.mismatches = found
 
     def _difference(self, source: EngineEndpoint, target: EngineEndpoint) -> str | None:
-        ours, theirs = self._layouts(source.name), self._layouts(target.name)
+        ours, theirs = self._layout(source.name), self._layout(target.name)
         try:
-            for rank in sorted(ours.keys() & theirs.keys()):
-                ours[rank].check_pairs_with(theirs[rank])
+            if ours is not None and theirs is not None:
+                ours.check_pairs_with(theirs)
         except LayoutMismatch as error:
             return str(error)
         return None

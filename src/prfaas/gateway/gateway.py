@@ -74,6 +74,7 @@ class Gateway:
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
+            on_layout=self._layout_known,
         )
         self._driver = self._make_driver()
         self.requests = self._make_requests()
@@ -83,7 +84,6 @@ class Gateway:
         for name, agent in self._agents.items():
             self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
             self._background.run("link_states", partial(watch_links, agent, lines))
-        self._background.run("first_layout", self._hand_over_once_layout_is_known)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -141,13 +141,14 @@ class Gateway:
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
-    async def _hand_over_once_layout_is_known(self) -> None:
-        """An engine registers its layout with its agent; until then prompts are not handed over."""
-        await self.fleet.layout_known.wait()
-        layout = self.fleet.layout()
+    def _layout_known(self) -> None:
+        """Engines register their layouts with their agents; until one that decodes has done so,
+        prompts are not handed over."""
+        layout, alignment_tokens = self.fleet.layout(), self.fleet.alignment_tokens()
         assert layout is not None
-        self.requests.block_tokens = layout.alignment_tokens
-        self._driver.handle(LayoutKnown(layout))
+        if alignment_tokens != self.requests.block_tokens:
+            self.requests.block_tokens = alignment_tokens
+            self._driver.handle(LayoutKnown(layout, alignment_tokens))
 
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
@@ -164,7 +165,8 @@ class Gateway:
             self._endpoints,
             self.engines,
             self._agents,
-            ranks=self.fleet.ranks,
+            parts=self.fleet.parts,
+            source=self.fleet.source,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,

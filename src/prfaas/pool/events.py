@@ -97,8 +97,8 @@ class ExportAborted(Event, frozen=True, gc=False):
 
 class ImportOpened(Event, frozen=True, gc=False):
     """A rank wants to read what the sender's rank ``part`` sends, as bytes of a layout with this
-    fingerprint (None: its own). Answered by one `AnswerImport` or `FailImport`, in order per connection and part,
-    unless the connection ends first."""
+    fingerprint (None: its own). Answered by one `AnswerImport` or `FailImport`, in order per
+    connection and part, unless the connection ends first."""
 
     connection: int
     transfer_id: str

@@ -32,7 +32,8 @@ class Imports:
         self._books, self._receptions = books, receptions
         self._waiting: dict[str, list[_Waiting]] = {}
         self._open: dict[tuple[int, str, int], list[Reception]] = {}
-        """By connection and part. More than one where an engine reads an attempt that was dropped and its successor."""
+        """By connection and part. More than one where an engine reads an attempt that was dropped
+        and its successor."""
 
     @property
     def open_count(self) -> int:

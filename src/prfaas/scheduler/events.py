@@ -124,9 +124,11 @@ class RequestCancelled(Event, frozen=True, gc=False):
 
 class LayoutKnown(Event, frozen=True, gc=False):
     """How the engines hold their KV cache, from the first that has registered: from now on prompts
-    that arrive can be handed over."""
+    that arrive can be handed over, up to a multiple of ``alignment_tokens`` (None: the layout's
+    own). Told again when an engine with other blocks has registered."""
 
     layout: KvLayout
+    alignment_tokens: int | None = None
 
 
 class EngineUp(Event, frozen=True, gc=False):

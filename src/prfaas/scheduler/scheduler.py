@@ -202,7 +202,7 @@ class Scheduler:
             self._requests.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
 
     def _layout_known(self, event: LayoutKnown) -> None:
-        self._fleet.alignment_tokens = event.layout.alignment_tokens
+        self._fleet.alignment_tokens = event.alignment_tokens or event.layout.alignment_tokens
         if self._on_layout is not None:
             self._on_layout(event.layout)
 

@@ -20,6 +20,7 @@ from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.errors import ExportUnwanted
+from prfaas.engine_socket.messages import OpenImport
 
 WAIT_S = 30.0
 
@@ -83,7 +84,7 @@ class MockEngineRank:
 
     def read(self, transfer_id: str, size: int, *, keep_open: bool = False) -> str:
         """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
-        opened = self.client.open_import(transfer_id, from_token=0, to_token=16, total_bytes=size)
+        opened = self.client.open_import(OpenImport(transfer_id, 0, 16, size))
         try:
             extents = opened.future.result(WAIT_S)
             arena = opened.session.arena

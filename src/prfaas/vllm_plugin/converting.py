@@ -69,7 +69,7 @@ class Converter:
     def convert(
         self, source: LayerSource, sent: SentLayer, wanted: Wanted, read: ReadPages
     ) -> None:
-        """Fill what is wanted of one layer. Raises EngineError where something of it was not sent."""
+        """Fill what is wanted of one layer. Raises EngineError where not all of it was sent."""
         if wanted.first_block >= wanted.end_block:
             return
         by_rank: dict[int, list[Move]] = {}

@@ -22,7 +22,12 @@ from vllm.v1.kv_cache_interface import (
 
 from prfaas.core.errors import EngineError
 from prfaas.core.layout import GroupKind, KvGroup, KvLayout, LayerLayout
-from prfaas.vllm_plugin.interior import Interior, dtype_name, read_interior
+from prfaas.vllm_plugin.interior import (
+    Interior,
+    dtype_name,
+    one_number_of_kv_heads,
+    read_interior,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -59,7 +64,10 @@ def read_layout(
     """
     modules = config.compilation_config.static_forward_context
     tp_size = config.parallel_config.tensor_parallel_size
-    model_kv_heads = config.model_config.get_total_num_kv_heads()
+    model = config.model_config
+    kv_heads = one_number_of_kv_heads(
+        model.hf_text_config.to_dict(), model.get_total_num_kv_heads()
+    )
     groups = []
     for number, group in enumerate(kv_cache.kv_cache_groups):
         spec = _one_spec(group.kv_cache_spec)
@@ -74,7 +82,7 @@ def read_layout(
                     modules.get(name),
                     num_blocks=kv_cache.num_blocks,
                     tp_size=tp_size,
-                    model_kv_heads=model_kv_heads,
+                    kv_heads=kv_heads,
                 ),
             )
             for name in group.layer_names
@@ -140,9 +148,7 @@ def _window(spec: KVCacheSpec) -> int | None:
     return None
 
 
-def _layer(
-    name: str, pages: torch.Tensor, cache: torch.Tensor, interior: Interior
-) -> LayerLayout:
+def _layer(name: str, pages: torch.Tensor, cache: torch.Tensor, interior: Interior) -> LayerLayout:
     return LayerLayout(
         name=name,
         index=extract_layer_index(name),

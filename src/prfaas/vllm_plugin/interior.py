@@ -2,15 +2,18 @@
 
 vLLM views every attention layer's cache as ``[kernel blocks, heads, tokens, content]``, whatever
 lies in memory: strides tell the order (FlashAttention's tokens before heads, FlashInfer's heads
-before tokens). Recurrent layers' pages are their states one after the other. How a layer divides its
-heads, groups and channels is read from vLLM's specs and layers (``model_executor/layers``: `linear`,
-`mamba`); where that leaves a doubt, the page stays opaque and only equal engines exchange it.
+before tokens). Recurrent layers' pages are their states one after the other. How a layer divides
+its heads, groups and channels follows from vLLM's specs and layers (``model_executor/layers``:
+`linear`, `mamba`); where that leaves a doubt, the page stays opaque and only equal engines exchange
+it.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from vllm.model_executor.layers.mamba.mamba_utils import get_conv_state_layout
@@ -19,15 +22,16 @@ from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheSpec, KVQuantMode, 
 
 from prfaas.core.pieces import Piece, fill_page
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 _KEY_THEN_VALUE = frozenset({"FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION"})
 """Backends that keep a token's key and value of a head next to each other, as they are."""
 _LATENTS = frozenset(
     {"CUTLASS_MLA", "FLASH_ATTN_MLA", "FLASHINFER_MLA", "FLASHMLA", "TOKENSPEED_MLA", "TRITON_MLA"}
 )
 """Backends that keep a token's latent vector as it is."""
+_KV_HEADS = re.compile(
+    r"(kv|key_value|group).*head|head.*(kv|key_value|group)|query_group|attention_groups|kv_n"
+)
+"""Names under which configurations keep numbers of KV heads."""
 _PLAIN = (KVQuantMode.NONE, KVQuantMode.FP8_PER_TENSOR)
 
 
@@ -45,20 +49,20 @@ def read_interior(
     *,
     num_blocks: int,
     tp_size: int,
-    model_kv_heads: int,
+    kv_heads: int | None,
 ) -> Interior:
     """Of one layer.
 
     Args:
         cache: what vLLM registered.
         module: the layer itself, as far as vLLM's forward context has it.
-        model_kv_heads: KV heads of the whole model's layers, as its configuration says.
+        kv_heads: see `one_number_of_kv_heads`.
     """
     if isinstance(spec, MambaSpec):
         return _recurrent(spec, module, tp_size)
     assert isinstance(spec, AttentionSpec)
     words, tokens_apart = _attention_words(spec, module)
-    heads = _total_heads(spec, tp_size, model_kv_heads)
+    heads = _total_heads(spec, tp_size, kv_heads)
     if heads is None or cache.ndim != 4 or cache.stride(3) != 1:
         return Interior(words, ())
     piece = _attention_piece(cache, num_blocks, heads, spec.block_size, tokens_apart=tokens_apart)
@@ -83,7 +87,27 @@ def _attention_words(spec: AttentionSpec, module: object | None) -> tuple[str, b
     return backend, False
 
 
-def _total_heads(spec: AttentionSpec, tp_size: int, model_kv_heads: int) -> int | None:
+def one_number_of_kv_heads(config: dict[str, Any], total: int) -> int | None:
+    """``total``, vLLM's number of KV heads of a whole layer, if every layer has as many; None if a
+    model's configuration names another number too.
+
+    A rank with one head may have a head of its own or share it: only this number tells.
+    """
+    others = set(_named_head_counts(config))
+    return total if others == {total} else None
+
+
+def _named_head_counts(config: object) -> Iterator[int]:
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, int) and _KV_HEADS.search(name):
+            yield value
+        elif isinstance(value, list) and _KV_HEADS.search(name):
+            yield from (item for item in value if isinstance(item, int))
+        for item in value if isinstance(value, list) else [value]:
+            yield from _named_head_counts(item)
+
+
+def _total_heads(spec: AttentionSpec, tp_size: int, kv_heads: int | None) -> int | None:
     """KV heads of the whole layer; None where that cannot be known.
 
     vLLM gives every rank its share, and at least one.
@@ -94,8 +118,7 @@ def _total_heads(spec: AttentionSpec, tp_size: int, model_kv_heads: int) -> int 
         return spec.num_kv_heads * min(tp_size, spec.max_tp_shards)
     if spec.num_kv_heads > 1 or tp_size == 1:
         return spec.num_kv_heads * tp_size
-    replicated = model_kv_heads <= tp_size and tp_size % model_kv_heads == 0
-    return model_kv_heads if replicated else None
+    return kv_heads if kv_heads is not None and tp_size % kv_heads == 0 else None
 
 
 def _attention_piece(

@@ -25,9 +25,11 @@ from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.import_book import Extents
 from prfaas.engine_socket.lent import Import
+from prfaas.engine_socket.messages import OpenImport
 from prfaas.vllm_plugin.converting import Converter, SentLayer, Wanted
+from prfaas.vllm_plugin.flat_source import FlatSource
 from prfaas.vllm_plugin.metadata import ImportStart
-from prfaas.vllm_plugin.pages import Addresses, PageCopier, Pages, address_of
+from prfaas.vllm_plugin.pages import PageCopier, Pages
 
 # Under "vllm" so that the engine's own logging configuration applies.
 logger = init_logger(f"vllm.{__name__}")
@@ -81,8 +83,8 @@ class Importer:
         load: _Load | None = None
         try:
             load = _Load(item, self._source_of(item))
-            for part in parts_to_read(load.source, self._layout):
-                load.parts[part] = self._open(load, part)
+            for rank in parts_to_read(load.source, self._layout):
+                load.parts[rank] = self._open(load, rank)
         except (PrfaasError, ValueError) as error:
             self._close(load)
             self._report(item, str(error))
@@ -104,15 +106,15 @@ class Importer:
     def _open(self, load: _Load, part: int) -> _Part:
         layout, item = load.source.of_rank(part), load.start
         plan = TransferPlan(layout, from_token=item.from_token, to_token=item.to_token)
-        opened = self._client.open_import(
+        request = OpenImport(
             item.transfer_id,
-            part=part,
-            layout_fingerprint=layout.fingerprint(),
-            from_token=item.from_token,
-            to_token=item.to_token,
-            total_bytes=plan.total_bytes,
+            item.from_token,
+            item.to_token,
+            plan.total_bytes,
+            part,
+            layout.fingerprint(),
         )
-        return _Part(plan, opened)
+        return _Part(plan, self._client.open_import(request))
 
     def _arrived(self, load: _Load) -> None:
         """One more part is here, or never will be."""
@@ -167,7 +169,7 @@ class Importer:
 
     def _copy(self, load: _Load, extents: dict[int, Extents]) -> None:
         flat = {
-            number: _FlatSource(part.opened.session.arena, extents[number])
+            number: FlatSource(part.opened.session.arena, extents[number])
             for number, part in load.parts.items()
         }
         try:
@@ -184,7 +186,7 @@ class Importer:
             # After a failure too: once it is reported, vLLM gives the blocks to somebody else.
             self._copier.wait_scattered()
 
-    def _copy_layer(self, item: ImportStart, span: LayerSpan, source: _FlatSource) -> None:
+    def _copy_layer(self, item: ImportStart, span: LayerSpan, source: FlatSource) -> None:
         number, layer = self._layers[span.layer.name]
         group = self._layout.groups[number]
         table = item.tables[number]
@@ -200,9 +202,7 @@ class Importer:
             copies = source.into(addresses, span.offset_of(blocks[0]), layer.page_bytes)
             self._copier.scatter(*copies)
 
-    def _convert_layer(
-        self, load: _Load, source: LayerSource, flat: dict[int, _FlatSource]
-    ) -> None:
+    def _convert_layer(self, load: _Load, source: LayerSource, flat: dict[int, FlatSource]) -> None:
         name = source.layer.name
         spans = {rank: load.parts[rank].plan.spans[name] for rank in source.ranks}
 
@@ -257,27 +257,3 @@ def _to_load(table: list[int], block: int, span: LayerSpan) -> bool:
     if not sent:
         raise EngineError(f"{span.layer.name}: block {block} is not in the transfer")
     return True
-
-
-class _FlatSource:
-    """A transfer's bytes by flat offset, wherever they lie in the arena. ``extents`` cover it
-    without a gap, which `AgentClient` has checked."""
-
-    def __init__(self, arena: memoryview, extents: Extents) -> None:
-        self._starts = np.array([extent.flat_offset for extent in extents], dtype=np.int64)
-        offsets = np.array([extent.arena_offset for extent in extents], dtype=np.int64)
-        self._addresses = address_of(arena) + offsets
-
-    def into(
-        self, pages: Addresses, flat_offset: int, page_bytes: int
-    ) -> tuple[Addresses, Addresses, Addresses]:
-        """Sources, targets and sizes that fill ``pages``, which follow each other in flat space
-        from ``flat_offset`` on: cut where a page or a piece ends."""
-        end = flat_offset + len(pages) * page_bytes
-        low, high = np.searchsorted(self._starts, (flat_offset, end))
-        page_starts = flat_offset + page_bytes * np.arange(len(pages), dtype=np.int64)
-        cuts = np.union1d(page_starts, self._starts[low:high])
-        page = (cuts - flat_offset) // page_bytes
-        piece = np.searchsorted(self._starts, cuts, side="right") - 1
-        sources = self._addresses[piece] + cuts - self._starts[piece]
-        return sources, pages[page] + cuts - page_starts[page], np.diff(cuts, append=end)
