@@ -44,6 +44,7 @@ from prfaas.vllm_plugin.load import Importer  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
 from prfaas.vllm_plugin.pages import CpuCopier, page_view  # noqa: E402
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIZES = (1, 2, 4, 8)
 TOKENS = 64
 WINDOW = 20
@@ -277,7 +278,7 @@ class Engine:
             ),
         )
         caches = {
-            name: layer.cache(shape, self.blocks, self.seed + 100 * rank + i)
+            name: layer.cache(shape, self.blocks, self.seed + 100 * rank + i).to(DEVICE)
             for i, (name, layer) in enumerate(named.items())
         }
         groups = [KVCacheGroupSpec([name], layer.spec(shape)) for name, layer in named.items()]
@@ -299,6 +300,14 @@ class Engine:
         return lambda layer: hidden if layer.window else self.table
 
 
+def copier() -> Any:
+    if DEVICE.type == "cpu":
+        return CpuCopier()
+    from prfaas.vllm_plugin.cuda_copies import CudaCopier
+
+    return CudaCopier(DEVICE)
+
+
 def hand_over(
     sender: Engine, receiver: Engine, *, from_token: int, local: int, to: int, slot_bytes: int = 96
 ) -> int:
@@ -309,7 +318,7 @@ def hand_over(
     tables = tuple(sender.windowed(to)(layer) for layer in sender.layers)
     middle = (from_token + to) // 2
     for rank, its in zip(sender.ranks, clients, strict=True):
-        exporter = Exporter(its, rank.layout, rank.pages, CpuCopier())  # type: ignore[arg-type]
+        exporter = Exporter(its, rank.layout, rank.pages, copier())
         for first, end in ((from_token, middle), (middle, to)):
             step = ExportStep("r", params, first, end, end == to, tables)
             for name in sender.names:
@@ -321,7 +330,7 @@ def hand_over(
     assert {r for r, c in enumerate(clients) if c.finished} == set(layout.sending_ranks())
     tables = tuple(receiver.windowed(to)(layer) for layer in receiver.layers)
     for rank in receiver.ranks:
-        importer = Importer(client, rank.layout, rank.pages, CpuCopier())  # type: ignore[arg-type]
+        importer = Importer(client, rank.layout, rank.pages, copier())
         importer.start(ImportStart("r", "t", from_token, to, local, tables, source))
         until = time.monotonic() + 30
         while not (results := importer.take_results(set())).finished:

@@ -43,6 +43,12 @@ def _check_parallelism(config: VllmConfig) -> None:
         raise EngineError("decode context parallelism is not supported")
     if parallel.prefill_context_parallel_size > 1:
         raise EngineError("prefill context parallelism is not supported")
+    if parallel.data_parallel_size > 1 and not parallel.data_parallel_external_lb:
+        # Which of them holds a prefix, or takes a request, could not be told from outside.
+        raise EngineError(
+            "a server that balances between data-parallel ranks is not supported: start each rank "
+            "with --data-parallel-external-lb and name it in the deployment as an engine of its own"
+        )
 
 
 def _check_transfer(config: VllmConfig) -> None:
