@@ -23,7 +23,7 @@ def deployment_file(tmp_path: Path, text: str) -> str:
     ("change", "says"),
     [
         ("URL|null", "'d1' has no url"),
-        ("URL|localhost:80", "must start with http://"),
+        ("URL|localhost:80", "is not http://host:port"),
         ("127.0.0.1:9|127.0.0.1:0", "no fixed admin port"),
         ("role|rolle", "did you mean 'role'"),
         ("URL}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),
