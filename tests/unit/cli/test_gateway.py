@@ -9,8 +9,7 @@ import pytest
 from prfaas.cli.main import main
 
 ENDPOINTS = (
-    "agent: {name: a, admin: '127.0.0.1:9'}, "
-    "engines: [{name: d1, role: decode, url: 'http://h:1'}]"
+    "agent: {name: a, admin: '127.0.0.1:9'}, engines: [{name: d1, role: decode, url: 'http://h:1'}]"
 )
 
 
