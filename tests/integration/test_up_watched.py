@@ -44,7 +44,7 @@ async def ran(*words: str) -> tuple[int | None, str]:
 
 @asynccontextmanager
 async def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A `prfaas up` whose agent and gateway run; its engine answers and never registers a layout."""
+    """A `prfaas up` whose agent and gateway run; its engine answers and registers no layout."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     model = tmp_path / "model"
     model.mkdir()
