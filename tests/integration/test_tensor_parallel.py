@@ -1,8 +1,8 @@
 """Engines of one rank and of two hand over to each other.
 
-Equal engines exchange pages as they are, rank by rank. Of unequal ones, each of the receiver's ranks
-takes its heads, states and channels out of what the sender's ranks sent. A sum over more ranks
-is rounded otherwise: tokens may then differ from a stock engine's where its best two nearly tie.
+Equal engines exchange pages as they are, rank by rank. Of unequal ones, each of the receiver's
+ranks takes its heads, states and channels out of what the sender's sent. A sum over more ranks is
+rounded otherwise: tokens may then differ from a stock engine's where its best two nearly tie.
 
 vLLM's ranks on the CPU wait for each other spinning. Six of them on two cores now and then stand in
 each other's way for minutes: not part of `make test`.
