@@ -10,8 +10,9 @@ Blocks of the local prefix cache are shared with other requests and are never wr
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +94,7 @@ class Importer:
         with self._lock:
             self._loads[item.request_id] = load
         for part in load.parts.values():
-            part.opened.future.add_done_callback(lambda _, load=load: self._arrived(load))
+            part.opened.future.add_done_callback(partial(self._arrived, load))
 
     def _source_of(self, item: ImportStart) -> KvLayout:
         """How the sender holds what is loaded. Raises LayoutMismatch for what cannot be read."""
@@ -116,7 +117,7 @@ class Importer:
         )
         return _Part(plan, self._client.open_import(request))
 
-    def _arrived(self, load: _Load) -> None:
+    def _arrived(self, load: _Load, _: Future[Extents]) -> None:
         """One more part is here, or never will be."""
         with self._lock:
             load.missing -= 1
