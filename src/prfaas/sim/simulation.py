@@ -10,7 +10,7 @@ them in the decode engine's cluster, and an arriving request is told what each c
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
@@ -165,6 +165,10 @@ class Simulation:
         request_id = str(index)
         self._jobs[request_id] = _Job(index, prompt, workload.outputs[index], blocks)
         cached: dict[str, int] = {}
+        resumable: Mapping[str, int] = {}
+        if workload.held:
+            known, (held_of, resumable) = self.engines, workload.held[index]
+            cached = {name: held for name, held in held_of.items() if name in known}
         if blocks:
             for name, cache in self._caches.items():
                 held = cache.match(blocks) * workload.block_tokens
@@ -178,6 +182,7 @@ class Simulation:
                 workload.outputs[index],
                 cached,
                 None if self._deadline_s is None else self.clock.now + self._deadline_s,
+                resumable,
             )
         )
 
@@ -186,6 +191,8 @@ class Simulation:
         job = task.job
         assert isinstance(job, _Job)
         held = 0
+        if self._workload.held:
+            held = min(self._workload.held[job.index].cached.get(engine.name, 0), job.prompt - 1)
         cache = self._caches.get(self._cluster_of[engine.name])
         if cache is not None:
             held = min(cache.match(job.blocks) * self._workload.block_tokens, job.prompt - 1)
