@@ -44,10 +44,15 @@ def drawn(
     return Workload(times.tolist(), prompts.tolist(), [output_tokens] * count)
 
 
-async def asked(url: str, workload: Workload, *, slow: float, until: float) -> list[Outcome]:
-    """Send the workload to a gateway; at ``until`` what is left is dropped."""
+async def asked(
+    url: str, workload: Workload, *, slow: float, until: float, first_id: int = 0
+) -> list[Outcome]:
+    """Send the workload to a gateway; at ``until`` what is left is dropped. Token ids are random,
+    from ``first_id`` on."""
     outcomes = [Outcome(a, n) for a, n in zip(workload.arrivals, workload.prompts, strict=True)]
-    source = random.Random(1).choices(range(256), k=max(workload.prompts) + len(outcomes))
+    source = random.Random(1).choices(
+        range(first_id, first_id + 256), k=max(workload.prompts) + len(outcomes)
+    )
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
@@ -59,7 +64,15 @@ async def asked(url: str, workload: Workload, *, slow: float, until: float) -> l
         async def one(number: int, outcome: Outcome, output_tokens: int) -> None:
             await asyncio.sleep((outcome.arrived - now()) * slow)
             prompt = source[number : number + outcome.prompt_tokens]
-            body = json.dumps({"prompt": prompt, "max_tokens": output_tokens, "stream": True})
+            body = json.dumps(
+                {
+                    "prompt": prompt,
+                    "max_tokens": output_tokens,
+                    "stream": True,
+                    "ignore_eos": True,
+                    "temperature": 0,
+                }
+            )
             try:
                 async with session.post("/v1/completions", data=body) as response:
                     outcome.status = response.status

@@ -77,6 +77,7 @@ class Simulation:
         self._log = log
         self._jobs: dict[str, _Job] = {}
         self._cluster_of = world.topology.cluster_of
+        self._models = {model.name: model for model in world.engines}
         self.engines = {
             m.name: Engine(
                 m.name,
@@ -268,6 +269,7 @@ class Simulation:
             prefill=direct,
             output=job.output,
             kv_tokens=job.prompt + job.output,
+            load_s=0.0 if direct else self._models[command.engine].load_s(job.prompt),
         )
         job.decodes[command.attempt] = task
         self.engines[command.engine].submit(task)

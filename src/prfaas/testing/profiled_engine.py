@@ -242,13 +242,19 @@ class ProfiledEngine(MockEngine):
         self.requests.clear()
         handoff = parse_handoff(params)
         if isinstance(handoff, ImportParams):
-            await self._load(handoff)
+            try:
+                await self._load(handoff)
+            except PrfaasError as error:
+                return web.json_response({"error": {"message": str(error)}}, status=500)
         job, output = _Job(len(body["prompt"])), int(body["max_tokens"])
         task = Task(
             job, 1, prefill=handoff is None, output=output, kv_tokens=job.prompt_tokens + output
         )
         self._engine.submit(task)
         try:
+            if not body.get("stream"):
+                await job.done.wait()
+                return web.json_response({"choices": [{"index": 0, "text": "whole"}]})
             await job.first.wait()
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
