@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import numpy as np
 
 from prfaas.core.errors import EngineError
 
@@ -42,6 +43,10 @@ class Facts(msgspec.Struct, frozen=True):
     blocks: int | None
     block_tokens: int | None
     running: int
+
+
+class NotTogether(EngineError):
+    """An engine did not decode as many sequences at a time as it was asked for."""
 
 
 class EngineUnderTest:
@@ -110,7 +115,7 @@ class EngineUnderTest:
         finally:
             for stream in streams:
                 stream.cancel()
-        return step_of(times)
+        return step_of(times, steps)
 
     async def _stream(self, tokens: int) -> list[float]:
         """When each event of an answer came."""
@@ -156,17 +161,24 @@ def steps_for(step_s: float) -> int:
     return int(min(max(_STEPS_S / step_s, least), most))
 
 
-def step_of(streams: list[list[float]]) -> float:
-    """Seconds of a step, from when the tokens of sequences that decoded together came: of the time
-    in which all of them did. Raises EngineError where they never did."""
+def step_of(streams: list[list[float]], tokens: int) -> float:
+    """Seconds of a step, from when the events of sequences that decoded together came, ``tokens``
+    each: of the time in which all of them did. An event may bring several tokens.
+
+    Raises NotTogether where they never did.
+    """
     begin = max((times[0] for times in streams if times), default=0.0)
     end = min((times[-1] for times in streams if times), default=0.0)
-    gaps = sum(sum(begin < at <= end for at in times) for times in streams)
-    if end <= begin or not gaps or not all(streams):
-        raise EngineError(
+    if end <= begin or not all(streams):
+        raise NotTogether(
             f"{len(streams)} sequences never decoded at the same time; is max_num_seqs smaller?"
         )
-    return (end - begin) / (gaps / len(streams))
+    steps = 0.0
+    for times in streams:
+        gained = np.linspace(1, tokens, len(times))
+        at_begin, at_end = np.interp([begin, end], times, gained)
+        steps += float(at_end - at_begin)
+    return (end - begin) / (steps / len(streams))
 
 
 def _text(content: bytes) -> str:

@@ -32,12 +32,14 @@ async def measured(
     budget_s: float,
     clock: Callable[[], float],
     on_point: Callable[[int, float], None],
+    ends_at: type[Exception] | tuple[()] = (),
 ) -> dict[int, float]:
     """Seconds of each point, the first ones first, as far as the budget goes; one point at least.
 
     Args:
         measure: takes a point, returns what it took in seconds.
         on_point: hears each point with its median.
+        ends_at: raised by ``measure`` at a point that cannot be had: the ones before it count.
     """
     found: dict[int, float] = {}
     end = clock() + budget_s
@@ -48,10 +50,15 @@ async def measured(
             break
         tries: list[float] = []
         began = clock()
-        while len(tries) < TRIES and (not tries or clock() + took < end):
-            before = clock()
-            tries.append(await measure(point))
-            took = clock() - before
+        try:
+            while len(tries) < TRIES and (not tries or clock() + took < end):
+                before = clock()
+                tries.append(await measure(point))
+                took = clock() - before
+        except ends_at:
+            if not found:
+                raise
+            break
         took = (clock() - began) / len(tries)
         found[point] = median(tries)
         on_point(point, found[point])

@@ -14,7 +14,7 @@ from prfaas.core.handoff import ExportParams, ImportParams
 from prfaas.core.layout import KvLayout, aligned_boundary
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
-from prfaas.profiling.engine import EngineUnderTest, Facts, steps_for
+from prfaas.profiling.engine import EngineUnderTest, Facts, NotTogether, steps_for
 from prfaas.profiling.ladder import doubling, measured
 from prfaas.profiling.layout_sizes import kv_size_of_layout, kv_tokens_of
 
@@ -130,6 +130,7 @@ async def _measure(
         decode = await measured(
             doubling(1, wanted.max_batch),
             lambda batch: engine.step_s(batch, steps),
+            ends_at=NotTogether,
             budget_s=wanted.budget_s * _SHARES["decode"],
             clock=time.monotonic,
             on_point=lambda b, s: tell(f"decode step of {b}: {s * 1e3:.2f} ms"),

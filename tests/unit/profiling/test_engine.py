@@ -34,12 +34,13 @@ class Metered(MockEngine):
 def test_a_step_is_counted_while_all_decode() -> None:
     early = [0.0, 1.0, 2.0, 3.0, 4.0]
     late = [2.5, 3.0, 4.0, 5.0]
-    # Between 2.5 and 4: two tokens each.
-    assert step_of([early, late]) == pytest.approx(1.5 / 2)
+    # Between 2.5 and 4: of five tokens each 1.5 of the one, 8 thirds of the other.
+    assert step_of([early, late], 5) == pytest.approx(1.5 / (1.5 + 8 / 3) * 2)
+    assert step_of([[0.0, 8.0]], 9) == 1.0  # Eight tokens in one event.
     with pytest.raises(EngineError, match="never decoded at the same time"):
-        step_of([[0.0, 1.0], [2.0, 3.0]])
+        step_of([[0.0, 1.0], [2.0, 3.0]], 2)
     with pytest.raises(EngineError, match="never decoded"):
-        step_of([[0.0, 1.0], []])
+        step_of([[0.0, 1.0], []], 2)
 
 
 def test_slow_steps_are_few() -> None:

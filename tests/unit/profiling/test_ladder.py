@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prfaas.profiling.ladder import TRIES, doubling, measured
 
 
@@ -48,6 +50,31 @@ async def test_what_would_not_fit_is_not_begun() -> None:
     assert list(await bench.run(20.0)) == [1, 2, 4]
     bench = Bench({1: [1.0], 2: [2.0], 4: [8.0], 8: [30.0]})
     assert list(await bench.run(15.0)) == [1, 2]
+
+
+async def test_a_point_that_cannot_be_had_ends_it() -> None:
+    bench = Bench({1: [1.0], 2: [1.0], 4: [1.0]})
+
+    async def up_to_two(point: int) -> float:
+        if point > limit:
+            raise LookupError
+        return await bench.measure(point)
+
+    async def run() -> dict[int, float]:
+        return await measured(
+            [1, 2, 4],
+            up_to_two,
+            budget_s=100.0,
+            clock=lambda: bench.now,
+            on_point=lambda point, seconds: None,
+            ends_at=LookupError,
+        )
+
+    limit = 2
+    assert await run() == {1: 1.0, 2: 1.0}
+    limit = 0
+    with pytest.raises(LookupError):
+        await run()
 
 
 async def test_one_point_is_measured_whatever_the_time() -> None:
