@@ -84,6 +84,8 @@ events = st.one_of(
     st.builds(e.EngineUp, st.sampled_from(list(ENGINES))),
     st.builds(e.EngineSuspected, st.sampled_from(list(ENGINES)), st.just("late")),
     st.builds(e.EngineDown, st.sampled_from(list(ENGINES)), st.just("gone")),
+    st.builds(e.EngineCordoned, st.sampled_from(list(ENGINES)), st.just("upgrade")),
+    st.builds(e.EngineUncordoned, st.sampled_from(list(ENGINES))),
     st.builds(e.LinkStateChanged, st.just("east"), st.just("west"), st.booleans()),
     st.just(e.TimerFired()),
 )
@@ -107,6 +109,9 @@ class Harness:
         self.started: set[tuple[str, int]] = set()
         self.ends: Counter[str] = Counter()
         self.arrivals: Counter[str] = Counter()
+        self.cordoned: set[str] = set()
+        self.promised: set[tuple[str, str]] = set()
+        """(request, engine) of hand-offs on their way."""
 
     def feed(self, event: e.AnyEvent) -> None:
         before = self.scheduler.state(getattr(event, "request_id", ""))
@@ -121,6 +126,10 @@ class Harness:
         commands = self.scheduler.handle(event, now=self.now)
         self.scheduler.check_integrity()
         self._forget(event, before)
+        if isinstance(event, e.EngineCordoned):
+            self.cordoned.add(event.engine)
+        elif isinstance(event, e.EngineUncordoned):
+            self.cordoned.discard(event.engine)
         for command in commands:
             self._obey(command)
         for running in (self.decodes, self.prefills):
@@ -142,6 +151,7 @@ class Harness:
     def _obey(self, command: c.AnyCommand) -> None:
         if isinstance(command, c.StartPrefill | c.StartDecode):
             self.asked.append(command)
+            self._check_cordon(command)
         if isinstance(command, c.StartPrefill):
             key = (command.request_id, command.attempt)
             assert key not in self.started
@@ -161,6 +171,15 @@ class Harness:
             self.ends[command.request_id] += 1
         elif isinstance(command, c.SetTimer):
             self.alarm = command.at
+
+    def _check_cordon(self, command: c.StartPrefill | c.StartDecode) -> None:
+        """A cordoned engine is given nothing but the answers to what was promised to it."""
+        if isinstance(command, c.StartPrefill):
+            assert not {command.engine, command.decode_engine} & self.cordoned
+            self.promised.add((command.request_id, command.decode_engine))
+        elif command.engine in self.cordoned:
+            assert command.transfer_id is not None
+            assert (command.request_id, command.engine) in self.promised
 
     def work(self, work: Work) -> None:
         """Report on something that really is under way."""
@@ -185,6 +204,7 @@ class Harness:
     def drain(self) -> None:
         """Everything works again: whatever is asked for succeeds."""
         for name in ENGINES:
+            self.feed(e.EngineUncordoned(name))
             self.feed(e.EngineUp(name))
         self.feed(e.LinkStateChanged("east", "west", up=True))
         for _ in range(200):

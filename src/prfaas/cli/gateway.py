@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import uvloop
@@ -33,5 +34,12 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(args.log_level)
     deployment = load_deployment(args.deployment)
     endpoints = resolve(deployment, source=str(args.deployment))
-    program = serve(deployment, endpoints, journal_file=args.events)
-    return run_until_signal(program, stopped_status=0, loop_factory=uvloop.new_event_loop)
+    hurry = asyncio.Event()
+    program = serve(deployment, endpoints, journal_file=args.events, hurry=hurry)
+    return run_until_signal(
+        program,
+        stopped_status=0,
+        loop_factory=uvloop.new_event_loop,
+        on_hangup=lambda: None,
+        on_repeated=hurry.set,
+    )

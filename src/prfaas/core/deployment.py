@@ -121,10 +121,20 @@ class GatewayConfig(Strict, frozen=True):
 
     listen: str = "127.0.0.1:8000"
     api_keys: tuple[str, ...] = ()
+    operator_keys: tuple[str, ...] = ()
+    """Who carries one of them may drain engines; without any only this machine may."""
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
     max_inflight_requests: Positive = 1024
+    drain: str = "25 s"
+    """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
+    kills, so that what is cut can still be told so."""
+
+    @property
+    def drain_s(self) -> float:
+        """``drain`` in seconds. Raises ConfigError."""
+        return parse_duration(self.drain)
 
     @property
     def request_deadline_s(self) -> float:
@@ -247,6 +257,7 @@ def validate(deployment: Deployment, *, source: str) -> None:
             _above_zero("transfer_stall", scheduler.transfer_stall_s)
         with naming("gateway"):
             _above_zero("request_deadline", gateway.request_deadline_s)
+            _ = gateway.drain_s
             _above_zero("max_body", parse_bytes(gateway.max_body))
         with naming("model"):
             _above_zero("kv_cache", parse_bytes(deployment.model.kv_cache))

@@ -14,12 +14,14 @@ from prfaas.core.deployment import Deployment
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
+from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.links import LinkWatch
 from prfaas.gateway.metrics import GatewayMetrics
@@ -49,6 +51,10 @@ class Gateway:
         """Raises ConfigError for an unknown policy or a journal that cannot be written."""
         self.deployment = deployment
         self.metrics = GatewayMetrics()
+        self.client_keys = Keys(deployment.gateway.api_keys)
+        self.operator_keys = Keys(deployment.gateway.operator_keys)
+        self.stopping = False
+        """Whether it takes no more requests: it is about to end."""
         self._endpoints = endpoints
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
@@ -75,6 +81,7 @@ class Gateway:
             on_down=self._engine_down,
         )
         self._driver = self._make_driver()
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
@@ -96,7 +103,19 @@ class Gateway:
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
-        return self.fleet.troubles()
+        found = ["the gateway is stopping"] if self.stopping else []
+        found += self.fleet.troubles()
+        answering = self.fleet.up & self._endpoints.answering
+        if answering and answering <= self.drains.engines:
+            found.append("every engine that could answer is drained")
+        return found
+
+    async def stop_serving(self, hurry: asyncio.Event) -> None:
+        """Take no more requests and let those under way end, for `GatewayConfig.drain_s` or until
+        ``hurry`` is set; then end the rest with an error."""
+        self.stopping = True
+        self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
+        await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
@@ -104,7 +123,8 @@ class Gateway:
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer; decode engines first, they are near."""
-        up = [e for e in self._endpoints.engines.values() if e.name in self.fleet.up]
+        usable = self._usable()
+        up = [e for e in self._endpoints.engines.values() if e.name in usable]
         return [self.engines[e.name] for e in sorted(up, key=lambda e: e.role)]
 
     def update_metrics(self) -> None:
@@ -113,6 +133,7 @@ class Gateway:
             self.metrics.observe_feed(feed)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
+            self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
         self.metrics.layout_mismatches.set(len(self.fleet.mismatches))
         self.metrics.ready.set(not self.troubles())
 
@@ -123,13 +144,17 @@ class Gateway:
         return RequestFlow(
             self.deployment.gateway,
             self._driver,
-            renderer=Renderer(engines, self.engines, up=lambda: fleet.up, suspect=fleet.suspect),
+            renderer=Renderer(engines, self.engines, up=self._usable, suspect=fleet.suspect),
             adapters=self._adapters,
             engines=engines,
             indices={name: feed.follower.index for name, feed in self._feeds.items()},
             metrics=self.metrics,
             journal=self._journal,
         )
+
+    def _usable(self) -> frozenset[str]:
+        """Engines that may be asked something short; those that drain only where no other is up."""
+        return (self.fleet.up - self.drains.engines) or self.fleet.up
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
         return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)

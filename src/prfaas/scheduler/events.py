@@ -154,6 +154,20 @@ class EngineDown(Event, frozen=True, gc=False):
     reason: str
 
 
+class EngineCordoned(Event, frozen=True, gc=False):
+    """An operator wants the engine drained: it finishes what runs and what was promised to it, and
+    takes no more, whether it answers or not."""
+
+    engine: str
+    reason: str
+
+
+class EngineUncordoned(Event, frozen=True, gc=False):
+    """It may be given work again."""
+
+    engine: str
+
+
 class LinkStateChanged(Event, frozen=True, gc=False):
     """One direction of a line as its sender sees it now.
 
@@ -192,6 +206,8 @@ AnyEvent = (
     | EngineUp
     | EngineSuspected
     | EngineDown
+    | EngineCordoned
+    | EngineUncordoned
     | LinkStateChanged
     | TimerFired
 )

@@ -32,6 +32,8 @@ class FleetState:
             cluster.sort_roles()
         self.draining: list[EngineState] = []
         """Decode engines that are to prefill once they have nothing left to answer."""
+        self.cordoned: list[EngineState] = []
+        """Engines that are to take no more work."""
         self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
 
     def cluster(self, name: str) -> ClusterState:
@@ -61,6 +63,8 @@ class FleetState:
                 raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
             if running != engine.running or running > engine.max_requests:
                 raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
+            if engine.up != (engine.answers and engine.cordon is None):
+                raise InvariantError(f"{engine.name}: up is not what follows")
             if len(engine.decode_records) != engine.assigned:
                 raise InvariantError(f"{engine.name}: assigned {engine.assigned} is miscounted")
             active = len(engine.prefill_records) - len(engine.waiting)

@@ -30,8 +30,10 @@ from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
+    EngineCordoned,
     EngineDown,
     EngineSuspected,
+    EngineUncordoned,
     EngineUp,
     Fault,
     FirstToken,
@@ -50,9 +52,10 @@ from prfaas.scheduler.events import (
 )
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
+from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.roles import Roles
-from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
 
@@ -98,8 +101,11 @@ class Scheduler:
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
-        self._routing, self._decoding = parts.routing, parts.decoding
+        self._decoding = parts.decoding
         self._roles = Roles(requests, fleet, parts.decoding)
+        self._membership = membership = Membership(
+            requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
+        )
         self._records = requests.records
         self._timers = requests.timers
         self._link_grace_s = config.link_grace_s
@@ -113,9 +119,11 @@ class Scheduler:
             RequestCancelled: self._request_cancelled,
             TransferProgressed: self._transfer_progressed,
             LayoutKnown: self._layout_known,
-            EngineUp: self._engine_up,
-            EngineSuspected: self._engine_suspected,
-            EngineDown: self._engine_down,
+            EngineUp: membership.up,
+            EngineSuspected: membership.suspected,
+            EngineDown: membership.down,
+            EngineCordoned: membership.cordoned,
+            EngineUncordoned: membership.uncordoned,
             LinkStateChanged: self._link_state_changed,
             TimerFired: self._timer_fired,
         }
@@ -134,6 +142,11 @@ class Scheduler:
         """The state of a live request; None if it is over or unknown."""
         record = self._records.get(request_id)
         return None if record is None else record.state
+
+    def requests_on(self, engine: str) -> int:
+        """How many requests are on an engine or on their way to it. Raises CallerError."""
+        state = self._membership.engine(engine)
+        return len(state.prefill_records.keys() | state.decode_records.keys())
 
     def handle(self, event: AnyEvent, *, now: float) -> list[AnyCommand]:
         """Take one event at time ``now`` (seconds, never less than before); return what to do."""
@@ -162,6 +175,8 @@ class Scheduler:
                     step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
         if self._fleet.draining:
             self._roles.settle()
+        if self._fleet.cordoned:
+            self._membership.settle()
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))
@@ -205,53 +220,6 @@ class Scheduler:
         self._fleet.alignment_tokens = event.layout.alignment_tokens
         if self._on_layout is not None:
             self._on_layout(event.layout)
-
-    def _engine_up(self, event: EngineUp) -> None:
-        engine = self._engine(event.engine)
-        engine.takes_handoffs = event.takes_handoffs
-        if engine.up:
-            return
-        engine.up = True
-        if engine.suspected:
-            engine.suspected = False
-        else:
-            engine.came_up(self._now)
-        if engine.role == "decode" or self._fleet.stands_in(engine):
-            self._routing.unpark()
-            self._decoding.fill_slots(engine)
-
-    def _engine_suspected(self, event: EngineSuspected) -> None:
-        engine = self._engine(event.engine)
-        if not engine.up:
-            return
-        engine.up, engine.suspected = False, True
-        why = f"engine {engine.name} is suspected: {event.reason}"
-        self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
-        if _last_decoder(engine):
-            self._roles.keep(engine.place)
-
-    def _engine_down(self, event: EngineDown) -> None:
-        engine = self._engine(event.engine)
-        if not engine.up and not engine.suspected:
-            return
-        engine.up = engine.suspected = False
-        why = f"engine {engine.name} lost: {event.reason}"
-        for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
-            record.engines_lost += record.computes_on(engine)
-            self._decoding.lose_first(record, engine)
-        self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
-        self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
-        if _last_decoder(engine):
-            self._roles.keep(engine.place)
-        if _last_decoder(engine):  # None that drained has taken its place.
-            for other in engine.place.engines:
-                self._requests.trigger_each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
-
-    def _engine(self, name: str) -> EngineState:
-        engine = self._fleet.engines.get(name)
-        if engine is None:
-            raise CallerError(f"unknown engine {name!r}; known: {', '.join(self._fleet.engines)}")
-        return engine
 
     def _link_state_changed(self, event: LinkStateChanged) -> None:
         link = self._fleet.link(event.source, event.target)
@@ -302,13 +270,8 @@ class Scheduler:
         assert period is not None
         self._timers.add(self._now + period, TimerKind.ADJUST, "")
         for change in self._policy.adjust(self._fleet, now=self._now):
-            self._engine(change.engine)
+            self._membership.engine(change.engine)
             self._roles.change(change)
-
-
-def _last_decoder(gone: EngineState) -> bool:
-    """Whether its cluster has no decode engine left that may be given work."""
-    return gone.role == "decode" and not any(e.up for e in gone.place.decode_engines)
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

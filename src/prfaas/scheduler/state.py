@@ -29,10 +29,12 @@ class EngineState:
     __slots__ = (
         "_clock",
         "_free_at",
+        "answers",
         "assigned",
         "busy_since",
         "changes_role",
         "cluster",
+        "cordon",
         "decode_records",
         "draining",
         "kv_tokens",
@@ -49,6 +51,7 @@ class EngineState:
         "running",
         "suspected",
         "takes_handoffs",
+        "told_drained",
         "up",
         "up_since",
         "waiting",
@@ -68,7 +71,12 @@ class EngineState:
         self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
         self.kv_used = 0
         """Prompt and output tokens, at most, of those that hold a slot."""
-        self.up = spec.up
+        self.up = self.answers = spec.up
+        """``up``: whether it may be given new work: it answers and is not cordoned."""
+        self.cordon: str | None = None
+        """Why it takes no more, where an operator said so."""
+        self.told_drained = False
+        """Whether it was reported, since it was cordoned, that it has nothing left."""
         self.takes_handoffs = True
         """Whether its agent can receive for it, as far as it decodes."""
         self.suspected = False
@@ -100,6 +108,22 @@ class EngineState:
         """See `EngineView`."""
         late_s = self._clock.now - self._free_at
         return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
+
+    @property
+    def finishes(self) -> bool:
+        """Whether it answers but takes no more."""
+        return self.answers and self.cordon is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on it or on its way to it."""
+        return not self.assigned and not self.prefills
+
+    def set_usable(self, *, answers: bool) -> None:
+        """It answers or not; ``cordon`` says whether it should be given work."""
+        self.answers = answers
+        self.up = answers and self.cordon is None
+        self.told_drained = self.told_drained and self.cordon is not None
 
     def came_up(self, now: float) -> None:
         """It is a new process: it holds nothing and does nothing."""
