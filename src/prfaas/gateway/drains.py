@@ -17,6 +17,7 @@ class Drain(msgspec.Struct, frozen=True):
     to it; ``since`` in Unix seconds."""
 
     engine: str
+    machine: str
     cluster: str
     reason: str
     since: float
@@ -76,19 +77,21 @@ class Drains:
 
     def _drain(self, name: str) -> Drain:
         since, reason = self._since[name]
-        cluster = self._endpoints.cluster_of(name).name
-        return Drain(name, cluster, reason, since, self._requests_on(name))
+        engine = self._endpoints.engines[name]
+        return Drain(name, engine.machine, engine.cluster, reason, since, self._requests_on(name))
 
     def _named(self, target: str) -> list[str]:
         found = [
             engine.name
             for cluster in self._endpoints.clusters
             for engine in cluster.engines
-            if target in (engine.name, cluster.name, cluster.agent)
+            if target in (engine.name, engine.machine, engine.agent, cluster.name)
         ]
         if not found:
-            known = [name for c in self._endpoints.clusters for name in (c.name, c.agent)]
+            known = [cluster.name for cluster in self._endpoints.clusters]
+            known += [agent.machine for agent in self._endpoints.agents.values()]
             known += self._endpoints.engines
+            known = list(dict.fromkeys(known))
             raise CallerError(
                 f"no engine, machine or cluster {target!r}; known: {', '.join(known)}"
             )

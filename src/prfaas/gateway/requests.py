@@ -88,9 +88,7 @@ class RequestFlow:
         is left with an error. Call `refuse_more` before."""
         waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, hurry)]
         try:
-            await asyncio.wait(
-                waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

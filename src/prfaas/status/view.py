@@ -58,13 +58,15 @@ def _clusters(clusters: list[ClusterStatus]) -> Table:
     columns = ("cluster", "process", "role", "state", "running", "waiting", "memory", "cached")
     table = Table(*columns, box=None, pad_edge=False)
     for cluster in clusters:
-        title = f"{cluster.name} ({cluster.kind})"
+        several = len(cluster.machines) > 1
+        if several:
+            table.add_row(f"{cluster.name} ({cluster.kind})")
         for machine in cluster.machines:
+            title = f"  {machine.name}" if several else f"{cluster.name} ({cluster.kind})"
             table.add_row(title, *_machine(machine))
-            title = ""
-        for engine in cluster.engines:
-            table.add_row(title, *_engine(engine))
-            title = ""
+            for engine in cluster.engines:
+                if engine.machine == machine.name:
+                    table.add_row("", *_engine(engine))
     return table
 
 
@@ -90,7 +92,7 @@ def _engine(engine: EngineStatus) -> list[str | Text]:
     return [
         engine.name,
         engine.role,
-        _state(engine.up),
+        Text("draining", "yellow") if engine.up and engine.draining else _state(engine.up),
         _number(engine.running),
         _number(engine.waiting),
         "" if engine.kv_used is None else f"{engine.kv_used:.0%} of KV cache",
@@ -100,6 +102,12 @@ def _engine(engine: EngineStatus) -> list[str | Text]:
 
 def _state(up: bool) -> Text:
     return Text("up", "green") if up else Text("down", "bold red")
+
+
+def _line_state(line: LineStatus) -> Text:
+    if line.up and line.down:
+        return Text(f"{line.pairs - len(line.down)} of {line.pairs} pairs up", "yellow")
+    return _state(line.up)
 
 
 def _number(value: int | None) -> str:
@@ -112,8 +120,8 @@ def _lines(lines: list[LineStatus]) -> Table:
     for line in lines:
         limit = line.limit_bytes_per_s
         table.add_row(
-            f"{line.source} -> {line.target}",
-            _state(line.up),
+            line.source if line.source == line.target else f"{line.source} -> {line.target}",
+            _line_state(line),
             format_rate(line.goodput_bytes_per_s),
             "none" if limit is None else format_rate(limit),
             f"{line.rtt_s * 1e3:.1f} ms",
