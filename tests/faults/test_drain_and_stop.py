@@ -175,7 +175,7 @@ class Running(NamedTuple):
     client: aiohttp.ClientSession
 
     async def logged(self, text: str) -> None:
-        while text not in self.log.read_text():  # noqa: ASYNC110
+        while text not in self.log.read_text():
             assert self.process.returncode is None, self.log.read_text()
             await asyncio.sleep(0.02)
 
@@ -195,7 +195,7 @@ async def gateway_process(
         running = Running(process, file, log, client)
         try:
             await running.logged("listening on")
-            while not await _is_ready(client):
+            while not await _is_ready(client):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             yield running
         finally:
