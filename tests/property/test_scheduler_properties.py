@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,22 @@ TOPOLOGY = Topology(
     (LinkSpec("east", "west", 1e6),),
     16,
 )
+LACKING = [
+    msgspec.structs.replace(
+        TOPOLOGY, engines=tuple(spec for spec in TOPOLOGY.engines if spec.name not in gone)
+    )
+    for gone in (("e0",), ("d1", "p1"), ("d0", "d1"), ("x0",))
+]
+OTHERS = [
+    *LACKING,
+    msgspec.structs.replace(TOPOLOGY, links=()),
+    msgspec.structs.replace(
+        TOPOLOGY,
+        engines=tuple(msgspec.structs.replace(s, max_requests=1) for s in TOPOLOGY.engines),
+    ),
+    TOPOLOGY,
+]
+"""What the deployment may become, and what it was."""
 IDS = [str(i) for i in range(8)]
 
 ids = st.sampled_from(IDS)
@@ -87,7 +104,17 @@ events = st.one_of(
     st.builds(e.EngineCordoned, st.sampled_from(list(ENGINES)), st.just("upgrade")),
     st.builds(e.EngineUncordoned, st.sampled_from(list(ENGINES))),
     st.builds(e.LinkStateChanged, st.just("east"), st.just("west"), st.booleans()),
+    st.builds(e.TopologyChanged, st.sampled_from(OTHERS)),
     st.just(e.TimerFired()),
+)
+
+
+_OF_AN_ENGINE = (
+    e.EngineUp,
+    e.EngineSuspected,
+    e.EngineDown,
+    e.EngineCordoned,
+    e.EngineUncordoned,
 )
 
 
@@ -99,7 +126,12 @@ class Harness:
         prefills = LearnedPrefills(TOPOLOGY.cluster_of)
         costs = LearnedCosts(prefills, lambda start, end: end - start)
         self.scheduler = Scheduler(
-            TOPOLOGY, make_policy(config), config, costs=costs, learner=prefills
+            TOPOLOGY,
+            make_policy(config),
+            config,
+            costs=costs,
+            learner=prefills,
+            on_engines=prefills.engines_are,
         )
         self.now = 0.0
         self.alarm = float("inf")
@@ -110,6 +142,7 @@ class Harness:
         self.ends: Counter[str] = Counter()
         self.arrivals: Counter[str] = Counter()
         self.cordoned: set[str] = set()
+        self.left: set[str] = set()
         self.promised: set[tuple[str, str]] = set()
         """(request, engine) of hand-offs on their way."""
 
@@ -120,6 +153,10 @@ class Harness:
                 return
             self.arrivals[event.request_id] += 1
             self.started = {key for key in self.started if key[0] != event.request_id}
+        if isinstance(event, _OF_AN_ENGINE) and event.engine not in self.scheduler.view.engines:
+            return
+        if isinstance(event, e.LinkStateChanged) and not self.scheduler.view.link("east", "west"):
+            return
         if isinstance(event, e.TimerFired):
             self.now, self.alarm = max(self.now, min(self.alarm, self.now + 60)), float("inf")
         self.now += 0.01
@@ -130,6 +167,10 @@ class Harness:
             self.cordoned.add(event.engine)
         elif isinstance(event, e.EngineUncordoned):
             self.cordoned.discard(event.engine)
+        elif isinstance(event, e.TopologyChanged):
+            there = {spec.name for spec in event.topology.engines}
+            self.cordoned = (self.cordoned | (ENGINES.keys() - there)) - (self.left & there)
+            self.left = ENGINES.keys() - there
         for command in commands:
             self._obey(command)
         for running in (self.decodes, self.prefills):
@@ -203,6 +244,7 @@ class Harness:
 
     def drain(self) -> None:
         """Everything works again: whatever is asked for succeeds."""
+        self.feed(e.TopologyChanged(TOPOLOGY))
         for name in ENGINES:
             self.feed(e.EngineUncordoned(name))
             self.feed(e.EngineUp(name))

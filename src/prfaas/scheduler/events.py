@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from prfaas.core.layout import KvLayout
+from prfaas.scheduler.topology import Topology
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -168,6 +169,13 @@ class EngineUncordoned(Event, frozen=True, gc=False):
     engine: str
 
 
+class TopologyChanged(Event, frozen=True, gc=False):
+    """Clusters, engines or lines joined, left or were configured anew: this is what there is now.
+    Its ``alignment_tokens`` says nothing."""
+
+    topology: Topology
+
+
 class LinkStateChanged(Event, frozen=True, gc=False):
     """One direction of a line as its sender sees it now.
 
@@ -208,6 +216,7 @@ AnyEvent = (
     | EngineDown
     | EngineCordoned
     | EngineUncordoned
+    | TopologyChanged
     | LinkStateChanged
     | TimerFired
 )

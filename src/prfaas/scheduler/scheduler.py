@@ -18,7 +18,7 @@ events at the same times give the same commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
@@ -46,6 +46,7 @@ from prfaas.scheduler.events import (
     RequestCompleted,
     RequestEvent,
     TimerFired,
+    TopologyChanged,
     TransferCompleted,
     TransferFailed,
     TransferProgressed,
@@ -54,6 +55,7 @@ from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
+from prfaas.scheduler.reshaping import Reshaping
 from prfaas.scheduler.roles import Roles
 from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import TimerKind
@@ -84,6 +86,7 @@ class Scheduler:
         costs: what policy and bookkeeping read.
         learner: told how long prefills took; None where costs are known.
         on_layout: told of each `LayoutKnown`: the costs may need it.
+        on_engines: told of each `TopologyChanged` which engines there are, in which clusters.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Scheduler:
         costs: Costs,
         learner: PrefillLearner | None,
         on_layout: Callable[[KvLayout], None] | None = None,
+        on_engines: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._on_layout = on_layout
         self._policy = policy
@@ -105,6 +109,9 @@ class Scheduler:
         self._roles = Roles(requests, fleet, parts.decoding)
         self._membership = membership = Membership(
             requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
+        )
+        self._reshaping = reshaping = Reshaping(
+            requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
         self._records = requests.records
         self._timers = requests.timers
@@ -124,6 +131,7 @@ class Scheduler:
             EngineDown: membership.down,
             EngineCordoned: membership.cordoned,
             EngineUncordoned: membership.uncordoned,
+            TopologyChanged: reshaping.changed,
             LinkStateChanged: self._link_state_changed,
             TimerFired: self._timer_fired,
         }
@@ -177,6 +185,7 @@ class Scheduler:
             self._roles.settle()
         if self._fleet.cordoned:
             self._membership.settle()
+            self._reshaping.settle()
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))

@@ -34,6 +34,7 @@ class EngineState:
         "busy_since",
         "changes_role",
         "cluster",
+        "configured_role",
         "cordon",
         "decode_records",
         "draining",
@@ -42,6 +43,8 @@ class EngineState:
         "machine",
         "max_prefills",
         "max_requests",
+        "most_prefills",
+        "most_running",
         "name",
         "place",
         "prefill_records",
@@ -65,12 +68,18 @@ class EngineState:
         self.machine = spec.machine
         self.place = place
         self.role: EngineRole = spec.role
+        self.configured_role = spec.role
         self.changes_role = spec.changes_role
         self.draining = False
-        self.max_requests = spec.max_requests
-        prefills = spec.max_prefills
-        self.max_prefills = spec.max_requests if prefills is None else prefills
-        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        self.most_running = self.most_prefills = 0
+        """What the bounds allowed since it was last below them: they may be set lower meanwhile."""
+        self.max_requests = self.max_prefills = 0
+        self.running = 0
+        self.prefill_records: dict[str, Record] = {}
+        """Planned (waiting) and running prefills."""
+        self.waiting: OrderedDict[str, Record] = OrderedDict()
+        """Those of them that wait for a place."""
+        self.set_capacity(spec)
         self.kv_used = 0
         """Prompt and output tokens, at most, of those that hold a slot."""
         self.up = self.answers = spec.up
@@ -84,13 +93,9 @@ class EngineState:
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
-        self.prefill_records: dict[str, Record] = {}
-        """Planned (waiting) and running prefills."""
-        self.waiting: OrderedDict[str, Record] = OrderedDict()
-        """Those of them that wait for a place."""
         self.decode_records: dict[str, Record] = {}
         """Requests that decode here or are on their way."""
-        self.prefills = self.assigned = self.running = 0
+        self.prefills = self.assigned = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
         self._free_at = -inf
@@ -131,6 +136,16 @@ class EngineState:
         """It is a new process: it holds nothing and does nothing."""
         self.up_since = self._free_at = now
         self.warm = False
+
+    def set_capacity(self, spec: EngineSpec) -> None:
+        """How much it is given at a time, from now on: what is on it beyond that may end."""
+        self.max_requests = spec.max_requests
+        prefills = spec.max_prefills
+        self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        self.most_running = max(self.max_requests, self.running)
+        active = len(self.prefill_records) - len(self.waiting)
+        self.most_prefills = max(self.max_prefills, active)
 
     def has_slot(self, record: Record) -> bool:
         """Whether a slot is free and the KV memory holds this request beside the others. Alone it
@@ -207,6 +222,13 @@ class LinkState:
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+    def configure(self, spec: LinkSpec) -> None:
+        """The file says another rate. What was measured below it stays as it is."""
+        rate = inf if spec.rate_bytes_per_s is None else spec.rate_bytes_per_s
+        if self.rate_bytes_per_s == self.configured_bytes_per_s or self.rate_bytes_per_s > rate:
+            self.rate_bytes_per_s = rate
+        self.configured_bytes_per_s = rate
 
     @property
     def transfers(self) -> int:
