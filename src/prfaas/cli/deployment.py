@@ -41,8 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    diff.add_argument("old", type=Path, metavar="OLD.yaml")
-    diff.add_argument("new", type=Path, metavar="NEW.yaml")
+    diff.add_argument("old", type=Path, metavar="OLD.yaml", help="the file in use")
+    diff.add_argument("new", type=Path, metavar="NEW.yaml", help="the file to come")
     diff.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -51,7 +51,8 @@ class Reshaping:
             self._check_same(spec)
         for cluster in topology.clusters:
             if cluster.name not in self._fleet.by_name:
-                self._fleet.add_cluster(ClusterState(cluster))
+                far = topology.near is not None and topology.near != cluster.name
+                self._fleet.add_cluster(ClusterState(cluster, far=far))
         there = topology.cluster_of
         if self._on_engines is not None:
             # Those that leave may still prefill.
@@ -64,13 +65,16 @@ class Reshaping:
         for name in list(self._leaving):
             self._membership.cordoned(EngineCordoned(name, _LEFT))
         self._become_links(topology.links)
+        self._fleet.reshaped()
 
     def settle(self) -> None:
         """Forget engines that have left and have nothing left to do. After they were reported."""
-        for name, engine in list(self._leaving.items()):
-            if engine.idle:
-                del self._leaving[name]
-                self._fleet.remove_engine(engine)
+        gone = [engine for engine in self._leaving.values() if engine.idle]
+        for engine in gone:
+            del self._leaving[engine.name]
+            self._fleet.remove_engine(engine)
+        if gone:
+            self._fleet.reshaped()
 
     def _check_same(self, spec: EngineSpec) -> None:
         engine = self._fleet.engines.get(spec.name)
