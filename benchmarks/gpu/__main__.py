@@ -2,6 +2,7 @@
 
     copies    pages between GPU and arena: rates, time of the model's thread (no engine needed)
     identity  answers after a hand-off beside a stock engine's, every layout, with margins
+    choices   kernels that engines of one configuration choose apart, and whether bits follow
     prefill   prefill with the connector idle and exporting beside a stock engine, KV throughput
 
 ``python -m benchmarks.gpu copies identity`` runs two of them; each replaces its own part of the
@@ -25,7 +26,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="+", choices=["copies", "identity", "prefill"])
+    parser.add_argument("parts", nargs="+", choices=list(_PARTS))
     parser.add_argument("--output", type=Path, default=Path("build/bench/gpu.json"))
     parser.add_argument("--kinds", nargs="+", help="tiny models to compare (default: all)")
     parser.add_argument("--model", help="directory or name of the model whose prefill is timed")
@@ -62,6 +63,12 @@ def _identity(args: argparse.Namespace) -> Rows:
     )
 
 
+def _choices(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import choices
+
+    return choices.measure(args.kinds or choices.KINDS, args.engine_args.split())
+
+
 def _prefill(args: argparse.Namespace) -> Rows:
     from benchmarks.gpu import prefill
 
@@ -77,6 +84,7 @@ def _prefill(args: argparse.Namespace) -> Rows:
 _PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "copies": _copies,
     "identity": _identity,
+    "choices": _choices,
     "prefill": _prefill,
 }
 

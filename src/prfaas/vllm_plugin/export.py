@@ -27,6 +27,7 @@ from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.lent import Slot
+from prfaas.engine_socket.session import Session
 from prfaas.vllm_plugin.metadata import ExportStep
 from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
 
@@ -42,9 +43,9 @@ and the line needs 13 ms at 10 Gbit/s for as much."""
 class _OpenSlot:
     """A leased slot being filled; ``extents`` say with what."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, arena_address: int) -> None:
         self.slot = slot
-        self.address = address_of(slot.view)
+        self.address = arena_address + slot.offset
         self.size = len(slot.view)
         self.filled = 0
         self.extents: list[Extent] = []
@@ -87,6 +88,9 @@ class Exporter:
         self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._open: dict[str, _Outgoing] = {}
         self._failed: dict[str, str] = {}
+        self._session: Session | None = None
+        self._arena_address = 0
+        """Of the session of the slot leased last."""
 
     def layer_computed(self, step: ExportStep, layer_name: str) -> None:
         """The layer's pages up to ``step.end_token`` are in the cache."""
@@ -223,7 +227,10 @@ class Exporter:
         if transfer.slot is not None and transfer.slot.free < length:
             self._flush(transfer)
         if transfer.slot is None:
-            transfer.slot = _OpenSlot(self._lease(transfer))
+            slot = self._lease(transfer)
+            if slot.session is not self._session:
+                self._session, self._arena_address = slot.session, address_of(slot.session.arena)
+            transfer.slot = _OpenSlot(slot, self._arena_address)
         return transfer.slot
 
     def _lease(self, transfer: _Outgoing) -> Slot:
