@@ -108,10 +108,13 @@ def _compared(kind: str, setting: str, engines: Sequence[_Engine]) -> Iterator[R
 def _deployment(model: str) -> Deployment:
     decode = {"name": "d", "role": "decode", "url": "http://127.0.0.1:1"}
     prefill = {"name": "p", "role": "prefill", "url": "http://127.0.0.1:2"}
+    agents = [
+        {"name": n, "listen": "127.0.0.1:3", "admin": "127.0.0.1:4", "socket": n} for n in "ab"
+    ]
     return parse_deployment(json.dumps({
         "clusters": [
-            {"name": "east", "kind": "prfaas", "engines": [prefill]},
-            {"name": "west", "kind": "pd", "engines": [decode]},
+            {"name": "east", "kind": "prfaas", "engines": [prefill], "agent": agents[0]},
+            {"name": "west", "kind": "pd", "engines": [decode], "agent": agents[1]},
         ],
         "links": [{"from": "east", "to": "west", "rate": "10 Gbit/s"}],
         "model": {"path": model, "served_name": "m", "kv_cache": "256 MiB", "max_model_len": 8192},
