@@ -6,9 +6,9 @@ linear-attention layer. Pages are opaque here: they are moved whole, never inter
 description serves GQA, MLA, sliding window, Gated DeltaNet and Mamba.
 
 A hand-off moves the KV of tokens [from_token, to_token) plus the recurrent states as they stand
-after ``to_token`` tokens. An *aligned* one ends at a multiple of every group's block size. An *exact*
-one ends before the prompt's last token, inside a block: it also carries the states as they stand at
-the last block's end before it, from which another prompt can go on. Its bytes form one
+after ``to_token`` tokens. An *aligned* one ends at a multiple of every group's block size. An
+*exact* one ends before the prompt's last token, inside a block: it also carries the states as they
+stand at the last block's end before it, from which another prompt can go on. Its bytes form one
 *flat* address space: layers in model order, inside a layer its pages in block order, nothing
 between them. Both engines derive the same `TransferPlan` from the same layout, so the wire and
 the agents only ever speak of ``(flat_offset, length)`` and never of layers.
@@ -79,6 +79,16 @@ class KvLayout(Strict, frozen=True):
         """Hand-off boundaries are multiples of this: the largest block size, which every other
         group's block size must divide (vLLM aligns them so)."""
         return max(group.block_tokens for group in self.groups)
+
+    @property
+    def may_end_inside_a_block(self) -> bool:
+        """Whether the states at the last block's end of an exact hand-off are known to stand still:
+        recurrent groups must have blocks of ``alignment_tokens``."""
+        return all(
+            group.block_tokens == self.alignment_tokens
+            for group in self.groups
+            if group.kind == "recurrent"
+        )
 
     def boundary(self, prompt_tokens: int) -> int:
         """The `aligned_boundary` of an N-token prompt on engines with this layout."""

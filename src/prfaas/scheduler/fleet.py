@@ -18,6 +18,8 @@ class FleetState:
     def __init__(self, topology: Topology, costs: Costs) -> None:
         self.costs = costs
         self.alignment_tokens = topology.alignment_tokens or _NO_PROMPT_IS_SO_LONG
+        self.may_be_exact = False
+        """Whether hand-offs may end inside a block (`handoff_end`)."""
         self.clock = Clock()
         self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
         self.clusters = list(self.by_name.values())

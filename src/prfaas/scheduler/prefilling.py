@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from prfaas.policies.api import PrefillLearner
 from prfaas.scheduler.commands import StartPrefill
 from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.handoff_end import handoff_end
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
@@ -40,7 +43,8 @@ class Prefilling:
     ) -> None:
         """Prefill on ``engine`` and hand tokens from ``from_token`` on over to ``decode``, now or
         when ``engine`` has a place."""
-        record.from_token, record.to_token = from_token, record.boundary
+        record.from_token = from_token
+        record.to_token = self.end(record, engine, decode, from_token)
         may_start = self._reservations.take_prefill_place(record, engine)
         network = self._fleet.network(engine, decode)
         if network is not None:
@@ -49,6 +53,22 @@ class Prefilling:
             self.start_prefill(record, "")
         else:
             self._requests.move(record, State.WAITING)
+
+    def end(self, record: Record, engine: EngineState, decode: EngineState, from_token: int) -> int:
+        """Where a hand-off between these engines ends; not behind ``from_token``: there is none."""
+        if not self._fleet.may_be_exact:
+            return record.boundary
+        line = None
+        if engine.place is not decode.place:
+            line = self._fleet.link(engine.cluster, decode.cluster)
+        return handoff_end(
+            record.total_tokens,
+            from_token,
+            boundary=record.boundary,
+            costs=self._fleet.costs,
+            decode_engine=decode.name,
+            bytes_per_s=inf if line is None else line.rate_bytes_per_s,
+        )
 
     def start_prefill(self, record: Record, _why: str) -> None:
         """The prefill engine has a place for it."""
@@ -69,6 +89,7 @@ class Prefilling:
                 record.to_token,
                 record.route,
                 record.reason,
+                exact=record.to_token != record.boundary,
             )
         )
 

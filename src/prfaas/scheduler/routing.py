@@ -220,11 +220,11 @@ class Routing:
             from_token = record.cached_on(decode) // align * align
             if not decode.takes_handoffs:
                 record.reason += f"; {decode.name} takes no hand-offs"
-            elif from_token < record.boundary:
-                engine = self._fleet.engines[decision.prefill_engine]
-                self._prefilling.plan(record, engine, decode, from_token)
-                return
             else:
+                engine = self._fleet.engines[decision.prefill_engine]
+                if from_token < self._prefilling.end(record, engine, decode, from_token):
+                    self._prefilling.plan(record, engine, decode, from_token)
+                    return
                 record.reason += "; nothing to hand over"
             record.route = Route.DIRECT
         self.make_ready(record, "")

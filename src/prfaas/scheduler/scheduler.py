@@ -203,6 +203,7 @@ class Scheduler:
 
     def _layout_known(self, event: LayoutKnown) -> None:
         self._fleet.alignment_tokens = event.layout.alignment_tokens
+        self._fleet.may_be_exact = event.layout.may_end_inside_a_block
         if self._on_layout is not None:
             self._on_layout(event.layout)
 

@@ -21,8 +21,8 @@ class ExportStep:
 
     After this step ``end_token`` tokens (at most the hand-off's) have their KV in the cache;
     ``first_token`` is where the previous step's export ended. ``final`` marks the step at whose
-    end the hand-off is complete. ``states_at``: after so many tokens each, recurrent states that are
-    to leave now lie in their blocks.
+    end the hand-off is complete. ``states_at``: after so many tokens each, recurrent states that
+    are to leave now lie in their blocks.
     """
 
     request_id: str

@@ -2,10 +2,10 @@
 
 Export. An aligned hand-off of a prompt of N tokens ends at T (a multiple of every group's block
 size, T < N). An exact one ends at N-1: the prefill engine is given the prompt without its last
-token, so that states stand still there, at the end of its last step. A step that advances a request
-from ``computed`` to ``end`` tokens makes the blocks up to ``min(end, T)`` final. Recurrent states
-exist at a few tokens only (`states`), and vLLM's aligned mode takes care that the last block's end is
-one of them; if it is not, the export is given up with the reason, never guessed.
+token, so that states stand still there, at the end of its last step. A step that advances a
+request from ``computed`` to ``end`` tokens makes the blocks up to ``min(end, T)`` final. Recurrent
+states exist at a few tokens only (`states`), and vLLM's aligned mode takes care that the last
+block's end is one of them; if it is not, the export is given up with the reason, never guessed.
 
 Import. The request asks for tokens beyond its local prefix; vLLM allocates their blocks and
 parks it until the worker reports the load. Loads are asynchronous without exception: in aligned
