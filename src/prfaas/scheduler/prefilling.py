@@ -39,12 +39,16 @@ class Prefilling:
         self._stall_s = stall_s
 
     def plan(
-        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
+        self,
+        record: Record,
+        engine: EngineState,
+        decode: EngineState,
+        from_token: int,
+        to_token: int,
     ) -> None:
-        """Prefill on ``engine`` and hand tokens from ``from_token`` on over to ``decode``, now or
+        """Prefill on ``engine`` and hand tokens [from_token, to_token) over to ``decode``, now or
         when ``engine`` has a place."""
-        record.from_token = from_token
-        record.to_token = self.end(record, engine, decode, from_token)
+        record.from_token, record.to_token = from_token, to_token
         may_start = self._reservations.take_prefill_place(record, engine)
         network = self._fleet.network(engine, decode)
         if network is not None:
@@ -54,20 +58,22 @@ class Prefilling:
         else:
             self._requests.move(record, State.WAITING)
 
-    def end(self, record: Record, engine: EngineState, decode: EngineState, from_token: int) -> int:
+    def end(
+        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
+    ) -> int:
         """Where a hand-off between these engines ends; not behind ``from_token``: there is none."""
-        if not self._fleet.may_be_exact:
-            return record.boundary
-        line = None
-        if engine.place is not decode.place:
-            line = self._fleet.link(engine.cluster, decode.cluster)
+        pairing = self._fleet.pairing
+        boundary = pairing.boundary(record.total_tokens, engine, decode)
+        if not pairing.may_be_exact(engine, decode):
+            return boundary
+        network = self._fleet.network(engine, decode)
         return handoff_end(
             record.total_tokens,
             from_token,
-            boundary=record.boundary,
+            boundary=boundary,
             costs=self._fleet.costs,
             decode_engine=decode.name,
-            bytes_per_s=inf if line is None else line.rate_bytes_per_s,
+            bytes_per_s=inf if network is None else network.rate_bytes_per_s,
         )
 
     def start_prefill(self, record: Record, _why: str) -> None:
@@ -89,7 +95,7 @@ class Prefilling:
                 record.to_token,
                 record.route,
                 record.reason,
-                exact=record.to_token != record.boundary,
+                exact=record.to_token % self._fleet.pairing.alignment_tokens(engine, decode) != 0,
             )
         )
 

@@ -14,6 +14,7 @@ from prfaas.scheduler.handoff_end import SHORT_TAIL_TOKENS, handoff_end
 from prfaas.testing.scheduler_driver import Driver
 
 BLOCK = 2048
+ENGINES = ("east-1", "west-p0", "west-d0")
 COSTS = ProfileCosts({"d": lambda n: n / 20_000}, lambda n: 50e6 + 8e3 * n)
 """20,000 tokens/s; states of 50 MB, 8 kB a token."""
 
@@ -66,7 +67,7 @@ def started(out: list[c.AnyCommand]) -> c.StartPrefill:
 
 def test_the_prefill_engine_is_told_that_it_is_exact() -> None:
     driver = Driver()
-    driver(e.LayoutKnown(layout(BLOCK)))
+    driver(e.LayoutKnown(layout(BLOCK), ENGINES))
     start = started(driver.arrive(5000))
     assert (start.to_token, start.exact) == (4999, True)
     start = started(driver.arrive(1500, "short"))
@@ -77,6 +78,6 @@ def test_the_prefill_engine_is_told_that_it_is_exact() -> None:
 
 def test_states_that_stand_still_elsewhere_are_handed_over_at_a_blocks_end() -> None:
     driver = Driver()
-    driver(e.LayoutKnown(layout(BLOCK // 2)))
+    driver(e.LayoutKnown(layout(BLOCK // 2), ENGINES))
     start = started(driver.arrive(5000))
     assert (start.to_token, start.exact) == (4096, False)
