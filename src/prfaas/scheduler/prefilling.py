@@ -58,9 +58,7 @@ class Prefilling:
         else:
             self._requests.move(record, State.WAITING)
 
-    def end(
-        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
-    ) -> int:
+    def end(self, record: Record, engine: EngineState, decode: EngineState, from_token: int) -> int:
         """Where a hand-off between these engines ends; not behind ``from_token``: there is none."""
         pairing = self._fleet.pairing
         boundary = pairing.boundary(record.total_tokens, engine, decode)
