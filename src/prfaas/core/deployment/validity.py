@@ -197,6 +197,7 @@ def _check_line(line: Line) -> None:
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("request_deadline", gateway.request_deadline_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))
+    _ = gateway.drain_s
     _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
