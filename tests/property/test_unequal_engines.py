@@ -117,7 +117,7 @@ class Attention:
         """Tokens [since, to) of the prompt; where ``table`` has a block."""
         raw = cache.view(torch.uint8)
         rows = shape.block // shape.kernel
-        for block in range(since // shape.block, to // shape.block):
+        for block in range(since // shape.block, -(-to // shape.block)):
             if table[block] == 0:
                 continue
             for head in range(raw.shape[1]):
@@ -309,18 +309,30 @@ def copier() -> Any:
 
 
 def hand_over(
-    sender: Engine, receiver: Engine, *, from_token: int, local: int, to: int, slot_bytes: int = 96
+    sender: Engine,
+    receiver: Engine,
+    *,
+    from_token: int,
+    local: int,
+    to: int,
+    slot_bytes: int = 96,
+    kept: int | None = None,
 ) -> int:
-    """Returns the bytes that crossed the line."""
+    """Returns the bytes that crossed the line. ``kept``: the block for other prompts' states."""
     client = LoopbackAgentClient(slot_bytes=slot_bytes, slots=4000)
     clients = [client] + [client.beside(rank) for rank in range(1, sender.shape.tp)]
     params = ExportParams(transfer_id="t", destination="west", from_token=from_token, to_token=to)
     tables = tuple(sender.windowed(to)(layer) for layer in sender.layers)
+    states_at = (to,)
+    if to % sender.shape.block and to > sender.shape.block:
+        states_at = (to // sender.shape.block * sender.shape.block, to)
     middle = (from_token + to) // 2
     for rank, its in zip(sender.ranks, clients, strict=True):
         exporter = Exporter(its, rank.layout, rank.pages, copier())
         for first, end in ((from_token, middle), (middle, to)):
-            step = ExportStep("r", params, first, end, end == to, tables)
+            final = end == to
+            standing = states_at if final else ()
+            step = ExportStep("r", params, first, end, final, tables, standing)
             for name in sender.names:
                 exporter.layer_computed(step, name)
             exporter.step_ended([step])
@@ -331,7 +343,9 @@ def hand_over(
     tables = tuple(receiver.windowed(to)(layer) for layer in receiver.layers)
     for rank in receiver.ranks:
         importer = Importer(client, rank.layout, rank.pages, copier())
-        importer.start(ImportStart("r", "t", from_token, to, local, tables, source))
+        kept_in = {} if kept is None else dict.fromkeys(range(len(receiver.layers)), kept)
+        start = ImportStart("r", "t", from_token, to, local, tables, kept_in, source)
+        importer.start(start)
         until = time.monotonic() + 30
         while not (results := importer.take_results(set())).finished:
             assert time.monotonic() < until, "the load was never reported"
@@ -350,23 +364,26 @@ def check(layers: list[Any], p: Shape, d: Shape, **span: int) -> int:
     for number, (got, expected) in enumerate(zip(receiver.ranks, wanted.ranks, strict=True)):
         for name, layer in zip(receiver.names, layers, strict=True):
             ours, theirs = (x.caches[name].view(torch.uint8).clone() for x in (got, expected))
-            if layer.window:
-                unseen(receiver, ours, to)
-                unseen(receiver, theirs, to)
+            if layer.kind != "recurrent":
+                unseen(receiver, layer, ours, to)
+                unseen(receiver, layer, theirs, to)
             assert torch.equal(ours, theirs), (name, number)
     return crossed
 
 
-def unseen(engine: Engine, raw: torch.Tensor, to: int) -> None:
-    """Zero the tokens of a window's first block that no later token sees: another engine, whose
-    block begins later, has not sent them."""
+def unseen(engine: Engine, layer: Any, raw: torch.Tensor, to: int) -> None:
+    """Zero the tokens that no later token sees: those of a window's first block before the window,
+    which another engine, whose block begins later, has not sent; and those behind the end."""
     shape = engine.shape
-    first = max(0, to - WINDOW + 1)
-    start = first // shape.block * shape.block
+    if shape.order == "packed":
+        return
     rows = shape.block // shape.kernel
-    for token in range(start, first):
-        row, place = divmod(token - start, shape.kernel)
-        raw[engine.table[start // shape.block] * rows + row, :, place] = 0
+    first = max(0, to - layer.window + 1) if layer.window else 0
+    before = range(first // shape.block * shape.block, first)
+    for token in (*before, *range(to, -(-to // shape.block) * shape.block)):
+        block, inside = divmod(token, shape.block)
+        row, place = divmod(inside, shape.kernel)
+        raw[engine.table[block] * rows + row, :, place] = 0
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -416,6 +433,42 @@ def test_blocks_kernel_blocks_and_orders_may_differ(
     from_token = min(skipped * d.block, to - d.block)
     local = min(from_token + more_local * d.block, to - d.block)
     check(MODELS[model], p, d, from_token=from_token, local=local, to=to, slot_bytes=slot_bytes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    model=st.sampled_from(["GQA", "fewer KV heads than ranks", "MLA", "sliding window"]),
+    tp=st.tuples(st.sampled_from(SIZES), st.sampled_from(SIZES)),
+    kernels=st.tuples(st.sampled_from([4, 16]), st.sampled_from([4, 16])),
+    orders=st.tuples(st.sampled_from(["HND", "NHD"]), st.sampled_from(["HND", "NHD"])),
+    to=st.integers(1, TOKENS),
+)
+def test_a_hand_off_that_ends_inside_a_block_is_exact_up_to_its_end(
+    model: str, tp: tuple[int, int], kernels: tuple[int, int], orders: tuple[str, str], to: int
+) -> None:
+    p, d = (Shape(t, 16, k, o) for t, k, o in zip(tp, kernels, orders, strict=True))
+    check(MODELS[model], p, d, from_token=0, local=0, to=to)
+
+
+@pytest.mark.parametrize("model", ["GDN", "Mamba-2, one group", "KDA with MLA"])
+@pytest.mark.parametrize(("p", "d"), [(1, 2), (2, 1), (4, 2), (2, 2)])
+def test_states_inside_a_block_and_at_the_last_blocks_end_arrive(
+    model: str, p: int, d: int
+) -> None:
+    """The request's own, and the one that is kept for other prompts."""
+    layers = [layer for layer in MODELS[model] if layer.kind == "recurrent"]
+    sender, receiver, wanted = (Engine(layers, Shape(tp), s) for tp, s in ((p, 1), (d, 9), (d, 9)))
+    kept = receiver.blocks - 1
+    for engine, at in ((sender, sender.table[2]), (wanted, kept)):
+        for number, rank in enumerate(engine.ranks):
+            for name, layer in zip(engine.names, layers, strict=True):
+                cache = rank.caches[name]
+                layer.fill(engine.shape, number, cache, [0] * 2 + [at], 0, 48)
+                layer.fill(engine.shape, number, cache, [0] * 3 + [engine.table[3]], 0, 64)
+    hand_over(sender, receiver, from_token=0, local=0, to=57, kept=kept)
+    for got, expected in zip(receiver.ranks, wanted.ranks, strict=True):
+        for name in receiver.names:
+            assert torch.equal(got.caches[name], expected.caches[name]), name
 
 
 @pytest.mark.parametrize("model", ["GQA", "fewer KV heads than ranks", "sliding window", "GDN"])

@@ -24,8 +24,9 @@ class EngineEntry(msgspec.Struct, frozen=True):
 
 
 class Engines:
-    """All engines here can exchange pages with each other, as they are or converted; an engine's
-    ranks hold them alike.
+    """Not all of them need fit each other: while a machine is upgraded it has engines of two
+    builds. Which of them pair is compared where hand-offs are decided, and again for each transfer.
+    An engine's own ranks hold their caches alike.
 
     Args:
         names: engines the deployment gives this agent; others are refused.
@@ -36,8 +37,7 @@ class Engines:
         self._entries: dict[int, EngineEntry] = {}
 
     def connected(self, event: EngineConnected) -> None:
-        """Raises EngineError for a name that is unknown or connected already, LayoutMismatch with
-        the difference named."""
+        """Raises EngineError for a name that is unknown or connected already."""
         if event.engine not in self._known:
             known = ", ".join(sorted(self._known))
             raise EngineError(
@@ -49,10 +49,6 @@ class Engines:
         for other in self._entries.values():
             if other.engine == event.engine:
                 _check_beside(other, event)
-            try:
-                other.layout.check_pairs_with(layout)
-            except LayoutMismatch as error:
-                raise LayoutMismatch(f"{other.engine} and {event.engine}: {error}") from error
         self._entries[event.connection] = EngineEntry(
             event.engine, event.pid, layout, layout.fingerprint()
         )

@@ -8,7 +8,7 @@ hundred bytes each.
 
 Blocks of different sizes meet in *groups*: as many tokens as divide a kernel block of either side.
 Where the receiver's first block of a sliding window begins before the sender's, the tokens between,
-which no later token sees, are zeroed.
+which no later token sees, are zeroed; and so are those behind the hand-off's end.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class Converter:
         plan = None if state else _Groups.between(sent, wanted)
         for rank, moves in by_rank.items():
             per_turn = max(1, STAGING_BYTES // sent.layer.page_bytes)
-            first, end = sent.first_block, sent.end_block
-            if plan is not None:
-                first, end = plan.source_blocks(sent)
+            first, end = _states_sent(sent, wanted) if plan is None else plan.source_blocks(sent)
             for start in range(first, end, per_turn):
                 stop = min(end, start + per_turn)
                 staged = self._stage(sent.layer.page_bytes, stop - start)
@@ -89,12 +87,13 @@ class Converter:
                 with self._copier.converting():
                     for move in moves:
                         if plan is None:
-                            _copy_state(move, sent.layer, staged, wanted)
+                            blocks = wanted.table[wanted.end_block - end + start :]
+                            _copy_states(move, sent.layer, staged, blocks, wanted)
                         else:
                             plan.copy(move, sent, staged, start, stop, wanted)
         if plan is not None:
             with self._copier.converting():
-                plan.zero_unsent(sent, wanted)
+                plan.zero_unsent(wanted)
 
     def _stage(self, page_bytes: int, blocks: int) -> torch.Tensor:
         """``[blocks, page_bytes]`` uint8. What the copier queued before reads it before it is
@@ -110,13 +109,13 @@ class Converter:
 
 class _Groups(NamedTuple):
     """Runs of ``cells`` cells that lie in one row of a page on both sides, numbered from the
-    prompt's first token; [first, end) are to be filled, of which those from ``sent_first`` on were
-    sent."""
+    prompt's first token; [first, last) are to be filled, of which [sent_first, end) were sent."""
 
     cells: int
     first: int
     sent_first: int
     end: int
+    last: int
 
     @classmethod
     def between(cls, sent: SentLayer, wanted: Wanted) -> _Groups:
@@ -124,7 +123,8 @@ class _Groups(NamedTuple):
         cells = gcd(ours.cells, theirs.cells)
         tokens = cells * ours.cell_tokens
         first = wanted.first_block * wanted.group.block_tokens // tokens
-        end = wanted.end_block * wanted.group.block_tokens // tokens
+        end = -(-wanted.to_token // tokens)
+        last = wanted.end_block * wanted.group.block_tokens // tokens
         sent_first = sent.first_block * sent.group.block_tokens // tokens
         sent_end = sent.end_block * sent.group.block_tokens // tokens
         window = wanted.group.window_tokens
@@ -134,7 +134,7 @@ class _Groups(NamedTuple):
                 f"{wanted.layer.name}: tokens from {first * tokens} to {end * tokens} are needed, "
                 f"{sent_first * tokens} to {sent_end * tokens} were sent"
             )
-        return cls(cells, first, max(first, sent_first), end)
+        return cls(cells, first, max(first, sent_first), end, last)
 
     def source_blocks(self, sent: SentLayer) -> tuple[int, int]:
         """The sender's blocks with groups that are wanted."""
@@ -161,9 +161,11 @@ class _Groups(NamedTuple):
             slice(move.target_unit, move.target_unit + move.units),
         )
 
-    def zero_unsent(self, sent: SentLayer, to: Wanted) -> None:
-        """Groups before what was sent: loaded blocks hold whatever was there before."""
-        numbers = np.arange(self.first, self.sent_first)
+    def zero_unsent(self, to: Wanted) -> None:
+        """Groups before what was sent and behind it: loaded blocks hold what was there before."""
+        numbers = np.concatenate(
+            [np.arange(self.first, self.sent_first), np.arange(self.end, self.last)]
+        )
         if not len(numbers):
             return
         for piece in to.layer.pieces:
@@ -207,20 +209,31 @@ def _grouped(pages: torch.Tensor, piece: Piece, cells: int) -> torch.Tensor:
     )
 
 
-def _copy_state(move: Move, layer: LayerLayout, staged: torch.Tensor, to: Wanted) -> None:
-    """One block: the state at the boundary."""
+def _states_sent(sent: SentLayer, wanted: Wanted) -> tuple[int, int]:
+    """The sender's blocks [first, end) with the states that are wanted. The last are both engines'
+    state at the hand-off's end; those before it are only the same where blocks are equal."""
+    count = wanted.end_block - wanted.first_block
+    first = sent.end_block - count
+    alike = sent.group.block_tokens == wanted.group.block_tokens
+    if first < sent.first_block or (count > 1 and not alike):
+        raise EngineError(f"{wanted.layer.name}: not all of the states that are needed were sent")
+    return first, sent.end_block
+
+
+def _copy_states(
+    move: Move, layer: LayerLayout, staged: torch.Tensor, blocks: list[int], to: Wanted
+) -> None:
+    """One to each of this rank's ``blocks``."""
     theirs, ours = layer.pieces[move.piece], to.layer.pieces[move.piece]
-    block = to.table[to.end_block - 1]
-    source = _grouped(staged[-1:], theirs, 1)
-    target = _grouped(to.pages[block : block + 1], ours, 1)
-    _word_copy(
-        source,
-        (),
-        slice(move.source_unit, move.source_unit + move.units),
-        target,
-        (),
-        slice(move.target_unit, move.target_unit + move.units),
-    )
+    for number, block in zip(range(len(staged)), blocks, strict=False):
+        _word_copy(
+            _grouped(staged[number : number + 1], theirs, 1),
+            (),
+            slice(move.source_unit, move.source_unit + move.units),
+            _grouped(to.pages[block : block + 1], ours, 1),
+            (),
+            slice(move.target_unit, move.target_unit + move.units),
+        )
 
 
 def _word_copy(

@@ -193,10 +193,11 @@ class Importer:
         table = item.tables[number]
         pages = self._pages[layer.name]
         end = span.end_block
-        # A recurrent state is one block, the last; vLLM has no local copy of it.
-        first = end - 1 if group.kind == "recurrent" else item.local_tokens // group.block_tokens
         if len(table) < end:
             raise EngineError(f"{layer.name}: {len(table)} blocks reserved, {end} needed")
+        first = item.local_tokens // group.block_tokens
+        if group.kind == "recurrent":
+            first, table = _states_to_load(item, number, span.first_block, end)
         blocks = [block for block in range(first, end) if _to_load(table, block, span)]
         if blocks:
             addresses = np.array(pages.at([table[block] for block in blocks]), dtype=np.int64)
@@ -237,6 +238,8 @@ class Importer:
         first, end = block_range(group, item.local_tokens, item.to_token)
         if len(table) < end:
             raise EngineError(f"{name}: {len(table)} blocks reserved, {end} needed")
+        if group.kind == "recurrent":
+            first, table = _states_to_load(item, number, first, end)
         for block in range(first, end):
             if table[block] == 0:
                 raise EngineError(f"{name}: block {block} has no place to be loaded to")
@@ -246,6 +249,15 @@ class Importer:
                     raise EngineError(f"{name}: block {block} is not in the transfer")
         view = self._views[name]
         return Wanted(layer, group, view, table, first, end, item.to_token)
+
+
+def _states_to_load(item: ImportStart, group: int, first: int, end: int) -> tuple[int, list[int]]:
+    """The first block of a recurrent group to load, and its table. The request's own state is the
+    last; the one before it is for other prompts, if a block is kept for it."""
+    table, kept = item.tables[group], item.kept_states.get(group)
+    if kept is None:
+        return end - 1, table
+    return first, [*table[: end - 2], kept, table[end - 1]]
 
 
 def _to_load(table: list[int], block: int, span: LayerSpan) -> bool:

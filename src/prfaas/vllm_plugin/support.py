@@ -39,16 +39,19 @@ def _check_parallelism(config: VllmConfig) -> None:
     parallel = config.parallel_config
     if parallel.pipeline_parallel_size > 1:
         raise EngineError("pipeline parallelism is not supported; use tensor parallelism")
+    # Dense models' ranks are told that they are alone; which of several they are, they know.
+    several = parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0
+    if several and not parallel.data_parallel_external_lb:
+        raise EngineError(
+            "data-parallel ranks behind one address are not supported: which rank's cache holds a "
+            "prompt could not be told. Start one engine for each rank, with an address and a name "
+            "of its own: of a dense model without --data-parallel-size, of a mixture of experts "
+            "with --data-parallel-rank"
+        )
     if parallel.decode_context_parallel_size > 1:
         raise EngineError("decode context parallelism is not supported")
     if parallel.prefill_context_parallel_size > 1:
         raise EngineError("prefill context parallelism is not supported")
-    if parallel.data_parallel_size > 1 and not parallel.data_parallel_external_lb:
-        # Which of them holds a prefix, or takes a request, could not be told from outside.
-        raise EngineError(
-            "a server that balances between data-parallel ranks is not supported: start each rank "
-            "with --data-parallel-external-lb and name it in the deployment as an engine of its own"
-        )
 
 
 def _check_transfer(config: VllmConfig) -> None:
