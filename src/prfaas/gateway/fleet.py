@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from prfaas.core.errors import LayoutMismatch, LinkError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.agent_client import AgentClient, RegisteredRank
-from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.endpoints import ClusterEndpoint, Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient, Sickness
 from prfaas.gateway.upstream_errors import LocalFault
 
@@ -63,6 +63,10 @@ class Fleet:
         self._up: set[str] = set()
         self._receiving: set[str] = set()
         """Up, and registered with its agent as a whole."""
+        self._alike: set[str] = set()
+        """Of them, those whose cluster is uniform."""
+        self._uniform: set[str] = set()
+        """Clusters of which all registered engines hold their KV cache in one layout."""
         self._alive: set[str] = set()
         """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
@@ -107,6 +111,10 @@ class Fleet:
     def takes_handoffs(self, engine: str) -> bool:
         """Whether its agent can receive for it."""
         return engine in self._receiving
+
+    def is_alike(self, engine: str) -> bool:
+        """Whether it may do the work of both roles: hand-offs from and to all its cluster fit."""
+        return engine in self._alike
 
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
@@ -185,6 +193,12 @@ class Fleet:
             if self.mismatches.get((a, b)) != difference:
                 logger.error("KV layouts of %s and %s do not pair: %s", a, b, difference)
         self.mismatches = found
+        self._uniform = {c.name for c in self._endpoints.clusters if self._is_uniform(c)}
+
+    def _is_uniform(self, cluster: ClusterEndpoint) -> bool:
+        layouts = [self._layouts(engine.name) for engine in cluster.engines]
+        ranks = [sorted(found.items()) for found in layouts if found]
+        return all(found == ranks[0] for found in ranks)
 
     def _difference(self, source: EngineEndpoint, target: EngineEndpoint) -> str | None:
         ours, theirs = self._layouts(source.name), self._layouts(target.name)
@@ -200,12 +214,15 @@ class Fleet:
         for name, engine in self._endpoints.engines.items():
             why = self._unusable(engine)
             receives = why is None and self._is_registered(name)
-            if why is None and (name not in self._up or receives != (name in self._receiving)):
+            alike = receives and engine.cluster in self._uniform
+            before = (name in self._up, name in self._receiving, name in self._alike)
+            if why is None and before != (True, receives, alike):
                 if name not in self._up:
                     logger.info("engine %s is up", name)
                 self._up.add(name)
                 self._alive.add(name)
                 (self._receiving.add if receives else self._receiving.discard)(name)
+                (self._alike.add if alike else self._alike.discard)(name)
                 self._on_up(name)
             elif why is not None and name in self._up:
                 self._up.discard(name)
@@ -220,10 +237,11 @@ class Fleet:
 
     def _unusable(self, engine: EngineEndpoint) -> str | None:
         why = self._health[engine.name].why
+        answers = engine.name in self._endpoints.answering
         if why is not None or engine.role == "decode":
             return why
         if not self._is_registered(engine.name):
-            return "not registered with its agent"
+            return None if answers else "not registered with its agent"
         pairs = {b for a, b in self.mismatches if a == engine.name}
         return f"its KV layout differs from {', '.join(sorted(pairs))}'s" if pairs else None
 

@@ -26,7 +26,9 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.index.prefix_index import EngineIndex
+from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
@@ -97,6 +99,11 @@ class Gateway:
         """Why `/ready` does not say yes; empty if it does."""
         return self.fleet.troubles()
 
+    @property
+    def scheduling(self) -> View:
+        """What the scheduler knows of engines and lines, to read only."""
+        return self._driver.view
+
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
         return self._feeds[engine]
@@ -112,6 +119,9 @@ class Gateway:
             self.metrics.observe_feed(feed)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
+            role = self._driver.view.engines[name].role
+            for known in ("prefill", "decode"):
+                self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.layout_mismatches.set(len(self.fleet.mismatches))
         self.metrics.ready.set(not self.troubles())
 
@@ -168,6 +178,7 @@ class Gateway:
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
+            on_role=self._role_changed,
         )
 
     # -- what the watchers tell -----------------------------------------------------------------
@@ -176,12 +187,16 @@ class Gateway:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
 
+    def _role_changed(self, command: ChangeRole) -> None:
+        done = "no" if command.dry_run else "yes"
+        self.metrics.role_changes.labels(command.engine, command.role, done).inc()
+
     def _engine_up(self, name: str) -> None:
         if name not in self._feed_tasks:
             self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
         takes_handoffs = self.fleet.takes_handoffs(name)
-        self._driver.handle(EngineUp(name, takes_handoffs))
+        self._driver.handle(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
         self._driver.handle(EngineSuspected(name, why))

@@ -32,7 +32,7 @@ def decode_engine(request: RequestView, clusters: Sequence[ClusterView]) -> Engi
 def stand_in(request: RequestView, clusters: Sequence[ClusterView]) -> EngineView | None:
     """Where no decode engine is up: the prefill engine of ``clusters`` that holds most of the
     prompt, of equals the one that is free first; None if none is up."""
-    engines = [engine for cluster in clusters for engine in cluster.prefill_engines if engine.up]
+    engines = [e for c in clusters for e in c.engines if e.up and e.role == "prefill"]
     held = request.cached
     return min(engines, key=lambda e: (-held.get(e.name, 0), e.free_at), default=None)
 

@@ -99,7 +99,7 @@ class Scheduler:
         self._fleet = fleet = FleetState(topology, costs)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
         self._routing, self._decoding = parts.routing, parts.decoding
-        self._roles = Roles(requests, fleet, parts.decoding)
+        self._roles = Roles(requests, fleet, parts.decoding, mode=config.roles)
         self._records = requests.records
         self._timers = requests.timers
         self._link_grace_s = config.link_grace_s
@@ -208,7 +208,13 @@ class Scheduler:
 
     def _engine_up(self, event: EngineUp) -> None:
         engine = self._engine(event.engine)
-        engine.takes_handoffs = event.takes_handoffs
+        engine.changes_role = engine.may_change_role and event.changes_role
+        if engine.takes_handoffs != event.takes_handoffs:
+            engine.takes_handoffs = event.takes_handoffs
+            engine.place.sort_roles()
+            if not event.takes_handoffs:
+                why = f"the agent of {engine.name} is away"
+                self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
         if engine.up:
             return
         engine.up = True

@@ -39,6 +39,7 @@ class EngineState:
         "kv_used",
         "machine",
         "max_prefills",
+        "may_change_role",
         "max_requests",
         "name",
         "place",
@@ -62,6 +63,7 @@ class EngineState:
         self.machine = spec.machine
         self.place = place
         self.role: EngineRole = spec.role
+        self.may_change_role = spec.changes_role
         self.changes_role = spec.changes_role
         self.draining = False
         self.max_requests = spec.max_requests
@@ -72,7 +74,7 @@ class EngineState:
         """Prompt and output tokens, at most, of those that hold a slot."""
         self.up = spec.up
         self.takes_handoffs = True
-        """Whether its agent can receive for it, as far as it decodes."""
+        """Whether its agent can send and receive for it; else it only answers alone."""
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
@@ -165,7 +167,7 @@ class ClusterState:
 
     def sort_roles(self) -> None:
         """Engines anew by role, after one has changed."""
-        self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
+        self.prefill_engines = [e for e in self.engines if e.role == "prefill" and e.takes_handoffs]
         self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
