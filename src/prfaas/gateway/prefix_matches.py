@@ -28,21 +28,24 @@ def match_engines(
     indices: Mapping[str, EngineIndex],
     *,
     prompt_tokens: int,
-    block_tokens: int | None,
+    alignment_tokens: Mapping[str, int],
 ) -> Matches:
     """What each engine holds of the prompt, and what of it it can go on from by itself.
 
     Args:
         keys: the prompt's, with its salt and adapter.
         indices: engine -> what its cache holds.
-        block_tokens: hand-offs end at multiples of it; None: there are none.
+        alignment_tokens: engine -> hand-offs end at multiples of it; absent: there are none.
     """
     cached: dict[str, int] = {}
     resumable: dict[str, int] = {}
     for name, index in indices.items():
         match = index.match(keys)
         tokens = usable_prefix(
-            engines[name], match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
+            engines[name],
+            match,
+            prompt_tokens=prompt_tokens,
+            block_tokens=alignment_tokens.get(name),
         )
         if tokens > 0:
             cached[name] = tokens

@@ -21,7 +21,6 @@ from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.state import ClusterState, EngineState
 
-
 _REMINDER_S = 60.0
 """So often a dry run says the same again: seen in a log, and not all that is in it."""
 
@@ -103,4 +102,5 @@ class Roles:
     def _become(self, engine: EngineState, role: EngineRole, reason: str) -> None:
         engine.role = role
         engine.place.sort_roles()
+        self._fleet.pairing.role_changed()
         self._requests.out.append(ChangeRole(engine.name, role, reason))

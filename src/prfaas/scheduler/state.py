@@ -30,6 +30,7 @@ class EngineState:
         "_clock",
         "_free_at",
         "assigned",
+        "began_as",
         "busy_since",
         "changes_role",
         "cluster",
@@ -39,8 +40,8 @@ class EngineState:
         "kv_used",
         "machine",
         "max_prefills",
-        "may_change_role",
         "max_requests",
+        "may_change_role",
         "name",
         "place",
         "prefill_records",
@@ -51,6 +52,7 @@ class EngineState:
         "running",
         "suspected",
         "takes_handoffs",
+        "unpaired",
         "up",
         "up_since",
         "waiting",
@@ -63,6 +65,7 @@ class EngineState:
         self.machine = spec.machine
         self.place = place
         self.role: EngineRole = spec.role
+        self.began_as: EngineRole = spec.role
         self.may_change_role = spec.changes_role
         self.changes_role = spec.changes_role
         self.draining = False
@@ -75,6 +78,8 @@ class EngineState:
         self.up = spec.up
         self.takes_handoffs = True
         """Whether its agent can send and receive for it; else it only answers alone."""
+        self.unpaired = False
+        """Whether no prefill engine can hand over to it (`Pairing`)."""
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
@@ -151,9 +156,10 @@ class EngineState:
 class ClusterState:
     """A `ClusterView`, and the requests that wait here for a decode slot, in order."""
 
-    def __init__(self, spec: ClusterSpec) -> None:
+    def __init__(self, spec: ClusterSpec, *, far: bool = False) -> None:
         self.name = spec.name
         self.prfaas = spec.kind == "prfaas"
+        self.far = far
         self.engines: list[EngineState] = []
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
@@ -203,14 +209,14 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "due_at",
+        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
         "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
         "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
         "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
-    def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
+    def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
         self.max_output_tokens = event.max_output_tokens
@@ -218,8 +224,6 @@ class Record:
         self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
         self.arrived_at = now
-        self.boundary = boundary
-        """Where a hand-off ends: the last block boundary before the last token."""
         self.failed: frozenset[str] = frozenset()
         """Engines that failed this request."""
         self.full: dict[str, float | None] = {}

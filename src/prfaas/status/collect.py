@@ -18,7 +18,7 @@ from prfaas.core.deployment import (
     SchedulerConfig,
     lines_of,
 )
-from prfaas.link.api import LinkState
+from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
 from prfaas.status.exposition import MetricsPage
@@ -41,10 +41,7 @@ TIMEOUT_S = 3.0
 class _Readiness(msgspec.Struct, frozen=True):
     ready: bool = False
     troubles: list[str] = []
-
-
-class _Links(msgspec.Struct, frozen=True):
-    links: list[LinkState] = []
+    warnings: list[str] = []
 
 
 class _Decisions(msgspec.Struct, frozen=True):
@@ -200,7 +197,7 @@ def _line(line: Line, asked: _Asked) -> LineStatus:
     up: list[LinkState] = []
     down: list[str] = []
     for sender in line.senders:
-        links = asked.json(f"{sender.admin_url}/links", _Links).links
+        links = asked.json(f"{sender.admin_url}/links", LinkStates).links
         states = {state.peer: state for state in links}
         for pair in line.pairs:
             state = states.get(pair.receiver) if pair.sender == sender.name else None
@@ -246,7 +243,7 @@ def _troubles(
     lines: list[LineStatus],
 ) -> list[str]:
     away = [f"the gateway at {gateway} does not answer"]
-    found = list(readiness.troubles) if up else away
+    found = [*readiness.troubles, *readiness.warnings] if up else away
     for cluster in clusters:
         found += [
             f"agent {machine.agent} of {cluster.name} does not answer at {machine.address}"

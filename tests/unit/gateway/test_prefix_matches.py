@@ -67,5 +67,6 @@ def test_engines_that_hold_nothing_are_left_out() -> None:
     engines = {name: endpoint(name, "decode") for name in ("d1", "d2")}
     indices = {"d1": index_of(8), "d2": index_of(0)}
     keys = PromptKeys(TOKENS, salt=None, adapter=None)
-    found = match_engines(keys, engines, indices, prompt_tokens=20, block_tokens=4)
+    alignment = {"d1": 4, "d2": 4}
+    found = match_engines(keys, engines, indices, prompt_tokens=20, alignment_tokens=alignment)
     assert (found.cached, found.resumable) == ({"d1": 8}, {})

@@ -146,7 +146,15 @@ def test_a_prefill_engine_without_its_agent_prefills_for_nobody_but_stands_in() 
     [moved] = drive(e.EngineUp("west-p0", takes_handoffs=False))
     assert (moved.request_id, moved.engine) == ("b", "west-d0")
     drive(e.RequestCompleted("b", 2))
-    drive(e.EngineDown("west-d0", "exit"))
-    assert [x.engine for x in drive.arrive(SHORT, "c")] == ["west-p0"]
+    moved = drive(e.EngineDown("west-d0", "exit"))
+    assert [x.engine for x in moved if isinstance(x, c.StartDecode)] == ["west-p0"]
     drive(e.EngineUp("west-p0", takes_handoffs=True))
     assert [x.name for x in drive.scheduler.view.cluster("west").prefill_engines] == ["west-p0"]
+
+
+def test_an_engine_goes_back_to_its_role_where_its_cluster_is_not_alike_any_more() -> None:
+    drive = Asked(topology(decodes=2))
+    drive.ask("west-d1", "prefill")
+    [changed] = drive(e.EngineUp("west-d1", changes_role=False))
+    assert isinstance(changed, c.ChangeRole)
+    assert (changed.engine, changed.role) == ("west-d1", "decode")

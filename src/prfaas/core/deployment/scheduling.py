@@ -24,7 +24,7 @@ class SchedulerConfig(Strict, frozen=True):
     """Where none is named: ``auto``; but ``threshold`` where there is a threshold."""
     threshold: str | int | None = None
     bandwidth: Literal["scarce", "abundant"] | None = None
-    options: dict[str, float | bool | str] = msgspec.field(default_factory=dict)
+    options: dict[str, int | float | bool | str] = msgspec.field(default_factory=dict)
     roles: Literal["live", "dry-run", "fixed"] = "live"
     """Whether engines of PD clusters change their roles when the policy calls for it; ``dry-run``:
     what it calls for is only told, in the log, metrics and status."""
@@ -44,7 +44,7 @@ class SchedulerConfig(Strict, frozen=True):
             fixed = self.threshold is not None or "threshold" in self.options
             msgspec.structs.force_setattr(self, "policy", "threshold" if fixed else "auto")
 
-    def policy_options(self) -> dict[str, float | bool | str]:
+    def policy_options(self) -> dict[str, int | float | bool | str]:
         """The options that are given, wherever they stand. Raises ConfigError for one that is given
         twice."""
         short: dict[str, str | int | None] = {
