@@ -117,6 +117,12 @@ class ChangeRole(Command, frozen=True, gc=False):
     dry_run: bool = False
 
 
+class ReportDrained(Command, frozen=True, gc=False):
+    """For the operator: a cordoned ``engine`` has nothing left to do for this scheduler."""
+
+    engine: str
+
+
 class SetTimer(Command, frozen=True, gc=False):
     """Call `Scheduler.handle` with TimerFired at this time. Replaces every earlier SetTimer."""
 
@@ -131,5 +137,6 @@ AnyCommand = (
     | CancelDecode
     | FailRequest
     | ChangeRole
+    | ReportDrained
     | SetTimer
 )

@@ -71,6 +71,13 @@ class Pairing:
         self._unfit = frozenset(event.unfit)
         self._changed()
 
+    def reshaped(self, joined: Collection[tuple[str, str]]) -> None:
+        """Engines came or went, or KV cache travels elsewhere. One that went is forgotten: its name
+        may come back with another layout."""
+        self._joined = joined
+        self._groups = {k: group for k, group in self._groups.items() if k in self._engines}
+        self._changed()
+
     def cut_off(self, event: MachinesCut, now: float) -> None:
         """A machine does not reach another any more."""
         self.cut.setdefault((event.source, event.target), now)
