@@ -9,18 +9,10 @@ from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import Route
+from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
-
-
-class Clock:
-    """The time of the event that is being handled."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now = -inf
 
 
 class EngineState:
