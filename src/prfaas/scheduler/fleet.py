@@ -43,7 +43,7 @@ class FleetState:
             cluster.sort_roles()
         self.draining: list[EngineState] = []
         """Decode engines that are to prefill once they have nothing left to answer."""
-        self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
+        self.links = {(k.source, k.target): LinkState(k, self.clock) for k in topology.links}
         joined = frozenset(self.links) | {(name, name) for name in self.by_name}
         self.pairing = Pairing(topology.alignment_tokens, self.engines, joined, on_layout)
 

@@ -11,6 +11,7 @@ from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import Route
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.line_rate import LineRate
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
 
 
@@ -180,17 +181,23 @@ class ClusterState:
 class LinkState:
     """A `LinkView`, and the requests whose KV cache is to cross it."""
 
-    def __init__(self, spec: LinkSpec) -> None:
+    def __init__(self, spec: LinkSpec, clock: Clock) -> None:
         self.source, self.target = spec.source, spec.target
         self.up = True
         self.down_since = inf
         rate = spec.rate_bytes_per_s
         self.configured_bytes_per_s = inf if rate is None else rate
-        self.rate_bytes_per_s = self.configured_bytes_per_s
+        self.rate = LineRate(self.configured_bytes_per_s)
+        self._clock = clock
         self.rtt_s = spec.rtt_s
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """See `LinkView`."""
+        return self.rate.at(self._clock.now)
 
     @property
     def transfers(self) -> int:
