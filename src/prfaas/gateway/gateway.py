@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.links import LineStates, watch_links
@@ -41,7 +43,7 @@ from prfaas.scheduler.events import (
     MachinesJoined,
     PairingChanged,
 )
-from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
@@ -51,9 +53,19 @@ class Gateway:
     loop. ``requests`` answers clients."""
 
     def __init__(
-        self, deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+        self,
+        deployment: Deployment,
+        endpoints: Endpoints,
+        *,
+        journal_file: Path | None = None,
+        learned_file: Path | None = None,
+        seeds: Mapping[str, Curve] | None = None,
     ) -> None:
-        """Raises ConfigError for an unknown policy or a journal that cannot be written."""
+        """``seeds``: what is known of engines' prefill times before any was seen. Raises
+        ConfigError for an unknown policy, or a file that cannot be written."""
+        self._learned = LearnedFile(learned_file)
+        self._learned.check()
+        self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self._endpoints = endpoints
@@ -87,6 +99,9 @@ class Gateway:
         )
         self._driver = self._make_driver()
         self.requests = self._make_requests()
+        self._background.run(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.learned)
+        )
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
         lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
@@ -100,6 +115,7 @@ class Gateway:
         await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
+        self._learned.write(self._driver.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -177,7 +193,7 @@ class Gateway:
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(),
+            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(

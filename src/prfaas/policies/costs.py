@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import inf, isfinite
 from operator import add
 from typing import NamedTuple
 
@@ -17,6 +18,18 @@ _FORGOTTEN = 0.1
 _FIRST_GUESS_TOKENS_PER_S = 10_000.0
 _OPTIMISM = 2.0
 """A cluster that was never seen at work counts as so much faster than the fastest that was."""
+_SURE = 5.0
+"""From so many observations on an engine can surprise."""
+_SURPRISE = 4.0
+"""What takes so many times what was expected counts as that: a machine that slept, a kernel that was
+compiled. Half a dozen chunks of others in the same steps stay below."""
+_CONVINCED = 3
+"""Surprises of one engine in a row: it has become slow, and the next counts in full."""
+_KEPT = 20.0
+"""What was learned by a predecessor counts as so many observations at most: engines may have changed
+meanwhile, and then a few prefills must show it."""
+_SEEDED = 1.0
+"""The same of each point of a profile."""
 
 
 class ProfileCosts:
@@ -62,6 +75,29 @@ class LearnedPrefills:
             engine: [peer for peer, other in cluster_of.items() if other == cluster]
             for engine, cluster in cluster_of.items()
         }
+        self._surprises = dict.fromkeys(cluster_of, 0)
+
+    def seed(self, engine: str, points: Iterable[tuple[float, float]]) -> None:
+        """Begin with a profile: (uncached tokens, seconds) each. It fades as anything else."""
+        for n, t in points:
+            new = (1.0, n, t, n * n, n * t)
+            old = self._seen[engine]
+            self._seen[engine] = _Sums(*map(add, old, (_SEEDED * x for x in new)))
+
+    def learned(self) -> dict[str, tuple[float, ...]]:
+        """See `PrefillLearner`: sums by engine, of those that were seen."""
+        return {name: tuple(sums) for name, sums in self._seen.items() if sums.known}
+
+    def restore(self, kept: Mapping[str, tuple[float, ...]]) -> None:
+        """Begin with what a predecessor has learned. Engines that are not here, and what cannot
+        have been learned, are passed over."""
+        for name, values in kept.items():
+            if name not in self._seen or len(values) != len(_Sums._fields):
+                continue
+            sums = _Sums(*values)
+            if sums.sound:
+                share = min(1.0, _KEPT / sums.weight)
+                self._seen[name] = _Sums(*(share * value for value in sums))
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
@@ -79,11 +115,22 @@ class LearnedPrefills:
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was at work on a prefill for ``seconds``."""
+        seconds = self._plausible(engine, uncached_tokens, seconds)
         for name, sums in self._seen.items():
             self._seen[name] = _Sums(*[_MEMORY * value for value in sums])
         n, t = float(uncached_tokens), seconds
         new = (1.0, n, t, n * n, n * t)
         self._seen[engine] = _Sums(*map(add, self._seen[engine], new))
+
+
+    def _plausible(self, engine: str, tokens: int, seconds: float) -> float:
+        own = self._seen[engine]
+        most = _SURPRISE * own.prefill_s(tokens) if own.weight >= _SURE else inf
+        if seconds <= most:
+            self._surprises[engine] = 0
+            return seconds
+        self._surprises[engine] += 1
+        return seconds if self._surprises[engine] > _CONVINCED else most
 
 
 class LearnedCosts:
@@ -119,6 +166,11 @@ class _Sums(NamedTuple):
     @property
     def known(self) -> bool:
         return self.weight >= _FORGOTTEN
+
+    @property
+    def sound(self) -> bool:
+        """Whether these can be sums of prefills."""
+        return self.known and all(isfinite(value) and value > 0 for value in self)
 
     def prefill_s(self, tokens: int) -> float:
         """a + b ``tokens`` of the least squares line; through the origin where that has no sense

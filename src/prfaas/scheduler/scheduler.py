@@ -18,7 +18,7 @@ events at the same times give the same commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
@@ -99,6 +99,7 @@ class Scheduler:
         on_layout: Callable[[KvLayout], None] | None = None,
     ) -> None:
         self._policy = policy
+        self._learner = learner
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
@@ -132,6 +133,11 @@ class Scheduler:
     def view(self) -> View:
         """What policies see: for dashboards and reports, to read only."""
         return self._fleet
+
+    @property
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What it has learned of engines (`PrefillLearner.learned`); empty where costs are known."""
+        return {} if self._learner is None else self._learner.learned()
 
     @property
     def live_requests(self) -> int:
