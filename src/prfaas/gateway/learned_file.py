@@ -29,7 +29,7 @@ class Learned(Strict, frozen=True):
     """``prefills``: engine -> sums, as `PrefillLearner.learned` gives them."""
 
     version: int
-    prefills: dict[str, tuple[float, ...]] = {}
+    prefills: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
 
 
 class LearnedFile:

@@ -33,8 +33,11 @@ async def serve(
     journal_file: Path | None = None,
     learned_file: Path | None = None,
     seeds: Mapping[str, Curve] | None = None,
+    hurry: asyncio.Event | None = None,
 ) -> NoReturn:
-    """Serve until cancelled; see `Gateway`. Raises ConfigError if the address cannot be bound."""
+    """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
+    ``hurry`` is set. The files and ``seeds`` are those of `Gateway`. Raises ConfigError if the
+    address cannot be bound."""
     _allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(
         deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
@@ -52,7 +55,8 @@ async def serve(
                 await asyncio.Event().wait()
                 raise AssertionError("nobody sets the event")
             finally:
-                logger.info("stopping")
+                logger.info("stopping, %d requests are under way", gateway.requests.inflight)
+                await gateway.stop_serving(hurry or asyncio.Event())
     finally:
         await gateway.close()
 

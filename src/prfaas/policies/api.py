@@ -244,6 +244,9 @@ class PrefillLearner(Protocol):
     def learned(self) -> Mapping[str, tuple[float, ...]]:
         """What is known of each engine, to be kept for a successor."""
 
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters."""
+
 
 class View(Protocol):
     """All that a policy may know."""

@@ -21,13 +21,13 @@ _OPTIMISM = 2.0
 _SURE = 5.0
 """From so many observations on an engine can surprise."""
 _SURPRISE = 4.0
-"""What takes so many times what was expected counts as that: a machine that slept, a kernel that was
-compiled. Half a dozen chunks of others in the same steps stay below."""
+"""What takes so many times what was expected counts as that: a machine that slept, a kernel that
+was compiled. Half a dozen chunks of others in the same steps stay below."""
 _CONVINCED = 3
 """Surprises of one engine in a row: it has become slow, and the next counts in full."""
 _KEPT = 20.0
-"""What was learned by a predecessor counts as so many observations at most: engines may have changed
-meanwhile, and then a few prefills must show it."""
+"""What was learned by a predecessor counts as so many observations at most: engines may have
+changed meanwhile, and then a few prefills must show it."""
 _SEEDED = 1.0
 """The same of each point of a profile."""
 
@@ -70,12 +70,19 @@ class LearnedPrefills:
     """
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
-        self._seen = {engine: _Sums() for engine in cluster_of}
+        self._seen: dict[str, _Sums] = {}
+        self._surprises: dict[str, int] = {}
+        self.engines_are(cluster_of)
+
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters. What was learned of those
+        that stay is kept."""
+        self._seen = {engine: self._seen.get(engine, _Sums()) for engine in cluster_of}
         self._peers = {
             engine: [peer for peer, other in cluster_of.items() if other == cluster]
             for engine, cluster in cluster_of.items()
         }
-        self._surprises = dict.fromkeys(cluster_of, 0)
+        self._surprises = {engine: self._surprises.get(engine, 0) for engine in cluster_of}
 
     def seed(self, engine: str, points: Iterable[tuple[float, float]]) -> None:
         """Begin with a profile: (uncached tokens, seconds) each. It fades as anything else."""
@@ -121,7 +128,6 @@ class LearnedPrefills:
         n, t = float(uncached_tokens), seconds
         new = (1.0, n, t, n * n, n * t)
         self._seen[engine] = _Sums(*map(add, self._seen[engine], new))
-
 
     def _plausible(self, engine: str, tokens: int, seconds: float) -> float:
         own = self._seen[engine]

@@ -86,8 +86,8 @@ def local(
 
 
 def _crosses_sooner(view: View, decode: EngineView, cached: int, remote: int) -> bool:
-    """Whether the KV cache of tokens [cached, remote) is here sooner over the best line, behind what
-    that has still to carry, than an engine here would have computed it."""
+    """Whether the KV cache of tokens [cached, remote) is here sooner over the best line, behind
+    what that has still to carry, than an engine here would have computed it."""
     size = view.costs.kv_bytes(cached, remote)
     carried_s = min(
         (

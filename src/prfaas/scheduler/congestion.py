@@ -1,9 +1,9 @@
 """A line that has become slow: requests whose KV cache would arrive late are prefilled elsewhere.
 
-Theory of operation. Requests on a line share it, so the bytes of each have arrived when those of the
-smaller ones have, and as much of the larger ones (processor sharing). Where that is much later than
-a prefill elsewhere would be done, the request goes there. Those that lack most are looked at first:
-they gain most, and what they leave makes the others faster.
+Theory of operation. Requests on a line share it, so the bytes of each have arrived when those of
+the smaller ones have, and as much of the larger ones (processor sharing). Where that is much later
+than a prefill elsewhere would be done, the request goes there. Those that lack most are looked at
+first: they gain most, and what they leave makes the others faster.
 """
 
 from __future__ import annotations

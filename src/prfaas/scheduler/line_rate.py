@@ -1,8 +1,8 @@
 """What a line can carry, believed with care.
 
 A drop is believed at once: everything that is decided from then on sees it. A rise is believed
-little by little, since a line on which nothing is sent any more says nothing of what it could carry:
-what is sent first shows whether the rest may follow.
+little by little, since a line on which nothing is sent any more says nothing of what it could
+carry: what is sent first shows whether the rest may follow.
 """
 
 from __future__ import annotations

@@ -41,3 +41,14 @@ class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     def micro_batches(self) -> bool:
         """Whether vLLM is told to cut its steps in micro-batches: such an engine cannot export."""
         return any(arg.partition("=")[0] in _MICRO_BATCHES for arg in self.args)
+
+    def option(self, *names: str) -> str | None:
+        """What ``args`` say of a vLLM option (``--name value`` or ``--name=value``), by any of its
+        names; None where they do not name it, empty where it has no value."""
+        found = None
+        for at, argument in enumerate(self.args):
+            name, separator, value = argument.partition("=")
+            if name in names:
+                following = self.args[at + 1] if at + 1 < len(self.args) else ""
+                found = value if separator else "" if following.startswith("--") else following
+        return found
