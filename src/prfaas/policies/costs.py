@@ -57,7 +57,13 @@ class LearnedPrefills:
     """
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
-        self._seen = {engine: _Sums() for engine in cluster_of}
+        self._seen: dict[str, _Sums] = {}
+        self.engines_are(cluster_of)
+
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters. What was learned of those
+        that stay is kept."""
+        self._seen = {engine: self._seen.get(engine, _Sums()) for engine in cluster_of}
         self._peers = {
             engine: [peer for peer, other in cluster_of.items() if other == cluster]
             for engine, cluster in cluster_of.items()

@@ -6,7 +6,9 @@ share the scheduler's process); each delegates to its half. ``kv_connector_extra
 
     agent_socket  path of the agent's Unix socket
     engine        this engine's name in the deployment
-    exports       false on an engine that only decodes: it may then use full CUDA graphs
+    decodes       true on an engine that may be given answers: it uses full CUDA graphs for them
+
+``kv_role`` says whether the engine exports, imports, or both.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionMetadata
+    from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -49,14 +52,17 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         check_supported(vllm_config, kv_cache_config)
         self._scheduler = (
-            SchedulerSide(kv_cache_config) if role is KVConnectorRole.SCHEDULER else None
+            SchedulerSide(kv_cache_config, exports=self._kv_transfer_config.is_kv_producer)
+            if role is KVConnectorRole.SCHEDULER
+            else None
         )
         self._worker: WorkerSide | None = None
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        # Full CUDA graphs call no hook: nothing would leave before the step is over.
-        return bool(extra_config.get("exports", True))
+        # Full CUDA graphs call no hook: what such a step computes leaves when it is over. On an
+        # engine that decodes, that is a step of single tokens; a prompt's chunks run without them.
+        return not extra_config.get("decodes", False)
 
     @property
     def supports_divergent_local_hybrid_hits(self) -> bool:
@@ -96,7 +102,13 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         return self._scheduling.build_connector_meta(scheduler_output)
 
+    def bind_gpu_block_pool(self, gpu_block_pool: BlockPool) -> None:
+        self._scheduling.bind_block_pool(gpu_block_pool)
+
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        self._scheduling.loads_ended(
+            connector_output.finished_recving or (), connector_output.failed_recving or ()
+        )
         report = connector_output.kv_connector_worker_meta
         if isinstance(report, StepReport):
             self._scheduling.exports_failed(report.failed_exports)
