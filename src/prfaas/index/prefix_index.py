@@ -3,12 +3,14 @@
 Theory of operation. A vLLM engine publishes every block it caches (`stored`: hashes, the hash of
 the block before them, token ids, extra keys such as a cache salt) and every block it drops
 (`removed`). Its hash function need not be reproduced. From a stored full-attention block, whose
-parent is known, this index derives a *key* of its own: a digest of (parent's key, token ids, extra
-keys). The same keys are computed for a prompt, once, and looked up in every engine.
+parent is known, this index derives a *key* of its own (`keys`). One table holds every block once
+(`block_table`), with the set of engines that hold it (`holder_sets`): memory and the cost of a match
+do not grow with the number of engines. The same keys are computed for a prompt, and looked up once.
 
-The engine's hash identifies a prefix and is the same in all of its KV groups, so the other groups
+An engine's hash identifies a prefix and is the same in all of its KV groups, so the other groups
 (recurrent, sliding window) only need the set of hashes they hold. Their events must not be used for
-positions: their token ids also span blocks that were skipped.
+positions: their token ids also span blocks that were skipped. Engines that hash alike, as vLLM's do
+by default, share a block's hash; where one calls it otherwise, its own name is kept beside.
 
 Two lengths come out of a match:
 
@@ -29,27 +31,26 @@ absent. An engine that holds less than the index says recomputes; no answer is w
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from prfaas.core.errors import InvariantError
-from prfaas.index.keys import ROOT, PromptKeys, block_key, encode_extra
+from prfaas.index.block_table import NO_ROW, BlockTable, segments
+from prfaas.index.holder_sets import HolderSets
+from prfaas.index.keys import BlockHasher, Keys, PromptKeys, encode_extra
+from prfaas.index.matching import CHAINED_KINDS, Family, Group, PrefixMatch, Stretch
+from prfaas.index.open_table import Rows
 
 BlockHash = int | bytes
 
-_CHAINED_KINDS = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
-_STATE_KIND = "mamba"
-_WINDOW_KINDS = frozenset({"sliding_window", "sliding_window_mla"})
-
-
-class PrefixMatch(msgspec.Struct, frozen=True):
-    """Tokens of a prompt's prefix that one engine holds (see the module's text)."""
-
-    transferable_tokens: int = 0
-    reusable_tokens: int = 0
+_WORD = (1 << 64) - 1
+_SETS_AT_ONCE, _ROWS_AT_ONCE, _FREED_AT_ONCE = 4096, 65_536, 512
+"""What one step of `PrefixIndex.tidy` looks at: a few milliseconds at most."""
 
 
 class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,172 +69,379 @@ class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
     window_tokens: int | None = None
 
 
-class EngineIndex:
-    """What one engine holds. ``max_blocks`` bounds the hashes kept over all of its groups."""
+class EngineMatch(NamedTuple):
+    """Engines that hold equally much of a prompt."""
 
-    def __init__(self, *, max_blocks: int = 262_144) -> None:
-        self._max_blocks = max_blocks
-        self._groups: dict[int, _Group] = {}
-        self._hash_of: dict[bytes, BlockHash] = {}
-        self._key_of: dict[BlockHash, bytes] = {}
-        self._held = 0
-        self._block_tokens: int | None = None
-        """Block size of the full-attention groups, from their first event."""
-        self.unplaced_blocks_total = 0
-        """Full-attention blocks whose parent was unknown or whose shape made no sense."""
+    engines: list[str]
+    match: PrefixMatch
+
+
+class PrefixIndex:
+    """What all engines hold. Not thread-safe.
+
+    Args:
+        max_blocks: how many distinct blocks are kept; about 75 bytes each.
+        max_engines: how many engines there can be.
+        seed: secret from those who choose prompts (see `BlockHasher`).
+    """
+
+    def __init__(
+        self, *, max_blocks: int = 1 << 20, max_engines: int = 1000, seed: bytes = b""
+    ) -> None:
+        self._hasher = BlockHasher(seed)
+        self._sets = HolderSets()
+        self._table = BlockTable(max_blocks, self._sets, self._evicted)
+        self._width = -(-(2 * max_engines + 8) // 64) * 64
+        """Bits in a plane: engines, and as many that were cleared and are still in sets."""
+        self._owners: list[EngineIndex | None] = [None] * self._width
+        self._unused_ids = list(range(self._width - 1, -1, -1))
+        self._families: dict[tuple[Group, ...], Family] = {}
+        self._cleared_ids: list[int] = []
+        self._dead = 0
+        """Bits of engines that were cleared: taken out of sets by and by."""
+        self._tidying: Iterator[None] | None = None
 
     @property
     def blocks(self) -> int:
-        """Hashes held over all groups: the index's size."""
-        return self._held
+        """Distinct blocks that are known."""
+        return self._table.blocks
+
+    def engine(self, name: str) -> EngineIndex:
+        """What one engine holds; nothing yet. Once for each engine."""
+        return EngineIndex(name, self)
+
+    def match(self, prompt: PromptKeys) -> list[EngineMatch]:
+        """How much of the prompt's prefix each engine holds, those with nothing left out."""
+        found: list[EngineMatch] = []
+        stretches: dict[int, list[Stretch]] = {}
+        for family in self._families.values():
+            size = family.block_tokens
+            if size is None or not family.engines:
+                continue
+            if size not in stretches:
+                stretches[size] = self._stretches(prompt, size)
+            for engines, transferable, reusable in family.match(stretches[size]):
+                match = PrefixMatch(transferable * size, reusable * size)
+                found.append(EngineMatch(self._names(engines), match))
+        return found
+
+    def tidy(self) -> bool:
+        """Take a little of what cleared engines left out of memory; False where nothing is left to
+        do. Matches do not depend on it."""
+        if self._tidying is None:
+            if not self._cleared_ids:
+                return False
+            self._tidying = self._tidy()
+        if next(self._tidying, self) is self:
+            self._tidying = None
+        return True
+
+    def check_integrity(self) -> None:
+        """Raise InvariantError if the index contradicts itself."""
+        self._table.check_integrity()
+        held: dict[str, int] = {}
+        for number, mask in enumerate(self._sets.masks):
+            for engine in filter(None, self._owners):
+                count = (mask & engine.bits).bit_count() * self._sets.users[number]
+                held[engine.name] = held.get(engine.name, 0) + count
+        for engine in filter(None, self._owners):
+            if held[engine.name] != engine.blocks:
+                raise InvariantError(
+                    f"{engine.name}: {held[engine.name]} blocks held, {engine.blocks} counted"
+                )
+
+    # -- for EngineIndex ------------------------------------------------------------------------
+
+    @property
+    def table(self) -> BlockTable:
+        """The blocks."""
+        return self._table
+
+    @property
+    def hasher(self) -> BlockHasher:
+        """Computes keys."""
+        return self._hasher
+
+    @property
+    def width(self) -> int:
+        """Bits in a plane."""
+        return self._width
+
+    def alive(self, mask: int) -> int:
+        """Holders without those that were cleared."""
+        return mask & ~self._dead
+
+    def admit(self, engine: EngineIndex) -> int:
+        """An id for an engine. Raises InvariantError where there are more than ``max_engines``."""
+        while not self._unused_ids and self.tidy():
+            pass
+        if not self._unused_ids:
+            raise InvariantError("more engines than the index was made for")
+        number = self._unused_ids.pop()
+        self._owners[number] = engine
+        return number
+
+    def dismiss(self, engine: EngineIndex) -> None:
+        """It holds nothing any more, and gives its id back."""
+        self._owners[engine.number] = None
+        self._cleared_ids.append(engine.number)
+        for plane in range(engine.planes):
+            self._dead |= 1 << (plane * self._width + engine.number)
+
+    def regroup(
+        self, number: int, before: tuple[Group, ...] | None, groups: tuple[Group, ...] | None
+    ) -> None:
+        """The engine with this id is now of another family (or of none)."""
+        if before is not None:
+            family = self._families[before]
+            family.engines &= ~(1 << number)
+            if not family.engines:
+                del self._families[before]
+        if groups is not None:
+            if groups not in self._families:
+                self._families[groups] = Family(groups, self._width)
+            self._families[groups].engines |= 1 << number
+
+    # -- the parts ------------------------------------------------------------------------------
+
+    def _stretches(self, prompt: PromptKeys, block_tokens: int) -> list[Stretch]:
+        found: list[Stretch] = []
+        done = 0
+        for keys in prompt.chunks(self._hasher, block_tokens):
+            rows = self._table.known(keys)
+            self._table.touch(rows)
+            for start, end, number in segments(self._table.sets[rows]):
+                found.append(Stretch(done + start, done + end, self._sets.masks[number]))
+            done += len(rows)
+            if len(rows) < len(keys.low):
+                break
+        return found
+
+    def _names(self, engines: int) -> list[str]:
+        octets = np.frombuffer(engines.to_bytes(self._width // 8, "little"), np.uint8)
+        numbers = np.flatnonzero(np.unpackbits(octets, bitorder="little")).tolist()
+        return [owner.name for n in numbers if (owner := self._owners[n]) is not None]
+
+    def _evicted(self, mask: int) -> None:
+        mask = self.alive(mask)
+        while mask:
+            lowest = mask & -mask
+            owner = self._owners[(lowest.bit_length() - 1) % self._width]
+            if owner is not None:
+                owner.blocks -= 1
+            mask ^= lowest
+
+    def _tidy(self) -> Iterator[None]:
+        ids, dead = self._cleared_ids, self._dead
+        self._cleared_ids = []
+        emptied = np.zeros(len(self._sets.masks), np.bool_)
+        for number in range(len(emptied)):
+            emptied[number] = self._sets.forget(number, dead)
+            if number % _SETS_AT_ONCE == _SETS_AT_ONCE - 1:
+                yield
+        if emptied.any():
+            for start in range(0, self._table.max_blocks, _ROWS_AT_ONCE):
+                yield from self._let_go(start, emptied)
+        self._dead &= ~dead
+        self._unused_ids += ids
+
+    def _let_go(self, start: int, emptied: NDArray[np.bool_]) -> Iterator[None]:
+        """Of rows from ``start`` on those whose holders have all been cleared."""
+        sets = self._table.sets[start : start + _ROWS_AT_ONCE]
+        known = sets < len(emptied)
+        rows = np.flatnonzero(known & emptied[np.where(known, sets, 0)]) + start
+        for first in range(0, len(rows), _FREED_AT_ONCE):
+            for row in rows[first : first + _FREED_AT_ONCE].tolist():
+                if not self._table.holders(row) and self._table.sets[row]:
+                    self._table.hold(row, 0)
+            yield
+
+
+class EngineIndex:
+    """What one engine holds, in the index of all."""
+
+    def __init__(self, name: str, index: PrefixIndex) -> None:
+        self.name = name
+        self.blocks = 0
+        """Hashes held over all groups."""
+        self.unplaced_blocks_total = 0
+        """Full-attention blocks whose parent was unknown, whose shape made no sense, or for which
+        there was no room."""
+        self.number = index.admit(self)
+        self.bits = 0
+        self.planes = 1
+        """The first is for full attention."""
+        self._index, self._table = index, index.table
+        self._groups: dict[int, Group] = {}
+        self._bit_of: dict[int, int] = {}
+        self._block_tokens: int | None = None
+        """Block size of the full-attention groups, from their first event."""
+        self._own_names: dict[int, tuple[int, int]] = {}
+        """Hash -> row and its key, where the row is called otherwise."""
 
     def clear(self) -> None:
         """The engine dropped everything, restarted, or cannot be followed any more."""
+        if not self._groups:
+            return
+        self._index.regroup(self.number, tuple(self._groups.values()), None)
+        self._index.dismiss(self)
+        self.number = self._index.admit(self)
+        self.blocks = self.bits = 0
+        self.planes = 1
         self._groups.clear()
-        self._hash_of.clear()
-        self._key_of.clear()
-        self._held = 0
+        self._bit_of.clear()
+        self._own_names.clear()
         self._block_tokens = None
 
     def stored(self, event: BlocksStored) -> None:
         """Blocks were cached."""
-        group = self._groups.get(event.group)
-        if group is None:
-            group = _Group(event.kind, event.block_tokens, event.window_tokens)
-            self._groups[event.group] = group
+        group = self._groups.get(event.group) or self._meet(event)
         if group.chained:
-            self._store_chained(group, event)
+            self._store_chained(self._bit_of[event.group], event)
         else:
             for block_hash in event.hashes:
-                self._hold(group, block_hash)
-        while self._held > self._max_blocks:
-            self._drop_oldest()
+                self._store_named(self._bit_of[event.group], _word(block_hash))
 
     def removed(self, group_index: int | None, hashes: Sequence[BlockHash]) -> None:
         """Blocks were dropped from one group (None: from every group)."""
-        for index, group in self._groups.items():
-            if group_index is None or index == group_index:
-                for block_hash in hashes:
-                    self._drop(group, block_hash)
+        bits = self.bits if group_index is None else self._bit_of.get(group_index, 0)
+        for block_hash in hashes if bits else ():
+            self._drop(_word(block_hash), bits)
 
-    def match(self, prompt: PromptKeys) -> PrefixMatch:
-        """How much of the prompt's prefix the engine holds."""
-        if self._block_tokens is None:
-            return PrefixMatch()
-        chained = [group for group in self._groups.values() if group.chained]
-        keys = prompt.for_block_size(self._block_tokens)
-        run: list[BlockHash] = []
-        for key in keys:
-            block_hash = self._hash_of.get(key)
-            if block_hash is None or any(block_hash not in group.held for group in chained):
-                break
-            run.append(block_hash)
-        reusable = self._reusable_blocks(run)
-        beyond = (self._hash_of.get(key) for key in keys[len(run) :])
-        states = [group for group in self._groups.values() if group.kind == _STATE_KIND]
-        one_other = len(self._groups) == len(states) + 1
-        lagging = any(h in group.held for h in beyond for group in states)
-        whole_run = states and one_other and not lagging
-        transferable = len(run) if whole_run else reusable
-        return PrefixMatch(transferable * self._block_tokens, reusable * self._block_tokens)
-
-    def _reusable_blocks(self, run: Sequence[BlockHash]) -> int:
-        """Longest part of the run, in blocks, that every other group can continue from."""
-        assert self._block_tokens is not None
-        others = [group for group in self._groups.values() if not group.chained]
-        for count in range(len(run), 0, -1):
-            if all(group.serves(run, count, self._block_tokens) for group in others):
-                return count
-        return 0
-
-    def check_integrity(self) -> None:
-        """Raise InvariantError if the index contradicts itself."""
-        if {h: k for k, h in self._hash_of.items()} != self._key_of:
-            raise InvariantError("keys and hashes are not each other's inverse")
-        every = set().union(*(g.held for g in self._groups.values()))
-        chained = set().union(*(g.held for g in self._groups.values() if g.chained))
-        if not chained <= set(self._key_of) <= every:
-            raise InvariantError("a full-attention block without a key, or a key nothing holds")
-        held = sum(len(g.held) for g in self._groups.values())
-        if held != self._held or held > self._max_blocks:
-            raise InvariantError(
-                f"{held} hashes held, {self._held} counted, {self._max_blocks} max"
-            )
-
-    def _store_chained(self, group: _Group, event: BlocksStored) -> None:
-        """Key and hold the blocks of a full-attention event."""
-        if self._block_tokens is None:
+    def _meet(self, event: BlocksStored) -> Group:
+        """The first event of a group."""
+        before = tuple(self._groups.values()) or None
+        chained = event.kind in CHAINED_KINDS
+        plane = 0 if chained and self._block_tokens is None else self.planes
+        self.planes = max(self.planes, plane + 1)
+        group = Group(plane, event.kind, event.block_tokens, event.window_tokens)
+        if chained and self._block_tokens is None:
             self._block_tokens = event.block_tokens
-        size = self._block_tokens
-        key = ROOT if event.parent is None else self._key_of.get(event.parent)
-        count, extras = len(event.hashes), event.extra_keys
+        self._groups[event.group] = group
+        bit = self._bit_of[event.group] = 1 << (plane * self._index.width + self.number)
+        self.bits |= bit
+        self._index.regroup(self.number, before, tuple(self._groups.values()))
+        return group
+
+    def _store_chained(self, bit: int, event: BlocksStored) -> None:
+        """Key and hold the blocks of a full-attention event."""
+        size, count, extras = self._block_tokens, len(event.hashes), event.extra_keys
+        assert size is not None
         sound = event.block_tokens == size and len(event.token_ids) == size * count
         sound = sound and (not extras or len(extras) == count)
-        if key is None or not sound:
+        parent, place = NO_ROW, self._index.hasher.root(size)
+        if event.parent is not None:
+            parent = self._row(_word(event.parent))
+            sound = sound and parent != NO_ROW and self._table.has_key(parent)
+            if sound:
+                place = self._table.place(parent)
+        words = [_word(block_hash) for block_hash in event.hashes]
+        if not sound or not count or len(set(words)) != count:
             self.unplaced_blocks_total += count
             return
-        tokens = array("I", event.token_ids)
-        for number, block_hash in enumerate(event.hashes):
-            extra = extras[number] if extras else None
-            key = block_key(key, tokens[number * size : (number + 1) * size], encode_extra(extra))
-            self._bind(key, block_hash)
-            self._hold(group, block_hash)
+        hashes = np.array(words, np.uint64)
+        tokens = np.array(event.token_ids, np.uint32)
+        encoded = [encode_extra(extra) for extra in extras] if extras else ()
+        keys = self._index.hasher.extend(place, tokens, size, encoded)
+        rows = self._table.known(keys)
+        known = len(rows)
+        self._rename(rows, hashes[:known])
+        self._hold(rows, bit)
+        self._table.touch(rows)
+        if known < count:
+            last = int(rows[-1]) if known else parent
+            new = Keys(keys.low[known:], keys.high[known:])
+            self._grow(last, place.depth + known, new, hashes[known:], bit)
 
-    def _bind(self, key: bytes, block_hash: BlockHash) -> None:
-        """Make key and hash each other's only partner (a clash ends the older binding)."""
-        bound_hash, bound_key = self._hash_of.get(key), self._key_of.get(block_hash)
-        if bound_key == key:
-            return
-        if bound_hash is not None:
-            self.removed(None, [bound_hash])
-        if bound_key is not None:
-            self.removed(None, [block_hash])
-        self._hash_of[key], self._key_of[block_hash] = block_hash, key
+    def _grow(
+        self, parent: int, depth: int, keys: Keys, hashes: NDArray[np.uint64], bit: int
+    ) -> None:
+        """New blocks after the one in row ``parent``."""
+        table = self._table
+        adopted, nameless = [], []
+        with table.pinned([parent]):
+            for position, word in enumerate(hashes.tolist()):
+                row = table.named(word)
+                if row != NO_ROW and table.has_key(row) and self._drop(word, self.bits):
+                    row = table.named(word)  # It called another block so before.
+                if row != NO_ROW:
+                    (nameless if table.has_key(row) else adopted).append((position, row))
+            with table.pinned([row for _, row in adopted]):
+                if not table.make_room(len(hashes) - len(adopted)):
+                    self.unplaced_blocks_total += len(hashes)
+                    return
+                rows = table.add_chain(
+                    parent, depth, keys, hashes, adopted=adopted, nameless=[p for p, _ in nameless]
+                )
+                self._hold(rows, bit)
+        self._rename(rows, hashes)
 
-    def _hold(self, group: _Group, block_hash: BlockHash) -> None:
-        if block_hash not in group.held:
-            group.held[block_hash] = None
-            self._held += 1
+    def _store_named(self, bit: int, word: int) -> None:
+        """Hold a block of a group whose events say no position."""
+        row = self._row(word)
+        if row == NO_ROW:
+            row = self._table.named(word)
+        if row == NO_ROW:
+            row = self._table.add_named(word)
+        if row != NO_ROW:
+            self._hold(np.array([row], np.int64), bit)
 
-    def _drop(self, group: _Group, block_hash: BlockHash) -> None:
-        if block_hash not in group.held:
-            return
-        del group.held[block_hash]
-        self._held -= 1
-        if block_hash in self._key_of and not any(
-            block_hash in other.held for other in self._groups.values()
-        ):
-            del self._hash_of[self._key_of.pop(block_hash)]
+    def _row(self, word: int) -> int:
+        """The block that this engine calls so and holds, in any group; or NO_ROW."""
+        row = NO_ROW
+        if self._own_names and word in self._own_names:
+            row, low = self._own_names[word]
+            if not self._table.has_key(row) or self._table.place(row).low != low:
+                del self._own_names[word]
+                row = NO_ROW
+        if row == NO_ROW:
+            row = self._table.named(word)
+        if row == NO_ROW or not self._table.holders(row) & self.bits:
+            return NO_ROW
+        return row
 
-    def _drop_oldest(self) -> None:
-        largest = max(self._groups.values(), key=lambda group: len(group.held))
-        self._drop(largest, next(iter(largest.held)))
+    def _rename(self, rows: Rows, hashes: NDArray[np.uint64]) -> None:
+        """Note where this engine calls blocks otherwise; what it holds of them under that name
+        alone, it holds of them."""
+        for position in np.flatnonzero(~self._table.is_called(rows, hashes)).tolist():
+            word, row = int(hashes[position]), int(rows[position])
+            other = self._table.named(word)
+            if other != NO_ROW and not self._table.has_key(other):
+                self._move(other, row)
+            self._own_names[word] = row, self._table.place(row).low
 
+    def _move(self, source: int, target: int) -> None:
+        """What this engine holds of one row it holds of the other."""
+        alive, table = self._index.alive, self._table
+        mask, more = alive(table.holders(source)), alive(table.holders(target))
+        held = mask & self.bits
+        if held:
+            self.blocks -= (held & more).bit_count()
+            table.hold(target, more | held)
+            table.hold(source, mask & ~held)
 
-class _Group:
-    """One KV group of an engine. ``held`` is an ordered set: oldest first."""
-
-    def __init__(self, kind: str, block_tokens: int, window_tokens: int | None) -> None:
-        self.kind = kind
-        self.block_tokens = block_tokens
-        self.window_tokens = window_tokens
-        self.chained = kind in _CHAINED_KINDS
-        self.held: dict[BlockHash, None] = {}
-
-    def serves(self, run: Sequence[BlockHash], count: int, run_block_tokens: int) -> bool:
-        """Whether the prefix ``run[:count]`` can be continued as far as this group goes.
-
-        ``run`` holds the hash at every multiple of ``run_block_tokens``. Kinds unknown here are
-        never counted on.
-        """
-        if self.kind == _STATE_KIND:
-            return run[count - 1] in self.held
-        if self.kind not in _WINDOW_KINDS or self.window_tokens is None:
-            return False
-        step, odd = divmod(self.block_tokens, run_block_tokens)
-        if odd or count % step:
-            return False
-        needed = -(-(self.window_tokens - 1) // self.block_tokens)
-        return all(
-            run[end - 1] in self.held for end in range(count, max(0, count - needed * step), -step)
+    def _hold(self, rows: Rows, bit: int) -> None:
+        alive = self._index.alive
+        self.blocks += self._table.hold_each(
+            rows, lambda mask: mask if mask & bit else alive(mask) | bit
         )
+
+    def _drop(self, word: int, bits: int) -> bool:
+        row = self._row(word)
+        if row == NO_ROW:
+            return False
+        mask = self._table.holders(row)
+        gone = mask & bits
+        if gone:
+            self.blocks -= gone.bit_count()
+            self._table.hold(row, self._index.alive(mask) & ~bits)
+            if not mask & ~bits & self.bits:
+                self._own_names.pop(word, None)
+        return bool(gone)
+
+
+def _word(block_hash: BlockHash) -> int:
+    """An engine's hash in 64 bits, which is all that it sends by default."""
+    if isinstance(block_hash, int):
+        return block_hash & _WORD
+    return int.from_bytes(hashlib.blake2b(block_hash, digest_size=8).digest(), "big")
