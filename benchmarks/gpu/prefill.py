@@ -47,7 +47,7 @@ class Bench:
         file.write_text(json.dumps(self._deployment(listens, model, args)))
         deployment = load_deployment(file)
         for name in self.admins:
-            agent = deployment.cluster(name).agent
+            agent = deployment.cluster(name).agents[0]
             self._start(agent.name, agent_command(agent, file), f"{self.admins[name]}/health")
         exporter = deployment.cluster("east").engines[0]
         stock = msgspec.structs.replace(exporter, name="stock", url=self.engines["stock"])

@@ -106,8 +106,8 @@ def whole(gdn: Any) -> bool:
             admin = gdn.running.admin(cluster.name)
             if len(call(f"{admin}/engines", timeout_s=5).json()["engines"]) != len(cluster.engines):
                 return False
-            if slots(gdn, cluster.name, "free") * cluster.agent.slot_bytes != (
-                cluster.agent.arena_bytes
+            if slots(gdn, cluster.name, "free") * cluster.agents[0].slot_bytes != (
+                cluster.agents[0].arena_bytes
             ):
                 return False
             for engine in cluster.engines:
@@ -161,9 +161,9 @@ def healthy(gdn: Any, patience: Patience) -> Any:
 
 def exporting(gdn: Any) -> bool:
     """Bytes of an offloaded prompt have begun to arrive in the west."""
-    return slots(gdn, "west", "free") * gdn.running.deployment.cluster("west").agent.slot_bytes < (
-        gdn.running.deployment.cluster("west").agent.arena_bytes
-    )
+    return slots(gdn, "west", "free") * gdn.running.deployment.cluster("west").agents[
+        0
+    ].slot_bytes < (gdn.running.deployment.cluster("west").agents[0].arena_bytes)
 
 
 def in_flight(gdn: Any, ids: list[int], pool: ThreadPoolExecutor) -> Future[Answer]:

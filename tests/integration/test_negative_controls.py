@@ -138,7 +138,7 @@ def zero(
     plan = TransferPlan(layout, from_token=0, to_token=boundary)
     patched.setattr("os.getpid", lambda: rank["pid"])
     client = AgentClient(
-        running.deployment.cluster("west").agent.socket, engine="west-decode", layout=layout
+        running.deployment.cluster("west").agents[0].socket, engine="west-decode", layout=layout
     )
     try:
         client.wait_connected(WAIT_S)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import AgentConfig, ClusterConfig, Deployment
+from prfaas.core.deployment import AgentConfig, Deployment, Line, MachineConfig, lines_of
 from prfaas.core.errors import ConfigError
 from prfaas.link.tcp.config import (
     PeerConfig,
@@ -40,58 +40,73 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
 
     Raises ConfigError for an unknown agent, missing socket or security, an unreachable peer.
     """
-    cluster = _cluster_of(deployment, name)
-    agent = cluster.agent
+    machine = _machine_of(deployment, name)
+    agent = machine.agent
     if socket is None and agent.socket is None:
         raise ConfigError(f"agent {name!r}: say where engines connect: socket: PATH, or --socket")
     parse_address(agent.admin)
     slot_count = agent.arena_bytes // agent.slot_bytes
-    receives = any(engine.role == "decode" for engine in cluster.engines)
+    receives = machine.has("decode")
     return AgentSettings(
         name=name,
         arena_bytes=agent.arena_bytes,
         slot_bytes=agent.slot_bytes,
         export_slots=max(1, slot_count // 4) if receives else slot_count,
-        engines=frozenset(engine.name for engine in cluster.engines),
+        engines=frozenset(engine.name for engine in machine.engines),
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
-        link=_link(deployment, cluster),
+        link=_link(deployment, agent),
     )
 
 
-def _cluster_of(deployment: Deployment, name: str) -> ClusterConfig:
-    for cluster in deployment.clusters:
-        if cluster.agent.name == name:
-            return cluster
-    known = ", ".join(sorted(cluster.agent.name for cluster in deployment.clusters))
+def _machine_of(deployment: Deployment, name: str) -> MachineConfig:
+    for machine in deployment.machines:
+        if machine.agent.name == name:
+            return machine
+    known = ", ".join(sorted(agent.name for agent in deployment.agents))
     raise ConfigError(f"no agent {name!r} in the deployment; known: {known}")
 
 
-def _link(deployment: Deployment, cluster: ClusterConfig) -> TcpLinkConfig | None:
-    outgoing = [link for link in deployment.links if link.source == cluster.name]
-    incoming = [link for link in deployment.links if link.target == cluster.name]
-    if not outgoing and not incoming:
+def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
+    """Its part of every line that begins or ends here."""
+    peers: dict[str, PeerConfig] = {}
+    accept_from: set[str] = set()
+    for line in lines_of(deployment):
+        receivers = {other.name: other for other in line.receivers}
+        for pair in line.pairs:
+            if pair.sender == agent.name:
+                peers[pair.receiver] = _peer(line, receivers[pair.receiver])
+            elif pair.receiver == agent.name:
+                accept_from.add(pair.sender)
+    if not peers and not accept_from:
         return None
-    peers = {}
-    for link in outgoing:
-        peer = deployment.cluster(link.target).agent
-        address = link.via or peer.listen
-        if parse_address(address).port == 0:
-            raise ConfigError(f"agent {peer.name!r}: its address {address!r} needs a fixed port")
-        peers[peer.name] = PeerConfig(
-            address=address,
-            rate_bytes_per_s=link.rate_bytes_per_s,
-            leave_to_others=link.leave_to_others,
-            connections=link.connections,
-        )
     return TcpLinkConfig(
-        name=cluster.agent.name,
-        security=_security(cluster.agent),
-        listen=cluster.agent.listen,
+        name=agent.name,
+        security=_security(agent),
+        listen=agent.listen,
         peers=peers,
-        accept_from=frozenset(deployment.cluster(link.source).agent.name for link in incoming),
+        accept_from=frozenset(accept_from),
         peer_grace_s=PEER_GRACE_S,
-        dscp=cluster.agent.dscp,
+        dscp=agent.dscp,
+    )
+
+
+def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
+    address = line.address_of(receiver)
+    host, port = parse_address(address)
+    if port == 0:
+        raise ConfigError(f"agent {receiver.name!r}: its address {address!r} needs a fixed port")
+    if host in ("0.0.0.0", "::"):
+        raise ConfigError(
+            f"agent {receiver.name!r} listens on every interface; say with 'advertise: HOST:PORT' "
+            "where others reach it"
+        )
+    return PeerConfig(
+        address=address,
+        rate_bytes_per_s=line.fair_rate_bytes_per_s,
+        leave_to_others=line.leave_to_others,
+        connections=line.fair_connections,
+        most_connections=line.most_connections,
     )
 
 

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _engine(deployment: Deployment, name: str, *, source: str) -> EngineConfig:
     """The engine with all that its command needs. Raises ConfigError that names what lacks."""
-    engines = {e.name: e for cluster in deployment.clusters for e in cluster.engines}
+    engines = {e.name: e for e in deployment.engines}
     if name not in engines:
         raise ConfigError(f"{source}: no engine {name!r}; known: {', '.join(sorted(engines))}")
     agent = deployment.agent_of_engine(name)

@@ -23,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="deployment file in which every engine and agent has its address",
     )
     parser.add_argument(
+        "--name", metavar="GATEWAY", help="which gateway of the file (default: its first)"
+    )
+    parser.add_argument(
         "--events", type=Path, metavar="FILE", help="append the journal: every event and command"
     )
     add_log_level(parser)
@@ -32,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the gateway; 0 once it is told to stop."""
     log_to_stderr(args.log_level)
     deployment = load_deployment(args.deployment)
+    if args.name is not None:
+        deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
     program = serve(deployment, endpoints, journal_file=args.events)
     return run_until_signal(program, stopped_status=0, loop_factory=uvloop.new_event_loop)

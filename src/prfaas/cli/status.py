@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(args.deployment or the_running().deployment_file)
-    gateway = (args.gateway or f"http://{deployment.gateway.listen}").rstrip("/")
+    gateway = (args.gateway or deployment.gateway.url).rstrip("/")
     return run_until_signal(_show(deployment, gateway, args), stopped_status=0)
 
 

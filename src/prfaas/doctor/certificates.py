@@ -18,8 +18,8 @@ _SOON = timedelta(days=30)
 def check_certificates(deployment: Deployment, *, now: float) -> Iterator[Finding]:
     """Of every agent that has them in the file. Args: now: Unix seconds."""
     moment = datetime.fromtimestamp(now, UTC)
-    for cluster in deployment.clusters:
-        yield from _of_agent(cluster.agent, moment)
+    for agent in deployment.agents:
+        yield from _of_agent(agent, moment)
 
 
 def _of_agent(agent: AgentConfig, moment: datetime) -> Iterator[Finding]:

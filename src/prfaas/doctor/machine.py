@@ -22,7 +22,7 @@ def check_machine(
     deployment: Deployment | None, *, sys: Path = Path("/sys"), shm: Path = Path("/dev/shm")
 ) -> Iterator[Finding]:
     """Args: sys, shm: where the kernel shows its state and shared memory lies."""
-    agents = [c.agent for c in deployment.clusters if not c.agent.external] if deployment else []
+    agents = [a for a in deployment.agents if not a.external] if deployment else []
     wanted = sum(agent.arena_bytes for agent in agents) or DEFAULT_ARENA_BYTES
     yield check_shared_memory(shm, wanted)
     yield check_huge_pages(sys / "kernel/mm/transparent_hugepage/shmem_enabled")

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.addresses import parse_address, parse_url
-from prfaas.core.deployment import AgentConfig, Deployment
+from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import LinkState
 
@@ -34,17 +34,20 @@ async def check_network(
     what agents say of the lines between each other. Raises ConfigError for an address that is
     none."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
-        yield await _process(http, "gateway", deployment.gateway.listen, "/health", clock)
-        for cluster in deployment.clusters:
-            for engine in cluster.engines:
+        for gateway in deployment.gateways:
+            name = "gateway" if gateway.name == "gateway" else f"gateway {gateway.name}"
+            yield await _process(http, name, gateway.address, "/health", clock)
+        for machine in deployment.machines:
+            for engine in machine.engines:
                 if engine.url:
                     place = str(parse_url(engine.url, what=f"engine {engine.name!r}: url"))
                     yield await _process(http, f"engine {engine.name}", place, "/health", clock)
-            agent = cluster.agent
-            yield await _process(http, f"agent {agent.name}", agent.admin, "/health", clock)
+            agent = machine.agent
+            yield await _process(http, f"agent {agent.name}", agent.admin_address, "/health", clock)
             yield await _way(agent)
-        for link in deployment.links:
-            yield await _line(http, deployment, link.source, link.target)
+        for line in lines_of(deployment):
+            async for finding in _line(http, line):
+                yield finding
 
 
 async def _process(
@@ -92,9 +95,10 @@ def _port(name: str, place: str) -> Finding:
 async def _way(agent: AgentConfig) -> Finding:
     """Time to open a TCP connection to an agent's KV link: about one round trip."""
     check = f"way to {agent.name}"
-    if agent.listen.endswith(":0"):
+    address = agent.link_address
+    host, port = parse_address(address, what=check)
+    if port == 0:
         return Finding(check, "note", "its port is chosen when it starts")
-    host, port = parse_address(agent.listen, what=check)
     took: list[float] = []
     for _ in range(_TRIES):
         begun = time.monotonic()
@@ -104,33 +108,54 @@ async def _way(agent: AgentConfig) -> Finding:
         except (OSError, TimeoutError) as error:
             why = getattr(error, "strerror", None) or "no answer"
             return Finding(
-                check, "warning", f"KV link at {agent.listen}: {why}",
+                check, "warning", f"KV link at {address}: {why}",
                 "start the agent; else open the port in the firewall, in both directions",
             )  # fmt: skip
         took.append(time.monotonic() - begun)
         writer.close()
-    return ok(check, f"KV link at {agent.listen} is open, RTT about {min(took) * 1e3:.1f} ms")
+    return ok(check, f"KV link at {address} is open, RTT about {min(took) * 1e3:.1f} ms")
 
 
-async def _line(
-    http: aiohttp.ClientSession, deployment: Deployment, source: str, target: str
-) -> Finding:
-    """What the sending agent says of a line."""
-    check = f"line {source} -> {target}"
-    sender, receiver = deployment.cluster(source).agent, deployment.cluster(target).agent
+async def _line(http: aiohttp.ClientSession, line: Line) -> AsyncIterator[Finding]:
+    """What the sending agents say of a line: of all pairs together, and of each that is down."""
+    check = f"line {line.source} -> {line.target}"
+    if line.source == line.target:
+        check = f"network inside {line.source}"
+    receivers = {agent.name: agent for agent in line.receivers}
+    up: list[LinkState] = []
+    for sender in line.senders:
+        states = await _link_states(http, sender)
+        if states is None:
+            yield Finding(check, "note", f"agent {sender.name} does not answer, so it cannot tell")
+            continue
+        for pair in line.pairs:
+            if pair.sender != sender.name:
+                continue
+            state = states.get(pair.receiver)
+            if state is not None and state.connections:
+                up.append(state)
+                continue
+            receiver = line.address_of(receivers[pair.receiver])
+            yield Finding(
+                check, "error", f"{pair.sender} has no connection to {pair.receiver}",
+                f"its log says why; 'prfaas link test {receiver} --peer {pair.receiver}' tries",
+            )  # fmt: skip
+    if up:
+        rtts, least = [s.rtt_s for s in up], [s.min_rtt_s for s in up]
+        yield ok(
+            check,
+            f"{sum(s.connections for s in up)} connections, RTT {max(rtts) * 1e3:.1f} ms "
+            f"(least {min(least) * 1e3:.1f} ms)",
+        )
+
+
+async def _link_states(
+    http: aiohttp.ClientSession, agent: AgentConfig
+) -> dict[str, LinkState] | None:
+    """By the agent at the other end; None where it does not answer."""
     try:
-        async with http.get(f"http://{sender.admin}/links") as answer:
+        async with http.get(f"{agent.admin_url}/links") as answer:
             states = msgspec.json.decode(await answer.read(), type=_Links).links
     except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
-        return Finding(check, "note", f"agent {sender.name} does not answer, so it cannot tell")
-    state = next((s for s in states if s.peer == receiver.name and s.connections), None)
-    if state is None:
-        return Finding(
-            check, "error", f"{sender.name} has no connection to {receiver.name}",
-            f"its log says why; 'prfaas link test {receiver.listen} --peer {receiver.name}' tries",
-        )  # fmt: skip
-    return ok(
-        check,
-        f"{state.connections} connections, RTT {state.rtt_s * 1e3:.1f} ms "
-        f"(least {state.min_rtt_s * 1e3:.1f} ms)",
-    )
+        return None
+    return {state.peer: state for state in states}

@@ -185,7 +185,7 @@ class Driver:
 
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
-        destination = self._endpoints.cluster_of(command.decode_engine).agent
+        destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
         params = export_params(command, destination, exchange.time_left_s())
         body = exchange.body.for_prefill(exchange.prompt.token_ids, params)
@@ -275,7 +275,7 @@ class Driver:
         exchange.facts.note_attempt(command, neighbours, exchange.elapsed_s())
 
     def _agent_of(self, engine: str) -> AgentClient:
-        return self._agents[self._endpoints.cluster_of(engine).name]
+        return self._agents[self._endpoints.engines[engine].agent]
 
     def _drop(self, exchange: Exchange, transfer_id: str) -> None:
         """Have both agents forget a transfer, in the background."""

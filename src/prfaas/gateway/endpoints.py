@@ -6,11 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import msgspec
 
 from prfaas.core.addresses import parse_address, parse_url
-from prfaas.core.deployment import AgentConfig, ClusterKind, Deployment, EngineConfig, EngineRole
+from prfaas.core.deployment import (
+    AgentConfig,
+    ClusterConfig,
+    ClusterKind,
+    Deployment,
+    EngineConfig,
+    EngineRole,
+    Line,
+    MachineConfig,
+    lines_of,
+)
 from prfaas.core.errors import ConfigError
 
 
@@ -19,47 +30,68 @@ class EngineEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     cluster: str
+    machine: str
+    agent: str
+    """Of its machine."""
     role: EngineRole
     url: str
     kv_events: str | None
     kv_events_replay: str | None
 
 
+class AgentEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine's agent with its HTTP address."""
+
+    name: str
+    cluster: str
+    machine: str
+    url: str
+
+
 class ClusterEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One cluster with the HTTP address of its agent."""
+    """One cluster with all that its machines run."""
 
     name: str
     kind: ClusterKind
-    agent: str
-    agent_url: str
+    agents: tuple[AgentEndpoint, ...]
     engines: tuple[EngineEndpoint, ...]
 
 
-class Endpoints(msgspec.Struct, frozen=True):
-    """``links``: (from cluster, to cluster) of every link."""
+class Endpoints(msgspec.Struct, frozen=True, dict=True):
+    """``lines``: every line over which agents send to each other."""
 
     clusters: tuple[ClusterEndpoint, ...]
-    links: tuple[tuple[str, str], ...]
+    lines: tuple[Line, ...]
 
-    @property
+    @cached_property
     def engines(self) -> dict[str, EngineEndpoint]:
         """Every engine by its name."""
         return {engine.name: engine for cluster in self.clusters for engine in cluster.engines}
 
-    @property
+    @cached_property
+    def agents(self) -> dict[str, AgentEndpoint]:
+        """Every agent by its name."""
+        return {agent.name: agent for cluster in self.clusters for agent in cluster.agents}
+
+    @cached_property
     def answering(self) -> frozenset[str]:
         """Engines that can answer a client: decode engines, and those that stand in for them."""
         return frozenset(e.name for c in self.clusters if c.kind == "pd" for e in c.engines)
 
     def cluster_of(self, engine: str) -> ClusterEndpoint:
         """The cluster of a known engine."""
-        return next(c for c in self.clusters if any(e.name == engine for e in c.engines))
+        return self._clusters[self.engines[engine].cluster]
+
+    @cached_property
+    def _clusters(self) -> dict[str, ClusterEndpoint]:
+        return {cluster.name: cluster for cluster in self.clusters}
 
     def hand_off_pairs(self) -> Iterator[tuple[EngineEndpoint, EngineEndpoint]]:
         """Every (prefill engine, decode engine) that may exchange KV cache."""
+        joined = {(line.source, line.target) for line in self.lines}
         for source in self.clusters:
             for target in self.clusters:
-                if source is target or (source.name, target.name) in self.links:
+                if source is target or (source.name, target.name) in joined:
                     for a in source.engines:
                         for b in target.engines:
                             if a.role == "prefill" and b.role == "decode":
@@ -69,32 +101,46 @@ class Endpoints(msgspec.Struct, frozen=True):
 def resolve(deployment: Deployment, *, source: str) -> Endpoints:
     """All addresses of a deployment. Raises ConfigError naming every one that is missing."""
     missing: list[str] = []
-    clusters = tuple(
-        ClusterEndpoint(
-            name=cluster.name,
-            kind=cluster.kind,
-            agent=cluster.agent.name,
-            agent_url=_agent_url(cluster.agent, missing),
-            engines=tuple(_engine(e, cluster.name, missing) for e in cluster.engines),
-        )
-        for cluster in deployment.clusters
-    )
+    clusters = tuple(_cluster(cluster, missing) for cluster in deployment.clusters)
     if missing:
         raise ConfigError(
             f"{source}: the gateway needs every address: {'; '.join(missing)}. 'prfaas up' fills "
             "them in for the processes it starts"
         )
-    return Endpoints(clusters, tuple((link.source, link.target) for link in deployment.links))
+    return Endpoints(clusters, lines_of(deployment))
+
+
+def _cluster(cluster: ClusterConfig, missing: list[str]) -> ClusterEndpoint:
+    return ClusterEndpoint(
+        name=cluster.name,
+        kind=cluster.kind,
+        agents=tuple(
+            AgentEndpoint(
+                name=machine.agent.name,
+                cluster=cluster.name,
+                machine=machine.name,
+                url=_agent_url(machine.agent, missing),
+            )
+            for machine in cluster.machines
+        ),
+        engines=tuple(
+            _engine(engine, cluster.name, machine, missing)
+            for machine in cluster.machines
+            for engine in machine.engines
+        ),
+    )
 
 
 def _agent_url(agent: AgentConfig, missing: list[str]) -> str:
-    address = parse_address(agent.admin, what=f"agent {agent.name!r}: admin")
+    address = parse_address(agent.admin_address, what=f"agent {agent.name!r}: admin")
     if address.port == 0:
         missing.append(f"agent {agent.name!r} has no fixed admin port ('admin: host:port')")
     return f"http://{address}"
 
 
-def _engine(engine: EngineConfig, cluster: str, missing: list[str]) -> EngineEndpoint:
+def _engine(
+    engine: EngineConfig, cluster: str, machine: MachineConfig, missing: list[str]
+) -> EngineEndpoint:
     url = engine.url or ""
     if not url:
         missing.append(f"engine {engine.name!r} has no url")
@@ -105,6 +151,8 @@ def _engine(engine: EngineConfig, cluster: str, missing: list[str]) -> EngineEnd
     return EngineEndpoint(
         name=engine.name,
         cluster=cluster,
+        machine=machine.name,
+        agent=machine.agent.name,
         role=engine.role,
         url=url.rstrip("/"),
         kv_events=engine.kv_events,

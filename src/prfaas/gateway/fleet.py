@@ -1,7 +1,7 @@
 """Which engines can be used, and whether their KV caches fit each other.
 
 An engine counts as up while its health check answers and, for a prefill engine, while it is
-registered with its cluster's agent in a layout that pairs with every decode engine it may hand over
+registered with its machine's agent in a layout that pairs with every decode engine it may hand over
 to. The layouts are compared whenever an engine registers, never at the first request.
 
 An engine that stops being so is *suspected*: it gets no new work, and what it has goes on. A health
@@ -143,31 +143,31 @@ class Fleet:
         if suspected and min(failing_for_s, silent_for_s) >= _DEATH_S:
             self._dies(name, f"{health.why}, and it says nothing")
 
-    async def watch_agent(self, cluster: str) -> None:
-        """Poll the registered engines of one cluster's agent, for ever."""
-        agent = self._agents[cluster]
+    async def watch_agent(self, name: str) -> None:
+        """Poll the registered engines of one agent, for ever."""
+        agent = self._agents[name]
         failures = 0
         while True:
             try:
-                self._registered(cluster, await agent.engines())
-                self._agent_troubles.pop(cluster, None)
+                self._registered(name, await agent.engines())
+                self._agent_troubles.pop(name, None)
                 failures = 0
             except LocalFault as error:
                 logger.warning("%s", error)
             except LinkError as error:
                 failures += 1
-                if cluster not in self._agent_troubles:
+                if name not in self._agent_troubles:
                     logger.warning("%s", error)
-                self._agent_troubles[cluster] = str(error)
+                self._agent_troubles[name] = str(error)
                 if failures >= _FAILURES_BEFORE_DOWN:
-                    self._registered(cluster, [])
+                    self._registered(name, [])
             await asyncio.sleep(_AGENT_POLL_S)
 
-    def _registered(self, cluster: str, ranks: list[RegisteredRank]) -> None:
-        before = self._ranks.get(cluster, [])
+    def _registered(self, agent: str, ranks: list[RegisteredRank]) -> None:
+        before = self._ranks.get(agent, [])
         if ranks == before:
             return
-        self._ranks[cluster] = ranks
+        self._ranks[agent] = ranks
         for name in _replaced(before, ranks) & self._alive:
             self._dies(name, "it was restarted")
         self._compare()
@@ -232,8 +232,7 @@ class Fleet:
         return bool(layouts) and len(layouts) >= next(iter(layouts.values())).tp_size
 
     def _layouts(self, engine: str) -> dict[int, KvLayout]:
-        cluster = self._endpoints.engines[engine].cluster
-        ranks = self._ranks.get(cluster, [])
+        ranks = self._ranks.get(self._endpoints.engines[engine].agent, [])
         return {rank.layout.tp_rank: rank.layout for rank in ranks if rank.engine == engine}
 
     def _layout(self, engine: str) -> KvLayout | None:

@@ -21,7 +21,7 @@ from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.kv_events import KvEventFeed
-from prfaas.gateway.links import LinkWatch
+from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
@@ -63,7 +63,8 @@ class Gateway:
         engines, endpoints = self._endpoints.engines, self._endpoints
         self.engines = {n: EngineClient(n, e.url, self._http) for n, e in engines.items()}
         self._agents = {
-            c.name: AgentClient(c.agent, c.agent_url, self._http) for c in endpoints.clusters
+            name: AgentClient(name, agent.url, self._http)
+            for name, agent in endpoints.agents.items()
         }
         self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
         self.fleet = Fleet(
@@ -78,12 +79,10 @@ class Gateway:
         self.requests = self._make_requests()
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
-        for cluster in endpoints.clusters:
-            self._background.run("agent_poll", partial(self.fleet.watch_agent, cluster.name))
-            watch = LinkWatch(
-                cluster, endpoints, self._agents[cluster.name], on_change=self._link_changed
-            )
-            self._background.run("link_states", watch.run)
+        lines = LineStates(endpoints.lines, on_change=self._link_changed)
+        for name, agent in self._agents.items():
+            self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
+            self._background.run("link_states", partial(watch_links, agent, lines))
         self._background.run("first_layout", self._hand_over_once_layout_is_known)
 
     async def close(self) -> None:

@@ -1,14 +1,19 @@
-"""Agents' link states as the scheduler's `LinkStateChanged`, sent only when something changed."""
+"""Agents' link states as the scheduler's `LinkStateChanged`, sent only when something changed.
+
+The scheduler knows lines: a pair of clusters, or a cluster's own network. An agent tells of its
+links: to each agent it sends to. `LineStates` sums those of a line.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 
+from prfaas.core.deployment import AgentPair, Line
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.endpoints import ClusterEndpoint, Endpoints
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
@@ -20,72 +25,94 @@ _SATURATED = 0.5
 """Congestion from which on the goodput is taken for all the line can carry."""
 
 
-class LinkWatch:
-    """Follows the agent of one cluster. ``on_change`` gets an event per line that changed."""
+class LineStates:
+    """What agents last said of each line. ``on_change`` gets an event per line that changed."""
 
     def __init__(
-        self,
-        cluster: ClusterEndpoint,
-        endpoints: Endpoints,
-        agent: AgentClient,
-        on_change: Callable[[LinkStateChanged], None],
+        self, lines: Iterable[Line], on_change: Callable[[LinkStateChanged], None]
     ) -> None:
-        self._cluster = cluster.name
-        self._agent = agent
         self._on_change = on_change
-        self._targets = {
-            other.agent: other.name
-            for other in endpoints.clusters
-            if (cluster.name, other.name) in endpoints.links
+        self._line_of = {pair: (k.source, k.target) for k in lines for pair in k.pairs}
+        self._states: dict[tuple[str, str], dict[AgentPair, LinkState]] = {
+            line: {} for line in self._line_of.values()
         }
-        self._last: dict[str, LinkStateChanged] = {}
+        self._last: dict[tuple[str, str], LinkStateChanged] = {}
 
-    async def run(self) -> None:
-        """Follow, for ever; a lost agent is a lost link. Returns if the cluster sends nowhere."""
-        while self._targets:
-            try:
-                async for states in self._agent.link_states():
-                    for state in states:
-                        self._take(state)
-            except LocalFault as error:
-                logger.warning("%s", error)
-            except LinkError as error:
-                self._lost(str(error))
-            await asyncio.sleep(_RETRY_S)
+    def sends(self, agent: str) -> bool:
+        """Whether a line begins at this agent."""
+        return any(pair.sender == agent for pair in self._line_of)
 
-    def _take(self, state: LinkState) -> None:
-        target = self._targets.get(state.peer)
-        if target is not None:
-            self._tell(link_event(self._cluster, target, state))
+    def take(self, sender: str, states: Iterable[LinkState]) -> None:
+        """What an agent says of all its links."""
+        touched = {}
+        for state in states:
+            pair = AgentPair(sender, state.peer)
+            line = self._line_of.get(pair)
+            if line is not None:
+                self._states[line][pair] = state
+                touched[line] = "no connection"
+        self._tell(touched)
 
-    def _lost(self, why: str) -> None:
-        for target in self._targets.values():
-            self._tell(LinkStateChanged(self._cluster, target, up=False), why)
+    def lost(self, sender: str, why: str) -> None:
+        """The agent cannot be asked: its links count as down."""
+        touched = {}
+        for pair, line in self._line_of.items():
+            if pair.sender == sender:
+                self._states[line].pop(pair, None)
+                touched[line] = why
+        self._tell(touched)
 
-    def _tell(self, event: LinkStateChanged, why: str = "no connection") -> None:
-        last = self._last.get(event.target)
-        if last == event:
-            return
-        self._last[event.target] = event
-        if last is None or last.up != event.up:
-            if event.up:
-                logger.info("link %s to %s is up", event.source, event.target)
-            else:
-                logger.warning("link %s to %s is down: %s", event.source, event.target, why)
-        self._on_change(event)
+    def _tell(self, lines: dict[tuple[str, str], str]) -> None:
+        for line, why in lines.items():
+            event = link_event(*line, list(self._states[line].values()))
+            last = self._last.get(line)
+            if last == event:
+                continue
+            self._last[line] = event
+            if last is None or last.up != event.up:
+                if event.up:
+                    logger.info("link %s to %s is up", event.source, event.target)
+                else:
+                    logger.warning("link %s to %s is down: %s", event.source, event.target, why)
+            self._on_change(event)
 
 
-def link_event(source: str, target: str, state: LinkState) -> LinkStateChanged:
-    """One state, rounded so that noise is no change."""
-    rate = state.limit_bytes_per_s
-    if state.congestion >= _SATURATED and state.goodput_bytes_per_s > 0:
-        rate = min(rate or state.goodput_bytes_per_s, state.goodput_bytes_per_s)
+async def watch_links(agent: AgentClient, lines: LineStates) -> None:
+    """Follow one agent, for ever; a lost agent is lost links. Returns if it sends nowhere."""
+    while lines.sends(agent.name):
+        try:
+            async for states in agent.link_states():
+                lines.take(agent.name, states)
+        except LocalFault as error:
+            logger.warning("%s", error)
+        except LinkError as error:
+            lines.lost(agent.name, str(error))
+        await asyncio.sleep(_RETRY_S)
+
+
+def link_event(source: str, target: str, states: Sequence[LinkState]) -> LinkStateChanged:
+    """A line's links summed, rounded so that noise is no change. Those without a connection count
+    for nothing."""
+    up = [state for state in states if state.connections > 0]
+    if not up:
+        return LinkStateChanged(source, target, up=False)
+    limits = [state.limit_bytes_per_s for state in up if state.limit_bytes_per_s is not None]
+    limit = sum(limits) if len(limits) == len(up) else None
+    goodput = sum(state.goodput_bytes_per_s for state in up)
+    # They share the line: where it is full for one, it has no room for the others either.
+    congestion = max(state.congestion for state in up)
+    rate = limit
+    if congestion >= _SATURATED and goodput > 0:
+        rate = min(rate or goodput, goodput)
+    utilisation = max(state.utilisation for state in up)
+    if limit and len(up) > 1:
+        utilisation = min(1.0, goodput / limit)
     return LinkStateChanged(
         source,
         target,
-        up=state.connections > 0,
+        up=True,
         rate_bytes_per_s=None if rate is None else float(f"{rate:.2g}"),
-        utilisation=round(state.utilisation, 1),
-        congestion=round(state.congestion, 1),
-        rtt_s=float(f"{state.rtt_s:.2g}"),
+        utilisation=round(utilisation, 1),
+        congestion=round(congestion, 1),
+        rtt_s=float(f"{median(state.rtt_s for state in up):.2g}"),
     )

@@ -16,9 +16,10 @@ import msgspec
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.deployment import (
     AgentConfig,
-    ClusterConfig,
     Deployment,
     EngineConfig,
+    GatewayConfig,
+    MachineConfig,
     ModelConfig,
 )
 from prfaas.core.errors import ConfigError
@@ -41,20 +42,22 @@ def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
     """
     with contextlib.ExitStack() as held:
         ports = _Ports(held)
-        clusters = tuple(
-            msgspec.structs.replace(
-                cluster,
-                engines=tuple(_engine(e, sockets, ports) for e in cluster.engines),
-                agent=_agent(cluster, sockets, ports),
+
+        def machine(machine: MachineConfig) -> MachineConfig:
+            return msgspec.structs.replace(
+                machine,
+                engines=tuple(_engine(e, sockets, ports) for e in machine.engines),
+                agent=_agent(machine.agent, sockets, ports),
             )
-            for cluster in deployment.clusters
-        )
-        gateway = msgspec.structs.replace(
-            deployment.gateway, listen=ports.claim(deployment.gateway.listen, "gateway")
-        )
-    return msgspec.structs.replace(
-        deployment, clusters=clusters, gateway=gateway, model=_model(deployment.model)
-    )
+
+        def gateway(gateway: GatewayConfig) -> GatewayConfig:
+            listen = ports.claim(gateway.listen, gateway.name)
+            return msgspec.structs.replace(
+                gateway, listen=listen, advertise=gateway.advertise or _dialled(listen)
+            )
+
+        resolved = deployment.with_machines(machine).with_gateways(gateway)
+    return msgspec.structs.replace(resolved, model=_model(deployment.model))
 
 
 def free_address() -> str:
@@ -111,16 +114,25 @@ def _engine(engine: EngineConfig, sockets: Path, ports: _Ports) -> EngineConfig:
     )
 
 
-def _agent(cluster: ClusterConfig, sockets: Path, ports: _Ports) -> AgentConfig:
-    agent = cluster.agent
+def _agent(agent: AgentConfig, sockets: Path, ports: _Ports) -> AgentConfig:
     if agent.external:
         return agent
+    listen, admin = ports.claim(agent.listen, agent.name), ports.claim(agent.admin, agent.name)
     return msgspec.structs.replace(
         agent,
-        listen=ports.claim(agent.listen, agent.name),
-        admin=ports.claim(agent.admin, agent.name),
+        listen=listen,
+        advertise=agent.advertise or _dialled(listen),
+        admin=admin,
+        admin_advertise=agent.admin_advertise or _dialled(admin),
         socket=agent.socket or str(sockets / f"{agent.name}.sock"),
     )
+
+
+def _dialled(bound: str) -> str | None:
+    """Where this machine reaches what is bound on every interface; None: where it is bound."""
+    host, port = parse_address(bound)
+    every = {"0.0.0.0": HOST, "::": "::1"}
+    return str(Address(every[host], port)) if host in every else None
 
 
 def _model(model: ModelConfig) -> ModelConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import AgentConfig, Deployment, TlsConfig
+from prfaas.core.deployment import AgentConfig, Deployment, MachineConfig, TlsConfig
 from prfaas.tls import authority
 
 _DAYS = 365
@@ -15,18 +15,18 @@ _DAYS = 365
 def secured(deployment: Deployment, directory: Path) -> Deployment:
     """``deployment`` with a certificate for every agent that says neither ``tls`` nor
     ``plaintext``; unchanged where an agent runs elsewhere, since it could not have our CA."""
-    agents = [cluster.agent for cluster in deployment.clusters]
+    agents = deployment.agents
     open_agents = {a.name for a in agents if a.tls is None and not a.plaintext}
     if not open_agents or any(agent.external for agent in agents):
         return deployment
     authority.create_authority(directory, days=_DAYS)
-    clusters = tuple(
-        msgspec.structs.replace(cluster, agent=_with_certificate(cluster.agent, directory))
-        if cluster.agent.name in open_agents
-        else cluster
-        for cluster in deployment.clusters
-    )
-    return msgspec.structs.replace(deployment, clusters=clusters)
+
+    def secure(machine: MachineConfig) -> MachineConfig:
+        if machine.agent.name not in open_agents:
+            return machine
+        return msgspec.structs.replace(machine, agent=_with_certificate(machine.agent, directory))
+
+    return deployment.with_machines(secure)
 
 
 def _with_certificate(agent: AgentConfig, directory: Path) -> AgentConfig:

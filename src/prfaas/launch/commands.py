@@ -84,11 +84,17 @@ def agent_command(agent: AgentConfig, deployment_file: Path) -> Command:
     )  # fmt: skip
 
 
-def gateway_command(deployment_file: Path, *, journal_file: Path | None = None) -> Command:
-    """`prfaas gateway`, with its journal appended to ``journal_file``."""
-    command = (sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file))
-    events = () if journal_file is None else ("--events", str(journal_file.resolve()))
-    return Command((*command, *events), {})
+def gateway_command(
+    deployment_file: Path, *, name: str | None = None, journal_file: Path | None = None
+) -> Command:
+    """`prfaas gateway`, for one gateway of the file (None: the first), with its journal appended to
+    ``journal_file``."""
+    command = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file)]
+    if name is not None:
+        command += ["--name", name]
+    if journal_file is not None:
+        command += ["--events", str(journal_file.resolve())]
+    return Command(tuple(command), {})
 
 
 def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> dict[str, str]:

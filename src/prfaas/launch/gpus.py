@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, EngineConfig
+from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig
 from prfaas.core.errors import ConfigError
 
 _USABLE = 0.9
@@ -42,7 +42,7 @@ def placed(deployment: Deployment, gpus: Sequence[str]) -> Deployment:
     """
     if not gpus:
         return deployment
-    engines = [e for c in deployment.clusters for e in c.engines if e.url is None]
+    engines = [e for e in deployment.engines if e.url is None]
     named = {e.name: e.gpus or e.env.get("CUDA_VISIBLE_DEVICES") for e in engines}
     chosen = {name: choice.split(",") for name, choice in named.items() if choice}
     load = dict.fromkeys(gpus, 0)
@@ -66,11 +66,10 @@ def placed(deployment: Deployment, gpus: Sequence[str]) -> Deployment:
             gpu_memory_share=engine.gpu_memory_share or round(share, 3),
         )
 
-    clusters = tuple(
-        msgspec.structs.replace(c, engines=tuple(place(e) for e in c.engines))
-        for c in deployment.clusters
-    )
-    return msgspec.structs.replace(deployment, clusters=clusters)
+    def place_all(machine: MachineConfig) -> MachineConfig:
+        return msgspec.structs.replace(machine, engines=tuple(map(place, machine.engines)))
+
+    return deployment.with_machines(place_all)
 
 
 def _width(engine: EngineConfig, available: int) -> int:

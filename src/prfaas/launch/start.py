@@ -29,8 +29,9 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
         served = msgspec.structs.replace(deployment.model, path=model, served_name=None)
         deployment = msgspec.structs.replace(deployment, model=served)
     if listen is not None:
-        gateway = msgspec.structs.replace(deployment.gateway, listen=listen)
-        deployment = msgspec.structs.replace(deployment, gateway=gateway)
+        first, *others = deployment.gateways
+        first = msgspec.structs.replace(first, listen=listen)
+        deployment = msgspec.structs.replace(deployment, gateways=(first, *others))
     return deployment
 
 

@@ -70,13 +70,12 @@ class Supervisor:
         self._run, self._changed = run, changed
         self.file = run.write_deployment(deployment)
         self.agents = [
-            self._child(c.agent.name, agent_command(c.agent, self.file), f"http://{c.agent.admin}")
-            for c in deployment.clusters
-            if not c.agent.external
+            self._child(agent.name, agent_command(agent, self.file), agent.admin_url)
+            for agent in deployment.agents
+            if not agent.external
         ]
         self.engines = self._engines(local_engines)
-        gateway = gateway_command(self.file, journal_file=journal_file)
-        self.gateway = self._child("gateway", gateway, self.url, path="/ready")
+        self.gateways = self._gateways(journal_file)
         self.plain_url = f"http://{free_address()}" if plain_engine else ""
         self._plain = self._plain_engine() if plain_engine else None
         self._tasks: dict[Child, asyncio.Task[None]] = {}
@@ -84,8 +83,8 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """Of the gateway."""
-        return f"http://{self.deployment.gateway.listen}"
+        """Of the first gateway."""
+        return self.deployment.gateway.url
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession()
@@ -100,7 +99,8 @@ class Supervisor:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self.gateway.stop()  # First: nobody asks for what is going away.
+        # First: nobody asks for what is going away.
+        await asyncio.gather(*(child.stop() for child in self.gateways))
         await asyncio.gather(*(child.stop() for child in [*self.engines, *self._beside]))
         await asyncio.gather(*(child.stop() for child in self.agents))
         assert self._http is not None
@@ -110,10 +110,10 @@ class Supervisor:
         """Start everything; returns when all of it is ready, with the names of engines that the
         gateway does not use (its log says why). Raises ProcessError."""
         await self._until_ready(self.agents)
-        explaining = asyncio.create_task(self._explain_gateway())
+        explaining = asyncio.create_task(self._explain_gateways())
         try:
             untuned = await self._tuned_first()
-            await self._until_ready([*untuned, self.gateway, *self._beside])
+            await self._until_ready([*untuned, *self.gateways, *self._beside])
         finally:
             explaining.cancel()
         give_up_at = time.monotonic() + _ENGINES_SEEN_S
@@ -148,22 +148,27 @@ class Supervisor:
         await self._plain.stop()
         self._plain = None
 
-    async def _explain_gateway(self) -> None:
-        """Show what the gateway misses, where it is not ready though the engines started here are:
+    async def _explain_gateways(self) -> None:
+        """Show what a gateway misses, where it is not ready though the engines started here are:
         their KV layouts may differ, or an engine that runs elsewhere may be down."""
         assert self._http is not None
         await _all_ready(self.engines)
         while True:
             await asyncio.sleep(_PATIENCE_S)
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with self._http.get(self.gateway.probe) as response:
-                    answer = msgspec.json.decode(await response.read(), type=_Readiness)
-                self.gateway.explain("; ".join(answer.troubles))
+            for gateway in self.gateways:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with self._http.get(gateway.probe) as response:
+                        answer = msgspec.json.decode(await response.read(), type=_Readiness)
+                    gateway.explain("; ".join(answer.troubles))
 
     async def _unused_engines(self) -> list[str]:
+        """Engines that a gateway gives no work."""
         assert self._http is not None
-        async with self._http.get(f"{self.url}/metrics") as response:
-            return unused_engines(await response.text(), self.deployment)
+        unused: set[str] = set()
+        for gateway in self.deployment.gateways:
+            async with self._http.get(f"{gateway.url}/metrics") as response:
+                unused.update(unused_engines(await response.text(), self.deployment))
+        return sorted(unused)
 
     async def _until_ready(self, children: list[Child]) -> None:
         assert self._http is not None
@@ -187,10 +192,21 @@ class Supervisor:
                 str(engine.url),
                 grace_s=_ENGINE_GRACE_S,
             )
-            for cluster in self.deployment.clusters
-            for engine in cluster.engines
+            for engine in self.deployment.engines
             if engine.name in local
         ]
+
+    def _gateways(self, journal_file: Path | None) -> list[Child]:
+        """All of them; several write a journal each, called by their names."""
+        every = self.deployment.gateways
+        children = []
+        for gateway in every:
+            journal = journal_file
+            if journal is not None and len(every) > 1:
+                journal = journal.with_name(f"{journal.stem}-{gateway.name}{journal.suffix}")
+            command = gateway_command(self.file, name=gateway.name, journal_file=journal)
+            children.append(self._child(gateway.name, command, gateway.url, path="/ready"))
+        return children
 
     @property
     def _beside(self) -> list[Child]:
@@ -235,18 +251,18 @@ async def _all_ready(children: list[Child]) -> None:
 def unused_engines(metrics: str, deployment: Deployment) -> list[str]:
     """Engines that the gateway gives no work, by its ``/metrics``. It may be ready all the same:
     others stand in."""
-    names = [e.name for c in deployment.clusters for e in c.engines]
+    names = [e.name for e in deployment.engines]
     return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
 
 
 def decode_engine(deployment: Deployment) -> EngineConfig:
     """The first: a stock engine runs beside it, on its GPUs."""
-    return next(e for c in deployment.clusters for e in c.engines if e.role == "decode")
+    return next(e for e in deployment.engines if e.role == "decode")
 
 
 def local_engines(deployment: Deployment) -> frozenset[str]:
     """Engines the file gives no address: to be started here. Ask before resolving."""
-    return frozenset(e.name for c in deployment.clusters for e in c.engines if e.url is None)
+    return frozenset(e.name for e in deployment.engines if e.url is None)
 
 
 def embedded_default() -> Path:

@@ -49,6 +49,14 @@ class FleetState:
         """The line between two clusters; None where there is none."""
         return self.links.get((source, target))
 
+    def network(self, prefill: EngineState, decode: EngineState) -> LinkState | None:
+        """What a hand-off between two engines crosses: the line between their clusters, or their
+        cluster's own network; None where they share a machine, or where nothing is known to be
+        between them."""
+        if prefill.place is decode.place and prefill.machine == decode.machine:
+            return None
+        return self.links.get((prefill.cluster, decode.cluster))
+
     def check_integrity(self) -> None:
         """Raise InvariantError where counters and memberships disagree or capacity is exceeded."""
         for engine in self.engines.values():

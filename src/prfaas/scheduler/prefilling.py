@@ -42,9 +42,9 @@ class Prefilling:
         when ``engine`` has a place."""
         record.from_token, record.to_token = from_token, record.boundary
         may_start = self._reservations.take_prefill_place(record, engine)
-        if engine.place is not decode.place:
-            link = self._fleet.links[engine.cluster, decode.cluster]
-            self._reservations.book_link(record, link)
+        network = self._fleet.network(engine, decode)
+        if network is not None:
+            self._reservations.book_link(record, network)
         if may_start:
             self.start_prefill(record, "")
         else:

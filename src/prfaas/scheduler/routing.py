@@ -180,10 +180,11 @@ class Routing:
             return f"{engine.name} is down"
         if engine.name in record.failed:
             return f"{engine.name} failed this request before"
-        if engine.place is not decode.place:
-            link = self._fleet.link(engine.cluster, decode.cluster)
-            if link is None or not link.up:
-                return f"no link up from {engine.cluster} to {decode.cluster}"
+        network = self._fleet.network(engine, decode)
+        if network is not None and not network.up:
+            return f"no link up from {engine.cluster} to {decode.cluster}"
+        if network is None and engine.place is not decode.place:
+            return f"no link from {engine.cluster} to {decode.cluster}"
         return None
 
     def _stand_in(self, record: Record, why: str) -> None:

@@ -37,6 +37,7 @@ class EngineState:
         "draining",
         "kv_tokens",
         "kv_used",
+        "machine",
         "max_prefills",
         "max_requests",
         "name",
@@ -58,6 +59,7 @@ class EngineState:
     def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
         self.name = spec.name
         self.cluster = spec.cluster
+        self.machine = spec.machine
         self.place = place
         self.role: EngineRole = spec.role
         self.changes_role = spec.changes_role

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from prfaas.core.deployment import ClusterKind, Deployment, EngineRole
+from prfaas.core.deployment import ClusterKind, Deployment, EngineRole, lines_of
 
 
 class EngineSpec(msgspec.Struct, frozen=True):
     """``max_requests``: how many decodes it is given at a time; ``max_prefills``: how many prefills
     (None: as many); ``changes_role``: whether it can do the work of both roles; ``kv_tokens``: how
-    many tokens of prompts and answers its KV memory holds, where that is known."""
+    many tokens of prompts and answers its KV memory holds, where that is known; ``machine``: of
+    its cluster, on which hand-offs cross no network."""
 
     name: str
     cluster: str
@@ -19,6 +20,7 @@ class EngineSpec(msgspec.Struct, frozen=True):
     max_prefills: int | None = None
     changes_role: bool = True
     kv_tokens: float | None = None
+    machine: str = ""
     up: bool = True
     """Whether it counts as up before the first EngineUp or EngineDown."""
 
@@ -31,7 +33,8 @@ class ClusterSpec(msgspec.Struct, frozen=True):
 
 
 class LinkSpec(msgspec.Struct, frozen=True):
-    """One direction of a line. ``rate_bytes_per_s``: None where nothing limits it."""
+    """One direction of a line; a cluster's own network, between its machines, is its line to
+    itself. ``rate_bytes_per_s``: None where nothing limits it."""
 
     source: str
     target: str
@@ -62,10 +65,16 @@ def topology_of(
     return Topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in deployment.clusters),
         engines=tuple(
-            EngineSpec(e.name, c.name, e.role, e.max_num_seqs, changes_role=False, up=up)
+            EngineSpec(
+                e.name, c.name, e.role, e.max_num_seqs, changes_role=False, machine=m.name, up=up
+            )
             for c in deployment.clusters
-            for e in c.engines
+            for m in c.machines
+            for e in m.engines
         ),
-        links=tuple(LinkSpec(k.source, k.target, k.rate_bytes_per_s) for k in deployment.links),
+        links=tuple(
+            LinkSpec(line.source, line.target, line.rate_bytes_per_s)
+            for line in lines_of(deployment)
+        ),
         alignment_tokens=alignment_tokens,
     )

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from statistics import median
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
-from prfaas.core.deployment import ClusterConfig, Deployment, EngineConfig, SchedulerConfig
+from prfaas.core.deployment import (
+    ClusterConfig,
+    Deployment,
+    EngineConfig,
+    Line,
+    MachineConfig,
+    SchedulerConfig,
+    lines_of,
+)
 from prfaas.link.api import LinkState
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
@@ -82,7 +91,7 @@ async def collect(
     readiness = asked.json(f"{gateway}/ready", _Readiness)
     up = asked.answered(f"{gateway}/metrics")
     clusters = [_cluster(cluster, asked, page) for cluster in deployment.clusters]
-    lines = _lines(deployment, asked)
+    lines = [_line(line, asked) for line in lines_of(deployment)]
     return Snapshot(
         at=now,
         model=deployment.model.served_name,
@@ -104,9 +113,9 @@ async def collect(
 
 def _urls(deployment: Deployment, gateway: str) -> list[str]:
     urls = [f"{gateway}/{path}" for path in ("metrics", "ready", "requests")]
-    for cluster in deployment.clusters:
-        urls += [f"http://{cluster.agent.admin}/{path}" for path in ("metrics", "links")]
-        urls += [f"{_base(engine)}/metrics" for engine in cluster.engines if engine.url]
+    for machine in deployment.machines:
+        urls += [f"{machine.agent.admin_url}/{path}" for path in ("metrics", "links")]
+        urls += [f"{_base(engine)}/metrics" for engine in machine.engines if engine.url]
     return urls
 
 
@@ -137,22 +146,36 @@ async def _ask(
 
 
 def _cluster(cluster: ClusterConfig, asked: _Asked, gateway: MetricsPage) -> ClusterStatus:
-    admin = f"http://{cluster.agent.admin}"
+    return ClusterStatus(
+        name=cluster.name,
+        kind=cluster.kind,
+        machines=[_machine(machine, asked) for machine in cluster.machines],
+        engines=[
+            _engine(engine, machine.name, asked, gateway)
+            for machine in cluster.machines
+            for engine in machine.engines
+        ],
+    )
+
+
+def _machine(machine: MachineConfig, asked: _Asked) -> MachineStatus:
+    admin = machine.agent.admin_url
     page = asked.page(f"{admin}/metrics")
-    machine = MachineStatus(
-        agent=cluster.agent.name,
-        address=cluster.agent.admin,
+    return MachineStatus(
+        name=machine.name,
+        agent=machine.agent.name,
+        address=machine.agent.admin_address,
         up=asked.answered(f"{admin}/metrics") or asked.answered(f"{admin}/links"),
         engines_registered=int(page.value("prfaas_agent_engines") or 0),
         slots=page.by("prfaas_agent_slots", "state"),
         slot_bytes=int(page.value("prfaas_agent_slot_bytes") or 0),
         transfers=page.by("prfaas_agent_open_transfers", "side"),
     )
-    engines = [_engine(engine, asked, gateway) for engine in cluster.engines]
-    return ClusterStatus(name=cluster.name, kind=cluster.kind, machines=[machine], engines=engines)
 
 
-def _engine(engine: EngineConfig, asked: _Asked, gateway: MetricsPage) -> EngineStatus:
+def _engine(
+    engine: EngineConfig, machine: str, asked: _Asked, gateway: MetricsPage
+) -> EngineStatus:
     url = f"{_base(engine)}/metrics"
     page = asked.page(url)
     seen = gateway.value("prfaas_gateway_engine_up", engine=engine.name)
@@ -161,6 +184,7 @@ def _engine(engine: EngineConfig, asked: _Asked, gateway: MetricsPage) -> Engine
     waiting = page.value("vllm:num_requests_waiting")
     return EngineStatus(
         name=engine.name,
+        machine=machine,
         role=engine.role,
         url=_base(engine),
         up=asked.answered(url) if seen is None else seen == 1,
@@ -171,27 +195,36 @@ def _engine(engine: EngineConfig, asked: _Asked, gateway: MetricsPage) -> Engine
     )
 
 
-def _lines(deployment: Deployment, asked: _Asked) -> list[LineStatus]:
-    found = []
-    for link in deployment.links:
-        sender = deployment.cluster(link.source).agent
-        receiver = deployment.cluster(link.target).agent
-        states = asked.json(f"http://{sender.admin}/links", _Links).links
-        state = next((s for s in states if s.peer == receiver.name), None)
-        found.append(
-            LineStatus(
-                source=link.source,
-                target=link.target,
-                up=state is not None and state.connections > 0,
-                connections=state.connections if state else 0,
-                goodput_bytes_per_s=state.goodput_bytes_per_s if state else 0.0,
-                limit_bytes_per_s=state.limit_bytes_per_s if state else link.rate_bytes_per_s,
-                rtt_s=state.rtt_s if state else 0.0,
-                queued_bytes=state.queued_bytes if state else 0,
-                congestion=state.congestion if state else 0.0,
-            )
-        )
-    return found
+def _line(line: Line, asked: _Asked) -> LineStatus:
+    """All links of its pairs of agents together."""
+    up: list[LinkState] = []
+    down: list[str] = []
+    for sender in line.senders:
+        links = asked.json(f"{sender.admin_url}/links", _Links).links
+        states = {state.peer: state for state in links}
+        for pair in line.pairs:
+            state = states.get(pair.receiver) if pair.sender == sender.name else None
+            if state is not None and state.connections > 0:
+                up.append(state)
+            elif pair.sender == sender.name:
+                down.append(f"{pair.sender} to {pair.receiver}")
+    limits = [state.limit_bytes_per_s for state in up]
+    paced = [limit for limit in limits if limit is not None]
+    return LineStatus(
+        source=line.source,
+        target=line.target,
+        up=bool(up),
+        pairs=len(line.pairs),
+        down=down,
+        connections=sum(state.connections for state in up),
+        goodput_bytes_per_s=sum(state.goodput_bytes_per_s for state in up),
+        limit_bytes_per_s=(
+            (sum(paced) if len(paced) == len(up) else None) if up else line.rate_bytes_per_s
+        ),
+        rtt_s=median(state.rtt_s for state in up) if up else 0.0,
+        queued_bytes=sum(state.queued_bytes for state in up),
+        congestion=max((state.congestion for state in up), default=0.0),
+    )
 
 
 def _threshold_tokens(config: SchedulerConfig) -> int | None:
@@ -224,5 +257,15 @@ def _troubles(
             f"engine {engine.name} of {cluster.name} is down" for engine in cluster.engines
             if not engine.up
         ]  # fmt: skip
-    found += [f"no KV can travel from {x.source} to {x.target}" for x in lines if not x.up]
+    for line in lines:
+        inside = line.source == line.target
+        way = (
+            f"between machines of {line.source}"
+            if inside
+            else f"from {line.source} to {line.target}"
+        )
+        if not line.up:
+            found.append(f"no KV can travel {way}")
+        elif line.down:
+            found.append(f"KV travels only in part {way}: down is {', '.join(line.down)}")
     return found

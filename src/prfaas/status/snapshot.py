@@ -25,6 +25,7 @@ class EngineStatus(Row, frozen=True):
     where it does not say. ``cached_blocks``: what the gateway knows its prefix cache to hold."""
 
     name: str
+    machine: str
     role: str
     url: str
     up: bool
@@ -35,8 +36,9 @@ class EngineStatus(Row, frozen=True):
 
 
 class MachineStatus(Row, frozen=True):
-    """A machine by its agent. ``slots``: of the arena, by state; ``transfers``: open, by side."""
+    """A machine and its agent. ``slots``: of the arena, by state; ``transfers``: open, by side."""
 
+    name: str
     agent: str
     address: str
     up: bool
@@ -54,12 +56,16 @@ class ClusterStatus(Row, frozen=True):
 
 
 class LineStatus(Row, frozen=True):
-    """One direction of a line as its sender measures it (seconds, bytes). ``limit``: the pace that
-    is set, None for none. ``congestion``: 0 clear to 1 saturated."""
+    """One direction of a line as its senders measure it, all links between their agents together
+    (seconds, bytes); a cluster's own network has one name at both ends. ``pairs``: of agents, those
+    ``down`` by name. ``limit``: the pace that is set, None for none. ``congestion``: 0 clear to 1
+    saturated."""
 
     source: str
     target: str
     up: bool
+    pairs: int
+    down: list[str]
     connections: int
     goodput_bytes_per_s: float
     limit_bytes_per_s: float | None

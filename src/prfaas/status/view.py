@@ -58,13 +58,15 @@ def _clusters(clusters: list[ClusterStatus]) -> Table:
     columns = ("cluster", "process", "role", "state", "running", "waiting", "memory", "cached")
     table = Table(*columns, box=None, pad_edge=False)
     for cluster in clusters:
-        title = f"{cluster.name} ({cluster.kind})"
+        several = len(cluster.machines) > 1
+        if several:
+            table.add_row(f"{cluster.name} ({cluster.kind})")
         for machine in cluster.machines:
+            title = f"  {machine.name}" if several else f"{cluster.name} ({cluster.kind})"
             table.add_row(title, *_machine(machine))
-            title = ""
-        for engine in cluster.engines:
-            table.add_row(title, *_engine(engine))
-            title = ""
+            for engine in cluster.engines:
+                if engine.machine == machine.name:
+                    table.add_row("", *_engine(engine))
     return table
 
 
@@ -102,6 +104,12 @@ def _state(up: bool) -> Text:
     return Text("up", "green") if up else Text("down", "bold red")
 
 
+def _line_state(line: LineStatus) -> Text:
+    if line.up and line.down:
+        return Text(f"{line.pairs - len(line.down)} of {line.pairs} pairs up", "yellow")
+    return _state(line.up)
+
+
 def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
@@ -112,8 +120,8 @@ def _lines(lines: list[LineStatus]) -> Table:
     for line in lines:
         limit = line.limit_bytes_per_s
         table.add_row(
-            f"{line.source} -> {line.target}",
-            _state(line.up),
+            line.source if line.source == line.target else f"{line.source} -> {line.target}",
+            _line_state(line),
             format_rate(line.goodput_bytes_per_s),
             "none" if limit is None else format_rate(limit),
             f"{line.rtt_s * 1e3:.1f} ms",

@@ -170,11 +170,11 @@ class RunningDeployment(_Process):
         return _answers(f"{self.url}/ready") and not unused_engines(self.url, self.deployment)
 
     def engine(self, name: str) -> EngineConfig:
-        return next(e for c in self.deployment.clusters for e in c.engines if e.name == name)
+        return next(e for e in self.deployment.engines if e.name == name)
 
-    def admin(self, cluster: str) -> str:
-        """Base URL of the cluster's agent."""
-        return f"http://{self.deployment.cluster(cluster).agent.admin}"
+    def admin(self, machine: str) -> str:
+        """Base URL of the machine's agent; the only machine of a cluster may have its name."""
+        return next(m.agent.admin_url for m in self.deployment.machines if m.name == machine)
 
     def pids(self, name: str) -> list[int]:
         """Processes of the session that runs ``name`` now, its leader first. Python's resource
@@ -193,9 +193,10 @@ class SecondGateway(_Process):
         address = free_address()
         self.url = f"http://{address}"
         self._deployment = whole = running.deployment
+        gateway = msgspec.structs.replace(whole.gateway, listen=address, advertise=None)
         changed = msgspec.structs.replace(
             whole,
-            gateway=msgspec.structs.replace(whole.gateway, listen=address),
+            gateways=(gateway,),
             scheduler=msgspec.structs.replace(whole.scheduler, threshold=threshold),
         )
         file = home / "deployment.json"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment.file import DeploymentFile
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import parse_yaml
 
@@ -25,6 +25,6 @@ EAST = "clusters: [{name: east, kind: %s, engines: [], agent: {name: a}}]\n"
 )
 def test_mistakes(text: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        parse_yaml(text, Deployment, source="file.yaml")
+        parse_yaml(text, DeploymentFile, source="file.yaml")
     assert str(raised.value).startswith("file.yaml: ")
     assert said in str(raised.value)

@@ -38,7 +38,7 @@ async def test_what_does_not_answer_is_told_from_what_is_taken() -> None:
     assert found["agent east-agent"].level == "note"
     assert "is free for it" in found["agent east-agent"].found
     assert "cannot tell" in found["line east -> west"].found
-    host, _, port = deployment.cluster("east").agent.admin.rpartition(":")
+    host, _, port = deployment.cluster("east").agents[0].admin.rpartition(":")
     with socket.create_server((host, int(port))):
         taken = (await findings(deployment))["agent east-agent"]
     assert (taken.level, "ss -ltnp" in taken.advice) == ("error", True)

@@ -52,7 +52,7 @@ async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down(
             on_suspected=lambda name, why: told.append(f"{name} suspected"),
             on_down=lambda name, why: told.append(f"{name}: {why}"),
         )
-        async with running(fleet.watch_agent("east"), fleet.watch_engine("e1")):
+        async with running(fleet.watch_agent("east-agent"), fleet.watch_engine("e1")):
             await until(lambda: told == ["e1 up"])
             agent = mock.agents["east-agent"]
             (rank,) = agent.ranks

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from prfaas.gateway.endpoints import resolve
-from prfaas.gateway.links import LinkWatch, link_event
+from prfaas.core.deployment import lines_of, parse_deployment
+from prfaas.gateway.links import LineStates, link_event, watch_links
 from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
 from prfaas.testing.mock_deployment import MockDeployment, clear_line, until
@@ -18,15 +18,16 @@ def state(**changed: float) -> LinkState:
 
 
 def test_link_states_become_events() -> None:
-    assert link_event("east", "west", state()) == LinkStateChanged(
+    assert link_event("east", "west", [state()]) == LinkStateChanged(
         "east", "west", up=True, rate_bytes_per_s=25e6, rtt_s=0.03
     )
-    saturated = link_event("east", "west", state(congestion=0.91, goodput_bytes_per_s=12.34e6))
+    saturated = link_event("east", "west", [state(congestion=0.91, goodput_bytes_per_s=12.34e6)])
     assert saturated.rate_bytes_per_s == 12e6
-    assert link_event("east", "west", state(goodput_bytes_per_s=12e6)).rate_bytes_per_s == 25e6
-    unlimited = link_event("east", "west", state(limit_bytes_per_s=None))  # type: ignore[arg-type]
+    assert link_event("east", "west", [state(goodput_bytes_per_s=12e6)]).rate_bytes_per_s == 25e6
+    unlimited = link_event("east", "west", [state(limit_bytes_per_s=None)])  # type: ignore[arg-type]
     assert unlimited.rate_bytes_per_s is None
-    assert not link_event("east", "west", state(connections=0)).up
+    assert not link_event("east", "west", [state(connections=0)]).up
+    assert not link_event("east", "west", []).up
 
 
 async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -> None:
@@ -35,9 +36,8 @@ async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -
     async with mock.running():
         gateway = mock.gateway
         await mock.ready()
-        endpoints = resolve(mock.deployment(), source="mock")
-        watch = LinkWatch(endpoints.clusters[0], endpoints, gateway._agents["east"], told.append)
-        running = asyncio.create_task(watch.run())
+        lines = LineStates(lines_of(mock.deployment()), told.append)
+        running = asyncio.create_task(watch_links(gateway._agents["east-agent"], lines))
         await until(lambda: len(told) == 1)
         mock.agents["east-agent"].links = [state(utilisation=0.52), state(utilisation=0.53)]
         await until(lambda: len(told) == 2)
@@ -48,3 +48,45 @@ async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -
             await running
     assert [e.up for e in told] == [True, True, False]
     assert told[1].utilisation == 0.5
+
+
+TWO_BY_TWO = """
+clusters:
+  - name: east
+    kind: prfaas
+    machines:
+      - {name: e1, agent: {name: e1a}, engines: [{name: p1, role: prefill}]}
+      - {name: e2, agent: {name: e2a}, engines: [{name: p2, role: prefill}]}
+  - name: west
+    kind: pd
+    machines:
+      - {name: w1, agent: {name: w1a}, engines: [{name: q1, role: prefill}]}
+      - {name: w2, agent: {name: w2a}, engines: [{name: d2, role: decode}]}
+links: [{from: east, to: west, rate: 100 MB/s}]
+"""
+
+
+def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
+    told: list[LinkStateChanged] = []
+    lines = LineStates(lines_of(parse_deployment(TWO_BY_TWO, source="test")), told.append)
+    assert [a for a in ("e1a", "e2a", "w1a", "w2a") if lines.sends(a)] == ["e1a", "e2a", "w1a"]
+    half = {"limit_bytes_per_s": 50e6, "goodput_bytes_per_s": 20e6, "utilisation": 0.4}
+    lines.take("e1a", [state(peer="w2a", **half), state(peer="stranger")])  # type: ignore[arg-type]
+    lines.take("e2a", [state(peer="w2a", **half)])  # type: ignore[arg-type]
+    lines.take("w1a", [state(peer="w2a", limit_bytes_per_s=None)])  # type: ignore[arg-type]
+    between = [e for e in told if e.source == "east"]
+    assert [(e.rate_bytes_per_s, e.utilisation) for e in between] == [(50e6, 0.4), (100e6, 0.4)]
+    assert [(e.source, e.target, e.up) for e in told if e not in between] == [
+        ("west", "west", True)
+    ]
+    lines.lost("e1a", "gone")
+    assert (told[-1].up, told[-1].rate_bytes_per_s) == (True, 50e6)
+    lines.lost("e2a", "gone")
+    assert (told[-1].source, told[-1].up) == ("east", False)
+
+
+def test_a_line_that_is_full_for_one_is_full_for_all() -> None:
+    full = state(congestion=0.9, goodput_bytes_per_s=30e6, limit_bytes_per_s=50e6)
+    idle = state(congestion=0.0, goodput_bytes_per_s=1e6, limit_bytes_per_s=50e6)
+    event = link_event("east", "west", [full, idle])
+    assert (event.rate_bytes_per_s, event.congestion, event.utilisation) == (31e6, 0.9, 0.3)

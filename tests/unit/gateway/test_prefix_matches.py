@@ -15,7 +15,14 @@ TOKENS = list(range(20))
 
 def endpoint(name: str, role: EngineRole) -> EngineEndpoint:
     return EngineEndpoint(
-        name=name, cluster="c", role=role, url="", kv_events=None, kv_events_replay=None
+        name=name,
+        cluster="c",
+        machine="c",
+        agent="a",
+        role=role,
+        url="",
+        kv_events=None,
+        kv_events_replay=None,
     )
 
 

@@ -35,8 +35,8 @@ def _deployment(text: str = TEXT) -> Deployment:
 
 def test_all_open_addresses_are_filled_in_and_differ() -> None:
     resolved = resolve(_deployment(), sockets=Path("/tmp/s"))
-    agents = [c.agent for c in resolved.clusters]
-    engines = [e for c in resolved.clusters for e in c.engines]
+    agents = resolved.agents
+    engines = resolved.engines
     every = [resolved.gateway.listen, *(a.listen for a in agents), *(a.admin for a in agents)]
     every += [str(e.url).removeprefix("http://") for e in engines]
     assert len(set(every)) == len(every)

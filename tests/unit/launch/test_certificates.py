@@ -6,21 +6,26 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import AgentConfig, Deployment, load_deployment
+from prfaas.core.deployment import AgentConfig, Deployment, MachineConfig, load_deployment
 from prfaas.launch.certificates import secured
 from prfaas.launch.supervisor import embedded_default
 
 
 def a_deployment(**of_the_first_agent: object) -> Deployment:
     deployment = load_deployment(embedded_default())
-    first, *others = deployment.clusters
-    agent = msgspec.structs.replace(first.agent, **of_the_first_agent)
-    changed = msgspec.structs.replace(first, agent=agent)
-    return msgspec.structs.replace(deployment, clusters=(changed, *others))
+    first = deployment.machines[0]
+
+    def changed(machine: MachineConfig) -> MachineConfig:
+        if machine != first:
+            return machine
+        agent = msgspec.structs.replace(first.agent, **of_the_first_agent)
+        return msgspec.structs.replace(first, agent=agent)
+
+    return deployment.with_machines(changed)
 
 
 def agents(deployment: Deployment) -> list[AgentConfig]:
-    return [cluster.agent for cluster in deployment.clusters]
+    return list(deployment.agents)
 
 
 def test_every_agent_gets_a_certificate_of_one_authority(tmp_path: Path) -> None:

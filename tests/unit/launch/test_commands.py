@@ -21,7 +21,7 @@ def _resolved():  # type: ignore[no-untyped-def]
     gateway = msgspec.structs.replace(deployment.gateway, listen="127.0.0.1:0")
     model = msgspec.structs.replace(deployment.model, path="some/model")
     return resolve(
-        msgspec.structs.replace(deployment, gateway=gateway, model=model),
+        msgspec.structs.replace(deployment, gateways=(gateway,), model=model),
         sockets=Path("/tmp/s"),
     )
 

@@ -44,7 +44,7 @@ def check(text: str, folder: Path) -> str:
     if "clusters" not in file:
         parse_deployment(text + REST_OF_A_DEPLOYMENT, source="part of a deployment")
         return "deployment"
-    if "engines" in file["clusters"][0]:
+    if {"engines", "machines"} & file["clusters"][0].keys():
         parse_deployment(text, source="deployment")
         return "deployment"
     if "profile" in file["clusters"][0]:
@@ -81,7 +81,7 @@ def test_the_readme_names_a_model_and_the_files_that_prfaas_certs_writes() -> No
     [text] = blocks(ROOT / "README.md")
     shown = parse_deployment(text, source="README.md")
     assert shown.model.path is not None
-    for agent in (cluster.agent for cluster in shown.clusters):
+    for agent in shown.agents:
         own = f"/etc/prfaas/{agent.name}"
         assert agent.tls == TlsConfig(
             ca="/etc/prfaas/ca.pem", cert=f"{own}.pem", key=f"{own}-key.pem"

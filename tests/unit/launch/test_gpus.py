@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.deployment import Deployment, MachineConfig, load_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.gpus import installed_gpus, placed
 from prfaas.launch.supervisor import embedded_default
@@ -14,11 +14,15 @@ from prfaas.launch.supervisor import embedded_default
 def deployment(**changed: object) -> Deployment:
     """The embedded one: two prefill engines and one that decodes; ``changed`` is the first's."""
     whole = load_deployment(embedded_default())
-    first, *rest = whole.clusters
-    engines = (msgspec.structs.replace(first.engines[0], **changed), *first.engines[1:])
-    return msgspec.structs.replace(
-        whole, clusters=(msgspec.structs.replace(first, engines=engines), *rest)
-    )
+    first = whole.machines[0]
+
+    def change(machine: MachineConfig) -> MachineConfig:
+        if machine != first:
+            return machine
+        engines = (msgspec.structs.replace(first.engines[0], **changed), *first.engines[1:])
+        return msgspec.structs.replace(first, engines=engines)
+
+    return whole.with_machines(change)
 
 
 def gpus_of(whole: Deployment) -> dict[str, tuple[str | None, float | None]]:

@@ -41,7 +41,7 @@ async def test_what_the_gateway_misses_is_shown(
 ) -> None:
     address = free_address()
     command = Command((sys.executable, "-c", TROUBLED, address.rpartition(":")[2]), {})
-    monkeypatch.setattr(supervisor, "gateway_command", lambda file, journal_file: command)
+    monkeypatch.setattr(supervisor, "gateway_command", lambda file, **_: command)
     monkeypatch.setattr(supervisor, "_PATIENCE_S", 0.01)
     shown: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
@@ -56,7 +56,7 @@ async def test_what_the_gateway_misses_is_shown(
         run=run,
         changed=changed,
     ) as started:
-        assert started.gateway.name in RESERVED_NAMES
+        assert started.gateways[0].name in RESERVED_NAMES
         starting = asyncio.create_task(started.start())
         assert await shown.get() == ("gateway", "layouts differ; d1 is down")
         starting.cancel()

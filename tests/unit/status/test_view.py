@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 from rich.console import Console
 
 from prfaas.status.snapshot import (
@@ -20,15 +21,17 @@ from prfaas.status.view import draw
 
 def snapshot(*, up: bool) -> Snapshot:
     engine = EngineStatus(
-        name="d1", role="decode", url="http://d1", up=up, running=3, waiting=2, kv_used=0.5,
+        name="d1", machine="west", role="decode", url="http://d1", up=up,
+        running=3, waiting=2, kv_used=0.5,
         cached_blocks=1200,
     )  # fmt: skip
     machine = MachineStatus(
-        agent="west-agent", address="w:1", up=up, engines_registered=1,
+        name="west", agent="west-agent", address="w:1", up=up, engines_registered=1,
         slots={"free": 3, "held": 1}, slot_bytes=1 << 20, transfers={"export": 2},
     )  # fmt: skip
     line = LineStatus(
-        source="east", target="west", up=up, connections=8, goodput_bytes_per_s=1.25e8,
+        source="east", target="west", up=up, pairs=1, down=[], connections=8,
+        goodput_bytes_per_s=1.25e8,
         limit_bytes_per_s=None, rtt_s=0.03, queued_bytes=1 << 20, congestion=0.25,
     )  # fmt: skip
     decision = Decision(
@@ -70,3 +73,20 @@ def test_what_is_down_is_said_in_words() -> None:
     shown = text(up=False)
     for part in ("does not answer", "down", "troubles", "engine d1 of west is down"):
         assert part in shown
+
+
+def test_machines_of_a_cluster_and_pairs_of_a_line_are_told_apart() -> None:
+    whole = snapshot(up=True)
+    (cluster,), (line,) = whole.clusters, whole.lines
+    (machine,), (engine,) = cluster.machines, cluster.engines
+    second = msgspec.structs.replace(machine, name="west-2", agent="agent-2")
+    other = msgspec.structs.replace(engine, name="d2", machine="west-2")
+    cluster = msgspec.structs.replace(cluster, machines=[machine, second], engines=[other, engine])
+    line = msgspec.structs.replace(line, pairs=2, down=["e to agent-2"])
+    page = io.StringIO()
+    changed = msgspec.structs.replace(whole, clusters=[cluster], lines=[line])
+    Console(width=200, color_system=None, file=page).print(draw(changed))
+    rows = page.getvalue().splitlines()
+    order = [n for row in rows for n in ("west-agent", "d1 ", "agent-2", "d2 ") if f" {n}" in row]
+    assert order[:4] == ["west-agent", "d1 ", "agent-2", "d2 "]
+    assert "1 of 2 pairs up" in page.getvalue()

@@ -35,10 +35,11 @@ def first_guess(rtt_s: float, rate_bytes_per_s: float | None) -> int:
 
 
 class ConnectionTuner:
-    """``count`` is how many there should be; `observe` may change it."""
+    """``count`` is how many there should be, at most ``most``; `observe` may change it."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, *, most: int = MOST) -> None:
+        self._most = min(most, MOST)
+        self.count = min(count, self._most)
         self._before: tuple[int, float] | None = None
         self._since: float | None = None
         self._rest_until = 0.0
@@ -59,7 +60,7 @@ class ConnectionTuner:
             if goodput_bytes_per_s < goodput * _GAIN:
                 self.count, self._rest_until = count, now + _REST_S
                 return self.count
-        if self.count < MOST:
+        if self.count < self._most:
             self._before = self.count, goodput_bytes_per_s
-            self.count = min(self.count + max(1, self.count // 2), MOST)
+            self.count = min(self.count + max(1, self.count // 2), self._most)
         return self.count

@@ -30,6 +30,8 @@ class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the line's measured capacity (0 to 0.9) that is not used."""
     connections: int | None = None
     """TCP connections; None: chosen and adapted by the link."""
+    most_connections: int = 64
+    """How many the link may choose."""
 
 
 class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,3 +88,5 @@ def check_peer(name: str, peer: PeerConfig) -> None:
         raise ConfigError(f"peer {name!r}: leave_to_others must be in 0..0.9")
     if peer.connections is not None and not 1 <= peer.connections <= 64:
         raise ConfigError(f"peer {name!r}: connections must be in 1..64")
+    if not 1 <= peer.most_connections <= 64:
+        raise ConfigError(f"peer {name!r}: most_connections must be in 1..64")

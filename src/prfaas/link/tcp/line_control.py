@@ -82,7 +82,8 @@ class LineControl:
         """Pace a new connection; the first one also tells how far the peer is."""
         found = tcp_info.sample(channel.socket)
         if self._tuner is None and found is not None:
-            self._tuner = ConnectionTuner(first_guess(found.rtt_s, self.peer.rate_bytes_per_s))
+            guess = first_guess(found.rtt_s, self.peer.rate_bytes_per_s)
+            self._tuner = ConnectionTuner(guess, most=self.peer.most_connections)
         self._pace(channel, self.connections)
 
     def state(self, connections: int, counters: SendingCounters, queued_bytes: int) -> LinkState:

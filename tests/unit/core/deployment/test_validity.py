@@ -28,7 +28,7 @@ def _changed(old: str, new: str) -> Deployment:
 
 
 def test_the_text_as_it_stands_is_valid() -> None:
-    assert _changed("10 s", "10 s").cluster("west").agent.name == "a-west"
+    assert _changed("10 s", "10 s").cluster("west").agents[0].name == "a-west"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_mistakes_in_clusters(old: str, new: str, said: str) -> None:
         ("leave_to_others: 0.1", "leave_to_others: -0.1", "links[0].leave_to_others"),
         ("leave_to_others: 0.1", "leave_to_others: .nan", "links[0].leave_to_others"),
         ("connections: 8", "connections: 0", "links[0].connections"),
-        ("connections: 8", "connections: 65", "links[0].connections"),
+        ("connections: 8", "connections: 65", "at most 64 for each of its 1 pairs"),
     ],
 )
 def test_mistakes_in_links(old: str, new: str, said: str) -> None:

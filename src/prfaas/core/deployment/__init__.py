@@ -1,0 +1,40 @@
+"""A deployment: clusters of machines, their agents and engines, the lines between them, gateways.
+
+One YAML file describes it (`file`); `prfaas up` starts what has no ``url``, every process reads its
+part. After loading there is one form only: clusters have machines, a machine has an agent and
+engines.
+"""
+
+from prfaas.core.deployment.agents import AgentConfig, TlsConfig
+from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
+from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
+from prfaas.core.deployment.file import load_deployment, parse_deployment
+from prfaas.core.deployment.gateways import GatewayConfig
+from prfaas.core.deployment.lines import AgentPair, Line, lines_of
+from prfaas.core.deployment.links import LinkConfig
+from prfaas.core.deployment.model import Deployment, ModelConfig
+from prfaas.core.deployment.scheduling import SchedulerConfig
+from prfaas.core.deployment.validity import RESERVED_NAMES
+
+__all__ = [
+    "RESERVED_NAMES",
+    "AgentConfig",
+    "AgentPair",
+    "ClusterConfig",
+    "ClusterKind",
+    "Deployment",
+    "EngineConfig",
+    "EngineRole",
+    "GatewayConfig",
+    "LanConfig",
+    "Line",
+    "LinkConfig",
+    "MachineConfig",
+    "ModelConfig",
+    "ProcessName",
+    "SchedulerConfig",
+    "TlsConfig",
+    "lines_of",
+    "load_deployment",
+    "parse_deployment",
+]

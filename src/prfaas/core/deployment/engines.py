@@ -1,0 +1,35 @@
+"""One vLLM server, as the deployment file describes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from prfaas.core.strict import Strict
+
+EngineRole = Literal["prefill", "decode"]
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+"""Logs, sockets and sessions are called by it."""
+
+
+class EngineConfig(Strict, frozen=True):
+    """One vLLM server. Without ``url`` it is started by `prfaas up` on a free port."""
+
+    name: ProcessName
+    role: EngineRole
+    url: str | None = None
+    kv_events: str | None = None
+    """ZMQ endpoint of the engine's KV events, ``tcp://host:port``; chosen where we start it."""
+    kv_events_replay: str | None = None
+    cpus: str | None = None
+    """Cores the CPU engine is pinned to, as ``VLLM_CPU_OMP_THREADS_BIND`` takes them."""
+    gpus: str | None = None
+    """GPUs the engine sees, as ``CUDA_VISIBLE_DEVICES`` takes them; chosen where we start it."""
+    gpu_memory_share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """Of each of its GPUs, as ``--gpu-memory-utilization`` takes it; chosen where we start it."""
+    max_num_seqs: Positive = 32
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = msgspec.field(default_factory=dict)

@@ -1,0 +1,39 @@
+"""A gateway, as the deployment file describes it."""
+
+from __future__ import annotations
+
+from prfaas.core.deployment.engines import Positive, ProcessName
+from prfaas.core.strict import Strict
+from prfaas.core.units import parse_duration
+
+
+class GatewayConfig(Strict, frozen=True):
+    """An OpenAI endpoint. A deployment has one (``gateway:``) or several (``gateways:``)."""
+
+    name: ProcessName = "gateway"
+    listen: str = "127.0.0.1:8000"
+    """Where it is bound."""
+    advertise: str | None = None
+    """Where others reach it; None: at ``listen``."""
+    near: str | None = None
+    """The PD cluster it stands beside: asked first, others while that one is full."""
+    api_keys: tuple[str, ...] = ()
+    request_deadline: str = "300 s"
+    """From arrival to the first token; a request that cannot make it gets an error."""
+    max_body: str = "16 MiB"
+    max_inflight_requests: Positive = 1024
+
+    @property
+    def address(self) -> str:
+        """``host:port`` at which clients and operators reach it."""
+        return self.advertise or self.listen
+
+    @property
+    def url(self) -> str:
+        """The same as a URL, without a path."""
+        return f"http://{self.address}"
+
+    @property
+    def request_deadline_s(self) -> float:
+        """Seconds. Raises ConfigError."""
+        return parse_duration(self.request_deadline)

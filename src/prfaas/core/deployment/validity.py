@@ -1,0 +1,181 @@
+"""What the types of a deployment cannot say: names, roles, addresses, lines, units."""
+
+from __future__ import annotations
+
+import math
+
+from prfaas.core.addresses import parse_address
+from prfaas.core.deployment.agents import AgentConfig
+from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
+from prfaas.core.deployment.gateways import GatewayConfig
+from prfaas.core.deployment.lines import MOST_CONNECTIONS, Line, lines_of
+from prfaas.core.deployment.links import LinkConfig
+from prfaas.core.deployment.model import Deployment
+from prfaas.core.deployment.scheduling import SchedulerConfig
+from prfaas.core.errors import ConfigError
+from prfaas.core.strict import naming
+from prfaas.core.units import parse_bytes, parse_tokens
+
+RESERVED_NAMES = frozenset({"gateway", "plain-engine"})
+"""What `prfaas up` and `prfaas demo` call processes that are neither engines nor agents of the
+file. A gateway may have the first."""
+
+
+def validate(deployment: Deployment) -> None:
+    """Raise ConfigError that names the place and says what is wrong there."""
+    _check_names(deployment)
+    if not any(c.kind == "pd" for c in deployment.clusters):
+        raise ConfigError("no cluster of kind 'pd'; nothing could decode")
+    for cluster in deployment.clusters:
+        with naming(f"cluster {cluster.name!r}"):
+            _check_roles(cluster)
+            _check_rate(cluster.lan)
+        for agent in cluster.agents:
+            with naming(f"agent {agent.name!r}"):
+                _check_agent(agent)
+    _check_links(deployment)
+    for line in lines_of(deployment):
+        inside = line.source == line.target
+        with naming(f"cluster {line.source!r}: lan" if inside else _link_name(line)):
+            _check_line(line)
+    for gateway in deployment.gateways:
+        with naming("gateway" if len(deployment.gateways) == 1 else f"gateway {gateway.name!r}"):
+            _check_gateway(gateway, deployment)
+    with naming("scheduler"):
+        _check_scheduler(deployment.scheduler)
+    with naming("model"):
+        _above_zero("kv_cache", parse_bytes(deployment.model.kv_cache))
+
+
+def _check_names(deployment: Deployment) -> None:
+    """Engines and agents share one space of names with the other processes. A machine is told from
+    both and from clusters, since operators name any of them."""
+    processes = [e.name for e in deployment.engines] + [a.name for a in deployment.agents]
+    clusters = [c.name for c in deployment.clusters]
+    _unique("cluster", clusters)
+    _unique("engine or agent", processes)
+    gateways = [g.name for g in deployment.gateways]
+    taken = RESERVED_NAMES.intersection(processes) | (RESERVED_NAMES - {"gateway"}).intersection(
+        gateways
+    )
+    for name in sorted(taken):
+        raise ConfigError(f"{name!r} names a process of the product's own; choose another name")
+    _unique("gateway, engine or agent", processes + gateways)
+    machines = [m.name for m in deployment.machines]
+    _unique("machine", machines)
+    named = [m.name for c in deployment.clusters for m in c.machines if len(c.machines) > 1]
+    _unique("machine, cluster, engine or agent", named + clusters + processes, only=named)
+
+
+def _unique(what: str, names: list[str], *, only: list[str] | None = None) -> None:
+    doubled = {n for n in only or names if names.count(n) > 1}
+    if doubled:
+        raise ConfigError(f"{what} name used twice: {', '.join(sorted(doubled))}")
+
+
+def _check_roles(cluster: ClusterConfig) -> None:
+    roles = [e.role for e in cluster.engines]
+    if cluster.kind == "prfaas" and "decode" in roles:
+        raise ConfigError("a PrfaaS cluster only prefills, no decode role")
+    if cluster.kind == "pd" and "decode" not in roles:
+        raise ConfigError("a PD cluster needs an engine with role: decode")
+
+
+def _check_agent(agent: AgentConfig) -> None:
+    _above_zero("slot", agent.slot_bytes)
+    if agent.arena_bytes % agent.slot_bytes or agent.arena_bytes < 4 * agent.slot_bytes:
+        raise ConfigError(
+            f"arena {agent.arena} must be a multiple of slot {agent.slot} and hold at least 4 slots"
+        )
+    if not 0 <= agent.dscp <= 63:
+        raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
+    if agent.tls is not None and agent.plaintext:
+        raise ConfigError("tls and plaintext exclude each other")
+    _check_reachable("advertise", agent.advertise)
+    _check_reachable("admin_advertise", agent.admin_advertise)
+
+
+def _check_reachable(key: str, address: str | None) -> None:
+    """An address that is told to others must be one that they can dial."""
+    if address is None:
+        return
+    host, port = parse_address(address, what=f"{key}:")
+    if port == 0 or host in ("0.0.0.0", "::"):
+        raise ConfigError(
+            f"{key} {address!r} cannot be dialled: it needs a host and the port that others see"
+        )
+
+
+def _link_name(link: LinkConfig | Line) -> str:
+    return f"link from {link.source!r} to {link.target!r}"
+
+
+def _check_links(deployment: Deployment) -> None:
+    kinds = {c.name: c.kind for c in deployment.clusters}
+    seen: set[tuple[str, str]] = set()
+    for link in deployment.links:
+        pair = (link.source, link.target)
+        with naming(_link_name(link)):
+            for end in pair:
+                if end not in kinds:
+                    raise ConfigError(f"no cluster {end!r}; known: {', '.join(sorted(kinds))}")
+            if link.source == link.target:
+                raise ConfigError("inside a cluster no link is needed; leave it out")
+            if kinds[link.target] == "prfaas":
+                raise ConfigError("a PrfaaS cluster only sends; leave this link out")
+            if pair in seen:
+                raise ConfigError("written twice; leave one of them out")
+            seen.add(pair)
+            _check_rate(link)
+
+
+def _check_rate(config: LinkConfig | LanConfig) -> None:
+    if config.rate_bytes_per_s is not None:
+        _above_zero("rate", config.rate_bytes_per_s)
+
+
+def _check_line(line: Line) -> None:
+    pairs = len(line.pairs)
+    if line.connections is not None and line.connections < pairs:
+        raise ConfigError(
+            f"connections {line.connections} are too few for its {pairs} pairs of agents: "
+            "each needs one"
+        )
+    if line.connections is not None and line.connections > MOST_CONNECTIONS * max(1, pairs):
+        raise ConfigError(
+            f"connections {line.connections} are too many: at most {MOST_CONNECTIONS} for each of "
+            f"its {pairs} pairs of agents"
+        )
+    receivers = {agent.name for agent in line.receivers}
+    if isinstance(line.via, dict):
+        for name, address in line.via.items():
+            if name not in receivers:
+                known = ", ".join(sorted(receivers))
+                raise ConfigError(f"via: no agent {name!r} decodes there; known: {known}")
+            _check_reachable(f"via: {name}", address)
+    elif line.via is not None and len(receivers) > 1:
+        raise ConfigError(
+            f"via is one address for {len(receivers)} agents; write one for each: "
+            f"via: {{{', '.join(f'{name}: HOST:PORT' for name in sorted(receivers))}}}"
+        )
+
+
+def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
+    _above_zero("request_deadline", gateway.request_deadline_s)
+    _above_zero("max_body", parse_bytes(gateway.max_body))
+    _check_reachable("advertise", gateway.advertise)
+    near = [c.name for c in deployment.clusters if c.kind == "pd"]
+    if gateway.near is not None and gateway.near not in near:
+        raise ConfigError(f"near: no PD cluster {gateway.near!r}; known: {', '.join(near)}")
+
+
+def _check_scheduler(scheduler: SchedulerConfig) -> None:
+    if scheduler.threshold is not None:
+        _ = parse_tokens(scheduler.threshold)
+    _ = scheduler.policy_options(), scheduler.link_grace_s, scheduler.engine_wait_s
+    _above_zero("transfer_stall", scheduler.transfer_stall_s)
+
+
+def _above_zero(key: str, number: float) -> None:
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{key} must be above zero, not {number:g}")
