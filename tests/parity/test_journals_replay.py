@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.index.prefix_index import BlocksStored
+from prfaas.index.engine_index import BlocksStored
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.commands import CancelTransfer, FailRequest, StartDecode
 from prfaas.scheduler.events import (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from prfaas.index.engine_index import BlocksStored, EngineIndex
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
-from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixIndex
+from prfaas.index.prefix_index import PrefixIndex
 
 BLOCK = 2
 WINDOW = 4
@@ -150,9 +151,7 @@ class ModelFleet(RuleBasedStateMachine):
     @rule(prompt=PROMPTS)
     def match(self, prompt: Prefix) -> None:
         found = {
-            name: match
-            for names, match in self.index.match(PromptKeys(prompt))
-            for name in names
+            name: match for names, match in self.index.match(PromptKeys(prompt)) for name in names
         }
         for engine in self.engines:
             match = found.get(engine.index.name, PrefixMatch())

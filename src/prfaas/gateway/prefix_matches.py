@@ -1,14 +1,16 @@
-"""What each engine holds of a prompt: one question to every engine's prefix index."""
+"""What each engine holds of a prompt: one question to the prefix index."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
+from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex, PrefixMatch
+from prfaas.index.matching import PrefixMatch
+from prfaas.index.prefix_index import PrefixIndex
 
 
 class Matches(NamedTuple):
@@ -19,13 +21,14 @@ class Matches(NamedTuple):
     resumable: Mapping[str, int]
 
 
+_ROLES: tuple[EngineRole, ...] = get_args(EngineRole)
 NO_MATCHES = Matches({}, {})
 
 
 def match_engines(
     keys: PromptKeys,
+    index: PrefixIndex,
     engines: Mapping[str, EngineEndpoint],
-    indices: Mapping[str, EngineIndex],
     *,
     prompt_tokens: int,
     block_tokens: int | None,
@@ -34,27 +37,29 @@ def match_engines(
 
     Args:
         keys: the prompt's, with its salt and adapter.
-        indices: engine -> what its cache holds.
         block_tokens: hand-offs end at multiples of it; None: there are none.
     """
     cached: dict[str, int] = {}
     resumable: dict[str, int] = {}
-    for name, index in indices.items():
-        match = index.match(keys)
-        tokens = usable_prefix(
-            engines[name], match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
-        )
-        if tokens > 0:
-            cached[name] = tokens
-            if match.reusable_tokens < tokens:
-                resumable[name] = match.reusable_tokens
+    for names, match in index.match(keys):
+        tokens = {
+            role: usable_prefix(role, match, prompt_tokens=prompt_tokens, block_tokens=block_tokens)
+            for role in _ROLES
+        }
+        for name in names:
+            usable = tokens[engines[name].role]
+            if usable > 0:
+                cached[name] = usable
+                if match.reusable_tokens < usable:
+                    resumable[name] = match.reusable_tokens
     return Matches(cached, resumable)
 
 
 def usable_prefix(
-    engine: EngineEndpoint, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int | None
+    role: EngineRole, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int | None
 ) -> int:
-    """Tokens of a prompt's prefix for which the scheduler may count on this engine's cache.
+    """Tokens of a prompt's prefix for which the scheduler may count on the cache of an engine with
+    this role.
 
     A prefill engine must be able to continue from there by itself. A decode engine is given the
     recurrent state with the transfer, so its full-attention blocks are enough, as long as
@@ -64,6 +69,6 @@ def usable_prefix(
     if block_tokens is None:
         return match.reusable_tokens
     boundary = aligned_boundary(prompt_tokens, block_tokens)
-    if engine.role == "prefill" or match.reusable_tokens >= boundary:
+    if role == "prefill" or match.reusable_tokens >= boundary:
         return match.reusable_tokens
     return min(match.transferable_tokens, boundary - block_tokens)

@@ -28,7 +28,7 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 
 _RECENT = 50
 """Ended requests that are shown: what fits a screen, and little memory."""
@@ -39,7 +39,7 @@ class RequestFlow:
     before it is known.
 
     Args:
-        indices: engine -> what its prefix cache holds.
+        index: what the engines' prefix caches hold.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RequestFlow:
         renderer: Renderer,
         adapters: Adapters,
         engines: Mapping[str, EngineEndpoint],
-        indices: Mapping[str, EngineIndex],
+        index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
     ) -> None:
@@ -59,7 +59,7 @@ class RequestFlow:
         self._renderer = renderer
         self._adapters = adapters
         self._engines = engines
-        self._indices = indices
+        self._index = index
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
@@ -132,8 +132,8 @@ class RequestFlow:
             return NO_MATCHES
         return match_engines(
             PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+            self._index,
             self._engines,
-            self._indices,
             prompt_tokens=len(token_ids),
             block_tokens=self.block_tokens,
         )

@@ -22,6 +22,7 @@ from prfaas.core.errors import InvariantError
 from prfaas.index.holder_sets import EMPTY, HolderSets
 from prfaas.index.keys import Keys, Place
 from prfaas.index.open_table import OpenTable, Rows
+from prfaas.index.segments import segments
 
 _USED, KEYED, _NAMED, _RECENT, _PINNED = 1, 2, 4, 8, 16
 _WINDOW = 8192
@@ -47,9 +48,10 @@ class BlockTable:
         self.sets = np.zeros(max_blocks, np.uint32)
         """The holder set of each row."""
         self._flags = np.zeros(max_blocks, np.uint8)
-        self._low_at, self._high_at = memoryview(self._low), memoryview(self._high)
-        self._parent_at, self._children_at = memoryview(self._parent), memoryview(self._children)
-        self._set_at, self._flags_at = memoryview(self.sets), memoryview(self._flags)
+        self._low_at, self._high_at = self._low.data, self._high.data
+        self._parent_at, self._children_at = self._parent.data, self._children.data
+        self._hash_at, self._depth_at = self._hash.data, self._depth.data
+        self._set_at, self._flags_at = self.sets.data, self._flags.data
         self._by_key = OpenTable(self._low, max_blocks)
         self._by_hash = OpenTable(self._hash, max_blocks)
         self._freed = array("I")
@@ -64,6 +66,11 @@ class BlockTable:
         lost = np.flatnonzero((rows < 0) | (self._high[rows] != keys.high))
         return rows[: lost[0]] if len(lost) else rows
 
+    def at(self, place: Place) -> int:
+        """The row of the block with which the prefix ends, or NO_ROW."""
+        row = self._by_key.find_one(place.low)
+        return row if row != NO_ROW and self._high_at[row] == place.high else NO_ROW
+
     def named(self, block_hash: int) -> int:
         """The row whose hash that is, or NO_ROW."""
         return self._by_hash.find_one(block_hash)
@@ -74,18 +81,27 @@ class BlockTable:
 
     def is_called(self, rows: Rows, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which rows are found by these hashes."""
-        return (self._hash[rows] == hashes) & (self._flags[rows] & _NAMED > 0)
+        called: NDArray[np.bool_] = self._hash[rows] == hashes
+        return called & (self._flags[rows] & _NAMED > 0)
+
+    def is_so_called(self, row: int, block_hash: int) -> bool:
+        """The same for one."""
+        return self._hash_at[row] == block_hash and bool(self._flags_at[row] & _NAMED)
 
     def place(self, row: int) -> Place:
         """Where the prefix that ends with this block ends."""
-        return Place(self._low_at[row], self._high_at[row], int(self._depth[row]))
+        return Place(self._low_at[row], self._high_at[row], self._depth_at[row])
 
     def holders(self, row: int) -> int:
         """Its holders, as bits."""
         return self._holders.masks[self._set_at[row]]
 
+    def touch_one(self, row: int) -> None:
+        """This is of use."""
+        self._flags_at[row] |= _RECENT
+
     def touch(self, rows: Rows) -> None:
-        """These are of use."""
+        """These are."""
         self._flags[rows] |= _RECENT
 
     # -- changing -------------------------------------------------------------------------------
@@ -118,10 +134,27 @@ class BlockTable:
         for it."""
         if not self.make_room(1):
             return NO_ROW
-        row = self._take(1)
-        self._parent[row], self._children[row], self._flags[row] = NO_ROW, 0, _USED | _RECENT
-        self._name(row, np.array([block_hash], np.uint64))
-        return int(row[0])
+        row = self._take_one()
+        self._parent_at[row], self._children_at[row] = NO_ROW, 0
+        self._flags_at[row] = _USED | _RECENT | _NAMED
+        self._hash_at[row] = block_hash
+        self._by_hash.add_one(row)
+        return row
+
+    def add_block(self, parent: int, place: Place, block_hash: int) -> int:
+        """The same for a block whose key is known, after the one in row ``parent`` (or NO_ROW), if
+        no row has its key or its hash."""
+        with self.pinned([parent]):
+            row = self.add_named(block_hash)
+        if row != NO_ROW:
+            self._parent_at[row] = parent
+            if parent != NO_ROW:
+                self._children_at[parent] += 1
+            self._low_at[row], self._high_at[row] = place.low, place.high
+            self._depth_at[row] = place.depth
+            self._by_key.add_one(row)
+            self._flags_at[row] |= KEYED
+        return row
 
     def add_chain(
         self,
@@ -174,14 +207,12 @@ class BlockTable:
                 self._flags_at[row] &= ~_PINNED
                 self._free_unheld(row)
 
-    def make_room(self, count: int) -> bool:
-        """Have room for so many more rows; False if that cannot be."""
+    def make_room(self, count: int) -> int:
+        """Evict until there is room for so many more rows; for how many there is at last."""
         looked_at = 0
-        possible = count <= self.max_blocks
-        while possible and self.blocks + count > self.max_blocks:
+        while self.blocks + count > self.max_blocks and looked_at <= 2 * self.max_blocks + _WINDOW:
             looked_at += self._evict_near_hand(count)
-            possible = looked_at <= 2 * self.max_blocks + _WINDOW
-        return possible
+        return min(count, self.max_blocks - self.blocks)
 
     def _evict_near_hand(self, count: int) -> int:
         """Evict leaves of the next window while that is needed; how many rows were looked at."""
@@ -198,7 +229,7 @@ class BlockTable:
                     self._hand = row
                     return 0
                 row = parent
-        looked_at = window.stop - window.start
+        looked_at = max(1, window.stop - window.start)
         self._hand = 0 if window.stop >= self._fresh else window.stop
         return looked_at
 
@@ -215,6 +246,13 @@ class BlockTable:
         self._free_unheld(row)
 
     # -- rows -----------------------------------------------------------------------------------
+
+    def _take_one(self) -> int:
+        if not self._freed:
+            return int(self._take(1)[0])
+        self.blocks += 1
+        self._holders.use(EMPTY, 1)
+        return self._freed.pop()
 
     def _take(self, count: int) -> Rows:
         again = min(count, len(self._freed))
@@ -272,13 +310,3 @@ class BlockTable:
             raise InvariantError("children are miscounted")
         if any(self._holders.users[number] != count for number, count in users.items()):
             raise InvariantError("users of holder sets are miscounted")
-
-
-def segments(values: NDArray[np.uint32]) -> list[tuple[int, int, int]]:
-    """(start, end, value) of each run of equal values."""
-    if len(values) == 1:
-        return [(0, 1, int(values[0]))]
-    if not len(values):
-        return []
-    starts = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist()]
-    return list(zip(starts, [*starts[1:], len(values)], values[starts].tolist(), strict=True))

@@ -86,6 +86,19 @@ class BlockHasher:
             lanes.append(np.cumsum(mixed, out=mixed))
         return Keys(*lanes)
 
+    def extend_one(self, place: Place, token_ids: Sequence[int], extra: bytes) -> Place:
+        """The same for one block, which costs less so."""
+        first, second, _ = self._of_size(len(token_ids))
+        wide = np.array(token_ids, np.uint64)
+        sums = (int(wide @ first), int(wide @ second))
+        more = self._extra(extra) if extra else (0, 0)
+        depth = place.depth + 1
+        low, high = (
+            start + _mix_one((own + also + depth * step) & _MASK)
+            for own, also, step, start in zip(sums, more, _STEP, place[:2], strict=True)
+        )
+        return Place(low & _MASK, high & _MASK, depth)
+
     def _of_size(self, block_tokens: int) -> tuple[U64, U64, Place]:
         found = self._factors.get(block_tokens)
         if found is None:
@@ -156,3 +169,10 @@ def _mix(values: U64) -> U64:
     values *= np.uint64(0x94D049BB133111EB)
     values ^= values >> np.uint64(31)
     return values
+
+
+def _mix_one(value: int) -> int:
+    """The same for a number."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

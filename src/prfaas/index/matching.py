@@ -137,8 +137,8 @@ class Family:
             if start >= run or self._hopeless or not left:
                 continue
             serves = left & self._all(self._states, holders)
-            for count, who in self._windows_serve(stretches, number, count, serves):
-                add(who & left, count)
+            for at, who in self._windows_serve(stretches, number, count, serves):
+                add(who & left, at)
                 left &= ~who
         add(left, 0)
         return found

@@ -26,9 +26,9 @@ class OpenTable:
         self._shift = 64 - bits
         self._last = (1 << bits) - 1
         self._rows = np.zeros(1 << bits, np.uint32)
-        self._row_at = memoryview(self._rows)
+        self._row_at = self._rows.data
         self._values = values
-        self._value_at = memoryview(values)
+        self._value_at = values.data
 
     def find(self, values: NDArray[np.uint64]) -> Rows:
         """A row with each value, -1 where there is none."""
@@ -61,6 +61,13 @@ class OpenTable:
             self._rows[at[free]] = left[free] + 1
             lost = self._rows[at] != left + 1  # Taken before, or by another of these.
             left, at = left[lost], (at[lost] + 1) & self._last
+
+    def add_one(self, row: int) -> None:
+        """The same for one."""
+        at = self._home(self._value_at[row])
+        while self._row_at[at]:
+            at = (at + 1) & self._last
+        self._row_at[at] = row + 1
 
     def remove(self, row: int) -> None:
         """A row that is in the table."""
