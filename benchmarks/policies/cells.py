@@ -1,6 +1,6 @@
 """Cells of the table: a workload, a load, with or without prefix caches, a line; and their bounds.
 
-The deployment is that of examples/simulate-trace.yaml. The *bound* is the planner's elastic fluid
+The deployment is that of examples/trace.yaml. The *bound* is the planner's elastic fluid
 optimum for the workload's own lengths: the most that any routing could serve, with roles divided as
 suits. Loads are shares of the bound with the whole line. Where the line drops, it carries a fifth
 of its rate during the middle third of the run, and the cell's bound is the mean over time.
@@ -16,35 +16,33 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from benchmarks.simulator.scenarios import EXAMPLES
-from prfaas.sim.prefix_cache import PrefixCache
-from prfaas.sim.workload import Workload
+from benchmarks.simulator.scenarios import EXAMPLES, load, with_trace
 
 from prfaas.core.units import parse_rate, parse_tokens
-from prfaas.models.profiles import load_profile
+from prfaas.description.experiments import LineChange, RunConfig
+from prfaas.description.file import Description
+from prfaas.description.workload import (
+    ArrivalConfig,
+    LengthsConfig,
+    LogNormalConfig,
+    WorkloadConfig,
+)
 from prfaas.planner.fluid import fluid_optimum
-from prfaas.planner.sites import Cluster, Line
+from prfaas.planner.hardware import clusters_of, lines_of
 from prfaas.planner.split import Demand
 from prfaas.policies.registry import for_policy
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import (
-    ArrivalConfig,
-    LineChange,
-    LogNormalLengths,
-    RunConfig,
-    Scenario,
-    WorkloadConfig,
-    load_scenario,
-)
 from prfaas.sim.summary import Summary, summarise
 from prfaas.workload.lengths import EmpiricalLengths
+from prfaas.workload.prefix_cache import PrefixCache
+from prfaas.workload.requests import Workload
 
 DROPPED = 0.2
 DRAWN = {
-    "drawn: the paper's lengths": (LogNormalLengths(), 1024),
-    "drawn: long prompts, short answers": (LogNormalLengths(mu=10.3, sigma=0.8), 64),
-    "drawn: short prompts, long answers": (LogNormalLengths(mu=7.5, sigma=1.0), 3000),
+    "drawn: the paper's lengths": (LogNormalConfig(), 1024),
+    "drawn: long prompts, short answers": (LogNormalConfig(mu=10.3, sigma=0.8), 64),
+    "drawn: short prompts, long answers": (LogNormalConfig(mu=7.5, sigma=1.0), 3000),
 }
 """Name -> prompt lengths and answer tokens of Poisson arrivals."""
 
@@ -87,7 +85,9 @@ def measure(cell: Cell) -> Result:
     workload = workload.sped_up(offered / workload.rate)
     if cell.line_drops:
         scenario = _with_drop(scenario, workload.arrivals[-1])
-    run = RunConfig(name=cell.policy, scheduler=for_policy(scenario.runs[0].scheduler, cell.policy))
+    run = RunConfig(
+        name=cell.policy, scheduler=for_policy(scenario.experiments.runs[0].scheduler, cell.policy)
+    )
     until = workload.arrivals[-1] * 1.5 + 600.0
     simulation = simulate(scenario, run, workload, beside=EXAMPLES, until=until)
     summary = summarise(cell.policy, simulation, scenario.slo)
@@ -95,7 +95,7 @@ def measure(cell: Cell) -> Result:
     return _result(cell, summary, whole, low, _reachable(workload, scenario, whole, low))
 
 
-def _reachable(workload: Workload, scenario: Scenario, whole: float, low: float) -> float:
+def _reachable(workload: Workload, scenario: Description, whole: float, low: float) -> float:
     """Requests per second of the steady part that a pooled queue takes in."""
     arrivals = workload.arrivals
     start, end = arrivals[len(arrivals) // 10], arrivals[-1]
@@ -150,45 +150,38 @@ def has_blocks(trace: str, requests: int) -> bool:
     return bool(prepared(trace, requests, True)[0].blocks)
 
 
-def _scenario(trace: str, requests: int) -> Scenario:
-    scenario = load_scenario(EXAMPLES / "simulate-trace.yaml")
+def _scenario(trace: str, requests: int) -> Description:
+    scenario = load("trace.yaml")
     if trace in DRAWN:
         lengths, output_tokens = DRAWN[trace]
         workload = WorkloadConfig(
             requests=requests,
-            lengths=lengths,
+            lengths=LengthsConfig(lognormal=lengths),
             output_tokens=output_tokens,
             arrivals=ArrivalConfig(rate=1.0),
         )
     else:
-        workload = msgspec.structs.replace(
-            scenario.workload,
-            trace=str(Path(trace).resolve()),
-            requests=requests,
-            arrivals=ArrivalConfig(rate=1.0),
-        )
+        scenario = with_trace(scenario, Path(trace), requests)
+        workload = msgspec.structs.replace(scenario.asked, arrivals=ArrivalConfig(rate=1.0))
     return msgspec.structs.replace(scenario, workload=workload)
 
 
-def _with_drop(scenario: Scenario, end_s: float) -> Scenario:
-    def dropping(rate: str) -> tuple[LineChange, ...]:
+def _with_drop(scenario: Description, end_s: float) -> Description:
+    changes = []
+    for link in scenario.links:
+        ends, rate = {"source": link.source, "target": link.target}, str(link.rate)
         low = f"{parse_rate(rate) * DROPPED * 8:.0f} bit/s"
-        return (
-            LineChange(at=f"{end_s / 3:.3f} s", rate=low),
-            LineChange(at=f"{end_s * 2 / 3:.3f} s", rate=rate),
-        )
-
-    links = tuple(
-        msgspec.structs.replace(link, changes=dropping(str(link.rate))) for link in scenario.links
-    )
-    return msgspec.structs.replace(scenario, links=links)
+        changes.append(LineChange(**ends, at=f"{end_s / 3:.3f} s", rate=low))
+        changes.append(LineChange(**ends, at=f"{end_s * 2 / 3:.3f} s", rate=rate))
+    experiments = msgspec.structs.replace(scenario.experiments, line_changes=tuple(changes))
+    return msgspec.structs.replace(scenario, experiments=experiments)
 
 
-def _uncached(scenario: Scenario, workload: Workload) -> list[int]:
+def _uncached(scenario: Description, workload: Workload) -> list[int]:
     """Prompt tokens that one cache as large as a cluster's would lack."""
     if not workload.blocks:
         return list(workload.prompts)
-    tokens = max(parse_tokens(cluster.cache) for cluster in scenario.clusters)
+    tokens = max(parse_tokens(cluster.prefix_cache) for cluster in scenario.clusters)
     held = PrefixCache(tokens // workload.block_tokens)
     found = []
     for prompt, blocks in zip(workload.prompts, workload.blocks, strict=True):
@@ -198,22 +191,13 @@ def _uncached(scenario: Scenario, workload: Workload) -> list[int]:
 
 
 def _bound(
-    scenario: Scenario, workload: Workload, uncached: EmpiricalLengths, line_share: float
+    scenario: Description, workload: Workload, uncached: EmpiricalLengths, line_share: float
 ) -> float:
-    clusters, lines = [], []
-    for cluster in scenario.clusters:
-        pools = [pool for pool in (cluster.prefill, cluster.decode) if pool is not None]
-        clusters.append(
-            Cluster(
-                name=cluster.name,
-                kind=cluster.kind,
-                profile=load_profile(pools[0].profile, beside=EXAMPLES),
-                instances=sum(pool.instances for pool in pools),
-            )
-        )
-    for link in scenario.links:
-        rate = parse_rate(str(link.rate)) * line_share
-        lines.append(Line(source=link.source, target=link.target, bytes_per_s=rate))
+    clusters = clusters_of(scenario, EXAMPLES)
+    lines = [
+        msgspec.structs.replace(line, bytes_per_s=line.bytes_per_s * line_share)
+        for line in lines_of(scenario)
+    ]
     kv = clusters[0].profile.kv_size()
     assert kv is not None
     demand = Demand(

@@ -14,6 +14,7 @@ from benchmarks.simulator.scenarios import (
     EXAMPLES,
     Check,
     drawn,
+    load,
     run,
     run_named,
     with_rate,
@@ -21,9 +22,9 @@ from benchmarks.simulator.scenarios import (
     with_seed,
 )
 
+from prfaas.description.file import Description
 from prfaas.planner.compare import elastic_bound, plan
-from prfaas.planner.scenario import load_scenario as load_planning_scenario
-from prfaas.sim.scenario import Scenario, load_scenario
+from prfaas.planner.scenario import load_scenario
 from prfaas.sim.summary import summarise
 
 SEEDS = (1, 2, 3)
@@ -37,12 +38,12 @@ DEPLOYMENTS = {
 def planned() -> dict[str, Any]:
     """The planner's figures with exact expectations: the simulator draws every length, so the
     paper's T at the mean length is not what it can be compared with."""
-    scenario = load_planning_scenario(EXAMPLES / "paper.yaml")
+    scenario = load_scenario(EXAMPLES / "paper.yaml")
     exact = msgspec.structs.replace(scenario, expectations="exact")
     return {d.name: d for d in plan(exact).deployments}
 
 
-def low_load(paper: Scenario, deployments: dict[str, Any]) -> Check:
+def low_load(paper: Description, deployments: dict[str, Any]) -> Check:
     """Without queues, at the planner's threshold: its offloaded share, egress and prefill time."""
     scenario = with_requests(with_rate(paper, 0.05), 100_000)
     expected = deployments["prfaas_pd"]
@@ -69,7 +70,7 @@ def low_load(paper: Scenario, deployments: dict[str, Any]) -> Check:
     return Check("low load", measured, "within 1% of the planner", off <= 0.01)
 
 
-def saturation(paper: Scenario, deployments: dict[str, Any]) -> Iterator[Check]:
+def saturation(paper: Description, deployments: dict[str, Any]) -> Iterator[Check]:
     """Offered 15% more than it can carry, a deployment carries Lambda_max."""
     for name, planned_name in DEPLOYMENTS.items():
         expected = deployments[planned_name].lambda_max_req_per_s
@@ -85,11 +86,11 @@ def saturation(paper: Scenario, deployments: dict[str, Any]) -> Iterator[Check]:
         yield Check(f"saturation, {name}", measured, "within 3% of Lambda_max", holds)
 
 
-def best_policy(paper: Scenario) -> Check:
+def best_policy(paper: Description) -> Check:
     """Offered 0.97 of the elastic fluid bound, *elastic* keeps up: as much leaves as arrives. (At
     such a load queues are long and take longer than a run to settle: how TTFT still grows from the
     middle third to the last is shown, not judged.)"""
-    bound = elastic_bound(load_planning_scenario(EXAMPLES / "paper.yaml")).lambda_max
+    bound = elastic_bound(load_scenario(EXAMPLES / "paper.yaml")).lambda_max
     measured: dict[str, Any] = {"bound": bound}
     holds = True
     for name in ("threshold", "earliest", "elastic"):
@@ -114,7 +115,7 @@ def best_policy(paper: Scenario) -> Check:
     return Check("0.97 of the elastic bound", measured, "carried >= 0.99 of offered", holds)
 
 
-def tail_latency(paper: Scenario) -> Check:
+def tail_latency(paper: Description) -> Check:
     """At 90% of the operating point, Poisson: P99 TTFT against the static threshold's."""
     measured: dict[str, Any] = {}
     for name in ("threshold", "adaptive", "static-length", "earliest", "elastic"):
@@ -130,7 +131,7 @@ def tail_latency(paper: Scenario) -> Check:
 
 
 def all_checks(traces: list[Path], picture: Path) -> Iterator[Check]:
-    paper = load_scenario(EXAMPLES / "simulate.yaml")
+    paper = load("paper.yaml")
     deployments = planned()
     yield low_load(paper, deployments)
     yield from saturation(paper, deployments)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from benchmarks.simulator.scenarios import EXAMPLES, Check, drawn, run, with_rate, with_seed
+from benchmarks.simulator.scenarios import Check, drawn, load, run, with_rate, with_seed
 
 from prfaas.core.deployment import SchedulerConfig
+from prfaas.description.experiments import RunConfig, Split
+from prfaas.description.file import Description
 from prfaas.plots.figure import SHADE, check_picture, new_figure, save_figure
 from prfaas.plots.simulation import rolling_p99
 from prfaas.sim.metrics import Column
-from prfaas.sim.scenario import RunConfig, Scenario, Split, load_scenario
 
 SEEDS = range(1, 11)
 DROP_S, BACK_S, AFTERMATH_S = 1800.0, 1860.0, 120.0
@@ -22,8 +23,8 @@ DROP_S, BACK_S, AFTERMATH_S = 1800.0, 1860.0, 120.0
 
 def line_drop(picture: Path) -> Iterator[Check]:
     """The example's deployment, at 90% of what it decodes; then the paper's split at its 90%."""
-    scenario = load_scenario(EXAMPLES / "simulate-line-drop.yaml")
-    requests = {config.name: all_seeds(scenario, config) for config in scenario.runs}
+    scenario = load("line-drop.yaml")
+    requests = {config.name: all_seeds(scenario, config) for config in scenario.experiments.runs}
     levels = {name: level(*found) for name, found in requests.items()}
     static = levels["threshold"]["ratio"]
     holds = within_twice(levels, "adaptive", "earliest", "elastic") and static > 2
@@ -32,7 +33,7 @@ def line_drop(picture: Path) -> Iterator[Check]:
     draw(picture, requests, levels)
 
     papers = with_rate(scenario, 2.88)
-    levels = {c.name: level(*all_seeds(papers, of_the_paper(c))) for c in scenario.runs}
+    levels = {c.name: level(*all_seeds(papers, of_the_paper(c))) for c in scenario.experiments.runs}
     asked = "earliest and elastic within 2x; a threshold cannot (docs/simulator.md)"
     holds = within_twice(levels, "earliest", "elastic")
     yield Check("line drop, the paper's split", levels, asked, holds)
@@ -42,7 +43,7 @@ def within_twice(levels: dict[str, dict[str, float]], *names: str) -> bool:
     return all(levels[name]["ratio"] <= 2 for name in names)
 
 
-def all_seeds(scenario: Scenario, config: RunConfig) -> tuple[Column, Column]:
+def all_seeds(scenario: Description, config: RunConfig) -> tuple[Column, Column]:
     """(arrival, TTFT) in seconds of the requests of every seed."""
     found = []
     for seed in SEEDS:

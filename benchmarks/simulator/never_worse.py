@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from benchmarks.simulator.scenarios import EXAMPLES, Check, run
+from benchmarks.simulator.scenarios import EXAMPLES, Check, load, run, with_trace
 from numpy.typing import NDArray
 
 from prfaas.core.deployment import SchedulerConfig
+from prfaas.description.experiments import RunConfig
+from prfaas.description.file import Description
 from prfaas.sim.build import build_workload
-from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.summary import summarise
 from prfaas.workload.requests import Workload
@@ -25,14 +26,12 @@ BETWEEN = (0.6, 0.71, 0.84, 1.19, 1.41, 1.68)
 
 def never_worse(trace: Path) -> Check:
     """P99 TTFT at 80% of what the best static threshold could carry without prefix reuse."""
-    scenario = load_scenario(EXAMPLES / "simulate-trace.yaml")
-    config = msgspec.structs.replace(scenario.workload, trace=str(trace.resolve()), requests=12_000)
-    scenario = msgspec.structs.replace(scenario, workload=config)
+    scenario = with_trace(load("trace.yaml"), trace, 12_000)
     workload = build_workload(scenario, beside=EXAMPLES)
     rate = LOAD * capacity(run(scenario, RunConfig(name=""), workload, until=0.0), workload)
     workload = workload.sped_up(rate / workload.rate)
 
-    def p99(scenario: Scenario = scenario, **scheduler: Any) -> float:
+    def p99(scenario: Description = scenario, **scheduler: Any) -> float:
         config = RunConfig(name="", scheduler=SchedulerConfig(**scheduler))
         return summarise("", run(scenario, config, workload), scenario.slo).ttft_s.p99
 
@@ -41,7 +40,8 @@ def never_worse(trace: Path) -> Check:
     for tokens in (round(best * ratio) for ratio in BETWEEN):
         static[tokens] = p99(policy="threshold", threshold=tokens)
     best = min(static, key=lambda tokens: static[tokens])
-    learning = msgspec.structs.replace(scenario, costs="learned")
+    experiments = msgspec.structs.replace(scenario.experiments, costs="learned")
+    learning = msgspec.structs.replace(scenario, experiments=experiments)
     measured = {
         "requests": len(workload),
         "rate": rate,

@@ -7,13 +7,34 @@ from typing import Any
 
 import msgspec
 
+from prfaas.core.deployment import GatewayConfig
+from prfaas.description.experiments import RunConfig
+from prfaas.description.file import Description
+from prfaas.description.workload import with_trace as replaced
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import RunConfig, Scenario
+from prfaas.sim.runs import load_scenario
 from prfaas.sim.simulation import Simulation
+from prfaas.workload.files import TraceSource
 from prfaas.workload.requests import Workload
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+NEVER = (GatewayConfig(request_deadline="10000 d"),)
+"""What is compared is how long requests wait: none is given up."""
+
+
+def load(name: str) -> Description:
+    """An example without a deadline."""
+    return msgspec.structs.replace(load_scenario(EXAMPLES / name), gateways=NEVER)
+
+
+def with_trace(scenario: Description, trace: Path, requests: int) -> Description:
+    workload = replaced(scenario.asked, TraceSource(file=str(trace.resolve())), {})
+    assert workload is not None
+    workload = msgspec.structs.replace(workload, requests=requests)
+    return msgspec.structs.replace(scenario, workload=workload)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -25,31 +46,32 @@ class Check(msgspec.Struct, frozen=True):
     holds: bool
 
 
-def with_requests(scenario: Scenario, requests: int) -> Scenario:
-    workload = msgspec.structs.replace(scenario.workload, requests=requests)
+def with_requests(scenario: Description, requests: int) -> Description:
+    workload = msgspec.structs.replace(scenario.asked, requests=requests)
     return msgspec.structs.replace(scenario, workload=workload)
 
 
-def with_rate(scenario: Scenario, rate: float) -> Scenario:
-    assert scenario.workload.arrivals is not None
-    arrivals = msgspec.structs.replace(scenario.workload.arrivals, rate=rate)
-    workload = msgspec.structs.replace(scenario.workload, arrivals=arrivals)
+def with_rate(scenario: Description, rate: float) -> Description:
+    assert scenario.asked.arrivals is not None
+    arrivals = msgspec.structs.replace(scenario.asked.arrivals, rate=rate)
+    workload = msgspec.structs.replace(scenario.asked, arrivals=arrivals)
     return msgspec.structs.replace(scenario, workload=workload)
 
 
-def with_seed(scenario: Scenario, seed: int) -> Scenario:
-    return msgspec.structs.replace(scenario, seed=seed)
+def with_seed(scenario: Description, seed: int) -> Description:
+    experiments = msgspec.structs.replace(scenario.experiments, seed=seed)
+    return msgspec.structs.replace(scenario, experiments=experiments)
 
 
-def run_named(scenario: Scenario, name: str) -> RunConfig:
-    return next(run for run in scenario.runs if run.name == name)
+def run_named(scenario: Description, name: str) -> RunConfig:
+    return next(run for run in scenario.experiments.runs if run.name == name)
 
 
-def drawn(scenario: Scenario) -> Workload:
+def drawn(scenario: Description) -> Workload:
     return build_workload(scenario, beside=EXAMPLES)
 
 
 def run(
-    scenario: Scenario, config: RunConfig, workload: Workload, until: float = float("inf")
+    scenario: Description, config: RunConfig, workload: Workload, until: float = float("inf")
 ) -> Simulation:
     return simulate(scenario, config, workload, beside=EXAMPLES, until=until)

@@ -11,17 +11,17 @@ import json
 import time
 from pathlib import Path
 
-import msgspec
-from benchmarks.simulator.scenarios import EXAMPLES, drawn, with_requests
+from benchmarks.simulator.scenarios import EXAMPLES, drawn, load, with_requests, with_trace
 
+from prfaas.description.experiments import RunConfig
+from prfaas.description.file import Description
 from prfaas.scheduler import scheduler as scheduler_module
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import RunConfig, Scenario, load_scenario
 from prfaas.workload.requests import Workload
 
 
-def measure(name: str, scenario: Scenario, run: RunConfig, workload: Workload) -> None:
+def measure(name: str, scenario: Description, run: RunConfig, workload: Workload) -> None:
     """CPU seconds of one run, from its first event to its last; loading is not counted."""
     begun = time.process_time()
     simulation = simulate(scenario, run, workload, beside=EXAMPLES)
@@ -48,15 +48,14 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, help="a Mooncake trace")
     parser.add_argument("--requests", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    traced = load_scenario(EXAMPLES / "simulate-trace.yaml")
+    traced = load("trace.yaml")
     if arguments.trace is not None:
-        config = msgspec.structs.replace(traced.workload, trace=str(arguments.trace.resolve()))
-        traced = msgspec.structs.replace(traced, workload=config)
+        traced = with_trace(traced, arguments.trace, arguments.requests)
         workload = build_workload(traced, beside=EXAMPLES)
         for _ in range(3):
-            measure("mooncake trace", traced, traced.runs[0], workload)
-    paper = with_requests(load_scenario(EXAMPLES / "simulate.yaml"), arguments.requests)
-    measure("paper workload", paper, paper.runs[0], drawn(paper))
+            measure("mooncake trace", traced, traced.experiments.runs[0], workload)
+    paper = with_requests(load("paper.yaml"), arguments.requests)
+    measure("paper workload", paper, paper.experiments.runs[0], drawn(paper))
 
 
 if __name__ == "__main__":

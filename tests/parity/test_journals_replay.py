@@ -18,7 +18,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from prfaas.core.deployment import SchedulerConfig
+from prfaas.core.deployment import ClusterConfig, GatewayConfig, LinkConfig, SchedulerConfig
+from prfaas.core.planned import InstancesConfig
+from prfaas.description.experiments import Experiments, OutageConfig, RunConfig
+from prfaas.description.file import Description
+from prfaas.description.workload import (
+    ArrivalConfig,
+    LengthsConfig,
+    LogNormalConfig,
+    WorkloadConfig,
+)
 from prfaas.index.engine_index import BlocksStored
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.commands import CancelTransfer, FailRequest, StartDecode
@@ -34,39 +43,38 @@ from prfaas.scheduler.events import (
 from prfaas.scheduler.journal import Entry, JournalOpened, RequestEnded, encode
 from prfaas.scheduler.replay import read_journal, replay
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import (
-    ArrivalConfig,
-    OutageConfig,
-    PoolConfig,
-    RunConfig,
-    Scenario,
-    SimCluster,
-    SimLine,
-    WorkloadConfig,
-)
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, KNOW_A_THRESHOLD, MockDeployment, until
 from prfaas.workload.arrivals import Arrivals
 from prfaas.workload.lengths import TruncatedLogNormal
 from prfaas.workload.requests import draw
 
 H200, H20 = "paper-1t-h200", "paper-1t-h20-fit"
-SCENARIO = Scenario(
+SCENARIO = Description(
     clusters=(
-        SimCluster(name="east", kind="prfaas", prefill=PoolConfig(instances=2, profile=H200)),
-        SimCluster(
+        ClusterConfig(name="east", kind="prfaas", instances=InstancesConfig(count=2, profile=H200)),
+        ClusterConfig(
             name="west",
             kind="pd",
-            prefill=PoolConfig(instances=2, profile=H20),
-            decode=PoolConfig(instances=2, profile=H20),
+            profile=H20,
+            instances=(
+                InstancesConfig(count=2, role="prefill"),
+                InstancesConfig(count=2, role="decode"),
+            ),
         ),
     ),
-    links=(SimLine(source="east", target="west", rate="20 Gbps", rtt="30 ms"),),
-    workload=WorkloadConfig(arrivals=ArrivalConfig(rate=1.5)),
-    failures=tuple(
-        OutageConfig(engine=engine, at=at, duration="20 s")
-        for engine, at in (("east-prefill-0", "20 s"), ("west-decode-1", "50 s"))
+    links=(LinkConfig(source="east", target="west", rate="20 Gbps", rtt="30 ms"),),
+    workload=WorkloadConfig(
+        lengths=LengthsConfig(lognormal=LogNormalConfig()),
+        output_tokens=64,
+        arrivals=ArrivalConfig(rate=1.5),
     ),
-    deadline="60 s",
+    gateways=(GatewayConfig(request_deadline="60 s"),),
+    experiments=Experiments(
+        failures=tuple(
+            OutageConfig(engine=engine, at=at, duration="20 s")
+            for engine, at in (("east-prefill-0", "20 s"), ("west-decode-1", "50 s"))
+        )
+    ),
 )
 
 
@@ -87,7 +95,8 @@ def test_a_simulation(policy: str, costs: str, tmp_path: Path) -> None:
     run = RunConfig(name="r", scheduler=config)
     lengths = TruncatedLogNormal(9.9, 1.0, 128, 131072)
     workload = draw(lengths, 64, Arrivals("poisson", 1.5), 150, np.random.default_rng(5))
-    scenario = msgspec.structs.replace(SCENARIO, costs=costs)
+    experiments = msgspec.structs.replace(SCENARIO.experiments, costs=costs)
+    scenario = msgspec.structs.replace(SCENARIO, experiments=experiments)
     path = tmp_path / "events.jsonl"
     with path.open("wb") as file:
 

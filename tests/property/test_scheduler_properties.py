@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.deployment import SchedulerConfig
+from prfaas.core.layout import KvGroup, KvLayout
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.registry import POLICIES, for_policy, make_policy
 from prfaas.scheduler import commands as c
@@ -29,12 +30,22 @@ TOPOLOGY = Topology(
             "prefill" if name[0] in "ep" else "decode",
             CAPACITY,
             kv_tokens=150 if name == "d1" else None,
+            machine=f"m{name[1]}",
         )
         for name, place in ENGINES.items()
     ),
-    (LinkSpec("east", "west", 1e6),),
+    (LinkSpec("east", "west", 1e6), LinkSpec("west", "west", 1e9)),
     16,
+    "west",
 )
+LAYOUTS = [
+    KvLayout(
+        model=name,
+        groups=(KvGroup(kind="full_attention", block_tokens=16, layers=()),),
+    )
+    for name in ("old", "new")
+]
+MACHINES = ["m0", "m1"]
 IDS = [str(i) for i in range(8)]
 
 ids = st.sampled_from(IDS)
@@ -84,7 +95,18 @@ events = st.one_of(
     st.builds(e.EngineUp, st.sampled_from(list(ENGINES))),
     st.builds(e.EngineSuspected, st.sampled_from(list(ENGINES)), st.just("late")),
     st.builds(e.EngineDown, st.sampled_from(list(ENGINES)), st.just("gone")),
-    st.builds(e.LinkStateChanged, st.just("east"), st.just("west"), st.booleans()),
+    st.builds(
+        e.LinkStateChanged, st.sampled_from(["east", "west"]), st.just("west"), st.booleans()
+    ),
+    st.builds(e.LayoutKnown, st.sampled_from(LAYOUTS), st.tuples(st.sampled_from(list(ENGINES)))),
+    st.builds(
+        e.PairingChanged,
+        st.sampled_from([(), (tuple(k.fingerprint() for k in LAYOUTS),)]),
+    ),
+    *(
+        st.builds(kind, st.sampled_from(MACHINES), st.sampled_from(MACHINES))
+        for kind in (e.MachinesCut, e.MachinesJoined)
+    ),
     st.just(e.TimerFired()),
 )
 
@@ -105,6 +127,8 @@ class Harness:
         self.prefills: dict[tuple[str, int], str] = {}
         self.asked: list[c.StartPrefill | c.StartDecode] = []
         self.started: set[tuple[str, int]] = set()
+        self.lies: dict[str, tuple[str, str]] = {}
+        """Transfer -> the machine where it lies."""
         self.ends: Counter[str] = Counter()
         self.arrivals: Counter[str] = Counter()
 
@@ -148,10 +172,13 @@ class Harness:
             assert command.from_token < command.to_token
             self.started.add(key)
             self.prefills[key] = command.engine
+            self.lies[command.transfer_id] = _machine(command.decode_engine)
         elif isinstance(command, c.StartDecode):
             beside = {k: v for k, v in self.decodes.items() if k[0] == command.request_id}
             assert len(beside) <= 1
             assert command.engine not in beside.values()
+            if command.transfer_id is not None:
+                assert _machine(command.engine) == self.lies[command.transfer_id]
             self.decodes[command.request_id, command.attempt] = command.engine
         elif isinstance(command, c.CancelPrefill):
             self.prefills.pop((command.request_id, command.attempt), None)
@@ -200,6 +227,10 @@ class Harness:
             if self.scheduler.live_requests == 0:
                 return
             self.feed(e.TimerFired())
+
+
+def _machine(engine: str) -> tuple[str, str]:
+    return ENGINES[engine], f"m{engine[1]}"
 
 
 @settings(max_examples=150)

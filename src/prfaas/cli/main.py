@@ -28,6 +28,8 @@ VERBS: dict[str, str] = {
     "plan": "find the threshold and the split for a model, traffic, line and prices",
     "requests": "show a journal of a gateway or a simulation as one JSON line per request",
     "simulate": "replay a workload or trace under routing policies",
+    "convert": "write a scenario of an earlier version as a deployment file",
+    "schema": "print the JSON Schema of the deployment file",
     "link": "test the KV link between two agents",
     "completion": "print a shell's tab completion of all this",
 }
@@ -35,7 +37,7 @@ VERBS: dict[str, str] = {
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": ("demo", "up", "down", "gateway", "agent", "engine", "certs"),
     "watch": ("status", "requests", "doctor"),
-    "plan": ("kv", "plan", "simulate"),
+    "plan": ("kv", "plan", "simulate", "convert", "schema"),
     "measure": ("link",),
     "shell": ("completion",),
 }

@@ -1,4 +1,4 @@
-"""``prfaas plan SCENARIO``: threshold, split, what binds, what it costs, what if."""
+"""``prfaas plan FILE``: threshold, split, what binds, what it costs, what if."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from prfaas.cli.console import progress_after, report_console
+from prfaas.cli.description_options import add_description_options, described
 from prfaas.cli.plan_report import print_plan
-from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.planner.compare import plan
-from prfaas.planner.scenario import load_scenario
+from prfaas.planner.scenario import scenario_of
 from prfaas.planner.whatif import break_even, what_ifs
 from prfaas.plots.plan import check_plan_picture, draw_plan
 
@@ -23,17 +23,19 @@ _SILENT_S = 2.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("scenario", type=Path, help="scenario file, e.g. examples/paper.yaml")
+    add_description_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw Lambda over N_p and t to .png, .svg or .pdf"
     )
-    add_trace_options(parser)
+    parser.epilog = "example: prfaas plan examples/paper.yaml --plot plan.svg"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan the scenario and print it; returns the exit status."""
-    scenario = load_scenario(args.scenario, told=told(args))
+    """Plan the deployment and print it; returns the exit status."""
+    scenario = scenario_of(
+        described(args), source=str(args.description), beside=args.description.parent
+    )
     if args.plot is not None:
         check_plan_picture(scenario, args.plot)  # Better known before the search.
     with progress_after(_SILENT_S, "planning") as on_step:

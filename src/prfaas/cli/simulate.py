@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prfaas.cli.console import report_console
-from prfaas.cli.trace_options import add_trace_options, told
+from prfaas.cli.description_options import add_description_options, described
 from prfaas.core.errors import CallerError, ConfigError
+from prfaas.description.experiments import RunConfig
+from prfaas.description.file import Description
 from prfaas.plots.figure import check_picture
 from prfaas.plots.simulation import disturbances, plot, plot_sweep
 from prfaas.policies.registry import POLICIES
@@ -22,27 +24,21 @@ from prfaas.scheduler.journal import Entry, encode
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import Sweep, simulate, sweep_rate
 from prfaas.sim.report import results_tables
-from prfaas.sim.scenario import RunConfig, Scenario, load_scenario, run_for
+from prfaas.sim.runs import check_runs, run_for
 from prfaas.sim.simulation import Log
 from prfaas.sim.summary import Summary, egress, summarise
-from prfaas.workload.files import TraceSource, clip_note
+from prfaas.workload.files import clip_note
 from prfaas.workload.requests import Workload
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("scenario", type=Path, help="scenario file (docs/simulator.md)")
-    parser.add_argument(
-        "--trace",
-        type=Path,
-        help="replay this trace in place of the workload; the scenario's arrivals serve where the "
-        "trace has no times",
-    )
+    add_description_options(parser)
     parser.add_argument(
         "--policy",
         nargs="+",
         metavar="NAME",
-        help="runs of the scenario, or policies on its own instances: " + ", ".join(POLICIES),
+        help="runs of the file, or policies on its own engines: " + ", ".join(POLICIES),
     )
     parser.add_argument(
         "--requests", type=int, help="how many requests to draw, or to take from a recorded trace"
@@ -59,21 +55,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--events", type=Path, metavar="FILE", help="write the journal of the run")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    add_trace_options(parser)
+    parser.epilog = "example: prfaas simulate examples/paper.yaml --policy elastic threshold"
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit status. Raises CallerError."""
-    scenario = _overridden(load_scenario(args.scenario), args)
-    beside = args.scenario.parent
-    names = args.policy or [r.name for r in scenario.runs] or [scenario.scheduler.policy]
+    scenario = _overridden(described(args), args)
+    check_runs(scenario, source=str(args.description))
+    beside = args.description.parent
+    configured = [r.name for r in scenario.experiments.runs]
+    names = args.policy or configured or [scenario.scheduler.policy]
     runs = [run_for(scenario, name) for name in names]
     if args.events is not None and (len(runs) > 1 or args.sweep):
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
     if args.plot is not None:
         check_picture(args.plot)  # What cannot be drawn is better known before the run.
     workload = build_workload(scenario, beside=beside)
-    source = scenario.workload.source
+    source = scenario.asked.source
     if source is not None and source.clip is not None:
         note = clip_note(source.clip, workload.clipped_share)
         Console(stderr=True).print(note, highlight=False)
@@ -96,29 +94,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
+def _overridden(scenario: Description, args: argparse.Namespace) -> Description:
     changes: dict[str, Any] = {}
-    source = scenario.workload.source
-    if args.trace is not None:
-        source = TraceSource(file=str(args.trace.resolve()))
-    if of_trace := told(args):
-        if source is None:
-            raise ConfigError(f"{', '.join(of_trace)}: the workload is no trace; use --trace")
-        source = msgspec.structs.replace(source, **of_trace)
-    if source is not None:
-        changes["trace"] = source
     if args.requests is not None:
         changes["requests"] = args.requests
     if args.speed_up is not None:
         changes["speed_up"] = args.speed_up
     if changes.get("requests", 1) < 1:
         raise ConfigError("--requests: at least 1")
-    workload = msgspec.structs.replace(scenario.workload, **changes)
+    workload = msgspec.structs.replace(scenario.asked, **changes)
     return msgspec.structs.replace(scenario, workload=workload)
 
 
 def _sweep(
-    scenario: Scenario,
+    scenario: Description,
     runs: list[RunConfig],
     workload: Workload,
     beside: Path,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 
 import msgspec
@@ -86,16 +85,11 @@ class Endpoints(msgspec.Struct, frozen=True, dict=True):
     def _clusters(self) -> dict[str, ClusterEndpoint]:
         return {cluster.name: cluster for cluster in self.clusters}
 
-    def hand_off_pairs(self) -> Iterator[tuple[EngineEndpoint, EngineEndpoint]]:
-        """Every (prefill engine, decode engine) that may exchange KV cache."""
-        joined = {(line.source, line.target) for line in self.lines}
-        for source in self.clusters:
-            for target in self.clusters:
-                if source is target or (source.name, target.name) in joined:
-                    for a in source.engines:
-                        for b in target.engines:
-                            if a.role == "prefill" and b.role == "decode":
-                                yield a, b
+    @cached_property
+    def joined(self) -> frozenset[tuple[str, str]]:
+        """(from cluster, to cluster) wherever KV cache may travel: over a line, or inside one."""
+        inside = {(cluster.name, cluster.name) for cluster in self.clusters}
+        return frozenset(inside | {(line.source, line.target) for line in self.lines})
 
 
 def resolve(deployment: Deployment, *, source: str) -> Endpoints:

@@ -1,8 +1,8 @@
-"""Which engines can be used, and whether their KV caches fit each other.
+"""Which engines can be used, as their health checks and their agents say.
 
 An engine counts as up while its health check answers and, for a prefill engine, while it is
-registered with its machine's agent in a layout that pairs with every decode engine it may hand over
-to. The layouts are compared whenever an engine registers, never at the first request.
+registered with its machine's agent in a layout that fits some decode engine's (`layouts`). Layouts
+are compared whenever an engine registers, never at the first request.
 
 An engine that stops being so is *suspected*: it gets no new work, and what it has goes on. A health
 check says little about answers under way: a server that shuts down closes its listener first and
@@ -16,11 +16,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from prfaas.core.errors import LayoutMismatch, LinkError
-from prfaas.core.layout import KvLayout
+from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient, Sickness
+from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Fleet:
         on_up, on_suspected: called with an engine's name (and why) when it starts or stops being
             usable for new work; ``on_up`` also when it starts or stops to take hand-offs.
         on_down: called when it is dead (and why), suspected or not.
+        layouts: is told what registers.
     """
 
     def __init__(
@@ -53,13 +54,14 @@ class Fleet:
         on_up: Callable[[str], None],
         on_suspected: Callable[[str, str], None],
         on_down: Callable[[str, str], None],
+        layouts: Layouts,
     ) -> None:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
         self._on_up, self._on_suspected, self._on_down = on_up, on_suspected, on_down
         self._health = {name: _Health() for name in engines}
-        self._ranks: dict[str, list[RegisteredRank]] = {}
+        self.layouts = layouts
         self._up: set[str] = set()
         self._receiving: set[str] = set()
         """Up, and registered with its agent as a whole."""
@@ -67,42 +69,25 @@ class Fleet:
         """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
         self._agent_troubles: dict[str, str] = {}
-        self.layout_known = asyncio.Event()
-        """Set once `layout` has an answer."""
-        self.mismatches: dict[tuple[str, str], str] = {}
-        """(prefill engine, decode engine) -> the difference between their layouts."""
 
     @property
     def up(self) -> frozenset[str]:
         """Engines that get new work."""
         return frozenset(self._up)
 
-    def layout(self) -> KvLayout | None:
-        """A rank of a decode engine's: those that pair are alike. None until one is registered."""
-        for engine in self._endpoints.engines.values():
-            layout = self._layout(engine.name)
-            if engine.role == "decode" and layout is not None:
-                return layout
-        return None
-
-    def ranks(self, engine: str) -> int:
-        """How many tensor-parallel ranks the engine has (1 while unknown)."""
-        layout = self._layout(engine)
-        return 1 if layout is None else layout.tp_size
-
     def troubles(self) -> list[str]:
-        """Why the deployment is not whole: what `/ready` says."""
+        """Why no request can be answered; empty if one can."""
+        if self._up & self._endpoints.answering:
+            return []
         decode = [e.name for e in self._endpoints.engines.values() if e.role == "decode"]
-        found = [
-            f"KV layouts of {a} and {b} do not pair: {difference}"
-            for (a, b), difference in sorted(self.mismatches.items())
-        ]
-        if not self._up & self._endpoints.answering:
-            found += [f"decode engine {name} is down: {self._health[name].why}" for name in decode]
-        if not self.layout_known.is_set():
+        return [f"decode engine {name} is down: {self._health[name].why}" for name in decode]
+
+    def warnings(self) -> list[str]:
+        """What keeps the deployment from being whole: requests are answered all the same."""
+        found = [str(mismatch) for mismatch in self.layouts.mismatches()]
+        if not self.layouts.any_decodes():
             found.append("no decode engine has registered its KV layout with its agent yet")
-            found += self._agent_troubles.values()
-        return found
+        return found + list(self._agent_troubles.values())
 
     def takes_handoffs(self, engine: str) -> bool:
         """Whether its agent can receive for it."""
@@ -164,42 +149,18 @@ class Fleet:
             await asyncio.sleep(_AGENT_POLL_S)
 
     def _registered(self, agent: str, ranks: list[RegisteredRank]) -> None:
-        before = self._ranks.get(agent, [])
-        if ranks == before:
+        changed = self.layouts.registered(agent, ranks)
+        if changed is None:
             return
-        self._ranks[agent] = ranks
-        for name in _replaced(before, ranks) & self._alive:
+        for name in changed & self._alive:
             self._dies(name, "it was restarted")
-        self._compare()
-        if self.layout() is not None:
-            self.layout_known.set()
         self._settle()
-
-    def _compare(self) -> None:
-        found: dict[tuple[str, str], str] = {}
-        for source, target in self._endpoints.hand_off_pairs():
-            difference = self._difference(source, target)
-            if difference is not None:
-                found[source.name, target.name] = difference
-        for (a, b), difference in found.items():
-            if self.mismatches.get((a, b)) != difference:
-                logger.error("KV layouts of %s and %s do not pair: %s", a, b, difference)
-        self.mismatches = found
-
-    def _difference(self, source: EngineEndpoint, target: EngineEndpoint) -> str | None:
-        ours, theirs = self._layouts(source.name), self._layouts(target.name)
-        try:
-            for rank in sorted(ours.keys() & theirs.keys()):
-                ours[rank].check_pairs_with(theirs[rank])
-        except LayoutMismatch as error:
-            return str(error)
-        return None
 
     def _settle(self) -> None:
         """Tell who became usable or suspected since the last time."""
         for name, engine in self._endpoints.engines.items():
             why = self._unusable(engine)
-            receives = why is None and self._is_registered(name)
+            receives = why is None and self.layouts.is_whole(name)
             if why is None and (name not in self._up or receives != (name in self._receiving)):
                 if name not in self._up:
                     logger.info("engine %s is up", name)
@@ -222,21 +183,9 @@ class Fleet:
         why = self._health[engine.name].why
         if why is not None or engine.role == "decode":
             return why
-        if not self._is_registered(engine.name):
+        if not self.layouts.is_whole(engine.name):
             return "not registered with its agent"
-        pairs = {b for a, b in self.mismatches if a == engine.name}
-        return f"its KV layout differs from {', '.join(sorted(pairs))}'s" if pairs else None
-
-    def _is_registered(self, engine: str) -> bool:
-        layouts = self._layouts(engine)
-        return bool(layouts) and len(layouts) >= next(iter(layouts.values())).tp_size
-
-    def _layouts(self, engine: str) -> dict[int, KvLayout]:
-        ranks = self._ranks.get(self._endpoints.engines[engine].agent, [])
-        return {rank.layout.tp_rank: rank.layout for rank in ranks if rank.engine == engine}
-
-    def _layout(self, engine: str) -> KvLayout | None:
-        return next(iter(self._layouts(engine).values()), None)
+        return self.layouts.why_unpaired(engine)
 
 
 class _Health:
@@ -259,14 +208,3 @@ class _Health:
         self._late = self._late + 1 if sickness.late else 0
         if not sickness.late or self._late >= _FAILURES_BEFORE_DOWN:
             self.why = sickness.why
-
-
-def _replaced(before: list[RegisteredRank], now: list[RegisteredRank]) -> set[str]:
-    """Engines of which a rank is another process now. One that is missing says nothing: after an
-    agent's restart they come back one by one."""
-    pids = {(rank.engine, rank.layout.tp_rank): rank.pid for rank in before}
-    return {
-        rank.engine
-        for rank in now
-        if pids.get((rank.engine, rank.layout.tp_rank), rank.pid) != rank.pid
-    }

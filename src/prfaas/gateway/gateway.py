@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
@@ -22,6 +23,7 @@ from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
@@ -34,6 +36,9 @@ from prfaas.scheduler.events import (
     EngineUp,
     LayoutKnown,
     LinkStateChanged,
+    MachinesCut,
+    MachinesJoined,
+    PairingChanged,
 )
 from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
@@ -84,17 +89,19 @@ class Gateway:
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
+            layouts=Layouts(
+                endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
+            ),
         )
         self._driver = self._make_driver()
         self.requests = self._make_requests()
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
-        lines = LineStates(endpoints.lines, on_change=self._link_changed)
+        lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
         for name, agent in self._agents.items():
             self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
             self._background.run("link_states", partial(watch_links, agent, lines))
         self._background.run("index", self._keep_index_tidy)
-        self._background.run("first_layout", self._hand_over_once_layout_is_known)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -108,14 +115,19 @@ class Gateway:
         """Why `/ready` does not say yes; empty if it does."""
         return self.fleet.troubles()
 
+    def warnings(self) -> list[str]:
+        """What is not as it should be though requests are answered."""
+        return self.fleet.warnings()
+
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
         return self._feeds[engine]
 
     def engines_up(self) -> list[EngineClient]:
-        """Engines to ask what any of them can answer; decode engines first, they are near."""
+        """Engines to ask what any of them can answer: near ones first, then those that decode."""
+        near = self.deployment.gateway.near
         up = [e for e in self._endpoints.engines.values() if e.name in self.fleet.up]
-        return [self.engines[e.name] for e in sorted(up, key=lambda e: e.role)]
+        return [self.engines[e.name] for e in sorted(up, key=lambda e: (e.cluster != near, e.role))]
 
     def update_metrics(self) -> None:
         """Bring gauges up to date, before metrics are read."""
@@ -124,7 +136,7 @@ class Gateway:
         self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
-        self.metrics.layout_mismatches.set(len(self.fleet.mismatches))
+        self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
     # -- the parts ------------------------------------------------------------------------------
@@ -134,12 +146,19 @@ class Gateway:
         return RequestFlow(
             self.deployment.gateway,
             self._driver,
-            renderer=Renderer(engines, self.engines, up=lambda: fleet.up, suspect=fleet.suspect),
+            renderer=Renderer(
+                engines,
+                self.engines,
+                up=lambda: fleet.up,
+                suspect=fleet.suspect,
+                near=self.deployment.gateway.near,
+            ),
             adapters=self._adapters,
             engines=engines,
             index=self.index,
             metrics=self.metrics,
             journal=self._journal,
+            alignment_tokens=fleet.layouts.alignment_tokens,
         )
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
@@ -159,14 +178,6 @@ class Gateway:
             pause_s = 0.0 if self.index.tidy() else _TIDY_S
             await asyncio.sleep(pause_s)
 
-    async def _hand_over_once_layout_is_known(self) -> None:
-        """An engine registers its layout with its agent; until then prompts are not handed over."""
-        await self.fleet.layout_known.wait()
-        layout = self.fleet.layout()
-        assert layout is not None
-        self.requests.block_tokens = layout.alignment_tokens
-        self._driver.handle(LayoutKnown(layout))
-
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
         opened = JournalOpened(
@@ -182,7 +193,7 @@ class Gateway:
             self._endpoints,
             self.engines,
             self._agents,
-            ranks=self.fleet.ranks,
+            ranks=self.fleet.layouts.ranks,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
@@ -193,6 +204,15 @@ class Gateway:
     def _link_changed(self, event: LinkStateChanged) -> None:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
+
+    def _machines_changed(self, source: str, target: str, up: bool) -> None:
+        self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
+
+    def _layout_known(self, layout: KvLayout, engines: tuple[str, ...]) -> None:
+        self._driver.handle(LayoutKnown(layout, engines))
+
+    def _pairing_changed(self, unfit: tuple[tuple[str, str], ...]) -> None:
+        self._driver.handle(PairingChanged(unfit))
 
     def _engine_up(self, name: str) -> None:
         if name not in self._feed_tasks:

@@ -140,10 +140,15 @@ class _Front:
         return web.Response()
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Whether requests should be sent here, else why not."""
+        """Whether requests should be sent here, else why not; and what is amiss all the same."""
         troubles = self._gateway.troubles()
         status = 503 if troubles else 200
-        return web.json_response({"ready": not troubles, "troubles": troubles}, status=status)
+        body = {
+            "ready": not troubles,
+            "troubles": troubles,
+            "warnings": self._gateway.warnings(),
+        }
+        return web.json_response(body, status=status)
 
     async def requests(self, _request: web.Request) -> web.Response:
         """The last requests that ended, with their decisions; asks for a key where there are."""

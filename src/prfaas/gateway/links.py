@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from prfaas.core.deployment import AgentPair, Line
+from prfaas.core.deployment import AgentPair
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
@@ -26,17 +27,32 @@ _SATURATED = 0.5
 
 
 class LineStates:
-    """What agents last said of each line. ``on_change`` gets an event per line that changed."""
+    """What agents last said of each line.
+
+    Args:
+        on_change: gets an event per line that changed.
+        on_pair: of a line with several pairs of machines that is up, told which machine has lost
+            its way to another (False), or has it again (True).
+    """
 
     def __init__(
-        self, lines: Iterable[Line], on_change: Callable[[LinkStateChanged], None]
+        self,
+        endpoints: Endpoints,
+        *,
+        on_change: Callable[[LinkStateChanged], None],
+        on_pair: Callable[[str, str, bool], None],
     ) -> None:
-        self._on_change = on_change
-        self._line_of = {pair: (k.source, k.target) for k in lines for pair in k.pairs}
-        self._states: dict[tuple[str, str], dict[AgentPair, LinkState]] = {
+        self._on_change, self._on_pair = on_change, on_pair
+        self._machine_of = {name: agent.machine for name, agent in endpoints.agents.items()}
+        self._line_of = {
+            pair: (line.source, line.target) for line in endpoints.lines for pair in line.pairs
+        }
+        self._states: dict[tuple[str, str], dict[AgentPair, LinkState | None]] = {
             line: {} for line in self._line_of.values()
         }
+        """By pair; None where its sender cannot be asked, absent until it was heard of."""
         self._last: dict[tuple[str, str], LinkStateChanged] = {}
+        self._cut: dict[tuple[str, str], set[AgentPair]] = {line: set() for line in self._states}
 
     def sends(self, agent: str) -> bool:
         """Whether a line begins at this agent."""
@@ -58,13 +74,16 @@ class LineStates:
         touched = {}
         for pair, line in self._line_of.items():
             if pair.sender == sender:
-                self._states[line].pop(pair, None)
+                self._states[line][pair] = None
                 touched[line] = why
         self._tell(touched)
 
     def _tell(self, lines: dict[tuple[str, str], str]) -> None:
         for line, why in lines.items():
-            event = link_event(*line, list(self._states[line].values()))
+            states = self._states[line]
+            event = link_event(*line, [state for state in states.values() if state is not None])
+            if event.up:
+                self._tell_pairs(line, states)
             last = self._last.get(line)
             if last == event:
                 continue
@@ -75,6 +94,19 @@ class LineStates:
                 else:
                     logger.warning("link %s to %s is down: %s", event.source, event.target, why)
             self._on_change(event)
+
+    def _tell_pairs(self, line: tuple[str, str], states: dict[AgentPair, LinkState | None]) -> None:
+        """Of a line that is up, which of its pairs are not."""
+        cut = {pair for pair, state in states.items() if state is None or not state.connections}
+        for pair in sorted(cut ^ self._cut[line]):
+            joined = pair not in cut
+            if joined:
+                logger.info("agent %s reaches %s again", *pair)
+            else:
+                logger.warning("agent %s does not reach %s", *pair)
+            sender, receiver = (self._machine_of[agent] for agent in pair)
+            self._on_pair(sender, receiver, joined)
+        self._cut[line] = cut
 
 
 async def watch_links(agent: AgentClient, lines: LineStates) -> None:

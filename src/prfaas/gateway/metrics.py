@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
+from prfaas.gateway.layouts import Mismatch, named
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -72,9 +75,10 @@ class GatewayMetrics:
             ("task",),
             registry=r,
         )
-        self.layout_mismatches = Gauge(
+        self._mismatches = Gauge(
             "prfaas_gateway_layout_mismatches",
-            "Pairs of engines whose KV layouts do not pair.",
+            "Pairs of a prefill and a decode engine that are not used: their KV layouts differ.",
+            ("prefill", "decode"),
             registry=r,
         )
         self._index_blocks = Gauge(
@@ -109,6 +113,13 @@ class GatewayMetrics:
             ("engine",),
             registry=r,
         )
+
+    def observe_mismatches(self, mismatches: Iterable[Mismatch]) -> None:
+        """Take over which engines do not pair, when metrics are read."""
+        self._mismatches.clear()
+        for found in mismatches:
+            pairs = self._mismatches.labels(named(found.prefill), named(found.decode))
+            pairs.set(len(found.prefill) * len(found.decode))
 
     def observe_feed(self, feed: KvEventFeed) -> None:
         """Take over one engine's index state, when metrics are read."""

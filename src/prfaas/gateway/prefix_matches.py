@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import aligned_boundary
@@ -21,7 +21,6 @@ class Matches(NamedTuple):
     resumable: Mapping[str, int]
 
 
-_ROLES: tuple[EngineRole, ...] = get_args(EngineRole)
 NO_MATCHES = Matches({}, {})
 
 
@@ -31,26 +30,29 @@ def match_engines(
     engines: Mapping[str, EngineEndpoint],
     *,
     prompt_tokens: int,
-    block_tokens: int | None,
+    alignment_tokens: Mapping[str, int],
 ) -> Matches:
     """What each engine holds of the prompt, and what of it it can go on from by itself.
 
     Args:
         keys: the prompt's, with its salt and adapter.
-        block_tokens: hand-offs end at multiples of it; None: there are none.
+        alignment_tokens: engine -> hand-offs end at multiples of it; absent: there are none.
     """
     cached: dict[str, int] = {}
     resumable: dict[str, int] = {}
     for names, match in index.match(keys):
-        tokens = {
-            role: usable_prefix(role, match, prompt_tokens=prompt_tokens, block_tokens=block_tokens)
-            for role in _ROLES
-        }
+        usable: dict[tuple[EngineRole, int | None], int] = {}
         for name in names:
-            usable = tokens[engines[name].role]
-            if usable > 0:
-                cached[name] = usable
-                if match.reusable_tokens < usable:
+            kind = engines[name].role, alignment_tokens.get(name)
+            if kind not in usable:
+                role, block_tokens = kind
+                usable[kind] = usable_prefix(
+                    role, match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
+                )
+            tokens = usable[kind]
+            if tokens > 0:
+                cached[name] = tokens
+                if match.reusable_tokens < tokens:
                     resumable[name] = match.reusable_tokens
     return Matches(cached, resumable)
 

@@ -53,9 +53,11 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class Renderer:
-    """Has the engines that are up tokenise, in turn; decode engines first, they are near.
+    """Has the engines that are up tokenise, in turn: those of the cluster that is near first, then
+    decode engines, which are nearer than PrfaaS clusters.
 
     Args:
+        near: the cluster that the gateway stands beside, if any.
         up: the engines that are usable now.
         suspect: called with an engine's name when it could not be reached.
     """
@@ -67,9 +69,14 @@ class Renderer:
         *,
         up: Callable[[], frozenset[str]],
         suspect: Callable[[str], None],
+        near: str | None = None,
     ) -> None:
-        by_role = sorted(endpoints.values(), key=lambda e: e.role)
-        self._names = [[e.name for e in by_role if e.role == r] for r in ("decode", "prefill")]
+        ranked: dict[tuple[bool, str], list[str]] = {}
+        for engine in endpoints.values():
+            ranked.setdefault((near not in (None, engine.cluster), engine.role), []).append(
+                engine.name
+            )
+        self._names = [ranked[rank] for rank in sorted(ranked)]  # "decode" < "prefill".
         self._engines = engines
         self._up = up
         self._suspect = suspect

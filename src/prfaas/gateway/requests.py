@@ -35,11 +35,12 @@ _RECENT = 50
 
 
 class RequestFlow:
-    """Answers requests. ``block_tokens``: hand-offs end at multiples of it; nothing is handed over
-    before it is known.
+    """Answers requests.
 
     Args:
         index: what the engines' prefix caches hold.
+        alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
+            not there hands nothing over. It changes as engines register.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RequestFlow:
         index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
+        alignment_tokens: Mapping[str, int],
     ) -> None:
         self._deadline_s = config.request_deadline_s
         self._most_inflight = config.max_inflight_requests
@@ -63,7 +65,7 @@ class RequestFlow:
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
-        self.block_tokens: int | None = None
+        self._alignment_tokens = alignment_tokens
         self.inflight = 0
         self.recent: deque[RequestFacts] = deque(maxlen=_RECENT)
         """Requests that have ended, the newest first."""
@@ -135,5 +137,5 @@ class RequestFlow:
             self._index,
             self._engines,
             prompt_tokens=len(token_ids),
-            block_tokens=self.block_tokens,
+            alignment_tokens=self._alignment_tokens,
         )

@@ -39,6 +39,7 @@ class _Readiness(msgspec.Struct, frozen=True):
     """What the gateway's ``/ready`` answers."""
 
     troubles: list[str]
+    warnings: list[str] = []
 
 
 class Supervisor:
@@ -159,7 +160,7 @@ class Supervisor:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with self._http.get(gateway.probe) as response:
                         answer = msgspec.json.decode(await response.read(), type=_Readiness)
-                    gateway.explain("; ".join(answer.troubles))
+                    gateway.explain("; ".join([*answer.troubles, *answer.warnings]))
 
     async def _unused_engines(self) -> list[str]:
         """Engines that a gateway gives no work."""

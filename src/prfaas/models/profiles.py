@@ -15,6 +15,7 @@ file (format: docs/planner.md), measured by the operator or built in:
     decode:
       points: {20: 0.025}           # sequences in the batch: seconds per step
     kv: {constant: 172 MiB, per_token: 16.875 KiB}   # S_kv, where no model file gives it
+    kv_tokens: 2M                     # tokens whose KV cache fits beside the weights (optional)
 """
 
 from __future__ import annotations
@@ -99,8 +100,10 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
     """A model of the catalogue that the numbers belong to."""
     prefill: PrefillProfile | None
     decode: DecodeProfile | None
-    kv: KvSize | None
+    kv: KvSize | None = None
     """As the file gives it; `kv_size` asks the model too."""
+    kv_tokens: int | None = None
+    """Tokens whose KV cache fits beside the weights; None: not known."""
 
     @property
     def label(self) -> str:
@@ -149,7 +152,7 @@ def common_kv_size(
         why = "no profile says" if not found else "the profiles do not agree"
         raise ConfigError(
             f"S_kv: {why}; add 'model: NAME' or 'kv: {{constant: 174 MiB, per_token: 17 KiB}}' "
-            "to every profile, or once to a planner's scenario"
+            "to every profile, or kv_size once to the model in the deployment file"
         )
     return found[0]
 
@@ -175,6 +178,7 @@ class _ProfileFile(Strict, frozen=True):
     prefill: _Points | None = None
     decode: _Points | None = None
     kv: _Kv | None = None
+    kv_tokens: str | int | None = None
 
 
 def built_in_profiles() -> list[str]:
@@ -224,6 +228,7 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
         prefill=None if prefill is None else PrefillProfile(prefill),
         decode=None if decode is None else DecodeProfile(decode),
         kv=None if kv is None else KvSize(parse_bytes(kv.constant), parse_bytes(kv.per_token)),
+        kv_tokens=None if file.kv_tokens is None else parse_tokens(file.kv_tokens),
     )
 
 

@@ -83,6 +83,17 @@ def two_clusters(scenario: Scenario) -> TwoClusters:
     )
 
 
+def best_split(scenario: Scenario) -> dict[str, tuple[int, int]]:
+    """(N_p, N_d) of every PD cluster at the best plan, by exact expectations: what hardware whose
+    roles nobody has fixed is divided into. Raises ConfigError where it cannot be served."""
+    if len(scenario.pd) == 1 and (scenario.is_two_clusters or not scenario.prfaas):
+        n_prfaas = sum(cluster.instances for cluster in scenario.prfaas)
+        split = two_clusters(scenario).best(n_prfaas, scenario.pd[0].instances, "exact")
+        return {scenario.pd[0].name: (split.n_p, split.n_d)}
+    splits = whole_nodes(scenario.demand, scenario.clusters, scenario.lines)
+    return {name: (round(n_p), round(n_d)) for name, (n_p, n_d) in splits.items()}
+
+
 def prfaas_pd(scenario: Scenario) -> Deployment:
     """The scenario's own deployment at its best threshold and split."""
     if not scenario.is_two_clusters:

@@ -1,94 +1,87 @@
-"""Clusters and lines of a planning scenario: what the file says, checked."""
+"""Clusters and lines of a description as the planner computes with them, checked."""
 
 from __future__ import annotations
 
-from math import inf
 from pathlib import Path
 
+from prfaas.core.deployment import ClusterConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_duration, parse_rate
+from prfaas.description.engines import PlannedEngines
+from prfaas.description.file import Description
 from prfaas.models.profiles import load_profile
-from prfaas.planner.scenario_file import ScenarioFile
 from prfaas.planner.sites import Cluster, Line
 
 
-def clusters_of(file: ScenarioFile, beside: Path) -> list[Cluster]:
-    """The file's clusters with their profiles; ``beside``: where a relative profile starts.
+def clusters_of(description: Description, beside: Path) -> list[Cluster]:
+    """The clusters with their profiles; ``beside``: where a relative profile starts.
 
     Raises ConfigError that says what to write.
     """
-    names = [cluster.name for cluster in file.clusters]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"clusters: a name is used twice: {', '.join(names)}")
-    if not any(cluster.kind == "pd" for cluster in file.clusters):
-        raise ConfigError("clusters: none of kind 'pd'; nothing could decode")
+    engines = description.planned_engines
     found = []
-    for cluster in file.clusters:
+    for cluster in description.clusters:
+        own = [e for e in engines if e.cluster == cluster.name]
         with naming(f"cluster {cluster.name!r}"):
-            least = 2 if cluster.kind == "pd" else 1
-            if cluster.instances < least:
-                raise ConfigError(
-                    f"instances: {cluster.instances}; write {least} or more"
-                    + (" (one prefills, one decodes)" if least == 2 else "")
-                    + ", or leave the cluster out"
-                )
-            _check_price(usd_per_gpu_hour=cluster.usd_per_gpu_hour)
-            profile = load_profile(cluster.profile, beside=beside)
-            _ = profile.prefill_or_refuse
-            if cluster.kind == "pd":
-                _ = profile.decode_or_refuse
-        found.append(
-            Cluster(
-                name=cluster.name,
-                kind=cluster.kind,
-                profile=profile,
-                instances=cluster.instances,
-                usd_per_gpu_hour=cluster.usd_per_gpu_hour,
-            )
-        )
+            found.append(_cluster(cluster, own, description, beside))
     return found
 
 
-def _check_price(**prices: float | None) -> None:
-    for name, usd in prices.items():
-        if usd is not None and not 0 <= usd < inf:
-            raise ConfigError(f"{name}: {usd:g}; write 0 or more")
+def _cluster(
+    cluster: ClusterConfig, engines: list[PlannedEngines], description: Description, beside: Path
+) -> Cluster:
+    count = sum(engine.instances for engine in engines)
+    least = 2 if cluster.kind == "pd" else 1
+    if count < least:
+        raise ConfigError(
+            f"instances: {count}; write {least} or more"
+            + (" (one prefills, one decodes)" if least == 2 else "")
+            + ", or leave the cluster out"
+        )
+    names = sorted({engine.profile for engine in engines})
+    if len(names) > 1:
+        raise ConfigError(
+            f"its engines have profiles that differ ({', '.join(names)}); the planner takes one "
+            "per cluster: name it with --profile CLUSTER=FILE, or write two clusters"
+        )
+    profile = load_profile(names[0], beside=beside)
+    _ = profile.prefill_or_refuse
+    if cluster.kind == "pd":
+        _ = profile.decode_or_refuse
+    return Cluster(
+        name=cluster.name,
+        kind=cluster.kind,
+        profile=profile,
+        instances=count,
+        usd_per_gpu_hour=description.prices.usd_per_gpu_hour.get(cluster.name),
+    )
 
 
-def lines_of(file: ScenarioFile) -> list[Line]:
-    """The file's lines. Raises ConfigError that says what to write."""
-    kinds = {cluster.name: cluster.kind for cluster in file.clusters}
+def lines_of(description: Description) -> list[Line]:
+    """The lines with their prices. Raises ConfigError that says what to write."""
+    kinds = {cluster.name: cluster.kind for cluster in description.clusters}
     found: list[Line] = []
-    for line in file.lines:
-        with naming(f"line from {line.source} to {line.target}"):
-            for end in (line.source, line.target):
-                if end not in kinds:
-                    known = ", ".join(sorted(kinds))
-                    raise ConfigError(f"no cluster is named {end!r}; known: {known}")
-            if kinds[line.target] != "pd" or line.source == line.target:
-                raise ConfigError("KV goes to another cluster of kind 'pd'; is it turned around?")
-            if any((line.source, line.target) == (a.source, a.target) for a in found):
-                raise ConfigError("given twice; add their bandwidths up in one")
-            bytes_per_s = parse_rate(str(line.bandwidth))
-            if bytes_per_s <= 0:
-                raise ConfigError("bandwidth must be more than 0, for example '100 Gbps'")
-            _check_price(usd_per_month=line.usd_per_month, usd_per_gb=line.usd_per_gb)
+    for link in description.links:
+        with naming(f"link from {link.source!r} to {link.target!r}"):
+            if link.rate is None:
+                raise ConfigError("how much it carries is not known; add rate: 100 Gbps")
+            price = description.prices.of_link(link.source, link.target)
             found.append(
                 Line(
-                    source=line.source,
-                    target=line.target,
-                    bytes_per_s=bytes_per_s,
-                    rtt_s=parse_duration(str(line.rtt)),
-                    usd_per_month=line.usd_per_month,
-                    usd_per_gb=line.usd_per_gb,
+                    source=link.source,
+                    target=link.target,
+                    bytes_per_s=parse_rate(link.rate),
+                    rtt_s=parse_duration(str(link.rtt)),
+                    usd_per_month=price.usd_per_month,
+                    usd_per_gb=price.usd_per_gb,
                 )
             )
     linked = {line.source for line in found}
-    for cluster in file.clusters:
-        if cluster.kind == "prfaas" and cluster.name not in linked:
+    for name, kind in kinds.items():
+        if kind == "prfaas" and name not in linked:
             raise ConfigError(
-                f"cluster {cluster.name!r} has no line to a PD cluster; add under 'lines': "
-                f"- {{from: {cluster.name}, to: NAME, bandwidth: 100 Gbps}}"
+                f"cluster {name!r} has no line to a PD cluster; add under 'links': "
+                f"- {{from: {name}, to: NAME, rate: 100 Gbps}}"
             )
     return found

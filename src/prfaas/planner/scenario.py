@@ -1,35 +1,26 @@
-"""A planning scenario: one YAML file with the workload, the clusters, the lines and the prices.
+"""A description ready to plan with: demand, clusters with profiles, lines, prices.
 
-The file format is described in docs/planner.md; examples/paper.yaml is the paper's case study.
-Loading checks what the types cannot: units, names, counts, and that every profile is long enough
-for the workload. An error says where it is and what to write.
+The file is `prfaas.description`'s (docs/planner.md); examples/paper.yaml is the paper's case study.
+Here is checked what its types cannot say: that every profile is long enough for the workload, that
+every line has a rate and every PrfaaS cluster a line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import inf
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from prfaas.core.errors import ConfigError
-from prfaas.core.strict import load_yaml, naming, parse_yaml
-from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
-from prfaas.models.geometry.models import load_model
-from prfaas.models.kv_size import KvSize
-from prfaas.models.profiles import common_kv_size
+from prfaas.core.strict import naming
+from prfaas.core.units import parse_tokens
+from prfaas.description.file import Description, load_description, parse_description
+from prfaas.description.speeds import check_longest, kv_size_of
+from prfaas.description.workload import WorkloadConfig
 from prfaas.planner.demand import Demand, Expectations
 from prfaas.planner.hardware import clusters_of, lines_of
-from prfaas.planner.scenario_file import ScenarioFile, TraceFile, WorkloadFile
 from prfaas.planner.sites import Cluster, Line
-from prfaas.workload.files import clip_note
-from prfaas.workload.lengths import (
-    HistogramLengths,
-    LengthDistribution,
-    TruncatedLogNormal,
-)
+from prfaas.workload.files import TraceSource, clip_note
+from prfaas.workload.lengths import LengthDistribution
 from prfaas.workload.reuse import trace_lengths
 
 
@@ -63,56 +54,48 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.prfaas) == len(self.pd) == len(self.lines) == 1
 
 
-def load_scenario(path: Path, *, told: Mapping[str, Any] | None = None) -> Scenario:
-    """Read and check a scenario file.
-
-    Args:
-        told: fields of its trace (`TraceSource`) that are replaced, as the command line says.
-    Raises ConfigError that says what to write.
-    """
-    file = load_yaml(path, ScenarioFile)
-    if told:
-        trace = file.workload.lengths.trace
-        if trace is None:
-            raise ConfigError(f"{path}: {', '.join(told)}: the workload is no trace")
-        replace = msgspec.structs.replace
-        lengths = replace(file.workload.lengths, trace=replace(trace, **told))
-        file = replace(file, workload=replace(file.workload, lengths=lengths))
-    return _resolve(file, source=str(path), beside=path.parent)
+def load_scenario(path: Path) -> Scenario:
+    """Read, check and resolve a description. Raises ConfigError that says what to write."""
+    return scenario_of(load_description(path), source=str(path), beside=path.parent)
 
 
 def parse_scenario(text: bytes | str, *, source: str, beside: Path) -> Scenario:
     """The same from memory; ``beside`` is the directory that relative paths start from."""
-    return _resolve(parse_yaml(text, ScenarioFile, source=source), source=source, beside=beside)
+    description = parse_description(text, source=source)
+    return scenario_of(description, source=source, beside=beside)
 
 
-def _resolve(file: ScenarioFile, *, source: str, beside: Path) -> Scenario:
+def scenario_of(description: Description, *, source: str, beside: Path) -> Scenario:
+    """The description as the planner computes with it.
+
+    Args:
+        source: names the description in errors.
+        beside: where relative paths start.
+    Raises ConfigError that says what to write.
+    """
     with naming(source):
-        clusters = clusters_of(file, beside)
-        lines = lines_of(file)
+        clusters = clusters_of(description, beside)
+        lines = lines_of(description)
+        asked = description.asked
         with naming("workload"):
-            workload = _workload(file.workload, beside)
-        _check_profiles(clusters, workload.lengths)
-        with naming("slo"):
-            ttft = file.slo.ttft
-            if not 0 < file.slo.tokens_per_s < inf:
-                raise ConfigError("tokens_per_s must be more than 0, for example 40")
-            ttft_s = None if ttft is None else parse_duration(str(ttft.within))
+            workload = _workload(asked, description, beside)
+        for cluster in clusters:
+            check_longest(f"cluster {cluster.name!r}", cluster.profile, workload.lengths.high)
         demand = Demand(
             lengths=workload.lengths,
             output_tokens=workload.output_tokens,
-            kv=_kv_size(file, clusters, beside),
-            tokens_per_s=file.slo.tokens_per_s,
+            kv=kv_size_of(description.model, [c.profile for c in clusters], beside=beside),
+            tokens_per_s=1 / description.slo.tpot_s,
         )
     return Scenario(
-        name=file.name,
+        name=description.name or source,
         demand=demand,
         prefix_hit_rate=workload.hit_rate,
         clusters=clusters,
         lines=lines,
-        expectations=file.expectations,
-        ttft_s=ttft_s,
-        ttft_percentile=(ttft.percentile if ttft else 90) / 100,
+        expectations=description.experiments.expectations,
+        ttft_s=description.slo.ttft_s,
+        ttft_percentile=description.slo.ttft_percentile / 100,
         notes=workload.notes,
     )
 
@@ -125,70 +108,33 @@ class _Workload(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-def _workload(file: WorkloadFile, beside: Path) -> _Workload:
-    lognormal, histogram, trace = (
-        file.lengths.lognormal,
-        file.lengths.histogram,
-        file.lengths.trace,
-    )
-    if sum(given is not None for given in (lognormal, histogram, trace)) != 1:
-        raise ConfigError("lengths: give exactly one of lognormal, histogram, trace")
-    if file.output_tokens is not None and not 0 < file.output_tokens < inf:
-        raise ConfigError(f"output_tokens: {file.output_tokens:g}; write more than 0")
-    if trace is not None:
-        return _from_trace(file, trace, beside)
-    if file.output_tokens is None:
-        raise ConfigError("output_tokens: the mean answer is needed, for example 1024")
-    if not 0 <= file.prefix_hit_rate < 1:
-        raise ConfigError(f"prefix_hit_rate: {file.prefix_hit_rate}; write a share below 1")
-    lengths: LengthDistribution
-    if lognormal is not None:
-        low, high = parse_tokens(lognormal.low), parse_tokens(lognormal.high)
-        lengths = TruncatedLogNormal(lognormal.mu, lognormal.sigma, low, high)
-    else:
-        assert histogram is not None
-        edges = [parse_tokens(edge) for edge in histogram.edges]
-        lengths = HistogramLengths(edges, histogram.weights)
+def _workload(asked: WorkloadConfig, description: Description, beside: Path) -> _Workload:
+    if asked.source is not None:
+        return _from_trace(asked, asked.source, _cache_tokens(description), beside)
     return _Workload(
-        lengths=lengths.scaled(1 - file.prefix_hit_rate),
-        output_tokens=file.output_tokens,
-        hit_rate=file.prefix_hit_rate,
+        lengths=asked.uncached_lengths(),
+        output_tokens=asked.answer_tokens(),
+        hit_rate=asked.prefix_hit_rate,
     )
 
 
-def _from_trace(file: WorkloadFile, trace: TraceFile, beside: Path) -> _Workload:
-    if file.prefix_hit_rate:
-        raise ConfigError("prefix_hit_rate: leave it out, the trace's own reuse is replayed")
-    cache = None if trace.prefix_cache is None else parse_tokens(trace.prefix_cache)
+def _from_trace(
+    asked: WorkloadConfig, trace: TraceSource, cache_tokens: int | None, beside: Path
+) -> _Workload:
     read = trace.read(beside)
-    found = trace_lengths(read, cache_tokens=cache)
+    found = trace_lengths(read, cache_tokens=cache_tokens)
     return _Workload(
         lengths=found.uncached,
-        output_tokens=file.output_tokens or found.mean_output_tokens,
+        output_tokens=asked.output_tokens or found.mean_output_tokens,
         hit_rate=found.hit_rate,
         notes=[] if trace.clip is None else [clip_note(trace.clip, read.clipped_share)],
     )
 
 
-def _check_profiles(clusters: list[Cluster], lengths: LengthDistribution) -> None:
-    for cluster in clusters:
-        profile = cluster.profile.prefill_or_refuse
-        if lengths.high > profile.max_tokens:
-            raise ConfigError(
-                f"cluster {cluster.name!r}: profile {cluster.profile.name!r} ends at "
-                f"{profile.max_tokens} tokens, the workload's prompts reach {lengths.high:.0f}; "
-                "measure a longer prompt and add the point, or shorten the workload (a trace: with "
-                f"--clip {profile.max_tokens})"
-            )
-
-
-def _kv_size(file: ScenarioFile, clusters: list[Cluster], beside: Path) -> KvSize:
-    if file.kv is not None:
-        with naming("kv"):
-            return KvSize(parse_bytes(str(file.kv.constant)), parse_bytes(str(file.kv.per_token)))
-    if file.model is not None:
-        local = beside / file.model
-        name = str(local) if local.exists() else file.model
-        return load_model(name).kv_size(kv_dtype=file.kv_dtype, state_dtype=file.state_dtype)
-    profiles = [cluster.profile for cluster in clusters]
-    return common_kv_size(profiles, kv_dtype=file.kv_dtype, state_dtype=file.state_dtype)
+def _cache_tokens(description: Description) -> int | None:
+    """One cache as large as those of the PD clusters together: there every conversation leaves its
+    blocks. None: unbounded."""
+    caches = [cluster.prefix_cache for cluster in description.clusters if cluster.kind == "pd"]
+    if "unbounded" in caches:
+        return None
+    return sum(parse_tokens(cache) for cache in caches)

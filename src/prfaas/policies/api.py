@@ -140,6 +140,11 @@ class EngineView(Protocol):
         """Whether it can do the work of both roles."""
 
     @property
+    def unpaired(self) -> bool:
+        """Of one that decodes: whether no prefill engine can hand over to it, so that it computes
+        every prompt itself."""
+
+    @property
     def draining(self) -> bool:
         """Whether it is to prefill once its answers are complete; it is given no new ones."""
 
@@ -194,6 +199,10 @@ class ClusterView(Protocol):
     @property
     def prfaas(self) -> bool:
         """Whether it only prefills; else it is a PD cluster."""
+
+    @property
+    def far(self) -> bool:
+        """Whether answers come from elsewhere than where the gateway stands."""
 
     @property
     def engines(self) -> Sequence[EngineView]:
@@ -261,6 +270,10 @@ class View(Protocol):
 
     def link(self, source: str, target: str) -> LinkView | None:
         """The line between two clusters; None where there is none."""
+
+    def prefill_engines(self, cluster: str, decode: str) -> Sequence[EngineView]:
+        """The prefill engines of ``cluster``, up or not, that can hand over to the engine
+        ``decode``: their KV layouts fit and their machines reach each other."""
 
 
 class RoleChange(msgspec.Struct, frozen=True, gc=False):

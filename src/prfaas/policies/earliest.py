@@ -36,6 +36,6 @@ class EarliestPolicy(ArrivalPolicy):
         decode = decode_engine(request, view.pd_clusters)
         if decode is None:
             return None
-        local = soonest_local(request, view, view.cluster(decode.cluster), now)
+        local = soonest_local(request, view, decode, now)
         remote = soonest_remote(request, view, decode, now)
         return earlier_of(local, remote, decode, self._margin)

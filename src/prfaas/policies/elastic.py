@@ -47,7 +47,7 @@ class ElasticPolicy(ArrivalPolicy):
         if decode is None:
             return None
         home = view.cluster(decode.cluster)
-        local = soonest_local(request, view, home, now)
+        local = soonest_local(request, view, decode, now)
         direct = self._soonest_direct(request, view, home)
         if direct[1] < local[1]:
             local = direct

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import ClusterView, Decision, EngineView, RequestView, Route, View
+from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
 from prfaas.policies.placement import reachable
 
 Soonest = tuple[EngineView | None, float]
 """An engine, and seconds from now to the first token if it prefills."""
 
 
-def soonest_local(request: RequestView, view: View, home: ClusterView, now: float) -> Soonest:
-    """Over the prefill engines of the PD cluster ``home``."""
+def soonest_local(request: RequestView, view: View, decode: EngineView, now: float) -> Soonest:
+    """Over the prefill engines of the cluster of ``decode``."""
     best, best_s = None, inf
-    for engine in home.prefill_engines:
+    for engine in view.prefill_engines(decode.cluster, decode.name):
         if engine.up:
             seconds = _prefilled_in(request, view, engine, now)
             if seconds < best_s:
@@ -40,7 +40,7 @@ def soonest_remote(request: RequestView, view: View, decode: EngineView, now: fl
         size = costs.kv_bytes(from_token, request.total_tokens)
         carried_s = (link.outstanding_bytes + size) / rate
         tail_s = costs.kv_bytes(0, 0) / rate + link.rtt_s / 2
-        for engine in cluster.prefill_engines:
+        for engine in view.prefill_engines(cluster.name, decode.name):
             if engine.up:
                 seconds = _prefilled_in(request, view, engine, now)
                 seconds = max(seconds, carried_s) + tail_s

@@ -1,7 +1,9 @@
 """Which engine of a cluster: the choices every routing policy shares.
 
 A decode engine is chosen by how full it is, less the share of the prompt it holds already (both
-0..1): a whole cached prompt outweighs a full engine, nothing less does. A prefill engine is chosen
+0..1): a whole cached prompt outweighs a full engine, nothing less does. One that is far from the
+gateway, or to which nobody can hand over, counts as full on top of that: the near ones are filled
+first, what they have no place for spills over. A prefill engine is chosen
 by when it would be done with this prompt: its queue, plus what it has not cached of the prompt.
 """
 
@@ -18,10 +20,13 @@ def decode_engine(request: RequestView, clusters: Sequence[ClusterView]) -> Engi
     best_score = float("inf")
     cached = request.cached
     for cluster in clusters:
+        far = float(cluster.far)
         for engine in cluster.decode_engines:
             if not engine.up:
                 continue
-            score = engine.assigned / engine.max_requests
+            score = engine.assigned / engine.max_requests + far
+            if engine.unpaired:
+                score += 1.0
             if cached:
                 score -= cached.get(engine.name, 0) / request.total_tokens
             if score < best_score:
@@ -30,11 +35,16 @@ def decode_engine(request: RequestView, clusters: Sequence[ClusterView]) -> Engi
 
 
 def stand_in(request: RequestView, clusters: Sequence[ClusterView]) -> EngineView | None:
-    """Where no decode engine is up: the prefill engine of ``clusters`` that holds most of the
-    prompt, of equals the one that is free first; None if none is up."""
-    engines = [engine for cluster in clusters for engine in cluster.prefill_engines if engine.up]
+    """Where no decode engine is up: the prefill engine of ``clusters`` that is near, then that
+    holds most of the prompt, then that is free first; None if none is up."""
     held = request.cached
-    return min(engines, key=lambda e: (-held.get(e.name, 0), e.free_at), default=None)
+    found = [
+        (cluster.far, -held.get(engine.name, 0), engine.free_at, engine)
+        for cluster in clusters
+        for engine in cluster.prefill_engines
+        if engine.up
+    ]
+    return min(found, key=lambda ranked: ranked[:3])[3] if found else None
 
 
 def prefill_engine(

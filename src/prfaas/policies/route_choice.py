@@ -48,12 +48,12 @@ def candidates(
     if decode is None:
         return
     yield from _beside_decode(request, view, home)
-    for engine in home.prefill_engines:
+    for engine in view.prefill_engines(home.name, decode.name):
         if engine.up:
             yield _local(request, view, engine, decode, slot_s, now)
     for cluster, link in reachable(view, home.name):
         sending = _Sending(request, view, decode, link)
-        for engine in cluster.prefill_engines:
+        for engine in view.prefill_engines(cluster.name, decode.name):
             if engine.up:
                 yield _remote(request, view, engine, decode, sending, slot_s, now)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
 from prfaas.policies.first_token import soonest_remote
-from prfaas.policies.placement import longest_cached, prefill_engine, reachable
+from prfaas.policies.placement import decode_engine, longest_cached, prefill_engine, reachable
 
+_MAINLY = 0.5
+"""Of the time to the first token: a line that takes more of it is looked for a better one."""
 _WASTE = 4
 """A prefill engine is not asked to compute this many times what the decode engine still lacks."""
 
@@ -14,15 +16,53 @@ def offload(
     request: RequestView, view: View, decode: EngineView, why: str, *, now: float
 ) -> Decision:
     """Prefill in the PrfaaS cluster from which the first token comes soonest, by its queues and its
-    line; `local` where none can be reached."""
-    reached = reachable(view, decode.cluster)
-    if len(reached) == 1:  # The line is the same whichever engine it is.
-        engine = prefill_engine(request, reached[0][0].prefill_engines, view.costs, now=now)
+    line, for ``decode``; where its lines are full or missing, for an engine of another PD cluster
+    that has a slot and better lines; `local` where none can be reached."""
+    taker = decode
+    if len(view.pd_clusters) > 1:
+        taker, engine = _over_the_best_line(request, view, decode, now)
     else:
-        engine, _ = soonest_remote(request, view, decode, now)
+        engine = _giver(request, view, decode, now)
     if engine is None:
         return local(request, view, decode, f"{why}, no PrfaaS engine in reach", now=now)
-    return Decision(Route.OFFLOAD, engine.name, decode.name, why)
+    return Decision(Route.OFFLOAD, engine.name, taker.name, why)
+
+
+def _giver(request: RequestView, view: View, decode: EngineView, now: float) -> EngineView | None:
+    reached = reachable(view, decode.cluster)
+    if len(reached) != 1:
+        return soonest_remote(request, view, decode, now)[0]
+    # The line is the same whichever engine it is.
+    engines = view.prefill_engines(reached[0][0].name, decode.name)
+    return prefill_engine(request, engines, view.costs, now=now)
+
+
+def _over_the_best_line(
+    request: RequestView, view: View, decode: EngineView, now: float
+) -> tuple[EngineView, EngineView | None]:
+    """A decode engine, and who prefills for it. ``decode`` unless the first token waits mainly for
+    its lines: decode engines are filled evenly as long as that costs nothing."""
+    engine, seconds = soonest_remote(request, view, decode, now)
+    if engine is not None and _line_s(request, view, decode) < _MAINLY * seconds:
+        return decode, engine
+    taker, least_s = decode, seconds
+    for cluster in view.pd_clusters:
+        other = decode_engine(request, (cluster,)) if cluster.name != decode.cluster else None
+        if other is None or other.unpaired or other.assigned >= other.max_requests:
+            continue
+        found, seconds = soonest_remote(request, view, other, now)
+        if seconds < least_s:
+            taker, engine, least_s = other, found, seconds
+    return taker, engine
+
+
+def _line_s(request: RequestView, view: View, decode: EngineView) -> float:
+    """How long the best line to ``decode`` takes for what waits for it and this hand-off."""
+    size = view.costs.kv_bytes(request.cached.get(decode.name, 0), request.total_tokens)
+    return min(
+        (link.outstanding_bytes + size) / link.rate_bytes_per_s
+        for _, link in reachable(view, decode.cluster)
+    )
 
 
 def local(
@@ -31,7 +71,7 @@ def local(
     """Prefill on a prefill engine of the decode engine's cluster. On the decode engine if there is
     none, or if that holds so much of the prompt, and the others so little, that it is soonest done
     there: a conversation's next turn."""
-    engines = view.cluster(decode.cluster).prefill_engines
+    engines = view.prefill_engines(decode.cluster, decode.name)
     engine = prefill_engine(request, engines, view.costs, now=now)
     if engine is None:
         return Decision(Route.DIRECT, None, decode.name, f"{why}, no prefill engine up")

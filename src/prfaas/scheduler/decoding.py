@@ -1,8 +1,9 @@
 """Decode slots: which engine can use what a request has, who gets the next free slot, who waits.
 
-A hand-off lies in one cluster, and one that begins at token *a* can be used only where the first
-*a* tokens are cached; a request without a hand-off can be answered anywhere. Where no decode engine
-is up at all, prefill engines of PD clusters stand in.
+A hand-off lies in the memory of one machine, laid out for the engine it was made for, and one that
+begins at token *a* can be used only where the first *a* tokens are cached; a request without a
+hand-off can be answered anywhere. Where no decode engine is up at all, prefill engines of PD
+clusters stand in.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Decoding:
             self.fill_slots(engine)
 
     def usable_engines(self, record: Record) -> list[EngineState]:
-        """Engines that can use what this request has. A transfer lies in one cluster."""
+        """Engines that can use what this request has. A transfer lies on one machine."""
         direct = record.route is Route.DIRECT
         clusters = self._fleet.pd_clusters if direct else [_place_of(record)]
         usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
@@ -182,14 +183,16 @@ class Decoding:
 
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
         """The least full with a free slot; where the policy packs the fullest, but engines that
-        prefill beside their batch last. Those that failed this request come after all others."""
-        best, best_key = None, (True, True, inf)
+        prefill beside their batch last. Near ones come first, and those that failed this request
+        after all others."""
+        best, best_key = None, (True, True, True, inf)
         packs = self._packs and record.route is not Route.DIRECT
         for engine in usable:
             if self._has_slot(record, engine):
                 load = engine.running / engine.max_requests
                 busy = packs and engine.prefills > 0
-                key = (engine.name in record.failed, busy, -load if packs else load)
+                failed = engine.name in record.failed
+                key = (failed, engine.place.far, busy, -load if packs else load)
                 if best is None or key < best_key:
                     best, best_key = engine, key
         return best
@@ -204,7 +207,7 @@ class Decoding:
         return (
             engine.up
             and engine.name not in record.full
-            and (engine.takes_handoffs or record.route is Route.DIRECT)
+            and (record.route is Route.DIRECT or self._holds_handoff(record, engine))
             and (engine.role == "decode" or self._may_stand_in(record, engine))
             and (not engine.draining or self._was_promised(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
@@ -213,6 +216,11 @@ class Decoding:
     def _was_promised(self, record: Record, engine: EngineState) -> bool:
         """What can be used nowhere else is still answered by an engine that drains."""
         return record.decode is engine and record.from_token > 0
+
+    def _holds_handoff(self, record: Record, engine: EngineState) -> bool:
+        """Whether ``engine`` can read what was, or is to be, handed over for this request."""
+        assert record.decode is not None
+        return engine.takes_handoffs and self._fleet.pairing.alike(record.decode, engine)
 
     def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
         """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""

@@ -123,10 +123,32 @@ class RequestCancelled(Event, frozen=True, gc=False):
 
 
 class LayoutKnown(Event, frozen=True, gc=False):
-    """How the engines hold their KV cache, from the first that has registered: from now on prompts
-    that arrive can be handed over."""
+    """How ``engines`` hold their KV cache, each of its ranks like this one: from now on they can
+    hand prompts over. Told for every group of engines that are alike, and again when it grows."""
 
     layout: KvLayout
+    engines: tuple[str, ...]
+
+
+class PairingChanged(Event, frozen=True, gc=False):
+    """Which layouts fit. ``unfit``: (of a prefill engine, of a decode engine) by their fingerprints
+    (`KvLayout.fingerprint`), all that do not; whatever was said before is over."""
+
+    unfit: tuple[tuple[str, str], ...]
+
+
+class MachinesCut(Event, frozen=True, gc=False):
+    """Of a line that is up, the agent of machine ``source`` has no connection to ``target``'s."""
+
+    source: str
+    target: str
+
+
+class MachinesJoined(Event, frozen=True, gc=False):
+    """It has one again."""
+
+    source: str
+    target: str
 
 
 class EngineUp(Event, frozen=True, gc=False):
@@ -189,6 +211,9 @@ AnyEvent = (
     | RequestEvent
     | RequestCancelled
     | LayoutKnown
+    | PairingChanged
+    | MachinesCut
+    | MachinesJoined
     | EngineUp
     | EngineSuspected
     | EngineDown

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prfaas.core.errors import InvariantError
+from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs
 from prfaas.scheduler.lifecycle import State
-from prfaas.scheduler.state import Clock, ClusterState, EngineState, LinkState
+from prfaas.scheduler.pairing import Pairing
+from prfaas.scheduler.state import Clock, ClusterState, EngineState, LinkState, Record
 from prfaas.scheduler.topology import Topology
-
-_NO_PROMPT_IS_SO_LONG = 1 << 40
-"""Stands for the block size while no layout is known: no hand-off ends at a multiple of it."""
 
 
 class FleetState:
-    """The `View`: clusters, engines and lines, with what is outstanding on them."""
+    """The `View`: clusters, engines and lines, with what is outstanding on them. ``on_layout``: see
+    `Pairing`."""
 
-    def __init__(self, topology: Topology, costs: Costs) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        costs: Costs,
+        *,
+        on_layout: Callable[[KvLayout], None] | None = None,
+    ) -> None:
         self.costs = costs
-        self.alignment_tokens = topology.alignment_tokens or _NO_PROMPT_IS_SO_LONG
         self.clock = Clock()
-        self.by_name = {spec.name: ClusterState(spec) for spec in topology.clusters}
+        near = topology.near
+        self.by_name = {
+            spec.name: ClusterState(spec, far=near is not None and spec.name != near)
+            for spec in topology.clusters
+        }
         self.clusters = list(self.by_name.values())
         self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
         self.pd_clusters = [c for c in self.clusters if not c.prfaas]
@@ -33,6 +44,8 @@ class FleetState:
         self.draining: list[EngineState] = []
         """Decode engines that are to prefill once they have nothing left to answer."""
         self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
+        joined = frozenset(self.links) | {(name, name) for name in self.by_name}
+        self.pairing = Pairing(topology.alignment_tokens, self.engines, joined, on_layout)
 
     def cluster(self, name: str) -> ClusterState:
         """The cluster of that name."""
@@ -49,6 +62,10 @@ class FleetState:
         """The line between two clusters; None where there is none."""
         return self.links.get((source, target))
 
+    def prefill_engines(self, cluster: str, decode: str) -> list[EngineState]:
+        """See `View`."""
+        return self.pairing.prefill_engines(self.by_name[cluster], self.engines[decode])
+
     def network(self, prefill: EngineState, decode: EngineState) -> LinkState | None:
         """What a hand-off between two engines crosses: the line between their clusters, or their
         cluster's own network; None where they share a machine, or where nothing is known to be
@@ -56,6 +73,17 @@ class FleetState:
         if prefill.place is decode.place and prefill.machine == decode.machine:
             return None
         return self.links.get((prefill.cluster, decode.cluster))
+
+    def crossing(self, source: str, target: str) -> dict[str, Record]:
+        """Requests whose KV cache is to go from one machine to another."""
+        return {
+            request_id: record
+            for link in self.links.values()
+            for request_id, record in link.records.items()
+            if record.decode is not None
+            and record.decode.machine == target
+            and (record.prefill or self.engines[record.transfer_from]).machine == source
+        }
 
     def check_integrity(self) -> None:
         """Raise InvariantError where counters and memberships disagree or capacity is exceeded."""

@@ -36,11 +36,16 @@ class Prefilling:
         self._stall_s = stall_s
 
     def plan(
-        self, record: Record, engine: EngineState, decode: EngineState, from_token: int
+        self,
+        record: Record,
+        engine: EngineState,
+        decode: EngineState,
+        from_token: int,
+        to_token: int,
     ) -> None:
-        """Prefill on ``engine`` and hand tokens from ``from_token`` on over to ``decode``, now or
+        """Prefill on ``engine`` and hand tokens [from_token, to_token) over to ``decode``, now or
         when ``engine`` has a place."""
-        record.from_token, record.to_token = from_token, record.boundary
+        record.from_token, record.to_token = from_token, to_token
         may_start = self._reservations.take_prefill_place(record, engine)
         network = self._fleet.network(engine, decode)
         if network is not None:

@@ -71,7 +71,7 @@ class Requests:
 
     def _is_stale(self, timer: Timer) -> bool:
         """Whether a request's timer can no longer move it (lines and the policy have their own)."""
-        if timer.kind is TimerKind.LINK or timer.kind is TimerKind.ADJUST:
+        if timer.kind in (TimerKind.LINK, TimerKind.CUT, TimerKind.ADJUST):
             return False
         record = self.records.get(timer.key) if isinstance(timer.key, str) else None
         if record is None:

@@ -158,7 +158,7 @@ class Routing:
         if record.route is not Route.DIRECT or record.attempt == 1:
             engine = placement.prefill_engine(
                 record,
-                self._fleet.cluster(decode.cluster).prefill_engines,
+                self._fleet.prefill_engines(decode.cluster, decode.name),
                 self._costs,
                 now=self._requests.now,
                 avoid=record.failed,
@@ -180,6 +180,8 @@ class Routing:
             return f"{engine.name} is down"
         if engine.name in record.failed:
             return f"{engine.name} failed this request before"
+        if not self._fleet.pairing.hands_over(engine, decode):
+            return f"{engine.name} cannot hand over to {decode.name}"
         network = self._fleet.network(engine, decode)
         if network is not None and not network.up:
             return f"no link up from {engine.cluster} to {decode.cluster}"
@@ -209,25 +211,41 @@ class Routing:
         """Carry out a decision that `_refusal` has nothing against."""
         decode = self._fleet.engines[decision.decode_engine]
         if decision.prefill_engine is not None:
-            decode = _receiver(decode)
+            decode = self._receiver(decode, self._fleet.engines[decision.prefill_engine])
         record.route, record.reason = decision.route, decision.reason
         record.transfer_id = None
         record.from_token = record.to_token = 0
         self._reservations.assign(record, decode)
         self._limit_attempt(record)
         if decision.prefill_engine is not None:
-            align = self._fleet.alignment_tokens
+            engine = self._fleet.engines[decision.prefill_engine]
+            pairing = self._fleet.pairing
+            align = pairing.alignment_tokens(engine, decode)
             from_token = record.cached_on(decode) // align * align
+            to_token = pairing.boundary(record.total_tokens, engine, decode)
             if not decode.takes_handoffs:
                 record.reason += f"; {decode.name} takes no hand-offs"
-            elif from_token < record.boundary:
-                engine = self._fleet.engines[decision.prefill_engine]
-                self._prefilling.plan(record, engine, decode, from_token)
+            elif not pairing.hands_over(engine, decode):
+                record.reason += f"; {engine.name} cannot hand over to {decode.name}"
+            elif from_token < to_token:
+                self._prefilling.plan(record, engine, decode, from_token, to_token)
                 return
             else:
                 record.reason += "; nothing to hand over"
             record.route = Route.DIRECT
         self.make_ready(record, "")
+
+    def _receiver(self, decode: EngineState, prefill: EngineState) -> EngineState:
+        """``decode``; where it takes no hand-offs from ``prefill``, its least full neighbour that
+        does."""
+        others = [
+            e
+            for e in (decode, *decode.place.decode_engines)
+            if e.up and e.takes_handoffs and self._fleet.pairing.hands_over(prefill, e)
+        ]
+        if decode in others:
+            return decode
+        return min(others, key=lambda e: e.assigned / e.max_requests, default=decode)
 
     def _limit_attempt(self, record: Record) -> None:
         if record.deadline < inf:
@@ -248,11 +266,3 @@ class Routing:
         message = f"gave up after {self._max_attempts} attempts: {why}"
         self._ending.fail(record, ErrorKind.ENGINE, message)
         return False
-
-
-def _receiver(decode: EngineState) -> EngineState:
-    """``decode``; where it takes no hand-offs, its least full neighbour that does."""
-    if decode.takes_handoffs:
-        return decode
-    others = [e for e in decode.place.decode_engines if e.up and e.takes_handoffs]
-    return min(others, key=lambda e: e.assigned / e.max_requests, default=decode)

@@ -23,10 +23,11 @@ from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
-from prfaas.core.layout import KvLayout, aligned_boundary
+from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
 from prfaas.scheduler.assembly import assemble
 from prfaas.scheduler.commands import AnyCommand, SetTimer
+from prfaas.scheduler.connectivity import Connectivity
 from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
@@ -37,6 +38,9 @@ from prfaas.scheduler.events import (
     FirstToken,
     LayoutKnown,
     LinkStateChanged,
+    MachinesCut,
+    MachinesJoined,
+    PairingChanged,
     PrefillCompleted,
     PrefillFailed,
     RequestArrived,
@@ -93,16 +97,15 @@ class Scheduler:
         learner: PrefillLearner | None,
         on_layout: Callable[[KvLayout], None] | None = None,
     ) -> None:
-        self._on_layout = on_layout
         self._policy = policy
         self._requests = requests = Requests()
-        self._fleet = fleet = FleetState(topology, costs)
+        self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
         self._routing, self._decoding = parts.routing, parts.decoding
         self._roles = Roles(requests, fleet, parts.decoding)
         self._records = requests.records
         self._timers = requests.timers
-        self._link_grace_s = config.link_grace_s
+        self._connectivity = connectivity = Connectivity(requests, fleet, config.link_grace_s)
         self._now = -inf
         self._steps: dict[type, list[Handler | None]] = {
             kind: [requests.handler(state, trigger) for state in State]
@@ -112,11 +115,14 @@ class Scheduler:
             RequestArrived: self._request_arrived,
             RequestCancelled: self._request_cancelled,
             TransferProgressed: self._transfer_progressed,
-            LayoutKnown: self._layout_known,
+            LayoutKnown: fleet.pairing.layout_known,
+            PairingChanged: fleet.pairing.changed,
+            MachinesCut: connectivity.cut,
+            MachinesJoined: connectivity.joined,
             EngineUp: self._engine_up,
             EngineSuspected: self._engine_suspected,
             EngineDown: self._engine_down,
-            LinkStateChanged: self._link_state_changed,
+            LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
 
@@ -184,8 +190,7 @@ class Scheduler:
     def _request_arrived(self, event: RequestArrived) -> None:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
-        boundary = aligned_boundary(event.total_tokens, self._fleet.alignment_tokens)
-        record = Record(event, boundary, self._now)
+        record = Record(event, self._now)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
         self._requests.trigger(record, Trigger.ROUTED, "")
@@ -200,11 +205,6 @@ class Scheduler:
         if record is not None and record.attempt == event.attempt:
             record.share_arrived = event.share
             self._requests.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
-
-    def _layout_known(self, event: LayoutKnown) -> None:
-        self._fleet.alignment_tokens = event.layout.alignment_tokens
-        if self._on_layout is not None:
-            self._on_layout(event.layout)
 
     def _engine_up(self, event: EngineUp) -> None:
         engine = self._engine(event.engine)
@@ -253,25 +253,11 @@ class Scheduler:
             raise CallerError(f"unknown engine {name!r}; known: {', '.join(self._fleet.engines)}")
         return engine
 
-    def _link_state_changed(self, event: LinkStateChanged) -> None:
-        link = self._fleet.link(event.source, event.target)
-        if link is None:
-            raise CallerError(f"no link from {event.source!r} to {event.target!r}")
-        # A line that is up carries something: a measured 0 says that nothing was sent.
-        link.rate_bytes_per_s = event.rate_bytes_per_s or link.configured_bytes_per_s
-        link.utilisation, link.congestion = event.utilisation, event.congestion
-        link.rtt_s = event.rtt_s
-        if link.up and not event.up:
-            link.down_since = self._now
-            key = (link.source, link.target)
-            self._timers.add(self._now + self._link_grace_s, TimerKind.LINK, key)
-        link.up = event.up
-
     def _timer_fired(self, _event: TimerFired) -> None:
         self._timers.fired()
         while (timer := self._timers.pop_due(self._now)) is not None:
             if isinstance(timer.key, tuple):
-                self._link_timer(timer.key)
+                self._connectivity.timer(timer.kind, timer.key)
             elif timer.kind is TimerKind.ADJUST:
                 self._adjust()
             elif (record := self._records.get(timer.key)) is not None:
@@ -290,12 +276,6 @@ class Scheduler:
             self._timers.add(record.stall_at, TimerKind.STALL, record.request_id, attempt)
         else:
             requests.trigger(record, Trigger.STALLED, "the transfer stalled")
-
-    def _link_timer(self, key: tuple[str, str]) -> None:
-        link = self._fleet.links[key]
-        if not link.up and self._now >= link.down_since + self._link_grace_s:
-            why = f"link {link.source} to {link.target} lost"
-            self._requests.trigger_each(link.records, Trigger.LINK_LOST, why)
 
     def _adjust(self) -> None:
         period = self._policy.period_s

@@ -50,6 +50,7 @@ class EngineState:
         "running",
         "suspected",
         "takes_handoffs",
+        "unpaired",
         "up",
         "up_since",
         "waiting",
@@ -73,6 +74,8 @@ class EngineState:
         self.up = spec.up
         self.takes_handoffs = True
         """Whether its agent can receive for it, as far as it decodes."""
+        self.unpaired = False
+        """Whether no prefill engine can hand over to it (`Pairing`)."""
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
         self.up_since = -inf
@@ -149,9 +152,10 @@ class EngineState:
 class ClusterState:
     """A `ClusterView`, and the requests that wait here for a decode slot, in order."""
 
-    def __init__(self, spec: ClusterSpec) -> None:
+    def __init__(self, spec: ClusterSpec, *, far: bool = False) -> None:
         self.name = spec.name
         self.prfaas = spec.kind == "prfaas"
+        self.far = far
         self.engines: list[EngineState] = []
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
@@ -201,14 +205,14 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "boundary", "cached", "deadline", "decode", "due_at",
+        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
         "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
         "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
         "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
-    def __init__(self, event: RequestArrived, boundary: int, now: float) -> None:
+    def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
         self.max_output_tokens = event.max_output_tokens
@@ -216,8 +220,6 @@ class Record:
         self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
         self.arrived_at = now
-        self.boundary = boundary
-        """Where a hand-off ends: the last block boundary before the last token."""
         self.failed: frozenset[str] = frozenset()
         """Engines that failed this request."""
         self.full: dict[str, float | None] = {}

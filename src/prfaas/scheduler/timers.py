@@ -27,11 +27,12 @@ class TimerKind(StrEnum):
     BACKOFF = "backoff"
     ENGINE_WAIT = "engine wait"
     LINK = "link"
+    CUT = "cut"
     ADJUST = "adjust"
 
 
 class Timer(NamedTuple):
-    """``key``: a request id, or (source, target) of a line."""
+    """``key``: a request id, or (source, target) of a line or of two machines."""
 
     at: float
     sequence: int

@@ -44,12 +44,14 @@ class LinkSpec(msgspec.Struct, frozen=True):
 
 class Topology(msgspec.Struct, frozen=True):
     """``alignment_tokens``: hand-offs end at multiples of it (`KvLayout.alignment_tokens`); None:
-    not known yet, and nothing is handed over until `LayoutKnown`."""
+    not known yet, and nothing is handed over until `LayoutKnown`. ``near``: the PD cluster that
+    answers are best given from; None: any."""
 
     clusters: tuple[ClusterSpec, ...]
     engines: tuple[EngineSpec, ...]
     links: tuple[LinkSpec, ...]
     alignment_tokens: int | None
+    near: str | None = None
 
     @property
     def cluster_of(self) -> dict[str, str]:
@@ -77,4 +79,5 @@ def topology_of(
             for line in lines_of(deployment)
         ),
         alignment_tokens=alignment_tokens,
+        near=deployment.gateway.near,
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.units import parse_duration
+from prfaas.description.experiments import RunConfig
+from prfaas.description.file import Description
 from prfaas.policies.registry import make_policy, with_slo
 from prfaas.scheduler.journal import JournalOpened
 from prfaas.scheduler.replay import estimates_from
 from prfaas.sim.build import build_world
-from prfaas.sim.scenario import RunConfig, Scenario
 from prfaas.sim.simulation import Log, Simulation
 from prfaas.sim.summary import Summary, summarise
 from prfaas.workload.requests import Workload
@@ -24,7 +24,7 @@ ATTAINMENT = 0.9
 
 
 def simulate(
-    scenario: Scenario,
+    scenario: Description,
     run: RunConfig,
     workload: Workload,
     *,
@@ -41,7 +41,7 @@ def simulate(
     config = with_slo(run.scheduler, ttft=str(scenario.slo.ttft))
     inputs = world.cost_inputs
     assert inputs is not None
-    if scenario.costs == "learned":
+    if scenario.experiments.costs == "learned":
         inputs = msgspec.structs.replace(inputs, prefill=None)
     if log is not None:
         log(
@@ -62,7 +62,7 @@ def simulate(
         config,
         costs=estimates.costs,
         learner=estimates.learner,
-        deadline_s=None if scenario.deadline is None else parse_duration(str(scenario.deadline)),
+        deadline_s=scenario.gateway.request_deadline_s,
         log=log,
     )
     simulation.run(until, on_progress)
@@ -87,7 +87,7 @@ class Sweep(msgspec.Struct, frozen=True):
 
 
 def sweep_rate(
-    scenario: Scenario,
+    scenario: Description,
     run: RunConfig,
     workload: Workload,
     *,

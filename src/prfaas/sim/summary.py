@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.core.deployment import EngineRole
+from prfaas.description.objectives import Slo
 from prfaas.sim.metrics import Column, RequestTable
-from prfaas.sim.scenario import Slo
 from prfaas.sim.simulation import Simulation
 
 _SLACK_S = 1e-6

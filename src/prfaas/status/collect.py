@@ -41,6 +41,7 @@ TIMEOUT_S = 3.0
 class _Readiness(msgspec.Struct, frozen=True):
     ready: bool = False
     troubles: list[str] = []
+    warnings: list[str] = []
 
 
 class _Links(msgspec.Struct, frozen=True):
@@ -246,7 +247,7 @@ def _troubles(
     lines: list[LineStatus],
 ) -> list[str]:
     away = [f"the gateway at {gateway} does not answer"]
-    found = list(readiness.troubles) if up else away
+    found = [*readiness.troubles, *readiness.warnings] if up else away
     for cluster in clusters:
         found += [
             f"agent {machine.agent} of {cluster.name} does not answer at {machine.address}"

@@ -158,6 +158,7 @@ class MockDeployment:
         gateway = self.gateway
         return (
             not gateway.troubles()
+            and not gateway.warnings()
             and gateway.fleet.up == self.engines.keys()
             and all(gateway.feed(name).follower.resets_total for name in self.engines)
         )

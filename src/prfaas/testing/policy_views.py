@@ -53,7 +53,7 @@ def decide(policy: str, tokens: int, view: FleetState, **config: Any) -> Decisio
     if "threshold" in options_of(policy):
         config = {"threshold": 1000, **config}
     settings = SchedulerConfig(policy=policy, **config)
-    record = Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), 0, 0.0)
+    record = Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), 0.0)
     decision = make_policy(settings).route(record, view, now=0.0)
     assert isinstance(decision, Decision)
     return decision

@@ -43,7 +43,7 @@ def test_plan_prints_the_fit_and_the_bound_and_draws(
 def test_what_is_free_is_planned_and_shown(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    text = re.sub(r"(usd_per_\w+: )[0-9.]+", r"\g<1>0", EXAMPLE.read_text())
+    text = re.sub(r"(usd_per_month: |east: |west: )[0-9.]+", r"\g<1>0", EXAMPLE.read_text())
     (tmp_path / "free.yaml").write_text(text)
     assert main(["plan", str(tmp_path / "free.yaml")]) == 0
     assert re.search(r"requests per USD(\W+-){3}", capsys.readouterr().out)
@@ -59,7 +59,7 @@ def test_a_trace_is_clipped_by_option_and_the_share_said(
 ) -> None:
     rows = [{"input_length": n, "output_length": 100} for n in (200_000, 50_000, 3000, 1000)]
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    lognormal = "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}"
+    lognormal = "lengths:\n    lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}"
     text = EXAMPLE.read_text()
     assert lognormal in text
     (tmp_path / "s.yaml").write_text(text.replace(lognormal, "trace: {file: t.jsonl}"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from prfaas.cli.main import main
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "simulate-trace.yaml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "trace.yaml"
 
 
 def trace(folder: Path, *rows: tuple[float, int]) -> str:
@@ -45,7 +46,7 @@ def test_what_is_ambiguous_is_asked_for_and_may_be_told(
 def test_options_of_traces_are_refused_where_there_is_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    scenario = EXAMPLE.with_name("simulate.yaml")
+    scenario = EXAMPLE.with_name("paper.yaml")
     assert main(["simulate", str(scenario), "--time-zone", "UTC"]) == 2
     assert "time_zone: the workload is no trace; use --trace" in capsys.readouterr().err
 
@@ -55,9 +56,9 @@ def test_a_scenario_says_the_same_in_its_file_and_options_win(
 ) -> None:
     trace(tmp_path, (0.5, 9000), (1.5, 1000))
     text = EXAMPLE.read_text()
-    assert "workload:\n" in text
-    said = "workload:\n  trace: {file: t.jsonl, time_unit: s, clip: 8K}\n"
-    (tmp_path / "s.yaml").write_text(text.replace("workload:\n", said))
+    assert "lengths: {" in text
+    said = "trace: {file: t.jsonl, time_unit: s, clip: 8K}"
+    (tmp_path / "s.yaml").write_text(re.sub("lengths: .*", said, text))
     arguments = ["simulate", str(tmp_path / "s.yaml"), "--policy", "earliest", "--json"]
     assert main(arguments) == 0
     assert "50.00% of the prompts were longer than 8K tokens" in capsys.readouterr().err

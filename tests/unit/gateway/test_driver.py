@@ -151,7 +151,7 @@ async def test_requests_are_answered_and_ready_says_so_where_the_pd_agent_is_gon
     async with mock.running() as client:
         await mock.ready()
         await mock.agents["west-agent"].stop()
-        await until(lambda: mock.gateway.fleet.layout() is None)
+        await until(lambda: not mock.gateway.fleet.layouts.any_decodes())
         _, content = await ask(client)
         assert text_of(content) == answer_to(LONG)
         async with client.get("/ready") as ready:

@@ -12,12 +12,13 @@ import pytest
 
 from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import resolve
-from prfaas.gateway.fleet import Fleet, _replaced
+from prfaas.gateway.fleet import Fleet
+from prfaas.gateway.layouts import Layouts, replaced
 from prfaas.testing.mock_deployment import MockDeployment, mock_layout, until
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "replaced"),
+    ("before", "now", "expected"),
     [
         ([(0, 10), (1, 11)], [(0, 10)], set()),
         ([(0, 10)], [(0, 10), (1, 11)], set()),
@@ -26,7 +27,7 @@ from prfaas.testing.mock_deployment import MockDeployment, mock_layout, until
     ],
 )
 def test_ranks_that_register_one_by_one_are_no_restart(
-    before: list[tuple[int, int]], now: list[tuple[int, int]], replaced: set[str]
+    before: list[tuple[int, int]], now: list[tuple[int, int]], expected: set[str]
 ) -> None:
     def registered(ranks: list[tuple[int, int]]) -> list[RegisteredRank]:
         layout = msgspec.structs.replace(mock_layout(), tp_size=2)
@@ -35,7 +36,7 @@ def test_ranks_that_register_one_by_one_are_no_restart(
             for rank, pid in ranks
         ]
 
-    assert _replaced(registered(before), registered(now)) == replaced
+    assert replaced(registered(before), registered(now)) == expected
 
 
 async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down() -> None:
@@ -44,13 +45,15 @@ async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down(
     async with mock.running():
         await mock.ready()
         gateway = mock.gateway
+        endpoints = resolve(mock.deployment(), source="mock")
         fleet = Fleet(
-            resolve(mock.deployment(), source="mock"),
+            endpoints,
             gateway.engines,
             gateway._agents,
             on_up=lambda name: told.append(f"{name} up"),
             on_suspected=lambda name, why: told.append(f"{name} suspected"),
             on_down=lambda name, why: told.append(f"{name}: {why}"),
+            layouts=Layouts(endpoints, on_known=lambda *_: None, on_pairing=lambda *_: None),
         )
         async with running(fleet.watch_agent("east-agent"), fleet.watch_engine("e1")):
             await until(lambda: told == ["e1 up"])

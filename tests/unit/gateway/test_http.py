@@ -137,22 +137,40 @@ async def test_headers_that_are_no_ascii_stay_here() -> None:
         assert not {"tracestate", "X-Session-ID", "Accept-Encoding"} & headers.keys()
 
 
-async def test_unequal_layouts_are_refused_before_any_request() -> None:
+async def test_layouts_that_do_not_pair_are_not_used_and_everything_else_is() -> None:
     mock = MockDeployment()
     mock.engines["e1"].agent.register("e1", mock_layout(page_bytes=128))
     async with mock.running() as client:
         await until(lambda: mock.gateway.fleet.up == {"p1", "d1", "d2"})
         async with client.get("/ready") as response:
-            assert response.status == 503
-            troubles = (await response.json())["troubles"]
-        assert troubles == [
-            f"KV layouts of e1 and {d} do not pair: layer l0: page_bytes differs: 128 and 64"
-            for d in ("d1", "d2")
-        ]
+            assert response.status == 200
+            answer = await response.json()
+        assert (answer["troubles"], answer["warnings"]) == (
+            [],
+            ["KV layouts of e1 and d1, d2 do not pair: layer l0: page_bytes differs: 128 and 64"],
+        )
         metrics = await (await client.get("/metrics")).text()
-        assert "prfaas_gateway_layout_mismatches 2.0" in metrics
+        assert 'prfaas_gateway_layout_mismatches{decode="d1, d2",prefill="e1"} 2.0' in metrics
         mock.engines["e1"].agent.register("e1", mock_layout(), pid=2)
         await mock.ready()
+        metrics = await (await client.get("/metrics")).text()
+        assert "prfaas_gateway_layout_mismatches{" not in metrics
+
+
+async def test_one_new_decode_build_takes_no_prefill_engine_out() -> None:
+    mock = MockDeployment()
+    mock.engines["d1"].agent.register("d1", mock_layout(page_bytes=128))
+    async with mock.running() as client:
+        await until(lambda: mock.gateway.fleet.up == mock.engines.keys())
+        for number in range(8):
+            body = {"prompt": chr(ord("a") + number) * 100}
+            async with client.post(COMPLETIONS, json=body) as response:
+                assert response.status == 200
+                decoded = response.headers["x-prfaas-decode-engine"]
+                route = response.headers["x-prfaas-route"]
+            assert decoded in ("d1", "d2")
+            assert route.startswith("offload; ") == (decoded == "d2"), route
+        assert {e.name for e in mock.engines.values() if e.requests} >= {"e1", "d2"}
 
 
 async def test_before_any_layout_is_known_requests_are_answered_and_ready_says_so() -> None:
@@ -165,8 +183,8 @@ async def test_before_any_layout_is_known_requests_are_answered_and_ready_says_s
             assert response.status == 200
             assert response.headers["x-prfaas-route"].startswith("direct; ")
         async with client.get("/ready") as response:
-            assert response.status == 503
-            assert any("KV layout" in t for t in (await response.json())["troubles"])
+            assert response.status == 200
+            assert any("KV layout" in t for t in (await response.json())["warnings"])
         await mock.engines["d1"].stop()
         await mock.engines["d2"].stop()
         await until(lambda: not mock.gateway.fleet.up)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from prfaas.core.deployment import lines_of, parse_deployment
+from prfaas.core.deployment import parse_deployment
+from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.links import LineStates, link_event, watch_links
 from prfaas.link.api import LinkState
 from prfaas.scheduler.events import LinkStateChanged
@@ -36,7 +37,8 @@ async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -
     async with mock.running():
         gateway = mock.gateway
         await mock.ready()
-        lines = LineStates(lines_of(mock.deployment()), told.append)
+        endpoints = resolve(mock.deployment(), source="mock")
+        lines = LineStates(endpoints, on_change=told.append, on_pair=lambda *_: None)
         running = asyncio.create_task(watch_links(gateway._agents["east-agent"], lines))
         await until(lambda: len(told) == 1)
         mock.agents["east-agent"].links = [state(utilisation=0.52), state(utilisation=0.53)]
@@ -55,20 +57,22 @@ clusters:
   - name: east
     kind: prfaas
     machines:
-      - {name: e1, agent: {name: e1a}, engines: [{name: p1, role: prefill}]}
-      - {name: e2, agent: {name: e2a}, engines: [{name: p2, role: prefill}]}
+      - {name: e1, agent: {name: e1a, admin: "h:1"}, engines: [{name: p1, role: prefill, url: "http://h:8"}]}
+      - {name: e2, agent: {name: e2a, admin: "h:2"}, engines: [{name: p2, role: prefill, url: "http://h:8"}]}
   - name: west
     kind: pd
     machines:
-      - {name: w1, agent: {name: w1a}, engines: [{name: q1, role: prefill}]}
-      - {name: w2, agent: {name: w2a}, engines: [{name: d2, role: decode}]}
+      - {name: w1, agent: {name: w1a, admin: "h:3"}, engines: [{name: q1, role: prefill, url: "http://h:8"}]}
+      - {name: w2, agent: {name: w2a, admin: "h:4"}, engines: [{name: d2, role: decode, url: "http://h:9"}]}
 links: [{from: east, to: west, rate: 100 MB/s}]
 """
 
 
 def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
     told: list[LinkStateChanged] = []
-    lines = LineStates(lines_of(parse_deployment(TWO_BY_TWO, source="test")), told.append)
+    pairs: list[tuple[str, str, bool]] = []
+    endpoints = resolve(parse_deployment(TWO_BY_TWO, source="test"), source="test")
+    lines = LineStates(endpoints, on_change=told.append, on_pair=lambda *pair: pairs.append(pair))
     assert [a for a in ("e1a", "e2a", "w1a", "w2a") if lines.sends(a)] == ["e1a", "e2a", "w1a"]
     half = {"limit_bytes_per_s": 50e6, "goodput_bytes_per_s": 20e6, "utilisation": 0.4}
     lines.take("e1a", [state(peer="w2a", **half), state(peer="stranger")])  # type: ignore[arg-type]
@@ -79,8 +83,13 @@ def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
     assert [(e.source, e.target, e.up) for e in told if e not in between] == [
         ("west", "west", True)
     ]
+    assert pairs == []
     lines.lost("e1a", "gone")
     assert (told[-1].up, told[-1].rate_bytes_per_s) == (True, 50e6)
+    assert pairs == [("e1", "w2", False)]
+    lines.take("e1a", [state(peer="w2a", **half)])  # type: ignore[arg-type]
+    assert pairs[1:] == [("e1", "w2", True)]
+    lines.lost("e1a", "gone")
     lines.lost("e2a", "gone")
     assert (told[-1].source, told[-1].up) == ("east", False)
 

@@ -70,7 +70,9 @@ def test_engines_that_hold_nothing_are_left_out() -> None:
     index = PrefixIndex(max_blocks=100)
     hold(index, "d1", 8)
     hold(index, "d2", 0)
-    found = match_engines(PromptKeys(TOKENS), index, engines, prompt_tokens=20, block_tokens=4)
+    alignment = {"d1": 4, "d2": 4}
+    keys = PromptKeys(TOKENS)
+    found = match_engines(keys, index, engines, prompt_tokens=20, alignment_tokens=alignment)
     assert (found.cached, found.resumable) == ({"d1": 8}, {})
 
 
@@ -80,5 +82,7 @@ def test_each_engine_counts_by_its_role() -> None:
     index = PrefixIndex(max_blocks=100)
     for name in engines:
         hold(index, name, 12, states=4)
-    found = match_engines(PromptKeys(TOKENS), index, engines, prompt_tokens=20, block_tokens=4)
+    alignment = {"d": 4, "p": 4}
+    keys = PromptKeys(TOKENS)
+    found = match_engines(keys, index, engines, prompt_tokens=20, alignment_tokens=alignment)
     assert (found.cached, found.resumable) == ({"d": 12, "p": 4}, {"d": 4})

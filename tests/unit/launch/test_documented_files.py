@@ -11,9 +11,9 @@ import pytest
 
 from prfaas.core.deployment import TlsConfig, parse_deployment
 from prfaas.models.profiles import parse_profile
-from prfaas.planner.scenario import parse_scenario
+from prfaas.planner.scenario import scenario_of
 from prfaas.sim.build import build_workload, build_world
-from prfaas.sim.scenario import load_scenario
+from prfaas.sim.runs import load_scenario
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,15 +47,15 @@ def check(text: str, folder: Path) -> str:
     if {"engines", "machines"} & file["clusters"][0].keys():
         parse_deployment(text, source="deployment")
         return "deployment"
-    if "profile" in file["clusters"][0]:
-        parse_scenario(text, source="plan", beside=folder)
-        return "plan"
-    path = folder / "simulation.yaml"
+    path = folder / "described.yaml"
     path.write_text(text)
-    scenario = load_scenario(path)
-    workload = build_workload(scenario, beside=folder).first(100)
-    for run in scenario.runs:
-        build_world(scenario, run, workload, beside=folder)
+    described = load_scenario(path)
+    scenario_of(described, source="plan", beside=folder)
+    if described.asked.arrivals is None:
+        return "plan"
+    workload = build_workload(described, beside=folder).first(100)
+    for run in described.experiments.runs:
+        build_world(described, run, workload, beside=folder)
     return "simulation"
 
 
@@ -68,13 +68,12 @@ def test_what_the_documentation_shows(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples(example: Path, tmp_path: Path) -> None:
-    verb = "simulation" if example.name.startswith("simulate") else "plan"
-    assert check(example.read_text(), tmp_path) == verb
+    assert check(example.read_text(), tmp_path) == "simulation"
 
 
 def test_blocks_and_examples_were_found() -> None:
     assert len(SHOWN) >= 5
-    assert len(EXAMPLES) >= 5
+    assert len(EXAMPLES) >= 4
 
 
 def test_the_readme_names_a_model_and_the_files_that_prfaas_certs_writes() -> None:

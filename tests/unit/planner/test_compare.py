@@ -16,16 +16,17 @@ PLAN = plan(PAPER)
 BY_NAME = {deployment.name: deployment for deployment in PLAN.deployments}
 
 SECOND_SITE = """
-  - {name: north, kind: prfaas, profile: paper-1t-h200, instances: 2, usd_per_gpu_hour: 4.5}
-  - {name: south, kind: pd, profile: paper-1t-h20-fit, instances: 4, usd_per_gpu_hour: 3}
+  - {name: north, kind: prfaas, instances: {count: 2, profile: paper-1t-h200}}
+  - {name: south, kind: pd, instances: {count: 4, profile: paper-1t-h20-fit}}
 
-lines:
-  - {from: north, to: south, bandwidth: 10 Gbps}
+links:
+  - {from: north, to: south, rate: 10 Gbps}
 """
 
 
 def two_sites() -> str:
-    return EXAMPLE.read_text().replace("\nlines:\n", SECOND_SITE)
+    text = EXAMPLE.read_text().replace("\nlinks:\n", SECOND_SITE)
+    return text.replace("    east: 4.50", "    north: 4.50\n    south: 3.00\n    east: 4.50")
 
 
 def test_the_four_deployments_of_the_case_study() -> None:

@@ -37,16 +37,16 @@ def test_the_example_is_the_case_study() -> None:
     ("old", "new", "says"),
     [
         ("high: 128K", "high: 256K", r"ends at 131072 tokens.*reach 262144.*add the point"),
-        ("tokens_per_s: 40", "tokens_per_s: 0", "more than 0"),
+        ("tpot: 25 ms", "tpot: 0 ms", "more than 0"),
         ("output_tokens: 1024", "prefix_hit_rate: 0.5", "output_tokens: the mean answer"),
         ("output_tokens: 1024", "output_tokens: 9\n  prefix_hit_rate: 1.5", "share below 1"),
         ("lognormal:", "histogram: {edges: [1], weights: []}\n    lognormal:", "exactly one"),
         ("sigma: 1.00", "sigma: -1", "sigma > 0"),
-        ("within: 8 s", "within: 8", "no unit"),
+        ("ttft: 10 s", "ttft: 10", "no unit"),
         ("mu: 9.90", "mu: .nan", "finite mu"),
         ("sigma: 1.00", "sigma: .nan", "sigma > 0"),
-        ("output_tokens: 1024", "output_tokens: .nan", "output_tokens: nan; write more than 0"),
-        ("tokens_per_s: 40", "tokens_per_s: .nan", "more than 0"),
+        ("output_tokens: 1024", "output_tokens: .nan", "output_tokens: nan; write 1 or more"),
+        ("tpot: 25 ms", "tpot: 25", "no unit"),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_write(old: str, new: str, says: str) -> None:
@@ -66,16 +66,22 @@ def test_a_histogram_and_a_model_of_the_catalogue() -> None:
         "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}",
         "histogram: {edges: [1K, 8K, 64K], weights: [1, 3]}",
     )
-    scenario = parse("model: Kimi-Linear-48B-A3B\nkv_dtype: fp8\n" + text)
+    scenario = parse(
+        text.replace(
+            "{block_tokens: 64}", "{block_tokens: 64, path: Kimi-Linear-48B-A3B, kv_dtype: fp8}"
+        )
+    )
     assert scenario.demand.lengths.high == 65536
     assert scenario.demand.kv.bytes_per_token == 8064 / 2
 
 
 def test_s_kv_must_come_from_somewhere_and_agree() -> None:
-    other = changed("profile: paper-1t-h200 ", "profile: table3-qwen3-235b-h200 ")
+    other = changed("profile: paper-1t-h200}", "profile: table3-qwen3-235b-h200}")
     with pytest.raises(ConfigError, match="the profiles do not agree; add 'model: NAME'"):
         parse(other)
-    scenario = parse("kv: {constant: 1 MiB, per_token: 2 KiB}\n" + other)
+    scenario = parse(
+        other.replace("{block_tokens: 64}", "{kv_size: {constant: 1 MiB, per_token: 2 KiB}}")
+    )
     assert scenario.demand.kv.bytes(1) == 2**20 + 2048
 
 
@@ -87,9 +93,11 @@ def test_a_trace_brings_lengths_reuse_and_answers(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "t.jsonl.gz", "wt") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
     text = changed(
-        "lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}",
+        "lengths:\n    lognormal: {mu: 9.90, sigma: 1.00, low: 128, high: 128K}",
         "trace: {file: t.jsonl.gz}",
     ).replace("  output_tokens: 1024\n", "")
+    assert parse(text, tmp_path).prefix_hit_rate == 0
+    text = text.replace("kind: pd", "kind: pd\n    prefix_cache: unbounded")
     scenario = parse(text, tmp_path)
     assert scenario.demand.lengths.mean() == (1500 + 476) / 2
     assert scenario.demand.output_tokens == 20

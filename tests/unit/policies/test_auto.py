@@ -18,7 +18,7 @@ from prfaas.testing.policy_views import fleet
 def decide(
     view: FleetState, tokens: int, policy: AutoPolicy | None = None, **more: Any
 ) -> Decision | Refusal | None:
-    request = Record(RequestArrived("r", tokens, 10, **more), 0, 0.0)
+    request = Record(RequestArrived("r", tokens, 10, **more), 0.0)
     return (policy or AutoPolicy(AutoConfig())).route(request, view, now=0.0)
 
 

@@ -12,15 +12,15 @@ from prfaas.testing.policy_views import COSTS, fleet
 
 def test_queue_and_cache_of_each_engine_count() -> None:
     view = fleet()
-    request = Record(RequestArrived("r", 4000, 10, {"p1": 3000}), 0, 0.0)
+    request = Record(RequestArrived("r", 4000, 10, {"p1": 3000}), 0.0)
     view.engines["p1"].book(2000, 2.0, 0.0)
-    engine, seconds = soonest_local(request, view, view.cluster("west"), 0.5)
+    engine, seconds = soonest_local(request, view, view.engines["d0"], 0.5)
     assert (engine, seconds) == (view.engines["p1"], 2.5)
 
 
 def test_the_line_carries_what_is_before_us_the_state_leaves_last() -> None:
     view = fleet()
-    request = Record(RequestArrived("r", 4000, 10), 0, 0.0)
+    request = Record(RequestArrived("r", 4000, 10), 0.0)
     decode, line = view.engines["d0"], view.links["east", "west"]
     _, seconds = soonest_remote(request, view, decode, 0.0)
     assert seconds == pytest.approx(1.0 + 1e4 / 1e6 + 0.01)

@@ -16,7 +16,7 @@ def found(
     view: FleetState, tokens: int = 4000, slot_s: float = 0.0, **more: object
 ) -> dict[str, Candidate]:
     """By the engine that prefills."""
-    request = Record(RequestArrived("r", tokens, 10, **more), 0, 0.0)  # type: ignore[arg-type]
+    request = Record(RequestArrived("r", tokens, 10, **more), 0.0)  # type: ignore[arg-type]
     ways = candidates(request, view, view.cluster("west"), slot_s, 0.0)
     return {(way.prefill or way.decode).name: way for way in ways}
 
@@ -46,7 +46,7 @@ def test_transfers_before_us_count_where_the_line_is_what_one_waits_for() -> Non
     view = fleet()
     link = view.links["east", "west"]
     link.outstanding_bytes = 8e6
-    link.records = dict.fromkeys("ab", Record(RequestArrived("x", 1, 1), 0, 0.0))
+    link.records = dict.fromkeys("ab", Record(RequestArrived("x", 1, 1), 0.0))
     way = found(view)["e0"]
     own_s = COSTS.kv_bytes(0, 4000) / 1e6
     assert way.ttft_s == pytest.approx(8.0 + own_s + 0.01 + 0.01)

@@ -24,7 +24,7 @@ def test_no_line_means_local_and_no_prefill_engine_means_direct() -> None:
     assert decide("naive", 5000, view).route is Route.DIRECT
     for name in ("d0", "d1"):
         view.engines[name].up = False
-    record = Record(RequestArrived("r", 5000, 10), 0, 0.0)
+    record = Record(RequestArrived("r", 5000, 10), 0.0)
     for policy in POLICIES:
         assert make_policy(SchedulerConfig(policy=policy)).route(record, view, now=0.0) is None
 
@@ -57,3 +57,68 @@ def test_a_line_that_is_idle_is_taken_before_one_that_is_full(policy: str) -> No
         assert (decision.route, decision.prefill_engine) == (Route.OFFLOAD, "n0")
         view.engines["n0"].book(9000, 2.25, 0.0)
         view.links["east", "west"].outstanding_bytes += 9e5 * 3
+
+
+SLOW, FAST = 1e6, 1e9
+
+
+def fleet_of(sources: dict[str, float], targets: dict[str, float]) -> FleetState:
+    """PrfaaS clusters and PD clusters; the line from one to another is as slow as the slower of
+    the two figures (bytes/s)."""
+    clusters = [ClusterSpec(name, "prfaas") for name in sources]
+    clusters += [ClusterSpec(name, "pd") for name in targets]
+    engines = [EngineSpec(f"p-{name}", name, "prefill", 64) for name in sources]
+    engines += [EngineSpec(f"d-{name}", name, "decode", 64) for name in targets]
+    links = [LinkSpec(a, b, min(rate, sources[a])) for a in sources for b, rate in targets.items()]
+    costs = ProfileCosts(
+        {e.name: lambda tokens: tokens / 1e5 for e in engines}, lambda tokens: 1e3 * tokens
+    )
+    return FleetState(Topology(tuple(clusters), tuple(engines), tuple(links), 64), costs)
+
+
+@pytest.mark.parametrize("policy", ["threshold", "adaptive", "static-length", "naive"])
+@pytest.mark.parametrize(
+    ("sources", "targets"),
+    [
+        ({"slow": SLOW, "fast": FAST}, {"west": FAST}),
+        ({"east": FAST}, {"slow": SLOW, "fast": FAST}),
+        ({"slow": SLOW, "fast": FAST}, {"dull": SLOW, "bright": FAST}),
+    ],
+)
+def test_no_prompt_goes_over_a_full_line_beside_an_idle_one(
+    policy: str, sources: dict[str, float], targets: dict[str, float]
+) -> None:
+    view = fleet_of(sources, targets)
+    for link in view.links.values():
+        if link.rate_bytes_per_s == SLOW:
+            link.utilisation = link.congestion = 1.0
+            link.outstanding_bytes = 50e6
+    for _ in range(20):
+        decision = decide(policy, 20_000, view)
+        assert decision.route is Route.OFFLOAD
+        assert decision.prefill_engine is not None
+        source = view.engines[decision.prefill_engine].cluster
+        target = view.engines[decision.decode_engine].cluster
+        link = view.link(source, target)
+        assert link is not None
+        assert link.rate_bytes_per_s == FAST
+        link.outstanding_bytes += 20e6
+        view.engines[decision.decode_engine].assigned += 1
+
+
+def test_decode_engines_are_filled_evenly_while_lines_have_room() -> None:
+    view = fleet_of({"east": FAST}, {"one": FAST, "two": FAST})
+    taken = []
+    for _ in range(6):
+        decision = decide("threshold", 20_000, view)
+        taken.append(decision.decode_engine)
+        view.engines[decision.decode_engine].assigned += 1
+    assert taken == ["d-one", "d-two"] * 3
+
+
+def test_a_pd_cluster_without_a_line_leaves_long_prompts_to_one_that_has_one() -> None:
+    view = fleet_of({"east": FAST}, {"one": FAST, "two": FAST})
+    del view.links["east", "one"]
+    assert decide("threshold", 20_000, view).decode_engine == "d-two"
+    view.engines["d-two"].assigned = 64  # Without a slot it would only make them wait.
+    assert decide("threshold", 20_000, view).decode_engine == "d-one"

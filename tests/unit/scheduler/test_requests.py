@@ -15,7 +15,7 @@ from prfaas.scheduler.timers import TimerKind
 
 
 def a_request(requests: Requests) -> Record:
-    record = Record(RequestArrived("r", 100, 10), 64, 0.0)
+    record = Record(RequestArrived("r", 100, 10), 0.0)
     requests.records["r"] = record
     return record
 

@@ -8,7 +8,7 @@ from prfaas.scheduler.topology import ClusterSpec, EngineSpec
 
 
 def record(tokens: int) -> Record:
-    return Record(RequestArrived("r", tokens, 10), 0, 0.0)
+    return Record(RequestArrived("r", tokens, 10), 0.0)
 
 
 def test_slots_are_bounded_by_batch_and_kv_memory() -> None:

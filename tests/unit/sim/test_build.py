@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from prfaas.core.errors import ConfigError
+from prfaas.description.experiments import OutageConfig, RunConfig, Split
+from prfaas.description.file import Description
 from prfaas.sim.build import build_workload, build_world
-from prfaas.sim.scenario import OutageConfig, RunConfig, Scenario, Split, load_scenario
+from prfaas.sim.runs import load_scenario
 from prfaas.sim.world import World
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SCENARIO = load_scenario(EXAMPLES / "simulate.yaml")
+SCENARIO = load_scenario(EXAMPLES / "paper.yaml")
 WORKLOAD = build_workload(SCENARIO, beside=EXAMPLES).first(50)
 
 
-def world(scenario: Scenario = SCENARIO, **instances: Split) -> World:
+def world(scenario: Description = SCENARIO, **instances: Split) -> World:
     run = RunConfig(name="r", instances=instances)
     return build_world(scenario, run, WORKLOAD, beside=EXAMPLES)
+
+
+def experimenting(**changes: Any) -> Description:
+    experiments = msgspec.structs.replace(SCENARIO.experiments, **changes)
+    return msgspec.structs.replace(SCENARIO, experiments=experiments)
 
 
 def test_every_instance_is_an_engine_of_its_clusters_role() -> None:
@@ -30,10 +38,9 @@ def test_every_instance_is_an_engine_of_its_clusters_role() -> None:
         assert engine.name == f"{engine.cluster}-{engine.role}-{by_pool.get(pool, 0)}"
         by_pool[pool] = by_pool.get(pool, 0) + 1
     wanted = {
-        (cluster.name, role): pool.instances
+        (cluster.name, pool.role or "prefill"): pool.count
         for cluster in SCENARIO.clusters
-        for role, pool in (("prefill", cluster.prefill), ("decode", cluster.decode))
-        if pool is not None
+        for pool in cluster.pools
     }
     assert by_pool == wanted
     assert [model.name for model in found.engines] == [e.name for e in found.topology.engines]
@@ -49,7 +56,7 @@ def test_a_run_may_split_the_nodes_otherwise() -> None:
 
 def test_a_pool_that_is_not_there_cannot_be_resized() -> None:
     prfaas = next(cluster.name for cluster in SCENARIO.clusters if cluster.kind == "prfaas")
-    with pytest.raises(ConfigError, match=f"cluster '{prfaas}' has no decode pool to resize"):
+    with pytest.raises(ConfigError, match=f"cluster '{prfaas}' has no decode instances to resize"):
         world(**{prfaas: Split(prefill=1, decode=1)})
 
 
@@ -64,9 +71,9 @@ def test_costs_are_the_profiles() -> None:
 def test_a_failure_names_an_engine_and_those_of_one_engine_do_not_overlap() -> None:
     name = world().topology.engines[0].name
 
-    def failing(*failures: tuple[str, str, str]) -> Scenario:
+    def failing(*failures: tuple[str, str, str]) -> Description:
         outages = tuple(OutageConfig(engine=e, at=at, duration=for_s) for e, at, for_s in failures)
-        return msgspec.structs.replace(SCENARIO, failures=outages)
+        return experimenting(failures=outages)
 
     [outage] = world(failing((name, "5 s", "2 s"))).outages
     assert (outage.engine, outage.at, outage.for_s) == (name, 5.0, 2.0)
@@ -85,5 +92,5 @@ def test_prompts_beyond_a_profile_are_refused_by_name() -> None:
 def test_the_same_seed_draws_the_same_workload() -> None:
     again = build_workload(SCENARIO, beside=EXAMPLES).first(50)
     assert again == WORKLOAD
-    other = msgspec.structs.replace(SCENARIO, seed=SCENARIO.seed + 1)
+    other = experimenting(seed=SCENARIO.experiments.seed + 1)
     assert build_workload(other, beside=EXAMPLES).first(50) != WORKLOAD

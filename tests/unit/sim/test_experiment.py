@@ -10,10 +10,10 @@ import pytest
 from prfaas.core.errors import ConfigError
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import SweepPoint, sweep_rate
-from prfaas.sim.scenario import load_scenario, run_for
+from prfaas.sim.runs import load_scenario, run_for
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SCENARIO = load_scenario(EXAMPLES / "simulate.yaml")
+SCENARIO = load_scenario(EXAMPLES / "paper.yaml")
 RUN = run_for(SCENARIO, "threshold")
 WORKLOAD = build_workload(SCENARIO, beside=EXAMPLES).first(200)
 

@@ -14,17 +14,18 @@ SCENARIO = """
 clusters:
   - name: east
     kind: prfaas
-    prefill: {instances: 2, profile: paper-1t-h200}
-    cache: 1M
+    instances: {count: 2, profile: paper-1t-h200}
+    prefix_cache: 1M
   - name: west
     kind: pd
-    prefill: {instances: 1, profile: paper-1t-h20-fit}
-    decode: {instances: 2, profile: paper-1t-h20-fit}
-    cache: 1M
+    profile: paper-1t-h20-fit
+    instances: [{role: prefill, count: 1}, {role: decode, count: 2}]
+    prefix_cache: 1M
 links: [{from: east, to: west, rate: 50 Gbps, rtt: 20 ms}]
-workload: {requests: 60, output_tokens: 50, arrivals: {rate: 1.0}}
-failures: [{engine: west-prefill-0, at: 10 s, for: 5 s}]
-runs:
+workload: {requests: 60, output_tokens: 50, lengths: {lognormal: {}}, arrivals: {rate: 1.0}}
+experiments:
+  failures: [{engine: west-prefill-0, at: 10 s, for: 5 s}]
+  runs:
   - {name: paper, scheduler: {policy: threshold, threshold: 19.4K}}
   - name: all PD
     scheduler: {policy: homogeneous}
@@ -103,7 +104,7 @@ def test_trace_plot_and_sweep(
 
 
 def test_lost_requests_say_why(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scenario.write_text(SCENARIO + "deadline: 8 s\n")
+    scenario.write_text(SCENARIO + "gateway: {request_deadline: 8 s}\n")
     assert main(["simulate", str(scenario), "--policy", "paper", "--json"]) == 0
     [run] = json.loads(capsys.readouterr().out)["runs"]
     assert 0 < run["lost"] < 60

@@ -10,12 +10,12 @@ import pytest
 
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
-from prfaas.sim.scenario import load_scenario, run_for
+from prfaas.sim.runs import load_scenario, run_for
 from prfaas.sim.simulation import Simulation
 from prfaas.sim.summary import egress, steady_window, summarise
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SCENARIO = load_scenario(EXAMPLES / "simulate.yaml")
+SCENARIO = load_scenario(EXAMPLES / "paper.yaml")
 
 
 def run(policy: str, *, count: int = 300, until: float = float("inf")) -> Simulation:

@@ -8,6 +8,7 @@ import msgspec
 
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.engines import EngineConfig, EngineRole
+from prfaas.core.planned import PlannedCluster
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_rate
 
@@ -44,12 +45,13 @@ class LanConfig(Strict, frozen=True):
         return None if self.rate is None else parse_rate(self.rate)
 
 
-class ClusterConfig(Strict, frozen=True):
-    """Machines in one place. A PrfaaS cluster only prefills; a PD cluster can serve alone."""
+class ClusterConfig(PlannedCluster, frozen=True, kw_only=True):
+    """Machines in one place. A PrfaaS cluster only prefills; a PD cluster can serve alone. What is
+    only planned has ``instances`` and no machine."""
 
     name: str
     kind: ClusterKind
-    machines: tuple[MachineConfig, ...]
+    machines: tuple[MachineConfig, ...] = ()
     lan: LanConfig = LanConfig()
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from prfaas.core.strict import Strict
+from prfaas.core.planned import PlannedEngine
 
 EngineRole = Literal["prefill", "decode"]
 
@@ -15,7 +15,7 @@ ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0
 """Logs, sockets and sessions are called by it."""
 
 
-class EngineConfig(Strict, frozen=True):
+class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     """One vLLM server. Without ``url`` it is started by `prfaas up` on a free port."""
 
     name: ProcessName

@@ -17,11 +17,13 @@ from prfaas.core.deployment.model import Deployment, ModelConfig
 from prfaas.core.deployment.scheduling import SchedulerConfig
 from prfaas.core.deployment.validity import validate
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import Strict, load_yaml, naming, parse_yaml
+from prfaas.core.planned import PlannedCluster, PlannedDeployment
+from prfaas.core.strict import load_yaml, naming, parse_yaml
 
 
-class ClusterEntry(Strict, frozen=True):
-    """A cluster of the file: ``machines``, or ``agent`` and ``engines`` of its only one."""
+class ClusterEntry(PlannedCluster, frozen=True, kw_only=True):
+    """A cluster of the file: ``machines``, or ``agent`` and ``engines`` of its only one; or
+    ``instances``, where it is only planned."""
 
     name: str
     kind: ClusterKind
@@ -31,7 +33,7 @@ class ClusterEntry(Strict, frozen=True):
     lan: LanConfig | None = None
 
 
-class DeploymentFile(Strict, frozen=True):
+class DeploymentFile(PlannedDeployment, frozen=True, kw_only=True):
     """The whole file."""
 
     clusters: tuple[ClusterEntry, ...]
@@ -54,21 +56,36 @@ def parse_deployment(text: bytes | str, *, source: str) -> Deployment:
 
 def _checked(file: DeploymentFile, *, source: str) -> Deployment:
     with naming(source):
-        deployment = Deployment(
-            clusters=tuple(_cluster(entry) for entry in file.clusters),
-            links=file.links,
-            model=file.model,
-            gateways=_gateways(file),
-            scheduler=file.scheduler,
-        )
-        validate(deployment)
+        for entry in file.clusters:
+            if entry.pools:
+                raise ConfigError(
+                    f"cluster {entry.name!r}: instances have no address, they are for 'prfaas "
+                    "plan' and 'prfaas simulate'; write an agent and engines to run it"
+                )
+        return deployment_of(file)
+
+
+def deployment_of(file: DeploymentFile) -> Deployment:
+    """What the file says there is, checked; clusters may be planned only. Raises ConfigError."""
+    deployment = Deployment(
+        clusters=tuple(_cluster(entry) for entry in file.clusters),
+        links=file.links,
+        model=file.model,
+        gateways=_gateways(file),
+        scheduler=file.scheduler,
+    )
+    validate(deployment)
     return deployment
 
 
 def _cluster(entry: ClusterEntry) -> ClusterConfig:
     with naming(f"cluster {entry.name!r}"):
         machines = entry.machines
-        if machines is None:
+        if entry.pools:
+            if machines or entry.agent or entry.engines:
+                raise ConfigError("instances and machines exclude each other; leave one out")
+            machines = ()
+        elif machines is None:
             if entry.agent is None or entry.engines is None:
                 raise ConfigError("give it an agent and engines, or machines that have them")
             machines = (MachineConfig(name=entry.name, agent=entry.agent, engines=entry.engines),)
@@ -81,7 +98,13 @@ def _cluster(entry: ClusterEntry) -> ClusterConfig:
                 "machines of a PrfaaS cluster hand nothing to each other; leave 'lan' out"
             )
         return ClusterConfig(
-            name=entry.name, kind=entry.kind, machines=machines, lan=entry.lan or LanConfig()
+            name=entry.name,
+            kind=entry.kind,
+            machines=machines,
+            lan=entry.lan or LanConfig(),
+            instances=entry.instances,
+            profile=entry.profile,
+            prefix_cache=entry.prefix_cache,
         )
 
 

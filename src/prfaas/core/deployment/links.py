@@ -6,11 +6,11 @@ from typing import Annotated
 
 import msgspec
 
-from prfaas.core.strict import Strict
+from prfaas.core.planned import PlannedLink
 from prfaas.core.units import parse_rate
 
 
-class LinkConfig(Strict, frozen=True):
+class LinkConfig(PlannedLink, frozen=True, kw_only=True):
     """The KV link from one cluster to another, and how much of the line it may use.
 
     Everything here is of the line as a whole: the agents at its ends share it.

@@ -13,10 +13,11 @@ from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.scheduling import SchedulerConfig
 from prfaas.core.errors import ConfigError
+from prfaas.core.planned import PlannedModel
 from prfaas.core.strict import Strict
 
 
-class ModelConfig(Strict, frozen=True):
+class ModelConfig(PlannedModel, frozen=True, kw_only=True):
     """What is served. ``path`` None: the tiny model the product makes itself."""
 
     path: str | None = None

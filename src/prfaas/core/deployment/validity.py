@@ -74,6 +74,8 @@ def _unique(what: str, names: list[str], *, only: list[str] | None = None) -> No
 
 
 def _check_roles(cluster: ClusterConfig) -> None:
+    if cluster.pools:
+        return  # Planned only: `prfaas.description` knows what instances may do.
     roles = [e.role for e in cluster.engines]
     if cluster.kind == "prfaas" and "decode" in roles:
         raise ConfigError("a PrfaaS cluster only prefills, no decode role")

@@ -1,0 +1,218 @@
+"""How every engine holds its KV cache, and which of them therefore cannot hand over to each other.
+
+Engines with one layout form a group, called by its fingerprint. Groups are compared, not engines:
+there are thousands of pairs of engines, and one group, or two while a cluster is upgraded. A pair
+that does not fit is not used, everything else goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from prfaas.core.deployment import EngineRole
+from prfaas.core.errors import LayoutMismatch
+from prfaas.core.layout import KvLayout
+from prfaas.gateway.agent_client import RegisteredRank
+from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 4
+"""So many engines of a group are named, the others counted."""
+
+Ranks = Mapping[int, KvLayout]
+"""Tensor-parallel rank -> its layout."""
+
+
+class Mismatch(msgspec.Struct, frozen=True):
+    """Prefill engines of which none can hand over to any of some decode engines, and why."""
+
+    prefill: tuple[str, ...]
+    decode: tuple[str, ...]
+    difference: str
+
+    def __str__(self) -> str:
+        return (
+            f"KV layouts of {named(self.prefill)} and {named(self.decode)} do not pair: "
+            f"{self.difference}"
+        )
+
+
+class Layouts:
+    """What agents have registered.
+
+    Args:
+        on_known: told how engines hold their KV cache when they have registered with all ranks.
+        on_pairing: told which groups (of prefill engines, of decode engines) do not fit, whenever
+            that has changed.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        *,
+        on_known: Callable[[KvLayout, tuple[str, ...]], None],
+        on_pairing: Callable[[tuple[tuple[str, str], ...]], None],
+    ) -> None:
+        self._endpoints = endpoints
+        self._on_known, self._on_pairing = on_known, on_pairing
+        self._by_agent: dict[str, list[RegisteredRank]] = {}
+        self._ranks: dict[str, dict[int, KvLayout]] = {}
+        self._groups: dict[str, str] = {}
+        self._compared: dict[tuple[str, str], str | None] = {}
+        """Of all groups that ever met: the difference, or None."""
+        self.unfit: dict[tuple[str, str], str] = {}
+        """(group of prefill engines, of decode engines) -> the difference."""
+        self.alignment_tokens: dict[str, int] = {}
+        """Engine -> hand-offs to and from it begin and end at multiples of it."""
+
+    def registered(self, agent: str, ranks: list[RegisteredRank]) -> set[str] | None:
+        """All ranks that an agent knows now. Returns engines that are another process than before;
+        None where nothing has changed."""
+        before = self._by_agent.get(agent, [])
+        if ranks == before:
+            return None
+        self._by_agent[agent] = ranks
+        for rank in before:
+            self._ranks.pop(rank.engine, None)
+        for rank in ranks:
+            engine = self._endpoints.engines.get(rank.engine)
+            if engine is not None and engine.agent == agent:
+                self._ranks.setdefault(rank.engine, {})[rank.layout.tp_rank] = rank.layout
+        self._regroup({rank.engine for rank in (*before, *ranks)})
+        return replaced(before, ranks)
+
+    def is_whole(self, engine: str) -> bool:
+        """Whether it has registered with all its ranks."""
+        return engine in self._groups
+
+    def ranks(self, engine: str) -> int:
+        """How many tensor-parallel ranks it has (1 while unknown)."""
+        for layout in self._ranks.get(engine, {}).values():
+            return layout.tp_size
+        return 1
+
+    def any_decodes(self) -> bool:
+        """Whether a decode engine has registered."""
+        return any(self._endpoints.engines[name].role == "decode" for name in self._groups)
+
+    def why_unpaired(self, engine: EngineEndpoint) -> str | None:
+        """Why a prefill engine can hand over to no decode engine that has registered; None where it
+        can, or where none has."""
+        ours = self._groups.get(engine.name)
+        why = None
+        for theirs in self._in_reach(engine):
+            why = self.unfit.get((ours or "", theirs))
+            if why is None:
+                return None
+        return why and f"its KV layout pairs with no decode engine's: {why}"
+
+    def mismatches(self) -> list[Mismatch]:
+        """All pairs that are not used, those alike together."""
+        prefill, decode = self._by_cluster("prefill"), self._by_cluster("decode")
+        found = []
+        for (ours, theirs), difference in sorted(self.unfit.items()):
+            givers: set[str] = set()
+            takers: set[str] = set()
+            for source, target in self._endpoints.joined:
+                a, b = prefill.get((source, ours)), decode.get((target, theirs))
+                if a and b:
+                    givers.update(a)
+                    takers.update(b)
+            found.append(Mismatch(tuple(sorted(givers)), tuple(sorted(takers)), difference))
+        return found
+
+    def _regroup(self, engines: Iterable[str]) -> None:
+        grown: dict[str, list[str]] = {}
+        for name in sorted(engines):
+            ranks = self._ranks.get(name, {})
+            if not ranks or len(ranks) < next(iter(ranks.values())).tp_size:
+                self._groups.pop(name, None)
+                self.alignment_tokens.pop(name, None)
+                continue
+            layout = ranks[min(ranks)]
+            group = layout.fingerprint()
+            if self._groups.get(name) != group:
+                self._groups[name] = group
+                self.alignment_tokens[name] = layout.alignment_tokens
+                grown.setdefault(group, []).append(name)
+        for names in grown.values():
+            ranks = self._ranks[names[0]]
+            self._on_known(ranks[min(ranks)], tuple(names))
+        self._compare()
+
+    def _compare(self) -> None:
+        found: dict[tuple[str, str], str] = {}
+        examples = {group: self._ranks[name] for name, group in self._groups.items()}
+        for ours, theirs in self._meeting():
+            pair = ours, theirs
+            if pair not in self._compared:
+                self._compared[pair] = difference_of(examples[ours], examples[theirs])
+            difference = self._compared[pair]
+            if difference is not None:
+                found[pair] = difference
+        if found != self.unfit:
+            new = found.keys() - self.unfit.keys()
+            self.unfit = found
+            for mismatch in self.mismatches():
+                if new:
+                    logger.error("%s", mismatch)
+            self._on_pairing(tuple(sorted(found)))
+
+    def _meeting(self) -> set[tuple[str, str]]:
+        """Groups of which an engine may hand over to one of the other."""
+        prefill, decode = self._by_cluster("prefill"), self._by_cluster("decode")
+        return {
+            (ours, theirs)
+            for source, ours in prefill
+            for target, theirs in decode
+            if (source, target) in self._endpoints.joined
+        }
+
+    def _by_cluster(self, role: EngineRole) -> dict[tuple[str, str], list[str]]:
+        """(cluster, group) -> its engines of this role."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, group in self._groups.items():
+            engine = self._endpoints.engines[name]
+            if engine.role == role:
+                found.setdefault((engine.cluster, group), []).append(name)
+        return found
+
+    def _in_reach(self, engine: EngineEndpoint) -> set[str]:
+        """Groups of decode engines that a prefill engine may hand over to."""
+        return {
+            group
+            for target, group in self._by_cluster("decode")
+            if (engine.cluster, target) in self._endpoints.joined
+        }
+
+
+def difference_of(ours: Ranks, theirs: Ranks) -> str | None:
+    """Why engines with these layouts cannot hand over to each other; None if they can."""
+    try:
+        for rank in sorted(ours.keys() & theirs.keys()):
+            ours[rank].check_pairs_with(theirs[rank])
+    except LayoutMismatch as error:
+        return str(error)
+    return None
+
+
+def named(engines: tuple[str, ...]) -> str:
+    """Engines in words, however many they are."""
+    if len(engines) <= _NAMED:
+        return ", ".join(engines)
+    return f"{', '.join(engines[:_NAMED])} and {len(engines) - _NAMED} more"
+
+
+def replaced(before: list[RegisteredRank], now: list[RegisteredRank]) -> set[str]:
+    """Engines of which a rank is another process now. One that is missing says nothing: after an
+    agent's restart they come back one by one."""
+    pids = {(rank.engine, rank.layout.tp_rank): rank.pid for rank in before}
+    return {
+        rank.engine
+        for rank in now
+        if pids.get((rank.engine, rank.layout.tp_rank), rank.pid) != rank.pid
+    }
