@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prfaas.agent.settings import PEER_GRACE_S
+from prfaas.link.protocol.receiving_end import PEER_GRACE_S
 from prfaas.testing.comparing import ANSWER_TOKENS, assert_same_or_near_tie, complete, greedy
 from prfaas.testing.measuring import prompt, seconds_for
 from prfaas.testing.running import Answer, call, unused_engines

@@ -127,6 +127,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.sends: dict[TransferKey, Sending] = {}
         self.held_by_link: list[ExtentReleased] = []
         self.receives: dict[TransferKey, Receiving] = {}
+        self.offered: list[TransferKey] = []
         self.writers: dict[int, object] = {}
         self.readers: Counter[int] = Counter()
         self.stops = 0
@@ -370,11 +371,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     # the link, inwards
 
-    @rule(data=st.data(), size=SIZES, life=st.integers(1, 60))
-    def offer(self, data: st.DataObject, size: int, life: int) -> None:
-        name = self.name(data)
+    @rule(data=st.data(), size=SIZES, life=st.integers(1, 60), again=st.integers(0, 4))
+    def offer(self, data: st.DataObject, size: int, life: int, again: int) -> None:
         self.epoch += 1
-        key = TransferKey(name, 0, 1_000_000 + self.epoch)
+        key = TransferKey(self.name(data), 0, 1_000_000 + self.epoch)
+        if not again and self.offered:  # No sender of ours does this; a peer may.
+            key = data.draw(st.sampled_from(self.offered))
+        self.offered.append(key)
+        name = key.transfer_id
         offer = TransferOffer(key, LAYOUT.fingerprint(), 0, 16, size, float(life))
         effects = self.do(OfferReceived("there", offer))
         answers = [e for e in effects if isinstance(e, AcceptOffer | RefuseOffer)]

@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
 from prfaas.core.handoff import TRANSFER_ID
-from prfaas.link.api import Link
+from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import TransferCancelled
 from prfaas.pool.records import TransferView
@@ -103,14 +103,15 @@ class Admin:
         return web.Response(status=204)
 
     async def _links(self, request: web.Request) -> web.Response:
-        return _json({"links": self._link.states()})
+        return _json(LinkStates(list(self._link.states())))
 
     async def _link_events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines, one every `LINK_EVENT_PERIOD_S`, until the client goes."""
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         while True:
-            await response.write(msgspec.json.encode({"links": self._link.states()}) + b"\n")
+            states = LinkStates(list(self._link.states()))
+            await response.write(msgspec.json.encode(states) + b"\n")
             await asyncio.sleep(LINK_EVENT_PERIOD_S)
 
 

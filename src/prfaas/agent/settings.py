@@ -16,10 +16,6 @@ from prfaas.link.tcp.config import (
 )
 from prfaas.tls.files import TlsFiles
 
-PEER_GRACE_S = 5.0
-"""A sender that closed its last connection and has not come back after this is dead or restarted:
-requests that wait for its transfers should be prefilled elsewhere without further delay."""
-
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``link`` is None where no link of the deployment ends here. ``export_slots``: see
@@ -86,7 +82,6 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
         listen=agent.listen,
         peers=peers,
         accept_from=frozenset(accept_from),
-        peer_grace_s=PEER_GRACE_S,
         dscp=agent.dscp,
     )
 

@@ -8,13 +8,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import AgentConfig, Deployment
 from prfaas.core.units import format_bytes, format_rate
 from prfaas.doctor.finding import Finding, ok
 
 FILES_WANTED = 16_384
 """A gateway of 1,024 requests holds a few descriptors for each; an agent a few per connection."""
-DEFAULT_ARENA_BYTES = 512 << 20
 _SLOW_BYTES_PER_S = 1.25e8
 
 
@@ -23,7 +22,7 @@ def check_machine(
 ) -> Iterator[Finding]:
     """Args: sys, shm: where the kernel shows its state and shared memory lies."""
     agents = [a for a in deployment.agents if not a.external] if deployment else []
-    wanted = sum(agent.arena_bytes for agent in agents) or DEFAULT_ARENA_BYTES
+    wanted = sum(agent.arena_bytes for agent in agents) or AgentConfig(name="any").arena_bytes
     yield check_shared_memory(shm, wanted)
     yield check_huge_pages(sys / "kernel/mm/transparent_hugepage/shmem_enabled")
     yield check_files(resource.getrlimit(resource.RLIMIT_NOFILE))

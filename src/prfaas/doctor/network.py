@@ -15,16 +15,12 @@ import msgspec
 from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.doctor.finding import Finding, ok
-from prfaas.link.api import LinkState
+from prfaas.link.api import LinkState, LinkStates
 
 _TIMEOUT_S = 3.0
 _TRIES = 3
 _SKEW_S = 2.0
 """A ``Date`` header has whole seconds, and some of the way is in it."""
-
-
-class _Links(msgspec.Struct, frozen=True):
-    links: list[LinkState] = []
 
 
 async def check_network(
@@ -155,7 +151,7 @@ async def _link_states(
     """By the agent at the other end; None where it does not answer."""
     try:
         async with http.get(f"{agent.admin_url}/links") as answer:
-            states = msgspec.json.decode(await answer.read(), type=_Links).links
+            states = msgspec.json.decode(await answer.read(), type=LinkStates).links
     except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
         return None
     return {state.peer: state for state in states}

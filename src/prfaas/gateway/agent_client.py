@@ -13,7 +13,7 @@ from prfaas.core.errors import LinkError, PrfaasError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
-from prfaas.link.api import LinkState
+from prfaas.link.api import LinkState, LinkStates
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,6 @@ class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
 
 
-class _Links(msgspec.Struct, frozen=True):
-    links: list[LinkState]
-
-
 class AgentClient:
     """One agent. Every method raises LinkError if the agent cannot be reached or understood, or
     LocalFault where it is this process that failed."""
@@ -96,7 +92,7 @@ class AgentClient:
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
                 while line := await answer.content.readline():
                     try:
-                        states = self._parse(line, _Links).links
+                        states = self._parse(line, LinkStates).links
                     except LinkError as error:
                         logger.warning("%s", error)  # The next line is another message.
                         continue

@@ -125,6 +125,13 @@ class LinkState(msgspec.Struct, frozen=True):
     """Since the start: payload that was given to a connection again."""
 
 
+class LinkStates(msgspec.Struct, frozen=True):
+    """What an agent answers to ``GET /links``, and a line of ``GET /links/events``: one state a
+    peer."""
+
+    links: list[LinkState] = []
+
+
 class Link(Protocol):
     """The KV link endpoint of an agent (one listening port, many peers)."""
 

@@ -28,7 +28,7 @@ class AdaptiveConfig(AdaptiveThresholdConfig, frozen=True):
 
     role_period_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """How often roles are looked at."""
-    wait_s: float = 10.0
+    wait_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     """The wait that calls for another role."""
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
 from prfaas.policies.api import (
@@ -60,6 +61,8 @@ class AutoPolicy:
     def __init__(self, config: AutoConfig) -> None:
         self.period_s: float | None = _PERIOD_S
         self._ttft_s = parse_duration(config.ttft)
+        if self._ttft_s <= 0:
+            raise ConfigError(f"ttft {config.ttft!r}; write more than 0, for example '10 s'")
         self._loads: dict[str, DecodeLoad] = {}
         self._spare_since: dict[str, float] = {}
         """PD cluster -> since when decode has an engine too many."""

@@ -10,6 +10,10 @@ bytes to save nothing.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from prfaas.core.strict import Strict
 from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
 from prfaas.policies.first_token import earlier_of, soonest_local, soonest_remote
@@ -19,7 +23,7 @@ from prfaas.policies.placement import decode_engine
 class EarliestConfig(Strict, frozen=True):
     """One option."""
 
-    margin: float = 0.02
+    margin: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
     """The share of the local time to first token that an offload must save."""
 
 

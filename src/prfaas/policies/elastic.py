@@ -24,9 +24,9 @@ from prfaas.policies.placement import decode_engine
 class ElasticConfig(EarliestConfig, frozen=True):
     """That of *earliest*, and which decode engines may prefill."""
 
-    min_share: Annotated[float, msgspec.Meta(gt=0)] = 0.15
+    min_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
     """The share of a decode engine's time that must be free."""
-    max_direct: int = 2
+    max_direct: Annotated[int, msgspec.Meta(ge=0)] = 2
     """How many prompts may be on a decode engine."""
 
 

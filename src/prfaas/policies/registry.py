@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -59,6 +60,9 @@ def policy_config(config: SchedulerConfig) -> Strict:
             raise ConfigError(
                 f"scheduler: policy {config.policy!r} does not use {key!r}{hint}; {has}"
             )
+    for key, value in given.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise ConfigError(f"scheduler: {key}: {value} is no number to compute with")
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:

@@ -7,6 +7,10 @@ than a fixed share of it. It looks at no queue, speed or line.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from prfaas.core.strict import Strict
 from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
 from prfaas.policies.placement import decode_engine
@@ -16,9 +20,9 @@ from prfaas.policies.routes import local, offload
 class StaticLengthConfig(Strict, frozen=True):
     """Both must be exceeded."""
 
-    tokens: int = 2048
+    tokens: Annotated[int, msgspec.Meta(ge=0)] = 2048
     """Uncached tokens."""
-    ratio: float = 0.7
+    ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.7
     """The uncached share of the prompt."""
 
 

@@ -6,6 +6,10 @@ decode engine has not cached. It looks at no queue, speed or line.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from prfaas.core.strict import Strict
 from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
 from prfaas.policies.placement import decode_engine
@@ -15,7 +19,7 @@ from prfaas.policies.routes import local, offload
 class UncachedGateConfig(Strict, frozen=True):
     """One limit."""
 
-    tokens: int = 512
+    tokens: Annotated[int, msgspec.Meta(ge=0)] = 512
     """Uncached tokens from which on a prompt is offloaded."""
 
 

@@ -267,7 +267,8 @@ class Receptions:
     def _admit(self, offer: TransferOffer, *, local: bool) -> Reception:
         books, key = self._books, offer.key
         place = (key.transfer_id, key.rank)
-        if place in self._current:
+        # A key that lingers is as much here: two receptions of one key could not be told apart.
+        if place in self._current or key in self._by_key:
             raise _NotWanted(f"transfer {key.transfer_id} rank {key.rank} is here already")
         reserved = books.slots.reserve(offer.total_bytes)
         slots = [] if local else books.slots.hold(key, reserved)

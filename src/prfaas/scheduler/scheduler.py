@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
@@ -69,7 +70,7 @@ _TRIGGERS: dict[type, Trigger] = {
     RequestCompleted: Trigger.REQUEST_COMPLETED,
     DecodeFailed: Trigger.DECODE_FAILED,
 }
-_FAILURES = frozenset({PrefillFailed, TransferFailed, DecodeFailed})
+_FAILURES = (PrefillFailed, TransferFailed, DecodeFailed)
 _REQUEST_TIMERS = {
     TimerKind.ATTEMPT: (Trigger.ATTEMPT_TIMED_OUT, "the attempt took too long"),
     TimerKind.BACKOFF: (Trigger.BACKOFF_ENDED, "retry"),
@@ -111,7 +112,8 @@ class Scheduler:
             kind: [requests.handler(state, trigger) for state in State]
             for kind, trigger in _TRIGGERS.items()
         }
-        self._others: dict[type, Callable[..., None]] = {
+        self._actions: dict[type, Callable[[Any], None]] = {
+            **dict.fromkeys(_TRIGGERS, self._step),
             RequestArrived: self._request_arrived,
             RequestCancelled: self._request_cancelled,
             TransferProgressed: self._transfer_progressed,
@@ -152,26 +154,25 @@ class Scheduler:
         requests.now = self._fleet.clock.now = now
         out: list[AnyCommand] = []
         requests.out = out
-        kind = type(event)
-        steps = self._steps.get(kind)
-        if steps is None:
-            self._others[kind](event)
-        else:
-            record = self._records.get(event.request_id)  # type: ignore[union-attr]
-            if record is not None and record.attempt != event.attempt:  # type: ignore[union-attr]
-                self._of_another_attempt(record, event)  # type: ignore[arg-type]
-            elif record is not None:
-                step = steps[record.state]
-                if step is not None:
-                    if kind is DecodeFailed or kind is PrefillFailed:
-                        _note_fault(record, event)  # type: ignore[arg-type]
-                    step(record, event.reason if kind in _FAILURES else "")  # type: ignore[union-attr]
+        self._actions[type(event)](event)
         if self._fleet.draining:
             self._roles.settle()
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))
         return out
+
+    def _step(self, event: RequestEvent) -> None:
+        """News of an attempt: run the row for the request's state, if there is one."""
+        record = self._records.get(event.request_id)
+        if record is None:
+            return
+        if record.attempt != event.attempt:
+            self._of_another_attempt(record, event)
+        elif (step := self._steps[type(event)][record.state]) is not None:
+            if isinstance(event, (PrefillFailed, DecodeFailed)):
+                _note_fault(record, event)
+            step(record, event.reason if isinstance(event, _FAILURES) else "")
 
     def _of_another_attempt(self, record: Record, event: RequestEvent) -> None:
         """Late news, unless it is of an attempt that goes on beside the last one."""

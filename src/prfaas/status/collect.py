@@ -18,7 +18,7 @@ from prfaas.core.deployment import (
     SchedulerConfig,
     lines_of,
 )
-from prfaas.link.api import LinkState
+from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
 from prfaas.status.exposition import MetricsPage
@@ -42,10 +42,6 @@ class _Readiness(msgspec.Struct, frozen=True):
     ready: bool = False
     troubles: list[str] = []
     warnings: list[str] = []
-
-
-class _Links(msgspec.Struct, frozen=True):
-    links: list[LinkState] = []
 
 
 class _Decisions(msgspec.Struct, frozen=True):
@@ -201,7 +197,7 @@ def _line(line: Line, asked: _Asked) -> LineStatus:
     up: list[LinkState] = []
     down: list[str] = []
     for sender in line.senders:
-        links = asked.json(f"{sender.admin_url}/links", _Links).links
+        links = asked.json(f"{sender.admin_url}/links", LinkStates).links
         states = {state.peer: state for state in links}
         for pair in line.pairs:
             state = states.get(pair.receiver) if pair.sender == sender.name else None

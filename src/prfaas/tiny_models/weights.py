@@ -28,6 +28,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -209,4 +210,4 @@ def _tied_embedding(voice: list[int]) -> npt.NDArray[np.float32]:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], Path(sys.argv[2]))  # type: ignore[arg-type]
+    make(msgspec.convert(sys.argv[1], ModelKind), Path(sys.argv[2]))

@@ -8,7 +8,9 @@ import pytest
 
 from prfaas.cli.main import main
 
-ENDPOINTS = 'agent: {name: a, admin: "127.0.0.1:9"}, engines: [{name: d1, role: decode, url: URL}]'
+ENDPOINTS = (
+    "agent: {name: a, admin: '127.0.0.1:9'}, engines: [{name: d1, role: decode, url: 'http://h:1'}]"
+)
 
 
 def deployment_file(tmp_path: Path, text: str) -> str:
@@ -22,12 +24,12 @@ def deployment_file(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("URL|null", "'d1' has no url"),
-        ("URL|localhost:80", "must start with http://"),
+        ("'http://h:1'|null", "'d1' has no url"),
+        ("http://h:1|localhost:80", "is not http://host:port"),
         ("127.0.0.1:9|127.0.0.1:0", "no fixed admin port"),
         ("role|rolle", "did you mean 'role'"),
-        ("URL}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),
-        ("URL}]}]|'http://h:1'}]}]\ngateway: {listen: nowhere}", "not host:port"),
+        ("'http://h:1'}]}]|'http://h:1'}]}]\nscheduler: {policy: luck}", "scheduler.policy 'luck'"),
+        ("'http://h:1'}]}]|'http://h:1'}]}]\ngateway: {listen: nowhere}", "not host:port"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(

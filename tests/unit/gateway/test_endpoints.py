@@ -17,7 +17,7 @@ clusters:
     agent: {name: a}
     engines:
       - {name: d1, role: decode}
-      - {name: p1, role: prefill, url: "localhost:8000"}
+      - {name: p1, role: prefill, url: "ftp://localhost:8000"}
 """
     with pytest.raises(ConfigError) as caught:
         resolve(parse_deployment(text, source="x.yaml"), source="x.yaml")

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from math import nan
+
+import msgspec
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import ConfigError
+from prfaas.core.strict import parse_yaml
 from prfaas.policies.api import Route
-from prfaas.policies.registry import POLICIES, for_policy, make_policy, options_of, with_slo
+from prfaas.policies.registry import (
+    POLICIES,
+    for_policy,
+    make_policy,
+    options_of,
+    policy_config,
+    with_slo,
+)
 from prfaas.testing.policy_views import decide, fleet
 
 
@@ -52,6 +63,13 @@ def test_unknown_names_and_options_are_refused() -> None:
             "did you mean 'role_period_s'",
         ),
         (SchedulerConfig(policy="adaptive", options={"scale_s": 0.0}), "scale_s"),
+        (SchedulerConfig(policy="adaptive", options={"wait_s": -1.0}), "wait_s"),
+        (SchedulerConfig(policy="earliest", options={"margin": -0.1}), "margin"),
+        (SchedulerConfig(policy="earliest", options={"margin": nan}), "margin: nan is no number"),
+        (SchedulerConfig(policy="elastic", options={"max_direct": -1}), "max_direct"),
+        (SchedulerConfig(policy="static-length", options={"ratio": 7.0}), "ratio"),
+        (SchedulerConfig(policy="uncached-gate", options={"tokens": -5}), "tokens"),
+        (SchedulerConfig(policy="auto", options={"ttft": "0 s"}), "ttft '0 s'; write more than 0"),
         (SchedulerConfig(threshold="1K", options={"threshold": "2K"}), "written twice"),
         (SchedulerConfig(threshold="1Q"), "1Q"),
     ],
@@ -68,6 +86,14 @@ def test_an_option_may_stand_in_either_place() -> None:
     long = SchedulerConfig(options={"threshold": "2K", "bandwidth": "abundant"})
     assert short.policy_options() == long.policy_options()
     make_policy(short)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_option_can_be_written_in_a_file(policy: str) -> None:
+    kind, _ = POLICIES[policy]
+    written = {"policy": policy, "options": msgspec.to_builtins(kind())}
+    config = parse_yaml(msgspec.yaml.encode(written), SchedulerConfig, source="f")
+    assert policy_config(config) == kind()
 
 
 def test_every_policy_is_made_without_options() -> None:

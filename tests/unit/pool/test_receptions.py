@@ -16,6 +16,7 @@ from prfaas.pool.events import (
     TransferCancelled,
     TransferReceived,
 )
+from prfaas.testing.mock_engine_rank import mock_layout
 from prfaas.testing.pool_kit import SLOT, PoolRig
 
 
@@ -76,6 +77,21 @@ def test_memory_is_a_readers_until_it_closes(rig: PoolRig) -> None:
     assert rig.at(5.0) == []
     assert rig.view("x").reason == "deadline passed"
     assert rig.pool.snapshot().slots.held == 1
+    rig.say(ImportClosed(2, "x"))
+    assert rig.pool.snapshot().slots.held == 0
+
+
+def test_a_key_is_not_offered_again_while_its_memory_lingers(rig: PoolRig) -> None:
+    key = rig.accepted("x", SLOT)
+    rig.say(RangeStored(key, 0, SLOT))
+    rig.say(TransferReceived(key))
+    rig.open("x", SLOT)
+    rig.at(60.0)
+    offer = TransferOffer(key, mock_layout().fingerprint(), 0, 16, SLOT, 60.0)
+    (refusal,) = rig.say(OfferReceived("another", offer))
+    assert isinstance(refusal, RefuseOffer)
+    assert not refusal.retry
+    rig.pool.check_integrity()
     rig.say(ImportClosed(2, "x"))
     assert rig.pool.snapshot().slots.held == 0
 

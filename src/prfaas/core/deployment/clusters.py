@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from prfaas.core.deployment.agents import AgentConfig
-from prfaas.core.deployment.engines import EngineConfig, EngineRole
+from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
 from prfaas.core.planned import PlannedCluster
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_rate
@@ -22,7 +22,7 @@ class MachineConfig(Strict, frozen=True):
     name.
     """
 
-    name: str
+    name: ProcessName
     agent: AgentConfig
     engines: tuple[EngineConfig, ...] = ()
 
@@ -49,7 +49,7 @@ class ClusterConfig(PlannedCluster, frozen=True, kw_only=True):
     """Machines in one place. A PrfaaS cluster only prefills; a PD cluster can serve alone. What is
     only planned has ``instances`` and no machine."""
 
-    name: str
+    name: ProcessName
     kind: ClusterKind
     machines: tuple[MachineConfig, ...] = ()
     lan: LanConfig = LanConfig()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
-from prfaas.core.deployment.engines import EngineConfig
+from prfaas.core.deployment.engines import EngineConfig, ProcessName
 from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
@@ -25,7 +25,7 @@ class ClusterEntry(PlannedCluster, frozen=True, kw_only=True):
     """A cluster of the file: ``machines``, or ``agent`` and ``engines`` of its only one; or
     ``instances``, where it is only planned."""
 
-    name: str
+    name: ProcessName
     kind: ClusterKind
     agent: AgentConfig | None = None
     engines: tuple[EngineConfig, ...] | None = None

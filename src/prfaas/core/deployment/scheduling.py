@@ -23,7 +23,7 @@ class SchedulerConfig(Strict, frozen=True):
     policy: str = "threshold"
     threshold: str | int | None = None
     bandwidth: Literal["scarce", "abundant"] | None = None
-    options: dict[str, float | bool | str] = msgspec.field(default_factory=dict)
+    options: dict[str, int | float | bool | str] = msgspec.field(default_factory=dict)
     link_grace: str = "2 s"
     """How long a link may be down before the requests that use it take another route."""
     transfer_stall: str = "10 s"
@@ -35,7 +35,7 @@ class SchedulerConfig(Strict, frozen=True):
     """The share of the time left to the deadline after which another engine is asked, too."""
     max_attempts: Positive = 8
 
-    def policy_options(self) -> dict[str, float | bool | str]:
+    def policy_options(self) -> dict[str, int | float | bool | str]:
         """The options that are given, wherever they stand. Raises ConfigError for one that is given
         twice."""
         short: dict[str, str | int | None] = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from prfaas.core.addresses import parse_address
+from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
+from prfaas.core.deployment.engines import EngineConfig
 from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.lines import MOST_CONNECTIONS, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
@@ -33,6 +34,9 @@ def validate(deployment: Deployment) -> None:
         for agent in cluster.agents:
             with naming(f"agent {agent.name!r}"):
                 _check_agent(agent)
+        for engine in cluster.engines:
+            with naming(f"engine {engine.name!r}"):
+                _check_addresses(engine)
     _check_links(deployment)
     for line in lines_of(deployment):
         inside = line.source == line.target
@@ -93,8 +97,19 @@ def _check_agent(agent: AgentConfig) -> None:
         raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
     if agent.tls is not None and agent.plaintext:
         raise ConfigError("tls and plaintext exclude each other")
+    for key, address in (("listen", agent.listen), ("admin", agent.admin)):
+        _ = parse_address(address, what=key)
     _check_reachable("advertise", agent.advertise)
     _check_reachable("admin_advertise", agent.admin_advertise)
+
+
+def _check_addresses(engine: EngineConfig) -> None:
+    if engine.url is not None:
+        _ = parse_url(engine.url)
+    events = {"kv_events": engine.kv_events, "kv_events_replay": engine.kv_events_replay}
+    for key, endpoint in events.items():
+        if endpoint is not None and "://" not in endpoint:
+            raise ConfigError(f"{key} {endpoint!r} is no ZMQ endpoint, for example tcp://host:5557")
 
 
 def _check_reachable(key: str, address: str | None) -> None:
@@ -149,6 +164,8 @@ def _check_line(line: Line) -> None:
             f"its {pairs} pairs of agents"
         )
     receivers = {agent.name for agent in line.receivers}
+    if isinstance(line.via, str):
+        _check_reachable("via", line.via)
     if isinstance(line.via, dict):
         for name, address in line.via.items():
             if name not in receivers:
@@ -165,6 +182,7 @@ def _check_line(line: Line) -> None:
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("request_deadline", gateway.request_deadline_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))
+    _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
     if gateway.near is not None and gateway.near not in near:

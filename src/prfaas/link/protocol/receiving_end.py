@@ -46,6 +46,11 @@ from prfaas.link.protocol.receiving_records import (
 )
 from prfaas.link.protocol.receiving_replies import about, fate, of_range
 
+MAX_TRANSFERS = 4096
+"""At a time, from all peers: bounds the memory for their records."""
+PEER_GRACE_S = 5.0
+"""A sender that closed its last connection and has not come back after this is dead or restarted:
+requests that wait for its transfers should be prefilled elsewhere without further delay."""
 _MAX_RANGES = 65536
 """Gaps one transfer may have at a time: bounds what a hostile order of chunks can cost."""
 
@@ -53,7 +58,9 @@ _MAX_RANGES = 65536
 class ReceivingEnd:
     """All incoming transfers of one agent."""
 
-    def __init__(self, *, max_transfers: int = 4096, peer_grace_s: float = 15.0) -> None:
+    def __init__(
+        self, *, max_transfers: int = MAX_TRANSFERS, peer_grace_s: float = PEER_GRACE_S
+    ) -> None:
         self.events: deque[Event] = deque()
         self.counters = ReceivingCounters()
         self._max_transfers, self._peer_grace_s = max_transfers, peer_grace_s

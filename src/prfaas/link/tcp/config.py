@@ -9,6 +9,7 @@ import msgspec
 from prfaas.core.addresses import parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import KIB
+from prfaas.link.protocol.receiving_end import MAX_TRANSFERS, PEER_GRACE_S
 from prfaas.tls.files import TlsFiles
 
 LEAST_CHUNK_BYTES = 4 * KIB
@@ -52,13 +53,13 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_incoming_connections: int = 256
     max_pending_connections: int = 512
     """Connections that have not yet said who they are; the oldest goes when one more comes."""
-    max_incoming_transfers: int = 4096
+    max_incoming_transfers: int = MAX_TRANSFERS
     handshake_timeout_s: float = 10.0
     keepalive_s: float = 5.0
     """A silent connection is asked for a sign of life after this, and given up after three."""
     idle_s: float = 60.0
     """Connections beyond the first are closed after so long without work."""
-    peer_grace_s: float = 15.0
+    peer_grace_s: float = PEER_GRACE_S
     """Incoming transfers of a sender without any connection are given up after this."""
     dscp: int = 0
     """Differentiated services code point of the packets (10: AF11 bulk, 0: best effort)."""

@@ -46,6 +46,12 @@ def test_the_text_as_it_stands_is_valid() -> None:
         ("slot: 1 MiB", "slot: 0 B", "agent 'a-east': slot must be above zero"),
         ("slot: 1 MiB", "slot: 512 MiB", "agent 'a-east': arena 512 MiB must be a multiple"),
         ("dscp: 10", "dscp: 64", "agent 'a-east': dscp 64 is not in 0..63"),
+        ("dscp: 10", "listen: banana", "agent 'a-east': listen 'banana' is not host:port"),
+        ("dscp: 10", "admin: banana", "agent 'a-east': admin 'banana' is not host:port"),
+        ("name: d0", "name: d0, url: banana", "engine 'd0': url 'banana' is not http://"),
+        ("name: d0", "name: d0, kv_events: banana", "engine 'd0': kv_events 'banana' is no ZMQ"),
+        ("name: d0", r'name: "d0\n"', "clusters[1].engines[0].name"),
+        ("name: west", "name: 'the west'", "clusters[1].name"),
     ],
 )
 def test_mistakes_in_clusters(old: str, new: str, said: str) -> None:
@@ -67,6 +73,7 @@ def test_mistakes_in_clusters(old: str, new: str, said: str) -> None:
         ("leave_to_others: 0.1", "leave_to_others: 0.95", "links[0].leave_to_others"),
         ("leave_to_others: 0.1", "leave_to_others: -0.1", "links[0].leave_to_others"),
         ("leave_to_others: 0.1", "leave_to_others: .nan", "links[0].leave_to_others"),
+        ("connections: 8", "via: banana", "'east' to 'west': via: 'banana' is not host:port"),
         ("connections: 8", "connections: 0", "links[0].connections"),
         ("connections: 8", "connections: 65", "at most 64 for each of its 1 pairs"),
     ],

@@ -1,0 +1,48 @@
+"""What the command line says goes before what the deployment file says."""
+
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.launch.start import load
+
+FILE = """
+clusters:
+  - {name: west, kind: pd, agent: {name: a}, engines: [{name: d1, role: decode}]}
+model: {path: "tiny:mla", served_name: mine}
+gateway: {listen: "127.0.0.1:8000", max_inflight_requests: 7}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "deployment.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_file_is_taken_as_it_is(file: Path) -> None:
+    deployment = load(file, model=None, listen=None)
+    assert (deployment.model.path, deployment.model.served_name) == ("tiny:mla", "mine")
+    assert deployment.gateways[0].listen == "127.0.0.1:8000"
+
+
+def test_another_model_is_served_under_its_own_name(file: Path) -> None:
+    deployment = load(file, model="tiny:dense", listen=None)
+    assert (deployment.model.path, deployment.model.served_name) == ("tiny:dense", None)
+
+
+def test_another_address_leaves_the_rest_of_the_gateway(file: Path) -> None:
+    (gateway,) = load(file, model=None, listen="127.0.0.1:9000").gateways
+    assert (gateway.listen, gateway.max_inflight_requests) == ("127.0.0.1:9000", 7)
+
+
+def test_without_a_file_there_are_two_clusters() -> None:
+    kinds = [cluster.kind for cluster in load(None, model=None, listen=None).clusters]
+    assert sorted(kinds) == ["pd", "prfaas"]
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.yaml", model=None, listen=None)
