@@ -37,6 +37,7 @@ from prfaas.scheduler.commands import (
     CancelTransfer,
     ChangeRole,
     FailRequest,
+    ReportDrained,
     SetTimer,
     StartDecode,
     StartPrefill,
@@ -114,6 +115,10 @@ class Driver:
         for command in commands:
             self._execute(command)
 
+    def requests_on(self, engine: str) -> int:
+        """How many requests are on an engine or on their way to it."""
+        return self._scheduler.requests_on(engine)
+
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
         self._exchanges[exchange.key] = exchange
@@ -146,6 +151,9 @@ class Driver:
             return
         if isinstance(command, ChangeRole):
             logger.info("%s now works as %s: %s", command.engine, command.role, command.reason)
+            return
+        if isinstance(command, ReportDrained):
+            logger.info("%s is drained: nothing of this gateway is left on it", command.engine)
             return
         exchange = self._exchanges.get(command.request_id)
         if exchange is None:
@@ -187,8 +195,9 @@ class Driver:
         key, attempt = command.request_id, command.attempt
         destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
+        ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
         params = export_params(command, destination, exchange.time_left_s())
-        body = exchange.body.for_prefill(exchange.prompt.token_ids, params)
+        body = exchange.body.for_prefill(ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)
         except LocalFault as error:

@@ -16,12 +16,14 @@ from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
+from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.links import LineStates, watch_links
@@ -59,6 +61,10 @@ class Gateway:
         """Raises ConfigError for an unknown policy or a journal that cannot be written."""
         self.deployment = deployment
         self.metrics = GatewayMetrics()
+        self.client_keys = Keys(deployment.gateway.api_keys)
+        self.operator_keys = Keys(deployment.gateway.operator_keys)
+        self.stopping = False
+        """Whether it takes no more requests: it is about to end."""
         self._endpoints = endpoints
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
@@ -94,6 +100,7 @@ class Gateway:
             ),
         )
         self._driver = self._make_driver()
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
@@ -113,7 +120,19 @@ class Gateway:
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
-        return self.fleet.troubles()
+        found = ["the gateway is stopping"] if self.stopping else []
+        found += self.fleet.troubles()
+        answering = self.fleet.up & self._endpoints.answering
+        if answering and answering <= self.drains.engines:
+            found.append("every engine that could answer is drained")
+        return found
+
+    async def stop_serving(self, hurry: asyncio.Event) -> None:
+        """Take no more requests and let those under way end, for `GatewayConfig.drain_s` or until
+        ``hurry`` is set; then end the rest with an error."""
+        self.stopping = True
+        self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
+        await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
     def warnings(self) -> list[str]:
         """What is not as it should be though requests are answered."""
@@ -125,8 +144,8 @@ class Gateway:
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer: near ones first, then those that decode."""
-        near = self.deployment.gateway.near
-        up = [e for e in self._endpoints.engines.values() if e.name in self.fleet.up]
+        near, usable = self.deployment.gateway.near, self._usable()
+        up = [e for e in self._endpoints.engines.values() if e.name in usable]
         return [self.engines[e.name] for e in sorted(up, key=lambda e: (e.cluster != near, e.role))]
 
     def update_metrics(self) -> None:
@@ -136,6 +155,7 @@ class Gateway:
         self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
+            self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -149,7 +169,7 @@ class Gateway:
             renderer=Renderer(
                 engines,
                 self.engines,
-                up=lambda: fleet.up,
+                up=self._usable,
                 suspect=fleet.suspect,
                 near=self.deployment.gateway.near,
             ),
@@ -160,6 +180,10 @@ class Gateway:
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
         )
+
+    def _usable(self) -> frozenset[str]:
+        """Engines that may be asked something short; those that drain only where no other is up."""
+        return (self.fleet.up - self.drains.engines) or self.fleet.up
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
         index = self.index.engine(engine.name)

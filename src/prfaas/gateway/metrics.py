@@ -63,6 +63,12 @@ class GatewayMetrics:
         self.engine_up = Gauge(
             "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
         )
+        self.engine_draining = Gauge(
+            "prfaas_gateway_engine_draining",
+            "1 while the engine finishes what it has and takes no more.",
+            ("engine",),
+            registry=r,
+        )
         self.link_up = Gauge(
             "prfaas_gateway_link_up",
             "1 while KV can travel between the clusters.",

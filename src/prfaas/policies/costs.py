@@ -60,12 +60,23 @@ class LearnedPrefills:
     """
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
-        self._cluster_of = cluster_of
-        self._seen = {engine: _Sums() for engine in cluster_of}
-        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        self._cluster_of: Mapping[str, str] = {}
+        self._seen: dict[str, _Sums] = {}
+        self._by_cluster: dict[str, _Sums] = {}
         self._next_weight = 1.0
         self._soonest: dict[int, float] = {}
         """Tokens -> what the fastest engine that was seen takes; until the next observation."""
+        self.engines_are(cluster_of)
+
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters. What was learned of those
+        that stay is kept."""
+        self._cluster_of = cluster_of
+        self._soonest.clear()
+        self._seen = {engine: self._seen.get(engine) or _Sums() for engine in cluster_of}
+        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        for engine, cluster in cluster_of.items():
+            self._by_cluster[cluster].join(self._seen[engine])
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
@@ -134,6 +145,15 @@ class _Sums:
         self.t += weight * t
         self.nn += weight * n * n
         self.nt += weight * n * t
+        self._line = None
+
+    def join(self, other: _Sums) -> None:
+        """All of another's."""
+        self.weight += other.weight
+        self.n += other.n
+        self.t += other.t
+        self.nn += other.nn
+        self.nt += other.nt
         self._line = None
 
     def scale(self, factor: float) -> None:

@@ -36,6 +36,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, tag=True):
 class StartPrefill(Command, frozen=True, gc=False):
     """Prefill on ``engine`` and hand tokens [from_token, to_token) over as ``transfer_id``.
 
+    ``exact``: they end inside a block, so prefill them alone: the states stand where a prompt ends.
     Report PrefillCompleted or PrefillFailed, and TransferCompleted or TransferFailed.
     """
 
@@ -48,6 +49,7 @@ class StartPrefill(Command, frozen=True, gc=False):
     to_token: int
     route: Route
     reason: str
+    exact: bool = False
 
 
 class StartDecode(Command, frozen=True, gc=False):
@@ -114,6 +116,12 @@ class ChangeRole(Command, frozen=True, gc=False):
     reason: str
 
 
+class ReportDrained(Command, frozen=True, gc=False):
+    """For the operator: a cordoned ``engine`` has nothing left to do for this scheduler."""
+
+    engine: str
+
+
 class SetTimer(Command, frozen=True, gc=False):
     """Call `Scheduler.handle` with TimerFired at this time. Replaces every earlier SetTimer."""
 
@@ -128,5 +136,6 @@ AnyCommand = (
     | CancelDecode
     | FailRequest
     | ChangeRole
+    | ReportDrained
     | SetTimer
 )

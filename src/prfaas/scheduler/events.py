@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from prfaas.core.layout import KvLayout
+from prfaas.scheduler.topology import Topology
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -176,6 +177,27 @@ class EngineDown(Event, frozen=True, gc=False):
     reason: str
 
 
+class EngineCordoned(Event, frozen=True, gc=False):
+    """An operator wants the engine drained: it finishes what runs and what was promised to it, and
+    takes no more, whether it answers or not."""
+
+    engine: str
+    reason: str
+
+
+class EngineUncordoned(Event, frozen=True, gc=False):
+    """It may be given work again."""
+
+    engine: str
+
+
+class TopologyChanged(Event, frozen=True, gc=False):
+    """Clusters, engines or lines joined, left or were configured anew: this is what there is now.
+    Its ``alignment_tokens`` says nothing."""
+
+    topology: Topology
+
+
 class LinkStateChanged(Event, frozen=True, gc=False):
     """One direction of a line as its sender sees it now.
 
@@ -217,6 +239,9 @@ AnyEvent = (
     | EngineUp
     | EngineSuspected
     | EngineDown
+    | EngineCordoned
+    | EngineUncordoned
+    | TopologyChanged
     | LinkStateChanged
     | TimerFired
 )

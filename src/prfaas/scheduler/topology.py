@@ -1,4 +1,5 @@
-"""What the scheduler schedules on: clusters, engines, lines. Fixed while it runs."""
+"""What the scheduler schedules on: clusters, engines, lines. It changes as a whole
+(`TopologyChanged`)."""
 
 from __future__ import annotations
 
