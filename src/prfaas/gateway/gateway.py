@@ -31,7 +31,9 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
@@ -134,6 +136,11 @@ class Gateway:
         self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
         await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
+    @property
+    def scheduling(self) -> View:
+        """What the scheduler knows of engines and lines, to read only."""
+        return self._driver.view
+
     def warnings(self) -> list[str]:
         """What is not as it should be though requests are answered."""
         return self.fleet.warnings()
@@ -156,6 +163,9 @@ class Gateway:
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
+            role = self._driver.view.engines[name].role
+            for known in ("prefill", "decode"):
+                self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -221,6 +231,7 @@ class Gateway:
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
+            on_role=self._role_changed,
         )
 
     # -- what the watchers tell -----------------------------------------------------------------
@@ -228,6 +239,10 @@ class Gateway:
     def _link_changed(self, event: LinkStateChanged) -> None:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
+
+    def _role_changed(self, command: ChangeRole) -> None:
+        done = "no" if command.dry_run else "yes"
+        self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
     def _machines_changed(self, source: str, target: str, up: bool) -> None:
         self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
@@ -243,7 +258,7 @@ class Gateway:
             self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
         takes_handoffs = self.fleet.takes_handoffs(name)
-        self._driver.handle(EngineUp(name, takes_handoffs))
+        self._driver.handle(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
         self._driver.handle(EngineSuspected(name, why))

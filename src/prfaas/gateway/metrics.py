@@ -75,6 +75,18 @@ class GatewayMetrics:
             ("source", "target"),
             registry=r,
         )
+        self.engine_role = Gauge(
+            "prfaas_gateway_engine_role",
+            "1 for the work that the engine is given now.",
+            ("engine", "role"),
+            registry=r,
+        )
+        self.role_changes = Counter(
+            "prfaas_gateway_role_changes_total",
+            "Engines that were given another role; done=no: in a dry run.",
+            ("engine", "role", "done"),
+            registry=r,
+        )
         self.deaths = Counter(
             "prfaas_gateway_background_deaths_total",
             "Tasks of the gateway that died of an error and were started again.",
