@@ -45,7 +45,7 @@ from prfaas.vllm_plugin.load import Importer  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
 from prfaas.vllm_plugin.pages import CpuCopier, page_view  # noqa: E402
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 SIZES = (1, 2, 4, 8)
 TOKENS = 64
 WINDOW = 20
