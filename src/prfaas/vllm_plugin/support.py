@@ -66,32 +66,19 @@ def _check_transfer(config: VllmConfig) -> None:
         )
 
 
-def _check_speculation(config: VllmConfig) -> None:
-    """Beside recurrent layers. Drafting without a model (n-gram) leaves the cache as it is; a draft
-    model has layers of its own in it, which a prefill engine without one cannot hand over, and
-    vLLM then keeps the states one block before the last block's end."""
-    speculation = config.speculative_config
-    if speculation is None:
-        return
-    if speculation.method != "ngram":
-        raise EngineError(
-            f"speculative decoding by {speculation.method} is not supported with recurrent layers; "
-            "ngram is, on engines that only decode"
-        )
-    if config.kv_transfer_config.kv_connector_extra_config.get("exports", True):
-        raise EngineError(
-            "an engine with recurrent layers that exports cannot draft tokens: leave out "
-            "--speculative-config"
-        )
-
-
 def _check_recurrent(config: VllmConfig, kv_cache: KVCacheConfig) -> None:
     if config.cache_config.mamba_cache_mode != "align":
         raise EngineError(
             "recurrent states are only kept at block boundaries with prefix caching on: "
             "start vLLM with --enable-prefix-caching"
         )
-    _check_speculation(config)
+    if config.speculative_config is not None:
+        # The convolutions' states are as much wider as tokens are drafted: a prefill engine that
+        # drafts none, or fewer, holds other pages.
+        raise EngineError(
+            f"speculative decoding ({config.speculative_config.method}) is not supported with "
+            "recurrent layers: leave out --speculative-config"
+        )
     block_tokens = max(size for _, size in group_kinds(kv_cache))
     if kv_cache.cache_hit_alignment_tokens not in (None, block_tokens):
         # States are then kept inside a block too, instead of at the boundary.
