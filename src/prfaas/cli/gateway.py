@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import uvloop
@@ -38,5 +39,12 @@ def run(args: argparse.Namespace) -> int:
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
-    program = serve(deployment, endpoints, journal_file=args.events)
-    return run_until_signal(program, stopped_status=0, loop_factory=uvloop.new_event_loop)
+    hurry = asyncio.Event()
+    program = serve(deployment, endpoints, journal_file=args.events, hurry=hurry)
+    return run_until_signal(
+        program,
+        stopped_status=0,
+        loop_factory=uvloop.new_event_loop,
+        on_hangup=lambda: None,
+        on_repeated=hurry.set,
+    )

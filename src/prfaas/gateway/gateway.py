@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -15,20 +16,24 @@ from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
+from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
+from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
@@ -43,6 +48,10 @@ from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
+_SEED_BYTES = 16
+_TIDY_S = 0.25
+"""How often the prefix index is looked after: it makes room ahead of what a second may bring."""
+
 
 class Gateway:
     """Owns every part and every background task; `start` and `close` bracket its life on one event
@@ -54,6 +63,10 @@ class Gateway:
         """Raises ConfigError for an unknown policy or a journal that cannot be written."""
         self.deployment = deployment
         self.metrics = GatewayMetrics()
+        self.client_keys = Keys(deployment.gateway.api_keys)
+        self.operator_keys = Keys(deployment.gateway.operator_keys)
+        self.stopping = False
+        """Whether it takes no more requests: it is about to end."""
         self._endpoints = endpoints
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
@@ -71,6 +84,11 @@ class Gateway:
             name: AgentClient(name, agent.url, self._http)
             for name, agent in endpoints.agents.items()
         }
+        self.index = PrefixIndex(
+            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_engines=len(engines),
+            seed=os.urandom(_SEED_BYTES),
+        )
         self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
         self.fleet = Fleet(
             endpoints,
@@ -84,6 +102,7 @@ class Gateway:
             ),
         )
         self._driver = self._make_driver()
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
@@ -91,6 +110,7 @@ class Gateway:
         for name, agent in self._agents.items():
             self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
             self._background.run("link_states", partial(watch_links, agent, lines))
+        self._background.run("index", self._keep_index_tidy)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -102,7 +122,24 @@ class Gateway:
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
-        return self.fleet.troubles()
+        found = ["the gateway is stopping"] if self.stopping else []
+        found += self.fleet.troubles()
+        answering = self.fleet.up & self._endpoints.answering
+        if answering and answering <= self.drains.engines:
+            found.append("every engine that could answer is drained")
+        return found
+
+    async def stop_serving(self, hurry: asyncio.Event) -> None:
+        """Take no more requests and let those under way end, for `GatewayConfig.drain_s` or until
+        ``hurry`` is set; then end the rest with an error."""
+        self.stopping = True
+        self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
+        await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
+
+    @property
+    def scheduling(self) -> View:
+        """What the scheduler knows of engines and lines, to read only."""
+        return self._driver.view
 
     def warnings(self) -> list[str]:
         """What is not as it should be though requests are answered."""
@@ -114,16 +151,21 @@ class Gateway:
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer: near ones first, then those that decode."""
-        near = self.deployment.gateway.near
-        up = [e for e in self._endpoints.engines.values() if e.name in self.fleet.up]
+        near, usable = self.deployment.gateway.near, self._usable()
+        up = [e for e in self._endpoints.engines.values() if e.name in usable]
         return [self.engines[e.name] for e in sorted(up, key=lambda e: (e.cluster != near, e.role))]
 
     def update_metrics(self) -> None:
         """Bring gauges up to date, before metrics are read."""
         for feed in self._feeds.values():
             self.metrics.observe_feed(feed)
+        self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
+            self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
+            role = self._driver.view.engines[name].role
+            for known in ("prefill", "decode"):
+                self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -137,20 +179,25 @@ class Gateway:
             renderer=Renderer(
                 engines,
                 self.engines,
-                up=lambda: fleet.up,
+                up=self._usable,
                 suspect=fleet.suspect,
                 near=self.deployment.gateway.near,
             ),
             adapters=self._adapters,
             engines=engines,
-            indices={name: feed.follower.index for name, feed in self._feeds.items()},
+            index=self.index,
             metrics=self.metrics,
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
         )
 
+    def _usable(self) -> frozenset[str]:
+        """Engines that may be asked something short; those that drain only where no other is up."""
+        return (self.fleet.up - self.drains.engines) or self.fleet.up
+
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
+        index = self.index.engine(engine.name)
+        return KvEventFeed(engine.name, index, partial(self._source, engine), self._zmq)
 
     async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
         client = self.engines[engine.name]
@@ -159,6 +206,11 @@ class Gateway:
             events, replay = await client.kv_event_source()
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
+
+    async def _keep_index_tidy(self) -> None:
+        while True:
+            pause_s = 0.0 if self.index.tidy() else _TIDY_S
+            await asyncio.sleep(pause_s)
 
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
@@ -179,6 +231,7 @@ class Gateway:
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
+            on_role=self._role_changed,
         )
 
     # -- what the watchers tell -----------------------------------------------------------------
@@ -186,6 +239,10 @@ class Gateway:
     def _link_changed(self, event: LinkStateChanged) -> None:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
+
+    def _role_changed(self, command: ChangeRole) -> None:
+        done = "no" if command.dry_run else "yes"
+        self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
     def _machines_changed(self, source: str, target: str, up: bool) -> None:
         self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
@@ -201,7 +258,7 @@ class Gateway:
             self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
         takes_handoffs = self.fleet.takes_handoffs(name)
-        self._driver.handle(EngineUp(name, takes_handoffs))
+        self._driver.handle(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
         self._driver.handle(EngineSuspected(name, why))

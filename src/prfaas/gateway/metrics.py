@@ -63,10 +63,28 @@ class GatewayMetrics:
         self.engine_up = Gauge(
             "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
         )
+        self.engine_draining = Gauge(
+            "prfaas_gateway_engine_draining",
+            "1 while the engine finishes what it has and takes no more.",
+            ("engine",),
+            registry=r,
+        )
         self.link_up = Gauge(
             "prfaas_gateway_link_up",
             "1 while KV can travel between the clusters.",
             ("source", "target"),
+            registry=r,
+        )
+        self.engine_role = Gauge(
+            "prfaas_gateway_engine_role",
+            "1 for the work that the engine is given now.",
+            ("engine", "role"),
+            registry=r,
+        )
+        self.role_changes = Counter(
+            "prfaas_gateway_role_changes_total",
+            "Engines that were given another role; done=no: in a dry run.",
+            ("engine", "role", "done"),
             registry=r,
         )
         self.deaths = Counter(
@@ -83,6 +101,11 @@ class GatewayMetrics:
         )
         self._index_blocks = Gauge(
             "prfaas_gateway_index_blocks", "KV blocks known per engine.", ("engine",), registry=r
+        )
+        self.distinct_blocks = Gauge(
+            "prfaas_gateway_index_distinct_blocks",
+            "KV blocks known, each counted once.",
+            registry=r,
         )
         self._events_live = Gauge(
             "prfaas_gateway_kv_events_live",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -23,13 +25,18 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
     DeadlinePassed,
+    ServiceUnavailable,
     TooManyRequests,
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS_S = 2.0
+"""How long a client may take to take in that its answer is cut off."""
 _RECENT = 50
 """Ended requests that are shown: what fits a screen, and little memory."""
 
@@ -38,7 +45,7 @@ class RequestFlow:
     """Answers requests.
 
     Args:
-        indices: engine -> what its prefix cache holds.
+        index: what the engines' prefix caches hold.
         alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
             not there hands nothing over. It changes as engines register.
     """
@@ -51,7 +58,7 @@ class RequestFlow:
         renderer: Renderer,
         adapters: Adapters,
         engines: Mapping[str, EngineEndpoint],
-        indices: Mapping[str, EngineIndex],
+        index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
         alignment_tokens: Mapping[str, int],
@@ -61,36 +68,67 @@ class RequestFlow:
         self._renderer = renderer
         self._adapters = adapters
         self._engines = engines
-        self._indices = indices
+        self._index = index
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
         self._alignment_tokens = alignment_tokens
         self.inflight = 0
+        self._live: set[Exchange] = set()
+        self._refusal: str | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.recent: deque[RequestFacts] = deque(maxlen=_RECENT)
         """Requests that have ended, the newest first."""
+
+    def refuse_more(self, why: str) -> None:
+        """From now on every new request gets 503 and may ask another gateway."""
+        self._refusal = why
+
+    async def end_all(self, within_s: float, hurry: asyncio.Event) -> None:
+        """Wait until nothing is under way; after ``within_s``, or when ``hurry`` is set, end what
+        is left with an error. Call `refuse_more` before."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, hurry)]
+        try:
+            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._live:
+            logger.warning("%d requests are cut off", len(self._live))
+        for exchange in list(self._live):
+            exchange.attempts.stop_all()
+            exchange.fail(ServiceUnavailable("the gateway ended before the answer did"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._idle.wait()
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str
     ) -> web.StreamResponse:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
+        if self._refusal is not None:
+            raise ServiceUnavailable(self._refusal)
         exchange = Exchange(
             Driver.new_key(), request_id, request, body, deadline_s=self._deadline_s
         )
-        self._count(+1)
+        self._live.add(exchange)
+        self._count()
         try:
             await self._see_through(exchange)
             return exchange.response.done.result()
         finally:
-            self._count(-1)
+            self._live.discard(exchange)
+            self._count()
             self._metrics.observe_request(exchange.facts)
             self.recent.appendleft(exchange.facts)
             note = exchange.facts.ended(exchange.key, exchange.received_at)
             self._journal.write(time.monotonic(), note)
 
-    def _count(self, by: int) -> None:
-        self.inflight += by
+    def _count(self) -> None:
+        self.inflight = len(self._live)
         self._metrics.inflight.set(self.inflight)
+        (self._idle.clear if self._live else self._idle.set)()
 
     async def _see_through(self, exchange: Exchange) -> None:
         if self.inflight > self._most_inflight:
@@ -134,8 +172,8 @@ class RequestFlow:
             return NO_MATCHES
         return match_engines(
             PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+            self._index,
             self._engines,
-            self._indices,
             prompt_tokens=len(token_ids),
             alignment_tokens=self._alignment_tokens,
         )

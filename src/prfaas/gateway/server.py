@@ -25,9 +25,14 @@ _FILES_BESIDE = 100
 
 
 async def serve(
-    deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+    deployment: Deployment,
+    endpoints: Endpoints,
+    *,
+    journal_file: Path | None = None,
+    hurry: asyncio.Event | None = None,
 ) -> NoReturn:
-    """Serve until cancelled. Raises ConfigError if the address cannot be bound."""
+    """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
+    ``hurry`` is set. Raises ConfigError if the address cannot be bound."""
     _allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(deployment, endpoints, journal_file=journal_file)
     await gateway.start()
@@ -43,7 +48,8 @@ async def serve(
                 await asyncio.Event().wait()
                 raise AssertionError("nobody sets the event")
             finally:
-                logger.info("stopping")
+                logger.info("stopping, %d requests are under way", gateway.requests.inflight)
+                await gateway.stop_serving(hurry or asyncio.Event())
     finally:
         await gateway.close()
 

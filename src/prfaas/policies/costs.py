@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import add
-from typing import NamedTuple
 
 _MEMORY = 0.99
 """What one observation weighs after the next, whichever engine that is of: about the last hundred
 count. So an engine that gets no more work is forgotten, and tried again."""
 _FORGOTTEN = 0.1
+_LARGEST_WEIGHT = 1e30
+"""Before squares of tokens times it would lose digits."""
 _FIRST_GUESS_TOKENS_PER_S = 10_000.0
 _OPTIMISM = 2.0
 """A cluster that was never seen at work counts as so much faster than the fastest that was."""
@@ -52,38 +52,60 @@ class LearnedPrefills:
     counts as its cluster's others; a cluster not seen at work counts as faster than any that was,
     so that it gets work and is seen.
 
+    What is asked for each engine at each arrival must not look at all engines, so sums are kept by
+    engine and by cluster, and rather than let all of them fade the next observation weighs more.
+
     Args:
         cluster_of: engine -> cluster.
     """
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
-        self._seen = {engine: _Sums() for engine in cluster_of}
-        self._peers = {
-            engine: [peer for peer, other in cluster_of.items() if other == cluster]
-            for engine, cluster in cluster_of.items()
-        }
+        self._cluster_of: Mapping[str, str] = {}
+        self._seen: dict[str, _Sums] = {}
+        self._by_cluster: dict[str, _Sums] = {}
+        self._next_weight = 1.0
+        self._soonest: dict[int, float] = {}
+        """Tokens -> what the fastest engine that was seen takes; until the next observation."""
+        self.engines_are(cluster_of)
+
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters. What was learned of those
+        that stay is kept."""
+        self._cluster_of = cluster_of
+        self._soonest.clear()
+        self._seen = {engine: self._seen.get(engine) or _Sums() for engine in cluster_of}
+        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        for engine, cluster in cluster_of.items():
+            self._by_cluster[cluster].join(self._seen[engine])
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
+        forgotten = _FORGOTTEN * self._next_weight * _MEMORY
         own = self._seen[engine]
-        if own.known:
+        if own.weight >= forgotten:
             return own.prefill_s(uncached_tokens)
-        columns = zip(*[self._seen[peer] for peer in self._peers[engine]], strict=True)
-        peers = _Sums(*map(sum, columns))
-        if peers.known:
+        peers = self._by_cluster[self._cluster_of[engine]]
+        if peers.weight >= forgotten:
             return peers.prefill_s(uncached_tokens)
-        others = [s.prefill_s(uncached_tokens) for s in self._seen.values() if s.known]
-        if others:
-            return min(others) / _OPTIMISM
-        return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
+        soonest = self._soonest.get(uncached_tokens)
+        if soonest is None:
+            known = [s for s in self._seen.values() if s.weight >= forgotten]
+            if not known:
+                return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
+            soonest = min(sums.prefill_s(uncached_tokens) for sums in known)
+            self._soonest[uncached_tokens] = soonest
+        return soonest / _OPTIMISM
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was at work on a prefill for ``seconds``."""
-        for name, sums in self._seen.items():
-            self._seen[name] = _Sums(*[_MEMORY * value for value in sums])
-        n, t = float(uncached_tokens), seconds
-        new = (1.0, n, t, n * n, n * t)
-        self._seen[engine] = _Sums(*map(add, self._seen[engine], new))
+        self._soonest.clear()
+        for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
+            sums.add(self._next_weight, float(uncached_tokens), seconds)
+        self._next_weight /= _MEMORY
+        if self._next_weight > _LARGEST_WEIGHT:
+            for sums in (*self._seen.values(), *self._by_cluster.values()):
+                sums.scale(1 / self._next_weight)
+            self._next_weight = 1.0
 
 
 class LearnedCosts:
@@ -107,26 +129,53 @@ class LearnedCosts:
         return self._kv_bytes(from_token, to_token)
 
 
-class _Sums(NamedTuple):
+class _Sums:
     """Over prefills of n uncached tokens in t seconds, each with its weight."""
 
-    weight: float = 0.0
-    n: float = 0.0
-    t: float = 0.0
-    nn: float = 0.0
-    nt: float = 0.0
+    __slots__ = ("_line", "n", "nn", "nt", "t", "weight")
 
-    @property
-    def known(self) -> bool:
-        return self.weight >= _FORGOTTEN
+    def __init__(self) -> None:
+        self.weight = self.n = self.t = self.nn = self.nt = 0.0
+        self._line: tuple[float, float] | None = None
+
+    def add(self, weight: float, n: float, t: float) -> None:
+        """One more."""
+        self.weight += weight
+        self.n += weight * n
+        self.t += weight * t
+        self.nn += weight * n * n
+        self.nt += weight * n * t
+        self._line = None
+
+    def join(self, other: _Sums) -> None:
+        """All of another's."""
+        self.weight += other.weight
+        self.n += other.n
+        self.t += other.t
+        self.nn += other.nn
+        self.nt += other.nt
+        self._line = None
+
+    def scale(self, factor: float) -> None:
+        """All weights by the same factor."""
+        self.weight *= factor
+        self.n *= factor
+        self.t *= factor
+        self.nn *= factor
+        self.nt *= factor
 
     def prefill_s(self, tokens: int) -> float:
         """a + b ``tokens`` of the least squares line; through the origin where that has no sense
         (one length only, or the shorter took longer)."""
+        if self._line is None:
+            self._line = self._fit()
+        return self._line[0] + self._line[1] * tokens
+
+    def _fit(self) -> tuple[float, float]:
         spread = self.weight * self.nn - self.n * self.n
         if spread > 1e-6 * self.n * self.n:
             slope = (self.weight * self.nt - self.n * self.t) / spread
             offset = (self.t - slope * self.n) / self.weight
             if slope > 0 and offset >= 0:
-                return offset + slope * tokens
-        return self.t / self.n * tokens
+                return offset, slope
+        return 0.0, self.t / self.n

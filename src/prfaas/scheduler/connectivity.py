@@ -46,7 +46,9 @@ class Connectivity:
     def timer(self, kind: TimerKind, key: tuple[str, str]) -> None:
         """A cut may have lasted for too long."""
         if kind is TimerKind.LINK:
-            link = self._fleet.links[key]
+            link = self._fleet.links.get(key)
+            if link is None:  # It left the deployment, and its requests have moved.
+                return
             since = None if link.up else link.down_since
             crossing = link.records
         else:

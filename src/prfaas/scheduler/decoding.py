@@ -156,7 +156,7 @@ class Decoding:
         usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
         if usable or not direct:
             return usable
-        return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
+        return [e for c in clusters for e in c.engines if self._usable(record, e)]
 
     def _next_in_line(self, engine: EngineState) -> Record | None:
         for record in engine.place.ready.values():
@@ -205,17 +205,21 @@ class Decoding:
 
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
-            engine.up
+            (engine.up or (engine.finishes and self._was_promised(record, engine)))
             and engine.name not in record.full
             and (record.route is Route.DIRECT or self._holds_handoff(record, engine))
             and (engine.role == "decode" or self._may_stand_in(record, engine))
-            and (not engine.draining or self._was_promised(record, engine))
+            and (not engine.draining or self._is_bound(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )
 
-    def _was_promised(self, record: Record, engine: EngineState) -> bool:
-        """What can be used nowhere else is still answered by an engine that drains."""
+    def _is_bound(self, record: Record, engine: EngineState) -> bool:
+        """What can be used nowhere else is still answered by an engine that changes its role."""
         return record.decode is engine and record.from_token > 0
+
+    def _was_promised(self, record: Record, engine: EngineState) -> bool:
+        """What was handed over to a cordoned engine is still answered by it."""
+        return record.decode is engine and record.route is not Route.DIRECT
 
     def _holds_handoff(self, record: Record, engine: EngineState) -> bool:
         """Whether ``engine`` can read what was, or is to be, handed over for this request."""

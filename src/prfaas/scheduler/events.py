@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from prfaas.core.layout import KvLayout
+from prfaas.scheduler.topology import Topology
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -154,11 +155,14 @@ class MachinesJoined(Event, frozen=True, gc=False):
 class EngineUp(Event, frozen=True, gc=False):
     """The engine answers (again); its prefix cache counts as empty until the next arrivals.
 
-    ``takes_handoffs``: whether its agent can receive for it; told again when that changes.
+    ``takes_handoffs``: whether its agent can send and receive for it; ``changes_role``: whether its
+    KV layout pairs with its whole cluster's, so that it may do the work of the other role. Both are
+    told again when they change.
     """
 
     engine: str
     takes_handoffs: bool = True
+    changes_role: bool = True
 
 
 class EngineSuspected(Event, frozen=True, gc=False):
@@ -174,6 +178,27 @@ class EngineDown(Event, frozen=True, gc=False):
 
     engine: str
     reason: str
+
+
+class EngineCordoned(Event, frozen=True, gc=False):
+    """An operator wants the engine drained: it finishes what runs and what was promised to it, and
+    takes no more, whether it answers or not."""
+
+    engine: str
+    reason: str
+
+
+class EngineUncordoned(Event, frozen=True, gc=False):
+    """It may be given work again."""
+
+    engine: str
+
+
+class TopologyChanged(Event, frozen=True, gc=False):
+    """Clusters, engines or lines joined, left or were configured anew: this is what there is now.
+    Its ``alignment_tokens`` says nothing."""
+
+    topology: Topology
 
 
 class LinkStateChanged(Event, frozen=True, gc=False):
@@ -217,6 +242,9 @@ AnyEvent = (
     | EngineUp
     | EngineSuspected
     | EngineDown
+    | EngineCordoned
+    | EngineUncordoned
+    | TopologyChanged
     | LinkStateChanged
     | TimerFired
 )

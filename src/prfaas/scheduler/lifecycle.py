@@ -63,6 +63,7 @@ class Trigger(StrEnum):
     DECODE_FAILED = "DecodeFailed"
     REQUEST_CANCELLED = "RequestCancelled"
     PREFILL_ENGINE_LOST = "prefill engine lost"
+    ENGINE_CORDONED = "engine cordoned"
     DECODE_CLUSTER_LOST = "decode cluster lost"
     DECODE_ENGINE_LOST = "decode engine lost"
     LINK_LOST = "link lost"
@@ -118,6 +119,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.PARKED, _T.GAVE_UP_WAITING): Step(Action.FAIL_UNAVAILABLE, (_S.FAILED,)),
     (_S.WAITING, _T.PLACE_FREED): Step(Action.START_PREFILL, (_S.PREFILLING,)),
     (_S.WAITING, _T.PREFILL_ENGINE_LOST): _REROUTE,
+    (_S.WAITING, _T.ENGINE_CORDONED): _REROUTE,
     (_S.WAITING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.WAITING, _T.LINK_LOST): _REROUTE,
     (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
@@ -145,6 +147,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.READY, _T.SLOT_FREED): Step(Action.START_DECODE, (_S.DECODING,)),
     (_S.READY, _T.BACKOFF_ENDED): _MAKE_READY,
     (_S.READY, _T.DECODE_ENGINE_LOST): _MAKE_READY,
+    (_S.READY, _T.ENGINE_CORDONED): _MAKE_READY,
     (_S.READY, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.DECODING, _T.FIRST_TOKEN): Step(Action.STREAMING, (_S.STREAMING,)),
     (_S.DECODING, _T.REQUEST_COMPLETED): Step(Action.COMPLETE, (_S.COMPLETED,)),

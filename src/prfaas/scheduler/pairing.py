@@ -24,7 +24,7 @@ _OF_ALL = ""
 
 
 class Pairing:
-    """Keeps `EngineState.unpaired` up to date as well.
+    """Keeps `EngineState.no_givers` up to date as well.
 
     Args:
         alignment_tokens: of engines whose layout is not told in an event (`Topology`).
@@ -71,6 +71,13 @@ class Pairing:
         self._unfit = frozenset(event.unfit)
         self._changed()
 
+    def reshaped(self, joined: Collection[tuple[str, str]]) -> None:
+        """Engines came or went, or KV cache travels elsewhere. One that went is forgotten: its name
+        may come back with another layout."""
+        self._joined = joined
+        self._groups = {k: group for k, group in self._groups.items() if k in self._engines}
+        self._changed()
+
     def cut_off(self, event: MachinesCut, now: float) -> None:
         """A machine does not reach another any more."""
         self.cut.setdefault((event.source, event.target), now)
@@ -79,6 +86,10 @@ class Pairing:
     def joined(self, event: MachinesJoined) -> None:
         """It does again."""
         self.cut.pop((event.source, event.target), None)
+        self._changed()
+
+    def role_changed(self) -> None:
+        """Other engines prefill than before."""
         self._changed()
 
     def hands_over(self, prefill: EngineState, decode: EngineState) -> bool:
@@ -133,7 +144,7 @@ class Pairing:
                     and self.hands_over(other, engine)
                     for other in givers.values()
                 )
-            engine.unpaired = not whole and answers[kind]
+            engine.no_givers = not whole and answers[kind]
 
     def _kind(self, engine: EngineState) -> tuple[str, str, str]:
         """Engines of one kind pair with the same others."""

@@ -81,6 +81,7 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
         costs=estimates.costs,
         learner=estimates.learner,
         on_layout=sizes.learn,
+        on_engines=None if estimates.learner is None else estimates.learner.engines_are,
     )
 
 

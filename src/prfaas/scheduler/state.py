@@ -9,18 +9,10 @@ from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import Route
+from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
-
-
-class Clock:
-    """The time of the event that is being handled."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now = -inf
 
 
 class EngineState:
@@ -29,10 +21,13 @@ class EngineState:
     __slots__ = (
         "_clock",
         "_free_at",
+        "answers",
         "assigned",
         "busy_since",
         "changes_role",
         "cluster",
+        "configured_role",
+        "cordon",
         "decode_records",
         "draining",
         "kv_tokens",
@@ -40,7 +35,11 @@ class EngineState:
         "machine",
         "max_prefills",
         "max_requests",
+        "may_change_role",
+        "most_prefills",
+        "most_running",
         "name",
+        "no_givers",
         "place",
         "prefill_records",
         "prefill_tokens",
@@ -50,7 +49,7 @@ class EngineState:
         "running",
         "suspected",
         "takes_handoffs",
-        "unpaired",
+        "told_drained",
         "up",
         "up_since",
         "waiting",
@@ -63,29 +62,37 @@ class EngineState:
         self.machine = spec.machine
         self.place = place
         self.role: EngineRole = spec.role
+        self.configured_role = spec.role
+        self.may_change_role = spec.changes_role
         self.changes_role = spec.changes_role
         self.draining = False
-        self.max_requests = spec.max_requests
-        prefills = spec.max_prefills
-        self.max_prefills = spec.max_requests if prefills is None else prefills
-        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
-        self.kv_used = 0
-        """Prompt and output tokens, at most, of those that hold a slot."""
-        self.up = spec.up
-        self.takes_handoffs = True
-        """Whether its agent can receive for it, as far as it decodes."""
-        self.unpaired = False
-        """Whether no prefill engine can hand over to it (`Pairing`)."""
-        self.suspected = False
-        """It was up and may be failing: not up, but what it has goes on."""
-        self.up_since = -inf
+        self.most_running = self.most_prefills = 0
+        """What the bounds allowed since it was last below them: they may be set lower meanwhile."""
+        self.max_requests = self.max_prefills = 0
+        self.running = 0
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
         self.waiting: OrderedDict[str, Record] = OrderedDict()
         """Those of them that wait for a place."""
+        self.set_capacity(spec)
+        self.kv_used = 0
+        """Prompt and output tokens, at most, of those that hold a slot."""
+        self.up = self.answers = spec.up
+        """``up``: whether it may be given new work: it answers and is not cordoned."""
+        self.cordon: str | None = None
+        """Why it takes no more, where an operator said so."""
+        self.told_drained = False
+        """Whether it was reported, since it was cordoned, that it has nothing left."""
+        self.takes_handoffs = True
+        """Whether its agent can send and receive for it; else it only answers alone."""
+        self.no_givers = False
+        """Whether no prefill engine can hand over to it (`Pairing`)."""
+        self.suspected = False
+        """It was up and may be failing: not up, but what it has goes on."""
+        self.up_since = -inf
         self.decode_records: dict[str, Record] = {}
         """Requests that decode here or are on their way."""
-        self.prefills = self.assigned = self.running = 0
+        self.prefills = self.assigned = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
         self._free_at = -inf
@@ -94,6 +101,11 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def unpaired(self) -> bool:
+        """See `EngineView`."""
+        return self.no_givers or not self.takes_handoffs
 
     @property
     def decoding(self) -> int:
@@ -106,10 +118,36 @@ class EngineState:
         late_s = self._clock.now - self._free_at
         return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
 
+    @property
+    def finishes(self) -> bool:
+        """Whether it answers but takes no more."""
+        return self.answers and self.cordon is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on it or on its way to it."""
+        return not self.assigned and not self.prefills
+
+    def set_usable(self, *, answers: bool) -> None:
+        """It answers or not; ``cordon`` says whether it should be given work."""
+        self.answers = answers
+        self.up = answers and self.cordon is None
+        self.told_drained = self.told_drained and self.cordon is not None
+
     def came_up(self, now: float) -> None:
         """It is a new process: it holds nothing and does nothing."""
         self.up_since = self._free_at = now
         self.warm = False
+
+    def set_capacity(self, spec: EngineSpec) -> None:
+        """How much it is given at a time, from now on: what is on it beyond that may end."""
+        self.max_requests = spec.max_requests
+        prefills = spec.max_prefills
+        self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        self.most_running = max(self.max_requests, self.running)
+        active = len(self.prefill_records) - len(self.waiting)
+        self.most_prefills = max(self.max_prefills, active)
 
     def has_slot(self, record: Record) -> bool:
         """Whether a slot is free and the KV memory holds this request beside the others. Alone it
@@ -169,7 +207,7 @@ class ClusterState:
 
     def sort_roles(self) -> None:
         """Engines anew by role, after one has changed."""
-        self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
+        self.prefill_engines = [e for e in self.engines if e.role == "prefill" and e.takes_handoffs]
         self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
@@ -187,6 +225,13 @@ class LinkState:
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
         self.records: dict[str, Record] = {}
+
+    def configure(self, spec: LinkSpec) -> None:
+        """The file says another rate. What was measured below it stays as it is."""
+        rate = inf if spec.rate_bytes_per_s is None else spec.rate_bytes_per_s
+        if self.rate_bytes_per_s == self.configured_bytes_per_s or self.rate_bytes_per_s > rate:
+            self.rate_bytes_per_s = rate
+        self.configured_bytes_per_s = rate
 
     @property
     def transfers(self) -> int:

@@ -185,6 +185,7 @@ def _engine(
         role=engine.role,
         url=_base(engine),
         up=asked.answered(url) if seen is None else seen == 1,
+        draining=gateway.value("prfaas_gateway_engine_draining", engine=engine.name) == 1,
         running=None if running is None else int(running),
         waiting=None if waiting is None else int(waiting),
         kv_used=page.value("vllm:kv_cache_usage_perc"),

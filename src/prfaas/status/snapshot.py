@@ -33,6 +33,8 @@ class EngineStatus(Row, frozen=True):
     waiting: int | None
     kv_used: float | None
     cached_blocks: int | None
+    draining: bool = False
+    """It finishes what it has and takes no more."""
 
 
 class MachineStatus(Row, frozen=True):

@@ -92,7 +92,7 @@ def _engine(engine: EngineStatus) -> list[str | Text]:
     return [
         engine.name,
         engine.role,
-        _state(engine.up),
+        Text("draining", "yellow") if engine.up and engine.draining else _state(engine.up),
         _number(engine.running),
         _number(engine.waiting),
         "" if engine.kv_used is None else f"{engine.kv_used:.0%} of KV cache",

@@ -18,10 +18,22 @@ class GatewayConfig(Strict, frozen=True):
     near: str | None = None
     """The PD cluster it stands beside: asked first, others while that one is full."""
     api_keys: tuple[str, ...] = ()
+    operator_keys: tuple[str, ...] = ()
+    """Who carries one of them may drain engines; without any only this machine may."""
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
     max_inflight_requests: Positive = 1024
+    max_index_blocks: Positive = 4_194_304
+    """Distinct KV blocks whose holders are known, at about 75 bytes each."""
+    drain: str = "25 s"
+    """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
+    kills, so that what is cut can still be told so."""
+
+    @property
+    def drain_s(self) -> float:
+        """``drain`` in seconds. Raises ConfigError."""
+        return parse_duration(self.drain)
 
     @property
     def address(self) -> str:
