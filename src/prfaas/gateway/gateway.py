@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
+from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
@@ -44,7 +46,7 @@ from prfaas.scheduler.events import (
     MachinesJoined,
     PairingChanged,
 )
-from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
@@ -58,9 +60,19 @@ class Gateway:
     loop. ``requests`` answers clients."""
 
     def __init__(
-        self, deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+        self,
+        deployment: Deployment,
+        endpoints: Endpoints,
+        *,
+        journal_file: Path | None = None,
+        learned_file: Path | None = None,
+        seeds: Mapping[str, Curve] | None = None,
     ) -> None:
-        """Raises ConfigError for an unknown policy or a journal that cannot be written."""
+        """``seeds``: what is known of engines' prefill times before any was seen. Raises
+        ConfigError for an unknown policy, or a file that cannot be written."""
+        self._learned = LearnedFile(learned_file)
+        self._learned.check()
+        self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.client_keys = Keys(deployment.gateway.api_keys)
@@ -104,6 +116,9 @@ class Gateway:
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
+        self._background.run(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.learned)
+        )
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
         lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
@@ -118,6 +133,7 @@ class Gateway:
         await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
+        self._learned.write(self._driver.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -219,7 +235,7 @@ class Gateway:
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(),
+            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(
