@@ -28,6 +28,7 @@ from prfaas.gateway.handoffs import (
     watch_transfer,
 )
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
 from prfaas.policies.api import View
@@ -70,8 +71,7 @@ class Driver:
     """Carries out one scheduler's commands.
 
     Args:
-        parts: how many parts an engine sends of a hand-off, by its name.
-        source: what a decode engine must know of a prefill engine to read what it sends.
+        layouts: how engines hold their KV cache.
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
@@ -85,8 +85,7 @@ class Driver:
         engines: Mapping[str, EngineClient],
         agents: Mapping[str, AgentClient],
         *,
-        parts: Callable[[str], int],
-        source: Callable[[str, str], str | None],
+        layouts: Layouts,
         suspect: Callable[[str], None],
         poll_s: float,
         journal: JournalFile,
@@ -98,7 +97,7 @@ class Driver:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
-        self._parts, self._source = parts, source
+        self._layouts = layouts
         self._suspect = suspect
         self._poll_s = poll_s
         self._exchanges: dict[str, Exchange] = {}
@@ -228,7 +227,7 @@ class Driver:
         exchange.facts.prefilled_s = exchange.elapsed_s()
         self.handle(PrefillCompleted(key, attempt))
         sender = self._agent_of(command.engine)
-        ranks = self._parts(command.engine)
+        ranks = self._layouts.parts(command.engine)
         await note_hidden_bytes(exchange.facts, sender, command.transfer_id, ranks=ranks)
 
     async def _transfer(self, exchange: Exchange, command: StartPrefill) -> None:
@@ -238,7 +237,7 @@ class Driver:
             status = await watch_transfer(
                 receiver,
                 command.transfer_id,
-                ranks=self._parts(command.engine),
+                ranks=self._layouts.parts(command.engine),
                 poll_s=self._poll_s,
                 on_progress=lambda share: self.handle(TransferProgressed(key, attempt, share)),
             )
@@ -255,12 +254,10 @@ class Driver:
         key, attempt = command.request_id, command.attempt
         params = None
         if command.transfer_id is not None:
-            params = ImportParams(
-                transfer_id=command.transfer_id,
-                from_token=command.from_token,
-                to_token=command.to_token,
-                source=self._source_of(exchange, command),
-            )
+            sender, _ = exchange.transfers.get(command.transfer_id, (None, None))
+            source = self._layouts.source(sender, command.engine)
+            tokens = {"from_token": command.from_token, "to_token": command.to_token}
+            params = ImportParams(transfer_id=command.transfer_id, source=source, **tokens)
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             await relay(
@@ -286,10 +283,6 @@ class Driver:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
             self.handle(RequestCompleted(key, attempt))
-
-    def _source_of(self, exchange: Exchange, command: StartDecode) -> str | None:
-        prefill_engine, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
-        return None if prefill_engine is None else self._source(prefill_engine, command.engine)
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
         exchange.facts.note_answer(command, exchange.elapsed_s())

@@ -102,9 +102,9 @@ class Layouts:
             return len(layout.sending_ranks())
         return 1
 
-    def source(self, prefill_engine: str, decode_engine: str) -> str | None:
+    def source(self, prefill_engine: str | None, decode_engine: str) -> str | None:
         """What the decode engine must know to read the prefill engine's parts: `ImportParams`."""
-        for theirs in self._ranks.get(prefill_engine, {}).values():
+        for theirs in self._ranks.get(prefill_engine or "", {}).values():
             for ours in self._ranks.get(decode_engine, {}).values():
                 return None if theirs.is_held_as(ours) else theirs.of_rank(0).packed()
         return None
