@@ -74,6 +74,7 @@ class Driver:
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
+        on_arrival: told of every request that the scheduler is told of.
         on_role: told of every change of an engine's role, and of those of a dry run.
     """
 
@@ -89,9 +90,10 @@ class Driver:
         poll_s: float,
         journal: JournalFile,
         on_role: Callable[[ChangeRole], None] = lambda command: None,
+        on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
         self._journal = journal
-        self._on_role = on_role
+        self._on_role, self._on_arrival = on_role, on_arrival
         self._scheduler = scheduler
         self._endpoints = endpoints
         self._engines = engines
@@ -136,6 +138,7 @@ class Driver:
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
         self._exchanges[exchange.key] = exchange
+        self._on_arrival(arrival)
         try:
             self.handle(arrival)
             await asyncio.wait([exchange.response.done])

@@ -31,6 +31,7 @@ from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
+from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import EngineIndex
 from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
@@ -103,9 +104,11 @@ class Gateway:
                 endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
             ),
         )
+        self.thresholds = ThresholdWatch(lambda: self._driver.view)
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
+        self._background.run("threshold", self.thresholds.run)
         self._background.run(
             "learned_file", partial(self._learned.keep, lambda: self._driver.learned)
         )
@@ -170,6 +173,7 @@ class Gateway:
             role = self._driver.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
+        self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -230,6 +234,7 @@ class Gateway:
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
             on_role=self._role_changed,
+            on_arrival=self.thresholds.arrived,
         )
 
     # -- what the watchers tell -----------------------------------------------------------------
