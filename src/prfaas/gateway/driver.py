@@ -30,7 +30,6 @@ from prfaas.gateway.handoffs import (
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
-from prfaas.policies.api import View
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -106,14 +105,9 @@ class Driver:
         self._background: set[asyncio.Task[None]] = set()
 
     @property
-    def view(self) -> View:
-        """What the scheduler knows of engines and lines, to read only."""
-        return self._scheduler.view
-
-    @property
-    def learned(self) -> Mapping[str, tuple[float, ...]]:
-        """What the scheduler has learned of engines."""
-        return self._scheduler.learned
+    def scheduler(self) -> Scheduler:
+        """To read only: events come from here alone."""
+        return self._scheduler
 
     @staticmethod
     def new_key() -> str:

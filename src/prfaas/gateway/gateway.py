@@ -104,13 +104,13 @@ class Gateway:
                 endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
             ),
         )
-        self.thresholds = ThresholdWatch(lambda: self._driver.view)
+        self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
         self._background.run("threshold", self.thresholds.run)
         self._background.run(
-            "learned_file", partial(self._learned.keep, lambda: self._driver.learned)
+            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
@@ -125,7 +125,7 @@ class Gateway:
         await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
-        self._learned.write(self._driver.learned)
+        self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -147,7 +147,7 @@ class Gateway:
     @property
     def scheduling(self) -> View:
         """What the scheduler knows of engines and lines, to read only."""
-        return self._driver.view
+        return self._driver.scheduler.view
 
     def warnings(self) -> list[str]:
         """What is not as it should be though requests are answered."""
@@ -170,7 +170,7 @@ class Gateway:
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
-            role = self._driver.view.engines[name].role
+            role = self._driver.scheduler.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.observe_thresholds(self.thresholds.found)
