@@ -1,5 +1,5 @@
-"""The default policy on real engines: many answers turn a prefill engine to decode, nothing is lost,
-nothing is tried again, and every answer is right."""
+"""The default policy on real engines: many answers turn a prefill engine to decode, nothing is
+lost, nothing is tried again, and every answer is right."""
 
 from __future__ import annotations
 
