@@ -257,7 +257,7 @@ class Driver:
             )
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
-            await relay(
+            output_tokens = await relay(
                 self._engines[command.engine],
                 exchange.body.endpoint,
                 body,
@@ -279,7 +279,7 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
-            self.handle(RequestCompleted(key, attempt))
+            self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
         exchange.facts.note_answer(command, exchange.elapsed_s())

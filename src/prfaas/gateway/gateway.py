@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -12,6 +13,7 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import PrfaasError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
@@ -25,6 +27,7 @@ from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.kv_memory import kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
@@ -41,6 +44,7 @@ from prfaas.scheduler.events import (
     EngineSuspected,
     EngineUp,
     LayoutKnown,
+    KvMemoryKnown,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
@@ -49,6 +53,8 @@ from prfaas.scheduler.events import (
 from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
+
+logger = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -243,6 +249,21 @@ class Gateway:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
 
+    async def _learn_kv_memory(self, name: str) -> None:
+        """Once it is registered: how many blocks say nothing without their layout."""
+        layout = self.fleet.layouts.layout(name)
+        if layout is None:
+            return
+        try:
+            blocks = await self.engines[name].kv_blocks()
+        except PrfaasError as error:  # It is told again when it has come back.
+            logger.info("%s does not say how large its KV memory is: %s", name, error)
+            return
+        found = None if blocks is None else kv_memory(layout, blocks)
+        if found is not None:
+            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
+            self._driver.handle(KvMemoryKnown(name, found.tokens, found.tokens_each))
+
     def _role_changed(self, command: ChangeRole) -> None:
         done = "no" if command.dry_run else "yes"
         self.metrics.role_changes.labels(command.engine, command.role, done).inc()
@@ -260,6 +281,7 @@ class Gateway:
         if name not in self._feed_tasks:
             self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("kv_memory", partial(self._learn_kv_memory, name))
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._driver.handle(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
