@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -35,7 +36,7 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.threshold_watch import ThresholdWatch
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.commands import ChangeRole
@@ -43,8 +44,8 @@ from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
     EngineUp,
-    LayoutKnown,
     KvMemoryKnown,
+    LayoutKnown,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
@@ -55,6 +56,9 @@ from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
+_SEED_BYTES = 16
+_TIDY_S = 0.25
+"""How often the prefix index is looked after: it makes room ahead of what a second may bring."""
 
 
 class Gateway:
@@ -98,6 +102,11 @@ class Gateway:
             name: AgentClient(name, agent.url, self._http)
             for name, agent in endpoints.agents.items()
         }
+        self.index = PrefixIndex(
+            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_engines=len(engines),
+            seed=os.urandom(_SEED_BYTES),
+        )
         self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
         self.fleet = Fleet(
             endpoints,
@@ -124,6 +133,7 @@ class Gateway:
         for name, agent in self._agents.items():
             self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
             self._background.run("link_states", partial(watch_links, agent, lines))
+        self._background.run("index", self._keep_index_tidy)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -173,6 +183,7 @@ class Gateway:
         """Bring gauges up to date, before metrics are read."""
         for feed in self._feeds.values():
             self.metrics.observe_feed(feed)
+        self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
@@ -199,7 +210,7 @@ class Gateway:
             ),
             adapters=self._adapters,
             engines=engines,
-            indices={name: feed.follower.index for name, feed in self._feeds.items()},
+            index=self.index,
             metrics=self.metrics,
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
@@ -210,7 +221,8 @@ class Gateway:
         return (self.fleet.up - self.drains.engines) or self.fleet.up
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
+        index = self.index.engine(engine.name)
+        return KvEventFeed(engine.name, index, partial(self._source, engine), self._zmq)
 
     async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
         client = self.engines[engine.name]
@@ -219,6 +231,11 @@ class Gateway:
             events, replay = await client.kv_event_source()
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
+
+    async def _keep_index_tidy(self) -> None:
+        while True:
+            pause_s = 0.0 if self.index.tidy() else _TIDY_S
+            await asyncio.sleep(pause_s)
 
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler

@@ -20,43 +20,12 @@ class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
-        "_clock",
-        "_free_at",
-        "answers",
-        "assigned",
-        "busy_since",
-        "changes_role",
-        "cluster",
-        "configured_role",
-        "cordon",
-        "decode_records",
-        "draining",
-        "kv_each",
-        "kv_tokens",
-        "kv_told",
-        "kv_used",
-        "machine",
-        "max_prefills",
-        "max_requests",
-        "may_change_role",
-        "most_prefills",
-        "most_running",
-        "name",
-        "place",
-        "prefill_records",
-        "prefill_tokens",
-        "prefills",
-        "queued_s",
-        "role",
-        "running",
-        "suspected",
-        "takes_handoffs",
-        "told_drained",
-        "unpaired",
-        "up",
-        "up_since",
-        "waiting",
-        "warm",
+        "_clock", "_free_at", "answers", "assigned", "busy_since", "changes_role",
+        "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
+        "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
+        "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
+        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running",
+        "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
     )  # fmt: skip
 
     def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
@@ -91,7 +60,7 @@ class EngineState:
         """Whether it was reported, since it was cordoned, that it has nothing left."""
         self.takes_handoffs = True
         """Whether its agent can send and receive for it; else it only answers alone."""
-        self.unpaired = False
+        self.no_givers = False
         """Whether no prefill engine can hand over to it (`Pairing`)."""
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
@@ -107,6 +76,11 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def unpaired(self) -> bool:
+        """See `EngineView`."""
+        return self.no_givers or not self.takes_handoffs
 
     @property
     def decoding(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from prfaas.core.addresses import Address
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.gateway.endpoints import resolve
@@ -73,7 +74,8 @@ def clear_line(peer: str, *, connections: int = 1) -> LinkState:
 
 class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
-    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started."""
+    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
+    where all of it listens, and the gateway."""
 
     def __init__(
         self,
@@ -89,7 +91,9 @@ class MockDeployment:
         learned_file: Path | None = None,
         second_prefill: bool = False,
         absent: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
     ) -> None:
+        self._host = host
         self._absent = absent
         self._settings = {
             "deadline": deadline,
@@ -108,6 +112,8 @@ class MockDeployment:
             name: MockEngine(name, self.agents[agent], self.agents)
             for name, agent in places.items()
         }
+        for server in (*self.agents.values(), *self.engines.values()):
+            server.host = host
         self.agents["east-agent"].links = [clear_line("west-agent")]
         for name, engine in self.engines.items():
             engine.agent.register(name, mock_layout(block_tokens=block_tokens))
@@ -145,7 +151,9 @@ class MockDeployment:
             learned_file=self._learned_file,
         )
         await self.gateway.start()
-        served = serving(make_app(self.gateway), "127.0.0.1:0", what="mock", shutdown_timeout_s=0.1)
+        served = serving(
+            make_app(self.gateway), str(Address(self._host, 0)), what="mock", shutdown_timeout_s=0.1
+        )
         try:
             async with served as url, aiohttp.ClientSession(url) as client:
                 yield client

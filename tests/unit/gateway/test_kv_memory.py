@@ -27,7 +27,11 @@ def layout(*groups: KvGroup) -> KvLayout:
 def test_vllm_tells_its_blocks() -> None:
     assert blocks_of(PAGE) == 101
     assert blocks_of(PAGE + PAGE.replace(b'engine="0"', b'engine="1"')) == 202
-    for nothing in (b"", b"<html>", PAGE.replace(b'num_gpu_blocks="101"', b'num_gpu_blocks="None"')):
+    for nothing in (
+        b"",
+        b"<html>",
+        PAGE.replace(b'num_gpu_blocks="101"', b'num_gpu_blocks="None"'),
+    ):
         assert blocks_of(nothing) is None
 
 
