@@ -30,7 +30,7 @@ def test_vllm_tells_its_blocks() -> None:
     for nothing in (
         b"",
         b"<html>",
-        PAGE.replace(b'num_gpu_blocks="101"', b'num_gpu_blocks="None"'),
+        PAGE.replace(b'"101"', b'"None"'),
     ):
         assert blocks_of(nothing) is None
 

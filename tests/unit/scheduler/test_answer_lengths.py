@@ -33,11 +33,11 @@ def test_what_clients_ask_for_and_never_get_holds_nobody_back() -> None:
 
 def test_what_an_engine_says_of_its_memory_counts_from_then_on() -> None:
     drive = Driver()
-    drive.arrive(300, "a")
-    drive(e.KvMemoryKnown("west-d0", 600, 100))
+    drive.arrive(100, "a")
+    drive(e.KvMemoryKnown("west-d0", 400, 100))
     assert drive.arrive(100, "b") == []
     [start] = drive(e.RequestCompleted("a", 1))
     assert start.request_id == "b"
     drive(e.KvMemoryKnown("west-d0", 6000, 100))
-    [start] = drive.arrive(300, "c")
+    [start] = drive.arrive(100, "c")
     assert start.request_id == "c"
