@@ -253,8 +253,10 @@ class Driver:
         if command.transfer_id is not None:
             sender, _ = exchange.transfers.get(command.transfer_id, (None, None))
             source = self._layouts.source(sender, command.engine)
-            tokens = {"from_token": command.from_token, "to_token": command.to_token}
-            params = ImportParams(transfer_id=command.transfer_id, source=source, **tokens)
+            params = ImportParams(
+                transfer_id=command.transfer_id, source=source,
+                from_token=command.from_token, to_token=command.to_token,
+            )  # fmt: skip
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(
