@@ -150,7 +150,7 @@ def _difference(waiting: _Waiting, reception: Reception) -> str | None:
     request, offer = waiting.request, reception.offer
     expected = request.layout_fingerprint or waiting.entry.fingerprint
     if expected != offer.layout_fingerprint:
-        return "the sender's KV layout is not the one that this engine reads"
+        return "the sender's KV layout differs from the one that this engine reads"
     for what in ("from_token", "to_token", "total_bytes"):
         asked, offered = getattr(request, what), getattr(offer, what)
         if asked != offered:

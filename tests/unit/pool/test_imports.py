@@ -63,7 +63,7 @@ def test_bytes_are_given_only_to_a_rank_that_reads_them_as_they_were_sent(rig: P
     sent_as = mock_layout().fingerprint()
     asked = ImportOpened(2, "x", 0, 16, SLOT, 0, sent_as)
     other = msgspec.structs.replace(asked, layout_fingerprint=sent_as[::-1])
-    reason = "the sender's KV layout is not the one that this engine reads"
+    reason = "the sender's KV layout differs from the one that this engine reads"
     assert rig.say(other) == [FailImport(2, "x", reason)]
     assert rig.say(msgspec.structs.replace(asked, part=1)) == []
     assert rig.at(UNKNOWN_WAIT_S) == [FailImport(2, "x", "no such transfer here", 1)]
