@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.core.deployment import parse_deployment
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import MockEngine, expected_words
 
@@ -420,3 +421,26 @@ async def test_a_request_line_that_is_none_is_a_400_without_a_traceback(
         await writer.wait_closed()
         assert b" 400 " in answer.partition(b"\r\n")[0]
         assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_hand_off_to_a_full_cluster_is_given_up_for_another_cluster() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        d3 = await mock.join("d3", "south-agent")
+        text = mock.deployment_text().replace(
+            "links:\n", mock.second_pd_cluster("south", d3) + "links:\n"
+        )
+        mock.gateway.become(parse_deployment(text, source="new"), source="new")
+        await until(lambda: "d3" in mock.gateway.fleet.up)
+        for engine in decoders(mock):
+            engine.full_for_s = 7
+        for stream in (True, False):
+            response, content = await ask(client, LONG, stream=stream)
+            assert response.status == 200, content
+            assert response.headers["x-prfaas-decode-engine"] == "d3"
+        west, east = mock.agents["west-agent"], mock.agents["east-agent"]
+        await until(lambda: set(west.transfers) <= set(west.dropped) & set(east.dropped))
+        d3.full_for_s = 3
+        response, _ = await ask(client, LONG)
+        assert (response.status, response.headers["Retry-After"]) == (429, "3")

@@ -61,7 +61,7 @@ class AgentClient:
 
     def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
-        self._url = url
+        self.url = url
         self._http = http
 
     async def engines(self) -> list[RegisteredRank]:
@@ -77,7 +77,7 @@ class AgentClient:
     async def drop(self, transfer_id: str) -> None:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
         try:
-            url = f"{self._url}/transfers/{transfer_id}"
+            url = f"{self.url}/transfers/{transfer_id}"
             async with await self._http.request("DELETE", url, timeout=_SHORT) as answer:
                 await answer.read()
                 if answer.status >= 500:
@@ -88,7 +88,7 @@ class AgentClient:
     async def link_states(self) -> AsyncIterator[list[LinkState]]:
         """Link states as the agent sends them, until it goes away (LinkError)."""
         try:
-            url = f"{self._url}/links/events"
+            url = f"{self.url}/links/events"
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
                 while line := await answer.content.readline():
                     try:
@@ -103,7 +103,7 @@ class AgentClient:
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:
-            async with await self._http.request("GET", self._url + path, timeout=timeout) as answer:
+            async with await self._http.request("GET", self.url + path, timeout=timeout) as answer:
                 body = await answer.read()
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: {path} answered {answer.status}")

@@ -73,6 +73,7 @@ class Driver:
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
+        on_drained: told which engine has nothing left to do.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Driver:
         suspect: Callable[[str], None],
         poll_s: float,
         journal: JournalFile,
+        on_drained: Callable[[str], None],
     ) -> None:
+        self._on_drained = on_drained
         self._journal = journal
         self._scheduler = scheduler
         self._endpoints = endpoints
@@ -114,6 +117,10 @@ class Driver:
             self._journal.write(now, event, *commands)
         for command in commands:
             self._execute(command)
+
+    def knows(self, engine: str) -> bool:
+        """Whether the scheduler has an engine of that name."""
+        return engine in self._scheduler.view.engines
 
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it."""
@@ -154,6 +161,7 @@ class Driver:
             return
         if isinstance(command, ReportDrained):
             logger.info("%s is drained: nothing of this gateway is left on it", command.engine)
+            self._on_drained(command.engine)
             return
         exchange = self._exchanges.get(command.request_id)
         if exchange is None:

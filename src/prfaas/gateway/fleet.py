@@ -95,7 +95,30 @@ class Fleet:
 
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
+        if (wake := self._wake.get(engine)) is not None:
+            wake.set()
+
+    def add(self, engine: str) -> None:
+        """It has joined the deployment; to be watched from now on."""
+        self._health[engine] = _Health()
+        self._wake[engine] = asyncio.Event()
+
+    def forget(self, engine: str) -> None:
+        """It has left the deployment, and is watched no more."""
+        del self._health[engine], self._wake[engine]
+        for engines in (self._up, self._receiving, self._alive):
+            engines.discard(engine)
+
+    def moved(self, engine: str) -> None:
+        """Another process stands for its name."""
+        if engine in self._alive:
+            self._dies(engine, "its address has changed")
+        self._health[engine] = _Health()
         self._wake[engine].set()
+
+    def forget_agent(self, agent: str) -> None:
+        """It has left the deployment, and is watched no more."""
+        self._agent_troubles.pop(agent, None)
 
     async def watch_engine(self, name: str) -> None:
         """Poll one engine's health, for ever."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.core.deployment.changes import changes, check_change
+from prfaas.core.errors import ConfigError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.endpoints import Endpoints, resolve
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
@@ -29,6 +34,7 @@ from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
+from prfaas.gateway.roster import Indices, Roster, Watch
 from prfaas.index.prefix_index import EngineIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import (
@@ -40,10 +46,13 @@ from prfaas.scheduler.events import (
     MachinesCut,
     MachinesJoined,
     PairingChanged,
+    TopologyChanged,
 )
 from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
+
+logger = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -60,28 +69,26 @@ class Gateway:
         self.operator_keys = Keys(deployment.gateway.operator_keys)
         self.stopping = False
         """Whether it takes no more requests: it is about to end."""
-        self._endpoints = endpoints
+        self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._feed_tasks: dict[str, asyncio.Task[None]] = {}
+        self._wanted = endpoints
+        """Of the file; ``_endpoints`` also has what has left it and is not drained yet."""
         self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
         self._http = HttpClient()
         self._zmq = zmq.asyncio.Context()
-        engines, endpoints = self._endpoints.engines, self._endpoints
-        self.engines = {n: EngineClient(n, e.url, self._http) for n, e in engines.items()}
-        self._agents = {
-            name: AgentClient(name, agent.url, self._http)
-            for name, agent in endpoints.agents.items()
-        }
-        self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
+        endpoints = self._endpoints
+        self._roster = Roster(endpoints, self._http, self._background, self._make_feed)
+        self._roster.add_clients()
+        self.engines, self.agents = self._roster.engines, self._roster.agents
         self.fleet = Fleet(
             endpoints,
             self.engines,
-            self._agents,
+            self.agents,
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
@@ -92,12 +99,40 @@ class Gateway:
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
-        for name in engines:
-            self._background.run("engine_health", partial(self.fleet.watch_engine, name))
-        lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
-        for name, agent in self._agents.items():
-            self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
-            self._background.run("link_states", partial(watch_links, agent, lines))
+        self._lines = LineStates(
+            endpoints, on_change=self._link_changed, on_pair=self._machines_changed
+        )
+        self._roster.watch(self.fleet, self._watch_links)
+
+    def become(self, deployment: Deployment, *, source: str) -> None:
+        """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
+        be; ``source`` names the file."""
+        deployment = deployment.of_gateway(self.deployment.gateway.name)
+        wanted = resolve(deployment, source=source)
+        check_change(self.deployment, deployment)
+        make_policy(deployment.scheduler)
+        _check_leaving(self._endpoints, wanted)
+        for change in changes(self.deployment, deployment):
+            logger.info("deployment: %s", change)
+        self.deployment, self._wanted = deployment, wanted
+        self._endpoints.become(wanted.keeping(self._endpoints, self._endpoints.engines.keys()))
+        for name in self._endpoints.engines.keys() - self.engines.keys():
+            self.fleet.add(name)
+        moved = self._roster.add_clients()
+        self._driver.handle(
+            TopologyChanged(topology_of(deployment, alignment_tokens=None, up=False))
+        )
+        for name in moved:
+            self.fleet.moved(name)
+        self._reshaped()
+        self._roster.watch(self.fleet, self._watch_links)
+        self.client_keys.replace(deployment.gateway.api_keys)
+        self.operator_keys.replace(deployment.gateway.operator_keys)
+        self.requests.configure(deployment.gateway)
+
+    def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A task that goes on until the gateway is closed."""
+        self._background.run(kind, work)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -129,7 +164,7 @@ class Gateway:
 
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
-        return self._feeds[engine]
+        return self._roster.feeds[engine]
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer: near ones first, then those that decode."""
@@ -139,7 +174,7 @@ class Gateway:
 
     def update_metrics(self) -> None:
         """Bring gauges up to date, before metrics are read."""
-        for feed in self._feeds.values():
+        for feed in self._roster.feeds.values():
             self.metrics.observe_feed(feed)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
@@ -150,20 +185,21 @@ class Gateway:
     # -- the parts ------------------------------------------------------------------------------
 
     def _make_requests(self) -> RequestFlow:
-        fleet, engines = self.fleet, self._endpoints.engines
+        fleet = self.fleet
+        self._renderer = Renderer(
+            self._endpoints.engines,
+            self.engines,
+            up=self._usable,
+            suspect=fleet.suspect,
+            near=self.deployment.gateway.near,
+        )
         return RequestFlow(
             self.deployment.gateway,
             self._driver,
-            renderer=Renderer(
-                engines,
-                self.engines,
-                up=self._usable,
-                suspect=fleet.suspect,
-                near=self.deployment.gateway.near,
-            ),
+            renderer=self._renderer,
             adapters=self._adapters,
-            engines=engines,
-            indices={name: feed.follower.index for name, feed in self._feeds.items()},
+            endpoints=self._endpoints,
+            indices=Indices(self._roster.feeds),
             metrics=self.metrics,
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
@@ -173,11 +209,11 @@ class Gateway:
         """Engines that may be asked something short; those that drain only where no other is up."""
         return (self.fleet.up - self.drains.engines) or self.fleet.up
 
-    def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
+    def _make_feed(self, engine: str) -> KvEventFeed:
+        return KvEventFeed(engine, EngineIndex(), partial(self._source, engine), self._zmq)
 
-    async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
-        client = self.engines[engine.name]
+    async def _source(self, name: str) -> tuple[str, str | None]:
+        client, engine = self.engines[name], self._endpoints.engines[name]
         events, replay = engine.kv_events, engine.kv_events_replay
         if events is None:
             events, replay = await client.kv_event_source()
@@ -198,12 +234,42 @@ class Gateway:
             scheduler_from(opened),
             self._endpoints,
             self.engines,
-            self._agents,
+            self.agents,
             ranks=self.fleet.layouts.ranks,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
+            on_drained=self._drained,
         )
+
+    def _watch_links(self, agent: AgentClient) -> Watch:
+        return "link_states", partial(watch_links, agent, self._lines)
+
+    # -- engines and agents that leave ------------------------------------------------------------
+
+    def _drained(self, name: str) -> None:
+        if name not in self._wanted.engines:
+            # Whoever has moved the last request may be in the middle of its own work.
+            asyncio.get_running_loop().call_soon(self._forget_engine, name)
+
+    def _forget_engine(self, name: str) -> None:
+        if name in self._wanted.engines or name not in self._endpoints.engines:
+            return
+        leaving = self._endpoints.engines.keys() - self._wanted.engines.keys() - {name}
+        self._endpoints.become(self._wanted.keeping(self._endpoints, leaving))
+        self._roster.forget_engine(name)
+        self.fleet.forget(name)
+        self.drains.forget(name)
+        self.metrics.forget_engine(name)
+        self._reshaped()
+        logger.info("engine %s has left the deployment", name)
+
+    def _reshaped(self) -> None:
+        for agent in self._roster.forget_agents():
+            self.fleet.forget_agent(agent)
+        self.fleet.layouts.reshaped()
+        self._lines.reshaped()
+        self._renderer.reshaped(self._endpoints.engines)
 
     # -- what the watchers tell -----------------------------------------------------------------
 
@@ -221,15 +287,28 @@ class Gateway:
         self._driver.handle(PairingChanged(unfit))
 
     def _engine_up(self, name: str) -> None:
-        if name not in self._feed_tasks:
-            self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
+        self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
-        takes_handoffs = self.fleet.takes_handoffs(name)
-        self._driver.handle(EngineUp(name, takes_handoffs))
+        self._tell_of(EngineUp(name, self.fleet.takes_handoffs(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
-        self._driver.handle(EngineSuspected(name, why))
+        self._tell_of(EngineSuspected(name, why))
 
     def _engine_down(self, name: str, why: str) -> None:
-        self._feed_tasks.pop(name).cancel()
-        self._driver.handle(EngineDown(name, why))
+        self._roster.unfollow(name)
+        self._tell_of(EngineDown(name, why))
+
+    def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown) -> None:
+        if self._driver.knows(event.engine):  # It may be about to be forgotten here as well.
+            self._driver.handle(event)
+
+
+def _check_leaving(now: Endpoints, wanted: Endpoints) -> None:
+    """Raise ConfigError for an engine that comes back as another before it has left."""
+    for name in now.engines.keys() & wanted.engines.keys():
+        old, new = now.engines[name], wanted.engines[name]
+        if (old.cluster, old.machine, old.role) != (new.cluster, new.machine, new.role):
+            raise ConfigError(
+                f"engine {name!r} is still finishing its requests as what it was: give the new one "
+                "another name"
+            )

@@ -16,7 +16,7 @@ from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
@@ -57,17 +57,16 @@ class RequestFlow:
         *,
         renderer: Renderer,
         adapters: Adapters,
-        engines: Mapping[str, EngineEndpoint],
+        endpoints: Endpoints,
         indices: Mapping[str, EngineIndex],
         metrics: GatewayMetrics,
         journal: JournalFile,
         alignment_tokens: Mapping[str, int],
     ) -> None:
-        self._deadline_s = config.request_deadline_s
-        self._most_inflight = config.max_inflight_requests
+        self.configure(config)
         self._renderer = renderer
         self._adapters = adapters
-        self._engines = engines
+        self._endpoints = endpoints
         self._indices = indices
         self._metrics = metrics
         self._journal = journal
@@ -80,6 +79,11 @@ class RequestFlow:
         self._idle.set()
         self.recent: deque[RequestFacts] = deque(maxlen=_RECENT)
         """Requests that have ended, the newest first."""
+
+    def configure(self, config: GatewayConfig) -> None:
+        """From the next request on it goes by these settings."""
+        self._deadline_s = config.request_deadline_s
+        self._most_inflight = config.max_inflight_requests
 
     def refuse_more(self, why: str) -> None:
         """From now on every new request gets 503 and may ask another gateway."""
@@ -172,7 +176,7 @@ class RequestFlow:
             return NO_MATCHES
         return match_engines(
             PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
-            self._engines,
+            self._endpoints.engines,
             self._indices,
             prompt_tokens=len(token_ids),
             alignment_tokens=self._alignment_tokens,
