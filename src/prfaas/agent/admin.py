@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
 from prfaas.core.handoff import TRANSFER_ID
+from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import TransferCancelled
@@ -43,6 +44,7 @@ class Admin:
     def application(self) -> web.Application:
         """The routes, without a server."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        app.on_response_prepare.append(_say_version)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/engines", self._engines)
@@ -113,6 +115,10 @@ class Admin:
             states = LinkStates(list(self._link.states()))
             await response.write(msgspec.json.encode(states) + b"\n")
             await asyncio.sleep(LINK_EVENT_PERIOD_S)
+
+
+async def _say_version(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[AGENT_API_HEADER] = str(AGENT_API)
 
 
 def _json(content: Any, *, status: int = 200) -> web.Response:

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from prfaas.cli.console import report_console
 from prfaas.cli.description_options import add_description_options, described
+from prfaas.cli.simulate_journal import Replay, replayed
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.description.experiments import RunConfig
 from prfaas.description.file import Description
@@ -34,6 +35,13 @@ from prfaas.workload.requests import Workload
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     add_description_options(parser)
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="show what a gateway's journal says did happen, and beside it what would have: under "
+        "its own policy, and under the runs of the file or --policy",
+    )
     parser.add_argument(
         "--policy",
         nargs="+",
@@ -60,26 +68,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status. Raises CallerError."""
-    scenario = _overridden(described(args), args)
+    scenario, beside = described(args), args.description.parent
     check_runs(scenario, source=str(args.description))
-    beside = args.description.parent
-    configured = [r.name for r in scenario.experiments.runs]
-    names = args.policy or configured or [scenario.scheduler.policy]
-    runs = [run_for(scenario, name) for name in names]
+    replay = None if args.journal is None else replayed(args, scenario, beside)
+    scenario = _overridden(scenario, args) if replay is None else replay.description
+    runs = _runs(scenario, args.policy, replay)
     if args.events is not None and (len(runs) > 1 or args.sweep):
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
     if args.plot is not None:
         check_picture(args.plot)  # What cannot be drawn is better known before the run.
-    workload = build_workload(scenario, beside=beside)
-    source = scenario.asked.source
-    if source is not None and source.clip is not None:
-        note = clip_note(source.clip, workload.clipped_share)
-        Console(stderr=True).print(note, highlight=False)
-    if args.requests is not None:
-        workload = workload.first(args.requests)  # A recorded trace is read as a whole.
+    workload = _workload(scenario, args, beside) if replay is None else replay.workload
     if args.sweep:
         return _sweep(scenario, runs, workload, beside, args)
     summaries, drawn, disturbed = [], [], []
+    if replay is not None:
+        summaries = [replay.row]
+        drawn = [(replay.row.name, replay.happened.table, replay.happened.egress)]
     for config in runs:
         with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
             simulation = simulate(
@@ -92,6 +96,28 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         plot(args.plot, drawn, disturbed)
     return 0
+
+
+def _runs(
+    scenario: Description, policies: list[str] | None, replay: Replay | None
+) -> list[RunConfig]:
+    """What was named; else the file's runs; else its scheduler's policy."""
+    names = policies or [run.name for run in scenario.experiments.runs]
+    runs = [run_for(scenario, name) for name in names]
+    if replay is not None:
+        return [replay.run, *runs]
+    return runs or [run_for(scenario, scenario.scheduler.policy)]
+
+
+def _workload(scenario: Description, args: argparse.Namespace, beside: Path) -> Workload:
+    workload = build_workload(scenario, beside=beside)
+    source = scenario.asked.source
+    if source is not None and source.clip is not None:
+        note = clip_note(source.clip, workload.clipped_share)
+        Console(stderr=True).print(note, highlight=False)
+    if args.requests is not None:
+        workload = workload.first(args.requests)  # A recorded trace is read as a whole.
+    return workload
 
 
 def _overridden(scenario: Description, args: argparse.Namespace) -> Description:

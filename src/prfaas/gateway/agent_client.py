@@ -11,6 +11,7 @@ import msgspec
 
 from prfaas.core.errors import LinkError, PrfaasError
 from prfaas.core.layout import KvLayout
+from prfaas.core.versions import AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.link.api import LinkState, LinkStates
@@ -90,6 +91,7 @@ class AgentClient:
         try:
             url = f"{self.url}/links/events"
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+                self._check_version(answer)
                 while line := await answer.content.readline():
                     try:
                         states = self._parse(line, LinkStates).links
@@ -105,11 +107,17 @@ class AgentClient:
         try:
             async with await self._http.request("GET", self.url + path, timeout=timeout) as answer:
                 body = await answer.read()
+                self._check_version(answer)
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: {path} answered {answer.status}")
                 return body
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
+
+    def _check_version(self, answer: aiohttp.ClientResponse) -> None:
+        why = difference(answer.headers.get(AGENT_API_HEADER))
+        if why is not None:
+            raise LinkError(f"agent {self.name}: {why}")
 
     def _failure(self, error: BaseException) -> PrfaasError:
         message = f"agent {self.name}: {describe(error)}"

@@ -66,8 +66,10 @@ def engine_command(
     ]  # fmt: skip
     if vllm == "cpu":
         arguments.append("--enforce-eager")
-    elif engine.gpu_memory_share is not None:
-        arguments += ["--gpu-memory-utilization", str(engine.gpu_memory_share)]
+    else:
+        arguments += ["--compilation-config", json.dumps(tuning.COMPILATION)]
+        if engine.gpu_memory_share is not None:
+            arguments += ["--gpu-memory-utilization", str(engine.gpu_memory_share)]
     if engine.kv_events is not None:
         arguments += ["--kv-events-config", json.dumps(_kv_events(engine))]
     if connector:

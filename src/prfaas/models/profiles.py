@@ -14,6 +14,8 @@ file (format: docs/planner.md), measured by the operator or built in:
       points: {1K: 0.44, 8K: 0.72}  # uncached tokens: seconds
     decode:
       points: {20: 0.025}           # sequences in the batch: seconds per step
+    load:                             # a prompt whose KV lies ready: to its first token (optional)
+      points: {1K: 0.02, 128K: 0.31}  # tokens: seconds
     kv: {constant: 172 MiB, per_token: 16.875 KiB}   # S_kv, where no model file gives it
     kv_tokens: 2M                     # tokens whose KV cache fits beside the weights (optional)
 """
@@ -87,6 +89,23 @@ class DecodeProfile:
         return next(allowed, 0)
 
 
+class LoadProfile:
+    """T_load(l): seconds from asking a decode engine for a prompt of ``l`` tokens whose KV lies
+    ready in its agent to the first token: the pages' way into the cache, the tail, one step."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def seconds(self, tokens: float) -> float:
+        """Beyond the last point on in its direction: bytes and tail, no attention."""
+        table = self.table
+        if tokens <= table.covers_to:
+            return table.at(tokens)
+        last = table.y[-1]
+        slope = (last - table.y[-2]) / (table.x[-1] - table.x[-2]) if len(table.x) > 1 else 0.0
+        return last + max(slope, 0.0) * (tokens - table.covers_to)
+
+
 class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
     """One instance: its GPUs, its speeds, optionally S_kv of the model it was measured with."""
 
@@ -102,6 +121,8 @@ class InstanceProfile(msgspec.Struct, frozen=True, kw_only=True):
     decode: DecodeProfile | None
     kv: KvSize | None = None
     """As the file gives it; `kv_size` asks the model too."""
+    load: LoadProfile | None = None
+    """None: a hand-off is taken to cost the decode engine one step."""
     kv_tokens: int | None = None
     """Tokens whose KV cache fits beside the weights; None: not known."""
 
@@ -177,6 +198,7 @@ class _ProfileFile(Strict, frozen=True):
     model: str | None = None
     prefill: _Points | None = None
     decode: _Points | None = None
+    load: _Points | None = None
     kv: _Kv | None = None
     kv_tokens: str | int | None = None
 
@@ -216,6 +238,7 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
         raise ConfigError(f"{source}: gpus: {file.gpus}; an instance has at least one GPU")
     prefill = _table(file.prefill, f"{source}: prefill")
     decode = _table(file.decode, f"{source}: decode")
+    load = _table(file.load, f"{source}: load")
     kv = file.kv
     return InstanceProfile(
         name=file.name,
@@ -228,6 +251,7 @@ def _from_file(file: _ProfileFile, *, source: str) -> InstanceProfile:
         prefill=None if prefill is None else PrefillProfile(prefill),
         decode=None if decode is None else DecodeProfile(decode),
         kv=None if kv is None else KvSize(parse_bytes(kv.constant), parse_bytes(kv.per_token)),
+        load=None if load is None else LoadProfile(load),
         kv_tokens=None if file.kv_tokens is None else parse_tokens(file.kv_tokens),
     )
 

@@ -36,6 +36,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, tag=True):
 class StartPrefill(Command, frozen=True, gc=False):
     """Prefill on ``engine`` and hand tokens [from_token, to_token) over as ``transfer_id``.
 
+    ``exact``: they end inside a block, so prefill them alone: the states stand where a prompt ends.
     Report PrefillCompleted or PrefillFailed, and TransferCompleted or TransferFailed.
     """
 
@@ -48,6 +49,7 @@ class StartPrefill(Command, frozen=True, gc=False):
     to_token: int
     route: Route
     reason: str
+    exact: bool = False
 
 
 class StartDecode(Command, frozen=True, gc=False):

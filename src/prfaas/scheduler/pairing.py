@@ -42,6 +42,8 @@ class Pairing:
     ) -> None:
         self._engines, self._joined = engines, joined
         self._alignments = {_OF_ALL: alignment_tokens or _NO_PROMPT_IS_SO_LONG}
+        self._exact: set[str] = set()
+        """Groups whose hand-offs may end inside a block."""
         self._groups: dict[str, str] = {}
         """Engine -> the fingerprint of its layout."""
         self._unfit: frozenset[tuple[str, str]] = frozenset()
@@ -56,6 +58,8 @@ class Pairing:
         """Engines have registered."""
         group = event.layout.fingerprint()
         self._alignments[group] = event.layout.alignment_tokens
+        if event.layout.may_end_inside_a_block:
+            self._exact.add(group)
         for engine in event.engines:
             self._groups[engine] = group
         self._changed()
@@ -141,6 +145,11 @@ class Pairing:
     def _kind(self, engine: EngineState) -> tuple[str, str, str]:
         """Engines of one kind pair with the same others."""
         return engine.cluster, engine.machine, self._groups.get(engine.name, _OF_ALL)
+
+    def may_be_exact(self, prefill: EngineState, decode: EngineState) -> bool:
+        """Whether hand-offs between the two may end inside a block (`handoff_end`)."""
+        groups = {self._groups.get(engine.name, _OF_ALL) for engine in (prefill, decode)}
+        return groups <= self._exact and len({self._alignments[group] for group in groups}) == 1
 
     def boundary(self, total_tokens: int, prefill: EngineState, decode: EngineState) -> int:
         """Where the hand-off of a prompt of so many tokens ends: the last block boundary before its

@@ -227,7 +227,7 @@ class Routing:
             pairing = self._fleet.pairing
             align = pairing.alignment_tokens(engine, decode)
             from_token = record.cached_on(decode) // align * align
-            to_token = pairing.boundary(record.total_tokens, engine, decode)
+            to_token = self._prefilling.end(record, engine, decode, from_token)
             if not decode.takes_handoffs:
                 record.reason += f"; {decode.name} takes no hand-offs"
             elif not pairing.hands_over(engine, decode):

@@ -145,6 +145,7 @@ def _model(engine: SimEngine) -> EngineModel:
         step_seconds=None if decode is None else decode.step_seconds,
         max_batch=engine.max_batch,
         kv_tokens=float("inf") if engine.kv_tokens is None else engine.kv_tokens,
+        load_seconds=None if engine.profile.load is None else engine.profile.load.seconds,
     )
 
 

@@ -34,9 +34,20 @@ class Task:
     ``prefill_s`` None: nothing to prefill. It is set when the prefill starts.
     """
 
-    __slots__ = ("attempt", "cancelled", "job", "kv_tokens", "output", "prefill", "prefill_s")
+    __slots__ = (
+        "attempt", "cancelled", "job", "kv_tokens", "load_s", "output", "prefill", "prefill_s",
+    )  # fmt: skip
 
-    def __init__(self, job: object, attempt: int, *, prefill: bool, output: int, kv_tokens: int):
+    def __init__(
+        self,
+        job: object,
+        attempt: int,
+        *,
+        prefill: bool,
+        output: int,
+        kv_tokens: int,
+        load_s: float = 0.0,
+    ):
         self.job = job
         self.attempt = attempt
         self.prefill = prefill
@@ -44,6 +55,8 @@ class Task:
         self.output = output
         """Tokens to decode here; 0: prefill only."""
         self.kv_tokens = kv_tokens
+        self.load_s = load_s
+        """Before it can be decoded, its KV cache is loaded for so long."""
         self.cancelled = False
 
 
@@ -100,6 +113,7 @@ class Engine:
         self._sequence = 0
         self._batch: dict[Task, None] = {}
         self._admission: deque[Task] = deque()
+        self._loading: dict[Task, None] = {}
         self._kv_used = 0
         self._share = self._token_rate = 0.0
         self._due_at = inf
@@ -115,15 +129,28 @@ class Engine:
         if task.prefill:
             self._prefills.append(task)
             self._start_prefill()
+        elif task.load_s:
+            self._loading[task] = None
+            self._clock.at(self._clock.now + task.load_s, self._loaded, task, PRIORITY_WORK)
         else:
             self._admission.append(task)
             self._admit()
+        self._plan()
+
+    def _loaded(self, task: Task) -> None:
+        if task not in self._loading:
+            return  # Cancelled, or the engine died under it.
+        del self._loading[task]
+        self._advance()
+        self._admission.append(task)
+        self._admit()
         self._plan()
 
     def cancel(self, task: Task) -> None:
         """Stop it wherever it stands; nothing is reported."""
         self._advance()
         task.cancelled = True
+        self._loading.pop(task, None)
         if task is self._head:
             self._head = None
             self._start_prefill()

@@ -12,7 +12,7 @@ from prfaas.policies.api import Route
 from prfaas.scheduler.commands import ErrorKind
 from prfaas.workload.requests import Workload
 
-_ROUTE_CODE = {Route.DIRECT: 1, Route.PD_P: 2, Route.OFFLOAD: 3}
+ROUTE_CODE = {Route.DIRECT: 1, Route.PD_P: 2, Route.OFFLOAD: 3}
 
 
 class Recorder:
@@ -43,7 +43,7 @@ class Recorder:
 
     def routed(self, index: int, route: Route, attempt: int) -> None:
         """The answer begins over this route."""
-        self.route[index] = _ROUTE_CODE[route]
+        self.route[index] = ROUTE_CODE[route]
         self.attempts[index] = attempt
 
     def first_token(self, index: int, now: float) -> None:
@@ -106,9 +106,9 @@ class RequestTable(msgspec.Struct, frozen=True):
     @property
     def offloaded(self) -> NDArray[np.bool_]:
         """Prefilled in a PrfaaS cluster."""
-        return np.asarray(self.route == _ROUTE_CODE[Route.OFFLOAD])
+        return np.asarray(self.route == ROUTE_CODE[Route.OFFLOAD])
 
     @property
     def direct(self) -> NDArray[np.bool_]:
         """Prefilled by the engine that decoded."""
-        return np.asarray(self.route == _ROUTE_CODE[Route.DIRECT])
+        return np.asarray(self.route == ROUTE_CODE[Route.DIRECT])

@@ -10,7 +10,7 @@ them in the decode engine's cluster, and an arriving request is told what each c
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
@@ -77,6 +77,7 @@ class Simulation:
         self._log = log
         self._jobs: dict[str, _Job] = {}
         self._cluster_of = world.topology.cluster_of
+        self._models = {model.name: model for model in world.engines}
         self.engines = {
             m.name: Engine(
                 m.name,
@@ -165,6 +166,10 @@ class Simulation:
         request_id = str(index)
         self._jobs[request_id] = _Job(index, prompt, workload.outputs[index], blocks)
         cached: dict[str, int] = {}
+        resumable: Mapping[str, int] = {}
+        if workload.held:
+            known, (held_of, resumable) = self.engines, workload.held[index]
+            cached = {name: held for name, held in held_of.items() if name in known}
         if blocks:
             for name, cache in self._caches.items():
                 held = cache.match(blocks) * workload.block_tokens
@@ -178,6 +183,7 @@ class Simulation:
                 workload.outputs[index],
                 cached,
                 None if self._deadline_s is None else self.clock.now + self._deadline_s,
+                resumable,
             )
         )
 
@@ -186,6 +192,8 @@ class Simulation:
         job = task.job
         assert isinstance(job, _Job)
         held = 0
+        if self._workload.held:
+            held = min(self._workload.held[job.index].cached.get(engine.name, 0), job.prompt - 1)
         cache = self._caches.get(self._cluster_of[engine.name])
         if cache is not None:
             held = min(cache.match(job.blocks) * self._workload.block_tokens, job.prompt - 1)
@@ -261,6 +269,7 @@ class Simulation:
             prefill=direct,
             output=job.output,
             kv_tokens=job.prompt + job.output,
+            load_s=0.0 if direct else self._models[command.engine].load_s(job.prompt),
         )
         job.decodes[command.attempt] = task
         self.engines[command.engine].submit(task)

@@ -56,21 +56,43 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 def summarise(name: str, simulation: Simulation, slo: Slo) -> Summary:
     """What a finished run has shown."""
-    table = simulation.recorder.table()
+    lost = {kind.value: count for kind, count in simulation.recorder.failures.items()}
+    return summarise_table(
+        name,
+        simulation.policy_name,
+        simulation.recorder.table(),
+        egress(simulation),
+        slo,
+        lost_by_error=lost,
+        utilisation=_utilisation(simulation),
+    )
+
+
+def summarise_table(
+    name: str,
+    policy: str,
+    table: RequestTable,
+    sent: Column,
+    slo: Slo,
+    *,
+    lost_by_error: dict[str, int],
+    utilisation: dict[str, float],
+) -> Summary:
+    """What requests have shown, wherever they ran. ``sent``: bytes that left the PrfaaS clusters
+    in each second; ``utilisation``: empty where it is not known."""
     ttft, tpot = table.ttft_s, table.tpot_s
     answered = ~np.isnan(table.done_at)
     good = answered & (ttft <= slo.ttft_s + _SLACK_S) & (tpot <= slo.tpot_s + _SLACK_S)
     start, end = steady_window(table)
     within = answered & (table.done_at >= start) & (table.done_at < end)
     span = max(end - start, 1e-9)
-    sent = egress(simulation)
     prompts = int(table.prompt_tokens[answered].sum())
     return Summary(
         name=name,
-        policy=simulation.policy_name,
+        policy=policy,
         requests=len(table.arrived_at),
         lost=int((~answered).sum()),
-        lost_by_error={kind.value: count for kind, count in simulation.recorder.failures.items()},
+        lost_by_error=lost_by_error,
         offered_req_per_s=float((table.arrived_at >= start).sum() / span),
         throughput_req_per_s=float(within.sum() / span),
         goodput_req_per_s=float((within & good).sum() / span),
@@ -81,7 +103,7 @@ def summarise(name: str, simulation: Simulation, slo: Slo) -> Summary:
         direct_share=_share(table.direct, answered),
         egress_mean_bytes_per_s=float(sent.mean()),
         egress_peak_bytes_per_s=float(sent.max()),
-        utilisation=_utilisation(simulation),
+        utilisation=utilisation,
         cached_tokens_share=float(table.held_tokens[answered].sum() / max(prompts, 1)),
         retried=int((table.attempts > 1).sum()),
     )

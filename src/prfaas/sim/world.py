@@ -13,12 +13,20 @@ from prfaas.scheduler.topology import Topology
 
 
 class EngineModel(msgspec.Struct, frozen=True):
-    """How an engine of the topology behaves: its decode step by batch, bounds."""
+    """How an engine of the topology behaves: its decode step by batch, bounds, loads."""
 
     name: str
     step_seconds: Callable[[int], float] | None
     max_batch: int
     kv_tokens: float = inf
+    load_seconds: Callable[[float], float] | None = None
+    """Of a hand-off of so many tokens that lies ready, to the first token; None: one step."""
+
+    def load_s(self, tokens: int) -> float:
+        """How much longer than one step the first token of such a hand-off takes."""
+        if self.load_seconds is None or self.step_seconds is None:
+            return 0.0
+        return max(0.0, self.load_seconds(tokens) - self.step_seconds(1))
 
 
 class LineModel(msgspec.Struct, frozen=True):

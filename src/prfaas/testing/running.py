@@ -145,15 +145,25 @@ class RunningDeployment(_Process):
     Args:
         file: the deployment file.
         home: its state (logs, resolved deployment) goes here; one deployment a directory.
+        journal: where its gateway writes down what happens.
     """
 
-    def __init__(self, file: Path, home: Path, *, model: str | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        home: Path,
+        *,
+        model: str | None = None,
+        journal: Path | None = None,
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.url = f"http://{free_address()}"
         command = [sys.executable, "-m", "prfaas.cli.main", "up", str(file)]
         command += ["--listen", self.url.removeprefix("http://")]
         if model is not None:
             command += ["--model", model]
+        if journal is not None:
+            command += ["--events", str(journal)]
         super().__init__(command, {"XDG_STATE_HOME": str(home)}, home / "up.log")
         files = (home / "prfaas" / "runs").glob
         try:

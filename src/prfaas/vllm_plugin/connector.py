@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionMetadata
+    from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -96,7 +97,13 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         return self._scheduling.build_connector_meta(scheduler_output)
 
+    def bind_gpu_block_pool(self, gpu_block_pool: BlockPool) -> None:
+        self._scheduling.bind_block_pool(gpu_block_pool)
+
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        self._scheduling.loads_ended(
+            connector_output.finished_recving or (), connector_output.failed_recving or ()
+        )
         report = connector_output.kv_connector_worker_meta
         if isinstance(report, StepReport):
             self._scheduling.exports_failed(report.failed_exports)

@@ -39,6 +39,15 @@ def _check_parallelism(config: VllmConfig) -> None:
     parallel = config.parallel_config
     if parallel.pipeline_parallel_size > 1:
         raise EngineError("pipeline parallelism is not supported; use tensor parallelism")
+    # Dense models' ranks are told that they are alone; which of several they are, they know.
+    several = parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0
+    if several and not parallel.data_parallel_external_lb:
+        raise EngineError(
+            "data-parallel ranks behind one address are not supported: which rank's cache holds a "
+            "prompt could not be told. Start one engine for each rank, with an address and a name "
+            "of its own: of a dense model without --data-parallel-size, of a mixture of experts "
+            "with --data-parallel-rank"
+        )
     if parallel.decode_context_parallel_size > 1:
         raise EngineError("decode context parallelism is not supported")
     if parallel.prefill_context_parallel_size > 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,9 +14,18 @@ from prfaas.workload.arrivals import Arrivals
 from prfaas.workload.lengths import LengthDistribution
 
 
+class Held(NamedTuple):
+    """What engines held of one prompt when it came: engine -> tokens, and how many of these each
+    can go on from without a hand-off (absent: all)."""
+
+    cached: Mapping[str, int]
+    resumable: Mapping[str, int]
+
+
 class Workload(msgspec.Struct, frozen=True):
     """Equal-length sequences, arrivals in seconds and rising. ``blocks``: per request the chained
-    hashes of its prefix blocks of ``block_tokens`` tokens; empty where nothing is shared."""
+    hashes of its prefix blocks of ``block_tokens`` tokens; empty where nothing is shared. ``held``:
+    per request what caches held, where that is known instead."""
 
     arrivals: Sequence[float]
     prompts: Sequence[int]
@@ -24,6 +34,7 @@ class Workload(msgspec.Struct, frozen=True):
     block_tokens: int = 512
     clipped_share: float = 0.0
     """Of the prompts of a trace: those that were cut to the length asked for."""
+    held: Sequence[Held] = ()
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -49,6 +60,7 @@ class Workload(msgspec.Struct, frozen=True):
             prompts=self.prompts[:count],
             outputs=self.outputs[:count],
             blocks=self.blocks[:count],
+            held=self.held[:count],
         )
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.workload.blocks import MOONCAKE_BLOCK_TOKENS, block_size
+from prfaas.workload.journal import is_journal, parse_journal
 from prfaas.workload.lengths import EmpiricalLengths
 from prfaas.workload.stamps import SECONDS_PER, Raw, TimeUnit, seconds_after_first
 from prfaas.workload.trace import PooledTrace, RecordedTrace, TraceFormat
@@ -62,6 +63,8 @@ def parse_trace(text: str, form: TraceFormat) -> RecordedTrace | PooledTrace:
     ``form`` does not say.
     """
     text = text.lstrip("\r\n\t ")
+    if is_journal(text):
+        return parse_journal(text)
     if text.startswith("{") and '"input_hist"' in text:
         return _serve_gen(text, form)
     if text.startswith(("{", "[")):

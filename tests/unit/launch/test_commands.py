@@ -96,5 +96,7 @@ def test_on_gpus_memory_is_shared_and_kernels_are_chosen_alike() -> None:
         assert command.environment["CUDA_VISIBLE_DEVICES"] == "1"
         assert command.environment["TORCHINDUCTOR_DETERMINISTIC"] == "1"
         assert command.environment["TRITON_CACHE_DIR"]
+        compilation = json.loads(_option(command.arguments, "--compilation-config"))
+        assert compilation == {"inductor_compile_config": {"combo_kernels": False}}
     mine = msgspec.structs.replace(engine, env={"TRITON_CACHE_DIR": "/mine"})
     assert engine_command(deployment, mine, vllm="gpu").environment["TRITON_CACHE_DIR"] == "/mine"

@@ -43,6 +43,9 @@ def engine(**settings: Any) -> Any:
     made = SimpleNamespace(
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
+            data_parallel_size=1,
+            data_parallel_index=0,
+            data_parallel_external_lb=False,
             decode_context_parallel_size=1,
             prefill_context_parallel_size=1,
             use_ubatching=False,
@@ -73,6 +76,8 @@ CHUNKED = ChunkedLocalAttentionSpec(
         (engine(), groups(), "no KV cache"),
         (engine(), groups(full(256), full(384)), r"\[256, 384\].*--block-size"),
         (engine(pipeline_parallel_size=2), groups(full()), "pipeline parallelism"),
+        (engine(data_parallel_size=2), groups(full()), "data-parallel ranks behind one address"),
+        (engine(data_parallel_index=1), groups(full()), "data-parallel ranks behind one address"),
         (engine(decode_context_parallel_size=2), groups(full()), "decode context parallelism"),
         (engine(prefill_context_parallel_size=2), groups(full()), "prefill context parallelism"),
         (engine(use_ubatching=True), groups(full()), "--enable-dbo"),
@@ -100,6 +105,7 @@ def test_what_cannot_be_exact_is_refused_by_name(
         (engine(), groups(full(), mamba(), cache_hit_alignment_tokens=BLOCK, hash_block_size=32)),
         (engine(), groups(full(128), full(256))),
         (engine(speculative_config="eagle"), groups(full())),
+        (engine(data_parallel_size=2, data_parallel_external_lb=True), groups(full())),
         (engine(is_kv_consumer=True, kv_load_failure_policy="recompute"), groups(full())),
         (engine(use_ubatching=True, kv_connector_extra_config={"exports": False}), groups(full())),
     ],

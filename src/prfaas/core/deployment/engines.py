@@ -33,3 +33,14 @@ class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     max_num_seqs: Positive = 32
     args: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def option(self, *names: str) -> str | None:
+        """What ``args`` say of a vLLM option (``--name value`` or ``--name=value``), by any of its
+        names; None where they do not name it, empty where it has no value."""
+        found = None
+        for at, argument in enumerate(self.args):
+            name, separator, value = argument.partition("=")
+            if name in names:
+                following = self.args[at + 1] if at + 1 < len(self.args) else ""
+                found = value if separator else "" if following.startswith("--") else following
+        return found

@@ -1,0 +1,1 @@
+"""How far the simulator is from real engines that `prfaas profile` has measured."""

@@ -1,0 +1,125 @@
+"""Real engines are profiled, asked a script of prompts, and simulated from the gateway's journal.
+
+The embedded deployment runs (two clusters, a paced line, three engines on this machine's CPU). It
+is profiled with `prfaas profile` while idle. Then a fixed script of fresh prompts arrives at the
+gateway at random times. The gateway's journal is then what the simulator gets: the same arrivals,
+the same policy, the measured profiles.
+
+Fails unless mean and P90 TTFT agree within 15%, 95% of the requests took the same route, and the
+journal, played to a fresh scheduler, gives the same commands.
+
+    python -m benchmarks.fidelity [--requests 60] [--time 60s] [--busy 0.35]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from benchmarks.case_study.load import asked, drawn
+
+from prfaas.cli.main import main as prfaas
+from prfaas.description.file import Description, load_description
+from prfaas.launch.supervisor import embedded_default
+from prfaas.models.profiles import load_profile
+from prfaas.scheduler.replay import read_journal, replay
+from prfaas.sim.experiment import simulate
+from prfaas.sim.happened import as_it_was, read_happened
+from prfaas.sim.metrics import RequestTable
+from prfaas.testing.running import RunningDeployment
+from prfaas.workload.lengths import TruncatedLogNormal
+
+LONGEST = 6000
+OUTPUT_TOKENS = 24
+TTFT_WITHIN, ROUTES_ALIKE = 0.15, 0.95
+OUTPUT = Path("build/bench/fidelity.json")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity", description=__doc__)
+    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--time", default="60s", help="to profile each engine")
+    parser.add_argument("--busy", type=float, default=0.35, help="share of the slowest stage")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        journal, profiles = home / "journal.jsonl", home / "profiles"
+        print("starting the embedded deployment ...", flush=True)
+        with RunningDeployment(embedded_default(), home / "up", journal=journal) as running:
+            file = running.run_directory / "deployment.json"
+            longest = ["--longest", str(LONGEST + 100), "--max-batch", "8", "--time", args.time]
+            if prfaas(["profile", str(file), "-o", str(profiles), *longest]):
+                return 1
+            described = load_description(file).with_profiles(
+                {name: str(profiles / f"{name}.yaml") for name in ("east", "west")}
+            )
+            ask(running.url, profiles, args)
+        report = compared(described, journal, home)
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    OUTPUT.write_text(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1))
+    return 0 if report["holds"] else 1
+
+
+def ask(url: str, profiles: Path, args: argparse.Namespace) -> None:
+    """The script, at a rate that leaves each stage idle most of the time."""
+    lengths = TruncatedLogNormal(7.0, 0.8, 100, LONGEST)
+    slowest = max(
+        load_profile(str(path)).prefill_or_refuse.seconds(lengths.mean())
+        for path in profiles.glob("*.yaml")
+    )
+    rate = args.busy / slowest
+    print(f"{args.requests} requests at {rate:.2f} a second ...", flush=True)
+    workload = drawn(lengths, OUTPUT_TOKENS, rate, args.requests, seed=7)
+    outcomes = asyncio.run(
+        asked(url, workload, slow=1.0, until=workload.arrivals[-1] + 60.0, first_id=300)
+    )
+    failed = [outcome for outcome in outcomes if outcome.done is None]
+    if failed:
+        sys.exit(f"{len(failed)} requests failed: {failed[0].error}")
+
+
+def compared(described: Description, journal: Path, home: Path) -> dict[str, object]:
+    """What the journal says beside what the simulator says."""
+    happened = read_happened(journal, described, beside=home)
+    there, run = as_it_was(described, happened)
+    live = happened.table
+    simulated = simulate(there, run, happened.workload, beside=home).recorder.table()
+    with journal.open("rb") as lines:
+        differences = sum(1 for _ in replay(read_journal(lines)))
+    found = {
+        "requests": len(live.arrived_at),
+        "ttft_mean_s": pair(live, simulated, np.mean),
+        "ttft_p90_s": pair(live, simulated, lambda ttft: np.percentile(ttft, 90)),
+        "routes_alike": float(np.mean(live.route == simulated.route)),
+        "by_route": {
+            name: {
+                "requests": int((live.route == code).sum()),
+                "live_mean_s": mean_of(live, live.route == code),
+                "simulated_mean_s": mean_of(simulated, live.route == code),
+            }
+            for name, code in (("direct", 1), ("pd-p", 2), ("offload", 3))
+        },
+        "replayed_commands_that_differ": differences,
+    }
+    near = [abs(found[name]["off"]) <= TTFT_WITHIN for name in ("ttft_mean_s", "ttft_p90_s")]
+    found["holds"] = all(near) and found["routes_alike"] >= ROUTES_ALIKE and differences == 0
+    return found
+
+
+def mean_of(table: RequestTable, which: np.ndarray) -> float | None:
+    return float(table.ttft_s[which].mean()) if which.any() else None
+
+
+def pair(live: RequestTable, simulated: RequestTable, of: object) -> dict[str, float]:
+    ours, theirs = float(of(simulated.ttft_s)), float(of(live.ttft_s))
+    return {"live": theirs, "simulated": ours, "off": ours / theirs - 1}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

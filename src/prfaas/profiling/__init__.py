@@ -1,0 +1,1 @@
+"""`prfaas profile`: how fast running engines are, as planner and simulator want to know it."""
