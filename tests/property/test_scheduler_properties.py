@@ -88,6 +88,7 @@ arrivals = st.builds(
     st.just(5),
     st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
     st.sampled_from([None, 1e6, 200.0]),
+    sequences=st.sampled_from([1, 1, 2, 3]),
 )
 events = st.one_of(
     *(

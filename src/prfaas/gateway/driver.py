@@ -122,6 +122,15 @@ class Driver:
         """Whether the scheduler has an engine of that name."""
         return engine in self._scheduler.view.engines
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait for a place on an engine."""
+        return self._scheduler.waiting_tokens
+
+    def slot_wait_s(self, sequences: int) -> float:
+        """How long so many sequences would wait for their decode slots."""
+        return self._scheduler.slot_wait_s(sequences)
+
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it."""
         return self._scheduler.requests_on(engine)

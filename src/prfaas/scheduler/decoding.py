@@ -53,7 +53,9 @@ class Decoding:
         if usable:
             self._wait(record, engine if engine in usable else usable[0])
             for other in usable:
-                if other.kv_tokens < inf:  # It was held back, and may be the next in line.
+                if (
+                    other.kv_tokens < inf or record.sequences > 1
+                ):  # It was held back, and may be the next in line.
                     self.fill_slots(other)
         return bool(usable)
 
@@ -198,9 +200,10 @@ class Decoding:
         return best
 
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
-        """Where KV memory is the bound a slot may be free while others wait: nobody overtakes, or
-        the large ones would never fit."""
-        overtakes = engine.place.ready and engine.kv_tokens < inf
+        """Where KV memory is the bound, or who is first in line needs several slots, some may be
+        free while others wait: nobody overtakes, or the large ones would never fit."""
+        line = engine.place.ready
+        overtakes = line and (engine.kv_tokens < inf or next(iter(line.values())).sequences > 1)
         return engine.has_slot(record) and not overtakes
 
     def _usable(self, record: Record, engine: EngineState) -> bool:

@@ -54,10 +54,10 @@ class Reservations:
         if old is engine:
             return
         if old is not None:
-            old.assigned -= 1
+            old.assigned -= record.sequences
             del old.decode_records[record.request_id]
         record.decode = engine
-        engine.assigned += 1
+        engine.assigned += record.sequences
         engine.decode_records[record.request_id] = record
 
     def release_prefill(self, record: Record, *, done: bool) -> None:
@@ -97,7 +97,7 @@ class Reservations:
             engine.give_slot(record)
         engine.place.ready.pop(record.request_id, None)
         record.decode = None
-        engine.assigned -= 1
+        engine.assigned -= record.sequences
         del engine.decode_records[record.request_id]
 
     def abandon(self, record: Record) -> None:

@@ -159,6 +159,15 @@ class Scheduler:
         record = self._records.get(request_id)
         return None if record is None else record.state
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait for a place on an engine."""
+        return self._requests.queues.tokens
+
+    def slot_wait_s(self, sequences: int) -> float:
+        """How long a request of so many sequences would wait for a decode slot, see `Queues`."""
+        return self._requests.queues.slot_wait_s(sequences)
+
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it. Raises CallerError."""
         state = self._membership.engine(engine)

@@ -151,20 +151,22 @@ class EngineState:
         self.most_prefills = max(self.max_prefills, active)
 
     def has_slot(self, record: Record) -> bool:
-        """Whether a slot is free and the KV memory holds this request beside the others. Alone it
-        is let in whatever its size."""
-        if self.running >= self.max_requests:
+        """Whether its slots are free and the KV memory holds this request beside the others. Alone
+        it is let in whatever its size."""
+        if not self.running:
+            return True
+        if self.running + record.sequences > self.max_requests:
             return False
-        return not self.running or self.kv_used + record.kv_tokens <= self.kv_tokens
+        return self.kv_used + record.kv_tokens <= self.kv_tokens
 
     def take_slot(self, record: Record) -> None:
-        """One of the slots is this request's."""
-        self.running += 1
+        """So many of the slots as it has sequences are this request's."""
+        self.running += record.sequences
         self.kv_used += record.kv_tokens
 
     def give_slot(self, record: Record) -> None:
-        """It is free again."""
-        self.running -= 1
+        """They are free again."""
+        self.running -= record.sequences
         self.kv_used -= record.kv_tokens
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
@@ -254,7 +256,8 @@ class Record:
         "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
         "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
         "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
-        "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
+        "resumable", "route", "sequences", "share_arrived", "stall_at", "state", "to_token",
+        "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
@@ -262,6 +265,7 @@ class Record:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
         self.max_output_tokens = event.max_output_tokens
+        self.sequences = event.sequences
         self.cached: Mapping[str, int] = event.cached
         self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
@@ -299,7 +303,7 @@ class Record:
     @property
     def kv_tokens(self) -> int:
         """What it takes of a decode engine's KV memory at most."""
-        return self.total_tokens + self.max_output_tokens
+        return self.total_tokens + self.sequences * self.max_output_tokens
 
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""
