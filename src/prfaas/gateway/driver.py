@@ -30,6 +30,7 @@ from prfaas.gateway.handoffs import (
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
+from prfaas.policies.api import View
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -74,6 +75,7 @@ class Driver:
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
         on_drained: told which engine has nothing left to do.
+        on_role: told of every change of an engine's role, and of those of a dry run.
     """
 
     def __init__(
@@ -88,9 +90,11 @@ class Driver:
         poll_s: float,
         journal: JournalFile,
         on_drained: Callable[[str], None],
+        on_role: Callable[[ChangeRole], None] = lambda command: None,
     ) -> None:
         self._on_drained = on_drained
         self._journal = journal
+        self._on_role = on_role
         self._scheduler = scheduler
         self._endpoints = endpoints
         self._engines = engines
@@ -101,6 +105,11 @@ class Driver:
         self._exchanges: dict[str, Exchange] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def view(self) -> View:
+        """What the scheduler knows of engines and lines, to read only."""
+        return self._scheduler.view
 
     @staticmethod
     def new_key() -> str:
@@ -166,10 +175,11 @@ class Driver:
             self._set_alarm(command.at)
             return
         if isinstance(command, ChangeRole):
-            logger.info("%s now works as %s: %s", command.engine, command.role, command.reason)
+            does = "would now work" if command.dry_run else "now works"
+            logger.info("%s %s as %s: %s", command.engine, does, command.role, command.reason)
+            self._on_role(command)
             return
         if isinstance(command, ReportDrained):
-            logger.info("%s is drained: nothing of this gateway is left on it", command.engine)
             self._on_drained(command.engine)
             return
         exchange = self._exchanges.get(command.request_id)

@@ -65,6 +65,8 @@ class Fleet:
         self._up: set[str] = set()
         self._receiving: set[str] = set()
         """Up, and registered with its agent as a whole."""
+        self._alike: set[str] = set()
+        """Of them, those whose cluster is uniform."""
         self._alive: set[str] = set()
         """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
@@ -92,6 +94,10 @@ class Fleet:
     def takes_handoffs(self, engine: str) -> bool:
         """Whether its agent can receive for it."""
         return engine in self._receiving
+
+    def is_alike(self, engine: str) -> bool:
+        """Whether it may do the work of both roles: hand-offs from and to all its cluster fit."""
+        return engine in self._alike
 
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
@@ -184,12 +190,15 @@ class Fleet:
         for name, engine in self._endpoints.engines.items():
             why = self._unusable(engine)
             receives = why is None and self.layouts.is_whole(name)
-            if why is None and (name not in self._up or receives != (name in self._receiving)):
+            alike = receives and self.layouts.is_uniform(engine.cluster)
+            before = (name in self._up, name in self._receiving, name in self._alike)
+            if why is None and before != (True, receives, alike):
                 if name not in self._up:
                     logger.info("engine %s is up", name)
                 self._up.add(name)
                 self._alive.add(name)
                 (self._receiving.add if receives else self._receiving.discard)(name)
+                (self._alike.add if alike else self._alike.discard)(name)
                 self._on_up(name)
             elif why is not None and name in self._up:
                 self._up.discard(name)
@@ -204,10 +213,11 @@ class Fleet:
 
     def _unusable(self, engine: EngineEndpoint) -> str | None:
         why = self._health[engine.name].why
+        answers = engine.name in self._endpoints.answering
         if why is not None or engine.role == "decode":
             return why
         if not self.layouts.is_whole(engine.name):
-            return "not registered with its agent"
+            return None if answers else "not registered with its agent"
         return self.layouts.why_unpaired(engine)
 
 

@@ -15,14 +15,13 @@ import zmq.asyncio
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.core.deployment.changes import changes, check_change
-from prfaas.core.errors import ConfigError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, resolve
+from prfaas.gateway.endpoints import Endpoints, check_leaving, resolve
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
@@ -36,7 +35,9 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.roster import Indices, Roster, Watch
 from prfaas.index.prefix_index import EngineIndex
+from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
@@ -111,7 +112,7 @@ class Gateway:
         wanted = resolve(deployment, source=source)
         check_change(self.deployment, deployment)
         make_policy(deployment.scheduler)
-        _check_leaving(self._endpoints, wanted)
+        check_leaving(self._endpoints, wanted)
         for change in changes(self.deployment, deployment):
             logger.info("deployment: %s", change)
         self.deployment, self._wanted = deployment, wanted
@@ -158,6 +159,11 @@ class Gateway:
         self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
         await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
+    @property
+    def scheduling(self) -> View:
+        """What the scheduler knows of engines and lines, to read only."""
+        return self._driver.view
+
     def warnings(self) -> list[str]:
         """What is not as it should be though requests are answered."""
         return self.fleet.warnings()
@@ -179,6 +185,9 @@ class Gateway:
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
+            role = self._driver.view.engines[name].role
+            for known in ("prefill", "decode"):
+                self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -240,6 +249,7 @@ class Gateway:
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
             on_drained=self._drained,
+            on_role=self._role_changed,
         )
 
     def _watch_links(self, agent: AgentClient) -> Watch:
@@ -248,6 +258,7 @@ class Gateway:
     # -- engines and agents that leave ------------------------------------------------------------
 
     def _drained(self, name: str) -> None:
+        logger.info("%s is drained: nothing of this gateway is left on it", name)
         if name not in self._wanted.engines:
             # Whoever has moved the last request may be in the middle of its own work.
             asyncio.get_running_loop().call_soon(self._forget_engine, name)
@@ -277,6 +288,10 @@ class Gateway:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
 
+    def _role_changed(self, command: ChangeRole) -> None:
+        done = "no" if command.dry_run else "yes"
+        self.metrics.role_changes.labels(command.engine, command.role, done).inc()
+
     def _machines_changed(self, source: str, target: str, up: bool) -> None:
         self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
 
@@ -289,7 +304,8 @@ class Gateway:
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
-        self._tell_of(EngineUp(name, self.fleet.takes_handoffs(name)))
+        takes_handoffs = self.fleet.takes_handoffs(name)
+        self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
         self._tell_of(EngineSuspected(name, why))
@@ -301,14 +317,3 @@ class Gateway:
     def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown) -> None:
         if self._driver.knows(event.engine):  # It may be about to be forgotten here as well.
             self._driver.handle(event)
-
-
-def _check_leaving(now: Endpoints, wanted: Endpoints) -> None:
-    """Raise ConfigError for an engine that comes back as another before it has left."""
-    for name in now.engines.keys() & wanted.engines.keys():
-        old, new = now.engines[name], wanted.engines[name]
-        if (old.cluster, old.machine, old.role) != (new.cluster, new.machine, new.role):
-            raise ConfigError(
-                f"engine {name!r} is still finishing its requests as what it was: give the new one "
-                "another name"
-            )

@@ -8,6 +8,7 @@ that does not fit is not used, everything else goes on.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -62,6 +63,8 @@ class Layouts:
         self._by_agent: dict[str, list[RegisteredRank]] = {}
         self._ranks: dict[str, dict[int, KvLayout]] = {}
         self._groups: dict[str, str] = {}
+        self._groups_of: dict[str, int] = {}
+        """Cluster -> how many groups its engines form."""
         self._compared: dict[tuple[str, str], str | None] = {}
         """Of all groups that ever met: the difference, or None."""
         self.unfit: dict[tuple[str, str], str] = {}
@@ -102,6 +105,10 @@ class Layouts:
     def is_whole(self, engine: str) -> bool:
         """Whether it has registered with all its ranks."""
         return engine in self._groups
+
+    def is_uniform(self, cluster: str) -> bool:
+        """Whether all engines of a cluster that have registered hold their KV cache alike."""
+        return self._groups_of.get(cluster, 0) <= 1
 
     def ranks(self, engine: str) -> int:
         """How many tensor-parallel ranks it has (1 while unknown)."""
@@ -156,6 +163,9 @@ class Layouts:
         for names in grown.values():
             ranks = self._ranks[names[0]]
             self._on_known(ranks[min(ranks)], tuple(names))
+        engines_of = self._endpoints.engines
+        found = {(engines_of[name].cluster, group) for name, group in self._groups.items()}
+        self._groups_of = Counter(cluster for cluster, _ in found)
         self._compare()
 
     def _compare(self) -> None:

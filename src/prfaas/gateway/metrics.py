@@ -84,6 +84,18 @@ class GatewayMetrics:
             ("source", "target"),
             registry=r,
         )
+        self.engine_role = Gauge(
+            "prfaas_gateway_engine_role",
+            "1 for the work that the engine is given now.",
+            ("engine", "role"),
+            registry=r,
+        )
+        self.role_changes = Counter(
+            "prfaas_gateway_role_changes_total",
+            "Engines that were given another role; done=no: in a dry run.",
+            ("engine", "role", "done"),
+            registry=r,
+        )
         self.deaths = Counter(
             "prfaas_gateway_background_deaths_total",
             "Tasks of the gateway that died of an error and were started again.",
@@ -145,6 +157,9 @@ class GatewayMetrics:
         ):
             with suppress(KeyError):
                 gauge.remove(engine)
+        for role in ("prefill", "decode"):
+            with suppress(KeyError):
+                self.engine_role.remove(engine, role)
 
     def observe_feed(self, feed: KvEventFeed) -> None:
         """Take over one engine's index state, when metrics are read."""

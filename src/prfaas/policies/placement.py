@@ -43,8 +43,8 @@ def stand_in(request: RequestView, clusters: Sequence[ClusterView]) -> EngineVie
     found = [
         (cluster.far, -held.get(engine.name, 0), engine.free_at, engine)
         for cluster in clusters
-        for engine in cluster.prefill_engines
-        if engine.up
+        for engine in cluster.engines
+        if engine.up and engine.role == "prefill"
     ]
     return min(found, key=lambda ranked: ranked[:3])[3] if found else None
 

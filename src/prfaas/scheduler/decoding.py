@@ -158,7 +158,7 @@ class Decoding:
         usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
         if usable or not direct:
             return usable
-        return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
+        return [e for c in clusters for e in c.engines if self._usable(record, e)]
 
     def _next_in_line(self, engine: EngineState) -> Record | None:
         for record in engine.place.ready.values():

@@ -157,11 +157,14 @@ class MachinesJoined(Event, frozen=True, gc=False):
 class EngineUp(Event, frozen=True, gc=False):
     """The engine answers (again); its prefix cache counts as empty until the next arrivals.
 
-    ``takes_handoffs``: whether its agent can receive for it; told again when that changes.
+    ``takes_handoffs``: whether its agent can send and receive for it; ``changes_role``: whether its
+    KV layout pairs with its whole cluster's, so that it may do the work of the other role. Both are
+    told again when they change.
     """
 
     engine: str
     takes_handoffs: bool = True
+    changes_role: bool = True
 
 
 class EngineSuspected(Event, frozen=True, gc=False):

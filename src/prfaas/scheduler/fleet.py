@@ -7,9 +7,10 @@ from collections.abc import Callable
 from prfaas.core.errors import InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs
+from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.pairing import Pairing
-from prfaas.scheduler.state import Clock, ClusterState, EngineState, LinkState, Record
+from prfaas.scheduler.state import ClusterState, EngineState, LinkState, Record
 from prfaas.scheduler.topology import EngineSpec, Topology
 
 

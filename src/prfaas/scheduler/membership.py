@@ -10,7 +10,7 @@ it goes elsewhere. Once nothing is left the driver is told (`ReportDrained`), on
 from __future__ import annotations
 
 from prfaas.core.errors import CallerError
-from prfaas.policies.api import Route
+from prfaas.policies.api import RoleChange, Route
 from prfaas.scheduler.commands import ReportDrained
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.events import (
@@ -50,7 +50,7 @@ class Membership:
     def up(self, event: EngineUp) -> None:
         """It answers (again), or its agent does."""
         engine = self.engine(event.engine)
-        engine.takes_handoffs = event.takes_handoffs
+        self._able(engine, event)
         if engine.answers:
             return
         if engine.suspected:
@@ -59,6 +59,21 @@ class Membership:
             engine.came_up(self._requests.now)
         engine.set_usable(answers=True)
         self._offer(engine)
+
+    def _able(self, engine: EngineState, event: EngineUp) -> None:
+        """What of its work it can do."""
+        changes_role = engine.may_change_role and event.changes_role
+        if not changes_role and engine.role != engine.configured_role:
+            why = "its KV layout is not that of its cluster"
+            self._roles.change(RoleChange(engine.name, engine.configured_role, why))
+        engine.changes_role = changes_role
+        if engine.takes_handoffs == event.takes_handoffs:
+            return
+        engine.takes_handoffs = event.takes_handoffs
+        engine.place.sort_roles()
+        if not event.takes_handoffs:
+            why = f"the agent of {engine.name} is away"
+            self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
 
     def suspected(self, event: EngineSuspected) -> None:
         """It may be failing."""

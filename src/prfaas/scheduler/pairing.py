@@ -88,6 +88,10 @@ class Pairing:
         self.cut.pop((event.source, event.target), None)
         self._changed()
 
+    def role_changed(self) -> None:
+        """Other engines prefill than before."""
+        self._changed()
+
     def hands_over(self, prefill: EngineState, decode: EngineState) -> bool:
         """Whether the first can hand its KV cache to the second."""
         if self._unfit:

@@ -110,7 +110,7 @@ class Scheduler:
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
         self._decoding = parts.decoding
-        self._roles = Roles(requests, fleet, parts.decoding)
+        self._roles = Roles(requests, fleet, parts.decoding, mode=config.roles)
         self._membership = membership = Membership(
             requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
         )

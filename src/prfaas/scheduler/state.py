@@ -9,18 +9,10 @@ from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import Route
+from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
-
-
-class Clock:
-    """The time of the event that is being handled."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now = -inf
 
 
 class EngineState:
@@ -43,6 +35,7 @@ class EngineState:
         "machine",
         "max_prefills",
         "max_requests",
+        "may_change_role",
         "most_prefills",
         "most_running",
         "name",
@@ -70,6 +63,7 @@ class EngineState:
         self.place = place
         self.role: EngineRole = spec.role
         self.configured_role = spec.role
+        self.may_change_role = spec.changes_role
         self.changes_role = spec.changes_role
         self.draining = False
         self.most_running = self.most_prefills = 0
@@ -90,7 +84,7 @@ class EngineState:
         self.told_drained = False
         """Whether it was reported, since it was cordoned, that it has nothing left."""
         self.takes_handoffs = True
-        """Whether its agent can receive for it, as far as it decodes."""
+        """Whether its agent can send and receive for it; else it only answers alone."""
         self.unpaired = False
         """Whether no prefill engine can hand over to it (`Pairing`)."""
         self.suspected = False
@@ -210,7 +204,7 @@ class ClusterState:
 
     def sort_roles(self) -> None:
         """Engines anew by role, after one has changed."""
-        self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
+        self.prefill_engines = [e for e in self.engines if e.role == "prefill" and e.takes_handoffs]
         self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 

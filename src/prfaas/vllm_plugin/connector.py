@@ -6,7 +6,9 @@ share the scheduler's process); each delegates to its half. ``kv_connector_extra
 
     agent_socket  path of the agent's Unix socket
     engine        this engine's name in the deployment
-    exports       false on an engine that only decodes: it may then use full CUDA graphs
+    decodes       true on an engine that may be given answers: it uses full CUDA graphs for them
+
+``kv_role`` says whether the engine exports, imports, or both.
 """
 
 from __future__ import annotations
@@ -50,14 +52,17 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         check_supported(vllm_config, kv_cache_config)
         self._scheduler = (
-            SchedulerSide(kv_cache_config) if role is KVConnectorRole.SCHEDULER else None
+            SchedulerSide(kv_cache_config, exports=self._kv_transfer_config.is_kv_producer)
+            if role is KVConnectorRole.SCHEDULER
+            else None
         )
         self._worker: WorkerSide | None = None
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        # Full CUDA graphs call no hook: nothing would leave before the step is over.
-        return bool(extra_config.get("exports", True))
+        # Full CUDA graphs call no hook: what such a step computes leaves when it is over. On an
+        # engine that decodes, that is a step of single tokens; a prompt's chunks run without them.
+        return not extra_config.get("decodes", False)
 
     @property
     def supports_divergent_local_hybrid_hits(self) -> bool:

@@ -61,12 +61,11 @@ def _check_transfer(config: VllmConfig) -> None:
             "a load that fails would fail its request: start vLLM with "
             '"kv_load_failure_policy": "recompute" in --kv-transfer-config'
         )
-    exports = transfer.kv_connector_extra_config.get("exports", True)
-    if exports and config.parallel_config.use_ubatching:
+    if transfer.is_kv_producer and config.parallel_config.use_ubatching:
         # A layer's hook is then called once per micro-batch, before the others' KV is written.
         raise EngineError(
             "an engine that exports cannot run micro-batches: leave out --enable-dbo and "
-            "--ubatch-size"
+            '--ubatch-size, or start it with "kv_role": "kv_consumer"'
         )
 
 

@@ -93,12 +93,12 @@ def test_no_request_is_ever_reported_as_sent() -> None:
     assert made.request_finished_all_groups(SimpleNamespace(), ()) == (False, {"ok": True})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("exports", "piecewise"), [({}, True), ({"exports": False}, False)])
-def test_an_engine_that_exports_gives_up_full_cuda_graphs(
-    exports: dict[str, Any], piecewise: bool
+@pytest.mark.parametrize(("extra", "piecewise"), [({}, True), ({"decodes": True}, False)])
+def test_only_an_engine_that_never_decodes_gives_up_full_cuda_graphs(
+    extra: dict[str, Any], piecewise: bool
 ) -> None:
     """They would skip the hook that pages leave from: all would leave when the step is over."""
-    assert PrfaasConnector.requires_piecewise_for_cudagraph(exports) is piecewise
+    assert PrfaasConnector.requires_piecewise_for_cudagraph(extra) is piecewise
 
 
 def test_a_missing_setting_is_named() -> None:

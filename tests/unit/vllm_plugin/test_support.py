@@ -53,6 +53,7 @@ def engine(**settings: Any) -> Any:
         cache_config=SimpleNamespace(mamba_cache_mode="align"),
         kv_transfer_config=SimpleNamespace(
             is_kv_consumer=False,
+            is_kv_producer=True,
             kv_load_failure_policy="fail",
             kv_connector_extra_config={},
         ),
@@ -107,7 +108,7 @@ def test_what_cannot_be_exact_is_refused_by_name(
         (engine(speculative_config="eagle"), groups(full())),
         (engine(data_parallel_size=2, data_parallel_external_lb=True), groups(full())),
         (engine(is_kv_consumer=True, kv_load_failure_policy="recompute"), groups(full())),
-        (engine(use_ubatching=True, kv_connector_extra_config={"exports": False}), groups(full())),
+        (engine(use_ubatching=True, is_kv_producer=False), groups(full())),
     ],
 )
 def test_what_can_be_is_accepted(config: Any, cache: KVCacheConfig) -> None:
