@@ -100,8 +100,10 @@ class Membership:
         self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
         self._keep_roles(engine)
-        if _last_decoder(engine):  # None that drained has taken its place.
-            for other in engine.place.engines:
+        # What is handed over to its machine can be used there only.
+        beside = [e for e in engine.place.engines if self._fleet.pairing.alike(e, engine)]
+        if engine.role == "decode" and not any(_decodes(e) for e in beside):
+            for other in beside:
                 if not other.finishes:
                     self._requests.trigger_each(
                         other.decode_records, Trigger.DECODE_CLUSTER_LOST, why
@@ -160,6 +162,11 @@ class Membership:
     def _keep_roles(self, engine: EngineState) -> None:
         if _last_decoder(engine):
             self._roles.keep(engine.place)
+
+
+def _decodes(engine: EngineState) -> bool:
+    """Whether it may be given answers."""
+    return engine.up and engine.role == "decode" and not engine.draining
 
 
 def _last_decoder(gone: EngineState) -> bool:

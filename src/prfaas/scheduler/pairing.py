@@ -24,7 +24,7 @@ _OF_ALL = ""
 
 
 class Pairing:
-    """Keeps `EngineState.unpaired` up to date as well.
+    """Keeps `EngineState.no_givers` up to date as well.
 
     Args:
         alignment_tokens: of engines whose layout is not told in an event (`Topology`).
@@ -144,7 +144,7 @@ class Pairing:
                     and self.hands_over(other, engine)
                     for other in givers.values()
                 )
-            engine.unpaired = not whole and answers[kind]
+            engine.no_givers = not whole and answers[kind]
 
     def _kind(self, engine: EngineState) -> tuple[str, str, str]:
         """Engines of one kind pair with the same others."""

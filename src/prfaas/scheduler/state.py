@@ -39,6 +39,7 @@ class EngineState:
         "most_prefills",
         "most_running",
         "name",
+        "no_givers",
         "place",
         "prefill_records",
         "prefill_tokens",
@@ -49,7 +50,6 @@ class EngineState:
         "suspected",
         "takes_handoffs",
         "told_drained",
-        "unpaired",
         "up",
         "up_since",
         "waiting",
@@ -85,7 +85,7 @@ class EngineState:
         """Whether it was reported, since it was cordoned, that it has nothing left."""
         self.takes_handoffs = True
         """Whether its agent can send and receive for it; else it only answers alone."""
-        self.unpaired = False
+        self.no_givers = False
         """Whether no prefill engine can hand over to it (`Pairing`)."""
         self.suspected = False
         """It was up and may be failing: not up, but what it has goes on."""
@@ -101,6 +101,11 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def unpaired(self) -> bool:
+        """See `EngineView`."""
+        return self.no_givers or not self.takes_handoffs
 
     @property
     def decoding(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from prfaas.core.addresses import Address
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.gateway.endpoints import resolve
@@ -73,7 +74,8 @@ def clear_line(peer: str, *, connections: int = 1) -> LinkState:
 
 class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
-    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started."""
+    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
+    where all of it listens, and the gateway."""
 
     def __init__(
         self,
@@ -88,7 +90,9 @@ class MockDeployment:
         journal_file: Path | None = None,
         second_prefill: bool = False,
         absent: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
     ) -> None:
+        self._host = host
         self._absent = absent
         self._newcomers: list[MockEngine | MockAgent] = []
         self._settings = {
@@ -107,6 +111,8 @@ class MockDeployment:
             name: MockEngine(name, self.agents[agent], self.agents)
             for name, agent in places.items()
         }
+        for server in (*self.agents.values(), *self.engines.values()):
+            server.host = host
         self.agents["east-agent"].links = [clear_line("west-agent")]
         for name, engine in self.engines.items():
             engine.agent.register(name, mock_layout(block_tokens=block_tokens))
@@ -141,7 +147,9 @@ class MockDeployment:
             deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
         )
         await self.gateway.start()
-        served = serving(make_app(self.gateway), "127.0.0.1:0", what="mock", shutdown_timeout_s=0.1)
+        served = serving(
+            make_app(self.gateway), str(Address(self._host, 0)), what="mock", shutdown_timeout_s=0.1
+        )
         try:
             async with served as url, aiohttp.ClientSession(url) as client:
                 yield client
