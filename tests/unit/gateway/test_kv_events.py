@@ -293,8 +293,8 @@ async def test_a_publisher_that_answers_late_is_given_longer_and_nothing_is_lear
     monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.05)
     async with following() as (feed, publisher):
         publisher.kept += [batch(stored(0, 3)), batch(stored(3, 2))]
-        publisher.drops = lambda n: n >= (1 if publisher.replays == 1 else 0) and (
-            publisher.replays < 4
+        publisher.drops = lambda n: (
+            n >= (1 if publisher.replays == 1 else 0) and (publisher.replays < 4)
         )
         await until(lambda: feed.state is FeedState.LIVE)
         assert held(feed.follower.index) == 20
