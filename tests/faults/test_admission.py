@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from prfaas.core.deployment import parse_deployment
-from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, mock_layout, until
 
 COMPLETIONS = "/v1/completions"
 
@@ -105,3 +105,35 @@ async def test_answers_count_not_bodies() -> None:
         for gate in gates:
             gate.set()
         assert [r.status for r, _ in await asyncio.gather(*asked, batch)] == [200] * 3
+
+
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+
+
+async def test_no_prefill_starts_whose_kv_cache_has_no_place_to_arrive() -> None:
+    mock = MockDeployment()
+    one = mock_layout().handoff_bytes(0, len(LONG) // BLOCK_TOKENS * BLOCK_TOKENS)
+    memory = {"total_bytes": int(1.5 * one), "reserved_bytes": 0, "slot_bytes": 1}
+    mock.agents["west-agent"].memory = memory
+    async with mock.running() as client:
+        await mock.ready()
+        memories = mock.gateway._driver._scheduler._memories
+        await until(lambda: "west" in memories._by_machine)
+        e1 = mock.engines["e1"]
+        for engine in mock.engines.values():
+            engine.first_token_gate.clear()
+        asked = [asyncio.create_task(ask(client, LONG, stream=True)) for _ in range(3)]
+        await until(lambda: begun(mock) == 1)
+        await until(lambda: len(memories._by_machine["west"].line) == 2)
+        assert len(e1.requests) == 1
+        for engine in mock.engines.values():
+            engine.first_token_gate.set()
+        assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 3
+        assert len(e1.requests) == 3
+        assert memories._by_machine["west"].booked == 0
+        # One that can never fit is answered without a hand-off.
+        memory |= {"total_bytes": one // 2}
+        await until(lambda: memories._by_machine["west"].total == one // 2)
+        response, _ = await ask(client, LONG)
+        assert response.headers["x-prfaas-route"].startswith("direct")
+        assert "larger than the memory of west" in response.headers["x-prfaas-route"]

@@ -52,8 +52,17 @@ class TransferStatus(msgspec.Struct, frozen=True):
     sent: SentTransfer | None = None
 
 
+class MemoryCounts(msgspec.Struct, frozen=True):
+    """An agent's memory for what is handed over to its engines."""
+
+    total_bytes: int
+    reserved_bytes: int
+    slot_bytes: int
+
+
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
+    memory: MemoryCounts | None = None
 
 
 class AgentClient:
@@ -62,12 +71,16 @@ class AgentClient:
 
     def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
+        self.memory: MemoryCounts | None = None
+        """As it was when the engines were last asked for; agents of before do not say it."""
         self.url = url
         self._http = http
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
-        return self._parse(await self._get("/engines", _SHORT), _Engines).engines
+        answer = self._parse(await self._get("/engines", _SHORT), _Engines)
+        self.memory = answer.memory
+        return answer.engines
 
     async def transfer(self, transfer_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
         """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""

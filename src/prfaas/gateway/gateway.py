@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
@@ -17,7 +18,7 @@ from prfaas.core.deployment import Deployment
 from prfaas.core.deployment.changes import changes, check_change
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
-from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.agent_client import AgentClient, MemoryCounts
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
@@ -46,6 +47,7 @@ from prfaas.scheduler.events import (
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
+    MemoryReported,
     PairingChanged,
     TopologyChanged,
 )
@@ -93,6 +95,7 @@ class Gateway:
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
+            on_memory=self._memory_counted,
             layouts=Layouts(
                 endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
             ),
@@ -191,8 +194,6 @@ class Gateway:
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
-    # -- the parts ------------------------------------------------------------------------------
-
     def _make_requests(self) -> RequestFlow:
         fleet = self.fleet
         self._renderer = Renderer(
@@ -255,8 +256,6 @@ class Gateway:
     def _watch_links(self, agent: AgentClient) -> Watch:
         return "link_states", partial(watch_links, agent, self._lines)
 
-    # -- engines and agents that leave ------------------------------------------------------------
-
     def _drained(self, name: str) -> None:
         logger.info("%s is drained: nothing of this gateway is left on it", name)
         if name not in self._wanted.engines:
@@ -282,8 +281,6 @@ class Gateway:
         self._lines.reshaped()
         self._renderer.reshaped(self._endpoints.engines)
 
-    # -- what the watchers tell -----------------------------------------------------------------
-
     def _link_changed(self, event: LinkStateChanged) -> None:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
@@ -306,6 +303,10 @@ class Gateway:
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
+
+    def _memory_counted(self, agent: str, memory: MemoryCounts) -> None:
+        machine = self._endpoints.agents[agent].machine
+        self._driver.handle(MemoryReported(machine, *msgspec.structs.astuple(memory)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
         self._tell_of(EngineSuspected(name, why))

@@ -139,12 +139,15 @@ class Decoding:
         self.keep_second(record)
         self._requests.move(record, State.STREAMING)
         self._reservations.release_prefill(record, done=True)
+        if record.sequences == 1:  # Others may still have to read what was handed over.
+            self._reservations.release_memory(record)
 
     def complete(self, record: Record, _why: str) -> None:
         """The answer is complete: its slot goes to the next in line."""
         self.keep_second(record)
         self._reservations.release_prefill(record, done=True)
         engine = record.decode
+        self._reservations.release_memory(record)
         self._reservations.release_decode(record)
         self._requests.move(record, State.COMPLETED)
         if engine is not None:

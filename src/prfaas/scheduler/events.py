@@ -203,6 +203,16 @@ class TopologyChanged(Event, frozen=True, gc=False):
     topology: Topology
 
 
+class MemoryReported(Event, frozen=True, gc=False):
+    """How much memory for hand-offs a machine's agent has, and how much of it is reserved, by
+    whomever. ``slot_bytes``: it is given out in pieces of so much."""
+
+    machine: str
+    total_bytes: int
+    reserved_bytes: int
+    slot_bytes: int
+
+
 class LinkStateChanged(Event, frozen=True, gc=False):
     """One direction of a line as its sender sees it now.
 
@@ -247,6 +257,7 @@ AnyEvent = (
     | EngineCordoned
     | EngineUncordoned
     | TopologyChanged
+    | MemoryReported
     | LinkStateChanged
     | TimerFired
 )

@@ -232,6 +232,10 @@ class Routing:
                 record.reason += f"; {decode.name} takes no hand-offs"
             elif not pairing.hands_over(engine, decode):
                 record.reason += f"; {engine.name} cannot hand over to {decode.name}"
+            elif from_token < to_token and self._reservations.memories.too_large(
+                decode, self._costs.kv_bytes(from_token, to_token)
+            ):
+                record.reason += f"; its KV cache is larger than the memory of {decode.machine}"
             elif from_token < to_token:
                 self._prefilling.plan(record, engine, decode, from_token, to_token)
                 return

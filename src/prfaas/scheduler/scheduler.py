@@ -43,6 +43,7 @@ from prfaas.scheduler.events import (
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
+    MemoryReported,
     PairingChanged,
     PrefillCompleted,
     PrefillFailed,
@@ -110,6 +111,7 @@ class Scheduler:
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
         self._decoding = parts.decoding
+        self._memories = parts.reservations.memories
         self._roles = Roles(requests, fleet, parts.decoding, mode=config.roles)
         self._membership = membership = Membership(
             requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
@@ -140,6 +142,7 @@ class Scheduler:
             EngineCordoned: membership.cordoned,
             EngineUncordoned: membership.uncordoned,
             TopologyChanged: reshaping.changed,
+            MemoryReported: parts.reservations.memory_reported,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -217,6 +220,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
         self._fleet.check_integrity()
+        self._memories.check_integrity(self._records.keys())
         for record in self._records.values():
             if record.state in TERMINAL or record.state is State.ARRIVED:
                 raise InvariantError(f"request {record.request_id} rests in {record.state.name}")

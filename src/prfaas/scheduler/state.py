@@ -19,42 +19,13 @@ class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
-        "_clock",
-        "_free_at",
-        "answers",
-        "assigned",
-        "busy_since",
-        "changes_role",
-        "cluster",
-        "configured_role",
-        "cordon",
-        "decode_records",
-        "draining",
-        "kv_tokens",
-        "kv_used",
-        "machine",
-        "max_prefills",
-        "max_requests",
-        "may_change_role",
-        "most_prefills",
-        "most_running",
-        "name",
-        "no_givers",
-        "place",
-        "prefill_records",
-        "prefill_tokens",
-        "prefills",
-        "queued_s",
-        "role",
-        "running",
-        "suspected",
-        "takes_handoffs",
-        "told_drained",
-        "up",
-        "up_since",
-        "waiting",
-        "warm",
-    )
+        "_clock", "_free_at", "answers", "assigned", "busy_since", "changes_role", "cluster",
+        "configured_role", "cordon", "decode_records", "draining", "kv_tokens", "kv_used",
+        "machine", "max_prefills", "max_requests", "may_change_role", "most_prefills",
+        "most_running", "name", "no_givers", "place", "prefill_records", "prefill_tokens",
+        "prefills", "queued_s", "role", "running", "suspected", "takes_handoffs", "told_drained",
+        "up", "up_since", "waiting", "warm",
+    )  # fmt: skip
 
     def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
         self.name = spec.name
@@ -252,12 +223,11 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
-        "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
-        "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
+        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at", "engines_lost",
+        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes",
+        "max_output_tokens", "memory", "pace", "prefill", "prefill_s", "reason", "request_id",
         "resumable", "route", "sequences", "share_arrived", "stall_at", "state", "to_token",
-        "total_tokens",
-        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
@@ -294,6 +264,8 @@ class Record:
         self.transfer_from = ""
         self.link: LinkState | None = None
         self.link_bytes = 0.0
+        self.memory: str | None = None
+        """The machine on which its hand-off has memory booked."""
         self.stall_at = inf
         self.share_arrived: float | None = None
         self.pace: tuple[float, float] | None = None
