@@ -9,6 +9,7 @@ from pathlib import Path
 import uvloop
 
 from prfaas.core.deployment import load_deployment
+from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import serve
@@ -31,6 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--events", type=Path, metavar="FILE", help="append the journal: every event and command"
     )
+    parser.add_argument(
+        "--learned",
+        type=Path,
+        metavar="FILE",
+        help="keep what is learned of engines here, and begin with what a gateway has left",
+    )
     add_log_level(parser)
 
 
@@ -52,7 +59,13 @@ def run(args: argparse.Namespace) -> int:
         )
 
     program = serve(
-        deployment, endpoints, journal_file=args.events, hurry=hurry, reloading=reloading
+        deployment,
+        endpoints,
+        journal_file=args.events,
+        learned_file=args.learned,
+        seeds=cost_seeds(deployment, beside=args.deployment.parent),
+        hurry=hurry,
+        reloading=reloading,
     )
     return run_until_signal(
         program,

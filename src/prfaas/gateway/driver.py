@@ -30,7 +30,6 @@ from prfaas.gateway.handoffs import (
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
-from prfaas.policies.api import View
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -95,7 +94,8 @@ class Driver:
         self._on_drained = on_drained
         self._journal = journal
         self._on_role = on_role
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        """For others to read only."""
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
@@ -105,11 +105,6 @@ class Driver:
         self._exchanges: dict[str, Exchange] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-
-    @property
-    def view(self) -> View:
-        """What the scheduler knows of engines and lines, to read only."""
-        return self._scheduler.view
 
     @staticmethod
     def new_key() -> str:
@@ -121,28 +116,11 @@ class Driver:
         now = time.monotonic()
         commands: Sequence[AnyCommand] = ()
         try:
-            commands = self._scheduler.handle(event, now=now)
+            commands = self.scheduler.handle(event, now=now)
         finally:  # An event that breaks the scheduler is the one to know.
             self._journal.write(now, event, *commands)
         for command in commands:
             self._execute(command)
-
-    def knows(self, engine: str) -> bool:
-        """Whether the scheduler has an engine of that name."""
-        return engine in self._scheduler.view.engines
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Prompt tokens of the requests that wait for a place on an engine."""
-        return self._scheduler.waiting_tokens
-
-    def slot_wait_s(self, sequences: int) -> float:
-        """How long so many sequences would wait for their decode slots."""
-        return self._scheduler.slot_wait_s(sequences)
-
-    def requests_on(self, engine: str) -> int:
-        """How many requests are on an engine or on their way to it."""
-        return self._scheduler.requests_on(engine)
 
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
@@ -151,7 +129,7 @@ class Driver:
             self.handle(arrival)
             await asyncio.wait([exchange.response.done])
         finally:
-            if self._scheduler.state(exchange.key) is not None:
+            if self.scheduler.state(exchange.key) is not None:
                 self.handle(RequestCancelled(exchange.key))
             del self._exchanges[exchange.key]
             exchange.attempts.stop_all()

@@ -177,14 +177,3 @@ def _engine(
         kv_events=engine.kv_events,
         kv_events_replay=engine.kv_events_replay,
     )
-
-
-def check_leaving(now: Endpoints, wanted: Endpoints) -> None:
-    """Raise ConfigError for an engine that comes back as another before it has left."""
-    for name in now.engines.keys() & wanted.engines.keys():
-        old, new = now.engines[name], wanted.engines[name]
-        if (old.cluster, old.machine, old.role) != (new.cluster, new.machine, new.role):
-            raise ConfigError(
-                f"engine {name!r} is still finishing its requests as what it was: give the new one "
-                "another name"
-            )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
-from prfaas.core.deployment.changes import changes, check_change
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient, MemoryCounts
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, check_leaving, resolve
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
@@ -30,13 +29,14 @@ from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
+from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
-from prfaas.gateway.roster import Indices, Roster, Watch
-from prfaas.index.prefix_index import EngineIndex
-from prfaas.policies.api import View
+from prfaas.gateway.reshaping import Reshaping
+from prfaas.gateway.roster import Roster, Watch
+from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
@@ -49,13 +49,16 @@ from prfaas.scheduler.events import (
     MachinesJoined,
     MemoryReported,
     PairingChanged,
-    TopologyChanged,
 )
-from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
-logger = logging.getLogger(__name__)
+_SEED_BYTES = 16
+_TIDY_S = 0.25
+"""How often the prefix index is looked after: it makes room ahead of what a second may bring."""
+_FEWEST_ENGINES = 64
+"""The index has room for so many, or for twice those of the file: others may join."""
 
 
 class Gateway:
@@ -63,9 +66,19 @@ class Gateway:
     loop. ``requests`` answers clients."""
 
     def __init__(
-        self, deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+        self,
+        deployment: Deployment,
+        endpoints: Endpoints,
+        *,
+        journal_file: Path | None = None,
+        learned_file: Path | None = None,
+        seeds: Mapping[str, Curve] | None = None,
     ) -> None:
-        """Raises ConfigError for an unknown policy or a journal that cannot be written."""
+        """``seeds``: what is known of engines' prefill times before any was seen. Raises
+        ConfigError for an unknown policy, or a file that cannot be written."""
+        self._learned = LearnedFile(learned_file)
+        self._learned.check()
+        self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.client_keys = Keys(deployment.gateway.api_keys)
@@ -76,8 +89,6 @@ class Gateway:
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._wanted = endpoints
-        """Of the file; ``_endpoints`` also has what has left it and is not drained yet."""
         self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
@@ -85,6 +96,12 @@ class Gateway:
         self._http = HttpClient()
         self._zmq = zmq.asyncio.Context()
         endpoints = self._endpoints
+        most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
+        self.index = PrefixIndex(
+            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_engines=most_engines,
+            seed=os.urandom(_SEED_BYTES),
+        )
         self._roster = Roster(endpoints, self._http, self._background, self._make_feed)
         self._roster.add_clients()
         self.engines, self.agents = self._roster.engines, self._roster.agents
@@ -101,35 +118,35 @@ class Gateway:
             ),
         )
         self._driver = self._make_driver()
-        self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()
         self._lines = LineStates(
             endpoints, on_change=self._link_changed, on_pair=self._machines_changed
         )
+        self._reshaping = Reshaping(
+            endpoints,
+            roster=self._roster,
+            fleet=self.fleet,
+            drains=self.drains,
+            lines=self._lines,
+            renderer=self._renderer,
+            metrics=self.metrics,
+            tell=self._driver.handle,
+            watch_links=self._watch_links,
+            most_engines=most_engines,
+        )
         self._roster.watch(self.fleet, self._watch_links)
+        self.run_beside(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
+        )
+        self.run_beside("index", self._keep_index_tidy)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
         be; ``source`` names the file."""
         deployment = deployment.of_gateway(self.deployment.gateway.name)
-        wanted = resolve(deployment, source=source)
-        check_change(self.deployment, deployment)
-        make_policy(deployment.scheduler)
-        check_leaving(self._endpoints, wanted)
-        for change in changes(self.deployment, deployment):
-            logger.info("deployment: %s", change)
-        self.deployment, self._wanted = deployment, wanted
-        self._endpoints.become(wanted.keeping(self._endpoints, self._endpoints.engines.keys()))
-        for name in self._endpoints.engines.keys() - self.engines.keys():
-            self.fleet.add(name)
-        moved = self._roster.add_clients()
-        self._driver.handle(
-            TopologyChanged(topology_of(deployment, alignment_tokens=None, up=False))
-        )
-        for name in moved:
-            self.fleet.moved(name)
-        self._reshaped()
-        self._roster.watch(self.fleet, self._watch_links)
+        self._reshaping.become(self.deployment, deployment, source=source)
+        self.deployment = deployment
         self.client_keys.replace(deployment.gateway.api_keys)
         self.operator_keys.replace(deployment.gateway.operator_keys)
         self.requests.configure(deployment.gateway)
@@ -144,6 +161,7 @@ class Gateway:
         await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
+        self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -162,15 +180,6 @@ class Gateway:
         self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
         await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
-    @property
-    def scheduling(self) -> View:
-        """What the scheduler knows of engines and lines, to read only."""
-        return self._driver.view
-
-    def warnings(self) -> list[str]:
-        """What is not as it should be though requests are answered."""
-        return self.fleet.warnings()
-
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
         return self._roster.feeds[engine]
@@ -185,10 +194,11 @@ class Gateway:
         """Bring gauges up to date, before metrics are read."""
         for feed in self._roster.feeds.values():
             self.metrics.observe_feed(feed)
+        self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
-            role = self._driver.view.engines[name].role
+            role = self._driver.scheduler.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
@@ -209,7 +219,7 @@ class Gateway:
             renderer=self._renderer,
             adapters=self._adapters,
             endpoints=self._endpoints,
-            indices=Indices(self._roster.feeds),
+            index=self.index,
             metrics=self.metrics,
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
@@ -220,7 +230,8 @@ class Gateway:
         return (self.fleet.up - self.drains.engines) or self.fleet.up
 
     def _make_feed(self, engine: str) -> KvEventFeed:
-        return KvEventFeed(engine, EngineIndex(), partial(self._source, engine), self._zmq)
+        index = self.index.engine(engine)
+        return KvEventFeed(engine, index, partial(self._source, engine), self._zmq)
 
     async def _source(self, name: str) -> tuple[str, str | None]:
         client, engine = self.engines[name], self._endpoints.engines[name]
@@ -230,6 +241,11 @@ class Gateway:
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
+    async def _keep_index_tidy(self) -> None:
+        while True:
+            pause_s = 0.0 if self.index.tidy() else _TIDY_S
+            await asyncio.sleep(pause_s)
+
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
         opened = JournalOpened(
@@ -237,7 +253,7 @@ class Gateway:
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(),
+            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(
@@ -249,37 +265,12 @@ class Gateway:
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
-            on_drained=self._drained,
+            on_drained=lambda engine: self._reshaping.drained(engine),
             on_role=self._role_changed,
         )
 
     def _watch_links(self, agent: AgentClient) -> Watch:
         return "link_states", partial(watch_links, agent, self._lines)
-
-    def _drained(self, name: str) -> None:
-        logger.info("%s is drained: nothing of this gateway is left on it", name)
-        if name not in self._wanted.engines:
-            # Whoever has moved the last request may be in the middle of its own work.
-            asyncio.get_running_loop().call_soon(self._forget_engine, name)
-
-    def _forget_engine(self, name: str) -> None:
-        if name in self._wanted.engines or name not in self._endpoints.engines:
-            return
-        leaving = self._endpoints.engines.keys() - self._wanted.engines.keys() - {name}
-        self._endpoints.become(self._wanted.keeping(self._endpoints, leaving))
-        self._roster.forget_engine(name)
-        self.fleet.forget(name)
-        self.drains.forget(name)
-        self.metrics.forget_engine(name)
-        self._reshaped()
-        logger.info("engine %s has left the deployment", name)
-
-    def _reshaped(self) -> None:
-        for agent in self._roster.forget_agents():
-            self.fleet.forget_agent(agent)
-        self.fleet.layouts.reshaped()
-        self._lines.reshaped()
-        self._renderer.reshaped(self._endpoints.engines)
 
     def _link_changed(self, event: LinkStateChanged) -> None:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
@@ -316,5 +307,7 @@ class Gateway:
         self._tell_of(EngineDown(name, why))
 
     def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown) -> None:
-        if self._driver.knows(event.engine):  # It may be about to be forgotten here as well.
+        if (
+            event.engine in self._driver.scheduler.view.engines
+        ):  # It may be about to be forgotten here as well.
             self._driver.handle(event)

@@ -142,7 +142,7 @@ class _Front:
         body = {
             "ready": not troubles,
             "troubles": troubles,
-            "warnings": self._gateway.warnings(),
+            "warnings": self._gateway.fleet.warnings(),
         }
         return web.json_response(body, status=status)
 

@@ -33,7 +33,7 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class RequestFlow:
     """Answers requests.
 
     Args:
-        indices: engine -> what its prefix cache holds.
+        index: what the engines' prefix caches hold.
         alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
             not there hands nothing over. It changes as engines register.
     """
@@ -60,7 +60,7 @@ class RequestFlow:
         renderer: Renderer,
         adapters: Adapters,
         endpoints: Endpoints,
-        indices: Mapping[str, EngineIndex],
+        index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
         alignment_tokens: Mapping[str, int],
@@ -71,7 +71,7 @@ class RequestFlow:
         self._renderer = renderer
         self._adapters = adapters
         self._endpoints = endpoints
-        self._indices = indices
+        self._index = index
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
@@ -193,7 +193,7 @@ class RequestFlow:
 
     def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
         """Why it is not begun, by what waits already; None if it is."""
-        wait_s = self._driver.slot_wait_s(sequences)
+        wait_s = self._driver.scheduler.slot_wait_s(sequences)
         limit_s = min(exchange.time_left_s(), self._longest_wait_s)
         if wait_s > limit_s:
             message = (
@@ -201,7 +201,7 @@ class RequestFlow:
                 f"{limit_s:.0f} s"
             )
             return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s - limit_s)))
-        tokens = self._driver.waiting_tokens
+        tokens = self._driver.scheduler.waiting_tokens
         mine = exchange.facts.total_tokens or 1
         if tokens and tokens + mine > self._most_waiting_tokens:
             message = f"{tokens} prompt tokens wait, and at most {self._most_waiting_tokens} may"
@@ -225,8 +225,8 @@ class RequestFlow:
             return NO_MATCHES
         return match_engines(
             PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+            self._index,
             self._endpoints.engines,
-            self._indices,
             prompt_tokens=len(token_ids),
             alignment_tokens=self._alignment_tokens,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_events import KvEventFeed
-from prfaas.index.prefix_index import EngineIndex
 
 Watch = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """The kind of a background task, and the task."""
@@ -104,19 +103,3 @@ class Roster:
     def _stop(self, name: str) -> None:
         for task in self._watching.pop(name, []):
             task.cancel()
-
-
-class Indices(Mapping[str, EngineIndex]):
-    """The index of each engine that has a feed now."""
-
-    def __init__(self, feeds: Mapping[str, KvEventFeed]) -> None:
-        self._feeds = feeds
-
-    def __getitem__(self, engine: str) -> EngineIndex:
-        return self._feeds[engine].follower.index
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._feeds)
-
-    def __len__(self) -> int:
-        return len(self._feeds)

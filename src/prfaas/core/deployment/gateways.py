@@ -35,6 +35,8 @@ class GatewayConfig(Strict, frozen=True):
     max_wait: str | None = None
     """How long a request may have to wait for a decode slot, by the queues at its arrival; what
     would wait longer gets 429 at once. None: as long as its deadline lets it."""
+    max_index_blocks: Positive = 4_194_304
+    """Distinct KV blocks whose holders are known, at about 75 bytes each."""
     drain: str = "25 s"
     """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
     kills, so that what is cut can still be told so."""
