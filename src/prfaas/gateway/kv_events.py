@@ -166,8 +166,7 @@ class KvEventFeed:
         self.follower = KvEventFollower(index)
         self.state = FeedState.CONNECTING
         self._patience_s = _REPLAY_TIMEOUT_S
-        self._catching_up = False
-        """Whether it has begun to learn what the engine remembers, and has not learned all yet."""
+        self._catching_up = False  # It has begun to learn what is remembered, and not learned all.
         self._discover = discover
         self._context = context
 
@@ -252,8 +251,7 @@ class KvEventFeed:
                     return True
                 with self._bad_message(frames, parts=4):
                     number, payload = _numbered(frames, parts=4)
-                    # The first may be beyond: what lies between is forgotten there. Later ones may
-                    # not: what lies between was dropped on the way.
+                    # Before the first, what lies between is forgotten there; later, it was dropped.
                     if not first and number > self.follower.next_number:
                         return False
                     first = False
