@@ -74,6 +74,7 @@ class Driver:
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
         on_drained: told which engine has nothing left to do.
+        on_arrival: told of every request that the scheduler is told of.
         on_role: told of every change of an engine's role, and of those of a dry run.
     """
 
@@ -90,12 +91,13 @@ class Driver:
         journal: JournalFile,
         on_drained: Callable[[str], None],
         on_role: Callable[[ChangeRole], None] = lambda command: None,
+        on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
         self._on_drained = on_drained
         self._journal = journal
-        self._on_role = on_role
+        self._on_role, self._on_arrival = on_role, on_arrival
         self.scheduler = scheduler
-        """For others to read only."""
+        """To read only: events come from here alone."""
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
@@ -125,6 +127,7 @@ class Driver:
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
         self._exchanges[exchange.key] = exchange
+        self._on_arrival(arrival)
         try:
             self.handle(arrival)
             await asyncio.wait([exchange.response.done])
@@ -249,7 +252,7 @@ class Driver:
             )
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
-            await relay(
+            output_tokens = await relay(
                 self._engines[command.engine],
                 exchange.body.endpoint,
                 body,
@@ -271,7 +274,7 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
-            self.handle(RequestCompleted(key, attempt))
+            self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
         exchange.facts.note_answer(command, exchange.elapsed_s())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -10,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
-from prfaas.core.layout import KvLayout
+from prfaas.core.errors import PrfaasError
 from prfaas.gateway.adapters import Adapters
-from prfaas.gateway.agent_client import AgentClient, MemoryCounts
+from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
@@ -28,14 +28,17 @@ from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.kv_memory import kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.news import News
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.commands import ChangeRole
@@ -43,17 +46,13 @@ from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
     EngineUp,
-    LayoutKnown,
-    LinkStateChanged,
-    MachinesCut,
-    MachinesJoined,
-    MemoryReported,
-    PairingChanged,
+    KvMemoryKnown,
 )
 from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
+logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
 _TIDY_S = 0.25
 """How often the prefix index is looked after: it makes room ahead of what a second may bring."""
@@ -96,6 +95,7 @@ class Gateway:
         self._http = HttpClient()
         self._zmq = zmq.asyncio.Context()
         endpoints = self._endpoints
+        news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
         most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
             max_blocks=self.deployment.gateway.max_index_blocks,
@@ -112,16 +112,15 @@ class Gateway:
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
-            on_memory=self._memory_counted,
-            layouts=Layouts(
-                endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
-            ),
+            on_memory=news.memory_counted,
+            layouts=Layouts(endpoints, on_known=news.layout_known, on_pairing=news.pairing_changed),
         )
+        self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()
         self._lines = LineStates(
-            endpoints, on_change=self._link_changed, on_pair=self._machines_changed
+            endpoints, on_change=news.link_changed, on_pair=news.machines_changed
         )
         self._reshaping = Reshaping(
             endpoints,
@@ -140,6 +139,7 @@ class Gateway:
             "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
         self.run_beside("index", self._keep_index_tidy)
+        self.run_beside("threshold", self.thresholds.run)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
@@ -201,6 +201,7 @@ class Gateway:
             role = self._driver.scheduler.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
+        self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -267,37 +268,37 @@ class Gateway:
             journal=self._journal,
             on_drained=lambda engine: self._reshaping.drained(engine),
             on_role=self._role_changed,
+            on_arrival=self.thresholds.arrived,
         )
 
     def _watch_links(self, agent: AgentClient) -> Watch:
         return "link_states", partial(watch_links, agent, self._lines)
 
-    def _link_changed(self, event: LinkStateChanged) -> None:
-        self.metrics.link_up.labels(event.source, event.target).set(event.up)
-        self._driver.handle(event)
+    async def _learn_kv_memory(self, name: str) -> None:
+        """Once it is registered: how many blocks say nothing without their layout."""
+        layout = self.fleet.layouts.layout(name)
+        if layout is None:
+            return
+        try:
+            blocks = await self.engines[name].kv_blocks()
+        except PrfaasError as error:  # It is told again when it has come back.
+            logger.info("%s does not say how large its KV memory is: %s", name, error)
+            return
+        found = None if blocks is None else kv_memory(layout, blocks)
+        if found is not None:
+            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
+            self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
 
     def _role_changed(self, command: ChangeRole) -> None:
         done = "no" if command.dry_run else "yes"
         self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
-    def _machines_changed(self, source: str, target: str, up: bool) -> None:
-        self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
-
-    def _layout_known(self, layout: KvLayout, engines: tuple[str, ...]) -> None:
-        self._driver.handle(LayoutKnown(layout, engines))
-
-    def _pairing_changed(self, unfit: tuple[tuple[str, str], ...]) -> None:
-        self._driver.handle(PairingChanged(unfit))
-
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("kv_memory", partial(self._learn_kv_memory, name))
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
-
-    def _memory_counted(self, agent: str, memory: MemoryCounts) -> None:
-        machine = self._endpoints.agents[agent].machine
-        self._driver.handle(MemoryReported(machine, *msgspec.structs.astuple(memory)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
         self._tell_of(EngineSuspected(name, why))
@@ -306,8 +307,7 @@ class Gateway:
         self._roster.unfollow(name)
         self._tell_of(EngineDown(name, why))
 
-    def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown) -> None:
-        if (
-            event.engine in self._driver.scheduler.view.engines
-        ):  # It may be about to be forgotten here as well.
+    def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:
+        # It may be about to be forgotten here as well.
+        if event.engine in self._driver.scheduler.view.engines:
             self._driver.handle(event)

@@ -128,7 +128,7 @@ class FleetState:
             records = engine.decode_records.values()
             holding = [r for r in records if r.state in (State.DECODING, State.STREAMING)]
             running = sum(r.sequences for r in holding)
-            kv_used = sum(r.kv_tokens for r in holding)
+            kv_used = sum(engine.kv_of(r) for r in holding)
             if kv_used != engine.kv_used or (len(holding) > 1 and kv_used > engine.kv_tokens):
                 raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
             too_many = len(holding) > 1 and running > engine.most_running
