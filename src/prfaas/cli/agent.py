@@ -14,7 +14,6 @@ from prfaas.core.deployment import load_deployment
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.signals import run_until_signal
 
-
 log = logging.getLogger(__name__)
 
 
