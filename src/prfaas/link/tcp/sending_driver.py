@@ -12,17 +12,23 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from prfaas.core.errors import CallerError, LinkError
 from prfaas.link.api import LinkState, TransferOffer
 from prfaas.link.protocol.frames import Hello, Welcome
-from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_connection import (
+    SendingConnection,
+    nobody_asked,
+    nothing_to_say,
+)
 from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.protocol.sending_records import SendingTransfer
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.dialing import Dialled, dial
 from prfaas.link.tcp.event_pump import EventPump
+from prfaas.link.tcp.line_budget import BudgetedPacer, LineBudget
 from prfaas.link.tcp.line_control import LineControl
 from prfaas.link.tcp.sending_thread import SendingThread
 from prfaas.link.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
@@ -58,10 +64,15 @@ class SendingDriver:
         peer: PeerConfig,
         config: TcpLinkConfig,
         context: ssl.SSLContext | None,
+        budget: LineBudget | None = None,
     ) -> None:
         self.name = name
         self.lock = threading.Lock()
         self.end = SendingEnd(rate_bytes_per_s=peer.rate_bytes_per_s)
+        self._budget = budget
+        if budget is not None:
+            self.end.pacer = BudgetedPacer(peer.rate_bytes_per_s, budget, name)
+            budget.join(name, self)
         pump: EventPump[Callable[[], None]] = EventPump(
             self.lock, self.end.events, lambda callback: callback()
         )
@@ -78,7 +89,7 @@ class SendingDriver:
         """Of ``_live``: replaced with it, so that it can be read without the lock."""
         self._closed = False
         self._sample_at = time.monotonic()
-        self._line = LineControl(name, peer, config)
+        self._line = LineControl(name, peer, config, budget)
         self._threads: list[SendingThread] = []
         with self.lock:
             self._start_threads()
@@ -113,6 +124,17 @@ class SendingDriver:
         self.wake_idle()
         return TransferHandle(self, transfer)
 
+    @property
+    def open_connections(self) -> int:
+        """See `line_budget.Member`."""
+        return len(self._connected)
+
+    @property
+    def queued_bytes(self) -> int:
+        """See `line_budget.Member`."""
+        with self.lock:
+            return self.end.queued_bytes
+
     def wake_idle(self, at_most: int = 64) -> None:
         """Wake connections that wait for something to send."""
         for each in self._connected:
@@ -120,7 +142,7 @@ class SendingDriver:
                 at_most -= 1
                 each.thread.wake()
 
-    def tick(self, now: float) -> None:
+    def tick(self, *, now: float) -> None:
         """Every 20 ms, from the link's ticker."""
         with self.lock:
             self.end.tick(now=now, trouble=self.last_error)
@@ -170,6 +192,9 @@ class SendingDriver:
         """See `ConnectionPool`."""
         welcome = dialled.welcome
         most_bytes = min(self._config.max_chunk_bytes, welcome.max_chunk_bytes)
+        budget = self._budget
+        if budget is not None:
+            budget.opened(now=time.monotonic())
         connection = SendingConnection(
             self.end,
             dialled.number,
@@ -177,6 +202,8 @@ class SendingDriver:
             chunk_bytes=min(self._line.chunk_bytes, most_bytes),
             keepalive_s=self._config.keepalive_s,
             now=time.monotonic(),
+            word=nothing_to_say if budget is None else partial(budget.word, self.name),
+            granted=nobody_asked if budget is None else budget.granted,
         )
         with self.lock:
             self._greet(welcome, most_bytes)
@@ -209,6 +236,8 @@ class SendingDriver:
         with self.lock:
             self._live.pop(thread.slot, None)
             self._connected = tuple(self._live.values())
+            if self._budget is not None:
+                self._budget.closed()
             if not graceful:
                 self.end.counters.connections_lost += 1
         self.wake_idle()
@@ -240,7 +269,7 @@ class SendingDriver:
             counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
         self._line.observe(live, counters, queued, now)
         with self.lock:
-            self.end.pacer.rate_bytes_per_s = self._line.rate_bytes_per_s
+            self.end.pacer.rate_bytes_per_s = self._line.own_rate_bytes_per_s
             self._start_threads()
 
     def state(self) -> LinkState:
