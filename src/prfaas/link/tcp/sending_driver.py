@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from prfaas.core.errors import CallerError, LinkError
@@ -24,14 +23,13 @@ from prfaas.link.protocol.sending_connection import (
 )
 from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.protocol.sending_records import SendingTransfer
-from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.dialing import Dialled, dial
 from prfaas.link.tcp.event_pump import EventPump
 from prfaas.link.tcp.line_budget import BudgetedPacer, LineBudget
 from prfaas.link.tcp.line_control import LineControl
-from prfaas.link.tcp.sending_thread import SendingThread
-from prfaas.link.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
+from prfaas.link.tcp.sending_thread import Connected, SendingThread
+from prfaas.link.tcp.telemetry import PeerTelemetry, connections_telemetry
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +40,6 @@ _SAMPLE_S = 0.1
 """How often the kernel is asked about the connections; `LinkState` promises it."""
 _BYTES_PER_WAKE = 256 * 1024
 """So many bytes that are added wake one more connection that waits for something to send."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    thread: SendingThread
-    channel: Channel
-    connection: SendingConnection
 
 
 class SendingDriver:
@@ -72,7 +63,6 @@ class SendingDriver:
         self._budget = budget
         if budget is not None:
             self.end.pacer = BudgetedPacer(peer.rate_bytes_per_s, budget, name)
-            budget.join(name, self)
         pump: EventPump[Callable[[], None]] = EventPump(
             self.lock, self.end.events, lambda callback: callback()
         )
@@ -84,13 +74,15 @@ class SendingDriver:
         self._session = secrets.randbits(63)
         self._numbers = itertools.count(1)
         self._incarnation: int | None = None
-        self._live: dict[int, _Connected] = {}
-        self._connected: tuple[_Connected, ...] = ()
+        self._live: dict[int, Connected] = {}
+        self._connected: tuple[Connected, ...] = ()
         """Of ``_live``: replaced with it, so that it can be read without the lock."""
         self._closed = False
         self._sample_at = time.monotonic()
         self._line = LineControl(name, peer, config, budget)
         self._threads: list[SendingThread] = []
+        if budget is not None:
+            budget.join(name, self)
         with self.lock:
             self._start_threads()
 
@@ -192,8 +184,7 @@ class SendingDriver:
         """See `ConnectionPool`."""
         welcome = dialled.welcome
         most_bytes = min(self._config.max_chunk_bytes, welcome.max_chunk_bytes)
-        budget = self._budget
-        if budget is not None:
+        if (budget := self._budget) is not None:
             budget.opened(now=time.monotonic())
         connection = SendingConnection(
             self.end,
@@ -210,7 +201,7 @@ class SendingDriver:
         self.deliver_events()
         with self.lock:
             self._line.introduce(dialled.channel)
-            self._live[thread.slot] = _Connected(thread, dialled.channel, connection)
+            self._live[thread.slot] = Connected(thread, dialled.channel, connection)
             self._connected = tuple(self._live.values())
             self._start_threads()
             self._news.notify_all()
@@ -287,19 +278,7 @@ class SendingDriver:
             dial_errors, last_error = dict(self.dial_errors), self.last_error
         return PeerTelemetry(
             state=self._line.state(connections, counters, queued),
-            connections=tuple(
-                ConnectionTelemetry(
-                    number,
-                    s.rtt_s,
-                    s.min_rtt_s,
-                    s.retransmits,
-                    s.delivery_rate_bytes_per_s,
-                    s.window_bytes,
-                    s.unsent_bytes,
-                    s.sent_bytes,
-                )
-                for number, s in self._line.samples.items()
-            ),
+            connections=connections_telemetry(self._line.samples),
             transfers_completed=counters.transfers_completed,
             transfers_failed=counters.transfers_failed,
             chunks_returned=counters.chunks_returned,
