@@ -73,11 +73,10 @@ def main() -> int:
 
 def ask(url: str, profiles: Path, args: argparse.Namespace, stage: Stage) -> None:
     """The script, at a rate that leaves each stage idle most of the time."""
-    lengths = TruncatedLogNormal(stage.mu, stage.sigma, 100, stage.longest)
-    slowest = max(
-        load_profile(str(path)).prefill_or_refuse.seconds(lengths.mean())
-        for path in profiles.glob("*.yaml")
-    )
+    known = [load_profile(str(path)).prefill_or_refuse for path in profiles.glob("*.yaml")]
+    longest = min([stage.longest, *(profile.max_tokens for profile in known)])
+    lengths = TruncatedLogNormal(stage.mu, stage.sigma, 100, longest)
+    slowest = max(profile.seconds(lengths.mean()) for profile in known)
     rate = args.busy / slowest
     print(f"{args.requests} requests at {rate:.2f} a second ...", flush=True)
     workload = drawn(lengths, stage.output_tokens, rate, args.requests, seed=7)
@@ -94,7 +93,9 @@ def compared(described: Description, journal: Path, home: Path) -> dict[str, obj
     happened = read_happened(journal, described, beside=home)
     there, run = as_it_was(described, happened)
     live = happened.table
-    simulated = simulate(there, run, happened.workload, beside=home).recorder.table()
+    known = happened.opened.costs
+    simulation = simulate(there, run, happened.workload, beside=home, begun_with=known)
+    simulated = simulation.recorder.table()
     with journal.open("rb") as lines:
         differences = sum(1 for _ in replay(read_journal(lines)))
     found = {

@@ -88,6 +88,20 @@ class Layouts:
         self._regroup({rank.engine for rank in (*before, *ranks)})
         return replaced(before, ranks)
 
+    def reshaped(self) -> None:
+        """Engines joined or left: an agent may have told of them before they were known."""
+        there = self._endpoints.engines
+        for name in self._ranks.keys() - there.keys():
+            del self._ranks[name]
+            self._groups.pop(name, None)
+            self.alignment_tokens.pop(name, None)
+        for agent in self._by_agent.keys() - self._endpoints.agents.keys():
+            del self._by_agent[agent]
+        for agent, ranks in list(self._by_agent.items()):
+            self._by_agent[agent] = []
+            self.registered(agent, ranks)
+        self._compare()
+
     def is_whole(self, engine: str) -> bool:
         """Whether it has registered with all its ranks."""
         return engine in self._groups
@@ -95,6 +109,13 @@ class Layouts:
     def is_uniform(self, cluster: str) -> bool:
         """Whether all engines of a cluster that have registered hold their KV cache alike."""
         return self._groups_of.get(cluster, 0) <= 1
+
+    def layout(self, engine: str) -> KvLayout | None:
+        """Of one of its ranks; None until all have registered."""
+        if engine not in self._groups:
+            return None
+        ranks = self._ranks[engine]
+        return ranks[min(ranks)]
 
     def ranks(self, engine: str) -> int:
         """How many tensor-parallel ranks it has (1 while unknown)."""
