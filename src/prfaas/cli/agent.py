@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 import uvloop
@@ -12,6 +13,8 @@ from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import load_deployment
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.signals import run_until_signal
+
+log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,4 +36,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the agent; 0 once it is told to stop."""
     log_to_stderr(args.log_level)
     settings = settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
-    return run_until_signal(serve(settings), stopped_status=0, loop_factory=uvloop.new_event_loop)
+    return run_until_signal(
+        serve(settings),
+        stopped_status=0,
+        loop_factory=uvloop.new_event_loop,
+        on_hangup=lambda: log.warning(
+            "SIGHUP: an agent reads its deployment file when it starts, and goes on as it is"
+        ),
+    )

@@ -1,10 +1,7 @@
 """What a routing policy sees, and what it answers.
 
-Theory of operation. A policy is a pure function of a *view*: the request, the engines with what is
-outstanding on them, the lines as last reported. It answers with a `Decision` and its reason. It
-changes nothing: the scheduler owns the state behind the view, checks the decision (engine up, line
-up, something to hand over) and enforces capacity. So a policy can be wrong about speed, never about
-safety, and the gateway and the simulator host the very same object.
+A policy is a pure function of a *view*. The scheduler owns the state behind it, checks the decision
+and enforces capacity: a policy can be wrong about speed, never about safety.
 """
 
 from __future__ import annotations
@@ -58,8 +55,8 @@ class RequestView(Protocol):
         """Prompt length."""
 
     @property
-    def max_output_tokens(self) -> int:
-        """The longest answer that is wanted."""
+    def kv_tokens(self) -> int:
+        """Prompt and answer: what of a decode engine's KV memory is kept for it."""
 
     @property
     def cached(self) -> Mapping[str, int]:
@@ -117,11 +114,11 @@ class EngineView(Protocol):
 
     @property
     def assigned(self) -> int:
-        """Requests that decode on it or are on their way to it."""
+        """Sequences that decode on it or are on their way to it."""
 
     @property
     def running(self) -> int:
-        """Requests that hold one of its decode slots."""
+        """Sequences that hold its decode slots."""
 
     @property
     def kv_tokens(self) -> float:
@@ -231,6 +228,9 @@ class Costs(Protocol):
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
 
+    def knows(self, engine: str) -> bool:
+        """Whether that rests on what was measured or seen, and is no guess."""
+
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off of tokens [from_token, to_token)."""
 
@@ -240,6 +240,9 @@ class PrefillLearner(Protocol):
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
+
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What is known of each engine, to be kept for a successor."""
 
     def engines_are(self, cluster_of: Mapping[str, str]) -> None:
         """Engines joined or left: these are all, with their clusters."""

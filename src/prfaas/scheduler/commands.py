@@ -109,11 +109,12 @@ class FailRequest(Command, frozen=True, gc=False):
 
 class ChangeRole(Command, frozen=True, gc=False):
     """For the record: the scheduler now gives ``engine`` work of ``role``. Nothing to carry out
-    for engines that can do both."""
+    for engines that can do both. ``dry_run``: it would, and does not."""
 
     engine: str
     role: EngineRole
     reason: str
+    dry_run: bool = False
 
 
 class ReportDrained(Command, frozen=True, gc=False):

@@ -10,7 +10,7 @@ it goes elsewhere. Once nothing is left the driver is told (`ReportDrained`), on
 from __future__ import annotations
 
 from prfaas.core.errors import CallerError
-from prfaas.policies.api import Route
+from prfaas.policies.api import RoleChange, Route
 from prfaas.scheduler.commands import ReportDrained
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.events import (
@@ -19,6 +19,7 @@ from prfaas.scheduler.events import (
     EngineSuspected,
     EngineUncordoned,
     EngineUp,
+    KvMemoryKnown,
 )
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import State, Trigger
@@ -50,7 +51,7 @@ class Membership:
     def up(self, event: EngineUp) -> None:
         """It answers (again), or its agent does."""
         engine = self.engine(event.engine)
-        engine.takes_handoffs = event.takes_handoffs
+        self._able(engine, event)
         if engine.answers:
             return
         if engine.suspected:
@@ -59,6 +60,28 @@ class Membership:
             engine.came_up(self._requests.now)
         engine.set_usable(answers=True)
         self._offer(engine)
+
+    def kv_memory(self, event: KvMemoryKnown) -> None:
+        """It has said how much it holds."""
+        engine = self.engine(event.engine)
+        engine.set_kv_memory(event.tokens, event.tokens_each)
+        if engine.answers:
+            self._decoding.fill_slots(engine)
+
+    def _able(self, engine: EngineState, event: EngineUp) -> None:
+        """What of its work it can do."""
+        changes_role = engine.may_change_role and event.changes_role
+        if not changes_role and engine.role != engine.configured_role:
+            why = "its KV layout is not that of its cluster"
+            self._roles.change(RoleChange(engine.name, engine.configured_role, why))
+        engine.changes_role = changes_role
+        if engine.takes_handoffs == event.takes_handoffs:
+            return
+        engine.takes_handoffs = event.takes_handoffs
+        engine.place.sort_roles()
+        if not event.takes_handoffs:
+            why = f"the agent of {engine.name} is away"
+            self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
 
     def suspected(self, event: EngineSuspected) -> None:
         """It may be failing."""
@@ -85,8 +108,10 @@ class Membership:
         self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
         self._keep_roles(engine)
-        if _last_decoder(engine):  # None that drained has taken its place.
-            for other in engine.place.engines:
+        # What is handed over to its machine can be used there only.
+        beside = [e for e in engine.place.engines if self._fleet.pairing.alike(e, engine)]
+        if engine.role == "decode" and not any(_decodes(e) for e in beside):
+            for other in beside:
                 if not other.finishes:
                     self._requests.trigger_each(
                         other.decode_records, Trigger.DECODE_CLUSTER_LOST, why
@@ -145,6 +170,11 @@ class Membership:
     def _keep_roles(self, engine: EngineState) -> None:
         if _last_decoder(engine):
             self._roles.keep(engine.place)
+
+
+def _decodes(engine: EngineState) -> bool:
+    """Whether it may be given answers."""
+    return engine.up and engine.role == "decode" and not engine.draining
 
 
 def _last_decoder(gone: EngineState) -> bool:

@@ -24,7 +24,7 @@ _OF_ALL = ""
 
 
 class Pairing:
-    """Keeps `EngineState.unpaired` up to date as well.
+    """Keeps `EngineState.no_givers` up to date as well.
 
     Args:
         alignment_tokens: of engines whose layout is not told in an event (`Topology`).
@@ -88,6 +88,10 @@ class Pairing:
         self.cut.pop((event.source, event.target), None)
         self._changed()
 
+    def role_changed(self) -> None:
+        """Other engines prefill than before."""
+        self._changed()
+
     def hands_over(self, prefill: EngineState, decode: EngineState) -> bool:
         """Whether the first can hand its KV cache to the second."""
         if self._unfit:
@@ -140,7 +144,7 @@ class Pairing:
                     and self.hands_over(other, engine)
                     for other in givers.values()
                 )
-            engine.unpaired = not whole and answers[kind]
+            engine.no_givers = not whole and answers[kind]
 
     def _kind(self, engine: EngineState) -> tuple[str, str, str]:
         """Engines of one kind pair with the same others."""

@@ -26,6 +26,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
+from prfaas.scheduler.answer_lengths import AnswerLengths
 from prfaas.scheduler.assembly import assemble
 from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.connectivity import Connectivity
@@ -39,10 +40,12 @@ from prfaas.scheduler.events import (
     EngineUp,
     Fault,
     FirstToken,
+    KvMemoryKnown,
     LayoutKnown,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
+    MemoryReported,
     PairingChanged,
     PrefillCompleted,
     PrefillFailed,
@@ -106,17 +109,20 @@ class Scheduler:
         on_engines: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._policy = policy
+        self._learner = learner
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
         self._decoding = parts.decoding
-        self._roles = Roles(requests, fleet, parts.decoding)
+        self._memories = parts.reservations.memories
+        self._roles = Roles(requests, fleet, parts.decoding, mode=config.roles)
         self._membership = membership = Membership(
             requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
         )
         self._reshaping = reshaping = Reshaping(
             requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
+        self._answers = AnswerLengths()
         self._records = requests.records
         self._timers = requests.timers
         self._connectivity = connectivity = Connectivity(requests, fleet, config.link_grace_s)
@@ -140,6 +146,8 @@ class Scheduler:
             EngineCordoned: membership.cordoned,
             EngineUncordoned: membership.uncordoned,
             TopologyChanged: reshaping.changed,
+            MemoryReported: parts.reservations.memory_reported,
+            KvMemoryKnown: membership.kv_memory,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -150,6 +158,11 @@ class Scheduler:
         return self._fleet
 
     @property
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What it has learned (`PrefillLearner.learned`); empty where costs are known."""
+        return {} if self._learner is None else self._learner.learned()
+
+    @property
     def live_requests(self) -> int:
         """How many requests have not ended."""
         return len(self._records)
@@ -158,6 +171,15 @@ class Scheduler:
         """The state of a live request; None if it is over or unknown."""
         record = self._records.get(request_id)
         return None if record is None else record.state
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait for a place on an engine."""
+        return self._requests.queues.tokens
+
+    def slot_wait_s(self, sequences: int) -> float:
+        """How long a request of so many sequences would wait for a decode slot, see `Queues`."""
+        return self._requests.queues.slot_wait_s(sequences)
 
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it. Raises CallerError."""
@@ -191,6 +213,8 @@ class Scheduler:
         record = self._records.get(event.request_id)
         if record is None:
             return
+        if isinstance(event, RequestCompleted) and event.output_tokens is not None:
+            self._answers.ended(event.output_tokens)
         if record.attempt != event.attempt:
             self._of_another_attempt(record, event)
         elif (step := self._steps[type(event)][record.state]) is not None:
@@ -208,6 +232,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
         self._fleet.check_integrity()
+        self._memories.check_integrity(self._records.keys())
         for record in self._records.values():
             if record.state in TERMINAL or record.state is State.ARRIVED:
                 raise InvariantError(f"request {record.request_id} rests in {record.state.name}")
@@ -216,6 +241,7 @@ class Scheduler:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
         record = Record(event, self._now)
+        record.output_tokens = self._answers.expected(event.max_output_tokens)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
         self._requests.trigger(record, Trigger.ROUTED, "")

@@ -55,8 +55,14 @@ class _Export:
     failure: str | None = None
 
 
+_EXPORTS_NOTHING = "this engine was started as kv_consumer: it exports nothing"
+
+
 class SchedulerSide:
-    def __init__(self, kv_cache: KVCacheConfig) -> None:
+    """``exports``: whether this engine may be asked for KV caches."""
+
+    def __init__(self, kv_cache: KVCacheConfig, *, exports: bool = True) -> None:
+        self._may_export = exports
         kinds = group_kinds(kv_cache)
         self._alignment = max(block_tokens for _, block_tokens in kinds)
         # Between two ends of the largest blocks no state of another group is known to stand still.
@@ -84,6 +90,8 @@ class SchedulerSide:
             params = parse_handoff(request.kv_transfer_params)
             if params is not None:
                 self._check_boundary(params, request.num_prompt_tokens)
+            if isinstance(params, ExportParams) and not self._may_export:
+                raise CallerError(_EXPORTS_NOTHING)
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
@@ -212,7 +220,7 @@ class SchedulerSide:
         self._imports.pop(request.request_id, None)
         export = self._exports.pop(request.request_id, None)
         if export is None:
-            return _refused_export(request)
+            return _refused_export(request, self._may_export)
         if not export.handed_over and export.failure is None:
             status = RequestStatus(request.status).name.lower()
             self._give_up(export, f"prefill ended early: {status}")
@@ -236,7 +244,7 @@ def _computed_tokens(output: SchedulerOutput) -> dict[str, int]:
     return computed
 
 
-def _refused_export(request: Request) -> dict[str, Any] | None:
+def _refused_export(request: Request, may_export: bool) -> dict[str, Any] | None:
     """The answer to a request whose export parameters were refused when it arrived."""
     params = request.kv_transfer_params or {}
     if params.get("prfaas") != "export":
@@ -244,6 +252,8 @@ def _refused_export(request: Request) -> dict[str, Any] | None:
     try:
         parse_handoff(params)
         reason = "kv_transfer_params: to_token is not a hand-off boundary of this prompt"
+        if not may_export:
+            reason = _EXPORTS_NOTHING
     except CallerError as error:
         reason = str(error)
     transfer_id = str(params.get("transfer_id"))[:64]

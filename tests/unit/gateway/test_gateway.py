@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from prfaas.index.prefix_index import BlocksStored
+from prfaas.index.engine_index import BlocksStored
 from prfaas.testing.mock_deployment import (
     BLOCK_TOKENS,
     MockDeployment,
@@ -43,6 +43,19 @@ async def ask(
         return response, "".join(
             json.loads(event[6:])["choices"][0]["text"] for event in events[:-2]
         )
+
+
+async def test_everything_over_ipv6() -> None:
+    mock = MockDeployment(host="::1")
+    async with mock.running() as client:
+        await mock.ready()
+        assert all(server.url.startswith("http://[::1]:") for server in mock.agents.values())
+        assert all(server.url.startswith("http://[::1]:") for server in mock.engines.values())
+        response, text = await ask(client, prompt=LONG)
+        assert text == answer_to(LONG)
+        assert response.headers["x-prfaas-route"].startswith("offload; ")
+        async with client.get("/ready") as ready:
+            assert (ready.url.host, ready.status) == ("::1", 200)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,9 @@ import zmq.asyncio
 from prfaas.core.addresses import endpoint_at
 from prfaas.core.errors import EngineError
 from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
+from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 from prfaas.testing.mock_deployment import until
 
 BLOCK = 4
@@ -50,13 +51,25 @@ def batch(*events: dict[str, Any], ts: float = 1.0) -> bytes:
     return msgspec.msgpack.encode([ts, list(events), 0])
 
 
-def held(index: EngineIndex) -> int:
-    return index.match(PromptKeys(TOKENS)).transferable_tokens
+INDICES: dict[EngineIndex, PrefixIndex] = {}
+
+
+def empty_index() -> EngineIndex:
+    """Of the only engine of an index."""
+    index = PrefixIndex(max_blocks=1000)
+    engine = index.engine("e")
+    INDICES[engine] = index
+    return engine
+
+
+def held(engine: EngineIndex) -> int:
+    found = INDICES[engine].match(PromptKeys(TOKENS))
+    return found[0].match.transferable_tokens if found else 0
 
 
 class TestFollower:
     def test_in_order(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         assert follower.take(0, batch(stored(0, 3)))
         assert held(follower.index) == 12
         assert follower.take(1, batch(REMOVED))
@@ -65,7 +78,7 @@ class TestFollower:
         assert held(follower.index) == 0
 
     def test_a_gap_asks_for_a_replay_that_fills_it(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         assert follower.take(0, batch(stored(0)))
         assert not follower.take(2, batch(stored(2)))
         assert follower.next_number == 1
@@ -76,28 +89,28 @@ class TestFollower:
         assert follower.batches_total == 3
 
     def test_what_cannot_be_replayed_empties_the_index(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         follower.take(0, batch(stored(0, 2)))
         follower.take_replayed(7, batch(stored(0, 1)))
         assert held(follower.index) == 4
         assert follower.next_number == 8
 
     def test_a_new_publisher_starts_over(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         follower.take(0, batch(stored(0, 3), ts=5.0))
         follower.take(1, batch(ts=6.0))
         assert follower.take(0, batch(stored(0, 1), ts=7.0))
         assert held(follower.index) == 4
 
     def test_copies_in_other_media_are_not_the_engines_cache(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         follower.take(0, batch(stored(0) | {"medium": "CPU"}))
         assert held(follower.index) == 0
         follower.take(1, batch(stored(0), stored(1), REMOVED | {"medium": "CPU"}))
         assert held(follower.index) == 8
 
     def test_garbage_is_an_engine_error(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         for payload in (
             batch(stored(0) | {"token_ids": [-1]}),
             batch(stored(0) | {"block_size": 0}),
@@ -125,6 +138,9 @@ class MockPublisher:
         self.replay = at(f"tcp://*:{self._router.bind_to_random_port(everywhere)}")
         self.kept: list[bytes] = []
         self.replays = 0
+        self.drops: Callable[[int], bool] = lambda _: False
+        """Which messages of a replay, counted from its start, are lost on the way; the last one is
+        where any is."""
 
     async def publish(self, payload: bytes, *, lose: bool = False) -> None:
         number = len(self.kept).to_bytes(8, "big")
@@ -139,9 +155,15 @@ class MockPublisher:
         while True:
             client, _, start = await self._router.recv_multipart()
             self.replays += 1
-            for number in range(int.from_bytes(start, "big"), len(self.kept)):
+            begin = int.from_bytes(start, "big")
+            lost = [self.drops(number - begin) for number in range(begin, len(self.kept))]
+            for number in range(begin, len(self.kept)):
+                if lost[number - begin]:
+                    continue
                 frames = [client, b"", b"kv", number.to_bytes(8, "big"), self.kept[number]]
                 await self._router.send_multipart(frames)
+            if any(lost):
+                continue
             end = (-1).to_bytes(8, "big", signed=True)
             await self._router.send_multipart([client, b"", b"", end, b""])
 
@@ -160,7 +182,7 @@ async def following(
         async def discover() -> tuple[str, str | None]:
             return publisher.events, publisher.replay
 
-        feed = KvEventFeed("e", EngineIndex(), discover, context)
+        feed = KvEventFeed("e", empty_index(), discover, context)
         tasks = [asyncio.create_task(feed.run()), asyncio.create_task(publisher.serve_replays())]
         try:
             yield feed, publisher
@@ -258,3 +280,35 @@ async def test_a_silent_publisher_is_said_and_its_index_emptied(
         await until(lambda: feed.state is FeedState.SILENT)
         assert held(feed.follower.index) == 0
         assert "KV events stopped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [lambda n: n >= 10, lambda n: 10 <= n < 25, lambda n: n % 7 == 6],
+    ids=["the rest", "a stretch", "now and then"],
+)
+async def test_what_a_slow_line_drops_is_asked_for_again_from_where_it_stopped(
+    drops: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.2)
+    async with following() as (feed, publisher):
+        publisher.drops = drops
+        publisher.kept += [batch(stored(0, 3))] + [batch()] * 60 + [batch(stored(3, 2))]
+        await until(lambda: feed.state is FeedState.LIVE)
+        assert held(feed.follower.index) == 20
+        assert feed.follower.batches_total == 62  # Each was applied once.
+        assert feed.follower.resets_total == 1  # When it began.
+
+
+async def test_a_publisher_that_answers_late_is_given_longer_and_nothing_is_learned_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.05)
+    async with following() as (feed, publisher):
+        publisher.kept += [batch(stored(0, 3)), batch(stored(3, 2))]
+        publisher.drops = lambda n: (
+            n >= (1 if publisher.replays == 1 else 0) and (publisher.replays < 4)
+        )
+        await until(lambda: feed.state is FeedState.LIVE)
+        assert held(feed.follower.index) == 20
+        assert (feed.follower.batches_total, feed.follower.resets_total) == (2, 1)

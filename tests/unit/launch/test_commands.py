@@ -35,9 +35,22 @@ def test_a_prefill_engine_exports_through_its_clusters_agent() -> None:
     assert transfer["kv_connector_extra_config"] == {
         "agent_socket": "/tmp/s/east-agent.sock",
         "engine": "east-prefill",
-        "exports": True,
+        "decodes": False,
     }
     assert _option(command.arguments, "--block-size") == "256"
+
+
+@pytest.mark.parametrize(("args", "role"), [((), "kv_both"), (("--enable-dbo",), "kv_consumer")])
+def test_an_engine_of_a_pd_cluster_exports_and_imports_whatever_it_begins_as(
+    args: tuple[str, ...], role: str
+) -> None:
+    deployment = _resolved()
+    for engine in deployment.clusters[1].engines:
+        asked = msgspec.structs.replace(engine, args=args)
+        command = engine_command(deployment, asked, vllm="cpu")
+        transfer = json.loads(_option(command.arguments, "--kv-transfer-config"))
+        assert transfer["kv_role"] == role
+        assert transfer["kv_connector_extra_config"]["decodes"] is True
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,10 @@ def ranges(steps: list[ExportStep]) -> list[tuple[int, int, bool]]:
     return [(s.first_token, s.end_token, s.final) for s in steps]
 
 
-def exporting(n: int, params: dict[str, Any], *specs: Any) -> tuple[SchedulerSide, Any]:
-    side = SchedulerSide(config(*(specs or (full(), mamba()))))
+def exporting(
+    n: int, params: dict[str, Any], *specs: Any, may_export: bool = True
+) -> tuple[SchedulerSide, Any]:
+    side = SchedulerSide(config(*(specs or (full(), mamba()))), exports=may_export)
     prompt = request(n, params)
     side.on_new_request(prompt)
     return side, prompt
@@ -271,6 +273,15 @@ def test_an_import_of_the_whole_prompt_or_nothing_is_recomputed(params: Any) -> 
     side, prompt = exporting(1000, params)
     assert side.get_num_new_matched_tokens(prompt, 0) == (0, False)
     assert side.request_finished(prompt) is None
+
+
+def test_an_engine_that_only_imports_says_that_it_exports_nothing() -> None:
+    side, prompt = exporting(1000, export(768), may_export=False)
+    assert step(side, 0, 1000, new=True).exports == []
+    answer = side.request_finished(prompt)
+    assert answer is not None
+    assert not answer["ok"]
+    assert "kv_consumer" in answer["reason"]
 
 
 def test_an_exact_import_leaves_the_last_token() -> None:
