@@ -227,6 +227,7 @@ class Gateway:
         self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
     def _machines_changed(self, source: str, target: str, up: bool) -> None:
+        self.metrics.machines_cut.labels(source, target).set(not up)
         self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
 
     def _layout_known(self, layout: KvLayout, engines: tuple[str, ...]) -> None:
