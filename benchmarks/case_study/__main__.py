@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from benchmarks.case_study.cases import (
     description,
 )
 from benchmarks.case_study.figure import draw
-from benchmarks.case_study.load import Outcome, asked, drawn
+from benchmarks.case_study.load import Outcome, asked, drawn, sustained
 
 from prfaas.sim.experiment import simulate
 from prfaas.testing.running import RunningDeployment
@@ -107,7 +108,7 @@ def measured(case: Case, args: argparse.Namespace) -> Row:
     end = workload.arrivals[-1]
     simulation = simulate(described, case.run, workload, beside=FILE.parent, until=end)
     done = simulation.recorder.table().done_at
-    simulated = float(((done >= FILLED_S) & (done < end)).sum()) / (end - FILLED_S)
+    simulated = sustained(workload.prompts, done, FILLED_S, end, case.cut)
     began = time.monotonic()
     outcomes = live(case, workload, args)
     return _row(case, outcomes, end, simulated, time.monotonic() - began)
@@ -115,7 +116,13 @@ def measured(case: Case, args: argparse.Namespace) -> Row:
 
 def _row(case: Case, outcomes: list[Outcome], end: float, simulated: float, seconds: float) -> Row:
     answered = [o for o in outcomes if o.done is not None and FILLED_S <= o.done < end]
-    rate = len(answered) / (end - FILLED_S)
+    rate = sustained(
+        [o.prompt_tokens for o in outcomes],
+        [nan if o.done is None else o.done for o in outcomes],
+        FILLED_S,
+        end,
+        case.cut,
+    )
     wrong = [o for o in outcomes if o.error is not None and o.status != 429]
     return Row(
         name=case.name,

@@ -38,6 +38,11 @@ class Case(msgspec.Struct, frozen=True):
     planned: float
 
     @property
+    def cut(self) -> int | None:
+        """Where it routes by length: above how many tokens."""
+        return THRESHOLD_TOKENS if self.scheduler.policy == "threshold" else None
+
+    @property
     def run(self) -> RunConfig:
         """As the simulator takes it."""
         return RunConfig(

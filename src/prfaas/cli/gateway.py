@@ -9,6 +9,7 @@ from pathlib import Path
 import uvloop
 
 from prfaas.core.deployment import load_deployment
+from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.server import serve
 from prfaas.process.logs import add_log_level, log_to_stderr
@@ -29,6 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--events", type=Path, metavar="FILE", help="append the journal: every event and command"
     )
+    parser.add_argument(
+        "--learned",
+        type=Path,
+        metavar="FILE",
+        help="keep what is learned of engines here, and begin with what a gateway has left",
+    )
     add_log_level(parser)
 
 
@@ -40,7 +47,14 @@ def run(args: argparse.Namespace) -> int:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
     hurry = asyncio.Event()
-    program = serve(deployment, endpoints, journal_file=args.events, hurry=hurry)
+    program = serve(
+        deployment,
+        endpoints,
+        journal_file=args.events,
+        learned_file=args.learned,
+        seeds=cost_seeds(deployment, beside=args.deployment.parent),
+        hurry=hurry,
+    )
     return run_until_signal(
         program,
         stopped_status=0,

@@ -108,6 +108,11 @@ class Driver:
         """What the scheduler knows of engines and lines, to read only."""
         return self._scheduler.view
 
+    @property
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What the scheduler has learned of engines."""
+        return self._scheduler.learned
+
     @staticmethod
     def new_key() -> str:
         """A fresh name for a request, fit to be the stem of transfer ids."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +27,12 @@ from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
+from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.commands import ChangeRole
@@ -43,9 +46,13 @@ from prfaas.scheduler.events import (
     MachinesJoined,
     PairingChanged,
 )
-from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
+
+_SEED_BYTES = 16
+_TIDY_S = 0.25
+"""How often the prefix index is looked after: it makes room ahead of what a second may bring."""
 
 
 class Gateway:
@@ -53,9 +60,19 @@ class Gateway:
     loop. ``requests`` answers clients."""
 
     def __init__(
-        self, deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+        self,
+        deployment: Deployment,
+        endpoints: Endpoints,
+        *,
+        journal_file: Path | None = None,
+        learned_file: Path | None = None,
+        seeds: Mapping[str, Curve] | None = None,
     ) -> None:
-        """Raises ConfigError for an unknown policy or a journal that cannot be written."""
+        """``seeds``: what is known of engines' prefill times before any was seen. Raises
+        ConfigError for an unknown policy, or a file that cannot be written."""
+        self._learned = LearnedFile(learned_file)
+        self._learned.check()
+        self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.client_keys = Keys(deployment.gateway.api_keys)
@@ -79,6 +96,11 @@ class Gateway:
             name: AgentClient(name, agent.url, self._http)
             for name, agent in endpoints.agents.items()
         }
+        self.index = PrefixIndex(
+            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_engines=len(engines),
+            seed=os.urandom(_SEED_BYTES),
+        )
         self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
         self.fleet = Fleet(
             endpoints,
@@ -94,12 +116,16 @@ class Gateway:
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
+        self._background.run(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.learned)
+        )
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
         lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
         for name, agent in self._agents.items():
             self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
             self._background.run("link_states", partial(watch_links, agent, lines))
+        self._background.run("index", self._keep_index_tidy)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -107,6 +133,7 @@ class Gateway:
         await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
+        self._learned.write(self._driver.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -148,6 +175,7 @@ class Gateway:
         """Bring gauges up to date, before metrics are read."""
         for feed in self._feeds.values():
             self.metrics.observe_feed(feed)
+        self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
@@ -173,7 +201,7 @@ class Gateway:
             ),
             adapters=self._adapters,
             engines=engines,
-            indices={name: feed.follower.index for name, feed in self._feeds.items()},
+            index=self.index,
             metrics=self.metrics,
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
@@ -184,7 +212,8 @@ class Gateway:
         return (self.fleet.up - self.drains.engines) or self.fleet.up
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        return KvEventFeed(engine.name, EngineIndex(), partial(self._source, engine), self._zmq)
+        index = self.index.engine(engine.name)
+        return KvEventFeed(engine.name, index, partial(self._source, engine), self._zmq)
 
     async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
         client = self.engines[engine.name]
@@ -194,6 +223,11 @@ class Gateway:
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
+    async def _keep_index_tidy(self) -> None:
+        while True:
+            pause_s = 0.0 if self.index.tidy() else _TIDY_S
+            await asyncio.sleep(pause_s)
+
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
         opened = JournalOpened(
@@ -201,7 +235,7 @@ class Gateway:
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(),
+            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(

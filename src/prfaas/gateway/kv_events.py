@@ -22,7 +22,7 @@ import zmq
 import zmq.asyncio
 
 from prfaas.core.errors import EngineError
-from prfaas.index.prefix_index import BlocksStored, EngineIndex
+from prfaas.index.engine_index import BlocksStored, EngineIndex
 
 logger = logging.getLogger(__name__)
 

@@ -108,6 +108,11 @@ class GatewayMetrics:
         self._index_blocks = Gauge(
             "prfaas_gateway_index_blocks", "KV blocks known per engine.", ("engine",), registry=r
         )
+        self.distinct_blocks = Gauge(
+            "prfaas_gateway_index_distinct_blocks",
+            "KV blocks known, each counted once.",
+            registry=r,
+        )
         self._events_live = Gauge(
             "prfaas_gateway_kv_events_live",
             "1 while the engine's KV events are known to arrive.",

@@ -1,14 +1,16 @@
-"""What each engine holds of a prompt: one question to every engine's prefix index."""
+"""What each engine holds of a prompt: one question to the prefix index."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex, PrefixMatch
+from prfaas.index.matching import PrefixMatch
+from prfaas.index.prefix_index import PrefixIndex
 
 
 class Matches(NamedTuple):
@@ -24,8 +26,8 @@ NO_MATCHES = Matches({}, {})
 
 def match_engines(
     keys: PromptKeys,
+    index: PrefixIndex,
     engines: Mapping[str, EngineEndpoint],
-    indices: Mapping[str, EngineIndex],
     *,
     prompt_tokens: int,
     alignment_tokens: Mapping[str, int],
@@ -34,30 +36,32 @@ def match_engines(
 
     Args:
         keys: the prompt's, with its salt and adapter.
-        indices: engine -> what its cache holds.
         alignment_tokens: engine -> hand-offs end at multiples of it; absent: there are none.
     """
     cached: dict[str, int] = {}
     resumable: dict[str, int] = {}
-    for name, index in indices.items():
-        match = index.match(keys)
-        tokens = usable_prefix(
-            engines[name],
-            match,
-            prompt_tokens=prompt_tokens,
-            block_tokens=alignment_tokens.get(name),
-        )
-        if tokens > 0:
-            cached[name] = tokens
-            if match.reusable_tokens < tokens:
-                resumable[name] = match.reusable_tokens
+    for names, match in index.match(keys):
+        usable: dict[tuple[EngineRole, int | None], int] = {}
+        for name in names:
+            kind = engines[name].role, alignment_tokens.get(name)
+            if kind not in usable:
+                role, block_tokens = kind
+                usable[kind] = usable_prefix(
+                    role, match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
+                )
+            tokens = usable[kind]
+            if tokens > 0:
+                cached[name] = tokens
+                if match.reusable_tokens < tokens:
+                    resumable[name] = match.reusable_tokens
     return Matches(cached, resumable)
 
 
 def usable_prefix(
-    engine: EngineEndpoint, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int | None
+    role: EngineRole, match: PrefixMatch, *, prompt_tokens: int, block_tokens: int | None
 ) -> int:
-    """Tokens of a prompt's prefix for which the scheduler may count on this engine's cache.
+    """Tokens of a prompt's prefix for which the scheduler may count on the cache of an engine with
+    this role.
 
     A prefill engine must be able to continue from there by itself. A decode engine is given the
     recurrent state with the transfer, so its full-attention blocks are enough, as long as
@@ -67,6 +71,6 @@ def usable_prefix(
     if block_tokens is None:
         return match.reusable_tokens
     boundary = aligned_boundary(prompt_tokens, block_tokens)
-    if engine.role == "prefill" or match.reusable_tokens >= boundary:
+    if role == "prefill" or match.reusable_tokens >= boundary:
         return match.reusable_tokens
     return min(match.transferable_tokens, boundary - block_tokens)

@@ -31,7 +31,7 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class RequestFlow:
     """Answers requests.
 
     Args:
-        indices: engine -> what its prefix cache holds.
+        index: what the engines' prefix caches hold.
         alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
             not there hands nothing over. It changes as engines register.
     """
@@ -58,7 +58,7 @@ class RequestFlow:
         renderer: Renderer,
         adapters: Adapters,
         engines: Mapping[str, EngineEndpoint],
-        indices: Mapping[str, EngineIndex],
+        index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
         alignment_tokens: Mapping[str, int],
@@ -68,7 +68,7 @@ class RequestFlow:
         self._renderer = renderer
         self._adapters = adapters
         self._engines = engines
-        self._indices = indices
+        self._index = index
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
@@ -172,8 +172,8 @@ class RequestFlow:
             return NO_MATCHES
         return match_engines(
             PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+            self._index,
             self._engines,
-            self._indices,
             prompt_tokens=len(token_ids),
             alignment_tokens=self._alignment_tokens,
         )

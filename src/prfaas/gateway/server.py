@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.process.http_server import serving
+from prfaas.scheduler.journal import Curve
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,17 @@ async def serve(
     endpoints: Endpoints,
     *,
     journal_file: Path | None = None,
+    learned_file: Path | None = None,
+    seeds: Mapping[str, Curve] | None = None,
     hurry: asyncio.Event | None = None,
 ) -> NoReturn:
     """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
-    ``hurry`` is set. Raises ConfigError if the address cannot be bound."""
+    ``hurry`` is set. The files and ``seeds`` are those of `Gateway`. Raises ConfigError if the
+    address cannot be bound."""
     _allow_open_files(deployment.gateway.max_inflight_requests)
-    gateway = Gateway(deployment, endpoints, journal_file=journal_file)
+    gateway = Gateway(
+        deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
+    )
     await gateway.start()
     try:
         async with serving(

@@ -1,7 +1,12 @@
-"""Keys of prefix blocks: chained digests of token ids, the same for prompts and for events.
+"""Keys of prefix blocks: 128-bit hashes of token ids, the same for prompts and for events.
 
-A key names a whole prefix, as an engine's own block hash does, but no engine's hash function needs
-to be known for it.
+Theory of operation. A key names a whole prefix, as an engine's own block hash does, but no engine's
+hash function needs to be known for it. It is a sum over the prefix's blocks: of each block a
+multilinear hash (its tokens times secret random numbers, plus a digest of its extra keys), mixed
+with its position. A sum over a prefix goes on from any block whose key is known, and all keys of a
+prompt are computed by a few array operations. Two independent 64-bit lanes make it 128 bits. The
+numbers are secret (`BlockHasher`), so nobody can make up two prompts with one key; what keys are
+equal by chance once in 10^20 pairs costs a prompt that is computed again, never a wrong answer.
 """
 
 from __future__ import annotations
@@ -9,37 +14,123 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-ROOT = b"\0" * 16
-"""Stands for the key before the first block."""
-_NO_EXTRA = msgspec.msgpack.encode(None)
+U64 = NDArray[np.uint64]
+_MASK = (1 << 64) - 1
+_STEP = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+"""Odd numbers with mixed bits: a block's place, one for each lane."""
+_FIRST_CHUNK, _GROWTH = 64, 8
+"""Blocks: most prompts are known in part, so keys are computed as far as somebody may need them."""
 
 
-def block_key(parent: bytes, tokens: array[int], extra: bytes) -> bytes:
-    """The 16-byte key of a block that holds ``tokens`` and follows ``parent``.
+class Keys(NamedTuple):
+    """Of consecutive blocks of a prefix, in order."""
 
-    Args:
-        extra: `encode_extra` of what the engine mixes into the block beside its tokens.
-    """
-    digest = hashlib.blake2b(parent, digest_size=16)
-    digest.update(extra)
-    digest.update(tokens)
-    return digest.digest()
+    low: U64
+    high: U64
+
+
+class Place(NamedTuple):
+    """Where a prefix ends: its key, and how many blocks it has."""
+
+    low: int
+    high: int
+    depth: int
+
+
+class BlockHasher:
+    """Computes keys. ``seed``: what must be secret from those who choose prompts; equal seeds give
+    equal keys."""
+
+    def __init__(self, seed: bytes = b"") -> None:
+        self._seed = seed
+        self._factors: dict[int, tuple[U64, U64, Place]] = {}
+        self._extras: dict[bytes, tuple[int, int]] = {}
+
+    def root(self, block_tokens: int) -> Place:
+        """The place before the first block, another one for each block size."""
+        return self._of_size(block_tokens)[2]
+
+    def extend(
+        self,
+        place: Place,
+        tokens: NDArray[np.uint32],
+        block_tokens: int,
+        extras: Sequence[bytes] = (),
+    ) -> Keys:
+        """Keys of the blocks after ``place``.
+
+        Args:
+            tokens: of whole blocks.
+            extras: `encode_extra` of what the engine mixes into each block beside its tokens, for
+                as many blocks as have some.
+        """
+        first, second, _ = self._of_size(block_tokens)
+        wide = tokens.astype(np.uint64).reshape(-1, block_tokens)
+        count = len(wide)
+        places = np.arange(place.depth + 1, place.depth + 1 + count, dtype=np.uint64)
+        sums = wide @ first, wide @ second
+        for number, extra in enumerate(extras):
+            if extra:
+                for lane, value in zip(sums, self._extra(extra), strict=True):
+                    lane[number : number + 1] += np.uint64(value)
+        lanes = []
+        for lane, step, start in zip(sums, _STEP, (place.low, place.high), strict=True):
+            mixed = _mix(lane + places * np.uint64(step))
+            mixed[:1] += np.uint64(start)  # Of an array: sums wrap without a word.
+            lanes.append(np.cumsum(mixed, out=mixed))
+        return Keys(*lanes)
+
+    def extend_one(self, place: Place, token_ids: Sequence[int], extra: bytes) -> Place:
+        """The same for one block, which costs less so."""
+        first, second, _ = self._of_size(len(token_ids))
+        wide = np.array(token_ids, np.uint64)
+        sums = (int(wide @ first), int(wide @ second))
+        more = self._extra(extra) if extra else (0, 0)
+        depth = place.depth + 1
+        low, high = (
+            start + _mix_one((own + also + depth * step) & _MASK)
+            for own, also, step, start in zip(sums, more, _STEP, place[:2], strict=True)
+        )
+        return Place(low & _MASK, high & _MASK, depth)
+
+    def _of_size(self, block_tokens: int) -> tuple[U64, U64, Place]:
+        found = self._factors.get(block_tokens)
+        if found is None:
+            material = hashlib.shake_256(self._seed + b"/%d" % block_tokens)
+            numbers = np.frombuffer(material.digest(16 * (block_tokens + 1)), np.uint64)
+            factors = numbers[2:].reshape(2, block_tokens) | np.uint64(1)
+            root = Place(int(numbers[0]), int(numbers[1]), 0)
+            found = self._factors[block_tokens] = factors[0].copy(), factors[1].copy(), root
+        return found
+
+    def _extra(self, extra: bytes) -> tuple[int, int]:
+        found = self._extras.get(extra)
+        if found is None:
+            if len(self._extras) > 10_000:  # Salts may be many.
+                self._extras.clear()
+            key = hashlib.blake2b(self._seed, digest_size=32).digest()
+            digest = hashlib.blake2b(extra, digest_size=16, key=key).digest()
+            found = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+            self._extras[extra] = found
+        return found
 
 
 def encode_extra(extra: Sequence[Any] | None) -> bytes:
-    """Extra keys (LoRA adapter, cache salt) as bytes; none and an empty list are the same."""
-    return msgspec.msgpack.encode(extra) if extra else _NO_EXTRA
+    """Extra keys (LoRA adapter, cache salt) as bytes; empty for none and for an empty list."""
+    return msgspec.msgpack.encode(extra) if extra else b""
 
 
 class PromptKeys:
-    """The keys of one prompt's blocks, computed once per block size and used for all engines.
+    """The keys of one prompt's blocks.
 
     Args:
-        token_ids: the whole prompt.
+        token_ids: the whole prompt. Raises OverflowError for what is no uint32.
         salt: the request's ``cache_salt``; vLLM mixes it into the first block.
         adapter: name of the LoRA adapter; vLLM mixes it into every block.
     """
@@ -47,22 +138,41 @@ class PromptKeys:
     def __init__(
         self, token_ids: Sequence[int], *, salt: str | None = None, adapter: str | None = None
     ) -> None:
-        self._tokens = array("I", token_ids)
+        self._tokens = np.frombuffer(array("I", token_ids), np.uint32)
         named = [] if adapter is None else [adapter]
         self._every_block = encode_extra(named)
         self._first_block = encode_extra([*named, salt] if salt is not None else named)
-        self._by_block_size: dict[int, list[bytes]] = {}
 
-    def for_block_size(self, block_tokens: int) -> list[bytes]:
-        """Keys of the whole blocks before the last token, first to last."""
-        keys = self._by_block_size.get(block_tokens)
-        if keys is None:
-            keys = self._by_block_size[block_tokens] = list(self._chain(block_tokens))
-        return keys
+    def chunks(self, hasher: BlockHasher, block_tokens: int) -> Iterator[Keys]:
+        """Keys of the whole blocks before the last token, first to last, a few at first."""
+        place, count = hasher.root(block_tokens), _FIRST_CHUNK
+        blocks = max(0, len(self._tokens) - 1) // block_tokens
+        while place.depth < blocks:
+            end = min(blocks, place.depth + count)
+            tokens = self._tokens[place.depth * block_tokens : end * block_tokens]
+            keys = hasher.extend(place, tokens, block_tokens, self._extras(place.depth, end))
+            yield keys
+            place, count = Place(int(keys.low[-1]), int(keys.high[-1]), end), count * _GROWTH
 
-    def _chain(self, block_tokens: int) -> Iterator[bytes]:
-        key, extra = ROOT, self._first_block
-        for start in range(0, len(self._tokens) - block_tokens, block_tokens):
-            key = block_key(key, self._tokens[start : start + block_tokens], extra)
-            extra = self._every_block
-            yield key
+    def _extras(self, start: int, end: int) -> list[bytes]:
+        if self._every_block:
+            every = [self._every_block] * (end - start)
+            return every if start else [self._first_block, *every[1:]]
+        return [] if start or not self._first_block else [self._first_block]
+
+
+def _mix(values: U64) -> U64:
+    """A bijection under which every bit depends on every other (the finaliser of splitmix64)."""
+    values ^= values >> np.uint64(30)
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
+
+
+def _mix_one(value: int) -> int:
+    """The same for a number."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

@@ -3,12 +3,15 @@
 Theory of operation. A vLLM engine publishes every block it caches (`stored`: hashes, the hash of
 the block before them, token ids, extra keys such as a cache salt) and every block it drops
 (`removed`). Its hash function need not be reproduced. From a stored full-attention block, whose
-parent is known, this index derives a *key* of its own: a digest of (parent's key, token ids, extra
-keys). The same keys are computed for a prompt, once, and looked up in every engine.
+parent is known, this index derives a *key* of its own (`keys`). One table holds every block once
+(`block_table`), with the set of engines that hold it (`holder_sets`): memory and the cost of a
+match do not grow with the number of engines. The same keys are computed for a prompt, and looked up
+once.
 
-The engine's hash identifies a prefix and is the same in all of its KV groups, so the other groups
+An engine's hash identifies a prefix and is the same in all of its KV groups, so the other groups
 (recurrent, sliding window) only need the set of hashes they hold. Their events must not be used for
-positions: their token ids also span blocks that were skipped.
+positions: their token ids also span blocks that were skipped. Engines that hash alike, as vLLM's do
+by default, share a block's hash; where one calls it otherwise, its own name is kept beside.
 
 Two lengths come out of a match:
 
@@ -29,211 +32,134 @@ absent. An engine that holds less than the index says recomputes; no answer is w
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from prfaas.core.errors import InvariantError
-from prfaas.index.keys import ROOT, PromptKeys, block_key, encode_extra
+from prfaas.index.block_table import BlockTable
+from prfaas.index.engine_index import EngineIndex
+from prfaas.index.holder_sets import HolderSets
+from prfaas.index.keys import BlockHasher, PromptKeys
+from prfaas.index.matching import PrefixMatch, Stretch
+from prfaas.index.members import Members
+from prfaas.index.segments import segments
 
-BlockHash = int | bytes
-
-_CHAINED_KINDS = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
-_STATE_KIND = "mamba"
-_WINDOW_KINDS = frozenset({"sliding_window", "sliding_window_mla"})
-
-
-class PrefixMatch(msgspec.Struct, frozen=True):
-    """Tokens of a prompt's prefix that one engine holds (see the module's text)."""
-
-    transferable_tokens: int = 0
-    reusable_tokens: int = 0
+_RESERVED_PART = 32
+"""One row in so many is kept free where there is time, so that new blocks need not wait for it."""
+_SETS_AT_ONCE, _ROWS_AT_ONCE, _FREED_AT_ONCE = 4096, 65_536, 512
+"""What one step of `PrefixIndex.tidy` looks at: a few milliseconds at most."""
 
 
-class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
-    """Blocks of one KV group that an engine now caches, as its event says.
+class EngineMatch(NamedTuple):
+    """Engines that hold equally much of a prompt."""
 
-    ``extra_keys`` has one entry per hash (or is None); ``window_tokens`` only for sliding windows.
+    engines: list[str]
+    match: PrefixMatch
+
+
+class PrefixIndex:
+    """What all engines hold. Not thread-safe.
+
+    Args:
+        max_blocks: how many distinct blocks are kept; about 75 bytes each.
+        max_engines: how many engines there can be.
+        seed: secret from those who choose prompts (see `BlockHasher`).
     """
 
-    group: int
-    kind: str
-    block_tokens: int
-    hashes: Sequence[BlockHash]
-    parent: BlockHash | None
-    token_ids: Sequence[int]
-    extra_keys: Sequence[Any] | None = None
-    window_tokens: int | None = None
-
-
-class EngineIndex:
-    """What one engine holds. ``max_blocks`` bounds the hashes kept over all of its groups."""
-
-    def __init__(self, *, max_blocks: int = 262_144) -> None:
-        self._max_blocks = max_blocks
-        self._groups: dict[int, _Group] = {}
-        self._hash_of: dict[bytes, BlockHash] = {}
-        self._key_of: dict[BlockHash, bytes] = {}
-        self._held = 0
-        self._block_tokens: int | None = None
-        """Block size of the full-attention groups, from their first event."""
-        self.unplaced_blocks_total = 0
-        """Full-attention blocks whose parent was unknown or whose shape made no sense."""
+    def __init__(
+        self, *, max_blocks: int = 1 << 20, max_engines: int = 1000, seed: bytes = b""
+    ) -> None:
+        self._hasher = BlockHasher(seed)
+        self._sets = HolderSets()
+        self._members = Members(max_engines, self.tidy)
+        self._table = BlockTable(max_blocks, self._sets, self._members.lost)
+        self._tidying: Iterator[None] | None = None
 
     @property
     def blocks(self) -> int:
-        """Hashes held over all groups: the index's size."""
-        return self._held
+        """Distinct blocks that are known."""
+        return self._table.blocks
 
-    def clear(self) -> None:
-        """The engine dropped everything, restarted, or cannot be followed any more."""
-        self._groups.clear()
-        self._hash_of.clear()
-        self._key_of.clear()
-        self._held = 0
-        self._block_tokens = None
+    def engine(self, name: str) -> EngineIndex:
+        """What one engine holds; nothing yet. Once for each engine."""
+        return EngineIndex(name, self._table, self._members, self._hasher)
 
-    def stored(self, event: BlocksStored) -> None:
-        """Blocks were cached."""
-        group = self._groups.get(event.group)
-        if group is None:
-            group = _Group(event.kind, event.block_tokens, event.window_tokens)
-            self._groups[event.group] = group
-        if group.chained:
-            self._store_chained(group, event)
-        else:
-            for block_hash in event.hashes:
-                self._hold(group, block_hash)
-        while self._held > self._max_blocks:
-            self._drop_oldest()
+    def match(self, prompt: PromptKeys) -> list[EngineMatch]:
+        """How much of the prompt's prefix each engine holds, those with nothing left out."""
+        found: list[EngineMatch] = []
+        stretches: dict[int, list[Stretch]] = {}
+        for family in self._members.families:
+            size = family.block_tokens
+            if size is None:
+                continue
+            if size not in stretches:
+                stretches[size] = self._stretches(prompt, size)
+            for engines, transferable, reusable in family.match(stretches[size]):
+                match = PrefixMatch(transferable * size, reusable * size)
+                found.append(EngineMatch(self._members.names(engines), match))
+        return found
 
-    def removed(self, group_index: int | None, hashes: Sequence[BlockHash]) -> None:
-        """Blocks were dropped from one group (None: from every group)."""
-        for index, group in self._groups.items():
-            if group_index is None or index == group_index:
-                for block_hash in hashes:
-                    self._drop(group, block_hash)
-
-    def match(self, prompt: PromptKeys) -> PrefixMatch:
-        """How much of the prompt's prefix the engine holds."""
-        if self._block_tokens is None:
-            return PrefixMatch()
-        chained = [group for group in self._groups.values() if group.chained]
-        keys = prompt.for_block_size(self._block_tokens)
-        run: list[BlockHash] = []
-        for key in keys:
-            block_hash = self._hash_of.get(key)
-            if block_hash is None or any(block_hash not in group.held for group in chained):
-                break
-            run.append(block_hash)
-        reusable = self._reusable_blocks(run)
-        beyond = (self._hash_of.get(key) for key in keys[len(run) :])
-        states = [group for group in self._groups.values() if group.kind == _STATE_KIND]
-        one_other = len(self._groups) == len(states) + 1
-        lagging = any(h in group.held for h in beyond for group in states)
-        whole_run = states and one_other and not lagging
-        transferable = len(run) if whole_run else reusable
-        return PrefixMatch(transferable * self._block_tokens, reusable * self._block_tokens)
-
-    def _reusable_blocks(self, run: Sequence[BlockHash]) -> int:
-        """Longest part of the run, in blocks, that every other group can continue from."""
-        assert self._block_tokens is not None
-        others = [group for group in self._groups.values() if not group.chained]
-        for count in range(len(run), 0, -1):
-            if all(group.serves(run, count, self._block_tokens) for group in others):
-                return count
-        return 0
+    def tidy(self) -> bool:
+        """Make a little room ahead, or take a little of what cleared engines left out of memory;
+        False where nothing is left to do."""
+        table = self._table
+        room, wanted = table.max_blocks - table.blocks, table.max_blocks // _RESERVED_PART
+        if room < wanted:
+            return table.make_room(min(wanted, room + _FREED_AT_ONCE)) > room
+        if self._tidying is None:
+            if not self._members.cleared:
+                return False
+            self._tidying = self._tidy()
+        if next(self._tidying, self) is self:
+            self._tidying = None
+        return True
 
     def check_integrity(self) -> None:
         """Raise InvariantError if the index contradicts itself."""
-        if {h: k for k, h in self._hash_of.items()} != self._key_of:
-            raise InvariantError("keys and hashes are not each other's inverse")
-        every = set().union(*(g.held for g in self._groups.values()))
-        chained = set().union(*(g.held for g in self._groups.values() if g.chained))
-        if not chained <= set(self._key_of) <= every:
-            raise InvariantError("a full-attention block without a key, or a key nothing holds")
-        held = sum(len(g.held) for g in self._groups.values())
-        if held != self._held or held > self._max_blocks:
-            raise InvariantError(
-                f"{held} hashes held, {self._held} counted, {self._max_blocks} max"
+        self._table.check_integrity()
+        for engine in self._members.alive_members:
+            held = sum(
+                (mask & engine.bits).bit_count() * users
+                for mask, users in zip(self._sets.masks, self._sets.users, strict=True)
             )
+            if held != engine.blocks:
+                raise InvariantError(f"{engine.name}: {held} held, {engine.blocks} counted")
 
-    def _store_chained(self, group: _Group, event: BlocksStored) -> None:
-        """Key and hold the blocks of a full-attention event."""
-        if self._block_tokens is None:
-            self._block_tokens = event.block_tokens
-        size = self._block_tokens
-        key = ROOT if event.parent is None else self._key_of.get(event.parent)
-        count, extras = len(event.hashes), event.extra_keys
-        sound = event.block_tokens == size and len(event.token_ids) == size * count
-        sound = sound and (not extras or len(extras) == count)
-        if key is None or not sound:
-            self.unplaced_blocks_total += count
-            return
-        tokens = array("I", event.token_ids)
-        for number, block_hash in enumerate(event.hashes):
-            extra = extras[number] if extras else None
-            key = block_key(key, tokens[number * size : (number + 1) * size], encode_extra(extra))
-            self._bind(key, block_hash)
-            self._hold(group, block_hash)
+    def _stretches(self, prompt: PromptKeys, block_tokens: int) -> list[Stretch]:
+        found: list[Stretch] = []
+        done = 0
+        for keys in prompt.chunks(self._hasher, block_tokens):
+            rows = self._table.known(keys)
+            self._table.touch(rows)
+            for start, end, number in segments(self._table.sets[rows]):
+                found.append(Stretch(done + start, done + end, self._sets.masks[number]))
+            done += len(rows)
+            if len(rows) < len(keys.low):
+                break
+        return found
 
-    def _bind(self, key: bytes, block_hash: BlockHash) -> None:
-        """Make key and hash each other's only partner (a clash ends the older binding)."""
-        bound_hash, bound_key = self._hash_of.get(key), self._key_of.get(block_hash)
-        if bound_key == key:
-            return
-        if bound_hash is not None:
-            self.removed(None, [bound_hash])
-        if bound_key is not None:
-            self.removed(None, [block_hash])
-        self._hash_of[key], self._key_of[block_hash] = block_hash, key
+    def _tidy(self) -> Iterator[None]:
+        ids, dead = self._members.take_cleared()
+        emptied = np.zeros(len(self._sets.masks), np.bool_)
+        for number in range(len(emptied)):
+            emptied[number] = self._sets.forget(number, dead)
+            if number % _SETS_AT_ONCE == _SETS_AT_ONCE - 1:
+                yield
+        if emptied.any():
+            for start in range(0, self._table.max_blocks, _ROWS_AT_ONCE):
+                yield from self._let_go(start, emptied)
+        self._members.give_back(ids, dead)
 
-    def _hold(self, group: _Group, block_hash: BlockHash) -> None:
-        if block_hash not in group.held:
-            group.held[block_hash] = None
-            self._held += 1
-
-    def _drop(self, group: _Group, block_hash: BlockHash) -> None:
-        if block_hash not in group.held:
-            return
-        del group.held[block_hash]
-        self._held -= 1
-        if block_hash in self._key_of and not any(
-            block_hash in other.held for other in self._groups.values()
-        ):
-            del self._hash_of[self._key_of.pop(block_hash)]
-
-    def _drop_oldest(self) -> None:
-        largest = max(self._groups.values(), key=lambda group: len(group.held))
-        self._drop(largest, next(iter(largest.held)))
-
-
-class _Group:
-    """One KV group of an engine. ``held`` is an ordered set: oldest first."""
-
-    def __init__(self, kind: str, block_tokens: int, window_tokens: int | None) -> None:
-        self.kind = kind
-        self.block_tokens = block_tokens
-        self.window_tokens = window_tokens
-        self.chained = kind in _CHAINED_KINDS
-        self.held: dict[BlockHash, None] = {}
-
-    def serves(self, run: Sequence[BlockHash], count: int, run_block_tokens: int) -> bool:
-        """Whether the prefix ``run[:count]`` can be continued as far as this group goes.
-
-        ``run`` holds the hash at every multiple of ``run_block_tokens``. Kinds unknown here are
-        never counted on.
-        """
-        if self.kind == _STATE_KIND:
-            return run[count - 1] in self.held
-        if self.kind not in _WINDOW_KINDS or self.window_tokens is None:
-            return False
-        step, odd = divmod(self.block_tokens, run_block_tokens)
-        if odd or count % step:
-            return False
-        needed = -(-(self.window_tokens - 1) // self.block_tokens)
-        return all(
-            run[end - 1] in self.held for end in range(count, max(0, count - needed * step), -step)
-        )
+    def _let_go(self, start: int, emptied: NDArray[np.bool_]) -> Iterator[None]:
+        """Of rows from ``start`` on those whose holders have all been cleared."""
+        sets = self._table.sets[start : start + _ROWS_AT_ONCE]
+        known = sets < len(emptied)
+        rows = np.flatnonzero(known & emptied[np.where(known, sets, 0)]) + start
+        for first in range(0, len(rows), _FREED_AT_ONCE):
+            for row in rows[first : first + _FREED_AT_ONCE].tolist():
+                if not self._table.holders(row) and self._table.sets[row]:
+                    self._table.hold(row, 0)
+            yield

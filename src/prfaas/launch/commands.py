@@ -92,6 +92,9 @@ def gateway_command(
     """`prfaas gateway`, for one gateway of the file (None: the first), with its journal appended to
     ``journal_file``."""
     command = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file)]
+    # Beside the file: one that is started again begins with what it knew.
+    learned = deployment_file.with_name(f"learned-{name or 'gateway'}.json")
+    command += ["--learned", str(learned)]
     if name is not None:
         command += ["--name", name]
     if journal_file is not None:

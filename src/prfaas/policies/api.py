@@ -241,6 +241,9 @@ class PrefillLearner(Protocol):
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
 
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What is known of each engine, to be kept for a successor."""
+
     def engines_are(self, cluster_of: Mapping[str, str]) -> None:
         """Engines joined or left: these are all, with their clusters."""
 

@@ -6,17 +6,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from operator import add
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf, isfinite
 
 _MEMORY = 0.99
 """What one observation weighs after the next, whichever engine that is of: about the last hundred
 count. So an engine that gets no more work is forgotten, and tried again."""
 _FORGOTTEN = 0.1
+_LARGEST_WEIGHT = 1e30
+"""Before squares of tokens times it would lose digits."""
 _FIRST_GUESS_TOKENS_PER_S = 10_000.0
 _OPTIMISM = 2.0
 """A cluster that was never seen at work counts as so much faster than the fastest that was."""
+_SURE = 5.0
+"""From so many observations on an engine can surprise."""
+_SURPRISE = 4.0
+"""What takes so many times what was expected counts as that: a machine that slept, a kernel that
+was compiled. Half a dozen chunks of others in the same steps stay below."""
+_CONVINCED = 3
+"""Surprises of one engine in a row: it has become slow, and the next counts in full."""
+_KEPT = 20.0
+"""What was learned by a predecessor counts as so many observations at most: engines may have
+changed meanwhile, and then a few prefills must show it."""
+_SEEDED = 1.0
+"""The same of each point of a profile."""
 
 
 class ProfileCosts:
@@ -52,44 +65,98 @@ class LearnedPrefills:
     counts as its cluster's others; a cluster not seen at work counts as faster than any that was,
     so that it gets work and is seen.
 
+    What is asked for each engine at each arrival must not look at all engines, so sums are kept by
+    engine and by cluster, and rather than let all of them fade the next observation weighs more.
+
     Args:
         cluster_of: engine -> cluster.
     """
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
+        self._cluster_of: Mapping[str, str] = {}
         self._seen: dict[str, _Sums] = {}
+        self._by_cluster: dict[str, _Sums] = {}
+        self._surprises: dict[str, int] = {}
+        self._next_weight = 1.0
+        self._soonest: dict[int, float] = {}
+        """Tokens -> what the fastest engine that was seen takes; until the next observation."""
         self.engines_are(cluster_of)
 
     def engines_are(self, cluster_of: Mapping[str, str]) -> None:
         """Engines joined or left: these are all, with their clusters. What was learned of those
         that stay is kept."""
-        self._seen = {engine: self._seen.get(engine, _Sums()) for engine in cluster_of}
-        self._peers = {
-            engine: [peer for peer, other in cluster_of.items() if other == cluster]
-            for engine, cluster in cluster_of.items()
+        self._cluster_of = cluster_of
+        self._soonest.clear()
+        self._seen = {engine: self._seen.get(engine) or _Sums() for engine in cluster_of}
+        self._surprises = {engine: self._surprises.get(engine, 0) for engine in cluster_of}
+        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        for engine, cluster in cluster_of.items():
+            self._by_cluster[cluster].join(self._seen[engine])
+
+    def seed(self, engine: str, points: Iterable[tuple[float, float]]) -> None:
+        """Begin with a profile: (uncached tokens, seconds) each. It fades as anything else."""
+        for n, t in points:
+            for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
+                sums.add(_SEEDED * self._next_weight, n, t)
+
+    def learned(self) -> dict[str, tuple[float, ...]]:
+        """See `PrefillLearner`: sums by engine, of those that were seen, in observations."""
+        unit = self._next_weight * _MEMORY
+        return {
+            name: sums.in_units(unit)
+            for name, sums in self._seen.items()
+            if sums.weight >= _FORGOTTEN * unit
         }
+
+    def restore(self, kept: Mapping[str, tuple[float, ...]]) -> None:
+        """Begin with what a predecessor has learned. Engines that are not here, and what cannot
+        have been learned, are passed over."""
+        for name, values in kept.items():
+            sound = len(values) == 5 and all(isfinite(value) and value > 0 for value in values)
+            if name in self._seen and sound:
+                unit = self._next_weight * min(1.0, _KEPT / values[0])
+                for sums in (self._seen[name], self._by_cluster[self._cluster_of[name]]):
+                    sums.join(_Sums.of(values, unit))
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
+        forgotten = _FORGOTTEN * self._next_weight * _MEMORY
         own = self._seen[engine]
-        if own.known:
+        if own.weight >= forgotten:
             return own.prefill_s(uncached_tokens)
-        columns = zip(*[self._seen[peer] for peer in self._peers[engine]], strict=True)
-        peers = _Sums(*map(sum, columns))
-        if peers.known:
+        peers = self._by_cluster[self._cluster_of[engine]]
+        if peers.weight >= forgotten:
             return peers.prefill_s(uncached_tokens)
-        others = [s.prefill_s(uncached_tokens) for s in self._seen.values() if s.known]
-        if others:
-            return min(others) / _OPTIMISM
-        return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
+        soonest = self._soonest.get(uncached_tokens)
+        if soonest is None:
+            known = [s for s in self._seen.values() if s.weight >= forgotten]
+            if not known:
+                return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
+            soonest = min(sums.prefill_s(uncached_tokens) for sums in known)
+            self._soonest[uncached_tokens] = soonest
+        return soonest / _OPTIMISM
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was at work on a prefill for ``seconds``."""
-        for name, sums in self._seen.items():
-            self._seen[name] = _Sums(*[_MEMORY * value for value in sums])
-        n, t = float(uncached_tokens), seconds
-        new = (1.0, n, t, n * n, n * t)
-        self._seen[engine] = _Sums(*map(add, self._seen[engine], new))
+        seconds = self._plausible(engine, uncached_tokens, seconds)
+        self._soonest.clear()
+        for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
+            sums.add(self._next_weight, float(uncached_tokens), seconds)
+        self._next_weight /= _MEMORY
+        if self._next_weight > _LARGEST_WEIGHT:
+            for sums in (*self._seen.values(), *self._by_cluster.values()):
+                sums.scale(1 / self._next_weight)
+            self._next_weight = 1.0
+
+    def _plausible(self, engine: str, tokens: int, seconds: float) -> float:
+        own = self._seen[engine]
+        sure = own.weight >= _SURE * self._next_weight * _MEMORY
+        most = _SURPRISE * own.prefill_s(tokens) if sure else inf
+        if seconds <= most:
+            self._surprises[engine] = 0
+            return seconds
+        self._surprises[engine] += 1
+        return seconds if self._surprises[engine] > _CONVINCED else most
 
 
 class LearnedCosts:
@@ -113,26 +180,64 @@ class LearnedCosts:
         return self._kv_bytes(from_token, to_token)
 
 
-class _Sums(NamedTuple):
+class _Sums:
     """Over prefills of n uncached tokens in t seconds, each with its weight."""
 
-    weight: float = 0.0
-    n: float = 0.0
-    t: float = 0.0
-    nn: float = 0.0
-    nt: float = 0.0
+    __slots__ = ("_line", "n", "nn", "nt", "t", "weight")
 
-    @property
-    def known(self) -> bool:
-        return self.weight >= _FORGOTTEN
+    def __init__(self) -> None:
+        self.weight = self.n = self.t = self.nn = self.nt = 0.0
+        self._line: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float], unit: float) -> _Sums:
+        """What `in_units` gave, each observation as heavy as ``unit``."""
+        sums = cls()
+        sums.weight, sums.n, sums.t, sums.nn, sums.nt = (unit * value for value in values)
+        return sums
+
+    def in_units(self, unit: float) -> tuple[float, ...]:
+        """Where an observation weighs ``unit``: the weight of all, and the sums."""
+        return tuple(x / unit for x in (self.weight, self.n, self.t, self.nn, self.nt))
+
+    def add(self, weight: float, n: float, t: float) -> None:
+        """One more."""
+        self.weight += weight
+        self.n += weight * n
+        self.t += weight * t
+        self.nn += weight * n * n
+        self.nt += weight * n * t
+        self._line = None
+
+    def join(self, other: _Sums) -> None:
+        """All of another's."""
+        self.weight += other.weight
+        self.n += other.n
+        self.t += other.t
+        self.nn += other.nn
+        self.nt += other.nt
+        self._line = None
+
+    def scale(self, factor: float) -> None:
+        """All weights by the same factor."""
+        self.weight *= factor
+        self.n *= factor
+        self.t *= factor
+        self.nn *= factor
+        self.nt *= factor
 
     def prefill_s(self, tokens: int) -> float:
         """a + b ``tokens`` of the least squares line; through the origin where that has no sense
         (one length only, or the shorter took longer)."""
+        if self._line is None:
+            self._line = self._fit()
+        return self._line[0] + self._line[1] * tokens
+
+    def _fit(self) -> tuple[float, float]:
         spread = self.weight * self.nn - self.n * self.n
         if spread > 1e-6 * self.n * self.n:
             slope = (self.weight * self.nt - self.n * self.t) / spread
             offset = (self.t - slope * self.n) / self.weight
             if slope > 0 and offset >= 0:
-                return offset + slope * tokens
-        return self.t / self.n * tokens
+                return offset, slope
+        return 0.0, self.t / self.n

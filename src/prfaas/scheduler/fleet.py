@@ -44,7 +44,7 @@ class FleetState:
         """Decode engines that are to prefill once they have nothing left to answer."""
         self.cordoned: list[EngineState] = []
         """Engines that are to take no more work."""
-        self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
+        self.links = {(k.source, k.target): LinkState(k, self.clock) for k in topology.links}
         self.pairing = Pairing(topology.alignment_tokens, self.engines, self._joined(), on_layout)
 
     def reshaped(self) -> None:

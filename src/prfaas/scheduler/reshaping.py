@@ -106,7 +106,7 @@ class Reshaping:
             if key in links:
                 links[key].configure(spec)
             else:
-                links[key] = LinkState(spec)
+                links[key] = LinkState(spec, self._fleet.clock)
         for key in links.keys() - wanted.keys():
             link = links.pop(key)
             link.up = False

@@ -106,6 +106,7 @@ class Scheduler:
         on_engines: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._policy = policy
+        self._learner = learner
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
@@ -148,6 +149,11 @@ class Scheduler:
     def view(self) -> View:
         """What policies see: for dashboards and reports, to read only."""
         return self._fleet
+
+    @property
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What it has learned (`PrefillLearner.learned`); empty where costs are known."""
+        return {} if self._learner is None else self._learner.learned()
 
     @property
     def live_requests(self) -> int:

@@ -12,6 +12,7 @@ from prfaas.policies.api import Route
 from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.line_rate import LineRate
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
 
 
@@ -19,42 +20,13 @@ class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
-        "_clock",
-        "_free_at",
-        "answers",
-        "assigned",
-        "busy_since",
-        "changes_role",
-        "cluster",
-        "configured_role",
-        "cordon",
-        "decode_records",
-        "draining",
-        "kv_tokens",
-        "kv_used",
-        "machine",
-        "max_prefills",
-        "max_requests",
-        "may_change_role",
-        "most_prefills",
-        "most_running",
-        "name",
-        "no_givers",
-        "place",
-        "prefill_records",
-        "prefill_tokens",
-        "prefills",
-        "queued_s",
-        "role",
-        "running",
-        "suspected",
-        "takes_handoffs",
-        "told_drained",
-        "up",
-        "up_since",
-        "waiting",
-        "warm",
-    )
+        "_clock", "_free_at", "answers", "assigned", "busy_since", "changes_role",
+        "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_tokens",
+        "kv_used", "machine", "max_prefills", "max_requests", "may_change_role",
+        "most_prefills", "most_running", "name", "no_givers", "place", "prefill_records",
+        "prefill_tokens", "prefills", "queued_s", "role", "running", "suspected",
+        "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
+    )  # fmt: skip
 
     def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
         self.name = spec.name
@@ -214,13 +186,14 @@ class ClusterState:
 class LinkState:
     """A `LinkView`, and the requests whose KV cache is to cross it."""
 
-    def __init__(self, spec: LinkSpec) -> None:
+    def __init__(self, spec: LinkSpec, clock: Clock) -> None:
         self.source, self.target = spec.source, spec.target
         self.up = True
         self.down_since = inf
         rate = spec.rate_bytes_per_s
         self.configured_bytes_per_s = inf if rate is None else rate
-        self.rate_bytes_per_s = self.configured_bytes_per_s
+        self.rate = LineRate(self.configured_bytes_per_s)
+        self._clock = clock
         self.rtt_s = spec.rtt_s
         self.utilisation = self.congestion = 0.0
         self.outstanding_bytes = 0.0
@@ -230,8 +203,13 @@ class LinkState:
         """The file says another rate. What was measured below it stays as it is."""
         rate = inf if spec.rate_bytes_per_s is None else spec.rate_bytes_per_s
         if self.rate_bytes_per_s == self.configured_bytes_per_s or self.rate_bytes_per_s > rate:
-            self.rate_bytes_per_s = rate
+            self.rate = LineRate(rate)
         self.configured_bytes_per_s = rate
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """See `LinkView`."""
+        return self.rate.at(self._clock.now)
 
     @property
     def transfers(self) -> int:

@@ -88,6 +88,7 @@ class MockDeployment:
         policy: str = "threshold",
         threshold_tokens: int = THRESHOLD_TOKENS,
         journal_file: Path | None = None,
+        learned_file: Path | None = None,
         second_prefill: bool = False,
         absent: tuple[str, ...] = (),
         host: str = "127.0.0.1",
@@ -103,6 +104,7 @@ class MockDeployment:
             "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
         }
         self._journal_file = journal_file
+        self._learned_file = learned_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
         places = {"e2": "east-agent"} if second_prefill else {}
         places |= {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
@@ -143,7 +145,10 @@ class MockDeployment:
             await self.agents[name].stop()
         deployment = self.deployment()
         self.gateway = Gateway(
-            deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
+            deployment,
+            resolve(deployment, source="mock"),
+            journal_file=self._journal_file,
+            learned_file=self._learned_file,
         )
         await self.gateway.start()
         served = serving(

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from prfaas.index.prefix_index import BlocksStored
+from prfaas.index.engine_index import BlocksStored
 from prfaas.testing.mock_deployment import (
     BLOCK_TOKENS,
     MockDeployment,

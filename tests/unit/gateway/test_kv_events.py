@@ -16,8 +16,9 @@ import zmq.asyncio
 from prfaas.core.addresses import endpoint_at
 from prfaas.core.errors import EngineError
 from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
+from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import EngineIndex
+from prfaas.index.prefix_index import PrefixIndex
 from prfaas.testing.mock_deployment import until
 
 BLOCK = 4
@@ -50,13 +51,25 @@ def batch(*events: dict[str, Any], ts: float = 1.0) -> bytes:
     return msgspec.msgpack.encode([ts, list(events), 0])
 
 
-def held(index: EngineIndex) -> int:
-    return index.match(PromptKeys(TOKENS)).transferable_tokens
+INDICES: dict[EngineIndex, PrefixIndex] = {}
+
+
+def empty_index() -> EngineIndex:
+    """Of the only engine of an index."""
+    index = PrefixIndex(max_blocks=1000)
+    engine = index.engine("e")
+    INDICES[engine] = index
+    return engine
+
+
+def held(engine: EngineIndex) -> int:
+    found = INDICES[engine].match(PromptKeys(TOKENS))
+    return found[0].match.transferable_tokens if found else 0
 
 
 class TestFollower:
     def test_in_order(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         assert follower.take(0, batch(stored(0, 3)))
         assert held(follower.index) == 12
         assert follower.take(1, batch(REMOVED))
@@ -65,7 +78,7 @@ class TestFollower:
         assert held(follower.index) == 0
 
     def test_a_gap_asks_for_a_replay_that_fills_it(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         assert follower.take(0, batch(stored(0)))
         assert not follower.take(2, batch(stored(2)))
         assert follower.next_number == 1
@@ -76,28 +89,28 @@ class TestFollower:
         assert follower.batches_total == 3
 
     def test_what_cannot_be_replayed_empties_the_index(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         follower.take(0, batch(stored(0, 2)))
         follower.take_replayed(7, batch(stored(0, 1)))
         assert held(follower.index) == 4
         assert follower.next_number == 8
 
     def test_a_new_publisher_starts_over(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         follower.take(0, batch(stored(0, 3), ts=5.0))
         follower.take(1, batch(ts=6.0))
         assert follower.take(0, batch(stored(0, 1), ts=7.0))
         assert held(follower.index) == 4
 
     def test_copies_in_other_media_are_not_the_engines_cache(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         follower.take(0, batch(stored(0) | {"medium": "CPU"}))
         assert held(follower.index) == 0
         follower.take(1, batch(stored(0), stored(1), REMOVED | {"medium": "CPU"}))
         assert held(follower.index) == 8
 
     def test_garbage_is_an_engine_error(self) -> None:
-        follower = KvEventFollower(EngineIndex())
+        follower = KvEventFollower(empty_index())
         for payload in (
             batch(stored(0) | {"token_ids": [-1]}),
             batch(stored(0) | {"block_size": 0}),
@@ -160,7 +173,7 @@ async def following(
         async def discover() -> tuple[str, str | None]:
             return publisher.events, publisher.replay
 
-        feed = KvEventFeed("e", EngineIndex(), discover, context)
+        feed = KvEventFeed("e", empty_index(), discover, context)
         tasks = [asyncio.create_task(feed.run()), asyncio.create_task(publisher.serve_replays())]
         try:
             yield feed, publisher

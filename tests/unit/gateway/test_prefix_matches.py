@@ -7,8 +7,10 @@ import pytest
 from prfaas.core.deployment import EngineRole
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.prefix_matches import match_engines, usable_prefix
+from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch
+from prfaas.index.matching import PrefixMatch
+from prfaas.index.prefix_index import PrefixIndex
 
 TOKENS = list(range(20))
 
@@ -26,15 +28,16 @@ def endpoint(name: str, role: EngineRole) -> EngineEndpoint:
     )
 
 
-def index_of(tokens: int, *, states: int | None = None) -> EngineIndex:
-    """Holds the KV cache of so many tokens, and (with ``states``) the state after so many."""
-    index = EngineIndex()
+def hold(index: PrefixIndex, engine: str, tokens: int, *, states: int | None = None) -> None:
+    """Let the engine hold the KV cache of so many tokens, and (with ``states``) the state after so
+    many."""
+    held = index.engine(engine)
     groups = [(0, "full_attention", range(tokens // 4))]
     if states is not None:
         groups.append((1, "mamba", range(states // 4 - 1, states // 4)))
     for group, kind, blocks in groups:
         for block in blocks:
-            index.stored(
+            held.stored(
                 BlocksStored(
                     group=group,
                     kind=kind,
@@ -44,7 +47,6 @@ def index_of(tokens: int, *, states: int | None = None) -> EngineIndex:
                     token_ids=TOKENS[4 * block : 4 * block + 4],
                 )
             )
-    return index
 
 
 @pytest.mark.parametrize(
@@ -60,13 +62,27 @@ def index_of(tokens: int, *, states: int | None = None) -> EngineIndex:
 )
 def test_usable_prefix(role: EngineRole, transferable: int, reusable: int, expected: int) -> None:
     match = PrefixMatch(transferable, reusable)
-    assert usable_prefix(endpoint("e", role), match, prompt_tokens=20, block_tokens=4) == expected
+    assert usable_prefix(role, match, prompt_tokens=20, block_tokens=4) == expected
 
 
 def test_engines_that_hold_nothing_are_left_out() -> None:
     engines = {name: endpoint(name, "decode") for name in ("d1", "d2")}
-    indices = {"d1": index_of(8), "d2": index_of(0)}
-    keys = PromptKeys(TOKENS, salt=None, adapter=None)
+    index = PrefixIndex(max_blocks=100)
+    hold(index, "d1", 8)
+    hold(index, "d2", 0)
     alignment = {"d1": 4, "d2": 4}
-    found = match_engines(keys, engines, indices, prompt_tokens=20, alignment_tokens=alignment)
+    keys = PromptKeys(TOKENS)
+    found = match_engines(keys, index, engines, prompt_tokens=20, alignment_tokens=alignment)
     assert (found.cached, found.resumable) == ({"d1": 8}, {})
+
+
+def test_each_engine_counts_by_its_role() -> None:
+    """Without the state a prefill engine can go on from nothing, a decode engine gets it sent."""
+    engines = {"d": endpoint("d", "decode"), "p": endpoint("p", "prefill")}
+    index = PrefixIndex(max_blocks=100)
+    for name in engines:
+        hold(index, name, 12, states=4)
+    alignment = {"d": 4, "p": 4}
+    keys = PromptKeys(TOKENS)
+    found = match_engines(keys, index, engines, prompt_tokens=20, alignment_tokens=alignment)
+    assert (found.cached, found.resumable) == ({"d": 12, "p": 4}, {"d": 4})

@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-from array import array
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.index.keys import ROOT, PromptKeys, block_key, encode_extra
+from prfaas.index.keys import BlockHasher, Place, PromptKeys, encode_extra
 
 tokens = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)
+HASHER = BlockHasher(b"seed")
+
+
+def keys_of(prompt: PromptKeys, block_tokens: int, hasher: BlockHasher = HASHER) -> list[Place]:
+    lows, highs = [], []
+    for low, high in prompt.chunks(hasher, block_tokens):
+        lows += low.tolist()
+        highs += high.tolist()
+    return [Place(*of, depth + 1) for depth, of in enumerate(zip(lows, highs, strict=True))]
+
+
+def extended(place: Place, ids: list[int], extras: list[bytes]) -> Place:
+    low, high = HASHER.extend(place, np.array(ids, np.uint32), len(ids), extras)
+    return Place(int(low[0]), int(high[0]), place.depth + 1)
 
 
 @given(tokens, st.integers(1, 8))
-def test_a_prompts_keys_are_the_chain_of_its_blocks_before_the_last_token(
+def test_a_prompts_keys_are_those_of_its_blocks_before_the_last_token(
     prompt: list[int], block: int
 ) -> None:
-    key, wanted = ROOT, []
+    place, wanted = HASHER.root(block), []
     for start in range(0, (len(prompt) - 1) // block * block, block):
-        key = block_key(key, array("I", prompt[start : start + block]), encode_extra(None))
-        wanted.append(key)
-    assert PromptKeys(prompt).for_block_size(block) == wanted
+        place = extended(place, prompt[start : start + block], [])
+        wanted.append(place)
+    assert keys_of(PromptKeys(prompt), block) == wanted
+
+
+@given(tokens, st.integers(1, 8), st.sampled_from([b"", b"extra"]))
+def test_one_block_has_the_key_that_it_has_among_many(
+    prompt: list[int], block: int, extra: bytes
+) -> None:
+    ids = (prompt * block)[:block]
+    assert HASHER.extend_one(HASHER.root(block), ids, extra) == extended(
+        HASHER.root(block), ids, [extra]
+    )
 
 
 @given(tokens, tokens)
 def test_keys_depend_on_all_before_them_and_nothing_after(a: list[int], b: list[int]) -> None:
-    short, long = PromptKeys(a).for_block_size(2), PromptKeys(a + b).for_block_size(2)
+    short, long = keys_of(PromptKeys(a), 2), keys_of(PromptKeys(a + b), 2)
     assert long[: len(short)] == short
-    other = PromptKeys([(a[0] + 1) % 2**32, *a[1:], *b]).for_block_size(2)
+    other = keys_of(PromptKeys([(a[0] + 1) % 2**32, *a[1:], *b]), 2)
     assert not set(other) & set(long)
+
+
+def test_a_long_prompt_comes_in_parts_that_go_on_from_each_other() -> None:
+    ids = [number * 7919 % 1000 for number in range(3000)]
+    found = keys_of(PromptKeys(ids), 2)
+    assert len(found) == len(set(found)) == 1499
+    low, high = HASHER.extend(HASHER.root(2), np.array(ids[:2998], np.uint32), 2)
+    assert [place.low for place in found] == low.tolist()
+    assert [place.high for place in found] == high.tolist()
+
+
+def test_order_and_place_of_blocks_matter() -> None:
+    one, other = [1, 2, 3, 4], [3, 4, 1, 2]
+    assert keys_of(PromptKeys([*one, 0]), 2)[-1] != keys_of(PromptKeys([*other, 0]), 2)[-1]
+    assert keys_of(PromptKeys([1, 2, 1, 2, 0]), 2)[0].low != keys_of(PromptKeys([1] * 3), 2)[0].low
+
+
+def test_other_seeds_and_other_block_sizes_give_other_keys() -> None:
+    prompt = PromptKeys(list(range(9)))
+    assert not set(keys_of(prompt, 4)) & set(keys_of(prompt, 4, BlockHasher(b"other")))
+    assert keys_of(prompt, 8)[0][:2] != keys_of(prompt, 4)[1][:2]
 
 
 def test_an_adapter_is_in_every_block_a_salt_in_the_first() -> None:
     prompt = list(range(9))
     plain, salted = PromptKeys(prompt), PromptKeys(prompt, salt="s")
     adapted = PromptKeys(prompt, adapter="a")
-    assert not set(plain.for_block_size(4)) & set(salted.for_block_size(4))
-    first = block_key(ROOT, array("I", range(4)), encode_extra(["a"]))
-    second = block_key(first, array("I", range(4, 8)), encode_extra(["a"]))
-    assert adapted.for_block_size(4) == [first, second]
-    first = block_key(ROOT, array("I", range(4)), encode_extra(["s"]))
-    second = block_key(first, array("I", range(4, 8)), encode_extra([]))
-    assert salted.for_block_size(4) == [first, second]
+    assert not set(keys_of(plain, 4)) & set(keys_of(salted, 4))
+    first = extended(HASHER.root(4), prompt[:4], [encode_extra(["a"])])
+    assert keys_of(adapted, 4) == [first, extended(first, prompt[4:8], [encode_extra(["a"])])]
+    first = extended(HASHER.root(4), prompt[:4], [encode_extra(["s"])])
+    assert keys_of(salted, 4) == [first, extended(first, prompt[4:8], [encode_extra([])])]
 
 
 def test_ids_that_are_no_tokens_are_refused() -> None:

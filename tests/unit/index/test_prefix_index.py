@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keys import PromptKeys
-from prfaas.index.prefix_index import BlocksStored, EngineIndex, PrefixMatch
+from prfaas.index.matching import PrefixMatch
+from prfaas.index.prefix_index import PrefixIndex
 
 BLOCK = 4
 TOKENS = list(range(100, 120))
@@ -47,16 +49,30 @@ def window(hashes: list[int], *, tokens: int, block: int = BLOCK) -> BlocksStore
     )
 
 
+class OneEngine:
+    """An index with one engine."""
+
+    def __init__(self, max_blocks: int = 1000) -> None:
+        self.all = PrefixIndex(max_blocks=max_blocks, max_engines=2)
+        self.engine = self.all.engine("e")
+        self.stored, self.removed = self.engine.stored, self.engine.removed
+        self.clear, self.check_integrity = self.engine.clear, self.all.check_integrity
+
+    def match(self, prompt: PromptKeys) -> PrefixMatch:
+        found = self.all.match(prompt)
+        return found[0].match if found else PrefixMatch()
+
+
 @pytest.fixture
-def index() -> EngineIndex:
-    return EngineIndex()
+def index() -> OneEngine:
+    return OneEngine()
 
 
-def test_empty_index_matches_nothing(index: EngineIndex) -> None:
+def test_empty_index_matches_nothing(index: OneEngine) -> None:
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
 
 
-def test_dense_model_chain_over_two_events(index: EngineIndex) -> None:
+def test_dense_model_chain_over_two_events(index: OneEngine) -> None:
     index.stored(stored([1, 2], None, 0))
     index.stored(stored([3], 2, 8))
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 12)
@@ -65,7 +81,7 @@ def test_dense_model_chain_over_two_events(index: EngineIndex) -> None:
     index.check_integrity()
 
 
-def test_a_removed_block_ends_the_run_and_its_return_restores_it(index: EngineIndex) -> None:
+def test_a_removed_block_ends_the_run_and_its_return_restores_it(index: OneEngine) -> None:
     index.stored(stored([1, 2, 3], None, 0))
     index.removed(0, [2])
     assert index.match(PromptKeys(TOKENS)).transferable_tokens == 4
@@ -74,7 +90,7 @@ def test_a_removed_block_ends_the_run_and_its_return_restores_it(index: EngineIn
     index.check_integrity()
 
 
-def test_recurrent_state_is_needed_at_exactly_the_reused_length(index: EngineIndex) -> None:
+def test_recurrent_state_is_needed_at_exactly_the_reused_length(index: OneEngine) -> None:
     index.stored(state([]))
     index.stored(stored([1, 2, 3], None, 0))
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 0)
@@ -84,7 +100,7 @@ def test_recurrent_state_is_needed_at_exactly_the_reused_length(index: EngineInd
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 0)
 
 
-def test_every_recurrent_group_must_hold_the_state(index: EngineIndex) -> None:
+def test_every_recurrent_group_must_hold_the_state(index: OneEngine) -> None:
     index.stored(stored([1, 2], None, 0))
     index.stored(state([2], group=1))
     index.stored(state([1], group=3))
@@ -92,7 +108,7 @@ def test_every_recurrent_group_must_hold_the_state(index: EngineIndex) -> None:
 
 
 def test_a_state_beyond_the_run_makes_the_engine_count_on_what_it_can_reuse(
-    index: EngineIndex,
+    index: OneEngine,
 ) -> None:
     index.stored(stored([1, 2, 3], None, 0))
     index.stored(state([1, 3]))
@@ -102,7 +118,7 @@ def test_a_state_beyond_the_run_makes_the_engine_count_on_what_it_can_reuse(
 
 
 def test_beside_states_one_group_of_full_attention_may_run_ahead_two_may_not(
-    index: EngineIndex,
+    index: OneEngine,
 ) -> None:
     """vLLM would take the deeper of the two for what both hold."""
     index.stored(stored([1, 2, 3], None, 0))
@@ -112,7 +128,7 @@ def test_beside_states_one_group_of_full_attention_may_run_ahead_two_may_not(
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
 
 
-def test_sliding_window_needs_only_what_the_next_token_sees(index: EngineIndex) -> None:
+def test_sliding_window_needs_only_what_the_next_token_sees(index: OneEngine) -> None:
     index.stored(stored([1, 2, 3, 4], None, 0))
     index.stored(window([3, 4], tokens=8))
     # cdiv(8 - 1, 4) = 2 blocks before the length: 16 is served, 12 lacks block 2.
@@ -123,7 +139,7 @@ def test_sliding_window_needs_only_what_the_next_token_sees(index: EngineIndex) 
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(4, 4)
 
 
-def test_windows_and_states_together(index: EngineIndex) -> None:
+def test_windows_and_states_together(index: OneEngine) -> None:
     index.stored(stored([1, 2, 3, 4], None, 0))
     index.stored(window([3, 4], tokens=8))
     index.stored(state([4]))
@@ -132,13 +148,13 @@ def test_windows_and_states_together(index: EngineIndex) -> None:
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
 
 
-def test_sliding_window_with_larger_blocks(index: EngineIndex) -> None:
+def test_sliding_window_with_larger_blocks(index: OneEngine) -> None:
     index.stored(stored([1, 2, 3, 4], None, 0))
     index.stored(window([4], tokens=8, block=8))
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(16, 16)
 
 
-def test_an_unknown_kind_is_never_counted_on(index: EngineIndex) -> None:
+def test_an_unknown_kind_is_never_counted_on(index: OneEngine) -> None:
     index.stored(stored([1], None, 0))
     event = BlocksStored(
         group=5, kind="chunked_local_attention", block_tokens=4, hashes=[1], parent=None,
@@ -148,7 +164,7 @@ def test_an_unknown_kind_is_never_counted_on(index: EngineIndex) -> None:
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
 
 
-def test_all_full_attention_groups_must_hold_a_block(index: EngineIndex) -> None:
+def test_all_full_attention_groups_must_hold_a_block(index: OneEngine) -> None:
     index.stored(stored([1, 2], None, 0))
     index.stored(stored([1], None, 0, group=4))
     assert index.match(PromptKeys(TOKENS)).transferable_tokens == 4
@@ -157,42 +173,35 @@ def test_all_full_attention_groups_must_hold_a_block(index: EngineIndex) -> None
     index.check_integrity()
 
 
-def test_salt_and_adapter_separate_prefixes(index: EngineIndex) -> None:
+def test_salt_and_adapter_separate_prefixes(index: OneEngine) -> None:
     index.stored(stored([1, 2], None, 0, extra=[["lora", "pepper"], ["lora"]]))
     assert index.match(PromptKeys(TOKENS)).transferable_tokens == 0
     assert index.match(PromptKeys(TOKENS, salt="pepper")).transferable_tokens == 0
     assert index.match(PromptKeys(TOKENS, salt="pepper", adapter="lora")).transferable_tokens == 8
 
 
-def test_blocks_of_unknown_parents_or_odd_shapes_are_counted_not_placed(index: EngineIndex) -> None:
+def test_blocks_of_unknown_parents_or_odd_shapes_are_counted_not_placed(index: OneEngine) -> None:
     index.stored(stored([9], 8, 4))
     index.stored(stored([1], None, 0))
     odd = BlocksStored(
         group=0, kind="full_attention", block_tokens=2, hashes=[7], parent=1, token_ids=[5, 6]
     )
     index.stored(odd)
-    assert index.unplaced_blocks_total == 2
-    assert index.blocks == 1
+    assert index.engine.unplaced_blocks_total == 2
+    assert index.engine.blocks == 1
     index.check_integrity()
 
 
-def test_clear_forgets_everything(index: EngineIndex) -> None:
+def test_clear_forgets_everything(index: OneEngine) -> None:
     index.stored(stored([1, 2], None, 0))
     index.clear()
-    assert index.blocks == 0
+    assert index.engine.blocks == 0
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(0, 0)
     index.check_integrity()
 
 
 def test_memory_is_bounded() -> None:
-    index = EngineIndex(max_blocks=3)
+    index = OneEngine(max_blocks=3)
     index.stored(stored([1, 2, 3, 4, 5], None, 0))
-    assert index.blocks == 3
+    assert index.engine.blocks == 3
     index.check_integrity()
-
-
-def test_keys_do_not_depend_on_what_follows() -> None:
-    long, short = PromptKeys(TOKENS), PromptKeys(TOKENS[:9])
-    assert long.for_block_size(BLOCK)[:2] == short.for_block_size(BLOCK)
-    assert len(PromptKeys(TOKENS[:8]).for_block_size(BLOCK)) == 1  # the last token is computed
-    assert PromptKeys(TOKENS[:4]).for_block_size(BLOCK) == []

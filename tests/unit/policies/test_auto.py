@@ -34,7 +34,7 @@ def test_on_an_idle_deployment_the_soonest_route_is_taken() -> None:
     view = fleet()
     assert route(view, 8000) == (Route.OFFLOAD, "e0")
     assert route(view, 8000, cached={"p1": 7900}) == (Route.PD_P, "p1")
-    view.links["east", "west"].rate_bytes_per_s = 1e4
+    view.links["east", "west"].rate.take(1e4, 0.0)
     assert route(view, 2000)[0] is not Route.OFFLOAD
 
 

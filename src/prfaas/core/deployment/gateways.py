@@ -24,6 +24,8 @@ class GatewayConfig(Strict, frozen=True):
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
     max_inflight_requests: Positive = 1024
+    max_index_blocks: Positive = 4_194_304
+    """Distinct KV blocks whose holders are known, at about 75 bytes each."""
     drain: str = "25 s"
     """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
     kills, so that what is cut can still be told so."""

@@ -23,7 +23,7 @@ class SchedulerConfig(Strict, frozen=True):
     policy: str = ""
     """Where none is named: ``auto``; but ``threshold`` where there is a threshold."""
     threshold: str | int | None = None
-    bandwidth: Literal["scarce", "abundant"] | None = None
+    bandwidth: Literal["measured", "scarce", "abundant"] | None = None
     options: dict[str, int | float | bool | str] = msgspec.field(default_factory=dict)
     roles: Literal["live", "dry-run", "fixed"] = "live"
     """Whether engines of PD clusters change their roles when the policy calls for it; ``dry-run``:
