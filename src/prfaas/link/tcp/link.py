@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import LinkError
 from prfaas.link.api import (
@@ -67,6 +67,17 @@ class TcpLink:
                 self._peers[name] = SendingDriver(name, peer, self._config, self._context)
                 return
         known.configure(peer)
+
+    def reconfigure(self, peers: Mapping[str, PeerConfig], accept_from: frozenset[str]) -> None:
+        """Other peers than before, while everything goes on between those that stay. Transfers to
+        one that has left fail; one that may push no more is refused when it dials again."""
+        self._acceptor.accept_from = accept_from
+        for name, peer in peers.items():
+            self.set_peer(name, peer)
+        with self._lock:
+            left = [self._peers.pop(name) for name in self._peers.keys() - peers.keys()]
+        for driver in left:
+            driver.close()
 
     def send(
         self,
