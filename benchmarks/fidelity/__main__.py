@@ -73,11 +73,10 @@ def main() -> int:
 
 def ask(url: str, profiles: Path, args: argparse.Namespace, stage: Stage) -> None:
     """The script, at a rate that leaves each stage idle most of the time."""
-    lengths = TruncatedLogNormal(stage.mu, stage.sigma, 100, stage.longest)
-    slowest = max(
-        load_profile(str(path)).prefill_or_refuse.seconds(lengths.mean())
-        for path in profiles.glob("*.yaml")
-    )
+    known = [load_profile(str(path)).prefill_or_refuse for path in profiles.glob("*.yaml")]
+    longest = min([stage.longest, *(profile.max_tokens for profile in known)])
+    lengths = TruncatedLogNormal(stage.mu, stage.sigma, 100, longest)
+    slowest = max(profile.seconds(lengths.mean()) for profile in known)
     rate = args.busy / slowest
     print(f"{args.requests} requests at {rate:.2f} a second ...", flush=True)
     workload = drawn(lengths, stage.output_tokens, rate, args.requests, seed=7)

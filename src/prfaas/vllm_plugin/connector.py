@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -23,16 +24,18 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorTransferResults,
     SupportsHMA,
 )
+from vllm.logger import init_logger
 
 from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
 from prfaas.vllm_plugin.support import check_supported
+from prfaas.vllm_plugin.versions import version_warning
 from prfaas.vllm_plugin.worker_side import WorkerSide
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import KVTransferConfig, VllmConfig
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionMetadata
     from vllm.v1.core.block_pool import BlockPool
@@ -43,6 +46,10 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
+# Under "vllm" so that the engine's own logging configuration applies.
+logger = init_logger(f"vllm.{__name__}")
+
+
 class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
     """Exports a prompt's KV cache while it is computed; imports one computed elsewhere."""
 
@@ -50,6 +57,8 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        if (warning := version_warning(vllm.__version__)) is not None:
+            logger.warning(warning)
         check_supported(vllm_config, kv_cache_config)
         self._scheduler = (
             SchedulerSide(kv_cache_config, exports=self._kv_transfer_config.is_kv_producer)
@@ -63,6 +72,12 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         # Full CUDA graphs call no hook: what such a step computes leaves when it is over. On an
         # engine that decodes, that is a step of single tokens; a prompt's chunks run without them.
         return not extra_config.get("decodes", False)
+
+    @classmethod
+    def supports_sleep_mode(cls, kv_transfer_config: KVTransferConfig) -> bool:
+        # Asked by vLLM from 0.33 on. Copies know pages by address, and some may be under way: that
+        # they survive the cache's unmapping was never tried.
+        return False
 
     @property
     def supports_divergent_local_hybrid_hits(self) -> bool:

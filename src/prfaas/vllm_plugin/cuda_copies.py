@@ -105,12 +105,17 @@ class CudaCopier:
 
 
 def flattened(noted: list[Noted]) -> tuple[Addresses, Addresses, Addresses]:
-    """Targets, sources and sizes of the single copies; ``noted`` must not be empty."""
+    """Targets, sources and sizes of the single copies, neighbours joined: a fresh prompt's blocks
+    often follow each other, and the driver's cost is per copy. ``noted`` must not be empty."""
     counts = np.array([len(note.sources) for note in noted])
     sizes = np.repeat(np.array([note.size for note in noted], dtype=np.int64), counts)
     begins = np.repeat(np.array([note.target for note in noted], dtype=np.int64), counts)
     within = np.arange(len(sizes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    targets = begins + within * sizes
     sources = np.fromiter(
         itertools.chain.from_iterable(note.sources for note in noted), np.int64, len(sizes)
     )
-    return begins + within * sizes, sources, sizes
+    ends = (targets[:-1] + sizes[:-1], sources[:-1] + sizes[:-1])
+    apart = (targets[1:] != ends[0]) | (sources[1:] != ends[1])
+    first = np.flatnonzero(np.concatenate(([True], apart)))
+    return targets[first], sources[first], np.add.reduceat(sizes, first)

@@ -61,6 +61,11 @@ def _check_transfer(config: VllmConfig) -> None:
             "a load that fails would fail its request: start vLLM with "
             '"kv_load_failure_policy": "recompute" in --kv-transfer-config'
         )
+    if config.model_config.enable_sleep_mode:
+        raise EngineError(
+            "the connector's copies do not survive that the cache is unmapped: leave out "
+            "--enable-sleep-mode"
+        )
     if transfer.is_kv_producer and config.parallel_config.use_ubatching:
         # A layer's hook is then called once per micro-batch, before the others' KV is written.
         raise EngineError(
@@ -76,7 +81,12 @@ def _check_recurrent(config: VllmConfig, kv_cache: KVCacheConfig) -> None:
             "start vLLM with --enable-prefix-caching"
         )
     if config.speculative_config is not None:
-        raise EngineError("speculative decoding is not supported with recurrent layers")
+        # The convolutions' states are as much wider as tokens are drafted: a prefill engine that
+        # drafts none, or fewer, holds other pages.
+        raise EngineError(
+            f"speculative decoding ({config.speculative_config.method}) is not supported with "
+            "recurrent layers: leave out --speculative-config"
+        )
     block_tokens = max(size for _, size in group_kinds(kv_cache))
     if kv_cache.cache_hit_alignment_tokens not in (None, block_tokens):
         # States are then kept inside a block too, instead of at the boundary.

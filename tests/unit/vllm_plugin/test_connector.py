@@ -44,6 +44,10 @@ def test_hybrid_models_are_supported_with_every_group_loaded() -> None:
     assert made.get_loaded_kv_cache_group_ids(SimpleNamespace()) == (0, 1, 2)  # type: ignore[arg-type]
 
 
+def test_sleep_mode_is_answered() -> None:
+    assert PrfaasConnector.supports_sleep_mode(SimpleNamespace()) is False  # type: ignore[arg-type]
+
+
 COMMON: dict[str, Any] = {
     "block_size": 16, "num_kv_heads": 1, "head_size": 8, "dtype": torch.bfloat16
 }  # fmt: skip

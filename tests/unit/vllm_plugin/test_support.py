@@ -57,6 +57,7 @@ def engine(**settings: Any) -> Any:
             kv_load_failure_policy="fail",
             kv_connector_extra_config={},
         ),
+        model_config=SimpleNamespace(enable_sleep_mode=False),
         speculative_config=None,
     )
     for name, value in settings.items():
@@ -68,6 +69,9 @@ def engine(**settings: Any) -> Any:
 CHUNKED = ChunkedLocalAttentionSpec(
     block_size=BLOCK, num_kv_heads=1, head_size=8, dtype=torch.bfloat16, attention_chunk_size=512
 )
+
+
+EAGLE, NGRAM = SimpleNamespace(method="eagle"), SimpleNamespace(method="ngram")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,9 @@ CHUNKED = ChunkedLocalAttentionSpec(
         (engine(use_ubatching=True), groups(full()), "--enable-dbo"),
         (engine(is_kv_consumer=True), groups(full()), '"kv_load_failure_policy": "recompute"'),
         (engine(mamba_cache_mode="none"), groups(full(), mamba()), "--enable-prefix-caching"),
-        (engine(speculative_config="eagle"), groups(full(), mamba()), "speculative decoding"),
+        (engine(enable_sleep_mode=True), groups(full()), "--enable-sleep-mode"),
+        (engine(speculative_config=EAGLE), groups(full(), mamba()), r"decoding \(eagle\)"),
+        (engine(speculative_config=NGRAM), groups(full(), mamba()), "--speculative-config"),
         (
             engine(),
             groups(full(), mamba(), hash_block_size=32, cache_hit_alignment_tokens=32),
@@ -105,7 +111,8 @@ def test_what_cannot_be_exact_is_refused_by_name(
         (engine(), groups(full(), mamba())),
         (engine(), groups(full(), mamba(), cache_hit_alignment_tokens=BLOCK, hash_block_size=32)),
         (engine(), groups(full(128), full(256))),
-        (engine(speculative_config="eagle"), groups(full())),
+        (engine(speculative_config=EAGLE), groups(full())),
+        (engine(speculative_config=NGRAM), groups(full())),
         (engine(data_parallel_size=2, data_parallel_external_lb=True), groups(full())),
         (engine(is_kv_consumer=True, kv_load_failure_policy="recompute"), groups(full())),
         (engine(use_ubatching=True, is_kv_producer=False), groups(full())),
