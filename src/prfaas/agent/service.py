@@ -82,7 +82,7 @@ class Agent:
 
     async def take(self, settings: AgentSettings) -> None:
         """Go on with what another deployment file says of this agent: its engines, who sends to it
-        and to whom it sends. What was bound or allocated at its start stays until it is restarted."""
+        and to whom it sends. What was bound or allocated at its start stays as it is."""
         self.driver.handle(EnginesNamed(settings.engines))
         if settings.link is not None and isinstance(self._link, TcpLink):
             accepted = settings.link.accept_from
