@@ -30,7 +30,6 @@ from prfaas.gateway.handoffs import (
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
-from prfaas.policies.api import View
 from prfaas.scheduler.commands import (
     AnyCommand,
     CancelDecode,
@@ -74,6 +73,7 @@ class Driver:
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
+        on_arrival: told of every request that the scheduler is told of.
         on_role: told of every change of an engine's role, and of those of a dry run.
     """
 
@@ -89,9 +89,10 @@ class Driver:
         poll_s: float,
         journal: JournalFile,
         on_role: Callable[[ChangeRole], None] = lambda command: None,
+        on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
         self._journal = journal
-        self._on_role = on_role
+        self._on_role, self._on_arrival = on_role, on_arrival
         self._scheduler = scheduler
         self._endpoints = endpoints
         self._engines = engines
@@ -104,14 +105,9 @@ class Driver:
         self._background: set[asyncio.Task[None]] = set()
 
     @property
-    def view(self) -> View:
-        """What the scheduler knows of engines and lines, to read only."""
-        return self._scheduler.view
-
-    @property
-    def learned(self) -> Mapping[str, tuple[float, ...]]:
-        """What the scheduler has learned of engines."""
-        return self._scheduler.learned
+    def scheduler(self) -> Scheduler:
+        """To read only: events come from here alone."""
+        return self._scheduler
 
     @staticmethod
     def new_key() -> str:
@@ -136,6 +132,7 @@ class Driver:
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
         self._exchanges[exchange.key] = exchange
+        self._on_arrival(arrival)
         try:
             self.handle(arrival)
             await asyncio.wait([exchange.response.done])
@@ -260,7 +257,7 @@ class Driver:
             )
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
-            await relay(
+            output_tokens = await relay(
                 self._engines[command.engine],
                 exchange.body.endpoint,
                 body,
@@ -282,7 +279,7 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
-            self.handle(RequestCompleted(key, attempt))
+            self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
         exchange.facts.note_answer(command, exchange.elapsed_s())

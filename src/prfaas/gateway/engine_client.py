@@ -14,6 +14,7 @@ from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.kv_memory import blocks_of
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
@@ -104,6 +105,12 @@ class EngineClient:
     ) -> EngineAnswer:
         """A short request as it is. Raises EngineError if the engine cannot be reached."""
         return await self._exchange(method, path, body or None, _RENDER_TIMEOUT, headers or {})
+
+    async def kv_blocks(self) -> int | None:
+        """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
+        EngineError if it cannot be reached."""
+        answer = await self.pass_on("GET", "/metrics")
+        return blocks_of(answer.body) if answer.status == 200 else None
 
     async def kv_event_source(self) -> tuple[str, str | None]:
         """Where the engine says it publishes KV events: (events, replay) endpoints.

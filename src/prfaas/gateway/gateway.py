@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import PrfaasError
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
@@ -26,12 +28,14 @@ from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.kv_memory import kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
+from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
@@ -40,6 +44,7 @@ from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
     EngineUp,
+    KvMemoryKnown,
     LayoutKnown,
     LinkStateChanged,
     MachinesCut,
@@ -50,6 +55,7 @@ from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
+logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
 _TIDY_S = 0.25
 """How often the prefix index is looked after: it makes room ahead of what a second may bring."""
@@ -113,11 +119,13 @@ class Gateway:
                 endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
             ),
         )
+        self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
         self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
         self.requests = self._make_requests()
+        self._background.run("threshold", self.thresholds.run)
         self._background.run(
-            "learned_file", partial(self._learned.keep, lambda: self._driver.learned)
+            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
         for name in engines:
             self._background.run("engine_health", partial(self.fleet.watch_engine, name))
@@ -133,7 +141,7 @@ class Gateway:
         await self._driver.close()
         await self._http.close()
         self._zmq.destroy(linger=0)
-        self._learned.write(self._driver.learned)
+        self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -155,7 +163,7 @@ class Gateway:
     @property
     def scheduling(self) -> View:
         """What the scheduler knows of engines and lines, to read only."""
-        return self._driver.view
+        return self._driver.scheduler.view
 
     def warnings(self) -> list[str]:
         """What is not as it should be though requests are answered."""
@@ -179,9 +187,10 @@ class Gateway:
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
-            role = self._driver.view.engines[name].role
+            role = self._driver.scheduler.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
+        self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -248,6 +257,7 @@ class Gateway:
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
             on_role=self._role_changed,
+            on_arrival=self.thresholds.arrived,
         )
 
     # -- what the watchers tell -----------------------------------------------------------------
@@ -255,6 +265,21 @@ class Gateway:
     def _link_changed(self, event: LinkStateChanged) -> None:
         self.metrics.link_up.labels(event.source, event.target).set(event.up)
         self._driver.handle(event)
+
+    async def _learn_kv_memory(self, name: str) -> None:
+        """Once it is registered: how many blocks say nothing without their layout."""
+        layout = self.fleet.layouts.layout(name)
+        if layout is None:
+            return
+        try:
+            blocks = await self.engines[name].kv_blocks()
+        except PrfaasError as error:  # It is told again when it has come back.
+            logger.info("%s does not say how large its KV memory is: %s", name, error)
+            return
+        found = None if blocks is None else kv_memory(layout, blocks)
+        if found is not None:
+            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
+            self._driver.handle(KvMemoryKnown(name, found.tokens, found.tokens_each))
 
     def _role_changed(self, command: ChangeRole) -> None:
         done = "no" if command.dry_run else "yes"
@@ -274,6 +299,7 @@ class Gateway:
         if name not in self._feed_tasks:
             self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("kv_memory", partial(self._learn_kv_memory, name))
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._driver.handle(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 

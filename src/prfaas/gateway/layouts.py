@@ -96,6 +96,13 @@ class Layouts:
         """Whether all engines of a cluster that have registered hold their KV cache alike."""
         return self._groups_of.get(cluster, 0) <= 1
 
+    def layout(self, engine: str) -> KvLayout | None:
+        """Of one of its ranks; None until all have registered."""
+        if engine not in self._groups:
+            return None
+        ranks = self._ranks[engine]
+        return ranks[min(ranks)]
+
     def ranks(self, engine: str) -> int:
         """How many tensor-parallel ranks it has (1 while unknown)."""
         for layout in self._ranks.get(engine, {}).values():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
 from prfaas.gateway.layouts import Mismatch, named
+from prfaas.policies.threshold_search import Optimum
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -73,6 +74,18 @@ class GatewayMetrics:
             "prfaas_gateway_link_up",
             "1 while KV can travel between the clusters.",
             ("source", "target"),
+            registry=r,
+        )
+        self._threshold = Gauge(
+            "prfaas_gateway_threshold_tokens",
+            "Uncached tokens above which offloading would carry most: shown, not used.",
+            ("cluster",),
+            registry=r,
+        )
+        self._threshold_rate = Gauge(
+            "prfaas_gateway_threshold_prompts_per_second",
+            "What prefill could carry with that threshold.",
+            ("cluster", "bound"),
             registry=r,
         )
         self.engine_role = Gauge(
@@ -154,6 +167,14 @@ class GatewayMetrics:
         self._index_resets.labels(feed.engine).set(follower.resets_total)
         self._unreadable.labels(feed.engine).set(follower.unreadable_total)
         self._unplaced.labels(feed.engine).set(follower.index.unplaced_blocks_total)
+
+    def observe_thresholds(self, found: Mapping[str, Optimum]) -> None:
+        """Take over the thresholds that were searched, by PD cluster."""
+        self._threshold.clear()
+        self._threshold_rate.clear()
+        for cluster, optimum in found.items():
+            self._threshold.labels(cluster).set(optimum.threshold_tokens)
+            self._threshold_rate.labels(cluster, optimum.bound).set(optimum.prompts_per_s)
 
     def observe_request(self, facts: RequestFacts) -> None:
         """Count one request that has ended."""

@@ -58,8 +58,8 @@ class RequestView(Protocol):
         """Prompt length."""
 
     @property
-    def max_output_tokens(self) -> int:
-        """The longest answer that is wanted."""
+    def kv_tokens(self) -> int:
+        """Prompt and answer: what of a decode engine's KV memory is kept for it."""
 
     @property
     def cached(self) -> Mapping[str, int]:

@@ -98,10 +98,11 @@ class FirstToken(Event, frozen=True, gc=False):
 
 
 class RequestCompleted(Event, frozen=True, gc=False):
-    """The client has the whole answer."""
+    """The client has the whole answer, of ``output_tokens`` where that is known."""
 
     request_id: str
     attempt: int
+    output_tokens: int | None = None
 
 
 class DecodeFailed(Event, frozen=True, gc=False):
@@ -163,6 +164,15 @@ class EngineUp(Event, frozen=True, gc=False):
     engine: str
     takes_handoffs: bool = True
     changes_role: bool = True
+
+
+class KvMemoryKnown(Event, frozen=True, gc=False):
+    """How many tokens of prompts and answers an engine's KV memory holds; each request counts as
+    ``tokens_each`` more (recurrent states, sliding windows)."""
+
+    engine: str
+    tokens: int
+    tokens_each: int = 0
 
 
 class EngineSuspected(Event, frozen=True, gc=False):
@@ -240,6 +250,7 @@ AnyEvent = (
     | MachinesCut
     | MachinesJoined
     | EngineUp
+    | KvMemoryKnown
     | EngineSuspected
     | EngineDown
     | EngineCordoned

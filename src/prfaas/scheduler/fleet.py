@@ -128,7 +128,9 @@ class FleetState:
             records = engine.decode_records.values()
             running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
             kv_used = sum(
-                r.kv_tokens for r in records if r.state in (State.DECODING, State.STREAMING)
+                r.kv_tokens + engine.kv_each
+                for r in records
+                if r.state in (State.DECODING, State.STREAMING)
             )
             if kv_used != engine.kv_used or (running > 1 and kv_used > engine.kv_tokens):
                 raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")

@@ -19,6 +19,7 @@ from prfaas.scheduler.events import (
     EngineSuspected,
     EngineUncordoned,
     EngineUp,
+    KvMemoryKnown,
 )
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import State, Trigger
@@ -59,6 +60,13 @@ class Membership:
             engine.came_up(self._requests.now)
         engine.set_usable(answers=True)
         self._offer(engine)
+
+    def kv_memory(self, event: KvMemoryKnown) -> None:
+        """It has said how much it holds."""
+        engine = self.engine(event.engine)
+        engine.set_kv_memory(event.tokens, event.tokens_each)
+        if engine.answers:
+            self._decoding.fill_slots(engine)
 
     def _able(self, engine: EngineState, event: EngineUp) -> None:
         """What of its work it can do."""

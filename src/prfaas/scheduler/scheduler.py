@@ -26,6 +26,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
+from prfaas.scheduler.answer_lengths import AnswerLengths
 from prfaas.scheduler.assembly import assemble
 from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.connectivity import Connectivity
@@ -39,6 +40,7 @@ from prfaas.scheduler.events import (
     EngineUp,
     Fault,
     FirstToken,
+    KvMemoryKnown,
     LayoutKnown,
     LinkStateChanged,
     MachinesCut,
@@ -118,6 +120,7 @@ class Scheduler:
         self._reshaping = reshaping = Reshaping(
             requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
+        self._answers = AnswerLengths()
         self._records = requests.records
         self._timers = requests.timers
         self._connectivity = connectivity = Connectivity(requests, fleet, config.link_grace_s)
@@ -141,6 +144,7 @@ class Scheduler:
             EngineCordoned: membership.cordoned,
             EngineUncordoned: membership.uncordoned,
             TopologyChanged: reshaping.changed,
+            KvMemoryKnown: membership.kv_memory,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -197,6 +201,8 @@ class Scheduler:
         record = self._records.get(event.request_id)
         if record is None:
             return
+        if isinstance(event, RequestCompleted) and event.output_tokens is not None:
+            self._answers.ended(event.output_tokens)
         if record.attempt != event.attempt:
             self._of_another_attempt(record, event)
         elif (step := self._steps[type(event)][record.state]) is not None:
@@ -222,6 +228,7 @@ class Scheduler:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
         record = Record(event, self._now)
+        record.output_tokens = self._answers.expected(event.max_output_tokens)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
         self._requests.trigger(record, Trigger.ROUTED, "")

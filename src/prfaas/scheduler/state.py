@@ -12,8 +12,8 @@ from prfaas.policies.api import Route
 from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
-from prfaas.scheduler.line_rate import LineRate
-from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
+from prfaas.scheduler.line import Line
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec
 
 
 class EngineState:
@@ -21,11 +21,11 @@ class EngineState:
 
     __slots__ = (
         "_clock", "_free_at", "answers", "assigned", "busy_since", "changes_role",
-        "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_tokens",
-        "kv_used", "machine", "max_prefills", "max_requests", "may_change_role",
-        "most_prefills", "most_running", "name", "no_givers", "place", "prefill_records",
-        "prefill_tokens", "prefills", "queued_s", "role", "running", "suspected",
-        "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
+        "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
+        "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
+        "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
+        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running",
+        "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
     )  # fmt: skip
 
     def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
@@ -46,6 +46,9 @@ class EngineState:
         """Planned (waiting) and running prefills."""
         self.waiting: OrderedDict[str, Record] = OrderedDict()
         """Those of them that wait for a place."""
+        self.kv_told: float | None = None
+        self.kv_each = 0
+        """Tokens of KV memory that a request takes beside its own."""
         self.set_capacity(spec)
         self.kv_used = 0
         """Prompt and output tokens, at most, of those that hold a slot."""
@@ -117,26 +120,34 @@ class EngineState:
         prefills = spec.max_prefills
         self.max_prefills = spec.max_requests if prefills is None else prefills
         self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        if self.kv_told is not None:
+            self.kv_tokens = min(self.kv_tokens, self.kv_told)
         self.most_running = max(self.max_requests, self.running)
         active = len(self.prefill_records) - len(self.waiting)
         self.most_prefills = max(self.max_prefills, active)
+
+    def set_kv_memory(self, tokens: float, tokens_each: int) -> None:
+        """What the engine itself has said of it."""
+        self.kv_used += self.running * (tokens_each - self.kv_each)
+        self.kv_told = self.kv_tokens = tokens
+        self.kv_each = tokens_each
 
     def has_slot(self, record: Record) -> bool:
         """Whether a slot is free and the KV memory holds this request beside the others. Alone it
         is let in whatever its size."""
         if self.running >= self.max_requests:
             return False
-        return not self.running or self.kv_used + record.kv_tokens <= self.kv_tokens
+        return not self.running or self.kv_used + record.kv_tokens + self.kv_each <= self.kv_tokens
 
     def take_slot(self, record: Record) -> None:
         """One of the slots is this request's."""
         self.running += 1
-        self.kv_used += record.kv_tokens
+        self.kv_used += record.kv_tokens + self.kv_each
 
     def give_slot(self, record: Record) -> None:
         """It is free again."""
         self.running -= 1
-        self.kv_used -= record.kv_tokens
+        self.kv_used -= record.kv_tokens + self.kv_each
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -183,38 +194,8 @@ class ClusterState:
         self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
-class LinkState:
-    """A `LinkView`, and the requests whose KV cache is to cross it."""
-
-    def __init__(self, spec: LinkSpec, clock: Clock) -> None:
-        self.source, self.target = spec.source, spec.target
-        self.up = True
-        self.down_since = inf
-        rate = spec.rate_bytes_per_s
-        self.configured_bytes_per_s = inf if rate is None else rate
-        self.rate = LineRate(self.configured_bytes_per_s)
-        self._clock = clock
-        self.rtt_s = spec.rtt_s
-        self.utilisation = self.congestion = 0.0
-        self.outstanding_bytes = 0.0
-        self.records: dict[str, Record] = {}
-
-    def configure(self, spec: LinkSpec) -> None:
-        """The file says another rate. What was measured below it stays as it is."""
-        rate = inf if spec.rate_bytes_per_s is None else spec.rate_bytes_per_s
-        if self.rate_bytes_per_s == self.configured_bytes_per_s or self.rate_bytes_per_s > rate:
-            self.rate = LineRate(rate)
-        self.configured_bytes_per_s = rate
-
-    @property
-    def rate_bytes_per_s(self) -> float:
-        """See `LinkView`."""
-        return self.rate.at(self._clock.now)
-
-    @property
-    def transfers(self) -> int:
-        """See `LinkView`."""
-        return len(self.records)
+class LinkState(Line["Record"]):
+    """See `Line`."""
 
 
 class Hedge(NamedTuple):
@@ -230,7 +211,7 @@ class Record:
     __slots__ = (
         "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
         "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
-        "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
+        "link_bytes", "output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
         "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
@@ -238,7 +219,8 @@ class Record:
     def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
-        self.max_output_tokens = event.max_output_tokens
+        self.output_tokens = event.max_output_tokens
+        """As many as room is kept for."""
         self.cached: Mapping[str, int] = event.cached
         self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
@@ -275,8 +257,8 @@ class Record:
 
     @property
     def kv_tokens(self) -> int:
-        """What it takes of a decode engine's KV memory at most."""
-        return self.total_tokens + self.max_output_tokens
+        """See `RequestView`."""
+        return self.total_tokens + self.output_tokens
 
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""

@@ -94,6 +94,7 @@ async def collect(
         model=deployment.model.served_name,
         policy=deployment.scheduler.policy,
         threshold_tokens=_threshold_tokens(deployment.scheduler),
+        searched_thresholds=page.by("prfaas_gateway_threshold_tokens", "cluster"),
         gateway=GatewayStatus(
             url=gateway,
             up=up,
@@ -186,7 +187,7 @@ def _engine(
     return EngineStatus(
         name=engine.name,
         machine=machine,
-        role=engine.role,
+        role=_role(engine, gateway),
         url=_base(engine),
         up=asked.answered(url) if seen is None else seen == 1,
         draining=gateway.value("prfaas_gateway_engine_draining", engine=engine.name) == 1,
@@ -242,6 +243,14 @@ def _other_gateways(deployment: Deployment, gateway: str, asked: _Asked) -> list
         elif not asked.json(f"{other.url}/ready", _Readiness).ready:
             found.append(f"gateway {other.name} at {other.url} is not ready")
     return found
+
+
+def _role(engine: EngineConfig, gateway: MetricsPage) -> str:
+    """The work that the gateway gives it now; without a gateway what the file says."""
+    for role in ("prefill", "decode"):
+        if gateway.value("prfaas_gateway_engine_role", engine=engine.name, role=role):
+            return role
+    return engine.role
 
 
 def _threshold_tokens(config: SchedulerConfig) -> int | None:

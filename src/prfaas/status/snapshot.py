@@ -99,6 +99,8 @@ class Snapshot(Row, frozen=True):
     policy: str
     threshold_tokens: int | None
     """Where the policy has one."""
+    searched_thresholds: dict[str, int]
+    """PD cluster -> where a threshold would carry most, by the prompts, costs and lines of now."""
     gateway: GatewayStatus
     clusters: list[ClusterStatus]
     lines: list[LineStatus]

@@ -47,7 +47,9 @@ def _head(snapshot: Snapshot) -> Text:
 
 def _threshold(snapshot: Snapshot) -> str:
     tokens = snapshot.threshold_tokens
-    return "" if tokens is None else f", threshold {tokens:,} tokens"
+    used = "" if tokens is None else f", threshold {tokens:,} tokens"
+    best = ", ".join(f"{name} {best:,}" for name, best in snapshot.searched_thresholds.items())
+    return f"{used}; best now: {best}" if best else used
 
 
 def _word(word: str, *, good: bool) -> tuple[str, str]:
