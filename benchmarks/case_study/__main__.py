@@ -6,9 +6,10 @@ are mock servers that take the profiles' times and hand S_kv over through the en
 bytes divided by ``--byte-scale``; the line's rate is divided by both, so times in the table are
 the paper's.
 
-Each deployment is offered a fifth more than the planner says it can carry; measured is what it
-answers per second after its batches have filled. Fails where a deployment is off the planner's
-Lambda (exact expectations) by more than 5%, or `auto` below 0.95 of the elastic bound.
+Each deployment is offered a fifth more than the planner says it can carry (`auto` its bound);
+measured is what it answers per second after its batches have filled. Fails where a deployment is
+off the planner's Lambda (exact expectations) by more than 5%, or `auto` below 0.95 of the elastic
+bound.
 
     python -m benchmarks.case_study [--slow 1] [--byte-scale 64] [--requests 500] [--only NAME ...]
 """
@@ -42,7 +43,6 @@ from prfaas.sim.experiment import simulate
 from prfaas.testing.running import RunningDeployment
 from prfaas.workload.requests import Workload
 
-OVERLOAD = 1.2
 FILLED_S = 40.0
 """An answer takes 25.6 s: before, less is answered than is begun."""
 OUTPUT = Path("build/bench")
@@ -100,11 +100,9 @@ def holds(row: Row) -> bool:
 
 
 def measured(case: Case, args: argparse.Namespace) -> Row:
-    described = description(case.planned * OVERLOAD, args.requests)
+    described = description(case.offered, args.requests)
     assert described.asked.lengths is not None
-    workload = drawn(
-        described.asked.lengths.distribution(), 1024, case.planned * OVERLOAD, args.requests, 1
-    )
+    workload = drawn(described.asked.lengths.distribution(), 1024, case.offered, args.requests, 1)
     end = workload.arrivals[-1]
     simulation = simulate(described, case.run, workload, beside=FILE.parent, until=end)
     done = simulation.recorder.table().done_at

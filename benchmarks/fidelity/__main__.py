@@ -93,7 +93,9 @@ def compared(described: Description, journal: Path, home: Path) -> dict[str, obj
     happened = read_happened(journal, described, beside=home)
     there, run = as_it_was(described, happened)
     live = happened.table
-    simulated = simulate(there, run, happened.workload, beside=home).recorder.table()
+    known = happened.opened.costs
+    simulation = simulate(there, run, happened.workload, beside=home, begun_with=known)
+    simulated = simulation.recorder.table()
     with journal.open("rb") as lines:
         differences = sum(1 for _ in replay(read_journal(lines)))
     found = {

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
 
-from prfaas.launch.addresses import free_address
+from prfaas.testing.gateway_process import gateway_process, is_ready
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import expected_words
 
@@ -166,49 +163,6 @@ async def test_what_a_gateway_cuts_off_ends_with_an_error() -> None:
         await until(lambda: all(agent.dropped for agent in agents))
 
 
-class Running(NamedTuple):
-    """A gateway process before the mock engines, its log, and a client of it."""
-
-    process: asyncio.subprocess.Process
-    file: Path
-    log: Path
-    client: aiohttp.ClientSession
-
-    async def logged(self, text: str) -> None:
-        while text not in self.log.read_text():
-            assert self.process.returncode is None, self.log.read_text()
-            await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def gateway_process(
-    mock: MockDeployment, folder: Path, *, drain: str = "25 s"
-) -> AsyncIterator[Running]:
-    address = free_address()
-    file, log = folder / "deployment.yaml", folder / "gateway.log"
-    file.write_text(f'{mock.deployment_text()}  listen: "{address}"\n  drain: {drain}\n')
-    with log.open("wb") as stderr:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "prfaas.cli.main", "gateway", str(file), stderr=stderr
-        )
-    async with aiohttp.ClientSession(f"http://{address}") as client:
-        running = Running(process, file, log, client)
-        try:
-            await running.logged("listening on")
-            while not await _is_ready(client):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-            yield running
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-
-async def _is_ready(client: aiohttp.ClientSession) -> bool:
-    async with client.get("/ready") as response:
-        return response.status == 200
-
-
 @pytest.mark.slow
 async def test_a_gateway_process_outlives_a_hang_up_and_ends_in_order(tmp_path: Path) -> None:
     mock = MockDeployment()
@@ -221,7 +175,7 @@ async def test_a_gateway_process_outlives_a_hang_up_and_ends_in_order(tmp_path: 
             running.process.send_signal(signal.SIGHUP)
             running.process.send_signal(signal.SIGTERM)
             await running.logged("stopping, 1 requests are under way")
-            assert not await _is_ready(running.client)
+            assert not await is_ready(running.client)
             for name in ("d1", "d2"):
                 mock.engines[name].middle_gate.set()
             assert (first + await response.read()).endswith(DONE)

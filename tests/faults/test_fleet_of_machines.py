@@ -8,10 +8,12 @@ address that others reach.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -66,17 +68,18 @@ class Fleet:
     def __init__(self, sites: Sites, home: Path) -> None:
         self.sites, self.home = sites, home
         self.processes: dict[str, subprocess.Popen[Any]] = {}
-        self.gateway = free_address()
-        self.url = f"http://{self.gateway}"
+        self.gateways = {name: free_address() for name in ("gateway", "gateway-2")}
+        self.urls = [f"http://{address}" for address in self.gateways.values()]
+        self.url = self.urls[0]
         self.file = home / "deployment.json"
         deployment = parse_deployment(json.dumps(self._deployment()), source="fleet")
         self.file.write_bytes(msgspec.json.encode(secured(deployment, home / "certs")))
         for machine in ENGINES:
             self.start_agent(machine)
         for machine in ENGINES:
-            self._start(f"{machine}-engines", machine, "prfaas.testing.mock_machine",
-                        str(self.file), machine)  # fmt: skip
-        self._start("gateway", None, "prfaas.cli.main", "gateway", str(self.file))
+            self.start_engines(machine)
+        for name in self.gateways:
+            self.start_gateway(name)
 
     def _deployment(self) -> dict[str, Any]:
         return {
@@ -92,7 +95,16 @@ class Fleet:
                 {"from": "east", "to": "west", "rate": "200 Mbit/s"},
                 {"from": "east", "to": "south", "rate": "100 Mbit/s"},
             ],
-            "gateway": {"listen": self.gateway, "near": "west", "request_deadline": "60 s"},
+            "gateways": [
+                {
+                    "name": name,
+                    "listen": address,
+                    "near": "west",
+                    "request_deadline": "60 s",
+                    "drain": "5 s",
+                }
+                for name, address in self.gateways.items()
+            ],
             "scheduler": {"policy": "threshold", "threshold": 1024, "link_grace": "500 ms"},
         }
 
@@ -126,6 +138,13 @@ class Fleet:
         name = f"{machine}-agent"
         self._start(name, machine, "prfaas.cli.main", "agent", str(self.file), "--name", name)
 
+    def start_engines(self, machine: str) -> None:
+        self._start(f"{machine}-engines", machine, "prfaas.testing.mock_machine",
+                    str(self.file), machine)  # fmt: skip
+
+    def start_gateway(self, name: str) -> None:
+        self._start(name, None, "prfaas.cli.main", "gateway", str(self.file), "--name", name)
+
     def _start(self, name: str, machine: str | None, *module: str) -> None:
         command = [sys.executable, "-m", *module]
         with (self.home / f"{name}.log").open("ab") as log:
@@ -136,13 +155,35 @@ class Fleet:
                 else self.sites.popen(machine, command, **how)
             )
 
-    def kill(self, name: str) -> None:
-        self.processes[name].send_signal(signal.SIGKILL)
-        self.processes.pop(name).wait()
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        self.processes[name].send_signal(number)
+        self.processes.pop(name).wait(WAIT_S)
 
-    def ready(self) -> dict[str, Any]:
+    def logged(self, name: str, text: str) -> int:
+        """How often a process has said so."""
+        return (self.home / f"{name}.log").read_text().count(text)
+
+    def take_over(self, text: str, *, says: str) -> None:
+        """Write the file anew and have all gateways read it; returns once both have said so."""
+        before = {name: self.logged(name, says) for name in self.gateways}
+        self.file.write_text(text)
+        for name in self.gateways:
+            self.processes[name].send_signal(signal.SIGHUP)
+        until(lambda: all(self.logged(name, says) > count for name, count in before.items()), says)
+
+    def drain(self, target: str, *, undo: bool = False) -> None:
+        """At both gateways, until nothing is left there."""
+
+        def left() -> int:
+            told = [call(f"{url}/drain", {"target": target, "undo": undo}) for url in self.urls]
+            assert {answer.status for answer in told} == {200}, told
+            return sum(row["requests"] for answer in told for row in answer.json()["drains"])
+
+        until(lambda: left() == 0, f"{target} is empty")
+
+    def ready(self, url: str = "") -> dict[str, Any]:
         try:
-            return call(f"{self.url}/ready").json()
+            return call(f"{url or self.url}/ready").json()
         except OSError:
             return {"ready": False, "warnings": []}
 
@@ -177,6 +218,27 @@ class Fleet:
         assert answer.status == 200, answer.body
         assert answer.json()["choices"][0]["text"] == "".join(expected_words(prompt))
         return answer
+
+    def insist(self, number: int, tokens: int) -> None:
+        """The same, as a client does that asks another gateway where one does not answer."""
+        prompt = [(7 * number + i) % 251 for i in range(tokens)]
+        body = {"prompt": prompt, "max_tokens": 16}
+        end = time.monotonic() + WAIT_S
+        turn = number
+        while True:
+            turn += 1
+            try:
+                url = self.urls[turn % len(self.urls)]
+                answer = call(f"{url}/v1/completions", body, timeout_s=WAIT_S)
+            except OSError:
+                pass
+            else:
+                if answer.status == 200:
+                    assert answer.json()["choices"][0]["text"] == "".join(expected_words(prompt))
+                    return
+                assert answer.status in (429, 503), answer.body
+            assert time.monotonic() < end, "nobody answers"
+            time.sleep(0.1)
 
     def counters(self) -> Counter[str]:
         """Of all engines together: hand-offs that were read, and those that could not be."""
@@ -256,9 +318,102 @@ def test_an_agent_that_is_killed_loses_no_request(fleet: Fleet) -> None:
     assert {clusters_of(answer)[1] for answer in after} <= {"w1", "s1"}
     fleet.start_agent("w2")
     until(fleet.whole, "whole again")
-    with ThreadPoolExecutor(8) as pool:
-        back = list(pool.map(fleet.ask, range(300, 324), [LONG] * 24))
-    assert "w2" in {clusters_of(answer)[1] for answer in back}
+    numbers = itertools.count(300)
+
+    def w2_is_used() -> bool:  # Once its engine has registered with the agent again.
+        with ThreadPoolExecutor(8) as pool:
+            back = list(pool.map(fleet.ask, itertools.islice(numbers, 16), [LONG] * 16))
+        return "w2" in {clusters_of(answer)[1] for answer in back}
+
+    until(w2_is_used, "w2 takes hand-offs again")
+    until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
+
+
+class Load:
+    """Prompts of both kinds without a pause, six at a time, for as long as the block lasts."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet, self.answered, self._stop = fleet, 0, threading.Event()
+        self._numbers = itertools.count(1000)
+        self._pool = ThreadPoolExecutor(6)
+
+    def __enter__(self) -> Load:
+        self._asking = [self._pool.submit(self._ask) for _ in range(6)]
+        self.passes(12)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+
+    def ended(self) -> int:
+        """All that were asked have been answered, and rightly."""
+        self._stop.set()
+        return sum(asking.result() for asking in self._asking)
+
+    def passes(self, more: int) -> None:
+        """Wait until so many more were answered."""
+        wanted = self.answered + more
+        until(lambda: self.answered >= wanted or self._failed(), f"{more} answers")
+        assert not self._failed(), [a.exception() for a in self._asking if a.done()]
+
+    def _failed(self) -> bool:
+        return any(asking.done() for asking in self._asking)
+
+    def _ask(self) -> int:
+        count = 0
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            self.fleet.insist(number, SHORT if number % 3 == 0 else LONG)
+            count += 1
+            self.answered += 1
+        return count
+
+
+def test_members_come_and_go_and_every_kind_of_process_dies(fleet: Fleet) -> None:
+    until(lambda: fleet.whole() and all(fleet.ready(url)["ready"] for url in fleet.urls), "whole")
+    text = fleet.file.read_text()
+    with Load(fleet) as load:
+        # A machine is upgraded: drained, ended in order, started anew.
+        fleet.drain("w2")
+        load.passes(12)
+        fleet.kill("w2-engines", signal.SIGTERM)
+        fleet.kill("w2-agent", signal.SIGTERM)
+        load.passes(12)
+        fleet.start_agent("w2")
+        fleet.start_engines("w2")
+        until(fleet.whole, "w2 is back")
+        fleet.drain("w2", undo=True)
+        load.passes(12)
+        # A bad file is refused, then one without a cluster is taken, then the first again.
+        fleet.take_over(text[: len(text) // 2], says="all stays as it was")
+        load.passes(6)
+        less = json.loads(text)
+        less["clusters"] = [c for c in less["clusters"] if c["name"] != "south"]
+        less["links"] = [k for k in less["links"] if k["to"] != "south"]
+        fleet.take_over(json.dumps(less), says="engine s1-d has left the deployment")
+        load.passes(12)
+        fleet.take_over(text, says="engine s1-d joins cluster south")
+        until(fleet.whole, "south is back")
+        # A gateway ends in order, and one is killed.
+        fleet.kill("gateway-2", signal.SIGTERM)
+        load.passes(12)
+        fleet.start_gateway("gateway-2")
+        until(lambda: bool(fleet.ready(fleet.urls[1])["ready"]), "gateway-2 is back")
+        fleet.kill("gateway")
+        load.passes(12)
+        fleet.start_gateway("gateway")
+        until(fleet.whole, "the first gateway is back")
+        # Engines and agents of both kinds are killed.
+        for victim in ("w1-engines", "e1-engines", "e2-agent", "w1-agent"):
+            fleet.kill(victim)
+            load.passes(6)
+            machine, _, what = victim.partition("-")
+            (fleet.start_agent if what == "agent" else fleet.start_engines)(machine)
+            until(fleet.whole, f"{victim} is back")
+            load.passes(6)
+        assert load.ended() == load.answered
+    print(f"{load.answered} requests, none lost, none wrong")
     until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
 
 

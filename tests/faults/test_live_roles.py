@@ -21,7 +21,7 @@ async def ask(client: aiohttp.ClientSession, prompt: str) -> tuple[str, dict[str
 
 
 def roles(mock: MockDeployment) -> dict[str, str]:
-    view = mock.gateway.scheduling
+    view = mock.gateway._driver.scheduler.view
     return {name: engine.role for name, engine in view.engines.items()}
 
 

@@ -88,6 +88,7 @@ arrivals = st.builds(
     st.just(5),
     st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
     st.sampled_from([None, 1e6, 200.0]),
+    sequences=st.sampled_from([1, 1, 2, 3]),
 )
 events = st.one_of(
     *(
@@ -114,6 +115,13 @@ events = st.one_of(
     st.builds(e.EngineDown, st.sampled_from(list(ENGINES)), st.just("gone")),
     st.builds(e.EngineCordoned, st.sampled_from(list(ENGINES)), st.just("upgrade")),
     st.builds(e.EngineUncordoned, st.sampled_from(list(ENGINES))),
+    st.builds(
+        e.MemoryReported,
+        st.sampled_from([*MACHINES, ""]),
+        st.sampled_from([100, 200, 10_000]),
+        st.sampled_from([0, 100, 5_000]),
+        st.just(10),
+    ),
     st.builds(e.TopologyChanged, st.sampled_from(OTHERS)),
     st.builds(
         e.LinkStateChanged, st.sampled_from(["east", "west"]), st.just("west"), st.booleans()
@@ -272,6 +280,8 @@ class Harness:
     def drain(self) -> None:
         """Everything works again: whatever is asked for succeeds."""
         self.feed(e.TopologyChanged(TOPOLOGY))
+        for machine in (*MACHINES, ""):
+            self.feed(e.MemoryReported(machine, 1_000_000, 0, 10))
         for name in ENGINES:
             self.feed(e.EngineUncordoned(name))
             self.feed(e.EngineUp(name))

@@ -62,7 +62,15 @@ class Admin:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _engines(self, request: web.Request) -> web.Response:
-        return _json({"engines": self._driver.snapshot().engines})
+        """Registered ranks, and the memory for what is handed over to them (bytes)."""
+        pool = self._driver.snapshot()
+        reserved = (pool.slots.held + pool.slots.promised) * pool.slot_bytes
+        memory = {
+            "total_bytes": pool.reception_slots * pool.slot_bytes,
+            "reserved_bytes": reserved,
+            "slot_bytes": pool.slot_bytes,
+        }
+        return _json({"engines": pool.engines, "memory": memory})
 
     async def _transfer(self, request: web.Request) -> web.Response:
         """Answers when every rank is at its end, or after ``wait_s``."""

@@ -11,8 +11,10 @@ import uvloop
 from prfaas.core.deployment import load_deployment
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
+from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import serve
 from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
 
@@ -46,7 +48,16 @@ def run(args: argparse.Namespace) -> int:
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
-    hurry = asyncio.Event()
+    hurry, hung_up = asyncio.Event(), asyncio.Event()
+
+    def reloading(gateway: Gateway) -> Reloading:
+        return Reloading(
+            args.deployment,
+            lambda: gateway.become(load_deployment(args.deployment), source=str(args.deployment)),
+            asked=hung_up,
+            on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),
+        )
+
     program = serve(
         deployment,
         endpoints,
@@ -54,11 +65,12 @@ def run(args: argparse.Namespace) -> int:
         learned_file=args.learned,
         seeds=cost_seeds(deployment, beside=args.deployment.parent),
         hurry=hurry,
+        reloading=reloading,
     )
     return run_until_signal(
         program,
         stopped_status=0,
         loop_factory=uvloop.new_event_loop,
-        on_hangup=lambda: None,
+        on_hangup=hung_up.set,
         on_repeated=hurry.set,
     )

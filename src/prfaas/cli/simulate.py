@@ -87,7 +87,13 @@ def run(args: argparse.Namespace) -> int:
     for config in runs:
         with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
             simulation = simulate(
-                scenario, config, workload, beside=beside, log=log, on_progress=on_progress
+                scenario,
+                config,
+                workload,
+                beside=beside,
+                log=log,
+                on_progress=on_progress,
+                begun_with=None if replay is None else replay.happened.opened.costs,
             )
         _note_split(scenario, config, simulation)
         summaries.append(summarise(config.name, simulation, scenario.slo))

@@ -52,8 +52,17 @@ class TransferStatus(msgspec.Struct, frozen=True):
     sent: SentTransfer | None = None
 
 
+class MemoryCounts(msgspec.Struct, frozen=True):
+    """An agent's memory for what is handed over to its engines."""
+
+    total_bytes: int
+    reserved_bytes: int
+    slot_bytes: int
+
+
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
+    memory: MemoryCounts | None = None
 
 
 class AgentClient:
@@ -62,12 +71,16 @@ class AgentClient:
 
     def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
-        self._url = url
+        self.memory: MemoryCounts | None = None
+        """As it was when the engines were last asked for; agents of before do not say it."""
+        self.url = url
         self._http = http
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
-        return self._parse(await self._get("/engines", _SHORT), _Engines).engines
+        answer = self._parse(await self._get("/engines", _SHORT), _Engines)
+        self.memory = answer.memory
+        return answer.engines
 
     async def transfer(self, transfer_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
         """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""
@@ -78,7 +91,7 @@ class AgentClient:
     async def drop(self, transfer_id: str) -> None:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
         try:
-            url = f"{self._url}/transfers/{transfer_id}"
+            url = f"{self.url}/transfers/{transfer_id}"
             async with await self._http.request("DELETE", url, timeout=_SHORT) as answer:
                 await answer.read()
                 if answer.status >= 500:
@@ -89,7 +102,7 @@ class AgentClient:
     async def link_states(self) -> AsyncIterator[list[LinkState]]:
         """Link states as the agent sends them, until it goes away (LinkError)."""
         try:
-            url = f"{self._url}/links/events"
+            url = f"{self.url}/links/events"
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
                 self._check_version(answer)
                 while line := await answer.content.readline():
@@ -105,7 +118,7 @@ class AgentClient:
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:
-            async with await self._http.request("GET", self._url + path, timeout=timeout) as answer:
+            async with await self._http.request("GET", self.url + path, timeout=timeout) as answer:
                 body = await answer.read()
                 self._check_version(answer)
                 if answer.status != 200:

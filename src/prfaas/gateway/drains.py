@@ -71,6 +71,10 @@ class Drains:
             self._handle(EngineUncordoned(name))
         return names
 
+    def forget(self, engine: str) -> None:
+        """It has left the deployment."""
+        self._since.pop(engine, None)
+
     def rows(self) -> list[Drain]:
         """All of them, the longest out of service first."""
         return [self._drain(name) for name in self._since]

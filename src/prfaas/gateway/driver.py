@@ -73,6 +73,7 @@ class Driver:
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
+        on_drained: told which engine has nothing left to do.
         on_arrival: told of every request that the scheduler is told of.
         on_role: told of every change of an engine's role, and of those of a dry run.
     """
@@ -88,12 +89,15 @@ class Driver:
         suspect: Callable[[str], None],
         poll_s: float,
         journal: JournalFile,
+        on_drained: Callable[[str], None],
         on_role: Callable[[ChangeRole], None] = lambda command: None,
         on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
+        self._on_drained = on_drained
         self._journal = journal
         self._on_role, self._on_arrival = on_role, on_arrival
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        """To read only: events come from here alone."""
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
@@ -103,11 +107,6 @@ class Driver:
         self._exchanges: dict[str, Exchange] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """To read only: events come from here alone."""
-        return self._scheduler
 
     @staticmethod
     def new_key() -> str:
@@ -119,15 +118,11 @@ class Driver:
         now = time.monotonic()
         commands: Sequence[AnyCommand] = ()
         try:
-            commands = self._scheduler.handle(event, now=now)
+            commands = self.scheduler.handle(event, now=now)
         finally:  # An event that breaks the scheduler is the one to know.
             self._journal.write(now, event, *commands)
         for command in commands:
             self._execute(command)
-
-    def requests_on(self, engine: str) -> int:
-        """How many requests are on an engine or on their way to it."""
-        return self._scheduler.requests_on(engine)
 
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
@@ -137,7 +132,7 @@ class Driver:
             self.handle(arrival)
             await asyncio.wait([exchange.response.done])
         finally:
-            if self._scheduler.state(exchange.key) is not None:
+            if self.scheduler.state(exchange.key) is not None:
                 self.handle(RequestCancelled(exchange.key))
             del self._exchanges[exchange.key]
             exchange.attempts.stop_all()
@@ -166,7 +161,7 @@ class Driver:
             self._on_role(command)
             return
         if isinstance(command, ReportDrained):
-            logger.info("%s is drained: nothing of this gateway is left on it", command.engine)
+            self._on_drained(command.engine)
             return
         exchange = self._exchanges.get(command.request_id)
         if exchange is None:

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from prfaas.core.errors import LinkError
-from prfaas.gateway.agent_client import AgentClient, RegisteredRank
+from prfaas.gateway.agent_client import AgentClient, MemoryCounts, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient, Sickness
 from prfaas.gateway.layouts import Layouts
@@ -41,6 +41,7 @@ class Fleet:
     Args:
         on_up, on_suspected: called with an engine's name (and why) when it starts or stops being
             usable for new work; ``on_up`` also when it starts or stops to take hand-offs.
+        on_memory: told an agent's memory for hand-offs whenever it has changed.
         on_down: called when it is dead (and why), suspected or not.
         layouts: is told what registers.
     """
@@ -55,10 +56,13 @@ class Fleet:
         on_suspected: Callable[[str, str], None],
         on_down: Callable[[str, str], None],
         layouts: Layouts,
+        on_memory: Callable[[str, MemoryCounts], None] = lambda agent, memory: None,
     ) -> None:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
+        self._on_memory = on_memory
+        self._memories: dict[str, MemoryCounts] = {}
         self._on_up, self._on_suspected, self._on_down = on_up, on_suspected, on_down
         self._health = {name: _Health() for name in engines}
         self.layouts = layouts
@@ -101,7 +105,31 @@ class Fleet:
 
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
+        if (wake := self._wake.get(engine)) is not None:
+            wake.set()
+
+    def add(self, engine: str) -> None:
+        """It has joined the deployment; to be watched from now on."""
+        self._health[engine] = _Health()
+        self._wake[engine] = asyncio.Event()
+
+    def forget(self, engine: str) -> None:
+        """It has left the deployment, and is watched no more."""
+        del self._health[engine], self._wake[engine]
+        for engines in (self._up, self._receiving, self._alive):
+            engines.discard(engine)
+
+    def moved(self, engine: str) -> None:
+        """Another process stands for its name."""
+        if engine in self._alive:
+            self._dies(engine, "its address has changed")
+        self._health[engine] = _Health()
         self._wake[engine].set()
+
+    def forget_agent(self, agent: str) -> None:
+        """It has left the deployment, and is watched no more."""
+        self._agent_troubles.pop(agent, None)
+        self._memories.pop(agent, None)
 
     async def watch_engine(self, name: str) -> None:
         """Poll one engine's health, for ever."""
@@ -141,6 +169,9 @@ class Fleet:
         while True:
             try:
                 self._registered(name, await agent.engines())
+                if agent.memory is not None and agent.memory != self._memories.get(name):
+                    self._memories[name] = agent.memory
+                    self._on_memory(name, agent.memory)
                 self._agent_troubles.pop(name, None)
                 failures = 0
             except LocalFault as error:

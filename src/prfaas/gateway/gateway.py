@@ -6,22 +6,22 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import PrfaasError
-from prfaas.core.layout import KvLayout
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
@@ -33,11 +33,13 @@ from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.news import News
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
+from prfaas.gateway.reshaping import Reshaping
+from prfaas.gateway.roster import Roster, Watch
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
-from prfaas.policies.api import View
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
@@ -45,11 +47,6 @@ from prfaas.scheduler.events import (
     EngineSuspected,
     EngineUp,
     KvMemoryKnown,
-    LayoutKnown,
-    LinkStateChanged,
-    MachinesCut,
-    MachinesJoined,
-    PairingChanged,
 )
 from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
@@ -59,6 +56,8 @@ logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
 _TIDY_S = 0.25
 """How often the prefix index is looked after: it makes room ahead of what a second may bring."""
+_FEWEST_ENGINES = 64
+"""The index has room for so many, or for twice those of the file: others may join."""
 
 
 class Gateway:
@@ -85,55 +84,76 @@ class Gateway:
         self.operator_keys = Keys(deployment.gateway.operator_keys)
         self.stopping = False
         """Whether it takes no more requests: it is about to end."""
-        self._endpoints = endpoints
+        self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._feed_tasks: dict[str, asyncio.Task[None]] = {}
         self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
         self._http = HttpClient()
         self._zmq = zmq.asyncio.Context()
-        engines, endpoints = self._endpoints.engines, self._endpoints
-        self.engines = {n: EngineClient(n, e.url, self._http) for n, e in engines.items()}
-        self._agents = {
-            name: AgentClient(name, agent.url, self._http)
-            for name, agent in endpoints.agents.items()
-        }
+        endpoints = self._endpoints
+        news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
+        most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
             max_blocks=self.deployment.gateway.max_index_blocks,
-            max_engines=len(engines),
+            max_engines=most_engines,
             seed=os.urandom(_SEED_BYTES),
         )
-        self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
+        self._roster = Roster(endpoints, self._http, self._background, self._make_feed)
+        self._roster.add_clients()
+        self.engines, self.agents = self._roster.engines, self._roster.agents
         self.fleet = Fleet(
             endpoints,
             self.engines,
-            self._agents,
+            self.agents,
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
-            layouts=Layouts(
-                endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
-            ),
+            on_memory=news.memory_counted,
+            layouts=Layouts(endpoints, on_known=news.layout_known, on_pairing=news.pairing_changed),
         )
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
-        self.drains = Drains(endpoints, self._driver.handle, self._driver.requests_on)
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()
-        self._background.run("threshold", self.thresholds.run)
-        self._background.run(
+        self._lines = LineStates(
+            endpoints, on_change=news.link_changed, on_pair=news.machines_changed
+        )
+        self._reshaping = Reshaping(
+            endpoints,
+            roster=self._roster,
+            fleet=self.fleet,
+            drains=self.drains,
+            lines=self._lines,
+            renderer=self._renderer,
+            metrics=self.metrics,
+            tell=self._driver.handle,
+            watch_links=self._watch_links,
+            most_engines=most_engines,
+        )
+        self._roster.watch(self.fleet, self._watch_links)
+        self.run_beside(
             "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
-        for name in engines:
-            self._background.run("engine_health", partial(self.fleet.watch_engine, name))
-        lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
-        for name, agent in self._agents.items():
-            self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
-            self._background.run("link_states", partial(watch_links, agent, lines))
-        self._background.run("index", self._keep_index_tidy)
+        self.run_beside("index", self._keep_index_tidy)
+        self.run_beside("threshold", self.thresholds.run)
+
+    def become(self, deployment: Deployment, *, source: str) -> None:
+        """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
+        be; ``source`` names the file."""
+        deployment = deployment.of_gateway(self.deployment.gateway.name)
+        self._reshaping.become(self.deployment, deployment, source=source)
+        self.deployment = deployment
+        self.client_keys.replace(deployment.gateway.api_keys)
+        self.operator_keys.replace(deployment.gateway.operator_keys)
+        self.requests.configure(deployment.gateway)
+
+    def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A task that goes on until the gateway is closed."""
+        self._background.run(kind, work)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -160,18 +180,9 @@ class Gateway:
         self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
         await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
-    @property
-    def scheduling(self) -> View:
-        """What the scheduler knows of engines and lines, to read only."""
-        return self._driver.scheduler.view
-
-    def warnings(self) -> list[str]:
-        """What is not as it should be though requests are answered."""
-        return self.fleet.warnings()
-
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
-        return self._feeds[engine]
+        return self._roster.feeds[engine]
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer: near ones first, then those that decode."""
@@ -181,7 +192,7 @@ class Gateway:
 
     def update_metrics(self) -> None:
         """Bring gauges up to date, before metrics are read."""
-        for feed in self._feeds.values():
+        for feed in self._roster.feeds.values():
             self.metrics.observe_feed(feed)
         self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
@@ -194,22 +205,21 @@ class Gateway:
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
-    # -- the parts ------------------------------------------------------------------------------
-
     def _make_requests(self) -> RequestFlow:
-        fleet, engines = self.fleet, self._endpoints.engines
+        fleet = self.fleet
+        self._renderer = Renderer(
+            self._endpoints.engines,
+            self.engines,
+            up=self._usable,
+            suspect=fleet.suspect,
+            near=self.deployment.gateway.near,
+        )
         return RequestFlow(
             self.deployment.gateway,
             self._driver,
-            renderer=Renderer(
-                engines,
-                self.engines,
-                up=self._usable,
-                suspect=fleet.suspect,
-                near=self.deployment.gateway.near,
-            ),
+            renderer=self._renderer,
             adapters=self._adapters,
-            engines=engines,
+            endpoints=self._endpoints,
             index=self.index,
             metrics=self.metrics,
             journal=self._journal,
@@ -220,12 +230,12 @@ class Gateway:
         """Engines that may be asked something short; those that drain only where no other is up."""
         return (self.fleet.up - self.drains.engines) or self.fleet.up
 
-    def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        index = self.index.engine(engine.name)
-        return KvEventFeed(engine.name, index, partial(self._source, engine), self._zmq)
+    def _make_feed(self, engine: str) -> KvEventFeed:
+        index = self.index.engine(engine)
+        return KvEventFeed(engine, index, partial(self._source, engine), self._zmq)
 
-    async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
-        client = self.engines[engine.name]
+    async def _source(self, name: str) -> tuple[str, str | None]:
+        client, engine = self.engines[name], self._endpoints.engines[name]
         events, replay = engine.kv_events, engine.kv_events_replay
         if events is None:
             events, replay = await client.kv_event_source()
@@ -251,20 +261,18 @@ class Gateway:
             scheduler_from(opened),
             self._endpoints,
             self.engines,
-            self._agents,
+            self.agents,
             ranks=self.fleet.layouts.ranks,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
+            on_drained=lambda engine: self._reshaping.drained(engine),
             on_role=self._role_changed,
             on_arrival=self.thresholds.arrived,
         )
 
-    # -- what the watchers tell -----------------------------------------------------------------
-
-    def _link_changed(self, event: LinkStateChanged) -> None:
-        self.metrics.link_up.labels(event.source, event.target).set(event.up)
-        self._driver.handle(event)
+    def _watch_links(self, agent: AgentClient) -> Watch:
+        return "link_states", partial(watch_links, agent, self._lines)
 
     async def _learn_kv_memory(self, name: str) -> None:
         """Once it is registered: how many blocks say nothing without their layout."""
@@ -279,33 +287,27 @@ class Gateway:
         found = None if blocks is None else kv_memory(layout, blocks)
         if found is not None:
             logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
-            self._driver.handle(KvMemoryKnown(name, found.tokens, found.tokens_each))
+            self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
 
     def _role_changed(self, command: ChangeRole) -> None:
         done = "no" if command.dry_run else "yes"
         self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
-    def _machines_changed(self, source: str, target: str, up: bool) -> None:
-        self.metrics.machines_cut.labels(source, target).set(not up)
-        self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
-
-    def _layout_known(self, layout: KvLayout, engines: tuple[str, ...]) -> None:
-        self._driver.handle(LayoutKnown(layout, engines))
-
-    def _pairing_changed(self, unfit: tuple[tuple[str, str], ...]) -> None:
-        self._driver.handle(PairingChanged(unfit))
-
     def _engine_up(self, name: str) -> None:
-        if name not in self._feed_tasks:
-            self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
+        self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
         self._background.run("kv_memory", partial(self._learn_kv_memory, name))
         takes_handoffs = self.fleet.takes_handoffs(name)
-        self._driver.handle(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
+        self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
-        self._driver.handle(EngineSuspected(name, why))
+        self._tell_of(EngineSuspected(name, why))
 
     def _engine_down(self, name: str, why: str) -> None:
-        self._feed_tasks.pop(name).cancel()
-        self._driver.handle(EngineDown(name, why))
+        self._roster.unfollow(name)
+        self._tell_of(EngineDown(name, why))
+
+    def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:
+        # It may be about to be forgotten here as well.
+        if event.engine in self._driver.scheduler.view.engines:
+            self._driver.handle(event)

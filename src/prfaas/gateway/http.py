@@ -111,8 +111,10 @@ class _Front:
         return await self._complete(request, "/v1/chat/completions")
 
     async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        body = RequestBody(endpoint, await request.read())
-        return await self._gateway.requests.complete(request, body, request[REQUEST_ID])
+        flow = self._gateway.requests
+        async with flow.reading(request) as raw:
+            body = RequestBody(endpoint, raw)
+            return await flow.complete(request, body, request[REQUEST_ID])
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """An endpoint that any engine answers the same."""
@@ -140,7 +142,7 @@ class _Front:
         body = {
             "ready": not troubles,
             "troubles": troubles,
-            "warnings": self._gateway.warnings(),
+            "warnings": self._gateway.fleet.warnings(),
         }
         return web.json_response(body, status=status)
 

@@ -35,6 +35,9 @@ _REPLAY_TIMEOUT_S = 10.0
 latest every 0.1 s."""
 
 
+_LONGEST_REPLAY_TIMEOUT_S = 160.0
+
+
 class FeedState(StrEnum):
     """Whether an engine's events are known to arrive."""
 
@@ -162,6 +165,8 @@ class KvEventFeed:
         self.engine = engine
         self.follower = KvEventFollower(index)
         self.state = FeedState.CONNECTING
+        self._patience_s = _REPLAY_TIMEOUT_S
+        self._catching_up = False  # It has begun to learn what is remembered, and not learned all.
         self._discover = discover
         self._context = context
 
@@ -176,10 +181,13 @@ class KvEventFeed:
                     await asyncio.sleep(1.0)
         finally:
             self.follower.restart()
+            self._catching_up = False
             self.state = FeedState.CONNECTING
 
     async def _follow(self, events: str, replay: str | None) -> None:
-        self.follower.restart()
+        if not self._catching_up:  # Else what has been learned so far is not learned again.
+            self.follower.restart()
+        self._catching_up = True
         subscriber = self._socket(zmq.SUB)
         subscriber.subscribe(b"")
         try:
@@ -216,24 +224,47 @@ class KvEventFeed:
         self.follower.take_replayed(number, payload)
 
     async def _replay(self, replay: str | None) -> None:
-        """Ask for everything from the next number on and apply it. Raises TimeoutError."""
+        """Ask for everything from the next number on and apply it, again from where it stopped.
+        Raises TimeoutError where that leads no further.
+
+        vLLM hands all that it remembers to a socket that holds a thousand messages, and over a slow
+        line those beyond are dropped, with the one that says that it was the last.
+        """
         if replay is None:
             return
+        while not await self._replayed(replay):
+            pass
+        self._patience_s = _REPLAY_TIMEOUT_S
+        self._comes_alive()
+
+    async def _replayed(self, replay: str) -> bool:
+        """One question; whether all of the answer came. Raises TimeoutError where nothing did."""
+        begun, first = self.follower.next_number, True
         dealer = self._socket(zmq.DEALER)
         try:
             dealer.connect(replay)
             await dealer.send_multipart([b"", self.follower.next_number.to_bytes(8, "big")])
             while True:
-                async with asyncio.timeout(_REPLAY_TIMEOUT_S):
+                async with asyncio.timeout(self._patience_s):
                     frames = await dealer.recv_multipart()
                 if frames[-2:-1] == [_END]:
-                    break
+                    return True
                 with self._bad_message(frames, parts=4):
-                    self.follower.take_replayed(*_numbered(frames, parts=4))
+                    number, payload = _numbered(frames, parts=4)
+                    # Before the first, what lies between is forgotten there; later, it was dropped.
+                    if not first and number > self.follower.next_number:
+                        return False
+                    first = False
+                    self.follower.take_replayed(number, payload)
                 await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
+        except TimeoutError:
+            if self.follower.next_number > begun:
+                return False
+            # One message may take longer than that.
+            self._patience_s = min(2 * self._patience_s, _LONGEST_REPLAY_TIMEOUT_S)
+            raise
         finally:
             dealer.close()
-        self._comes_alive()
 
     @contextmanager
     def _bad_message(self, frames: list[bytes], *, parts: int) -> Iterator[None]:
@@ -247,6 +278,7 @@ class KvEventFeed:
                 self.follower.skip(_numbered(frames, parts=parts)[0])
 
     def _comes_alive(self) -> None:
+        self._catching_up = False
         if self.state is not FeedState.LIVE:
             logger.info("engine %s: following its KV events", self.engine)
         self.state = FeedState.LIVE

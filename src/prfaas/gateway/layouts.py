@@ -88,6 +88,20 @@ class Layouts:
         self._regroup({rank.engine for rank in (*before, *ranks)})
         return replaced(before, ranks)
 
+    def reshaped(self) -> None:
+        """Engines joined or left: an agent may have told of them before they were known."""
+        there = self._endpoints.engines
+        for name in self._ranks.keys() - there.keys():
+            del self._ranks[name]
+            self._groups.pop(name, None)
+            self.alignment_tokens.pop(name, None)
+        for agent in self._by_agent.keys() - self._endpoints.agents.keys():
+            del self._by_agent[agent]
+        for agent, ranks in list(self._by_agent.items()):
+            self._by_agent[agent] = []
+            self.registered(agent, ranks)
+        self._compare()
+
     def is_whole(self, engine: str) -> bool:
         """Whether it has registered with all its ranks."""
         return engine in self._groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -70,6 +71,14 @@ class GatewayMetrics:
             ("engine",),
             registry=r,
         )
+        self.reloads = Counter(
+            "prfaas_gateway_deployment_reads_total",
+            "Times that a new deployment file was taken over, or refused whole.",
+            ("outcome",),
+            registry=r,
+        )
+        for outcome in ("taken", "refused"):
+            self.reloads.labels(outcome)
         self.link_up = Gauge(
             "prfaas_gateway_link_up",
             "1 while KV can travel between the clusters.",
@@ -157,6 +166,24 @@ class GatewayMetrics:
         for found in mismatches:
             pairs = self._mismatches.labels(named(found.prefill), named(found.decode))
             pairs.set(len(found.prefill) * len(found.decode))
+
+    def forget_engine(self, engine: str) -> None:
+        """It has left the deployment: what was said of it is no more."""
+        for gauge in (
+            self.engine_up,
+            self.engine_draining,
+            self._index_blocks,
+            self._events_live,
+            self._event_batches,
+            self._index_resets,
+            self._unreadable,
+            self._unplaced,
+        ):
+            with suppress(KeyError):
+                gauge.remove(engine)
+        for role in ("prefill", "decode"):
+            with suppress(KeyError):
+                self.engine_role.remove(engine, role)
 
     def observe_feed(self, feed: KvEventFeed) -> None:
         """Take over one engine's index state, when metrics are read."""

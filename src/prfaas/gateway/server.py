@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +14,7 @@ from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.process.http_server import serving
+from prfaas.process.reloading import Reloading
 from prfaas.scheduler.journal import Curve
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,18 @@ async def serve(
     learned_file: Path | None = None,
     seeds: Mapping[str, Curve] | None = None,
     hurry: asyncio.Event | None = None,
+    reloading: Callable[[Gateway], Reloading] | None = None,
 ) -> NoReturn:
     """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
-    ``hurry`` is set. The files and ``seeds`` are those of `Gateway`. Raises ConfigError if the
-    address cannot be bound."""
+    ``hurry`` is set. The files and ``seeds`` are those of `Gateway`; ``reloading`` makes what
+    watches the deployment file. Raises ConfigError if the address cannot be bound."""
     _allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(
         deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
     )
     await gateway.start()
+    if reloading is not None:
+        gateway.run_beside("deployment_file", reloading(gateway).run)
     try:
         async with serving(
             make_app(gateway),

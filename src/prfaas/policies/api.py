@@ -117,11 +117,11 @@ class EngineView(Protocol):
 
     @property
     def assigned(self) -> int:
-        """Requests that decode on it or are on their way to it."""
+        """Sequences that decode on it or are on their way to it."""
 
     @property
     def running(self) -> int:
-        """Requests that hold one of its decode slots."""
+        """Sequences that hold its decode slots."""
 
     @property
     def kv_tokens(self) -> float:

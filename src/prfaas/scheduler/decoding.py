@@ -53,7 +53,9 @@ class Decoding:
         if usable:
             self._wait(record, engine if engine in usable else usable[0])
             for other in usable:
-                if other.kv_tokens < inf:  # It was held back, and may be the next in line.
+                if (
+                    other.kv_tokens < inf or record.sequences > 1
+                ):  # It was held back, and may be the next in line.
                     self.fill_slots(other)
         return bool(usable)
 
@@ -137,12 +139,15 @@ class Decoding:
         self.keep_second(record)
         self._requests.move(record, State.STREAMING)
         self._reservations.release_prefill(record, done=True)
+        if record.sequences == 1:  # Others may still have to read what was handed over.
+            self._reservations.release_memory(record)
 
     def complete(self, record: Record, _why: str) -> None:
         """The answer is complete: its slot goes to the next in line."""
         self.keep_second(record)
         self._reservations.release_prefill(record, done=True)
         engine = record.decode
+        self._reservations.release_memory(record)
         self._reservations.release_decode(record)
         self._requests.move(record, State.COMPLETED)
         if engine is not None:
@@ -198,9 +203,10 @@ class Decoding:
         return best
 
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
-        """Where KV memory is the bound a slot may be free while others wait: nobody overtakes, or
-        the large ones would never fit."""
-        overtakes = engine.place.ready and engine.kv_tokens < inf
+        """Where KV memory is the bound, or who is first in line needs several slots, some may be
+        free while others wait: nobody overtakes, or the large ones would never fit."""
+        line = engine.place.ready
+        overtakes = line and (engine.kv_tokens < inf or next(iter(line.values())).sequences > 1)
         return engine.has_slot(record) and not overtakes
 
     def _usable(self, record: Record, engine: EngineState) -> bool:

@@ -39,6 +39,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
     ``resumable``: of these, how many the engine can go on from without a hand-off (absent: all). A
     recurrent state comes with a hand-off; without one the engine's own must be there.
+    ``sequences``: how many answers are computed at once: so many slots it takes of an engine.
     ``deadline``: the time by which the first token is due; None: whenever.
     """
 
@@ -48,6 +49,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     cached: Mapping[str, int] = {}
     deadline: float | None = None
     resumable: Mapping[str, int] = {}
+    sequences: int = 1
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):
@@ -211,6 +213,16 @@ class TopologyChanged(Event, frozen=True, gc=False):
     topology: Topology
 
 
+class MemoryReported(Event, frozen=True, gc=False):
+    """How much memory for hand-offs a machine's agent has, and how much of it is reserved, by
+    whomever. ``slot_bytes``: it is given out in pieces of so much."""
+
+    machine: str
+    total_bytes: int
+    reserved_bytes: int
+    slot_bytes: int
+
+
 class LinkStateChanged(Event, frozen=True, gc=False):
     """One direction of a line as its sender sees it now.
 
@@ -256,6 +268,7 @@ AnyEvent = (
     | EngineCordoned
     | EngineUncordoned
     | TopologyChanged
+    | MemoryReported
     | LinkStateChanged
     | TimerFired
 )

@@ -126,19 +126,17 @@ class FleetState:
         """Raise InvariantError where counters and memberships disagree or capacity is exceeded."""
         for engine in self.engines.values():
             records = engine.decode_records.values()
-            running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
-            kv_used = sum(
-                r.kv_tokens + engine.kv_each
-                for r in records
-                if r.state in (State.DECODING, State.STREAMING)
-            )
-            if kv_used != engine.kv_used or (running > 1 and kv_used > engine.kv_tokens):
+            holding = [r for r in records if r.state in (State.DECODING, State.STREAMING)]
+            running = sum(r.sequences for r in holding)
+            kv_used = sum(engine.kv_of(r) for r in holding)
+            if kv_used != engine.kv_used or (len(holding) > 1 and kv_used > engine.kv_tokens):
                 raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
-            if running != engine.running or running > engine.most_running:
+            too_many = len(holding) > 1 and running > engine.most_running
+            if running != engine.running or too_many:
                 raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
             if engine.up != (engine.answers and engine.cordon is None):
                 raise InvariantError(f"{engine.name}: up is not what follows")
-            if len(engine.decode_records) != engine.assigned:
+            if sum(r.sequences for r in records) != engine.assigned:
                 raise InvariantError(f"{engine.name}: assigned {engine.assigned} is miscounted")
             active = len(engine.prefill_records) - len(engine.waiting)
             if active > engine.most_prefills:

@@ -80,6 +80,7 @@ class Prefilling:
         assert engine is not None
         assert decode is not None
         self._requests.move(record, State.PREFILLING)
+        self._reservations.book_memory(record)
         record.transfer_id = f"{record.request_id}-{record.attempt}"
         record.transfer_attempt, record.transfer_from = record.attempt, engine.name
         self._requests.out.append(

@@ -45,6 +45,7 @@ from prfaas.scheduler.events import (
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
+    MemoryReported,
     PairingChanged,
     PrefillCompleted,
     PrefillFailed,
@@ -113,6 +114,7 @@ class Scheduler:
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
         self._decoding = parts.decoding
+        self._memories = parts.reservations.memories
         self._roles = Roles(requests, fleet, parts.decoding, mode=config.roles)
         self._membership = membership = Membership(
             requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
@@ -144,6 +146,7 @@ class Scheduler:
             EngineCordoned: membership.cordoned,
             EngineUncordoned: membership.uncordoned,
             TopologyChanged: reshaping.changed,
+            MemoryReported: parts.reservations.memory_reported,
             KvMemoryKnown: membership.kv_memory,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
@@ -168,6 +171,15 @@ class Scheduler:
         """The state of a live request; None if it is over or unknown."""
         record = self._records.get(request_id)
         return None if record is None else record.state
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait for a place on an engine."""
+        return self._requests.queues.tokens
+
+    def slot_wait_s(self, sequences: int) -> float:
+        """How long a request of so many sequences would wait for a decode slot, see `Queues`."""
+        return self._requests.queues.slot_wait_s(sequences)
 
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it. Raises CallerError."""
@@ -220,6 +232,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
         self._fleet.check_integrity()
+        self._memories.check_integrity(self._records.keys())
         for record in self._records.values():
             if record.state in TERMINAL or record.state is State.ARRIVED:
                 raise InvariantError(f"request {record.request_id} rests in {record.state.name}")

@@ -133,21 +133,27 @@ class EngineState:
         self.kv_each = tokens_each
 
     def has_slot(self, record: Record) -> bool:
-        """Whether a slot is free and the KV memory holds this request beside the others. Alone it
-        is let in whatever its size."""
-        if self.running >= self.max_requests:
+        """Whether its slots are free and the KV memory holds this request beside the others. Alone
+        it is let in whatever its size."""
+        if not self.running:
+            return True
+        if self.running + record.sequences > self.max_requests:
             return False
-        return not self.running or self.kv_used + record.kv_tokens + self.kv_each <= self.kv_tokens
+        return self.kv_used + self.kv_of(record) <= self.kv_tokens
+
+    def kv_of(self, record: Record) -> int:
+        """Tokens of its KV memory that a request takes at most."""
+        return record.kv_tokens + record.sequences * self.kv_each
 
     def take_slot(self, record: Record) -> None:
-        """One of the slots is this request's."""
-        self.running += 1
-        self.kv_used += record.kv_tokens + self.kv_each
+        """So many of the slots as it has sequences are this request's."""
+        self.running += record.sequences
+        self.kv_used += self.kv_of(record)
 
     def give_slot(self, record: Record) -> None:
-        """It is free again."""
-        self.running -= 1
-        self.kv_used -= record.kv_tokens + self.kv_each
+        """They are free again."""
+        self.running -= record.sequences
+        self.kv_used -= self.kv_of(record)
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -209,18 +215,19 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
-        "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
-        "link_bytes", "output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
-        "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
+        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at", "engines_lost",
+        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "memory",
+        "output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id", "resumable",
+        "route", "sequences", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
+        self.sequences = event.sequences
         self.output_tokens = event.max_output_tokens
-        """As many as room is kept for."""
+        """As many as room is kept for, for each sequence."""
         self.cached: Mapping[str, int] = event.cached
         self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
@@ -250,6 +257,8 @@ class Record:
         self.transfer_from = ""
         self.link: LinkState | None = None
         self.link_bytes = 0.0
+        self.memory: str | None = None
+        """The machine on which its hand-off has memory booked."""
         self.stall_at = inf
         self.share_arrived: float | None = None
         self.pace: tuple[float, float] | None = None
@@ -258,7 +267,7 @@ class Record:
     @property
     def kv_tokens(self) -> int:
         """See `RequestView`."""
-        return self.total_tokens + self.output_tokens
+        return self.total_tokens + self.sequences * self.output_tokens
 
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""

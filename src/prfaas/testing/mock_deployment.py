@@ -95,6 +95,7 @@ class MockDeployment:
     ) -> None:
         self._host = host
         self._absent = absent
+        self._newcomers: list[MockEngine | MockAgent] = []
         self._settings = {
             "deadline": deadline,
             "keys": keys,
@@ -159,8 +160,27 @@ class MockDeployment:
                 yield client
         finally:
             await self.gateway.close()
-            for server in servers:
+            for server in (*servers, *self._newcomers):
                 await server.stop()
+
+    async def join(self, name: str, agent: str) -> MockEngine:
+        """Start one more engine, or another of that name, which its agent knows before the gateway
+        does."""
+        if agent not in self.agents:
+            self.agents[agent] = MockAgent(agent)
+            self._newcomers.append(self.agents[agent])
+            await self.agents[agent].start()
+        engine = MockEngine(name, self.agents[agent], self.agents)
+        engine.agent.register(name, mock_layout())
+        await engine.start()
+        self._newcomers.append(engine)
+        return engine
+
+    def second_pd_cluster(self, name: str, engine: MockEngine) -> str:
+        """The entry of a PD cluster with one engine that has joined, for the deployment file."""
+        agent = f'{{name: {engine.agent.name}, admin: "{engine.agent.url[7:]}"}}'
+        only = f'{{name: {engine.name}, role: decode, url: "{engine.url}", kv_events: "tcp://h:1"}}'
+        return f"  - name: {name}\n    kind: pd\n    agent: {agent}\n    engines: [{only}]\n"
 
     async def ready(self) -> None:
         """Until the gateway has nothing to complain of, every engine is up and its events are
@@ -171,7 +191,7 @@ class MockDeployment:
         gateway = self.gateway
         return (
             not gateway.troubles()
-            and not gateway.warnings()
+            and not gateway.fleet.warnings()
             and gateway.fleet.up == self.engines.keys()
             and all(gateway.feed(name).follower.resets_total for name in self.engines)
         )

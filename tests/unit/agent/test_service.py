@@ -247,6 +247,9 @@ async def test_http(stage: Stage) -> None:
     assert await stage.get(stage.west, "/health") == {"agent": "a-west"}
     async with stage.http.get(stage.west.admin_url + "/engines") as answer:
         assert answer.headers[AGENT_API_HEADER] == str(AGENT_API)
+        memory = (await answer.json())["memory"]
+    slot = 64 * 1024  # Of 64 a quarter is for exports.
+    assert memory == {"total_bytes": 48 * slot, "reserved_bytes": 0, "slot_bytes": slot}
     (link,) = (await stage.get(stage.east, "/links"))["links"]
     assert link["peer"] == "a-west"
     unknown = await stage.get(stage.west, "/transfers/nothing?wait_s=0.01")

@@ -60,6 +60,6 @@ async def test_a_gateway_asks_every_engine_that_comes_up() -> None:
     told.routes = lambda: [*routes(), web.get("/metrics", metrics)]  # type: ignore[method-assign]
     async with mock.running():
         await mock.ready()
-        view = mock.gateway.scheduling
+        view = mock.gateway._driver.scheduler.view
         await until(lambda: view.engines["d1"].kv_tokens == 400)
         assert view.engines["d2"].kv_tokens == float("inf")

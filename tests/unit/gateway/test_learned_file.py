@@ -47,7 +47,7 @@ async def test_a_gateway_begins_where_the_one_before_it_ended(tmp_path: Path) ->
         mock = MockDeployment(learned_file=path)
         async with mock.running() as client:
             await mock.ready()
-            costs = mock.gateway.scheduling.costs
+            costs = mock.gateway._driver.scheduler.view.costs
             known = costs.prefill_s("p1", 30) != costs.prefill_s("e1", 30)
             assert known is not beginning
             if beginning:

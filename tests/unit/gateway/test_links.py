@@ -39,7 +39,7 @@ async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -
         await mock.ready()
         endpoints = resolve(mock.deployment(), source="mock")
         lines = LineStates(endpoints, on_change=told.append, on_pair=lambda *_: None)
-        running = asyncio.create_task(watch_links(gateway._agents["east-agent"], lines))
+        running = asyncio.create_task(watch_links(gateway.agents["east-agent"], lines))
         await until(lambda: len(told) == 1)
         mock.agents["east-agent"].links = [state(utilisation=0.52), state(utilisation=0.53)]
         await until(lambda: len(told) == 2)

@@ -20,7 +20,16 @@ Effect = Literal["now", "restart"]
 _NOW: dict[str, frozenset[str]] = {
     "engine": frozenset({"url", "kv_events", "kv_events_replay", "max_num_seqs"}),
     "gateway": frozenset(
-        {"api_keys", "operator_keys", "request_deadline", "max_inflight_requests", "drain"}
+        {
+            "api_keys",
+            "operator_keys",
+            "request_deadline",
+            "max_inflight_requests",
+            "max_bodies",
+            "max_waiting_tokens",
+            "max_wait",
+            "drain",
+        }
     ),
     "link": frozenset({"rate"}),
 }

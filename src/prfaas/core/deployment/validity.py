@@ -197,7 +197,9 @@ def _check_line(line: Line) -> None:
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("request_deadline", gateway.request_deadline_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))
-    _ = gateway.drain_s
+    _ = gateway.drain_s, gateway.max_wait_s
+    _above_zero("max_bodies", gateway.max_bodies_bytes)
+    _above_zero("max_waiting_tokens", gateway.most_waiting_tokens)
     _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
