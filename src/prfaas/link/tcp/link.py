@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -80,6 +80,17 @@ class TcpLink:
                 )
                 return
         known.configure(peer)
+
+    def reconfigure(self, peers: Mapping[str, PeerConfig], accept_from: frozenset[str]) -> None:
+        """Other peers than before, while everything goes on between those that stay. Transfers to
+        one that has left fail; one that may push no more is refused when it dials again."""
+        self._acceptor.accept_from = accept_from
+        for name, peer in peers.items():
+            self.set_peer(name, peer)
+        with self._lock:
+            left = [self._peers.pop(name) for name in self._peers.keys() - peers.keys()]
+        for driver in left:
+            driver.close()
 
     def send(
         self,
