@@ -6,7 +6,7 @@ import msgspec
 
 from prfaas.core.errors import EngineError, LayoutMismatch
 from prfaas.core.layout import PAIRING_DIGITS, KvLayout
-from prfaas.pool.events import EngineConnected
+from prfaas.pool.events import EngineConnected, EnginesNamed
 
 
 class EngineEntry(msgspec.Struct, frozen=True):
@@ -35,6 +35,10 @@ class Engines:
     def __init__(self, names: frozenset[str]) -> None:
         self._known = names
         self._entries: dict[int, EngineEntry] = {}
+
+    def named(self, event: EnginesNamed) -> None:
+        """These may connect from now on."""
+        self._known = event.engines
 
     def connected(self, event: EngineConnected) -> None:
         """Raises EngineError for a name that is unknown or connected already."""

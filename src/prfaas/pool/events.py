@@ -30,6 +30,13 @@ class EngineConnected(Event, frozen=True, gc=False):
     layout: KvLayout
 
 
+class EnginesNamed(Event, frozen=True, gc=False):
+    """The deployment gives this agent other engines than before. One that is connected and not
+    named any more stays until it goes."""
+
+    engines: frozenset[str]
+
+
 class EngineDropped(Event, frozen=True, gc=False):
     """It broke the rules and is listened to no more. It gets nothing new; what it has been lent
     stays its own until `ConnectionClosed`."""
@@ -211,8 +218,9 @@ class TimePassed(Event, frozen=True, gc=False):
 
 
 AnyEvent = (
-    EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested | SlotsReturned
-    | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened | ImportClosed
+    EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested
+    | SlotsReturned | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened
+    | ImportClosed
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
     | SlotCopied | LeasesCameDue | TransferCancelled | TimePassed

@@ -5,8 +5,7 @@ the host. What the model's thread gathers is only noted; `submit` hands all of i
 one call, behind one event (what the model's stream has queued so far, which has written these
 pages) and before one event (at which a thread announces the slots). The copy engines do the rest:
 no kernel runs, so nothing is taken from the model, unless pages are converted on their way in. (A
-kernel that writes to pinned memory was no faster, whatever the size of the pages:
-docs/connector.md.)
+kernel that writes to pinned memory showed no clear gain: docs/connector.md.)
 """
 
 from __future__ import annotations
