@@ -102,7 +102,7 @@ def test_an_engine_counts_once_all_its_ranks_are_there() -> None:
     second = msgspec.structs.replace(first, tp_rank=1)
     told.layouts.registered("w2-a", [RegisteredRank("d2", 1, first)])
     assert not told.layouts.is_whole("d2")
-    assert told.layouts.ranks("d2") == 2
+    assert told.layouts.parts("d2") == 2
     both = [RegisteredRank("d2", 1, first), RegisteredRank("d2", 2, second)]
     told.layouts.registered("w2-a", both)
     assert told.layouts.is_whole("d2")
