@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 import msgspec
 
+from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.core.units import parse_duration
-from prfaas.launch.runs import the_running
 from prfaas.process.signals import run_until_signal
 
 EXAMPLES = """
@@ -87,13 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", metavar="ENGINE|MACHINE|CLUSTER", help="without one: list all that drain"
     )
-    parser.add_argument(
-        "deployment",
-        nargs="?",
-        type=Path,
-        metavar="DEPLOYMENT.yaml",
-        help="deployment file; without one: that of the running 'prfaas up'",
-    )
+    add_deployment(parser)
     parser.add_argument("--undo", action="store_true", help="put it back into service")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it is empty")
     parser.add_argument(
@@ -110,7 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Drain; the exit status says whether it is done."""
-    deployment = load_deployment(args.deployment or the_running().deployment_file)
+    deployment = load_deployment(deployment_file(args))
     if args.undo and args.name is None:
         raise CallerError("--undo: say which engine, machine or cluster")
     keys = deployment.gateway.operator_keys

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from pathlib import Path
 
 import msgspec
 
+from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.commands import Command, engine_command, installed_vllm
-from prfaas.launch.runs import the_running
 
 EXAMPLES = """
 examples:
@@ -43,13 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("name", metavar="NAME", help="the engine's name in the deployment")
-    parser.add_argument(
-        "deployment",
-        nargs="?",
-        type=Path,
-        metavar="DEPLOYMENT.yaml",
-        help="deployment file; without one: that of the running 'prfaas up'",
-    )
+    add_deployment(parser)
     parser.add_argument("--run", action="store_true", help="run it instead of printing it")
     parser.add_argument(
         "--vllm",
@@ -60,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    file = args.deployment or the_running().deployment_file
+    file = deployment_file(args)
     deployment = load_deployment(file)
     engine = _engine(deployment, args.name, source=str(file))
     command = engine_command(deployment, engine, vllm=args.vllm or installed_vllm())

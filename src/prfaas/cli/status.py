@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from pathlib import Path
 
 import aiohttp
 import msgspec
 from rich.live import Live
 
 from prfaas.cli.console import report_console
+from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.units import parse_duration
-from prfaas.launch.runs import the_running
 from prfaas.process.signals import run_until_signal
 from prfaas.status.collect import collect
 from prfaas.status.view import draw
@@ -34,13 +33,7 @@ deployment cannot be found.
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "deployment",
-        nargs="?",
-        type=Path,
-        metavar="DEPLOYMENT.yaml",
-        help="deployment file; without one: that of the running 'prfaas up'",
-    )
+    add_deployment(parser)
     parser.add_argument("--once", action="store_true", help="print it once and stop")
     parser.add_argument("--json", action="store_true", help="print JSON once")
     parser.add_argument(
@@ -52,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    deployment = load_deployment(args.deployment or the_running().deployment_file)
+    deployment = load_deployment(deployment_file(args))
     gateway = (args.gateway or deployment.gateway.url).rstrip("/")
     return run_until_signal(_show(deployment, gateway, args), stopped_status=0)
 
