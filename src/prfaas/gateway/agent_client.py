@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 _SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
-"""An agent sends link states ten times a second: five silent seconds mean it hangs."""
+"""An agent sends link states at least every two seconds: five silent ones mean it hangs."""
 
 
 class RegisteredRank(msgspec.Struct, frozen=True):
@@ -63,10 +63,15 @@ class AgentClient:
         self.name = name
         self._url = url
         self._http = http
+        self._engines: tuple[bytes, list[RegisteredRank]] = b"", []
+        """The last answer, and what it says: layouts are large and seldom change."""
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
-        return self._parse(await self._get("/engines", _SHORT), _Engines).engines
+        body = await self._get("/engines", _SHORT)
+        if body != self._engines[0]:
+            self._engines = body, self._parse(body, _Engines).engines
+        return self._engines[1]
 
     async def transfer(self, transfer_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
         """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""
@@ -90,7 +95,11 @@ class AgentClient:
         try:
             url = f"{self._url}/links/events"
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+                last = b""
                 while line := await answer.content.readline():
+                    if line == last:
+                        continue
+                    last = line
                     try:
                         states = self._parse(line, LinkStates).links
                     except LinkError as error:

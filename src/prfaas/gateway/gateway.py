@@ -20,7 +20,7 @@ from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
-from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.kv_events import KvEventFeed
 from prfaas.gateway.layouts import Layouts
@@ -68,12 +68,15 @@ class Gateway:
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
-        self._http = HttpClient()
+        self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
+        self._feeds_turn = asyncio.Lock()
         self._zmq = zmq.asyncio.Context()
+        engines_at_most = 2 * len(self._endpoints.engines) + 1000
+        self._zmq.set(zmq.MAX_SOCKETS, engines_at_most)
         engines, endpoints = self._endpoints.engines, self._endpoints
         self.engines = {n: EngineClient(n, e.url, self._http) for n, e in engines.items()}
         self._agents = {
-            name: AgentClient(name, agent.url, self._http)
+            name: AgentClient(name, agent.url, self._agents_http)
             for name, agent in endpoints.agents.items()
         }
         self.index = PrefixIndex(
@@ -107,7 +110,10 @@ class Gateway:
         """Stop everything; requests under way must have ended."""
         await self._background.close()
         await self._driver.close()
+        for engine in self.engines.values():
+            engine.close()
         await self._http.close()
+        await self._agents_http.close()
         self._zmq.destroy(linger=0)
         self._journal.close()
 
@@ -163,7 +169,14 @@ class Gateway:
 
     def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
         index = self.index.engine(engine.name)
-        return KvEventFeed(engine.name, index, partial(self._source, engine), self._zmq)
+        return KvEventFeed(
+            engine.name,
+            index,
+            partial(self._source, engine),
+            self._zmq,
+            feeds=len(self._endpoints.engines),
+            turn=self._feeds_turn,
+        )
 
     async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
         client = self.engines[engine.name]

@@ -3,7 +3,7 @@
 vLLM publishes numbered batches on a ZMQ PUB socket and keeps the last 10,000 of them for replay
 on a ROUTER socket. Following an engine means: replay all it has, then apply live batches in order.
 A gap is replayed; what cannot be replayed empties the index first, because a lost removal would
-leave blocks in it that the engine has long dropped. Every `_PROBE_S` seconds the next number is
+leave blocks in it that the engine has long dropped. Every few seconds the next number is
 asked for, which finds batches lost at the end and a publisher that went silent. While nothing is
 known to arrive the index is empty and `state` says so: routing works on, without knowing caches.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -29,7 +30,9 @@ logger = logging.getLogger(__name__)
 _OWN_MEDIA = (None, "GPU")
 """Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""
 _END = (-1).to_bytes(8, "big", signed=True)
-_PROBE_S = 5.0
+_PROBE_S, _PROBES_PER_S = 5.0, 20
+"""An engine is asked for the next number so often; of many all together no more than so many a
+second."""
 _REPLAY_TIMEOUT_S = 10.0
 """Until the next message of a replay. The publisher looks for requests between two batches, at the
 latest every 0.1 s."""
@@ -150,6 +153,9 @@ class KvEventFeed:
         engine: its name, for messages.
         discover: returns (events endpoint, replay endpoint or None) to connect to; asked again
             after a failure. Raises EngineError while it cannot be known.
+        feeds: how many of its kind there are.
+        turn: shared by them, so that what arrives of many engines at once is not applied in one go:
+            requests get their turn after each batch.
     """
 
     def __init__(
@@ -158,8 +164,13 @@ class KvEventFeed:
         index: EngineIndex,
         discover: Callable[[], Awaitable[tuple[str, str | None]]],
         context: zmq.asyncio.Context,
+        *,
+        feeds: int = 1,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self.engine = engine
+        self._turn = asyncio.Lock() if turn is None else turn
+        self._probe_s = max(_PROBE_S, feeds / _PROBES_PER_S) * random.uniform(0.9, 1.1)
         self.follower = KvEventFollower(index)
         self.state = FeedState.CONNECTING
         self._discover = discover
@@ -187,11 +198,15 @@ class KvEventFeed:
             while True:
                 await self._replay(replay)
                 while (frames := await self._next(subscriber)) is not None:
-                    with self._bad_message(frames, parts=3):
-                        number, payload = _numbered(frames, parts=3)
-                        if not self.follower.take(number, payload):
-                            await self._fill_gap(replay, number, payload)
-                        self._comes_alive()
+                    gap = False
+                    async with self._turn:
+                        with self._bad_message(frames, parts=3):
+                            number, payload = _numbered(frames, parts=3)
+                            gap = not self.follower.take(number, payload)
+                            self._comes_alive()
+                        await asyncio.sleep(0)
+                    if gap:
+                        await self._fill_gap(replay, number, payload)
         finally:
             subscriber.close()
 
@@ -205,7 +220,7 @@ class KvEventFeed:
 
     async def _next(self, subscriber: zmq.asyncio.Socket) -> list[bytes] | None:
         """The next live batch; None when it is time to probe."""
-        if await subscriber.poll(_PROBE_S * 1000):
+        if await subscriber.poll(self._probe_s * 1000):
             return await subscriber.recv_multipart()
         return None
 
@@ -228,9 +243,10 @@ class KvEventFeed:
                     frames = await dealer.recv_multipart()
                 if frames[-2:-1] == [_END]:
                     break
-                with self._bad_message(frames, parts=4):
-                    self.follower.take_replayed(*_numbered(frames, parts=4))
-                await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
+                async with self._turn:
+                    with self._bad_message(frames, parts=4):
+                        self.follower.take_replayed(*_numbered(frames, parts=4))
+                    await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
         finally:
             dealer.close()
         self._comes_alive()

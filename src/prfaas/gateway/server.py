@@ -28,7 +28,7 @@ async def serve(
     deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
 ) -> NoReturn:
     """Serve until cancelled. Raises ConfigError if the address cannot be bound."""
-    _allow_open_files(deployment.gateway.max_inflight_requests)
+    allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(deployment, endpoints, journal_file=journal_file)
     await gateway.start()
     try:
@@ -48,7 +48,7 @@ async def serve(
         await gateway.close()
 
 
-def _allow_open_files(max_inflight_requests: int) -> None:
+def allow_open_files(max_inflight_requests: int) -> None:
     """As many as this process may have; say so where they are too few."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
