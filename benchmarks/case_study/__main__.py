@@ -6,9 +6,10 @@ are mock servers that take the profiles' times and hand S_kv over through the en
 bytes divided by ``--byte-scale``; the line's rate is divided by both, so times in the table are
 the paper's.
 
-Each deployment is offered a fifth more than the planner says it can carry; measured is what it
-answers per second after its batches have filled. Fails where a deployment is off the planner's
-Lambda (exact expectations) by more than 5%, or `auto` below 0.95 of the elastic bound.
+Each deployment is offered a fifth more than the planner says it can carry (`auto` its bound);
+measured is what it answers per second after its batches have filled. Fails where a deployment is
+off the planner's Lambda (exact expectations) by more than 5%, or `auto` below 0.95 of the elastic
+bound.
 
     python -m benchmarks.case_study [--slow 1] [--byte-scale 64] [--requests 500] [--only NAME ...]
 """
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,12 @@ from benchmarks.case_study.cases import (
     description,
 )
 from benchmarks.case_study.figure import draw
-from benchmarks.case_study.load import Outcome, asked, drawn
+from benchmarks.case_study.load import Outcome, asked, drawn, sustained
 
 from prfaas.sim.experiment import simulate
 from prfaas.testing.running import RunningDeployment
 from prfaas.workload.requests import Workload
 
-OVERLOAD = 1.2
 FILLED_S = 40.0
 """An answer takes 25.6 s: before, less is answered than is begun."""
 OUTPUT = Path("build/bench")
@@ -99,15 +100,13 @@ def holds(row: Row) -> bool:
 
 
 def measured(case: Case, args: argparse.Namespace) -> Row:
-    described = description(case.planned * OVERLOAD, args.requests)
+    described = description(case.offered, args.requests)
     assert described.asked.lengths is not None
-    workload = drawn(
-        described.asked.lengths.distribution(), 1024, case.planned * OVERLOAD, args.requests, 1
-    )
+    workload = drawn(described.asked.lengths.distribution(), 1024, case.offered, args.requests, 1)
     end = workload.arrivals[-1]
     simulation = simulate(described, case.run, workload, beside=FILE.parent, until=end)
     done = simulation.recorder.table().done_at
-    simulated = float(((done >= FILLED_S) & (done < end)).sum()) / (end - FILLED_S)
+    simulated = sustained(workload.prompts, done, FILLED_S, end, case.cut)
     began = time.monotonic()
     outcomes = live(case, workload, args)
     return _row(case, outcomes, end, simulated, time.monotonic() - began)
@@ -115,7 +114,13 @@ def measured(case: Case, args: argparse.Namespace) -> Row:
 
 def _row(case: Case, outcomes: list[Outcome], end: float, simulated: float, seconds: float) -> Row:
     answered = [o for o in outcomes if o.done is not None and FILLED_S <= o.done < end]
-    rate = len(answered) / (end - FILLED_S)
+    rate = sustained(
+        [o.prompt_tokens for o in outcomes],
+        [nan if o.done is None else o.done for o in outcomes],
+        FILLED_S,
+        end,
+        case.cut,
+    )
     wrong = [o for o in outcomes if o.error is not None and o.status != 429]
     return Row(
         name=case.name,

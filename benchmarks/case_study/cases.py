@@ -12,6 +12,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.units import parse_rate
 from prfaas.description.experiments import RunConfig, Split
 from prfaas.description.file import Description
+from prfaas.models.profiles import load_profile
 from prfaas.planner.compare import elastic_bound, two_clusters
 from prfaas.planner.scenario import load_scenario as load_planned
 from prfaas.sim.runs import load_scenario
@@ -20,6 +21,7 @@ FILE = Path(__file__).parents[2] / "examples" / "paper.yaml"
 THRESHOLD_TOKENS = 19_400
 """The paper's 19.4K."""
 BLOCK_TOKENS = 64
+_OVERLOAD = 1.2
 DEADLINE = "7200 s"
 """At saturation queues grow as long as a run lasts; none of them is to be given up."""
 
@@ -36,6 +38,18 @@ class Case(msgspec.Struct, frozen=True):
     n_d: int
     paper: float | None
     planned: float
+
+    @property
+    def offered(self) -> float:
+        """Requests per second. A policy that refuses what is hopeless keeps the lighter requests of
+        an overload, and answers more of them than the bound of the whole mix: it is offered the
+        bound, and must carry it."""
+        return self.planned * (1.0 if self.scheduler.policy == "auto" else _OVERLOAD)
+
+    @property
+    def cut(self) -> int | None:
+        """Where it routes by length: above how many tokens."""
+        return THRESHOLD_TOKENS if self.scheduler.policy == "threshold" else None
 
     @property
     def run(self) -> RunConfig:
@@ -104,6 +118,7 @@ def deployment_file(
                 {
                     "name": name,
                     "kind": kind,
+                    "profile": str(_slowed(own[0]["profile"], slow, home)),
                     "agent": {
                         "name": f"{name}-agent",
                         "socket": str(home / f"{name}.sock"),
@@ -124,6 +139,24 @@ def deployment_file(
         "gateway": {"request_deadline": DEADLINE, "max_body": "64 MiB"},
         "model": {"served_name": "mock-model", "block_tokens": BLOCK_TOKENS},
     }
+
+
+def _slowed(name: str, slow: float, home: Path) -> Path:
+    """The profile as `prfaas profile` would measure it on engines that are so much slower."""
+    profile = load_profile(name)
+    table = profile.prefill_or_refuse.table
+    points = {int(x): y * slow for x, y in zip(table.x, table.y, strict=True)}
+    file = {
+        "name": profile.name,
+        "hardware": profile.hardware,
+        "gpus": profile.gpus,
+        "source": f"{profile.name}, times {slow:g}",
+        "basis": "implied",
+        "prefill": {"interpolation": table.interpolation, "points": points},
+    }
+    path = home / f"{name}.yaml"
+    path.write_bytes(msgspec.yaml.encode(file))
+    return path
 
 
 def _engine(engine: dict[str, Any], url: str) -> dict[str, Any]:

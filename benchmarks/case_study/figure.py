@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.case_study.cases import FILE, THRESHOLD_TOKENS, description
+from benchmarks.case_study.load import sustained
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.description.experiments import RunConfig, Split
@@ -16,8 +17,8 @@ from prfaas.plots.figure import new_figure, save_figure
 from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import simulate
 
-_REQUESTS = 4000
-_OVERLOAD = 1.2
+_REQUESTS = 6000
+_OVERLOAD = 1.05
 
 
 def simulated(threshold: int, n_p: int, planned: float) -> float:
@@ -32,7 +33,7 @@ def simulated(threshold: int, n_p: int, planned: float) -> float:
     begin, end = workload.arrivals[_REQUESTS // 10], workload.arrivals[-1]
     found = simulate(described, run, workload, beside=FILE.parent, until=end)
     done = found.recorder.table().done_at
-    return float(((done >= begin) & (done < end)).sum()) / (end - begin)
+    return sustained(workload.prompts, done, begin, end, threshold)
 
 
 def draw(path: Path, rows: list[Any]) -> None:

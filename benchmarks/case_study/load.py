@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Sequence
 
 import aiohttp
 import msgspec
@@ -97,3 +98,23 @@ async def asked(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return outcomes
+
+
+def sustained(
+    prompts: Sequence[int], done_at: Sequence[float], begin: float, end: float, cut: int | None
+) -> float:
+    """Requests per second of this mix that are answered between ``begin`` and ``end``.
+
+    Offered more than it can carry, a system that routes by length answers more of the class whose
+    stage has time left. The mix as a whole is carried at the rate of the class served least,
+    over its share: the planner's Lambda. ``cut`` None: one class.
+    """
+    long = np.asarray(prompts) > (-1 if cut is None else cut)
+    done = np.asarray(done_at)
+    within = (done >= begin) & (done < end)
+    rates = [
+        (within & of_class).sum() / (end - begin) / of_class.mean()
+        for of_class in (long, ~long)
+        if of_class.any()
+    ]
+    return float(min(rates))

@@ -2,6 +2,8 @@
 
     copies    pages between GPU and arena: rates, time of the model's thread (no engine needed)
     identity  answers after a hand-off beside a stock engine's, every layout, with margins
+    choices   kernels that engines of one configuration choose apart, and whether bits follow
+    tail      hand-offs that end at a block's end beside exact ones; prefill idle and exporting
     prefill   prefill with the connector idle and exporting beside a stock engine, KV throughput
 
 ``python -m benchmarks.gpu copies identity`` runs two of them; each replaces its own part of the
@@ -25,7 +27,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="+", choices=["copies", "identity", "prefill"])
+    parser.add_argument("parts", nargs="+", choices=list(_PARTS))
     parser.add_argument("--output", type=Path, default=Path("build/bench/gpu.json"))
     parser.add_argument("--kinds", nargs="+", help="tiny models to compare (default: all)")
     parser.add_argument("--model", help="directory or name of the model whose prefill is timed")
@@ -36,8 +38,8 @@ def main() -> int:
         "--engine-args", default="", help="vLLM's own, for all engines: '--enforce-eager'"
     )
     args = parser.parse_args()
-    if "prefill" in args.parts and not args.model:
-        parser.error("prefill needs --model")
+    if {"prefill", "tail"} & {*args.parts} and not args.model:
+        parser.error("prefill and tail need --model")
     for part in args.parts:
         rows = []
         for row in _PARTS[part](args):
@@ -62,6 +64,12 @@ def _identity(args: argparse.Namespace) -> Rows:
     )
 
 
+def _choices(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import choices
+
+    return choices.measure(args.kinds or choices.KINDS, args.engine_args.split())
+
+
 def _prefill(args: argparse.Namespace) -> Rows:
     from benchmarks.gpu import prefill
 
@@ -74,10 +82,24 @@ def _prefill(args: argparse.Namespace) -> Rows:
     )
 
 
+def _tail(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import tail
+
+    return tail.measure(
+        args.model,
+        args.lengths or tail.LENGTHS,
+        args.rounds,
+        kv_cache=args.kv_cache,
+        args=args.engine_args.split(),
+    )
+
+
 _PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "copies": _copies,
     "identity": _identity,
+    "choices": _choices,
     "prefill": _prefill,
+    "tail": _tail,
 }
 
 

@@ -36,25 +36,31 @@ Row = dict[str, Any]
 
 
 class Bench:
-    """The running servers; leave ``stack`` to end them."""
+    """The running servers; leave ``stack`` to end them. ``beside``: what shares the GPU with the
+    prefill engine ``big``, a ``stock`` engine or the ``decode`` engine."""
 
-    def __init__(self, stack: ExitStack, home: Path, model: Row, args: list[str]) -> None:
+    def __init__(
+        self, stack: ExitStack, home: Path, model: Row, args: list[str], *, beside: str = "stock"
+    ) -> None:
         self._stack, self._home = stack, home
         listens = {name: free_address() for name in ("east", "west", "big", "stock", "decode")}
         self.admins = {name: f"http://{free_address()}" for name in ("east", "west")}
-        self.engines = {name: f"http://{listens[name]}" for name in ("big", "stock")}
+        self.engines = {name: f"http://{listens[name]}" for name in ("big", "stock", "decode")}
         file = home / "deployment.json"
         file.write_text(json.dumps(self._deployment(listens, model, args)))
         deployment = load_deployment(file)
         for name in self.admins:
             agent = deployment.cluster(name).agents[0]
             self._start(agent.name, agent_command(agent, file), f"{self.admins[name]}/health")
-        exporter = deployment.cluster("east").engines[0]
-        stock = msgspec.structs.replace(exporter, name="stock", url=self.engines["stock"])
+        vllm, exporter = installed_vllm(), deployment.cluster("east").engines[0]
+        if beside == "stock":
+            other = msgspec.structs.replace(exporter, name=beside, url=self.engines[beside])
+        else:
+            other = deployment.cluster("west").engines[0]
         # One after the other: each looks at how much of the GPU's memory is free.
-        self._start_engine(engine_command(deployment, exporter, vllm=installed_vllm()), exporter)
+        self._start_engine(engine_command(deployment, exporter, vllm=vllm), exporter)
         self._start_engine(
-            engine_command(deployment, stock, vllm=installed_vllm(), connector=False), stock
+            engine_command(deployment, other, vllm=vllm, connector=beside != "stock"), other
         )
         ranks = call(f"{self.admins['east']}/engines").json()["engines"]
         self.layout = msgspec.convert(ranks[0]["layout"], KvLayout)
@@ -67,9 +73,11 @@ class Bench:
                 "socket": str(self._home / f"{name}.sock"),
             }  # fmt: skip
 
-        big = {"name": "big", "role": "prefill", "url": self.engines["big"], "args": args,
-               "gpus": "0", "gpu_memory_share": GPU_SHARE}  # fmt: skip
-        decode = {"name": "decode", "role": "decode", "url": f"http://{listens['decode']}"}
+        def engine(name: str, role: str) -> Row:
+            return {"name": name, "role": role, "url": self.engines[name], "args": args,
+                    "gpus": "0", "gpu_memory_share": GPU_SHARE}  # fmt: skip
+
+        big, decode = engine("big", "prefill"), engine("decode", "decode")
         return {
             "clusters": [
                 {"name": "east", "kind": "prfaas", "engines": [big], "agent": agent("east")},
@@ -95,14 +103,15 @@ def measure(
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         bench = Bench(stack, Path(directory), serves, args)
         for length in lengths:
-            yield _one_length(bench, length, rounds)
+            yield one_length(bench, length, rounds)
 
 
-def _one_length(bench: Bench, length: int, rounds: int) -> Row:
-    times: dict[str, list[float]] = {mode: [] for mode in MODES}
+def one_length(bench: Bench, length: int, rounds: int, modes: Sequence[str] = MODES) -> Row:
+    """Prefill of ``length`` tokens in each mode."""
+    times: dict[str, list[float]] = {mode: [] for mode in modes}
     exports: list[Row] = []
     for number in range(WARM_UP_ROUNDS + rounds):
-        for mode in random.sample(MODES, len(MODES)):
+        for mode in random.sample(modes, len(modes)):
             seconds, export = _prefill(bench, mode, length)
             if number >= WARM_UP_ROUNDS:
                 times[mode].append(seconds)
@@ -114,8 +123,8 @@ def _one_length(bench: Bench, length: int, rounds: int) -> Row:
     )
     return {
         "prompt_tokens": length, "boundary": boundary, "kv_bytes": size, "rounds": rounds,
-        **{f"{mode}_s": medians[mode] for mode in MODES},
-        **{f"{mode}_all_s": times[mode] for mode in MODES},
+        **{f"{mode}_s": medians[mode] for mode in modes},
+        **{f"{mode}_all_s": times[mode] for mode in modes},
         "kv_throughput_gbit_per_s": 8e-9 * size / medians["idle"],
         **{key: statistics.median(e[key] for e in exports) for key in (exports or [{}])[0]},
     }  # fmt: skip

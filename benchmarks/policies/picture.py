@@ -7,22 +7,19 @@ from pathlib import Path
 
 from benchmarks.policies.cells import Result
 
-from prfaas.plots.simulation import pyplot_for
+from prfaas.plots.figure import new_figure, save_figure
 
 COLUMNS = 3
 
 
 def draw(picture: Path, results: Sequence[Result]) -> None:
     """Write the plot to ``picture``."""
-    pyplot = pyplot_for(picture)
     panels = list(dict.fromkeys((r.trace, r.caches, r.line) for r in results))
     rows = -(-len(panels) // COLUMNS)
-    figure, axes = pyplot.subplots(
-        rows, COLUMNS, figsize=(5 * COLUMNS, 3.2 * rows), sharey=True, squeeze=False
-    )
-    for axis in axes.flat[len(panels) :]:
+    figure, axes = new_figure(size=(5 * COLUMNS, 3.2 * rows), rows=rows, columns=COLUMNS)
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    for axis, panel in zip(axes.flat, panels, strict=False):
+    for axis, panel in zip(axes, panels, strict=False):
         shown = [r for r in results if (r.trace, r.caches, r.line) == panel]
         for policy in dict.fromkeys(r.policy for r in shown):
             points = [(r.load, share(r)) for r in shown if r.policy == policy]
@@ -32,12 +29,11 @@ def draw(picture: Path, results: Sequence[Result]) -> None:
         title = f"{trace}{', prefix caches' if caches else ''}\nline {line}"
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("offered, of the fluid bound")
+        axis.set_ylim(0, 1.1)
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("goodput, of what could be reached")
-    axes[0][0].legend(fontsize="x-small", frameon=False)
-    figure.tight_layout()
-    figure.savefig(picture)
-    pyplot.close(figure)
+    axes[0].set_ylabel("goodput, of what could be reached")
+    axes[0].legend(fontsize="x-small", frameon=False)
+    save_figure(figure, picture)
 
 
 def share(result: Result) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.core.deployment import parse_deployment
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import MockEngine, expected_words
 
@@ -420,3 +421,70 @@ async def test_a_request_line_that_is_none_is_a_400_without_a_traceback(
         await writer.wait_closed()
         assert b" 400 " in answer.partition(b"\r\n")[0]
         assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_hand_off_to_a_full_cluster_is_given_up_for_another_cluster() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        d3 = await mock.join("d3", "south-agent")
+        text = mock.deployment_text().replace(
+            "links:\n", mock.second_pd_cluster("south", d3) + "links:\n"
+        )
+        mock.gateway.become(parse_deployment(text, source="new"), source="new")
+        await until(lambda: "d3" in mock.gateway.fleet.up)
+        for engine in decoders(mock):
+            engine.full_for_s = 7
+        for stream in (True, False):
+            response, content = await ask(client, LONG, stream=stream)
+            assert response.status == 200, content
+            assert response.headers["x-prfaas-decode-engine"] == "d3"
+        west, east = mock.agents["west-agent"], mock.agents["east-agent"]
+        await until(lambda: set(west.transfers) <= set(west.dropped) & set(east.dropped))
+        d3.full_for_s = 3
+        response, _ = await ask(client, LONG)
+        assert (response.status, response.headers["Retry-After"]) == (429, "3")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/0.9 200 OK\r\n\r\n{}",
+        b"HTTP/9.9 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"{}\r\n\r\n",
+        b"HTTP/1.1 fine OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n: no name\r\nContent-Length: 2\r\n\r\n{}",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"",
+    ],
+    ids=["0.9", "9.9", "no head", "no status", "length", "header", "tls", "nothing"],
+)
+async def test_an_engine_that_does_not_speak_http_fails_and_another_is_asked(
+    answer: bytes,
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            healthy = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+            writer.write(healthy if head.startswith(b"GET /health") else answer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    mock = MockDeployment()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, mock.running() as client:
+        await mock.ready()
+        text = mock.deployment_text().replace(mock.engines["d1"].url, f"http://127.0.0.1:{port}")
+        mock.gateway.become(parse_deployment(text, source="new"), source="new")
+        await until(lambda: mock.gateway.fleet.up == mock.engines.keys())
+        for stream in (True, False, True):
+            response, content = await ask(client, stream=stream)
+            assert response.status == 200, content
+            assert response.headers["x-prfaas-decode-engine"] == "d2"
+        metrics = await (await client.get("/metrics")).text()
+        assert "background_deaths_total{" not in metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,22 @@ TOPOLOGY = Topology(
     16,
     "west",
 )
+LACKING = [
+    msgspec.structs.replace(
+        TOPOLOGY, engines=tuple(spec for spec in TOPOLOGY.engines if spec.name not in gone)
+    )
+    for gone in (("e0",), ("d1", "p1"), ("d0", "d1"), ("x0",))
+]
+OTHERS = [
+    *LACKING,
+    msgspec.structs.replace(TOPOLOGY, links=()),
+    msgspec.structs.replace(
+        TOPOLOGY,
+        engines=tuple(msgspec.structs.replace(s, max_requests=1) for s in TOPOLOGY.engines),
+    ),
+    TOPOLOGY,
+]
+"""What the deployment may become, and what it was."""
 LAYOUTS = [
     KvLayout(
         model=name,
@@ -71,6 +88,7 @@ arrivals = st.builds(
     st.just(5),
     st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
     st.sampled_from([None, 1e6, 200.0]),
+    sequences=st.sampled_from([1, 1, 2, 3]),
 )
 events = st.one_of(
     *(
@@ -95,6 +113,16 @@ events = st.one_of(
     st.builds(e.EngineUp, st.sampled_from(list(ENGINES))),
     st.builds(e.EngineSuspected, st.sampled_from(list(ENGINES)), st.just("late")),
     st.builds(e.EngineDown, st.sampled_from(list(ENGINES)), st.just("gone")),
+    st.builds(e.EngineCordoned, st.sampled_from(list(ENGINES)), st.just("upgrade")),
+    st.builds(e.EngineUncordoned, st.sampled_from(list(ENGINES))),
+    st.builds(
+        e.MemoryReported,
+        st.sampled_from([*MACHINES, ""]),
+        st.sampled_from([100, 200, 10_000]),
+        st.sampled_from([0, 100, 5_000]),
+        st.just(10),
+    ),
+    st.builds(e.TopologyChanged, st.sampled_from(OTHERS)),
     st.builds(
         e.LinkStateChanged, st.sampled_from(["east", "west"]), st.just("west"), st.booleans()
     ),
@@ -111,6 +139,15 @@ events = st.one_of(
 )
 
 
+_OF_AN_ENGINE = (
+    e.EngineUp,
+    e.EngineSuspected,
+    e.EngineDown,
+    e.EngineCordoned,
+    e.EngineUncordoned,
+)
+
+
 class Harness:
     """Counts from the outside: what runs on each engine, and how each request ended."""
 
@@ -119,7 +156,12 @@ class Harness:
         prefills = LearnedPrefills(TOPOLOGY.cluster_of)
         costs = LearnedCosts(prefills, lambda start, end: end - start)
         self.scheduler = Scheduler(
-            TOPOLOGY, make_policy(config), config, costs=costs, learner=prefills
+            TOPOLOGY,
+            make_policy(config),
+            config,
+            costs=costs,
+            learner=prefills,
+            on_engines=prefills.engines_are,
         )
         self.now = 0.0
         self.alarm = float("inf")
@@ -131,6 +173,10 @@ class Harness:
         """Transfer -> the machine where it lies."""
         self.ends: Counter[str] = Counter()
         self.arrivals: Counter[str] = Counter()
+        self.cordoned: set[str] = set()
+        self.left: set[str] = set()
+        self.promised: set[tuple[str, str]] = set()
+        """(request, engine) of hand-offs on their way."""
 
     def feed(self, event: e.AnyEvent) -> None:
         before = self.scheduler.state(getattr(event, "request_id", ""))
@@ -139,12 +185,24 @@ class Harness:
                 return
             self.arrivals[event.request_id] += 1
             self.started = {key for key in self.started if key[0] != event.request_id}
+        if isinstance(event, _OF_AN_ENGINE) and event.engine not in self.scheduler.view.engines:
+            return
+        if isinstance(event, e.LinkStateChanged) and not self.scheduler.view.link("east", "west"):
+            return
         if isinstance(event, e.TimerFired):
             self.now, self.alarm = max(self.now, min(self.alarm, self.now + 60)), float("inf")
         self.now += 0.01
         commands = self.scheduler.handle(event, now=self.now)
         self.scheduler.check_integrity()
         self._forget(event, before)
+        if isinstance(event, e.EngineCordoned):
+            self.cordoned.add(event.engine)
+        elif isinstance(event, e.EngineUncordoned):
+            self.cordoned.discard(event.engine)
+        elif isinstance(event, e.TopologyChanged):
+            there = {spec.name for spec in event.topology.engines}
+            self.cordoned = (self.cordoned | (ENGINES.keys() - there)) - (self.left & there)
+            self.left = ENGINES.keys() - there
         for command in commands:
             self._obey(command)
         for running in (self.decodes, self.prefills):
@@ -166,6 +224,7 @@ class Harness:
     def _obey(self, command: c.AnyCommand) -> None:
         if isinstance(command, c.StartPrefill | c.StartDecode):
             self.asked.append(command)
+            self._check_cordon(command)
         if isinstance(command, c.StartPrefill):
             key = (command.request_id, command.attempt)
             assert key not in self.started
@@ -189,6 +248,15 @@ class Harness:
         elif isinstance(command, c.SetTimer):
             self.alarm = command.at
 
+    def _check_cordon(self, command: c.StartPrefill | c.StartDecode) -> None:
+        """A cordoned engine is given nothing but the answers to what was promised to it."""
+        if isinstance(command, c.StartPrefill):
+            assert not {command.engine, command.decode_engine} & self.cordoned
+            self.promised.add((command.request_id, command.decode_engine))
+        elif command.engine in self.cordoned:
+            assert command.transfer_id is not None
+            assert (command.request_id, command.engine) in self.promised
+
     def work(self, work: Work) -> None:
         """Report on something that really is under way."""
         live = [start for start in self.asked if self.scheduler.state(start.request_id) is not None]
@@ -211,7 +279,11 @@ class Harness:
 
     def drain(self) -> None:
         """Everything works again: whatever is asked for succeeds."""
+        self.feed(e.TopologyChanged(TOPOLOGY))
+        for machine in (*MACHINES, ""):
+            self.feed(e.MemoryReported(machine, 1_000_000, 0, 10))
         for name in ENGINES:
+            self.feed(e.EngineUncordoned(name))
             self.feed(e.EngineUp(name))
         self.feed(e.LinkStateChanged("east", "west", up=True))
         for _ in range(200):

@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
 from prfaas.core.handoff import TRANSFER_ID
+from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import TransferCancelled
@@ -43,6 +44,7 @@ class Admin:
     def application(self) -> web.Application:
         """The routes, without a server."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        app.on_response_prepare.append(_say_version)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/engines", self._engines)
@@ -60,7 +62,15 @@ class Admin:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _engines(self, request: web.Request) -> web.Response:
-        return _json({"engines": self._driver.snapshot().engines})
+        """Registered ranks, and the memory for what is handed over to them (bytes)."""
+        pool = self._driver.snapshot()
+        reserved = (pool.slots.held + pool.slots.promised) * pool.slot_bytes
+        memory = {
+            "total_bytes": pool.reception_slots * pool.slot_bytes,
+            "reserved_bytes": reserved,
+            "slot_bytes": pool.slot_bytes,
+        }
+        return _json({"engines": pool.engines, "memory": memory})
 
     async def _transfer(self, request: web.Request) -> web.Response:
         """Answers when every rank is at its end, or after ``wait_s``."""
@@ -118,6 +128,10 @@ class Admin:
                 last, silent_s = line, 0.0
             await asyncio.sleep(LINK_EVENT_PERIOD_S)
             silent_s += LINK_EVENT_PERIOD_S
+
+
+async def _say_version(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[AGENT_API_HEADER] = str(AGENT_API)
 
 
 def _json(content: Any, *, status: int = 200) -> web.Response:

@@ -7,7 +7,14 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import AgentConfig, Deployment, Line, MachineConfig, lines_of
+from prfaas.core.deployment import (
+    AgentConfig,
+    ClusterConfig,
+    Deployment,
+    Line,
+    MachineConfig,
+    lines_of,
+)
 from prfaas.core.errors import ConfigError
 from prfaas.link.tcp.config import (
     PeerConfig,
@@ -42,17 +49,25 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         raise ConfigError(f"agent {name!r}: say where engines connect: socket: PATH, or --socket")
     parse_address(agent.admin)
     slot_count = agent.arena_bytes // agent.slot_bytes
-    receives = machine.has("decode")
+    cluster = next(c for c in deployment.clusters if machine in c.machines)
     return AgentSettings(
         name=name,
         arena_bytes=agent.arena_bytes,
         slot_bytes=agent.slot_bytes,
-        export_slots=max(1, slot_count // 4) if receives else slot_count,
+        export_slots=_export_slots(cluster, machine, slot_count),
         engines=frozenset(engine.name for engine in machine.engines),
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
         link=_link(deployment, agent),
     )
+
+
+def _export_slots(cluster: ClusterConfig, machine: MachineConfig, slot_count: int) -> int:
+    """A quarter where answers are made, which take whole prompts in at once; half on a machine that
+    begins with prefill engines alone, any of which may come to decode."""
+    if cluster.kind == "prfaas":
+        return slot_count
+    return max(1, slot_count // (4 if machine.has("decode") else 2))
 
 
 def _machine_of(deployment: Deployment, name: str) -> MachineConfig:

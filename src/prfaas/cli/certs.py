@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from prfaas.core.deployment import load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.tls import authority
 from prfaas.tls.files import CA_KEY
@@ -15,7 +16,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="make a new CA")
     issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
-    issue.add_argument("agents", nargs="+", metavar="AGENT", help="name in the deployment file")
+    issue.add_argument("agents", nargs="*", metavar="AGENT", help="name in the deployment file")
+    issue.add_argument(
+        "--deployment", type=Path, metavar="FILE", help="for every agent of this deployment file"
+    )
     for action, days in ((init, 3650), (issue, 365)):
         action.add_argument(
             "--days",
@@ -42,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path}: the CA's certificate; every agent needs it")
         print(f"{args.dir / CA_KEY}: the CA's key; keep it off the agents' machines")
         return 0
-    for agent in args.agents:
+    agents = list(args.agents)
+    if args.deployment is not None:
+        agents += [agent.name for agent in load_deployment(args.deployment).agents]
+    if not agents:
+        raise CallerError("name the agents, or give --deployment FILE for all of its own")
+    for agent in agents:
         files = authority.issue(args.dir, agent, days=args.days)
         print(f"{files.cert}, {files.key}: for agent {agent}, with {files.ca}")
     return 0

@@ -33,6 +33,7 @@ class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str
     role: str
     cluster: str
+    machine: str
     url: str
     arguments: list[str]
     environment: dict[str, str]
@@ -99,6 +100,7 @@ def _report(deployment: Deployment, engine: EngineConfig, command: Command) -> E
         engine=engine.name,
         role=engine.role,
         cluster=cluster.name,
+        machine=deployment.machine_of_engine(engine.name).name,
         url=engine.url,
         arguments=list(command.arguments),
         environment=dict(command.environment),

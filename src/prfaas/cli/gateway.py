@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import uvloop
 
 from prfaas.core.deployment import load_deployment
+from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
+from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import serve
 from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
 
@@ -28,6 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--events", type=Path, metavar="FILE", help="append the journal: every event and command"
     )
+    parser.add_argument(
+        "--learned",
+        type=Path,
+        metavar="FILE",
+        help="keep what is learned of engines here, and begin with what a gateway has left",
+    )
     add_log_level(parser)
 
 
@@ -38,5 +48,29 @@ def run(args: argparse.Namespace) -> int:
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
-    program = serve(deployment, endpoints, journal_file=args.events)
-    return run_until_signal(program, stopped_status=0, loop_factory=uvloop.new_event_loop)
+    hurry, hung_up = asyncio.Event(), asyncio.Event()
+
+    def reloading(gateway: Gateway) -> Reloading:
+        return Reloading(
+            args.deployment,
+            lambda: gateway.become(load_deployment(args.deployment), source=str(args.deployment)),
+            asked=hung_up,
+            on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),
+        )
+
+    program = serve(
+        deployment,
+        endpoints,
+        journal_file=args.events,
+        learned_file=args.learned,
+        seeds=cost_seeds(deployment, beside=args.deployment.parent),
+        hurry=hurry,
+        reloading=reloading,
+    )
+    return run_until_signal(
+        program,
+        stopped_status=0,
+        loop_factory=uvloop.new_event_loop,
+        on_hangup=hung_up.set,
+        on_repeated=hurry.set,
+    )

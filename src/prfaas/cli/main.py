@@ -22,6 +22,8 @@ VERBS: dict[str, str] = {
     "agent": "run the agent of one machine of a deployment",
     "engine": "print or run the 'vllm serve' command of one engine of a deployment",
     "certs": "make a private CA and per-agent certificates for the KV link",
+    "deployment": "compare deployment files",
+    "drain": "take an engine, machine or cluster out of service, and back",
     "status": "watch a running deployment: clusters, engines, lines, decisions, troubles",
     "doctor": "look for what would go wrong on this machine, and say what to do",
     "kv": "show how large a model's KV cache is, by length",
@@ -36,7 +38,7 @@ VERBS: dict[str, str] = {
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "run": ("demo", "up", "down", "gateway", "agent", "engine", "certs"),
+    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain", "deployment", "certs"),
     "watch": ("status", "requests", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),
     "measure": ("profile", "link"),

@@ -26,7 +26,7 @@ from prfaas.sim.build import build_workload
 from prfaas.sim.experiment import Sweep, simulate, sweep_rate
 from prfaas.sim.report import results_tables
 from prfaas.sim.runs import check_runs, run_for
-from prfaas.sim.simulation import Log
+from prfaas.sim.simulation import Log, Simulation
 from prfaas.sim.summary import Summary, egress, summarise
 from prfaas.workload.files import clip_note
 from prfaas.workload.requests import Workload
@@ -87,8 +87,15 @@ def run(args: argparse.Namespace) -> int:
     for config in runs:
         with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
             simulation = simulate(
-                scenario, config, workload, beside=beside, log=log, on_progress=on_progress
+                scenario,
+                config,
+                workload,
+                beside=beside,
+                log=log,
+                on_progress=on_progress,
+                begun_with=None if replay is None else replay.happened.opened.costs,
             )
+        _note_split(scenario, config, simulation)
         summaries.append(summarise(config.name, simulation, scenario.slo))
         drawn.append((config.name, simulation.recorder.table(), egress(simulation)))
         disturbed = disturbances(simulation.world)
@@ -107,6 +114,22 @@ def _runs(
     if replay is not None:
         return [replay.run, *runs]
     return runs or [run_for(scenario, scenario.scheduler.policy)]
+
+
+def _note_split(scenario: Description, config: RunConfig, simulation: Simulation) -> None:
+    """Say which split a cluster was given whose roles neither file nor run say."""
+    for cluster in scenario.clusters:
+        if cluster.name in config.instances or all(
+            cluster.kind == "prfaas" or pool.role is not None for pool in cluster.pools
+        ):
+            continue
+        engines = simulation.world.topology.engines
+        roles = [engine.role for engine in engines if engine.cluster == cluster.name]
+        Console(stderr=True).print(
+            f"{config.name}: of {cluster.name} {roles.count('prefill')} prefill and "
+            f"{roles.count('decode')} decode: the planner's split",
+            highlight=False,
+        )
 
 
 def _workload(scenario: Description, args: argparse.Namespace, beside: Path) -> Workload:

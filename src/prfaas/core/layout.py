@@ -5,8 +5,10 @@ Theory of operation. vLLM keeps one *page* per (layer, block): a fixed number of
 linear-attention layer. Pages are opaque here: they are moved whole, never interpreted, so one
 description serves GQA, MLA, sliding window, Gated DeltaNet and Mamba.
 
-A hand-off moves the KV of tokens [from_token, to_token), ``to_token`` a multiple of every group's
-block size, plus the recurrent states as they stand after ``to_token`` tokens. Its bytes form one
+A hand-off moves the KV of tokens [from_token, to_token) plus the recurrent states as they stand
+after ``to_token`` tokens. An *aligned* one ends at a multiple of every group's block size. An
+*exact* one ends before the prompt's last token, inside a block: it also carries the states as they
+stand at the last block's end before it, from which another prompt can go on. Its bytes form one
 *flat* address space: layers in model order, inside a layer its pages in block order, nothing
 between them. Both engines derive the same `TransferPlan` from the same layout, so the wire and
 the agents only ever speak of ``(flat_offset, length)`` and never of layers.
@@ -78,6 +80,16 @@ class KvLayout(Strict, frozen=True):
         group's block size must divide (vLLM aligns them so)."""
         return max(group.block_tokens for group in self.groups)
 
+    @property
+    def may_end_inside_a_block(self) -> bool:
+        """Whether the states at the last block's end of an exact hand-off are known to stand still:
+        recurrent groups must have blocks of ``alignment_tokens``."""
+        return all(
+            group.block_tokens == self.alignment_tokens
+            for group in self.groups
+            if group.kind == "recurrent"
+        )
+
     def boundary(self, prompt_tokens: int) -> int:
         """The `aligned_boundary` of an N-token prompt on engines with this layout."""
         return aligned_boundary(prompt_tokens, self.alignment_tokens)
@@ -122,13 +134,11 @@ class TransferPlan:
     Args:
         layout: one rank's layout.
         from_token: first token the receiver lacks; rounded down to a block of each group.
-        to_token: the hand-off boundary; must be a positive multiple of ``alignment_tokens``.
+        to_token: where the hand-off ends, at least one token.
     """
 
     def __init__(self, layout: KvLayout, *, from_token: int, to_token: int) -> None:
-        if to_token <= 0 or to_token % layout.alignment_tokens:
-            raise ValueError(f"to_token {to_token} is no multiple of {layout.alignment_tokens}")
-        if not 0 <= from_token <= to_token:
+        if to_token <= 0 or not 0 <= from_token <= to_token:
             raise ValueError(f"from_token {from_token} outside [0, {to_token}]")
         self.from_token, self.to_token = from_token, to_token
         self.spans: dict[str, LayerSpan] = {}
@@ -144,11 +154,13 @@ class TransferPlan:
 def block_range(group: KvGroup, from_token: int, to_token: int) -> tuple[int, int]:
     """Blocks [first, end) of a group's table that a hand-off of [from_token, to_token) carries.
 
-    A recurrent group carries exactly the block that holds the state after ``to_token`` tokens.
+    A recurrent group carries the block that holds the state after ``to_token`` tokens, and before
+    it, where that lies inside a block, the one with the state at the last block's end.
     """
     end = -(-to_token // group.block_tokens)
     if group.kind == "recurrent":
-        return end - 1, end
+        inside_a_block = to_token % group.block_tokens != 0
+        return max(0, end - 1 - inside_a_block), end
     first = from_token // group.block_tokens
     if group.kind == "sliding_window":
         assert group.window_tokens is not None

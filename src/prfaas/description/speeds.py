@@ -15,7 +15,8 @@ from prfaas.models.profiles import InstanceProfile, common_kv_size
 
 
 def kv_size_of(model: ModelConfig, profiles: Iterable[InstanceProfile], *, beside: Path) -> KvSize:
-    """The bytes of a hand-off: as the file says, of its model's config, or as the profiles say.
+    """The bytes of a hand-off: as the file says, as profiles have measured it, of the model's
+    config, or as the profiles say otherwise.
 
     Args:
         beside: where a relative path to a model starts.
@@ -26,18 +27,12 @@ def kv_size_of(model: ModelConfig, profiles: Iterable[InstanceProfile], *, besid
         with naming("model.kv_size"):
             size = model.kv_size
             return KvSize(parse_bytes(str(size.constant)), parse_bytes(str(size.per_token)))
-    if model.path is not None:
+    # What running engines were seen to hold is true whatever the file's path leads to from here.
+    measured = all(profile.basis == "measured" and profile.kv is not None for profile in known)
+    if model.path is not None and not measured:
         local = beside / model.path
-        name = str(local) if local.exists() else model.path
-        try:
-            found = load_model(name)
-        except ConfigError:
-            # A running engine may have its model at a path of its own machine; a profile measured
-            # on it says S_kv.
-            if not all(profile.kv is not None for profile in known):
-                raise
-        else:
-            return found.kv_size(kv_dtype=model.kv_dtype, state_dtype=model.state_dtype)
+        found = load_model(str(local) if local.exists() else model.path)
+        return found.kv_size(kv_dtype=model.kv_dtype, state_dtype=model.state_dtype)
     return common_kv_size(known, kv_dtype=model.kv_dtype, state_dtype=model.state_dtype)
 
 

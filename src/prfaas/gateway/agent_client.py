@@ -11,6 +11,7 @@ import msgspec
 
 from prfaas.core.errors import LinkError, PrfaasError
 from prfaas.core.layout import KvLayout
+from prfaas.core.versions import AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.link.api import LinkState, LinkStates
@@ -51,8 +52,17 @@ class TransferStatus(msgspec.Struct, frozen=True):
     sent: SentTransfer | None = None
 
 
+class MemoryCounts(msgspec.Struct, frozen=True):
+    """An agent's memory for what is handed over to its engines."""
+
+    total_bytes: int
+    reserved_bytes: int
+    slot_bytes: int
+
+
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
+    memory: MemoryCounts | None = None
 
 
 class AgentClient:
@@ -61,17 +71,21 @@ class AgentClient:
 
     def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
-        self._url = url
+        self.memory: MemoryCounts | None = None
+        """As it was when the engines were last asked for; agents of before do not say it."""
+        self.url = url
         self._http = http
-        self._engines: tuple[bytes, list[RegisteredRank]] = b"", []
+        self._answered = b"", _Engines([])
         """The last answer, and what it says: layouts are large and seldom change."""
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
         body = await self._get("/engines", _SHORT)
-        if body != self._engines[0]:
-            self._engines = body, self._parse(body, _Engines).engines
-        return self._engines[1]
+        if body != self._answered[0]:
+            self._answered = body, self._parse(body, _Engines)
+        answer = self._answered[1]
+        self.memory = answer.memory
+        return answer.engines
 
     async def transfer(self, transfer_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
         """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""
@@ -82,7 +96,7 @@ class AgentClient:
     async def drop(self, transfer_id: str) -> None:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
         try:
-            url = f"{self._url}/transfers/{transfer_id}"
+            url = f"{self.url}/transfers/{transfer_id}"
             async with await self._http.request("DELETE", url, timeout=_SHORT) as answer:
                 await answer.read()
                 if answer.status >= 500:
@@ -93,9 +107,10 @@ class AgentClient:
     async def link_states(self) -> AsyncIterator[list[LinkState]]:
         """Link states as the agent sends them, until it goes away (LinkError)."""
         try:
-            url = f"{self._url}/links/events"
+            url = f"{self.url}/links/events"
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
                 last = b""
+                self._check_version(answer)
                 while line := await answer.content.readline():
                     if line == last:
                         continue
@@ -112,13 +127,19 @@ class AgentClient:
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:
-            async with await self._http.request("GET", self._url + path, timeout=timeout) as answer:
+            async with await self._http.request("GET", self.url + path, timeout=timeout) as answer:
                 body = await answer.read()
+                self._check_version(answer)
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: {path} answered {answer.status}")
                 return body
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
+
+    def _check_version(self, answer: aiohttp.ClientResponse) -> None:
+        why = difference(answer.headers.get(AGENT_API_HEADER))
+        if why is not None:
+            raise LinkError(f"agent {self.name}: {why}")
 
     def _failure(self, error: BaseException) -> PrfaasError:
         message = f"agent {self.name}: {describe(error)}"

@@ -32,6 +32,14 @@ _DONE = b"data: [DONE]"
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage
+
+
 async def relay(
     engine: EngineClient,
     endpoint: Endpoint,
@@ -40,8 +48,9 @@ async def relay(
     response: ClientResponse,
     *,
     on_first_token: Callable[[], None],
-) -> None:
-    """Have the engine answer and pass the answer on.
+) -> int | None:
+    """Have the engine answer and pass the answer on. Returns how many tokens it has, as near as its
+    events or its usage say; None where they do not.
 
     A refusal of the request itself (4xx) is the client's answer too; vLLM may begin a stream before
     it looks at everything, and refuse in its first event. Raises EngineError, LocalFault, or
@@ -51,14 +60,22 @@ async def relay(
     try:
         kind = answer.headers.get("Content-Type", "application/json")
         if answer.status == 200 and kind.startswith("text/event-stream"):
-            await _stream(engine, answer, response, kind, on_first_token)
-        else:
-            content = await _read(engine, answer)
-            _check(engine, answer, content)
-            on_first_token()
-            response.give(EngineAnswer(answer.status, kind, content))
+            return await _stream(engine, answer, response, kind, on_first_token)
+        content = await _read(engine, answer)
+        _check(engine, answer, content)
+        on_first_token()
+        response.give(EngineAnswer(answer.status, kind, content))
+        return _tokens_in(content)
     finally:
         answer.close()
+
+
+def _tokens_in(content: bytes) -> int | None:
+    """What an answer that is complete says of its length."""
+    try:
+        return msgspec.json.decode(content, type=_Answer).usage.completion_tokens
+    except msgspec.DecodeError:
+        return None
 
 
 def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes) -> None:
@@ -80,7 +97,7 @@ async def _stream(
     response: ClientResponse,
     kind: str,
     on_first_token: Callable[[], None],
-) -> None:
+) -> int | None:
     stream = EventStream(engine.name, answer, on_heard=engine.hear)
     events = await stream.first()
     if not events.startswith(_FIRST_EVENTS):
@@ -88,12 +105,12 @@ async def _stream(
         raise EngineError(f"{engine.name} {what}")
     if events.startswith(_ERROR_EVENT):
         _refused_in(engine, events, response)
-        return
+        return None
     on_first_token()  # From here on no other engine may answer.
     await response.open(answer.status, kind)
     stream.watch()
     try:
-        await _pass_on(engine, stream, events, response)
+        return await _pass_on(engine, stream, events, response)
     finally:
         stream.close()
 
@@ -110,10 +127,13 @@ def _refused_in(engine: EngineClient, events: bytes, response: ClientResponse) -
 
 async def _pass_on(
     engine: EngineClient, stream: EventStream, events: bytes, response: ClientResponse
-) -> None:
-    """Every event from the first on. Raises EngineError where the end of the answer is missing."""
+) -> int:
+    """Every event from the first on; returns how many there were but the last, which says that it
+    is the last. Raises EngineError where the end of the answer is missing."""
     broken = done = False
+    count = 0
     while events and not stream.torn:
+        count += events.count(_DATA)
         done = done or _DONE in events
         if _ERROR_EVENT in events:
             broken = True
@@ -125,6 +145,7 @@ async def _pass_on(
     if not broken:
         response.succeed()
     await response.finish()
+    return count - done
 
 
 def _error_in(events: bytes) -> bytes:

@@ -13,12 +13,15 @@ grows with every token it may have. Up to an hour: where ``max_tokens`` is all t
 say, days would say nothing."""
 
 
-def arrival(key: str, prompt: Prompt, matches: Matches, *, deadline: float) -> RequestArrived:
+def arrival(
+    key: str, prompt: Prompt, matches: Matches, *, sequences: int, deadline: float
+) -> RequestArrived:
     """The event. A prompt that must reach an engine untouched counts as one token long: there is
     nothing to hand over.
 
     Args:
         key: the scheduler's name for the request, never used before.
+        sequences: how many answers are computed at once.
         deadline: by when the first byte is due, on the scheduler's clock.
     """
     return RequestArrived(
@@ -27,6 +30,7 @@ def arrival(key: str, prompt: Prompt, matches: Matches, *, deadline: float) -> R
         max_output_tokens=prompt.max_output_tokens,
         cached=matches.cached,
         resumable=matches.resumable,
+        sequences=sequences,
         deadline=deadline,
     )
 

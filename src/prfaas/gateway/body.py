@@ -8,6 +8,7 @@ its chat template.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -19,6 +20,8 @@ Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MOST = (1 << 63) - 1
+_SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
+"""How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
 _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
@@ -28,9 +31,9 @@ _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
 class RequestBody:
     """One parsed body of a completion or chat request.
 
-    ``choices`` (``n``) is how many answers are computed from one prompt, ``max_tokens`` how long
-    each may get, if that is said. Raises RequestRefused (400) for what is not a JSON object, claims
-    parameters the gateway sets, or counts beyond 64 bits.
+    ``choices`` (``n``) is how many answers are computed from each of the ``prompts``,
+    ``max_tokens`` how long each may get, if that is said. Raises RequestRefused (400) for what is
+    not a JSON object, claims parameters the gateway sets, or counts beyond 64 bits.
     """
 
     def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
@@ -45,6 +48,7 @@ class RequestBody:
             raise RequestRefused(400, message, param="kv_transfer_params")
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
+        self.prompts = self._prompts()
         self.max_tokens = self._count("max_completion_tokens") or self._count("max_tokens")
 
     @property
@@ -86,6 +90,14 @@ class RequestBody:
         elif chat:
             fields["kv_transfer_params"] = {"prompt_token_ids": token_ids}
         return msgspec.json.encode(fields)
+
+    def _prompts(self) -> int:
+        """How many there are; a list of token ids is one."""
+        raw = self._fields.get("prompt")
+        if raw is None or not _SEVERAL.match(memoryview(raw)):
+            return 1
+        prompts = self._value("prompt")
+        return max(1, len(prompts)) if isinstance(prompts, list) else 1
 
     def _count(self, name: str) -> int | None:
         """A positive number; None for whatever else there is: the engine knows what to say."""

@@ -37,6 +37,7 @@ from prfaas.scheduler.commands import (
     CancelTransfer,
     ChangeRole,
     FailRequest,
+    ReportDrained,
     SetTimer,
     StartDecode,
     StartPrefill,
@@ -72,6 +73,9 @@ class Driver:
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
+        on_drained: told which engine has nothing left to do.
+        on_arrival: told of every request that the scheduler is told of.
+        on_role: told of every change of an engine's role, and of those of a dry run.
     """
 
     def __init__(
@@ -85,9 +89,15 @@ class Driver:
         suspect: Callable[[str], None],
         poll_s: float,
         journal: JournalFile,
+        on_drained: Callable[[str], None],
+        on_role: Callable[[ChangeRole], None] = lambda command: None,
+        on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
+        self._on_drained = on_drained
         self._journal = journal
-        self._scheduler = scheduler
+        self._on_role, self._on_arrival = on_role, on_arrival
+        self.scheduler = scheduler
+        """To read only: events come from here alone."""
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
@@ -108,7 +118,7 @@ class Driver:
         now = time.monotonic()
         commands: Sequence[AnyCommand] = ()
         try:
-            commands = self._scheduler.handle(event, now=now)
+            commands = self.scheduler.handle(event, now=now)
         finally:  # An event that breaks the scheduler is the one to know.
             self._journal.write(now, event, *commands)
         for command in commands:
@@ -117,11 +127,12 @@ class Driver:
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
         self._exchanges[exchange.key] = exchange
+        self._on_arrival(arrival)
         try:
             self.handle(arrival)
             await asyncio.wait([exchange.response.done])
         finally:
-            if self._scheduler.state(exchange.key) is not None:
+            if self.scheduler.state(exchange.key) is not None:
                 self.handle(RequestCancelled(exchange.key))
             del self._exchanges[exchange.key]
             exchange.attempts.stop_all()
@@ -145,7 +156,12 @@ class Driver:
             self._set_alarm(command.at)
             return
         if isinstance(command, ChangeRole):
-            logger.info("%s now works as %s: %s", command.engine, command.role, command.reason)
+            does = "would now work" if command.dry_run else "now works"
+            logger.info("%s %s as %s: %s", command.engine, does, command.role, command.reason)
+            self._on_role(command)
+            return
+        if isinstance(command, ReportDrained):
+            self._on_drained(command.engine)
             return
         exchange = self._exchanges.get(command.request_id)
         if exchange is None:
@@ -187,8 +203,9 @@ class Driver:
         key, attempt = command.request_id, command.attempt
         destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
+        ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
         params = export_params(command, destination, exchange.time_left_s())
-        body = exchange.body.for_prefill(exchange.prompt.token_ids, params)
+        body = exchange.body.for_prefill(ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)
         except LocalFault as error:
@@ -235,7 +252,7 @@ class Driver:
             )
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
-            await relay(
+            output_tokens = await relay(
                 self._engines[command.engine],
                 exchange.body.endpoint,
                 body,
@@ -257,7 +274,7 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
-            self.handle(RequestCompleted(key, attempt))
+            self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:
         exchange.facts.note_answer(command, exchange.elapsed_s())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 
 import msgspec
@@ -56,8 +57,9 @@ class ClusterEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineEndpoint, ...]
 
 
-class Endpoints(msgspec.Struct, frozen=True, dict=True):
-    """``lines``: every line over which agents send to each other."""
+class Endpoints(msgspec.Struct, dict=True):
+    """``lines``: every line over which agents send to each other. Shared by all parts of a gateway,
+    and changed only as a whole (`become`)."""
 
     clusters: tuple[ClusterEndpoint, ...]
     lines: tuple[Line, ...]
@@ -76,6 +78,29 @@ class Endpoints(msgspec.Struct, frozen=True, dict=True):
     def answering(self) -> frozenset[str]:
         """Engines that can answer a client: decode engines, and those that stand in for them."""
         return frozenset(e.name for c in self.clusters if c.kind == "pd" for e in c.engines)
+
+    def become(self, other: Endpoints) -> None:
+        """Say from now on what ``other`` says: the deployment has changed."""
+        self.clusters, self.lines = other.clusters, other.lines
+        self.__dict__.clear()  # The cached properties.
+
+    def keeping(self, old: Endpoints, engines: Collection[str]) -> Endpoints:
+        """The same with some engines of ``old``, their agents and clusters, which are on their way
+        out."""
+        there = {cluster.name: cluster for cluster in self.clusters}
+        for cluster in old.clusters:
+            left = [e for e in cluster.engines if e.name in engines and e.name not in self.engines]
+            if not left:
+                continue
+            now = there.get(cluster.name, msgspec.structs.replace(cluster, agents=(), engines=()))
+            known = {agent.name for agent in now.agents}
+            needed = {engine.agent for engine in left} - known
+            there[cluster.name] = msgspec.structs.replace(
+                now,
+                agents=(*now.agents, *(a for a in cluster.agents if a.name in needed)),
+                engines=(*now.engines, *left),
+            )
+        return Endpoints(tuple(there.values()), self.lines)
 
     def cluster_of(self, engine: str) -> ClusterEndpoint:
         """The cluster of a known engine."""

@@ -15,6 +15,7 @@ from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.kv_memory import blocks_of
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
@@ -83,12 +84,15 @@ class EngineClient:
         self._http = http
         self.on_lost: Callable[[], None] = _nobody
         """Called when its process seems to be gone, long before a health check would show it."""
-        self._probe = HealthProbe(url, lambda: self.on_lost())
+        self._probe = self._make_probe()
         self.heard_at = -math.inf
         """When it last said anything of an answer, by the event loop's clock."""
 
     async def sickness(self) -> Sickness | None:
         """None if the health check succeeds, else why it does not."""
+        if self._probe.url != self.url:  # It has moved.
+            self._probe.close()
+            self._probe = self._make_probe()
         try:
             status = await self._probe.status(_HEALTH_TIMEOUT_S)
         except TimeoutError:
@@ -101,6 +105,9 @@ class EngineClient:
             return Sickness(describe(error), refused=not is_lost(error))
         return None if status == 200 else Sickness(f"health check answered {status}")
 
+    def _make_probe(self) -> HealthProbe:
+        return HealthProbe(self.url, lambda: self.on_lost())
+
     def close(self) -> None:
         """End the connection of the health checks."""
         self._probe.close()
@@ -110,6 +117,12 @@ class EngineClient:
     ) -> EngineAnswer:
         """A short request as it is. Raises EngineError if the engine cannot be reached."""
         return await self._exchange(method, path, body or None, _RENDER_TIMEOUT, headers or {})
+
+    async def kv_blocks(self) -> int | None:
+        """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
+        EngineError if it cannot be reached."""
+        answer = await self.pass_on("GET", "/metrics")
+        return blocks_of(answer.body) if answer.status == 200 else None
 
     async def kv_event_source(self) -> tuple[str, str | None]:
         """Where the engine says it publishes KV events: (events, replay) endpoints.

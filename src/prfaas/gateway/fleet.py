@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sized
 from functools import partial
 
 from prfaas.core.errors import LinkError
-from prfaas.gateway.agent_client import AgentClient, RegisteredRank
+from prfaas.gateway.agent_client import AgentClient, MemoryCounts, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient, Sickness
 from prfaas.gateway.layouts import Layouts
@@ -47,6 +47,7 @@ class Fleet:
     Args:
         on_up, on_suspected: called with an engine's name (and why) when it starts or stops being
             usable for new work; ``on_up`` also when it starts or stops to take hand-offs.
+        on_memory: told an agent's memory for hand-offs whenever it has changed.
         on_down: called when it is dead (and why), suspected or not.
         layouts: is told what registers.
     """
@@ -61,16 +62,21 @@ class Fleet:
         on_suspected: Callable[[str, str], None],
         on_down: Callable[[str, str], None],
         layouts: Layouts,
+        on_memory: Callable[[str, MemoryCounts], None] = lambda agent, memory: None,
     ) -> None:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
+        self._on_memory = on_memory
+        self._memories: dict[str, MemoryCounts] = {}
         self._on_up, self._on_suspected, self._on_down = on_up, on_suspected, on_down
         self._health = {name: _Health() for name in engines}
         self.layouts = layouts
         self._up: set[str] = set()
         self._receiving: set[str] = set()
         """Up, and registered with its agent as a whole."""
+        self._alike: set[str] = set()
+        """Of them, those whose cluster is uniform."""
         self._alive: set[str] = set()
         """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
@@ -101,9 +107,38 @@ class Fleet:
         """Whether its agent can receive for it."""
         return engine in self._receiving
 
+    def is_alike(self, engine: str) -> bool:
+        """Whether it may do the work of both roles: hand-offs from and to all its cluster fit."""
+        return engine in self._alike
+
     def suspect(self, engine: str) -> None:
         """A request could not reach this engine: look at once."""
+        if (wake := self._wake.get(engine)) is not None:
+            wake.set()
+
+    def add(self, engine: str) -> None:
+        """It has joined the deployment; to be watched from now on."""
+        self._health[engine] = _Health()
+        self._wake[engine] = asyncio.Event()
+        self._engines[engine].on_lost = partial(self.suspect, engine)
+
+    def forget(self, engine: str) -> None:
+        """It has left the deployment, and is watched no more."""
+        del self._health[engine], self._wake[engine]
+        for engines in (self._up, self._receiving, self._alive):
+            engines.discard(engine)
+
+    def moved(self, engine: str) -> None:
+        """Another process stands for its name."""
+        if engine in self._alive:
+            self._dies(engine, "its address has changed")
+        self._health[engine] = _Health()
         self._wake[engine].set()
+
+    def forget_agent(self, agent: str) -> None:
+        """It has left the deployment, and is watched no more."""
+        self._agent_troubles.pop(agent, None)
+        self._memories.pop(agent, None)
 
     async def watch_engine(self, name: str) -> None:
         """Poll one engine's health, for ever."""
@@ -144,6 +179,9 @@ class Fleet:
         while True:
             try:
                 self._registered(name, await agent.engines())
+                if agent.memory is not None and agent.memory != self._memories.get(name):
+                    self._memories[name] = agent.memory
+                    self._on_memory(name, agent.memory)
                 self._agent_troubles.pop(name, None)
                 failures = 0
             except LocalFault as error:
@@ -170,12 +208,15 @@ class Fleet:
         """Tell if it became usable or suspected since the last time."""
         name, why = engine.name, self._unusable(engine)
         receives = why is None and self.layouts.is_whole(name)
-        if why is None and (name not in self._up or receives != (name in self._receiving)):
+        alike = receives and self.layouts.is_uniform(engine.cluster)
+        before = (name in self._up, name in self._receiving, name in self._alike)
+        if why is None and before != (True, receives, alike):
             if name not in self._up:
                 logger.info("engine %s is up", name)
             self._up.add(name)
             self._alive.add(name)
             (self._receiving.add if receives else self._receiving.discard)(name)
+            (self._alike.add if alike else self._alike.discard)(name)
             self._on_up(name)
         elif why is not None and name in self._up:
             self._up.discard(name)
@@ -196,10 +237,11 @@ class Fleet:
 
     def _unusable(self, engine: EngineEndpoint) -> str | None:
         why = self._health[engine.name].why
+        answers = engine.name in self._endpoints.answering
         if why is not None or engine.role == "decode":
             return why
         if not self.layouts.is_whole(engine.name):
-            return "not registered with its agent"
+            return None if answers else "not registered with its agent"
         return self.layouts.why_unpaired(engine)
 
 

@@ -3,50 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-
-import zmq.asyncio
+from typing import Any
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
-from prfaas.core.layout import KvLayout
+from prfaas.core.errors import PrfaasError
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
+from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
+from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
-from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.keys import Keys
+from prfaas.gateway.kv_events import KvEventFeed, feeds_context
+from prfaas.gateway.kv_memory import kv_memory
 from prfaas.gateway.layouts import Layouts
+from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.news import News
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
+from prfaas.gateway.reshaping import Reshaping
+from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
+from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
     EngineUp,
-    LayoutKnown,
-    LinkStateChanged,
-    MachinesCut,
-    MachinesJoined,
-    PairingChanged,
+    KvMemoryKnown,
 )
-from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
+logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
-_TIDY_S = 0.25
-"""How often the prefix index is looked after: it makes room ahead of what a second may bring."""
+_FEWEST_ENGINES = 64
+"""The index has room for so many, or for twice those of the file: others may join."""
 
 
 class Gateway:
@@ -54,57 +62,98 @@ class Gateway:
     loop. ``requests`` answers clients."""
 
     def __init__(
-        self, deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+        self,
+        deployment: Deployment,
+        endpoints: Endpoints,
+        *,
+        journal_file: Path | None = None,
+        learned_file: Path | None = None,
+        seeds: Mapping[str, Curve] | None = None,
     ) -> None:
-        """Raises ConfigError for an unknown policy or a journal that cannot be written."""
+        """``seeds``: what is known of engines' prefill times before any was seen. Raises
+        ConfigError for an unknown policy, or a file that cannot be written."""
+        self._learned = LearnedFile(learned_file)
+        self._learned.check()
+        self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
-        self._endpoints = endpoints
+        self.client_keys = Keys(deployment.gateway.api_keys)
+        self.operator_keys = Keys(deployment.gateway.operator_keys)
+        self.stopping = False
+        """Whether it takes no more requests: it is about to end."""
+        self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._feed_tasks: dict[str, asyncio.Task[None]] = {}
         self._adapters = Adapters(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
         self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
         self._feeds_turn = asyncio.Lock()
-        self._zmq = zmq.asyncio.Context()
-        engines_at_most = 2 * len(self._endpoints.engines) + 1000
-        self._zmq.set(zmq.MAX_SOCKETS, engines_at_most)
-        engines, endpoints = self._endpoints.engines, self._endpoints
-        self.engines = {n: EngineClient(n, e.url, self._http) for n, e in engines.items()}
-        self._agents = {
-            name: AgentClient(name, agent.url, self._agents_http)
-            for name, agent in endpoints.agents.items()
-        }
+        endpoints = self._endpoints
+        self._zmq = feeds_context(len(endpoints.engines))
+        news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
+        most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
             max_blocks=self.deployment.gateway.max_index_blocks,
-            max_engines=len(engines),
+            max_engines=most_engines,
             seed=os.urandom(_SEED_BYTES),
         )
-        self._feeds = {name: self._make_feed(engine) for name, engine in engines.items()}
+        self._roster = Roster(
+            endpoints, self._http, self._agents_http, self._background, self._make_feed
+        )
+        self._roster.add_clients()
+        self.engines, self.agents = self._roster.engines, self._roster.agents
         self.fleet = Fleet(
             endpoints,
             self.engines,
-            self._agents,
+            self.agents,
             on_up=self._engine_up,
             on_suspected=self._engine_suspected,
             on_down=self._engine_down,
-            layouts=Layouts(
-                endpoints, on_known=self._layout_known, on_pairing=self._pairing_changed
-            ),
+            on_memory=news.memory_counted,
+            layouts=Layouts(endpoints, on_known=news.layout_known, on_pairing=news.pairing_changed),
         )
+        self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()
-        for name in engines:
-            self._background.run("engine_health", partial(self.fleet.watch_engine, name))
-        lines = LineStates(endpoints, on_change=self._link_changed, on_pair=self._machines_changed)
-        for name, agent in self._agents.items():
-            self._background.run("agent_poll", partial(self.fleet.watch_agent, name))
-            self._background.run("link_states", partial(watch_links, agent, lines))
-        self._background.run("index", self._keep_index_tidy)
+        self._lines = LineStates(
+            endpoints, on_change=news.link_changed, on_pair=news.machines_changed
+        )
+        self._reshaping = Reshaping(
+            endpoints,
+            roster=self._roster,
+            fleet=self.fleet,
+            drains=self.drains,
+            lines=self._lines,
+            renderer=self._renderer,
+            metrics=self.metrics,
+            tell=self._driver.handle,
+            watch_links=self._watch_links,
+            most_engines=most_engines,
+        )
+        self._roster.watch(self.fleet, self._watch_links)
+        self.run_beside(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
+        )
+        self.run_beside("index", partial(keep_tidy, self.index))
+        self.run_beside("threshold", self.thresholds.run)
+
+    def become(self, deployment: Deployment, *, source: str) -> None:
+        """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
+        be; ``source`` names the file."""
+        deployment = deployment.of_gateway(self.deployment.gateway.name)
+        self._reshaping.become(self.deployment, deployment, source=source)
+        self.deployment = deployment
+        self.client_keys.replace(deployment.gateway.api_keys)
+        self.operator_keys.replace(deployment.gateway.operator_keys)
+        self.requests.configure(deployment.gateway)
+
+    def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A task that goes on until the gateway is closed."""
+        self._background.run(kind, work)
 
     async def close(self) -> None:
         """Stop everything; requests under way must have ended."""
@@ -115,62 +164,79 @@ class Gateway:
         await self._http.close()
         await self._agents_http.close()
         self._zmq.destroy(linger=0)
+        self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
-        return self.fleet.troubles()
+        found = ["the gateway is stopping"] if self.stopping else []
+        found += self.fleet.troubles()
+        answering = self.fleet.up & self._endpoints.answering
+        if answering and answering <= self.drains.engines:
+            found.append("every engine that could answer is drained")
+        return found
 
-    def warnings(self) -> list[str]:
-        """What is not as it should be though requests are answered."""
-        return self.fleet.warnings()
+    async def stop_serving(self, hurry: asyncio.Event) -> None:
+        """Take no more requests and let those under way end, for `GatewayConfig.drain_s` or until
+        ``hurry`` is set; then end the rest with an error."""
+        self.stopping = True
+        self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
+        await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
     def feed(self, engine: str) -> KvEventFeed:
         """What is known of one engine's prefix cache."""
-        return self._feeds[engine]
+        return self._roster.feeds[engine]
 
     def engines_up(self) -> list[EngineClient]:
         """Engines to ask what any of them can answer: near ones first, then those that decode."""
-        near = self.deployment.gateway.near
-        up = [e for e in self._endpoints.engines.values() if e.name in self.fleet.up]
+        near, usable = self.deployment.gateway.near, self._usable()
+        up = [e for e in self._endpoints.engines.values() if e.name in usable]
         return [self.engines[e.name] for e in sorted(up, key=lambda e: (e.cluster != near, e.role))]
 
     def update_metrics(self) -> None:
         """Bring gauges up to date, before metrics are read."""
-        for feed in self._feeds.values():
+        for feed in self._roster.feeds.values():
             self.metrics.observe_feed(feed)
         self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
+            self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
+            role = self._driver.scheduler.view.engines[name].role
+            for known in ("prefill", "decode"):
+                self.metrics.engine_role.labels(name, known).set(role == known)
+        self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
-    # -- the parts ------------------------------------------------------------------------------
-
     def _make_requests(self) -> RequestFlow:
-        fleet, engines = self.fleet, self._endpoints.engines
+        fleet = self.fleet
+        self._renderer = Renderer(
+            self._endpoints.engines,
+            self.engines,
+            up=self._usable,
+            suspect=fleet.suspect,
+            near=self.deployment.gateway.near,
+        )
         return RequestFlow(
             self.deployment.gateway,
             self._driver,
-            renderer=Renderer(
-                engines,
-                self.engines,
-                up=lambda: fleet.up,
-                suspect=fleet.suspect,
-                near=self.deployment.gateway.near,
-            ),
+            renderer=self._renderer,
             adapters=self._adapters,
-            engines=engines,
+            endpoints=self._endpoints,
             index=self.index,
             metrics=self.metrics,
             journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
         )
 
-    def _make_feed(self, engine: EngineEndpoint) -> KvEventFeed:
-        index = self.index.engine(engine.name)
+    def _usable(self) -> frozenset[str]:
+        """Engines that may be asked something short; those that drain only where no other is up."""
+        return (self.fleet.up - self.drains.engines) or self.fleet.up
+
+    def _make_feed(self, engine: str) -> KvEventFeed:
+        index = self.index.engine(engine)
         return KvEventFeed(
-            engine.name,
+            engine,
             index,
             partial(self._source, engine),
             self._zmq,
@@ -178,18 +244,13 @@ class Gateway:
             turn=self._feeds_turn,
         )
 
-    async def _source(self, engine: EngineEndpoint) -> tuple[str, str | None]:
-        client = self.engines[engine.name]
+    async def _source(self, name: str) -> tuple[str, str | None]:
+        client, engine = self.engines[name], self._endpoints.engines[name]
         events, replay = engine.kv_events, engine.kv_events_replay
         if events is None:
             events, replay = await client.kv_event_source()
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
-
-    async def _keep_index_tidy(self) -> None:
-        while True:
-            pause_s = 0.0 if self.index.tidy() else _TIDY_S
-            await asyncio.sleep(pause_s)
 
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
@@ -198,45 +259,60 @@ class Gateway:
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(),
+            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(
             scheduler_from(opened),
             self._endpoints,
             self.engines,
-            self._agents,
+            self.agents,
             ranks=self.fleet.layouts.ranks,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
+            on_drained=lambda engine: self._reshaping.drained(engine),
+            on_role=self._role_changed,
+            on_arrival=self.thresholds.arrived,
         )
 
-    # -- what the watchers tell -----------------------------------------------------------------
+    def _watch_links(self, agent: AgentClient) -> Watch:
+        return "link_states", partial(watch_links, agent, self._lines)
 
-    def _link_changed(self, event: LinkStateChanged) -> None:
-        self.metrics.link_up.labels(event.source, event.target).set(event.up)
-        self._driver.handle(event)
+    async def _learn_kv_memory(self, name: str) -> None:
+        """Once it is registered: how many blocks say nothing without their layout."""
+        layout = self.fleet.layouts.layout(name)
+        if layout is None:
+            return
+        try:
+            blocks = await self.engines[name].kv_blocks()
+        except PrfaasError as error:  # It is told again when it has come back.
+            logger.info("%s does not say how large its KV memory is: %s", name, error)
+            return
+        found = None if blocks is None else kv_memory(layout, blocks)
+        if found is not None:
+            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
+            self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
 
-    def _machines_changed(self, source: str, target: str, up: bool) -> None:
-        self._driver.handle((MachinesJoined if up else MachinesCut)(source, target))
-
-    def _layout_known(self, layout: KvLayout, engines: tuple[str, ...]) -> None:
-        self._driver.handle(LayoutKnown(layout, engines))
-
-    def _pairing_changed(self, unfit: tuple[tuple[str, str], ...]) -> None:
-        self._driver.handle(PairingChanged(unfit))
+    def _role_changed(self, command: ChangeRole) -> None:
+        done = "no" if command.dry_run else "yes"
+        self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
     def _engine_up(self, name: str) -> None:
-        if name not in self._feed_tasks:
-            self._feed_tasks[name] = self._background.run("kv_events", self._feeds[name].run)
+        self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("kv_memory", partial(self._learn_kv_memory, name))
         takes_handoffs = self.fleet.takes_handoffs(name)
-        self._driver.handle(EngineUp(name, takes_handoffs))
+        self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 
     def _engine_suspected(self, name: str, why: str) -> None:
-        self._driver.handle(EngineSuspected(name, why))
+        self._tell_of(EngineSuspected(name, why))
 
     def _engine_down(self, name: str, why: str) -> None:
-        self._feed_tasks.pop(name).cancel()
-        self._driver.handle(EngineDown(name, why))
+        self._roster.unfollow(name)
+        self._tell_of(EngineDown(name, why))
+
+    def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:
+        # It may be about to be forgotten here as well.
+        if event.engine in self._driver.scheduler.view.engines:
+            self._driver.handle(event)

@@ -29,6 +29,7 @@ class HealthProbe:
     """
 
     def __init__(self, url: str, on_lost: Callable[[], None]) -> None:
+        self.url = url
         self._url = parse_url(url)
         self._secure = url.startswith("https:")
         self._on_lost = on_lost

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import re
 import uuid
@@ -18,12 +16,14 @@ from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.keys import check_client
 from prfaas.gateway.openai_errors import (
     ApiError,
     GatewayBug,
     RequestRefused,
     ServiceUnavailable,
 )
+from prfaas.gateway.operating import Operating
 from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_OPERATORS_PATHS = frozenset({"/drain"})
 
 
 def make_app(gateway: Gateway) -> web.Application:
     """The application; serve it with ``handler_cancellation=True`` or disconnects go unseen."""
     logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
     config = gateway.deployment.gateway
-    front = _Front(gateway, config.api_keys)
+    front = _Front(gateway)
     app = web.Application(
         client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
     )
@@ -52,6 +53,10 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/ready", front.ready)
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
+    operating = Operating(
+        gateway.drains, operators=gateway.operator_keys, clients=gateway.client_keys
+    )
+    operating.add_routes(app)
     return app
 
 
@@ -68,9 +73,8 @@ _NO_HTTP = _WithoutTraceback()
 
 
 class _Front:
-    def __init__(self, gateway: Gateway, api_keys: tuple[str, ...]) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._key_digests = [_digest(key) for key in api_keys]
 
     @web.middleware
     async def answer_openai_style(
@@ -97,18 +101,8 @@ class _Front:
         return response
 
     def _check_key(self, request: web.Request) -> None:
-        if not self._key_digests or request.path in _OPEN_PATHS:
-            return
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        given = _digest(key.strip())
-        # Every key is compared, whichever matches: the time tells nothing.
-        matches = [hmac.compare_digest(given, known) for known in self._key_digests]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise RequestRefused(
-                401,
-                "no valid API key: send 'Authorization: Bearer KEY' with a key of this deployment",
-                kind="authentication_error",
-            )
+        if request.path not in _OPEN_PATHS | _OPERATORS_PATHS:
+            check_client(request, self._gateway.client_keys)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._complete(request, "/v1/completions")
@@ -117,8 +111,10 @@ class _Front:
         return await self._complete(request, "/v1/chat/completions")
 
     async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        body = RequestBody(endpoint, await request.read())
-        return await self._gateway.requests.complete(request, body, request[REQUEST_ID])
+        flow = self._gateway.requests
+        async with flow.reading(request) as raw:
+            body = RequestBody(endpoint, raw)
+            return await flow.complete(request, body, request[REQUEST_ID])
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """An endpoint that any engine answers the same."""
@@ -146,7 +142,7 @@ class _Front:
         body = {
             "ready": not troubles,
             "troubles": troubles,
-            "warnings": self._gateway.warnings(),
+            "warnings": self._gateway.fleet.warnings(),
         }
         return web.json_response(body, status=status)
 
@@ -159,11 +155,6 @@ class _Front:
         self._gateway.update_metrics()
         body = generate_latest(self._gateway.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def _digest(key: str) -> bytes:
-    # aiohttp gives bytes that are not UTF-8 as surrogates.
-    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 def _error(error: ApiError) -> web.Response:

@@ -51,10 +51,12 @@ class HttpClient:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return await self._send(method, url, data=data, headers=headers, timeout=timeout)
+                answer = await self._send(method, url, data=data, headers=headers, timeout=timeout)
             except OSError as error:
                 if not is_local(error) or loop.time() + pause_s > give_up_at:
                     raise
+            else:
+                return _of_today(answer)
             await asyncio.sleep(pause_s)
             pause_s *= 2
 
@@ -88,6 +90,20 @@ class _Connector(aiohttp.TCPConnector):
     async def _create_connection(self, *args: Any, **options: Any) -> Any:
         _MADE.get().append(True)
         return await super()._create_connection(*args, **options)
+
+
+def _of_today(answer: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    """The response, unless whoever sent it does not speak HTTP/1: what follows such a head may be
+    anything. Raises ClientResponseError."""
+    if answer.version is not None and answer.version < aiohttp.HttpVersion10:
+        answer.close()
+        raise aiohttp.ClientResponseError(
+            answer.request_info,
+            answer.history,
+            status=answer.status,
+            message=f"the answer is HTTP/{answer.version.major}.{answer.version.minor}",
+        )
+    return answer
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

@@ -8,6 +8,7 @@ that does not fit is not used, everything else goes on.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -64,6 +65,8 @@ class Layouts:
         self._by_agent: dict[str, list[RegisteredRank]] = {}
         self._ranks: dict[str, dict[int, KvLayout]] = {}
         self._groups: dict[str, str] = {}
+        self._groups_of: dict[str, int] = {}
+        """Cluster -> how many groups its engines form."""
         self._compared: dict[tuple[str, str], str | None] = {}
         """Of all groups that ever met: the difference, or None."""
         self.unfit: dict[tuple[str, str], str] = {}
@@ -87,9 +90,34 @@ class Layouts:
         self._regroup({rank.engine for rank in (*before, *ranks)})
         return replaced(before, ranks)
 
+    def reshaped(self) -> None:
+        """Engines joined or left: an agent may have told of them before they were known."""
+        there = self._endpoints.engines
+        for name in self._ranks.keys() - there.keys():
+            del self._ranks[name]
+            self._groups.pop(name, None)
+            self.alignment_tokens.pop(name, None)
+        for agent in self._by_agent.keys() - self._endpoints.agents.keys():
+            del self._by_agent[agent]
+        for agent, ranks in list(self._by_agent.items()):
+            self._by_agent[agent] = []
+            self.registered(agent, ranks)
+        self._compare()
+
     def is_whole(self, engine: str) -> bool:
         """Whether it has registered with all its ranks."""
         return engine in self._groups
+
+    def is_uniform(self, cluster: str) -> bool:
+        """Whether all engines of a cluster that have registered hold their KV cache alike."""
+        return self._groups_of.get(cluster, 0) <= 1
+
+    def layout(self, engine: str) -> KvLayout | None:
+        """Of one of its ranks; None until all have registered."""
+        if engine not in self._groups:
+            return None
+        ranks = self._ranks[engine]
+        return ranks[min(ranks)]
 
     def ranks(self, engine: str) -> int:
         """How many tensor-parallel ranks it has (1 while unknown)."""
@@ -147,6 +175,9 @@ class Layouts:
         for names in grown.values():
             ranks = self._ranks[names[0]]
             self._on_known(ranks[min(ranks)], tuple(names))
+        engines_of = self._endpoints.engines
+        found = {(engines_of[name].cluster, group) for name, group in self._groups.items()}
+        self._groups_of = Counter(cluster for cluster, _ in found)
         self._compare()
 
     def _compare(self) -> None:

@@ -43,16 +43,36 @@ class LineStates:
         on_pair: Callable[[str, str, bool], None],
     ) -> None:
         self._on_change, self._on_pair = on_change, on_pair
-        self._machine_of = {name: agent.machine for name, agent in endpoints.agents.items()}
-        self._line_of = {
-            pair: (line.source, line.target) for line in endpoints.lines for pair in line.pairs
-        }
-        self._states: dict[tuple[str, str], dict[AgentPair, LinkState | None]] = {
-            line: {} for line in self._line_of.values()
-        }
+        self._endpoints = endpoints
+        self._machine_of: dict[str, str] = {}
+        self._line_of: dict[AgentPair, tuple[str, str]] = {}
+        self._states: dict[tuple[str, str], dict[AgentPair, LinkState | None]] = {}
         """By pair; None where its sender cannot be asked, absent until it was heard of."""
         self._last: dict[tuple[str, str], LinkStateChanged] = {}
-        self._cut: dict[tuple[str, str], set[AgentPair]] = {line: set() for line in self._states}
+        self._cut: dict[tuple[str, str], set[AgentPair]] = {}
+        self.reshaped()
+
+    def reshaped(self) -> None:
+        """Lines or machines joined or left. What is known of those that stay is kept, but told
+        again: the scheduler may have made the line anew."""
+        self._machine_of |= {name: a.machine for name, a in self._endpoints.agents.items()}
+        self._line_of = {
+            pair: (line.source, line.target)
+            for line in self._endpoints.lines
+            for pair in line.pairs
+        }
+        known, self._states = self._states, {line: {} for line in self._line_of.values()}
+        for line, states in self._states.items():
+            states.update((p, s) for p, s in known.get(line, {}).items() if p in self._line_of)
+        cut, self._cut = self._cut, {line: set() for line in self._states}
+        for line, pairs in cut.items():
+            for pair in pairs:
+                if pair in self._line_of:
+                    self._cut[line].add(pair)
+                else:  # No line is between them: nor is it cut.
+                    sender, receiver = (self._machine_of[agent] for agent in pair)
+                    self._on_pair(sender, receiver, True)
+        self._last.clear()
 
     def sends(self, agent: str) -> bool:
         """Whether a line begins at this agent."""
@@ -110,8 +130,11 @@ class LineStates:
 
 
 async def watch_links(agent: AgentClient, lines: LineStates) -> None:
-    """Follow one agent, for ever; a lost agent is lost links. Returns if it sends nowhere."""
-    while lines.sends(agent.name):
+    """Follow one agent, for ever; a lost agent is lost links."""
+    while True:
+        if not lines.sends(agent.name):  # It may once the deployment has changed.
+            await asyncio.sleep(_RETRY_S)
+            continue
         try:
             async for states in agent.link_states():
                 lines.take(agent.name, states)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
 from prfaas.gateway.layouts import Mismatch, named
+from prfaas.policies.threshold_search import Optimum
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -63,10 +65,48 @@ class GatewayMetrics:
         self.engine_up = Gauge(
             "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
         )
+        self.engine_draining = Gauge(
+            "prfaas_gateway_engine_draining",
+            "1 while the engine finishes what it has and takes no more.",
+            ("engine",),
+            registry=r,
+        )
+        self.reloads = Counter(
+            "prfaas_gateway_deployment_reads_total",
+            "Times that a new deployment file was taken over, or refused whole.",
+            ("outcome",),
+            registry=r,
+        )
+        for outcome in ("taken", "refused"):
+            self.reloads.labels(outcome)
         self.link_up = Gauge(
             "prfaas_gateway_link_up",
             "1 while KV can travel between the clusters.",
             ("source", "target"),
+            registry=r,
+        )
+        self._threshold = Gauge(
+            "prfaas_gateway_threshold_tokens",
+            "Uncached tokens above which offloading would carry most: shown, not used.",
+            ("cluster",),
+            registry=r,
+        )
+        self._threshold_rate = Gauge(
+            "prfaas_gateway_threshold_prompts_per_second",
+            "What prefill could carry with that threshold.",
+            ("cluster", "bound"),
+            registry=r,
+        )
+        self.engine_role = Gauge(
+            "prfaas_gateway_engine_role",
+            "1 for the work that the engine is given now.",
+            ("engine", "role"),
+            registry=r,
+        )
+        self.role_changes = Counter(
+            "prfaas_gateway_role_changes_total",
+            "Engines that were given another role; done=no: in a dry run.",
+            ("engine", "role", "done"),
             registry=r,
         )
         self.deaths = Counter(
@@ -121,6 +161,24 @@ class GatewayMetrics:
             pairs = self._mismatches.labels(named(found.prefill), named(found.decode))
             pairs.set(len(found.prefill) * len(found.decode))
 
+    def forget_engine(self, engine: str) -> None:
+        """It has left the deployment: what was said of it is no more."""
+        for gauge in (
+            self.engine_up,
+            self.engine_draining,
+            self._index_blocks,
+            self._events_live,
+            self._event_batches,
+            self._index_resets,
+            self._unreadable,
+            self._unplaced,
+        ):
+            with suppress(KeyError):
+                gauge.remove(engine)
+        for role in ("prefill", "decode"):
+            with suppress(KeyError):
+                self.engine_role.remove(engine, role)
+
     def observe_feed(self, feed: KvEventFeed) -> None:
         """Take over one engine's index state, when metrics are read."""
         follower = feed.follower
@@ -130,6 +188,14 @@ class GatewayMetrics:
         self._index_resets.labels(feed.engine).set(follower.resets_total)
         self._unreadable.labels(feed.engine).set(follower.unreadable_total)
         self._unplaced.labels(feed.engine).set(follower.index.unplaced_blocks_total)
+
+    def observe_thresholds(self, found: Mapping[str, Optimum]) -> None:
+        """Take over the thresholds that were searched, by PD cluster."""
+        self._threshold.clear()
+        self._threshold_rate.clear()
+        for cluster, optimum in found.items():
+            self._threshold.labels(cluster).set(optimum.threshold_tokens)
+            self._threshold_rate.labels(cluster, optimum.bound).set(optimum.prompts_per_s)
 
     def observe_request(self, facts: RequestFacts) -> None:
         """Count one request that has ended."""

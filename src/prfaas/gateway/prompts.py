@@ -71,18 +71,22 @@ class Renderer:
         suspect: Callable[[str], None],
         near: str | None = None,
     ) -> None:
-        ranked: dict[tuple[bool, str], list[str]] = {}
-        for engine in endpoints.values():
-            ranked.setdefault((near not in (None, engine.cluster), engine.role), []).append(
-                engine.name
-            )
-        self._names = [ranked[rank] for rank in sorted(ranked)]  # "decode" < "prefill".
+        self._near = near
+        self.reshaped(endpoints)
         self._engines = engines
         self._up = up
         self._suspect = suspect
         self._turn = itertools.count()
         self._slow_until: dict[str, float] = {}
         self._warned = False
+
+    def reshaped(self, endpoints: Mapping[str, EngineEndpoint]) -> None:
+        """These are the engines from now on."""
+        ranked: dict[tuple[bool, str], list[str]] = {}
+        for engine in endpoints.values():
+            far = self._near not in (None, engine.cluster)
+            ranked.setdefault((far, engine.role), []).append(engine.name)
+        self._names = [ranked[rank] for rank in sorted(ranked)]  # "decode" < "prefill".
 
     async def render(self, body: RequestBody, headers: Mapping[str, str]) -> Prompt | EngineAnswer:
         """The prompt, or the engine's own answer where it refuses the request.

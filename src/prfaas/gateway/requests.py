@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from math import ceil
 
 from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
+from prfaas.gateway.bodies import Bodies
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
-from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
@@ -23,6 +27,7 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
     DeadlinePassed,
+    ServiceUnavailable,
     TooManyRequests,
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
@@ -30,6 +35,10 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS_S = 2.0
+"""How long a client may take to take in that its answer is cut off."""
 _RECENT = 50
 """Ended requests that are shown: what fits a screen, and little memory."""
 
@@ -50,47 +59,106 @@ class RequestFlow:
         *,
         renderer: Renderer,
         adapters: Adapters,
-        engines: Mapping[str, EngineEndpoint],
+        endpoints: Endpoints,
         index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
         alignment_tokens: Mapping[str, int],
     ) -> None:
-        self._deadline_s = config.request_deadline_s
-        self._most_inflight = config.max_inflight_requests
+        self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
+        self._reading = 0
+        self.configure(config)
         self._renderer = renderer
         self._adapters = adapters
-        self._engines = engines
+        self._endpoints = endpoints
         self._index = index
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
         self._alignment_tokens = alignment_tokens
         self.inflight = 0
+        self._live: set[Exchange] = set()
+        self._refusal: str | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.recent: deque[RequestFacts] = deque(maxlen=_RECENT)
         """Requests that have ended, the newest first."""
+
+    def configure(self, config: GatewayConfig) -> None:
+        """From the next request on it goes by these settings."""
+        self._deadline_s = config.request_deadline_s
+        self._most_inflight = config.max_inflight_requests
+        self._most_waiting_tokens = config.most_waiting_tokens
+        self._longest_wait_s = config.max_wait_s
+        self._bodies.most_bytes = config.max_bodies_bytes
+        self._bodies.within_s = config.request_deadline_s
+
+    def refuse_more(self, why: str) -> None:
+        """From now on every new request gets 503 and may ask another gateway."""
+        self._refusal = why
+
+    async def end_all(self, within_s: float, hurry: asyncio.Event) -> None:
+        """Wait until nothing is under way; after ``within_s``, or when ``hurry`` is set, end what
+        is left with an error. Call `refuse_more` before."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._idle, hurry)]
+        try:
+            await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._live:
+            logger.warning("%d requests are cut off", len(self._live))
+        for exchange in list(self._live):
+            exchange.attempts.stop_all()
+            exchange.fail(ServiceUnavailable("the gateway ended before the answer did"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._idle.wait()
+
+    @asynccontextmanager
+    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
+        """A request's body, if it may be read. Raises ApiError, and as `Bodies.reading` does."""
+        if self._refusal is not None:
+            raise ServiceUnavailable(self._refusal)
+        if self.inflight + self._reading >= self._most_inflight:
+            raise TooManyRequests("too many requests in flight")
+        self._reading += 1
+        try:
+            async with self._bodies.reading(request) as raw:
+                self._reading -= 1
+                try:
+                    yield raw
+                finally:
+                    self._reading += 1
+        finally:
+            self._reading -= 1
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str
     ) -> web.StreamResponse:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
+        if self._refusal is not None:
+            raise ServiceUnavailable(self._refusal)
         exchange = Exchange(
             Driver.new_key(), request_id, request, body, deadline_s=self._deadline_s
         )
-        self._count(+1)
+        self._live.add(exchange)
+        self._count()
         try:
             await self._see_through(exchange)
             return exchange.response.done.result()
         finally:
-            self._count(-1)
+            self._live.discard(exchange)
+            self._count()
             self._metrics.observe_request(exchange.facts)
             self.recent.appendleft(exchange.facts)
             note = exchange.facts.ended(exchange.key, exchange.received_at)
             self._journal.write(time.monotonic(), note)
 
-    def _count(self, by: int) -> None:
-        self.inflight += by
+    def _count(self) -> None:
+        self.inflight = len(self._live)
         self._metrics.inflight.set(self.inflight)
+        (self._idle.clear if self._live else self._idle.set)()
 
     async def _see_through(self, exchange: Exchange) -> None:
         if self.inflight > self._most_inflight:
@@ -110,12 +178,35 @@ class RequestFlow:
             exchange.fail(DeadlinePassed("deadline passed while tokenising"))
             return
         self._take(exchange, prompt)
+        sequences = exchange.body.choices * exchange.body.prompts
+        refusal = self._too_late(exchange, sequences)
+        if refusal is not None:
+            exchange.fail(refusal)
+            return
         matches = self._match(exchange, adapter)
         exchange.facts.cached = matches.cached
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
-            exchange, arrival(exchange.key, prompt, matches, deadline=deadline)
+            exchange,
+            arrival(exchange.key, prompt, matches, sequences=sequences, deadline=deadline),
         )
+
+    def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
+        """Why it is not begun, by what waits already; None if it is."""
+        wait_s = self._driver.scheduler.slot_wait_s(sequences)
+        limit_s = min(exchange.time_left_s(), self._longest_wait_s)
+        if wait_s > limit_s:
+            message = (
+                f"it would wait {wait_s:.0f} s for a place to be answered, and may wait "
+                f"{limit_s:.0f} s"
+            )
+            return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s - limit_s)))
+        tokens = self._driver.scheduler.waiting_tokens
+        mine = exchange.facts.total_tokens or 1
+        if tokens and tokens + mine > self._most_waiting_tokens:
+            message = f"{tokens} prompt tokens wait, and at most {self._most_waiting_tokens} may"
+            return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s)))
+        return None
 
     def _take(self, exchange: Exchange, prompt: Prompt) -> None:
         """The prompt is known: so are its length, its deadline, and how it will be answered."""
@@ -135,7 +226,7 @@ class RequestFlow:
         return match_engines(
             PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
             self._index,
-            self._engines,
+            self._endpoints.engines,
             prompt_tokens=len(token_ids),
             alignment_tokens=self._alignment_tokens,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +14,8 @@ from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.process.http_server import serving
+from prfaas.process.reloading import Reloading
+from prfaas.scheduler.journal import Curve
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +28,25 @@ _FILES_BESIDE = 100
 
 
 async def serve(
-    deployment: Deployment, endpoints: Endpoints, *, journal_file: Path | None = None
+    deployment: Deployment,
+    endpoints: Endpoints,
+    *,
+    journal_file: Path | None = None,
+    learned_file: Path | None = None,
+    seeds: Mapping[str, Curve] | None = None,
+    hurry: asyncio.Event | None = None,
+    reloading: Callable[[Gateway], Reloading] | None = None,
 ) -> NoReturn:
-    """Serve until cancelled. Raises ConfigError if the address cannot be bound."""
+    """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
+    ``hurry`` is set. The files and ``seeds`` are those of `Gateway`; ``reloading`` makes what
+    watches the deployment file. Raises ConfigError if the address cannot be bound."""
     allow_open_files(deployment.gateway.max_inflight_requests)
-    gateway = Gateway(deployment, endpoints, journal_file=journal_file)
+    gateway = Gateway(
+        deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
+    )
     await gateway.start()
+    if reloading is not None:
+        gateway.run_beside("deployment_file", reloading(gateway).run)
     try:
         async with serving(
             make_app(gateway),
@@ -43,7 +59,8 @@ async def serve(
                 await asyncio.Event().wait()
                 raise AssertionError("nobody sets the event")
             finally:
-                logger.info("stopping")
+                logger.info("stopping, %d requests are under way", gateway.requests.inflight)
+                await gateway.stop_serving(hurry or asyncio.Event())
     finally:
         await gateway.close()
 

@@ -66,8 +66,10 @@ def engine_command(
     ]  # fmt: skip
     if vllm == "cpu":
         arguments.append("--enforce-eager")
-    elif engine.gpu_memory_share is not None:
-        arguments += ["--gpu-memory-utilization", str(engine.gpu_memory_share)]
+    else:
+        arguments += ["--compilation-config", json.dumps(tuning.COMPILATION)]
+        if engine.gpu_memory_share is not None:
+            arguments += ["--gpu-memory-utilization", str(engine.gpu_memory_share)]
     if engine.kv_events is not None:
         arguments += ["--kv-events-config", json.dumps(_kv_events(engine))]
     if connector:
@@ -90,6 +92,9 @@ def gateway_command(
     """`prfaas gateway`, for one gateway of the file (None: the first), with its journal appended to
     ``journal_file``."""
     command = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(deployment_file)]
+    # Beside the file: one that is started again begins with what it knew.
+    learned = deployment_file.with_name(f"learned-{name or 'gateway'}.json")
+    command += ["--learned", str(learned)]
     if name is not None:
         command += ["--name", name]
     if journal_file is not None:
@@ -134,15 +139,16 @@ def _kv_events(engine: EngineConfig) -> dict[str, object]:
 
 
 def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, object]:
-    prefill = engine.role == "prefill"
+    decodes = deployment.cluster_of_engine(engine.name).kind == "pd"
+    both = "kv_consumer" if engine.micro_batches else "kv_both"
     return {
         "kv_connector": "PrfaasConnector",
         "kv_connector_module_path": "prfaas.vllm_plugin.connector",
-        "kv_role": "kv_producer" if prefill else "kv_consumer",
+        "kv_role": both if decodes else "kv_producer",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {
             "agent_socket": deployment.agent_of_engine(engine.name).socket,
             "engine": engine.name,
-            "exports": prefill,
+            "decodes": decodes,
         },
     }

@@ -74,14 +74,10 @@ def placed(deployment: Deployment, gpus: Sequence[str]) -> Deployment:
 
 def _width(engine: EngineConfig, available: int) -> int:
     """How many GPUs its tensor-parallel ranks need."""
-    width = 1
-    for at, argument in enumerate(engine.args):
-        name, _, value = argument.partition("=")
-        if name in _WIDTH_OPTIONS:
-            value = value or (engine.args[at + 1] if at + 1 < len(engine.args) else "")
-            if not value.isdigit() or int(value) < 1:
-                raise ConfigError(f"{engine.name}: {name} {value!r} is no number of GPUs")
-            width = int(value)
+    value = engine.option(*_WIDTH_OPTIONS)
+    if value is not None and (not value.isdigit() or int(value) < 1):
+        raise ConfigError(f"{engine.name}: {_WIDTH_OPTIONS[0]} {value!r} is no number of GPUs")
+    width = 1 if value is None else int(value)
     if width > available:
         raise ConfigError(
             f"{engine.name} wants {width} GPUs for its ranks, this machine has {available}"

@@ -26,6 +26,9 @@ from prfaas.launch.commands import (
 )
 from prfaas.launch.run_directory import RunDirectory
 
+_GATEWAY_LAST_S = 10.0
+"""Beyond the time that answers under way may take to their end: to tell the clients of those that
+were cut, and to have agents drop transfers."""
 _ENGINE_GRACE_S = 20.0
 """A vLLM server needs some seconds to end its workers."""
 _ENGINES_SEEN_S = 30.0
@@ -206,7 +209,9 @@ class Supervisor:
             if journal is not None and len(every) > 1:
                 journal = journal.with_name(f"{journal.stem}-{gateway.name}{journal.suffix}")
             command = gateway_command(self.file, name=gateway.name, journal_file=journal)
-            children.append(self._child(gateway.name, command, gateway.url, path="/ready"))
+            grace_s = gateway.drain_s + _GATEWAY_LAST_S
+            child = self._child(gateway.name, command, gateway.url, path="/ready", grace_s=grace_s)
+            children.append(child)
         return children
 
     @property

@@ -19,6 +19,10 @@ import aiohttp
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import EngineError
 
+COMPILATION = {"inductor_compile_config": {"combo_kernels": False}}
+"""vLLM's ``--compilation-config`` for every engine. What torch's compiler fuses side by side (norms
+of queries and keys) it still times when it is told not to time reductions."""
+
 _TAIL_TOKENS = 300
 _TOKEN_IDS = range(300, 800)
 """Any will do; every vocabulary has these."""

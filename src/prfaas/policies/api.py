@@ -58,8 +58,8 @@ class RequestView(Protocol):
         """Prompt length."""
 
     @property
-    def max_output_tokens(self) -> int:
-        """The longest answer that is wanted."""
+    def kv_tokens(self) -> int:
+        """Prompt and answer: what of a decode engine's KV memory is kept for it."""
 
     @property
     def cached(self) -> Mapping[str, int]:
@@ -117,11 +117,11 @@ class EngineView(Protocol):
 
     @property
     def assigned(self) -> int:
-        """Requests that decode on it or are on their way to it."""
+        """Sequences that decode on it or are on their way to it."""
 
     @property
     def running(self) -> int:
-        """Requests that hold one of its decode slots."""
+        """Sequences that hold its decode slots."""
 
     @property
     def kv_tokens(self) -> float:
@@ -240,6 +240,12 @@ class PrefillLearner(Protocol):
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was seen to work so long on a prefill, its wait in the queue not counted."""
+
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What is known of each engine, to be kept for a successor."""
+
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters."""
 
 
 class View(Protocol):

@@ -8,6 +8,9 @@ brings to others, which weighs the more the less of the SLO is left to the soone
 there is time to spare everybody is served as soon as can be, and when there is not, engines and
 lines are left to those who need them most.
 
+Where the gateway stands beside a PD cluster, that one answers as long as it is in time; others take
+what it cannot.
+
 *Overload*: where no route is in time, the request is refused at once, with the time after which one
 like it should make it. Serving it would make it late and those behind it as well. In time means
 within the SLO, or within twice of what it takes on an idle deployment where that alone is longer,
@@ -81,7 +84,10 @@ class AutoPolicy:
         weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
         best = min(
             (candidate for candidate in found if candidate.ttft_s <= limit_s),
-            key=lambda candidate: candidate.ttft_s + weight * candidate.behind_s,
+            key=lambda candidate: (
+                view.cluster(candidate.decode.cluster).far,
+                candidate.ttft_s + weight * candidate.behind_s,
+            ),
         )
         why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
         prefill = None if best.prefill is None else best.prefill.name

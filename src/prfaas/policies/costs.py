@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf, isfinite
 
 _MEMORY = 0.99
 """What one observation weighs after the next, whichever engine that is of: about the last hundred
@@ -17,6 +18,18 @@ _LARGEST_WEIGHT = 1e30
 _FIRST_GUESS_TOKENS_PER_S = 10_000.0
 _OPTIMISM = 2.0
 """A cluster that was never seen at work counts as so much faster than the fastest that was."""
+_SURE = 5.0
+"""From so many observations on an engine can surprise."""
+_SURPRISE = 4.0
+"""What takes so many times what was expected counts as that: a machine that slept, a kernel that
+was compiled. Half a dozen chunks of others in the same steps stay below."""
+_CONVINCED = 3
+"""Surprises of one engine in a row: it has become slow, and the next counts in full."""
+_KEPT = 20.0
+"""What was learned by a predecessor counts as so many observations at most: engines may have
+changed meanwhile, and then a few prefills must show it."""
+_SEEDED = 1.0
+"""The same of each point of a profile."""
 
 
 class ProfileCosts:
@@ -60,12 +73,50 @@ class LearnedPrefills:
     """
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
-        self._cluster_of = cluster_of
-        self._seen = {engine: _Sums() for engine in cluster_of}
-        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        self._cluster_of: Mapping[str, str] = {}
+        self._seen: dict[str, _Sums] = {}
+        self._by_cluster: dict[str, _Sums] = {}
+        self._surprises: dict[str, int] = {}
         self._next_weight = 1.0
         self._soonest: dict[int, float] = {}
-        """Tokens -> what the fastest engine that was seen takes; until the next observation."""
+        """Tokens -> what the fastest cluster that was seen takes; until the next observation."""
+        self.engines_are(cluster_of)
+
+    def engines_are(self, cluster_of: Mapping[str, str]) -> None:
+        """Engines joined or left: these are all, with their clusters. What was learned of those
+        that stay is kept."""
+        self._cluster_of = cluster_of
+        self._soonest.clear()
+        self._seen = {engine: self._seen.get(engine) or _Sums() for engine in cluster_of}
+        self._surprises = {engine: self._surprises.get(engine, 0) for engine in cluster_of}
+        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        for engine, cluster in cluster_of.items():
+            self._by_cluster[cluster].join(self._seen[engine])
+
+    def seed(self, engine: str, points: Iterable[tuple[float, float]]) -> None:
+        """Begin with a profile: (uncached tokens, seconds) each. It fades as anything else."""
+        for n, t in points:
+            for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
+                sums.add(_SEEDED * self._next_weight, n, t)
+
+    def learned(self) -> dict[str, tuple[float, ...]]:
+        """See `PrefillLearner`: sums by engine, of those that were seen, in observations."""
+        unit = self._next_weight * _MEMORY
+        return {
+            name: sums.in_units(unit)
+            for name, sums in self._seen.items()
+            if sums.weight >= _FORGOTTEN * unit
+        }
+
+    def restore(self, kept: Mapping[str, tuple[float, ...]]) -> None:
+        """Begin with what a predecessor has learned. Engines that are not here, and what cannot
+        have been learned, are passed over."""
+        for name, values in kept.items():
+            sound = len(values) == 5 and all(isfinite(value) and value > 0 for value in values)
+            if name in self._seen and sound:
+                unit = self._next_weight * min(1.0, _KEPT / values[0])
+                for sums in (self._seen[name], self._by_cluster[self._cluster_of[name]]):
+                    sums.join(_Sums.of(values, unit))
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
@@ -78,7 +129,7 @@ class LearnedPrefills:
             return peers.prefill_s(uncached_tokens)
         soonest = self._soonest.get(uncached_tokens)
         if soonest is None:
-            known = [s for s in self._seen.values() if s.weight >= forgotten]
+            known = [s for s in self._by_cluster.values() if s.weight >= forgotten]
             if not known:
                 return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
             soonest = min(sums.prefill_s(uncached_tokens) for sums in known)
@@ -87,6 +138,7 @@ class LearnedPrefills:
 
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was at work on a prefill for ``seconds``."""
+        seconds = self._plausible(engine, uncached_tokens, seconds)
         self._soonest.clear()
         for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
             sums.add(self._next_weight, float(uncached_tokens), seconds)
@@ -95,6 +147,16 @@ class LearnedPrefills:
             for sums in (*self._seen.values(), *self._by_cluster.values()):
                 sums.scale(1 / self._next_weight)
             self._next_weight = 1.0
+
+    def _plausible(self, engine: str, tokens: int, seconds: float) -> float:
+        own = self._seen[engine]
+        sure = own.weight >= _SURE * self._next_weight * _MEMORY
+        most = _SURPRISE * own.prefill_s(tokens) if sure else inf
+        if seconds <= most:
+            self._surprises[engine] = 0
+            return seconds
+        self._surprises[engine] += 1
+        return seconds if self._surprises[engine] > _CONVINCED else most
 
 
 class LearnedCosts:
@@ -127,6 +189,17 @@ class _Sums:
         self.weight = self.n = self.t = self.nn = self.nt = 0.0
         self._line: tuple[float, float] | None = None
 
+    @classmethod
+    def of(cls, values: Sequence[float], unit: float) -> _Sums:
+        """What `in_units` gave, each observation as heavy as ``unit``."""
+        sums = cls()
+        sums.weight, sums.n, sums.t, sums.nn, sums.nt = (unit * value for value in values)
+        return sums
+
+    def in_units(self, unit: float) -> tuple[float, ...]:
+        """Where an observation weighs ``unit``: the weight of all, and the sums."""
+        return tuple(x / unit for x in (self.weight, self.n, self.t, self.nn, self.nt))
+
     def add(self, weight: float, n: float, t: float) -> None:
         """One more."""
         self.weight += weight
@@ -134,6 +207,15 @@ class _Sums:
         self.t += weight * t
         self.nn += weight * n * n
         self.nt += weight * n * t
+        self._line = None
+
+    def join(self, other: _Sums) -> None:
+        """All of another's."""
+        self.weight += other.weight
+        self.n += other.n
+        self.t += other.t
+        self.nn += other.nn
+        self.nt += other.nt
         self._line = None
 
     def scale(self, factor: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
+from prfaas.policies.api import Decision, EngineView, LinkView, RequestView, Route, View
 from prfaas.policies.placement import reachable
 
 Soonest = tuple[EngineView | None, float]
@@ -30,12 +30,21 @@ def soonest_local(request: RequestView, view: View, decode: EngineView, now: flo
     return best, best_s
 
 
-def soonest_remote(request: RequestView, view: View, decode: EngineView, now: float) -> Soonest:
-    """Over the PrfaaS clusters whose line to the cluster of ``decode`` is up."""
+def soonest_remote(
+    request: RequestView,
+    view: View,
+    decode: EngineView,
+    now: float,
+    *,
+    without: LinkView | None = None,
+) -> Soonest:
+    """Over the PrfaaS clusters whose line to the cluster of ``decode`` is up, but ``without``."""
     best, best_s = None, inf
     costs = view.costs
     from_token = request.cached.get(decode.name, 0)
     for cluster, link in reachable(view, decode.cluster):
+        if link is without:
+            continue
         rate = link.rate_bytes_per_s
         size = costs.kv_bytes(from_token, request.total_tokens)
         carried_s = (link.outstanding_bytes + size) / rate
@@ -47,6 +56,21 @@ def soonest_remote(request: RequestView, view: View, decode: EngineView, now: fl
                 if seconds < best_s:
                     best, best_s = engine, seconds
     return best, best_s
+
+
+def soonest_elsewhere(
+    request: RequestView, view: View, decode: EngineView, without: LinkView, now: float
+) -> float:
+    """Seconds to the first token if ``request`` is prefilled anew: by its cluster, by ``decode``
+    itself, or over any line but ``without``."""
+    alone = view.costs.prefill_s(
+        decode.name, max(1, request.total_tokens - request.cached.get(decode.name, 0))
+    )
+    return min(
+        soonest_local(request, view, decode, now)[1],
+        decode.queued_s + alone,
+        soonest_remote(request, view, decode, now, without=without)[1],
+    )
 
 
 def earlier_of(local: Soonest, remote: Soonest, decode: EngineView, margin: float) -> Decision:

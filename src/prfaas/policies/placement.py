@@ -9,20 +9,22 @@ by when it would be done with this prompt: its queue, plus what it has not cache
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from prfaas.policies.api import ClusterView, Costs, EngineView, LinkView, RequestView, View
 
 
-def decode_engine(request: RequestView, clusters: Sequence[ClusterView]) -> EngineView | None:
-    """The best decode engine that is up, or None."""
+def decode_engine(
+    request: RequestView, clusters: Sequence[ClusterView], *, avoid: Collection[str] = ()
+) -> EngineView | None:
+    """The best decode engine that is up and not in ``avoid``, or None."""
     best: EngineView | None = None
     best_score = float("inf")
     cached = request.cached
     for cluster in clusters:
         far = float(cluster.far)
         for engine in cluster.decode_engines:
-            if not engine.up:
+            if not engine.up or engine.name in avoid:
                 continue
             score = engine.assigned / engine.max_requests + far
             if engine.unpaired:
@@ -41,8 +43,8 @@ def stand_in(request: RequestView, clusters: Sequence[ClusterView]) -> EngineVie
     found = [
         (cluster.far, -held.get(engine.name, 0), engine.free_at, engine)
         for cluster in clusters
-        for engine in cluster.prefill_engines
-        if engine.up
+        for engine in cluster.engines
+        if engine.up and engine.role == "prefill"
     ]
     return min(found, key=lambda ranked: ranked[:3])[3] if found else None
 

@@ -123,8 +123,7 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
             continue
         if engine.running >= engine.max_requests:
             continue
-        kv_tokens = request.total_tokens + request.max_output_tokens
-        if engine.running and engine.kv_used + kv_tokens > engine.kv_tokens:
+        if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
             continue
         own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine)) / free
         ttft_s = engine.queued_s / free + own_s

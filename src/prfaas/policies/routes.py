@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
 from prfaas.policies.first_token import soonest_remote
 from prfaas.policies.placement import decode_engine, longest_cached, prefill_engine, reachable
@@ -83,18 +85,36 @@ def local(
     return Decision(Route.PD_P, engine.name, decode.name, why)
 
 
+def _crosses_sooner(view: View, decode: EngineView, cached: int, remote: int) -> bool:
+    """Whether the KV cache of tokens [cached, remote) is here sooner over the best line, behind
+    what that has still to carry, than an engine here would have computed it."""
+    size = view.costs.kv_bytes(cached, remote)
+    carried_s = min(
+        (
+            (link.outstanding_bytes + size) / link.rate_bytes_per_s + link.rtt_s / 2
+            for _, link in reachable(view, decode.cluster)
+        ),
+        default=inf,
+    )
+    engines = [e for e in view.prefill_engines(decode.cluster, decode.name) if e.up] or [decode]
+    return carried_s < min(view.costs.prefill_s(e.name, remote - cached) for e in engines)
+
+
 def by_threshold(
     request: RequestView,
     view: View,
     decode: EngineView,
     threshold: int,
     *,
-    abundant: bool,
+    abundant: bool | None,
     now: float,
 ) -> Decision:
-    """Offload above ``threshold`` uncached tokens, or after a longer prefix if ``abundant``."""
+    """Offload above ``threshold`` uncached tokens, or after a longer prefix if bandwidth is
+    ``abundant``. None: it is where that prefix crosses sooner than it is computed here."""
     cached = longest_cached(request, (view.cluster(decode.cluster),))
-    remote = longest_cached(request, view.prfaas_clusters) if abundant else 0
+    remote = 0 if abundant is False else longest_cached(request, view.prfaas_clusters)
+    if abundant is None and remote > cached and not _crosses_sooner(view, decode, cached, remote):
+        remote = 0
     uncached = request.total_tokens - max(cached, remote)
     if uncached > threshold:
         why = f"uncached {uncached} > threshold {threshold}"

@@ -5,6 +5,9 @@ Section 3.4.3. Bandwidth scarce: each cluster's cache counts alone, the uncached
 l_total - l_pd. Bandwidth abundant: l_total - max(l_pd, l_prfaas); a prompt at or below the
 threshold whose longer prefix lies in the PrfaaS cluster is prefilled there too, since that is how
 its cached KV crosses the line.
+
+Which of the two it is need not be said: for each prompt with a longer prefix there, the line as it
+is now tells whether that crosses sooner than it is computed here.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ class ThresholdConfig(Strict, frozen=True):
 
     threshold: str | int = "4K"
     """Uncached tokens above which a prompt is prefilled in a PrfaaS cluster."""
-    bandwidth: Literal["scarce", "abundant"] = "scarce"
+    bandwidth: Literal["measured", "scarce", "abundant"] = "measured"
     """Whether a longer cached prefix in the other cluster counts (and is sent over the line)."""
 
     @property
@@ -32,9 +35,9 @@ class ThresholdConfig(Strict, frozen=True):
         return parse_tokens(self.threshold)
 
     @property
-    def abundant(self) -> bool:
-        """Whether bandwidth is abundant."""
-        return self.bandwidth == "abundant"
+    def abundant(self) -> bool | None:
+        """Whether bandwidth is abundant; None: the line says, request by request."""
+        return None if self.bandwidth == "measured" else self.bandwidth == "abundant"
 
 
 class ThresholdPolicy(ArrivalPolicy):

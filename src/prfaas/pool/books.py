@@ -35,6 +35,8 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
 
     slots: SlotCounts
     slot_bytes: int
+    reception_slots: int
+    """The share of receptions; exports never use it."""
     lease_waiters: int
     engines: tuple[EngineEntry, ...]
     exports: int

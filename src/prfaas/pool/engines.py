@@ -24,7 +24,8 @@ class EngineEntry(msgspec.Struct, frozen=True):
 
 
 class Engines:
-    """All ranks here can exchange pages with each other, so ranks of a number are laid out alike.
+    """Not all of them need fit each other: while a machine is upgraded it has engines of two
+    builds. Which of them pair is compared where hand-offs are decided, and again for each transfer.
 
     Args:
         names: engines the deployment gives this agent; others are refused.
@@ -35,8 +36,7 @@ class Engines:
         self._entries: dict[int, EngineEntry] = {}
 
     def connected(self, event: EngineConnected) -> None:
-        """Raises EngineError for a name that is unknown or connected already, LayoutMismatch with
-        the difference named."""
+        """Raises EngineError for a name that is unknown or connected already."""
         if event.engine not in self._known:
             known = ", ".join(sorted(self._known))
             raise EngineError(
@@ -44,16 +44,11 @@ class Engines:
             )
         layout = event.layout
         for other in self._entries.values():
-            if other.rank != layout.tp_rank:
-                continue
-            if other.engine == event.engine and other.pid != event.pid:
+            same = other.engine == event.engine and other.rank == layout.tp_rank
+            if same and other.pid != event.pid:
                 raise EngineError(
                     f"engine {event.engine!r} is connected already, with pid {other.pid}"
                 )
-            try:
-                other.layout.check_pairs_with(layout)
-            except LayoutMismatch as error:
-                raise LayoutMismatch(f"{other.engine} and {event.engine}: {error}") from error
         self._entries[event.connection] = EngineEntry(
             event.engine, event.pid, layout, layout.fingerprint()
         )

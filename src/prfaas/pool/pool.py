@@ -144,6 +144,7 @@ class Pool:
         return PoolSnapshot(
             slots=books.slots.counts(),
             slot_bytes=books.slots.slot_bytes,
+            reception_slots=books.slots.slot_count - books.slots.export_slots,
             lease_waiters=self._leases.waiting,
             engines=books.engines.entries(),
             exports=len(self._exports),

@@ -13,12 +13,15 @@ def run_until_signal(
     *,
     stopped_status: int | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    on_hangup: Callable[[], None] | None = None,
+    on_repeated: Callable[[], None] | None = None,
 ) -> int:
     """Run ``program`` on an event loop of its own; returns its exit status.
 
-    SIGINT, SIGTERM and SIGHUP cancel it, once: a second signal does not break off the cleaning up.
-    The status is then ``stopped_status`` (0 for a server, which ends in no other way), or where
-    that is None 128 + the signal.
+    SIGINT and SIGTERM cancel it, once: a second signal does not break off the cleaning up, but
+    calls ``on_repeated``. SIGHUP does the same, or calls ``on_hangup`` where there is one. The
+    status is then ``stopped_status`` (0 for a server, which ends in no other way), or where that is
+    None 128 + the signal.
     """
 
     async def main() -> int:
@@ -28,10 +31,17 @@ def run_until_signal(
         def end(number: int) -> None:
             if not received:
                 task.cancel()
+            elif on_repeated is not None:
+                on_repeated()
             received.append(number)
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, end, number)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, end, number)
+        if on_hangup is None:
+            loop.add_signal_handler(signal.SIGHUP, end, signal.SIGHUP)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
         try:
             return await task
         except asyncio.CancelledError:

@@ -18,6 +18,7 @@ _SHORT_PROMPT = 32
 _STEPS = (12, 128)
 _STEPS_S = 1.5
 """A decode step is the mean of so many seconds of steps, within the bounds above."""
+_MOST_STEPS = 512
 _IDS = range(300, 1000)
 """Token ids that every vocabulary has; what they mean does not matter."""
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
@@ -108,7 +109,20 @@ class EngineUnderTest:
             raise EngineError(f"{self.url}: {error!r}") from error
 
     async def step_s(self, batch: int, steps: int) -> float:
-        """Seconds of a decode step with ``batch`` sequences: while all of them decode."""
+        """Seconds of a decode step with ``batch`` sequences: while all of them decode.
+
+        Of ``steps`` steps, more where the first sequences would end before the last begins. Raises
+        NotTogether where that does not help.
+        """
+        while True:
+            try:
+                return await self._step_s(batch, steps)
+            except NotTogether:
+                if steps > _MOST_STEPS:
+                    raise
+                steps *= 4
+
+    async def _step_s(self, batch: int, steps: int) -> float:
         streams = [asyncio.create_task(self._stream(steps)) for _ in range(batch)]
         try:
             times = await asyncio.gather(*streams)

@@ -2,8 +2,8 @@
 
 Theory of operation. Points double, since times of prefill and of decode steps bend slowly. Each is
 tried a few times, and the median counts: one try may meet a compilation or another process. What
-the next point will take is known well enough from the last ones (no more than in proportion to the
-square of the length), so a point is begun only if it fits into what is left of the budget.
+the next point will take is known well enough from the last one, so a point is begun only if it fits
+into what is left of the budget.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from statistics import median
 
 TRIES = 3
-_GROWTH = 4.0
-"""Attention at worst: twice the tokens, four times the work."""
 
 
 def doubling(first: int, last: int) -> list[int]:
@@ -32,6 +30,7 @@ async def measured(
     budget_s: float,
     clock: Callable[[], float],
     on_point: Callable[[int, float], None],
+    growth: float = 2.0,
     ends_at: type[Exception] | tuple[()] = (),
 ) -> dict[int, float]:
     """Seconds of each point, the first ones first, as far as the budget goes; one point at least.
@@ -39,6 +38,7 @@ async def measured(
     Args:
         measure: takes a point, returns what it took in seconds.
         on_point: hears each point with its median.
+        growth: how much longer than a point the next one may take.
         ends_at: raised by ``measure`` at a point that cannot be had: the ones before it count.
     """
     found: dict[int, float] = {}
@@ -46,7 +46,7 @@ async def measured(
     await measure(points[0])  # Warms up: the first request of all compiles, allocates, connects.
     took = 0.0
     for point in points:
-        if found and clock() + took * _GROWTH > end:
+        if found and clock() + took * growth > end:
             break
         tries: list[float] = []
         began = clock()

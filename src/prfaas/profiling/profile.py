@@ -23,6 +23,8 @@ _UNSAID_TOKENS = 8192
 """The longest prompt that is tried where an engine does not say how long they may be."""
 _SHARES = {"prefill": 0.5, "decode": 0.3, "load": 0.2}
 """Of the time."""
+_ATTENTION_GROWTH = 4.0
+"""Attention at worst: twice the tokens, four times the work."""
 _TRANSFER_WAIT_S = 60.0
 
 Tell = Callable[[str], None]
@@ -122,6 +124,7 @@ async def _measure(
             engine.prefill_s,
             budget_s=wanted.budget_s * _SHARES["prefill"],
             clock=time.monotonic,
+            growth=_ATTENTION_GROWTH,
             on_point=lambda n, s: tell(f"prefill of {n:,} tokens: {s:.3f} s"),
         )
     decode: dict[int, float] = {}

@@ -22,6 +22,7 @@ class Parts(NamedTuple):
 
     routing: Routing
     decoding: Decoding
+    reservations: Reservations
 
 
 def assemble(
@@ -52,7 +53,7 @@ def assemble(
         ending=ending,
     )
     requests.bind(_handlers(routing, prefilling, decoding, ending))
-    return Parts(routing, decoding)
+    return Parts(routing, decoding, reservations)
 
 
 def _handlers(

@@ -36,6 +36,7 @@ class Command(msgspec.Struct, frozen=True, gc=False, tag=True):
 class StartPrefill(Command, frozen=True, gc=False):
     """Prefill on ``engine`` and hand tokens [from_token, to_token) over as ``transfer_id``.
 
+    ``exact``: they end inside a block, so prefill them alone: the states stand where a prompt ends.
     Report PrefillCompleted or PrefillFailed, and TransferCompleted or TransferFailed.
     """
 
@@ -48,6 +49,7 @@ class StartPrefill(Command, frozen=True, gc=False):
     to_token: int
     route: Route
     reason: str
+    exact: bool = False
 
 
 class StartDecode(Command, frozen=True, gc=False):
@@ -107,11 +109,18 @@ class FailRequest(Command, frozen=True, gc=False):
 
 class ChangeRole(Command, frozen=True, gc=False):
     """For the record: the scheduler now gives ``engine`` work of ``role``. Nothing to carry out
-    for engines that can do both."""
+    for engines that can do both. ``dry_run``: it would, and does not."""
 
     engine: str
     role: EngineRole
     reason: str
+    dry_run: bool = False
+
+
+class ReportDrained(Command, frozen=True, gc=False):
+    """For the operator: a cordoned ``engine`` has nothing left to do for this scheduler."""
+
+    engine: str
 
 
 class SetTimer(Command, frozen=True, gc=False):
@@ -128,5 +137,6 @@ AnyCommand = (
     | CancelDecode
     | FailRequest
     | ChangeRole
+    | ReportDrained
     | SetTimer
 )

@@ -7,6 +7,7 @@ request whose KV cache is to cross takes another route.
 from __future__ import annotations
 
 from prfaas.core.errors import CallerError
+from prfaas.scheduler.congestion import Congestion
 from prfaas.scheduler.events import LinkStateChanged, MachinesCut, MachinesJoined
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import Trigger
@@ -19,6 +20,7 @@ class Connectivity:
 
     def __init__(self, requests: Requests, fleet: FleetState, link_grace_s: float) -> None:
         self._requests, self._fleet, self._link_grace_s = requests, fleet, link_grace_s
+        self._congestion = Congestion(requests, fleet)
 
     def link_changed(self, event: LinkStateChanged) -> None:
         """Raises CallerError for a line that the topology does not have."""
@@ -26,13 +28,16 @@ class Connectivity:
         if link is None:
             raise CallerError(f"no link from {event.source!r} to {event.target!r}")
         # A line that is up carries something: a measured 0 says that nothing was sent.
-        link.rate_bytes_per_s = event.rate_bytes_per_s or link.configured_bytes_per_s
+        now = self._requests.now
+        link.rate.take(event.rate_bytes_per_s or link.configured_bytes_per_s, now)
         link.utilisation, link.congestion = event.utilisation, event.congestion
         link.rtt_s = event.rtt_s
         if link.up and not event.up:
-            link.down_since = self._requests.now
+            link.down_since = now
             self._set_timer(TimerKind.LINK, link.source, link.target)
         link.up = event.up
+        if link.up:
+            self._congestion.look(link)
 
     def cut(self, event: MachinesCut) -> None:
         """Of a line that is up, two machines do not reach each other."""
@@ -46,7 +51,9 @@ class Connectivity:
     def timer(self, kind: TimerKind, key: tuple[str, str]) -> None:
         """A cut may have lasted for too long."""
         if kind is TimerKind.LINK:
-            link = self._fleet.links[key]
+            link = self._fleet.links.get(key)
+            if link is None:  # It left the deployment, and its requests have moved.
+                return
             since = None if link.up else link.down_since
             crossing = link.records
         else:

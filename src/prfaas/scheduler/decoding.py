@@ -53,7 +53,9 @@ class Decoding:
         if usable:
             self._wait(record, engine if engine in usable else usable[0])
             for other in usable:
-                if other.kv_tokens < inf:  # It was held back, and may be the next in line.
+                if (
+                    other.kv_tokens < inf or record.sequences > 1
+                ):  # It was held back, and may be the next in line.
                     self.fill_slots(other)
         return bool(usable)
 
@@ -137,12 +139,15 @@ class Decoding:
         self.keep_second(record)
         self._requests.move(record, State.STREAMING)
         self._reservations.release_prefill(record, done=True)
+        if record.sequences == 1:  # Others may still have to read what was handed over.
+            self._reservations.release_memory(record)
 
     def complete(self, record: Record, _why: str) -> None:
         """The answer is complete: its slot goes to the next in line."""
         self.keep_second(record)
         self._reservations.release_prefill(record, done=True)
         engine = record.decode
+        self._reservations.release_memory(record)
         self._reservations.release_decode(record)
         self._requests.move(record, State.COMPLETED)
         if engine is not None:
@@ -156,7 +161,7 @@ class Decoding:
         usable = [e for c in clusters for e in c.decode_engines if self._usable(record, e)]
         if usable or not direct:
             return usable
-        return [e for c in clusters for e in c.prefill_engines if self._usable(record, e)]
+        return [e for c in clusters for e in c.engines if self._usable(record, e)]
 
     def _next_in_line(self, engine: EngineState) -> Record | None:
         for record in engine.place.ready.values():
@@ -198,24 +203,29 @@ class Decoding:
         return best
 
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
-        """Where KV memory is the bound a slot may be free while others wait: nobody overtakes, or
-        the large ones would never fit."""
-        overtakes = engine.place.ready and engine.kv_tokens < inf
+        """Where KV memory is the bound, or who is first in line needs several slots, some may be
+        free while others wait: nobody overtakes, or the large ones would never fit."""
+        line = engine.place.ready
+        overtakes = line and (engine.kv_tokens < inf or next(iter(line.values())).sequences > 1)
         return engine.has_slot(record) and not overtakes
 
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
-            engine.up
+            (engine.up or (engine.finishes and self._was_promised(record, engine)))
             and engine.name not in record.full
             and (record.route is Route.DIRECT or self._holds_handoff(record, engine))
             and (engine.role == "decode" or self._may_stand_in(record, engine))
-            and (not engine.draining or self._was_promised(record, engine))
+            and (not engine.draining or self._is_bound(record, engine))
             and (record.from_token == 0 or record.cached_on(engine) >= record.from_token)
         )
 
-    def _was_promised(self, record: Record, engine: EngineState) -> bool:
-        """What can be used nowhere else is still answered by an engine that drains."""
+    def _is_bound(self, record: Record, engine: EngineState) -> bool:
+        """What can be used nowhere else is still answered by an engine that changes its role."""
         return record.decode is engine and record.from_token > 0
+
+    def _was_promised(self, record: Record, engine: EngineState) -> bool:
+        """What was handed over to a cordoned engine is still answered by it."""
+        return record.decode is engine and record.route is not Route.DIRECT
 
     def _holds_handoff(self, record: Record, engine: EngineState) -> bool:
         """Whether ``engine`` can read what was, or is to be, handed over for this request."""

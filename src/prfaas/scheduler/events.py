@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from prfaas.core.layout import KvLayout
+from prfaas.scheduler.topology import Topology
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -38,6 +39,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
     ``resumable``: of these, how many the engine can go on from without a hand-off (absent: all). A
     recurrent state comes with a hand-off; without one the engine's own must be there.
+    ``sequences``: how many answers are computed at once: so many slots it takes of an engine.
     ``deadline``: the time by which the first token is due; None: whenever.
     """
 
@@ -47,6 +49,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     cached: Mapping[str, int] = {}
     deadline: float | None = None
     resumable: Mapping[str, int] = {}
+    sequences: int = 1
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):
@@ -97,10 +100,11 @@ class FirstToken(Event, frozen=True, gc=False):
 
 
 class RequestCompleted(Event, frozen=True, gc=False):
-    """The client has the whole answer."""
+    """The client has the whole answer, of ``output_tokens`` where that is known."""
 
     request_id: str
     attempt: int
+    output_tokens: int | None = None
 
 
 class DecodeFailed(Event, frozen=True, gc=False):
@@ -154,11 +158,23 @@ class MachinesJoined(Event, frozen=True, gc=False):
 class EngineUp(Event, frozen=True, gc=False):
     """The engine answers (again); its prefix cache counts as empty until the next arrivals.
 
-    ``takes_handoffs``: whether its agent can receive for it; told again when that changes.
+    ``takes_handoffs``: whether its agent can send and receive for it; ``changes_role``: whether its
+    KV layout pairs with its whole cluster's, so that it may do the work of the other role. Both are
+    told again when they change.
     """
 
     engine: str
     takes_handoffs: bool = True
+    changes_role: bool = True
+
+
+class KvMemoryKnown(Event, frozen=True, gc=False):
+    """How many tokens of prompts and answers an engine's KV memory holds; each request counts as
+    ``tokens_each`` more (recurrent states, sliding windows)."""
+
+    engine: str
+    tokens: int
+    tokens_each: int = 0
 
 
 class EngineSuspected(Event, frozen=True, gc=False):
@@ -174,6 +190,37 @@ class EngineDown(Event, frozen=True, gc=False):
 
     engine: str
     reason: str
+
+
+class EngineCordoned(Event, frozen=True, gc=False):
+    """An operator wants the engine drained: it finishes what runs and what was promised to it, and
+    takes no more, whether it answers or not."""
+
+    engine: str
+    reason: str
+
+
+class EngineUncordoned(Event, frozen=True, gc=False):
+    """It may be given work again."""
+
+    engine: str
+
+
+class TopologyChanged(Event, frozen=True, gc=False):
+    """Clusters, engines or lines joined, left or were configured anew: this is what there is now.
+    Its ``alignment_tokens`` says nothing."""
+
+    topology: Topology
+
+
+class MemoryReported(Event, frozen=True, gc=False):
+    """How much memory for hand-offs a machine's agent has, and how much of it is reserved, by
+    whomever. ``slot_bytes``: it is given out in pieces of so much."""
+
+    machine: str
+    total_bytes: int
+    reserved_bytes: int
+    slot_bytes: int
 
 
 class LinkStateChanged(Event, frozen=True, gc=False):
@@ -215,8 +262,13 @@ AnyEvent = (
     | MachinesCut
     | MachinesJoined
     | EngineUp
+    | KvMemoryKnown
     | EngineSuspected
     | EngineDown
+    | EngineCordoned
+    | EngineUncordoned
+    | TopologyChanged
+    | MemoryReported
     | LinkStateChanged
     | TimerFired
 )

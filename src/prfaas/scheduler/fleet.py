@@ -7,10 +7,11 @@ from collections.abc import Callable
 from prfaas.core.errors import InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs
+from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.pairing import Pairing
-from prfaas.scheduler.state import Clock, ClusterState, EngineState, LinkState, Record
-from prfaas.scheduler.topology import Topology
+from prfaas.scheduler.state import ClusterState, EngineState, LinkState, Record
+from prfaas.scheduler.topology import EngineSpec, Topology
 
 
 class FleetState:
@@ -36,16 +37,52 @@ class FleetState:
         self.pd_clusters = [c for c in self.clusters if not c.prfaas]
         self.engines: dict[str, EngineState] = {}
         for spec in topology.engines:
-            place = self.by_name[spec.cluster]
-            engine = self.engines[spec.name] = EngineState(spec, place, self.clock)
-            place.engines.append(engine)
+            self._place(spec)
         for cluster in self.clusters:
             cluster.sort_roles()
         self.draining: list[EngineState] = []
         """Decode engines that are to prefill once they have nothing left to answer."""
-        self.links = {(k.source, k.target): LinkState(k) for k in topology.links}
-        joined = frozenset(self.links) | {(name, name) for name in self.by_name}
-        self.pairing = Pairing(topology.alignment_tokens, self.engines, joined, on_layout)
+        self.cordoned: list[EngineState] = []
+        """Engines that are to take no more work."""
+        self.links = {(k.source, k.target): LinkState(k, self.clock) for k in topology.links}
+        self.pairing = Pairing(topology.alignment_tokens, self.engines, self._joined(), on_layout)
+
+    def reshaped(self) -> None:
+        """Engines or lines have come or gone: who can hand over to whom is found out anew."""
+        self.pairing.reshaped(self._joined())
+
+    def _joined(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.links) | {(name, name) for name in self.by_name}
+
+    def add_cluster(self, cluster: ClusterState) -> None:
+        """One that is new; it has no engines yet."""
+        self.by_name[cluster.name] = cluster
+        self.clusters.append(cluster)
+        (self.prfaas_clusters if cluster.prfaas else self.pd_clusters).append(cluster)
+
+    def add_engine(self, spec: EngineSpec) -> None:
+        """One that is new, in a cluster that is known."""
+        self._place(spec).sort_roles()
+
+    def remove_engine(self, engine: EngineState) -> None:
+        """One on which nothing is; its cluster goes with the last of its engines."""
+        del self.engines[engine.name]
+        for engines in (self.draining, self.cordoned):
+            if engine in engines:
+                engines.remove(engine)
+        place = engine.place
+        place.engines.remove(engine)
+        place.sort_roles()
+        if not place.engines and not place.ready:
+            del self.by_name[place.name]
+            self.clusters.remove(place)
+            (self.prfaas_clusters if place.prfaas else self.pd_clusters).remove(place)
+
+    def _place(self, spec: EngineSpec) -> ClusterState:
+        place = self.by_name[spec.cluster]
+        engine = self.engines[spec.name] = EngineState(spec, place, self.clock)
+        place.engines.append(engine)
+        return place
 
     def cluster(self, name: str) -> ClusterState:
         """The cluster of that name."""
@@ -89,18 +126,20 @@ class FleetState:
         """Raise InvariantError where counters and memberships disagree or capacity is exceeded."""
         for engine in self.engines.values():
             records = engine.decode_records.values()
-            running = sum(r.state in (State.DECODING, State.STREAMING) for r in records)
-            kv_used = sum(
-                r.kv_tokens for r in records if r.state in (State.DECODING, State.STREAMING)
-            )
-            if kv_used != engine.kv_used or (running > 1 and kv_used > engine.kv_tokens):
+            holding = [r for r in records if r.state in (State.DECODING, State.STREAMING)]
+            running = sum(r.sequences for r in holding)
+            kv_used = sum(engine.kv_of(r) for r in holding)
+            if kv_used != engine.kv_used or (len(holding) > 1 and kv_used > engine.kv_tokens):
                 raise InvariantError(f"{engine.name}: {kv_used} tokens, counted {engine.kv_used}")
-            if running != engine.running or running > engine.max_requests:
+            too_many = len(holding) > 1 and running > engine.most_running
+            if running != engine.running or too_many:
                 raise InvariantError(f"{engine.name}: {running} decode, counted {engine.running}")
-            if len(engine.decode_records) != engine.assigned:
+            if engine.up != (engine.answers and engine.cordon is None):
+                raise InvariantError(f"{engine.name}: up is not what follows")
+            if sum(r.sequences for r in records) != engine.assigned:
                 raise InvariantError(f"{engine.name}: assigned {engine.assigned} is miscounted")
             active = len(engine.prefill_records) - len(engine.waiting)
-            if active > engine.max_prefills:
+            if active > engine.most_prefills:
                 raise InvariantError(f"{engine.name}: {active} prefills exceed its capacity")
             if engine.prefills < len(engine.prefill_records) or engine.prefill_tokens < 0:
                 raise InvariantError(f"{engine.name}: booked prefills are miscounted")

@@ -18,7 +18,7 @@ def begin(record: Record, second: EngineState) -> None:
     record.last_attempt += 1
     record.attempt = record.last_attempt
     record.decode = second
-    second.assigned += 1
+    second.assigned += record.sequences
     second.take_slot(record)
     second.decode_records[record.request_id] = record
 
@@ -46,5 +46,5 @@ def forget_second(record: Record) -> Hedge:
 
 def _leave(record: Record, engine: EngineState) -> None:
     engine.give_slot(record)
-    engine.assigned -= 1
+    engine.assigned -= record.sequences
     del engine.decode_records[record.request_id]

@@ -36,10 +36,13 @@ class Curve(msgspec.Struct, frozen=True):
 class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler's estimates start from. ``kv_size``: the bytes of a hand-off; None: they
     follow from the layout, once it is known. ``prefill``: engine -> seconds by uncached tokens;
-    None: learned from the events."""
+    None: learned from the events. What is learned begins with ``seeds``, curves of profiles, or
+    with what a predecessor has ``learned`` (`PrefillLearner.learned`)."""
 
     kv_size: KvSize | None = None
     prefill: dict[str, Curve] | None = None
+    seeds: dict[str, Curve] = {}
+    learned: dict[str, tuple[float, ...]] = {}
 
 
 class Note(msgspec.Struct, frozen=True, gc=False, tag=True):

@@ -63,9 +63,11 @@ class Trigger(StrEnum):
     DECODE_FAILED = "DecodeFailed"
     REQUEST_CANCELLED = "RequestCancelled"
     PREFILL_ENGINE_LOST = "prefill engine lost"
+    ENGINE_CORDONED = "engine cordoned"
     DECODE_CLUSTER_LOST = "decode cluster lost"
     DECODE_ENGINE_LOST = "decode engine lost"
     LINK_LOST = "link lost"
+    LINE_SLOW = "line slow"
     STALLED = "transfer stalled"
     ATTEMPT_TIMED_OUT = "attempt timed out"
     DEADLINE_PASSED = "deadline passed"
@@ -118,8 +120,10 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.PARKED, _T.GAVE_UP_WAITING): Step(Action.FAIL_UNAVAILABLE, (_S.FAILED,)),
     (_S.WAITING, _T.PLACE_FREED): Step(Action.START_PREFILL, (_S.PREFILLING,)),
     (_S.WAITING, _T.PREFILL_ENGINE_LOST): _REROUTE,
+    (_S.WAITING, _T.ENGINE_CORDONED): _REROUTE,
     (_S.WAITING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.WAITING, _T.LINK_LOST): _REROUTE,
+    (_S.WAITING, _T.LINE_SLOW): _REROUTE,
     (_S.WAITING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
     (_S.PREFILLING, _T.PREFILL_COMPLETED): Step(Action.PREFILLED, (_S.SENDING,)),
     (_S.PREFILLING, _T.PREFILL_FAILED): _REROUTE,
@@ -128,12 +132,14 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.PREFILLING, _T.PREFILL_ENGINE_LOST): _REROUTE,
     (_S.PREFILLING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.PREFILLING, _T.LINK_LOST): _REROUTE,
+    (_S.PREFILLING, _T.LINE_SLOW): _REROUTE,
     (_S.PREFILLING, _T.ATTEMPT_TIMED_OUT): _PREFILL_LATE,
     (_S.SENDING, _T.TRANSFER_PROGRESSED): Step(Action.WATCH_TRANSFER, (_S.SENDING, *_ROUTED)),
     (_S.SENDING, _T.TRANSFER_COMPLETED): _MAKE_READY,
     (_S.SENDING, _T.TRANSFER_FAILED): _REROUTE,
     (_S.SENDING, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.SENDING, _T.LINK_LOST): _REROUTE,
+    (_S.SENDING, _T.LINE_SLOW): _REROUTE,
     (_S.SENDING, _T.STALLED): _REROUTE,
     (_S.SENDING, _T.ATTEMPT_TIMED_OUT): _REROUTE,
     # Every byte has arrived and was verified: what becomes of the prefill engine is no matter.
@@ -145,6 +151,7 @@ TABLE: dict[tuple[State, Trigger], Step] = {
     (_S.READY, _T.SLOT_FREED): Step(Action.START_DECODE, (_S.DECODING,)),
     (_S.READY, _T.BACKOFF_ENDED): _MAKE_READY,
     (_S.READY, _T.DECODE_ENGINE_LOST): _MAKE_READY,
+    (_S.READY, _T.ENGINE_CORDONED): _MAKE_READY,
     (_S.READY, _T.DECODE_CLUSTER_LOST): _REROUTE,
     (_S.DECODING, _T.FIRST_TOKEN): Step(Action.STREAMING, (_S.STREAMING,)),
     (_S.DECODING, _T.REQUEST_COMPLETED): Step(Action.COMPLETE, (_S.COMPLETED,)),

@@ -24,7 +24,7 @@ _OF_ALL = ""
 
 
 class Pairing:
-    """Keeps `EngineState.unpaired` up to date as well.
+    """Keeps `EngineState.no_givers` up to date as well.
 
     Args:
         alignment_tokens: of engines whose layout is not told in an event (`Topology`).
@@ -42,6 +42,8 @@ class Pairing:
     ) -> None:
         self._engines, self._joined = engines, joined
         self._alignments = {_OF_ALL: alignment_tokens or _NO_PROMPT_IS_SO_LONG}
+        self._exact: set[str] = set()
+        """Groups whose hand-offs may end inside a block."""
         self._groups: dict[str, str] = {}
         """Engine -> the fingerprint of its layout."""
         self._unfit: frozenset[tuple[str, str]] = frozenset()
@@ -56,6 +58,8 @@ class Pairing:
         """Engines have registered."""
         group = event.layout.fingerprint()
         self._alignments[group] = event.layout.alignment_tokens
+        if event.layout.may_end_inside_a_block:
+            self._exact.add(group)
         for engine in event.engines:
             self._groups[engine] = group
         self._changed()
@@ -67,6 +71,13 @@ class Pairing:
         self._unfit = frozenset(event.unfit)
         self._changed()
 
+    def reshaped(self, joined: Collection[tuple[str, str]]) -> None:
+        """Engines came or went, or KV cache travels elsewhere. One that went is forgotten: its name
+        may come back with another layout."""
+        self._joined = joined
+        self._groups = {k: group for k, group in self._groups.items() if k in self._engines}
+        self._changed()
+
     def cut_off(self, event: MachinesCut, now: float) -> None:
         """A machine does not reach another any more."""
         self.cut.setdefault((event.source, event.target), now)
@@ -75,6 +86,10 @@ class Pairing:
     def joined(self, event: MachinesJoined) -> None:
         """It does again."""
         self.cut.pop((event.source, event.target), None)
+        self._changed()
+
+    def role_changed(self) -> None:
+        """Other engines prefill than before."""
         self._changed()
 
     def hands_over(self, prefill: EngineState, decode: EngineState) -> bool:
@@ -129,11 +144,16 @@ class Pairing:
                     and self.hands_over(other, engine)
                     for other in givers.values()
                 )
-            engine.unpaired = not whole and answers[kind]
+            engine.no_givers = not whole and answers[kind]
 
     def _kind(self, engine: EngineState) -> tuple[str, str, str]:
         """Engines of one kind pair with the same others."""
         return engine.cluster, engine.machine, self._groups.get(engine.name, _OF_ALL)
+
+    def may_be_exact(self, prefill: EngineState, decode: EngineState) -> bool:
+        """Whether hand-offs between the two may end inside a block (`handoff_end`)."""
+        groups = {self._groups.get(engine.name, _OF_ALL) for engine in (prefill, decode)}
+        return groups <= self._exact and len({self._alignments[group] for group in groups}) == 1
 
     def boundary(self, total_tokens: int, prefill: EngineState, decode: EngineState) -> int:
         """Where the hand-off of a prompt of so many tokens ends: the last block boundary before its

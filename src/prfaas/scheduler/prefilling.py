@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from prfaas.policies.api import PrefillLearner
 from prfaas.scheduler.commands import StartPrefill
 from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.handoff_end import handoff_end
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.reservations import Reservations
@@ -55,12 +58,29 @@ class Prefilling:
         else:
             self._requests.move(record, State.WAITING)
 
+    def end(self, record: Record, engine: EngineState, decode: EngineState, from_token: int) -> int:
+        """Where a hand-off between these engines ends; not behind ``from_token``: there is none."""
+        pairing = self._fleet.pairing
+        boundary = pairing.boundary(record.total_tokens, engine, decode)
+        if not pairing.may_be_exact(engine, decode):
+            return boundary
+        network = self._fleet.network(engine, decode)
+        return handoff_end(
+            record.total_tokens,
+            from_token,
+            boundary=boundary,
+            costs=self._fleet.costs,
+            decode_engine=decode.name,
+            bytes_per_s=inf if network is None else network.rate_bytes_per_s,
+        )
+
     def start_prefill(self, record: Record, _why: str) -> None:
         """The prefill engine has a place for it."""
         engine, decode = record.prefill, record.decode
         assert engine is not None
         assert decode is not None
         self._requests.move(record, State.PREFILLING)
+        self._reservations.book_memory(record)
         record.transfer_id = f"{record.request_id}-{record.attempt}"
         record.transfer_attempt, record.transfer_from = record.attempt, engine.name
         self._requests.out.append(
@@ -74,6 +94,7 @@ class Prefilling:
                 record.to_token,
                 record.route,
                 record.reason,
+                exact=record.to_token % self._fleet.pairing.alignment_tokens(engine, decode) != 0,
             )
         )
 

@@ -81,6 +81,7 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
         costs=estimates.costs,
         learner=estimates.learner,
         on_layout=sizes.learn,
+        on_engines=None if estimates.learner is None else estimates.learner.engines_are,
     )
 
 
@@ -109,10 +110,13 @@ class Estimates(NamedTuple):
 def estimates_from(
     inputs: CostInputs, cluster_of: Mapping[str, str], *, sizes: HandoffSizes | None = None
 ) -> Estimates:
-    """The estimates that the scheduler begins with; learned ones know nothing yet. ``sizes`` stand
+    """The estimates that the scheduler begins with. ``sizes`` stand
     in where the inputs do not say how large a hand-off is."""
     if inputs.prefill is None:
         prefills = LearnedPrefills(cluster_of)
+        for engine, curve in inputs.seeds.items():
+            prefills.seed(engine, zip(curve.x, curve.y, strict=True))
+        prefills.restore(inputs.learned)
         if inputs.kv_size is None:
             kv_bytes = (sizes or HandoffSizes()).bytes
         else:

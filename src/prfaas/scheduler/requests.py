@@ -16,6 +16,7 @@ from math import inf
 from prfaas.core.errors import InvariantError
 from prfaas.scheduler.commands import AnyCommand
 from prfaas.scheduler.lifecycle import TABLE, TERMINAL, Action, State, Trigger, successors
+from prfaas.scheduler.queues import Queues
 from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import Timer, TimerKind, Timers
 
@@ -30,6 +31,7 @@ class Requests:
         self.now = -inf
         self.out: list[AnyCommand] = []
         self.records: dict[str, Record] = {}
+        self.queues = Queues()
         self.parked: OrderedDict[str, Record] = OrderedDict()
         """Those in PARKED, in the order they came there."""
         self.timers = Timers(self._is_stale)
@@ -65,6 +67,7 @@ class Requests:
             del self.parked[record.request_id]
         elif state is State.PARKED:
             self.parked[record.request_id] = record
+        self.queues.moved(record, record.state, state, self.now)
         record.state = state
         if state in TERMINAL:
             del self.records[record.request_id]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from prfaas.policies.api import Costs
 from prfaas.scheduler.commands import CancelDecode, CancelPrefill, CancelTransfer
+from prfaas.scheduler.events import MemoryReported
 from prfaas.scheduler.lifecycle import State, Trigger
+from prfaas.scheduler.memory import MachineMemory, Memories
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.state import EngineState, LinkState, Record
 
@@ -23,6 +25,7 @@ class Reservations:
     def __init__(self, requests: Requests, costs: Costs) -> None:
         self._requests = requests
         self._costs = costs
+        self.memories = Memories()
 
     def book_prefill(self, record: Record, engine: EngineState) -> None:
         """Count the uncached part of the prompt as work of ``engine``."""
@@ -32,19 +35,55 @@ class Reservations:
         engine.book(record.uncached, record.prefill_s, self._requests.now)
 
     def take_prefill_place(self, record: Record, engine: EngineState) -> bool:
-        """Book the prefill with a hand-off; False if ``engine`` is full, so that it must wait."""
+        """Book the prefill with a hand-off; False if it must wait: ``engine`` is full, or there is
+        no memory for what it would hand over."""
         self.book_prefill(record, engine)
         record.due_at = engine.free_at + _LATE * record.prefill_s
         engine.prefill_records[record.request_id] = record
-        if len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills:
+        full = len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills
+        if full or not self.memories.may_start(record, self._kv_bytes(record)):
             engine.waiting[record.request_id] = record
             return False
         return True
 
+    def book_memory(self, record: Record) -> None:
+        """Its prefill starts: there must be room for what it hands over."""
+        self.memories.book(record, self._kv_bytes(record))
+
+    def release_memory(self, record: Record) -> None:
+        """What was handed over is dropped: others may start."""
+        self._start_in_line(self.memories.release(record))
+
+    def memory_reported(self, event: MemoryReported) -> None:
+        """An agent has counted what is reserved."""
+        self._start_in_line(self.memories.reported(event))
+
+    def _start_in_line(self, memory: MachineMemory | None) -> None:
+        while memory is not None and memory.line:
+            first = next(iter(memory.line.values()))
+            assert first.prefill is not None
+            self._start_waiting(first.prefill)
+            if memory.line and next(iter(memory.line.values())) is first:
+                return
+
+    def _start_waiting(self, engine: EngineState) -> None:
+        """Start what waits for a place on ``engine`` and has memory, in order."""
+        waiting = engine.waiting
+        for following in list(waiting.values()):
+            active = len(engine.prefill_records) - len(waiting)
+            if not engine.up or active >= engine.max_prefills:
+                return
+            if self.memories.may_start(following, self._kv_bytes(following)):
+                del waiting[following.request_id]
+                self._requests.trigger(following, Trigger.PLACE_FREED, "")
+
+    def _kv_bytes(self, record: Record) -> float:
+        return self._costs.kv_bytes(record.from_token, record.to_token)
+
     def book_link(self, record: Record, link: LinkState) -> None:
         """Count the hand-off's bytes as outstanding on ``link``."""
         record.link = link
-        record.link_bytes = self._costs.kv_bytes(record.from_token, record.to_token)
+        record.link_bytes = self._kv_bytes(record)
         link.outstanding_bytes += record.link_bytes
         link.records[record.request_id] = record
 
@@ -54,10 +93,10 @@ class Reservations:
         if old is engine:
             return
         if old is not None:
-            old.assigned -= 1
+            old.assigned -= record.sequences
             del old.decode_records[record.request_id]
         record.decode = engine
-        engine.assigned += 1
+        engine.assigned += record.sequences
         engine.decode_records[record.request_id] = record
 
     def release_prefill(self, record: Record, *, done: bool) -> None:
@@ -69,15 +108,10 @@ class Reservations:
         engine.unbook(record.uncached, record.prefill_s, self._requests.now, done=done)
         if engine.prefill_records.pop(record.request_id, None) is None:
             return  # Direct: the decode engine's own prefill holds no place.
-        waiting = engine.waiting
-        waiting.pop(record.request_id, None)
-        while (
-            engine.up
-            and waiting
-            and len(engine.prefill_records) - len(waiting) < engine.max_prefills
-        ):
-            _, following = waiting.popitem(last=False)
-            self._requests.trigger(following, Trigger.PLACE_FREED, "")
+        engine.waiting.pop(record.request_id, None)
+        moved = self.memories.leave_line(record)
+        self._start_waiting(engine)
+        self._start_in_line(moved)
 
     def release_link(self, record: Record) -> None:
         """The hand-off's bytes have arrived, or will not."""
@@ -97,7 +131,7 @@ class Reservations:
             engine.give_slot(record)
         engine.place.ready.pop(record.request_id, None)
         record.decode = None
-        engine.assigned -= 1
+        engine.assigned -= record.sequences
         del engine.decode_records[record.request_id]
 
     def abandon(self, record: Record) -> None:
@@ -114,6 +148,7 @@ class Reservations:
                 CancelTransfer(rid, record.transfer_attempt, record.transfer_id, sender, receiver)
             )
             record.transfer_id = None
+        self.release_memory(record)
         self.release_prefill(record, done=False)
         self.release_link(record)
         self.release_decode(record)

@@ -124,7 +124,9 @@ class Routing:
         record.reason = f"{record.reason}; retried: {why}"
         usable = self._decoding.usable_engines(record)
         if not usable and record.full:
-            self._ending.fail_full(record, why)
+            # What was handed over lies where all are full; elsewhere there may be a place.
+            self._reservations.abandon(record)
+            self._apply_next(record, why)
         elif usable and all(e.name in record.failed for e in usable):
             at = requests.now + _BACKOFF_S * 2 ** (record.attempt - 2)
             requests.timers.add(at, TimerKind.BACKOFF, record.request_id, record.attempt)
@@ -150,9 +152,12 @@ class Routing:
             self.reroute(record, why)
 
     def _apply_next(self, record: Record, why: str) -> None:
-        decode = placement.decode_engine(record, self._fleet.pd_clusters)
+        decode = placement.decode_engine(record, self._fleet.pd_clusters, avoid=record.full)
         if decode is None:
-            self._stand_in(record, why)
+            if record.full:
+                self._ending.fail_full(record, why)
+            else:
+                self._stand_in(record, why)
             return
         engine = None
         if record.route is not Route.DIRECT or record.attempt == 1:
@@ -211,7 +216,7 @@ class Routing:
         """Carry out a decision that `_refusal` has nothing against."""
         decode = self._fleet.engines[decision.decode_engine]
         if decision.prefill_engine is not None:
-            decode = self._receiver(decode, self._fleet.engines[decision.prefill_engine])
+            decode = self._receiver(record, decode, self._fleet.engines[decision.prefill_engine])
         record.route, record.reason = decision.route, decision.reason
         record.transfer_id = None
         record.from_token = record.to_token = 0
@@ -222,11 +227,15 @@ class Routing:
             pairing = self._fleet.pairing
             align = pairing.alignment_tokens(engine, decode)
             from_token = record.cached_on(decode) // align * align
-            to_token = pairing.boundary(record.total_tokens, engine, decode)
+            to_token = self._prefilling.end(record, engine, decode, from_token)
             if not decode.takes_handoffs:
                 record.reason += f"; {decode.name} takes no hand-offs"
             elif not pairing.hands_over(engine, decode):
                 record.reason += f"; {engine.name} cannot hand over to {decode.name}"
+            elif from_token < to_token and self._reservations.memories.too_large(
+                decode, self._costs.kv_bytes(from_token, to_token)
+            ):
+                record.reason += f"; its KV cache is larger than the memory of {decode.machine}"
             elif from_token < to_token:
                 self._prefilling.plan(record, engine, decode, from_token, to_token)
                 return
@@ -235,13 +244,16 @@ class Routing:
             record.route = Route.DIRECT
         self.make_ready(record, "")
 
-    def _receiver(self, decode: EngineState, prefill: EngineState) -> EngineState:
+    def _receiver(self, record: Record, decode: EngineState, prefill: EngineState) -> EngineState:
         """``decode``; where it takes no hand-offs from ``prefill``, its least full neighbour that
         does."""
         others = [
             e
             for e in (decode, *decode.place.decode_engines)
-            if e.up and e.takes_handoffs and self._fleet.pairing.hands_over(prefill, e)
+            if e.up
+            and e.takes_handoffs
+            and e.name not in record.full
+            and self._fleet.pairing.hands_over(prefill, e)
         ]
         if decode in others:
             return decode

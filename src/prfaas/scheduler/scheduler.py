@@ -18,7 +18,7 @@ events at the same times give the same commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
@@ -26,21 +26,26 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
+from prfaas.scheduler.answer_lengths import AnswerLengths
 from prfaas.scheduler.assembly import assemble
 from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.connectivity import Connectivity
 from prfaas.scheduler.events import (
     AnyEvent,
     DecodeFailed,
+    EngineCordoned,
     EngineDown,
     EngineSuspected,
+    EngineUncordoned,
     EngineUp,
     Fault,
     FirstToken,
+    KvMemoryKnown,
     LayoutKnown,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
+    MemoryReported,
     PairingChanged,
     PrefillCompleted,
     PrefillFailed,
@@ -49,15 +54,18 @@ from prfaas.scheduler.events import (
     RequestCompleted,
     RequestEvent,
     TimerFired,
+    TopologyChanged,
     TransferCompleted,
     TransferFailed,
     TransferProgressed,
 )
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
+from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
+from prfaas.scheduler.reshaping import Reshaping
 from prfaas.scheduler.roles import Roles
-from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
 
@@ -86,6 +94,7 @@ class Scheduler:
         costs: what policy and bookkeeping read.
         learner: told how long prefills took; None where costs are known.
         on_layout: told of each `LayoutKnown`: the costs may need it.
+        on_engines: told of each `TopologyChanged` which engines there are, in which clusters.
     """
 
     def __init__(
@@ -97,13 +106,23 @@ class Scheduler:
         costs: Costs,
         learner: PrefillLearner | None,
         on_layout: Callable[[KvLayout], None] | None = None,
+        on_engines: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._policy = policy
+        self._learner = learner
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
-        self._routing, self._decoding = parts.routing, parts.decoding
-        self._roles = Roles(requests, fleet, parts.decoding)
+        self._decoding = parts.decoding
+        self._memories = parts.reservations.memories
+        self._roles = Roles(requests, fleet, parts.decoding, mode=config.roles)
+        self._membership = membership = Membership(
+            requests, fleet, routing=parts.routing, decoding=parts.decoding, roles=self._roles
+        )
+        self._reshaping = reshaping = Reshaping(
+            requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
+        )
+        self._answers = AnswerLengths()
         self._records = requests.records
         self._timers = requests.timers
         self._connectivity = connectivity = Connectivity(requests, fleet, config.link_grace_s)
@@ -121,9 +140,14 @@ class Scheduler:
             PairingChanged: fleet.pairing.changed,
             MachinesCut: connectivity.cut,
             MachinesJoined: connectivity.joined,
-            EngineUp: self._engine_up,
-            EngineSuspected: self._engine_suspected,
-            EngineDown: self._engine_down,
+            EngineUp: membership.up,
+            EngineSuspected: membership.suspected,
+            EngineDown: membership.down,
+            EngineCordoned: membership.cordoned,
+            EngineUncordoned: membership.uncordoned,
+            TopologyChanged: reshaping.changed,
+            MemoryReported: parts.reservations.memory_reported,
+            KvMemoryKnown: membership.kv_memory,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -134,6 +158,11 @@ class Scheduler:
         return self._fleet
 
     @property
+    def learned(self) -> Mapping[str, tuple[float, ...]]:
+        """What it has learned (`PrefillLearner.learned`); empty where costs are known."""
+        return {} if self._learner is None else self._learner.learned()
+
+    @property
     def live_requests(self) -> int:
         """How many requests have not ended."""
         return len(self._records)
@@ -142,6 +171,20 @@ class Scheduler:
         """The state of a live request; None if it is over or unknown."""
         record = self._records.get(request_id)
         return None if record is None else record.state
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait for a place on an engine."""
+        return self._requests.queues.tokens
+
+    def slot_wait_s(self, sequences: int) -> float:
+        """How long a request of so many sequences would wait for a decode slot, see `Queues`."""
+        return self._requests.queues.slot_wait_s(sequences)
+
+    def requests_on(self, engine: str) -> int:
+        """How many requests are on an engine or on their way to it. Raises CallerError."""
+        state = self._membership.engine(engine)
+        return len(state.prefill_records.keys() | state.decode_records.keys())
 
     def handle(self, event: AnyEvent, *, now: float) -> list[AnyCommand]:
         """Take one event at time ``now`` (seconds, never less than before); return what to do."""
@@ -157,6 +200,9 @@ class Scheduler:
         self._actions[type(event)](event)
         if self._fleet.draining:
             self._roles.settle()
+        if self._fleet.cordoned:
+            self._membership.settle()
+            self._reshaping.settle()
         alarm = self._timers.alarm()
         if alarm is not None:
             out.append(SetTimer(alarm))
@@ -167,6 +213,8 @@ class Scheduler:
         record = self._records.get(event.request_id)
         if record is None:
             return
+        if isinstance(event, RequestCompleted) and event.output_tokens is not None:
+            self._answers.ended(event.output_tokens)
         if record.attempt != event.attempt:
             self._of_another_attempt(record, event)
         elif (step := self._steps[type(event)][record.state]) is not None:
@@ -184,6 +232,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
         self._fleet.check_integrity()
+        self._memories.check_integrity(self._records.keys())
         for record in self._records.values():
             if record.state in TERMINAL or record.state is State.ARRIVED:
                 raise InvariantError(f"request {record.request_id} rests in {record.state.name}")
@@ -192,6 +241,7 @@ class Scheduler:
         if event.request_id in self._records:
             raise CallerError(f"request id {event.request_id!r} is in use")
         record = Record(event, self._now)
+        record.output_tokens = self._answers.expected(event.max_output_tokens)
         self._records[event.request_id] = record
         self._timers.add(record.deadline, TimerKind.DEADLINE, event.request_id)
         self._requests.trigger(record, Trigger.ROUTED, "")
@@ -206,53 +256,6 @@ class Scheduler:
         if record is not None and record.attempt == event.attempt:
             record.share_arrived = event.share
             self._requests.trigger(record, Trigger.TRANSFER_PROGRESSED, "")
-
-    def _engine_up(self, event: EngineUp) -> None:
-        engine = self._engine(event.engine)
-        engine.takes_handoffs = event.takes_handoffs
-        if engine.up:
-            return
-        engine.up = True
-        if engine.suspected:
-            engine.suspected = False
-        else:
-            engine.came_up(self._now)
-        if engine.role == "decode" or self._fleet.stands_in(engine):
-            self._routing.unpark()
-            self._decoding.fill_slots(engine)
-
-    def _engine_suspected(self, event: EngineSuspected) -> None:
-        engine = self._engine(event.engine)
-        if not engine.up:
-            return
-        engine.up, engine.suspected = False, True
-        why = f"engine {engine.name} is suspected: {event.reason}"
-        self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
-        if _last_decoder(engine):
-            self._roles.keep(engine.place)
-
-    def _engine_down(self, event: EngineDown) -> None:
-        engine = self._engine(event.engine)
-        if not engine.up and not engine.suspected:
-            return
-        engine.up = engine.suspected = False
-        why = f"engine {engine.name} lost: {event.reason}"
-        for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
-            record.engines_lost += record.computes_on(engine)
-            self._decoding.lose_first(record, engine)
-        self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
-        self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
-        if _last_decoder(engine):
-            self._roles.keep(engine.place)
-        if _last_decoder(engine):  # None that drained has taken its place.
-            for other in engine.place.engines:
-                self._requests.trigger_each(other.decode_records, Trigger.DECODE_CLUSTER_LOST, why)
-
-    def _engine(self, name: str) -> EngineState:
-        engine = self._fleet.engines.get(name)
-        if engine is None:
-            raise CallerError(f"unknown engine {name!r}; known: {', '.join(self._fleet.engines)}")
-        return engine
 
     def _timer_fired(self, _event: TimerFired) -> None:
         self._timers.fired()
@@ -283,13 +286,8 @@ class Scheduler:
         assert period is not None
         self._timers.add(self._now + period, TimerKind.ADJUST, "")
         for change in self._policy.adjust(self._fleet, now=self._now):
-            self._engine(change.engine)
+            self._membership.engine(change.engine)
             self._roles.change(change)
-
-
-def _last_decoder(gone: EngineState) -> bool:
-    """Whether its cluster has no decode engine left that may be given work."""
-    return gone.role == "decode" and not any(e.up for e in gone.place.decode_engines)
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

@@ -9,53 +9,24 @@ from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import Route
+from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
-from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec
-
-
-class Clock:
-    """The time of the event that is being handled."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now = -inf
+from prfaas.scheduler.line import Line
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec
 
 
 class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
-        "_clock",
-        "_free_at",
-        "assigned",
-        "busy_since",
-        "changes_role",
-        "cluster",
-        "decode_records",
-        "draining",
-        "kv_tokens",
-        "kv_used",
-        "machine",
-        "max_prefills",
-        "max_requests",
-        "name",
-        "place",
-        "prefill_records",
-        "prefill_tokens",
-        "prefills",
-        "queued_s",
-        "role",
-        "running",
-        "suspected",
-        "takes_handoffs",
-        "unpaired",
-        "up",
-        "up_since",
-        "waiting",
-        "warm",
-    )
+        "_clock", "_free_at", "answers", "assigned", "busy_since", "changes_role",
+        "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
+        "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
+        "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
+        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running",
+        "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
+    )  # fmt: skip
 
     def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
         self.name = spec.name
@@ -63,29 +34,40 @@ class EngineState:
         self.machine = spec.machine
         self.place = place
         self.role: EngineRole = spec.role
+        self.configured_role = spec.role
+        self.may_change_role = spec.changes_role
         self.changes_role = spec.changes_role
         self.draining = False
-        self.max_requests = spec.max_requests
-        prefills = spec.max_prefills
-        self.max_prefills = spec.max_requests if prefills is None else prefills
-        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
-        self.kv_used = 0
-        """Prompt and output tokens, at most, of those that hold a slot."""
-        self.up = spec.up
-        self.takes_handoffs = True
-        """Whether its agent can receive for it, as far as it decodes."""
-        self.unpaired = False
-        """Whether no prefill engine can hand over to it (`Pairing`)."""
-        self.suspected = False
-        """It was up and may be failing: not up, but what it has goes on."""
-        self.up_since = -inf
+        self.most_running = self.most_prefills = 0
+        """What the bounds allowed since it was last below them: they may be set lower meanwhile."""
+        self.max_requests = self.max_prefills = 0
+        self.running = 0
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
         self.waiting: OrderedDict[str, Record] = OrderedDict()
         """Those of them that wait for a place."""
+        self.kv_told: float | None = None
+        self.kv_each = 0
+        """Tokens of KV memory that a request takes beside its own."""
+        self.set_capacity(spec)
+        self.kv_used = 0
+        """Prompt and output tokens, at most, of those that hold a slot."""
+        self.up = self.answers = spec.up
+        """``up``: whether it may be given new work: it answers and is not cordoned."""
+        self.cordon: str | None = None
+        """Why it takes no more, where an operator said so."""
+        self.told_drained = False
+        """Whether it was reported, since it was cordoned, that it has nothing left."""
+        self.takes_handoffs = True
+        """Whether its agent can send and receive for it; else it only answers alone."""
+        self.no_givers = False
+        """Whether no prefill engine can hand over to it (`Pairing`)."""
+        self.suspected = False
+        """It was up and may be failing: not up, but what it has goes on."""
+        self.up_since = -inf
         self.decode_records: dict[str, Record] = {}
         """Requests that decode here or are on their way."""
-        self.prefills = self.assigned = self.running = 0
+        self.prefills = self.assigned = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
         self._free_at = -inf
@@ -94,6 +76,11 @@ class EngineState:
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    @property
+    def unpaired(self) -> bool:
+        """See `EngineView`."""
+        return self.no_givers or not self.takes_handoffs
 
     @property
     def decoding(self) -> int:
@@ -106,27 +93,67 @@ class EngineState:
         late_s = self._clock.now - self._free_at
         return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
 
+    @property
+    def finishes(self) -> bool:
+        """Whether it answers but takes no more."""
+        return self.answers and self.cordon is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on it or on its way to it."""
+        return not self.assigned and not self.prefills
+
+    def set_usable(self, *, answers: bool) -> None:
+        """It answers or not; ``cordon`` says whether it should be given work."""
+        self.answers = answers
+        self.up = answers and self.cordon is None
+        self.told_drained = self.told_drained and self.cordon is not None
+
     def came_up(self, now: float) -> None:
         """It is a new process: it holds nothing and does nothing."""
         self.up_since = self._free_at = now
         self.warm = False
 
+    def set_capacity(self, spec: EngineSpec) -> None:
+        """How much it is given at a time, from now on: what is on it beyond that may end."""
+        self.max_requests = spec.max_requests
+        prefills = spec.max_prefills
+        self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
+        if self.kv_told is not None:
+            self.kv_tokens = min(self.kv_tokens, self.kv_told)
+        self.most_running = max(self.max_requests, self.running)
+        active = len(self.prefill_records) - len(self.waiting)
+        self.most_prefills = max(self.max_prefills, active)
+
+    def set_kv_memory(self, tokens: float, tokens_each: int) -> None:
+        """What the engine itself has said of it."""
+        self.kv_used += self.running * (tokens_each - self.kv_each)
+        self.kv_told = self.kv_tokens = tokens
+        self.kv_each = tokens_each
+
     def has_slot(self, record: Record) -> bool:
-        """Whether a slot is free and the KV memory holds this request beside the others. Alone it
-        is let in whatever its size."""
-        if self.running >= self.max_requests:
+        """Whether its slots are free and the KV memory holds this request beside the others. Alone
+        it is let in whatever its size."""
+        if not self.running:
+            return True
+        if self.running + record.sequences > self.max_requests:
             return False
-        return not self.running or self.kv_used + record.kv_tokens <= self.kv_tokens
+        return self.kv_used + self.kv_of(record) <= self.kv_tokens
+
+    def kv_of(self, record: Record) -> int:
+        """Tokens of its KV memory that a request takes at most."""
+        return record.kv_tokens + record.sequences * self.kv_each
 
     def take_slot(self, record: Record) -> None:
-        """One of the slots is this request's."""
-        self.running += 1
-        self.kv_used += record.kv_tokens
+        """So many of the slots as it has sequences are this request's."""
+        self.running += record.sequences
+        self.kv_used += self.kv_of(record)
 
     def give_slot(self, record: Record) -> None:
-        """It is free again."""
-        self.running -= 1
-        self.kv_used -= record.kv_tokens
+        """They are free again."""
+        self.running -= record.sequences
+        self.kv_used -= self.kv_of(record)
 
     def book(self, tokens: int, seconds: float, now: float) -> None:
         """More prefill work: ``tokens`` uncached tokens, estimated at ``seconds``."""
@@ -169,29 +196,12 @@ class ClusterState:
 
     def sort_roles(self) -> None:
         """Engines anew by role, after one has changed."""
-        self.prefill_engines = [e for e in self.engines if e.role == "prefill"]
+        self.prefill_engines = [e for e in self.engines if e.role == "prefill" and e.takes_handoffs]
         self.decode_engines = [e for e in self.engines if e.role == "decode" and not e.draining]
 
 
-class LinkState:
-    """A `LinkView`, and the requests whose KV cache is to cross it."""
-
-    def __init__(self, spec: LinkSpec) -> None:
-        self.source, self.target = spec.source, spec.target
-        self.up = True
-        self.down_since = inf
-        rate = spec.rate_bytes_per_s
-        self.configured_bytes_per_s = inf if rate is None else rate
-        self.rate_bytes_per_s = self.configured_bytes_per_s
-        self.rtt_s = spec.rtt_s
-        self.utilisation = self.congestion = 0.0
-        self.outstanding_bytes = 0.0
-        self.records: dict[str, Record] = {}
-
-    @property
-    def transfers(self) -> int:
-        """See `LinkView`."""
-        return len(self.records)
+class LinkState(Line["Record"]):
+    """See `Line`."""
 
 
 class Hedge(NamedTuple):
@@ -205,17 +215,19 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at",
-        "engines_lost", "failed", "from_token", "full", "hedge", "last_attempt", "link",
-        "link_bytes", "max_output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id",
-        "resumable", "route", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
+        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at", "engines_lost",
+        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "memory",
+        "output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id", "resumable",
+        "route", "sequences", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
-        self.max_output_tokens = event.max_output_tokens
+        self.sequences = event.sequences
+        self.output_tokens = event.max_output_tokens
+        """As many as room is kept for, for each sequence."""
         self.cached: Mapping[str, int] = event.cached
         self.resumable: Mapping[str, int] = event.resumable
         self.deadline = inf if event.deadline is None else event.deadline
@@ -245,6 +257,8 @@ class Record:
         self.transfer_from = ""
         self.link: LinkState | None = None
         self.link_bytes = 0.0
+        self.memory: str | None = None
+        """The machine on which its hand-off has memory booked."""
         self.stall_at = inf
         self.share_arrived: float | None = None
         self.pace: tuple[float, float] | None = None
@@ -252,8 +266,8 @@ class Record:
 
     @property
     def kv_tokens(self) -> int:
-        """What it takes of a decode engine's KV memory at most."""
-        return self.total_tokens + self.max_output_tokens
+        """See `RequestView`."""
+        return self.total_tokens + self.sequences * self.output_tokens
 
     def cached_on(self, engine: EngineState) -> int:
         """Prefix tokens on ``engine``; none if it restarted since this request arrived."""

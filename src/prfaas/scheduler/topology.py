@@ -1,4 +1,5 @@
-"""What the scheduler schedules on: clusters, engines, lines. Fixed while it runs."""
+"""What the scheduler schedules on: clusters, engines, lines. It changes as a whole
+(`TopologyChanged`)."""
 
 from __future__ import annotations
 
@@ -62,13 +63,20 @@ class Topology(msgspec.Struct, frozen=True):
 def topology_of(
     deployment: Deployment, *, alignment_tokens: int | None, up: bool = True
 ) -> Topology:
-    """The topology of a deployment file; ``up``: whether engines count as up from the start. vLLM
-    engines keep their role: only those started as prefill engines export."""
+    """The topology of a deployment file; ``up``: whether engines count as up from the start. An
+    engine of a PD cluster can do the work of both roles, unless it runs micro-batches: then it
+    cannot export."""
     return Topology(
         clusters=tuple(ClusterSpec(c.name, c.kind) for c in deployment.clusters),
         engines=tuple(
             EngineSpec(
-                e.name, c.name, e.role, e.max_num_seqs, changes_role=False, machine=m.name, up=up
+                e.name,
+                c.name,
+                e.role,
+                e.max_num_seqs,
+                changes_role=c.kind == "pd" and not e.micro_batches,
+                machine=m.name,
+                up=up,
             )
             for c in deployment.clusters
             for m in c.machines

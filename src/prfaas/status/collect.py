@@ -94,6 +94,7 @@ async def collect(
         model=deployment.model.served_name,
         policy=deployment.scheduler.policy,
         threshold_tokens=_threshold_tokens(deployment.scheduler),
+        searched_thresholds=page.by("prfaas_gateway_threshold_tokens", "cluster"),
         gateway=GatewayStatus(
             url=gateway,
             up=up,
@@ -182,9 +183,10 @@ def _engine(
     return EngineStatus(
         name=engine.name,
         machine=machine,
-        role=engine.role,
+        role=_role(engine, gateway),
         url=_base(engine),
         up=asked.answered(url) if seen is None else seen == 1,
+        draining=gateway.value("prfaas_gateway_engine_draining", engine=engine.name) == 1,
         running=None if running is None else int(running),
         waiting=None if waiting is None else int(waiting),
         kv_used=page.value("vllm:kv_cache_usage_perc"),
@@ -222,6 +224,14 @@ def _line(line: Line, asked: _Asked) -> LineStatus:
         queued_bytes=sum(state.queued_bytes for state in up),
         congestion=max((state.congestion for state in up), default=0.0),
     )
+
+
+def _role(engine: EngineConfig, gateway: MetricsPage) -> str:
+    """The work that the gateway gives it now; without a gateway what the file says."""
+    for role in ("prefill", "decode"):
+        if gateway.value("prfaas_gateway_engine_role", engine=engine.name, role=role):
+            return role
+    return engine.role
 
 
 def _threshold_tokens(config: SchedulerConfig) -> int | None:

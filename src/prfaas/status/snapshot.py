@@ -33,6 +33,8 @@ class EngineStatus(Row, frozen=True):
     waiting: int | None
     kv_used: float | None
     cached_blocks: int | None
+    draining: bool = False
+    """It finishes what it has and takes no more."""
 
 
 class MachineStatus(Row, frozen=True):
@@ -97,6 +99,8 @@ class Snapshot(Row, frozen=True):
     policy: str
     threshold_tokens: int | None
     """Where the policy has one."""
+    searched_thresholds: dict[str, int]
+    """PD cluster -> where a threshold would carry most, by the prompts, costs and lines of now."""
     gateway: GatewayStatus
     clusters: list[ClusterStatus]
     lines: list[LineStatus]

@@ -47,7 +47,9 @@ def _head(snapshot: Snapshot) -> Text:
 
 def _threshold(snapshot: Snapshot) -> str:
     tokens = snapshot.threshold_tokens
-    return "" if tokens is None else f", threshold {tokens:,} tokens"
+    used = "" if tokens is None else f", threshold {tokens:,} tokens"
+    best = ", ".join(f"{name} {best:,}" for name, best in snapshot.searched_thresholds.items())
+    return f"{used}; best now: {best}" if best else used
 
 
 def _word(word: str, *, good: bool) -> tuple[str, str]:
@@ -92,7 +94,7 @@ def _engine(engine: EngineStatus) -> list[str | Text]:
     return [
         engine.name,
         engine.role,
-        _state(engine.up),
+        Text("draining", "yellow") if engine.up and engine.draining else _state(engine.up),
         _number(engine.running),
         _number(engine.waiting),
         "" if engine.kv_used is None else f"{engine.kv_used:.0%} of KV cache",

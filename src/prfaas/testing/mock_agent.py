@@ -15,8 +15,9 @@ from prfaas.testing.mock_http import MockServer
 
 
 class MockAgent(MockServer):
-    """``ranks``: what /engines lists; ``links``: what /links/events repeats, after the line
-    ``garbage`` once if there is one; so many of the next DELETEs fail as ``failing_drops`` says."""
+    """``ranks``, ``memory``: what /engines tells; ``links``: what /links/events repeats, after the
+    line ``garbage`` once if there is one; so many of the next DELETEs fail as ``failing_drops``
+    says."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -27,6 +28,7 @@ class MockAgent(MockServer):
         self.dropped: list[str] = []
         self.polled: set[str] = set()
         self.failing_drops = 0
+        self.memory: dict[str, int] | None = None
         self.garbage = b""
         self._changed = asyncio.Condition()
 
@@ -75,7 +77,8 @@ class MockAgent(MockServer):
         return _json({"agent": self.name})
 
     async def _engines(self, _request: web.Request) -> web.Response:
-        return _json({"engines": self.ranks})
+        counts = {} if self.memory is None else {"memory": self.memory}
+        return _json({"engines": self.ranks, **counts})
 
     async def _transfer(self, request: web.Request) -> web.Response:
         transfer_id = request.match_info["id"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from prfaas.core.addresses import Address
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.gateway.endpoints import resolve
@@ -73,7 +74,8 @@ def clear_line(peer: str, *, connections: int = 1) -> LinkState:
 
 class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
-    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started."""
+    ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
+    where all of it listens, and the gateway."""
 
     def __init__(
         self,
@@ -86,10 +88,14 @@ class MockDeployment:
         policy: str = "threshold",
         threshold_tokens: int = THRESHOLD_TOKENS,
         journal_file: Path | None = None,
+        learned_file: Path | None = None,
         second_prefill: bool = False,
         absent: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
     ) -> None:
+        self._host = host
         self._absent = absent
+        self._newcomers: list[MockEngine | MockAgent] = []
         self._settings = {
             "deadline": deadline,
             "keys": keys,
@@ -99,6 +105,7 @@ class MockDeployment:
             "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
         }
         self._journal_file = journal_file
+        self._learned_file = learned_file
         self.agents = {name: MockAgent(name) for name in ("east-agent", "west-agent")}
         places = {"e2": "east-agent"} if second_prefill else {}
         places |= {"e1": "east-agent", "p1": "west-agent", "d1": "west-agent", "d2": "west-agent"}
@@ -106,6 +113,8 @@ class MockDeployment:
             name: MockEngine(name, self.agents[agent], self.agents)
             for name, agent in places.items()
         }
+        for server in (*self.agents.values(), *self.engines.values()):
+            server.host = host
         self.agents["east-agent"].links = [clear_line("west-agent")]
         for name, engine in self.engines.items():
             engine.agent.register(name, mock_layout(block_tokens=block_tokens))
@@ -137,17 +146,41 @@ class MockDeployment:
             await self.agents[name].stop()
         deployment = self.deployment()
         self.gateway = Gateway(
-            deployment, resolve(deployment, source="mock"), journal_file=self._journal_file
+            deployment,
+            resolve(deployment, source="mock"),
+            journal_file=self._journal_file,
+            learned_file=self._learned_file,
         )
         await self.gateway.start()
-        served = serving(make_app(self.gateway), "127.0.0.1:0", what="mock", shutdown_timeout_s=0.1)
+        served = serving(
+            make_app(self.gateway), str(Address(self._host, 0)), what="mock", shutdown_timeout_s=0.1
+        )
         try:
             async with served as url, aiohttp.ClientSession(url) as client:
                 yield client
         finally:
             await self.gateway.close()
-            for server in servers:
+            for server in (*servers, *self._newcomers):
                 await server.stop()
+
+    async def join(self, name: str, agent: str) -> MockEngine:
+        """Start one more engine, or another of that name, which its agent knows before the gateway
+        does."""
+        if agent not in self.agents:
+            self.agents[agent] = MockAgent(agent)
+            self._newcomers.append(self.agents[agent])
+            await self.agents[agent].start()
+        engine = MockEngine(name, self.agents[agent], self.agents)
+        engine.agent.register(name, mock_layout())
+        await engine.start()
+        self._newcomers.append(engine)
+        return engine
+
+    def second_pd_cluster(self, name: str, engine: MockEngine) -> str:
+        """The entry of a PD cluster with one engine that has joined, for the deployment file."""
+        agent = f'{{name: {engine.agent.name}, admin: "{engine.agent.url[7:]}"}}'
+        only = f'{{name: {engine.name}, role: decode, url: "{engine.url}", kv_events: "tcp://h:1"}}'
+        return f"  - name: {name}\n    kind: pd\n    agent: {agent}\n    engines: [{only}]\n"
 
     async def ready(self) -> None:
         """Until the gateway has nothing to complain of, every engine is up and its events are
@@ -158,7 +191,7 @@ class MockDeployment:
         gateway = self.gateway
         return (
             not gateway.troubles()
-            and not gateway.warnings()
+            and not gateway.fleet.warnings()
             and gateway.fleet.up == self.engines.keys()
             and all(gateway.feed(name).follower.resets_total for name in self.engines)
         )

@@ -99,7 +99,8 @@ class MockEngine(MockServer):
         return web.Response(status=self.health_status)
 
     async def _models(self, _request: web.Request) -> web.Response:
-        cards = [{"id": self.model, "object": "model", "parent": None}]
+        card = {"id": self.model, "object": "model", "parent": None}
+        cards = [{**card, "max_model_len": MAX_MODEL_LEN}]
         cards += [{"id": name, "object": "model", "parent": self.model} for name in self.adapters]
         return web.json_response({"object": "list", "data": cards})
 

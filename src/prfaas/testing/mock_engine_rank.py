@@ -22,6 +22,8 @@ from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.errors import ExportUnwanted
 
 WAIT_S = 30.0
+ONE_BLOCK = (0, 16)
+"""Tokens [from, to) that a transfer is of, where it does not matter."""
 
 
 def mock_layout(dtype: str = "bfloat16") -> KvLayout:
@@ -50,13 +52,15 @@ class MockEngineRank:
             self.client.close()
             raise
 
-    def begin(self, transfer_id: str, destination: str, size: int) -> None:
+    def begin(
+        self, transfer_id: str, destination: str, size: int, tokens: tuple[int, int] = ONE_BLOCK
+    ) -> None:
         """Announce a transfer of ``size`` bytes."""
         self.client.begin_export(
             transfer_id,
             destination=destination,
-            from_token=0,
-            to_token=16,
+            from_token=tokens[0],
+            to_token=tokens[1],
             total_bytes=size,
             deadline_s=WAIT_S,
         )
@@ -69,9 +73,11 @@ class MockEngineRank:
         self.client.export_slot(transfer_id, slot, [Extent(start, slot.offset, length)])
         return start + length
 
-    def export(self, transfer_id: str, destination: str, size: int) -> str | None:
+    def export(
+        self, transfer_id: str, destination: str, size: int, tokens: tuple[int, int] = ONE_BLOCK
+    ) -> str | None:
         """A whole transfer; returns why it was stopped, if it was."""
-        self.begin(transfer_id, destination, size)
+        self.begin(transfer_id, destination, size, tokens)
         start = 0
         try:
             while start < size and self.client.stopped(transfer_id) is None:
@@ -81,9 +87,18 @@ class MockEngineRank:
             return str(error)
         return self.client.finish_export(transfer_id)
 
-    def read(self, transfer_id: str, size: int, *, keep_open: bool = False) -> str:
+    def read(
+        self,
+        transfer_id: str,
+        size: int,
+        tokens: tuple[int, int] = ONE_BLOCK,
+        *,
+        keep_open: bool = False,
+    ) -> str:
         """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
-        opened = self.client.open_import(transfer_id, from_token=0, to_token=16, total_bytes=size)
+        opened = self.client.open_import(
+            transfer_id, from_token=tokens[0], to_token=tokens[1], total_bytes=size
+        )
         try:
             extents = opened.future.result(WAIT_S)
             arena = opened.session.arena

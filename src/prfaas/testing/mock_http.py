@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from prfaas.core.addresses import Address
+
 
 class MockServer:
     """An aiohttp application on a free local port; `stop` kills its open connections too.
@@ -17,10 +19,12 @@ class MockServer:
 
     def __init__(self) -> None:
         self.url = ""
+        self.host = "127.0.0.1"
         self.reset_kept = False
         self.connections: set[asyncio.BaseTransport] = set()
         self._runner: web.AppRunner | None = None
-        self._port = 0
+        self.port = 0
+        """Of ``host``, to listen on; 0: any that is free."""
 
     def routes(self) -> list[web.RouteDef]:
         """What it serves."""
@@ -34,10 +38,10 @@ class MockServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.0
         )
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        self._site = web.TCPSite(self._runner, self.host, self.port)
         await self._site.start()
-        self._port = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.port = self._runner.addresses[0][1]
+        self.url = f"http://{Address(self.host, self.port)}"
 
     async def stop_listening(self) -> None:
         """As a server does that shuts down: what is under way goes on."""

@@ -17,13 +17,14 @@ import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
+from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
 from prfaas.launch import supervisor
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, gateway_command, installed_vllm
@@ -196,9 +197,12 @@ class RunningDeployment(_Process):
 
 
 class SecondGateway(_Process):
-    """One more gateway over a running deployment's engines, with settings of its own."""
+    """One more gateway over a running deployment's engines, with a scheduler of its own: its keys
+    in place of the file's. ``slots``: what it takes for every engine's ``max_num_seqs``."""
 
-    def __init__(self, running: RunningDeployment, home: Path, *, threshold: str) -> None:
+    def __init__(
+        self, running: RunningDeployment, home: Path, *, slots: int | None = None, **scheduler: Any
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         address = free_address()
         self.url = f"http://{address}"
@@ -207,8 +211,10 @@ class SecondGateway(_Process):
         changed = msgspec.structs.replace(
             whole,
             gateways=(gateway,),
-            scheduler=msgspec.structs.replace(whole.scheduler, threshold=threshold),
+            scheduler=msgspec.structs.replace(whole.scheduler, **scheduler),
         )
+        if slots is not None:
+            changed = changed.with_machines(partial(_with_slots, slots=slots))
         file = home / "deployment.json"
         file.write_bytes(msgspec.json.encode(changed))
         command = gateway_command(file)
@@ -216,6 +222,11 @@ class SecondGateway(_Process):
 
     def ready(self) -> bool:
         return _answers(f"{self.url}/ready") and not unused_engines(self.url, self._deployment)
+
+
+def _with_slots(machine: MachineConfig, *, slots: int) -> MachineConfig:
+    engines = tuple(msgspec.structs.replace(e, max_num_seqs=slots) for e in machine.engines)
+    return msgspec.structs.replace(machine, engines=engines)
 
 
 class PlainEngine(_Process):

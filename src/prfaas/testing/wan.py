@@ -56,17 +56,21 @@ def unavailable() -> str | None:
 class Wan:
     """A line between namespaces ``a`` and ``b``; a context manager.
 
-    ``addresses`` are the IPv4 addresses of the two ends, ``devices`` their network devices.
+    ``addresses`` are the IPv4 addresses of the two ends, ``devices`` their network devices. Without
+    ``between``, which names two namespaces that are there, it makes both and takes them away again.
     """
 
-    def __init__(self, profile: WanProfile, *, seed: int = 1) -> None:
+    def __init__(
+        self, profile: WanProfile, *, seed: int = 1, between: tuple[str, str] | None = None
+    ) -> None:
         reason = unavailable()
         if reason is not None:
             raise ConfigError(f"no wide-area line can be emulated here: {reason}")
         self._profile, self._seed = profile, seed
         number = next(_numbers)
         tag = f"{os.getpid()}-{number}"
-        self.namespaces = (f"prfaas-a-{tag}", f"prfaas-b-{tag}")
+        self.namespaces = between or (f"prfaas-a-{tag}", f"prfaas-b-{tag}")
+        self._own = between is None
         self.devices = (f"pfa{os.getpid() % 10**7}x{number}", f"pfb{os.getpid() % 10**7}x{number}")
         net = f"10.{200 + os.getpid() % 50}.{number % 250}"
         self.addresses = (f"{net}.1", f"{net}.2")
@@ -74,9 +78,9 @@ class Wan:
 
     def __enter__(self) -> Wan:
         try:
-            for namespace in self.namespaces:
-                _ip("netns", "add", namespace)
-                _ip("-n", namespace, "link", "set", "lo", "up")
+            if self._own:
+                for namespace in self.namespaces:
+                    add_namespace(namespace)
             if _has_netem():
                 self._join_with_netem()
             else:
@@ -103,9 +107,13 @@ class Wan:
             self._relay.kill()
             self._relay.communicate()
             self._relay = None
+        if not self._own:
+            with contextlib.suppress(ConfigError):  # A relay's devices go with it.
+                ip("-n", self.namespaces[0], "link", "del", self.devices[0])
+            return
         for namespace in self.namespaces:
             with contextlib.suppress(ConfigError):
-                _ip("netns", "del", namespace)
+                ip("netns", "del", namespace)
 
     def _join_with_relay(self) -> None:
         profile = self._profile
@@ -123,12 +131,12 @@ class Wan:
         if self._relay.stdout.readline().strip() != "ready":
             raise ConfigError("the relay could not make its TUN devices")
         for namespace, device in zip(self.namespaces, self.devices, strict=True):
-            _ip("link", "set", device, "netns", namespace)
+            ip("link", "set", device, "netns", namespace)
         self._configure()
 
     def _join_with_netem(self) -> None:
         first, second = self.devices
-        _ip("link", "add", first, "netns", self.namespaces[0], "type", "veth",
+        ip("link", "add", first, "netns", self.namespaces[0], "type", "veth",
             "peer", second, "netns", self.namespaces[1])  # fmt: skip
         self._configure()
         profile = self._profile
@@ -142,8 +150,8 @@ class Wan:
     def _configure(self) -> None:
         ends = zip(self.namespaces, self.devices, self.addresses, strict=True)
         for namespace, device, address in ends:
-            _ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
-            _ip("-n", namespace, "link", "set", device, "mtu", str(_MTU), "up")
+            ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
+            ip("-n", namespace, "link", "set", device, "mtu", str(_MTU), "up")
 
 
 @cache
@@ -152,18 +160,18 @@ def _has_netem() -> bool:
         return False
     probe = f"prfaas-probe-{os.getpid()}"
     try:
-        _ip("netns", "add", probe)
+        ip("netns", "add", probe)
     except ConfigError:
         return False
     try:
-        _ip("-n", probe, "link", "set", "lo", "up")
+        ip("-n", probe, "link", "set", "lo", "up")
         _run("tc", "-n", probe, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
     except ConfigError:
         return False
     else:
         return True
     finally:
-        _ip("netns", "del", probe)
+        ip("netns", "del", probe)
 
 
 def _compiler() -> str | None:
@@ -186,7 +194,14 @@ def _compiled_relay() -> Path:
     return program
 
 
-def _ip(*arguments: str) -> None:
+def add_namespace(name: str) -> None:
+    """A network namespace whose loopback is up."""
+    ip("netns", "add", name)
+    ip("-n", name, "link", "set", "lo", "up")
+
+
+def ip(*arguments: str) -> None:
+    """The command of that name. Raises ConfigError with what it said."""
     _run("ip", *arguments)
 
 

@@ -6,7 +6,9 @@ share the scheduler's process); each delegates to its half. ``kv_connector_extra
 
     agent_socket  path of the agent's Unix socket
     engine        this engine's name in the deployment
-    exports       false on an engine that only decodes: it may then use full CUDA graphs
+    decodes       true on an engine that may be given answers: it uses full CUDA graphs for them
+
+``kv_role`` says whether the engine exports, imports, or both.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -21,23 +24,30 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorTransferResults,
     SupportsHMA,
 )
+from vllm.logger import init_logger
 
 from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
 from prfaas.vllm_plugin.support import check_supported
+from prfaas.vllm_plugin.versions import version_warning
 from prfaas.vllm_plugin.worker_side import WorkerSide
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import KVTransferConfig, VllmConfig
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionMetadata
+    from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
+
+
+# Under "vllm" so that the engine's own logging configuration applies.
+logger = init_logger(f"vllm.{__name__}")
 
 
 class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
@@ -47,16 +57,27 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        if (warning := version_warning(vllm.__version__)) is not None:
+            logger.warning(warning)
         check_supported(vllm_config, kv_cache_config)
         self._scheduler = (
-            SchedulerSide(kv_cache_config) if role is KVConnectorRole.SCHEDULER else None
+            SchedulerSide(kv_cache_config, exports=self._kv_transfer_config.is_kv_producer)
+            if role is KVConnectorRole.SCHEDULER
+            else None
         )
         self._worker: WorkerSide | None = None
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        # Full CUDA graphs call no hook: nothing would leave before the step is over.
-        return bool(extra_config.get("exports", True))
+        # Full CUDA graphs call no hook: what such a step computes leaves when it is over. On an
+        # engine that decodes, that is a step of single tokens; a prompt's chunks run without them.
+        return not extra_config.get("decodes", False)
+
+    @classmethod
+    def supports_sleep_mode(cls, kv_transfer_config: KVTransferConfig) -> bool:
+        # Asked by vLLM from 0.33 on. Copies know pages by address, and some may be under way: that
+        # they survive the cache's unmapping was never tried.
+        return False
 
     @property
     def supports_divergent_local_hybrid_hits(self) -> bool:
@@ -96,7 +117,13 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         return self._scheduling.build_connector_meta(scheduler_output)
 
+    def bind_gpu_block_pool(self, gpu_block_pool: BlockPool) -> None:
+        self._scheduling.bind_block_pool(gpu_block_pool)
+
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        self._scheduling.loads_ended(
+            connector_output.finished_recving or (), connector_output.failed_recving or ()
+        )
         report = connector_output.kv_connector_worker_meta
         if isinstance(report, StepReport):
             self._scheduling.exports_failed(report.failed_exports)

@@ -4,14 +4,17 @@ Theory of operation. Copies run on two streams of their own, so the model's stre
 the host. What the model's thread gathers is only noted; `submit` hands all of it to the driver in
 one call, behind one event (what the model's stream has queued so far, which has written these
 pages) and before one event (at which a thread announces the slots). The copy engines do the rest:
-no kernel runs, so nothing is taken from the model.
+no kernel runs, so nothing is taken from the model. (A kernel that writes to pinned memory was no
+faster, whatever the size of the pages: docs/connector.md.)
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +26,14 @@ from prfaas.vllm_plugin.pinning import ArenaPinner
 _Announcements = list[Callable[[], object]]
 
 
+class Noted(NamedTuple):
+    """``size`` bytes from each of ``sources``, one after the other to ``target``."""
+
+    sources: list[int]
+    target: int
+    size: int
+
+
 class CudaCopier:
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -30,9 +41,7 @@ class CudaCopier:
         self._out = torch.cuda.Stream(device)
         self._in = torch.cuda.Stream(device)
         self._pinner = ArenaPinner(device)
-        self._sources: list[int] = []
-        self._targets: list[int] = []
-        self._sizes: list[int] = []
+        self._noted: list[Noted] = []
         self._noted_bytes = 0
         self._then: _Announcements = []
         self._waiting: queue.SimpleQueue[tuple[torch.cuda.Event, _Announcements] | None] = (
@@ -48,11 +57,8 @@ class CudaCopier:
         self._pinner.let_go(arena)
 
     def gather(self, sources: list[int], target: int, size: int) -> None:
-        count = len(sources)
-        self._sources += sources
-        self._targets += range(target, target + count * size, size)
-        self._sizes += [size] * count
-        self._noted_bytes += count * size
+        self._noted.append(Noted(sources, target, size))
+        self._noted_bytes += len(sources) * size
 
     def when_gathered(self, then: Callable[[], object]) -> None:
         self._then.append(then)
@@ -60,15 +66,11 @@ class CudaCopier:
     def submit(self, *, at_least_bytes: int = 0) -> None:
         if self._noted_bytes < at_least_bytes:
             return
-        if self._sources:
+        if self._noted:
             self._out.wait_stream(torch.cuda.current_stream(self._device))
-            targets, sources, sizes = (
-                np.array(noted, dtype=np.int64)
-                for noted in (self._targets, self._sources, self._sizes)
-            )
-            self._targets, self._sources, self._sizes = [], [], []
-            self._noted_bytes = 0
-            self._driver.copy(targets, sources, sizes, self._out.cuda_stream)
+            copies = flattened(self._noted)
+            self._noted, self._noted_bytes = [], 0
+            self._driver.copy(*copies, self._out.cuda_stream)
         if self._then:
             # The waiting thread sleeps: it may wait for most of a prefill.
             event = torch.cuda.Event(blocking=True)
@@ -100,3 +102,20 @@ class CudaCopier:
             event.synchronize()
             for then in announcements:
                 then()
+
+
+def flattened(noted: list[Noted]) -> tuple[Addresses, Addresses, Addresses]:
+    """Targets, sources and sizes of the single copies, neighbours joined: a fresh prompt's blocks
+    often follow each other, and the driver's cost is per copy. ``noted`` must not be empty."""
+    counts = np.array([len(note.sources) for note in noted])
+    sizes = np.repeat(np.array([note.size for note in noted], dtype=np.int64), counts)
+    begins = np.repeat(np.array([note.target for note in noted], dtype=np.int64), counts)
+    within = np.arange(len(sizes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    targets = begins + within * sizes
+    sources = np.fromiter(
+        itertools.chain.from_iterable(note.sources for note in noted), np.int64, len(sizes)
+    )
+    ends = (targets[:-1] + sizes[:-1], sources[:-1] + sizes[:-1])
+    apart = (targets[1:] != ends[0]) | (sources[1:] != ends[1])
+    first = np.flatnonzero(np.concatenate(([True], apart)))
+    return targets[first], sources[first], np.add.reduceat(sizes, first)

@@ -3,7 +3,7 @@
 Full-attention and sliding-window pages leave in the step that completes their block: from the
 layer's own hook, or, if the layer calls none, when the step ends. (vLLM calls the hook from its
 common attention layers only; some models bring their own, and a full CUDA graph calls none.)
-Recurrent layers have no hook: in the step that makes the state at the boundary, it leaves from the
+Recurrent layers have no hook: in a step that makes a state that is handed over, it leaves from the
 hook of the next attention layer above, the rest when the step ends. A slot is handed to the agent
 when it is full or the step is over, so bytes travel while prefill computes.
 
@@ -27,6 +27,7 @@ from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.lent import Slot
+from prfaas.engine_socket.session import Session
 from prfaas.vllm_plugin.metadata import ExportStep
 from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
 
@@ -42,9 +43,9 @@ and the line needs 13 ms at 10 Gbit/s for as much."""
 class _OpenSlot:
     """A leased slot being filled; ``extents`` say with what."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, arena_address: int) -> None:
         self.slot = slot
-        self.address = address_of(slot.view)
+        self.address = arena_address + slot.offset
         self.size = len(slot.view)
         self.filled = 0
         self.extents: list[Extent] = []
@@ -87,6 +88,9 @@ class Exporter:
         self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._open: dict[str, _Outgoing] = {}
         self._failed: dict[str, str] = {}
+        self._session: Session | None = None
+        self._arena_address = 0
+        """Of the session of the slot leased last."""
 
     def layer_computed(self, step: ExportStep, layer_name: str) -> None:
         """The layer's pages up to ``step.end_token`` are in the cache."""
@@ -98,7 +102,7 @@ class Exporter:
             return  # it shares the cache of another layer, whose pages leave
         try:
             self._layer_out(transfer, step, span)
-            if step.final:
+            if step.states_at:
                 for lower in transfer.plan.spans.values():
                     if self._is_state(lower) and lower.layer.index < span.layer.index:
                         self._layer_out(transfer, step, lower)
@@ -175,15 +179,18 @@ class Exporter:
 
     def _layer_out(self, transfer: _Outgoing, step: ExportStep, span: LayerSpan) -> None:
         """What the step made final of one layer, unless it has left already."""
-        is_state = self._is_state(span)
-        if span.layer.name in transfer.left or (is_state and not step.final):
+        if span.layer.name in transfer.left:
             return
         transfer.left.add(span.layer.name)
-        first, end = span.first_block, span.end_block
-        if not is_state:
-            block_tokens = self._layout.groups[span.group].block_tokens
-            first = max(first, step.first_token // block_tokens)
-            end = step.end_token // block_tokens
+        block_tokens = self._layout.groups[span.group].block_tokens
+        if self._is_state(span):
+            for tokens in step.states_at:
+                block = -(-tokens // block_tokens) - 1
+                self._pages_out(transfer, step, span, block, block + 1)
+            return
+        first = max(span.first_block, step.first_token // block_tokens)
+        # The last block of an exact hand-off leaves as far as it is filled.
+        end = span.end_block if step.final else step.end_token // block_tokens
         self._pages_out(transfer, step, span, first, end)
 
     def _pages_out(
@@ -223,7 +230,10 @@ class Exporter:
         if transfer.slot is not None and transfer.slot.free < length:
             self._flush(transfer)
         if transfer.slot is None:
-            transfer.slot = _OpenSlot(self._lease(transfer))
+            slot = self._lease(transfer)
+            if slot.session is not self._session:
+                self._session, self._arena_address = slot.session, address_of(slot.session.arena)
+            transfer.slot = _OpenSlot(slot, self._arena_address)
         return transfer.slot
 
     def _lease(self, transfer: _Outgoing) -> Slot:

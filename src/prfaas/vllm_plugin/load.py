@@ -131,10 +131,14 @@ class Importer:
         table = item.tables[span.group]
         pages = self._pages[span.layer.name]
         end = span.end_block
-        # A recurrent state is one block, the last; vLLM has no local copy of it.
-        first = end - 1 if group.kind == "recurrent" else item.local_tokens // group.block_tokens
         if len(table) < end:
             raise EngineError(f"{span.layer.name}: {len(table)} blocks reserved, {end} needed")
+        first = item.local_tokens // group.block_tokens
+        if group.kind == "recurrent":
+            # The request's own state is the last; the one before it is for other prompts.
+            first, kept = end - 1, item.kept_states.get(span.group)
+            if kept is not None:
+                first, table = span.first_block, [*table[: end - 2], kept, table[end - 1]]
         blocks = [block for block in range(first, end) if _to_load(table, block, span)]
         if blocks:
             addresses = np.array(pages.at([table[block] for block in blocks]), dtype=np.int64)

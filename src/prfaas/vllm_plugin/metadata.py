@@ -19,9 +19,10 @@ BlockTables = tuple[list[int], ...]
 class ExportStep:
     """One prefill step of a request being exported.
 
-    After this step ``end_token`` tokens (at most the boundary) have their KV in the cache;
+    After this step ``end_token`` tokens (at most the hand-off's) have their KV in the cache;
     ``first_token`` is where the previous step's export ended. ``final`` marks the step at whose
-    end the boundary is reached, and the recurrent states as they stand there lie in their blocks.
+    end the hand-off is complete. ``states_at``: after so many tokens each, recurrent states that
+    are to leave now lie in their blocks.
     """
 
     request_id: str
@@ -30,11 +31,16 @@ class ExportStep:
     end_token: int
     final: bool
     tables: BlockTables
+    states_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImportStart:
-    """A request whose blocks [local_tokens, to_token) wait to be filled from a transfer."""
+    """A request whose blocks [local_tokens, to_token) wait to be filled from a transfer.
+
+    ``kept_states``: KV group to the block in which the state at the last block's end is kept for
+    other prompts (`kept_states`).
+    """
 
     request_id: str
     transfer_id: str
@@ -42,6 +48,7 @@ class ImportStart:
     to_token: int
     local_tokens: int
     tables: BlockTables
+    kept_states: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass

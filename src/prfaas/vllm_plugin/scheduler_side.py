@@ -1,10 +1,11 @@
 """The scheduler-side half: which tokens of which request move in which step. Runs in EngineCore.
 
-Export. A prompt of N tokens is handed over at its aligned boundary T (a multiple of every group's
-block size, T < N). A step that advances a request from ``computed`` to ``end`` tokens makes the
-blocks up to ``min(end, T)`` final. Recurrent states exist at a few tokens only (`states`), and
-vLLM's aligned mode takes care that T is one of them; if it is not, the export is given up with the
-reason, never guessed.
+Export. An aligned hand-off of a prompt of N tokens ends at T (a multiple of every group's block
+size, T < N). An exact one ends at N-1: the prefill engine is given the prompt without its last
+token, so that states stand still there, at the end of its last step. A step that advances a
+request from ``computed`` to ``end`` tokens makes the blocks up to ``min(end, T)`` final. Recurrent
+states exist at a few tokens only (`states`), and vLLM's aligned mode takes care that the last
+block's end is one of them; if it is not, the export is given up with the reason, never guessed.
 
 Import. The request asks for tokens beyond its local prefix; vLLM allocates their blocks and
 parks it until the worker reports the load. Loads are asynchronous without exception: in aligned
@@ -24,10 +25,14 @@ from vllm.v1.request import RequestStatus
 from prfaas.core.errors import CallerError
 from prfaas.core.handoff import ExportParams, ExportResult, ImportParams, parse_handoff
 from prfaas.vllm_plugin.geometry import group_kinds
+from prfaas.vllm_plugin.kept_states import KeptStates
 from prfaas.vllm_plugin.metadata import BlockTables, ExportStep, ImportStart, StepMetadata
 from prfaas.vllm_plugin.states import RecurrentStates
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -44,42 +49,71 @@ class _Export:
     params: ExportParams
     prompt_tokens: int
     exported_tokens: int
+    states_due: list[int]
+    """Tokens after which states are still to be exported, in order."""
     handed_over: bool = False
     failure: str | None = None
 
 
+_EXPORTS_NOTHING = "this engine was started as kv_consumer: it exports nothing"
+
+
 class SchedulerSide:
-    def __init__(self, kv_cache: KVCacheConfig) -> None:
-        self._alignment = max(block_tokens for _, block_tokens in group_kinds(kv_cache))
+    """``exports``: whether this engine may be asked for KV caches."""
+
+    def __init__(self, kv_cache: KVCacheConfig, *, exports: bool = True) -> None:
+        self._may_export = exports
+        kinds = group_kinds(kv_cache)
+        self._alignment = max(block_tokens for _, block_tokens in kinds)
+        # Between two ends of the largest blocks no state of another group is known to stand still.
+        self._may_be_exact = all(
+            block_tokens == self._alignment for kind, block_tokens in kinds if kind == "recurrent"
+        )
         self._states = RecurrentStates(kv_cache)
         self._exports: dict[str, _Export] = {}
         self._imports: dict[str, ImportParams] = {}
         self._starting: list[ImportStart] = []
         self._aborted: list[tuple[str, str]] = []
+        self._kept = KeptStates(kv_cache)
+
+    def bind_block_pool(self, pool: BlockPool) -> None:
+        """vLLM's, once it exists."""
+        self._kept.pool = pool
+
+    def loads_ended(self, finished: Collection[str], failed: Collection[str]) -> None:
+        """Of these requests; failed ones are among the finished."""
+        for request_id in finished:
+            self._kept.settle(request_id, ok=request_id not in failed)
 
     def on_new_request(self, request: Request) -> None:
         try:
             params = parse_handoff(request.kv_transfer_params)
             if params is not None:
                 self._check_boundary(params, request.num_prompt_tokens)
+            if isinstance(params, ExportParams) and not self._may_export:
+                raise CallerError(_EXPORTS_NOTHING)
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
             logger.warning("request %s: %s", request.request_id, error)
             return
         if isinstance(params, ExportParams):
+            end, within = params.to_token, params.to_token % self._alignment
+            due = [end - within, end] if 0 < within < end else [end]
             self._exports[request.request_id] = _Export(
-                params, request.num_prompt_tokens, params.from_token
+                params, request.num_prompt_tokens, params.from_token, due
             )
         elif params is not None:
             self._imports[request.request_id] = params
 
     def _check_boundary(self, params: ExportParams | ImportParams, prompt_tokens: int) -> None:
-        boundary = params.to_token
-        if boundary % self._alignment or not 0 < boundary < prompt_tokens:
+        end = params.to_token
+        aligned = end % self._alignment == 0 and 0 < end < prompt_tokens
+        exact = prompt_tokens if isinstance(params, ExportParams) else prompt_tokens - 1
+        if not aligned and not (self._may_be_exact and 0 < end == exact):
             raise CallerError(
-                f"kv_transfer_params: to_token {boundary} must be a positive multiple of the block "
-                f"size {self._alignment} below the prompt's {prompt_tokens} tokens"
+                f"kv_transfer_params: to_token {end} must be a positive multiple of the block size "
+                f"{self._alignment} below the prompt's {prompt_tokens} tokens, or {exact}"
             )
 
     # Importing
@@ -101,6 +135,10 @@ class SchedulerSide:
             return
         # Taken out: one load per request, so a retry after a failure recomputes.
         params = self._imports.pop(request.request_id)
+        last_block_end = params.to_token // self._alignment * self._alignment
+        kept = {}
+        if 0 < last_block_end < params.to_token:
+            kept = self._kept.reserve(request, last_block_end)
         self._starting.append(
             ImportStart(
                 request_id=request.request_id,
@@ -109,6 +147,7 @@ class SchedulerSide:
                 to_token=params.to_token,
                 local_tokens=params.to_token - num_external_tokens,
                 tables=blocks.get_block_ids(),
+                kept_states=kept,
             )
         )
 
@@ -141,11 +180,14 @@ class SchedulerSide:
     ) -> ExportStep | None:
         boundary, end = export.params.to_token, computed + scheduled
         reached = end >= boundary
-        if reached and not self._states.stand_at(
-            boundary, computed=computed, end=end, prompt_tokens=export.prompt_tokens
-        ):
-            self._give_up(export, f"no step keeps the recurrent state at token {boundary}")
-            return None
+        standing = tuple(tokens for tokens in export.states_due if tokens <= end)
+        for tokens in standing:
+            if not self._states.stand_at(
+                tokens, computed=computed, end=end, prompt_tokens=export.prompt_tokens
+            ):
+                self._give_up(export, f"no step keeps the recurrent state at token {tokens}")
+                return None
+        export.states_due = export.states_due[len(standing) :]
         assert output.kv_connector_block_state is not None
         tables: BlockTables = output.kv_connector_block_state.resolve_block_ids(request_id)
         step = ExportStep(
@@ -155,6 +197,7 @@ class SchedulerSide:
             end_token=max(export.exported_tokens, min(end, boundary)),
             final=reached,
             tables=tables,
+            states_at=standing,
         )
         export.exported_tokens = step.end_token
         export.handed_over = reached
@@ -177,7 +220,7 @@ class SchedulerSide:
         self._imports.pop(request.request_id, None)
         export = self._exports.pop(request.request_id, None)
         if export is None:
-            return _refused_export(request)
+            return _refused_export(request, self._may_export)
         if not export.handed_over and export.failure is None:
             status = RequestStatus(request.status).name.lower()
             self._give_up(export, f"prefill ended early: {status}")
@@ -201,7 +244,7 @@ def _computed_tokens(output: SchedulerOutput) -> dict[str, int]:
     return computed
 
 
-def _refused_export(request: Request) -> dict[str, Any] | None:
+def _refused_export(request: Request, may_export: bool) -> dict[str, Any] | None:
     """The answer to a request whose export parameters were refused when it arrived."""
     params = request.kv_transfer_params or {}
     if params.get("prfaas") != "export":
@@ -209,6 +252,8 @@ def _refused_export(request: Request) -> dict[str, Any] | None:
     try:
         parse_handoff(params)
         reason = "kv_transfer_params: to_token is not a hand-off boundary of this prompt"
+        if not may_export:
+            reason = _EXPORTS_NOTHING
     except CallerError as error:
         reason = str(error)
     transfer_id = str(params.get("transfer_id"))[:64]

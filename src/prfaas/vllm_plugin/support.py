@@ -39,6 +39,15 @@ def _check_parallelism(config: VllmConfig) -> None:
     parallel = config.parallel_config
     if parallel.pipeline_parallel_size > 1:
         raise EngineError("pipeline parallelism is not supported; use tensor parallelism")
+    # Dense models' ranks are told that they are alone; which of several they are, they know.
+    several = parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0
+    if several and not parallel.data_parallel_external_lb:
+        raise EngineError(
+            "data-parallel ranks behind one address are not supported: which rank's cache holds a "
+            "prompt could not be told. Start one engine for each rank, with an address and a name "
+            "of its own: of a dense model without --data-parallel-size, of a mixture of experts "
+            "with --data-parallel-rank"
+        )
     if parallel.decode_context_parallel_size > 1:
         raise EngineError("decode context parallelism is not supported")
     if parallel.prefill_context_parallel_size > 1:
@@ -52,12 +61,16 @@ def _check_transfer(config: VllmConfig) -> None:
             "a load that fails would fail its request: start vLLM with "
             '"kv_load_failure_policy": "recompute" in --kv-transfer-config'
         )
-    exports = transfer.kv_connector_extra_config.get("exports", True)
-    if exports and config.parallel_config.use_ubatching:
+    if config.model_config.enable_sleep_mode:
+        raise EngineError(
+            "the connector's copies do not survive that the cache is unmapped: leave out "
+            "--enable-sleep-mode"
+        )
+    if transfer.is_kv_producer and config.parallel_config.use_ubatching:
         # A layer's hook is then called once per micro-batch, before the others' KV is written.
         raise EngineError(
             "an engine that exports cannot run micro-batches: leave out --enable-dbo and "
-            "--ubatch-size"
+            '--ubatch-size, or start it with "kv_role": "kv_consumer"'
         )
 
 
@@ -68,7 +81,12 @@ def _check_recurrent(config: VllmConfig, kv_cache: KVCacheConfig) -> None:
             "start vLLM with --enable-prefix-caching"
         )
     if config.speculative_config is not None:
-        raise EngineError("speculative decoding is not supported with recurrent layers")
+        # The convolutions' states are as much wider as tokens are drafted: a prefill engine that
+        # drafts none, or fewer, holds other pages.
+        raise EngineError(
+            f"speculative decoding ({config.speculative_config.method}) is not supported with "
+            "recurrent layers: leave out --speculative-config"
+        )
     block_tokens = max(size for _, size in group_kinds(kv_cache))
     if kv_cache.cache_hit_alignment_tokens not in (None, block_tokens):
         # States are then kept inside a block too, instead of at the boundary.

@@ -21,6 +21,7 @@ from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.engine_socket.errors import RegistrationRefused
 from prfaas.engine_socket.framing import encode
 from prfaas.engine_socket.messages import (
@@ -181,10 +182,19 @@ async def test_a_receiver_that_cannot_take_it_refuses(stage: Stage) -> None:
     assert "arena larger" in stopped
 
 
-async def test_engines_with_unequal_layouts_are_refused(stage: Stage) -> None:
+async def test_engines_of_two_builds_stand_side_by_side_and_read_only_what_fits(
+    stage: Stage,
+) -> None:
+    pdd, pdp = await stage.engine("pdd"), await stage.engine("pdp", mock_layout("float16"))
+    assert await asyncio.to_thread(pdp.export, "x", "a-west", SIZE) is None
+    told = await asyncio.to_thread(pdd.read, "x", SIZE)
+    assert "layout differs" in told
+    engines = (await stage.get(stage.west, "/engines"))["engines"]
+    assert len({e["fingerprint"] for e in engines}) == 2
+
+
+async def test_an_engine_that_is_not_in_the_deployment_is_refused(stage: Stage) -> None:
     await stage.engine("pdd")
-    with pytest.raises(RegistrationRefused, match="dtype differs: 'bfloat16' and 'float16'"):
-        await stage.engine("pdp", mock_layout("float16"))
     with pytest.raises(RegistrationRefused, match="not in the deployment here; known: pdd, pdp"):
         await asyncio.to_thread(MockEngineRank, str(stage.run / "w"), "stranger", None)
     engines = (await stage.get(stage.west, "/engines"))["engines"]
@@ -194,6 +204,11 @@ async def test_engines_with_unequal_layouts_are_refused(stage: Stage) -> None:
 
 async def test_http(stage: Stage) -> None:
     assert await stage.get(stage.west, "/health") == {"agent": "a-west"}
+    async with stage.http.get(stage.west.admin_url + "/engines") as answer:
+        assert answer.headers[AGENT_API_HEADER] == str(AGENT_API)
+        memory = (await answer.json())["memory"]
+    slot = 64 * 1024  # Of 64 a quarter is for exports.
+    assert memory == {"total_bytes": 48 * slot, "reserved_bytes": 0, "slot_bytes": slot}
     (link,) = (await stage.get(stage.east, "/links"))["links"]
     assert link["peer"] == "a-west"
     unknown = await stage.get(stage.west, "/transfers/nothing?wait_s=0.01")

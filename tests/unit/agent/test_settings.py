@@ -77,3 +77,20 @@ def test_the_verb_explains_mistakes(tmp_path: Path, capsys: pytest.CaptureFixtur
     file.write_text(DEPLOYMENT)
     assert main(["agent", str(file), "--name", "nobody"]) == 2
     assert "no agent 'nobody'" in capsys.readouterr().err
+
+
+def test_a_machine_of_prefill_engines_in_a_pd_cluster_can_receive_too() -> None:
+    text = """
+clusters:
+  - name: west
+    kind: pd
+    machines:
+      - name: m1
+        agent: {name: a1, arena: 512 MiB, socket: /s, plaintext: true, listen: "127.0.0.1:7000"}
+        engines: [{name: p1, role: prefill}]
+      - name: m2
+        agent: {name: a2, arena: 512 MiB, socket: /t, plaintext: true, listen: "127.0.0.1:7001"}
+        engines: [{name: d1, role: decode}]
+"""
+    found = parse_deployment(text, source="test")
+    assert [settings_for(found, name).export_slots for name in ("a1", "a2")] == [256, 128]

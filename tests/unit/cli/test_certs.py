@@ -18,6 +18,23 @@ def test_it_says_what_lies_where(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert f"{tmp_path / name}" in said
 
 
+def test_every_agent_of_a_deployment_gets_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(
+        "clusters: [{name: w, kind: pd, machines: ["
+        "{name: w1, agent: {name: aw1}, engines: [{name: d, role: decode}]},"
+        "{name: w2, agent: {name: aw2}, engines: [{name: p, role: prefill}]}]}]"
+    )
+    assert main(["certs", "init", "--dir", str(tmp_path)]) == 0
+    assert main(["certs", "issue", "--deployment", str(file), "--dir", str(tmp_path)]) == 0
+    assert (tmp_path / "aw1.pem").is_file()
+    assert (tmp_path / "aw2-key.pem").is_file()
+    assert main(["certs", "issue", "--dir", str(tmp_path)]) == 2
+    assert "name the agents" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("extra", "told"),
     [

@@ -107,6 +107,31 @@ def test_status_of_nothing_is_a_status(file: Path, capsys: pytest.CaptureFixture
     assert "no 'prfaas up' runs on this machine" in capsys.readouterr().err
 
 
+async def test_drain_waits_until_nothing_is_left_and_undoes(tmp_path: Path) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        file = tmp_path / "deployment.yaml"
+        file.write_text(mock.deployment_text())
+        url = str((await client.get("/health")).url.origin())
+
+        async def drain(name: str, *options: str, at: str = url) -> tuple[int | None, str]:
+            words = ["drain", name, str(file), *options, "--gateway", at]
+            status, out = await subprocess_of(*words)
+            return status, out.decode()
+
+        assert await drain("d1") == (0, "d1: empty\n")
+        status, out = await drain("west", "--json")
+        (told,) = json.loads(out)
+        assert (status, [row["engine"] for row in told["drains"]]) == (0, ["p1", "d1", "d2"])
+        assert await drain("nobody") == (2, "")
+        status, out = await drain("west", "--undo", "--json")
+        assert (status, json.loads(out)[0]["undone"]) == (0, ["p1", "d1", "d2"])
+        status, out = await drain("d1", at="http://127.0.0.1:1")
+        assert status == 1
+        assert out.startswith("http://127.0.0.1:1 was not told: ")
+
+
 async def test_status_as_a_process_of_a_running_deployment(tmp_path: Path) -> None:
     mock = MockDeployment()
     file = tmp_path / "mock.yaml"

@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from prfaas.core.errors import LinkError
+from prfaas.core.versions import AGENT_API_HEADER
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_agent import MockAgent
@@ -42,6 +43,29 @@ class Nonsense(MockAgent):
 
     async def _nonsense(self, _request: web.Request) -> web.Response:
         return web.Response(body=b'{"engines": 3}')
+
+
+class Newer(MockAgent):
+    """Of a release whose API a gateway of this one could misread."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/engines", self._newer), web.get("/links/events", self._newer)]
+
+    async def _newer(self, _request: web.Request) -> web.Response:
+        return web.Response(body=b'{"engines": []}', headers={AGENT_API_HEADER: "2"})
+
+
+async def test_an_agent_of_another_version_is_not_misread() -> None:
+    agent, http = Newer("a"), HttpClient()
+    await agent.start()
+    client = AgentClient("a", agent.url, http)
+    with pytest.raises(LinkError, match="agent a: its API has version '2', this gateway speaks 1"):
+        await client.engines()
+    with pytest.raises(LinkError, match="its API has version '2'"):
+        async for _ in client.link_states():
+            pass
+    await http.close()
+    await agent.stop()
 
 
 async def test_nonsense_and_silence_are_errors_of_the_agent() -> None:

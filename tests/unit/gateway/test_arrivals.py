@@ -12,7 +12,7 @@ from prfaas.scheduler.events import RequestArrived
 
 def test_a_prompt_with_its_matches() -> None:
     matches = Matches({"d1": 8, "d2": 4}, {"d1": 4})
-    event = arrival("k", Prompt([1, 2, 3], 16, True), matches, deadline=7.5)
+    event = arrival("k", Prompt([1, 2, 3], 16, True), matches, sequences=2, deadline=7.5)
     assert event == RequestArrived(
         "k",
         total_tokens=3,
@@ -20,11 +20,12 @@ def test_a_prompt_with_its_matches() -> None:
         cached={"d1": 8, "d2": 4},
         resumable={"d1": 4},
         deadline=7.5,
+        sequences=2,
     )
 
 
 def test_a_prompt_that_must_stay_as_it_came_has_nothing_to_hand_over() -> None:
-    event = arrival("k", Prompt(None, 16, False, "echo"), NO_MATCHES, deadline=7.5)
+    event = arrival("k", Prompt(None, 16, False, "echo"), NO_MATCHES, sequences=1, deadline=7.5)
     assert (event.total_tokens, event.cached, event.resumable) == (1, {}, {})
 
 

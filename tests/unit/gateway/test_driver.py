@@ -265,3 +265,20 @@ async def test_a_stalled_transfer_ends_in_a_local_prefill() -> None:
         response, content = await ask(client)
         assert text_of(content) == answer_to(LONG)
         assert response.headers["x-prfaas-route"] == 'pd-p; reason="the transfer stalled"'
+
+
+async def test_an_exact_hand_off_prefills_the_prompt_without_its_last_token() -> None:
+    """Blocks of 2,048 tokens: there is no block's end to hand over at."""
+    mock, prompt = MockDeployment(block_tokens=2048), "x" * 1500
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(COMPLETIONS, json={"prompt": prompt}) as response:
+            assert text_of(await response.read()) == answer_to(prompt)
+            assert response.headers["x-prfaas-route"].startswith("offload")
+    ((_, prefill, _),) = mock.engines["e1"].requests
+    engine = decoding(mock)
+    assert engine is not None
+    ((_, decode, _),) = engine.requests
+    assert (len(prefill["prompt"]), len(decode["prompt"])) == (1499, 1500)
+    for body in (prefill, decode):
+        assert body["kv_transfer_params"]["to_token"] == 1499

@@ -49,7 +49,7 @@ async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down(
         fleet = Fleet(
             endpoints,
             gateway.engines,
-            gateway._agents,
+            gateway.agents,
             on_up=lambda name: told.append(f"{name} up"),
             on_suspected=lambda name, why: told.append(f"{name} suspected"),
             on_down=lambda name, why: told.append(f"{name}: {why}"),

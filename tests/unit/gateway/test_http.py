@@ -178,15 +178,15 @@ async def test_before_any_layout_is_known_requests_are_answered_and_ready_says_s
     for agent in mock.agents.values():
         agent.ranks = []
     async with mock.running() as client:
-        await until(lambda: mock.gateway.fleet.up == {"d1", "d2"})
+        await until(lambda: mock.gateway.fleet.up == {"p1", "d1", "d2"})
         async with client.post(COMPLETIONS, json={"prompt": "a" * 100}) as response:
             assert response.status == 200
             assert response.headers["x-prfaas-route"].startswith("direct; ")
         async with client.get("/ready") as response:
             assert response.status == 200
             assert any("KV layout" in t for t in (await response.json())["warnings"])
-        await mock.engines["d1"].stop()
-        await mock.engines["d2"].stop()
+        for name in ("p1", "d1", "d2"):
+            await mock.engines[name].stop()
         await until(lambda: not mock.gateway.fleet.up)
         async with client.post(COMPLETIONS, json={"prompt": "a"}) as response:
             assert response.status == 503

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at
 from prfaas.core.errors import EngineError
-from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
+from prfaas.gateway.kv_events import FeedState, KvEventFeed
+from prfaas.gateway.kv_follower import KvEventFollower
 from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -138,6 +139,9 @@ class MockPublisher:
         self.replay = at(f"tcp://*:{self._router.bind_to_random_port(everywhere)}")
         self.kept: list[bytes] = []
         self.replays = 0
+        self.drops: Callable[[int], bool] = lambda _: False
+        """Which messages of a replay, counted from its start, are lost on the way; the last one is
+        where any is."""
 
     async def publish(self, payload: bytes, *, lose: bool = False) -> None:
         number = len(self.kept).to_bytes(8, "big")
@@ -152,9 +156,15 @@ class MockPublisher:
         while True:
             client, _, start = await self._router.recv_multipart()
             self.replays += 1
-            for number in range(int.from_bytes(start, "big"), len(self.kept)):
+            begin = int.from_bytes(start, "big")
+            lost = [self.drops(number - begin) for number in range(begin, len(self.kept))]
+            for number in range(begin, len(self.kept)):
+                if lost[number - begin]:
+                    continue
                 frames = [client, b"", b"kv", number.to_bytes(8, "big"), self.kept[number]]
                 await self._router.send_multipart(frames)
+            if any(lost):
+                continue
             end = (-1).to_bytes(8, "big", signed=True)
             await self._router.send_multipart([client, b"", b"", end, b""])
 
@@ -271,3 +281,35 @@ async def test_a_silent_publisher_is_said_and_its_index_emptied(
         await until(lambda: feed.state is FeedState.SILENT)
         assert held(feed.follower.index) == 0
         assert "KV events stopped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [lambda n: n >= 10, lambda n: 10 <= n < 25, lambda n: n % 7 == 6],
+    ids=["the rest", "a stretch", "now and then"],
+)
+async def test_what_a_slow_line_drops_is_asked_for_again_from_where_it_stopped(
+    drops: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.2)
+    async with following() as (feed, publisher):
+        publisher.drops = drops
+        publisher.kept += [batch(stored(0, 3))] + [batch()] * 60 + [batch(stored(3, 2))]
+        await until(lambda: feed.state is FeedState.LIVE)
+        assert held(feed.follower.index) == 20
+        assert feed.follower.batches_total == 62  # Each was applied once.
+        assert feed.follower.resets_total == 1  # When it began.
+
+
+async def test_a_publisher_that_answers_late_is_given_longer_and_nothing_is_learned_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.05)
+    async with following() as (feed, publisher):
+        publisher.kept += [batch(stored(0, 3)), batch(stored(3, 2))]
+        publisher.drops = lambda n: (
+            n >= (1 if publisher.replays == 1 else 0) and (publisher.replays < 4)
+        )
+        await until(lambda: feed.state is FeedState.LIVE)
+        assert held(feed.follower.index) == 20
+        assert (feed.follower.batches_total, feed.follower.resets_total) == (2, 1)

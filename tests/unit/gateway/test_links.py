@@ -39,7 +39,7 @@ async def test_link_watch_tells_changes_only_and_a_lost_agent_is_a_lost_line() -
         await mock.ready()
         endpoints = resolve(mock.deployment(), source="mock")
         lines = LineStates(endpoints, on_change=told.append, on_pair=lambda *_: None)
-        running = asyncio.create_task(watch_links(gateway._agents["east-agent"], lines))
+        running = asyncio.create_task(watch_links(gateway.agents["east-agent"], lines))
         await until(lambda: len(told) == 1)
         mock.agents["east-agent"].links = [state(utilisation=0.52), state(utilisation=0.53)]
         await until(lambda: len(told) == 2)
@@ -73,22 +73,23 @@ def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
     pairs: list[tuple[str, str, bool]] = []
     endpoints = resolve(parse_deployment(TWO_BY_TWO, source="test"), source="test")
     lines = LineStates(endpoints, on_change=told.append, on_pair=lambda *pair: pairs.append(pair))
-    assert [a for a in ("e1a", "e2a", "w1a", "w2a") if lines.sends(a)] == ["e1a", "e2a", "w1a"]
-    half = {"limit_bytes_per_s": 50e6, "goodput_bytes_per_s": 20e6, "utilisation": 0.4}
-    lines.take("e1a", [state(peer="w2a", **half), state(peer="stranger")])  # type: ignore[arg-type]
-    lines.take("e2a", [state(peer="w2a", **half)])  # type: ignore[arg-type]
-    lines.take("w1a", [state(peer="w2a", limit_bytes_per_s=None)])  # type: ignore[arg-type]
-    between = [e for e in told if e.source == "east"]
-    assert [(e.rate_bytes_per_s, e.utilisation) for e in between] == [(50e6, 0.4), (100e6, 0.4)]
-    assert [(e.source, e.target, e.up) for e in told if e not in between] == [
-        ("west", "west", True)
-    ]
+
+    def links(*peers: str) -> list[LinkState]:
+        quarter = {"limit_bytes_per_s": 25e6, "goodput_bytes_per_s": 10e6, "utilisation": 0.4}
+        return [state(peer=peer, **quarter) for peer in peers]  # type: ignore[arg-type]
+
+    lines.take("e1a", [*links("w1a", "w2a"), state(peer="stranger")])  # type: ignore[arg-type]
+    lines.take("e2a", links("w1a", "w2a"))
+    lines.take("w1a", links("w2a"))
+    assert [(e.source, e.rate_bytes_per_s, e.utilisation) for e in told] == [
+        ("east", 50e6, 0.4), ("east", 100e6, 0.4), ("west", 25e6, 0.4),
+    ]  # fmt: skip
     assert pairs == []
     lines.lost("e1a", "gone")
     assert (told[-1].up, told[-1].rate_bytes_per_s) == (True, 50e6)
-    assert pairs == [("e1", "w2", False)]
-    lines.take("e1a", [state(peer="w2a", **half)])  # type: ignore[arg-type]
-    assert pairs[1:] == [("e1", "w2", True)]
+    assert pairs == [("e1", "w1", False), ("e1", "w2", False)]
+    lines.take("e1a", links("w1a", "w2a"))
+    assert pairs[2:] == [("e1", "w1", True), ("e1", "w2", True)]
     lines.lost("e1a", "gone")
     lines.lost("e2a", "gone")
     assert (told[-1].source, told[-1].up) == ("east", False)

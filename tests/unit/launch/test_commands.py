@@ -35,9 +35,22 @@ def test_a_prefill_engine_exports_through_its_clusters_agent() -> None:
     assert transfer["kv_connector_extra_config"] == {
         "agent_socket": "/tmp/s/east-agent.sock",
         "engine": "east-prefill",
-        "exports": True,
+        "decodes": False,
     }
     assert _option(command.arguments, "--block-size") == "256"
+
+
+@pytest.mark.parametrize(("args", "role"), [((), "kv_both"), (("--enable-dbo",), "kv_consumer")])
+def test_an_engine_of_a_pd_cluster_exports_and_imports_whatever_it_begins_as(
+    args: tuple[str, ...], role: str
+) -> None:
+    deployment = _resolved()
+    for engine in deployment.clusters[1].engines:
+        asked = msgspec.structs.replace(engine, args=args)
+        command = engine_command(deployment, asked, vllm="cpu")
+        transfer = json.loads(_option(command.arguments, "--kv-transfer-config"))
+        assert transfer["kv_role"] == role
+        assert transfer["kv_connector_extra_config"]["decodes"] is True
 
 
 @pytest.mark.parametrize(
@@ -96,5 +109,7 @@ def test_on_gpus_memory_is_shared_and_kernels_are_chosen_alike() -> None:
         assert command.environment["CUDA_VISIBLE_DEVICES"] == "1"
         assert command.environment["TORCHINDUCTOR_DETERMINISTIC"] == "1"
         assert command.environment["TRITON_CACHE_DIR"]
+        compilation = json.loads(_option(command.arguments, "--compilation-config"))
+        assert compilation == {"inductor_compile_config": {"combo_kernels": False}}
     mine = msgspec.structs.replace(engine, env={"TRITON_CACHE_DIR": "/mine"})
     assert engine_command(deployment, mine, vllm="gpu").environment["TRITON_CACHE_DIR"] == "/mine"

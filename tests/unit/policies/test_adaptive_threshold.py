@@ -34,6 +34,6 @@ def test_adaptive_threshold_rises_when_the_same_bytes_wait_for_a_slower_line() -
     line.outstanding_bytes = 2e6
     policy.adjust(view, now=1.0)
     before = policy.threshold_tokens("west")
-    line.rate_bytes_per_s *= 0.2
+    line.rate.take(0.2 * line.rate_bytes_per_s, 0.0)
     policy.adjust(view, now=2.0)
     assert policy.threshold_tokens("west") == pytest.approx(before * np.exp((10 - 2) / 5), rel=0.01)

@@ -9,9 +9,11 @@ import pytest
 from prfaas.core.errors import ConfigError
 from prfaas.policies.api import Decision, Refusal, RoleChange, Route
 from prfaas.policies.auto import AutoConfig, AutoPolicy
+from prfaas.policies.costs import ProfileCosts
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, Topology
 from prfaas.testing.policy_views import fleet
 
 
@@ -32,7 +34,7 @@ def test_on_an_idle_deployment_the_soonest_route_is_taken() -> None:
     view = fleet()
     assert route(view, 8000) == (Route.OFFLOAD, "e0")
     assert route(view, 8000, cached={"p1": 7900}) == (Route.PD_P, "p1")
-    view.links["east", "west"].rate_bytes_per_s = 1e4
+    view.links["east", "west"].rate.take(1e4, 0.0)
     assert route(view, 2000)[0] is not Route.OFFLOAD
 
 
@@ -126,3 +128,20 @@ def test_engines_that_cannot_change_are_left_alone() -> None:
 def test_a_time_without_a_unit_is_refused() -> None:
     with pytest.raises(ConfigError, match="unit"):
         AutoPolicy(AutoConfig(ttft="10"))
+
+
+def test_the_near_cluster_answers_as_long_as_it_is_in_time() -> None:
+    topology = Topology(
+        (ClusterSpec("near", "pd"), ClusterSpec("far", "pd")),
+        (EngineSpec("n", "near", "decode", 10), EngineSpec("f", "far", "decode", 10)),
+        (),
+        64,
+        near="near",
+    )
+    costs = ProfileCosts({name: lambda tokens: tokens / 1000 for name in "nf"}, lambda tokens: 0.0)
+    view = FleetState(topology, costs)
+    view.engines["n"].book(5000, 5.0, 0.0)
+    for tokens, engine in ((2000, "n"), (6000, "f")):
+        decision = decide(view, tokens)
+        assert isinstance(decision, Decision)
+        assert decision.decode_engine == engine

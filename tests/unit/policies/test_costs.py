@@ -80,3 +80,48 @@ def test_what_is_long_forgotten_makes_nobody_free() -> None:
     for _ in range(73_000):
         costs.prefill_seen("p0", 1000, 0.5)
     assert costs.prefill_s("e0", 1000) == pytest.approx(0.25)
+
+
+def test_one_that_took_very_long_is_no_rule_but_several_in_a_row_are() -> None:
+    costs = learned()
+    for _ in range(20):
+        costs.prefill_seen("p0", 1000, 1.0)
+    costs.prefill_seen("p0", 1000, 500.0)
+    assert costs.prefill_s("p0", 1000) < 1.2
+    for _ in range(3):
+        costs.prefill_seen("p0", 1000, 1.0)
+    for _ in range(10):
+        costs.prefill_seen("p0", 1000, 50.0)
+    assert costs.prefill_s("p0", 1000) > 5.0
+
+
+def test_a_successor_begins_with_what_was_learned_and_is_soon_convinced_otherwise() -> None:
+    costs, successor = learned(), learned()
+    for tokens in (500, 1000, 2000) * 20:
+        costs.prefill_seen("p0", tokens, tokens / 1000)
+    successor.restore(costs.learned())
+    assert successor.prefill_s("p0", 1500) == pytest.approx(1.5)
+    assert successor.prefill_s("d0", 1500) == pytest.approx(1.5)
+    for tokens in (500, 1000, 2000) * 10:
+        successor.prefill_seen("p0", tokens, tokens / 4000)
+    assert successor.prefill_s("p0", 1500) < 0.9
+
+
+@pytest.mark.parametrize(
+    "sums", [(1.0, 2.0), (1.0, 2.0, 3.0, 4.0, float("nan")), (-1.0, 2.0, 3.0, 4.0, 5.0)]
+)
+def test_what_cannot_have_been_learned_is_passed_over(sums: tuple[float, ...]) -> None:
+    costs = learned()
+    before = costs.prefill_s("p0", 1000)
+    costs.restore({"p0": sums, "gone": (1.0, 2.0, 3.0, 4.0, 5.0)})
+    assert costs.prefill_s("p0", 1000) == before
+    assert costs.learned() == {}
+
+
+def test_a_profile_is_where_learning_begins() -> None:
+    costs = learned()
+    costs.seed("p0", [(1000.0, 1.0), (2000.0, 2.0)])
+    assert costs.prefill_s("p0", 1500) == pytest.approx(1.5)
+    for _ in range(30):
+        costs.prefill_seen("p0", 1500, 3.0)
+    assert costs.prefill_s("p0", 1500) > 2.7

@@ -10,7 +10,7 @@ from prfaas.core.errors import EngineError
 from prfaas.profiling.engine import EngineUnderTest, step_of, steps_for
 from prfaas.profiling.profile import Wanted, measure
 from prfaas.testing.mock_agent import MockAgent
-from prfaas.testing.mock_engine import MockEngine
+from prfaas.testing.mock_engine import MAX_MODEL_LEN, MockEngine
 
 METRICS = """# HELP vllm:num_requests_running Number
 vllm:num_requests_running{engine="0",model_name="m"} 2.0
@@ -56,7 +56,7 @@ async def test_what_an_engine_says_of_itself() -> None:
             facts = await under_test.facts()
             assert (facts.model, facts.version) == ("mock-model", "0.32.0")
             assert (facts.blocks, facts.block_tokens, facts.running) == (512, 16, 2)
-            assert facts.max_model_len is None
+            assert facts.max_model_len == MAX_MODEL_LEN
             with pytest.raises(EngineError, match="2 requests running"):
                 await measure(Wanted(engine.url, 1.0), lambda _: None)
             engine.fail_with_status = 500

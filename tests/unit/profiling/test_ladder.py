@@ -36,6 +36,7 @@ class Bench:
             budget_s=budget_s,
             clock=lambda: self.now,
             on_point=lambda point, seconds: None,
+            growth=4.0,
         )
 
 

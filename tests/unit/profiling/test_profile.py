@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -14,7 +15,7 @@ from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import parse_deployment
 from prfaas.models.profiles import load_profile, parse_profile
-from prfaas.profiling.engine import Facts
+from prfaas.profiling.engine import EngineUnderTest, Facts
 from prfaas.profiling.profile import Measured, Wanted, measure
 from prfaas.testing.profiled_engine import ProfiledEngine, scaled_layout
 
@@ -94,3 +95,13 @@ def test_a_file_has_what_was_measured_and_nothing_else() -> None:
     assert file["gpus"] == 8
     assert not {"decode", "load", "kv", "kv_tokens"} & file.keys()
     assert "vLLM 0.32" in file["source"]
+
+
+async def test_a_batch_is_measured_although_its_prompts_come_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as (_, _, d), aiohttp.ClientSession() as session:
+        engine = EngineUnderTest(d.url, session)
+        await engine.facts()
+        # Twelve steps are over before the second of eight prompts is prefilled.
+        assert await engine.step_s(8, 12) > 0

@@ -199,3 +199,33 @@ def _freed(driver: Driver, engine: str) -> list[c.AnyCommand]:
         x.request_id for x in driver.log if isinstance(x, c.StartDecode) and x.engine == engine
     ]
     return driver(e.RequestCompleted(running[0], 1))
+
+
+def test_a_hand_off_to_a_machine_without_a_decode_engine_is_given_up_at_once() -> None:
+    driver = Driver(topology())
+    _fill(driver, "d2", "d3")
+    (start,) = [x for x in driver.arrive(LONG) if isinstance(x, c.StartPrefill)]
+    assert start.decode_engine == "d1"
+    out = driver(e.EngineDown("d1", "gone"))
+    again = [x for x in out if isinstance(x, c.StartPrefill)]
+    assert [x.decode_engine for x in again if x.request_id == "r"] in (["d2"], ["d3"]), out
+
+
+def test_a_hand_off_goes_on_where_its_machine_has_another_decode_engine() -> None:
+    driver = Driver(topology())
+    _fill(driver, "d1")
+    starts = [x for n in range(2) for x in driver.arrive(LONG, f"r{n}")]
+    taken = next(x for x in starts if isinstance(x, c.StartPrefill) and x.decode_engine == "d2")
+    out = driver(e.EngineDown("d2", "gone"))
+    assert not [x for x in out if getattr(x, "request_id", "") == taken.request_id]
+    driver(e.PrefillCompleted(taken.request_id, 1))
+    (decode,) = driver(e.TransferCompleted(taken.request_id, 1))
+    assert (decode.engine, decode.transfer_id) == ("d3", taken.transfer_id)  # type: ignore[union-attr]
+
+
+def test_an_engine_whose_agent_is_away_is_the_last_to_be_given_long_prompts() -> None:
+    driver = Driver(topology())
+    driver(e.EngineUp("d1", takes_handoffs=False))
+    for number in range(8):
+        driver.arrive(LONG, f"r{number}")
+    assert {b for _, b in prefills(driver)} == {"d2", "d3"}

@@ -35,7 +35,7 @@ OPENED = JournalOpened(
     driver="gateway",
     unix_time=1e9,
     topology=TOPOLOGY,
-    scheduler=SchedulerConfig(),
+    scheduler=SchedulerConfig(policy="threshold"),
     costs=CostInputs(),
 )
 

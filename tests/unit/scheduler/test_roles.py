@@ -29,9 +29,9 @@ class Asking(HomogeneousPolicy):
 class Asked(Driver):
     """A driver whose policy calls for role changes when it is asked to."""
 
-    def __init__(self, topo: Topology) -> None:
+    def __init__(self, topo: Topology, **config: str) -> None:
         self.asking = Asking()
-        super().__init__(topo, policy=self.asking)
+        super().__init__(topo, policy=self.asking, **config)
         self(e.TimerFired())
 
     def ask(self, engine: str, role: str) -> list[c.AnyCommand]:
@@ -111,3 +111,50 @@ def test_where_the_other_is_suspected_one_that_drains_decodes_on() -> None:
     drive(e.EngineSuspected("west-d1", "late"))
     assert drive.arrive(256, "c")[0].engine == "west-d0"
     assert drive(e.RequestCompleted("a", 1)) == []
+
+
+def test_a_dry_run_tells_what_it_would_do_and_does_nothing() -> None:
+    drive = Asked(topology(decodes=2), roles="dry-run")
+    told = c.ChangeRole("west-d1", "prefill", "why", dry_run=True)
+    assert drive.ask("west-d1", "prefill") == [told]
+    assert drive.ask("west-d1", "prefill") == []
+    assert drive.scheduler.view.engines["west-d1"].role == "decode"
+    assert {drive.arrive(256, rid)[0].engine for rid in "ab"} == {"west-d0", "west-d1"}
+    drive.now += 60.0
+    assert drive.ask("west-d1", "prefill") == [told]
+
+
+def test_fixed_roles_stay() -> None:
+    drive = Asked(topology(decodes=2), roles="fixed")
+    assert drive.ask("west-d1", "prefill") == []
+    assert drive.scheduler.view.engines["west-d1"].role == "decode"
+
+
+def test_an_engine_whose_layout_is_another_than_its_neighbours_keeps_its_role() -> None:
+    drive = Asked(topology(decodes=2))
+    drive(e.EngineUp("west-d1", changes_role=False))
+    assert drive.ask("west-d1", "prefill") == []
+    drive(e.EngineUp("west-d1"))
+    assert drive.ask("west-d1", "prefill") == [c.ChangeRole("west-d1", "prefill", "why")]
+
+
+def test_a_prefill_engine_without_its_agent_prefills_for_nobody_but_stands_in() -> None:
+    drive = Driver(topology(capacity=1))
+    [first] = drive.arrive(SHORT, "a")
+    assert first.engine == "west-p0"
+    assert drive.arrive(SHORT, "b") == []
+    [moved] = drive(e.EngineUp("west-p0", takes_handoffs=False))
+    assert (moved.request_id, moved.engine) == ("b", "west-d0")
+    drive(e.RequestCompleted("b", 2))
+    moved = drive(e.EngineDown("west-d0", "exit"))
+    assert [x.engine for x in moved if isinstance(x, c.StartDecode)] == ["west-p0"]
+    drive(e.EngineUp("west-p0", takes_handoffs=True))
+    assert [x.name for x in drive.scheduler.view.cluster("west").prefill_engines] == ["west-p0"]
+
+
+def test_an_engine_goes_back_to_its_role_where_its_cluster_is_not_alike_any_more() -> None:
+    drive = Asked(topology(decodes=2))
+    drive.ask("west-d1", "prefill")
+    [changed] = drive(e.EngineUp("west-d1", changes_role=False))
+    assert isinstance(changed, c.ChangeRole)
+    assert (changed.engine, changed.role) == ("west-d1", "decode")

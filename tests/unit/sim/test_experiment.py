@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from prfaas.core.errors import ConfigError
+from prfaas.scheduler.journal import CostInputs, Curve
 from prfaas.sim.build import build_workload
-from prfaas.sim.experiment import SweepPoint, sweep_rate
+from prfaas.sim.experiment import SweepPoint, simulate, sweep_rate
 from prfaas.sim.runs import load_scenario, run_for
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -45,3 +46,18 @@ def test_requests_that_arrive_together_have_no_rate_to_sweep() -> None:
     together = msgspec.structs.replace(WORKLOAD.first(3), arrivals=[0.0, 0.0, 0.0])
     with pytest.raises(ConfigError, match="no rate to sweep"):
         sweep_rate(SCENARIO, RUN, together, beside=EXAMPLES)
+
+
+def test_a_scheduler_that_learns_begins_with_what_it_is_given() -> None:
+    learning = msgspec.structs.replace(
+        SCENARIO, experiments=msgspec.structs.replace(SCENARIO.experiments, costs="learned")
+    )
+    slow = Curve((1000.0, 131072.0), (50.0, 900.0), "linear")
+    begun = CostInputs(seeds={f"east-prefill-{i}": slow for i in range(4)})
+    run = run_for(SCENARIO, "earliest")
+    seen = [
+        simulate(learning, run, WORKLOAD.first(8), beside=EXAMPLES, begun_with=known)
+        for known in (None, begun)
+    ]
+    offloaded = [int(simulation.recorder.table().offloaded.sum()) for simulation in seen]
+    assert offloaded[1] < offloaded[0]

@@ -150,3 +150,17 @@ def test_numbers_that_make_no_sense_are_refused(
 def test_events_of_one_run_only(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", str(scenario), "--events", "x.jsonl"]) == 2
     assert "--events writes one run" in capsys.readouterr().err
+
+
+def test_roles_that_nobody_fixed_are_the_planners_and_said(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = "[{role: prefill, count: 1}, {role: decode, count: 2}]"
+    assert split in SCENARIO
+    scenario.write_text(
+        SCENARIO.replace(split, "{count: 3}").replace("west-prefill", "west-decode")
+    )
+    assert main(["simulate", str(scenario), "--policy", "naive", "--json"]) == 0
+    assert "decode: the planner's split" in capsys.readouterr().err
+    assert main(["simulate", str(scenario), "--policy", "all PD", "--json"]) == 0
+    assert "of west" not in capsys.readouterr().err

@@ -44,6 +44,7 @@ def snapshot(*, up: bool) -> Snapshot:
         model="m",
         policy="threshold",
         threshold_tokens=19_400,
+        searched_thresholds={"west": 21_000},
         gateway=GatewayStatus(url="http://g", up=up, ready=up, inflight=7, requests={"pd ok": 5}),
         clusters=[ClusterStatus(name="west", kind="pd", machines=[machine], engines=[engine])],
         lines=[line],

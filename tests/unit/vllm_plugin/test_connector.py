@@ -44,6 +44,10 @@ def test_hybrid_models_are_supported_with_every_group_loaded() -> None:
     assert made.get_loaded_kv_cache_group_ids(SimpleNamespace()) == (0, 1, 2)  # type: ignore[arg-type]
 
 
+def test_sleep_mode_is_answered() -> None:
+    assert PrfaasConnector.supports_sleep_mode(SimpleNamespace()) is False  # type: ignore[arg-type]
+
+
 COMMON: dict[str, Any] = {
     "block_size": 16, "num_kv_heads": 1, "head_size": 8, "dtype": torch.bfloat16
 }  # fmt: skip
@@ -93,12 +97,12 @@ def test_no_request_is_ever_reported_as_sent() -> None:
     assert made.request_finished_all_groups(SimpleNamespace(), ()) == (False, {"ok": True})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("exports", "piecewise"), [({}, True), ({"exports": False}, False)])
-def test_an_engine_that_exports_gives_up_full_cuda_graphs(
-    exports: dict[str, Any], piecewise: bool
+@pytest.mark.parametrize(("extra", "piecewise"), [({}, True), ({"decodes": True}, False)])
+def test_only_an_engine_that_never_decodes_gives_up_full_cuda_graphs(
+    extra: dict[str, Any], piecewise: bool
 ) -> None:
     """They would skip the hook that pages leave from: all would leave when the step is over."""
-    assert PrfaasConnector.requires_piecewise_for_cudagraph(exports) is piecewise
+    assert PrfaasConnector.requires_piecewise_for_cudagraph(extra) is piecewise
 
 
 def test_a_missing_setting_is_named() -> None:

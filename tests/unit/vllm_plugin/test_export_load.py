@@ -112,9 +112,12 @@ class Rank:
         self, cuts: list[int], from_token: int, to_token: int, hooks: Sequence[str] = HOOKS
     ) -> None:
         first = from_token
+        last_block_end = to_token // BLOCK * BLOCK
         for end in cuts:
+            states_at = tuple(at for at in sorted({last_block_end, to_token}) if first < at <= end)
+            final = end == to_token
             step = ExportStep(
-                "r", params(from_token, to_token), first, end, end == to_token, tables(1, 9)
+                "r", params(from_token, to_token), first, end, final, tables(1, 9), states_at
             )
             for name in hooks:
                 self.exporter.layer_computed(step, name)
@@ -132,12 +135,19 @@ class Rank:
         return results
 
 
-def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
+KEPT_AT = 60
+"""Where the state at the last block's end goes."""
+
+
+def expected(before: dict, source: dict, local: int, to_token: int, *, kept: bool) -> dict:
     """The receiver's cache after a load: the missing blocks, and nothing else, are replaced."""
     after = {name: pages.clone() for name, pages in before.items()}
     for number, group in enumerate(LAYOUT.groups):
-        end = to_token // BLOCK
+        end = -(-to_token // BLOCK)
         first = end - 1 if group.kind == "recurrent" else local // BLOCK
+        if kept and group.kind == "recurrent":
+            for layer in group.layers:
+                after[layer.name][KEPT_AT] = source[layer.name][tables(1, 9)[number][end - 2]]
         if group.kind == "sliding_window":
             first = max(first, (to_token - 6 + 1) // BLOCK)
         for layer in group.layers:
@@ -151,6 +161,8 @@ def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
 @settings(max_examples=60)
 @given(
     blocks=st.integers(2, 8),
+    tail=st.integers(0, BLOCK - 1),
+    kept=st.booleans(),
     skipped=st.integers(0, 3),
     extra_local=st.integers(0, 2),
     cuts=st.sets(st.integers(1, 31)),
@@ -160,6 +172,8 @@ def expected(before: dict, source: dict, local: int, to_token: int) -> dict:
 )
 def test_every_page_arrives_once_and_no_other_is_touched(
     blocks: int,
+    tail: int,
+    kept: bool,
     skipped: int,
     extra_local: int,
     cuts: set[int],
@@ -169,24 +183,29 @@ def test_every_page_arrives_once_and_no_other_is_touched(
 ) -> None:
     """Whichever layers call their hook, in whatever order, and however often: a model's own
     attention and full CUDA graphs call none, draft layers several times, and a layer that shares
-    another's cache is in no group."""
-    to_token = blocks * BLOCK
+    another's cache is in no group. With a tail the hand-off is exact: it ends inside a block, and
+    the state at the last block's end comes too, for which the receiver may have a place."""
+    last_block_end = blocks * BLOCK
+    to_token = last_block_end + tail
     from_token = min(skipped, blocks - 1) * BLOCK
-    local = min(from_token + extra_local * BLOCK, to_token - BLOCK)
+    local = min(from_token + extra_local * BLOCK, last_block_end - BLOCK)
+    kept = kept and tail > 0
     client = LoopbackAgentClient(slot_bytes=slot_bytes, slots=400)
     sender, receiver = Rank(client, 1, copier()), Rank(client, 2)
     before = {name: pages.clone() for name, pages in receiver.pages.items()}
-    ends = [*sorted(c for c in cuts if from_token < c < to_token), to_token]
+    within = {c for c in cuts if from_token < c < to_token}
+    ends = sorted(within | {last_block_end, to_token})
     sender.prefill(ends, from_token, to_token, hooks)
     assert client.finished == {"t"}
     assert sum(extent.length for extent in client.extents["t"]) == client.totals["t"]
 
-    start = ImportStart("r", "t", from_token, to_token, local, tables(3, 9))
+    places = {1: KEPT_AT} if kept else {}
+    start = ImportStart("r", "t", from_token, to_token, local, tables(3, 9), places)
     for block in range(max(0, (to_token - 6 + 1) // BLOCK)):
         start.tables[2][block] = 0
     receiver.importer.start(start)
     assert not receiver.reported().failed
-    wanted = expected(before, sender.pages, local, to_token)
+    wanted = expected(before, sender.pages, local, to_token, kept=kept)
     for name, pages in receiver.pages.items():
         assert torch.equal(pages, wanted[name]), name
     assert client.closed == 1
@@ -197,7 +216,7 @@ def test_every_page_arrives_once_and_no_other_is_touched(
 def test_pages_leave_from_the_hook_and_states_from_the_next_one_above() -> None:
     client = LoopbackAgentClient(slot_bytes=8, slots=100)
     exporter = Rank(client, 1).exporter
-    step = ExportStep("r", params(0, 8), 0, 8, True, tables(1, 9))
+    step = ExportStep("r", params(0, 8), 0, 8, True, tables(1, 9), (8,))
     spans = TransferPlan(LAYOUT, from_token=0, to_token=8).spans
     exporter.layer_computed(step, "fa.3")
     below = [name for name in spans if any(

@@ -83,8 +83,10 @@ def ranges(steps: list[ExportStep]) -> list[tuple[int, int, bool]]:
     return [(s.first_token, s.end_token, s.final) for s in steps]
 
 
-def exporting(n: int, params: dict[str, Any], *specs: Any) -> tuple[SchedulerSide, Any]:
-    side = SchedulerSide(config(*(specs or (full(), mamba()))))
+def exporting(
+    n: int, params: dict[str, Any], *specs: Any, may_export: bool = True
+) -> tuple[SchedulerSide, Any]:
+    side = SchedulerSide(config(*(specs or (full(), mamba()))), exports=may_export)
     prompt = request(n, params)
     side.on_new_request(prompt)
     return side, prompt
@@ -102,6 +104,43 @@ def test_a_prompt_leaves_chunk_by_chunk_up_to_its_boundary() -> None:
         "ok": True,
         "reason": None,
     }
+
+
+def test_an_exact_hand_off_ends_with_the_prompt_and_has_the_last_blocks_state_too() -> None:
+    """The prefill engine is given the prompt without its last token."""
+    side, prompt = exporting(999, export(999))
+    first, second = step(side, 0, 768, new=True), step(side, 768, 231)
+    assert ranges(first.exports) == [(0, 768, False)]
+    assert ranges(second.exports) == [(768, 999, True)]
+    assert [s.states_at for s in (*first.exports, *second.exports)] == [(768,), (999,)]
+    result = side.request_finished(prompt)
+    assert result is not None
+    assert result["ok"]
+
+
+def test_an_exact_hand_off_of_less_than_a_block_has_one_state() -> None:
+    side, _ = exporting(200, export(200))
+    (only,) = step(side, 0, 200, new=True).exports
+    assert (only.first_token, only.end_token, only.final, only.states_at) == (0, 200, True, (200,))
+
+
+def test_an_exact_hand_off_of_which_the_last_block_is_cached_has_both_states_at_once() -> None:
+    side, _ = exporting(999, export(999))
+    (only,) = step(side, 768, 231, new=True).exports
+    assert only.states_at == (768, 999)
+
+
+def test_an_exact_hand_off_without_the_last_blocks_state_is_given_up() -> None:
+    side, prompt = exporting(999, export(999))
+    assert step(side, 512, 487, new=True).exports == []
+    result = side.request_finished(prompt)
+    assert result is not None
+    assert "no step keeps the recurrent state at token 768" in result["reason"]
+
+
+def test_an_exact_hand_off_needs_states_at_the_ends_of_the_largest_blocks() -> None:
+    side, _ = exporting(999, export(999), full(512), mamba())
+    assert step(side, 0, 999, new=True).exports == []
 
 
 def test_only_what_the_receiver_lacks_leaves() -> None:
@@ -234,3 +273,17 @@ def test_an_import_of_the_whole_prompt_or_nothing_is_recomputed(params: Any) -> 
     side, prompt = exporting(1000, params)
     assert side.get_num_new_matched_tokens(prompt, 0) == (0, False)
     assert side.request_finished(prompt) is None
+
+
+def test_an_engine_that_only_imports_says_that_it_exports_nothing() -> None:
+    side, prompt = exporting(1000, export(768), may_export=False)
+    assert step(side, 0, 1000, new=True).exports == []
+    answer = side.request_finished(prompt)
+    assert answer is not None
+    assert not answer["ok"]
+    assert "kv_consumer" in answer["reason"]
+
+
+def test_an_exact_import_leaves_the_last_token() -> None:
+    side, prompt = exporting(1000, import_(999, from_token=256))
+    assert side.get_num_new_matched_tokens(prompt, 768) == (231, True)

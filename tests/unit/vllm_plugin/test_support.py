@@ -43,6 +43,9 @@ def engine(**settings: Any) -> Any:
     made = SimpleNamespace(
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
+            data_parallel_size=1,
+            data_parallel_index=0,
+            data_parallel_external_lb=False,
             decode_context_parallel_size=1,
             prefill_context_parallel_size=1,
             use_ubatching=False,
@@ -50,9 +53,11 @@ def engine(**settings: Any) -> Any:
         cache_config=SimpleNamespace(mamba_cache_mode="align"),
         kv_transfer_config=SimpleNamespace(
             is_kv_consumer=False,
+            is_kv_producer=True,
             kv_load_failure_policy="fail",
             kv_connector_extra_config={},
         ),
+        model_config=SimpleNamespace(enable_sleep_mode=False),
         speculative_config=None,
     )
     for name, value in settings.items():
@@ -66,6 +71,9 @@ CHUNKED = ChunkedLocalAttentionSpec(
 )
 
 
+EAGLE, NGRAM = SimpleNamespace(method="eagle"), SimpleNamespace(method="ngram")
+
+
 @pytest.mark.parametrize(
     ("config", "cache", "named"),
     [
@@ -73,12 +81,16 @@ CHUNKED = ChunkedLocalAttentionSpec(
         (engine(), groups(), "no KV cache"),
         (engine(), groups(full(256), full(384)), r"\[256, 384\].*--block-size"),
         (engine(pipeline_parallel_size=2), groups(full()), "pipeline parallelism"),
+        (engine(data_parallel_size=2), groups(full()), "data-parallel ranks behind one address"),
+        (engine(data_parallel_index=1), groups(full()), "data-parallel ranks behind one address"),
         (engine(decode_context_parallel_size=2), groups(full()), "decode context parallelism"),
         (engine(prefill_context_parallel_size=2), groups(full()), "prefill context parallelism"),
         (engine(use_ubatching=True), groups(full()), "--enable-dbo"),
         (engine(is_kv_consumer=True), groups(full()), '"kv_load_failure_policy": "recompute"'),
         (engine(mamba_cache_mode="none"), groups(full(), mamba()), "--enable-prefix-caching"),
-        (engine(speculative_config="eagle"), groups(full(), mamba()), "speculative decoding"),
+        (engine(enable_sleep_mode=True), groups(full()), "--enable-sleep-mode"),
+        (engine(speculative_config=EAGLE), groups(full(), mamba()), r"decoding \(eagle\)"),
+        (engine(speculative_config=NGRAM), groups(full(), mamba()), "--speculative-config"),
         (
             engine(),
             groups(full(), mamba(), hash_block_size=32, cache_hit_alignment_tokens=32),
@@ -99,9 +111,11 @@ def test_what_cannot_be_exact_is_refused_by_name(
         (engine(), groups(full(), mamba())),
         (engine(), groups(full(), mamba(), cache_hit_alignment_tokens=BLOCK, hash_block_size=32)),
         (engine(), groups(full(128), full(256))),
-        (engine(speculative_config="eagle"), groups(full())),
+        (engine(speculative_config=EAGLE), groups(full())),
+        (engine(speculative_config=NGRAM), groups(full())),
+        (engine(data_parallel_size=2, data_parallel_external_lb=True), groups(full())),
         (engine(is_kv_consumer=True, kv_load_failure_policy="recompute"), groups(full())),
-        (engine(use_ubatching=True, kv_connector_extra_config={"exports": False}), groups(full())),
+        (engine(use_ubatching=True, is_kv_producer=False), groups(full())),
     ],
 )
 def test_what_can_be_is_accepted(config: Any, cache: KVCacheConfig) -> None:

@@ -15,6 +15,9 @@ ProcessName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0
 """Logs, sockets and sessions are called by it."""
 
 
+_MICRO_BATCHES = frozenset({"--enable-dbo", "--ubatch-size"})
+
+
 class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     """One vLLM server. Without ``url`` it is started by `prfaas up` on a free port."""
 
@@ -33,3 +36,19 @@ class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     max_num_seqs: Positive = 32
     args: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def micro_batches(self) -> bool:
+        """Whether vLLM is told to cut its steps in micro-batches: such an engine cannot export."""
+        return any(arg.partition("=")[0] in _MICRO_BATCHES for arg in self.args)
+
+    def option(self, *names: str) -> str | None:
+        """What ``args`` say of a vLLM option (``--name value`` or ``--name=value``), by any of its
+        names; None where they do not name it, empty where it has no value."""
+        found = None
+        for at, argument in enumerate(self.args):
+            name, separator, value = argument.partition("=")
+            if name in names:
+                following = self.args[at + 1] if at + 1 < len(self.args) else ""
+                found = value if separator else "" if following.startswith("--") else following
+        return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.strict import Strict
-from prfaas.core.units import parse_duration
+from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
 
 
 class GatewayConfig(Strict, frozen=True):
@@ -18,12 +20,46 @@ class GatewayConfig(Strict, frozen=True):
     near: str | None = None
     """The PD cluster it stands beside: asked first, others while that one is full."""
     api_keys: tuple[str, ...] = ()
+    operator_keys: tuple[str, ...] = ()
+    """Who carries one of them may drain engines; without any only this machine may."""
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
     max_inflight_requests: Positive = 1024
+    max_bodies: str = "1 GiB"
+    """Of all bodies that are held at a time, so that `max_inflight_requests` large ones (16 GiB by
+    the defaults) are not."""
+    max_waiting_tokens: str | int = "16M"
+    """Prompt tokens of all requests that wait for an engine: what a prompt takes of this process is
+    by its tokens. 128 prompts of 128K; a fleet that prefills 100K tokens/s needs 160 s for them."""
+    max_wait: str | None = None
+    """How long a request may have to wait for a decode slot, by the queues at its arrival; what
+    would wait longer gets 429 at once. None: as long as its deadline lets it."""
     max_index_blocks: Positive = 4_194_304
     """Distinct KV blocks whose holders are known, at about 75 bytes each."""
+    drain: str = "25 s"
+    """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
+    kills, so that what is cut can still be told so."""
+
+    @property
+    def max_bodies_bytes(self) -> int:
+        """``max_bodies`` in bytes. Raises ConfigError."""
+        return parse_bytes(self.max_bodies)
+
+    @property
+    def most_waiting_tokens(self) -> int:
+        """``max_waiting_tokens`` as a number. Raises ConfigError."""
+        return parse_tokens(self.max_waiting_tokens)
+
+    @property
+    def max_wait_s(self) -> float:
+        """``max_wait`` in seconds, infinite for None. Raises ConfigError."""
+        return inf if self.max_wait is None else parse_duration(self.max_wait)
+
+    @property
+    def drain_s(self) -> float:
+        """``drain`` in seconds. Raises ConfigError."""
+        return parse_duration(self.drain)
 
     @property
     def address(self) -> str:

@@ -33,8 +33,9 @@ class AgentPair(NamedTuple):
 class Line(msgspec.Struct, frozen=True):
     """One direction of a line. ``source`` is ``target`` for a cluster's own network.
 
-    ``senders`` are the agents of machines that prefill, ``receivers`` those of machines that
-    decode. Rate and connections are of all pairs together.
+    ``senders`` and ``receivers`` are the agents of machines that have engines. Which of these
+    prefill and which decode may change in a PD cluster while it runs. Rate and connections are of
+    all pairs together.
     """
 
     source: str
@@ -110,8 +111,8 @@ def _line(
     return Line(
         source.name,
         target.name,
-        tuple(m.agent for m in source.machines if m.has("prefill")),
-        tuple(m.agent for m in target.machines if m.has("decode")),
+        tuple(m.agent for m in source.machines if m.engines),
+        tuple(m.agent for m in target.machines if m.engines),
         config.rate_bytes_per_s,
         config.leave_to_others,
         config.connections,

@@ -69,6 +69,10 @@ class Deployment(Strict, frozen=True):
         """The machine that an engine runs on."""
         return next(m for m in self.machines if any(e.name == engine for e in m.engines))
 
+    def cluster_of_engine(self, engine: str) -> ClusterConfig:
+        """The cluster that an engine belongs to."""
+        return next(c for c in self.clusters if any(e.name == engine for e in c.engines))
+
     def agent_of_engine(self, engine: str) -> AgentConfig:
         """The agent that an engine hands its KV cache to."""
         return self.machine_of_engine(engine).agent

@@ -20,10 +20,14 @@ class SchedulerConfig(Strict, frozen=True):
     that may stand outside ``options``, for short.
     """
 
-    policy: str = "threshold"
+    policy: str = ""
+    """Where none is named: ``auto``; but ``threshold`` where there is a threshold."""
     threshold: str | int | None = None
-    bandwidth: Literal["scarce", "abundant"] | None = None
+    bandwidth: Literal["measured", "scarce", "abundant"] | None = None
     options: dict[str, int | float | bool | str] = msgspec.field(default_factory=dict)
+    roles: Literal["live", "dry-run", "fixed"] = "live"
+    """Whether engines of PD clusters change their roles when the policy calls for it; ``dry-run``:
+    what it calls for is only told, in the log, metrics and status."""
     link_grace: str = "2 s"
     """How long a link may be down before the requests that use it take another route."""
     transfer_stall: str = "10 s"
@@ -34,6 +38,11 @@ class SchedulerConfig(Strict, frozen=True):
     attempt_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """The share of the time left to the deadline after which another engine is asked, too."""
     max_attempts: Positive = 8
+
+    def __post_init__(self) -> None:
+        if not self.policy:
+            fixed = self.threshold is not None or "threshold" in self.options
+            msgspec.structs.force_setattr(self, "policy", "threshold" if fixed else "auto")
 
     def policy_options(self) -> dict[str, int | float | bool | str]:
         """The options that are given, wherever they stand. Raises ConfigError for one that is given

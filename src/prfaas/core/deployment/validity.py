@@ -37,6 +37,7 @@ def validate(deployment: Deployment) -> None:
         for engine in cluster.engines:
             with naming(f"engine {engine.name!r}"):
                 _check_addresses(engine)
+                _check_ranks(engine)
     _check_links(deployment)
     for line in lines_of(deployment):
         inside = line.source == line.target
@@ -75,6 +76,20 @@ def _unique(what: str, names: list[str], *, only: list[str] | None = None) -> No
     doubled = {n for n in only or names if names.count(n) > 1}
     if doubled:
         raise ConfigError(f"{what} name used twice: {', '.join(sorted(doubled))}")
+
+
+def _check_ranks(engine: EngineConfig) -> None:
+    """Data-parallel ranks have a cache each: the gateway must be able to tell them apart."""
+    size = engine.option("--data-parallel-size", "-dp")
+    alone = {"--data-parallel-rank", "-dpn", "--data-parallel-external-lb", "-dpe"}
+    if size in (None, "1") or any(a.partition("=")[0] in alone for a in engine.args):
+        return
+    raise ConfigError(
+        f"--data-parallel-size {size}: ranks behind one address are not supported, since which "
+        "rank's cache holds a prompt could not be told. Write an engine for each rank, with a name "
+        "and url of its own: of a dense model without this option, of a mixture of experts with "
+        "--data-parallel-rank as well"
+    )
 
 
 def _check_roles(cluster: ClusterConfig) -> None:
@@ -182,6 +197,9 @@ def _check_line(line: Line) -> None:
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("request_deadline", gateway.request_deadline_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))
+    _ = gateway.drain_s, gateway.max_wait_s
+    _above_zero("max_bodies", gateway.max_bodies_bytes)
+    _above_zero("max_waiting_tokens", gateway.most_waiting_tokens)
     _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
     near = [c.name for c in deployment.clusters if c.kind == "pd"]

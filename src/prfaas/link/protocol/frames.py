@@ -9,6 +9,10 @@ a flipped bit in a payload costs that chunk only. Both are XXH3-64.
     kind u8 | version u8 | 0 u16 | connection u32 | length u32 | handle u64 | offset u64
     | digest u64 | check u64                                              (little endian)
 
+This header, and HELLO and REJECT frames, stay as they are in every version: so two agents that have
+no version in common can still tell each other. Bodies may gain fields within a version; who does
+not know them passes over them.
+
 ``handle`` names a transfer within a sender's session; it is never used twice, so it carries the
 epoch: bytes of a dead transfer match no living one. ACK, NACK and QUERY have no body and speak of
 the range [offset, offset + digest). Every length is bounded per kind before memory is taken.
@@ -35,6 +39,10 @@ MAX_BODY_BYTES = 4096
 """Offers and reasons are a few hundred bytes; this bounds what a stranger can make us hold."""
 _DRAIN_BYTES = 64 * 1024
 """Payload that nobody wants is read in pieces of this."""
+
+
+class OtherVersion(PeerError):
+    """The peer speaks a version of the KV link that this agent does not."""
 
 
 class Kind(IntEnum):
@@ -139,8 +147,13 @@ def unpack(raw: memoryview, *, max_chunk_bytes: int) -> Header:
     if check != xxh3_64_intdigest(raw[: _FIELDS.size]):
         raise PeerError("frame header has a wrong checksum: damaged line, or no KV link at all")
     kind = _KINDS.get(number)
-    if version != VERSION or kind is None or zero:
-        raise PeerError(f"frame of unknown kind {number} or version {version} (ours: {VERSION})")
+    if version != VERSION and kind is not Kind.REJECT:
+        raise OtherVersion(
+            f"speaks version {version} of the KV link, this agent version {VERSION}: install "
+            "releases of prfaas on both that have one in common"
+        )
+    if kind is None or zero:
+        raise PeerError(f"frame of unknown kind {number}")
     header = Header(kind, *fields)
     if kind is Kind.DATA:
         limit, least = max_chunk_bytes, 1

@@ -11,7 +11,14 @@ import socket
 import ssl
 
 from prfaas.core.errors import LinkError, PeerError
-from prfaas.link.protocol.frames import FrameReader, Hello, Kind, decode, reason
+from prfaas.link.protocol.frames import (
+    FrameReader,
+    Hello,
+    Kind,
+    OtherVersion,
+    decode,
+    reason,
+)
 from prfaas.link.tcp.channel import Channel
 
 _TLS_HANDSHAKE = 0x16
@@ -69,7 +76,11 @@ class PendingConnection:
                 return None
             if count == 0:
                 raise TurnedAway("closed", "closed before it said who it is")
-            frame = self._reader.received(count)
+            try:
+                frame = self._reader.received(count)
+            except OtherVersion as error:
+                reject(channel, str(error))
+                raise TurnedAway("version", str(error)) from error
             if frame is not None:
                 if frame.header.kind is not Kind.HELLO:
                     raise TurnedAway("protocol", "did not say who it is first")

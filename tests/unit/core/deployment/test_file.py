@@ -94,7 +94,7 @@ def test_what_is_written_reads_back_the_same(text: str) -> None:
         (LONG, "[2001:db8::5]:7000", "[::]:7000", "agent 'aw1': advertise '[::]:7000' cannot be"),
         (LONG, "203.0.113.5:7001", "203.0.113.5", "agent 'aw1': admin_advertise: '203.0.113.5' is"),
         (LONG, "rate: 10 Gbit/s", "rate: 0 Gbit/s", "cluster 'west': rate must be above zero"),
-        (LONG, "connections: 4", "connections: 65", "cluster 'west': lan: connections 65 are too"),
+        (LONG, "connections: 4", "connections: 129", "cluster 'west': lan: connections 129"),
         (LONG, "rate: 1 Gbit/s}", "connections: 1}", "connections 1 are too few for its 2 pairs"),
         (LONG, "rate: 1 Gbit/s}", "via: 'g:1'}", "write one for each: via: {aw1: HOST:PORT, aw2:"),
         (LONG, "rate: 1 Gbit/s}", "via: {ae1: 'g:1'}}", "via: no agent 'ae1' decodes there"),

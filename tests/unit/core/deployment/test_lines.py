@@ -19,25 +19,31 @@ clusters:
          engines: [{name: q1, role: prefill}, {name: d1, role: decode}]}
       - {name: w2, agent: {name: aw2, listen: "10.0.0.2:7"}, engines: [{name: d2, role: decode}]}
       - {name: w3, agent: {name: aw3}, engines: [{name: q3, role: prefill}]}
+      - {name: w4, agent: {name: aw4}}
   - {name: south, kind: pd, engines: [{name: d9, role: decode}], agent: {name: as9}}
 links:
-  - {from: east, to: west, rate: 4 Gbit/s, connections: 10, via: {aw2: "tunnel:9"}}
+  - {from: east, to: west, rate: 4 Gbit/s, connections: 13, via: {aw2: "tunnel:9"}}
   - {from: east, to: south}
 """
 
 
-def test_lines_join_machines_that_prefill_with_machines_that_decode() -> None:
+def test_lines_join_every_machine_that_has_engines_with_every_one_of_the_other_end() -> None:
     lines = {(k.source, k.target): k for k in lines_of(parse_deployment(TEXT, source="test"))}
     assert list(lines) == [("east", "west"), ("east", "south"), ("west", "west")]
     assert lines["east", "west"].pairs == (
-        ("ae1", "aw1"), ("ae1", "aw2"), ("ae2", "aw1"), ("ae2", "aw2"),
+        ("ae1", "aw1"), ("ae1", "aw2"), ("ae1", "aw3"),
+        ("ae2", "aw1"), ("ae2", "aw2"), ("ae2", "aw3"),
     )  # fmt: skip
-    assert lines["west", "west"].pairs == (("aw1", "aw2"), ("aw3", "aw1"), ("aw3", "aw2"))
+    inside = lines["west", "west"].pairs
+    assert len(inside) == 6
+    assert {tuple(sorted(pair)) for pair in inside} == {
+        ("aw1", "aw2"), ("aw1", "aw3"), ("aw2", "aw3"),
+    }  # fmt: skip
 
 
 def test_what_pairs_have_together_never_exceeds_the_line() -> None:
     wide, free, inside = lines_of(parse_deployment(TEXT, source="test"))
-    assert wide.rate_bytes_per_s == 4 * (wide.fair_rate_bytes_per_s or 0.0) == 0.5e9
+    assert wide.rate_bytes_per_s == 6 * (wide.fair_rate_bytes_per_s or 0.0) == 0.5e9
     assert wide.fair_connections == 2
     assert free.fair_rate_bytes_per_s is None
     assert (free.fair_connections, free.most_connections) == (None, 32)
@@ -46,4 +52,6 @@ def test_what_pairs_have_together_never_exceeds_the_line() -> None:
 
 def test_addresses_are_those_that_others_see() -> None:
     wide, *_ = lines_of(parse_deployment(TEXT, source="test"))
-    assert [wide.address_of(agent) for agent in wide.receivers] == ["203.0.113.1:7", "tunnel:9"]
+    assert [wide.address_of(agent) for agent in wide.receivers] == [
+        "203.0.113.1:7", "tunnel:9", "127.0.0.1:0",
+    ]  # fmt: skip

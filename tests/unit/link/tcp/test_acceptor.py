@@ -11,9 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from prfaas.core.addresses import parse_address
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.frames import (
+    HEADER_BYTES,
+    VERSION,
+    Hello,
+    Kind,
+    Reason,
+    control,
+    decode,
+    unpack,
+)
 from prfaas.link.tcp import acceptor
 from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
@@ -73,6 +84,37 @@ def test_agents_of_one_authority_talk(pki: dict[str, TlsFiles], open_link: Open)
     west = open_link("west", pki["west"], accept_from=frozenset({"east"}))
     east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
     assert send(east, "west", 10.0) == ["complete"]
+
+
+def test_agents_talk_over_ipv6(pki: dict[str, TlsFiles], open_link: Open) -> None:
+    west = open_link("west", pki["west"], listen="[::1]:0")
+    assert west.address.startswith("[::1]:")
+    east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
+    assert send(east, "west", 10.0) == ["complete"]
+
+
+def of_version(frame: bytes, version: int) -> bytes:
+    """The frame as another version of the KV link would send it."""
+    fields = bytearray(frame[: HEADER_BYTES - 8])
+    fields[1] = version
+    check = struct.pack("<Q", xxh3_64_intdigest(bytes(fields)))
+    return bytes(fields) + check + frame[HEADER_BYTES:]
+
+
+def test_an_agent_of_another_version_is_told_in_words_it_can_read(open_link: Open) -> None:
+    west = open_link("west", Plaintext())
+    hello = control(Kind.HELLO, Hello("east", "west", session=1, connection=1))
+    with socket.create_connection(parse_address(west.address)) as newer:
+        newer.sendall(of_version(hello, VERSION + 1))
+        newer.settimeout(10.0)
+        answer = b"".join(iter(lambda: newer.recv(4096), b""))
+    header = unpack(memoryview(answer)[:HEADER_BYTES], max_chunk_bytes=1)
+    why = decode(answer[HEADER_BYTES:], Reason).reason
+    assert header.kind is Kind.REJECT
+    assert f"speaks version {VERSION + 1} of the KV link, this agent version {VERSION}" in why
+    assert west.counters().turned_away == {"version": 1}
+    rejected = memoryview(of_version(answer, VERSION + 1))[:HEADER_BYTES]
+    assert unpack(rejected, max_chunk_bytes=1).kind is Kind.REJECT
 
 
 @pytest.mark.parametrize(

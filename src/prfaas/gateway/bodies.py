@@ -1,0 +1,64 @@
+"""Request bodies in memory: admitted before they are read, and bounded all together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
+
+
+class Bodies:
+    """For one event loop.
+
+    Args:
+        most_bytes: of all bodies that are held at a time.
+        within_s: how long a client may take to send one.
+    """
+
+    def __init__(self, most_bytes: int, within_s: float) -> None:
+        self.most_bytes, self.within_s = most_bytes, within_s
+        self.held_bytes = 0
+
+    @asynccontextmanager
+    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
+        """The body, which counts as held as long as the block lasts.
+
+        Raises TooManyRequests before anything is read where there is no room for what the client
+        announces, or later where it sends more; HTTPRequestEntityTooLarge for one above the
+        application's ``client_max_size``; RequestRefused (408) for one that does not come.
+        """
+        announced = request.content_length or 0
+        if announced > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, announced)
+        self._take(announced)
+        taken = announced
+        try:
+            parts, size = [], 0
+            try:
+                async with asyncio.timeout(self.within_s):
+                    async for part in request.content.iter_any():
+                        size += len(part)
+                        if size > request.client_max_size:
+                            raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
+                        if size > taken:  # It was compressed, or came in chunks.
+                            self._take(size - taken)
+                            taken = size
+                        parts.append(part)
+            except TimeoutError as error:
+                message = f"the body has not come within {self.within_s:g} s"
+                raise RequestRefused(408, message) from error
+            yield b"".join(parts)
+        finally:
+            self.held_bytes -= taken
+
+    def _take(self, size: int) -> None:
+        # Alone a body is let in: the application bounds each.
+        if self.held_bytes and self.held_bytes + size > self.most_bytes:
+            raise TooManyRequests(
+                "the bodies of other requests fill the memory that there is for them"
+            )
+        self.held_bytes += size

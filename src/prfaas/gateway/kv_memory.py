@@ -1,0 +1,44 @@
+"""What an engine's KV memory holds, from the number of blocks that vLLM has and their layout."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from prfaas.core.layout import KvLayout
+
+_BLOCKS = re.compile(rb'^vllm:cache_config_info\{[^}]*\bnum_gpu_blocks="(\d+)"', re.MULTILINE)
+_STATES = 2
+"""Blocks of a recurrent group that a request holds: the state it goes on from, and the next."""
+
+
+class KvMemory(NamedTuple):
+    """``tokens`` of prompts and answers; every request takes ``tokens_each`` more."""
+
+    tokens: int
+    tokens_each: int
+
+
+def blocks_of(metrics: bytes) -> int | None:
+    """The blocks that a vLLM server's ``/metrics`` tell, over all its ranks; None where it tells
+    none."""
+    found = [int(number) for number in _BLOCKS.findall(metrics)]
+    return sum(found) or None
+
+
+def kv_memory(layout: KvLayout, blocks: int) -> KvMemory | None:
+    """``blocks`` are one pool for all groups. None for layouts of which no group grows with the
+    prompt: there memory is no bound of tokens."""
+    per_token = each = 0.0
+    for group in layout.groups:
+        if group.kind == "full_attention":
+            per_token += 1 / group.block_tokens
+            each += 0.5  # The last block is half full.
+        elif group.kind == "recurrent":
+            each += _STATES
+        else:
+            assert group.window_tokens is not None
+            each += group.window_tokens / group.block_tokens + 1
+    if not per_token:
+        return None
+    return KvMemory(int((blocks - 1) / per_token), int(each / per_token))

@@ -1,0 +1,65 @@
+"""The operator's part of the HTTP front: taking engines out of service and back."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from prfaas.core.errors import CallerError
+from prfaas.gateway.drains import Drain, Drains
+from prfaas.gateway.keys import Keys, check_operator
+from prfaas.gateway.openai_errors import RequestRefused
+
+
+class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``POST /drain``. ``target``: the name of an engine, machine or cluster."""
+
+    target: str
+    undo: bool = False
+    reason: str = "an operator asked for it"
+
+
+class DrainReport(msgspec.Struct, frozen=True):
+    """What ``/drain`` answers. ``drains``: the engines of the order, or all that are out of
+    service; ``undone``: engines that serve again."""
+
+    drains: list[Drain]
+    undone: list[str] = []
+
+
+class Operating:
+    """Handlers of ``/drain``; both ask for an operator's key where there are some."""
+
+    def __init__(self, drains: Drains, *, operators: Keys, clients: Keys) -> None:
+        self._drains = drains
+        self._operators = operators
+        self._clients = clients
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve them."""
+        app.router.add_get("/drain", self.show)
+        app.router.add_post("/drain", self.order)
+
+    async def show(self, request: web.Request) -> web.Response:
+        """All engines that are out of service, with what they still have."""
+        check_operator(request, self._operators, self._clients)
+        return _json(DrainReport(self._drains.rows()))
+
+    async def order(self, request: web.Request) -> web.Response:
+        """Drain, or put back into service."""
+        check_operator(request, self._operators, self._clients)
+        try:
+            order = msgspec.json.decode(await request.read(), type=DrainOrder)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            example = '{"target": "ENGINE|MACHINE|CLUSTER", "undo": false}'
+            raise RequestRefused(400, f"{error}; send {example}") from error
+        try:
+            if order.undo:
+                return _json(DrainReport([], self._drains.end(order.target)))
+            return _json(DrainReport(self._drains.begin(order.target, reason=order.reason)))
+        except CallerError as error:
+            raise RequestRefused(404, str(error), kind="not_found_error") from error
+
+
+def _json(report: DrainReport) -> web.Response:
+    return web.Response(body=msgspec.json.encode(report), content_type="application/json")

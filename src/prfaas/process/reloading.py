@@ -1,0 +1,78 @@
+"""A file that is read again while a process runs: on demand (SIGHUP), or when it has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from prfaas.core.errors import PrfaasError
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+"""How often the file is looked at. One that has changed is read when it looked the same twice: it
+may be in the middle of being written, and half of a list is a shorter list."""
+
+_Stamp = tuple[int, int, int]
+
+
+class Reloading:
+    """Watches one file. A read that fails changes nothing.
+
+    Args:
+        asked: set, perhaps by a signal handler, to have it read at once.
+        take: reads the file and makes the process what it says. Raises PrfaasError, having changed
+            nothing, for a file that it refuses.
+        on_end: told how each read has ended: ``"taken"`` or ``"refused"``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        take: Callable[[], None],
+        *,
+        asked: asyncio.Event,
+        on_end: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._path = path
+        self._take = take
+        self._on_end = on_end
+        self._asked = asked
+        self._read = _stamp(path)
+
+    async def run(self) -> None:
+        """For ever. Cancel to stop."""
+        last = self._read
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            stamp = _stamp(self._path)
+            changed = stamp is not None and stamp != self._read
+            if self._asked.is_set() or (changed and stamp == last):
+                self._asked.clear()
+                self._read = stamp
+                self._take_it()
+            last = stamp
+
+    def _take_it(self) -> None:
+        try:
+            self._take()
+        except (PrfaasError, OSError) as error:
+            logger.error("the new %s is refused, all stays as it was: %s", self._path, error)
+            self._on_end("refused")
+        else:
+            self._on_end("taken")
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What changes with the file; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

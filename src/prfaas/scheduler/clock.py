@@ -1,0 +1,14 @@
+"""The time of the event that is being handled, as every part of the scheduler reads it."""
+
+from __future__ import annotations
+
+from math import inf
+
+
+class Clock:
+    """``now``: in seconds, on the driver's clock."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = -inf

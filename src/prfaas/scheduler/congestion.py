@@ -1,0 +1,73 @@
+"""A line that has become slow: requests whose KV cache would arrive late are prefilled elsewhere.
+
+Theory of operation. Requests on a line share it, so the bytes of each have arrived when those of
+the smaller ones have, and as much of the larger ones (processor sharing). Where that is much later
+than a prefill elsewhere would be done, the request goes there. Those that lack most are looked at
+first: they gain most, and what they leave makes the others faster.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from prfaas.policies.first_token import soonest_elsewhere
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.lifecycle import State, Trigger
+from prfaas.scheduler.requests import Requests
+from prfaas.scheduler.state import LinkState, Record
+
+_EVERY_S = 0.5
+"""A line is looked at so often: well below the time in which a change must show."""
+_WORSE = 1.5
+_LATER_S = 1.0
+"""How much later the hand-off must be than a prefill elsewhere: so many times, and so many seconds
+more. What has been computed and sent is lost, and neither time is exact."""
+
+
+class Congestion:
+    """Of all lines."""
+
+    def __init__(self, requests: Requests, fleet: FleetState) -> None:
+        self._requests = requests
+        self._fleet = fleet
+        self._looked_at: dict[LinkState, float] = {}
+
+    def look(self, link: LinkState) -> None:
+        """Something was told of ``link``: move what would arrive much later than elsewhere."""
+        now = self._requests.now
+        if not link.records or now < self._looked_at.get(link, -inf) + _EVERY_S:
+            return
+        self._looked_at[link] = now
+        rate = link.rate_bytes_per_s
+        missing = sorted(
+            ((_missing(record), record) for record in link.records.values()),
+            key=lambda pair: pair[0],
+        )
+        smaller = sum(size for size, _ in missing)
+        larger = 0
+        for size, record in reversed(missing):
+            smaller -= size
+            arrives_s = (smaller + size * (larger + 1)) / rate + link.rtt_s / 2
+            if not self._moved(record, link, arrives_s):
+                larger += 1
+
+    def _moved(self, record: Record, link: LinkState, arrives_s: float) -> bool:
+        if arrives_s <= _LATER_S or record.state not in _ON_THE_LINE or record.decode is None:
+            return False
+        now = self._requests.now
+        elsewhere_s = soonest_elsewhere(record, self._fleet, record.decode, link, now)
+        if arrives_s <= _WORSE * elsewhere_s + _LATER_S:
+            return False
+        why = (
+            f"the line from {link.source} would take {arrives_s:.1f} s, "
+            f"a prefill elsewhere {elsewhere_s:.1f} s"
+        )
+        self._requests.trigger(record, Trigger.LINE_SLOW, why)
+        return record.link is not link
+
+
+_ON_THE_LINE = frozenset({State.WAITING, State.PREFILLING, State.SENDING})
+
+
+def _missing(record: Record) -> float:
+    return record.link_bytes * (1.0 - (record.share_arrived or 0.0))

@@ -1,0 +1,98 @@
+"""The engines of one machine without a model: a process that hands real bytes to a real agent.
+
+``python -m prfaas.testing.mock_machine DEPLOYMENT MACHINE`` serves every engine of the machine at
+its ``url``. Answers are `mock_engine.expected_words`; the bytes of a hand-off go through the
+agent and over the KV link, and are checked where they arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from prfaas.core.addresses import parse_url
+from prfaas.core.deployment import EngineConfig, load_deployment
+from prfaas.core.errors import PrfaasError
+from prfaas.testing.mock_agent import MockAgent
+from prfaas.testing.mock_engine import MockEngine
+from prfaas.testing.mock_engine_rank import MockEngineRank
+
+KV_BYTES_PER_TOKEN = 1000
+"""A prompt of some thousand tokens then takes a slow line some tenths of a second."""
+
+
+class AgentEngine(MockEngine):
+    """A `MockEngine` whose KV cache is real bytes in the arena of the agent at ``socket``."""
+
+    def __init__(self, config: EngineConfig, socket: str) -> None:
+        super().__init__(config.name, MockAgent(""), {})
+        self.host, self.port = parse_url(config.url or "")
+        self.imported = 0
+        self._socket = socket
+        self._rank: MockEngineRank | None = None
+
+    async def connect(self) -> None:
+        """Register with the agent; after a restart of it that is done again by itself."""
+        self._rank = await asyncio.to_thread(MockEngineRank, self._socket, self.name)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Those of an engine, and what it has counted."""
+        return [*super().routes(), web.get("/counters", self._counters)]
+
+    async def _counters(self, _request: web.Request) -> web.Response:
+        return web.json_response({"imported": self.imported, "recomputed": self.recomputed})
+
+    async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
+        assert self._rank is not None
+        tokens = params["from_token"], params["to_token"]
+        size = (tokens[1] - tokens[0]) * KV_BYTES_PER_TOKEN
+        name = params["transfer_id"]
+        try:
+            export = asyncio.to_thread(self._rank.export, name, params["destination"], size, tokens)
+            reason = await export
+        except PrfaasError as error:
+            reason = str(error)
+        exported = {"prfaas": "exported", "transfer_id": name, "ok": reason is None}
+        if reason is not None:
+            exported["reason"] = reason
+        return web.json_response({"choices": [], "kv_transfer_params": exported})
+
+    async def _answer(
+        self, request: web.Request, body: dict[str, Any], params: dict[str, Any]
+    ) -> web.StreamResponse:
+        if params.get("prfaas") == "import":
+            assert self._rank is not None
+            tokens = params["from_token"], params["to_token"]
+            size = (tokens[1] - tokens[0]) * KV_BYTES_PER_TOKEN
+            try:
+                told = await asyncio.to_thread(self._rank.read, params["transfer_id"], size, tokens)
+            except PrfaasError as error:
+                told = str(error)
+            if told == "ok":
+                self.imported += 1
+            else:
+                self.recomputed += 1
+                print(f"{self.name}: transfer {params['transfer_id']}: {told}", flush=True)
+            kept = {k: v for k, v in params.items() if k == "prompt_token_ids"}
+            params = kept
+        return await super()._answer(request, body, params)
+
+
+async def serve(file: Path, machine: str) -> None:
+    """Every engine of the machine, until cancelled."""
+    deployment = load_deployment(file)
+    place = next(m for m in deployment.machines if m.name == machine)
+    engines = [AgentEngine(config, place.agent.socket or "") for config in place.engines]
+    for engine in engines:
+        await engine.connect()
+        await engine.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))

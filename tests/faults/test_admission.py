@@ -1,0 +1,139 @@
+"""What cannot be served in time is refused at once, and says when to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+
+from prfaas.core.deployment import parse_deployment
+from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, mock_layout, until
+
+COMPLETIONS = "/v1/completions"
+
+
+async def ask(
+    client: aiohttp.ClientSession, prompt: Any = "abc", **body: Any
+) -> tuple[aiohttp.ClientResponse, bytes]:
+    async with client.post(COMPLETIONS, json={"prompt": prompt, **body}) as response:
+        return response, await response.read()
+
+
+def become(mock: MockDeployment, *changes: tuple[str, str]) -> None:
+    text = mock.deployment_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    mock.gateway.become(parse_deployment(text, source="new"), source="new")
+
+
+ONE_SLOT = ("role: decode,", "role: decode, max_num_seqs: 1,")
+
+
+def gated(mock: MockDeployment) -> list[asyncio.Event]:
+    gates = [mock.engines[name].middle_gate for name in ("d1", "d2")]
+    for gate in gates:
+        gate.clear()
+    return gates
+
+
+def begun(mock: MockDeployment) -> int:
+    return sum(len(mock.engines[name].requests) for name in ("d1", "d2"))
+
+
+async def test_what_would_wait_past_its_deadline_is_refused_with_the_time_to_come_back() -> None:
+    mock = MockDeployment(deadline="60 s")
+    async with mock.running() as client:
+        await mock.ready()
+        become(mock, ONE_SLOT)
+        queues = mock.gateway._driver.scheduler._requests.queues
+        gates = gated(mock)
+        asked = [asyncio.create_task(ask(client, stream=True)) for _ in range(3)]
+        await until(lambda: queues.sequences == 1)
+        # A slot came free every 40 s, as far as was seen.
+        queues._seen, queues._freed, queues._waited_s = 20, 20.0, 800.0
+        response, content = await ask(client, stream=True)
+        assert response.status == 429
+        error = json.loads(content)["error"]
+        assert error["type"] == "rate_limit_error"
+        assert "it would wait 80 s for a place" in error["message"]
+        assert int(response.headers["Retry-After"]) in (20, 21)
+        for gate in gates:
+            gate.set()
+        assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 3
+        assert (await ask(client, stream=True))[0].status == 200
+
+
+async def test_waiting_is_bounded_in_seconds_and_tokens() -> None:
+    mock = MockDeployment(deadline="1000 s")
+    async with mock.running() as client:
+        await mock.ready()
+        become(mock, ONE_SLOT, ("gateway:\n", "gateway:\n  max_wait: 10 s\n"))
+        queues = mock.gateway._driver.scheduler._requests.queues
+        gates = gated(mock)
+        asked = [asyncio.create_task(ask(client, stream=True)) for _ in range(3)]
+        await until(lambda: queues.sequences == 1)
+        queues._seen, queues._freed, queues._waited_s = 20, 20.0, 800.0
+        response, _ = await ask(client, stream=True)
+        assert (response.status, response.headers["Retry-After"]) == (429, "70")
+        queues._waited_s = 0.0
+        become(mock, ONE_SLOT, ("gateway:\n", "gateway:\n  max_waiting_tokens: 7\n"))
+        asked.append(asyncio.create_task(ask(client, "abcd", stream=True)))
+        await until(lambda: queues.sequences == 2)
+        response, content = await ask(client, stream=True)
+        assert response.status == 429
+        assert b"7 prompt tokens wait, and at most 7 may" in content
+        for gate in gates:
+            gate.set()
+        assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 4
+
+
+async def test_answers_count_not_bodies() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        become(mock, ("role: decode,", "role: decode, max_num_seqs: 8,"))
+        gates = gated(mock)
+        asked = [asyncio.create_task(ask(client, n=8)) for _ in range(2)]
+        await until(lambda: begun(mock) == 2)
+        assert {len(mock.engines[name].requests) for name in ("d1", "d2")} == {1}
+        batch = asyncio.create_task(ask(client, ["a", "b", "c"], n=2))
+        await until(lambda: mock.gateway._driver.scheduler._requests.queues.sequences == 6)
+        assert begun(mock) == 2
+        for gate in gates:
+            gate.set()
+        assert [r.status for r, _ in await asyncio.gather(*asked, batch)] == [200] * 3
+
+
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+
+
+async def test_no_prefill_starts_whose_kv_cache_has_no_place_to_arrive() -> None:
+    mock = MockDeployment()
+    one = mock_layout().handoff_bytes(0, len(LONG) // BLOCK_TOKENS * BLOCK_TOKENS)
+    memory = {"total_bytes": int(1.5 * one), "reserved_bytes": 0, "slot_bytes": 1}
+    mock.agents["west-agent"].memory = memory
+    async with mock.running() as client:
+        await mock.ready()
+        memories = mock.gateway._driver.scheduler._memories
+        await until(lambda: "west" in memories._by_machine)
+        e1 = mock.engines["e1"]
+        for engine in mock.engines.values():
+            engine.first_token_gate.clear()
+        asked = [asyncio.create_task(ask(client, LONG, stream=True)) for _ in range(3)]
+        await until(lambda: begun(mock) == 1)
+        await until(lambda: len(memories._by_machine["west"].line) == 2)
+        assert len(e1.requests) == 1
+        for engine in mock.engines.values():
+            engine.first_token_gate.set()
+        assert [r.status for r, _ in await asyncio.gather(*asked)] == [200] * 3
+        assert len(e1.requests) == 3
+        assert memories._by_machine["west"].booked == 0
+        # One that can never fit is answered without a hand-off.
+        memory |= {"total_bytes": one // 2}
+        await until(lambda: memories._by_machine["west"].total == one // 2)
+        response, _ = await ask(client, LONG)
+        assert response.headers["x-prfaas-route"].startswith("direct")
+        assert "larger than the memory of west" in response.headers["x-prfaas-route"]

@@ -1,0 +1,189 @@
+"""Engines, machines, lines and keys join and leave while requests are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.testing.gateway_process import gateway_process
+from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.testing.mock_engine import MockEngine, expected_words
+
+COMPLETIONS = "/v1/completions"
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+SHORT = "abc"
+
+
+def answer_to(prompt: str) -> str:
+    return "".join(expected_words(list(prompt.encode())))
+
+
+async def ask(
+    client: aiohttp.ClientSession, prompt: str = SHORT, key: str = "", **body: Any
+) -> tuple[aiohttp.ClientResponse, bytes]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    send = {"prompt": prompt, **body}
+    async with client.post(COMPLETIONS, json=send, headers=headers) as response:
+        return response, await response.read()
+
+
+async def decoded_by(client: aiohttp.ClientSession, prompt: str = SHORT) -> str:
+    response, content = await ask(client, prompt)
+    assert response.status == 200, content
+    assert json.loads(content)["choices"][0]["text"] == answer_to(prompt)
+    return response.headers["x-prfaas-decode-engine"]
+
+
+def without(text: str, name: str) -> str:
+    """The file without the line of an engine."""
+    kept = [line for line in text.splitlines() if f"{{name: {name}," not in line]
+    assert len(kept) < len(text.splitlines())
+    return "\n".join(kept) + "\n"
+
+
+def entry(engine: MockEngine, role: str = "decode") -> str:
+    return (
+        f'      - {{name: {engine.name}, role: {role}, url: "{engine.url}", '
+        'kv_events: "tcp://127.0.0.1:1"}\n'
+    )
+
+
+def become(mock: MockDeployment, text: str) -> None:
+    mock.gateway.become(parse_deployment(text, source="new"), source="new")
+
+
+async def test_engines_join_and_leave_while_they_answer() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        text = mock.deployment_text()
+        d1, d2 = mock.engines["d1"], mock.engines["d2"]
+        for engine in (d1, d2):
+            engine.middle_gate.clear()
+        asked = [asyncio.create_task(ask(client, LONG)) for _ in range(4)]
+        await until(lambda: len(d1.requests) + len(d2.requests) == 4)
+        d3 = await mock.join("d3", "west-agent")
+        line = next(x for x in text.splitlines(keepends=True) if "name: d2," in x)
+        become(mock, without(text, "d1").replace(line, line + entry(d3)))
+        await until(lambda: mock.gateway.fleet.takes_handoffs("d3"))
+        d2.full_for_s = 9
+        assert {await decoded_by(client, p) for p in (SHORT, LONG, SHORT)} == {"d3"}
+        assert "d1" in mock.gateway.engines
+        for engine in (d1, d2):
+            engine.middle_gate.set()
+        for response, content in await asyncio.gather(*asked):
+            assert response.status == 200
+            assert json.loads(content)["choices"][0]["text"] == answer_to(LONG)
+        await until(lambda: "d1" not in mock.gateway.engines)
+        assert mock.gateway.fleet.up == {"e1", "p1", "d2", "d3"}
+        metrics = await (await client.get("/metrics")).text()
+        assert 'engine="d3"' in metrics
+        assert 'engine="d1"' not in metrics
+        before = len(d1.requests)
+        for _ in range(4):
+            await decoded_by(client)
+        assert len(d1.requests) == before
+        # And back.
+        become(mock, text)
+        await until(lambda: mock.gateway.fleet.up == {"e1", "p1", "d1", "d2"})
+        assert await decoded_by(client, LONG) == "d1"
+
+
+async def test_an_engine_that_is_back_before_it_has_left_goes_on() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        text = mock.deployment_text()
+        d1, d2 = mock.engines["d1"], mock.engines["d2"]
+        for engine in (d1, d2):
+            engine.middle_gate.clear()
+        asked = [asyncio.create_task(ask(client)) for _ in range(2)]
+        await until(lambda: len(d1.requests) == len(d2.requests) == 1)
+        become(mock, without(text, "d1"))
+        as_prefill = text.replace("{name: d1, role: decode", "{name: d1, role: prefill")
+        with pytest.raises(ConfigError, match="'d1' is still finishing its requests"):
+            become(mock, as_prefill)
+        become(mock, text)
+        for engine in (d1, d2):
+            engine.middle_gate.set()
+        await asyncio.gather(*asked)
+        assert await decoded_by(client) == "d1"
+
+
+async def test_an_engine_that_has_moved_is_another_process() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        text = mock.deployment_text()
+        moved = await mock.join("d1", "west-agent")
+        old = mock.deployment().machine_of_engine("d1").engines[1].url
+        assert old is not None
+        become(mock, text.replace(old, moved.url))
+        await until(lambda: "d1" in mock.gateway.fleet.up)
+        mock.engines["d2"].full_for_s = 9
+        for _ in range(3):
+            await ask(client)
+        assert len(moved.requests) == 3
+
+
+async def test_a_whole_cluster_and_its_line_join_and_leave() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        text = mock.deployment_text()
+        alone = text[: text.index("  - name: east")] + text[text.index("  - name: west") :]
+        alone = alone.replace("  - {from: east, to: west, rate: 200 Mbit/s}\n", "")
+        become(mock, alone.replace("links:\n", ""))
+        await until(lambda: mock.gateway.fleet.up == {"p1", "d1", "d2"})
+        response, _ = await ask(client, LONG)
+        assert response.headers["x-prfaas-route"].startswith("pd-p")
+        become(mock, text)
+        await until(lambda: "e1" in mock.gateway.fleet.up)
+        route = ""
+        async with asyncio.timeout(20):
+            while not route.startswith("offload"):
+                response, _ = await ask(client, LONG)
+                route = response.headers["x-prfaas-route"]
+
+
+async def test_keys_are_exchanged() -> None:
+    mock = MockDeployment(keys='["old"]')
+    async with mock.running() as client:
+        await mock.ready()
+        assert (await ask(client, key="old"))[0].status == 200
+        become(mock, mock.deployment_text().replace('["old"]', '["new"]'))
+        assert (await ask(client, key="old"))[0].status == 401
+        assert (await ask(client, key="new"))[0].status == 200
+
+
+@pytest.mark.slow
+async def test_a_gateway_reads_its_file_again_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    mock = MockDeployment()
+    async with mock.running(), gateway_process(mock, tmp_path) as running:
+        text = running.file.read_text()
+        running.file.write_text(without(text, "d1"))  # Noticed by itself.
+        await running.logged("engine d1 has left the deployment")
+        running.file.write_text(text + "\nnonsense: 1\n")
+        running.process.send_signal(signal.SIGHUP)
+        await running.logged("is refused, all stays as it was")
+        assert "unknown key 'nonsense'" in running.log.read_text()
+        assert {await decoded_by(running.client) for _ in range(3)} == {"d2"}
+        running.file.write_text(text)
+        running.process.send_signal(signal.SIGHUP)
+        await running.logged("deployment: engine d1 joins cluster west (decode)")
+        metrics = await (await running.client.get("/metrics")).text()
+        assert 'deployment_reads_total{outcome="refused"} 1.0' in metrics
+        running.file.unlink()
+        running.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(20):
+            while running.log.read_text().count("is refused") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await ask(running.client))[0].status == 200

@@ -1,0 +1,48 @@
+"""What an engine's own arguments say, and ranks that could not be told apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from prfaas.core.deployment import EngineConfig, parse_deployment
+from prfaas.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ((), None),
+        (("--other", "2"), None),
+        (("--size", "2"), "2"),
+        (("-s=4",), "4"),
+        (("--size", "2", "-s", "8"), "8"),
+        (("--size", "--other"), ""),
+        (("--size",), ""),
+    ],
+)
+def test_an_option_of_vllm(args: tuple[str, ...], expected: str | None) -> None:
+    assert EngineConfig(name="e", role="decode", args=args).option("--size", "-s") == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "refused"),
+    [
+        ('["--data-parallel-size", "2"]', True),
+        ('["-dp=4"]', True),
+        ('["--data-parallel-size", "1"]', False),
+        ('["--data-parallel-size", "2", "--data-parallel-rank", "1"]', False),
+        ('["--tensor-parallel-size", "2"]', False),
+    ],
+)
+def test_data_parallel_ranks_behind_one_address_are_refused_by_name(
+    args: str, refused: bool
+) -> None:
+    text = (
+        "clusters: [{name: w, kind: pd, agent: {name: a}, "
+        f"engines: [{{name: d, role: decode, args: {args}}}]}}]"
+    )
+    if not refused:
+        assert parse_deployment(text, source="test").engines[0].name == "d"
+        return
+    with pytest.raises(ConfigError, match=r"engine 'd': --data-parallel-size \d: ranks behind one"):
+        parse_deployment(text, source="test")

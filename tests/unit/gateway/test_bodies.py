@@ -1,0 +1,119 @@
+"""Bodies are admitted before they are read, and all together bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from prfaas.gateway.bodies import Bodies
+from prfaas.gateway.openai_errors import ApiError
+from prfaas.process.http_server import serving
+from prfaas.testing.mock_deployment import until
+
+
+class Served:
+    """An application that holds each body until ``release`` is set."""
+
+    def __init__(self, most_bytes: int, *, within_s: float = 20.0) -> None:
+        self.bodies = Bodies(most_bytes, within_s)
+        self.release = asyncio.Event()
+        self.read: list[int] = []
+
+    async def take(self, request: web.Request) -> web.Response:
+        try:
+            async with self.bodies.reading(request) as raw:
+                self.read.append(len(raw))
+                await self.release.wait()
+        except ApiError as error:
+            return web.Response(status=error.status, headers=error.headers)
+        return web.Response(text=str(len(raw)))
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[aiohttp.ClientSession]:
+        app = web.Application(client_max_size=1000)
+        app.router.add_post("/", self.take)
+        async with (
+            serving(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1) as url,
+            aiohttp.ClientSession(url) as client,
+        ):
+            yield client
+
+
+async def test_what_would_be_too_much_is_refused_before_it_is_sent() -> None:
+    served = Served(1000)
+    async with served.client() as client:
+        first = asyncio.create_task(client.post("/", data=b"x" * 700))
+        await until(lambda: served.read == [700])
+
+        # Of the second not a byte is sent.
+        url = client._base_url
+        assert url is not None
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 400\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 429 ")
+        assert b"Retry-After: 1\r\n" in head
+        writer.close()
+        assert served.bodies.held_bytes == 700
+        served.release.set()
+        assert (await first).status == 200
+        assert served.bodies.held_bytes == 0
+        assert (await client.post("/", data=b"x" * 400)).status == 200
+
+
+async def test_what_is_not_announced_counts_as_it_comes() -> None:
+    served = Served(1000)
+    async with served.client() as client:
+
+        async def pieces(count: int) -> AsyncIterator[bytes]:
+            for _ in range(count):
+                yield b"x" * 300
+
+        first = asyncio.create_task(client.post("/", data=pieces(2)))
+        await until(lambda: served.read == [600])
+        assert (await client.post("/", data=pieces(2))).status == 429
+        assert served.bodies.held_bytes == 600
+        served.release.set()
+        assert (await first).status == 200
+        assert (await client.post("/", data=pieces(4))).status == 413
+        assert served.bodies.held_bytes == 0
+
+
+async def test_a_small_body_that_unpacks_to_a_large_one_is_large() -> None:
+    served = Served(10_000)
+    served.release.set()
+    async with served.client() as client:
+        headers = {"Content-Encoding": "gzip"}
+        packed = gzip.compress(b"x" * 900)
+        answer = await client.post("/", data=packed, headers=headers)
+        assert await answer.text() == "900"
+        packed = gzip.compress(b"x" * 5000)
+        assert (await client.post("/", data=packed, headers=headers)).status == 413
+        assert served.bodies.held_bytes == 0
+
+
+async def test_one_that_does_not_come_is_not_waited_for() -> None:
+    served = Served(1000, within_s=0.05)
+    async with served.client() as client:
+
+        async def stuck() -> AsyncIterator[bytes]:
+            yield b"x"
+            await asyncio.Event().wait()
+
+        async with client.post("/", data=stuck()) as answer:
+            assert answer.status == 408
+        assert served.bodies.held_bytes == 0
+
+
+@pytest.mark.parametrize("size", [999, 1000])
+async def test_alone_a_body_is_let_in(size: int) -> None:
+    served = Served(10)
+    served.release.set()
+    async with served.client() as client:
+        assert (await client.post("/", data=b"x" * size)).status == 200

@@ -1,0 +1,58 @@
+"""What a gateway has learned is there for the next one, or nothing is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.gateway.learned_file import LearnedFile
+from prfaas.testing.mock_deployment import MockDeployment
+
+SUMS = {"p1": (2.0, 20.0, 1.0, 200.0, 10.0)}
+
+
+def test_it_goes_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "learned.json"
+    assert LearnedFile(path).read() == {}
+    LearnedFile(path).write(SUMS)
+    assert LearnedFile(path).read() == SUMS
+    assert [file.name for file in tmp_path.iterdir()] == ["learned.json"]
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"version": 1, "pref', b"\xff", b'{"version": 99}', b"[]", b'{"x": 1}']
+)
+def test_a_torn_or_strange_file_is_passed_over_with_a_warning(
+    torn: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "learned.json"
+    path.write_bytes(torn)
+    kept = LearnedFile(path)
+    assert kept.read() == {}
+    assert "learned anew" in caplog.text
+    kept.write(SUMS)
+    assert kept.read() == SUMS
+
+
+def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        LearnedFile(tmp_path / "missing" / "learned.json").check()
+
+
+async def test_a_gateway_begins_where_the_one_before_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "learned.json"
+    for beginning in (True, False):
+        mock = MockDeployment(learned_file=path)
+        async with mock.running() as client:
+            await mock.ready()
+            costs = mock.gateway._driver.scheduler.view.costs
+            known = costs.prefill_s("p1", 30) != costs.prefill_s("e1", 30)
+            assert known is not beginning
+            if beginning:
+                mock.engines["p1"].prefill_takes_s = 0.05
+                for n in range(3):  # The first of an engine that has come up says nothing.
+                    body = {"prompt": f"a prompt that is no. {n}"}
+                    async with client.post("/v1/completions", json=body) as response:
+                        assert response.status == 200

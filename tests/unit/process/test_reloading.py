@@ -1,0 +1,55 @@
+"""A file is taken over when it is asked for or has come to rest, and a bad one changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.errors import ConfigError
+from prfaas.process.reloading import Reloading
+
+
+class Watched:
+    """Takes any text but "bad"."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("prfaas.process.reloading._LOOK_S", 0.01)
+        self.path, self.taken, self.ends = path, [path.read_text()], asyncio.Queue[str]()
+        self.asked = asyncio.Event()
+        self.reloading = Reloading(path, self._take, asked=self.asked, on_end=self.ends.put_nowait)
+
+    def _take(self) -> None:
+        text = self.path.read_text()
+        if text == "bad":
+            raise ConfigError("it is bad")
+        self.taken.append(text)
+
+    async def end(self) -> str:
+        async with asyncio.timeout(20):
+            return await self.ends.get()
+
+
+async def test_a_changed_file_is_read_once_and_a_bad_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    watched = Watched(path, monkeypatch)
+    running = asyncio.create_task(watched.reloading.run())
+    path.write_text("two")
+    assert await watched.end() == "taken"
+    path.write_text("bad")
+    assert await watched.end() == "refused"
+    path.unlink()
+    watched.asked.set()
+    assert await watched.end() == "refused"
+    (tmp_path / "new").write_text("three")
+    (tmp_path / "new").rename(path)
+    assert await watched.end() == "taken"
+    watched.asked.set()
+    assert await watched.end() == "taken"
+    running.cancel()
+    assert watched.taken == ["one", "two", "three", "three"]
+    assert watched.ends.empty()
