@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 
 from prfaas.core.deployment import EngineConfig, load_deployment
-from prfaas.core.layout import KvLayout, TransferPlan
+from prfaas.core.layout import KvLayout
+from prfaas.core.transfer_plan import TransferPlan
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, agent_command, engine_command, installed_vllm
 from prfaas.testing.running import call, running_command

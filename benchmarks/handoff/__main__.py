@@ -21,7 +21,8 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.layout import KvLayout, TransferPlan
+from prfaas.core.layout import KvLayout
+from prfaas.core.transfer_plan import TransferPlan
 from prfaas.launch.supervisor import embedded_default
 from prfaas.testing.running import RunningDeployment, SecondGateway, call
 

@@ -329,25 +329,6 @@ def test_an_agent_that_is_killed_loses_no_request(fleet: Fleet) -> None:
     until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
 
 
-def test_a_line_that_is_cut_is_not_used_and_nothing_is_lost(fleet: Fleet) -> None:
-    until(fleet.whole, "whole before")
-    router = fleet.sites.lines["east", "west"].namespaces[0]
-    device = fleet.sites.lines["east", "west"].devices[0]
-    switch = ["ip", "-n", router, "link", "set", device]
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(fleet.ask, number, LONG) for number in range(400, 432)]
-        asked[4].result()
-        subprocess.run([*switch, "down"], check=True)
-        assert len([future.result() for future in asked]) == 32
-        link_up = 'prfaas_gateway_link_up{source="east",target="west"}'
-        until(lambda: fleet.metric(link_up) == 0, "the cut is seen")
-        meanwhile = list(pool.map(fleet.ask, range(500, 508), [LONG] * 8))
-    assert {clusters_of(answer) for answer in meanwhile} <= {
-        (prefill, decode) for prefill in ("e1", "e2", "w1", "s1") for decode in ("s1", "w1", "w2")
-    } - {(e, w) for e in ("e1", "e2") for w in ("w1", "w2")}
-    assert any(clusters_of(answer)[1] == "s1" for answer in meanwhile), "its line is up"
-
-
 class Load:
     """Prompts of both kinds without a pause, six at a time, for as long as the block lasts."""
 
@@ -434,3 +415,22 @@ def test_members_come_and_go_and_every_kind_of_process_dies(fleet: Fleet) -> Non
         assert load.ended() == load.answered
     print(f"{load.answered} requests, none lost, none wrong")
     until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
+
+
+def test_a_line_that_is_cut_is_not_used_and_nothing_is_lost(fleet: Fleet) -> None:
+    until(fleet.whole, "whole before")
+    router = fleet.sites.lines["east", "west"].namespaces[0]
+    device = fleet.sites.lines["east", "west"].devices[0]
+    switch = ["ip", "-n", router, "link", "set", device]
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(fleet.ask, number, LONG) for number in range(400, 432)]
+        asked[4].result()
+        subprocess.run([*switch, "down"], check=True)
+        assert len([future.result() for future in asked]) == 32
+        link_up = 'prfaas_gateway_link_up{source="east",target="west"}'
+        until(lambda: fleet.metric(link_up) == 0, "the cut is seen")
+        meanwhile = list(pool.map(fleet.ask, range(500, 508), [LONG] * 8))
+    assert {clusters_of(answer) for answer in meanwhile} <= {
+        (prefill, decode) for prefill in ("e1", "e2", "w1", "s1") for decode in ("s1", "w1", "w2")
+    } - {(e, w) for e in ("e1", "e2") for w in ("w1", "w2")}
+    assert any(clusters_of(answer)[1] == "s1" for answer in meanwhile), "its line is up"

@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.core.layout import KvLayout
+from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
+from prfaas.engine_socket.messages import OpenImport
 from prfaas.testing.comparing import greedy
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import call
@@ -142,9 +144,7 @@ def zero(
     )
     try:
         client.wait_connected(WAIT_S)
-        opened = client.open_import(
-            transfer_id, from_token=0, to_token=boundary, total_bytes=plan.total_bytes
-        )
+        opened = client.open_import(OpenImport(transfer_id, 0, boundary, plan.total_bytes))
         extents, arena = opened.future.result(timeout=WAIT_S), opened.session.arena
         for start, length in lost(plan, layout):
             for extent in extents:

@@ -59,10 +59,18 @@ def event_of(connection: int, message: EngineMessage) -> AnyEvent:
             return ExportFinished(connection, transfer_id)
         case AbortExport(transfer_id, reason):
             return ExportAborted(connection, transfer_id, reason)
-        case OpenImport(transfer_id, from_token, to_token, total_bytes):
-            return ImportOpened(connection, transfer_id, from_token, to_token, total_bytes)
-        case CloseImport(transfer_id):
-            return ImportClosed(connection, transfer_id)
+        case OpenImport():
+            return ImportOpened(
+                connection,
+                message.transfer_id,
+                message.from_token,
+                message.to_token,
+                message.total_bytes,
+                message.part,
+                message.layout_fingerprint,
+            )
+        case CloseImport(transfer_id, part):
+            return ImportClosed(connection, transfer_id, part)
     raise EngineError(f"unexpected {type(message).__name__}")
 
 
@@ -73,7 +81,7 @@ def message_of(effect: ToEngine) -> AgentMessage:
             return SlotsLeased(slots)
         case StopExport(_, transfer_id, reason):
             return ExportStopped(transfer_id, reason)
-        case AnswerImport(_, transfer_id, extents):
-            return ImportReady(transfer_id, extents)
-        case FailImport(_, transfer_id, reason):
-            return ImportFailed(transfer_id, reason)
+        case AnswerImport(_, transfer_id, extents, part):
+            return ImportReady(transfer_id, extents, part)
+        case FailImport(_, transfer_id, reason, part):
+            return ImportFailed(transfer_id, reason, part)

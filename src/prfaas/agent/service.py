@@ -16,7 +16,7 @@ from prfaas.agent.engine_server import EngineServer
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import agent_metrics
 from prfaas.agent.settings import AgentSettings
-from prfaas.core.errors import LinkError
+from prfaas.core.errors import ConfigError, LinkError
 from prfaas.engine_socket.messages import Registered
 from prfaas.link.api import (
     Link,
@@ -27,7 +27,7 @@ from prfaas.link.api import (
     TransferSink,
 )
 from prfaas.link.tcp.link import TcpLink
-from prfaas.pool.events import TimePassed
+from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.http_server import serving
 
@@ -80,6 +80,19 @@ class Agent:
             await self._start(stack)
             self._cleanup = stack.pop_all()
 
+    async def take(self, settings: AgentSettings) -> None:
+        """Go on with what another deployment file says of this agent: its engines, who sends to it
+        and to whom it sends. What was bound or allocated at its start stays as it is."""
+        self.driver.handle(EnginesNamed(settings.engines))
+        if settings.link is not None and isinstance(self._link, TcpLink):
+            accepted = settings.link.accept_from
+            # Threads of links to those that have left are waited for.
+            await asyncio.to_thread(
+                self._link.reconfigure, settings.link.peers, accepted or frozenset()
+            )
+        for what in _stays(self.settings, settings):
+            log.warning("agent %s: %s has changed: that takes a restart", settings.name, what)
+
     async def close(self) -> None:
         """Everything in flight fails; memory, sockets and threads are given back."""
         await self._cleanup.aclose()
@@ -100,7 +113,7 @@ class Agent:
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
         port = LinkPort(driver, arena.view, settings.slot_bytes)
-        link = self._make_link(port)
+        self._link = link = self._make_link(port)
         stack.push_async_callback(asyncio.to_thread, link.close)
         port.connect(link)
 
@@ -130,6 +143,15 @@ class Agent:
         return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
 
 
+async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None:
+    try:
+        await agent.take(reread())
+    except ConfigError as error:
+        log.error("the deployment file is not taken over: %s", error)
+    else:
+        log.info("the deployment file is taken over")
+
+
 async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
     """What only time decides."""
     while True:
@@ -141,13 +163,40 @@ async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
             log.exception("a fault of ours in the agent's sweep; it goes on")
 
 
-async def serve(settings: AgentSettings) -> NoReturn:
-    """Run one agent until cancelled; it then shuts down in order."""
+def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
+    """What differs and cannot be changed while the agent runs."""
+    fixed = ("arena_bytes", "slot_bytes", "socket", "admin")
+    found = [what for what in fixed if getattr(old, what) != getattr(new, what)]
+    if (old.link is None) != (new.link is None):
+        found.append("whether it has a KV link")
+    elif old.link is not None and new.link is not None:
+        bound = ("listen", "security", "dscp")
+        found += [what for what in bound if getattr(old.link, what) != getattr(new.link, what)]
+    return found
+
+
+async def serve(
+    settings: AgentSettings,
+    *,
+    reread: Callable[[], AgentSettings] | None = None,
+    told: asyncio.Event | None = None,
+) -> NoReturn:
+    """Run one agent until cancelled; it then shuts down in order.
+
+    Args:
+        reread: its settings by the deployment file as it is now; may raise ConfigError, and the
+            agent then stays as it is.
+        told: when it is set, the file is read again.
+    """
     agent = Agent(settings)
     await agent.start()
+    told = told or asyncio.Event()
     try:
-        await asyncio.Event().wait()
-        raise AssertionError("nobody sets the event")
+        while True:
+            await told.wait()
+            told.clear()
+            if reread is not None:
+                await _take_again(agent, reread)
     finally:
         log.info("agent stopping name=%s", settings.name)
         await agent.close()

@@ -19,6 +19,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.link.tcp.config import (
     PeerConfig,
     Plaintext,
+    SharedLine,
     TcpLinkConfig,
 )
 from prfaas.tls.files import TlsFiles
@@ -82,7 +83,9 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
     """Its part of every line that begins or ends here."""
     peers: dict[str, PeerConfig] = {}
     accept_from: set[str] = set()
+    shared: list[SharedLine] = []
     for line in lines_of(deployment):
+        shared += _shared(line, agent)
         receivers = {other.name: other for other in line.receivers}
         for pair in line.pairs:
             if pair.sender == agent.name:
@@ -96,9 +99,26 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
         security=_security(agent),
         listen=agent.listen,
         peers=peers,
+        lines=tuple(shared),
         accept_from=frozenset(accept_from),
         dscp=agent.dscp,
     )
+
+
+def _shared(line: Line, agent: AgentConfig) -> list[SharedLine]:
+    """The line, where it has a rate that several pairs share and this agent is at one of its ends;
+    who has no partner there takes no share."""
+    ends = {end for pair in line.pairs for end in pair}
+    if line.rate_bytes_per_s is None or len(line.pairs) < 2 or agent.name not in ends:
+        return []
+    senders = {pair.sender for pair in line.pairs}
+    return [
+        SharedLine(
+            rate_bytes_per_s=line.rate_bytes_per_s,
+            senders=tuple(a.name for a in line.senders if a.name in senders),
+            receivers=tuple(a.name for a in line.receivers),
+        )
+    ]
 
 
 def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
@@ -113,7 +133,7 @@ def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
         )
     return PeerConfig(
         address=address,
-        rate_bytes_per_s=line.fair_rate_bytes_per_s,
+        rate_bytes_per_s=line.rate_bytes_per_s,
         leave_to_others=line.leave_to_others,
         connections=line.fair_connections,
         most_connections=line.most_connections,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import uvloop
 
 from prfaas.agent.service import serve
-from prfaas.agent.settings import settings_for
+from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.core.deployment import load_deployment
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.signals import run_until_signal
@@ -30,7 +31,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the agent; 0 once it is told to stop."""
+    """Run the agent; 0 once it is told to stop. SIGHUP: it reads the file again."""
     log_to_stderr(args.log_level)
-    settings = settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
-    return run_until_signal(serve(settings), stopped_status=0, loop_factory=uvloop.new_event_loop)
+
+    def read() -> AgentSettings:
+        return settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
+
+    told = asyncio.Event()
+    return run_until_signal(
+        serve(read(), reread=read, told=told),
+        stopped_status=0,
+        loop_factory=uvloop.new_event_loop,
+        on_hangup=told.set,
+    )

@@ -16,6 +16,7 @@ TRANSFER_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}\Z")
 TransferId = Annotated[str, msgspec.Meta(pattern=TRANSFER_ID.pattern)]
 LONGEST_DEADLINE_S = 86400.0
 DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_DEADLINE_S)]
+PackedLayout = Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024)]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
@@ -36,12 +37,14 @@ class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
 class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="import"):
     """Gateway to decode engine: tokens [from_token, to_token) lie ready as ``transfer_id``.
 
-    ``prompt_token_ids`` is vLLM's own: it makes the chat endpoint skip its template.
+    ``source`` is the sender's KV layout (`KvLayout.packed`) where the decode engine holds its cache
+    otherwise. ``prompt_token_ids`` is vLLM's own: it makes the chat endpoint skip its template.
     """
 
     transfer_id: TransferId
     from_token: Tokens
     to_token: Tokens
+    source: PackedLayout | None = None
     prompt_token_ids: list[int] | None = None
 
 

@@ -2,30 +2,45 @@
 
 Theory of operation. vLLM keeps one *page* per (layer, block): a fixed number of bytes that holds
 ``block_tokens`` tokens of a full-attention or sliding-window layer, or one recurrent state of a
-linear-attention layer. Pages are opaque here: they are moved whole, never interpreted, so one
-description serves GQA, MLA, sliding window, Gated DeltaNet and Mamba.
+linear-attention layer. Pages are sent as they lie in the sender's cache, so one description serves
+GQA, MLA, sliding window, Gated DeltaNet and Mamba.
 
 A hand-off moves the KV of tokens [from_token, to_token) plus the recurrent states as they stand
 after ``to_token`` tokens. An *aligned* one ends at a multiple of every group's block size. An
 *exact* one ends before the prompt's last token, inside a block: it also carries the states as they
-stand at the last block's end before it, from which another prompt can go on. Its bytes form one
-*flat* address space: layers in model order, inside a layer its pages in block order, nothing
-between them. Both engines derive the same `TransferPlan` from the same layout, so the wire and
-the agents only ever speak of ``(flat_offset, length)`` and never of layers.
+stand at the last block's end before it, from which another prompt can go on.
+
+Each rank of the sender sends one part. Its bytes form one *flat* address space: layers in model
+order, inside a layer its pages in block order, nothing between them, and nothing that another rank
+of the sender sends (`core.pieces`). Both engines derive the same `TransferPlan` from the sender's
+layout, so the wire and the agents only ever speak of ``(flat_offset, length)`` and never of layers.
+A receiver that holds its cache as the sender does copies whole pages; another converts what it
+reads (`core.conversion`).
 
 Sliding-window layers hand over only the blocks a token at ``to_token`` can still see.
 """
 
 from __future__ import annotations
 
+import base64
+import math
+import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
 import xxhash
 
 from prfaas.core.errors import LayoutMismatch
+from prfaas.core.pieces import Piece, joined
 from prfaas.core.strict import Strict
+
+MAX_LAYOUT_BYTES = 1024 * 1024
+"""Of a layout as bytes: more than any model's."""
+
+PAIRING_DIGITS = 16
+"""So many digits of a fingerprint are equal exactly where two ranks' engines pair."""
 
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
 
@@ -42,7 +57,8 @@ class LayerLayout(Strict, frozen=True):
     """One layer's page. ``index`` is its place in the model, ``page_bytes`` what is moved of a
     block (the content, without padding). ``dtype``, ``shape`` and ``strides`` are what vLLM
     registered, without the block dimension, ``interior`` says in words what they do not tell of how
-    a page is laid out: they are compared, never computed with."""
+    a page is laid out: they are compared, never computed with. ``pieces`` together are the page;
+    without them its interior is unknown, and only equal engines exchange it."""
 
     name: str
     index: int
@@ -51,6 +67,7 @@ class LayerLayout(Strict, frozen=True):
     shape: tuple[int, ...]
     strides: tuple[int, ...] = ()
     interior: str = ""
+    pieces: tuple[Piece, ...] = ()
 
 
 class KvGroup(Strict, frozen=True):
@@ -63,7 +80,7 @@ class KvGroup(Strict, frozen=True):
 
 
 class KvLayout(Strict, frozen=True):
-    """All of one tensor-parallel rank's KV cache."""
+    """All of one tensor-parallel rank's KV cache. An engine's ranks differ in ``tp_rank`` alone."""
 
     model: str
     groups: tuple[KvGroup, ...]
@@ -71,8 +88,17 @@ class KvLayout(Strict, frozen=True):
     tp_size: int = 1
 
     def fingerprint(self) -> str:
-        """32 hex digits, equal exactly where two ranks can exchange pages byte for byte."""
-        return xxhash.xxh3_128_hexdigest(msgspec.msgpack.encode(self))
+        """32 hex digits. The first `PAIRING_DIGITS` are equal exactly where two ranks' engines
+        pair, all of them where the ranks hold their pages alike, byte for byte."""
+        return _fingerprint(self)
+
+    def of_rank(self, tp_rank: int) -> KvLayout:
+        """The layout of another rank of the same engine."""
+        return msgspec.structs.replace(self, tp_rank=tp_rank)
+
+    def is_held_as(self, other: KvLayout) -> bool:
+        """Whether both engines hold everything alike, rank by rank."""
+        return self.of_rank(0) == other.of_rank(0)
 
     @property
     def alignment_tokens(self) -> int:
@@ -95,60 +121,45 @@ class KvLayout(Strict, frozen=True):
         return aligned_boundary(prompt_tokens, self.alignment_tokens)
 
     def handoff_bytes(self, from_token: int, to_token: int) -> int:
-        """What a hand-off of tokens [from_token, to_token) takes, over all ranks."""
+        """What a hand-off of tokens [from_token, to_token) takes, over all ranks: each byte once,
+        however many ranks hold it."""
         total = 0
-        for group in self.groups:
+        for group, block_bytes in zip(self.groups, _block_bytes(self), strict=True):
             first, end = block_range(group, from_token, to_token)
-            total += (end - first) * sum(layer.page_bytes for layer in group.layers)
-        return total * self.tp_size
+            total += (end - first) * block_bytes
+        return total
+
+    def sending_ranks(self) -> tuple[int, ...]:
+        """Ranks of this engine that have a part of every hand-off to send."""
+        return _sending_ranks(self.of_rank(0))
 
     def check_pairs_with(self, other: KvLayout) -> None:
-        """Raise LayoutMismatch that names the first difference, or return if there is none."""
+        """Raise LayoutMismatch that names the first difference that cannot be converted, or return
+        if there is none."""
         difference = _difference(self, other)
         if difference is not None:
             raise LayoutMismatch(difference)
 
+    def pairs_with(self, other: KvLayout) -> bool:
+        """Whether `check_pairs_with` raises nothing."""
+        return self.fingerprint()[:PAIRING_DIGITS] == other.fingerprint()[:PAIRING_DIGITS]
 
-class LayerSpan(msgspec.Struct, frozen=True):
-    """A layer's place in the flat address space: pages of blocks [first_block, end_block)."""
+    def packed(self) -> str:
+        """As text, for `unpacked`. Its size grows with the kinds of layers, hardly with layers."""
+        return base64.b64encode(zlib.compress(msgspec.msgpack.encode(self), 9)).decode()
 
-    group: int
-    layer: LayerLayout
-    first_block: int
-    end_block: int
-    flat_offset: int
-
-    @property
-    def length(self) -> int:
-        """Bytes of the span."""
-        return (self.end_block - self.first_block) * self.layer.page_bytes
-
-    def offset_of(self, block: int) -> int:
-        """Flat offset of one block's page."""
-        return self.flat_offset + (block - self.first_block) * self.layer.page_bytes
-
-
-class TransferPlan:
-    """Which pages a hand-off of [from_token, to_token) carries and where each lies in flat space.
-
-    Args:
-        layout: one rank's layout.
-        from_token: first token the receiver lacks; rounded down to a block of each group.
-        to_token: where the hand-off ends, at least one token.
-    """
-
-    def __init__(self, layout: KvLayout, *, from_token: int, to_token: int) -> None:
-        if to_token <= 0 or not 0 <= from_token <= to_token:
-            raise ValueError(f"from_token {from_token} outside [0, {to_token}]")
-        self.from_token, self.to_token = from_token, to_token
-        self.spans: dict[str, LayerSpan] = {}
-        offset = 0
-        for group_index, layer in _layers_in_model_order(layout):
-            first, end = block_range(layout.groups[group_index], from_token, to_token)
-            span = LayerSpan(group_index, layer, first, end, offset)
-            self.spans[layer.name] = span
-            offset += span.length
-        self.total_bytes = offset
+    @classmethod
+    @lru_cache(maxsize=64)
+    def unpacked(cls, text: str) -> KvLayout:
+        """What `packed` made. Raises LayoutMismatch for anything else."""
+        try:
+            inflater = zlib.decompressobj()
+            raw = inflater.decompress(base64.b64decode(text, validate=True), MAX_LAYOUT_BYTES)
+            if not inflater.eof:
+                raise ValueError(f"larger than {MAX_LAYOUT_BYTES} bytes, or cut off")
+            return msgspec.msgpack.decode(raw, type=cls)
+        except (ValueError, zlib.error, msgspec.DecodeError) as error:
+            raise LayoutMismatch(f"a KV layout that cannot be read: {error}") from error
 
 
 def block_range(group: KvGroup, from_token: int, to_token: int) -> tuple[int, int]:
@@ -170,32 +181,118 @@ def block_range(group: KvGroup, from_token: int, to_token: int) -> tuple[int, in
     return first, end
 
 
-def _layers_in_model_order(layout: KvLayout) -> Iterator[tuple[int, LayerLayout]]:
+def layers_in_model_order(layout: KvLayout) -> Iterator[tuple[int, LayerLayout]]:
+    """Every layer with the number of its group, as the model runs them."""
     every = [(g, layer) for g, group in enumerate(layout.groups) for layer in group.layers]
     yield from sorted(every, key=lambda item: (item[1].index, item[1].name))
 
 
+@lru_cache(maxsize=64)
+def turns(layout: KvLayout) -> dict[str, int]:
+    """Layer name to the turn that decides who sends what its ranks hold in common: layers of which
+    ranks hold equally much in common take turns."""
+    found: dict[str, int] = {}
+    counts: dict[tuple[int, ...], int] = {}
+    for _, layer in layers_in_model_order(layout):
+        replicas = tuple(piece.replicas(layout.tp_size) for piece in layer.pieces)
+        found[layer.name] = counts.get(replicas, 0)
+        counts[replicas] = found[layer.name] + 1
+    return found
+
+
+@lru_cache(maxsize=64)
+def sent_runs(layout: KvLayout) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Layer name to the parts [start, end) of its pages that this rank sends; a layer of which it
+    sends nothing is left out."""
+    found: dict[str, tuple[tuple[int, int], ...]] = {}
+    turn_of = turns(layout.of_rank(0))
+    for _, layer in layers_in_model_order(layout):
+        turn = turn_of[layer.name]
+        sent = [p for p in layer.pieces if p.is_sent_by(layout.tp_size, layout.tp_rank, turn)]
+        if len(sent) == len(layer.pieces):
+            found[layer.name] = ((0, layer.page_bytes),)
+        elif sent:
+            found[layer.name] = tuple(joined([run for piece in sent for run in piece.runs()]))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _sending_ranks(layout: KvLayout) -> tuple[int, ...]:
+    return tuple(r for r in range(layout.tp_size) if sent_runs(layout.of_rank(r)))
+
+
+@lru_cache(maxsize=64)
+def _block_bytes(layout: KvLayout) -> tuple[int, ...]:
+    """Per group, what a block of all its layers takes over all ranks."""
+    return tuple(
+        sum(
+            sum(piece.total_bytes for piece in layer.pieces) or layer.page_bytes * layout.tp_size
+            for layer in group.layers
+        )
+        for group in layout.groups
+    )
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(layout: KvLayout) -> str:
+    content = [layout.model, [_content(layout, *item) for item in layers_in_model_order(layout)]]
+    return "".join(
+        xxhash.xxh3_64_hexdigest(msgspec.msgpack.encode(part)) for part in (content, layout)
+    )
+
+
+def _content(layout: KvLayout, group_index: int, layer: LayerLayout) -> dict[str, object]:
+    """What two engines' layers must have in common, in words that a person understands."""
+    group = layout.groups[group_index]
+    found: dict[str, object] = {
+        "name": layer.name,
+        "index": layer.index,
+        "kind": group.kind,
+        "window_tokens": group.window_tokens,
+        "dtype": layer.dtype if group.kind != "recurrent" else "",
+    }
+    if not layer.pieces:
+        # Nothing is known of the interior: all of it must be the same.
+        return found | {
+            "block_tokens": group.block_tokens,
+            "tp_size": layout.tp_size,
+            "page_bytes": layer.page_bytes,
+            "shape": layer.shape,
+            "strides": layer.strides,
+            "interior": layer.interior,
+        }
+    return found | {
+        "interior": layer.interior,
+        "number of pieces": len(layer.pieces),
+        "heads or channels": [piece.total_units for piece in layer.pieces],
+        "bytes of a head or channel": [_unit_bytes(piece) for piece in layer.pieces],
+        "tokens packed together": [piece.cell_tokens for piece in layer.pieces],
+    }
+
+
+def _unit_bytes(piece: Piece) -> tuple[int, int]:
+    """Rows and bytes of what is never taken apart. Blocks of tokens are."""
+    return 0 if piece.cell_tokens else piece.rows, piece.cell_bytes
+
+
 def _difference(ours: KvLayout, theirs: KvLayout) -> str | None:
-    for what in ("model", "tp_size", "tp_rank"):
-        a, b = getattr(ours, what), getattr(theirs, what)
-        if a != b:
-            return f"{what} differs: {a!r} and {b!r}"
-    if len(ours.groups) != len(theirs.groups):
-        return f"number of KV groups differs: {len(ours.groups)} and {len(theirs.groups)}"
-    for number, (a, b) in enumerate(zip(ours.groups, theirs.groups, strict=True)):
-        for what in ("kind", "block_tokens", "window_tokens"):
-            if getattr(a, what) != getattr(b, what):
-                return (
-                    f"KV group {number}: {what} differs: {getattr(a, what)!r} "
-                    f"and {getattr(b, what)!r}"
-                )
-        if len(a.layers) != len(b.layers):
-            return f"KV group {number}: {len(a.layers)} layers and {len(b.layers)} layers"
-        for left, right in zip(a.layers, b.layers, strict=True):
-            for what in ("name", "index", "page_bytes", "dtype", "shape", "strides", "interior"):
-                if getattr(left, what) != getattr(right, what):
-                    return (
-                        f"layer {left.name}: {what} differs: {getattr(left, what)!r} "
-                        f"and {getattr(right, what)!r}"
-                    )
+    if ours.model != theirs.model:
+        return f"model differs: {ours.model!r} and {theirs.model!r}"
+    left, right = (
+        {item[1].name: _content(layout, *item) for item in layers_in_model_order(layout)}
+        for layout in (ours, theirs)
+    )
+    alone = sorted(left.keys() ^ right.keys())
+    if alone:
+        return f"layers differ: {', '.join(alone[:4])} on one side only"
+    for name, content in left.items():
+        for what in {**content, **right[name]}:
+            a, b = content.get(what), right[name].get(what)
+            if a != b:
+                return f"layer {name}: {what} differs: {a!r} and {b!r}"
     return None
+
+
+def joint_alignment(layouts: list[KvLayout]) -> int:
+    """Tokens of which every hand-off boundary between engines with these layouts is a multiple."""
+    return math.lcm(*(layout.alignment_tokens for layout in layouts))

@@ -192,16 +192,13 @@ class AgentClient:
 
     # importing
 
-    def open_import(
-        self, transfer_id: str, *, from_token: int, to_token: int, total_bytes: int
-    ) -> Import:
-        """Ask for a transfer's bytes; ``.future`` resolves once all of them are here.
+    def open_import(self, request: OpenImport) -> Import:
+        """Ask for a part of a transfer; ``.future`` resolves once all of its bytes are here.
 
-        Several imports of one transfer may be open. Each must be closed with `close_import`
-        when its bytes are copied or no longer wanted. Raises AgentUnavailable, ValueError if the
-        transfer is open with other bounds.
+        Several imports of one part may be open. Each must be closed with `close_import` when its
+        bytes are copied or no longer wanted. Raises AgentUnavailable, ValueError if the part is
+        open with other bounds.
         """
-        request = OpenImport(transfer_id, from_token, to_token, total_bytes)
         with self._changed:
             session = self._live()
             ticket, must_send = session.imports.open(request)

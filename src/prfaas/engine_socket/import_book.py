@@ -1,8 +1,8 @@
 """Bookkeeping of one connection's open imports. Not thread-safe; no I/O.
 
-Several requests of one engine rank may import the same transfer: they share one OpenImport. Every
-OpenImport is answered exactly once and in order per transfer, so an answer is matched first in,
-first out; one whose import was closed meanwhile is dropped.
+Several requests of one engine rank may import the same part of a transfer: they share one
+OpenImport. Every OpenImport is answered exactly once and in order per part, so an answer is matched
+first in, first out; one whose import was closed meanwhile is dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from prfaas.engine_socket.errors import TransferUnusable
 from prfaas.engine_socket.messages import CloseImport, ImportFailed, ImportReady, OpenImport
 
 Extents = tuple[Extent, ...]
-"""In flat order; together they cover the transfer exactly once."""
+"""In flat order; together they cover the part exactly once."""
+_Part = tuple[str, int]
+"""Transfer id, and the sender's rank."""
 
 
 class _Shared:
@@ -24,6 +26,7 @@ class _Shared:
 
     def __init__(self, request: OpenImport) -> None:
         self.request = request
+        self.part = (request.transfer_id, request.part)
         self.users: set[Ticket] = set()
         self.extents: Extents | None = None
 
@@ -63,8 +66,8 @@ class ImportBook:
 
     def __init__(self, arena_bytes: int) -> None:
         self._arena_bytes = arena_bytes
-        self._open: dict[str, _Shared] = {}
-        self._unanswered: dict[str, deque[_Shared]] = {}
+        self._open: dict[_Part, _Shared] = {}
+        self._unanswered: dict[_Part, deque[_Shared]] = {}
 
     def __len__(self) -> int:
         """OpenImports whose bytes may be read, now or once answered."""
@@ -73,13 +76,14 @@ class ImportBook:
     def open(self, request: OpenImport) -> tuple[Ticket, bool]:
         """A new caller's ticket, and whether ``request`` must be sent.
 
-        Raises ValueError if the transfer is open with other bounds.
+        Raises ValueError if the part is open with other bounds.
         """
-        shared = self._open.get(request.transfer_id)
+        part = (request.transfer_id, request.part)
+        shared = self._open.get(part)
         is_new = shared is None
         if shared is None:
-            shared = self._open[request.transfer_id] = _Shared(request)
-            self._unanswered.setdefault(request.transfer_id, deque()).append(shared)
+            shared = self._open[part] = _Shared(request)
+            self._unanswered.setdefault(part, deque()).append(shared)
         elif shared.request != request:
             raise ValueError(f"import {request} differs from the open {shared.request}")
         ticket = Ticket(shared)
@@ -87,24 +91,24 @@ class ImportBook:
         return ticket, is_new
 
     def close(self, ticket: Ticket) -> CloseImport | None:
-        """Idempotent. The message to send if nobody else uses the transfer."""
+        """Idempotent. The message to send if nobody else uses the part."""
         shared = ticket.shared
         shared.users.discard(ticket)
-        transfer_id = shared.request.transfer_id
-        if shared.users or self._open.get(transfer_id) is not shared:
+        if shared.users or self._open.get(shared.part) is not shared:
             return None
-        del self._open[transfer_id]
-        return CloseImport(transfer_id)
+        del self._open[shared.part]
+        return CloseImport(*shared.part)
 
     def answered(self, answer: ImportReady | ImportFailed) -> list[Resolution]:
         """Who is to be told what."""
-        waiting = self._unanswered.get(answer.transfer_id)
+        part = (answer.transfer_id, answer.part)
+        waiting = self._unanswered.get(part)
         if not waiting:
             return []
         shared = waiting.popleft()
         if not waiting:
-            del self._unanswered[answer.transfer_id]
-        if self._open.get(answer.transfer_id) is not shared:
+            del self._unanswered[part]
+        if self._open.get(part) is not shared:
             return []
         if isinstance(answer, ImportFailed):
             return self._fail(shared, TransferUnusable(answer.reason))
@@ -133,7 +137,7 @@ class ImportBook:
         return position == total_bytes
 
     def _fail(self, shared: _Shared, error: Exception) -> list[Resolution]:
-        del self._open[shared.request.transfer_id]
+        del self._open[shared.part]
         return [_resolution(user, error) for user in shared.users]
 
 

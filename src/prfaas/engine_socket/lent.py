@@ -20,7 +20,7 @@ class Slot:
 
 
 class Import:
-    """One caller's import. ``future`` resolves to the `Extents` of the whole transfer in
+    """One caller's import. ``future`` resolves to the `Extents` of the whole part in
     ``session.arena``, or raises `TransferUnusable` or `AgentUnavailable`; it can be cancelled while
     unresolved. Close it exactly when the bytes are no longer read."""
 

@@ -9,9 +9,11 @@ Exporting rank:  LeaseSlots -> SlotsLeased; BeginExport; fill leased slots; Expo
                  goes back to the agent) ...; FinishExport or AbortExport. The agent may answer
                  ExportStopped at any time: stop exporting, return what is leased with ReturnSlots.
 Importing rank:  OpenImport -> ImportReady (extents stay readable until CloseImport) or
-                 ImportFailed. A transfer may be opened by several requests (``n`` > 1). Each
-                 OpenImport gets exactly one answer, in order per transfer, also when CloseImport
-                 overtakes it: a late answer is never taken for a newer one.
+                 ImportFailed. What is opened is one part of a transfer, that of one of the
+                 sender's ranks; a rank opens as many as hold something for it. A part may be
+                 opened by several requests (``n`` > 1). Each OpenImport gets exactly one answer,
+                 in order per part, also when CloseImport overtakes it: a late answer is never
+                 taken for a newer one.
 
 An agent that drops a connection only closes its own sending half; leases and open imports end
 when the engine closes its half (or dies), so no engine ever touches memory lent to another.
@@ -25,8 +27,8 @@ from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
-PROTOCOL_VERSION = 2
-"""2: byte ranges travel as `Extent`: (flat offset, arena offset, length)."""
+PROTOCOL_VERSION = 3
+"""3: imports name the part of a transfer and the layout it was sent in."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, tag_field="type", forbid_unknown_fields=True):
@@ -95,18 +97,23 @@ class AbortExport(Message, frozen=True):
 
 
 class OpenImport(Message, frozen=True):
-    """Read transfer ``transfer_id``; answered when all of it is here or it has failed."""
+    """Read what the sender's rank ``part`` sends as ``transfer_id``; answered when all of it is
+    here or it has failed. ``layout_fingerprint`` is that of the sender's rank, as whose bytes this
+    rank reads them; None: its own."""
 
     transfer_id: str
     from_token: int
     to_token: int
     total_bytes: int
+    part: int = 0
+    layout_fingerprint: str | None = None
 
 
 class CloseImport(Message, frozen=True):
     """The rank has copied the bytes (or given up waiting for them)."""
 
     transfer_id: str
+    part: int = 0
 
 
 # agent -> engine
@@ -142,17 +149,19 @@ class ExportStopped(Message, frozen=True):
 
 
 class ImportReady(Message, frozen=True):
-    """The extents cover [0, total_bytes) of the transfer exactly once, in flat order."""
+    """The extents cover [0, total_bytes) of the part exactly once, in flat order."""
 
     transfer_id: str
     extents: tuple[Extent, ...]
+    part: int = 0
 
 
 class ImportFailed(Message, frozen=True):
-    """The transfer will not be here, or not as asked for."""
+    """The part will not be here, or not as asked for."""
 
     transfer_id: str
     reason: str
+    part: int = 0
 
 
 EngineMessage = (

@@ -28,6 +28,7 @@ from prfaas.gateway.handoffs import (
     watch_transfer,
 )
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
 from prfaas.scheduler.commands import (
@@ -69,7 +70,7 @@ class Driver:
     """Carries out one scheduler's commands.
 
     Args:
-        ranks: tensor-parallel ranks of an engine, by name.
+        layouts: how engines hold their KV cache.
         suspect: called with an engine's name when a request could not reach it.
         poll_s: how often a transfer's progress is asked for.
         journal: gets every event and command.
@@ -85,7 +86,7 @@ class Driver:
         engines: Mapping[str, EngineClient],
         agents: Mapping[str, AgentClient],
         *,
-        ranks: Callable[[str], int],
+        layouts: Layouts,
         suspect: Callable[[str], None],
         poll_s: float,
         journal: JournalFile,
@@ -101,7 +102,7 @@ class Driver:
         self._endpoints = endpoints
         self._engines = engines
         self._agents = agents
-        self._ranks = ranks
+        self._layouts = layouts
         self._suspect = suspect
         self._poll_s = poll_s
         self._exchanges: dict[str, Exchange] = {}
@@ -218,7 +219,7 @@ class Driver:
         exchange.facts.prefilled_s = exchange.elapsed_s()
         self.handle(PrefillCompleted(key, attempt))
         sender = self._agent_of(command.engine)
-        ranks = self._ranks(command.engine)
+        ranks = self._layouts.parts(command.engine)
         await note_hidden_bytes(exchange.facts, sender, command.transfer_id, ranks=ranks)
 
     async def _transfer(self, exchange: Exchange, command: StartPrefill) -> None:
@@ -228,7 +229,7 @@ class Driver:
             status = await watch_transfer(
                 receiver,
                 command.transfer_id,
-                ranks=self._ranks(command.engine),
+                ranks=self._layouts.parts(command.engine),
                 poll_s=self._poll_s,
                 on_progress=lambda share: self.handle(TransferProgressed(key, attempt, share)),
             )
@@ -245,11 +246,12 @@ class Driver:
         key, attempt = command.request_id, command.attempt
         params = None
         if command.transfer_id is not None:
+            sender, _ = exchange.transfers.get(command.transfer_id, (None, None))
+            source = self._layouts.source(sender, command.engine)
             params = ImportParams(
-                transfer_id=command.transfer_id,
-                from_token=command.from_token,
-                to_token=command.to_token,
-            )
+                transfer_id=command.transfer_id, source=source,
+                from_token=command.from_token, to_token=command.to_token,
+            )  # fmt: skip
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(

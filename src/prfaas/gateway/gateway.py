@@ -267,7 +267,7 @@ class Gateway:
             self._endpoints,
             self.engines,
             self.agents,
-            ranks=self.fleet.layouts.ranks,
+            layouts=self.fleet.layouts,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,

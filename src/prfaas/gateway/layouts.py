@@ -119,11 +119,18 @@ class Layouts:
         ranks = self._ranks[engine]
         return ranks[min(ranks)]
 
-    def ranks(self, engine: str) -> int:
-        """How many tensor-parallel ranks it has (1 while unknown)."""
+    def parts(self, engine: str) -> int:
+        """How many of its ranks send a part of a hand-off (1 while unknown)."""
         for layout in self._ranks.get(engine, {}).values():
-            return layout.tp_size
+            return len(layout.sending_ranks())
         return 1
+
+    def source(self, prefill_engine: str | None, decode_engine: str) -> str | None:
+        """What the decode engine must know to read the prefill engine's parts: `ImportParams`."""
+        for theirs in self._ranks.get(prefill_engine or "", {}).values():
+            for ours in self._ranks.get(decode_engine, {}).values():
+                return None if theirs.is_held_as(ours) else theirs.of_rank(0).packed()
+        return None
 
     def any_decodes(self) -> bool:
         """Whether a decode engine has registered."""
@@ -232,8 +239,7 @@ class Layouts:
 def difference_of(ours: Ranks, theirs: Ranks) -> str | None:
     """Why engines with these layouts cannot hand over to each other; None if they can."""
     try:
-        for rank in sorted(ours.keys() & theirs.keys()):
-            ours[rank].check_pairs_with(theirs[rank])
+        ours[min(ours)].check_pairs_with(theirs[min(theirs)])
     except LayoutMismatch as error:
         return str(error)
     return None

@@ -109,6 +109,12 @@ class GatewayMetrics:
             ("engine", "role", "done"),
             registry=r,
         )
+        self.machines_cut = Gauge(
+            "prfaas_gateway_machines_cut",
+            "1 while, of a line that is up, the source's agent has no connection to the target's.",
+            ("source", "target"),
+            registry=r,
+        )
         self.deaths = Counter(
             "prfaas_gateway_background_deaths_total",
             "Tasks of the gateway that died of an error and were started again.",

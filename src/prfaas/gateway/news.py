@@ -38,6 +38,7 @@ class News:
 
     def machines_changed(self, source: str, target: str, up: bool) -> None:
         """A machine has lost its way to another, or has it again."""
+        self._metrics.machines_cut.labels(source, target).set(not up)
         self._tell((MachinesJoined if up else MachinesCut)(source, target))
 
     def layout_known(self, layout: KvLayout, engines: tuple[str, ...]) -> None:

@@ -1,10 +1,7 @@
 """What a routing policy sees, and what it answers.
 
-Theory of operation. A policy is a pure function of a *view*: the request, the engines with what is
-outstanding on them, the lines as last reported. It answers with a `Decision` and its reason. It
-changes nothing: the scheduler owns the state behind the view, checks the decision (engine up, line
-up, something to hand over) and enforces capacity. So a policy can be wrong about speed, never about
-safety, and the gateway and the simulator host the very same object.
+A policy is a pure function of a *view*. The scheduler owns the state behind it, checks the decision
+and enforces capacity: a policy can be wrong about speed, never about safety.
 """
 
 from __future__ import annotations
@@ -230,6 +227,9 @@ class Costs(Protocol):
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
+
+    def knows(self, engine: str) -> bool:
+        """Whether that rests on what was measured or seen, and is no guess."""
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off of tokens [from_token, to_token)."""

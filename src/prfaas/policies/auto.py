@@ -12,9 +12,9 @@ Where the gateway stands beside a PD cluster, that one answers as long as it is 
 what it cannot.
 
 *Overload*: where no route is in time, the request is refused at once, with the time after which one
-like it should make it. Serving it would make it late and those behind it as well. In time means
-within the SLO, or within twice of what it takes on an idle deployment where that alone is longer,
-and always before the request's deadline.
+like it should make it; but not by a guess, while engines were not seen at work. Serving it would
+make it late and those behind it as well. In time means within the SLO, or within twice of what it
+takes on an idle deployment where that alone is longer, and always before the request's deadline.
 
 *Roles* (equation 8): decode gets the engines that its load needs (`decode_load`), prefill the rest
 and what time decode engines have free. An engine turns to decode as soon as it is needed; it turns
@@ -44,6 +44,8 @@ _HOLD_S = 60.0
 """How long decode must have an engine too many before one turns to prefill."""
 _PATIENCE = 2.0
 """What takes longer than the SLO on an idle deployment is in time within so many times that."""
+_LATEST_S = 300.0
+"""Where no end is in sight a client is told to ask again after so long."""
 _MARGIN = 0.95
 """Of the SLO: estimates are not exact, and what is accepted should make it."""
 
@@ -78,9 +80,10 @@ class AutoPolicy:
         soonest = min(found, key=_ttft_s)
         limit_s = self._limit_s(request, found, now)
         if soonest.ttft_s > limit_s:
-            late_s = soonest.ttft_s - limit_s
-            why = f"the first token would take {soonest.ttft_s:.1f} s, {late_s:.1f} s too long"
-            return Refusal(max(1.0, late_s), why)
+            engine = soonest.prefill or soonest.decode
+            if view.costs.knows(engine.name) or request.deadline <= now:
+                return _refusal(soonest.ttft_s, limit_s)
+            return _decision(soonest, "none was seen at work yet")
         weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
         best = min(
             (candidate for candidate in found if candidate.ttft_s <= limit_s),
@@ -90,8 +93,7 @@ class AutoPolicy:
             ),
         )
         why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
-        prefill = None if best.prefill is None else best.prefill.name
-        return Decision(best.route, prefill, best.decode.name, why)
+        return _decision(best, why)
 
     def _limit_s(self, request: RequestView, found: list[Candidate], now: float) -> float:
         """Within which time the first token must be out."""
@@ -135,6 +137,17 @@ class AutoPolicy:
                 why = f"decode needs {needed} engines, has {len(decode)}"
                 yield RoleChange(emptiest.name, "prefill", why)
         self._spare_since.setdefault(cluster.name, now)
+
+
+def _refusal(ttft_s: float, limit_s: float) -> Refusal:
+    late_s = ttft_s - limit_s
+    why = f"the first token would take {ttft_s:.1f} s, {late_s:.1f} s too long"
+    return Refusal(min(_LATEST_S, max(1.0, late_s)), why)
+
+
+def _decision(candidate: Candidate, why: str) -> Decision:
+    prefill = None if candidate.prefill is None else candidate.prefill.name
+    return Decision(candidate.route, prefill, candidate.decode.name, why)
 
 
 def _ttft_s(candidate: Candidate) -> float:

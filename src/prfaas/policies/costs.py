@@ -49,6 +49,10 @@ class ProfileCosts:
         """Seconds, as the engine's profile says."""
         return self._prefill[engine](uncached_tokens)
 
+    def knows(self, engine: str) -> bool:
+        """Of all it has a profile of."""
+        return engine in self._prefill
+
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off, as the profile says."""
         if from_token:
@@ -136,6 +140,11 @@ class LearnedPrefills:
             self._soonest[uncached_tokens] = soonest
         return soonest / _OPTIMISM
 
+    def knows(self, engine: str) -> bool:
+        """Whether it, or one of its cluster, was seen at work and is not forgotten."""
+        forgotten = _FORGOTTEN * self._next_weight * _MEMORY
+        return self._by_cluster[self._cluster_of[engine]].weight >= forgotten
+
     def prefill_seen(self, engine: str, uncached_tokens: int, seconds: float) -> None:
         """``engine`` was at work on a prefill for ``seconds``."""
         seconds = self._plausible(engine, uncached_tokens, seconds)
@@ -174,6 +183,10 @@ class LearnedCosts:
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes, by what was seen."""
         return self._prefills.prefill_s(engine, uncached_tokens)
+
+    def knows(self, engine: str) -> bool:
+        """Whether it, or one of its cluster, was seen at work."""
+        return self._prefills.knows(engine)
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off, as the engines' layouts say."""

@@ -61,16 +61,16 @@ def soonest_remote(
 def soonest_elsewhere(
     request: RequestView, view: View, decode: EngineView, without: LinkView, now: float
 ) -> float:
-    """Seconds to the first token if ``request`` is prefilled anew: by its cluster, by ``decode``
-    itself, or over any line but ``without``."""
-    alone = view.costs.prefill_s(
-        decode.name, max(1, request.total_tokens - request.cached.get(decode.name, 0))
-    )
-    return min(
+    """Seconds to the first token if ``request`` is prefilled anew: by its cluster, or over any line
+    but ``without``; by ``decode`` itself where there is no other engine."""
+    soonest = min(
         soonest_local(request, view, decode, now)[1],
-        decode.queued_s + alone,
         soonest_remote(request, view, decode, now, without=without)[1],
     )
+    if soonest < inf:
+        return soonest
+    uncached = max(1, request.total_tokens - request.cached.get(decode.name, 0))
+    return decode.queued_s + view.costs.prefill_s(decode.name, uncached)
 
 
 def earlier_of(local: Soonest, remote: Soonest, decode: EngineView, margin: float) -> Decision:

@@ -38,19 +38,21 @@ class StopExport(Effect, frozen=True, gc=False):
 
 
 class AnswerImport(Effect, frozen=True, gc=False):
-    """The extents cover the transfer once, in flat order, and stay until the import is closed."""
+    """The extents cover the part once, in flat order, and stay until the import is closed."""
 
     connection: int
     transfer_id: str
     extents: tuple[Extent, ...]
+    part: int = 0
 
 
 class FailImport(Effect, frozen=True, gc=False):
-    """Tell the engine that it cannot read the transfer."""
+    """Tell the engine that it cannot read the part."""
 
     connection: int
     transfer_id: str
     reason: str
+    part: int = 0
 
 
 # the answer to an offer, for the thread that reported it

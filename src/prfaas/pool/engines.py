@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from prfaas.core.errors import EngineError, LayoutMismatch
-from prfaas.core.layout import KvLayout
-from prfaas.pool.events import EngineConnected
+from prfaas.core.layout import PAIRING_DIGITS, KvLayout
+from prfaas.pool.events import EngineConnected, EnginesNamed
 
 
 class EngineEntry(msgspec.Struct, frozen=True):
@@ -26,6 +26,7 @@ class EngineEntry(msgspec.Struct, frozen=True):
 class Engines:
     """Not all of them need fit each other: while a machine is upgraded it has engines of two
     builds. Which of them pair is compared where hand-offs are decided, and again for each transfer.
+    An engine's own ranks hold their caches alike.
 
     Args:
         names: engines the deployment gives this agent; others are refused.
@@ -35,6 +36,10 @@ class Engines:
         self._known = names
         self._entries: dict[int, EngineEntry] = {}
 
+    def named(self, event: EnginesNamed) -> None:
+        """These may connect from now on."""
+        self._known = event.engines
+
     def connected(self, event: EngineConnected) -> None:
         """Raises EngineError for a name that is unknown or connected already."""
         if event.engine not in self._known:
@@ -43,12 +48,11 @@ class Engines:
                 f"engine {event.engine!r} is not in the deployment here; known: {known}"
             )
         layout = event.layout
+        if not 0 <= layout.tp_rank < layout.tp_size:
+            raise EngineError(f"rank {layout.tp_rank} of {layout.tp_size} ranks is none")
         for other in self._entries.values():
-            same = other.engine == event.engine and other.rank == layout.tp_rank
-            if same and other.pid != event.pid:
-                raise EngineError(
-                    f"engine {event.engine!r} is connected already, with pid {other.pid}"
-                )
+            if other.engine == event.engine:
+                _check_beside(other, event)
         self._entries[event.connection] = EngineEntry(
             event.engine, event.pid, layout, layout.fingerprint()
         )
@@ -68,11 +72,24 @@ class Engines:
         """Every rank, in the order they came."""
         return tuple(self._entries.values())
 
-    def check_offer(self, rank: int, fingerprint: str) -> None:
+    def check_offer(self, fingerprint: str) -> None:
         """Raises LayoutMismatch if no engine here could use a transfer of this layout."""
-        ours = {e.fingerprint for e in self._entries.values() if e.rank == rank}
-        if ours and fingerprint not in ours:
+        theirs = fingerprint[:PAIRING_DIGITS]
+        ours = {e.fingerprint[:PAIRING_DIGITS] for e in self._entries.values()}
+        if ours and theirs not in ours:
             raise LayoutMismatch(
-                f"layout {fingerprint[:8]} of the sender is not that of rank {rank} here "
+                f"layout {theirs[:8]} of the sender pairs with no engine's here "
                 f"({', '.join(sorted(f[:8] for f in ours))}); compare GET /engines of both agents"
             )
+
+
+def _check_beside(other: EngineEntry, event: EngineConnected) -> None:
+    """Raises where two ranks of one name cannot be one engine's."""
+    ours, theirs = event.layout, other.layout
+    if ours.tp_rank == theirs.tp_rank and other.pid != event.pid:
+        raise EngineError(f"engine {event.engine!r} is connected already, with pid {other.pid}")
+    if not ours.is_held_as(theirs):
+        raise LayoutMismatch(
+            f"rank {ours.tp_rank} of engine {event.engine!r} holds its KV cache otherwise than "
+            f"rank {theirs.tp_rank}: one engine's ranks are alike"
+        )

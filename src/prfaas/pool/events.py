@@ -30,6 +30,13 @@ class EngineConnected(Event, frozen=True, gc=False):
     layout: KvLayout
 
 
+class EnginesNamed(Event, frozen=True, gc=False):
+    """The deployment gives this agent other engines than before. One that is connected and not
+    named any more stays until it goes."""
+
+    engines: frozenset[str]
+
+
 class EngineDropped(Event, frozen=True, gc=False):
     """It broke the rules and is listened to no more. It gets nothing new; what it has been lent
     stays its own until `ConnectionClosed`."""
@@ -96,14 +103,17 @@ class ExportAborted(Event, frozen=True, gc=False):
 
 
 class ImportOpened(Event, frozen=True, gc=False):
-    """A rank wants to read a transfer. Answered by one `AnswerImport` or `FailImport`, in order
-    per connection and transfer, unless the connection ends first."""
+    """A rank wants to read what the sender's rank ``part`` sends, as bytes of a layout with this
+    fingerprint (None: its own). Answered by one `AnswerImport` or `FailImport`, in order per
+    connection and part, unless the connection ends first."""
 
     connection: int
     transfer_id: str
     from_token: int
     to_token: int
     total_bytes: int
+    part: int = 0
+    layout_fingerprint: str | None = None
 
 
 class ImportClosed(Event, frozen=True, gc=False):
@@ -111,6 +121,7 @@ class ImportClosed(Event, frozen=True, gc=False):
 
     connection: int
     transfer_id: str
+    part: int = 0
 
 
 # the KV link, receiving
@@ -207,8 +218,9 @@ class TimePassed(Event, frozen=True, gc=False):
 
 
 AnyEvent = (
-    EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested | SlotsReturned
-    | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened | ImportClosed
+    EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested
+    | SlotsReturned | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened
+    | ImportClosed
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
     | SlotCopied | LeasesCameDue | TransferCancelled | TimePassed

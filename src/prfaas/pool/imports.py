@@ -26,13 +26,14 @@ class _Waiting(NamedTuple):
 
 
 class Imports:
-    """Every import is answered once, in order per connection and transfer."""
+    """Every import is answered once, in order per connection and part of a transfer."""
 
     def __init__(self, books: Books, receptions: Receptions) -> None:
         self._books, self._receptions = books, receptions
         self._waiting: dict[str, list[_Waiting]] = {}
-        self._open: dict[tuple[int, str], list[Reception]] = {}
-        """More than one where an engine reads an attempt that was dropped and its successor."""
+        self._open: dict[tuple[int, str, int], list[Reception]] = {}
+        """By connection and part. More than one where an engine reads an attempt that was dropped
+        and its successor."""
 
     @property
     def open_count(self) -> int:
@@ -48,10 +49,11 @@ class Imports:
 
     def closed(self, event: ImportClosed) -> None:
         """The rank reads no more, or waits no more."""
-        connection, transfer_id = event.connection, event.transfer_id
-        for _ in self._take(transfer_id, lambda w: w.request.connection == connection):
-            self._books.effects.append(FailImport(connection, transfer_id, "closed"))
-        self._unread(connection, transfer_id)
+        connection, transfer_id, part = event.connection, event.transfer_id, event.part
+        asker = (connection, part)
+        for _ in self._take(transfer_id, lambda w: (w.request.connection, w.request.part) == asker):
+            self._books.effects.append(FailImport(connection, transfer_id, "closed", part))
+        self._unread(connection, transfer_id, part)
 
     def waits_no_more(self, connection: int) -> None:
         """What is unanswered lapses; what is open stays so."""
@@ -61,9 +63,9 @@ class Imports:
     def connection_closed(self, connection: int) -> None:
         """Every import ends with its connection."""
         self.waits_no_more(connection)
-        for owner, transfer_id in list(self._open):
+        for owner, transfer_id, part in list(self._open):
             if owner == connection:
-                self._unread(connection, transfer_id)
+                self._unread(connection, transfer_id, part)
 
     def expire(self) -> None:
         """Fail imports of transfers that nobody has announced for too long."""
@@ -98,15 +100,15 @@ class Imports:
             self._waiting[transfer_id] = rest
         return [w for w in every if wanted(w)]
 
-    def _unread(self, connection: int, transfer_id: str) -> None:
-        for reception in self._open.pop((connection, transfer_id), ()):
+    def _unread(self, connection: int, transfer_id: str, part: int) -> None:
+        for reception in self._open.pop((connection, transfer_id, part), ()):
             self._receptions.unread(reception)
 
     def _answer(self, waiting: _Waiting) -> bool:
         """Whether it could be answered."""
         request, books = waiting.request, self._books
-        transfer_id, connection = request.transfer_id, request.connection
-        reception = self._receptions.find(transfer_id, waiting.entry.rank)
+        transfer_id, connection, part = request.transfer_id, request.connection, request.part
+        reception = self._receptions.find(transfer_id, part)
         if reception is None:
             reason = self._why_not_here(waiting)
         else:
@@ -114,18 +116,19 @@ class Imports:
         if reason is not None:
             books.counters.imports_failed += 1
             books.report("import", transfer_id, reason, f" engine={waiting.entry.engine}")
-            books.effects.append(FailImport(connection, transfer_id, reason))
+            books.effects.append(FailImport(connection, transfer_id, reason, part))
         elif reception is None or reception.record.state is not ReceptionState.COMPLETE:
             return False
         else:
             books.counters.imports_ready += 1
             extents = self._begin_to_read(connection, reception)
-            books.effects.append(AnswerImport(connection, transfer_id, extents))
+            books.effects.append(AnswerImport(connection, transfer_id, extents, part))
         return True
 
     def _begin_to_read(self, connection: int, reception: Reception) -> tuple[Extent, ...]:
         """One reader per connection, however many requests of it read."""
-        opened = self._open.setdefault((connection, reception.key.transfer_id), [])
+        key = reception.key
+        opened = self._open.setdefault((connection, key.transfer_id, key.rank), [])
         if reception not in opened:
             opened.append(reception)
             self._receptions.read(reception)
@@ -134,7 +137,7 @@ class Imports:
     def _why_not_here(self, waiting: _Waiting) -> str | None:
         """Why there is no memory of it and none will come, or None."""
         transfer_id, records = waiting.request.transfer_id, self._books.records
-        record = records.received(transfer_id, waiting.entry.rank)
+        record = records.received(transfer_id, waiting.request.part)
         if record is not None and record.state is ReceptionState.FAILED:
             return record.reason or "failed"
         if records.is_cancelled(transfer_id):
@@ -145,8 +148,9 @@ class Imports:
 def _difference(waiting: _Waiting, reception: Reception) -> str | None:
     """Why these bytes are not those the engine means, or None."""
     request, offer = waiting.request, reception.offer
-    if waiting.entry.fingerprint != offer.layout_fingerprint:
-        return "the sender's KV layout differs from this engine's"
+    expected = request.layout_fingerprint or waiting.entry.fingerprint
+    if expected != offer.layout_fingerprint:
+        return "the sender's KV layout differs from the one that this engine reads"
     for what in ("from_token", "to_token", "total_bytes"):
         asked, offered = getattr(request, what), getattr(offer, what)
         if asked != offered:

@@ -30,6 +30,7 @@ from prfaas.pool.events import (
     ConnectionClosed,
     EngineConnected,
     EngineDropped,
+    EnginesNamed,
     ExportAborted,
     ExportBegun,
     ExportFinished,
@@ -96,6 +97,7 @@ class Pool:
     def _action_of_each(self) -> dict[type, Callable[[Any], None]]:
         """Which part takes which event."""
         return {
+            EnginesNamed: self._books.engines.named,
             EngineConnected: self._books.engines.connected,
             EngineDropped: self._engine_dropped,
             ConnectionClosed: self._connection_closed,

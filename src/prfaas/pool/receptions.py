@@ -260,7 +260,7 @@ class Receptions:
             raise InvariantError(f"news of transfer {key}, which has no memory here") from None
 
     def _check(self, offer: TransferOffer) -> None:
-        self._books.engines.check_offer(offer.key.rank, offer.layout_fingerprint)
+        self._books.engines.check_offer(offer.layout_fingerprint)
         if self._books.records.is_cancelled(offer.key.transfer_id):
             raise _NotWanted("cancelled")
 

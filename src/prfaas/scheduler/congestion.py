@@ -18,6 +18,9 @@ from prfaas.scheduler.state import LinkState, Record
 
 _EVERY_S = 0.5
 """A line is looked at so often: well below the time in which a change must show."""
+_SLOW = 0.7
+"""Of what it was configured for. Where a line is full and no slower than that, its queue was seen
+when each prompt was sent there, and to compute it again only adds work."""
 _WORSE = 1.5
 _LATER_S = 1.0
 """How much later the hand-off must be than a prefill elsewhere: so many times, and so many seconds
@@ -35,6 +38,8 @@ class Congestion:
     def look(self, link: LinkState) -> None:
         """Something was told of ``link``: move what would arrive much later than elsewhere."""
         now = self._requests.now
+        if link.rate_bytes_per_s >= _SLOW * link.configured_bytes_per_s:
+            return
         if not link.records or now < self._looked_at.get(link, -inf) + _EVERY_S:
             return
         self._looked_at[link] = now

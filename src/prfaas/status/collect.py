@@ -105,12 +105,16 @@ async def collect(
         clusters=clusters,
         lines=lines,
         decisions=_decisions(asked.json(f"{gateway}/requests", _Decisions)),
-        troubles=_troubles(gateway, up, readiness, clusters, lines),
+        troubles=[
+            *_troubles(gateway, up, readiness, clusters, lines),
+            *_other_gateways(deployment, gateway, asked),
+        ],
     )
 
 
 def _urls(deployment: Deployment, gateway: str) -> list[str]:
     urls = [f"{gateway}/{path}" for path in ("metrics", "ready", "requests")]
+    urls += [f"{other.url}/ready" for other in deployment.gateways if other.url != gateway]
     for machine in deployment.machines:
         urls += [f"{machine.agent.admin_url}/{path}" for path in ("metrics", "links")]
         urls += [f"{_base(engine)}/metrics" for engine in machine.engines if engine.url]
@@ -224,6 +228,21 @@ def _line(line: Line, asked: _Asked) -> LineStatus:
         queued_bytes=sum(state.queued_bytes for state in up),
         congestion=max((state.congestion for state in up), default=0.0),
     )
+
+
+def _other_gateways(deployment: Deployment, gateway: str, asked: _Asked) -> list[str]:
+    """Gateways beside the one that is asked, as far as they do not answer requests. A deployment
+    has none beside its only one, wherever that is asked."""
+    others = [g for g in deployment.gateways if g.url != gateway]
+    if len(others) == len(deployment.gateways) == 1:
+        return []
+    found = []
+    for other in others:
+        if not asked.answered(f"{other.url}/ready"):
+            found.append(f"gateway {other.name} at {other.url} does not answer")
+        elif not asked.json(f"{other.url}/ready", _Readiness).ready:
+            found.append(f"gateway {other.name} at {other.url} is not ready")
+    return found
 
 
 def _role(engine: EngineConfig, gateway: MetricsPage) -> str:

@@ -1,4 +1,7 @@
-"""A stand-in for `AgentClient`: an arena in this process whose exports can be imported again."""
+"""A stand-in for `AgentClient`: an arena in this process whose exports can be imported again.
+
+Several ranks of a sender share one arena: each has a client that is ``beside`` the first, with a
+rank of its own, and a reader's client finds the parts of all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from prfaas.core.errors import CapacityError
 from prfaas.core.extents import Extent
 from prfaas.engine_socket.errors import TransferUnusable
 from prfaas.engine_socket.import_book import Extents
+from prfaas.engine_socket.messages import OpenImport
 
 
 @dataclass
@@ -27,7 +31,7 @@ class LoopbackImport:
 
 
 class LoopbackAgentClient:
-    def __init__(self, *, slot_bytes: int, slots: int) -> None:
+    def __init__(self, *, slot_bytes: int, slots: int, rank: int = 0) -> None:
         self.slot_bytes = slot_bytes
         self.session = SimpleNamespace(arena=memoryview(bytearray(slot_bytes * slots)))
         self.free = list(range(slots))
@@ -37,6 +41,14 @@ class LoopbackAgentClient:
         self.aborted: dict[str, str] = {}
         self.stop_reasons: dict[str, str] = {}
         self.closed = 0
+        self._parts = {rank: self}
+
+    def beside(self, rank: int) -> LoopbackAgentClient:
+        """The client of another rank on the same arena."""
+        other = LoopbackAgentClient(slot_bytes=self.slot_bytes, slots=0)
+        other.session, other.free, other._parts = self.session, self.free, self._parts
+        self._parts[rank] = other
+        return other
 
     def lease(self, timeout_s: float, *, transfer_id: str) -> LoopbackSlot:
         if not self.free:
@@ -66,18 +78,21 @@ class LoopbackAgentClient:
     def stopped(self, transfer_id: str) -> str | None:
         return self.stop_reasons.get(transfer_id)
 
-    def open_import(self, transfer_id: str, *, total_bytes: int, **_: object) -> LoopbackImport:
+    def open_import(self, request: OpenImport) -> LoopbackImport:
         opened = LoopbackImport(self.session)
-        extents = sorted(self.extents.get(transfer_id, []))
+        sender = self._parts.get(request.part, self)
+        extents = sorted(sender.extents.get(request.transfer_id, []))
         position = 0
         for extent in extents:
             if extent.flat_offset != position:
                 break
             position = extent.flat_end
-        if transfer_id in self.finished and position == total_bytes:
+        if request.transfer_id in sender.finished and position == request.total_bytes:
             opened.future.set_result(tuple(extents))
         else:
-            opened.future.set_exception(TransferUnusable(f"not all of {transfer_id} is here"))
+            opened.future.set_exception(
+                TransferUnusable(f"not all of {request.transfer_id} is here")
+            )
         return opened
 
     def close_import(self, opened: LoopbackImport) -> None:

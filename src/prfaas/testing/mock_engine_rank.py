@@ -20,6 +20,7 @@ from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.errors import ExportUnwanted
+from prfaas.engine_socket.messages import OpenImport
 
 WAIT_S = 30.0
 ONE_BLOCK = (0, 16)
@@ -96,9 +97,7 @@ class MockEngineRank:
         keep_open: bool = False,
     ) -> str:
         """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
-        opened = self.client.open_import(
-            transfer_id, from_token=tokens[0], to_token=tokens[1], total_bytes=size
-        )
+        opened = self.client.open_import(OpenImport(transfer_id, *tokens, size))
         try:
             extents = opened.future.result(WAIT_S)
             arena = opened.session.arena

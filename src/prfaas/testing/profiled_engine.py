@@ -26,8 +26,10 @@ from aiohttp import web
 from prfaas.core.errors import PrfaasError
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import ExportParams, ImportParams, parse_handoff
-from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, TransferPlan
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.core.transfer_plan import TransferPlan
 from prfaas.engine_socket.client import AgentClient
+from prfaas.engine_socket.messages import OpenImport
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import InstanceProfile
 from prfaas.sim.clock import PRIORITY_WORK
@@ -273,12 +275,10 @@ class ProfiledEngine(MockEngine):
 
     async def _load(self, handoff: ImportParams) -> None:
         plan = TransferPlan(self._layout, from_token=handoff.from_token, to_token=handoff.to_token)
-        opened = self.client.open_import(
-            handoff.transfer_id,
-            from_token=handoff.from_token,
-            to_token=handoff.to_token,
-            total_bytes=plan.total_bytes,
+        request = OpenImport(
+            handoff.transfer_id, handoff.from_token, handoff.to_token, plan.total_bytes
         )
+        opened = self.client.open_import(request)
         try:
             await asyncio.wrap_future(opened.future)
         finally:

@@ -4,8 +4,8 @@ Theory of operation. Copies run on two streams of their own, so the model's stre
 the host. What the model's thread gathers is only noted; `submit` hands all of it to the driver in
 one call, behind one event (what the model's stream has queued so far, which has written these
 pages) and before one event (at which a thread announces the slots). The copy engines do the rest:
-no kernel runs, so nothing is taken from the model. (A kernel that writes to pinned memory was no
-faster, whatever the size of the pages: docs/connector.md.)
+no kernel runs, so nothing is taken from the model, unless pages are converted on their way in. (A
+kernel that writes to pinned memory showed no clear gain: docs/connector.md.)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,9 @@ class CudaCopier:
     def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
         torch.cuda.set_device(self._device)
         self._driver.copy(targets, sources, sizes, self._in.cuda_stream)
+
+    def converting(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._in)
 
     def wait_scattered(self) -> None:
         self._in.synchronize()

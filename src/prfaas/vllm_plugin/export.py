@@ -24,7 +24,8 @@ from vllm.logger import init_logger
 
 from prfaas.core.errors import CapacityError, EngineError, PrfaasError
 from prfaas.core.extents import Extent
-from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.core.layout import KvLayout
+from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.lent import Slot
 from prfaas.engine_socket.session import Session
@@ -99,7 +100,7 @@ class Exporter:
             return
         span = transfer.plan.spans.get(layer_name)
         if span is None:
-            return  # it shares the cache of another layer, whose pages leave
+            return  # it shares another layer's cache, or another rank sends its pages
         try:
             self._layer_out(transfer, step, span)
             if step.states_at:
@@ -160,6 +161,9 @@ class Exporter:
         deadline = time.monotonic() + params.deadline_s
         transfer = _Outgoing(params.transfer_id, step.request_id, plan, deadline)
         self._open[params.transfer_id] = transfer
+        if not plan.spans:
+            transfer.stopped = True  # the engine's other ranks send all that this one holds
+            return transfer
         try:
             self._client.begin_export(
                 params.transfer_id,
@@ -200,12 +204,18 @@ class Exporter:
         table = step.tables[span.group]
         pages = self._pages[span.layer.name]
         page_bytes = span.layer.page_bytes
+        if not span.whole_pages:
+            for block in range(first, end):
+                address = pages.at([_real(table[block])])[0]
+                self._runs_out(transfer, span.offset_of(block), address, span.runs)
+            return
         block = first
         while block < end:
             slot = self._slot_with_room(transfer, page_bytes)
             count = min(end - block, slot.free // page_bytes)
             if count == 0:
-                self._page_in_parts(transfer, span, block, pages.at([_real(table[block])])[0])
+                address = pages.at([_real(table[block])])[0]
+                self._runs_out(transfer, span.offset_of(block), address, span.runs)
                 block += 1
                 continue
             ids = [_real(block_id) for block_id in table[block : block + count]]
@@ -213,17 +223,23 @@ class Exporter:
             self._copier.gather(pages.at(ids), target, page_bytes)
             block += count
 
-    def _page_in_parts(
-        self, transfer: _Outgoing, span: LayerSpan, block: int, address: int
+    def _runs_out(
+        self,
+        transfer: _Outgoing,
+        flat_offset: int,
+        address: int,
+        runs: tuple[tuple[int, int], ...],
     ) -> None:
-        """A page larger than a slot."""
-        start, page_bytes = 0, span.layer.page_bytes
-        while start < page_bytes:
-            slot = self._slot_with_room(transfer, 1)
-            length = min(slot.free, page_bytes - start)
-            target = slot.take(span.offset_of(block) + start, length)
-            self._copier.gather([address + start], target, length)
-            start += length
+        """Parts [start, end) of one page, one after the other: of a page that is larger than a
+        slot, or of which another rank sends the rest."""
+        for start, end in runs:
+            while start < end:
+                slot = self._slot_with_room(transfer, 1)
+                length = min(slot.free, end - start)
+                target = slot.take(flat_offset, length)
+                self._copier.gather([address + start], target, length)
+                start += length
+                flat_offset += length
 
     def _slot_with_room(self, transfer: _Outgoing, length: int) -> _OpenSlot:
         """The open slot if it has ``length`` bytes left, else a fresh one (however small)."""

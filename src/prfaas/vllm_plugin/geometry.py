@@ -11,7 +11,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.model_executor.layers.mamba.mamba_utils import get_conv_state_layout
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
@@ -23,6 +22,12 @@ from vllm.v1.kv_cache_interface import (
 
 from prfaas.core.errors import EngineError
 from prfaas.core.layout import GroupKind, KvGroup, KvLayout, LayerLayout
+from prfaas.vllm_plugin.interior import (
+    Interior,
+    dtype_name,
+    one_number_of_kv_heads,
+    read_interior,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -58,6 +63,11 @@ def read_layout(
         caches: layer name to the tensor vLLM registered.
     """
     modules = config.compilation_config.static_forward_context
+    tp_size = config.parallel_config.tensor_parallel_size
+    model = config.model_config
+    kv_heads = one_number_of_kv_heads(
+        model.hf_text_config.to_dict(), model.get_total_num_kv_heads()
+    )
     groups = []
     for number, group in enumerate(kv_cache.kv_cache_groups):
         spec = _one_spec(group.kv_cache_spec)
@@ -66,7 +76,14 @@ def read_layout(
                 name,
                 pages[name],
                 caches[name],
-                interior=_interior(_spec_of(group.kv_cache_spec, name), modules.get(name)),
+                read_interior(
+                    _spec_of(group.kv_cache_spec, name),
+                    caches[name],
+                    modules.get(name),
+                    num_blocks=kv_cache.num_blocks,
+                    tp_size=tp_size,
+                    kv_heads=kv_heads,
+                ),
             )
             for name in group.layer_names
         )
@@ -82,7 +99,7 @@ def read_layout(
         model=model_identity(config),
         groups=tuple(groups),
         tp_rank=tp_rank,
-        tp_size=config.parallel_config.tensor_parallel_size,
+        tp_size=tp_size,
     )
 
 
@@ -131,32 +148,14 @@ def _window(spec: KVCacheSpec) -> int | None:
     return None
 
 
-def _interior(spec: KVCacheSpec, module: object | None) -> str:
-    """What a registered tensor does not tell of its pages' interior.
-
-    Recurrent states lie in theirs one after the other, as plain bytes. vLLM's CPU attention packs
-    keys and values for the instruction set it runs on, which it notes in the layer.
-    """
-    if isinstance(spec, MambaSpec):
-        states = ", ".join(
-            f"{_dtype_name(dtype)}{list(shape)}"
-            for dtype, shape in zip(spec.dtypes, spec.shapes, strict=True)
-        )
-        return f"{spec.mamba_type.name} {states}, convolutions {get_conv_state_layout()}"
-    return getattr(module, "isa", "")
-
-
-def _layer(name: str, pages: torch.Tensor, cache: torch.Tensor, *, interior: str) -> LayerLayout:
+def _layer(name: str, pages: torch.Tensor, cache: torch.Tensor, interior: Interior) -> LayerLayout:
     return LayerLayout(
         name=name,
         index=extract_layer_index(name),
         page_bytes=pages.shape[1],
-        dtype=_dtype_name(cache.dtype),
+        dtype=dtype_name(cache.dtype),
         shape=tuple(cache.shape[1:]),
         strides=tuple(cache.stride()[1:]),
-        interior=interior,
+        interior=interior.words,
+        pieces=interior.pieces,
     )
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -10,29 +10,45 @@ Blocks of the local prefix cache are shared with other requests and are never wr
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from vllm.logger import init_logger
 
+from prfaas.core.conversion import LayerSource, layer_sources, parts_to_read
 from prfaas.core.errors import EngineError, PrfaasError
-from prfaas.core.layout import KvLayout, LayerSpan, TransferPlan
+from prfaas.core.layout import KvLayout, block_range, layers_in_model_order
+from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.import_book import Extents
 from prfaas.engine_socket.lent import Import
+from prfaas.engine_socket.messages import OpenImport
+from prfaas.vllm_plugin.converting import Converter, SentLayer, Wanted
+from prfaas.vllm_plugin.flat_source import FlatSource
 from prfaas.vllm_plugin.metadata import ImportStart
-from prfaas.vllm_plugin.pages import Addresses, PageCopier, Pages, address_of
+from prfaas.vllm_plugin.pages import PageCopier, Pages
 
 # Under "vllm" so that the engine's own logging configuration applies.
 logger = init_logger(f"vllm.{__name__}")
 
 
+class _Part(NamedTuple):
+    """What one of the sender's ranks sends, and where it lies as soon as it is here."""
+
+    plan: TransferPlan
+    opened: Import
+
+
 @dataclass
 class _Load:
     start: ImportStart
-    opened: Import
+    source: KvLayout
+    parts: dict[int, _Part] = field(default_factory=dict)
+    missing: int = 0
     cancelled: bool = False
 
 
@@ -55,28 +71,59 @@ class Importer:
         copier: PageCopier,
     ) -> None:
         self._client, self._layout, self._copier = client, layout, copier
+        self._views = pages
         self._pages = {name: Pages.of(view) for name, view in pages.items()}
+        self._layers = {layer.name: (g, layer) for g, layer in layers_in_model_order(layout)}
+        self._converter = Converter(copier, next(iter(pages.values())).device)
         self._lock = threading.Lock()
         self._loads: dict[str, _Load] = {}
         self._results = LoadResults()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prfaas-load")
 
     def start(self, item: ImportStart) -> None:
-        plan = TransferPlan(self._layout, from_token=item.from_token, to_token=item.to_token)
+        load: _Load | None = None
         try:
-            opened = self._client.open_import(
-                item.transfer_id,
-                from_token=item.from_token,
-                to_token=item.to_token,
-                total_bytes=plan.total_bytes,
-            )
+            load = _Load(item, self._source_of(item))
+            for rank in parts_to_read(load.source, self._layout):
+                load.parts[rank] = self._open(load, rank)
         except (PrfaasError, ValueError) as error:
+            self._close(load)
             self._report(item, str(error))
             return
-        load = _Load(item, opened)
+        load.missing = len(load.parts)
         with self._lock:
             self._loads[item.request_id] = load
-        opened.future.add_done_callback(lambda _: self._thread.submit(self._run, load, plan))
+        for part in load.parts.values():
+            part.opened.future.add_done_callback(partial(self._arrived, load))
+
+    def _source_of(self, item: ImportStart) -> KvLayout:
+        """How the sender holds what is loaded. Raises LayoutMismatch for what cannot be read."""
+        if item.source is None:
+            return self._layout
+        source = KvLayout.unpacked(item.source)
+        source.check_pairs_with(self._layout)
+        return source
+
+    def _open(self, load: _Load, part: int) -> _Part:
+        layout, item = load.source.of_rank(part), load.start
+        plan = TransferPlan(layout, from_token=item.from_token, to_token=item.to_token)
+        request = OpenImport(
+            item.transfer_id,
+            item.from_token,
+            item.to_token,
+            plan.total_bytes,
+            part,
+            layout.fingerprint(),
+        )
+        return _Part(plan, self._client.open_import(request))
+
+    def _arrived(self, load: _Load, _: Future[Extents]) -> None:
+        """One more part is here, or never will be."""
+        with self._lock:
+            load.missing -= 1
+            complete = load.missing == 0
+        if complete:
+            self._thread.submit(self._run, load)
 
     def take_results(self, finished_request_ids: set[str]) -> LoadResults:
         """What ended since the last call. Loads of requests that vLLM has finished (aborted) are
@@ -86,16 +133,18 @@ class Importer:
             results, self._results = self._results, LoadResults()
         for load in doomed:
             load.cancelled = True
-            load.opened.future.cancel()
+            for part in load.parts.values():
+                part.opened.future.cancel()
         return results
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, load: _Load, plan: TransferPlan) -> None:
+    def _run(self, load: _Load) -> None:
         error: str | None = None
         try:
-            self._copy(load, plan, load.opened.future.result())
+            extents = {n: part.opened.future.result() for n, part in load.parts.items()}
+            self._copy(load, extents)
         except (PrfaasError, CancelledError) as failure:
             error = str(failure) or "cancelled"
         except Exception as failure:
@@ -103,8 +152,12 @@ class Importer:
             logger.exception("import %s", load.start.transfer_id)
             error = repr(failure)
         finally:
-            self._client.close_import(load.opened)
+            self._close(load)
         self._report(load.start, error)
+
+    def _close(self, load: _Load | None) -> None:
+        for part in load.parts.values() if load is not None else ():
+            self._client.close_import(part.opened)
 
     def _report(self, item: ImportStart, error: str | None) -> None:
         if error is not None:
@@ -115,35 +168,96 @@ class Importer:
             if error is not None:
                 self._results.failed.add(item.request_id)
 
-    def _copy(self, load: _Load, plan: TransferPlan, extents: Extents) -> None:
-        source = _FlatSource(load.opened.session.arena, extents)
+    def _copy(self, load: _Load, extents: dict[int, Extents]) -> None:
+        flat = {
+            number: FlatSource(part.opened.session.arena, extents[number])
+            for number, part in load.parts.items()
+        }
         try:
-            for span in plan.spans.values():
+            for name, source in layer_sources(load.source, self._layout).items():
                 if load.cancelled:
                     raise EngineError("the request was aborted")
-                self._copy_layer(load.start, span, source)
+                if source.as_it_is:
+                    (rank,) = source.ranks
+                    span = load.parts[rank].plan.spans[name]
+                    self._copy_layer(load.start, span, flat[rank])
+                else:
+                    self._convert_layer(load, source, flat)
         finally:
             # After a failure too: once it is reported, vLLM gives the blocks to somebody else.
             self._copier.wait_scattered()
 
-    def _copy_layer(self, item: ImportStart, span: LayerSpan, source: _FlatSource) -> None:
-        group = self._layout.groups[span.group]
-        table = item.tables[span.group]
-        pages = self._pages[span.layer.name]
+    def _copy_layer(self, item: ImportStart, span: LayerSpan, source: FlatSource) -> None:
+        number, layer = self._layers[span.layer.name]
+        group = self._layout.groups[number]
+        table = item.tables[number]
+        pages = self._pages[layer.name]
         end = span.end_block
         if len(table) < end:
-            raise EngineError(f"{span.layer.name}: {len(table)} blocks reserved, {end} needed")
+            raise EngineError(f"{layer.name}: {len(table)} blocks reserved, {end} needed")
         first = item.local_tokens // group.block_tokens
         if group.kind == "recurrent":
-            # The request's own state is the last; the one before it is for other prompts.
-            first, kept = end - 1, item.kept_states.get(span.group)
-            if kept is not None:
-                first, table = span.first_block, [*table[: end - 2], kept, table[end - 1]]
+            first, table = _states_to_load(item, number, span.first_block, end)
         blocks = [block for block in range(first, end) if _to_load(table, block, span)]
         if blocks:
             addresses = np.array(pages.at([table[block] for block in blocks]), dtype=np.int64)
-            copies = source.into(addresses, span.offset_of(blocks[0]), span.layer.page_bytes)
+            copies = source.into(addresses, span.offset_of(blocks[0]), layer.page_bytes)
             self._copier.scatter(*copies)
+
+    def _convert_layer(self, load: _Load, source: LayerSource, flat: dict[int, FlatSource]) -> None:
+        name = source.layer.name
+        spans = {rank: load.parts[rank].plan.spans[name] for rank in source.ranks}
+
+        def read(rank: int, start: int, stop: int, staged: torch.Tensor) -> None:
+            """Each rank's runs of the pages, to where they were in them."""
+            span = spans[rank]
+            numbers = np.arange(stop - start, dtype=np.int64)
+            pages = staged.data_ptr() + staged.stride(0) * numbers
+            if len(span.runs) == 1:
+                ((begin, end),) = span.runs
+                copies = flat[rank].into(pages + begin, span.offset_of(start), end - begin)
+                self._copier.scatter(*copies)
+                return
+            for block, page in zip(range(start, stop), pages, strict=True):
+                offset = span.offset_of(block)
+                for begin, end in span.runs:
+                    copies = flat[rank].into(np.array([page + begin]), offset, end - begin)
+                    self._copier.scatter(*copies)
+                    offset += end - begin
+
+        first = next(iter(spans.values()))
+        sent = SentLayer(
+            source.layer, load.source.groups[source.group], first.first_block, first.end_block
+        )
+        self._converter.convert(source, sent, self._wanted(load.start, name), read)
+
+    def _wanted(self, item: ImportStart, name: str) -> Wanted:
+        """Blocks that vLLM will read. Raises EngineError where one has no place."""
+        number, layer = self._layers[name]
+        group, table = self._layout.groups[number], item.tables[number]
+        first, end = block_range(group, item.local_tokens, item.to_token)
+        if len(table) < end:
+            raise EngineError(f"{name}: {len(table)} blocks reserved, {end} needed")
+        if group.kind == "recurrent":
+            first, table = _states_to_load(item, number, first, end)
+        for block in range(first, end):
+            if table[block] == 0:
+                raise EngineError(f"{name}: block {block} has no place to be loaded to")
+        if group.kind == "sliding_window":
+            for block in range(item.local_tokens // group.block_tokens, first):
+                if table[block] != 0:  # vLLM would read it
+                    raise EngineError(f"{name}: block {block} is not in the transfer")
+        view = self._views[name]
+        return Wanted(layer, group, view, table, first, end, item.to_token)
+
+
+def _states_to_load(item: ImportStart, group: int, first: int, end: int) -> tuple[int, list[int]]:
+    """The first block of a recurrent group to load, and its table. The request's own state is the
+    last; the one before it is for other prompts, if a block is kept for it."""
+    table, kept = item.tables[group], item.kept_states.get(group)
+    if kept is None:
+        return end - 1, table
+    return first, [*table[: end - 2], kept, table[end - 1]]
 
 
 def _to_load(table: list[int], block: int, span: LayerSpan) -> bool:
@@ -156,27 +270,3 @@ def _to_load(table: list[int], block: int, span: LayerSpan) -> bool:
     if not sent:
         raise EngineError(f"{span.layer.name}: block {block} is not in the transfer")
     return True
-
-
-class _FlatSource:
-    """A transfer's bytes by flat offset, wherever they lie in the arena. ``extents`` cover it
-    without a gap, which `AgentClient` has checked."""
-
-    def __init__(self, arena: memoryview, extents: Extents) -> None:
-        self._starts = np.array([extent.flat_offset for extent in extents], dtype=np.int64)
-        offsets = np.array([extent.arena_offset for extent in extents], dtype=np.int64)
-        self._addresses = address_of(arena) + offsets
-
-    def into(
-        self, pages: Addresses, flat_offset: int, page_bytes: int
-    ) -> tuple[Addresses, Addresses, Addresses]:
-        """Sources, targets and sizes that fill ``pages``, which follow each other in flat space
-        from ``flat_offset`` on: cut where a page or a piece ends."""
-        end = flat_offset + len(pages) * page_bytes
-        low, high = np.searchsorted(self._starts, (flat_offset, end))
-        page_starts = flat_offset + page_bytes * np.arange(len(pages), dtype=np.int64)
-        cuts = np.union1d(page_starts, self._starts[low:high])
-        page = (cuts - flat_offset) // page_bytes
-        piece = np.searchsorted(self._starts, cuts, side="right") - 1
-        sources = self._addresses[piece] + cuts - self._starts[piece]
-        return sources, pages[page] + cuts - page_starts[page], np.diff(cuts, append=end)

@@ -49,6 +49,8 @@ class ImportStart:
     local_tokens: int
     tables: BlockTables
     kept_states: dict[int, int] = field(default_factory=dict)
+    source: str | None = None
+    """The sender's `KvLayout`, packed; None: as this engine's."""
 
 
 @dataclass

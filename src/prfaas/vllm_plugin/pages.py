@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -106,8 +107,12 @@ class PageCopier(Protocol):
     def scatter(self, sources: Addresses, targets: Addresses, sizes: Addresses) -> None:
         """Arena bytes to pages, or parts of pages. Load thread only."""
 
+    def converting(self) -> AbstractContextManager[object]:
+        """What torch is told inside comes after what has been scattered so far, and before what
+        follows. Load thread only."""
+
     def wait_scattered(self) -> None:
-        """Return once everything scattered so far is visible to the model."""
+        """Return once everything scattered or converted so far is visible to the model."""
 
     def hold_model(self) -> None:
         """What is queued from now on may overwrite pages gathered so far (the model's next step, a
@@ -140,6 +145,9 @@ class CpuCopier:
             sources.tolist(), targets.tolist(), sizes.tolist(), strict=True
         ):
             ctypes.memmove(target, source, size)
+
+    def converting(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def wait_scattered(self) -> None:
         pass

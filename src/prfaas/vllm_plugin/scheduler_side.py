@@ -148,6 +148,7 @@ class SchedulerSide:
                 local_tokens=params.to_token - num_external_tokens,
                 tables=blocks.get_block_ids(),
                 kept_states=kept,
+                source=params.source,
             )
         )
 

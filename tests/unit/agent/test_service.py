@@ -14,12 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from prfaas.agent import service
 from prfaas.agent.service import Agent, NoLink
-from prfaas.agent.settings import settings_for
-from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.agent.settings import AgentSettings, settings_for
+from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.engine_socket.errors import RegistrationRefused
@@ -191,6 +192,46 @@ async def test_engines_of_two_builds_stand_side_by_side_and_read_only_what_fits(
     assert "layout differs" in told
     engines = (await stage.get(stage.west, "/engines"))["engines"]
     assert len({e["fingerprint"] for e in engines}) == 2
+
+
+async def test_an_agent_takes_over_another_deployment_file_while_it_runs(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    with pytest.raises(RegistrationRefused, match="not in the deployment here"):
+        await stage.engine("pde")
+    whole = stage.deployment
+
+    def joined(machine: MachineConfig) -> MachineConfig:
+        if machine.name != "west":
+            return machine
+        more = EngineConfig(name="pde", role="decode")
+        agent = msgspec.structs.replace(machine.agent, slot="128 KiB")
+        return msgspec.structs.replace(machine, engines=(*machine.engines, more), agent=agent)
+
+    await stage.west.take(settings_for(whole.with_machines(joined), "a-west"))
+    pde = await stage.engine("pde")
+    assert "slot_bytes has changed: that takes a restart" in caplog.text
+    assert await asyncio.to_thread(p0.export, "x", "a-west", SIZE) is None
+    assert await asyncio.to_thread(pde.read, "x", SIZE) == "ok"
+    alone = msgspec.structs.replace(whole, links=())
+    unlinked = settings_for(alone, "a-east")
+    assert unlinked.link is None
+    await stage.east.take(unlinked)
+    assert "whether it has a KV link has changed" in caplog.text
+    assert await asyncio.to_thread(p0.export, "y", "a-west", SIZE) is None
+    assert await asyncio.to_thread(pdd.read, "y", SIZE) == "ok"
+
+
+async def test_a_deployment_file_that_is_bad_leaves_the_agent_as_it_is(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad() -> AgentSettings:
+        raise ConfigError("fleet.yaml: no cluster of kind 'pd'")
+
+    await service._take_again(stage.west, bad)
+    assert "not taken over: fleet.yaml: no cluster" in caplog.text
+    await stage.engine("pdd")
 
 
 async def test_an_engine_that_is_not_in_the_deployment_is_refused(stage: Stage) -> None:

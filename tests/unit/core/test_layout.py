@@ -8,10 +8,10 @@ from prfaas.core.layout import (
     KvGroup,
     KvLayout,
     LayerLayout,
-    TransferPlan,
     aligned_boundary,
     block_range,
 )
+from prfaas.core.transfer_plan import TransferPlan
 
 
 def layer(index: int, page_bytes: int) -> LayerLayout:
@@ -55,9 +55,12 @@ def test_equal_layouts_have_equal_fingerprints_and_pair() -> None:
     ("changed", "named"),
     [
         (msgspec.structs.replace(hybrid(), model="n"), "model differs: 'm' and 'n'"),
-        (msgspec.structs.replace(hybrid(), tp_size=2), "tp_size differs: 1 and 2"),
-        (msgspec.structs.replace(hybrid(), groups=hybrid().groups[:2]), "3 and 2"),
-        (hybrid(window=24), "KV group 2: window_tokens differs: 20 and 24"),
+        (
+            msgspec.structs.replace(hybrid(), tp_size=2),
+            r"layer model.layers.0: tp_size differs: 1 and 2",
+        ),
+        (msgspec.structs.replace(hybrid(), groups=hybrid().groups[:2]), "layers.3 on one side"),
+        (hybrid(window=24), r"layer model.layers.3: window_tokens differs: 20 and 24"),
     ],
 )
 def test_an_unequal_layout_is_refused_by_name(changed: KvLayout, named: str) -> None:

@@ -232,8 +232,8 @@ def test_stopped_export_returns_its_slots(agent: ScriptedAgent, client: AgentCli
 
 def test_two_imports_share_one_request(agent: ScriptedAgent, client: AgentClient) -> None:
     connect(agent, client)
-    one = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
-    two = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    one = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
+    two = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
     assert agent.expect(OpenImport) == OpenImport("x", 0, 16, 8)
     os.pwrite(agent.arena_fd, b"12345678", SLOT)
     agent.say(ImportReady("x", (Extent(0, SLOT, 5), Extent(5, SLOT + 5, 3))))
@@ -242,7 +242,7 @@ def test_two_imports_share_one_request(agent: ScriptedAgent, client: AgentClient
         read = [(flat, bytes(arena[at : at + length])) for flat, at, length in extents]
         assert read == [(0, b"12345"), (5, b"678")]
     with pytest.raises(ValueError, match="differs"):
-        client.open_import("x", from_token=0, to_token=16, total_bytes=9)
+        client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=9))
     client.close_import(one)
     client.close_import(one)
     client.close_import(two)
@@ -253,10 +253,10 @@ def test_late_answer_is_not_taken_for_a_newer_import(
     agent: ScriptedAgent, client: AgentClient
 ) -> None:
     connect(agent, client)
-    old = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    old = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
     client.close_import(old)
     assert old.future.cancelled()
-    new = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    new = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
     agent.say(ImportReady("x", (Extent(0, 0, 8),)))
     agent.say(ImportFailed("x", "dropped"))
     with pytest.raises(TransferUnusable, match="dropped"):
@@ -268,7 +268,7 @@ def test_incomplete_extents_are_an_error(
     agent: ScriptedAgent, client: AgentClient, extents: tuple[Extent, ...]
 ) -> None:
     connect(agent, client)
-    opened = client.open_import("x", from_token=0, to_token=16, total_bytes=8)
+    opened = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
     agent.say(ImportReady("x", extents))
     with pytest.raises(TransferUnusable, match="are not those of"):
         opened.future.result(WAIT_S)
@@ -298,8 +298,8 @@ def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: Agent
     begin(client)
     agent.say(SlotsLeased((2,)))
     slot = client.lease(WAIT_S)
-    waiting = client.open_import("w", from_token=0, to_token=16, total_bytes=8)
-    done = client.open_import("d", from_token=0, to_token=16, total_bytes=8)
+    waiting = client.open_import(OpenImport("w", from_token=0, to_token=16, total_bytes=8))
+    done = client.open_import(OpenImport("d", from_token=0, to_token=16, total_bytes=8))
     agent.say(ImportReady("d", (Extent(0, 0, 8),)))
     (extent,) = done.future.result(WAIT_S)
     agent.hang_up()

@@ -100,6 +100,14 @@ def test_recurrent_state_is_needed_at_exactly_the_reused_length(index: OneEngine
     assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 0)
 
 
+def test_a_state_may_be_told_before_the_blocks_it_ends(index: OneEngine) -> None:
+    """After an exact hand-off: the connector enters it before vLLM enters the blocks."""
+    index.stored(state([2], span=BLOCK))
+    index.stored(stored([1, 2, 3], None, 0))
+    assert index.match(PromptKeys(TOKENS)) == PrefixMatch(12, 8)
+    index.check_integrity()
+
+
 def test_every_recurrent_group_must_hold_the_state(index: OneEngine) -> None:
     index.stored(stored([1, 2], None, 0))
     index.stored(state([2], group=1))

@@ -9,12 +9,12 @@ import pytest
 from prfaas.core.errors import ConfigError
 from prfaas.policies.api import Decision, Refusal, RoleChange, Route
 from prfaas.policies.auto import AutoConfig, AutoPolicy
-from prfaas.policies.costs import ProfileCosts
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, Topology
-from prfaas.testing.policy_views import fleet
+from prfaas.testing.policy_views import TOPOLOGY, fleet
 
 
 def decide(
@@ -145,3 +145,16 @@ def test_the_near_cluster_answers_as_long_as_it_is_in_time() -> None:
         decision = decide(view, tokens)
         assert isinstance(decision, Decision)
         assert decision.decode_engine == engine
+
+
+def test_nobody_is_refused_by_a_guess() -> None:
+    """Engines that still make kernels look late, and nothing else is known of them."""
+    learned = LearnedPrefills(TOPOLOGY.cluster_of)
+    view = FleetState(TOPOLOGY, LearnedCosts(learned, lambda start, end: end - start))
+    for engine in view.engines.values():
+        engine.book(50_000, 50.0, 0.0)
+        engine.running = engine.max_requests
+    assert isinstance(decide(view, 1000), Decision)
+    for engine in view.engines:
+        learned.prefill_seen(engine, 1000, 1.0)
+    assert isinstance(decide(view, 1000), Refusal)

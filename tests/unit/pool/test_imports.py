@@ -19,6 +19,7 @@ from prfaas.pool.events import (
     TransferReceived,
 )
 from prfaas.pool.imports import UNKNOWN_WAIT_S
+from prfaas.testing.mock_engine_rank import mock_layout
 from prfaas.testing.pool_kit import SLOT, PoolRig
 
 
@@ -54,6 +55,19 @@ def test_every_reason_not_to(rig: PoolRig) -> None:
     assert rig.say(asked) == [FailImport(2, "x", "cancelled")]
     rig.say(OfferWithdrawn(TransferKey("w", 0, 1), "given up"))
     assert rig.open("w", SLOT) == [FailImport(2, "w", "given up")]
+
+
+def test_bytes_are_given_only_to_a_rank_that_reads_them_as_they_were_sent(rig: PoolRig) -> None:
+    """The parts of a transfer are its sender's ranks', in the layout of each."""
+    received(rig, "x")
+    sent_as = mock_layout().fingerprint()
+    asked = ImportOpened(2, "x", 0, 16, SLOT, 0, sent_as)
+    other = msgspec.structs.replace(asked, layout_fingerprint=sent_as[::-1])
+    reason = "the sender's KV layout differs from the one that this engine reads"
+    assert rig.say(other) == [FailImport(2, "x", reason)]
+    assert rig.say(msgspec.structs.replace(asked, part=1)) == []
+    assert rig.at(UNKNOWN_WAIT_S) == [FailImport(2, "x", "no such transfer here", 1)]
+    assert isinstance(rig.say(asked)[0], AnswerImport)
 
 
 def test_an_unknown_transfer_may_still_be_announced(rig: PoolRig) -> None:

@@ -67,3 +67,17 @@ def test_a_cancel_that_is_no_signal_is_an_error() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         run_until_signal(cancels_itself(), stopped_status=0)
+
+
+def test_a_hang_up_and_a_second_signal_may_mean_something_else() -> None:
+    hung_up: list[str] = []
+    program = Program(signal.SIGHUP, signal.SIGTERM, while_cleaning_up=(signal.SIGTERM,))
+    status = run_until_signal(
+        program.run(),
+        stopped_status=0,
+        on_hangup=lambda: hung_up.append("hung up"),
+        on_repeated=lambda: hung_up.append("hurry"),
+    )
+    assert status == 0
+    assert program.cleaned_up
+    assert sorted(hung_up) == ["hung up", "hurry"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import aiohttp
+import msgspec
 
 from prfaas.status.collect import collect
 from prfaas.status.snapshot import Snapshot
@@ -75,3 +76,18 @@ async def test_decisions_of_a_gateway_with_keys_are_asked_with_the_files_own() -
             assert refused.status == 401
         snapshot = await ask(mock, base(client))
     assert len(snapshot.decisions) == 1
+
+
+async def test_gateways_beside_the_one_that_is_asked_are_looked_at_too() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        deployment = mock.deployment()
+        ours = msgspec.structs.replace(deployment.gateway, listen=base(client)[7:])
+        away = msgspec.structs.replace(ours, name="away", listen="127.0.0.1:1")
+        several = msgspec.structs.replace(deployment, gateways=(ours, away))
+        async with aiohttp.ClientSession() as http:
+            snapshot = await collect(several, http, gateway=base(client), now=5.0)
+            alone = await collect(deployment, http, gateway=base(client), now=5.0)
+    assert snapshot.troubles == ["gateway away at http://127.0.0.1:1 does not answer"]
+    assert alone.troubles == []

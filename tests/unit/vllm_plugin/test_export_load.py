@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
 from prfaas.core.handoff import ExportParams  # noqa: E402
-from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, TransferPlan  # noqa: E402
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout  # noqa: E402
+from prfaas.core.transfer_plan import TransferPlan  # noqa: E402
 from prfaas.testing.loopback_agent_client import (  # noqa: E402
     LoopbackAgentClient,
     LoopbackImport,

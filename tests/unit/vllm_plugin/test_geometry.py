@@ -20,7 +20,7 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
 
 from prfaas.core.errors import LayoutMismatch  # noqa: E402
 from prfaas.core.layout import KvLayout  # noqa: E402
-from prfaas.vllm_plugin import geometry  # noqa: E402
+from prfaas.vllm_plugin import geometry, interior  # noqa: E402
 from prfaas.vllm_plugin.pages import page_view  # noqa: E402
 
 BLOCK, BLOCKS, NAME = 32, 4, "model.layers.3.attn"
@@ -33,6 +33,8 @@ def layout(spec: Any, cache: torch.Tensor, *, isa: str | None = None) -> KvLayou
         dtype=torch.bfloat16,
         quantization=None,
         architectures=["Tiny"],
+        hf_text_config=SimpleNamespace(to_dict=dict),
+        get_total_num_kv_heads=lambda: 2,
     )
     module = SimpleNamespace() if isa is None else SimpleNamespace(isa=isa)
     config: Any = SimpleNamespace(
@@ -80,7 +82,7 @@ def test_recurrent_states_of_other_types_or_shapes_do_not_pair() -> None:
 
 def test_another_order_of_convolution_states_does_not_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = states(torch.bfloat16, torch.float32)
-    monkeypatch.setattr(geometry, "get_conv_state_layout", lambda: "DS")
+    monkeypatch.setattr(interior, "get_conv_state_layout", lambda: "DS")
     differ(ours, states(torch.bfloat16, torch.float32), "convolutions DS")
 
 

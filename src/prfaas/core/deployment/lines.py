@@ -2,8 +2,8 @@
 
 A *line* is what there is between two clusters, in one direction; a PD cluster of several machines
 has one to itself as well, its own network. The agents of the machines at both ends form its pairs:
-a KV link for each. What the file says of a link (rate, connections) is said of the line, so it is
-divided here among its pairs: each gets an even share, which together never exceed the whole.
+a KV link for each. What the file says of a link (rate, connections) is said of the line.
+Connections are divided here among its pairs; the agents divide the rate by what they have to send.
 """
 
 from __future__ import annotations
@@ -53,13 +53,6 @@ class Line(msgspec.Struct, frozen=True):
         return tuple(
             AgentPair(a.name, b.name) for a in self.senders for b in self.receivers if a is not b
         )
-
-    @property
-    def fair_rate_bytes_per_s(self) -> float | None:
-        """The even share of one pair; None: nothing limits it."""
-        if self.rate_bytes_per_s is None:
-            return None
-        return self.rate_bytes_per_s / max(1, len(self.pairs))
 
     @property
     def fair_connections(self) -> int | None:

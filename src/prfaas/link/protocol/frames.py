@@ -30,8 +30,9 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from prfaas.core.errors import PeerError
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.line_share import Demand, Grant
 
-VERSION = 1
+VERSION = 2
 _FIELDS = struct.Struct("<BBHIIQQQ")
 _CHECK = struct.Struct("<Q")
 HEADER_BYTES = _FIELDS.size + _CHECK.size
@@ -62,10 +63,22 @@ class Kind(IntEnum):
     FAILED = 12
     PING = 13
     PONG = 14
+    DEMAND = 15
+    GRANT = 16
 
 
 _WITH_BODY = frozenset(
-    {Kind.HELLO, Kind.WELCOME, Kind.REJECT, Kind.OFFER, Kind.REFUSE, Kind.CANCEL, Kind.FAILED}
+    {
+        Kind.HELLO,
+        Kind.WELCOME,
+        Kind.REJECT,
+        Kind.OFFER,
+        Kind.REFUSE,
+        Kind.CANCEL,
+        Kind.FAILED,
+        Kind.DEMAND,
+        Kind.GRANT,
+    }
 )
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -107,7 +120,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     key: TransferKey | None = None
 
 
-Body = TypeVar("Body", Hello, Welcome, Reason, TransferOffer)
+Body = TypeVar("Body", Hello, Welcome, Reason, TransferOffer, Demand, Grant)
 
 
 def pack(

@@ -10,14 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from prfaas.core.errors import PeerError
 from prfaas.link.api import Reception, Refusal, TransferOffer
 from prfaas.link.protocol.frames import Frame, FrameReader, Header, Kind, Reason, decode, pack
+from prfaas.link.protocol.line_share import Demand
 from prfaas.link.protocol.receiving_end import ReceivingEnd
 from prfaas.link.protocol.receiving_records import Claim
 
 Ask = Callable[[str, TransferOffer], Reception | Refusal]
+
+
+class HearDemand(Protocol):
+    """Called without the guard, with what the sender says of the line's rate."""
+
+    def __call__(self, peer: str, demand: Demand, *, now: float) -> None: ...
+
+
+def _fair_shares_for_all(peer: str, demand: Demand, *, now: float) -> None:
+    pass
 
 
 class ReceivingConnection:
@@ -35,7 +47,9 @@ class ReceivingConnection:
         ask: Ask,
         wake: Callable[[], None],
         max_chunk_bytes: int,
+        demanded: HearDemand = _fair_shares_for_all,
     ) -> None:
+        self._demanded = demanded
         self.peer, self.connection = peer, connection
         self.severed = False
         self._end, self._guard, self._ask, self._wake = end, guard, ask, wake
@@ -127,6 +141,8 @@ class ReceivingConnection:
                 why = decode(frame.body, Reason)
                 with self._guard:
                     end.cancel(session, self, header.handle, why)
+            case Kind.DEMAND:
+                self._demanded(self.peer, decode(frame.body, Demand), now=now)
             case Kind.PING:
                 with self._guard:
                     self.reply(pack(Kind.PONG, handle=header.handle))

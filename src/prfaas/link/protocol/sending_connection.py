@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import FrameReader, Header, Kind, Reason, decode, pack
+from prfaas.link.protocol.line_share import Grant
 from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.protocol.sending_records import Chunk
 
@@ -29,6 +31,27 @@ _MOST_FRAMES = 16
 _INPUT_BYTES = 4096
 """Some 90 replies: more than arrive between two looks."""
 _NO_REASON = Reason("")
+
+
+def nothing_to_say(*, now: float) -> bytes | None:
+    """Where no line is shared, there are no demands."""
+    return None
+
+
+def nobody_asked(grant: Grant, *, now: float) -> None:
+    """Where no line is shared, grants say nothing."""
+
+
+class SayWord(Protocol):
+    """Called under the guard: a frame about the line that is to go first, or None."""
+
+    def __call__(self, *, now: float) -> bytes | None: ...
+
+
+class HearGrant(Protocol):
+    """Called without the guard, with what the receiver says of the line's rate."""
+
+    def __call__(self, grant: Grant, *, now: float) -> None: ...
 
 
 class SendingConnection:
@@ -43,7 +66,10 @@ class SendingConnection:
         chunk_bytes: int,
         keepalive_s: float,
         now: float,
+        word: SayWord = nothing_to_say,
+        granted: HearGrant = nobody_asked,
     ) -> None:
+        self._word, self._granted = word, granted
         self.number, self.chunk_bytes = number, chunk_bytes
         self.pending: list[memoryview] = []
         self.idle = False
@@ -67,6 +93,7 @@ class SendingConnection:
         taken: list[bytes | Chunk] = []
         wanted = self.chunk_bytes // 2
         with self._guard:
+            word = self._word(now=now)
             while True:
                 work, again_at = self._end.take(self.number, chunk_bytes=self.chunk_bytes, now=now)
                 self.idle = work is None and not taken
@@ -76,7 +103,11 @@ class SendingConnection:
                 wanted -= 0 if isinstance(work, bytes) else len(work.view)
                 if wanted <= 0 or len(taken) == _MOST_FRAMES:
                     break
+        if word is not None:
+            self._append(memoryview(word), None)
         if not taken:
+            # A socket takes words, like pings, long after the line is dead.
+            self._pinging = word is not None
             return again_at
         self.last_work_at = now
         for work in taken:
@@ -114,13 +145,13 @@ class SendingConnection:
     def received(self, count: int, *, now: float) -> None:
         """``count`` bytes were read. Raises PeerError: the connection must be closed."""
         self._last_sign_at = now
-        news = list(self._replies(self._input[:count]))
+        news = list(self._replies(self._input[:count], now))
         if news:
             with self._guard:
                 for header, said in news:
                     self._end.heard(self.number, header, said.reason, retry=said.retry, now=now)
 
-    def _replies(self, data: memoryview) -> Iterator[tuple[Header, Reason]]:
+    def _replies(self, data: memoryview, now: float) -> Iterator[tuple[Header, Reason]]:
         """The frames that ``data`` completes."""
         reader = self._reader
         while data:
@@ -130,6 +161,9 @@ class SendingConnection:
             data = data[size:]
             frame = reader.received(size)
             if frame is None or frame.header.kind is Kind.PONG:
+                continue
+            if frame.header.kind is Kind.GRANT:
+                self._granted(decode(frame.body, Grant), now=now)
                 continue
             if frame.data_follows:
                 raise PeerError("a receiver does not send DATA")

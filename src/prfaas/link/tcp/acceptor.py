@@ -47,6 +47,8 @@ class Acceptor(threading.Thread):
         super().__init__(name="kv-link-acceptor", daemon=True)
         self.turned_away: Counter[str] = Counter()
         self._config, self._incarnation, self._admit = config, incarnation, admit
+        self.accept_from = config.accept_from
+        """See `TcpLinkConfig`; may be set to another value at any time."""
         security = config.security
         self._tls = server_context(security) if isinstance(security, TlsFiles) else None
         self._listener = _listen(config.listen)
@@ -138,7 +140,8 @@ class Acceptor(threading.Thread):
             raise TurnedAway("name", f"looks for agent {hello.target!r}; this is {config.name!r}")
         if isinstance(channel.socket, ssl.SSLSocket):
             check_identity(channel.socket, hello.name)
-        if config.accept_from is not None and hello.name not in config.accept_from:
+        accepted = self.accept_from
+        if accepted is not None and hello.name not in accepted:
             raise TurnedAway("forbidden", f"agent {hello.name!r} may not push to this one")
 
     def _turn_away(self, connection: PendingConnection, error: Exception) -> None:

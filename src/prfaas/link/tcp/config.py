@@ -35,6 +35,16 @@ class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many the link may choose."""
 
 
+class SharedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One direction of a line whose rate the agents at its ends share (`link.protocol.line_share`).
+    All of them must be told the same."""
+
+    rate_bytes_per_s: float
+    senders: tuple[str, ...]
+    receivers: tuple[str, ...]
+    """The first that a sender is connected to divides the rate."""
+
+
 class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``security`` has no default: plaintext must be asked for by name."""
 
@@ -44,6 +54,9 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:0"
     """``host:port``; port 0 takes a free one (`TcpLink.address` tells which)."""
     peers: Mapping[str, PeerConfig] = {}
+    lines: tuple[SharedLine, ...] = ()
+    """Those that begin or end here. The rate of a link on one of them is the line's, of which it
+    may have no more than its agent's part."""
     accept_from: frozenset[str] | None = None
     """Agents that may push to us; None: every peer with a valid certificate (or, in plaintext,
     every name)."""
@@ -72,6 +85,12 @@ def check(config: TcpLinkConfig) -> None:
     parse_address(config.listen)
     for name, peer in config.peers.items():
         check_peer(name, peer)
+    for line in config.lines:
+        if not line.rate_bytes_per_s >= len(line.senders) > 0:
+            raise ConfigError(
+                f"a line of {line.rate_bytes_per_s:g} bytes/s cannot be shared by "
+                f"{len(line.senders)} senders"
+            )
     if not LEAST_CHUNK_BYTES <= config.min_chunk_bytes <= config.max_chunk_bytes <= 64 * 1024 * KIB:
         raise ConfigError(
             "chunk sizes must satisfy 4 KiB <= min_chunk_bytes <= max_chunk_bytes <= 64 MiB"

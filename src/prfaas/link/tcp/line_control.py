@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from prfaas.link.protocol.sending_records import SendingCounters
 from prfaas.link.tcp import tcp_info
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.socket_options import limit_unsent, pace
 
 _CHUNK_S = 0.01
@@ -35,14 +37,20 @@ Live = Mapping[int, tuple[Channel, SendingConnection]]
 class LineControl:
     """Call `observe` every 100 ms from one thread; the rest may be read from any."""
 
-    def __init__(self, name: str, peer: PeerConfig, config: TcpLinkConfig) -> None:
+    def __init__(
+        self,
+        name: str,
+        peer: PeerConfig,
+        config: TcpLinkConfig,
+        budget: LineBudget | None = None,
+    ) -> None:
         self.name, self.peer = name, peer
         self.monitor = LineMonitor()
         self.samples: dict[int, ConnectionSample] = {}
-        self.rate_bytes_per_s = peer.rate_bytes_per_s
+        self.rate_bytes_per_s = self.own_rate_bytes_per_s = peer.rate_bytes_per_s
         self.most_chunk_bytes = config.max_chunk_bytes
         self.chunk_bytes = _FIRST_CHUNK
-        self._config = config
+        self._config, self._budget = config, budget
         self._capacity = CapacityEstimate()
         self._tuner: ConnectionTuner | None = None
         self._retransmits_of_the_gone = 0
@@ -75,7 +83,10 @@ class LineControl:
         )
         if view.busy and fresh:  # without a connection the line is not asked for anything
             self._capacity.observe(view.busy_goodput_bytes_per_s)
-        self.rate_bytes_per_s = self._rate(now)
+        self.own_rate_bytes_per_s = self.rate_bytes_per_s = self._own_rate(now)
+        if self._budget is not None:
+            part = self._budget.part(self.name, now=now)
+            self.rate_bytes_per_s = min(part, self.own_rate_bytes_per_s or part)
         self._adapt(live, now)
 
     def introduce(self, channel: Channel) -> None:
@@ -84,7 +95,7 @@ class LineControl:
         if self._tuner is None and found is not None:
             guess = first_guess(found.rtt_s, self.peer.rate_bytes_per_s)
             self._tuner = ConnectionTuner(guess, most=self.peer.most_connections)
-        self._pace(channel, self.connections)
+        self._pace(channel, self.connections, time.monotonic())
 
     def state(self, connections: int, counters: SendingCounters, queued_bytes: int) -> LinkState:
         """The event for the scheduler."""
@@ -106,7 +117,7 @@ class LineControl:
             resent_bytes_total=counters.bytes_resent,
         )
 
-    def _rate(self, now: float) -> float | None:
+    def _own_rate(self, now: float) -> float | None:
         limits = [self.peer.rate_bytes_per_s]
         if self.peer.leave_to_others:
             limits.append(self._capacity.limit(self.peer.leave_to_others, now=now))
@@ -122,19 +133,22 @@ class LineControl:
         self.chunk_bytes = min(self.chunk_bytes, self.most_chunk_bytes)
         for channel, machine in live.values():
             machine.chunk_bytes = self.chunk_bytes
-            self._pace(channel, count)
+            self._pace(channel, count, now)
         if self._tuner is not None:
             goodput = view.goodput_bytes_per_s
             at_limit = rate is not None and goodput >= _AT_LIMIT * rate
             self._tuner.observe(goodput, limited=at_limit or not view.backlogged, now=now)
 
-    def _pace(self, channel: Channel, count: int) -> None:
-        if self.rate_bytes_per_s is None:
+    def _pace(self, channel: Channel, count: int, now: float) -> None:
+        rate = self.own_rate_bytes_per_s
+        if self._budget is not None:
+            rate = min(self._budget.burst_rate(self.name, now=now), rate or math.inf)
+        if rate is None:
             share = self.monitor.view.goodput_bytes_per_s / max(count, 1)
             unsent = int(share * _UNSENT_UNLIMITED_S)
             pace(channel.socket, None)
             limit_unsent(channel.socket, min(max(unsent, _FIRST_UNSENT), _MOST_UNSENT))
             return
-        share = connection_rate(self.rate_bytes_per_s, count)
+        share = connection_rate(rate, count)
         pace(channel.socket, share)
         limit_unsent(channel.socket, min(max(int(share * _UNSENT_S), _LEAST_UNSENT), _MOST_UNSENT))

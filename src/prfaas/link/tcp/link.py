@@ -6,7 +6,9 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 from prfaas.core.errors import LinkError
 from prfaas.link.api import (
@@ -18,6 +20,7 @@ from prfaas.link.api import (
 )
 from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, check, check_peer
+from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.link.tcp.telemetry import LinkCounters
@@ -28,6 +31,13 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.02
 """Deadlines, repeated offers and lost wake-ups are noticed within this."""
+
+
+class Ticking(Protocol):
+    """What time alone makes something of."""
+
+    def tick(self, *, now: float) -> None:
+        """Every 20 ms."""
 
 
 class TcpLink:
@@ -45,6 +55,7 @@ class TcpLink:
         self._receiving = ReceivingDriver(config, sink)
         self._acceptor = Acceptor(config, secrets.randbits(63), self._receiving.admit)
         self._peers: dict[str, SendingDriver] = {}
+        self._budgets = self._line_budgets(config)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._acceptor.start()
@@ -64,9 +75,22 @@ class TcpLink:
         with self._lock:
             known = self._peers.get(name)
             if known is None:
-                self._peers[name] = SendingDriver(name, peer, self._config, self._context)
+                self._peers[name] = SendingDriver(
+                    name, peer, self._config, self._context, self._budgets.get(name)
+                )
                 return
         known.configure(peer)
+
+    def reconfigure(self, peers: Mapping[str, PeerConfig], accept_from: frozenset[str]) -> None:
+        """Other peers than before, while everything goes on between those that stay. Transfers to
+        one that has left fail; one that may push no more is refused when it dials again."""
+        self._acceptor.accept_from = accept_from
+        for name, peer in peers.items():
+            self.set_peer(name, peer)
+        with self._lock:
+            left = [self._peers.pop(name) for name in self._peers.keys() - peers.keys()]
+        for driver in left:
+            driver.close()
 
     def send(
         self,
@@ -118,11 +142,28 @@ class TcpLink:
             peer.close()
         self._receiving.close()
 
+    def _line_budgets(self, config: TcpLinkConfig) -> dict[str, LineBudget]:
+        """By receiver, for each line that begins here."""
+        budgets: dict[str, LineBudget] = {}
+        division = self._receiving.division
+        for line in config.lines:
+            if config.name in line.senders:
+                ask = partial(division.demanded, config.name)
+                budget = LineBudget(line, config.name, ask=ask, now=time.monotonic())
+                budgets |= {name: budget for name in line.receivers if name != config.name}
+                if config.name in line.receivers:
+                    division.granted_here = budget.granted
+        return budgets
+
     def _tick(self) -> None:
         while not self._closing.wait(_TICK_S):
-            parts: list[ReceivingDriver | SendingDriver] = [self._receiving, *self._peers.values()]
+            parts: list[Ticking] = [
+                self._receiving,
+                *self._peers.values(),
+                *set(self._budgets.values()),
+            ]
             for part in parts:
                 try:
-                    part.tick(time.monotonic())
+                    part.tick(now=time.monotonic())
                 except Exception:
                     log.exception("a fault of ours in the link's ticker; it goes on")

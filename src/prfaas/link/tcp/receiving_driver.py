@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable
 
 from prfaas.core.errors import PeerError
@@ -23,6 +24,7 @@ from prfaas.link.protocol.receiving_records import (
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.event_pump import EventPump
+from prfaas.link.tcp.line_division import LineDivision
 from prfaas.link.tcp.link_test_memory import ScratchMemory, is_link_test
 from prfaas.link.tcp.receiving_thread import ReceivingThread
 
@@ -48,6 +50,7 @@ class ReceivingDriver:
         pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
         self.deliver_events = pump.drain
         self._config, self._sink = config, sink
+        self.division = LineDivision(config, self.lock)
         self._threads: set[ReceivingThread] = set()
         self._closed = False
 
@@ -83,10 +86,11 @@ class ReceivingDriver:
             self.end.abandon(key, why)
         self.deliver_events()
 
-    def tick(self, now: float) -> None:
+    def tick(self, *, now: float) -> None:
         """Every 20 ms, from the link's ticker."""
         with self.lock:
             self.end.tick(now=now)
+            self.division.tick(now=now)
         self.deliver_events()
 
     def close(self) -> None:
@@ -105,7 +109,7 @@ class ReceivingDriver:
 
     def connected(self, hello: Hello, wake: Callable[[], None]) -> ReceivingConnection:
         """See `ConnectionOwner`."""
-        return ReceivingConnection(
+        connection = ReceivingConnection(
             self.end,
             hello.name,
             hello.session,
@@ -114,12 +118,18 @@ class ReceivingDriver:
             ask=self.ask,
             wake=wake,
             max_chunk_bytes=self._config.max_chunk_bytes,
+            demanded=self.division.demanded,
         )
+        with self.lock:
+            self.division.connected(hello.name, connection)
+        return connection
 
     def disconnected(self, thread: ReceivingThread, error: Exception | None) -> None:
         """See `ConnectionOwner`."""
         with self.lock:
             self._threads.discard(thread)
+            gone = thread.connection
+            self.division.disconnected(gone.peer, gone, now=time.monotonic())
             if error is not None:
                 self.lost_to_errors += 1
         self.deliver_events()

@@ -52,7 +52,7 @@ class ReceivingThread(threading.Thread):
         self._wakeup = Wakeup()
         self._stopping = False
         try:
-            self._connection = owner.connected(hello, self._wake)
+            self.connection = owner.connected(hello, self._wake)
         except PeerError:
             self._wakeup.close()
             raise
@@ -70,21 +70,21 @@ class ReceivingThread(threading.Thread):
         except (OSError, PeerError, LinkError) as problem:
             error = problem
             blame = logging.WARNING if isinstance(problem, PeerError) else logging.INFO
-            log.log(blame, "connection from %s ended: %s", self._connection.peer, problem)
+            log.log(blame, "connection from %s ended: %s", self.connection.peer, problem)
             if isinstance(problem, PeerError):
                 with contextlib.suppress(OSError):
                     self._channel.send([memoryview(reason(Kind.REJECT, str(problem)))])
         except Exception as problem:
             error = problem
-            log.exception("a fault of ours on a connection from %s", self._connection.peer)
+            log.exception("a fault of ours on a connection from %s", self.connection.peer)
         finally:
             self._channel.close()
-            self._connection.closed(now=time.monotonic())
+            self.connection.closed(now=time.monotonic())
             self._owner.disconnected(self, error)
             self._wakeup.close()
 
     def _serve(self) -> None:
-        connection, channel, owner = self._connection, self._channel, self._owner
+        connection, channel, owner = self.connection, self._channel, self._owner
         waiter = Waiter(channel, self._wakeup)
         output: list[memoryview] = []
         last_read_at = time.monotonic()
@@ -108,8 +108,8 @@ class ReceivingThread(threading.Thread):
 
     def _write(self, output: list[memoryview]) -> list[memoryview]:
         """Write what the socket takes; returns what is left."""
-        if self._connection.output_bytes:
-            output.append(memoryview(self._connection.take_output()))
+        if self.connection.output_bytes:
+            output.append(memoryview(self.connection.take_output()))
         while output:
             count = self._channel.send(output)
             if count is None:

@@ -11,21 +11,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 from prfaas.core.errors import CallerError, LinkError
 from prfaas.link.api import LinkState, TransferOffer
 from prfaas.link.protocol.frames import Hello, Welcome
-from prfaas.link.protocol.sending_connection import SendingConnection
+from prfaas.link.protocol.sending_connection import (
+    SendingConnection,
+    nobody_asked,
+    nothing_to_say,
+)
 from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.protocol.sending_records import SendingTransfer
-from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.dialing import Dialled, dial
 from prfaas.link.tcp.event_pump import EventPump
+from prfaas.link.tcp.line_budget import BudgetedPacer, LineBudget
 from prfaas.link.tcp.line_control import LineControl
-from prfaas.link.tcp.sending_thread import SendingThread
-from prfaas.link.tcp.telemetry import ConnectionTelemetry, PeerTelemetry
+from prfaas.link.tcp.sending_thread import Connected, SendingThread
+from prfaas.link.tcp.telemetry import PeerTelemetry, connections_telemetry
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +40,6 @@ _SAMPLE_S = 0.1
 """How often the kernel is asked about the connections; `LinkState` promises it."""
 _BYTES_PER_WAKE = 256 * 1024
 """So many bytes that are added wake one more connection that waits for something to send."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    thread: SendingThread
-    channel: Channel
-    connection: SendingConnection
 
 
 class SendingDriver:
@@ -58,10 +55,14 @@ class SendingDriver:
         peer: PeerConfig,
         config: TcpLinkConfig,
         context: ssl.SSLContext | None,
+        budget: LineBudget | None = None,
     ) -> None:
         self.name = name
         self.lock = threading.Lock()
         self.end = SendingEnd(rate_bytes_per_s=peer.rate_bytes_per_s)
+        self._budget = budget
+        if budget is not None:
+            self.end.pacer = BudgetedPacer(peer.rate_bytes_per_s, budget, name)
         pump: EventPump[Callable[[], None]] = EventPump(
             self.lock, self.end.events, lambda callback: callback()
         )
@@ -73,13 +74,15 @@ class SendingDriver:
         self._session = secrets.randbits(63)
         self._numbers = itertools.count(1)
         self._incarnation: int | None = None
-        self._live: dict[int, _Connected] = {}
-        self._connected: tuple[_Connected, ...] = ()
+        self._live: dict[int, Connected] = {}
+        self._connected: tuple[Connected, ...] = ()
         """Of ``_live``: replaced with it, so that it can be read without the lock."""
         self._closed = False
         self._sample_at = time.monotonic()
-        self._line = LineControl(name, peer, config)
+        self._line = LineControl(name, peer, config, budget)
         self._threads: list[SendingThread] = []
+        if budget is not None:
+            budget.join(name, self)
         with self.lock:
             self._start_threads()
 
@@ -113,6 +116,17 @@ class SendingDriver:
         self.wake_idle()
         return TransferHandle(self, transfer)
 
+    @property
+    def open_connections(self) -> int:
+        """See `line_budget.Member`."""
+        return len(self._connected)
+
+    @property
+    def queued_bytes(self) -> int:
+        """See `line_budget.Member`."""
+        with self.lock:
+            return self.end.queued_bytes
+
     def wake_idle(self, at_most: int = 64) -> None:
         """Wake connections that wait for something to send."""
         for each in self._connected:
@@ -120,7 +134,7 @@ class SendingDriver:
                 at_most -= 1
                 each.thread.wake()
 
-    def tick(self, now: float) -> None:
+    def tick(self, *, now: float) -> None:
         """Every 20 ms, from the link's ticker."""
         with self.lock:
             self.end.tick(now=now, trouble=self.last_error)
@@ -170,6 +184,8 @@ class SendingDriver:
         """See `ConnectionPool`."""
         welcome = dialled.welcome
         most_bytes = min(self._config.max_chunk_bytes, welcome.max_chunk_bytes)
+        if (budget := self._budget) is not None:
+            budget.opened(now=time.monotonic())
         connection = SendingConnection(
             self.end,
             dialled.number,
@@ -177,13 +193,15 @@ class SendingDriver:
             chunk_bytes=min(self._line.chunk_bytes, most_bytes),
             keepalive_s=self._config.keepalive_s,
             now=time.monotonic(),
+            word=nothing_to_say if budget is None else partial(budget.word, self.name),
+            granted=nobody_asked if budget is None else budget.granted,
         )
         with self.lock:
             self._greet(welcome, most_bytes)
         self.deliver_events()
         with self.lock:
             self._line.introduce(dialled.channel)
-            self._live[thread.slot] = _Connected(thread, dialled.channel, connection)
+            self._live[thread.slot] = Connected(thread, dialled.channel, connection)
             self._connected = tuple(self._live.values())
             self._start_threads()
             self._news.notify_all()
@@ -209,6 +227,8 @@ class SendingDriver:
         with self.lock:
             self._live.pop(thread.slot, None)
             self._connected = tuple(self._live.values())
+            if self._budget is not None:
+                self._budget.closed()
             if not graceful:
                 self.end.counters.connections_lost += 1
         self.wake_idle()
@@ -240,7 +260,7 @@ class SendingDriver:
             counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
         self._line.observe(live, counters, queued, now)
         with self.lock:
-            self.end.pacer.rate_bytes_per_s = self._line.rate_bytes_per_s
+            self.end.pacer.rate_bytes_per_s = self._line.own_rate_bytes_per_s
             self._start_threads()
 
     def state(self) -> LinkState:
@@ -258,19 +278,7 @@ class SendingDriver:
             dial_errors, last_error = dict(self.dial_errors), self.last_error
         return PeerTelemetry(
             state=self._line.state(connections, counters, queued),
-            connections=tuple(
-                ConnectionTelemetry(
-                    number,
-                    s.rtt_s,
-                    s.min_rtt_s,
-                    s.retransmits,
-                    s.delivery_rate_bytes_per_s,
-                    s.window_bytes,
-                    s.unsent_bytes,
-                    s.sent_bytes,
-                )
-                for number, s in self._line.samples.items()
-            ),
+            connections=connections_telemetry(self._line.samples),
             transfers_completed=counters.transfers_completed,
             transfers_failed=counters.transfers_failed,
             chunks_returned=counters.chunks_returned,

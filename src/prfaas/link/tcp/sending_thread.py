@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 from prfaas.core.errors import LinkError, PeerError
@@ -62,6 +63,15 @@ class ConnectionPool(Protocol):
 
     def note_error(self, error: Exception) -> None:
         """Something went wrong that transfers should be told if they do not make it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection in use, with the thread that serves it."""
+
+    thread: SendingThread
+    channel: Channel
+    connection: SendingConnection
 
 
 class SendingThread(threading.Thread):

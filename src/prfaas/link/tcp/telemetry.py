@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from prfaas.link.api import LinkState
+from prfaas.link.protocol.line_monitor import ConnectionSample
 
 
 class ConnectionTelemetry(msgspec.Struct, frozen=True):
@@ -21,6 +22,25 @@ class ConnectionTelemetry(msgspec.Struct, frozen=True):
     window_bytes: int
     unsent_bytes: int
     sent_bytes: int
+
+
+def connections_telemetry(
+    samples: Mapping[int, ConnectionSample],
+) -> tuple[ConnectionTelemetry, ...]:
+    """What the kernel last said of each connection, by its number."""
+    return tuple(
+        ConnectionTelemetry(
+            number,
+            s.rtt_s,
+            s.min_rtt_s,
+            s.retransmits,
+            s.delivery_rate_bytes_per_s,
+            s.window_bytes,
+            s.unsent_bytes,
+            s.sent_bytes,
+        )
+        for number, s in samples.items()
+    )
 
 
 class PeerTelemetry(msgspec.Struct, frozen=True):

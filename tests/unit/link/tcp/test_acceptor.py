@@ -14,6 +14,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.addresses import parse_address
+from prfaas.core.errors import LinkError
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import (
     HEADER_BYTES,
@@ -91,6 +92,24 @@ def test_agents_talk_over_ipv6(pki: dict[str, TlsFiles], open_link: Open) -> Non
     assert west.address.startswith("[::1]:")
     east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
     assert send(east, "west", 10.0) == ["complete"]
+
+
+def test_peers_come_and_go_while_the_link_runs(open_link: Open) -> None:
+    west = open_link("west", Plaintext(), accept_from=frozenset())
+    east = open_link("east", Plaintext())
+    with pytest.raises(LinkError, match="has no peer 'west'; known: none"):
+        send(east, "west", 1.0)
+    peers = {"west": PeerConfig(address=west.address)}
+    east.reconfigure(peers, frozenset())
+    assert send(east, "west", 1.0) != ["complete"]
+    west.reconfigure({}, frozenset({"east"}))
+    assert send(east, "west", 20.0) == ["complete"]
+    assert east.reconfigure(peers, frozenset()) is None
+    assert send(east, "west", 20.0) == ["complete"]
+    east.reconfigure({}, frozenset())
+    assert east.states() == []
+    with pytest.raises(LinkError, match="has no peer 'west'"):
+        send(east, "west", 1.0)
 
 
 def of_version(frame: bytes, version: int) -> bytes:

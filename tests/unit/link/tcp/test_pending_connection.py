@@ -10,12 +10,22 @@ from pathlib import Path
 import pytest
 
 from prfaas.core.errors import LinkError, PeerError
-from prfaas.link.protocol.frames import HEADER_BYTES, Hello, Kind, Reason, control, decode, pack
+from prfaas.link.protocol.frames import (
+    HEADER_BYTES,
+    VERSION,
+    Hello,
+    Kind,
+    Reason,
+    control,
+    decode,
+    pack,
+)
 from prfaas.link.tcp.pending_connection import PendingConnection, TurnedAway, kind_of
 from prfaas.tls import authority
 from prfaas.tls.context import server_context
 
 HELLO = Hello("east", "west", 1, 1)
+OURS = bytes((Kind.HELLO, VERSION))
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def test_a_hello_may_come_in_pieces(pair: tuple[socket.socket, socket.socket]) -
         (b"GET / HTTP/1.1", "unknown"),
         (b"\x16\x03\x01", "tls"),
         (pack(Kind.PING), "unknown"),
-        (control(Kind.HELLO, HELLO)[:HEADER_BYTES].replace(b"\x01\x01", b"\x01\x07"), "protocol"),
+        (control(Kind.HELLO, HELLO)[:HEADER_BYTES].replace(OURS, b"\x01\x07"), "protocol"),
     ],
 )
 def test_others_are_told_apart(

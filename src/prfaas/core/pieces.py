@@ -1,0 +1,105 @@
+"""What of a KV page tensor parallelism divides, and how: the arrays inside a page.
+
+Theory of operation. A page is opaque where it moves whole. Where two engines divide a layer
+otherwise, its interior must be known: a page is a few *pieces*, each an array of ``rows x units x
+cells`` whose cells are opaque bytes. Tensor parallelism divides the units
+alone (KV heads, heads of a recurrent state, channels of a convolution); where there are fewer than
+ranks, runs of neighbouring ranks hold the same ones. That is vLLM's rule for every layer it shards.
+
+What the ranks of an engine hold in common is sent by one of them; which one changes from layer to
+layer, so that all of them carry a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from prfaas.core.strict import Strict
+
+
+class Piece(Strict, frozen=True):
+    """One array inside a page. Strides and ``offset`` are bytes from the page's start.
+
+    Of attention layers a row is a kernel block, a unit a KV head, a cell what the head keeps of
+    ``cell_tokens`` tokens: of one, or, where a backend packs tokens together, of a kernel block.
+    Of recurrent layers a row is a tap of a convolution (or the only one), a unit a channel or a
+    head, and there is one cell, of no token (0) in particular.
+    """
+
+    offset: int
+    rows: int
+    row_stride: int
+    units: int
+    unit_stride: int
+    cells: int
+    cell_stride: int
+    cell_bytes: int
+    total_units: int
+    """Of the whole model, each counted once."""
+    cell_tokens: int = 0
+
+    @property
+    def shards(self) -> int:
+        """Ranks that hold different units."""
+        return self.total_units // self.units
+
+    @property
+    def held_bytes(self) -> int:
+        """What one rank's page holds of it."""
+        return self.rows * self.units * self.cells * self.cell_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """What all ranks' pages hold of it, each byte counted once."""
+        return self.rows * self.total_units * self.cells * self.cell_bytes
+
+    def replicas(self, tp_size: int) -> int:
+        """Ranks that hold the same units."""
+        return tp_size // self.shards
+
+    def first_unit(self, tp_size: int, tp_rank: int) -> int:
+        """The first of the model's units that this rank holds."""
+        return tp_rank // self.replicas(tp_size) * self.units
+
+    def sender(self, tp_size: int, unit: int, turn: int) -> int:
+        """The rank that sends this one of the model's units, in the layer whose turn it is."""
+        replicas = self.replicas(tp_size)
+        return unit // self.units * replicas + turn % replicas
+
+    def is_sent_by(self, tp_size: int, tp_rank: int, turn: int) -> bool:
+        """Whether the rank sends what it holds of it."""
+        return turn % self.replicas(tp_size) == tp_rank % self.replicas(tp_size)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Its bytes as [start, end) from the page's start, sorted and joined."""
+        axes = (
+            (self.rows, self.row_stride),
+            (self.units, self.unit_stride),
+            (self.cells, self.cell_stride),
+        )
+        length = self.cell_bytes
+        outer = []
+        for count, stride in sorted(axes, key=lambda axis: axis[1]):
+            if stride == length or count == 1:
+                length *= count
+            else:
+                outer.append([i * stride for i in range(count)])
+        starts = sorted(self.offset + sum(steps) for steps in product(*outer))
+        return joined([(start, start + length) for start in starts])
+
+
+def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted ranges [start, end) with neighbours joined."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, end))
+    return found
+
+
+def fill_page(pieces: Sequence[Piece], page_bytes: int) -> bool:
+    """Whether the pieces lie side by side and leave nothing of the page out."""
+    every = [run for piece in pieces for run in piece.runs()]
+    return joined(every) == [(0, page_bytes)]

@@ -1,0 +1,89 @@
+"""A line's rate, shared by real links: what is granted, by the senders' own telemetry."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from prfaas.core.errors import LinkError
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.tcp.config import PeerConfig, Plaintext, SharedLine, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
+from prfaas.testing.link_kit import MemorySink
+
+RATE = 2_000_000.0
+SENDERS = ("e1", "e2", "e3", "e4")
+LINE = SharedLine(rate_bytes_per_s=RATE, senders=SENDERS, receivers=("west",))
+
+
+@pytest.fixture
+def receiver() -> Iterator[TcpLink]:
+    config = TcpLinkConfig(name="west", security=Plaintext(), lines=(LINE,))
+    link = TcpLink(config, MemorySink())
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def senders(receiver: TcpLink) -> Iterator[dict[str, TcpLink]]:
+    peer = PeerConfig(address=receiver.address, rate_bytes_per_s=RATE)
+    links = {
+        name: TcpLink(
+            TcpLinkConfig(name=name, security=Plaintext(), peers={"west": peer}, lines=(LINE,)),
+            MemorySink(),
+        )
+        for name in SENDERS
+    }
+    yield links
+    for link in links.values():
+        link.close()
+
+
+def granted(links: Sequence[TcpLink]) -> list[float]:
+    """What each is paced to."""
+    return [state.limit_bytes_per_s or 0.0 for link in links for state in link.states()]
+
+
+def until(reached: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 60.0
+    while not reached():
+        if time.monotonic() > give_up_at:
+            raise LinkError("it did not come to it")
+        threading.Event().wait(0.02)
+
+
+def push(link: TcpLink, name: str) -> None:
+    size = 64 * 1024 * 1024
+    offer = TransferOffer(TransferKey(name, 0, 1), "layout", 0, 256, size, 600.0)
+    handle = link.send("west", offer, on_complete=lambda: None, on_failed=lambda _: None)
+    handle.add(0, memoryview(bytearray(size)), lambda: None)
+
+
+def test_one_alone_has_nearly_all_and_gives_it_back(senders: dict[str, TcpLink]) -> None:
+    links = list(senders.values())
+    push(senders["e1"], "a")
+    until(lambda: granted(links)[0] >= 0.96 * RATE)
+    push(senders["e2"], "b")
+    until(lambda: all(0.45 * RATE <= limit <= 0.5 * RATE for limit in granted(links)[:2]))
+
+
+def test_what_a_dead_sender_had_goes_to_the_others(senders: dict[str, TcpLink]) -> None:
+    links = list(senders.values())
+    for name, link in senders.items():
+        push(link, name)
+    until(lambda: all(limit == RATE / 4 for limit in granted(links)))
+    senders["e4"].close()
+    until(lambda: all(0.32 * RATE <= limit <= RATE / 3 for limit in granted(links)[:3]))
+
+
+def test_without_the_divider_each_has_its_fair_share(
+    senders: dict[str, TcpLink], receiver: TcpLink
+) -> None:
+    links = list(senders.values())
+    push(senders["e1"], "a")
+    until(lambda: granted(links)[0] >= 0.96 * RATE)
+    receiver.close()
+    until(lambda: all(limit == RATE / 4 for limit in granted(links)))
