@@ -19,7 +19,11 @@ COMPLETIONS = "/v1/completions"
 def crawling(bytes_per_s: float) -> LinkState:
     """It carries so much and no more."""
     return msgspec.structs.replace(
-        clear_line("west-agent"), goodput_bytes_per_s=bytes_per_s, utilisation=1.0, congestion=1.0
+        clear_line("west-agent"),
+        goodput_bytes_per_s=bytes_per_s,
+        utilisation=1.0,
+        congestion=1.0,
+        queued_bytes=1 << 20,
     )
 
 

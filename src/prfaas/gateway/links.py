@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _SATURATED = 0.5
-"""Congestion from which on the goodput is taken for all the line can carry."""
+"""Congestion from which on the goodput is taken for all the line can carry, while bytes wait. A
+line on which nothing is sent says nothing of it, however long its last round trips were."""
+_LEAST_BYTES_PER_S = 1024.0
+"""A line that stands still is not believed to be slower, or it would never be tried again."""
 
 
 class LineStates:
@@ -157,8 +160,9 @@ def link_event(source: str, target: str, states: Sequence[LinkState]) -> LinkSta
     # They share the line: where it is full for one, it has no room for the others either.
     congestion = max(state.congestion for state in up)
     rate = limit
-    if congestion >= _SATURATED and goodput > 0:
-        rate = min(rate or goodput, goodput)
+    if congestion >= _SATURATED and any(state.queued_bytes > 0 for state in up):
+        carried = max(goodput, _LEAST_BYTES_PER_S)
+        rate = min(rate or carried, carried)
     utilisation = max(state.utilisation for state in up)
     if limit and len(up) > 1:
         utilisation = min(1.0, goodput / limit)

@@ -22,7 +22,9 @@ def test_link_states_become_events() -> None:
     assert link_event("east", "west", [state()]) == LinkStateChanged(
         "east", "west", up=True, rate_bytes_per_s=25e6, rtt_s=0.03
     )
-    saturated = link_event("east", "west", [state(congestion=0.91, goodput_bytes_per_s=12.34e6)])
+    saturated = link_event(
+        "east", "west", [state(congestion=0.91, goodput_bytes_per_s=12.34e6, queued_bytes=1)]
+    )
     assert saturated.rate_bytes_per_s == 12e6
     assert link_event("east", "west", [state(goodput_bytes_per_s=12e6)]).rate_bytes_per_s == 25e6
     unlimited = link_event("east", "west", [state(limit_bytes_per_s=None)])  # type: ignore[arg-type]
@@ -96,7 +98,18 @@ def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
 
 
 def test_a_line_that_is_full_for_one_is_full_for_all() -> None:
-    full = state(congestion=0.9, goodput_bytes_per_s=30e6, limit_bytes_per_s=50e6)
+    full = state(congestion=0.9, goodput_bytes_per_s=30e6, limit_bytes_per_s=50e6, queued_bytes=9)
     idle = state(congestion=0.0, goodput_bytes_per_s=1e6, limit_bytes_per_s=50e6)
     event = link_event("east", "west", [full, idle])
     assert (event.rate_bytes_per_s, event.congestion, event.utilisation) == (31e6, 0.9, 0.3)
+
+
+def test_an_idle_line_says_nothing_of_what_it_carries() -> None:
+    """Its goodput sinks towards nothing while its last round trips may still look congested."""
+    idle = state(congestion=0.9, goodput_bytes_per_s=1e-22, limit_bytes_per_s=50e6, queued_bytes=0)
+    assert link_event("east", "west", [idle]).rate_bytes_per_s == 50e6
+
+
+def test_a_line_that_stands_still_is_tried_again() -> None:
+    still = state(congestion=0.9, goodput_bytes_per_s=1e-22, limit_bytes_per_s=50e6, queued_bytes=9)
+    assert link_event("east", "west", [still]).rate_bytes_per_s == 1000
