@@ -35,8 +35,11 @@ class Connectivity:
         if link.up and not event.up:
             link.down_since = now
             self._set_timer(TimerKind.LINK, link.source, link.target)
+        if event.up and not link.up:
+            link.up_since = now
         link.up = event.up
-        if link.up:
+        # Just back, it carries little yet: the rest of what was cut off is on its way.
+        if link.up and now >= link.up_since + self._link_grace_s:
             self._congestion.look(link)
 
     def cut(self, event: MachinesCut) -> None:

@@ -64,3 +64,11 @@ def test_a_line_is_not_looked_at_with_every_word_of_it() -> None:
     drive.arrive(LONG, "again", at=0.3)
     assert drive(CRAWLS, at=0.4) == []
     assert drive(CRAWLS, at=0.7) != []
+
+
+def test_a_line_that_was_cut_for_a_moment_sends_the_rest() -> None:
+    drive = Driver()
+    drive.arrive(LONG, at=0.0)
+    drive(e.LinkStateChanged("east", "west", up=False), at=0.5)
+    assert drive(CRAWLS, at=1.0) == []
+    assert moved(drive(CRAWLS, at=4.0))
