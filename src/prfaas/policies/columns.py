@@ -131,14 +131,15 @@ class Lines:
         rate = np.array([line.rate_bytes_per_s for line in lines])
         size = np.array(sizes)[places // shape[1]] if lines else np.zeros(0)
         up = np.array([line.up for line in lines], np.bool_)
-        own_s = size / rate
-        self.own_s = _table(shape, places, np.where(up, own_s, inf), inf)
+        if_up_s = size / rate
+        own_s = np.where(up, if_up_s, inf)
+        self.own_s = _table(shape, places, own_s, inf)
         wait_s = np.array([line.outstanding_bytes for line in lines]) / rate
         self.carried_s = _table(shape, places, wait_s + own_s, inf)
         tail_s = last_bytes / rate + np.array([line.rtt_s for line in lines]) / 2
         self.tail_s = _table(shape, places, tail_s, 0.0)
         transfers = np.array([line.transfers for line in lines])
-        self.behind_s = _table(shape, places, own_s * transfers, 0.0)
+        self.behind_s = _table(shape, places, if_up_s * transfers, 0.0)
         self.up: Bools = self.own_s < inf
 
 
