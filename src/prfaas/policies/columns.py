@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from math import inf
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,11 @@ class Listed:
         sizes = [len(some) for some in engines]
         self.owner: Numbers = np.repeat(np.arange(len(sizes)), sizes)
         self.starts: list[int] = np.cumsum([0, *sizes]).tolist()
+        self._sizes = sizes[0] if len(set(sizes)) == 1 else np.array(sizes, np.intp)
+
+    def spread(self, table: NDArray[Any]) -> NDArray[Any]:
+        """What is given for each cluster (the last axis), for each engine."""
+        return np.repeat(table, self._sizes, axis=-1)
 
 
 class Columns:
@@ -100,9 +106,11 @@ class Columns:
 
     def of(self, tokens: Mapping[str, int], *, otherwise: float = 0.0) -> Floats:
         """What is given by engine name as an array."""
-        found = np.full(len(self.engines) + 1, otherwise)  # The last is of engines that left.
+        count, most = len(tokens), len(self.engines)
+        if 2 * count > most:
+            return np.fromiter(map(tokens.get, self.number, repeat(otherwise)), np.float64, most)
+        found = np.full(most + 1, otherwise)  # The last is of engines that left.
         if tokens:
-            count = len(tokens)
             places = np.fromiter(map(self.number.get, tokens, repeat(-1)), np.intp, count)
             found[places] = np.fromiter(tokens.values(), np.float64, count)
         return found[:-1]

@@ -207,20 +207,21 @@ class Ways:
     def _remote(self, request: RequestView) -> _Kind:
         """Engines of PrfaaS clusters: a row for each home, then made flat."""
         columns, listed = self._columns, self._columns.remote
-        at, owner = listed.numbers, listed.owner
+        at = listed.numbers
         lines = Lines(columns, self._sizes(request), self._view.costs.kv_bytes(0, 0))
         usable = lines.up & (np.array(self._decodes) >= 0)[:, None]
-        there = usable[:, owner] & (columns.up[at] > 0)
+        there = listed.spread(usable) & (columns.up[at] > 0)
         for home, givers in self._some_givers():
             there[home] &= givers[at]
-        done_s, own_s, tail_s = self._done_s[at], self._own_s[at], lines.tail_s[:, owner]
-        carried_s = lines.carried_s[:, owner]
-        ttft_s = np.maximum(done_s, carried_s)
+        done_s, own_s = self._done_s[at], self._own_s[at]
+        tail_s, carried_s = listed.spread(lines.tail_s), listed.spread(lines.carried_s)
+        # Where the line is what one waits for, its transfers are delayed too.
+        behind_s = listed.spread(lines.behind_s) * (carried_s > done_s)
+        behind_s += own_s * columns.prefills[at]
+        ttft_s = np.maximum(done_s, carried_s, out=carried_s)
         ttft_s += tail_s
         np.maximum(ttft_s, self._slot_s[:, None], out=ttft_s)
-        behind_s = np.where(carried_s > done_s, lines.behind_s[:, owner], 0.0)
-        behind_s += own_s * columns.prefills[at]
-        idle_s = np.maximum(own_s, lines.own_s[:, owner])
+        idle_s = np.maximum(own_s, listed.spread(lines.own_s))
         idle_s += tail_s
         flat = (array.reshape(-1) for array in (ttft_s, behind_s, idle_s))
         return _Kind(Route.OFFLOAD, there.reshape(-1), *flat)
