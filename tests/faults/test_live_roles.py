@@ -13,8 +13,10 @@ from prfaas.testing.mock_engine import expected_words
 PROMPTS = [f"a prompt of which there are many, this is number {n}" for n in range(60)]
 
 
-def patient(policy: str = "auto") -> MockDeployment:
-    """None of its requests is begun anew for a machine that is busy with something else."""
+def patient(*, roles: str = "live") -> MockDeployment:
+    """None of its requests is begun anew, or refused, for a machine that is busy with something
+    else."""
+    policy = f"auto\n  options: {{ttft: 10 min}}\n  roles: {roles}"
     return MockDeployment(policy=policy, deadline="10 min", transfer_stall="5 min")
 
 
@@ -69,7 +71,7 @@ async def test_and_one_prefills_again_when_they_have_become_few() -> None:
 
 
 async def test_in_a_dry_run_it_is_only_told() -> None:
-    mock = patient("auto\n  roles: dry-run")
+    mock = patient(roles="dry-run")
     async with mock.running() as client:
         await mock.ready()
         for engine in mock.engines.values():
