@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from prfaas.core.deployment import MOST_OUTPUT_S
 from prfaas.gateway.prefix_matches import Matches
 from prfaas.gateway.prompts import Prompt
 from prfaas.scheduler.events import RequestArrived
 
 _S_PER_OUTPUT_TOKEN = 1.0
-_MOST_OUTPUT_S = 3600.0
-"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
-grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
-say, days would say nothing."""
 
 
 def arrival(
@@ -41,4 +38,4 @@ def first_byte_within_s(request_deadline_s: float, prompt: Prompt, *, choices: i
     if prompt.stream:
         return request_deadline_s
     output_s = prompt.max_output_tokens * choices * _S_PER_OUTPUT_TOKEN
-    return request_deadline_s + min(output_s, _MOST_OUTPUT_S)
+    return request_deadline_s + min(output_s, MOST_OUTPUT_S)

@@ -202,10 +202,14 @@ class Driver:
 
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
-        destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
         ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
-        params = export_params(command, destination, exchange.time_left_s())
+        params = export_params(
+            command,
+            self._endpoints.engines,
+            self.scheduler.view.engines,
+            time_left_s=exchange.time_left_s(),
+        )
         body = exchange.body.for_prefill(ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)

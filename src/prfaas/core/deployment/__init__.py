@@ -9,7 +9,7 @@ from prfaas.core.deployment.agents import AgentConfig, TlsConfig
 from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
 from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
 from prfaas.core.deployment.file import load_deployment, parse_deployment
-from prfaas.core.deployment.gateways import GatewayConfig
+from prfaas.core.deployment.gateways import MOST_OUTPUT_S, GatewayConfig
 from prfaas.core.deployment.lines import AgentPair, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
@@ -17,6 +17,7 @@ from prfaas.core.deployment.scheduling import SchedulerConfig
 from prfaas.core.deployment.validity import RESERVED_NAMES
 
 __all__ = [
+    "MOST_OUTPUT_S",
     "RESERVED_NAMES",
     "AgentConfig",
     "AgentPair",

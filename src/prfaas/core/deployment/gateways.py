@@ -8,6 +8,11 @@ from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
 
+MOST_OUTPUT_S = 3600.0
+"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
+grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
+say, days would say nothing."""
+
 
 class GatewayConfig(Strict, frozen=True):
     """An OpenAI endpoint. A deployment has one (``gateway:``) or several (``gateways:``)."""
@@ -70,6 +75,12 @@ class GatewayConfig(Strict, frozen=True):
     def url(self) -> str:
         """The same as a URL, without a path."""
         return f"http://{self.address}"
+
+    @property
+    def longest_deadline_s(self) -> float:
+        """Seconds from arrival to the first byte of the longest answer that is not streamed, and so
+        the longest that a transfer may be wanted. Raises ConfigError."""
+        return self.request_deadline_s + MOST_OUTPUT_S
 
     @property
     def request_deadline_s(self) -> float:
