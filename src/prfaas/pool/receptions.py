@@ -263,12 +263,8 @@ class Receptions:
         self._books.engines.check_offer(offer.layout_fingerprint)
         if self._books.records.is_cancelled(offer.key.transfer_id):
             raise _NotWanted("cancelled")
-        longest = self._books.longest_deadline_s
-        if offer.deadline_s > longest:
-            raise _NotWanted(
-                f"deadline_s {offer.deadline_s:g} is longer than any request's of this deployment "
-                f"({longest:g}); both agents need the same deployment file"
-            )
+        if offer.deadline_s > self._books.longest_deadline_s:
+            raise _NotWanted(f"deadline_s {offer.deadline_s:g}: no request here lasts so long")
 
     def _admit(self, offer: TransferOffer, *, local: bool) -> Reception:
         books, key = self._books, offer.key
