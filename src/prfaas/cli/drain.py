@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(deployment_file(args))
     if args.undo and args.name is None:
         raise CallerError("--undo: say which engine, machine or cluster")
-    keys = deployment.gateway.operator_keys
+    keys = deployment.gateway.operators.read()
     order = _Order(
         args.name,
         args.undo,

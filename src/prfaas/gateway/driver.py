@@ -280,6 +280,8 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
+            if output_tokens is not None:
+                exchange.facts.answer_tokens = output_tokens
             self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:

@@ -34,9 +34,11 @@ from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.news import News
 from prfaas.gateway.prompts import Renderer
+from prfaas.gateway.refusals import Refusals
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.tenants import Tenants, read_tenants
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
@@ -77,8 +79,9 @@ class Gateway:
         self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
-        self.client_keys = Keys(deployment.gateway.api_keys)
-        self.operator_keys = Keys(deployment.gateway.operator_keys)
+        self.tenants = Tenants(deployment.gateway)
+        self.operator_keys = Keys(deployment.gateway.operators.read())
+        self.refusals = Refusals(self.metrics)
         self.stopping = False
         """Whether it takes no more requests: it is about to end."""
         self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
@@ -145,10 +148,11 @@ class Gateway:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
         be; ``source`` names the file."""
         deployment = deployment.of_gateway(self.deployment.gateway.name)
+        tenants, operators = read_tenants(deployment.gateway), deployment.gateway.operators.read()
         self._reshaping.become(self.deployment, deployment, source=source)
         self.deployment = deployment
-        self.client_keys.replace(deployment.gateway.api_keys)
-        self.operator_keys.replace(deployment.gateway.operator_keys)
+        self.tenants.take(tenants)
+        self.operator_keys.replace(operators)
         self.requests.configure(deployment.gateway)
 
     def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -61,6 +61,24 @@ class GatewayMetrics:
             ("cached",),
             registry=r,
         )
+        self.refusals = Counter(
+            "prfaas_gateway_refusals_total",
+            "Requests that were refused by a rule for tenants; tenant is empty where unknown.",
+            ("tenant", "cause"),
+            registry=r,
+        )
+        self.tenant_tokens = Counter(
+            "prfaas_gateway_tenant_tokens_total",
+            "Tokens of requests that ended.",
+            ("tenant", "kind"),
+            registry=r,
+        )
+        self.tenant_requests = Counter(
+            "prfaas_gateway_tenant_requests_total",
+            "Requests that ended, by tenant and outcome.",
+            ("tenant", "outcome"),
+            registry=r,
+        )
         self.ready = Gauge("prfaas_gateway_ready", "1 where /ready answers 200.", registry=r)
         self.engine_up = Gauge(
             "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
@@ -215,6 +233,9 @@ class GatewayMetrics:
                 self.stage.labels(stage, route).observe(max(0.0, end - start))
         self.kv_bytes.labels(route).inc(facts.kv_bytes)
         self.kv_bytes_hidden.labels(route).inc(facts.kv_bytes_hidden or 0)
+        self.tenant_requests.labels(facts.tenant, facts.outcome).inc()
+        self.tenant_tokens.labels(facts.tenant, "prompt").inc(facts.total_tokens or 0)
+        self.tenant_tokens.labels(facts.tenant, "answer").inc(facts.answer_tokens or 0)
         self.tokens.labels("yes").inc(facts.cached_tokens)
         self.tokens.labels("no").inc(facts.uncached_tokens or 0)
 

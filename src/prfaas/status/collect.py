@@ -129,13 +129,13 @@ async def _ask(
     deployment: Deployment, gateway: str, http: aiohttp.ClientSession, timeout_s: float
 ) -> _Asked:
     urls = _urls(deployment, gateway)
-    keys = deployment.gateway.api_keys
-    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
-    guarded = f"{gateway}/requests"  # All else is open.
+    key = deployment.gateway.key_to_look_with()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    guarded = (f"{gateway}/requests", f"{gateway}/metrics")  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def one(url: str) -> bytes | None:
-        given = headers if url == guarded else {}
+        given = headers if url in guarded else {}
         try:
             async with http.get(url, timeout=timeout, headers=given) as response:
                 body = await response.read()

@@ -55,6 +55,7 @@ gateway:
   max_body: "{max_body}"
   api_keys: {keys}
   max_inflight_requests: {inflight}
+{gateway}
 """
 
 
@@ -75,7 +76,8 @@ def clear_line(peer: str, *, connections: int = 1) -> LinkState:
 class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
     ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
-    where all of it listens, and the gateway."""
+    where all of it listens, and the gateway.
+    ``gateway``: more lines of its section of the file."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class MockDeployment:
         deadline: str = "20 s",
         keys: str = "[]",
         inflight: int = 100,
+        gateway: str = "",
         max_body: str = "64 KiB",
         block_tokens: int = BLOCK_TOKENS,
         policy: str = "threshold",
@@ -100,6 +103,7 @@ class MockDeployment:
             "deadline": deadline,
             "keys": keys,
             "inflight": inflight,
+            "gateway": gateway,
             "max_body": max_body,
             "policy": policy,
             "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",

@@ -14,6 +14,7 @@ from prfaas.core.deployment.lines import AgentPair, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
 from prfaas.core.deployment.scheduling import SchedulerConfig
+from prfaas.core.deployment.tenants import TenantConfig
 from prfaas.core.deployment.validity import RESERVED_NAMES
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "ProcessName",
     "SchedulerConfig",
+    "TenantConfig",
     "TlsConfig",
     "lines_of",
     "load_deployment",

@@ -22,7 +22,13 @@ _NOW: dict[str, frozenset[str]] = {
     "gateway": frozenset(
         {
             "api_keys",
+            "api_keys_file",
+            "api_keys_env",
+            "tenants",
+            "isolate_caches",
             "operator_keys",
+            "operator_keys_file",
+            "operator_keys_env",
             "request_deadline",
             "max_inflight_requests",
             "max_bodies",
@@ -34,7 +40,7 @@ _NOW: dict[str, frozenset[str]] = {
     "link": frozenset({"rate"}),
 }
 """What running gateways take over; all else is read when the process starts that it concerns."""
-_SECRET = frozenset({"api_keys", "operator_keys", "env"})
+_SECRET = frozenset({"api_keys", "operator_keys", "tenants", "env"})
 _PARTS = frozenset({"name", "machines", "engines", "agent", "source", "target"})
 """Fields that are told of by themselves."""
 

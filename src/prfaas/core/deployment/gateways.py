@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 
 from prfaas.core.deployment.engines import Positive, ProcessName
+from prfaas.core.deployment.secrets import KeySource
+from prfaas.core.deployment.tenants import TenantConfig
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
 
@@ -25,8 +29,18 @@ class GatewayConfig(Strict, frozen=True):
     near: str | None = None
     """The PD cluster it stands beside: asked first, others while that one is full."""
     api_keys: tuple[str, ...] = ()
+    """Of one tenant, ``default``. Without any, and without tenants, nobody needs a key."""
+    api_keys_file: str | None = None
+    """More of them, one a line."""
+    api_keys_env: str | None = None
+    """More of them, in an environment variable."""
+    tenants: tuple[TenantConfig, ...] = ()
+    isolate_caches: bool | None = None
+    """Whether each tenant has a prefix cache of its own; None: as soon as there are two."""
     operator_keys: tuple[str, ...] = ()
     """Who carries one of them may drain engines; without any only this machine may."""
+    operator_keys_file: str | None = None
+    operator_keys_env: str | None = None
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
@@ -45,6 +59,33 @@ class GatewayConfig(Strict, frozen=True):
     drain: str = "25 s"
     """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
     kills, so that what is cut can still be told so."""
+
+    @property
+    def client_keys(self) -> KeySource:
+        """Where the keys of tenant ``default`` come from."""
+        return KeySource(written=self.api_keys, file=self.api_keys_file, env=self.api_keys_env)
+
+    @property
+    def operators(self) -> KeySource:
+        """Where operators' keys come from."""
+        return KeySource(
+            written=self.operator_keys, file=self.operator_keys_file, env=self.operator_keys_env
+        )
+
+    @property
+    def key_files(self) -> tuple[str, ...]:
+        """Files that keys are read from."""
+        sources = [self.client_keys, self.operators, *(t.keys for t in self.tenants)]
+        return tuple(source.file for source in sources if source.file is not None)
+
+    def key_to_look_with(self) -> str | None:
+        """An operator's, or else a client's; None where there is neither, or none that can be read
+        here."""
+        for source in (self.operators, self.client_keys, *(t.keys for t in self.tenants)):
+            with suppress(ConfigError):
+                for key in source.read():
+                    return key
+        return None
 
     @property
     def max_bodies_bytes(self) -> int:

@@ -202,9 +202,26 @@ def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("max_waiting_tokens", gateway.most_waiting_tokens)
     _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
+    _check_tenants(gateway)
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
     if gateway.near is not None and gateway.near not in near:
         raise ConfigError(f"near: no PD cluster {gateway.near!r}; known: {', '.join(near)}")
+
+
+def _check_tenants(gateway: GatewayConfig) -> None:
+    _unique("tenant", [tenant.name for tenant in gateway.tenants])
+    for tenant in gateway.tenants:
+        with naming(f"tenant {tenant.name!r}"):
+            if tenant.name == "default":
+                raise ConfigError("that is who carries gateway.api_keys; choose another name")
+            if not tenant.keys:
+                raise ConfigError("give it keys: api_keys_file, api_keys_env or api_keys")
+            for key, number in (
+                ("tokens_per_min", tenant.tokens_per_s),
+                ("max_tokens", tenant.most_tokens),
+            ):
+                if number is not None:
+                    _above_zero(key, number)
 
 
 def _check_scheduler(scheduler: SchedulerConfig) -> None:
