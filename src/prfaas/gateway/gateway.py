@@ -14,6 +14,7 @@ from typing import Any
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import PrfaasError
+from prfaas.gateway.access import Access, read_access
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
@@ -25,7 +26,6 @@ from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
-from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed, feeds_context
 from prfaas.gateway.kv_memory import kv_memory
 from prfaas.gateway.layouts import Layouts
@@ -34,11 +34,9 @@ from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.news import News
 from prfaas.gateway.prompts import Renderer
-from prfaas.gateway.refusals import Refusals
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
-from prfaas.gateway.tenants import Tenants, read_tenants
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
@@ -79,9 +77,7 @@ class Gateway:
         self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
-        self.tenants = Tenants(deployment.gateway)
-        self.operator_keys = Keys(deployment.gateway.operators.read())
-        self.refusals = Refusals(self.metrics)
+        self.access = Access(deployment.gateway, self.metrics)
         self.stopping = False
         """Whether it takes no more requests: it is about to end."""
         self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
@@ -148,11 +144,10 @@ class Gateway:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
         be; ``source`` names the file."""
         deployment = deployment.of_gateway(self.deployment.gateway.name)
-        tenants, operators = read_tenants(deployment.gateway), deployment.gateway.operators.read()
+        access = read_access(deployment.gateway)
         self._reshaping.become(self.deployment, deployment, source=source)
         self.deployment = deployment
-        self.tenants.take(tenants)
-        self.operator_keys.replace(operators)
+        self.access.take(access)
         self.requests.configure(deployment.gateway)
 
     def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -18,7 +18,6 @@ from prfaas.core.units import parse_bytes
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.keys import check_operator, is_operator
 from prfaas.gateway.models import model_named_in, only_models
 from prfaas.gateway.openai_errors import (
     ApiError,
@@ -58,7 +57,7 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/ready", front.ready)
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
-    operating = Operating(gateway.drains, operators=gateway.operator_keys, clients=gateway.tenants)
+    operating = Operating(gateway.drains, gateway.access)
     operating.add_routes(app)
     return app
 
@@ -92,7 +91,7 @@ class _Front:
             response = await handler(request)
         except ApiError as error:
             tenant = request.get(TENANT)
-            self._gateway.refusals.note(
+            self._gateway.access.refusals.note(
                 error, request, tenant=tenant and tenant.name, request_id=request_id
             )
             response = _error(error)
@@ -109,18 +108,14 @@ class _Front:
 
     def _admit(self, request: web.Request) -> None:
         """Say whose request it is. Raises RequestRefused where nobody's may be."""
-        gateway, path = self._gateway, request.path
-        if path == "/metrics" and gateway.tenants.several:
+        access, path = self._gateway.access, request.path
+        if path == "/metrics" and access.tenants.several:
             # How much of all prompts was cached tells each of what others ask.
-            check_operator(request, gateway.operator_keys, clients=bool(gateway.tenants))
-        elif path == "/requests" and self._is_operator(request):
+            access.check_operator(request)
+        elif path == "/requests" and access.is_operator(request):
             pass
         elif path not in _OPEN_PATHS | _OPERATORS_PATHS:
-            request[TENANT] = gateway.tenants.find(request.headers.get("Authorization", ""))
-
-    def _is_operator(self, request: web.Request) -> bool:
-        gateway = self._gateway
-        return is_operator(request, gateway.operator_keys, clients=bool(gateway.tenants))
+            request[TENANT] = access.tenants.find(request.headers.get("Authorization", ""))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._complete(request, "/v1/completions")
@@ -129,21 +124,16 @@ class _Front:
         return await self._complete(request, "/v1/chat/completions")
 
     async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        flow, tenants, tenant = self._gateway.requests, self._gateway.tenants, request[TENANT]
-        with tenants.using(tenant) as use:
+        flow, access, tenant = self._gateway.requests, self._gateway.access, request[TENANT]
+        with tenant.using() as use:
             async with flow.reading(request) as raw:
                 body = RequestBody(endpoint, raw)
                 tenant.check_model(body.model)
-                if tenants.isolated:
+                if access.tenants.isolated:
                     body.belong_to(tenant.name)
                 return await flow.complete(
-                    request, body, request[REQUEST_ID], use, tells=self._tells
+                    request, body, request[REQUEST_ID], use, tells=access.tells
                 )
-
-    @property
-    def _tells(self) -> bool:
-        """Whether what became of a request says nothing of other tenants'."""
-        return self._gateway.tenants.isolated or not self._gateway.tenants.several
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """Those that the tenant may use."""
@@ -196,8 +186,8 @@ class _Front:
         where they say nothing of others'."""
         recent, tenant = list(self._gateway.requests.recent), request.get(TENANT)
         if tenant is not None:
-            if not self._tells:
-                check_operator(request, self._gateway.operator_keys, clients=True)
+            if not self._gateway.access.tells:
+                self._gateway.access.check_operator(request)
             recent = [facts for facts in recent if facts.tenant == tenant.name]
         return _json({"requests": recent})
 

@@ -84,6 +84,15 @@ class Tenant:
             cause="model",
         )
 
+    @contextmanager
+    def using(self) -> Iterator[Use]:
+        """For as long as a request of its lasts. Raises as `begin`."""
+        use = self.begin()
+        try:
+            yield use
+        finally:
+            use.end()
+
     def begin(self) -> Use:
         """Another request of its. Raises TooManyRequests with the time after which it may come."""
         now, most = self._clock(), self.config.max_requests
@@ -141,14 +150,12 @@ class Tenant:
 class Tenants:
     """All of them, by their keys. Read again with the deployment file: a key that is gone is
     refused from the next request on, and what a tenant uses stays counted.
-
-    Raises ConfigError for keys that cannot be had, or that two tenants have.
     """
 
-    def __init__(self, config: GatewayConfig, clock: Clock = time.monotonic) -> None:
+    def __init__(self, read: ReadTenants, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._tenants: dict[str, Tenant] = {}
-        self.take(read_tenants(config))
+        self.take(read)
 
     def __bool__(self) -> bool:
         """Whether a key is asked for."""
@@ -196,15 +203,6 @@ class Tenants:
                 cause="key",
             )
         return tenant
-
-    @contextmanager
-    def using(self, tenant: Tenant) -> Iterator[Use]:
-        """A request of this tenant. Raises TooManyRequests."""
-        use = tenant.begin()
-        try:
-            yield use
-        finally:
-            use.end()
 
 
 class ReadTenants(msgspec.Struct, frozen=True):

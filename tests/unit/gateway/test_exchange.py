@@ -11,13 +11,13 @@ from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.openai_errors import ServiceUnavailable
-from prfaas.gateway.tenants import Tenants
+from prfaas.gateway.tenants import Tenants, read_tenants
 
 
 def exchange(headers: dict[str, str] | None = None) -> Exchange:
     request = make_mocked_request("POST", "/v1/completions", headers=headers)
     body = RequestBody("/v1/completions", b"{}")
-    use = next(iter(Tenants(GatewayConfig()))).begin()
+    use = next(iter(Tenants(read_tenants(GatewayConfig())))).begin()
     return Exchange("k", "r", request, body, use, deadline_s=30.0)
 
 

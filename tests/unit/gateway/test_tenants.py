@@ -22,7 +22,7 @@ class Clock:
 
 
 def tenants(*configs: TenantConfig, clock: Clock | None = None, **more: object) -> Tenants:
-    return Tenants(GatewayConfig(tenants=configs, **more), clock or Clock())  # type: ignore[arg-type]
+    return Tenants(read_tenants(GatewayConfig(tenants=configs, **more)), clock or Clock())  # type: ignore[arg-type]
 
 
 def one(**limits: object) -> TenantConfig:
@@ -44,12 +44,12 @@ def test_a_key_is_its_tenants() -> None:
 
 
 def test_an_old_list_of_keys_is_one_tenant_and_no_keys_let_everybody_in() -> None:
-    old = Tenants(GatewayConfig(api_keys=("k1", "k2")))
+    old = Tenants(read_tenants(GatewayConfig(api_keys=("k1", "k2"))))
     assert [old.find(f"Bearer {key}").name for key in ("k1", "k2")] == [DEFAULT] * 2
     assert not old.several
     assert not old.isolated
     assert bool(old)
-    none = Tenants(GatewayConfig())
+    none = Tenants(read_tenants(GatewayConfig()))
     assert none.find("").name == DEFAULT
     assert not none
 

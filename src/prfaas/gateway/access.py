@@ -1,0 +1,54 @@
+"""Who may ask a gateway for what: tenants, operators, and the record of refusals."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from aiohttp import web
+
+from prfaas.core.deployment import GatewayConfig
+from prfaas.gateway.keys import Keys, check_operator, is_operator
+from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.refusals import Refusals
+from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
+
+
+class ReadAccess(NamedTuple):
+    """What a file, key files and the environment say."""
+
+    tenants: ReadTenants
+    operators: tuple[str, ...]
+
+
+def read_access(config: GatewayConfig) -> ReadAccess:
+    """Raises ConfigError, never with a key in its text."""
+    return ReadAccess(read_tenants(config), config.operators.read())
+
+
+class Access:
+    """For one gateway; `take` exchanges keys and limits while it serves. Raises ConfigError for
+    keys that cannot be had."""
+
+    def __init__(self, config: GatewayConfig, metrics: GatewayMetrics) -> None:
+        read = read_access(config)
+        self.tenants = Tenants(read.tenants)
+        self.operators = Keys(read.operators)
+        self.refusals = Refusals(metrics)
+
+    def take(self, read: ReadAccess) -> None:
+        """From the next request on it goes by these."""
+        self.tenants.take(read.tenants)
+        self.operators.replace(read.operators)
+
+    @property
+    def tells(self) -> bool:
+        """Whether what became of a request says nothing of other tenants'."""
+        return self.tenants.isolated or not self.tenants.several
+
+    def is_operator(self, request: web.Request) -> bool:
+        """Whether it may see and do what operators may."""
+        return is_operator(request, self.operators, clients=bool(self.tenants))
+
+    def check_operator(self, request: web.Request) -> None:
+        """Raise RequestRefused (401, 403) where it may not do what operators may."""
+        check_operator(request, self.operators, clients=bool(self.tenants))
