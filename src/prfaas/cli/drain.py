@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _urls(deployment: Deployment) -> list[str]:
-    return [gateway.url for gateway in deployment.gateways]
+    return [gateway.admin_url for gateway in deployment.gateways]
 
 
 async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:

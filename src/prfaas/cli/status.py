@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(deployment_file(args))
-    gateway = (args.gateway or deployment.gateway.url).rstrip("/")
+    gateway = (args.gateway or deployment.gateway.admin_url).rstrip("/")
     return run_until_signal(_show(deployment, gateway, args), stopped_status=0)
 
 

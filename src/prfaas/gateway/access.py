@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
@@ -11,6 +12,8 @@ from prfaas.gateway.keys import Keys, check_operator, is_operator
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.refusals import Refusals
 from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
+from prfaas.process.front_door import connections
+from prfaas.tls.front import FrontTls
 
 
 class ReadAccess(NamedTuple):
@@ -18,11 +21,13 @@ class ReadAccess(NamedTuple):
 
     tenants: ReadTenants
     operators: tuple[str, ...]
+    tls: tuple[Path, Path] | None
 
 
 def read_access(config: GatewayConfig) -> ReadAccess:
     """Raises ConfigError, never with a key in its text."""
-    return ReadAccess(read_tenants(config), config.operators.read())
+    tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
+    return ReadAccess(read_tenants(config), config.operators.read(), tls)
 
 
 class Access:
@@ -34,9 +39,14 @@ class Access:
         self.tenants = Tenants(read.tenants)
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
+        self.connections = connections()
+        self.tls = None if read.tls is None else FrontTls(*read.tls)
 
     def take(self, read: ReadAccess) -> None:
-        """From the next request on it goes by these."""
+        """From the next request on it goes by these. Raises ConfigError for a certificate that
+        cannot be used."""
+        if self.tls is not None and read.tls is not None:
+            self.tls.read(*read.tls)
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
 

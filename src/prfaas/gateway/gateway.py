@@ -203,6 +203,7 @@ class Gateway:
             role = self._driver.scheduler.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
+        self.metrics.observe_connections(self.access.connections)
         self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.cors import Cors
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.models import model_named_in, only_models
@@ -28,6 +29,7 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.operating import Operating
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.process.front_door import admit, answered
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", Tenant)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_ORDER_BYTES = 64 * 1024
 _OPERATORS_PATHS = frozenset({"/drain"})
 
 
@@ -48,18 +51,32 @@ def make_app(gateway: Gateway) -> web.Application:
     app = web.Application(
         client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
     )
+    Cors(lambda: gateway.deployment.gateway.cors_origins).add_to(app)
     app.router.add_post("/v1/completions", front.completions)
     app.router.add_post("/v1/chat/completions", front.chat_completions)
     app.router.add_get("/v1/models", front.models)
     app.router.add_post("/tokenize", front.pass_on)
     app.router.add_post("/detokenize", front.pass_on)
     app.router.add_get("/health", front.health)
+    if config.admin is None:
+        _add_admin(app, gateway, front)
+    return app
+
+
+def make_admin_app(gateway: Gateway) -> web.Application:
+    """What operators and Prometheus ask, for an address of its own."""
+    front = _Front(gateway)
+    app = web.Application(client_max_size=_ORDER_BYTES, middlewares=[front.answer_openai_style])
+    app.router.add_get("/health", front.health)
+    _add_admin(app, gateway, front)
+    return app
+
+
+def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     app.router.add_get("/ready", front.ready)
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
-    operating = Operating(gateway.drains, gateway.access)
-    operating.add_routes(app)
-    return app
+    Operating(gateway.drains, gateway.access).add_routes(app)
 
 
 class _WithoutTraceback(logging.Filter):
@@ -102,6 +119,8 @@ class _Front:
         except Exception:
             logger.exception("request %s: internal error", request_id)
             response = _error(GatewayBug())
+        finally:
+            answered(request)
         if not response.prepared:
             response.headers.setdefault("X-Request-Id", request_id)
         return response
@@ -116,6 +135,7 @@ class _Front:
             pass
         elif path not in _OPEN_PATHS | _OPERATORS_PATHS:
             request[TENANT] = access.tenants.find(request.headers.get("Authorization", ""))
+            admit(request)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._complete(request, "/v1/completions")

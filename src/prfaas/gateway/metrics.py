@@ -11,6 +11,7 @@ from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
 from prfaas.gateway.layouts import Mismatch, named
 from prfaas.policies.threshold_search import Optimum
+from prfaas.process.connections import Connections
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -65,6 +66,18 @@ class GatewayMetrics:
             "prfaas_gateway_refusals_total",
             "Requests that were refused by a rule for tenants; tenant is empty where unknown.",
             ("tenant", "cause"),
+            registry=r,
+        )
+        self._connections = Gauge(
+            "prfaas_gateway_connections",
+            "Open connections of clients: busy, idle, or of strangers who have shown no key.",
+            ("kind",),
+            registry=r,
+        )
+        self._dropped = Gauge(
+            "prfaas_gateway_connections_dropped",
+            "Connections closed since the start, to make room or for being silent.",
+            ("why",),
             registry=r,
         )
         self.tenant_tokens = Counter(
@@ -177,6 +190,14 @@ class GatewayMetrics:
             ("engine",),
             registry=r,
         )
+
+    def observe_connections(self, book: Connections) -> None:
+        """Take over who is connected, when metrics are read."""
+        counts = {"busy": book.busy, "idle": book.idle, "stranger": book.strangers}
+        for kind, count in counts.items():
+            self._connections.labels(kind).set(count)
+        for why in ("room", "silent"):
+            self._dropped.labels(why).set(book.dropped[why])
 
     def observe_mismatches(self, mismatches: Iterable[Mismatch]) -> None:
         """Take over which engines do not pair, when metrics are read."""

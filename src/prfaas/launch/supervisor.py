@@ -170,7 +170,7 @@ class Supervisor:
         assert self._http is not None
         unused: set[str] = set()
         for gateway in self.deployment.gateways:
-            async with self._http.get(f"{gateway.url}/metrics") as response:
+            async with self._http.get(f"{gateway.admin_url}/metrics") as response:
                 unused.update(unused_engines(await response.text(), self.deployment))
         return sorted(unused)
 
@@ -210,7 +210,9 @@ class Supervisor:
                 journal = journal.with_name(f"{journal.stem}-{gateway.name}{journal.suffix}")
             command = gateway_command(self.file, name=gateway.name, journal_file=journal)
             grace_s = gateway.drain_s + _GATEWAY_LAST_S
-            child = self._child(gateway.name, command, gateway.url, path="/ready", grace_s=grace_s)
+            child = self._child(
+                gateway.name, command, gateway.admin_url, path="/ready", grace_s=grace_s
+            )
             children.append(child)
         return children
 

@@ -16,7 +16,7 @@ from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.link.api import LinkState
-from prfaas.process.http_server import serving
+from prfaas.process.front_door import serving_strangers
 from prfaas.scheduler.replay import read_journal
 from prfaas.scheduler.timelines import Timeline, timelines
 from prfaas.testing.mock_agent import MockAgent
@@ -156,8 +156,12 @@ class MockDeployment:
             learned_file=self._learned_file,
         )
         await self.gateway.start()
-        served = serving(
-            make_app(self.gateway), str(Address(self._host, 0)), what="mock", shutdown_timeout_s=0.1
+        served = serving_strangers(
+            make_app(self.gateway),
+            str(Address(self._host, 0)),
+            what="mock",
+            shutdown_timeout_s=0.1,
+            book=self.gateway.access.connections,
         )
         try:
             async with served as url, aiohttp.ClientSession(url) as client:

@@ -25,6 +25,7 @@ _NOW: dict[str, frozenset[str]] = {
             "api_keys_file",
             "api_keys_env",
             "tenants",
+            "cors_origins",
             "isolate_caches",
             "operator_keys",
             "operator_keys_file",

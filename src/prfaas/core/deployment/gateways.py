@@ -18,6 +18,15 @@ grows with every token it may have. Up to an hour: where ``max_tokens`` is all t
 say, days would say nothing."""
 
 
+class FrontTlsConfig(Strict, frozen=True):
+    """PEM files of a gateway's own address. ``ca`` is for our own tools, where the certificate is
+    of no authority that their machine trusts."""
+
+    cert: str
+    key: str
+    ca: str | None = None
+
+
 class GatewayConfig(Strict, frozen=True):
     """An OpenAI endpoint. A deployment has one (``gateway:``) or several (``gateways:``)."""
 
@@ -26,6 +35,13 @@ class GatewayConfig(Strict, frozen=True):
     """Where it is bound."""
     advertise: str | None = None
     """Where others reach it; None: at ``listen``."""
+    tls: FrontTlsConfig | None = None
+    """Without it clients speak plaintext: for this machine, or behind a proxy that has TLS."""
+    admin: str | None = None
+    """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
+    then nowhere else; None: at ``listen``."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may ask from a browser; ``*``: of all."""
     near: str | None = None
     """The PD cluster it stands beside: asked first, others while that one is full."""
     api_keys: tuple[str, ...] = ()
@@ -73,10 +89,11 @@ class GatewayConfig(Strict, frozen=True):
         )
 
     @property
-    def key_files(self) -> tuple[str, ...]:
-        """Files that keys are read from."""
+    def secret_files(self) -> tuple[str, ...]:
+        """Files that keys and certificates are read from."""
         sources = [self.client_keys, self.operators, *(t.keys for t in self.tenants)]
-        return tuple(source.file for source in sources if source.file is not None)
+        files = [source.file for source in sources if source.file is not None]
+        return (*files, *(() if self.tls is None else (self.tls.cert, self.tls.key)))
 
     def key_to_look_with(self) -> str | None:
         """An operator's, or else a client's; None where there is neither, or none that can be read
@@ -115,7 +132,12 @@ class GatewayConfig(Strict, frozen=True):
     @property
     def url(self) -> str:
         """The same as a URL, without a path."""
-        return f"http://{self.address}"
+        return f"{'http' if self.tls is None else 'https'}://{self.address}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where operators and Prometheus reach it, as a URL without a path."""
+        return self.url if self.admin is None else f"http://{self.admin}"
 
     @property
     def longest_deadline_s(self) -> float:

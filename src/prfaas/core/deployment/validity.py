@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment.agents import AgentConfig
@@ -20,6 +21,8 @@ from prfaas.core.units import parse_bytes, parse_tokens
 RESERVED_NAMES = frozenset({"gateway", "plain-engine"})
 """What `prfaas up` and `prfaas demo` call processes that are neither engines nor agents of the
 file. A gateway may have the first."""
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+\Z")
 
 
 def validate(deployment: Deployment) -> None:
@@ -203,6 +206,13 @@ def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
     _check_tenants(gateway)
+    if gateway.admin is not None:
+        _ = parse_address(gateway.admin, what="admin")
+        if gateway.admin == gateway.listen:
+            raise ConfigError("admin is where it listens, too; give it a port of its own")
+    for origin in gateway.cors_origins:
+        if origin != "*" and not _ORIGIN.match(origin):
+            raise ConfigError(f"cors_origins: {origin!r} is none, for example https://app.example")
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
     if gateway.near is not None and gateway.near not in near:
         raise ConfigError(f"near: no PD cluster {gateway.near!r}; known: {', '.join(near)}")
