@@ -25,6 +25,7 @@ from prfaas.launch.commands import (
     installed_vllm,
 )
 from prfaas.launch.run_directory import RunDirectory
+from prfaas.tls.front import trust_of
 
 _GATEWAY_LAST_S = 10.0
 """Beyond the time that answers under way may take to their end: to tell the clients of those that
@@ -91,7 +92,9 @@ class Supervisor:
         return self.deployment.gateway.url
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession()
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trust_of(self.deployment.gateway))
+        )
         return self
 
     async def __aexit__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from prfaas.core.deployment import GatewayConfig
 from prfaas.core.errors import ConfigError
 
 
@@ -43,3 +44,10 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
         raise ConfigError(
             f"{cert} and {key}: not a certificate and its key in PEM: {error}"
         ) from error
+
+
+def trust_of(gateway: GatewayConfig) -> ssl.SSLContext | bool:
+    """What our own tools trust when they speak to this gateway, as aiohttp takes it. Raises
+    ConfigError."""
+    ca = None if gateway.tls is None else gateway.tls.ca
+    return True if ca is None else trusting(Path(ca))
