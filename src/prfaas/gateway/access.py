@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
 
-from prfaas.core.deployment import GatewayConfig
+from prfaas.core.deployment import Deployment
+from prfaas.gateway.credentials import NONE, Credentials, read_credentials
+from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.keys import Keys, check_operator, is_operator
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.refusals import Refusals
@@ -22,20 +25,25 @@ class ReadAccess(NamedTuple):
     tenants: ReadTenants
     operators: tuple[str, ...]
     tls: tuple[Path, Path] | None
+    engines: dict[str, Credentials]
 
 
-def read_access(config: GatewayConfig) -> ReadAccess:
+def read_access(deployment: Deployment) -> ReadAccess:
     """Raises ConfigError, never with a key in its text."""
+    config = deployment.gateway
     tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
-    return ReadAccess(read_tenants(config), config.operators.read(), tls)
+    return ReadAccess(
+        read_tenants(config), config.operators.read(), tls, read_credentials(deployment)
+    )
 
 
 class Access:
     """For one gateway; `take` exchanges keys and limits while it serves. Raises ConfigError for
     keys that cannot be had."""
 
-    def __init__(self, config: GatewayConfig, metrics: GatewayMetrics) -> None:
-        read = read_access(config)
+    def __init__(self, deployment: Deployment, metrics: GatewayMetrics) -> None:
+        read = read_access(deployment)
+        self._engines = read.engines
         self.tenants = Tenants(read.tenants)
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
@@ -49,6 +57,12 @@ class Access:
             self.tls.read(*read.tls)
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
+        self._engines = read.engines
+
+    def show_to(self, engines: Mapping[str, EngineClient]) -> None:
+        """Give these clients what they show to their engines."""
+        for name, engine in engines.items():
+            engine.take(self._engines.get(name, NONE))
 
     @property
     def tells(self) -> bool:
@@ -62,3 +76,8 @@ class Access:
     def check_operator(self, request: web.Request) -> None:
         """Raise RequestRefused (401, 403) where it may not do what operators may."""
         check_operator(request, self.operators, clients=bool(self.tenants))
+
+
+def locked_out(engines: Iterable[EngineClient]) -> list[str]:
+    """Why those of them that do let the gateway do nothing."""
+    return [engine.locked for engine in engines if engine.locked is not None]

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
+from prfaas.gateway.access import locked_out
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.cors import Cors
 from prfaas.gateway.engine_client import EngineAnswer
@@ -197,7 +198,10 @@ class _Front:
         body = {
             "ready": not troubles,
             "troubles": troubles,
-            "warnings": self._gateway.fleet.warnings(),
+            "warnings": [
+                *self._gateway.fleet.warnings(),
+                *locked_out(self._gateway.engines.values()),
+            ],
         }
         return web.json_response(body, status=status)
 

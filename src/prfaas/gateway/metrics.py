@@ -191,6 +191,13 @@ class GatewayMetrics:
             registry=r,
         )
 
+    def observe_engine(self, engine: str, role: str, *, up: bool, draining: bool) -> None:
+        """Take over what an engine does now, when metrics are read."""
+        self.engine_up.labels(engine).set(up)
+        self.engine_draining.labels(engine).set(draining)
+        for known in ("prefill", "decode"):
+            self.engine_role.labels(engine, known).set(role == known)
+
     def observe_connections(self, book: Connections) -> None:
         """Take over who is connected, when metrics are read."""
         counts = {"busy": book.busy, "idle": book.idle, "stranger": book.strangers}

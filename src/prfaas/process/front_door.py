@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
@@ -65,8 +65,8 @@ class _Handler(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._entry.drop = transport.abort
+        # Not for isinstance: uvloop's transports are asyncio's in all but their class.
+        self._entry.drop = cast("asyncio.Transport", transport).abort
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -175,16 +175,14 @@ class _Door:
         loop = asyncio.get_running_loop()
         options = {} if self._tls is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The loop owns the socket from here on and closes it, whatever happens.
             await loop.connect_accepted_socket(
                 lambda: self._handler(entry), sock, ssl=self._tls, **options
             )
         except asyncio.CancelledError:
-            sock.close()
             self.book.gone(entry)
             raise
         except (OSError, ssl.SSLError):
-            sock.close()
             self.book.gone(entry)
 
     def _handler(self, entry: Connection) -> _Handler:

@@ -33,15 +33,15 @@ clusters:
     kind: prfaas
     agent: {{name: east-agent, admin: "{east}"}}
     engines:
-      - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"}}
+      - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"{engine}}}
 {e2}
   - name: west
     kind: pd
     agent: {{name: west-agent, admin: "{west}"}}
     engines:
-      - {{name: p1, role: prefill, url: "{p1}", kv_events: "tcp://127.0.0.1:1"}}
-      - {{name: d1, role: decode, url: "{d1}", kv_events: "tcp://127.0.0.1:1"}}
-      - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
+      - {{name: p1, role: prefill, url: "{p1}", kv_events: "tcp://127.0.0.1:1"{engine}}}
+      - {{name: d1, role: decode, url: "{d1}", kv_events: "tcp://127.0.0.1:1"{engine}}}
+      - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"{engine}}}
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
 scheduler:
@@ -77,7 +77,7 @@ class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
     ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
     where all of it listens, and the gateway.
-    ``gateway``: more lines of its section of the file."""
+    ``gateway``: more lines of its section of the file; ``engine_entry``: more of each engine's."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class MockDeployment:
         keys: str = "[]",
         inflight: int = 100,
         gateway: str = "",
+        engine_entry: str = "",
         max_body: str = "64 KiB",
         block_tokens: int = BLOCK_TOKENS,
         policy: str = "threshold",
@@ -104,6 +105,7 @@ class MockDeployment:
             "keys": keys,
             "inflight": inflight,
             "gateway": gateway,
+            "engine": engine_entry,
             "max_body": max_body,
             "policy": policy,
             "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",

@@ -18,7 +18,17 @@ Kind = Literal["joins", "leaves", "changes"]
 Effect = Literal["now", "restart"]
 
 _NOW: dict[str, frozenset[str]] = {
-    "engine": frozenset({"url", "kv_events", "kv_events_replay", "max_num_seqs"}),
+    "engine": frozenset(
+        {
+            "url",
+            "api_key_file",
+            "api_key_env",
+            "ca",
+            "kv_events",
+            "kv_events_replay",
+            "max_num_seqs",
+        }
+    ),
     "gateway": frozenset(
         {
             "api_keys",
