@@ -148,7 +148,9 @@ def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
 
 def _security(agent: AgentConfig) -> TlsFiles | Plaintext:
     if agent.tls is not None:
-        return TlsFiles(Path(agent.tls.ca), Path(agent.tls.cert), Path(agent.tls.key))
+        tls = agent.tls
+        crl = None if tls.crl is None else Path(tls.crl)
+        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key), crl, tls.names)
     if agent.plaintext:
         return Plaintext()
     raise ConfigError(

@@ -9,9 +9,10 @@ never pushed out by strangers.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+
+from prfaas.core.addresses import network_of
 
 _SHARE = 8
 """A network with more than this part of all strangers pays for its newcomers itself."""
@@ -134,16 +135,3 @@ class Connections:
         self._forget(connection)
         self.dropped[why] += 1
         connection.drop()
-
-
-def network_of(address: str) -> str:
-    """What one owner is likely to have all of: an IPv4 address, or 64 bits of an IPv6 one."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False).network_address)

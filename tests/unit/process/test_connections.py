@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.process.connections import Connection, Connections, network_of
+from prfaas.core.addresses import network_of
+from prfaas.process.connections import Connection, Connections
 
 
 class Book:

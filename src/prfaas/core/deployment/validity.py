@@ -115,6 +115,8 @@ def _check_agent(agent: AgentConfig) -> None:
         raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
     if agent.tls is not None and agent.plaintext:
         raise ConfigError("tls and plaintext exclude each other")
+    if agent.tls is not None and "{agent}" not in agent.tls.names:
+        raise ConfigError("tls: names must have {agent} where the agent's name stands")
     for key, address in (("listen", agent.listen), ("admin", agent.admin)):
         _ = parse_address(address, what=key)
     _check_reachable("advertise", agent.advertise)
