@@ -64,7 +64,7 @@ class _Asked:
         body = self._answers.get(url)
         try:
             return msgspec.json.decode(body or b"{}", type=kind)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return kind()
 
 
