@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prfaas.core.deployment import MOST_OUTPUT_S
+from prfaas.core.deployment import MOST_OUTPUT_S, TenantConfig
 from prfaas.gateway.prefix_matches import Matches
 from prfaas.gateway.prompts import Prompt
 from prfaas.scheduler.events import RequestArrived
@@ -11,7 +11,14 @@ _S_PER_OUTPUT_TOKEN = 1.0
 
 
 def arrival(
-    key: str, prompt: Prompt, matches: Matches, *, sequences: int, deadline: float
+    key: str,
+    prompt: Prompt,
+    matches: Matches,
+    *,
+    sequences: int,
+    deadline: float,
+    priority: int = 0,
+    tenant: TenantConfig | None = None,
 ) -> RequestArrived:
     """The event. A prompt that must reach an engine untouched counts as one token long: there is
     nothing to hand over.
@@ -20,6 +27,8 @@ def arrival(
         key: the scheduler's name for the request, never used before.
         sequences: how many answers are computed at once.
         deadline: by when the first byte is due, on the scheduler's clock.
+        priority: `RequestBody.priority`.
+        tenant: whose it is; None: nobody's in particular.
     """
     return RequestArrived(
         key,
@@ -29,6 +38,10 @@ def arrival(
         resumable=matches.resumable,
         sequences=sequences,
         deadline=deadline,
+        priority=priority,
+        tenant="" if tenant is None else tenant.name,
+        tenant_class=0 if tenant is None else tenant.priority,
+        weight=1.0 if tenant is None else tenant.weight,
     )
 
 
