@@ -12,18 +12,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from prfaas.agent.service import Agent
+from prfaas.agent.settings import AgentSettings
 from prfaas.core.addresses import parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
+from prfaas.testing.mock_deployment import until
 from prfaas.tls.authority import create_authority, issue, revoke
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls, expiring
@@ -265,3 +269,31 @@ def test_a_peer_gets_in_while_a_stranger_knocks_thousands_of_times(
     lines = [r for r in caplog.records if "turned away" in r.getMessage()]
     causes = {"closed", "handshake", "unknown", "protocol"}
     assert len(lines) <= (took_s + 1) * len(causes), "one line a second for each cause"
+
+
+async def test_an_agent_takes_new_certificates_over_by_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_authority(tmp_path)
+    used = put(issue(tmp_path, "west", days=20), tmp_path / "used")
+    settings = AgentSettings(
+        name="west", arena_bytes=64 << 16, slot_bytes=1 << 16, export_slots=16,
+        engines=frozenset({"e"}), socket=tmp_path / "s", admin="127.0.0.1:0",
+        link=TcpLinkConfig(name="west", security=used),
+    )  # fmt: skip
+    agent = Agent(settings)
+    with caplog.at_level(logging.INFO, "prfaas.agent.service"):
+        await agent.start()
+        try:
+            await until(lambda: "cert.pem expires in 20 days" in caplog.text)
+            used.cert.write_text("half of a certifi")
+            await until(lambda: "the new certificates are refused" in caplog.text)
+            put(issue(tmp_path, "west", days=300), tmp_path / "used")
+            await until(lambda: "new certificates are used from now on" in caplog.text)
+            async with aiohttp.ClientSession(agent.admin_url) as http:
+                page = await (await http.get("/metrics")).text()
+            name = 'prfaas_agent_certificate_expires_timestamp_seconds{file="certificate"} '
+            (line,) = [line for line in page.splitlines() if line.startswith(name)]
+            assert float(line.removeprefix(name)) > time.time() + 290 * 86400
+        finally:
+            await agent.close()
