@@ -3,8 +3,7 @@
 as long as with real weights, but for which experts the router chooses.
 
 ``kimi-linear-48b``, the same with a quarter of its experts (three engines then fit on one GPU; a
-chunk of 8,192 tokens uses every expert either way), and ``qwen3.5-9b``, a dense Gated DeltaNet
-hybrid.
+chunk of 8,192 tokens uses every expert either way), and Qwen3-Next with a quarter of its experts.
 """
 
 from __future__ import annotations
@@ -52,16 +51,17 @@ def _kimi_linear(experts: int) -> dict[str, Any]:
 LAYOUTS: dict[str, dict[str, Any]] = {
     "kimi-linear-48b": _kimi_linear(256),
     "kimi-linear-quarter": _kimi_linear(64),
-    # The text part of Qwen/Qwen3.5-9B, under the architecture that vLLM has for text alone.
-    "qwen3.5-9b": _COMMON | {
+    # config.json of Qwen/Qwen3-Next-80B-A3B-Instruct, which has 512 experts.
+    "qwen3-next-quarter": _COMMON | {
         "architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next",
-        "hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 151936,
-        "intermediate_size": 12288, "num_attention_heads": 16, "num_key_value_heads": 4,
+        "hidden_size": 2048, "num_hidden_layers": 48, "vocab_size": 151936,
+        "intermediate_size": 5120, "num_attention_heads": 16, "num_key_value_heads": 2,
         "head_dim": 256, "full_attention_interval": 4, "partial_rotary_factor": 0.25,
         "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
         "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
-        "num_experts": 0, "mlp_only_layers": [], "decoder_sparse_step": 1,
-        "max_position_embeddings": 262144,
+        "num_experts": 128, "num_experts_per_tok": 10, "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512, "norm_topk_prob": True,
+        "mlp_only_layers": [], "decoder_sparse_step": 1, "max_position_embeddings": 262144,
     },
 }  # fmt: skip
 
