@@ -11,7 +11,7 @@
 ``python -m benchmarks.gpu copies identity`` runs two of them; each replaces its own part of the
 file, row by row as they come. Models to time are directories, names, or layouts of real size
 without weights (layouts.py): on an H200, ``tail --model layout:kimi-linear-quarter`` and ``prefill
---modes idle exporting --kv-cache '6 GiB' --model layout:kimi-linear-48b layout:qwen3-next-quarter``.
+--modes idle exporting --kv-cache '6 GiB' --model layout:kimi-linear-48b``.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from prfaas.core.errors import EngineError
 
 COMPILATION = {"inductor_compile_config": {"deterministic": True, "combo_kernels": False}}
 """vLLM's ``--compilation-config`` for every engine: the model's own graphs. What torch's compiler
-fuses side by side (norms of queries and keys) it times even when it is told not to time reductions."""
+fuses side by side (norms of queries and keys) it times even when told not to time reductions."""
 
 _TAIL_TOKENS = 300
 _TOKEN_IDS = range(300, 800)
@@ -38,9 +38,9 @@ def directory() -> Path:
 def environment() -> dict[str, str]:
     """For every engine on a GPU, stock ones to compare with as well.
 
-    Not ``TORCHINDUCTOR_DETERMINISTIC``: torch itself turns that off again once it has traced the
-    process's first function (`torch.use_deterministic_algorithms`, by which dynamo restores what was
-    set before, writes it). This one stays, also for functions that vLLM compiles outside its graphs.
+    Not ``TORCHINDUCTOR_DETERMINISTIC``: torch turns that off once it has traced a process's
+    first function (dynamo restores what was set before, by `torch.use_deterministic_algorithms`,
+    which writes it). This one stays, also for functions that vLLM compiles outside its graphs.
     """
     return {
         "TRITON_CACHE_DIR": str(directory()),
