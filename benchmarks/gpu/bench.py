@@ -94,8 +94,8 @@ class Bench:
 
     def export(self, transfer_id: str, ids: list[int], to_token: int) -> None:
         """``ids`` through the prefill engine, which hands over the first ``to_token`` tokens."""
-        params = {"prfaas": "export", "destination": "west-agent", "from_token": 0,
-                  "to_token": to_token, "transfer_id": transfer_id}  # fmt: skip
+        params = {"prfaas": "export", "destination": "west-agent", "readers": ["decode"],
+                  "from_token": 0, "to_token": to_token, "transfer_id": transfer_id}  # fmt: skip
         complete(self.engines["big"], ids, kv_transfer_params=params)
 
     def arrival(self, transfer_id: str) -> Row:

@@ -15,6 +15,7 @@ from unittest import mock
 import msgspec
 
 from prfaas.core.layout import KvLayout
+from prfaas.core.prompt_digest import prompt_digest
 from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.messages import OpenImport
@@ -108,7 +109,7 @@ def answer_without(
     agent = running.deployment.agent_of_engine(decode).name
     exported = _completion(
         running.engine(prefill).url, model, ids, max_tokens=1,
-        kv_transfer_params={"prfaas": "export", "destination": agent, **span},
+        kv_transfer_params={"prfaas": "export", "destination": agent, "readers": [decode], **span},
     )  # fmt: skip
     if not exported["kv_transfer_params"]["ok"]:
         raise RuntimeError(f"not exported: {exported['kv_transfer_params']}")
@@ -116,7 +117,7 @@ def answer_without(
     status = call(f"{transfer}?wait_s={WAIT_S}&ranks=1").json()
     if status["state"] != "complete":
         raise RuntimeError(f"the transfer did not arrive: {status}")
-    _zero(running, transfer_id, boundary, loss, decode, machine)
+    _zero(running, transfer_id, ids[:boundary], loss, decode, machine)
     answer = _completion(
         running.engine(decode).url, model, ids, kv_transfer_params={"prfaas": "import", **span}
     )
@@ -142,7 +143,7 @@ def _rank(running: RunningDeployment, engine: str, machine: str) -> dict[str, An
 def _zero(
     running: RunningDeployment,
     transfer_id: str,
-    boundary: int,
+    handed_over: list[int],
     loss: Loss,
     engine: str,
     machine: str,
@@ -151,14 +152,18 @@ def _zero(
     decode engine, by its process id."""
     rank = _rank(running, engine, machine)
     layout = msgspec.convert(rank["layout"], KvLayout)
+    boundary = len(handed_over)
     plan = TransferPlan(layout, from_token=0, to_token=boundary)
+    digest = prompt_digest(handed_over, to_token=boundary)
     socket = running.deployment.agent_of_engine(engine).socket
     assert socket is not None
     with mock.patch.object(os, "getpid", return_value=rank["pid"]):
         client = AgentClient(socket, engine=engine, layout=layout)
         try:
             client.wait_connected(WAIT_S)
-            opened = client.open_import(OpenImport(transfer_id, 0, boundary, plan.total_bytes))
+            opened = client.open_import(
+                OpenImport(transfer_id, 0, boundary, plan.total_bytes, digest)
+            )
             extents, arena = opened.future.result(timeout=WAIT_S), opened.session.arena
             for start, length in loss(plan, layout):
                 for extent in extents:
