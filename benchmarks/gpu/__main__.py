@@ -1,13 +1,17 @@
 """Measurements on a machine with GPUs; the results go to build/bench/gpu.json.
 
     copies    pages between GPU and arena: rates, time of the model's thread (no engine needed)
-    identity  answers after a hand-off beside a stock engine's, every layout, with margins
+    identity  answers after a hand-off beside a stock engine's, every layout, with margins, and
+              with something lost on the way
     choices   kernels that engines of one configuration choose apart, and whether bits follow
-    tail      hand-offs that end at a block's end beside exact ones; prefill idle and exporting
+    tail      hand-offs that end at a block's end beside exact ones; imports beside running answers;
+              prefill stock, idle and exporting
     prefill   prefill with the connector idle and exporting beside a stock engine, KV throughput
 
 ``python -m benchmarks.gpu copies identity`` runs two of them; each replaces its own part of the
-file.
+file, row by row as they come. Models to time are directories, names, or layouts of real size
+without weights (layouts.py): on an H200, ``tail --model layout:kimi-linear-quarter`` and ``prefill
+--modes idle exporting --kv-cache '6 GiB' --model layout:kimi-linear-48b``.
 """
 
 from __future__ import annotations
@@ -30,7 +34,12 @@ def main() -> int:
     parser.add_argument("parts", nargs="+", choices=list(_PARTS))
     parser.add_argument("--output", type=Path, default=Path("build/bench/gpu.json"))
     parser.add_argument("--kinds", nargs="+", help="tiny models to compare (default: all)")
-    parser.add_argument("--model", help="directory or name of the model whose prefill is timed")
+    parser.add_argument(
+        "--model", nargs="+", help="models whose prefill is timed, layout:NAME for one of ours"
+    )
+    parser.add_argument("--modes", nargs="+", choices=("stock", "idle", "exporting"),
+                        default=["stock", "idle", "exporting"])  # fmt: skip
+    parser.add_argument("--block-tokens", type=int, default=256, help="of the tiny models' engines")
     parser.add_argument("--lengths", nargs="+", type=int, help="prompt tokens")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kv-cache", default="8 GiB", help="of each engine whose prefill is timed")
@@ -45,7 +54,7 @@ def main() -> int:
         for row in _PARTS[part](args):
             print(json.dumps(row), flush=True)
             rows.append(row)
-        _store(args.output, part, rows)
+            _store(args.output, part, rows)
     print(args.output)
     return 0
 
@@ -60,7 +69,10 @@ def _identity(args: argparse.Namespace) -> Rows:
     from benchmarks.gpu import identity
 
     return identity.measure(
-        args.kinds or identity.KINDS, args.lengths or identity.LENGTHS, args.engine_args.split()
+        args.kinds or identity.KINDS,
+        args.lengths or identity.LENGTHS,
+        args.block_tokens,
+        args.engine_args.split(),
     )
 
 
@@ -77,6 +89,7 @@ def _prefill(args: argparse.Namespace) -> Rows:
         args.model,
         args.lengths or prefill.LENGTHS,
         args.rounds,
+        modes=args.modes,
         kv_cache=args.kv_cache,
         args=args.engine_args.split(),
     )
@@ -84,11 +97,15 @@ def _prefill(args: argparse.Namespace) -> Rows:
 
 def _tail(args: argparse.Namespace) -> Rows:
     from benchmarks.gpu import tail
+    from benchmarks.gpu.prefill import LENGTHS
 
+    (model,) = args.model
     return tail.measure(
-        args.model,
-        args.lengths or tail.LENGTHS,
+        model,
+        tail.LENGTHS,
         args.rounds,
+        modes=args.modes,
+        prefill_lengths=args.lengths or LENGTHS,
         kv_cache=args.kv_cache,
         args=args.engine_args.split(),
     )

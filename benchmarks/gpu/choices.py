@@ -21,7 +21,7 @@ from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, installed_vllm
 from prfaas.launch.tuning import COMPILATION
-from prfaas.testing.running import call, running_command
+from prfaas.testing.running import call, engine_args_here, running_command
 from prfaas.tiny_models.cache import ensure
 
 Row = dict[str, Any]
@@ -66,7 +66,8 @@ class _Engine:
 def measure(kinds: Sequence[str], args: list[str]) -> Iterator[Row]:
     for kind in kinds:
         with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-            yield from _one_kind(kind, stack, Path(directory), args)
+            needed = engine_args_here(kind)
+            yield from _one_kind(kind, stack, Path(directory), [*needed, *args])
 
 
 def _one_kind(kind: str, stack: ExitStack, home: Path, args: list[str]) -> Iterator[Row]:

@@ -2,7 +2,8 @@
 
 A stock engine is asked twice: its second answer goes on from its prefix cache, which is the
 schedule a decode engine has after a hand-off. What the engines compute without any hand-off is
-compared as well: a difference there is no difference of the hand-off.
+compared as well: a difference there is no difference of the hand-off. At last, prompts are handed
+over with something lost on the way: their answers must differ.
 """
 
 from __future__ import annotations
@@ -16,51 +17,76 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from prfaas.core.layout import KvLayout
 from prfaas.testing.comparing import complete
-from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway
+from prfaas.testing.lost_bytes import answer_without, layout_of, losses_of
+from prfaas.testing.running import (
+    PlainEngine,
+    RunningDeployment,
+    SecondGateway,
+    engine_args_here,
+)
 
 KINDS = ("gdn", "kda", "mamba2", "mla", "sliding_window", "dense")
 LENGTHS = (257, 1000, 2049, 5000, 16000, 32000)
 FOLLOWED_UP = (1000, 5000, 16000)
 AT_ONCE = 6
+_LOSING = 1200
+"""Tokens, or a block and a little: long enough for all of it, and one block still weighs."""
 ENGINES = ("east-prefill", "west-prefill", "west-decode")
 
 Row = dict[str, Any]
 
 
-def measure(kinds: Sequence[str], lengths: Sequence[int], args: list[str]) -> Iterator[Row]:
+def measure(
+    kinds: Sequence[str], lengths: Sequence[int], block_tokens: int, args: list[str]
+) -> Iterator[Row]:
+    """``block_tokens``: from 1,024 on, hand-offs of these lengths are mostly exact ones."""
     for kind in kinds:
         with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-            yield from _one_kind(stack, Path(directory), kind, lengths, args)
+            for row in _one_kind(stack, Path(directory), kind, lengths, block_tokens, args):
+                yield {"kind": kind, "block_tokens": block_tokens, **row}
 
 
 def _one_kind(
-    stack: ExitStack, home: Path, kind: str, lengths: Sequence[int], args: list[str]
+    stack: ExitStack,
+    home: Path,
+    kind: str,
+    lengths: Sequence[int],
+    block_tokens: int,
+    args: list[str],
 ) -> Iterator[Row]:
     file = home / "deployment.json"  # which is YAML too
-    file.write_text(json.dumps(_deployment(args)))
-    running = stack.enter_context(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
-    local = stack.enter_context(SecondGateway(running, home / "local", threshold="1M"))
-    plain = stack.enter_context(PlainEngine(running, home / "plain", args=tuple(args)))
+    args = [*args, *engine_args_here(kind)]
+    file.write_text(json.dumps(_deployment(block_tokens, args)))
+    running = stack.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
+    local = stack.push(SecondGateway(running, home / "local", threshold="1M"))
+    running.wait_until_ready()  # its first engine tunes the kernels for all
+    plain = stack.push(PlainEngine(running, home / "plain", args=tuple(args)))
+    for part in (local, plain):
+        part.wait_until_ready()
+    layout = layout_of(running, "west-decode", "west")
+    yield {"what": "layout", "aligned_to_tokens": layout.alignment_tokens}
     model = running.deployment.model.served_name
     for route, url in (("offload", running.url), ("pd-p", local.url)):
         for length in lengths:
             ids = _prompt(f"{route} {length}", length)
             row = _compare(url, plain.url, model, ids)
-            yield {"what": "first turn", "kind": kind, "route": route, **row}
+            yield {"what": "first turn", "route": route, **row}
             if length in FOLLOWED_UP:
                 turn = ids + row["token_ids"] + _prompt(f"{route} {length} more", length // 3)
                 row = _compare(url, plain.url, model, turn)
-                yield {"what": "second turn", "kind": kind, "route": route, **row}
+                yield {"what": "second turn", "route": route, **row}
     for name in ENGINES:
         row = _compare(
             str(running.engine(name).url), plain.url, model, _prompt(name, 5000), handed_over=False
         )
-        yield {"what": "no hand-off", "kind": kind, "engine": name, **row}
-    yield from _at_once(running.url, plain.url, model, kind)
+        yield {"what": "no hand-off", "engine": name, **row}
+    yield from _at_once(running.url, plain.url, model)
+    yield from _losses(running, plain.url, layout)
 
 
-def _deployment(args: list[str]) -> Row:
+def _deployment(block_tokens: int, args: list[str]) -> Row:
     def engine(name: str, role: str) -> Row:
         return {"name": name, "role": role, "args": args}
 
@@ -74,7 +100,7 @@ def _deployment(args: list[str]) -> Row:
         ],
         "links": [{"from": "east", "to": "west", "rate": "10 Gbit/s"}],
         "scheduler": {"policy": "threshold", "threshold": 1},
-        "model": {"max_model_len": 65536},
+        "model": {"max_model_len": 65536, "block_tokens": block_tokens},
     }  # fmt: skip
 
 
@@ -96,14 +122,26 @@ def _compare(
     }  # fmt: skip
 
 
-def _at_once(url: str, plain: str, model: str | None, kind: str) -> Iterator[Row]:
+def _at_once(url: str, plain: str, model: str | None) -> Iterator[Row]:
     prompts = [_prompt(f"at once {n}", 3000 + 777 * n) for n in range(AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda ids: complete(url, model, ids)[0], prompts))
     for ids, answer in zip(prompts, answers, strict=True):
         stock, _ = complete(plain, model, ids)
-        yield {"what": "at once", "kind": kind, "prompt_tokens": len(ids),
-               **_difference(answer, stock)}  # fmt: skip
+        yield {"what": "at once", "prompt_tokens": len(ids), **_difference(answer, stock)}
+
+
+def _losses(running: RunningDeployment, plain: str, layout: KvLayout) -> Iterator[Row]:
+    """Negative controls, the first a positive one."""
+    model = running.deployment.model.served_name
+    length = max(_LOSING, layout.alignment_tokens + _LOSING // 4)
+    for loss in losses_of(layout):
+        ids = _prompt(f"lost {loss.__name__}", length)
+        ours = answer_without(running, loss, ids, layout.boundary(length))
+        complete(plain, model, ids)
+        stock, _ = complete(plain, model, ids)
+        yield {"what": "lost", "lost": loss.__name__, "prompt_tokens": length,
+               **_difference(ours, stock)}  # fmt: skip
 
 
 def _bits(choice: Row) -> list[float]:

@@ -18,7 +18,13 @@ from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import installed_vllm
 from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.measuring import Speed, measure
-from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, call
+from prfaas.testing.running import (
+    PlainEngine,
+    RunningDeployment,
+    SecondGateway,
+    call,
+    engine_args_here,
+)
 
 HERE = Path(__file__).parent
 DEFAULT_KIND = "gdn"
@@ -86,7 +92,9 @@ class Stacks:
         began = time.monotonic()
         line = self._open.enter_context(LineRelay(free_address())) if kind == "gdn" else None
         # All start side by side: what each waits for leaves the cores to the others.
-        args = FLOAT32 if kind == "mla" and reference_mla() else ()
+        args = engine_args_here(kind)
+        if kind == "mla" and installed_vllm() == "cpu" and reference_mla():
+            args = FLOAT32
         file = _deployment(home, line, args)
         running = self._open.push(RunningDeployment(file, home / "up", model=f"tiny:{kind}"))
         local = None

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from prfaas.launch.commands import installed_vllm
 from prfaas.link.protocol.receiving_end import PEER_GRACE_S
 from prfaas.testing.comparing import ANSWER_TOKENS, assert_same_or_near_tie, complete, greedy
 from prfaas.testing.measuring import prompt, seconds_for
@@ -26,6 +27,8 @@ LASTING_S = 6.0
 """A prompt on its way for so long is hit in its middle."""
 TOKENS = (2600, 10_000)
 """Five chunks at least."""
+TOKENS_ON_GPU = (10_000, 30_000)
+"""The line has work for a second then, however fast the prefill."""
 ATTEMPTS = 3
 """Offloaded, prefilled by the PD cluster's prefill engine, computed by the decode engine alone."""
 BESIDE_A_START = 2.0
@@ -44,7 +47,7 @@ class Patience:
     """What may pass on this machine until an answer comes in spite of a fault."""
 
     def __init__(self, gdn: Any) -> None:
-        least, most = TOKENS
+        least, most = TOKENS_ON_GPU if installed_vllm() == "gpu" else TOKENS
         self.tokens = gdn.speed.tokens_lasting(LASTING_S, least=least, most=most)
         self.undisturbed_s = seconds_for(
             gdn.running.url, gdn.model, self.tokens, answer_tokens=ANSWER_TOKENS

@@ -231,6 +231,8 @@ class Supervisor:
             url=self.plain_url,
             gpus=beside.gpus,
             gpu_memory_share=beside.gpu_memory_share,
+            args=beside.args,
+            env=beside.env,
         )
         command = engine_command(self.deployment, engine, vllm=installed_vllm(), connector=False)
         return self._child(engine.name, command, self.plain_url, grace_s=_ENGINE_GRACE_S)

@@ -1,7 +1,8 @@
 """What makes engines on GPUs of one kind compute the same bits: kernels chosen alike.
 
 Two tuners choose kernels by timing them, each process for itself, and another choice rounds
-otherwise: torch's compiler, which is told to choose without timing, and Triton's, whose choices for
+otherwise: torch's compiler, which is told to choose reductions without timing (in two ways: see
+`environment`), and Triton's, whose choices for
 recurrent layers are kept in a directory. All engines of this machine share it, and the first time a
 model is served one engine fills it alone before the others start. Machines of different places
 compute the same bits if they are given the same directory (docs/identity.md).
@@ -19,9 +20,9 @@ import aiohttp
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import EngineError
 
-COMPILATION = {"inductor_compile_config": {"combo_kernels": False}}
-"""vLLM's ``--compilation-config`` for every engine. What torch's compiler fuses side by side (norms
-of queries and keys) it still times when it is told not to time reductions."""
+COMPILATION = {"inductor_compile_config": {"deterministic": True, "combo_kernels": False}}
+"""vLLM's ``--compilation-config`` for every engine: the model's own graphs. What torch's compiler
+fuses side by side (norms of queries and keys) it times even when told not to time reductions."""
 
 _TAIL_TOKENS = 300
 _TOKEN_IDS = range(300, 800)
@@ -35,8 +36,16 @@ def directory() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """For every engine on a GPU, stock ones to compare with as well."""
-    return {"TRITON_CACHE_DIR": str(directory()), "TORCHINDUCTOR_DETERMINISTIC": "1"}
+    """For every engine on a GPU, stock ones to compare with as well.
+
+    Not ``TORCHINDUCTOR_DETERMINISTIC``: torch turns that off once it has traced a process's
+    first function (dynamo restores what was set before, by `torch.use_deterministic_algorithms`,
+    which writes it). This one stays, also for functions that vLLM compiles outside its graphs.
+    """
+    return {
+        "TRITON_CACHE_DIR": str(directory()),
+        "TORCHINDUCTOR_FORCE_FILTER_REDUCTION_CONFIGS": "1",
+    }
 
 
 def done(deployment: Deployment) -> bool:

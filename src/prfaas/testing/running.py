@@ -6,6 +6,7 @@ start; ``with``, or `wait_until_ready`, waits until it serves.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -67,6 +68,15 @@ def call(
 
 def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def engine_args_here(kind: str) -> tuple[str, ...]:
+    """What a tiny model's engines need where FlashInfer is not installed: on Hopper vLLM would
+    take its kernel for Gated DeltaNet without looking."""
+    on_gpu = installed_vllm() == "gpu"
+    if kind == "gdn" and on_gpu and importlib.util.find_spec("flashinfer") is None:
+        return ("--gdn-prefill-backend", "triton")
+    return ()
 
 
 def _answers(url: str) -> bool:

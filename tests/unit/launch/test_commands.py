@@ -107,9 +107,11 @@ def test_on_gpus_memory_is_shared_and_kernels_are_chosen_alike() -> None:
         command = engine_command(deployment, engine, vllm="gpu", connector=connector)
         assert _option(command.arguments, "--gpu-memory-utilization") == "0.3"
         assert command.environment["CUDA_VISIBLE_DEVICES"] == "1"
-        assert command.environment["TORCHINDUCTOR_DETERMINISTIC"] == "1"
+        assert command.environment["TORCHINDUCTOR_FORCE_FILTER_REDUCTION_CONFIGS"] == "1"
         assert command.environment["TRITON_CACHE_DIR"]
         compilation = json.loads(_option(command.arguments, "--compilation-config"))
-        assert compilation == {"inductor_compile_config": {"combo_kernels": False}}
+        assert compilation == {
+            "inductor_compile_config": {"deterministic": True, "combo_kernels": False}
+        }
     mine = msgspec.structs.replace(engine, env={"TRITON_CACHE_DIR": "/mine"})
     assert engine_command(deployment, mine, vllm="gpu").environment["TRITON_CACHE_DIR"] == "/mine"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from prfaas.core.deployment import RESERVED_NAMES, parse_deployment
 from prfaas.launch import supervisor
-from prfaas.launch.addresses import free_address
+from prfaas.launch.addresses import free_address, resolve
 from prfaas.launch.child import Child, ChildState
 from prfaas.launch.commands import Command
 from prfaas.launch.progress import StartProgress
@@ -74,4 +74,32 @@ def test_what_is_missing_stands_behind_the_state(tmp_path: Path) -> None:
     assert out.getvalue().splitlines() == [
         "  0.0 s  gateway: starting: KV layouts of p1 and d1 do not pair: [4] is not [8]"
     ]
+    run.close()
+
+
+def test_the_stock_engine_beside_has_the_decode_engines_own_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with another ``--dtype`` would answer otherwise, and say nothing of the hand-off."""
+    text = """
+clusters:
+  - name: west
+    kind: pd
+    engines: [{name: d1, role: decode, args: [--dtype, float32], env: {OWN: "1"}}]
+    agent: {name: agent}
+model: {path: some/model}
+"""
+    monkeypatch.setattr(supervisor, "installed_vllm", lambda: "cpu")
+    run = RunDirectory(tmp_path)
+    started = Supervisor(
+        resolve(parse_deployment(text, source="test"), sockets=tmp_path),
+        local_engines=frozenset({"d1"}),
+        run=run,
+        changed=lambda child: None,
+        plain_engine=True,
+    )
+    plain = started._plain
+    assert plain is not None
+    assert plain.command.arguments[-2:] == ("--dtype", "float32")
+    assert plain.command.environment["OWN"] == "1"
     run.close()
