@@ -135,9 +135,7 @@ class Gateway:
             most_engines=most_engines,
         )
         self._roster.watch(self.fleet, self._watch_links)
-        self.run_beside(
-            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
-        )
+        self.run_beside("learned_file", partial(self._learned.keep, lambda: self._driver.scheduler))
         self.run_beside("index", partial(keep_tidy, self.index))
         self.run_beside("threshold", self.thresholds.run)
 
@@ -164,7 +162,7 @@ class Gateway:
         await self._http.close()
         await self._agents_http.close()
         self._zmq.destroy(linger=0)
-        self._learned.write(self._driver.scheduler.learned)
+        self._learned.write_of(self._driver.scheduler)
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -253,13 +251,13 @@ class Gateway:
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _make_driver(self) -> Driver:
-        config = self.deployment.scheduler
+        config, learned = self.deployment.scheduler, self._learned.read()
         opened = JournalOpened(
             driver="gateway",
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
+            costs=CostInputs(seeds=self._seeds, learned=learned.prefills, loads=learned.loads),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(
