@@ -10,6 +10,7 @@ import msgspec
 
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.link.api import LinkState
+from prfaas.scheduler.load_times import LearnedTimes
 from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import MockDeployment, clear_line, until
 
@@ -97,7 +98,6 @@ async def test_what_cannot_be_in_time_is_refused_at_once_and_the_rest_is_served(
 def knowing(directory: Path, s_per_token: dict[str, float]) -> Path:
     """A file of a gateway that has seen engines prefill at these speeds."""
     path = directory / "learned.json"
-    LearnedFile(path).write(
-        {name: (3.0, 7e3, 7e3 * s, 21e6, 21e6 * s) for name, s in s_per_token.items()}
-    )
+    sums = {name: (3.0, 7e3, 7e3 * s, 21e6, 21e6 * s) for name, s in s_per_token.items()}
+    LearnedFile(path).write(LearnedTimes(sums, {}))
     return path

@@ -135,7 +135,9 @@ class Gateway:
             most_engines=most_engines,
         )
         self._roster.watch(self.fleet, self._watch_links)
-        self.run_beside("learned_file", partial(self._learned.keep, lambda: self._driver.scheduler))
+        self.run_beside(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
+        )
         self.run_beside("index", partial(keep_tidy, self.index))
         self.run_beside("threshold", self.thresholds.run)
 
@@ -162,7 +164,7 @@ class Gateway:
         await self._http.close()
         await self._agents_http.close()
         self._zmq.destroy(linger=0)
-        self._learned.write_of(self._driver.scheduler)
+        self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
     def troubles(self) -> list[str]:

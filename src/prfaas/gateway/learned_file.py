@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.policies.learned_loads import Sums
-from prfaas.scheduler.scheduler import Scheduler
+from prfaas.scheduler.load_times import LearnedTimes
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,10 @@ class LearnedFile:
         if self._path is not None and not os.access(self._path.parent, os.W_OK | os.X_OK):
             raise ConfigError(f"{self._path}: its directory is missing or cannot be written")
 
-    def write(
-        self, prefills: Mapping[str, tuple[float, ...]], loads: Mapping[str, Sums] = {}
-    ) -> None:
+    def write(self, times: LearnedTimes) -> None:
         """Keep this, if it is something else than before. A full disk costs a warning."""
-        learned = Learned(VERSION, dict(prefills), dict(loads))
-        if self._path is None or not prefills or learned == self._written:
+        learned = Learned(VERSION, dict(times.prefills), dict(times.loads))
+        if self._path is None or not times.prefills or learned == self._written:
             return
         scratch = self._path.with_name(f"{self._path.name}.tmp")
         try:
@@ -86,12 +84,8 @@ class LearnedFile:
         else:
             self._written = learned
 
-    async def keep(self, scheduler: Callable[[], Scheduler]) -> None:
+    async def keep(self, learned: Callable[[], LearnedTimes]) -> None:
         """Write now and then, for ever."""
         while self._path is not None:
             await asyncio.sleep(_EVERY_S)
-            self.write_of(scheduler())
-
-    def write_of(self, scheduler: Scheduler) -> None:
-        """What it has learned so far."""
-        self.write(scheduler.learned, scheduler.learned_loads)
+            self.write(learned())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from prfaas.policies.api import Route
-from prfaas.policies.learned_loads import LearnedLoads
+from prfaas.policies.learned_loads import LearnedLoads, Sums
 from prfaas.scheduler.events import FirstToken, RequestCompleted, RequestEvent
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.state import Record
@@ -11,6 +14,14 @@ from prfaas.scheduler.state import Record
 _FASTEST_S = 1e-4
 """No engine computes tokens of one answer faster: what seems so was not streamed, and its first
 token was seen with its last."""
+
+
+class LearnedTimes(NamedTuple):
+    """What a scheduler has learned, to be kept for a successor: sums by engine, as
+    `PrefillLearner.learned` and `LearnedLoads.learned` give them."""
+
+    prefills: Mapping[str, Sums]
+    loads: Mapping[str, Sums]
 
 
 class LoadTimes:

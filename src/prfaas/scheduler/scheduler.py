@@ -26,7 +26,7 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Policy, View
-from prfaas.policies.learned_loads import LearnedLoads, Sums
+from prfaas.policies.learned_loads import LearnedLoads
 from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.answer_lengths import AnswerLengths
 from prfaas.scheduler.assembly import assemble
@@ -63,7 +63,7 @@ from prfaas.scheduler.events import (
 )
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
-from prfaas.scheduler.load_times import LoadTimes
+from prfaas.scheduler.load_times import LearnedTimes, LoadTimes
 from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reshaping import Reshaping
@@ -164,14 +164,12 @@ class Scheduler:
         return self._fleet
 
     @property
-    def learned(self) -> Mapping[str, tuple[float, ...]]:
-        """What it has learned (`PrefillLearner.learned`); empty where costs are known."""
-        return {} if self._learner is None else self._learner.learned()
-
-    @property
-    def learned_loads(self) -> Mapping[str, Sums]:
-        """The same of how long engines take to begin on hand-offs."""
-        return {} if self._load_times is None else self._load_times.learned.learned()
+    def learned(self) -> LearnedTimes:
+        """What it has learned; empty where costs are known."""
+        return LearnedTimes(
+            {} if self._learner is None else self._learner.learned(),
+            {} if self._load_times is None else self._load_times.learned.learned(),
+        )
 
     @property
     def live_requests(self) -> int:

@@ -37,7 +37,7 @@ def test_what_was_streamed_after_a_hand_off_is_learned() -> None:
     scheduler = gateway()
     answer(scheduler, LONG)
     assert scheduler.view.costs.load_s("west-d0", 1792.0) == pytest.approx(3.0)
-    again = gateway(loads=dict(scheduler.learned_loads))
+    again = gateway(loads=dict(scheduler.learned.loads))
     assert again.view.costs.load_s("west-d0", 1792.0) == pytest.approx(3.0)
 
 
@@ -45,7 +45,7 @@ def test_what_was_streamed_after_a_hand_off_is_learned() -> None:
 def test_what_says_nothing_of_it_is_not(tokens: int, streamed: bool) -> None:
     scheduler = gateway()
     answer(scheduler, tokens, streamed=streamed)
-    assert scheduler.learned_loads == {}
+    assert scheduler.learned.loads == {}
 
 
 @pytest.mark.parametrize("load_s", [0.1, 5.0])
