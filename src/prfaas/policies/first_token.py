@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import Decision, EngineView, LinkView, RequestView, Route, View
+from prfaas.policies.api import Decision, Route, View
 from prfaas.policies.placement import reachable
+from prfaas.policies.views import EngineView, LinkView, RequestView
 
 Soonest = tuple[EngineView | None, float]
 """An engine, and seconds from now to the first token if it prefills."""

@@ -7,7 +7,7 @@ these on `EngineState` and `LinkState`; giving a prefill place back starts whoev
 
 from __future__ import annotations
 
-from prfaas.policies.api import Costs
+from prfaas.policies.views import Costs
 from prfaas.scheduler.commands import CancelDecode, CancelPrefill, CancelTransfer
 from prfaas.scheduler.events import MemoryReported
 from prfaas.scheduler.lifecycle import State, Trigger
