@@ -19,7 +19,8 @@ WHEELS = ROOT / "build" / "wheels"
 
 def main() -> int:
     """The exit status."""
-    shutil.rmtree(WHEELS, ignore_errors=True)
+    for folder in (WHEELS, TARGET):  # A build that fails leaves no old one to be taken for new.
+        shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*command, "--wheel-dir", str(WHEELS), str(ROOT)],
@@ -29,7 +30,6 @@ def main() -> int:
     if done.returncode != 0:
         return done.returncode
     (wheel,) = WHEELS.glob("*.whl")
-    shutil.rmtree(TARGET, ignore_errors=True)
     with zipfile.ZipFile(wheel) as file:
         file.extractall(TARGET)
     print(f"{wheel.relative_to(ROOT)}; run it with PYTHONPATH=build/compiled, or install it")
