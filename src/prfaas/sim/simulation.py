@@ -251,9 +251,16 @@ class Simulation:
         job = task.job
         assert isinstance(job, _Job)
         request_id = str(job.index)
-        del self._jobs[request_id]
+        self._forget(request_id)
         self.recorder.completed(job.index, self.clock.now)
         self._tell(e.RequestCompleted(request_id, task.attempt))
+
+    def _forget(self, request_id: str) -> None:
+        """Its tasks name their job: without the collector (`run`) a job that named them would stay
+        in memory to the end."""
+        job = self._jobs.pop(request_id)
+        job.decodes.clear()
+        job.prefill = job.transfer = None
 
     # -- what is to be done ---------------------------------------------------------------------
 
@@ -297,7 +304,7 @@ class Simulation:
             self.engines[command.engine].cancel(task)
 
     def _fail_request(self, command: c.FailRequest) -> None:
-        del self._jobs[command.request_id]
+        self._forget(command.request_id)
         self.recorder.failed(command.kind)
 
     def _set_timer(self, command: c.SetTimer) -> None:
