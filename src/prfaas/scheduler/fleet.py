@@ -170,10 +170,10 @@ class FleetState:
                 raise InvariantError(f"{engine.name}: {active} prefills exceed its capacity")
             if engine.prefills < len(engine.prefill_records) or engine.prefill_tokens < 0:
                 raise InvariantError(f"{engine.name}: booked prefills are miscounted")
-            if any(r.state is not State.WAITING for r in engine.waiting.values()):
+            if any(r.state is not State.WAITING for r in engine.waiting.records.values()):
                 raise InvariantError(f"{engine.name}: a request waits that is past waiting")
         for cluster in self.clusters:
-            if any(r.state is not State.READY for r in cluster.ready.values()):
+            if any(r.state is not State.READY for r in cluster.ready.records.values()):
                 raise InvariantError(f"{cluster.name}: a request is in line that has its slot")
         for link in self.links.values():
             total = sum(r.link_bytes for r in link.records.values())

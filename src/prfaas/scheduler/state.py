@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.line import Line
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec
+from prfaas.scheduler.turns import Turns
 
 
 class EngineState:
@@ -49,7 +49,7 @@ class EngineState:
         self.running = 0
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
-        self.waiting: OrderedDict[str, Record] = OrderedDict()
+        self.waiting: Turns[Record] = Turns()
         """Those of them that wait for a place."""
         self.kv_told: float | None = None
         self.kv_each = 0
@@ -186,7 +186,7 @@ class EngineState:
 
 
 class ClusterState:
-    """A `ClusterView`, and the requests that wait here for a decode slot, in order."""
+    """A `ClusterView`, and the requests that wait here for a decode slot."""
 
     def __init__(self, spec: ClusterSpec, *, far: bool = False) -> None:
         self.name = spec.name
@@ -195,7 +195,7 @@ class ClusterState:
         self.engines: list[EngineState] = []
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
-        self.ready: OrderedDict[str, Record] = OrderedDict()
+        self.ready: Turns[Record] = Turns()
         self.completed = 0
 
     @property
@@ -226,15 +226,19 @@ class Record:
     __slots__ = (
         "arrived_at", "attempt", "cached", "deadline", "decode", "due_at", "engines_lost",
         "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "memory",
-        "output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id", "resumable",
-        "route", "sequences", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
-        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "output_tokens", "pace", "prefill", "prefill_s", "priority", "reason", "request_id",
+        "resumable",
+        "route", "sequences", "share_arrived", "stall_at", "state", "tenant",
+        "tenant_class", "to_token", "total_tokens",
+        "transfer_attempt", "transfer_from", "transfer_id", "uncached", "weight",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
         self.sequences = event.sequences
+        self.tenant, self.tenant_class = event.tenant, event.tenant_class
+        self.weight, self.priority = event.weight, event.priority
         self.output_tokens = event.max_output_tokens
         """As many as room is kept for, for each sequence."""
         self.cached: Mapping[str, int] = event.cached
