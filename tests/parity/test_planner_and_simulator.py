@@ -1,4 +1,4 @@
-"""The planner's figures and the simulator's: within 1% where nothing queues, within 3% where all does.
+"""The planner against the simulator: within 1% where nothing queues, within 3% where all does.
 
 The planner's are those with exact expectations: the simulator draws every length.
 """
