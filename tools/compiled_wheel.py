@@ -52,6 +52,7 @@ MODULES = (
     "scheduler/timers",
     "sim/clock",
     "sim/engine",
+    "sim/job",
     "sim/line",
     "sim/network",
     "sim/simulation",

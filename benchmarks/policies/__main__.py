@@ -28,7 +28,7 @@ from benchmarks.simulator.scenarios import EXAMPLES
 
 import prfaas
 from prfaas.policies.registry import POLICIES
-from prfaas.sim.parallel import cores
+from prfaas.sim.parallel import cores, end_with_parent
 
 OUT = Path(__file__).resolve().parents[2] / "build" / "bench"
 KEPT = OUT / "policies.jsonl"
@@ -82,7 +82,7 @@ def _measured(cells: Sequence[Cell], processes: int) -> list[Result]:
     context = multiprocessing.get_context("spawn")
     with (
         KEPT.open("ab") as file,
-        ProcessPoolExecutor(processes, mp_context=context) as pool,
+        ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent) as pool,
     ):
         futures = {pool.submit(measure, cell): cell for cell in missing}
         for done, future in enumerate(as_completed(futures), 1):

@@ -14,6 +14,7 @@ from prfaas.launch.addresses import resolve
 from prfaas.launch.certificates import secured
 from prfaas.launch.gpus import installed_gpus, placed
 from prfaas.launch.guardian import guard
+from prfaas.launch.profiles import with_whole_paths
 from prfaas.launch.progress import StartProgress
 from prfaas.launch.run_directory import RunDirectory, reap
 from prfaas.launch.supervisor import Supervisor, embedded_default, local_engines
@@ -24,7 +25,8 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
 
     Raises ConfigError.
     """
-    deployment = load_deployment(path or embedded_default())
+    path = path or embedded_default()
+    deployment = with_whole_paths(load_deployment(path), beside=path.parent)
     if model is not None:
         served = msgspec.structs.replace(deployment.model, path=model, served_name=None)
         deployment = msgspec.structs.replace(deployment, model=served)

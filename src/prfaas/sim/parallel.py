@@ -213,6 +213,19 @@ _given: list[tuple[Setting, SimpleQueue[tuple[int, int] | None] | None]] = []
 
 def _begin(setting: Setting, news: SimpleQueue[tuple[int, int] | None] | None) -> None:
     _given.append((setting, news))
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """This process of a pool ends when whoever started it is killed: it would wait for ever."""
+    Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(number: int, job: Job, whole: bool) -> Outcome:

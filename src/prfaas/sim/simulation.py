@@ -10,7 +10,7 @@ them in the decode engine's cluster, and an arriving request is told what each c
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
@@ -22,6 +22,7 @@ from prfaas.scheduler.journal import Entry
 from prfaas.scheduler.scheduler import Scheduler
 from prfaas.sim.clock import PRIORITY_ALARM, PRIORITY_FAULT, Clock
 from prfaas.sim.engine import Engine, Task
+from prfaas.sim.job import Job
 from prfaas.sim.metrics import Recorder
 from prfaas.sim.network import Network
 from prfaas.sim.world import Outage, World
@@ -29,20 +30,6 @@ from prfaas.workload.prefix_cache import PrefixCache
 from prfaas.workload.requests import Workload
 
 Log = Callable[[float, Entry], None]
-
-
-class _Job:
-    __slots__ = ("blocks", "decodes", "index", "output", "prefill", "prompt", "transfer")
-
-    def __init__(self, index: int, prompt: int, output: int, blocks: Sequence[int]) -> None:
-        self.index = index
-        self.prompt = prompt
-        self.output = output
-        self.blocks = blocks
-        self.prefill: Task | None = None
-        self.decodes: dict[int, Task] = {}
-        """By attempt: two engines may be asked."""
-        self.transfer: c.StartPrefill | None = None
 
 
 class Simulation:
@@ -76,7 +63,7 @@ class Simulation:
         self._workload = workload
         self._deadline_s = deadline_s
         self._log = log
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._cluster_of = world.topology.cluster_of
         self._models = {model.name: model for model in world.engines}
         self.engines = {
@@ -168,7 +155,7 @@ class Simulation:
         blocks = workload.blocks[index] if workload.blocks else ()
         prompt = workload.prompts[index]
         request_id = str(index)
-        self._jobs[request_id] = _Job(index, prompt, workload.outputs[index], blocks)
+        self._jobs[request_id] = Job(index, prompt, workload.outputs[index], blocks)
         cached: dict[str, int] = {}
         resumable: Mapping[str, int] = {}
         if workload.held:
@@ -194,7 +181,7 @@ class Simulation:
     def prefill_seconds(self, engine: Engine, task: Task) -> float:
         """The engine takes a prompt up: what its cluster holds by now need not be computed."""
         job = task.job
-        assert isinstance(job, _Job)
+        assert isinstance(job, Job)
         held = 0
         if self._workload.held:
             held = min(self._workload.held[job.index].cached.get(engine.name, 0), job.prompt - 1)
@@ -211,7 +198,7 @@ class Simulation:
     def prefill_done(self, engine: Engine, task: Task) -> None:
         """Its blocks are cached; with a hand-off within the cluster that is there at once."""
         job = task.job
-        assert isinstance(job, _Job)
+        assert isinstance(job, Job)
         cache = self._caches.get(self._cluster_of[engine.name])
         if cache is not None:
             cache.insert(job.blocks)
@@ -242,16 +229,16 @@ class Simulation:
     def first_token(self, engine: Engine, task: Task) -> None:
         """See `EngineListener`."""
         job = task.job
-        assert isinstance(job, _Job)
+        assert isinstance(job, Job)
         self.recorder.first_token(job.index, self.clock.now)
         self._tell(e.FirstToken(str(job.index), task.attempt))
 
     def decode_done(self, engine: Engine, task: Task) -> None:
         """See `EngineListener`."""
         job = task.job
-        assert isinstance(job, _Job)
+        assert isinstance(job, Job)
         request_id = str(job.index)
-        del self._jobs[request_id]
+        self._jobs.pop(request_id).forget()
         self.recorder.completed(job.index, self.clock.now)
         self._tell(e.RequestCompleted(request_id, task.attempt))
 
@@ -297,7 +284,7 @@ class Simulation:
             self.engines[command.engine].cancel(task)
 
     def _fail_request(self, command: c.FailRequest) -> None:
-        del self._jobs[command.request_id]
+        self._jobs.pop(command.request_id).forget()
         self.recorder.failed(command.kind)
 
     def _set_timer(self, command: c.SetTimer) -> None:

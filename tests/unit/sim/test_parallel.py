@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -49,3 +51,21 @@ def test_a_sweep_that_is_ahead_of_itself_finds_the_same_rate_by_the_same_steps()
     assert sweep_all(SETTING, jobs, processes=3, precision=0.2) == sweep_all(
         SETTING, jobs, processes=1, precision=0.2
     )
+
+
+def test_processes_end_when_who_started_them_is_killed() -> None:
+    code = (
+        "import multiprocessing, os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from prfaas.sim.parallel import end_with_parent\n"
+        "spawn = multiprocessing.get_context('spawn')\n"
+        "pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent)\n"
+        "print(pool.submit(os.getpid).result(), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        # The worker holds this pipe's other end too: it is at its end when both are gone.
+        assert int(started.stdout.readline()) > 0
+        started.kill()
+        assert started.stdout.read() == b""
