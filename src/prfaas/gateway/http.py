@@ -24,7 +24,9 @@ from prfaas.gateway.openai_errors import (
     ServiceUnavailable,
 )
 from prfaas.gateway.operating import Operating
+from prfaas.gateway.page import GatewayPage
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.page.server import is_page
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def make_app(gateway: Gateway) -> web.Application:
         gateway.drains, operators=gateway.operator_keys, clients=gateway.client_keys
     )
     operating.add_routes(app)
+    GatewayPage(gateway).add_routes(app)
     return app
 
 
@@ -101,7 +104,8 @@ class _Front:
         return response
 
     def _check_key(self, request: web.Request) -> None:
-        if request.path not in _OPEN_PATHS | _OPERATORS_PATHS:
+        path = request.path
+        if path not in _OPEN_PATHS | _OPERATORS_PATHS and not is_page(path):
             check_client(request, self._gateway.client_keys)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,142 @@
+"""The page's view of a gateway: a sample a second, and who may see it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import isfinite
+
+import msgspec
+from aiohttp import web
+
+from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.keys import check_operator
+from prfaas.page.recorder import Recorder
+from prfaas.page.records import ClusterSample, History, LineSample, Sample
+from prfaas.page.server import PageServer
+from prfaas.policies.api import ClusterView, EngineView, LinkView
+
+_EVERY_S = 1.0
+
+
+class GatewayPage:
+    """Records what a gateway does and serves the page of it. The gateway has been started."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        opened = msgspec.structs.replace(gateway.opened, unix_time=time.time())
+        self._recorder = Recorder(time.monotonic(), opened, self._sample)
+        self._server = PageServer(check=self._check, history=self._history)
+        gateway.journal.listener = self._recorder.take
+        gateway.run_beside("page", self._run)
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve ``/ui``; its streams end when the server stops."""
+        self._server.add_routes(app)
+        app.on_shutdown.append(self._stop)
+
+    async def _stop(self, _app: web.Application) -> None:
+        self._server.close()
+
+    async def _run(self) -> None:
+        while True:
+            self._server.tell(self._recorder.sampled(time.monotonic()))
+            await asyncio.sleep(_EVERY_S)
+
+    def _check(self, request: web.Request) -> None:
+        gateway = self._gateway
+        check_operator(request, gateway.operator_keys, gateway.client_keys)
+
+    def _history(self) -> History:
+        deployment = self._gateway.deployment
+        return self._recorder.history(
+            model=deployment.model.served_name, policy=deployment.scheduler.policy
+        )
+
+    def _sample(self, at: float, recorder: Recorder) -> Sample:
+        gateway, deployed = self._gateway, recorder.deployed
+        view, topology = gateway.scheduler.view, deployed.topology
+        clusters = {cluster.name: cluster for cluster in view.clusters}
+        engines = [view.engines.get(spec.name) for spec in topology.engines]
+        pd_clusters = [spec.name for spec in topology.clusters if spec.kind == "pd"]
+        thresholds = {name: gateway.scheduler.threshold_tokens(name) for name in pd_clusters}
+        return Sample(
+            at=at,
+            topology=deployed.number,
+            clusters=[self._cluster(clusters.get(s.name), recorder) for s in topology.clusters],
+            lines=[self._line(view.link(s.source, s.target)) for s in topology.links],
+            engines="".join(self._letter(engine, recorder) for engine in engines),
+            loads="".join(str(_load(engine)) for engine in engines),
+            thresholds={name: float(t) for name, t in thresholds.items() if t is not None},
+            optima={n: float(o.threshold_tokens) for n, o in gateway.thresholds.found.items()},
+            live=gateway.requests.inflight,
+        )
+
+    def _letter(self, engine: EngineView | None, recorder: Recorder) -> str:
+        if engine is None:
+            return "x"
+        if engine.name in self._gateway.drains.engines:
+            return "c"
+        if not engine.up:
+            return "s" if engine.name in recorder.suspected else "x"
+        works = engine.prefills if engine.role == "prefill" else engine.assigned
+        letter = "p" if engine.role == "prefill" else "d"
+        return letter.upper() if works else letter
+
+    def _cluster(self, cluster: ClusterView | None, recorder: Recorder) -> ClusterSample:
+        if cluster is None:
+            return ClusterSample()
+        prefill = [engine for engine in cluster.prefill_engines if engine.up]
+        decode = [engine for engine in cluster.decode_engines if engine.up]
+        busy = sum(engine.prefills > 0 for engine in prefill)
+        bounded = [engine for engine in cluster.engines if isfinite(engine.kv_tokens)]
+        memory = self._memory(cluster, recorder)
+        return ClusterSample(
+            prefill_up=len(prefill),
+            prefill_busy=busy,
+            prefill_waiting=sum(engine.prefills for engine in prefill) - busy,
+            decode_up=len(decode),
+            decode_running=sum(engine.running for engine in decode),
+            decode_slots=sum(engine.max_requests for engine in decode),
+            decode_waiting=cluster.waiting_for_decode,
+            cached_blocks=sum(self._blocks(engine.name) for engine in cluster.engines),
+            kv_tokens=sum(engine.kv_tokens for engine in bounded),
+            kv_tokens_used=sum(engine.kv_used for engine in bounded),
+            memory_bytes=memory[0],
+            memory_reserved_bytes=memory[1],
+        )
+
+    def _blocks(self, engine: str) -> int:
+        return self._gateway.feed(engine).follower.index.blocks
+
+    def _memory(self, cluster: ClusterView, recorder: Recorder) -> tuple[int, int]:
+        machines = recorder.machines_of(cluster.name)
+        told = [recorder.memory[name] for name in machines if name in recorder.memory]
+        return sum(m.total_bytes for m in told), sum(m.reserved_bytes for m in told)
+
+    def _line(self, line: LinkView | None) -> LineSample:
+        if line is None:
+            return LineSample(up=False)
+        states = [s for s in self._gateway.lines.of(line.source, line.target) if s.connections]
+        limits = [s.limit_bytes_per_s for s in states if s.limit_bytes_per_s is not None]
+        rate = line.rate_bytes_per_s
+        return LineSample(
+            up=line.up,
+            goodput_bytes_per_s=sum(s.goodput_bytes_per_s for s in states) if states else None,
+            limit_bytes_per_s=sum(limits) if limits and len(limits) == len(states) else None,
+            rate_bytes_per_s=rate if isfinite(rate) else None,
+            utilisation=line.utilisation,
+            congestion=line.congestion,
+            rtt_s=line.rtt_s,
+            transfers=line.transfers,
+            outstanding_bytes=line.outstanding_bytes,
+        )
+
+
+def _load(engine: EngineView | None) -> int:
+    """How full it is, 0 to 9."""
+    if engine is None:
+        return 0
+    if engine.role == "prefill":
+        return min(9, engine.prefills)
+    return min(9, round(9 * engine.running / max(1, engine.max_requests)))
