@@ -14,7 +14,7 @@ from prfaas.gateway.keys import check_operator
 from prfaas.page.recorder import Recorder
 from prfaas.page.records import ClusterSample, History, LineSample, Sample
 from prfaas.page.server import PageServer
-from prfaas.policies.api import ClusterView, EngineView, LinkView
+from prfaas.policies.views import ClusterView, EngineView, LinkView
 
 _EVERY_S = 1.0
 
