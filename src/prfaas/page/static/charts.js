@@ -74,7 +74,7 @@ function options(element, series, label) {
   };
 }
 
-const WIDE = 640, TALL = 200, FOOT = 22, HEAD = 40;
+const WIDE = 640, TALL = 200, FOOT = 22, HEAD = 26;
 
 // Bars by length, stacked by route; the threshold stands where it is now.
 export function histogram(element, bins, marks) {
@@ -94,9 +94,11 @@ export function histogram(element, bins, marks) {
     });
   });
   const labels = ticks(low, high).map((n) => s("text", { x: x(n), y: TALL - 6, "text-anchor": "middle" }, tokens(n)));
+  marks.sort((a, b) => a.tokens - b.tokens);
+  const anchor = (i) => (marks.length === 1 ? "middle" : i < marks.length / 2 ? "end" : "start");
   const lines = marks.flatMap((mark, i) => [
-    s("line", { class: `mark ${mark.kind}`, x1: x(mark.tokens), x2: x(mark.tokens), y1: i % 2 ? 30 : 16, y2: TALL - FOOT }),
-    s("text", { class: `mark-text ${mark.kind}`, x: x(mark.tokens), y: i % 2 ? 25 : 11, "text-anchor": x(mark.tokens) > WIDE * 0.7 ? "end" : x(mark.tokens) < WIDE * 0.3 ? "start" : "middle" }, mark.text),
+    s("line", { class: `mark ${mark.kind}`, x1: x(mark.tokens), x2: x(mark.tokens), y1: 16, y2: TALL - FOOT }),
+    s("text", { class: `mark-text ${mark.kind}`, x: x(mark.tokens), y: 11, "text-anchor": anchor(i) }, mark.text),
   ]);
   const words = `Histogram of uncached lengths, ${tokens(bins[0].from)} to ${tokens(bins[bins.length - 1].to)} tokens. ${marks.map((m) => m.text).join(", ")}`;
   replace(element, s("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, role: "img", "aria-label": words },

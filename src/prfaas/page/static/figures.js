@@ -121,7 +121,7 @@ export function shareOf(line) {
 const BUSY = 0.8, HALF = 0.5;
 
 export function bottleneck(found, requests, troubles) {
-  if (troubles.length) return { grade: "bad", text: troubles[0], more: troubles.slice(1).join(" ") };
+  if (troubles.length) return { grade: "bad", text: troubles[0].replace(/\.$/, ""), more: troubles.slice(1).join(" ") };
   if (!found.length) return { grade: "note", text: "Nothing to show yet", more: "No engine has been up in this time." };
   const most = found.reduce((a, b) => (b.share + 0.02 * Math.min(b.waiting, 10) > a.share + 0.02 * Math.min(a.waiting, 10) ? b : a));
   const waits = Math.round(most.waiting);

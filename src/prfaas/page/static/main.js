@@ -12,7 +12,7 @@ import { ROUTES, moment, newsWords, plural, tokens } from "./words.js";
 const RECENT_S = 30; // The headline and the stages are of the last half minute.
 
 const state = { sources: [], shown: null, at: null, window: 600 };
-const map = new FleetMap($("map"), $("lines"));
+const map = new FleetMap($("map"), $("lines"), $("map-words"));
 const ttftChart = new RouteChart($("ttft"), 1, "Time to first token by route, over time");
 const tpotChart = new RouteChart($("tpot"), 1000, "Time per output token by route, over time");
 const shareChart = new ShareChart($("compare-chart"));

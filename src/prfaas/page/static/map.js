@@ -10,11 +10,13 @@ const STATES = {
 };
 const SMALL = 40; // Engines of a cluster from which on its machines are not named one by one.
 const FEW_LINES = 8; // More are labelled only where they say something.
+const MOST_TOLD = 5;
 const LABEL_PX = 44;
 
 export class FleetMap {
-  constructor(element, lines) {
+  constructor(element, lines, summary) {
     this.element = element;
+    this.summary = summary;
     this.lines = lines;
     this.svg = s("svg", { class: "wires", "aria-hidden": "true" });
     this.labels = h("div", { class: "labels", "aria-hidden": "true" });
@@ -33,12 +35,14 @@ export class FleetMap {
 
   empty() {
     this.topology = null;
+    say(this.summary, "");
     replace(this.element, h("p", { class: "nothing" }, "No deployment is shown. Drop a journal here, or open a gateway's /ui."));
     replace(this.lines);
   }
 
   build(topology) {
     this.topology = topology;
+    this.sample = null; // It was of another topology.
     this.dots = [];
     this.cards = new Map();
     const far = h("div", { class: "column" }), near = h("div", { class: "column" });
@@ -49,6 +53,7 @@ export class FleetMap {
     }
     this.element.classList.toggle("many", topology.clusters.length > 6);
     replace(this.element, this.svg, [far, near].filter((column) => column.children.length), this.labels);
+    this.columns = [far, near];
     this.between = topology.links.map((link, i) => ({ ...link, i })).filter((link) => link.source !== link.target);
     this.paths = this.between.map(() => ({ bed: s("path", { class: "bed" }), flow: s("path", { class: "flow" }) }));
     this.texts = this.between.map(() => h("div", { class: "label" }, h("strong"), h("span")));
@@ -132,6 +137,14 @@ export class FleetMap {
   placeLabels(frame) {
     const order = this.middles.map((middle, n) => ({ ...middle, n })).filter(({ n }) => !this.texts[n].hidden).sort((a, b) => a.y - b.y);
     const placed = [];
+    if (this.element.classList.contains("many")) { // Cards must not be covered.
+      const [far, near] = this.columns.map((column) => column.getBoundingClientRect());
+      const aside = far.right <= near.left;
+      for (const label of order) {
+        if (aside) label.x = (far.right + near.left) / 2 - frame.left;
+        else label.y = (far.bottom + near.top) / 2 - frame.top - LABEL_PX;
+      }
+    }
     for (const label of order) {
       while (placed.some((p) => Math.abs(p.x - label.x) < 150 && Math.abs(p.y - label.y) < LABEL_PX)) label.y += 6;
       placed.push(label);
@@ -142,7 +155,7 @@ export class FleetMap {
 
   wires() {
     let hidden = false;
-    const worth = (line) => !line.up || line.congestion > 0.5 || (line.goodput_bytes_per_s ?? 0) > 0;
+    const told = this.toldLines();
     this.between.forEach((link, n) => {
       const line = this.sample.lines[link.i];
       const share = shareOf(line), { bed, flow } = this.paths[n];
@@ -150,7 +163,7 @@ export class FleetMap {
       bed.setAttribute("class", `bed ${state}`);
       flow.setAttribute("class", `flow ${state}${line.up && (line.goodput_bytes_per_s > 0 || line.transfers) ? " moves" : ""}`);
       flow.style.strokeWidth = `${1.5 + 9 * share}px`;
-      const text = this.texts[n], quiet = this.between.length > FEW_LINES && !worth(line);
+      const text = this.texts[n], quiet = !told.has(link);
       if (text.hidden !== quiet) hidden = true;
       text.hidden = quiet;
       text.className = `label ${state}`;
@@ -158,6 +171,23 @@ export class FleetMap {
       say(text.lastChild, line.up ? budgetWords(line, share) : "no KV travels");
     });
     if (hidden) this.placeLabels(this.element.getBoundingClientRect());
+    say(this.summary, this.summaryWords());
+  }
+
+  // Of many lines those that are down, and the fullest; the table has all.
+  toldLines() {
+    if (this.between.length <= FEW_LINES) return new Set(this.between);
+    const grave = (link) => { const line = this.sample.lines[link.i]; return line.up ? shareOf(line) + line.congestion : 9; };
+    return new Set([...this.between].sort((a, b) => grave(b) - grave(a)).slice(0, MOST_TOLD));
+  }
+
+  summaryWords() {
+    if (!this.between.length) return "";
+    const lines = this.between.map((link) => this.sample.lines[link.i]);
+    const down = lines.filter((line) => !line.up).length, tight = lines.filter((line) => line.up && line.congestion > 0.35).length;
+    const flow = lines.reduce((total, line) => total + (line.goodput_bytes_per_s ?? 0), 0);
+    const parts = [plural(lines.length, "line"), `${bits(flow)} in all`, tight && `${tight} congested`, down && `${down} down`];
+    return parts.filter(Boolean).join(" · ");
   }
 
   table() {

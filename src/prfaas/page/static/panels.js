@@ -134,9 +134,9 @@ export function spark(element, samples, news, from, to) {
 export function compare(element, one, other) {
   const row = (name, of, form, lowerIsBetter = null) => {
     const a = of(one.n), b = of(other.n);
-    const change = a && b != null ? (b - a) / a : null;
+    const change = a != null && a === b ? 0 : a && b != null ? (b - a) / a : null;
     const grade = change == null || Math.abs(change) < 0.02 || lowerIsBetter == null ? "" : (change < 0) === lowerIsBetter ? "better" : "worse";
-    return [name, form(a), form(b), h("span", { class: grade }, change == null ? "–" : `${change > 0 ? "+" : "−"}${Math.abs(Math.round(change * 100))}%${grade ? ` ${grade}` : ""}`)];
+    return [name, form(a), form(b), h("span", { class: grade }, change == null ? "–" : Math.abs(change) < 0.005 ? "same" : `${change > 0 ? "+" : "−"}${Math.abs(Math.round(change * 100))}%${grade ? ` ${grade}` : ""}`)];
   };
   table(element, "Figures of both", ["", one.name, other.name, "change"], [
     row("requests", (n) => n.requests, (v) => v.toLocaleString("en")),
@@ -149,7 +149,7 @@ export function compare(element, one, other) {
     row("TPOT p90", (n) => n.tpot90, seconds, true),
     row("offloaded", (n) => n.offloaded, percent),
     row("prefix cache hits", (n) => n.hits, percent, false),
-    row("KV over lines", (n) => n.kvBytes, bytes),
-    row("output tokens", (n) => n.tokens, tokens),
+    row("KV over lines", (n) => n.kvBytes || null, bytes),
+    row("output tokens", (n) => n.tokens || null, tokens),
   ]);
 }

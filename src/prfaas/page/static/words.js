@@ -16,6 +16,7 @@ export function bytes(n) {
 
 export function tokens(n) {
   if (n == null) return "–";
+  if (n >= 1e7) return `${short(n / 1e6)}M`;
   return n >= 10000 ? `${short(n / 1000)}K` : Math.round(n).toLocaleString("en");
 }
 
