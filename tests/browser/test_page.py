@@ -12,6 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.scheduler.events import EngineDown, LinkStateChanged
+from prfaas.scheduler.journal import CostInputs, Entry, JournalOpened, encode
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.testing.mock_deployment import MockDeployment, clear_line
 
 pytestmark = [pytest.mark.slow]
@@ -32,6 +36,34 @@ async def opened(browser: Any, client: aiohttp.ClientSession, **kind: Any) -> As
     yield page
     await context.close()
     assert not wrong
+
+
+def write_large(path: Path) -> None:
+    """A journal of twenty clusters with fifty engines each, of which one cluster goes down."""
+    clusters = [ClusterSpec(f"far-{i}", "prfaas") for i in range(10)]
+    clusters += [ClusterSpec(f"near-{i}", "pd") for i in range(10)]
+    engines = [
+        EngineSpec(f"{cluster.name}-e{i}", cluster.name, role, machine=f"{cluster.name}-m{i // 8}")
+        for cluster in clusters
+        for i in range(50)
+        for role in ["prefill" if cluster.kind == "prfaas" or i < 15 else "decode"]
+    ]
+    links = [
+        LinkSpec(f"far-{i}", f"near-{(i + d) % 10}", 1.25e9, 0.03)
+        for i in range(10)
+        for d in (0, 1, 2)
+    ]
+    opened_as = JournalOpened(
+        driver="simulator",
+        unix_time=None,
+        topology=Topology(tuple(clusters), tuple(engines), tuple(links), 16),
+        scheduler=SchedulerConfig(policy="auto"),
+        costs=CostInputs(),
+    )
+    entries: list[tuple[float, Entry]] = [(0.0, opened_as)]
+    entries += [(60.0, LinkStateChanged(k.source, k.target, True, 1.25e9, 0.5)) for k in links]
+    entries += [(90.0, EngineDown(f"far-7-e{i}", "no answer")) for i in range(50)]
+    path.write_bytes(b"".join(encode(at, entry) for at, entry in entries))
 
 
 async def ask(client: aiohttp.ClientSession, length: int) -> None:
@@ -203,6 +235,30 @@ async def test_a_journal_is_drawn_like_what_is_live(browser: Any, tmp_path: Path
             # Beside what is live it is compared.
             await shows(page, "#compare-table", "TTFT p90")
             await check_accessible(page)
+
+
+async def test_a_thousand_engines_of_another_deployment(browser: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "large.jsonl"
+    write_large(journal)
+    async with MockDeployment().running() as client, opened(browser, client) as page:
+        await shows(page, "#connection", "live")
+        await shows(page, "#map", "west")
+        await page.set_input_files("#file", str(journal))
+        await shows(page, "#about", "20 clusters, 1,000 engines")
+        await shows(page, "#headline", "Cluster far-7 is down: none of its 50 engines answers")
+        await shows(page, "#map-words", "30 lines")
+        assert await page.locator(".dot").count() == 1000
+        assert await page.locator(".label:visible").count() == 5
+        for size in (WIDE, PHONE):
+            await page.set_viewport_size(size)
+            await check_fits(page)
+            await check_accessible(page)
+        # Back to before it failed, by keyboard, and forth again.
+        await page.locator("#slider").focus()
+        await page.keyboard.press("Home")
+        await page.locator(".cluster.down").wait_for(state="detached")
+        await page.keyboard.press("End")
+        await page.locator(".cluster.down").wait_for()
 
 
 async def test_what_is_no_journal_is_refused_in_words(browser: Any, tmp_path: Path) -> None:

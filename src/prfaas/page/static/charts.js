@@ -97,6 +97,7 @@ export function histogram(element, bins, marks) {
   marks.sort((a, b) => a.tokens - b.tokens);
   const anchor = (i) => (marks.length === 1 ? "middle" : i < marks.length / 2 ? "end" : "start");
   const lines = marks.flatMap((mark, i) => [
+    s("line", { class: "mark-halo", x1: x(mark.tokens), x2: x(mark.tokens), y1: 16, y2: TALL - FOOT }),
     s("line", { class: `mark ${mark.kind}`, x1: x(mark.tokens), x2: x(mark.tokens), y1: 16, y2: TALL - FOOT }),
     s("text", { class: `mark-text ${mark.kind}`, x: x(mark.tokens), y: 11, "text-anchor": anchor(i) }, mark.text),
   ]);

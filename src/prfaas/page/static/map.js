@@ -182,7 +182,7 @@ export class FleetMap {
   }
 
   summaryWords() {
-    if (!this.between.length) return "";
+    if (this.between.length < 2) return "";
     const lines = this.between.map((link) => this.sample.lines[link.i]);
     const down = lines.filter((line) => !line.up).length, tight = lines.filter((line) => line.up && line.congestion > 0.35).length;
     const flow = lines.reduce((total, line) => total + (line.goodput_bytes_per_s ?? 0), 0);
