@@ -13,6 +13,7 @@ from typing import Any
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import PrfaasError
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
@@ -26,7 +27,7 @@ from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed, feeds_context
-from prfaas.gateway.kv_memory import learn_kv_memory
+from prfaas.gateway.kv_memory import kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
@@ -48,7 +49,6 @@ from prfaas.scheduler.events import (
 )
 from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
-from prfaas.scheduler.scheduler import Scheduler
 from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Gateway:
         """Whether it takes no more requests: it is about to end."""
         self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
-        self.journal = JournalFile(journal_file)
+        self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
         self._adapters = Adapters(self.engines_up)
 
@@ -115,11 +115,11 @@ class Gateway:
             on_memory=news.memory_counted,
             layouts=Layouts(endpoints, on_known=news.layout_known, on_pairing=news.pairing_changed),
         )
-        self.thresholds = ThresholdWatch(lambda: self.scheduler.view)
+        self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
-        self.drains = Drains(endpoints, self._driver.handle, self.scheduler.requests_on)
+        self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()
-        self.lines = LineStates(
+        self._lines = LineStates(
             endpoints, on_change=news.link_changed, on_pair=news.machines_changed
         )
         self._reshaping = Reshaping(
@@ -127,7 +127,7 @@ class Gateway:
             roster=self._roster,
             fleet=self.fleet,
             drains=self.drains,
-            lines=self.lines,
+            lines=self._lines,
             renderer=self._renderer,
             metrics=self.metrics,
             tell=self._driver.handle,
@@ -135,7 +135,9 @@ class Gateway:
             most_engines=most_engines,
         )
         self._roster.watch(self.fleet, self._watch_links)
-        self.run_beside("learned_file", partial(self._learned.keep, lambda: self.scheduler.learned))
+        self.run_beside(
+            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
+        )
         self.run_beside("index", partial(keep_tidy, self.index))
         self.run_beside("threshold", self.thresholds.run)
 
@@ -162,13 +164,8 @@ class Gateway:
         await self._http.close()
         await self._agents_http.close()
         self._zmq.destroy(linger=0)
-        self._learned.write(self.scheduler.learned)
-        self.journal.close()
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """To read only."""
-        return self._driver.scheduler
+        self._learned.write(self._driver.scheduler.learned)
+        self._journal.close()
 
     def troubles(self) -> list[str]:
         """Why `/ready` does not say yes; empty if it does."""
@@ -204,7 +201,7 @@ class Gateway:
         for name in self.engines:
             self.metrics.engine_up.labels(name).set(name in self.fleet.up)
             self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
-            role = self.scheduler.view.engines[name].role
+            role = self._driver.scheduler.view.engines[name].role
             for known in ("prefill", "decode"):
                 self.metrics.engine_role.labels(name, known).set(role == known)
         self.metrics.observe_thresholds(self.thresholds.found)
@@ -228,7 +225,7 @@ class Gateway:
             endpoints=self._endpoints,
             index=self.index,
             metrics=self.metrics,
-            journal=self.journal,
+            journal=self._journal,
             alignment_tokens=fleet.layouts.alignment_tokens,
         )
 
@@ -257,14 +254,14 @@ class Gateway:
 
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler
-        self.opened = opened = JournalOpened(
+        opened = JournalOpened(
             driver="gateway",
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
             costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
         )
-        self.journal.write(time.monotonic(), opened)
+        self._journal.write(time.monotonic(), opened)
         return Driver(
             scheduler_from(opened),
             self._endpoints,
@@ -273,22 +270,28 @@ class Gateway:
             layouts=self.fleet.layouts,
             suspect=self.fleet.suspect,
             poll_s=min(2.0, config.transfer_stall_s / 4),
-            journal=self.journal,
+            journal=self._journal,
             on_drained=lambda engine: self._reshaping.drained(engine),
             on_role=self._role_changed,
             on_arrival=self.thresholds.arrived,
         )
 
     def _watch_links(self, agent: AgentClient) -> Watch:
-        return "link_states", partial(watch_links, agent, self.lines)
+        return "link_states", partial(watch_links, agent, self._lines)
 
     async def _learn_kv_memory(self, name: str) -> None:
         """Once it is registered: how many blocks say nothing without their layout."""
         layout = self.fleet.layouts.layout(name)
         if layout is None:
             return
-        found = await learn_kv_memory(name, layout, self.engines[name].kv_blocks)
+        try:
+            blocks = await self.engines[name].kv_blocks()
+        except PrfaasError as error:  # It is told again when it has come back.
+            logger.info("%s does not say how large its KV memory is: %s", name, error)
+            return
+        found = None if blocks is None else kv_memory(layout, blocks)
         if found is not None:
+            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
             self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
 
     def _role_changed(self, command: ChangeRole) -> None:
@@ -311,5 +314,5 @@ class Gateway:
 
     def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:
         # It may be about to be forgotten here as well.
-        if event.engine in self.scheduler.view.engines:
+        if event.engine in self._driver.scheduler.view.engines:
             self._driver.handle(event)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from prfaas.core.errors import PrfaasError
 from prfaas.core.layout import KvLayout
-
-logger = logging.getLogger(__name__)
 
 _BLOCKS = re.compile(rb'^vllm:cache_config_info\{[^}]*\bnum_gpu_blocks="(\d+)"', re.MULTILINE)
 _STATES = 2
@@ -47,19 +42,3 @@ def kv_memory(layout: KvLayout, blocks: int) -> KvMemory | None:
     if not per_token:
         return None
     return KvMemory(int((blocks - 1) / per_token), int(each / per_token))
-
-
-async def learn_kv_memory(
-    engine: str, layout: KvLayout, ask: Callable[[], Awaitable[int | None]]
-) -> KvMemory | None:
-    """``ask`` an engine for its blocks; None where it does not say, or where memory is no bound of
-    tokens."""
-    try:
-        blocks = await ask()
-    except PrfaasError as error:  # It is asked again when it has come back.
-        logger.info("%s does not say how large its KV memory is: %s", engine, error)
-        return None
-    found = None if blocks is None else kv_memory(layout, blocks)
-    if found is not None:
-        logger.info("engine %s holds %d tokens in its KV memory", engine, found.tokens)
-    return found

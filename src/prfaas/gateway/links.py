@@ -81,11 +81,6 @@ class LineStates:
         """Whether a line begins at this agent."""
         return any(pair.sender == agent for pair in self._line_of)
 
-    def of(self, source: str, target: str) -> list[LinkState]:
-        """What the links of a line last said, as far as they can be asked."""
-        states = self._states.get((source, target), {}).values()
-        return [state for state in states if state is not None]
-
     def take(self, sender: str, states: Iterable[LinkState]) -> None:
         """What an agent says of all its links."""
         touched = {}

@@ -6,15 +6,21 @@ import asyncio
 import time
 from math import isfinite
 
-import msgspec
 from aiohttp import web
 
+from prfaas.core.deployment import AgentPair, Deployment, lines_of
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.keys import check_operator
+from prfaas.link.api import LinkState
 from prfaas.page.recorder import Recorder
 from prfaas.page.records import ClusterSample, History, LineSample, Sample
 from prfaas.page.server import PageServer
 from prfaas.policies.views import ClusterView, EngineView, LinkView
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.topology import topology_of
+
+AgentPairs = tuple[AgentPair, ...]
 
 _EVERY_S = 1.0
 
@@ -24,10 +30,19 @@ class GatewayPage:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        opened = msgspec.structs.replace(gateway.opened, unix_time=time.time())
+        deployment = gateway.deployment
+        opened = JournalOpened(
+            driver="gateway",
+            unix_time=time.time(),
+            topology=topology_of(deployment, alignment_tokens=None, up=False),
+            scheduler=deployment.scheduler,
+            costs=CostInputs(),
+        )
         self._recorder = Recorder(time.monotonic(), opened, self._sample)
+        self._told: dict[AgentPair, LinkState] = {}
+        self._lines_of: tuple[Deployment | None, dict[tuple[str, str], AgentPairs]] = (None, {})
         self._server = PageServer(check=self._check, history=self._history)
-        gateway.journal.listener = self._recorder.take
+        gateway.requests.listen(self._recorder.take)
         gateway.run_beside("page", self._run)
 
     def add_routes(self, app: web.Application) -> None:
@@ -55,11 +70,17 @@ class GatewayPage:
 
     def _sample(self, at: float, recorder: Recorder) -> Sample:
         gateway, deployed = self._gateway, recorder.deployed
-        view, topology = gateway.scheduler.view, deployed.topology
+        view, topology = gateway.requests.scheduler.view, deployed.topology
+        assert isinstance(view, FleetState)
+        self._told = {
+            AgentPair(name, state.peer): state
+            for name, agent in gateway.agents.items()
+            for state in agent.links_now
+        }
         clusters = {cluster.name: cluster for cluster in view.clusters}
         engines = [view.engines.get(spec.name) for spec in topology.engines]
         pd_clusters = [spec.name for spec in topology.clusters if spec.kind == "pd"]
-        thresholds = {name: gateway.scheduler.threshold_tokens(name) for name in pd_clusters}
+        thresholds = {name: view.threshold_of(name) for name in pd_clusters}
         return Sample(
             at=at,
             topology=deployed.number,
@@ -114,10 +135,25 @@ class GatewayPage:
         told = [recorder.memory[name] for name in machines if name in recorder.memory]
         return sum(m.total_bytes for m in told), sum(m.reserved_bytes for m in told)
 
+    def _links(self, source: str, target: str) -> list[LinkState]:
+        """What a line's senders say of it now; those without a connection count for nothing."""
+        deployment = self._gateway.deployment
+        if self._lines_of[0] is not deployment:
+            self._lines_of = (
+                deployment,
+                {(k.source, k.target): k.pairs for k in lines_of(deployment)},
+            )
+        found = []
+        for pair in self._lines_of[1].get((source, target), ()):
+            state = self._told.get(pair)
+            if state is not None and state.connections:
+                found.append(state)
+        return found
+
     def _line(self, line: LinkView | None) -> LineSample:
         if line is None:
             return LineSample(up=False)
-        states = [s for s in self._gateway.lines.of(line.source, line.target) if s.connections]
+        states = self._links(line.source, line.target)
         limits = [s.limit_bytes_per_s for s in states if s.limit_bytes_per_s is not None]
         rate = line.rate_bytes_per_s
         return LineSample(

@@ -158,12 +158,6 @@ class Scheduler:
         """What policies see: for dashboards and reports, to read only."""
         return self._fleet
 
-    def threshold_tokens(self, cluster: str) -> float | None:
-        """The threshold in use for prompts that a PD cluster answers; None where the policy has
-        none."""
-        found = getattr(self._policy, "threshold_tokens", None)
-        return None if found is None else float(found(cluster))
-
     @property
     def learned(self) -> Mapping[str, tuple[float, ...]]:
         """What it has learned (`PrefillLearner.learned`); empty where costs are known."""
