@@ -203,7 +203,7 @@ async def test_the_keyboard_reaches_everything(browser: Any) -> None:
 async def test_a_key_opens_it(browser: Any, tmp_path: Path) -> None:
     deployment = MockDeployment()
     async with deployment.running() as client:
-        deployment.gateway.operator_keys.replace(["secret"])
+        deployment.gateway.access.operators.replace(["secret"])
         context = await browser.new_context(viewport=WIDE)
         page = await context.new_page()
         await page.goto(f"{str(client._base_url).rstrip('/')}/ui")

@@ -10,12 +10,12 @@ from aiohttp import web
 
 from prfaas.core.deployment import AgentPair, Deployment, lines_of
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.keys import check_operator
 from prfaas.link.api import LinkState
 from prfaas.page.recorder import Recorder
 from prfaas.page.records import ClusterSample, History, LineSample, Sample
 from prfaas.page.server import PageServer
 from prfaas.policies.views import ClusterView, EngineView, LinkView
+from prfaas.process.front_door import admit
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.topology import topology_of
@@ -59,8 +59,8 @@ class GatewayPage:
             await asyncio.sleep(_EVERY_S)
 
     def _check(self, request: web.Request) -> None:
-        gateway = self._gateway
-        check_operator(request, gateway.operator_keys, gateway.client_keys)
+        self._gateway.access.check_operator(request)
+        admit(request)  # Or its stream would be closed as a stranger's.
 
     def _history(self) -> History:
         deployment = self._gateway.deployment
