@@ -111,7 +111,9 @@ def _say_what_next(supervisor: Supervisor, console: Console, *, keep: bool) -> N
         kind = "-H 'Content-Type: application/json'"
         lines = [f"  curl {supervisor.url}/v1/completions {kind} -d '{body}'"]
     else:
-        lines = [f"  {prfaas} demo --keep    the same, and serves on: ask it with curl"]
+        lines = [
+            f"  {prfaas} demo --keep    the same, and serves on: ask it with curl, watch its page"
+        ]
     lines += [
         f"  {prfaas} up             serves without the demo; with a file, your own deployment",
         "  docs/deployment.md how to write that file; docs/architecture.md how it works",
@@ -119,7 +121,10 @@ def _say_what_next(supervisor: Supervisor, console: Console, *, keep: bool) -> N
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if keep:
-        console.print(f"Serving on at [bold]{supervisor.url}/v1[/]. Ctrl-C stops it.")
+        url = supervisor.url
+        console.print(
+            f"Serving on at [bold]{url}/v1[/]; watch it at [bold]{url}/ui[/]. Ctrl-C stops it."
+        )
 
 
 def _model(supervisor: Supervisor) -> str:

@@ -80,6 +80,8 @@ class AgentClient:
         """As it was when the engines were last asked for; agents of before do not say it."""
         self.url = url
         self._http = http
+        self.links_now: list[LinkState] = []
+        """What it last said of its links; nothing where it cannot be asked."""
         self._answered = b"", _Engines([])
         """The last answer, and what it says: layouts are large and seldom change."""
 
@@ -125,9 +127,12 @@ class AgentClient:
                     except LinkError as error:
                         logger.warning("%s", error)  # The next line is another message.
                         continue
+                    self.links_now = states
                     yield states
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise self._failure(error) from error
+        finally:
+            self.links_now = []
         raise LinkError(f"agent {self.name} ended its stream of link states")
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:

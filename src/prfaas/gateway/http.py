@@ -28,8 +28,10 @@ from prfaas.gateway.openai_errors import (
     ServiceUnavailable,
 )
 from prfaas.gateway.operating import Operating
+from prfaas.gateway.page import GatewayPage
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.page.server import is_page
 from prfaas.process.front_door import admit, answered
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
     Operating(gateway.drains, gateway.access).add_routes(app)
+    GatewayPage(gateway).add_routes(app)
 
 
 class _WithoutTraceback(logging.Filter):
@@ -134,6 +137,8 @@ class _Front:
             access.check_operator(request)
         elif path == "/requests" and access.is_operator(request):
             pass
+        elif is_page(path):
+            pass  # What tells something asks for an operator's key itself.
         elif path not in _OPEN_PATHS | _OPERATORS_PATHS:
             request[TENANT] = access.tenants.find(request.headers.get("Authorization", ""))
             admit(request)

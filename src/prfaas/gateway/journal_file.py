@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from io import FileIO
 from os import SEEK_END
 from pathlib import Path
@@ -26,9 +27,13 @@ class JournalFile:
         except OSError as error:
             raise ConfigError(f"--events {path}: {error.strerror}") from error
         self._lost = 0
+        self.listener: Callable[..., None] | None = None
+        """Is given all that is written, as `write` is."""
 
     def write(self, at: float, *entries: Entry) -> None:
         """Append entries of one time; ``at``: seconds on the monotonic clock."""
+        if self.listener is not None:
+            self.listener(at, *entries)
         if self._file is None:
             return
         lines = [encode(at, entry) for entry in entries]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from math import ceil
 
@@ -35,6 +35,7 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.tenants import Use
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.scheduler.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,15 @@ class RequestFlow:
         self._longest_wait_s = config.max_wait_s
         self._bodies.most_bytes = config.max_bodies_bytes
         self._bodies.within_s = config.request_deadline_s
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """To read only."""
+        return self._driver.scheduler
+
+    def listen(self, listener: Callable[..., None]) -> None:
+        """``listener`` is given all that the journal is given, as `JournalFile.write` is."""
+        self._journal.listener = listener
 
     def refuse_more(self, why: str) -> None:
         """From now on every new request gets 503 and may ask another gateway."""

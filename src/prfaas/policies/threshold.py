@@ -50,6 +50,10 @@ class ThresholdPolicy(ArrivalPolicy):
         self._threshold_tokens = config.threshold_tokens
         self._abundant = config.abundant
 
+    def threshold_tokens(self, _cluster: str) -> int:
+        """The one that is configured."""
+        return self._threshold_tokens
+
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         """See `Policy.route`."""
         decode = decode_engine(request, view.pd_clusters)

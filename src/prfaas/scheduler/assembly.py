@@ -53,6 +53,7 @@ def assemble(
         decoding=decoding,
         ending=ending,
     )
+    fleet.threshold_of = getattr(policy, "threshold_tokens", fleet.threshold_of)
     requests.bind(_handlers(routing, prefilling, decoding, ending))
     return Parts(routing, decoding, reservations)
 

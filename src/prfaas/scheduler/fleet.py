@@ -44,6 +44,8 @@ class FleetState:
             self._place(spec)
         for cluster in self.clusters:
             cluster.sort_roles()
+        self.threshold_of: Callable[[str], float | None] = lambda cluster: None
+        """PD cluster -> the threshold in use there, where the policy has one: for dashboards."""
         self.draining: list[EngineState] = []
         """Decode engines that are to prefill once they have nothing left to answer."""
         self.cordoned: list[EngineState] = []

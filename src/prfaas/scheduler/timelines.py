@@ -35,6 +35,7 @@ class Timeline(msgspec.Struct, kw_only=True):
     total_tokens: int | None = None
     cached_tokens: int = 0
     max_output_tokens: int | None = None
+    output_tokens: int | None = None
     route: str | None = None
     reason: str | None = None
     prefill_engine: str | None = None
@@ -60,7 +61,7 @@ class Timeline(msgspec.Struct, kw_only=True):
 def timelines(entries: Iterable[tuple[float, Entry]]) -> Iterator[Timeline]:
     """The requests of a journal in the order in which they ended; then those that never did, with
     the outcome ``unfinished``."""
-    fold = _Fold()
+    fold = TimelineFold()
     for at, item in entries:
         if isinstance(item, JournalOpened):
             yield from fold.open(at, item)
@@ -85,7 +86,9 @@ class _Live:
         return at - self.began
 
 
-class _Fold:
+class TimelineFold:
+    """Takes a journal's entries one by one, as they are written or read."""
+
     def __init__(self) -> None:
         self._live: dict[str, _Live] = {}
         self._offset = 0.0
@@ -99,6 +102,10 @@ class _Fold:
         self._cluster_of = opened.topology.cluster_of
         self._has_notes = opened.driver == "gateway"
         return left
+
+    def live(self) -> Iterator[Timeline]:
+        """Requests that have not ended, oldest first; they go on to be filled in."""
+        return (live.timeline for live in self._live.values())
 
     def rest(self) -> list[Timeline]:
         """What has no end."""
@@ -114,6 +121,9 @@ class _Fold:
             return self._ended(item)
         if isinstance(item, e.RequestArrived):
             self._arrived(at, item)
+            return None
+        if isinstance(item, e.TopologyChanged):
+            self._cluster_of = item.topology.cluster_of
             return None
         live = self._live.get(getattr(item, "request_id", ""))
         if live is None:
@@ -192,6 +202,7 @@ def _note(live: _Live, at: float, item: Any, cluster_of: dict[str, str]) -> None
             timeline.decode_engine, timeline.decode_started_s = live.decodes[item.attempt]
     elif isinstance(item, e.RequestCompleted):
         timeline.completed_s, timeline.outcome = now_s, "ok"
+        timeline.output_tokens = item.output_tokens
     elif isinstance(item, c.FailRequest):
         timeline.outcome, timeline.error = item.kind.value, item.message
 
