@@ -58,8 +58,10 @@ test-engine: $(READY)
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
 
-fuzz: $(READY)  ## a minute of fuzzing the KV link's frame parser
-	$(BIN)/python tests/fuzz/fuzz_link_frames.py 60
+SECONDS = 10
+fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
+	$(BIN)/python tests/fuzz/fuzz_link_frames.py $(SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py $(SECONDS)
 
 figures: $(READY)  ## the paper's tables and figures into build/figures; fails if a cell is out
 	$(BIN)/python -m benchmarks.figures
@@ -106,6 +108,9 @@ case-study: $(READY)  ## the paper's Table 6 and Figure 5 on the running system,
 
 bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stalls, memory per block (PARTS=...)
 	$(BIN)/python -m benchmarks.gateway.fleet $(if $(PARTS),--parts $(PARTS))
+
+bench-line-budget: $(READY)  ## a line whose rate four machines share, in network namespaces; as root (ARGS="--rtt-ms 0")
+	$(BIN)/python -m benchmarks.line_budget $(ARGS)
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

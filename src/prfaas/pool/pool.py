@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from prfaas.core.errors import InvariantError
+from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.effects import AnyEffect
 from prfaas.pool.engines import Engines
@@ -69,6 +70,7 @@ class Pool:
         slot_bytes, slot_count, export_slots: see `Slots`.
         engines: names the deployment gives this agent.
         first_epoch: must be greater than any epoch of an earlier life of this agent.
+        longest_deadline_s: neither an engine nor a peer may hold memory here longer.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Pool:
         export_slots: int,
         engines: frozenset[str],
         first_epoch: int = 0,
+        longest_deadline_s: float = LONGEST_DEADLINE_S,
     ) -> None:
         self._books = Books(
             slots=Slots(slot_bytes=slot_bytes, slot_count=slot_count, export_slots=export_slots),
             engines=Engines(engines),
             records=TransferRecords(),
+            longest_deadline_s=longest_deadline_s,
         )
         self._leases = Leases(self._books)
         self._receptions = Receptions(self._books)
