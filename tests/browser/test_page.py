@@ -190,7 +190,7 @@ async def test_the_keyboard_reaches_everything(browser: Any) -> None:
     deployment = MockDeployment()
     async with deployment.running() as client, opened(browser, client) as page:
         await deployment.ready()
-        await page.wait_for_function("!document.getElementById('slider').disabled")
+        await page.locator("#slider:enabled").wait_for()
         reached = set()
         for _ in range(25):
             await page.keyboard.press("Tab")
@@ -223,7 +223,7 @@ async def test_a_journal_is_drawn_like_what_is_live(browser: Any, tmp_path: Path
         await asyncio.gather(*(ask(client, 8 * n) for n in range(1, 13)))
         async with opened(browser, client) as page:
             await shows(page, "#percentiles", "offloaded")
-            await page.wait_for_function("document.querySelectorAll('#requests li').length == 12")
+            await page.locator("#requests li").nth(11).wait_for()
             live = await page.locator("#percentiles tbody").inner_text()
             rows = await page.locator("#requests li .request-what").all_inner_texts()
             await page.set_input_files("#file", str(journal))

@@ -72,6 +72,8 @@ class Recorder:
         self._samples = Samples()
         self._requests = Ring(_REQUESTS, _REQUESTS_BYTES)
         self._news = Ring(_NEWS, _NEWS_BYTES)
+        self._ended_since: deque[bytes] = deque(maxlen=_REQUESTS)
+        self._news_since: deque[bytes] = deque(maxlen=_NEWS)
         self._new_requests: deque[Timeline] = deque(maxlen=_A_TICK)
         self._new_news: deque[News] = deque(maxlen=_A_TICK)
         self._encoder = msgspec.json.Encoder()
@@ -95,17 +97,22 @@ class Recorder:
             self._note(entry)
             ended = self._fold.take(at, entry)
             if ended is not None:
-                self._requests.add(self._encoder.encode(ended))
+                self._ended_since.append(self._encoder.encode(ended))
                 self._new_requests.append(ended)
             if self._is_news(entry):
                 news = News(at + self._offset, entry)
-                self._news.add(self._encoder.encode(news))
+                self._news_since.append(self._encoder.encode(news))
                 self._new_news.append(news)
 
     def sampled(self, at: float) -> Tick:
         """A second has gone by: what is new in it."""
         sample = self._sample(at + self._offset, self)
+        # All at once: what a history holds is what the ticks up to its last sample told.
         self._samples.add(self._encoder.encode(sample))
+        for ring, since in ((self._requests, self._ended_since), (self._news, self._news_since)):
+            for row in since:
+                ring.add(row)
+            since.clear()
         tick = Tick(
             sample=sample,
             live=list(islice(self._fold.live(), _LIVE_SHOWN)),
@@ -117,7 +124,7 @@ class Recorder:
         return tick
 
     def history(self, *, model: str | None, policy: str) -> History:
-        """All that is kept."""
+        """All that is kept, up to the last sample."""
         return History(
             driver="gateway",
             model=model,

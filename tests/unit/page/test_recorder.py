@@ -78,6 +78,15 @@ def test_a_request_is_live_until_it_has_ended() -> None:
     assert [row["at"] for row in kept(of, "samples")] == [1001.5, 1003.5, 1004.0]
 
 
+def test_a_history_holds_what_ticks_have_told() -> None:
+    of = recorder()
+    of.take(11.0, e.EngineDown("d1", "gone"), ended("a"))
+    assert not kept(of, "ended")
+    assert not kept(of, "news")
+    of.sampled(12.0)
+    assert len(kept(of, "ended")) == len(kept(of, "news")) == 1
+
+
 def test_only_what_turns_is_news() -> None:
     of = recorder()
     up, down = (e.LinkStateChanged("east", "west", up=state) for state in (True, False))

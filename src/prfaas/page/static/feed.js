@@ -15,13 +15,13 @@ export async function follow(on) {
   for (;;) {
     try {
       on.state("waiting", "connecting");
-      const answer = await get("history");
-      const source = filled(await answer.json());
-      const stream = await get("stream");
+      const stream = await get("stream"); // First, so that nothing falls between the two.
+      const source = filled(await (await get("history")).json());
       on.source(source);
       on.state("live", "live");
       for await (const tick of events(stream)) {
         if (!source.deployed.has(tick.sample.topology)) break; // The history has it.
+        if (tick.sample.at <= source.last) continue; // The history has told it.
         source.add(tick.sample);
         source.addRequests(tick.ended);
         source.addNews(tick.news);
