@@ -109,6 +109,7 @@ class Agent:
             export_slots=settings.export_slots,
             engines=settings.engines,
             first_epoch=time.time_ns() // 1_000_000 << 20,
+            cache_slots=settings.cache_slots,
         )
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
@@ -165,7 +166,7 @@ async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
 
 def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     """What differs and cannot be changed while the agent runs."""
-    fixed = ("arena_bytes", "slot_bytes", "socket", "admin")
+    fixed = ("arena_bytes", "slot_bytes", "cache_slots", "socket", "admin")
     found = [what for what in fixed if getattr(old, what) != getattr(new, what)]
     if (old.link is None) != (new.link is None):
         found.append("whether it has a KV link")

@@ -13,6 +13,7 @@ from prfaas.core.errors import InvariantError
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
+from prfaas.pool.cache import Description
 from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend, StopExport
 from prfaas.pool.events import (
     ExportAborted,
@@ -25,6 +26,7 @@ from prfaas.pool.events import (
     SlotFilled,
 )
 from prfaas.pool.export import Export, checked_extents, malformed
+from prfaas.pool.kept_exports import KeptExports
 from prfaas.pool.leases import Leases
 from prfaas.pool.lifecycle import EXPORT, ExportState, ExportStep
 from prfaas.pool.receptions import Receptions
@@ -42,9 +44,17 @@ class Exports:
     """
 
     def __init__(
-        self, books: Books, receptions: Receptions, leases: Leases, *, name: str, first_epoch: int
+        self,
+        books: Books,
+        receptions: Receptions,
+        leases: Leases,
+        kept: KeptExports,
+        *,
+        name: str,
+        first_epoch: int,
     ) -> None:
         self._books, self._receptions, self._leases = books, receptions, leases
+        self._kept = kept
         self._name, self._next_epoch = name, first_epoch
         self._live: dict[tuple[str, int], Export] = {}
         self._unreleased: dict[int, int] = {}
@@ -104,6 +114,7 @@ class Exports:
         if not export.local:
             books.counters.exported_bytes_link += handed_bytes
             self._unreleased[slot] = len(new)
+            self._kept.filled(export.key, new)
             books.effects.append(SendSlot(export.key, slot, new))
             return
         books.counters.exported_bytes_local += handed_bytes
@@ -112,6 +123,18 @@ class Exports:
         else:
             self._receptions.hand_over(export.key, slot, new)
             export.record.bytes_acknowledged = export.handed.total
+
+    def described(self, connection: int, transfer_id: str, description: Description) -> None:
+        """Worth keeping. Raises EngineError where it cannot be of that."""
+        export = self._of(connection, transfer_id)
+        if export is None or export.over or export.handed.total:
+            return
+        description.check(export.offer)
+        if export.local:
+            export.description = description
+            self._receptions.describe(export.key, description)
+        else:
+            self._kept.describe(export.offer, description)
 
     def finished(self, event: ExportFinished) -> None:
         """What is missing now will never come."""
@@ -171,7 +194,7 @@ class Exports:
             self._unreleased[event.slot] = left
         else:
             del self._unreleased[event.slot]
-            self._books.slots.release(event.slot, event.key)
+            self._kept.released(event.key, event.slot)
             self._leases.serve_soon()
 
     # what the pool says
@@ -188,6 +211,8 @@ class Exports:
                 continue
             record = export.record
             record.state = advance(EXPORT, record.state, ExportStep.ADMITTED)
+            if export.description is not None:
+                self._receptions.describe(export.key, export.description)
             waiting, export.waiting = export.waiting, []
             for slot, extents in waiting:
                 self._receptions.hand_over(export.key, slot, extents)
@@ -263,6 +288,7 @@ class Exports:
         for slot, _ in export.waiting:
             books.slots.release(slot, key)
         export.waiting = []
+        self._kept.ended(key, complete=reason is None)
         self._forget_if_done(export)
         books.records.touch(key.transfer_id, now=books.now)
         books.announce(key.transfer_id)

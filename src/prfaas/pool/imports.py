@@ -40,6 +40,10 @@ class Imports:
         """Of those that read."""
         return len(self._open)
 
+    def reads(self, connection: int, transfer_id: str) -> bool:
+        """Whether the rank has a part of the transfer open for reading."""
+        return any(owner == connection and name == transfer_id for owner, name, _ in self._open)
+
     def opened(self, event: ImportOpened) -> None:
         """Answered when the transfer is all here, or will never be."""
         entry = self._books.engines.of(event.connection)

@@ -41,6 +41,11 @@ def request(n: int, params: dict[str, Any] | None, status: Any = None) -> Any:
     return SimpleNamespace(
         request_id="r",
         num_prompt_tokens=n,
+        all_token_ids=list(range(n)),
+        mm_features=[],
+        prompt_embeds=None,
+        lora_request=None,
+        cache_salt=None,
         kv_transfer_params=params,
         status=status or RequestStatus.FINISHED_LENGTH_CAPPED,
     )
