@@ -218,10 +218,9 @@ class PoolMachine(RuleBasedStateMachine):
             case AnswerLoad(connection, load, (part,)):
                 self.ranks[connection].loading[load] = self.loads[load], part.extents
                 self.read(slots_of(part.extents))
-            case FailLoad(_, load, _):
-                name = self.loads[load]
-                held = sum(len(r.loading) for r in self.ranks.values())
-                assert held or name not in {k.transfer_id for k in self.cached}
+            case FailLoad(_, load, reason):
+                here = self.loads[load] in {key.transfer_id for key in self.cached}
+                assert here == ("no room" in reason)
             case CopySlot(_, slot, copies):
                 self.read([slot])
                 for copy in copies:

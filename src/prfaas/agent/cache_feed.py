@@ -34,7 +34,9 @@ class CacheFeed:
         queue: asyncio.Queue[CacheNews] = asyncio.Queue(_MOST_NEWS)
         self._followers.add(queue)
         try:
-            for effect in self._driver.cached():
+            # A block is only placed where the one before it is known.
+            cached = self._driver.cached()
+            for effect in sorted(cached, key=lambda effect: effect.prefix.from_token):
                 yield _stored(effect)
             yield Whole()
             while queue in self._followers or not queue.empty():

@@ -70,7 +70,7 @@ def _export_slots(cluster: ClusterConfig, machine: MachineConfig, slot_count: in
     begins with prefill engines alone, any of which may come to decode. In a PrfaaS cluster all but
     what cached prefixes may take while they are read."""
     if cluster.kind == "prfaas":
-        return slot_count - min(machine.agent.cache_slots, slot_count // 4)
+        return slot_count - min(machine.agent.cache_slots, slot_count // 2)
     return max(1, slot_count // (4 if machine.has("decode") else 2))
 
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
-from prfaas.core.handoff import ImportParams
+from prfaas.core.handoff import ImportParams, LoadParams
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.answers import relay
 from prfaas.gateway.client_response import ClientGone
@@ -205,7 +205,8 @@ class Driver:
         destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
         ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
-        params = export_params(command, destination, exchange.time_left_s())
+        pool_tokens = exchange.facts.pool.get(command.engine, 0)
+        params = export_params(command, destination, exchange.time_left_s(), pool_tokens)
         body = exchange.body.for_prefill(ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)
@@ -244,14 +245,18 @@ class Driver:
 
     async def _decode(self, exchange: Exchange, command: StartDecode) -> None:
         key, attempt = command.request_id, command.attempt
-        params = None
+        params: ImportParams | LoadParams | None = None
+        pool_tokens = exchange.facts.pool.get(command.engine, 0)
         if command.transfer_id is not None:
             sender, _ = exchange.transfers.get(command.transfer_id, (None, None))
             source = self._layouts.source(sender, command.engine)
             params = ImportParams(
                 transfer_id=command.transfer_id, source=source,
                 from_token=command.from_token, to_token=command.to_token,
+                pool_tokens=pool_tokens,
             )  # fmt: skip
+        elif pool_tokens:
+            params = LoadParams(pool_tokens=pool_tokens)
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(

@@ -23,7 +23,9 @@ _DROP_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0, 20.0, 40.0)
 itself, and the transfer's own deadline ends it where nobody can be reached."""
 
 
-def export_params(command: StartPrefill, destination: str, time_left_s: float) -> ExportParams:
+def export_params(
+    command: StartPrefill, destination: str, time_left_s: float, pool_tokens: int = 0
+) -> ExportParams:
     """What the prefill engine's connector must know."""
     return ExportParams(
         transfer_id=command.transfer_id,
@@ -31,6 +33,7 @@ def export_params(command: StartPrefill, destination: str, time_left_s: float) -
         from_token=command.from_token,
         to_token=command.to_token,
         deadline_s=min(max(time_left_s, 1.0), LONGEST_DEADLINE_S),
+        pool_tokens=pool_tokens,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from math import ceil
 
@@ -23,6 +23,7 @@ from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
@@ -30,7 +31,8 @@ from prfaas.gateway.openai_errors import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
+from prfaas.gateway.pools import Pools
+from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, with_pools
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -48,8 +50,8 @@ class RequestFlow:
 
     Args:
         index: what the engines' prefix caches hold.
-        alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
-            not there hands nothing over. It changes as engines register.
+        pools: what the agents' caches hold.
+        layouts: how engines hold their KV cache, as far as they have registered.
     """
 
     def __init__(
@@ -63,7 +65,8 @@ class RequestFlow:
         index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
-        alignment_tokens: Mapping[str, int],
+        pools: Pools,
+        layouts: Layouts,
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
@@ -75,7 +78,7 @@ class RequestFlow:
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
-        self._alignment_tokens = alignment_tokens
+        self._pools, self._layouts = pools, layouts
         self.inflight = 0
         self._live: set[Exchange] = set()
         self._refusal: str | None = None
@@ -184,7 +187,7 @@ class RequestFlow:
             exchange.fail(refusal)
             return
         matches = self._match(exchange, adapter)
-        exchange.facts.cached = matches.cached
+        exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
             exchange,
@@ -223,10 +226,13 @@ class RequestFlow:
         token_ids = exchange.prompt.token_ids
         if token_ids is None:
             return NO_MATCHES
-        return match_engines(
-            PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+        keys = PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter)
+        engines = self._endpoints.engines
+        found = match_engines(
+            keys,
             self._index,
-            self._endpoints.engines,
+            engines,
             prompt_tokens=len(token_ids),
-            alignment_tokens=self._alignment_tokens,
+            alignment_tokens=self._layouts.alignment_tokens,
         )
+        return with_pools(found, self._pools.match(keys), engines, self._layouts.loads)

@@ -250,7 +250,9 @@ class Cache:
             raise InvariantError(f"{total} slots are cached of {self.most_slots}")
 
     def _worth(self, entry: Entry) -> bool:
-        if not entry.slots or len(entry.slots) > self.most_slots:
+        slots = self._books.slots
+        readable = slots.slot_count - slots.export_slots
+        if not 0 < len(entry.slots) <= min(self.most_slots, readable):
             return False
         pinned = sum(len(e.slots) for e in self._entries.values() if e.readers)
         if pinned + len(entry.slots) > self.most_slots:

@@ -26,11 +26,11 @@ from prfaas.pool.events import (
     SlotFilled,
 )
 from prfaas.pool.export import Export, checked_extents, malformed
-from prfaas.pool.kept_exports import KeptExports
 from prfaas.pool.leases import Leases
 from prfaas.pool.lifecycle import EXPORT, ExportState, ExportStep
 from prfaas.pool.receptions import Receptions
 from prfaas.pool.records import Sent
+from prfaas.pool.sent_slots import SentSlots
 from prfaas.pool.slots import ArenaFull
 from prfaas.pool.stalls import exports_to_stop
 
@@ -48,17 +48,15 @@ class Exports:
         books: Books,
         receptions: Receptions,
         leases: Leases,
-        kept: KeptExports,
+        sent: SentSlots,
         *,
         name: str,
         first_epoch: int,
     ) -> None:
         self._books, self._receptions, self._leases = books, receptions, leases
-        self._kept = kept
+        self._sent = sent
         self._name, self._next_epoch = name, first_epoch
         self._live: dict[tuple[str, int], Export] = {}
-        self._unreleased: dict[int, int] = {}
-        """Extents the link has not released, by slot."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -113,8 +111,7 @@ class Exports:
         handed_bytes = export.handed.total - before
         if not export.local:
             books.counters.exported_bytes_link += handed_bytes
-            self._unreleased[slot] = len(new)
-            self._kept.filled(export.key, new)
+            self._sent.add(export.key, slot, new)
             books.effects.append(SendSlot(export.key, slot, new))
             return
         books.counters.exported_bytes_local += handed_bytes
@@ -134,7 +131,7 @@ class Exports:
             export.description = description
             self._receptions.describe(export.key, description)
         else:
-            self._kept.describe(export.offer, description)
+            self._sent.describe(export.offer, description)
 
     def finished(self, event: ExportFinished) -> None:
         """What is missing now will never come."""
@@ -187,14 +184,7 @@ class Exports:
 
     def released(self, event: ExtentReleased) -> None:
         """The link reads one extent of a slot no more."""
-        left = self._unreleased.get(event.slot, 0) - 1
-        if left < 0:
-            raise InvariantError(f"slot {event.slot} was released more often than it was sent")
-        if left:
-            self._unreleased[event.slot] = left
-        else:
-            del self._unreleased[event.slot]
-            self._kept.released(event.key, event.slot)
+        if self._sent.released(event.key, event.slot):
             self._leases.serve_soon()
 
     # what the pool says
@@ -248,7 +238,7 @@ class Exports:
             if export.waiting and export.record.state is not ExportState.PENDING:
                 raise InvariantError(f"{export.key} has memory and keeps slots waiting")
         waiting = sum(len(export.waiting) for export in self._live.values())
-        if waiting + len(self._unreleased) > self._books.slots.counts().queued:
+        if waiting + len(self._sent) > self._books.slots.counts().queued:
             raise InvariantError("slots that wait or are being sent are not queued")
 
     def _end_stall(self, stalled_s: float) -> None:
@@ -288,7 +278,7 @@ class Exports:
         for slot, _ in export.waiting:
             books.slots.release(slot, key)
         export.waiting = []
-        self._kept.ended(key, complete=reason is None)
+        self._sent.ended(key, complete=reason is None)
         self._forget_if_done(export)
         books.records.touch(key.transfer_id, now=books.now)
         books.announce(key.transfer_id)

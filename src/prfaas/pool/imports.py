@@ -12,7 +12,8 @@ from prfaas.pool.effects import AnswerImport, FailImport
 from prfaas.pool.engines import EngineEntry
 from prfaas.pool.events import ImportClosed, ImportOpened
 from prfaas.pool.lifecycle import ReceptionState
-from prfaas.pool.receptions import Reception, Receptions
+from prfaas.pool.reception import Reception
+from prfaas.pool.receptions import Receptions
 
 UNKNOWN_WAIT_S = 1.0
 """How long an import waits for a transfer nobody has announced. The gateway submits a request when

@@ -59,11 +59,11 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.exports import Exports
 from prfaas.pool.imports import Imports
-from prfaas.pool.kept_exports import KeptExports
 from prfaas.pool.leases import Leases
 from prfaas.pool.loads import Loads
 from prfaas.pool.receptions import Receptions
 from prfaas.pool.records import TransferRecords, TransferView
+from prfaas.pool.sent_slots import SentSlots
 from prfaas.pool.slots import Slots
 
 
@@ -101,7 +101,7 @@ class Pool:
             self._books,
             self._receptions,
             self._leases,
-            KeptExports(self._books, self._cache),
+            SentSlots(self._books, self._cache),
             name=name,
             first_epoch=first_epoch,
         )

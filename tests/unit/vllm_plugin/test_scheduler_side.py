@@ -265,6 +265,7 @@ def test_a_prefix_evicted_since_is_recomputed() -> None:
 def test_a_request_loads_once() -> None:
     side, prompt = exporting(1000, import_(768))
     blocks: Any = SimpleNamespace(get_block_ids=lambda: ([1, 2, 3], [0, 0, 4]))
+    assert side.get_num_new_matched_tokens(prompt, 0) == (768, True)
     side.update_state_after_alloc(prompt, blocks, 768)
     (start,) = step(side, 0, 0).imports
     assert (start.from_token, start.to_token, start.local_tokens) == (0, 768, 0)
