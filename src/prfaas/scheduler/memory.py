@@ -52,7 +52,7 @@ class Memories:
     def reported(self, event: MemoryReported) -> MachineMemory:
         """An agent has counted."""
         memory = self._by_machine.setdefault(event.machine, MachineMemory())
-        memory.total, memory.slot_bytes = event.total_bytes, max(1, event.slot_bytes)
+        memory.total, memory.slot_bytes = float(event.total_bytes), max(1, event.slot_bytes)
         memory.others = max(0, event.reserved_bytes - memory.booked)
         return memory
 
