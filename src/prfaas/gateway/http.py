@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.cache_api import CacheApi
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.keys import check_client
 from prfaas.gateway.openai_errors import (
@@ -33,7 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
-_OPERATORS_PATHS = frozenset({"/drain"})
+_OPERATORS_PATHS = frozenset({"/drain", "/cache", "/cache/query"})
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -57,6 +58,14 @@ def make_app(gateway: Gateway) -> web.Application:
         gateway.drains, operators=gateway.operator_keys, clients=gateway.client_keys
     )
     operating.add_routes(app)
+    caches = CacheApi(
+        gateway.requests,
+        gateway.pools,
+        lambda: gateway.index.blocks,
+        operators=gateway.operator_keys,
+        clients=gateway.client_keys,
+    )
+    caches.add_routes(app)
     return app
 
 

@@ -28,6 +28,7 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
     DeadlinePassed,
+    RequestRefused,
     ServiceUnavailable,
     TooManyRequests,
 )
@@ -186,7 +187,7 @@ class RequestFlow:
         if refusal is not None:
             exchange.fail(refusal)
             return
-        matches = self._match(exchange, adapter)
+        matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
@@ -222,11 +223,21 @@ class RequestFlow:
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
 
-    def _match(self, exchange: Exchange, adapter: str | None) -> Matches:
-        token_ids = exchange.prompt.token_ids
+    async def query(self, body: RequestBody) -> tuple[int, Matches]:
+        """How long a request's prompt is, and who has how much of it cached. Raises ApiError."""
+        prompt = await self._renderer.render(body, {})
+        if isinstance(prompt, EngineAnswer):
+            raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
+        if prompt.token_ids is None:
+            raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
+        adapter = await self._adapters.find(body.model)
+        return len(prompt.token_ids), self._match(prompt, body.cache_salt, adapter)
+
+    def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
+        token_ids = prompt.token_ids
         if token_ids is None:
             return NO_MATCHES
-        keys = PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter)
+        keys = PromptKeys(token_ids, salt=salt, adapter=adapter)
         engines = self._endpoints.engines
         found = match_engines(
             keys,
