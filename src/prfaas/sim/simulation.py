@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Costs, Policy, PrefillLearner
+from prfaas.policies.api import Policy
+from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.journal import Entry
