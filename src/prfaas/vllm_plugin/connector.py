@@ -65,6 +65,7 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
             SchedulerSide(
                 kv_cache_config,
                 exports=self._kv_transfer_config.is_kv_producer,
+                recomputes=self._kv_transfer_config.kv_load_failure_policy == "recompute",
                 weights=weights_identity(vllm_config.model_config),
             )
             if role is KVConnectorRole.SCHEDULER

@@ -40,9 +40,15 @@ class _Noted(NamedTuple):
 
 
 class LoadPlans:
-    """Of requests that have not begun. Each loads once: after a failure it is not offered again."""
+    """Of requests that have not begun. Each loads once: after a failure it is not offered again.
 
-    def __init__(self) -> None:
+    Args:
+        from_cache: whether anything is loaded from the agent's cache: what was evicted meanwhile
+            must be computed, which not every engine was told to do (`kv_load_failure_policy`).
+    """
+
+    def __init__(self, *, from_cache: bool = True) -> None:
+        self._from_cache = from_cache
         self._noted: dict[str, _Noted] = {}
         self._plans: dict[str, _LoadPlan] = {}
 
@@ -54,7 +60,7 @@ class LoadPlans:
             size = names.block_tokens
             # Whole blocks, and never the last token: the engine must compute something.
             blocks = min(params.pool_tokens, request.num_prompt_tokens - 1) // size
-            if blocks:
+            if blocks and self._from_cache:
                 cached = CachedPart(blocks * size, size, names.names[:blocks])
             if transfer is not None:
                 prefix = names.stretch(transfer.from_token, transfer.to_token)

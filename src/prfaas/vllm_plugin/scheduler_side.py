@@ -69,10 +69,17 @@ _EXPORTS_NOTHING = "this engine was started as kv_consumer: it exports nothing"
 
 
 class SchedulerSide:
-    """``exports``: whether this engine may be asked for KV caches; ``weights``: see
-    `prefix_names.weights_identity`."""
+    """``exports``: whether this engine may be asked for KV caches; ``recomputes``: whether vLLM
+    computes what could not be loaded; ``weights``: see `prefix_names.weights_identity`."""
 
-    def __init__(self, kv_cache: KVCacheConfig, *, exports: bool = True, weights: str = "") -> None:
+    def __init__(
+        self,
+        kv_cache: KVCacheConfig,
+        *,
+        exports: bool = True,
+        recomputes: bool = True,
+        weights: str = "",
+    ) -> None:
         self._may_export = exports
         kinds = group_kinds(kv_cache)
         self._alignment = max(block_tokens for _, block_tokens in kinds)
@@ -83,7 +90,7 @@ class SchedulerSide:
         self._states = RecurrentStates(kv_cache)
         self._exports: dict[str, _Export] = {}
         self._names = PrefixNames(weights, self._alignment)
-        self._loads = LoadPlans()
+        self._loads = LoadPlans(from_cache=recomputes)
         self._starting: list[ImportStart] = []
         self._aborted: list[tuple[str, str]] = []
         self._kept = KeptStates(kv_cache)

@@ -87,6 +87,15 @@ def test_nothing_is_loaded(params: Any, local: int) -> None:
     assert plans(100, params).offer("r", local) == 0
 
 
+def test_an_engine_that_would_fail_instead_of_computing_loads_nothing_from_the_cache() -> None:
+    found, asked = LoadPlans(from_cache=False), request(100)
+    names = PrefixNames("w", BLOCK).of(asked)
+    found.note(asked, LoadParams(pool_tokens=64), names)
+    assert found.offer("r", 0) == 0
+    found.note(asked, transfer(0, 96, 64), names)
+    assert found.offer("r", 0) == 96
+
+
 def test_prompts_that_are_more_than_tokens_have_no_names() -> None:
     assert PrefixNames("w", BLOCK).of(request(100, mm_features=["picture"])) is None
 
