@@ -73,7 +73,7 @@ from prfaas.pool.events import (
     TransferReceived,
 )
 from prfaas.pool.pool import Pool
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
 
 SLOT, COUNT, EXPORT, CACHE = 16, 10, 4, 6
 LAYOUT: KvLayout = mock_layout()
@@ -296,7 +296,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         name, to = self.name(data), "here" if local else "there"
         before, stops = self.pool.snapshot().exports, self.stops
-        self.do(ExportBegun(connection, name, to, 0, 16, size, float(life)))
+        self.do(ExportBegun(connection, name, to, 0, 16, size, float(life), MOCK_DIGEST, READERS))
         if self.stops == stops or self.pool.snapshot().exports > before:
             self.begun += 1
             self.known[name] = self.ranks[connection].exports[name] = size
@@ -378,7 +378,7 @@ class PoolMachine(RuleBasedStateMachine):
             name = data.draw(st.sampled_from([*sorted(self.known), "unheard-of"]))
             size = self.known.get(name, 1) + (wrong == 0)
             self.ranks[connection].unanswered[name] += 1
-            self.do(ImportOpened(connection, name, 0, 16, size))
+            self.do(ImportOpened(connection, name, 0, 16, size, MOCK_DIGEST))
 
     @rule(data=st.data())
     def close_import(self, data: st.DataObject) -> None:
@@ -411,7 +411,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.names += 1
         name = f"t{self.names}"
         key = TransferKey(name, 0, 1_000_000 + self.epoch)
-        offer = TransferOffer(key, LAYOUT.fingerprint(), 0, 16, size, 60.0)
+        offer = TransferOffer(
+            key, LAYOUT.fingerprint(), 0, 16, size, 60.0, prompt_digest=MOCK_DIGEST, readers=READERS
+        )
         for effect in self.do(OfferReceived("there", offer)):
             if isinstance(effect, AcceptOffer):
                 self.known[name] = size
@@ -419,7 +421,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.store(key, 0, size)
                 self.let_go(key, False)
                 self.ranks[connection].unanswered[name] += 1
-                self.do(ImportOpened(connection, name, 0, 16, size))
+                self.do(ImportOpened(connection, name, 0, 16, size, MOCK_DIGEST))
                 self.do(TransferDescribed(connection, name, prefix(name)))
                 if cancel:
                     self.do(TransferCancelled(name))
@@ -432,7 +434,7 @@ class PoolMachine(RuleBasedStateMachine):
         rank = self.ranks[connection]
         self.names += 1
         name = f"t{self.names}"
-        self.do(ExportBegun(connection, name, "there", 0, 16, size, 60.0))
+        self.do(ExportBegun(connection, name, "there", 0, 16, size, 60.0, MOCK_DIGEST, READERS))
         self.begun += 1
         self.known[name] = rank.exports[name] = size
         rank.next_flat[name] = 0
@@ -509,7 +511,16 @@ class PoolMachine(RuleBasedStateMachine):
             key = data.draw(st.sampled_from(self.offered))
         self.offered.append(key)
         name = key.transfer_id
-        offer = TransferOffer(key, LAYOUT.fingerprint(), 0, 16, size, float(life))
+        offer = TransferOffer(
+            key,
+            LAYOUT.fingerprint(),
+            0,
+            16,
+            size,
+            float(life),
+            prompt_digest=MOCK_DIGEST,
+            readers=READERS,
+        )
         effects = self.do(OfferReceived("there", offer))
         answers = [e for e in effects if isinstance(e, AcceptOffer | RefuseOffer)]
         (answer,) = answers

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 from aiohttp import web
 
+from prfaas.gateway.access import Access
 from prfaas.gateway.body import Endpoint, RequestBody
-from prfaas.gateway.keys import Keys, check_operator
 from prfaas.gateway.openai_errors import RequestRefused
 from prfaas.gateway.pools import Pools
 from prfaas.gateway.requests import RequestFlow
@@ -49,12 +49,10 @@ class CacheApi:
         flow: RequestFlow,
         pools: Pools,
         engine_blocks: Callable[[], int],
-        *,
-        operators: Keys,
-        clients: Keys,
+        access: Access,
     ) -> None:
         self._flow, self._pools, self._engine_blocks = flow, pools, engine_blocks
-        self._operators, self._clients = operators, clients
+        self._access = access
 
     def add_routes(self, app: web.Application) -> None:
         """Serve them."""
@@ -63,13 +61,13 @@ class CacheApi:
 
     async def show(self, request: web.Request) -> web.Response:
         """What is cached where."""
-        check_operator(request, self._operators, self._clients)
+        self._access.check_operator(request)
         blocks = {"engines": self._engine_blocks(), "agents": self._pools.index.blocks}
         return _json(CacheReport(self._pools.entries(), blocks))
 
     async def query(self, request: web.Request) -> web.Response:
         """Who has how much of a prompt, given as the completion or chat request that asks it."""
-        check_operator(request, self._operators, self._clients)
+        self._access.check_operator(request)
         async with self._flow.reading(request) as raw:
             body = RequestBody(_endpoint(raw), raw)
             prompt_tokens, found = await self._flow.query(body)

@@ -202,11 +202,15 @@ class Driver:
 
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
-        destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
         ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
-        pool_tokens = exchange.facts.pool.get(command.engine, 0)
-        params = export_params(command, destination, exchange.time_left_s(), pool_tokens)
+        params = export_params(
+            command,
+            self._endpoints.engines,
+            self.scheduler.view.engines,
+            time_left_s=exchange.time_left_s(),
+            pool_tokens=exchange.facts.pool.get(command.engine, 0),
+        )
         body = exchange.body.for_prefill(ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)
@@ -281,6 +285,8 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
+            if output_tokens is not None:
+                exchange.facts.answer_tokens = output_tokens
             self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:

@@ -80,6 +80,8 @@ class Exports:
             event.total_bytes,
             event.deadline_s,
             event.priority,
+            event.prompt_digest,
+            event.readers,
         )
         local = event.destination == self._name
         state = ExportState.PENDING if local else ExportState.SENDING
@@ -314,4 +316,4 @@ class Exports:
             return "this transfer is being exported already"
         if self._books.records.is_cancelled(event.transfer_id):
             return "cancelled"
-        return malformed(event)
+        return malformed(event, self._books.longest_deadline_s)

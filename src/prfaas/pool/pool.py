@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from prfaas.core.errors import InvariantError
+from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.cache import Cache, Description
 from prfaas.pool.effects import AnnounceCached, AnyEffect
@@ -76,6 +77,7 @@ class Pool:
         engines: names the deployment gives this agent.
         first_epoch: must be greater than any epoch of an earlier life of this agent.
         cache_slots: how many slots may hold cached prefixes; 0: transfers that are over are free.
+        longest_deadline_s: neither an engine nor a peer may hold memory here longer.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class Pool:
         engines: frozenset[str],
         first_epoch: int = 0,
         cache_slots: int = 0,
+        longest_deadline_s: float = LONGEST_DEADLINE_S,
     ) -> None:
         self._books = Books(
             slots=Slots(slot_bytes=slot_bytes, slot_count=slot_count, export_slots=export_slots),
             engines=Engines(engines),
             records=TransferRecords(),
+            longest_deadline_s=longest_deadline_s,
         )
         self._leases = Leases(self._books)
         self._cache = Cache(self._books, most_slots=cache_slots)

@@ -37,6 +37,7 @@ class _Noted(NamedTuple):
     params: ImportParams | None
     cached: CachedPart | None
     prefix: Prefix | None
+    prompt_digest: str
 
 
 class LoadPlans:
@@ -52,8 +53,11 @@ class LoadPlans:
         self._noted: dict[str, _Noted] = {}
         self._plans: dict[str, _LoadPlan] = {}
 
-    def note(self, request: Request, params: Handoff, names: RequestNames | None) -> None:
-        """A request has arrived with these; without names nothing of it is in a cache."""
+    def note(
+        self, request: Request, params: Handoff, names: RequestNames | None, prompt_digest: str = ""
+    ) -> None:
+        """A request has arrived with these; without names nothing of it is in a cache.
+        ``prompt_digest``: what its transfer must be bound to."""
         transfer = params if isinstance(params, ImportParams) else None
         cached = prefix = None
         if names is not None:
@@ -65,7 +69,7 @@ class LoadPlans:
             if transfer is not None:
                 prefix = names.stretch(transfer.from_token, transfer.to_token)
         if transfer is not None or cached is not None:
-            self._noted[request.request_id] = _Noted(transfer, cached, prefix)
+            self._noted[request.request_id] = _Noted(transfer, cached, prefix, prompt_digest)
 
     def offer(self, request_id: str, local_tokens: int) -> int:
         """How many tokens can be loaded beyond those that the engine has."""
@@ -83,11 +87,12 @@ class LoadPlans:
         self.forget(request_id)
         if params is None:
             return ImportStart(
-                request_id, None, to_token, to_token, local_tokens, tables, cached=cached
+                request_id, None, "", to_token, to_token, local_tokens, tables, cached=cached
             )
         return ImportStart(
             request_id=request_id,
             transfer_id=params.transfer_id,
+            prompt_digest=noted.prompt_digest,
             from_token=params.from_token,
             to_token=to_token,
             local_tokens=local_tokens,

@@ -28,6 +28,7 @@ class ExportStep:
 
     request_id: str
     params: ExportParams
+    prompt_digest: str
     first_token: int
     end_token: int
     final: bool
@@ -57,6 +58,7 @@ class ImportStart:
 
     request_id: str
     transfer_id: str | None
+    prompt_digest: str
     from_token: int
     to_token: int
     local_tokens: int

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
+from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -49,15 +50,18 @@ class RequestNames:
 class PrefixNames:
     """Of one engine. ``weights``: see `weights_identity`."""
 
-    def __init__(self, weights: str, block_tokens: int) -> None:
+    def __init__(
+        self, weights: str, block_tokens: int, adapters: AdapterIdentities | None = None
+    ) -> None:
         self._weights, self._block_tokens = weights, block_tokens
+        self._adapters = adapters or AdapterIdentities()
 
     def of(self, request: Request) -> RequestNames | None:
         """None for a prompt that is more than its token ids."""
         if request.mm_features or request.prompt_embeds is not None:
             return None
         lora = request.lora_request
-        adapter = None if lora is None else f"{lora.lora_name} {lora.lora_path}"
+        adapter = self._adapters.of(lora)
         root = root_digest(self._weights, adapter=adapter, salt=request.cache_salt)
         tokens = list(request.all_token_ids[: request.num_prompt_tokens])
         return RequestNames(

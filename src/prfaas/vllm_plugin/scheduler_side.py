@@ -31,6 +31,8 @@ from prfaas.core.handoff import (
     parse_handoff,
 )
 from prfaas.core.prefixes import Prefix
+from prfaas.core.prompt_digest import prompt_digest
+from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.kept_states import KeptStates
 from prfaas.vllm_plugin.load_plans import LoadPlans
@@ -56,6 +58,7 @@ class _Export:
     """A request being exported; ``exported_tokens`` have been named in steps so far."""
 
     params: ExportParams
+    prompt_digest: str
     prompt_tokens: int
     exported_tokens: int
     states_due: list[int]
@@ -89,7 +92,8 @@ class SchedulerSide:
         )
         self._states = RecurrentStates(kv_cache)
         self._exports: dict[str, _Export] = {}
-        self._names = PrefixNames(weights, self._alignment)
+        self._adapters = AdapterIdentities()
+        self._names = PrefixNames(weights, self._alignment, self._adapters)
         self._loads = LoadPlans(from_cache=recomputes)
         self._starting: list[ImportStart] = []
         self._aborted: list[tuple[str, str]] = []
@@ -107,29 +111,45 @@ class SchedulerSide:
     def on_new_request(self, request: Request) -> None:
         try:
             params = parse_handoff(request.kv_transfer_params)
-            if params is not None and not isinstance(params, LoadParams):
+            if params is None:
+                return
+            digest = ""
+            if not isinstance(params, LoadParams):
                 self._check_boundary(params, request.num_prompt_tokens)
             if isinstance(params, ExportParams) and not self._may_export:
                 raise CallerError(_EXPORTS_NOTHING)
+            if not isinstance(params, LoadParams):
+                digest = self._digest(request, params.to_token)
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
             logger.warning("request %s: %s", request.request_id, error)
             return
-        if params is None:
-            return
         names = self._names.of(request)
-        self._loads.note(request, params, names)
+        self._loads.note(request, params, names, digest)
         if isinstance(params, ExportParams):
             end, within = params.to_token, params.to_token % self._alignment
             due = [end - within, end] if 0 < within < end else [end]
             self._exports[request.request_id] = _Export(
                 params,
+                digest,
                 request.num_prompt_tokens,
                 params.from_token,
                 due,
                 None if names is None else names.stretch(params.from_token, params.to_token),
             )
+
+    def _digest(self, request: Request, to_token: int) -> str:
+        """What a transfer of this request's prompt is bound to. Raises CallerError for a prompt
+        that its token ids do not say."""
+        if request.prompt_token_ids is None or request.mm_features:
+            raise CallerError("kv_transfer_params: only prompts of token ids are handed over")
+        return prompt_digest(
+            request.prompt_token_ids,
+            to_token=to_token,
+            salt=request.cache_salt,
+            adapter=self._adapters.of(request.lora_request),
+        )
 
     def _check_boundary(self, params: ExportParams | ImportParams, prompt_tokens: int) -> None:
         end = params.to_token
@@ -203,6 +223,7 @@ class SchedulerSide:
         step = ExportStep(
             request_id=request_id,
             params=export.params,
+            prompt_digest=export.prompt_digest,
             first_token=export.exported_tokens,
             end_token=max(export.exported_tokens, min(end, boundary)),
             final=reached,

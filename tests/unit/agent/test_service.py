@@ -35,7 +35,13 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
 )
 from prfaas.launch.addresses import free_address
-from prfaas.testing.mock_engine_rank import ONE_BLOCK, MockEngineRank, content, mock_layout
+from prfaas.testing.mock_engine_rank import (
+    MOCK_DIGEST,
+    ONE_BLOCK,
+    MockEngineRank,
+    content,
+    mock_layout,
+)
 
 SIZE = 1_300_000
 
@@ -201,7 +207,7 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
         while done < SIZE:
             done = p0.hand_over("x", done, SIZE)
         assert p0.client.finish_export("x") is None
-        opened = pdd.client.open_import(OpenImport("x", *ONE_BLOCK, SIZE))
+        opened = pdd.client.open_import(OpenImport("x", *ONE_BLOCK, SIZE, MOCK_DIGEST))
         opened.future.result(30)
         pdd.client.describe("x", prefix())
         return opened
@@ -413,7 +419,7 @@ async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:
     pdp = await stage.engine("pdp")
     await asyncio.to_thread(pdp.begin, "y", "a-west", 5)
     await settled(lambda: driver.snapshot().slots.leased == 16)
-    for message in (LeaseSlots(1), OpenImport("x", 0, 16, 5), ReturnSlots((99,))):
+    for message in (LeaseSlots(1), OpenImport("x", 0, 16, 5, MOCK_DIGEST), ReturnSlots((99,))):
         writer.write(encode(message))
     assert b"SlotsLeased" in await reader.read()
     await asyncio.to_thread(pdp.hand_over, "y", 0, 5)

@@ -39,7 +39,7 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import mock_layout
-from prfaas.testing.pool_kit import COUNT, EXPORT, SLOT, PoolRig
+from prfaas.testing.pool_kit import COUNT, DIGEST, EXPORT, READERS, SLOT, PoolRig
 
 BLOCK = 16
 ROOT = root_digest("w", adapter=None, salt=None)
@@ -75,12 +75,15 @@ class Rig(PoolRig):
         end = to or len(tokens)
         self.epoch += 1
         key = TransferKey(name, 0, self.epoch)
-        offer = TransferOffer(key, self.layout.fingerprint(), start, end, slots * SLOT, 60.0)
+        offer = TransferOffer(
+            key, self.layout.fingerprint(), start, end, slots * SLOT, 60.0,
+            prompt_digest=DIGEST, readers=READERS,
+        )  # fmt: skip
         (answer,) = [e for e in self.say(OfferReceived("there", offer)) if hasattr(e, "key")]
         assert isinstance(answer, AcceptOffer), answer
         self.say(RangeStored(key, 0, slots * SLOT))
         self.say(TransferReceived(key))
-        self.say(ImportOpened(2, name, start, end, slots * SLOT))
+        self.say(ImportOpened(2, name, start, end, slots * SLOT, DIGEST))
         self.say(TransferDescribed(2, name, self.prefix(tokens, start)))
         self.say(ImportClosed(2, name))
         return self.say(TransferCancelled(name))

@@ -78,7 +78,7 @@ def start(
     tables = tuple(table(3, group, blocks) for group in range(3))
     for block in range(visible_from):
         tables[2][block] = 0
-    return ImportStart("r", transfer, end, end, local, tables)
+    return ImportStart("r", transfer, "", end, end, local, tables)
 
 
 @settings(max_examples=60)
