@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
-        bench-handoff bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
+        bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -95,6 +95,9 @@ bench-gpu:  ## on a machine with GPUs: copies, identity, prefill (PARTS=..., MOD
 # VLLM: a version (default: the newest on PyPI).
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)
 	$(BIN)/python tools/try_vllm.py $(VLLM)
+
+bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its agent's cache and computed
+	$(BIN)/python -m benchmarks.pool.hits
 
 bench-gateway: $(READY)  ## CPU time of the gateway per request
 	$(BIN)/python -m benchmarks.gateway.cpu_per_request

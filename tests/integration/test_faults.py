@@ -90,10 +90,11 @@ def metric(url: str, name: str) -> float:
     return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.split("{")[0].split(" ")[0] == name)
 
 
-def slots(gdn: Any, cluster: str, state: str) -> float:
+def unused_slots(gdn: Any, cluster: str) -> float:
+    """Free, or cached and not read: as good as free."""
     lines = call(f"{gdn.running.admin(cluster)}/metrics").body.decode().splitlines()
-    (line,) = [x for x in lines if x.startswith(f'prfaas_agent_slots{{state="{state}"}}')]
-    return float(line.rsplit(" ", 1)[1])
+    unused = [f'prfaas_agent_slots{{state="{state}"}}' for state in ("free", "cached")]
+    return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(tuple(unused)))
 
 
 def whole(gdn: Any) -> bool:
@@ -109,7 +110,7 @@ def whole(gdn: Any) -> bool:
             admin = gdn.running.admin(cluster.name)
             if len(call(f"{admin}/engines", timeout_s=5).json()["engines"]) != len(cluster.engines):
                 return False
-            if slots(gdn, cluster.name, "free") * cluster.agents[0].slot_bytes != (
+            if unused_slots(gdn, cluster.name) * cluster.agents[0].slot_bytes != (
                 cluster.agents[0].arena_bytes
             ):
                 return False
@@ -164,7 +165,7 @@ def healthy(gdn: Any, patience: Patience) -> Any:
 
 def exporting(gdn: Any) -> bool:
     """Bytes of an offloaded prompt have begun to arrive in the west."""
-    return slots(gdn, "west", "free") * gdn.running.deployment.cluster("west").agents[
+    return unused_slots(gdn, "west") * gdn.running.deployment.cluster("west").agents[
         0
     ].slot_bytes < (gdn.running.deployment.cluster("west").agents[0].arena_bytes)
 

@@ -19,16 +19,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
+from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.effects import (
     AbandonReception,
     AcceptOffer,
+    AnnounceCached,
+    AnnounceEvicted,
     AnswerImport,
+    AnswerLoad,
     AnyEffect,
     CancelSend,
     CopySlot,
     FailImport,
+    FailLoad,
     ForgetSend,
     GrantSlots,
     RefuseOffer,
@@ -49,6 +54,8 @@ from prfaas.pool.events import (
     ImportClosed,
     ImportOpened,
     LeasesCameDue,
+    LoadClosed,
+    LoadOpened,
     OfferReceived,
     OfferWithdrawn,
     RangeStored,
@@ -62,12 +69,13 @@ from prfaas.pool.events import (
     SlotsReturned,
     TimePassed,
     TransferCancelled,
+    TransferDescribed,
     TransferReceived,
 )
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
 
-SLOT, COUNT, EXPORT = 16, 10, 4
+SLOT, COUNT, EXPORT, CACHE = 16, 10, 4, 6
 LAYOUT: KvLayout = mock_layout()
 SIZES = st.sampled_from([1, SLOT, SLOT + 5, 3 * SLOT, 6 * SLOT, 7 * SLOT])
 
@@ -75,6 +83,23 @@ SIZES = st.sampled_from([1, SLOT, SLOT + 5, 3 * SLOT, 6 * SLOT, 7 * SLOT])
 def content(transfer_id: str, start: int, length: int) -> bytes:
     seed = sum(transfer_id.encode()) * 37
     return bytes((seed + 3 * i) % 251 for i in range(start, start + length))
+
+
+def prefix(transfer_id: str) -> Prefix:
+    """Each transfer is of a prompt of its own."""
+    root, tokens = root_digest(transfer_id, adapter=None, salt=None), list(range(16))
+    found = stretch(
+        chain(root, tokens, 16),
+        root,
+        tokens,
+        block_tokens=16,
+        from_token=0,
+        to_token=16,
+        salt=None,
+        adapter=None,
+    )
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -87,6 +112,8 @@ class Rank:
     next_flat: dict[str, int] = field(default_factory=dict)
     unanswered: Counter[str] = field(default_factory=Counter)
     reading: dict[str, list[tuple[Extent, ...]]] = field(default_factory=dict)
+    loading: dict[int, tuple[str, tuple[Extent, ...]]] = field(default_factory=dict)
+    """Transfer id and where its bytes lie, by the load's number."""
     dropped: bool = False
 
 
@@ -117,6 +144,7 @@ class PoolMachine(RuleBasedStateMachine):
             slot_count=COUNT,
             export_slots=EXPORT,
             engines=frozenset({"a", "b", "c"}),
+            cache_slots=CACHE,
         )
         self.now = 0.0
         self.arena = bytearray(SLOT * COUNT)
@@ -135,6 +163,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.known: dict[str, int] = {}
         """Size of the latest attempt, by transfer id."""
         self.names = 0
+        self.cached: dict[TransferKey, Prefix] = {}
+        """As it was announced."""
+        self.loads: dict[int, str] = {}
+        """Transfer ids of loads that were opened, by number."""
         self.prompt = True
         """Whether effects are carried out at once."""
 
@@ -178,6 +210,17 @@ class PoolMachine(RuleBasedStateMachine):
                 self.read(slots_of(extents))
             case FailImport(connection, transfer_id, _):
                 self.answered(connection, transfer_id)
+            case AnnounceCached(key, layout, found, None):
+                assert (layout, found) == (LAYOUT.fingerprint(), prefix(key.transfer_id))
+                self.cached[key] = found
+            case AnnounceEvicted(key):
+                del self.cached[key]
+            case AnswerLoad(connection, load, (part,)):
+                self.ranks[connection].loading[load] = self.loads[load], part.extents
+                self.read(slots_of(part.extents))
+            case FailLoad(_, load, reason):
+                here = self.loads[load] in {key.transfer_id for key in self.cached}
+                assert here == ("no room" in reason)
             case CopySlot(_, slot, copies):
                 self.read([slot])
                 for copy in copies:
@@ -231,6 +274,8 @@ class PoolMachine(RuleBasedStateMachine):
         rank = self.ranks.pop(connection)
         for transfer_id in list(rank.reading):
             self.close_reading(rank, transfer_id)
+        for _, extents in rank.loading.values():
+            self.readers.subtract(slots_of(extents))
         self.no_writer(connection)
         self.do(ConnectionClosed(connection))
 
@@ -345,6 +390,91 @@ class PoolMachine(RuleBasedStateMachine):
             self.do(ImportClosed(connection, name))
             assert not rank.unanswered[name]
 
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), some=st.booleans())
+    def describe(self, data: st.DataObject, some: bool) -> None:
+        """Of a transfer that it exports or reads, or of any: then nothing happens."""
+        connection = self.some_rank(data)
+        if connection is not None:
+            rank = self.ranks[connection]
+            mine = sorted({*rank.exports, *rank.reading})
+            name = data.draw(st.sampled_from(mine if some and mine else sorted(self.known)))
+            self.do(TransferDescribed(connection, name, prefix(name)))
+
+    @rule(data=st.data(), size=SIZES, cancel=st.booleans())
+    def receive_and_keep(self, data: st.DataObject, size: int, cancel: bool) -> None:
+        """The life of most transfers, in one go; what is left of it the other rules do."""
+        connection = self.some_rank(data)
+        if connection is None:
+            return
+        self.epoch += 1
+        self.names += 1
+        name = f"t{self.names}"
+        key = TransferKey(name, 0, 1_000_000 + self.epoch)
+        offer = TransferOffer(
+            key, LAYOUT.fingerprint(), 0, 16, size, 60.0, prompt_digest=MOCK_DIGEST, readers=READERS
+        )
+        for effect in self.do(OfferReceived("there", offer)):
+            if isinstance(effect, AcceptOffer):
+                self.known[name] = size
+                self.receives[key] = Receiving(size, effect.slots)
+                self.store(key, 0, size)
+                self.let_go(key, False)
+                self.ranks[connection].unanswered[name] += 1
+                self.do(ImportOpened(connection, name, 0, 16, size, MOCK_DIGEST))
+                self.do(TransferDescribed(connection, name, prefix(name)))
+                if cancel:
+                    self.do(TransferCancelled(name))
+
+    @rule(data=st.data(), size=SIZES)
+    def send_and_keep(self, data: st.DataObject, size: int) -> None:
+        connection = self.some_rank(data)
+        if connection is None or not self.prompt or self.todo:
+            return
+        rank = self.ranks[connection]
+        self.names += 1
+        name = f"t{self.names}"
+        self.do(ExportBegun(connection, name, "there", 0, 16, size, 60.0, MOCK_DIGEST, READERS))
+        self.begun += 1
+        self.known[name] = rank.exports[name] = size
+        rank.next_flat[name] = 0
+        self.do(TransferDescribed(connection, name, prefix(name)))
+        while rank.next_flat[name] < size:
+            if not rank.slots:
+                self.do(SlotsRequested(connection, 2))
+            if not rank.slots:
+                return
+            slot = rank.slots.pop()
+            extents = self.next_extent(rank, name, slot)
+            del self.writers[slot]
+            self.do(SlotFilled(connection, name, slot, extents))
+            if data.draw(st.booleans()):
+                self.release_one(len(self.held_by_link) - 1)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def open_load(self, data: st.DataObject) -> None:
+        connection = self.some_rank(data)
+        if connection is not None:
+            names = {key.transfer_id for key in self.cached}
+            name = data.draw(st.sampled_from(sorted(names) or sorted(self.known)))
+            number = len(self.loads)
+            self.loads[number] = name
+            self.do(LoadOpened(connection, number, 0, 16, 16, prefix(name).digests))
+
+    @precondition(lambda self: any(r.loading for r in self.ranks.values()))
+    @rule(data=st.data())
+    def close_load(self, data: st.DataObject) -> None:
+        able = sorted(n for n, r in self.ranks.items() if r.loading)
+        connection = data.draw(st.sampled_from(able))
+        number = data.draw(st.sampled_from(sorted(self.ranks[connection].loading)))
+        self.end_load(connection, number)
+
+    def end_load(self, connection: int, number: int) -> None:
+        _, extents = self.ranks[connection].loading.pop(number)
+        self.readers.subtract(slots_of(extents))
+        self.do(LoadClosed(connection, number))
+
     @rule(data=st.data(), slot=st.integers(-1, COUNT), start=st.integers(-1, 2 * SLOT))
     def misbehave(self, data: st.DataObject, slot: int, start: int) -> None:
         """What it may not say changes nothing."""
@@ -359,6 +489,8 @@ class PoolMachine(RuleBasedStateMachine):
             SlotsReturned(connection, (slot,)),
             SlotFilled(connection, "t0", slot, (Extent(0, max(0, slot) * SLOT, 1),)),
             SlotsRequested(connection, 0),
+            LoadOpened(connection, 10_000, 0, 17, 16, prefix("t0").digests),
+            LoadOpened(connection, 10_000, 0, 32, 16, prefix("t0").digests),
         ):
             with pytest.raises(EngineError):
                 self.pool.handle(event, now=self.now)
@@ -518,11 +650,14 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def integrity(self) -> None:
         self.pool.check_integrity()
+        announced = {key: (layout, found) for key, layout, found in map(told, self.pool.cached())}
+        assert {key: found for key, (_, found) in announced.items()} == self.cached
 
     @invariant()
     def readers_see_what_was_handed_over(self) -> None:
         for rank in self.ranks.values():
-            for transfer_id, every in rank.reading.items():
+            loaded = [(name, [extents]) for name, extents in rank.loading.values()]
+            for transfer_id, every in [*rank.reading.items(), *loaded]:
                 for extents in every:
                     position = 0
                     for flat, at, length in extents:
@@ -554,10 +689,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.carry_out_all()
         self.pool.check_integrity()
         snapshot = self.pool.snapshot()
-        assert snapshot.slots.free == COUNT
+        assert snapshot.slots.free + snapshot.slots.cached == COUNT
         assert snapshot.exports == snapshot.receptions == snapshot.imports == 0
         ends = snapshot.counters.exports_complete + snapshot.counters.exports_failed
         assert ends == self.begun, "exactly one end per export"
+
+
+def told(announced: AnnounceCached) -> tuple[TransferKey, str, Prefix]:
+    return announced.key, announced.layout, announced.prefix
 
 
 def slots_of(extents: tuple[Extent, ...]) -> list[int]:

@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from prfaas.agent.cache_feed import CacheFeed
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
 from prfaas.core.handoff import TRANSFER_ID
@@ -38,6 +39,7 @@ class Admin:
     ) -> None:
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
+        self._feed = CacheFeed(driver)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
@@ -50,6 +52,8 @@ class Admin:
         app.router.add_get("/engines", self._engines)
         app.router.add_get("/transfers/{id}", self._transfer)
         app.router.add_delete("/transfers/{id}", self._delete_transfer)
+        app.router.add_get("/cache", self._cache)
+        app.router.add_get("/cache/events", self._cache_events)
         app.router.add_get("/links", self._links)
         app.router.add_get("/links/events", self._link_events)
         return app
@@ -111,6 +115,21 @@ class Admin:
         """Both sides here end and free their memory, now or when it is read no more."""
         self._driver.handle(TransferCancelled(_transfer_id(request)))
         return web.Response(status=204)
+
+    async def _cache(self, request: web.Request) -> web.Response:
+        """What is cached, the least recently used first; sizes in bytes."""
+        pool = self._driver.snapshot()
+        used = sum(entry.slots for entry in pool.cached) * pool.slot_bytes
+        size = pool.cache_slots * pool.slot_bytes
+        return _json({"size_bytes": size, "used_bytes": used, "entries": pool.cached})
+
+    async def _cache_events(self, request: web.Request) -> web.StreamResponse:
+        """JSON lines (`core.cache_news`) until the client goes, or is too slow."""
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async for news in self._feed.follow():
+            await response.write(msgspec.json.encode(news) + b"\n")
+        return response
 
     async def _links(self, request: web.Request) -> web.Response:
         return _json(LinkStates(list(self._link.states())))

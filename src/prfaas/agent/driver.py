@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from prfaas.pool.books import PoolSnapshot
 from prfaas.pool.effects import (
     AcceptOffer,
+    AnnounceCached,
     Answer,
     AnyEffect,
     CopySlot,
@@ -112,6 +113,11 @@ class PoolDriver:
         unix_at_zero = self._unix_time() - self._monotonic()
         with self._lock:
             return self._pool.transfer(transfer_id, ranks=ranks, unix_at_zero=unix_at_zero)
+
+    def cached(self) -> list[AnnounceCached]:
+        """From any thread: all that is cached at one moment, as it was announced."""
+        with self._lock:
+            return self._pool.cached()
 
     def check_integrity(self) -> None:
         """From any thread. Raises InvariantError where the bookkeeping contradicts itself."""

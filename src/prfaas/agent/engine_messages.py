@@ -8,6 +8,8 @@ from prfaas.engine_socket.messages import (
     AgentMessage,
     BeginExport,
     CloseImport,
+    CloseLoad,
+    DescribeTransfer,
     EngineMessage,
     ExportSlot,
     ExportStopped,
@@ -15,11 +17,22 @@ from prfaas.engine_socket.messages import (
     ImportFailed,
     ImportReady,
     LeaseSlots,
+    LoadedPart,
+    LoadFailed,
+    LoadReady,
     OpenImport,
+    OpenLoad,
     ReturnSlots,
     SlotsLeased,
 )
-from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StopExport
+from prfaas.pool.effects import (
+    AnswerImport,
+    AnswerLoad,
+    FailImport,
+    FailLoad,
+    GrantSlots,
+    StopExport,
+)
 from prfaas.pool.events import (
     AnyEvent,
     ExportAborted,
@@ -27,12 +40,15 @@ from prfaas.pool.events import (
     ExportFinished,
     ImportClosed,
     ImportOpened,
+    LoadClosed,
+    LoadOpened,
     SlotFilled,
     SlotsRequested,
     SlotsReturned,
+    TransferDescribed,
 )
 
-ToEngine = GrantSlots | StopExport | AnswerImport | FailImport
+ToEngine = GrantSlots | StopExport | AnswerImport | FailImport | AnswerLoad | FailLoad
 
 
 def event_of(connection: int, message: EngineMessage) -> AnyEvent:
@@ -74,6 +90,20 @@ def event_of(connection: int, message: EngineMessage) -> AnyEvent:
             )
         case CloseImport(transfer_id, part):
             return ImportClosed(connection, transfer_id, part)
+        case DescribeTransfer(transfer_id, prefix):
+            return TransferDescribed(connection, transfer_id, prefix)
+        case OpenLoad():
+            return LoadOpened(
+                connection,
+                message.load,
+                message.local_tokens,
+                message.to_token,
+                message.block_tokens,
+                message.names,
+                message.layout_fingerprint,
+            )
+        case CloseLoad(load):
+            return LoadClosed(connection, load)
     raise EngineError(f"unexpected {type(message).__name__}")
 
 
@@ -88,3 +118,8 @@ def message_of(effect: ToEngine) -> AgentMessage:
             return ImportReady(transfer_id, extents, part)
         case FailImport(_, transfer_id, reason, part):
             return ImportFailed(transfer_id, reason, part)
+        case AnswerLoad(_, load, parts):
+            loaded = tuple(LoadedPart(p.from_token, p.to_token, p.extents) for p in parts)
+            return LoadReady(load, loaded)
+        case FailLoad(_, load, reason):
+            return LoadFailed(load, reason)

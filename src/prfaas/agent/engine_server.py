@@ -25,7 +25,14 @@ from prfaas.engine_socket.messages import (
     Registered,
     RegisterEngine,
 )
-from prfaas.pool.effects import AnswerImport, FailImport, GrantSlots, StopExport
+from prfaas.pool.effects import (
+    AnswerImport,
+    AnswerLoad,
+    FailImport,
+    FailLoad,
+    GrantSlots,
+    StopExport,
+)
 from prfaas.pool.events import ConnectionClosed, EngineConnected, EngineDropped, ExportFinished
 
 log = logging.getLogger(__name__)
@@ -60,6 +67,8 @@ class EngineServer:
         driver.carry_out(StopExport, self._carry_out)
         driver.carry_out(AnswerImport, self._carry_out)
         driver.carry_out(FailImport, self._carry_out)
+        driver.carry_out(AnswerLoad, self._carry_out)
+        driver.carry_out(FailLoad, self._carry_out)
 
     async def start(self, path: Path) -> None:
         """Listen at ``path``. Raises ConfigError if another agent does, or it cannot be bound."""

@@ -50,6 +50,7 @@ class AgentCollector(Collector):
         """One snapshot of the pool, and the link's own counts."""
         snapshot = self._driver.snapshot()
         yield from _memory(snapshot)
+        yield from _cache(snapshot)
         yield from _transfers(snapshot)
         yield from _totals(snapshot.counters)
         yield from _links(self._link.states())
@@ -72,13 +73,43 @@ def _expiry(expires_at: Mapping[str, float]) -> Metric:
 
 def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:
     slots = GaugeMetricFamily("prfaas_agent_slots", "Arena slots by state", labels=["state"])
-    for state in ("free", "leased", "queued", "held", "promised"):
+    for state in ("free", "leased", "queued", "held", "promised", "cached"):
         slots.add_metric([state], getattr(snapshot.slots, state))
     yield slots
     yield GaugeMetricFamily("prfaas_agent_slot_bytes", "Size of an arena slot", snapshot.slot_bytes)
     yield GaugeMetricFamily(
         "prfaas_agent_lease_waiters", "Engines waiting for a slot", snapshot.lease_waiters
     )
+
+
+def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
+    size, counters = snapshot.slot_bytes, snapshot.counters
+    yield GaugeMetricFamily(
+        "prfaas_agent_cache_size_bytes", "Most memory for cached prefixes",
+        snapshot.cache_slots * size,
+    )  # fmt: skip
+    yield GaugeMetricFamily(
+        "prfaas_agent_cache_used_bytes", "Memory of cached prefixes, with those being read",
+        sum(entry.slots for entry in snapshot.cached) * size,
+    )  # fmt: skip
+    yield GaugeMetricFamily(
+        "prfaas_agent_cache_entries", "Transfers of which the cache holds a part",
+        len(snapshot.cached),
+    )  # fmt: skip
+    yield CounterMetricFamily(
+        "prfaas_agent_cache_stored", "Parts of transfers that were cached", counters.cache_stored
+    )
+    yield CounterMetricFamily(
+        "prfaas_agent_cache_evicted", "Parts that were evicted", counters.cache_evicted
+    )
+    yield _by_label(
+        "loads", "Loads of cached prefixes answered", "outcome",
+        {"ready": counters.loads_ready, "failed": counters.loads_failed},
+    )  # fmt: skip
+    yield CounterMetricFamily(
+        "prfaas_agent_loaded_tokens", "Tokens that engines were given from the cache",
+        counters.loaded_tokens,
+    )  # fmt: skip
 
 
 def _transfers(snapshot: PoolSnapshot) -> Iterator[Metric]:

@@ -120,6 +120,7 @@ class Agent:
             engines=settings.engines,
             longest_deadline_s=settings.longest_deadline_s,
             first_epoch=time.time_ns() // 1_000_000 << 20,
+            cache_slots=settings.cache_slots,
         )
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
@@ -207,7 +208,9 @@ async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
 
 def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     """What differs and cannot be changed while the agent runs."""
-    fixed = ("arena_bytes", "slot_bytes", "socket", "admin", "longest_deadline_s")
+    fixed = (
+        "arena_bytes", "slot_bytes", "cache_slots", "socket", "admin", "longest_deadline_s",
+    )  # fmt: skip
     found = [what for what in fixed if getattr(old, what) != getattr(new, what)]
     if (old.link is None) != (new.link is None):
         found.append("whether it has a KV link")

@@ -28,12 +28,13 @@ from prfaas.tls.files import TlsFiles
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``link`` is None where no link of the deployment ends here. ``export_slots``: see
-    `pool.slots`; an agent without a decode engine receives nothing and lends every slot."""
+    `pool.slots`; ``cache_slots``: see `pool.cache`."""
 
     name: str
     arena_bytes: int
     slot_bytes: int
     export_slots: int
+    cache_slots: int
     engines: frozenset[str]
     socket: Path
     admin: str
@@ -59,6 +60,7 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         arena_bytes=agent.arena_bytes,
         slot_bytes=agent.slot_bytes,
         export_slots=_export_slots(cluster, machine, slot_count),
+        cache_slots=agent.cache_slots,
         engines=frozenset(engine.name for engine in machine.engines),
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
@@ -71,9 +73,10 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
 
 def _export_slots(cluster: ClusterConfig, machine: MachineConfig, slot_count: int) -> int:
     """A quarter where answers are made, which take whole prompts in at once; half on a machine that
-    begins with prefill engines alone, any of which may come to decode."""
+    begins with prefill engines alone, any of which may come to decode. In a PrfaaS cluster all but
+    what cached prefixes may take while they are read."""
     if cluster.kind == "prfaas":
-        return slot_count
+        return slot_count - min(machine.agent.cache_slots, slot_count // 2)
     return max(1, slot_count // (4 if machine.has("decode") else 2))
 
 

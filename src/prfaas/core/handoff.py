@@ -26,11 +26,20 @@ Readers = Annotated[
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
+class LoadParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="load"):
+    """Gateway to any engine: its machine's agent has the first ``pool_tokens`` tokens of this
+    prompt in its cache. ``prompt_token_ids`` as in `ImportParams`."""
+
+    pool_tokens: Tokens
+    prompt_token_ids: list[int] | None = None
+
+
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="export"):
     """Gateway to prefill engine: export tokens [from_token, to_token) of this prompt.
 
     ``destination`` is the receiving agent's name, ``readers`` the engines there that may open the
-    transfer, ``deadline_s`` the time left in seconds.
+    transfer, ``deadline_s`` the time left in seconds. ``pool_tokens``: so much of the prompt need
+    not be computed (`LoadParams`).
     """
 
     transfer_id: TransferId
@@ -40,19 +49,23 @@ class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     readers: Readers
     deadline_s: DeadlineS = 300.0
     priority: int = 0
+    pool_tokens: Tokens = 0
 
 
 class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="import"):
     """Gateway to decode engine: tokens [from_token, to_token) lie ready as ``transfer_id``.
 
     ``source`` is the sender's KV layout (`KvLayout.packed`) where the decode engine holds its cache
-    otherwise. ``prompt_token_ids`` is vLLM's own: it makes the chat endpoint skip its template.
+    otherwise. Where ``pool_tokens`` is ``from_token`` or more, what the engine lacks of the tokens
+    before is in its agent's cache (`LoadParams`). ``prompt_token_ids`` is vLLM's own: it makes the
+    chat endpoint skip its template.
     """
 
     transfer_id: TransferId
     from_token: Tokens
     to_token: Tokens
     source: PackedLayout | None = None
+    pool_tokens: Tokens = 0
     prompt_token_ids: list[int] | None = None
 
 
@@ -64,7 +77,10 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     reason: str | None = None
 
 
-def parse_handoff(params: dict[str, Any] | None) -> ExportParams | ImportParams | None:
+Handoff = ExportParams | ImportParams | LoadParams
+
+
+def parse_handoff(params: dict[str, Any] | None) -> Handoff | None:
     """Typed parameters, or None where a request carries none of ours.
 
     Raises CallerError for parameters that name us but are not valid.
@@ -72,9 +88,11 @@ def parse_handoff(params: dict[str, Any] | None) -> ExportParams | ImportParams 
     if not params or "prfaas" not in params:
         return None
     try:
-        parsed = msgspec.convert(params, ExportParams | ImportParams)
+        parsed: Handoff = msgspec.convert(params, Handoff)
     except msgspec.ValidationError as error:
         raise CallerError(f"kv_transfer_params: {error}") from error
+    if isinstance(parsed, LoadParams):
+        return parsed
     if not parsed.from_token <= parsed.to_token:
         raise CallerError(
             f"kv_transfer_params: from_token {parsed.from_token} > to_token {parsed.to_token}"

@@ -15,7 +15,6 @@ view is dropped.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Sequence
 
@@ -24,6 +23,7 @@ import msgspec
 from prfaas.core.errors import CapacityError, PeerError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
+from prfaas.engine_socket.connection import AgentConnection
 from prfaas.engine_socket.errors import AgentUnavailable, ExportUnwanted, RegistrationRefused
 from prfaas.engine_socket.import_book import Resolution
 from prfaas.engine_socket.keeper import SessionKeeper
@@ -32,13 +32,14 @@ from prfaas.engine_socket.messages import (
     AbortExport,
     AgentMessage,
     BeginExport,
-    EngineMessage,
     ExportSlot,
     ExportStopped,
     FinishExport,
     ImportFailed,
     ImportReady,
     LeaseSlots,
+    LoadFailed,
+    LoadReady,
     OpenImport,
     RegisterEngine,
     ReturnSlots,
@@ -52,7 +53,7 @@ class _Export(msgspec.Struct):
     stopped: str | None = None
 
 
-class AgentClient:
+class AgentClient(AgentConnection):
     """Connects in the background at once; see `wait_connected`.
 
     Args:
@@ -72,31 +73,13 @@ class AgentClient:
         stock_slots: int = 16,
         arenas: ArenaUser | None = None,
     ) -> None:
-        self._path, self._arenas = socket_path, arenas
+        super().__init__(socket_path)
+        self._arenas = arenas
         self._stock_slots = stock_slots
-        self._changed = threading.Condition()
-        self._session: Session | None = None
-        self._refusal: str | None = None
-        self._problem = "not connected yet"
         self._exports: dict[str, _Export] = {}
         self._lease_waiters = 0
         register = RegisterEngine(engine=engine, layout=layout, pid=os.getpid())
         self._keeper = SessionKeeper(socket_path, register, self._changed, self)
-
-    # connection
-
-    def wait_connected(self, timeout_s: float) -> None:
-        """Return once registered.
-
-        Raises RegistrationRefused if the agent declines this engine (at once), AgentUnavailable
-        if there is no agent within ``timeout_s``.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._session or self._refusal, timeout_s)
-            if self._session is None:
-                if self._refusal is not None:
-                    raise RegistrationRefused(self._refusal)
-                raise AgentUnavailable(f"no agent at {self._path}: {self._problem}")
 
     def close(self) -> None:
         """End the connection; everything in flight fails."""
@@ -209,14 +192,8 @@ class AgentClient:
 
     # with the lock held
 
-    def _live(self) -> Session:
-        if self._session is None:
-            raise AgentUnavailable(f"no agent at {self._path}: {self._problem}")
-        return self._session
-
-    def _send(self, session: Session, message: EngineMessage) -> None:
-        if session.send(message):
-            self._keeper.wake()
+    def _wake(self) -> None:
+        self._keeper.wake()
 
     def _hand_back(self, slot: Slot, message: ExportSlot | ReturnSlots) -> None:
         slot.session.slots_out -= 1
@@ -283,6 +260,8 @@ class AgentClient:
                     self._changed.notify_all()
             elif isinstance(message, ImportReady | ImportFailed):
                 resolutions = session.imports.answered(message)
+            elif isinstance(message, LoadReady | LoadFailed):
+                resolutions = session.loads.answered(message)
             else:
                 raise PeerError(f"agent sent an unexpected {type(message).__name__}")
         for resolve in resolutions:
@@ -294,7 +273,9 @@ class AgentClient:
             self._session, self._problem = None, reason
             for export in self._exports.values():
                 export.stopped = export.stopped or reason
-            resolutions = session.imports.connection_lost(AgentUnavailable(reason))
+            error = AgentUnavailable(reason)
+            resolutions = session.imports.connection_lost(error)
+            resolutions += session.loads.connection_lost(error)
             session.lose(reason)
             self._changed.notify_all()
         for resolve in resolutions:

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from prfaas.engine_socket.import_book import Extents, Ticket
+from prfaas.engine_socket.load_book import Parts
 from prfaas.engine_socket.session import Session
 
 
@@ -31,6 +32,15 @@ class Import:
     def future(self) -> Future[Extents]:
         """See the class."""
         return self.ticket.future
+
+
+class Load:
+    """A load of a cached prefix. ``future`` resolves to its `Parts` in ``session.arena``, or raises
+    `TransferUnusable` or `AgentUnavailable`; it can be cancelled while unresolved. Close it exactly
+    when the bytes are no longer read."""
+
+    def __init__(self, session: Session, number: int, future: Future[Parts]) -> None:
+        self.session, self.number, self.future = session, number, future
 
 
 class ArenaUser(Protocol):

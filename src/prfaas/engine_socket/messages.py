@@ -26,11 +26,13 @@ import msgspec
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import Readers
 from prfaas.core.layout import KvLayout
+from prfaas.core.prefixes import Prefix
 from prfaas.core.prompt_digest import PromptDigest
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 PROTOCOL_VERSION = 4
-"""4: exports and imports carry the prompt's digest, exports their readers.
+"""4: exports and imports carry the prompt's digest, exports their readers; transfers are described,
+and cached prefixes loaded.
 3: imports name the part of a transfer and the layout it was sent in."""
 
 
@@ -124,6 +126,34 @@ class CloseImport(Message, frozen=True):
     part: int = 0
 
 
+class DescribeTransfer(Message, frozen=True):
+    """What the transfer is of that this rank exports (said before its first slot) or has read (said
+    before `CloseImport`): worth keeping as a cached prefix when it is over."""
+
+    transfer_id: str
+    prefix: Prefix
+
+
+class OpenLoad(Message, frozen=True):
+    """Read a cached prefix of ``to_token`` tokens, of which this rank has the first
+    ``local_tokens``. ``names``: of the prefix after each block of ``block_tokens``, as this engine
+    computed them from its request (`core.prefixes`). ``load``: a number not used before on this
+    connection. ``layout_fingerprint``: of the rank as whose pages it reads them; None: its own."""
+
+    load: int
+    local_tokens: int
+    to_token: int
+    block_tokens: int
+    names: tuple[bytes, ...]
+    layout_fingerprint: str | None = None
+
+
+class CloseLoad(Message, frozen=True):
+    """The rank has copied the bytes."""
+
+    load: int
+
+
 # agent -> engine
 
 
@@ -172,10 +202,35 @@ class ImportFailed(Message, frozen=True):
     part: int = 0
 
 
+class LoadedPart(msgspec.Struct, frozen=True):
+    """Bytes of a transfer of tokens [from_token, to_token): the extents cover all of them exactly
+    once, in flat order."""
+
+    from_token: int
+    to_token: int
+    extents: tuple[Extent, ...]
+
+
+class LoadReady(Message, frozen=True):
+    """The parts together cover what was asked for; the one that ends last comes first. They stay
+    until `CloseLoad`."""
+
+    load: int
+    parts: tuple[LoadedPart, ...]
+
+
+class LoadFailed(Message, frozen=True):
+    """The prefix is not here, or cannot be read now."""
+
+    load: int
+    reason: str
+
+
 EngineMessage = (
     RegisterEngine | LeaseSlots | ReturnSlots | BeginExport | ExportSlot | FinishExport
-    | AbortExport | OpenImport | CloseImport
+    | AbortExport | OpenImport | CloseImport | DescribeTransfer | OpenLoad | CloseLoad
 )  # fmt: skip
 AgentMessage = (
     Registered | Refused | SlotsLeased | ExportStopped | ImportReady | ImportFailed
+    | LoadReady | LoadFailed
 )  # fmt: skip

@@ -16,6 +16,7 @@ from prfaas.core.errors import PeerError
 from prfaas.engine_socket.errors import RegistrationRefused
 from prfaas.engine_socket.framing import FrameBuffer, decode_from_agent, encode
 from prfaas.engine_socket.import_book import ImportBook
+from prfaas.engine_socket.load_book import LoadBook
 from prfaas.engine_socket.messages import (
     AgentMessage,
     EngineMessage,
@@ -44,6 +45,7 @@ class Session:
         self.lease_asked = False
         self.slots_out = 0
         self.imports = ImportBook(size)
+        self.loads = LoadBook(size)
         self.lost: str | None = None
         self.when_unused: Callable[[], object] | None = None
         """Called when nothing touches the arena any more; possibly more than once."""
@@ -100,7 +102,9 @@ class Session:
 
     def close_if_unused(self) -> None:
         """To be called after every hand-back."""
-        if self.lost is not None and self.slots_out == 0 and len(self.imports) == 0:
+        if self.lost is None or self.slots_out:
+            return
+        if not len(self.imports) and not len(self.loads):
             self._sock.close()
             if self.when_unused is not None:
                 self.when_unused()

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 import aiohttp
 import msgspec
 
+from prfaas.core.cache_news import CacheNews
 from prfaas.core.errors import LinkError, PrfaasError
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API_HEADER, difference
@@ -24,6 +25,10 @@ T = TypeVar("T")
 _SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
+
+_CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
+_LONGEST_NEWS = 8 * 1024 * 1024
+"""Bytes; the longest prefix that is cached has 4 MiB as JSON."""
 
 
 class RegisteredRank(msgspec.Struct, frozen=True):
@@ -134,6 +139,29 @@ class AgentClient:
         finally:
             self.links_now = []
         raise LinkError(f"agent {self.name} ended its stream of link states")
+
+    async def cache_news(self) -> AsyncIterator[CacheNews]:
+        """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
+        One of an earlier release has none."""
+        try:
+            url = f"{self.url}/cache/events"
+            async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+                self._check_version(answer)
+                if answer.status != 200:
+                    raise LinkError(f"agent {self.name}: /cache/events answered {answer.status}")
+                rest = bytearray()
+                async for data in answer.content.iter_any():
+                    rest += data
+                    *lines, rest = rest.split(b"\n")
+                    for line in lines:
+                        yield _CACHE_NEWS.decode(line)
+                    if len(rest) > _LONGEST_NEWS:
+                        raise LinkError(f"agent {self.name}: a line without an end")
+        except msgspec.DecodeError as error:
+            raise LinkError(f"agent {self.name}: unreadable cache event: {error}") from error
+        except (*CONNECTION_ERRORS, ValueError) as error:
+            raise self._failure(error) from error
+        raise LinkError(f"agent {self.name} ended its stream of cache events")
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:

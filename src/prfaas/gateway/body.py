@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from prfaas.core.handoff import ExportParams, ImportParams
+from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
 from prfaas.gateway.openai_errors import RequestRefused
 
 Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
@@ -93,7 +93,9 @@ class RequestBody:
         fields["kv_transfer_params"] = params
         return msgspec.json.encode(fields)
 
-    def for_decode(self, token_ids: list[int] | None, params: ImportParams | None) -> bytes:
+    def for_decode(
+        self, token_ids: list[int] | None, params: ImportParams | LoadParams | None
+    ) -> bytes:
         """The body for the decode engine: as it came, or with token ids, or with a hand-off too."""
         if token_ids is None:
             return self.raw

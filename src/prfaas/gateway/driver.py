@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
-from prfaas.core.handoff import ImportParams
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.answers import relay
 from prfaas.gateway.client_response import ClientGone
@@ -22,6 +21,7 @@ from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.handoffs import (
+    decode_params,
     drop_transfer,
     export_params,
     note_hidden_bytes,
@@ -209,6 +209,7 @@ class Driver:
             self._endpoints.engines,
             self.scheduler.view.engines,
             time_left_s=exchange.time_left_s(),
+            pool_tokens=exchange.facts.pool.get(command.engine, 0),
         )
         body = exchange.body.for_prefill(ids, params)
         try:
@@ -248,14 +249,9 @@ class Driver:
 
     async def _decode(self, exchange: Exchange, command: StartDecode) -> None:
         key, attempt = command.request_id, command.attempt
-        params = None
-        if command.transfer_id is not None:
-            sender, _ = exchange.transfers.get(command.transfer_id, (None, None))
-            source = self._layouts.source(sender, command.engine)
-            params = ImportParams(
-                transfer_id=command.transfer_id, source=source,
-                from_token=command.from_token, to_token=command.to_token,
-            )  # fmt: skip
+        sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
+        source = self._layouts.source(sender, command.engine)
+        params = decode_params(command, source, exchange.facts.pool.get(command.engine, 0))
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(

@@ -28,6 +28,10 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     total_tokens: int | None = None
     cached: Mapping[str, int] = {}
     """Engine -> prompt tokens it holds, as the scheduler was told."""
+    pool: Mapping[str, int] = {}
+    """Of those, engines that were to load it from their agent's cache."""
+    pool_tokens: int = 0
+    """Prompt tokens that an engine was to load so."""
     cached_tokens: int = 0
     """Prompt tokens that some engine of the decode engine's cluster held already."""
     why_alone: str | None = None
@@ -72,6 +76,9 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         """Remember where this attempt goes and since when; ``decode_cluster`` names the engines
         of the decode engine's cluster."""
         self.cached_tokens = max(self.cached.get(name, 0) for name in decode_cluster)
+        self.pool_tokens = max(
+            self.pool.get(command.engine, 0), self.pool.get(self.prefill_engine or "", 0)
+        )
         self.attempts = max(self.attempts, command.attempt)
         self.route, self.reason = command.route.value, self.why_alone or command.reason
         if isinstance(command, StartPrefill):
@@ -113,6 +120,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             headers["x-prfaas-total-tokens"] = str(self.total_tokens)
             headers["x-prfaas-cached-tokens"] = str(self.cached_tokens)
             headers["x-prfaas-uncached-tokens"] = str(self.uncached_tokens)
+        if self.pool_tokens:
+            headers["x-prfaas-pool-tokens"] = str(self.pool_tokens)
         if self.prefill_engine is not None:
             headers["x-prfaas-prefill-engine"] = self.prefill_engine
             headers["x-prfaas-kv-bytes"] = str(self.kv_bytes)

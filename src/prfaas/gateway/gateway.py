@@ -13,7 +13,6 @@ from typing import Any
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
-from prfaas.core.errors import PrfaasError
 from prfaas.gateway.access import Access, locked_out, read_access
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
@@ -27,12 +26,13 @@ from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.kv_events import KvEventFeed, feeds_context
-from prfaas.gateway.kv_memory import kv_memory
+from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.news import News
+from prfaas.gateway.pools import Pools, watch_cache
 from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
@@ -99,6 +99,9 @@ class Gateway:
             max_engines=most_engines,
             seed=os.urandom(_SEED_BYTES),
         )
+        self.pools = Pools(
+            max_blocks=self.deployment.gateway.max_index_blocks, most_holders=most_engines
+        )
         self._roster = Roster(
             endpoints, self._http, self._agents_http, self._background, self._make_feed
         )
@@ -131,14 +134,15 @@ class Gateway:
             renderer=self._renderer,
             metrics=self.metrics,
             tell=self._driver.handle,
-            watch_links=self._watch_links,
+            watch_agent=self._watch_agent,
             most_engines=most_engines,
         )
-        self._roster.watch(self.fleet, self._watch_links)
+        self._roster.watch(self.fleet, self._watch_agent)
         self.run_beside(
             "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
-        self.run_beside("index", partial(keep_tidy, self.index))
+        for index in (self.index, self.pools.index):
+            self.run_beside("index", partial(keep_tidy, index))
         self.run_beside("threshold", self.thresholds.run)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
@@ -227,7 +231,8 @@ class Gateway:
             index=self.index,
             metrics=self.metrics,
             journal=self._journal,
-            alignment_tokens=fleet.layouts.alignment_tokens,
+            pools=self.pools,
+            layouts=fleet.layouts,
         )
 
     def _usable(self) -> frozenset[str]:
@@ -277,22 +282,16 @@ class Gateway:
             on_arrival=self.thresholds.arrived,
         )
 
-    def _watch_links(self, agent: AgentClient) -> Watch:
-        return "link_states", partial(watch_links, agent, self._lines)
+    def _watch_agent(self, agent: AgentClient) -> list[Watch]:
+        return [
+            ("link_states", partial(watch_links, agent, self._lines)),
+            ("cache_news", partial(watch_cache, agent, self.pools)),
+        ]
 
     async def _learn_kv_memory(self, name: str) -> None:
-        """Once it is registered: how many blocks say nothing without their layout."""
         layout = self.fleet.layouts.layout(name)
-        if layout is None:
-            return
-        try:
-            blocks = await self.engines[name].kv_blocks()
-        except PrfaasError as error:  # It is told again when it has come back.
-            logger.info("%s does not say how large its KV memory is: %s", name, error)
-            return
-        found = None if blocks is None else kv_memory(layout, blocks)
+        found = await learn_kv_memory(name, layout, self.engines[name].kv_blocks)
         if found is not None:
-            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
             self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
 
     def _role_changed(self, command: ChangeRole) -> None:

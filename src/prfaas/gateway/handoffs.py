@@ -7,13 +7,19 @@ import logging
 from collections.abc import Callable, Mapping
 
 from prfaas.core.errors import LinkError
-from prfaas.core.handoff import LONGEST_DEADLINE_S, MOST_READERS, ExportParams
+from prfaas.core.handoff import (
+    LONGEST_DEADLINE_S,
+    MOST_READERS,
+    ExportParams,
+    ImportParams,
+    LoadParams,
+)
 from prfaas.gateway.agent_client import AgentClient, AgentLate, TransferStatus
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.policies.views import EngineView
-from prfaas.scheduler.commands import StartPrefill
+from prfaas.scheduler.commands import StartDecode, StartPrefill
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +39,7 @@ def export_params(
     view: Mapping[str, EngineView],
     *,
     time_left_s: float,
+    pool_tokens: int = 0,
 ) -> ExportParams:
     """What the prefill engine's connector must know. A transfer lies on one machine, and any engine
     there that decodes may have a slot first: each of them may read it."""
@@ -48,7 +55,24 @@ def export_params(
         from_token=command.from_token,
         to_token=command.to_token,
         deadline_s=min(max(time_left_s, 1.0), LONGEST_DEADLINE_S),
+        pool_tokens=pool_tokens,
     )
+
+
+def decode_params(
+    command: StartDecode, source: str | None, pool_tokens: int
+) -> ImportParams | LoadParams | None:
+    """What the decode engine's connector must know: what is handed over, and what its agent has
+    cached of the prompt. ``source``: the sender's layout, where it is another."""
+    if command.transfer_id is not None:
+        return ImportParams(
+            transfer_id=command.transfer_id,
+            source=source,
+            from_token=command.from_token,
+            to_token=command.to_token,
+            pool_tokens=pool_tokens,
+        )
+    return LoadParams(pool_tokens=pool_tokens) if pool_tokens else None
 
 
 async def watch_transfer(

@@ -17,6 +17,7 @@ from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.access import locked_out
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.cache_api import CacheApi
 from prfaas.gateway.cors import Cors
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
@@ -43,7 +44,7 @@ TENANT = web.RequestKey("tenant", Tenant)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _ORDER_BYTES = 64 * 1024
-_OPERATORS_PATHS = frozenset({"/drain"})
+_OPERATORS_PATHS = frozenset({"/drain", "/cache", "/cache/query"})
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -81,6 +82,9 @@ def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     app.router.add_get("/requests", front.requests)
     Operating(gateway.drains, gateway.access).add_routes(app)
     GatewayPage(gateway).add_routes(app)
+    CacheApi(
+        gateway.requests, gateway.pools, lambda: gateway.index.blocks, gateway.access
+    ).add_routes(app)
 
 
 class _WithoutTraceback(logging.Filter):

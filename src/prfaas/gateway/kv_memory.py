@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from prfaas.core.errors import PrfaasError
 from prfaas.core.layout import KvLayout
+
+logger = logging.getLogger(__name__)
 
 _BLOCKS = re.compile(rb'^vllm:cache_config_info\{[^}]*\bnum_gpu_blocks="(\d+)"', re.MULTILINE)
 _STATES = 2
@@ -17,6 +22,27 @@ class KvMemory(NamedTuple):
 
     tokens: int
     tokens_each: int
+
+
+async def learn_kv_memory(
+    engine: str, layout: KvLayout | None, ask: Callable[[], Awaitable[int | None]]
+) -> KvMemory | None:
+    """What an engine holds that has registered: how many blocks says nothing without their layout.
+
+    Args:
+        ask: how many blocks it has; may raise PrfaasError.
+    """
+    if layout is None:
+        return None
+    try:
+        blocks = await ask()
+    except PrfaasError as error:  # It is asked again when it has come back.
+        logger.info("%s does not say how large its KV memory is: %s", engine, error)
+        return None
+    found = None if blocks is None else kv_memory(layout, blocks)
+    if found is not None:
+        logger.info("engine %s holds %d tokens in its KV memory", engine, found.tokens)
+    return found
 
 
 def blocks_of(metrics: bytes) -> int | None:

@@ -119,6 +119,14 @@ class Layouts:
         ranks = self._ranks[engine]
         return ranks[min(ranks)]
 
+    def loads(self, engine: str) -> str | None:
+        """The fingerprint of the pages that an engine can load from its agent's cache: of the first
+        of its ranks that hands something over; None until all have registered."""
+        layout = self.layout(engine)
+        if layout is None:
+            return None
+        return layout.of_rank(layout.sending_ranks()[0]).fingerprint()
+
     def parts(self, engine: str) -> int:
         """How many of its ranks send a part of a hand-off (1 while unknown)."""
         for layout in self._ranks.get(engine, {}).values():

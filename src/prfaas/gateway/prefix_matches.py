@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.pools import Holder
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -15,14 +16,42 @@ from prfaas.index.prefix_index import PrefixIndex
 
 class Matches(NamedTuple):
     """Engine -> tokens, as `RequestArrived` wants them: of ``resumable`` only those engines that
-    cannot go on from all they hold."""
+    cannot go on from all they hold. ``pool``: of ``cached``, those that have less of it in their
+    own cache, and load it from their agent's."""
 
     cached: Mapping[str, int]
     resumable: Mapping[str, int]
+    pool: Mapping[str, int] = {}
 
 
 _ROLES: tuple[EngineRole, ...] = ("prefill", "decode")
 NO_MATCHES = Matches({}, {})
+
+
+def with_pools(
+    matches: Matches,
+    pools: Mapping[Holder, int],
+    engines: Mapping[str, EngineEndpoint],
+    layout_of: Callable[[str], str | None],
+) -> Matches:
+    """The same, counting what engines can load from their agents' caches where that is more than
+    they hold.
+
+    Args:
+        pools: tokens that each agent's cache could give.
+        layout_of: engine -> the fingerprint of pages that it can load; None: it loads nothing.
+    """
+    if not pools:
+        return matches
+    cached, resumable, pool = dict(matches.cached), dict(matches.resumable), {}
+    agents = {holder.agent for holder in pools}
+    for name, engine in engines.items():
+        layout = layout_of(name) if engine.agent in agents else None
+        tokens = 0 if layout is None else pools.get(Holder(engine.agent, layout), 0)
+        if tokens > cached.get(name, 0):
+            cached[name] = pool[name] = tokens
+            resumable.pop(name, None)
+    return Matches(cached, resumable, pool)
 
 
 def match_engines(

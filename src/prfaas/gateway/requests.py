@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from math import ceil
 
@@ -23,14 +23,17 @@ from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
     DeadlinePassed,
+    RequestRefused,
     ServiceUnavailable,
     TooManyRequests,
 )
-from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
+from prfaas.gateway.pools import Pools
+from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, with_pools
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.tenants import Use
 from prfaas.index.keys import PromptKeys
@@ -52,8 +55,8 @@ class RequestFlow:
 
     Args:
         index: what the engines' prefix caches hold.
-        alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
-            not there hands nothing over. It changes as engines register.
+        pools: what the agents' caches hold.
+        layouts: how engines hold their KV cache, as far as they have registered.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class RequestFlow:
         index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
-        alignment_tokens: Mapping[str, int],
+        pools: Pools,
+        layouts: Layouts,
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
@@ -79,7 +83,7 @@ class RequestFlow:
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
-        self._alignment_tokens = alignment_tokens
+        self._pools, self._layouts = pools, layouts
         self.inflight = 0
         self._live: set[Exchange] = set()
         self._refusal: str | None = None
@@ -208,8 +212,8 @@ class RequestFlow:
         if refusal is not None:
             exchange.fail(refusal)
             return
-        matches = self._match(exchange, adapter)
-        exchange.facts.cached = matches.cached
+        matches = self._match(prompt, exchange.body.cache_salt, adapter)
+        exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
             exchange,
@@ -252,17 +256,30 @@ class RequestFlow:
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
 
-    def _match(self, exchange: Exchange, adapter: str | None) -> Matches:
-        token_ids = exchange.prompt.token_ids
+    async def query(self, body: RequestBody) -> tuple[int, Matches]:
+        """How long a request's prompt is, and who has how much of it cached. Raises ApiError."""
+        prompt = await self._renderer.render(body, {})
+        if isinstance(prompt, EngineAnswer):
+            raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
+        if prompt.token_ids is None:
+            raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
+        adapter = await self._adapters.find(body.model)
+        return len(prompt.token_ids), self._match(prompt, body.cache_salt, adapter)
+
+    def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
+        token_ids = prompt.token_ids
         if token_ids is None:
             return NO_MATCHES
-        return match_engines(
-            PromptKeys(token_ids, salt=exchange.body.cache_salt, adapter=adapter),
+        keys = PromptKeys(token_ids, salt=salt, adapter=adapter)
+        engines = self._endpoints.engines
+        found = match_engines(
+            keys,
             self._index,
-            self._endpoints.engines,
+            engines,
             prompt_tokens=len(token_ids),
-            alignment_tokens=self._alignment_tokens,
+            alignment_tokens=self._layouts.alignment_tokens,
         )
+        return with_pools(found, self._pools.match(keys), engines, self._layouts.loads)
 
 
 def _tokens(exchange: Exchange) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class Reshaping:
 
     Args:
         tell: the scheduler's events go there.
-        watch_links: what follows the links of an agent.
+        watch_agent: what follows an agent beside its engines.
         most_engines: so many there can be, with those that are leaving.
     """
 
@@ -50,7 +50,7 @@ class Reshaping:
         renderer: Renderer,
         metrics: GatewayMetrics,
         tell: Callable[[TopologyChanged], None],
-        watch_links: Callable[[AgentClient], Watch],
+        watch_agent: Callable[[AgentClient], list[Watch]],
         most_engines: int,
     ) -> None:
         self._endpoints = endpoints
@@ -62,7 +62,7 @@ class Reshaping:
         self._renderer = renderer
         self._metrics = metrics
         self._tell = tell
-        self._watch_links = watch_links
+        self._watch_agent = watch_agent
         self._most_engines = most_engines
 
     def become(self, old: Deployment, new: Deployment, *, source: str) -> None:
@@ -84,7 +84,7 @@ class Reshaping:
         for name in moved:
             self._fleet.moved(name)
         self._reshaped()
-        self._roster.watch(self._fleet, self._watch_links)
+        self._roster.watch(self._fleet, self._watch_agent)
 
     def drained(self, engine: str) -> None:
         """Nothing of this gateway is left on it."""

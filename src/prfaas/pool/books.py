@@ -29,6 +29,25 @@ class PoolCounters(msgspec.Struct):
     imports_failed: int = 0
     stalls: int = 0
     """Times exports were stopped to free memory."""
+    cache_stored: int = 0
+    cache_evicted: int = 0
+    loads_ready: int = 0
+    loads_failed: int = 0
+    loaded_tokens: int = 0
+    """Of prefixes that engines were given from the cache, beyond what they had."""
+
+
+class CachedTransfer(msgspec.Struct, frozen=True):
+    """One rank's part of a transfer that is kept, as the admin API shows it."""
+
+    transfer_id: str
+    rank: int
+    layout: str
+    from_token: int
+    to_token: int
+    total_bytes: int
+    slots: int
+    readers: int
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
@@ -46,6 +65,10 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     """With memory."""
     imports: int
     """Open for reading."""
+    cache_slots: int
+    """At most so many are cached."""
+    cached: tuple[CachedTransfer, ...]
+    """What is cached, the least recently used first."""
     counters: PoolCounters
     """A copy."""
 
@@ -89,7 +112,7 @@ class Books:
 
     def report(
         self,
-        what: Literal["offer", "export", "reception", "import"],
+        what: Literal["offer", "export", "reception", "import", "load"],
         transfer: str | TransferKey,
         reason: str,
         party: str = "",

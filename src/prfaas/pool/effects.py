@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from prfaas.core.extents import Extent
+from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.placement import Copy
 
@@ -53,6 +54,32 @@ class FailImport(Effect, frozen=True, gc=False):
     transfer_id: str
     reason: str
     part: int = 0
+
+
+class CachedPart(msgspec.Struct, frozen=True, gc=False):
+    """Bytes of a transfer of tokens [from_token, to_token), all of them, as they lie in the
+    arena."""
+
+    from_token: int
+    to_token: int
+    extents: tuple[Extent, ...]
+
+
+class AnswerLoad(Effect, frozen=True, gc=False):
+    """Together the parts cover what was asked for; the last to be read first. They stay until the
+    load is closed."""
+
+    connection: int
+    load: int
+    parts: tuple[CachedPart, ...]
+
+
+class FailLoad(Effect, frozen=True, gc=False):
+    """Tell the engine that it is not here, or cannot be read now."""
+
+    connection: int
+    load: int
+    reason: str
 
 
 # the answer to an offer, for the thread that reported it
@@ -134,10 +161,27 @@ class AnnounceTransfer(Effect, frozen=True, gc=False):
     transfer_id: str
 
 
+class AnnounceCached(Effect, frozen=True, gc=False):
+    """From now on loads find this in the cache. ``layout``: fingerprint of the rank whose pages
+    they are. ``stands_at``: the token from which an engine can go on; None: from every block's
+    end."""
+
+    key: TransferKey
+    layout: str
+    prefix: Prefix
+    stands_at: int | None
+
+
+class AnnounceEvicted(Effect, frozen=True, gc=False):
+    """It is there no more."""
+
+    key: TransferKey
+
+
 class ReportFailure(Effect, frozen=True, gc=False):
     """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
 
-    what: Literal["offer", "export", "reception", "import"]
+    what: Literal["offer", "export", "reception", "import", "load"]
     transfer: str
     party: str
     reason: str
@@ -147,5 +191,6 @@ Answer = AcceptOffer | RefuseOffer
 AnyEffect = (
     GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
+    | AnswerLoad | FailLoad | AnnounceCached | AnnounceEvicted
     | ServeLeases | CopySlot | AnnounceTransfer | ReportFailure
 )  # fmt: skip

@@ -11,6 +11,7 @@ import msgspec
 
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
+from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
 
 
@@ -128,6 +129,37 @@ class ImportClosed(Event, frozen=True, gc=False):
     part: int = 0
 
 
+class TransferDescribed(Event, frozen=True, gc=False):
+    """A rank says what a transfer is of that it exports, or has read: worth keeping when it is
+    over. Refused with EngineError where that makes no sense."""
+
+    connection: int
+    transfer_id: str
+    prefix: Prefix
+
+
+class LoadOpened(Event, frozen=True, gc=False):
+    """A rank wants to read a cached prefix of ``to_token`` tokens, of which it has the first
+    ``local_tokens``. ``names``: of the prefix after each block, as it computed them. ``load`` is a
+    number of its own. Answered at once by one `AnswerLoad` or `FailLoad`."""
+
+    connection: int
+    load: int
+    local_tokens: int
+    to_token: int
+    block_tokens: int
+    names: tuple[bytes, ...]
+    layout_fingerprint: str | None = None
+    """Of the rank as whose pages it reads them (None: its own)."""
+
+
+class LoadClosed(Event, frozen=True, gc=False):
+    """It reads that no more. Unknown loads are ignored."""
+
+    connection: int
+    load: int
+
+
 # the KV link, receiving
 
 
@@ -224,7 +256,7 @@ class TimePassed(Event, frozen=True, gc=False):
 AnyEvent = (
     EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested
     | SlotsReturned | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened
-    | ImportClosed
+    | ImportClosed | TransferDescribed | LoadOpened | LoadClosed
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
     | SlotCopied | LeasesCameDue | TransferCancelled | TimePassed

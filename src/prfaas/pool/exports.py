@@ -13,6 +13,7 @@ from prfaas.core.errors import InvariantError
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
+from prfaas.pool.cache import Description
 from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend, StopExport
 from prfaas.pool.events import (
     ExportAborted,
@@ -29,6 +30,7 @@ from prfaas.pool.leases import Leases
 from prfaas.pool.lifecycle import EXPORT, ExportState, ExportStep
 from prfaas.pool.receptions import Receptions
 from prfaas.pool.records import Sent
+from prfaas.pool.sent_slots import SentSlots
 from prfaas.pool.slots import ArenaFull
 from prfaas.pool.stalls import exports_to_stop
 
@@ -42,13 +44,19 @@ class Exports:
     """
 
     def __init__(
-        self, books: Books, receptions: Receptions, leases: Leases, *, name: str, first_epoch: int
+        self,
+        books: Books,
+        receptions: Receptions,
+        leases: Leases,
+        sent: SentSlots,
+        *,
+        name: str,
+        first_epoch: int,
     ) -> None:
         self._books, self._receptions, self._leases = books, receptions, leases
+        self._sent = sent
         self._name, self._next_epoch = name, first_epoch
         self._live: dict[tuple[str, int], Export] = {}
-        self._unreleased: dict[int, int] = {}
-        """Extents the link has not released, by slot."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -105,7 +113,7 @@ class Exports:
         handed_bytes = export.handed.total - before
         if not export.local:
             books.counters.exported_bytes_link += handed_bytes
-            self._unreleased[slot] = len(new)
+            self._sent.add(export.key, slot, new)
             books.effects.append(SendSlot(export.key, slot, new))
             return
         books.counters.exported_bytes_local += handed_bytes
@@ -114,6 +122,18 @@ class Exports:
         else:
             self._receptions.hand_over(export.key, slot, new)
             export.record.bytes_acknowledged = export.handed.total
+
+    def described(self, connection: int, transfer_id: str, description: Description) -> None:
+        """Worth keeping. Raises EngineError where it cannot be of that."""
+        export = self._of(connection, transfer_id)
+        if export is None or export.over or export.handed.total:
+            return
+        description.check(export.offer)
+        if export.local:
+            export.description = description
+            self._receptions.describe(export.key, description)
+        else:
+            self._sent.describe(export.offer, description)
 
     def finished(self, event: ExportFinished) -> None:
         """What is missing now will never come."""
@@ -166,14 +186,7 @@ class Exports:
 
     def released(self, event: ExtentReleased) -> None:
         """The link reads one extent of a slot no more."""
-        left = self._unreleased.get(event.slot, 0) - 1
-        if left < 0:
-            raise InvariantError(f"slot {event.slot} was released more often than it was sent")
-        if left:
-            self._unreleased[event.slot] = left
-        else:
-            del self._unreleased[event.slot]
-            self._books.slots.release(event.slot, event.key)
+        if self._sent.released(event.key, event.slot):
             self._leases.serve_soon()
 
     # what the pool says
@@ -190,6 +203,8 @@ class Exports:
                 continue
             record = export.record
             record.state = advance(EXPORT, record.state, ExportStep.ADMITTED)
+            if export.description is not None:
+                self._receptions.describe(export.key, export.description)
             waiting, export.waiting = export.waiting, []
             for slot, extents in waiting:
                 self._receptions.hand_over(export.key, slot, extents)
@@ -225,7 +240,7 @@ class Exports:
             if export.waiting and export.record.state is not ExportState.PENDING:
                 raise InvariantError(f"{export.key} has memory and keeps slots waiting")
         waiting = sum(len(export.waiting) for export in self._live.values())
-        if waiting + len(self._unreleased) > self._books.slots.counts().queued:
+        if waiting + len(self._sent) > self._books.slots.counts().queued:
             raise InvariantError("slots that wait or are being sent are not queued")
 
     def _end_stall(self, stalled_s: float) -> None:
@@ -265,6 +280,7 @@ class Exports:
         for slot, _ in export.waiting:
             books.slots.release(slot, key)
         export.waiting = []
+        self._sent.ended(key, complete=reason is None)
         self._forget_if_done(export)
         books.records.touch(key.transfer_id, now=books.now)
         books.announce(key.transfer_id)

@@ -12,7 +12,8 @@ from prfaas.pool.effects import AnswerImport, FailImport
 from prfaas.pool.engines import EngineEntry
 from prfaas.pool.events import ImportClosed, ImportOpened
 from prfaas.pool.lifecycle import ReceptionState
-from prfaas.pool.receptions import Reception, Receptions
+from prfaas.pool.reception import Reception
+from prfaas.pool.receptions import Receptions
 
 UNKNOWN_WAIT_S = 1.0
 """How long an import waits for a transfer nobody has announced. The gateway submits a request when
@@ -39,6 +40,10 @@ class Imports:
     def open_count(self) -> int:
         """Of those that read."""
         return len(self._open)
+
+    def reads(self, connection: int, transfer_id: str) -> bool:
+        """Whether the rank has a part of the transfer open for reading."""
+        return any(owner == connection and name == transfer_id for owner, name, _ in self._open)
 
     def opened(self, event: ImportOpened) -> None:
         """Answered when the transfer is all here, or will never be."""

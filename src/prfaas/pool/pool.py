@@ -24,7 +24,8 @@ import msgspec
 from prfaas.core.errors import InvariantError
 from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
-from prfaas.pool.effects import AnyEffect
+from prfaas.pool.cache import Cache, Description
+from prfaas.pool.effects import AnnounceCached, AnyEffect
 from prfaas.pool.engines import Engines
 from prfaas.pool.events import (
     AnyEvent,
@@ -39,6 +40,8 @@ from prfaas.pool.events import (
     ImportClosed,
     ImportOpened,
     LeasesCameDue,
+    LoadClosed,
+    LoadOpened,
     OfferReceived,
     OfferWithdrawn,
     RangeStored,
@@ -52,13 +55,16 @@ from prfaas.pool.events import (
     SlotsReturned,
     TimePassed,
     TransferCancelled,
+    TransferDescribed,
     TransferReceived,
 )
 from prfaas.pool.exports import Exports
 from prfaas.pool.imports import Imports
 from prfaas.pool.leases import Leases
+from prfaas.pool.loads import Loads
 from prfaas.pool.receptions import Receptions
 from prfaas.pool.records import TransferRecords, TransferView
+from prfaas.pool.sent_slots import SentSlots
 from prfaas.pool.slots import Slots
 
 
@@ -70,6 +76,7 @@ class Pool:
         slot_bytes, slot_count, export_slots: see `Slots`.
         engines: names the deployment gives this agent.
         first_epoch: must be greater than any epoch of an earlier life of this agent.
+        cache_slots: how many slots may hold cached prefixes; 0: transfers that are over are free.
         longest_deadline_s: neither an engine nor a peer may hold memory here longer.
     """
 
@@ -82,6 +89,7 @@ class Pool:
         export_slots: int,
         engines: frozenset[str],
         first_epoch: int = 0,
+        cache_slots: int = 0,
         longest_deadline_s: float = LONGEST_DEADLINE_S,
     ) -> None:
         self._books = Books(
@@ -91,10 +99,17 @@ class Pool:
             longest_deadline_s=longest_deadline_s,
         )
         self._leases = Leases(self._books)
-        self._receptions = Receptions(self._books)
+        self._cache = Cache(self._books, most_slots=cache_slots)
+        self._receptions = Receptions(self._books, self._cache)
         self._exports = Exports(
-            self._books, self._receptions, self._leases, name=name, first_epoch=first_epoch
+            self._books,
+            self._receptions,
+            self._leases,
+            SentSlots(self._books, self._cache),
+            name=name,
+            first_epoch=first_epoch,
         )
+        self._loads = Loads(self._books, self._cache)
         self._imports = Imports(self._books, self._receptions)
         self._actions = self._action_of_each()
 
@@ -113,6 +128,9 @@ class Pool:
             ExportAborted: self._exports.aborted,
             ImportOpened: self._imports.opened,
             ImportClosed: self._imports.closed,
+            TransferDescribed: self._described,
+            LoadOpened: self._loads.opened,
+            LoadClosed: self._loads.closed,
             OfferReceived: self._receptions.offered,
             RangeStored: self._receptions.stored,
             TransferReceived: self._receptions.received,
@@ -156,6 +174,8 @@ class Pool:
             exports=len(self._exports),
             receptions=len(self._receptions),
             imports=self._imports.open_count,
+            cache_slots=self._cache.most_slots,
+            cached=self._cache.views(),
             counters=msgspec.structs.replace(books.counters),
         )
 
@@ -165,9 +185,20 @@ class Pool:
         """See `TransferRecords.view`."""
         return self._books.records.view(transfer_id, ranks=ranks, unix_at_zero=unix_at_zero)
 
+    def cached(self) -> list[AnnounceCached]:
+        """All that loads would find, as it was announced."""
+        return [entry.announcement for entry in self._cache]
+
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
-        for part in (self._books.slots, self._receptions, self._exports, self._imports):
+        for part in (
+            self._books.slots,
+            self._receptions,
+            self._exports,
+            self._imports,
+            self._cache,
+            self._loads,
+        ):
             part.check_integrity()
 
     def _follow_up(self) -> None:
@@ -188,9 +219,16 @@ class Pool:
         self._imports.waits_no_more(event.connection)
 
     def _connection_closed(self, event: ConnectionClosed) -> None:
-        for part in (self._exports, self._imports, self._leases):
+        for part in (self._exports, self._imports, self._loads, self._leases):
             part.connection_closed(event.connection)
         self._books.engines.closed(event.connection)
+
+    def _described(self, event: TransferDescribed) -> None:
+        layout = self._books.engines.of(event.connection).layout
+        description = Description(event.prefix, layout)
+        self._exports.described(event.connection, event.transfer_id, description)
+        if self._imports.reads(event.connection, event.transfer_id):
+            self._receptions.described(event.transfer_id, description)
 
     def _transfer_cancelled(self, event: TransferCancelled) -> None:
         self._books.records.cancel(event.transfer_id, now=self._books.now)

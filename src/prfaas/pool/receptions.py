@@ -11,14 +11,13 @@ then it lingers, unusable for new imports, until the last of them lets go.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from prfaas.core.errors import InvariantError, LayoutMismatch
-from prfaas.core.extents import Extent, merged
-from prfaas.core.ranges import RangeSet
+from prfaas.core.extents import Extent
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
+from prfaas.pool.cache import Cache, Description
 from prfaas.pool.effects import AbandonReception, AcceptOffer, CopySlot, RefuseOffer
 from prfaas.pool.events import (
     OfferReceived,
@@ -29,57 +28,17 @@ from prfaas.pool.events import (
     TransferReceived,
 )
 from prfaas.pool.lifecycle import RECEPTION, ReceptionState, ReceptionStep
-from prfaas.pool.placement import Packing, flat_extents
+from prfaas.pool.placement import Packing
+from prfaas.pool.reception import Reception
 from prfaas.pool.records import Received
 from prfaas.pool.slots import ArenaFull, TooLarge
-
-
-@dataclass(eq=False, slots=True)
-class Reception:
-    """One transfer whose memory is here. ``packing``: of a local hand-off, where its bytes lie.
-    ``stored``: what has come from the link (an export sees to it that no byte is handed over
-    twice)."""
-
-    offer: TransferOffer
-    deadline: float
-    record: Received
-    reserved: int
-    slots: list[int]
-    packing: Packing | None
-    written_by_link: bool
-    stored: RangeSet = field(default_factory=RangeSet)
-    copying: int = 0
-    readers: int = 0
-
-    @property
-    def key(self) -> TransferKey:
-        """The name of this attempt."""
-        return self.offer.key
-
-    @property
-    def whole(self) -> bool:
-        """Every byte is here and nobody writes any more."""
-        all_stored = self.record.bytes_stored == self.offer.total_bytes
-        return all_stored and not self.written_by_link and not self.copying
-
-    @property
-    def reclaimable(self) -> bool:
-        """Nobody wants it and nobody touches it."""
-        touched = self.written_by_link or self.copying or self.readers
-        return self.record.state is ReceptionState.FAILED and not touched
-
-    def extents(self, slot_bytes: int) -> list[Extent]:
-        """Where the bytes of a whole one lie, in flat order."""
-        if self.packing is not None:
-            return merged(self.packing.extents)
-        return merged(flat_extents(self.slots, slot_bytes, 0, self.offer.total_bytes))
 
 
 class Receptions:
     """Every reception with memory, by key, and which one an import would read."""
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, books: Books, cache: Cache) -> None:
+        self._books, self._cache = books, cache
         self._by_key: dict[TransferKey, Reception] = {}
         self._current: dict[tuple[str, int], Reception] = {}
 
@@ -182,6 +141,22 @@ class Receptions:
         if reception is not None:
             self.drop(reception, reason)
 
+    # caching
+
+    def described(self, transfer_id: str, description: Description) -> None:
+        """An engine has read it and says of what it is. Raises EngineError where it cannot be."""
+        found = [r for k, r in self._by_key.items() if k.transfer_id == transfer_id]
+        for reception in found:
+            description.check(reception.offer)
+        for reception in found:
+            self.describe(reception.key, description)
+
+    def describe(self, key: TransferKey, description: Description) -> None:
+        """The same of one part; a no-op if it has no memory here."""
+        reception = self._by_key.get(key)
+        if reception is not None and description.reads(reception.offer):
+            reception.description = description
+
     # reading
 
     def read(self, reception: Reception) -> None:
@@ -250,6 +225,8 @@ class Receptions:
         held = sum(len(reception.slots) for reception in self._by_key.values())
         reserved = sum(reception.reserved for reception in self._by_key.values())
         counts = slots.counts()
+        pinned = self._cache.pinned_slots
+        held, reserved = held + pinned, reserved + pinned
         if (counts.held, counts.held + counts.promised) != (held, reserved):
             raise InvariantError(f"{held} held of {reserved} reserved; the slots say {counts}")
 
@@ -310,8 +287,18 @@ class Receptions:
     def _reclaim(self, reception: Reception) -> None:
         if reception.reclaimable:
             del self._by_key[reception.key]
-            self._books.slots.end_reception(reception.key, reception.slots, reception.reserved)
+            self._let_go(reception)
             self._books.memory_freed = self._books.unsettled = True
+
+    def _let_go(self, reception: Reception) -> None:
+        """Its memory is free, or cached: which is as good as free."""
+        slots, key, description = self._books.slots, reception.key, reception.description
+        if description is None or not reception.whole or not self._cache.most_slots:
+            slots.end_reception(key, reception.slots, reception.reserved)
+            return
+        slots.cache(key, reception.slots, reception.reserved)
+        extents = reception.extents(slots.slot_bytes)
+        self._cache.take(description.entry(reception.offer, extents, list(reception.slots)))
 
 
 class _NotWanted(Exception):

@@ -3,8 +3,11 @@
 Theory of operation. The arena is cut in equal slots. A slot is
 
     free -> leased to an engine's connection -> queued (filled, an export holds it) -> free
-                                                  |
-    free -> held by a reception                   +-> held by a reception (local hand-off)
+                                                  |                                or cached
+    free -> held by a reception -> cached         +-> held by a reception (local hand-off)
+
+    cached (nobody reads it) -> free, at once, when anybody needs it
+    cached -> held (a load reads it) -> cached
 
 and there is one table of (state, holder): a slot has one of each at any time, and every step names
 the holder it takes the slot from.
@@ -21,6 +24,10 @@ fill up with slots of transfers that no receiver has accepted yet, while an acce
 lease to go on. `pool.exports` breaks it by stopping the youngest transfers without an acknowledged
 byte.
 
+Cached slots belong to no share and delay nobody: whoever takes slots may have cached ones freed
+(``reclaim``). What a load reads must stay for a while, so it counts in the share of receptions like
+everything else that is read there, and a load for which that has no room is refused.
+
 A local hand-off gives its filled slots to the reception without a copy. Sparsely filled slots
 would break (1), because more than ceil(bytes / slot) of them come; so once a reception holds all
 the slots it has reserved, the bytes of further ones are packed into the gaps of those it holds
@@ -30,7 +37,7 @@ the slots it has reserved, the bytes of further ones are packed into the gaps of
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 
 import msgspec
@@ -57,6 +64,7 @@ class SlotState(StrEnum):
     LEASED = "leased"
     QUEUED = "queued"
     HELD = "held"
+    CACHED = "cached"
 
 
 class SlotCounts(msgspec.Struct, frozen=True):
@@ -67,6 +75,8 @@ class SlotCounts(msgspec.Struct, frozen=True):
     queued: int
     held: int
     promised: int
+    cached: int = 0
+    """Of prefixes that nobody reads: as good as free."""
 
 
 class Slots:
@@ -88,6 +98,8 @@ class Slots:
         self._number = dict.fromkeys(SlotState, 0) | {SlotState.FREE: slot_count}
         self._free = list(range(slot_count))
         self._reserved = 0
+        self.reclaim: Callable[[int], None] = lambda count: None
+        """Frees so many cached slots, or all that there are."""
 
     # the share of exports
 
@@ -163,6 +175,32 @@ class Slots:
             self._set_free(slot, SlotState.HELD, key)
         self._reserved -= reserved
 
+    # the cache
+
+    def cache(self, key: TransferKey, slots: Iterable[int], reserved: int) -> None:
+        """Nobody reads these held slots any more, and their bytes are kept until somebody needs
+        the memory. ``reserved``: what is given back of the share of receptions."""
+        for slot in slots:
+            self._move(slot, SlotState.HELD, key, SlotState.CACHED, key)
+        self._reserved -= reserved
+
+    def keep(self, slot: int, key: TransferKey) -> None:
+        """The same of a queued slot."""
+        self._move(slot, SlotState.QUEUED, key, SlotState.CACHED, key)
+
+    def pin(self, key: TransferKey, slots: Collection[int]) -> None:
+        """Cached slots are about to be read. Raises ArenaFull where receptions need the room."""
+        if self._reserved + len(slots) > self.slot_count - self.export_slots:
+            raise ArenaFull(f"no room to read {len(slots)} cached slots beside receptions")
+        for slot in slots:
+            self._move(slot, SlotState.CACHED, key, SlotState.HELD, key)
+        self._reserved += len(slots)
+
+    def evict(self, key: TransferKey, slots: Iterable[int]) -> None:
+        """Cached slots are free."""
+        for slot in slots:
+            self._set_free(slot, SlotState.CACHED, key)
+
     # inspection
 
     def counts(self) -> SlotCounts:
@@ -174,11 +212,16 @@ class Slots:
             queued=self._number[SlotState.QUEUED],
             held=held,
             promised=self._reserved - held,
+            cached=self._number[SlotState.CACHED],
         )
 
     def held_by(self, key: TransferKey) -> list[int]:
         """Slots that a reception holds."""
         return self._held_as(SlotState.HELD, key)
+
+    def cached_by(self, key: TransferKey) -> list[int]:
+        """Slots with cached bytes of a transfer."""
+        return self._held_as(SlotState.CACHED, key)
 
     def check_integrity(self) -> None:
         """Raise InvariantError unless the counts are right and the shares are kept."""
@@ -196,6 +239,8 @@ class Slots:
     # the table
 
     def _take(self, state: SlotState, holder: Holder, count: int) -> tuple[int, ...]:
+        if count > len(self._free):
+            self.reclaim(count - len(self._free))
         slots = tuple(heapq.heappop(self._free) for _ in range(count))
         for slot in slots:
             self._move(slot, SlotState.FREE, None, state, holder)

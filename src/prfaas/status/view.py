@@ -74,7 +74,7 @@ def _clusters(clusters: list[ClusterStatus]) -> Table:
 
 def _machine(machine: MachineStatus) -> list[str | Text]:
     total = sum(machine.slots.values())
-    used = total - machine.slots.get("free", 0)
+    used = total - machine.slots.get("free", 0) - machine.slots.get("cached", 0)
     memory = (
         f"{format_bytes(used * machine.slot_bytes)} of {format_bytes(total * machine.slot_bytes)}"
     )

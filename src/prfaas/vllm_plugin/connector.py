@@ -29,6 +29,7 @@ from vllm.logger import init_logger
 from prfaas.core.errors import ConfigError
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
+from prfaas.vllm_plugin.prefix_names import weights_identity
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
 from prfaas.vllm_plugin.support import check_supported
 from prfaas.vllm_plugin.versions import version_warning
@@ -61,7 +62,12 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
             logger.warning(warning)
         check_supported(vllm_config, kv_cache_config)
         self._scheduler = (
-            SchedulerSide(kv_cache_config, exports=self._kv_transfer_config.is_kv_producer)
+            SchedulerSide(
+                kv_cache_config,
+                exports=self._kv_transfer_config.is_kv_producer,
+                recomputes=self._kv_transfer_config.kv_load_failure_policy == "recompute",
+                weights=weights_identity(vllm_config.model_config),
+            )
             if role is KVConnectorRole.SCHEDULER
             else None
         )

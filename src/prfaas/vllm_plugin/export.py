@@ -179,6 +179,8 @@ class Exporter:
                     priority=params.priority,
                 )
             )
+            if step.prefix is not None:
+                self._client.describe(params.transfer_id, step.prefix)
         except (PrfaasError, ValueError) as error:
             self._stop(transfer, str(error))
         return transfer

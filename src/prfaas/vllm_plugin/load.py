@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.import_book import Extents
 from prfaas.engine_socket.lent import Import
 from prfaas.engine_socket.messages import OpenImport
+from prfaas.vllm_plugin.cached import CachedLoad, CachedPages, open_cached
 from prfaas.vllm_plugin.converting import Converter, SentLayer, Wanted
 from prfaas.vllm_plugin.flat_source import FlatSource
 from prfaas.vllm_plugin.metadata import ImportStart
@@ -48,8 +49,16 @@ class _Load:
     start: ImportStart
     source: KvLayout
     parts: dict[int, _Part] = field(default_factory=dict)
+    cached: CachedLoad | None = None
     missing: int = 0
     cancelled: bool = False
+
+    def waits(self) -> list[Future[Any]]:
+        """What must be answered before it can be copied."""
+        waits: list[Future[Any]] = [part.opened.future for part in self.parts.values()]
+        if self.cached is not None:
+            waits += [load.future for load in self.cached.loads.values()]
+        return waits
 
 
 @dataclass
@@ -75,6 +84,7 @@ class Importer:
         self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._layers = {layer.name: (g, layer) for g, layer in layers_in_model_order(layout)}
         self._converter = Converter(copier, next(iter(pages.values())).device)
+        self._cached = CachedPages(layout, self._pages, copier)
         self._lock = threading.Lock()
         self._loads: dict[str, _Load] = {}
         self._results = LoadResults()
@@ -84,17 +94,21 @@ class Importer:
         load: _Load | None = None
         try:
             load = _Load(item, self._source_of(item))
-            for rank in parts_to_read(load.source, self._layout):
-                load.parts[rank] = self._open(load, rank)
+            if item.transfer_id is not None:
+                for rank in parts_to_read(load.source, self._layout):
+                    load.parts[rank] = self._open(load, item.transfer_id, rank)
+            if item.cached is not None:
+                load.cached = open_cached(self._client, self._layout, item)
         except (PrfaasError, ValueError) as error:
             self._close(load)
             self._report(item, str(error))
             return
-        load.missing = len(load.parts)
+        waits = load.waits()
+        load.missing = len(waits)
         with self._lock:
             self._loads[item.request_id] = load
-        for part in load.parts.values():
-            part.opened.future.add_done_callback(partial(self._arrived, load))
+        for future in waits:
+            future.add_done_callback(partial(self._arrived, load))
 
     def _source_of(self, item: ImportStart) -> KvLayout:
         """How the sender holds what is loaded. Raises LayoutMismatch for what cannot be read."""
@@ -104,11 +118,11 @@ class Importer:
         source.check_pairs_with(self._layout)
         return source
 
-    def _open(self, load: _Load, part: int) -> _Part:
+    def _open(self, load: _Load, transfer_id: str, part: int) -> _Part:
         layout, item = load.source.of_rank(part), load.start
         plan = TransferPlan(layout, from_token=item.from_token, to_token=item.to_token)
         request = OpenImport(
-            item.transfer_id,
+            transfer_id,
             item.from_token,
             item.to_token,
             plan.total_bytes,
@@ -118,7 +132,7 @@ class Importer:
         )
         return _Part(plan, self._client.open_import(request))
 
-    def _arrived(self, load: _Load, _: Future[Extents]) -> None:
+    def _arrived(self, load: _Load, _: Future[Any]) -> None:
         """One more part is here, or never will be."""
         with self._lock:
             load.missing -= 1
@@ -134,8 +148,8 @@ class Importer:
             results, self._results = self._results, LoadResults()
         for load in doomed:
             load.cancelled = True
-            for part in load.parts.values():
-                part.opened.future.cancel()
+            for future in load.waits():
+                future.cancel()
         return results
 
     def close(self) -> None:
@@ -146,23 +160,30 @@ class Importer:
         try:
             extents = {n: part.opened.future.result() for n, part in load.parts.items()}
             self._copy(load, extents)
+            if load.start.transfer_id is not None and load.start.prefix is not None:
+                self._client.describe(load.start.transfer_id, load.start.prefix)
         except (PrfaasError, CancelledError) as failure:
             error = str(failure) or "cancelled"
         except Exception as failure:
             # vLLM must hear of this request, whatever happened: it waits for it.
-            logger.exception("import %s", load.start.transfer_id)
+            logger.exception("import %s", _called(load.start))
             error = repr(failure)
         finally:
             self._close(load)
         self._report(load.start, error)
 
     def _close(self, load: _Load | None) -> None:
-        for part in load.parts.values() if load is not None else ():
+        if load is None:
+            return
+        for part in load.parts.values():
             self._client.close_import(part.opened)
+        if load.cached is not None:
+            for opened in load.cached.loads.values():
+                self._client.close_load(opened)
 
     def _report(self, item: ImportStart, error: str | None) -> None:
         if error is not None:
-            logger.warning("import %s failed, recomputing: %s", item.transfer_id, error)
+            logger.warning("import %s failed, recomputing: %s", _called(item), error)
         with self._lock:
             self._loads.pop(item.request_id, None)
             self._results.finished.add(item.request_id)
@@ -175,15 +196,21 @@ class Importer:
             for number, part in load.parts.items()
         }
         try:
+            item = load.start
+            if load.cached is not None:
+                self._cached.copy(item, load.cached)
+                item = replace(item, local_tokens=item.from_token)
+            if not load.parts:
+                return
             for name, source in layer_sources(load.source, self._layout).items():
                 if load.cancelled:
                     raise EngineError("the request was aborted")
                 if source.as_it_is:
                     (rank,) = source.ranks
                     span = load.parts[rank].plan.spans[name]
-                    self._copy_layer(load.start, span, flat[rank])
+                    self._copy_layer(item, span, flat[rank])
                 else:
-                    self._convert_layer(load, source, flat)
+                    self._convert_layer(load, item, source, flat)
         finally:
             # After a failure too: once it is reported, vLLM gives the blocks to somebody else.
             self._copier.wait_scattered()
@@ -205,7 +232,9 @@ class Importer:
             copies = source.into(addresses, span.offset_of(blocks[0]), layer.page_bytes)
             self._copier.scatter(*copies)
 
-    def _convert_layer(self, load: _Load, source: LayerSource, flat: dict[int, FlatSource]) -> None:
+    def _convert_layer(
+        self, load: _Load, item: ImportStart, source: LayerSource, flat: dict[int, FlatSource]
+    ) -> None:
         name = source.layer.name
         spans = {rank: load.parts[rank].plan.spans[name] for rank in source.ranks}
 
@@ -230,7 +259,7 @@ class Importer:
         sent = SentLayer(
             source.layer, load.source.groups[source.group], first.first_block, first.end_block
         )
-        self._converter.convert(source, sent, self._wanted(load.start, name), read)
+        self._converter.convert(source, sent, self._wanted(item, name), read)
 
     def _wanted(self, item: ImportStart, name: str) -> Wanted:
         """Blocks that vLLM will read. Raises EngineError where one has no place."""
@@ -250,6 +279,11 @@ class Importer:
                     raise EngineError(f"{name}: block {block} is not in the transfer")
         view = self._views[name]
         return Wanted(layer, group, view, table, first, end, item.to_token)
+
+
+def _called(item: ImportStart) -> str:
+    """For the log."""
+    return item.transfer_id or f"of {item.to_token} tokens from the agent's cache"
 
 
 def _states_to_load(item: ImportStart, group: int, first: int, end: int) -> tuple[int, list[int]]:

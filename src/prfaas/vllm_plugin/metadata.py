@@ -10,6 +10,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from prfaas.core.handoff import ExportParams
+from prfaas.core.prefixes import Prefix
 
 BlockTables = tuple[list[int], ...]
 """Per KV group, the block ids of one request; 0 is vLLM's null block."""
@@ -33,18 +34,30 @@ class ExportStep:
     final: bool
     tables: BlockTables
     states_at: tuple[int, ...] = ()
+    prefix: Prefix | None = None
+    """What the hand-off is of, with its first step."""
+
+
+@dataclass(frozen=True)
+class CachedPart:
+    """The first ``to_token`` tokens are in the agent's cache, under these names of whole blocks."""
+
+    to_token: int
+    block_tokens: int
+    names: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
 class ImportStart:
-    """A request whose blocks [local_tokens, to_token) wait to be filled from a transfer.
+    """A request whose blocks [local_tokens, to_token) wait to be filled: those from ``from_token``
+    on from a transfer, those before it from the agent's cache. Without ``transfer_id`` all of them.
 
     ``kept_states``: KV group to the block in which the state at the last block's end is kept for
     other prompts (`kept_states`).
     """
 
     request_id: str
-    transfer_id: str
+    transfer_id: str | None
     prompt_digest: str
     from_token: int
     to_token: int
@@ -53,6 +66,9 @@ class ImportStart:
     kept_states: dict[int, int] = field(default_factory=dict)
     source: str | None = None
     """The sender's `KvLayout`, packed; None: as this engine's."""
+    cached: CachedPart | None = None
+    prefix: Prefix | None = None
+    """What the transfer is of."""
 
 
 @dataclass

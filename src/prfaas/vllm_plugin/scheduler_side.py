@@ -8,27 +8,36 @@ states exist at a few tokens only (`states`), and vLLM's aligned mode takes care
 block's end is one of them; if it is not, the export is given up with the reason, never guessed.
 
 Import. The request asks for tokens beyond its local prefix; vLLM allocates their blocks and
-parks it until the worker reports the load. Loads are asynchronous without exception: in aligned
-mode vLLM copies the last local state *before* a synchronous load would write it. A request whose
-load failed is never offered the transfer again: vLLM then recomputes it.
+parks it until the worker reports the load (`load_plans`). Loads are asynchronous without exception:
+in aligned mode vLLM copies the last local state *before* a synchronous load would write it. A
+request whose load failed is never offered the transfer again: vLLM then recomputes it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from vllm.logger import init_logger
 from vllm.v1.request import RequestStatus
 
 from prfaas.core.errors import CallerError
-from prfaas.core.handoff import ExportParams, ExportResult, ImportParams, parse_handoff
+from prfaas.core.handoff import (
+    ExportParams,
+    ExportResult,
+    ImportParams,
+    LoadParams,
+    parse_handoff,
+)
+from prfaas.core.prefixes import Prefix
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.kept_states import KeptStates
+from prfaas.vllm_plugin.load_plans import LoadPlans
 from prfaas.vllm_plugin.metadata import BlockTables, ExportStep, ImportStart, StepMetadata
+from prfaas.vllm_plugin.prefix_names import PrefixNames
 from prfaas.vllm_plugin.states import RecurrentStates
 
 if TYPE_CHECKING:
@@ -54,6 +63,7 @@ class _Export:
     exported_tokens: int
     states_due: list[int]
     """Tokens after which states are still to be exported, in order."""
+    prefix: Prefix | None = None
     handed_over: bool = False
     failure: str | None = None
 
@@ -61,17 +71,18 @@ class _Export:
 _EXPORTS_NOTHING = "this engine was started as kv_consumer: it exports nothing"
 
 
-class _Import(NamedTuple):
-    """A request that may be answered from a transfer, if that is bound to the same prompt."""
-
-    params: ImportParams
-    prompt_digest: str
-
-
 class SchedulerSide:
-    """``exports``: whether this engine may be asked for KV caches."""
+    """``exports``: whether this engine may be asked for KV caches; ``recomputes``: whether vLLM
+    computes what could not be loaded; ``weights``: see `prefix_names.weights_identity`."""
 
-    def __init__(self, kv_cache: KVCacheConfig, *, exports: bool = True) -> None:
+    def __init__(
+        self,
+        kv_cache: KVCacheConfig,
+        *,
+        exports: bool = True,
+        recomputes: bool = True,
+        weights: str = "",
+    ) -> None:
         self._may_export = exports
         kinds = group_kinds(kv_cache)
         self._alignment = max(block_tokens for _, block_tokens in kinds)
@@ -81,11 +92,12 @@ class SchedulerSide:
         )
         self._states = RecurrentStates(kv_cache)
         self._exports: dict[str, _Export] = {}
-        self._imports: dict[str, _Import] = {}
+        self._adapters = AdapterIdentities()
+        self._names = PrefixNames(weights, self._alignment, self._adapters)
+        self._loads = LoadPlans(from_cache=recomputes)
         self._starting: list[ImportStart] = []
         self._aborted: list[tuple[str, str]] = []
         self._kept = KeptStates(kv_cache)
-        self._adapters = AdapterIdentities()
 
     def bind_block_pool(self, pool: BlockPool) -> None:
         """vLLM's, once it exists."""
@@ -101,23 +113,31 @@ class SchedulerSide:
             params = parse_handoff(request.kv_transfer_params)
             if params is None:
                 return
-            self._check_boundary(params, request.num_prompt_tokens)
+            digest = ""
+            if not isinstance(params, LoadParams):
+                self._check_boundary(params, request.num_prompt_tokens)
             if isinstance(params, ExportParams) and not self._may_export:
                 raise CallerError(_EXPORTS_NOTHING)
-            digest = self._digest(request, params.to_token)
+            if not isinstance(params, LoadParams):
+                digest = self._digest(request, params.to_token)
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
             logger.warning("request %s: %s", request.request_id, error)
             return
+        names = self._names.of(request)
+        self._loads.note(request, params, names, digest)
         if isinstance(params, ExportParams):
             end, within = params.to_token, params.to_token % self._alignment
             due = [end - within, end] if 0 < within < end else [end]
             self._exports[request.request_id] = _Export(
-                params, digest, request.num_prompt_tokens, params.from_token, due
+                params,
+                digest,
+                request.num_prompt_tokens,
+                params.from_token,
+                due,
+                None if names is None else names.stretch(params.from_token, params.to_token),
             )
-        else:
-            self._imports[request.request_id] = _Import(params, digest)
 
     def _digest(self, request: Request, to_token: int) -> str:
         """What a transfer of this request's prompt is bound to. Raises CallerError for a prompt
@@ -146,37 +166,20 @@ class SchedulerSide:
     def get_num_new_matched_tokens(
         self, request: Request, num_local_tokens: int
     ) -> tuple[int, bool]:
-        wanted = self._imports.get(request.request_id)
-        if wanted is None or num_local_tokens < wanted.params.from_token:
-            # Evicted since the gateway looked: part of the prefix is nowhere. Recompute.
-            return 0, False
-        missing = wanted.params.to_token - num_local_tokens
-        return (missing, True) if missing > 0 else (0, False)
+        tokens = self._loads.offer(request.request_id, num_local_tokens)
+        return tokens, tokens > 0
 
     def update_state_after_alloc(
         self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
     ) -> None:
         if num_external_tokens == 0:
             return
-        # Taken out: one load per request, so a retry after a failure recomputes.
-        params, digest = self._imports.pop(request.request_id)
-        last_block_end = params.to_token // self._alignment * self._alignment
-        kept = {}
-        if 0 < last_block_end < params.to_token:
+        start = self._loads.take(request.request_id, blocks.get_block_ids())
+        last_block_end = start.to_token // self._alignment * self._alignment
+        if 0 < last_block_end < start.to_token:
             kept = self._kept.reserve(request, last_block_end)
-        self._starting.append(
-            ImportStart(
-                request_id=request.request_id,
-                transfer_id=params.transfer_id,
-                prompt_digest=digest,
-                from_token=params.from_token,
-                to_token=params.to_token,
-                local_tokens=params.to_token - num_external_tokens,
-                tables=blocks.get_block_ids(),
-                kept_states=kept,
-                source=params.source,
-            )
-        )
+            start = replace(start, kept_states=kept)
+        self._starting.append(start)
 
     # Exporting
 
@@ -226,7 +229,9 @@ class SchedulerSide:
             final=reached,
             tables=tables,
             states_at=standing,
+            prefix=export.prefix,
         )
+        export.prefix = None
         export.exported_tokens = step.end_token
         export.handed_over = reached
         return step
@@ -245,7 +250,7 @@ class SchedulerSide:
 
     def request_finished(self, request: Request) -> dict[str, Any] | None:
         """Called once per request; returns the response's ``kv_transfer_params``."""
-        self._imports.pop(request.request_id, None)
+        self._loads.forget(request.request_id)
         export = self._exports.pop(request.request_id, None)
         if export is None:
             return _refused_export(request, self._may_export)

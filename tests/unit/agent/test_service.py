@@ -20,11 +20,14 @@ import pytest
 from prfaas.agent import service
 from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import AgentSettings, settings_for
+from prfaas.core.cache_news import CacheNews, Stored, Whole
 from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
-from prfaas.engine_socket.errors import RegistrationRefused
+from prfaas.engine_socket.errors import RegistrationRefused, TransferUnusable
 from prfaas.engine_socket.framing import encode
+from prfaas.engine_socket.lent import Import
 from prfaas.engine_socket.messages import (
     LeaseSlots,
     OpenImport,
@@ -32,7 +35,13 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
 )
 from prfaas.launch.addresses import free_address
-from prfaas.testing.mock_engine_rank import MOCK_DIGEST, MockEngineRank, mock_layout
+from prfaas.testing.mock_engine_rank import (
+    MOCK_DIGEST,
+    ONE_BLOCK,
+    MockEngineRank,
+    content,
+    mock_layout,
+)
 
 SIZE = 1_300_000
 
@@ -161,6 +170,90 @@ async def test_many_at_once_share_a_small_arena(stage: Stage) -> None:
     assert set(outcomes) <= {"ok", "agent a-west took nothing while memory ran out"}
     await settled(lambda: stage.east.driver.snapshot().slots.free == 64)
     await settled(lambda: stage.west.driver.snapshot().slots.held == 0)
+
+
+PROMPT = list(range(16))
+ROOT = root_digest("w", adapter=None, salt=None)
+
+
+def prefix() -> Prefix:
+    found = stretch(
+        chain(ROOT, PROMPT, 16), ROOT, PROMPT, block_tokens=16,
+        from_token=0, to_token=16, salt=None, adapter=None,
+    )  # fmt: skip
+    assert found is not None
+    return found
+
+
+async def told(stage: Stage, agent: Agent, enough: type[Any]) -> list[Any]:
+    """What a follower of its cache hears, up to the first news of a kind."""
+    heard: list[Any] = []
+    async with stage.http.get(agent.admin_url + "/cache/events") as lines:
+        async for line in lines.content:
+            heard.append(msgspec.json.decode(line, type=CacheNews))  # type: ignore[arg-type]
+            if isinstance(heard[-1], enough):
+                return heard
+    raise AssertionError("the stream ended")
+
+
+async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: Stage) -> None:
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    assert [type(news) for news in await told(stage, stage.east, Whole)] == [Whole]
+
+    def send_and_read() -> Import:
+        p0.begin("x", "a-west", SIZE)
+        p0.client.describe("x", prefix())
+        done = 0
+        while done < SIZE:
+            done = p0.hand_over("x", done, SIZE)
+        assert p0.client.finish_export("x") is None
+        opened = pdd.client.open_import(OpenImport("x", *ONE_BLOCK, SIZE, MOCK_DIGEST))
+        opened.future.result(30)
+        pdd.client.describe("x", prefix())
+        return opened
+
+    opened = await asyncio.to_thread(send_and_read)
+    following = asyncio.create_task(told(stage, stage.west, Stored))
+    await stage.http.delete(stage.west.admin_url + "/transfers/x")
+    # It is still read: nothing is cached before the engine lets go.
+    assert (await stage.get(stage.west, "/cache"))["entries"] == []
+    await asyncio.to_thread(pdd.client.close_import, opened)
+    del opened
+    stored = (await following)[-1]
+    assert (stored.transfer_id, stored.prefix, stored.stands_at) == ("x", prefix(), None)
+    await settled(lambda: stage.east.driver.snapshot().cached)
+    for agent, engine in ((stage.east, "p0"), (stage.west, "pdp")):
+        listed = await stage.get(agent, "/cache")
+        (entry,) = listed["entries"]
+        assert (entry["from_token"], entry["to_token"]) == (0, 16)
+        assert entry["total_bytes"] == SIZE <= listed["used_bytes"] <= listed["size_bytes"]
+        rank = p0 if engine == "p0" else await stage.engine(engine)
+        assert await asyncio.to_thread(load, rank, SIZE) == "ok"
+    page = await (await stage.http.get(stage.west.admin_url + "/metrics")).text()
+    assert 'prfaas_agent_loads_total{outcome="ready"} 1.0' in page
+    assert "prfaas_agent_loaded_tokens_total 16.0" in page
+
+
+def load(rank: MockEngineRank, size: int) -> str:
+    opened = rank.client.open_load(
+        local_tokens=0, to_token=16, block_tokens=16, names=prefix().digests
+    )
+    try:
+        (part,) = opened.future.result(30)
+        arena = opened.session.arena
+        right = all(
+            content("x", flat, length) == arena[at : at + length]
+            for flat, at, length in part.extents
+        )
+        return "ok" if right and part.extents[-1].flat_end == size else "wrong bytes"
+    finally:
+        rank.client.close_load(opened)
+
+
+async def test_what_is_not_cached_cannot_be_loaded(stage: Stage) -> None:
+    rank = await stage.engine("pdp")
+    with pytest.raises(TransferUnusable, match="not cached here"):
+        await asyncio.to_thread(load, rank, SIZE)
 
 
 async def test_cancel_reaches_the_engine(stage: Stage) -> None:

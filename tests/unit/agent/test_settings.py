@@ -37,7 +37,8 @@ def deployment() -> Deployment:
 
 def test_settings_of_a_sender(deployment: Deployment) -> None:
     settings = settings_for(deployment, "ae")
-    assert (settings.export_slots, settings.engines) == (512, frozenset({"p0"}))
+    assert (settings.export_slots, settings.engines) == (256, frozenset({"p0"}))
+    assert settings.cache_slots == 256
     assert settings.link is not None
     assert (settings.link.security, settings.link.dscp) == (Plaintext(), 10)
     peer = settings.link.peers["aw"]

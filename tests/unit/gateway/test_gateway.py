@@ -91,6 +91,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
                 "from_token": 0,
                 "to_token": boundary,
                 "priority": 0,
+                "pool_tokens": 0,
             },
         }
         decoder = mock.engines[headers["x-prfaas-decode-engine"]]
@@ -105,6 +106,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
                 "transfer_id": transfer_id,
                 "from_token": 0,
                 "to_token": boundary,
+                "pool_tokens": 0,
             },
         }
         assert decoder.recomputed == 0

@@ -42,8 +42,10 @@ def request(n: int, params: dict[str, Any] | None, status: Any = None) -> Any:
     return SimpleNamespace(
         request_id="r",
         num_prompt_tokens=n,
+        all_token_ids=list(range(n)),
         prompt_token_ids=list(range(n)),
         mm_features=[],
+        prompt_embeds=None,
         cache_salt="a salt",
         lora_request=None,
         kv_transfer_params=params,
@@ -266,6 +268,7 @@ def test_a_prefix_evicted_since_is_recomputed() -> None:
 def test_a_request_loads_once() -> None:
     side, prompt = exporting(1000, import_(768))
     blocks: Any = SimpleNamespace(get_block_ids=lambda: ([1, 2, 3], [0, 0, 4]))
+    assert side.get_num_new_matched_tokens(prompt, 0) == (768, True)
     side.update_state_after_alloc(prompt, blocks, 768)
     (start,) = step(side, 0, 0).imports
     assert (start.from_token, start.to_token, start.local_tokens) == (0, 768, 0)
@@ -303,6 +306,7 @@ def test_what_leaves_and_what_is_loaded_is_bound_to_the_requests_own_prompt() ->
 
     side, prompt = exporting(1000, import_(768))
     blocks: Any = SimpleNamespace(get_block_ids=lambda: ([1, 2, 3], [0, 0, 4]))
+    assert side.get_num_new_matched_tokens(prompt, 0) == (768, True)
     side.update_state_after_alloc(prompt, blocks, 768)
     (start,) = step(side, 0, 0).imports
     assert start.prompt_digest == digest

@@ -22,6 +22,13 @@ class TlsConfig(Strict, frozen=True):
     ``spiffe://example.org/prfaas/{agent}``."""
 
 
+class CacheConfig(Strict, frozen=True):
+    """Prefixes that an agent keeps for engines of its machine (`docs/agent.md`)."""
+
+    size: str | None = None
+    """At most so much of the arena; ``0`` keeps nothing. None: half of the arena."""
+
+
 class AgentConfig(Strict, frozen=True):
     """The agent of a machine.
 
@@ -42,6 +49,7 @@ class AgentConfig(Strict, frozen=True):
     """Unix socket for engines; chosen where we start it."""
     arena: str = "512 MiB"
     slot: str = "1 MiB"
+    cache: CacheConfig = CacheConfig()
     tls: TlsConfig | None = None
     plaintext: bool = False
     """Speak without TLS. Never a fallback: it must be asked for."""
@@ -74,3 +82,10 @@ class AgentConfig(Strict, frozen=True):
     def slot_bytes(self) -> int:
         """Bytes of one slot."""
         return parse_bytes(self.slot)
+
+    @property
+    def cache_slots(self) -> int:
+        """How many slots may hold cached prefixes."""
+        if self.cache.size is None:
+            return self.arena_bytes // self.slot_bytes // 2
+        return parse_bytes(self.cache.size) // self.slot_bytes

@@ -111,6 +111,8 @@ def _check_agent(agent: AgentConfig) -> None:
         raise ConfigError(
             f"arena {agent.arena} must be a multiple of slot {agent.slot} and hold at least 4 slots"
         )
+    if agent.cache_slots * agent.slot_bytes > agent.arena_bytes:
+        raise ConfigError(f"cache: size {agent.cache.size} is more than the arena, {agent.arena}")
     if not 0 <= agent.dscp <= 63:
         raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
     if agent.tls is not None and agent.plaintext:

@@ -1,0 +1,68 @@
+"""Tells those who follow the cache over HTTP what it holds, and what comes and goes.
+
+A follower gets everything that is cached, then every change. What happens while it joins may be
+told twice: both kinds of news are about the state, and telling them again changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from prfaas.agent.driver import PoolDriver
+from prfaas.core.cache_news import Alive, CacheNews, Evicted, Stored, Whole
+from prfaas.pool.effects import AnnounceCached, AnnounceEvicted
+
+_MOST_NEWS = 10_000
+"""Of a follower that does not read: it is cut off, and begins anew."""
+
+ALIVE_S = 1.0
+"""So often a follower hears something, or it would not know a silent agent from a dead one."""
+
+
+class CacheFeed:
+    """On the event loop."""
+
+    def __init__(self, driver: PoolDriver) -> None:
+        self._driver = driver
+        self._followers: set[asyncio.Queue[CacheNews]] = set()
+        driver.carry_out(AnnounceCached, lambda effect: self._tell(_stored(effect)))
+        driver.carry_out(AnnounceEvicted, lambda effect: self._tell(_evicted(effect)))
+
+    async def follow(self) -> AsyncIterator[CacheNews]:
+        """All there is, then `Whole`, then what changes; ends for a follower that is too slow."""
+        queue: asyncio.Queue[CacheNews] = asyncio.Queue(_MOST_NEWS)
+        self._followers.add(queue)
+        try:
+            # A block is only placed where the one before it is known.
+            cached = self._driver.cached()
+            for effect in sorted(cached, key=lambda effect: effect.prefix.from_token):
+                yield _stored(effect)
+            yield Whole()
+            while queue in self._followers or not queue.empty():
+                try:
+                    async with asyncio.timeout(ALIVE_S):
+                        news = await queue.get()
+                except TimeoutError:
+                    news = Alive()
+                yield news
+        finally:
+            self._followers.discard(queue)
+
+    def _tell(self, news: CacheNews) -> None:
+        for queue in list(self._followers):
+            try:
+                queue.put_nowait(news)
+            except asyncio.QueueFull:
+                self._followers.discard(queue)
+
+
+def _stored(effect: AnnounceCached) -> Stored:
+    key = effect.key
+    return Stored(
+        key.transfer_id, key.rank, key.epoch, effect.layout, effect.prefix, effect.stands_at
+    )
+
+
+def _evicted(effect: AnnounceEvicted) -> Evicted:
+    return Evicted(effect.key.transfer_id, effect.key.rank, effect.key.epoch)

@@ -1,0 +1,39 @@
+"""What an agent tells gateways of its cached prefixes, one JSON object a line."""
+
+from __future__ import annotations
+
+import msgspec
+
+from prfaas.core.prefixes import Prefix
+
+
+class Stored(msgspec.Struct, frozen=True, tag="stored"):
+    """One rank's part of a transfer is cached. ``layout``: fingerprint of the rank whose pages they
+    are; ``stands_at``: the token from which an engine can go on, a block's end; None: from every
+    block's end."""
+
+    transfer_id: str
+    rank: int
+    epoch: int
+    layout: str
+    prefix: Prefix
+    stands_at: int | None = None
+
+
+class Evicted(msgspec.Struct, frozen=True, tag="evicted"):
+    """It is there no more."""
+
+    transfer_id: str
+    rank: int
+    epoch: int
+
+
+class Whole(msgspec.Struct, frozen=True, tag="whole"):
+    """All that was there when the follower joined has been told."""
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """Nothing has happened for a while."""
+
+
+CacheNews = Stored | Evicted | Whole | Alive

@@ -1,0 +1,125 @@
+"""What a stretch of cached KV is of: the tokens, and everything else that decides its bytes.
+
+A prefix is named by a chain of digests, one for each whole block: each is a digest of the one
+before it and of the block's tokens. The first link, the *root*, is a digest of what the tokens do
+not tell: the model's weights, the adapter and the salt. So one name stands for a whole prefix, two
+prompts share names exactly as far as they are alike, and nothing but the same prompt under the same
+salt leads to a name. Only engines make names, each from its own requests; who else handles them
+compares them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from array import array
+from collections.abc import Sequence
+
+import msgspec
+
+DIGEST_BYTES = 16
+TOKEN_BYTES = 4
+MOST_TOKENS = 512 * 1024
+"""Of a stretch: with its digests it fits a frame of the engine's socket. None longer is kept."""
+
+
+class Prefix(msgspec.Struct, frozen=True):
+    """Whole blocks [from_token, end_token) of a prompt, behind a prefix with the name ``parent``.
+
+    ``digests``: the names after each of the blocks. ``tokens``: their ids, uint32, little-endian.
+    ``salt`` and ``adapter`` are the request's; they are in the names already and tell those who
+    look prompts up.
+    """
+
+    block_tokens: int
+    from_token: int
+    parent: bytes
+    digests: tuple[bytes, ...]
+    tokens: bytes
+    salt: str | None = None
+    adapter: str | None = None
+
+    @property
+    def end_token(self) -> int:
+        """Where the last whole block ends."""
+        return self.from_token + len(self.digests) * self.block_tokens
+
+    def fault(self) -> str | None:
+        """What is wrong with it, or None: it may come from elsewhere."""
+        size, count = self.block_tokens, len(self.digests)
+        if size <= 0 or self.from_token < 0 or self.from_token % size or not count:
+            return "a cached prefix has whole blocks"
+        if count * size > MOST_TOKENS:
+            return f"a cached prefix has at most {MOST_TOKENS} tokens"
+        if len(self.tokens) != count * size * TOKEN_BYTES:
+            return "a cached prefix names each of its tokens"
+        if any(len(digest) != DIGEST_BYTES for digest in (self.parent, *self.digests)):
+            return f"names of prefixes have {DIGEST_BYTES} bytes"
+        return None
+
+    def token_ids(self) -> list[int]:
+        """Of the blocks."""
+        return _from_little(self.tokens).tolist()
+
+
+def root_digest(weights: str, *, adapter: str | None, salt: str | None) -> bytes:
+    """The name of the empty prefix. ``weights`` and ``adapter`` identify what they are, not merely
+    what they are called."""
+    head = msgspec.msgpack.encode((weights, adapter, salt))
+    return hashlib.blake2b(head, digest_size=DIGEST_BYTES, person=b"prfaas-prefix").digest()
+
+
+def chain(root: bytes, token_ids: Sequence[int], block_tokens: int) -> tuple[bytes, ...]:
+    """Names after each whole block of ``token_ids``. Raises OverflowError for what is no uint32."""
+    packed = memoryview(pack_tokens(token_ids))
+    size = block_tokens * TOKEN_BYTES
+    found: list[bytes] = []
+    name = root
+    for start in range(0, len(packed) - size + 1, size):
+        digest = hashlib.blake2b(name, digest_size=DIGEST_BYTES)
+        digest.update(packed[start : start + size])
+        name = digest.digest()
+        found.append(name)
+    return tuple(found)
+
+
+def pack_tokens(token_ids: Sequence[int]) -> bytes:
+    """As uint32, little-endian. Raises OverflowError for what is no uint32."""
+    tokens = array("I", token_ids)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens.tobytes()
+
+
+def stretch(
+    names: Sequence[bytes],
+    root: bytes,
+    token_ids: Sequence[int],
+    *,
+    block_tokens: int,
+    from_token: int,
+    to_token: int,
+    salt: str | None,
+    adapter: str | None,
+) -> Prefix | None:
+    """Blocks [from_token, to_token) of a prompt with the chain ``names``; None where that is no
+    whole block, or does not begin with one, or is too long."""
+    first, end = from_token // block_tokens, min(to_token // block_tokens, len(names))
+    if from_token % block_tokens or first >= end or (end - first) * block_tokens > MOST_TOKENS:
+        return None
+    return Prefix(
+        block_tokens=block_tokens,
+        from_token=from_token,
+        parent=names[first - 1] if first else root,
+        digests=tuple(names[first:end]),
+        tokens=pack_tokens(token_ids[from_token : end * block_tokens]),
+        salt=salt,
+        adapter=adapter,
+    )
+
+
+def _from_little(tokens: bytes) -> array[int]:
+    found = array("I", tokens)
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found

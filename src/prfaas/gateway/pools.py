@@ -1,0 +1,196 @@
+"""What the agents' caches hold, learnt from their news, and how much of a prompt each could give.
+
+Each agent has a holder of its own in a prefix index, one for each layout its cached pages have:
+whole blocks are its full attention, the tokens from which an engine can go on its states. So one
+question to the index says how long a prefix each machine can load, as it does for engines' own
+caches (`kv_events`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from prfaas.core.cache_news import CacheNews, Evicted, Stored
+from prfaas.core.errors import LinkError
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.index.engine_index import BlocksStored, EngineIndex
+from prfaas.index.keys import PromptKeys
+from prfaas.index.prefix_index import PrefixIndex
+
+logger = logging.getLogger(__name__)
+
+_SEED_BYTES = 16
+_RETRY_S = 1.0
+_BLOCKS, _STATES = 0, 1
+"""Groups of a holder."""
+
+Part = tuple[str, int, int]
+"""Transfer id, rank, epoch."""
+
+
+class Holder(NamedTuple):
+    """An agent, and the fingerprint of the layout of what it has cached."""
+
+    agent: str
+    layout: str
+
+
+class _Holding:
+    """One holder's part of the index. A block may lie in several entries."""
+
+    def __init__(self, index: EngineIndex) -> None:
+        self._index = index
+        self._parts: dict[Part, Stored] = {}
+        self._blocks: Counter[bytes] = Counter()
+        self._states: Counter[bytes] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def stored(self, news: Stored) -> None:
+        """Harmless where it is known."""
+        part = news.transfer_id, news.rank, news.epoch
+        prefix = news.prefix
+        if part in self._parts or prefix.fault() is not None:
+            return
+        self._parts[part] = news
+        extra = [] if prefix.adapter is None else [prefix.adapter]
+        extras = [list(extra) for _ in prefix.digests]
+        if prefix.from_token == 0 and prefix.salt is not None:
+            extras[0].append(prefix.salt)
+        self._index.stored(
+            BlocksStored(
+                group=_BLOCKS,
+                kind="full_attention",
+                block_tokens=prefix.block_tokens,
+                hashes=prefix.digests,
+                parent=prefix.parent if prefix.from_token else None,
+                token_ids=prefix.token_ids(),
+                extra_keys=extras,
+            )
+        )
+        self._blocks.update(prefix.digests)
+        if news.stands_at is not None:
+            state = _state(news)
+            self._index.stored(
+                BlocksStored(
+                    group=_STATES,
+                    kind="mamba",
+                    block_tokens=prefix.block_tokens,
+                    hashes=state,
+                    parent=None,
+                    token_ids=(),
+                )
+            )
+            self._states.update(state)
+
+    def evicted(self, part: Part) -> None:
+        """Harmless where it is not known."""
+        news = self._parts.pop(part, None)
+        if news is not None:
+            self._drop(_BLOCKS, self._blocks, news.prefix.digests)
+            self._drop(_STATES, self._states, _state(news))
+
+    def clear(self) -> None:
+        """Nothing of it is known any more."""
+        self._parts.clear()
+        self._blocks.clear()
+        self._states.clear()
+        self._index.clear()
+
+    def _drop(self, group: int, counts: Counter[bytes], names: tuple[bytes, ...]) -> None:
+        counts.subtract(names)
+        gone = [name for name in names if counts[name] <= 0]
+        for name in gone:
+            del counts[name]
+        if gone:
+            self._index.removed(group, gone)
+
+
+def _state(news: Stored) -> tuple[bytes, ...]:
+    """The name of the prefix from whose end an engine can go on, where it is one of the blocks."""
+    prefix = news.prefix
+    block = ((news.stands_at or 0) - prefix.from_token) // prefix.block_tokens - 1
+    return prefix.digests[block : block + 1] if 0 <= block < len(prefix.digests) else ()
+
+
+class Pools:
+    """The caches of all agents.
+
+    Args:
+        max_blocks: how many distinct blocks are kept, see `PrefixIndex`.
+        most_holders: how many (agent, layout) pairs there can be.
+    """
+
+    def __init__(self, *, max_blocks: int, most_holders: int) -> None:
+        self.index = PrefixIndex(
+            max_blocks=max_blocks, max_engines=most_holders, seed=os.urandom(_SEED_BYTES)
+        )
+        self._most_holders = most_holders
+        self._holdings: dict[Holder, _Holding] = {}
+        self._names: dict[str, Holder] = {}
+
+    def take(self, agent: str, news: CacheNews) -> None:
+        """What an agent says."""
+        if isinstance(news, Stored):
+            holding = self._holding(Holder(agent, news.layout))
+            if holding is not None:
+                holding.stored(news)
+        elif isinstance(news, Evicted):
+            part = news.transfer_id, news.rank, news.epoch
+            for holder, holding in self._holdings.items():
+                if holder.agent == agent:
+                    holding.evicted(part)
+
+    def lost(self, agent: str) -> None:
+        """It is not followed any more: what it has is not known."""
+        for holder, holding in self._holdings.items():
+            if holder.agent == agent:
+                holding.clear()
+
+    def entries(self) -> Mapping[str, int]:
+        """Agent to the number of cached parts that are known."""
+        found: Counter[str] = Counter()
+        for holder, holding in self._holdings.items():
+            found[holder.agent] += len(holding)
+        return found
+
+    def match(self, prompt: PromptKeys) -> dict[Holder, int]:
+        """How many tokens of the prompt's prefix each could give, where it is any."""
+        if not any(map(len, self._holdings.values())):
+            return {}
+        return {
+            self._names[name]: match.reusable_tokens
+            for names, match in self.index.match(prompt)
+            for name in names
+            if match.reusable_tokens
+        }
+
+    def _holding(self, holder: Holder) -> _Holding | None:
+        found = self._holdings.get(holder)
+        if found is None and len(self._holdings) < self._most_holders:
+            name = f"{holder.agent} {holder.layout}"
+            self._names[name] = holder
+            found = self._holdings[holder] = _Holding(self.index.engine(name))
+        return found
+
+
+async def watch_cache(agent: AgentClient, pools: Pools) -> None:
+    """Follow one agent's cache, for ever."""
+    while True:
+        try:
+            async for news in agent.cache_news():
+                pools.take(agent.name, news)
+        except LocalFault as error:
+            logger.warning("%s", error)
+        except LinkError as error:
+            logger.debug("%s", error)
+        finally:
+            pools.lost(agent.name)
+        await asyncio.sleep(_RETRY_S)

@@ -1,0 +1,97 @@
+"""Names of a request's prefixes (`core.prefixes`), as this engine computes them.
+
+They are what a cached prefix is found by, so they stand for everything that decides its bytes: the
+tokens, the salt, the adapter, the model's weights. The layout its pages have is compared beside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
+from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+    from vllm.v1.request import Request
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
+
+@dataclass(frozen=True)
+class RequestNames:
+    """Of one request's prompt. ``names``: after each whole block."""
+
+    block_tokens: int
+    root: bytes
+    names: tuple[bytes, ...]
+    token_ids: list[int]
+    salt: str | None
+    adapter: str | None
+
+    def stretch(self, from_token: int, to_token: int) -> Prefix | None:
+        """What a transfer of these tokens is of; None for one that is not to be kept."""
+        return stretch(
+            self.names,
+            self.root,
+            self.token_ids,
+            block_tokens=self.block_tokens,
+            from_token=from_token,
+            to_token=to_token,
+            salt=self.salt,
+            adapter=self.adapter,
+        )
+
+
+class PrefixNames:
+    """Of one engine. ``weights``: see `weights_identity`."""
+
+    def __init__(
+        self, weights: str, block_tokens: int, adapters: AdapterIdentities | None = None
+    ) -> None:
+        self._weights, self._block_tokens = weights, block_tokens
+        self._adapters = adapters or AdapterIdentities()
+
+    def of(self, request: Request) -> RequestNames | None:
+        """None for a prompt that is more than its token ids."""
+        if request.mm_features or request.prompt_embeds is not None:
+            return None
+        lora = request.lora_request
+        adapter = self._adapters.of(lora)
+        root = root_digest(self._weights, adapter=adapter, salt=request.cache_salt)
+        tokens = list(request.all_token_ids[: request.num_prompt_tokens])
+        return RequestNames(
+            block_tokens=self._block_tokens,
+            root=root,
+            names=chain(root, tokens, self._block_tokens),
+            token_ids=tokens,
+            salt=request.cache_salt,
+            adapter=None if lora is None else lora.lora_name,
+        )
+
+
+def weights_identity(config: ModelConfig) -> str:
+    """What tells these weights from others under the same name: an agent outlives its engines, and
+    an engine may come back with a model that was trained on. Of a folder the weights' files, by
+    their sizes and samples of their content (a change of training changes all of them); of anything
+    else its name and revision."""
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(config.model)
+    files = sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})
+    try:
+        for file in files:
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size} ".encode())
+            with file.open("rb") as stream:
+                for number in range(_SAMPLES):
+                    stream.seek(number * size // _SAMPLES)
+                    digest.update(stream.read(_SAMPLE_BYTES))
+    except OSError:
+        files = []
+    if files:
+        return digest.hexdigest()
+    return f"{config.model} {config.revision}"

@@ -1,0 +1,76 @@
+"""Names of prefixes."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from prfaas.core.prefixes import Prefix, chain, pack_tokens, root_digest, stretch
+
+TOKENS = list(range(100, 140))
+
+
+def names(tokens: list[int], *, salt: str | None = None, adapter: str | None = None) -> list[bytes]:
+    return list(chain(root_digest("w", adapter=adapter, salt=salt), tokens, 16))
+
+
+def test_prompts_share_names_as_far_as_they_are_alike() -> None:
+    other = [*TOKENS[:20], 7, *TOKENS[21:]]
+    assert len(names(TOKENS)) == 2  # of whole blocks
+    assert names(TOKENS)[0] == names(other)[0]
+    assert names(TOKENS)[1] != names(other)[1]
+    # The second block's tokens are alike, what is before them is not.
+    assert names([1, *TOKENS[1:]])[1] != names(TOKENS)[1]
+
+
+def test_salt_adapter_and_weights_are_in_every_name() -> None:
+    plain = names(TOKENS)
+    others = [names(TOKENS, salt="a"), names(TOKENS, adapter="a"), names(TOKENS, salt="b")]
+    others.append(list(chain(root_digest("v", adapter=None, salt=None), TOKENS, 16)))
+    every = [name for some in (plain, *others) for name in some]
+    assert len(set(every)) == len(every)
+
+
+def test_a_stretch_is_of_whole_blocks() -> None:
+    root = root_digest("w", adapter=None, salt=None)
+    chained = chain(root, TOKENS, 16)
+    found = stretch(
+        chained, root, TOKENS, block_tokens=16, from_token=16, to_token=39, salt=None, adapter=None
+    )
+    assert found is not None
+    assert (found.from_token, found.end_token) == (16, 32)
+    assert (found.parent, found.digests) == (chained[0], chained[1:])
+    assert found.token_ids() == TOKENS[16:32]
+    assert found.fault() is None
+    for first, end in ((0, 15), (8, 32), (32, 32)):
+        nothing = stretch(
+            chained,
+            root,
+            TOKENS,
+            block_tokens=16,
+            from_token=first,
+            to_token=end,
+            salt=None,
+            adapter=None,
+        )
+        assert nothing is None
+
+
+SOUND = Prefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"block_tokens": 0}, "whole blocks"),
+        ({"from_token": 8}, "whole blocks"),
+        ({"digests": ()}, "whole blocks"),
+        ({"tokens": b"1234"}, "each of its tokens"),
+        ({"parent": b"short"}, "16 bytes"),
+        ({"digests": (b"short",)}, "16 bytes"),
+        ({"block_tokens": 1 << 20}, "at most"),
+    ],
+)
+def test_what_is_wrong_is_said(change: dict[str, object], fault: str) -> None:
+    assert SOUND.fault() is None
+    assert fault in str(msgspec.structs.replace(SOUND, **change).fault())

@@ -1,0 +1,140 @@
+"""What agents' caches could give, and which engines can load it."""
+
+from __future__ import annotations
+
+from prfaas.core.cache_news import Evicted, Stored, Whole
+from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.pools import Holder, Pools
+from prfaas.gateway.prefix_matches import Matches, with_pools
+from prfaas.index.keys import PromptKeys
+
+BLOCK = 4
+TOKENS = list(range(50, 90))
+HOLDER = Holder("west", "layout")
+
+
+def stored(
+    name: str,
+    end: int,
+    *,
+    start: int = 0,
+    stands_at: int | None = None,
+    salt: str | None = None,
+    adapter: str | None = None,
+    layout: str = "layout",
+    tokens: list[int] | None = None,
+) -> Stored:
+    ids = tokens or TOKENS
+    root = root_digest("w", adapter=adapter, salt=salt)
+    prefix = stretch(
+        chain(root, ids, BLOCK), root, ids, block_tokens=BLOCK,
+        from_token=start, to_token=end, salt=salt, adapter=adapter,
+    )  # fmt: skip
+    assert prefix is not None
+    return Stored(name, 0, 1, layout, prefix, stands_at)
+
+
+def pools(*news: Stored) -> Pools:
+    found = Pools(max_blocks=1000, most_holders=4)
+    for one in news:
+        found.take("west", one)
+    return found
+
+
+def match(
+    found: Pools, tokens: list[int] | None = None, *, salt: str | None = None, adapter: str = ""
+) -> int:
+    keys = PromptKeys(tokens or TOKENS, salt=salt, adapter=adapter or None)
+    every = found.match(keys)
+    found.index.check_integrity()
+    assert every.keys() <= {HOLDER}
+    return every.get(HOLDER, 0)
+
+
+def test_blocks_of_full_attention_serve_as_far_as_the_prompt_is_alike() -> None:
+    found = pools(stored("x", 20))
+    assert match(found) == 20
+    assert match(found, TOKENS[:11]) == 8
+    assert match(found, [*TOKENS[:9], 1, 2, 3, 4, 5, 6, 7]) == 8
+    assert match(found, [1, *TOKENS[1:]]) == 0
+
+
+def test_a_state_serves_at_its_own_token_alone() -> None:
+    found = pools(stored("x", 20, stands_at=20))
+    assert match(found) == 20
+    assert match(found, TOKENS[:19]) == 0
+    found.take("west", stored("y", 8, stands_at=8))
+    assert match(found, TOKENS[:19]) == 8
+
+
+def test_turns_follow_each_other_and_without_the_first_the_second_is_nothing() -> None:
+    found = pools(stored("first", 8, stands_at=8), stored("second", 20, start=8, stands_at=20))
+    assert match(found) == 20
+    assert match(pools(stored("second", 20, start=8, stands_at=20))) == 0
+
+
+def test_salts_and_adapters_are_apart() -> None:
+    found = pools(stored("x", 20, salt="s"), stored("y", 12, adapter="a"))
+    assert match(found) == 0
+    assert match(found, salt="s") == 20
+    assert match(found, adapter="a") == 12
+    assert match(found, adapter="a", salt="s") == 0
+
+
+def test_what_was_evicted_is_gone_unless_another_holds_it() -> None:
+    found = pools(stored("x", 20), stored("y", 8))
+    found.take("west", Evicted("x", 0, 1))
+    assert match(found) == 8
+    found.take("west", Evicted("y", 0, 1))
+    assert match(found) == 0
+    found.take("west", Evicted("y", 0, 1))  # told again
+    found.take("west", Whole())
+    found.take("west", stored("x", 20))
+    found.take("west", stored("x", 20))
+    assert match(found) == 20
+    found.take("west", Evicted("x", 0, 1))
+    assert match(found) == 0
+
+
+def test_a_lost_agent_holds_nothing_and_begins_anew() -> None:
+    found = pools(stored("x", 20))
+    found.lost("west")
+    assert match(found) == 0
+    assert found.entries() == {"west": 0}
+    found.take("west", stored("x", 20))
+    assert match(found) == 20
+
+
+def test_there_are_no_more_holders_than_there_can_be() -> None:
+    found = pools(*(stored("x", 20, layout=str(number)) for number in range(9)))
+    assert len(found.match(PromptKeys(TOKENS))) == 4
+
+
+def endpoint(name: str, agent: str) -> EngineEndpoint:
+    return EngineEndpoint(
+        name=name, cluster="c", machine=agent, agent=agent, role="decode", url="",
+        kv_events=None, kv_events_replay=None,
+    )  # fmt: skip
+
+
+def test_engines_load_what_their_agent_has_in_their_layout_where_it_is_more_than_they_hold() -> (
+    None
+):
+    engines = {
+        name: endpoint(name, agent)
+        for name, agent in (
+            ("has less", "west"),
+            ("has more", "west"),
+            ("other layout", "west"),
+            ("unregistered", "west"),
+            ("elsewhere", "east"),
+        )
+    }
+    own = Matches({"has less": 12, "has more": 24, "elsewhere": 8}, {"has less": 4, "elsewhere": 4})
+    layouts = {"has less": "layout", "has more": "layout", "other layout": "other"}
+    found = with_pools(own, {HOLDER: 20}, engines, layouts.get)
+    assert found.cached == {"has less": 20, "has more": 24, "elsewhere": 8}
+    assert found.resumable == {"elsewhere": 4}
+    assert found.pool == {"has less": 20}
+    assert with_pools(own, {}, engines, layouts.get) is own
