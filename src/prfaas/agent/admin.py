@@ -13,11 +13,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
+from prfaas.core.errors import CapacityError
+from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
-from prfaas.pool.events import TransferCancelled
+from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
 
 LINK_EVENT_PERIOD_S = 0.1
@@ -50,6 +52,9 @@ class Admin:
         app.router.add_get("/engines", self._engines)
         app.router.add_get("/transfers/{id}", self._transfer)
         app.router.add_delete("/transfers/{id}", self._delete_transfer)
+        app.router.add_get("/gateways", self._gateways)
+        app.router.add_put("/gateways/{id}", self._renew_gateway)
+        app.router.add_delete("/gateways/{id}", self._end_gateway)
         app.router.add_get("/links", self._links)
         app.router.add_get("/links/events", self._link_events)
         return app
@@ -112,6 +117,29 @@ class Admin:
         self._driver.handle(TransferCancelled(_transfer_id(request)))
         return web.Response(status=204)
 
+    async def _gateways(self, request: web.Request) -> web.Response:
+        """Whose sessions are live."""
+        return _json({"gateways": self._driver.standing().gateways})
+
+    async def _renew_gateway(self, request: web.Request) -> web.Response:
+        """It lives for `LAPSES_AFTER_S` more, and is told what it may have at the engines here."""
+        session_id = _session_id(request)
+        try:
+            renewal = msgspec.json.decode(await request.read(), type=Renewal)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise web.HTTPBadRequest(
+                text=f"not a renewal of a gateway's session: {error}"
+            ) from error
+        try:
+            return _json(self._driver.renew(session_id, renewal))
+        except CapacityError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from error
+
+    async def _end_gateway(self, request: web.Request) -> web.Response:
+        """Its transfers are dropped, now."""
+        self._driver.handle(GatewayEnded(_session_id(request)))
+        return web.Response(status=204)
+
     async def _links(self, request: web.Request) -> web.Response:
         return _json(LinkStates(list(self._link.states())))
 
@@ -150,6 +178,13 @@ def _transfer_id(request: web.Request) -> str:
     if not TRANSFER_ID.match(transfer_id):
         raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
     return transfer_id
+
+
+def _session_id(request: web.Request) -> str:
+    session_id = request.match_info["id"]
+    if not SESSION_ID.match(session_id):
+        raise web.HTTPBadRequest(text="a session id is 8 to 24 characters of a-z 0-9")
+    return session_id
 
 
 def _number(request: web.Request, name: str, *, default: float, low: float, high: float) -> float:

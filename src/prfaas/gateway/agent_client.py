@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.errors import LinkError, PrfaasError
+from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
@@ -96,6 +97,30 @@ class AgentClient:
                 await answer.read()
                 if answer.status >= 500:
                     raise LinkError(f"agent {self.name}: dropping answered {answer.status}")
+        except CONNECTION_ERRORS as error:
+            raise self._failure(error) from error
+
+    async def renew(self, session_id: str, renewal: Renewal) -> Standing | None:
+        """Hold a gateway's session; None where the agent, of a release before, keeps none."""
+        try:
+            url, body = f"{self.url}/gateways/{session_id}", msgspec.json.encode(renewal)
+            async with await self._http.request("PUT", url, data=body, timeout=_SHORT) as answer:
+                found = await answer.read()
+                self._check_version(answer)
+                if answer.status in (404, 405):
+                    return None
+                if answer.status != 200:
+                    raise LinkError(f"agent {self.name}: a session answered {answer.status}")
+                return self._parse(found, Standing)
+        except CONNECTION_ERRORS as error:
+            raise self._failure(error) from error
+
+    async def end_session(self, session_id: str) -> None:
+        """Have the agent drop what is left of this gateway."""
+        try:
+            url = f"{self.url}/gateways/{session_id}"
+            async with await self._http.request("DELETE", url, timeout=_SHORT) as answer:
+                await answer.read()
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 

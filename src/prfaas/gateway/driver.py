@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
@@ -108,11 +107,6 @@ class Driver:
         self._exchanges: dict[str, Exchange] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
-
-    @staticmethod
-    def new_key() -> str:
-        """A fresh name for a request, fit to be the stem of transfer ids."""
-        return uuid.uuid4().hex
 
     def handle(self, event: AnyEvent) -> None:
         """Tell the scheduler and do what it says."""

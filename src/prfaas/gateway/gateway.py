@@ -15,7 +15,6 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
-from prfaas.core.errors import PrfaasError
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
@@ -28,7 +27,7 @@ from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed
-from prfaas.gateway.kv_memory import kv_memory
+from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
@@ -38,6 +37,7 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.sessions import GatewaySession
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
 _TIDY_S = 0.25
 """How often the prefix index is looked after: it makes room ahead of what a second may bring."""
+_FAREWELL_S = 1.0
+"""What agents that do not answer may cost the end of a gateway."""
 _FEWEST_ENGINES = 64
 """The index has room for so many, or for twice those of the file: others may join."""
 
@@ -117,6 +119,11 @@ class Gateway:
         )
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
+        self._session = GatewaySession(
+            self.deployment.gateway.name,
+            outstanding=lambda agent: {},
+            on_shares=lambda shares: None,
+        )
         self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()
         self._lines = LineStates(
@@ -131,10 +138,10 @@ class Gateway:
             renderer=self._renderer,
             metrics=self.metrics,
             tell=self._driver.handle,
-            watch_links=self._watch_links,
+            at_agent=self._at_agent,
             most_engines=most_engines,
         )
-        self._roster.watch(self.fleet, self._watch_links)
+        self._roster.watch(self.fleet, self._at_agent)
         self.run_beside(
             "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
@@ -159,6 +166,7 @@ class Gateway:
         """Stop everything; requests under way must have ended."""
         await self._background.close()
         await self._driver.close()
+        await self._session.end(self.agents.values(), within_s=_FAREWELL_S)
         await self._http.close()
         self._zmq.destroy(linger=0)
         self._learned.write(self._driver.scheduler.learned)
@@ -223,6 +231,7 @@ class Gateway:
             index=self.index,
             metrics=self.metrics,
             journal=self._journal,
+            new_key=self._session.new_key,
             alignment_tokens=fleet.layouts.alignment_tokens,
         )
 
@@ -271,23 +280,11 @@ class Gateway:
             on_arrival=self.thresholds.arrived,
         )
 
-    def _watch_links(self, agent: AgentClient) -> Watch:
-        return "link_states", partial(watch_links, agent, self._lines)
-
-    async def _learn_kv_memory(self, name: str) -> None:
-        """Once it is registered: how many blocks say nothing without their layout."""
-        layout = self.fleet.layouts.layout(name)
-        if layout is None:
-            return
-        try:
-            blocks = await self.engines[name].kv_blocks()
-        except PrfaasError as error:  # It is told again when it has come back.
-            logger.info("%s does not say how large its KV memory is: %s", name, error)
-            return
-        found = None if blocks is None else kv_memory(layout, blocks)
-        if found is not None:
-            logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
-            self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
+    def _at_agent(self, agent: AgentClient) -> list[Watch]:
+        return [
+            ("link_states", partial(watch_links, agent, self._lines)),
+            ("session", partial(self._session.hold, agent)),
+        ]
 
     def _role_changed(self, command: ChangeRole) -> None:
         done = "no" if command.dry_run else "yes"
@@ -296,7 +293,9 @@ class Gateway:
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
-        self._background.run("kv_memory", partial(self._learn_kv_memory, name))
+        layout, ask = self.fleet.layouts.layout(name), self.engines[name].kv_blocks
+        learn = partial(learn_kv_memory, name, layout, ask, self._tell_of)
+        self._background.run("kv_memory", learn)
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from math import ceil
 
@@ -48,6 +48,7 @@ class RequestFlow:
 
     Args:
         index: what the engines' prefix caches hold.
+        new_key: makes a fresh name for a request, fit to be the stem of transfer ids.
         alignment_tokens: engine -> hand-offs to and from it end at multiples of it; one that is
             not there hands nothing over. It changes as engines register.
     """
@@ -63,6 +64,7 @@ class RequestFlow:
         index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
+        new_key: Callable[[], str],
         alignment_tokens: Mapping[str, int],
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
@@ -75,6 +77,7 @@ class RequestFlow:
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
+        self._new_key = new_key
         self._alignment_tokens = alignment_tokens
         self.inflight = 0
         self._live: set[Exchange] = set()
@@ -139,9 +142,7 @@ class RequestFlow:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        exchange = Exchange(
-            Driver.new_key(), request_id, request, body, deadline_s=self._deadline_s
-        )
+        exchange = Exchange(self._new_key(), request_id, request, body, deadline_s=self._deadline_s)
         self._live.add(exchange)
         self._count()
         try:

@@ -11,6 +11,7 @@ from prfaas.link.api import TransferKey
 from prfaas.pool.effects import AnnounceTransfer, AnyEffect, ReportFailure
 from prfaas.pool.engines import EngineEntry, Engines
 from prfaas.pool.records import TransferRecords
+from prfaas.pool.sessions import Sessions
 from prfaas.pool.slots import SlotCounts, Slots
 
 
@@ -54,6 +55,7 @@ class Books:
 
     def __init__(self, *, slots: Slots, engines: Engines, records: TransferRecords) -> None:
         self.slots, self.engines, self.records = slots, engines, records
+        self.sessions = Sessions()
         self.counters = PoolCounters()
         self.now = -inf
         self.effects: list[AnyEffect] = []
@@ -66,6 +68,10 @@ class Books:
         """Local receptions that ended, for their exports: None for complete, else the reason."""
         self.memory_freed = False
         """A reception's memory came free: pending local hand-offs may go on."""
+
+    def is_cancelled(self, transfer_id: str) -> bool:
+        """Whether nobody wants it: its gateway has said so, or is gone."""
+        return self.records.is_cancelled(transfer_id) or self.sessions.is_gone(transfer_id)
 
     def announce(self, transfer_id: str) -> None:
         """The transfer's record changed."""

@@ -134,6 +134,13 @@ class AnnounceTransfer(Effect, frozen=True, gc=False):
     transfer_id: str
 
 
+class ReportLapse(Effect, frozen=True, gc=False):
+    """For the log: a gateway was silent for too long, and so many of its transfers were live."""
+
+    session_id: str
+    transfers: int
+
+
 class ReportFailure(Effect, frozen=True, gc=False):
     """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
 
@@ -147,5 +154,5 @@ Answer = AcceptOffer | RefuseOffer
 AnyEffect = (
     GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
-    | ServeLeases | CopySlot | AnnounceTransfer | ReportFailure
+    | ServeLeases | CopySlot | AnnounceTransfer | ReportLapse | ReportFailure
 )  # fmt: skip

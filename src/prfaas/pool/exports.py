@@ -205,6 +205,10 @@ class Exports:
         for export in self._where(lambda e: e.key.transfer_id == transfer_id):
             self._cancel(export, "cancelled")
 
+    def transfer_ids(self) -> set[str]:
+        """Of those that are not over."""
+        return {export.key.transfer_id for export in self._where(lambda e: True)}
+
     def expire(self) -> None:
         """End what is past its deadline, and stalls."""
         for export in [e for e in self._live.values() if e.deadline <= self._books.now]:
@@ -296,6 +300,6 @@ class Exports:
     def _why_not(self, event: ExportBegun, rank: int) -> str | None:
         if (event.transfer_id, rank) in self._live:
             return "this transfer is being exported already"
-        if self._books.records.is_cancelled(event.transfer_id):
+        if self._books.is_cancelled(event.transfer_id):
             return "cancelled"
         return malformed(event)

@@ -204,6 +204,10 @@ class Receptions:
         for reception in [r for k, r in self._by_key.items() if k.transfer_id == transfer_id]:
             self.drop(reception, "cancelled")
 
+    def transfer_ids(self) -> set[str]:
+        """Of those that have memory here and may be wanted."""
+        return {transfer_id for transfer_id, _ in self._current}
+
     def expire(self) -> None:
         """Drop what is past its deadline."""
         for reception in [r for r in self._by_key.values() if r.deadline <= self._books.now]:
@@ -261,7 +265,7 @@ class Receptions:
 
     def _check(self, offer: TransferOffer) -> None:
         self._books.engines.check_offer(offer.layout_fingerprint)
-        if self._books.records.is_cancelled(offer.key.transfer_id):
+        if self._books.is_cancelled(offer.key.transfer_id):
             raise _NotWanted("cancelled")
 
     def _admit(self, offer: TransferOffer, *, local: bool) -> Reception:
