@@ -177,6 +177,20 @@ class KvMemoryKnown(Event, frozen=True, gc=False):
     tokens_each: int = 0
 
 
+class EngineShared(Event, frozen=True, gc=False):
+    """Other gateways use the engine too: this one may take so many decode ``slots`` and
+    ``prefills`` at a time, whatever the file says beyond that. Beside it the others have prefill
+    work of ``others_queued_s`` seconds there, ``others_kv_tokens`` of its KV memory, and had, of
+    late, ``others_prefills``."""
+
+    engine: str
+    slots: int
+    prefills: int
+    others_queued_s: float = 0.0
+    others_kv_tokens: int = 0
+    others_prefills: int = 0
+
+
 class EngineSuspected(Event, frozen=True, gc=False):
     """The engine may be failing: it gets no new work, what it has goes on. EngineUp ends that; its
     prefix cache counts as before."""
@@ -263,6 +277,7 @@ AnyEvent = (
     | MachinesJoined
     | EngineUp
     | KvMemoryKnown
+    | EngineShared
     | EngineSuspected
     | EngineDown
     | EngineCordoned

@@ -62,11 +62,11 @@ class Reservations:
         while memory is not None and memory.line:
             first = next(iter(memory.line.values()))
             assert first.prefill is not None
-            self._start_waiting(first.prefill)
+            self.start_waiting(first.prefill)
             if memory.line and next(iter(memory.line.values())) is first:
                 return
 
-    def _start_waiting(self, engine: EngineState) -> None:
+    def start_waiting(self, engine: EngineState) -> None:
         """Start what waits for a place on ``engine`` and has memory, in order."""
         waiting = engine.waiting
         for following in list(waiting.values()):
@@ -110,7 +110,7 @@ class Reservations:
             return  # Direct: the decode engine's own prefill holds no place.
         engine.waiting.pop(record.request_id, None)
         moved = self.memories.leave_line(record)
-        self._start_waiting(engine)
+        self.start_waiting(engine)
         self._start_in_line(moved)
 
     def release_link(self, record: Record) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
+from prfaas.core.gateway_sessions import EngineUse
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
 from prfaas.scheduler.answer_lengths import AnswerLengths
@@ -35,6 +36,7 @@ from prfaas.scheduler.events import (
     DecodeFailed,
     EngineCordoned,
     EngineDown,
+    EngineShared,
     EngineSuspected,
     EngineUncordoned,
     EngineUp,
@@ -65,6 +67,7 @@ from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reshaping import Reshaping
 from prfaas.scheduler.roles import Roles
+from prfaas.scheduler.sharing import Sharing
 from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
@@ -122,6 +125,13 @@ class Scheduler:
         self._reshaping = reshaping = Reshaping(
             requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
+        self._sharing = sharing = Sharing(
+            requests,
+            fleet,
+            membership=membership,
+            reservations=parts.reservations,
+            decoding=parts.decoding,
+        )
         self._answers = AnswerLengths()
         self._records = requests.records
         self._timers = requests.timers
@@ -148,6 +158,7 @@ class Scheduler:
             TopologyChanged: reshaping.changed,
             MemoryReported: parts.reservations.memory_reported,
             KvMemoryKnown: membership.kv_memory,
+            EngineShared: sharing.shared,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -185,6 +196,10 @@ class Scheduler:
         """How many requests are on an engine or on their way to it. Raises CallerError."""
         state = self._membership.engine(engine)
         return len(state.prefill_records.keys() | state.decode_records.keys())
+
+    def use_of(self, engine: str) -> EngineUse:
+        """What is outstanding at an engine, see `Sharing`. Raises CallerError."""
+        return self._sharing.use_of(engine)
 
     def handle(self, event: AnyEvent, *, now: float) -> list[AnyCommand]:
         """Take one event at time ``now`` (seconds, never less than before); return what to do."""

@@ -16,15 +16,33 @@ from prfaas.scheduler.line import Line
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec
 
 
+class Share:
+    """What of an engine may be taken where other schedulers use it too, and what they have there:
+    ``others_s`` of prefill work, as it was told at ``told_at``."""
+
+    __slots__ = ("begun", "contested_at", "others_kv", "others_s", "prefills", "slots", "told_at")
+
+    def __init__(self) -> None:
+        self.slots: float = inf
+        self.prefills: float = inf
+        self.others_s = 0.0
+        self.others_kv = 0
+        self.told_at = self.contested_at = -inf
+        """``contested_at``: when prefills of others were last there."""
+        self.begun = 0
+        """Prefills of one's own, ever."""
+
+
 class EngineState:
     """An `EngineView`, and which requests are on the engine."""
 
     __slots__ = (
-        "_clock", "_free_at", "answers", "assigned", "busy_since", "changes_role",
+        "_clock", "_free_at", "all_prefills", "all_requests", "answers", "assigned", "busy_since",
+        "changes_role",
         "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
         "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
         "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
-        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running",
+        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running", "share",
         "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
     )  # fmt: skip
 
@@ -41,6 +59,7 @@ class EngineState:
         self.most_running = self.most_prefills = 0
         """What the bounds allowed since it was last below them: they may be set lower meanwhile."""
         self.max_requests = self.max_prefills = 0
+        self.share = Share()
         self.running = 0
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
@@ -90,6 +109,11 @@ class EngineState:
     @property
     def free_at(self) -> float:
         """See `EngineView`."""
+        share = self.share
+        if share.others_s:
+            behind = max(self._free_at, share.told_at) + share.others_s
+            if behind > self._clock.now:
+                return behind
         late_s = self._clock.now - self._free_at
         return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
 
@@ -116,12 +140,18 @@ class EngineState:
 
     def set_capacity(self, spec: EngineSpec) -> None:
         """How much it is given at a time, from now on: what is on it beyond that may end."""
-        self.max_requests = spec.max_requests
+        self.all_requests = spec.max_requests
         prefills = spec.max_prefills
-        self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.all_prefills = spec.max_requests if prefills is None else prefills
         self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
         if self.kv_told is not None:
             self.kv_tokens = min(self.kv_tokens, self.kv_told)
+        self.bound()
+
+    def bound(self) -> None:
+        """Of all its places those may be taken that are this scheduler's share."""
+        self.max_requests = int(min(self.all_requests, self.share.slots))
+        self.max_prefills = int(min(self.all_prefills, self.share.prefills))
         self.most_running = max(self.max_requests, self.running)
         active = len(self.prefill_records) - len(self.waiting)
         self.most_prefills = max(self.max_prefills, active)
@@ -139,7 +169,7 @@ class EngineState:
             return True
         if self.running + record.sequences > self.max_requests:
             return False
-        return self.kv_used + self.kv_of(record) <= self.kv_tokens
+        return self.kv_used + self.share.others_kv + self.kv_of(record) <= self.kv_tokens
 
     def kv_of(self, record: Record) -> int:
         """Tokens of its KV memory that a request takes at most."""
@@ -160,6 +190,7 @@ class EngineState:
         if not self.prefills:
             self.busy_since = now
         self.prefills += 1
+        self.share.begun += 1
         self.prefill_tokens += tokens
         self.queued_s += seconds
         # Work that is overdue does not become less so by more work.
