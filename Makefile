@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer compiled-simulator bench-simulator bench-policies bench-engine \
-        bench-handoff bench-gpu bench-gateway case-study bench-fidelity next-vllm clean
+        bench-handoff bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -101,6 +101,9 @@ bench-fidelity: $(READY)  ## real engines profiled, asked, and simulated: how fa
 # SLOW: seconds take so many times as long (two cores carry 0.5).
 case-study: $(READY)  ## the paper's Table 6 and Figure 5 on the running system, beside planner and simulator
 	$(BIN)/python -m benchmarks.case_study --slow $(or $(SLOW),0.5)
+
+bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stalls, memory per block (PARTS=...)
+	$(BIN)/python -m benchmarks.gateway.fleet $(if $(PARTS),--parts $(PARTS))
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

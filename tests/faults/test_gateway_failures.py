@@ -89,9 +89,14 @@ async def test_an_engine_that_closes_its_listener_first_finishes_its_streams() -
 async def test_having_no_descriptors_left_is_no_engines_fault(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def keeps_none(**_: Any) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=0, force_close=True)
+
     module = aiohttp.connector.aiohappyeyeballs
     connect = module.start_connection
     failures = 0
+    # Each request needs a connection of its own.
+    monkeypatch.setattr("prfaas.gateway.http_client._Connector", keeps_none)
     mock = MockDeployment()
 
     async def out_of_descriptors(addr_infos: Any, **options: Any) -> Any:
@@ -106,7 +111,7 @@ async def test_having_no_descriptors_left_is_no_engines_fault(
         await mock.ready()
         monkeypatch.setattr(module, "start_connection", out_of_descriptors)
         for engine in decoders(mock):
-            engine.first_token_gate.clear()  # Each request needs a connection of its own.
+            engine.first_token_gate.clear()
         asked = [asyncio.create_task(ask(client, f"p{n}")) for n in range(8)]
         await until(lambda: failures == 30)
         for engine in decoders(mock):

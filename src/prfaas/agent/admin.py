@@ -22,7 +22,7 @@ from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
 
-LINK_EVENT_PERIOD_S = 0.1
+LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
 MAX_BODY_BYTES = 64 * 1024
 
@@ -144,13 +144,18 @@ class Admin:
         return _json(LinkStates(list(self._link.states())))
 
     async def _link_events(self, request: web.Request) -> web.StreamResponse:
-        """JSON lines, one every `LINK_EVENT_PERIOD_S`, until the client goes."""
+        """JSON lines until the client goes: one when something has changed, at most every
+        `LINK_EVENT_PERIOD_S`, and at least every `LINK_EVENT_PAUSE_S`."""
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
+        last, silent_s = b"", 0.0
         while True:
-            states = LinkStates(list(self._link.states()))
-            await response.write(msgspec.json.encode(states) + b"\n")
+            line = msgspec.json.encode(LinkStates(list(self._link.states()))) + b"\n"
+            if line != last or silent_s >= LINK_EVENT_PAUSE_S:
+                await response.write(line)
+                last, silent_s = line, 0.0
             await asyncio.sleep(LINK_EVENT_PERIOD_S)
+            silent_s += LINK_EVENT_PERIOD_S
 
 
 async def _say_version(request: web.Request, response: web.StreamResponse) -> None:

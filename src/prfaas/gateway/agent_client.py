@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
-"""An agent sends link states ten times a second: five silent seconds mean it hangs."""
+"""An agent sends link states at least every two seconds: five silent ones mean it hangs."""
 
 
 class RegisteredRank(msgspec.Struct, frozen=True):
@@ -76,10 +76,15 @@ class AgentClient:
         """As it was when the engines were last asked for; agents of before do not say it."""
         self.url = url
         self._http = http
+        self._answered = b"", _Engines([])
+        """The last answer, and what it says: layouts are large and seldom change."""
 
     async def engines(self) -> list[RegisteredRank]:
         """The engine ranks that are registered now."""
-        answer = self._parse(await self._get("/engines", _SHORT), _Engines)
+        body = await self._get("/engines", _SHORT)
+        if body != self._answered[0]:
+            self._answered = body, self._parse(body, _Engines)
+        answer = self._answered[1]
         self.memory = answer.memory
         return answer.engines
 
@@ -129,8 +134,12 @@ class AgentClient:
         try:
             url = f"{self.url}/links/events"
             async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+                last = b""
                 self._check_version(answer)
                 while line := await answer.content.readline():
+                    if line == last:
+                        continue
+                    last = line
                     try:
                         states = self._parse(line, LinkStates).links
                     except LinkError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -13,20 +13,22 @@ import msgspec
 from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
-    EngineUnreachable,
     LocalFault,
     describe,
     engine_error,
     error_message,
+    is_local,
+    is_lost,
     refusal,
 )
 
-_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+_HEALTH_TIMEOUT_S = 5.0
 _RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
 _LONG = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
 """Prefill and answers take what they take: the scheduler's deadlines end them."""
@@ -80,25 +82,35 @@ class EngineClient:
         self.name = name
         self.url = url
         self._http = http
+        self.on_lost: Callable[[], None] = _nobody
+        """Called when its process seems to be gone, long before a health check would show it."""
+        self._probe = self._make_probe()
         self.heard_at = -math.inf
         """When it last said anything of an answer, by the event loop's clock."""
 
     async def sickness(self) -> Sickness | None:
         """None if the health check succeeds, else why it does not."""
+        if self._probe.url != self.url:  # It has moved.
+            self._probe.close()
+            self._probe = self._make_probe()
         try:
-            async with await self._http.request(
-                "GET", f"{self.url}/health", timeout=_HEALTH_TIMEOUT
-            ) as answer:
-                if answer.status == 200:
-                    return None
-                return Sickness(f"health check answered {answer.status}")
+            status = await self._probe.status(_HEALTH_TIMEOUT_S)
         except TimeoutError:
             return Sickness("health check timed out", late=True)
-        except CONNECTION_ERRORS as error:
-            failure = engine_error(self.name, error)
-            if isinstance(failure, LocalFault):
-                raise failure from error
-            return Sickness(describe(error), refused=isinstance(failure, EngineUnreachable))
+        except EngineError as error:
+            return Sickness(str(error))
+        except OSError as error:
+            if is_local(error):
+                raise LocalFault(f"the gateway cannot reach {self.name}: {error}") from error
+            return Sickness(describe(error), refused=not is_lost(error))
+        return None if status == 200 else Sickness(f"health check answered {status}")
+
+    def _make_probe(self) -> HealthProbe:
+        return HealthProbe(self.url, lambda: self.on_lost())
+
+    def close(self) -> None:
+        """End the connection of the health checks."""
+        self._probe.close()
 
     async def pass_on(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -212,3 +224,7 @@ class EngineClient:
 def json_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """With the content type of all that the gateway sends."""
     return {"Content-Type": "application/json", **headers}
+
+
+def _nobody() -> None:
+    pass

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sized
+from functools import partial
 
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient, MemoryCounts, RegisteredRank
@@ -25,8 +27,12 @@ from prfaas.gateway.upstream_errors import LocalFault
 
 logger = logging.getLogger(__name__)
 
-_ENGINE_POLL_S = 0.5
-_AGENT_POLL_S = 1.0
+_ENGINE_POLL_S, _CHECKS_PER_S = 0.5, 250
+_AGENT_POLL_S, _POLLS_PER_S = 1.0, 30
+"""Each is asked so often, but of a large fleet all together no more than so many a second: a
+process that dies is seen at once by its connection, and by the requests that it fails."""
+_LONGEST_POLL_S = 4.0
+"""vLLM's server closes connections that were idle for 5 s."""
 _FAILURES_BEFORE_DOWN = 3
 """A busy machine answers late. An engine that refuses the connection is suspected at once; an agent
 that does so fails the transfers themselves."""
@@ -74,6 +80,8 @@ class Fleet:
         self._alive: set[str] = set()
         """Up, or suspected and not dead."""
         self._wake = {name: asyncio.Event() for name in engines}
+        for name, engine in engines.items():
+            engine.on_lost = partial(self.suspect, name)
         self._agent_troubles: dict[str, str] = {}
 
     @property
@@ -112,6 +120,7 @@ class Fleet:
         """It has joined the deployment; to be watched from now on."""
         self._health[engine] = _Health()
         self._wake[engine] = asyncio.Event()
+        self._engines[engine].on_lost = partial(self.suspect, engine)
 
     def forget(self, engine: str) -> None:
         """It has left the deployment, and is watched no more."""
@@ -143,7 +152,8 @@ class Fleet:
                 self._examined(name, sickness)
             wake.clear()
             try:
-                async with asyncio.timeout(_ENGINE_POLL_S):
+                pause_s = self._pause_s(_ENGINE_POLL_S, _CHECKS_PER_S, self._wake)
+                async with asyncio.timeout(pause_s):
                     await wake.wait()
                 await asyncio.sleep(0.05)  # A burst of suspicions is one.
             except TimeoutError:
@@ -155,7 +165,7 @@ class Fleet:
         if sickness is None and health.refused and name in self._alive:
             self._dies(name, "it was restarted")  # Nobody listened, and now somebody does.
         health.take(sickness, now)
-        self._settle()
+        self._settle(self._endpoints.engines[name])
         failing_for_s = 0.0 if health.since is None else now - health.since
         silent_for_s = now - self._engines[name].heard_at
         suspected = health.why is not None and name in self._alive
@@ -183,7 +193,7 @@ class Fleet:
                 self._agent_troubles[name] = str(error)
                 if failures >= _FAILURES_BEFORE_DOWN:
                     self._registered(name, [])
-            await asyncio.sleep(_AGENT_POLL_S)
+            await asyncio.sleep(self._pause_s(_AGENT_POLL_S, _POLLS_PER_S, self._agents))
 
     def _registered(self, agent: str, ranks: list[RegisteredRank]) -> None:
         changed = self.layouts.registered(agent, ranks)
@@ -191,27 +201,33 @@ class Fleet:
             return
         for name in changed & self._alive:
             self._dies(name, "it was restarted")
-        self._settle()
+        for engine in self._endpoints.engines.values():
+            self._settle(engine)
 
-    def _settle(self) -> None:
-        """Tell who became usable or suspected since the last time."""
-        for name, engine in self._endpoints.engines.items():
-            why = self._unusable(engine)
-            receives = why is None and self.layouts.is_whole(name)
-            alike = receives and self.layouts.is_uniform(engine.cluster)
-            before = (name in self._up, name in self._receiving, name in self._alike)
-            if why is None and before != (True, receives, alike):
-                if name not in self._up:
-                    logger.info("engine %s is up", name)
-                self._up.add(name)
-                self._alive.add(name)
-                (self._receiving.add if receives else self._receiving.discard)(name)
-                (self._alike.add if alike else self._alike.discard)(name)
-                self._on_up(name)
-            elif why is not None and name in self._up:
-                self._up.discard(name)
-                logger.warning("engine %s gets no new work: %s", name, why)
-                self._on_suspected(name, why)
+    def _settle(self, engine: EngineEndpoint) -> None:
+        """Tell if it became usable or suspected since the last time."""
+        name, why = engine.name, self._unusable(engine)
+        receives = why is None and self.layouts.is_whole(name)
+        alike = receives and self.layouts.is_uniform(engine.cluster)
+        before = (name in self._up, name in self._receiving, name in self._alike)
+        if why is None and before != (True, receives, alike):
+            if name not in self._up:
+                logger.info("engine %s is up", name)
+            self._up.add(name)
+            self._alive.add(name)
+            (self._receiving.add if receives else self._receiving.discard)(name)
+            (self._alike.add if alike else self._alike.discard)(name)
+            self._on_up(name)
+        elif why is not None and name in self._up:
+            self._up.discard(name)
+            logger.warning("engine %s gets no new work: %s", name, why)
+            self._on_suspected(name, why)
+
+    @staticmethod
+    def _pause_s(shortest_s: float, per_s: float, all_of_them: Sized) -> float:
+        """Between two questions to one of these, so that they are not asked all at once."""
+        spread = random.uniform(0.9, 1.1)
+        return spread * min(_LONGEST_POLL_S, max(shortest_s, len(all_of_them) / per_s))
 
     def _dies(self, name: str, why: str) -> None:
         self._alive.discard(name)

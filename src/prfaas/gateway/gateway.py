@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import zmq.asyncio
-
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.adapters import Adapters
@@ -23,10 +21,11 @@ from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.fleet import Fleet
-from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
+from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.keys import Keys
-from prfaas.gateway.kv_events import KvEventFeed
+from prfaas.gateway.kv_events import KvEventFeed, feeds_context
 from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
@@ -54,8 +53,6 @@ from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
-_TIDY_S = 0.25
-"""How often the prefix index is looked after: it makes room ahead of what a second may bring."""
 _FAREWELL_S = 1.0
 """What agents that do not answer may cost the end of a gateway."""
 _FEWEST_ENGINES = 64
@@ -94,9 +91,10 @@ class Gateway:
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
-        self._http = HttpClient()
-        self._zmq = zmq.asyncio.Context()
+        self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
+        self._feeds_turn = asyncio.Lock()
         endpoints = self._endpoints
+        self._zmq = feeds_context(len(endpoints.engines))
         news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
         most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
@@ -104,7 +102,9 @@ class Gateway:
             max_engines=most_engines,
             seed=os.urandom(_SEED_BYTES),
         )
-        self._roster = Roster(endpoints, self._http, self._background, self._make_feed)
+        self._roster = Roster(
+            endpoints, self._http, self._agents_http, self._background, self._make_feed
+        )
         self._roster.add_clients()
         self.engines, self.agents = self._roster.engines, self._roster.agents
         self.fleet = Fleet(
@@ -145,7 +145,7 @@ class Gateway:
         self.run_beside(
             "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
         )
-        self.run_beside("index", self._keep_index_tidy)
+        self.run_beside("index", partial(keep_tidy, self.index))
         self.run_beside("threshold", self.thresholds.run)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
@@ -167,7 +167,10 @@ class Gateway:
         await self._background.close()
         await self._driver.close()
         await self._session.end(self.agents.values(), within_s=_FAREWELL_S)
+        for engine in self.engines.values():
+            engine.close()
         await self._http.close()
+        await self._agents_http.close()
         self._zmq.destroy(linger=0)
         self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
@@ -241,7 +244,14 @@ class Gateway:
 
     def _make_feed(self, engine: str) -> KvEventFeed:
         index = self.index.engine(engine)
-        return KvEventFeed(engine, index, partial(self._source, engine), self._zmq)
+        return KvEventFeed(
+            engine,
+            index,
+            partial(self._source, engine),
+            self._zmq,
+            feeds=len(self._endpoints.engines),
+            turn=self._feeds_turn,
+        )
 
     async def _source(self, name: str) -> tuple[str, str | None]:
         client, engine = self.engines[name], self._endpoints.engines[name]
@@ -250,11 +260,6 @@ class Gateway:
             events, replay = await client.kv_event_source()
         host = parse_url(engine.url).host
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
-
-    async def _keep_index_tidy(self) -> None:
-        while True:
-            pause_s = 0.0 if self.index.tidy() else _TIDY_S
-            await asyncio.sleep(pause_s)
 
     def _make_driver(self) -> Driver:
         config = self.deployment.scheduler

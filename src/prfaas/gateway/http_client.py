@@ -18,9 +18,9 @@ import aiohttp
 
 from prfaas.gateway.upstream_errors import is_local, is_lost
 
-_KEEPALIVE_S = 3.0
+ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
-its request with it."""
+its request with it. An agent's waits for 75 s."""
 _LOCAL_PATIENCE_S = 5.0
 """How long a request waits for what this process has run out of."""
 _FIRST_PAUSE_S = 0.05
@@ -28,10 +28,11 @@ _MADE: ContextVar[list[bool]] = ContextVar("connections made for this request")
 
 
 class HttpClient:
-    """Requests on the running event loop; `close` ends all connections."""
+    """Requests on the running event loop; `close` ends all connections. ``keepalive_s``: how long
+    one is kept that is not used."""
 
-    def __init__(self) -> None:
-        self._kept = _session(_Connector(limit=0, keepalive_timeout=_KEEPALIVE_S))
+    def __init__(self, keepalive_s: float = ENGINE_KEEPALIVE_S) -> None:
+        self._kept = _session(_Connector(limit=0, keepalive_timeout=keepalive_s))
         self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
 
     async def request(

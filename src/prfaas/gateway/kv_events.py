@@ -3,7 +3,7 @@
 vLLM publishes numbered batches on a ZMQ PUB socket and keeps the last 10,000 of them for replay
 on a ROUTER socket. Following an engine means: replay all it has, then apply live batches in order.
 A gap is replayed; what cannot be replayed empties the index first, because a lost removal would
-leave blocks in it that the engine has long dropped. Every `_PROBE_S` seconds the next number is
+leave blocks in it that the engine has long dropped. Every few seconds the next number is
 asked for, which finds batches lost at the end and a publisher that went silent. While nothing is
 known to arrive the index is empty and `state` says so: routing works on, without knowing caches.
 """
@@ -12,30 +12,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
-from typing import Annotated, Any
 
-import msgspec
 import zmq
 import zmq.asyncio
 
 from prfaas.core.errors import EngineError
-from prfaas.index.engine_index import BlocksStored, EngineIndex
+from prfaas.gateway.kv_follower import KvEventFollower
+from prfaas.index.engine_index import EngineIndex
 
 logger = logging.getLogger(__name__)
 
-_OWN_MEDIA = (None, "GPU")
-"""Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""
 _END = (-1).to_bytes(8, "big", signed=True)
-_PROBE_S = 5.0
+_PROBE_S, _PROBES_PER_S = 5.0, 20
+"""An engine is asked for the next number so often; of many all together no more than so many a
+second."""
 _REPLAY_TIMEOUT_S = 10.0
 """Until the next message of a replay. The publisher looks for requests between two batches, at the
 latest every 0.1 s."""
-
-
 _LONGEST_REPLAY_TIMEOUT_S = 160.0
+
+
+_SPARE_SOCKETS = 1000
+"""For engines that join; a feed has one socket, and a second while it asks."""
+
+
+def feeds_context(engines: int) -> zmq.asyncio.Context:
+    """A context for the feeds of so many engines: by default there are sockets for 1,000."""
+    context = zmq.asyncio.Context()
+    context.set(zmq.MAX_SOCKETS, 4 * engines + _SPARE_SOCKETS)
+    return context
 
 
 class FeedState(StrEnum):
@@ -47,105 +56,6 @@ class FeedState(StrEnum):
     """Nothing answers at the replay endpoint: batches may be missing."""
 
 
-_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-_Tokens = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
-    block_hashes: list[int | bytes]
-    parent_block_hash: int | bytes | None
-    token_ids: list[_TokenId]
-    block_size: _Tokens
-    medium: str | None = None
-    extra_keys: list[Any] | None = None
-    group_idx: int | None = None
-    kv_cache_spec_kind: str | None = None
-    kv_cache_spec_sliding_window: _Tokens | None = None
-
-
-class _Removed(msgspec.Struct, frozen=True, tag="BlockRemoved"):
-    block_hashes: list[int | bytes]
-    medium: str | None = None
-    group_idx: int | None = None
-
-
-class _Cleared(msgspec.Struct, frozen=True, tag="AllBlocksCleared"):
-    pass
-
-
-class _Batch(msgspec.Struct, frozen=True, array_like=True):
-    ts: float
-    events: list[_Stored | _Removed | _Cleared]
-
-
-_DECODER = msgspec.msgpack.Decoder(_Batch)
-
-
-class KvEventFollower:
-    """The order of batches, without the sockets: what to apply, and when to ask for a replay."""
-
-    def __init__(self, index: EngineIndex) -> None:
-        self.index = index
-        self.next_number = 0
-        self.batches_total = 0
-        self.resets_total = 0
-        self.unreadable_total = 0
-        self._last_ts = 0.0
-
-    def restart(self) -> None:
-        """Forget everything: the engine restarted, or cannot be followed without a hole."""
-        self.index.clear()
-        self.next_number = 0
-        self._last_ts = 0.0
-        self.resets_total += 1
-
-    def take(self, number: int, payload: bytes) -> bool:
-        """Apply a live batch if it is the next one. False: ask for a replay from `next_number`.
-
-        Raises EngineError for a batch that is not what vLLM sends.
-        """
-        batch = _decode(payload)
-        if number < self.next_number:
-            if batch.ts <= self._last_ts:
-                return True  # Seen in a replay already.
-            self.restart()  # A new publisher numbers from 0 again.
-        if number != self.next_number:
-            return False
-        self._apply(number, batch)
-        return True
-
-    def take_replayed(self, number: int, payload: bytes) -> None:
-        """Apply a batch of a replay. What is older than the publisher's memory is lost: then the
-        index starts from empty."""
-        if number < self.next_number:
-            return
-        if number > self.next_number:
-            self.restart()
-        self._apply(number, _decode(payload))
-
-    def skip(self, number: int) -> None:
-        """A batch cannot be read. What it removed is not known, so the index starts from empty; the
-        next batch is one like any other."""
-        self.unreadable_total += 1
-        if number >= self.next_number:
-            self.index.clear()
-            self.next_number = number + 1
-            self.resets_total += 1
-
-    def _apply(self, number: int, batch: _Batch) -> None:
-        for event in batch.events:
-            if isinstance(event, _Cleared):
-                self.index.clear()
-            elif event.medium not in _OWN_MEDIA:
-                continue
-            elif isinstance(event, _Stored):
-                self.index.stored(_stored(event))
-            else:
-                self.index.removed(event.group_idx, event.block_hashes)
-        self.next_number, self._last_ts = number + 1, batch.ts
-        self.batches_total += 1
-
-
 class KvEventFeed:
     """Runs a `KvEventFollower` on an engine's sockets, for as long as the engine is up.
 
@@ -153,6 +63,9 @@ class KvEventFeed:
         engine: its name, for messages.
         discover: returns (events endpoint, replay endpoint or None) to connect to; asked again
             after a failure. Raises EngineError while it cannot be known.
+        feeds: how many of its kind there are.
+        turn: shared by them, so that what arrives of many engines at once is not applied in one go:
+            requests get their turn after each batch.
     """
 
     def __init__(
@@ -161,8 +74,13 @@ class KvEventFeed:
         index: EngineIndex,
         discover: Callable[[], Awaitable[tuple[str, str | None]]],
         context: zmq.asyncio.Context,
+        *,
+        feeds: int = 1,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self.engine = engine
+        self._turn = asyncio.Lock() if turn is None else turn
+        self._probe_s = max(_PROBE_S, feeds / _PROBES_PER_S) * random.uniform(0.9, 1.1)
         self.follower = KvEventFollower(index)
         self.state = FeedState.CONNECTING
         self._patience_s = _REPLAY_TIMEOUT_S
@@ -195,11 +113,15 @@ class KvEventFeed:
             while True:
                 await self._replay(replay)
                 while (frames := await self._next(subscriber)) is not None:
-                    with self._bad_message(frames, parts=3):
-                        number, payload = _numbered(frames, parts=3)
-                        if not self.follower.take(number, payload):
-                            await self._fill_gap(replay, number, payload)
-                        self._comes_alive()
+                    gap = False
+                    async with self._turn:
+                        with self._bad_message(frames, parts=3):
+                            number, payload = _numbered(frames, parts=3)
+                            gap = not self.follower.take(number, payload)
+                            self._comes_alive()
+                        await asyncio.sleep(0)
+                    if gap:
+                        await self._fill_gap(replay, number, payload)
         finally:
             subscriber.close()
 
@@ -213,7 +135,7 @@ class KvEventFeed:
 
     async def _next(self, subscriber: zmq.asyncio.Socket) -> list[bytes] | None:
         """The next live batch; None when it is time to probe."""
-        if await subscriber.poll(_PROBE_S * 1000):
+        if await subscriber.poll(self._probe_s * 1000):
             return await subscriber.recv_multipart()
         return None
 
@@ -249,14 +171,15 @@ class KvEventFeed:
                     frames = await dealer.recv_multipart()
                 if frames[-2:-1] == [_END]:
                     return True
-                with self._bad_message(frames, parts=4):
-                    number, payload = _numbered(frames, parts=4)
-                    # Before the first, what lies between is forgotten there; later, it was dropped.
-                    if not first and number > self.follower.next_number:
-                        return False
-                    first = False
-                    self.follower.take_replayed(number, payload)
-                await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
+                async with self._turn:
+                    with self._bad_message(frames, parts=4):
+                        number, payload = _numbered(frames, parts=4)
+                        # Before the first, what lies between is forgotten; later, it was dropped.
+                        if not first and number > self.follower.next_number:
+                            return False
+                        first = False
+                        self.follower.take_replayed(number, payload)
+                    await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
         except TimeoutError:
             if self.follower.next_number > begun:
                 return False
@@ -298,23 +221,3 @@ def _numbered(frames: list[bytes], *, parts: int) -> tuple[int, bytes]:
     if len(frames) == parts and 0 <= (number := int.from_bytes(frames[-2], "big")) < 1 << 63:
         return number, frames[-1]
     raise EngineError(f"a KV event message of {len(frames)} parts, or without a number")
-
-
-def _decode(payload: bytes) -> _Batch:
-    try:
-        return _DECODER.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise EngineError(f"unreadable KV events: {error}") from error
-
-
-def _stored(event: _Stored) -> BlocksStored:
-    return BlocksStored(
-        group=event.group_idx or 0,
-        kind=event.kv_cache_spec_kind or "full_attention",
-        block_tokens=event.block_size,
-        hashes=event.block_hashes,
-        parent=event.parent_block_hash,
-        token_ids=event.token_ids,
-        extra_keys=event.extra_keys,
-        window_tokens=event.kv_cache_spec_sliding_window,
-    )

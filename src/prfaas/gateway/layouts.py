@@ -59,6 +59,8 @@ class Layouts:
         on_pairing: Callable[[tuple[tuple[str, str], ...]], None],
     ) -> None:
         self._endpoints = endpoints
+        self._reached: dict[str, set[str]] = {}
+        """Cluster -> groups of decode engines that its prefill engines may hand over to."""
         self._on_known, self._on_pairing = on_known, on_pairing
         self._by_agent: dict[str, list[RegisteredRank]] = {}
         self._ranks: dict[str, dict[int, KvLayout]] = {}
@@ -137,6 +139,8 @@ class Layouts:
     def why_unpaired(self, engine: EngineEndpoint) -> str | None:
         """Why a prefill engine can hand over to no decode engine that has registered; None where it
         can, or where none has."""
+        if not self.unfit:
+            return None
         ours = self._groups.get(engine.name)
         why = None
         for theirs in self._in_reach(engine):
@@ -161,6 +165,7 @@ class Layouts:
         return found
 
     def _regroup(self, engines: Iterable[str]) -> None:
+        self._reached.clear()
         grown: dict[str, list[str]] = {}
         for name in sorted(engines):
             ranks = self._ranks.get(name, {})
@@ -221,11 +226,14 @@ class Layouts:
 
     def _in_reach(self, engine: EngineEndpoint) -> set[str]:
         """Groups of decode engines that a prefill engine may hand over to."""
-        return {
-            group
-            for target, group in self._by_cluster("decode")
-            if (engine.cluster, target) in self._endpoints.joined
-        }
+        found = self._reached.get(engine.cluster)
+        if found is None:
+            found = self._reached[engine.cluster] = {
+                group
+                for target, group in self._by_cluster("decode")
+                if (engine.cluster, target) in self._endpoints.joined
+            }
+        return found
 
 
 def difference_of(ours: Ranks, theirs: Ranks) -> str | None:

@@ -76,9 +76,10 @@ class Reshaping:
             logger.info("deployment: %s", change)
         self._wanted = wanted
         self._endpoints.become(wanted.keeping(self._endpoints, self._endpoints.engines.keys()))
-        for name in self._endpoints.engines.keys() - self._roster.engines.keys():
-            self._fleet.add(name)
+        joined = self._endpoints.engines.keys() - self._roster.engines.keys()
         moved = self._roster.add_clients()
+        for name in joined:
+            self._fleet.add(name)
         self._tell(TopologyChanged(topology_of(new, alignment_tokens=None, up=False)))
         for name in moved:
             self._fleet.moved(name)

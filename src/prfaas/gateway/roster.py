@@ -31,11 +31,12 @@ class Roster:
         self,
         endpoints: Endpoints,
         http: HttpClient,
+        agents_http: HttpClient,
         background: Background,
         make_feed: Callable[[str], KvEventFeed],
     ) -> None:
         self._endpoints = endpoints
-        self._http = http
+        self._http, self._agents_http = http, agents_http
         self._background = background
         self._make_feed = make_feed
         self.engines: dict[str, EngineClient] = {}
@@ -60,7 +61,7 @@ class Roster:
             if name in self.agents:
                 self.agents[name].url = agent.url
             else:
-                self.agents[name] = AgentClient(name, agent.url, self._http)
+                self.agents[name] = AgentClient(name, agent.url, self._agents_http)
         return moved
 
     def watch(self, fleet: Fleet, at_agent: Callable[[AgentClient], Sequence[Watch]]) -> None:
@@ -88,6 +89,7 @@ class Roster:
         """It has left, and nobody needs it any more."""
         self.unfollow(name)
         self._stop(name)
+        self.engines[name].close()
         del self.engines[name], self.feeds[name]
 
     def forget_agents(self) -> list[str]:

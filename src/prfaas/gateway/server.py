@@ -40,7 +40,7 @@ async def serve(
     """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
     ``hurry`` is set. The files and ``seeds`` are those of `Gateway`; ``reloading`` makes what
     watches the deployment file. Raises ConfigError if the address cannot be bound."""
-    _allow_open_files(deployment.gateway.max_inflight_requests)
+    allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(
         deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
     )
@@ -65,7 +65,7 @@ async def serve(
         await gateway.close()
 
 
-def _allow_open_files(max_inflight_requests: int) -> None:
+def allow_open_files(max_inflight_requests: int) -> None:
     """As many as this process may have; say so where they are too few."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -5,8 +5,9 @@ many children and which holders it has. A row is there while somebody holds the 
 descendants, so the ancestors of a block with a key are always there, and a prompt's blocks that are
 known are a prefix of it. Blocks of which only a hash was announced have no key, parent or child.
 
-Memory is bounded: where rows run out, leaves go that were not looked up for a while (the clock
-algorithm), then their parents, so that what serves few prompts goes before what serves many.
+Memory is bounded, and columns take none before they fill. Where rows run out, leaves go that were
+not looked up for a while (the clock algorithm), then their parents, so that what serves few prompts
+goes before what serves many.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class BlockTable:
     def named(self, block_hash: int) -> int:
         """The row whose hash that is, or NO_ROW."""
         return self._by_hash.find_one(block_hash)
+
+    def taken(self, hashes: NDArray[np.uint64]) -> list[int]:
+        """Positions of those that are a row's."""
+        found: list[int] = np.flatnonzero(self._by_hash.find(hashes) >= 0).tolist()
+        return found
 
     def has_key(self, row: int) -> bool:
         """Whether more than a hash is known of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,17 +116,16 @@ class EngineIndex:
             sound = sound and parent != NO_ROW and self._table.has_key(parent)
             if sound:
                 place = self._table.place(parent)
-        words = [_word(block_hash) for block_hash in event.hashes]
-        if not sound or not count or len(set(words)) != count:
+        if not sound or not count or len(set(event.hashes)) != count:
             self.unplaced_blocks_total += count
             return
         if count == 1:
             extra = encode_extra(extras[0]) if extras else b""
             one = self._hasher.extend_one(place, event.token_ids, extra)
-            if self._store_one(parent, one, words[0], bit):
+            if self._store_one(parent, one, _word(event.hashes[0]), bit):
                 return
-        hashes = np.array(words, np.uint64)
-        tokens = np.array(event.token_ids, np.uint32)
+        hashes = _words(event.hashes)
+        tokens = np.frombuffer(array("I", event.token_ids), np.uint32)
         encoded = [encode_extra(extra) for extra in extras] if extras else ()
         keys = self._hasher.extend(place, tokens, size, encoded)
         rows = self._table.known(keys)
@@ -160,7 +160,8 @@ class EngineIndex:
         adopted: list[tuple[int, int]] = []
         nameless: list[tuple[int, int]] = []
         with table.pinned([parent]):
-            for position, word in enumerate(hashes.tolist()):
+            for position in table.taken(hashes):
+                word = int(hashes[position])
                 row = table.named(word)
                 if row != NO_ROW and table.has_key(row) and self._drop(word, self.bits):
                     row = table.named(word)  # It called another block so before.
@@ -252,6 +253,14 @@ class EngineIndex:
             if not mask & ~bits & self.bits:
                 self._own_names.pop(word, None)
         return bool(gone)
+
+
+def _words(hashes: Sequence[BlockHash]) -> NDArray[np.uint64]:
+    """Hashes as numbers."""
+    try:
+        return np.frombuffer(array("Q", hashes), np.uint64)  # type: ignore[type-var]
+    except (TypeError, OverflowError):
+        return np.array([_word(block_hash) for block_hash in hashes], np.uint64)
 
 
 def _word(block_hash: BlockHash) -> int:

@@ -4,8 +4,7 @@ Theory of operation. The table has a fixed size and holds row numbers (plus one:
 place that a row's value hashes to, or at the next free one (linear probing). The value itself lies
 in a column that the caller owns, and must stay as it is while the row is in the table. Many are
 looked up and added by array operations, one is removed at a time: what follows it is moved up, so
-that no mark is left. Memory that is not used yet is not touched, so a large table costs nothing
-until it fills.
+that no mark is left.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ class OpenTable:
         bits = max(3, (capacity * 3 // 2).bit_length())
         self._shift = 64 - bits
         self._last = (1 << bits) - 1
-        self._rows = np.zeros(1 << bits, np.uint32)
+        self._rows = np.empty(1 << bits, np.uint32)
+        self._rows.fill(0)  # All pages are there now: thousands of faults would be one long stall.
         self._row_at = self._rows.data
         self._values = values
         self._value_at = values.data

@@ -83,7 +83,7 @@ class LearnedPrefills:
         self._surprises: dict[str, int] = {}
         self._next_weight = 1.0
         self._soonest: dict[int, float] = {}
-        """Tokens -> what the fastest engine that was seen takes; until the next observation."""
+        """Tokens -> what the fastest cluster that was seen takes; until the next observation."""
         self.engines_are(cluster_of)
 
     def engines_are(self, cluster_of: Mapping[str, str]) -> None:
@@ -133,7 +133,7 @@ class LearnedPrefills:
             return peers.prefill_s(uncached_tokens)
         soonest = self._soonest.get(uncached_tokens)
         if soonest is None:
-            known = [s for s in self._seen.values() if s.weight >= forgotten]
+            known = [s for s in self._by_cluster.values() if s.weight >= forgotten]
             if not known:
                 return uncached_tokens / _FIRST_GUESS_TOKENS_PER_S
             soonest = min(sums.prefill_s(uncached_tokens) for sums in known)

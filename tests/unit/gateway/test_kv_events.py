@@ -15,7 +15,8 @@ import zmq.asyncio
 
 from prfaas.core.addresses import endpoint_at
 from prfaas.core.errors import EngineError
-from prfaas.gateway.kv_events import FeedState, KvEventFeed, KvEventFollower
+from prfaas.gateway.kv_events import FeedState, KvEventFeed
+from prfaas.gateway.kv_follower import KvEventFollower
 from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex

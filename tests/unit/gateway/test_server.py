@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from prfaas.gateway.server import _allow_open_files
+from prfaas.gateway.server import allow_open_files
 from prfaas.testing.mock_deployment import MockDeployment
 
 
@@ -51,6 +51,6 @@ def test_too_few_open_files_are_said(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-    _allow_open_files(requests)
+    allow_open_files(requests)
     assert limits == [(1000, 1000)]
     assert ("1000 open files are allowed" in caplog.text) is warned

@@ -135,8 +135,8 @@ def test_prefills_that_came_and_went_between_renewals_are_told() -> None:
         b'{"name": ""}',
         b'{"name": "g", "known": 0}',
         b'{"name": "g", "engines": {"d": {}}}',
-        b'{"name": "g", "engines": {"d": {"decode": {"total": -1, "held": 0, "wanted": 0, "may": 0},'
-        b' "prefill": {"total": 1, "held": 0, "wanted": 0, "may": 0}}}}',
+        b'{"name": "g", "engines": {"d": {"decode": {"total": -1, "held": 0, "wanted": 0,'
+        b' "may": 0}, "prefill": {"total": 1, "held": 0, "wanted": 0, "may": 0}}}}',
         b'{"name": "g", "engines": {"d": {"decode": {"total": 1, "held": 0, "wanted": 0, "may": 0},'
         b' "prefill": {"total": 1, "held": 0, "wanted": 0, "may": 0}, "queued_s": -1}}}',
     ],

@@ -1,0 +1,135 @@
+"""Health checks of one engine, over a connection of their own.
+
+A thousand engines are asked hundreds of times a second in all, so a check costs as little as it
+can: one write and one read on a kept connection. And a connection that breaks says at once what the
+next check would have said later: the process is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable
+from typing import cast
+
+from prfaas.core.addresses import parse_url
+from prfaas.core.errors import EngineError
+
+_LARGEST_ANSWER = 64 * 1024
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
+
+
+class HealthProbe:
+    """Asks ``url``/health, one check at a time.
+
+    Args:
+        on_lost: called when the kept connection has broken between two checks.
+    """
+
+    def __init__(self, url: str, on_lost: Callable[[], None]) -> None:
+        self.url = url
+        self._url = parse_url(url)
+        self._secure = url.startswith("https:")
+        self._on_lost = on_lost
+        self._connection: _Connection | None = None
+        host = str(self._url)
+        self._request = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+    async def status(self, timeout_s: float) -> int:
+        """The status of one answer. Raises TimeoutError, OSError where there is no connection or it
+        breaks, EngineError for what is no HTTP."""
+        async with asyncio.timeout(timeout_s):
+            try:
+                return await self._ask()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _ask(self) -> int:
+        kept = self._connection
+        if kept is not None and kept.is_open:
+            try:
+                return await kept.ask(self._request)
+            except ConnectionError:
+                pass  # The server closes what was idle: that is no answer to this check.
+        loop = asyncio.get_running_loop()
+        _, self._connection = await loop.create_connection(
+            lambda: _Connection(self._on_lost),
+            self._url.host,
+            self._url.port,
+            ssl=ssl.create_default_context() if self._secure else None,
+        )
+        return await self._connection.ask(self._request)
+
+
+class _Connection(asyncio.Protocol):
+    """One kept connection; it is closed after an answer whose end is not known."""
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[int] | None = None
+        self._received = b""
+        self.is_open = False
+
+    async def ask(self, request: bytes) -> int:
+        """Send and wait for the answer's status. Raises ConnectionError, EngineError."""
+        assert self._transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
+
+    def close(self) -> None:
+        """Without a word to anybody."""
+        self._on_lost = _nobody
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not every event loop's transports are made from asyncio's class.
+        self._transport, self.is_open = cast(asyncio.Transport, transport), True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is None:
+            self._on_lost()
+        elif not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("the connection broke"))
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None or answer.done():
+            self.close()  # It speaks without being asked.
+            return
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end:
+            if len(self._received) > _LARGEST_ANSWER:
+                answer.set_exception(EngineError("its answer to a health check has no end"))
+            return
+        status = _STATUS.match(head)
+        if status is None:
+            answer.set_exception(EngineError("its answer to a health check is no HTTP"))
+            return
+        length = _LENGTH.search(head + b"\r\n")
+        if length is None or b"\nconnection: close" in head.lower():
+            self.close()
+        elif len(body) < int(length[1]) <= _LARGEST_ANSWER:
+            return
+        self._received = b""
+        answer.set_result(int(status[1]))
+
+
+def _nobody() -> None:
+    pass
