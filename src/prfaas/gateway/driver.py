@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
+from prfaas.core.gateway_sessions import EngineUse
 from prfaas.core.handoff import ImportParams
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.answers import relay
@@ -93,6 +94,8 @@ class Driver:
         on_role: Callable[[ChangeRole], None] = lambda command: None,
         on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
+        self.on_waiting: Callable[[], None] = lambda: None
+        """Called after every event, while requests wait."""
         self._on_drained = on_drained
         self._journal = journal
         self._on_role, self._on_arrival = on_role, on_arrival
@@ -118,6 +121,13 @@ class Driver:
             self._journal.write(now, event, *commands)
         for command in commands:
             self._execute(command)
+        if self.scheduler.waiting_tokens:
+            self.on_waiting()
+
+    def outstanding(self, agent: str) -> dict[str, EngineUse]:
+        """What this gateway has at each engine of an agent's machine."""
+        known, use_of = self.scheduler.view.engines, self.scheduler.use_of
+        return {name: use_of(name) for name in self._endpoints.engines_at(agent) if name in known}
 
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""

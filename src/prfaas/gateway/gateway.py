@@ -119,10 +119,11 @@ class Gateway:
         )
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
+        self._driver.on_waiting = lambda: self._session.want()
         self._session = GatewaySession(
             self.deployment.gateway.name,
-            outstanding=lambda agent: {},
-            on_shares=lambda shares: None,
+            outstanding=self._driver.outstanding,
+            on_shares=news.shares_told,
         )
         self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()

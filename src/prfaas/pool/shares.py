@@ -69,4 +69,5 @@ class Share:
         unheard = max(0, at_least - len(names))
         part = fair_parts(total, wanted + [total] * unheard)[names.index(own)]
         left = total - sum(share.committed for name, share in of_all.items() if name != own)
-        self._granted = max(0, min(part, left))
+        # One that does not know yet what it may takes nothing from those who do.
+        self._granted = max(0, min(part, max(left, self._granted)))

@@ -20,7 +20,7 @@ from prfaas.scheduler.reservations import Reservations
 
 
 class Sharing:
-    """Of all engines. Every method raises CallerError for an engine that is not known."""
+    """Of all engines."""
 
     def __init__(
         self,
@@ -38,8 +38,10 @@ class Sharing:
         self._decoding = decoding
 
     def shared(self, event: EngineShared) -> None:
-        """More or less of it may be taken than before."""
-        engine = self._membership.engine(event.engine)
+        """More or less of it may be taken than before. It may have left meanwhile."""
+        engine = self._fleet.engines.get(event.engine)
+        if engine is None:
+            return
         share, now = engine.share, self._requests.now
         more_slots = event.slots > engine.max_requests
         more_prefills = event.prefills > engine.max_prefills
@@ -56,7 +58,8 @@ class Sharing:
                 self._reservations.start_waiting(engine)
 
     def use_of(self, name: str) -> EngineUse:
-        """What is outstanding at an engine, for those who share it."""
+        """What is outstanding at an engine, for those who share it. Raises CallerError for one that
+        is not known."""
         engine = self._membership.engine(name)
         active = len(engine.prefill_records) - len(engine.waiting)
         return EngineUse(

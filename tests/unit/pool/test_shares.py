@@ -171,6 +171,23 @@ def test_one_that_has_not_heard_that_it_may_have_less_is_counted_with_what_it_ha
     assert those.held <= TOTAL + 3
 
 
+def test_a_newcomer_that_knows_nothing_yet_takes_nothing_away() -> None:
+    those = Deployment(2)
+    for gateway in those.gateways:
+        gateway.waiting = 100
+    for _ in range(8):
+        those.round()
+    newcomer = Gateway("gateway9", may=TOTAL)
+    those.gateways.append(newcomer)
+    those.ask(newcomer)
+    for gateway in those.gateways[:2]:
+        those.ask(gateway)
+        those.hear(gateway)
+        assert gateway.may >= 2
+    those.hear(newcomer)
+    assert newcomer.may == 1
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["ask", "hear", "lose", "take", "end", "want", "round"]),
