@@ -55,6 +55,7 @@ gateway:
   max_body: "{max_body}"
   api_keys: {keys}
   max_inflight_requests: {inflight}
+  max_index_blocks: 65536
 """
 
 
