@@ -42,7 +42,9 @@ async def test_three_gateways_at_full_load_keep_every_engine_within_its_slots() 
         await until(lambda: all(g.fleet.up == mock.engines.keys() for g in gateways))
         await until(lambda: know_each_other(gateways))
         await until(
-            lambda: sum(g._driver.scheduler.use_of("d1").decode.may for g in gateways) == SLOTS
+            lambda: (
+                sum(g._driver.scheduler.sharing.use_of("d1").decode.may for g in gateways) == SLOTS
+            )
         )
         for engine in decoders:
             engine.first_token_gate.clear()

@@ -7,7 +7,7 @@ life of a gateway process, and the stem of every transfer id that it makes.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -57,13 +57,24 @@ class EngineShare(msgspec.Struct, frozen=True, kw_only=True):
     others_kv_tokens: int = 0
 
 
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What the leading gateway has decided for all. ``roles``: engine -> the role it has or is
+    turning to, where that is not the file's. ``thresholds``: PD cluster -> tokens, where the policy
+    moves them."""
+
+    roles: Annotated[dict[Name, Literal["prefill", "decode"]], msgspec.Meta(max_length=512)] = {}
+    thresholds: Annotated[dict[Name, Count], msgspec.Meta(max_length=256)] = {}
+
+
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     """``name``: the gateway's in the deployment file. ``known``: how many gateways, itself among
-    them, it knows to be alive. ``engines``: those of the agent's machine."""
+    them, it knows to be alive. ``engines``: those of the agent's machine.
+    ``decided``: only of the one that leads, as far as it knows."""
 
     name: Name
     known: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     engines: Annotated[dict[Name, EngineUse], msgspec.Meta(max_length=MOST_ENGINES)] = {}
+    decided: Decided | None = None
 
 
 class LiveGateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +83,7 @@ class LiveGateway(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     silent_s: float = 0.0
+    decided: Decided | None = None
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

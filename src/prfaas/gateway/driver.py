@@ -126,7 +126,7 @@ class Driver:
 
     def outstanding(self, agent: str) -> dict[str, EngineUse]:
         """What this gateway has at each engine of an agent's machine."""
-        known, use_of = self.scheduler.view.engines, self.scheduler.use_of
+        known, use_of = self.scheduler.view.engines, self.scheduler.sharing.use_of
         return {name: use_of(name) for name in self._endpoints.engines_at(agent) if name in known}
 
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:

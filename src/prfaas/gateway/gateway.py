@@ -124,6 +124,8 @@ class Gateway:
             self.deployment.gateway.name,
             outstanding=self._driver.outstanding,
             on_shares=news.shares_told,
+            decided=lambda: self._driver.scheduler.leading.decided,
+            on_decided=news.decided,
         )
         self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
         self.requests = self._make_requests()

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from prfaas.core.gateway_sessions import EngineShare
+from prfaas.core.gateway_sessions import Decided, EngineShare
 from prfaas.core.layout import KvLayout
 from prfaas.gateway.agent_client import MemoryCounts
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.scheduler.events import (
     AnyEvent,
+    DecisionsTold,
     EngineShared,
     LayoutKnown,
+    LeadBegun,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
@@ -32,6 +34,7 @@ class News:
         self._endpoints = endpoints
         self._metrics = metrics
         self._tell = tell
+        self._decided: Decided | None = None
         self._shares: dict[str, EngineShared] = {}
 
     def link_changed(self, event: LinkStateChanged) -> None:
@@ -71,6 +74,15 @@ class News:
                 continue
             self._shares[name] = event
             self._tell(event)
+
+    def decided(self, decided: Decided | None) -> None:
+        """What the gateway that leads has decided; None: this one leads."""
+        if decided != self._decided:
+            self._decided = decided
+            if decided is None:
+                self._tell(LeadBegun())
+            else:
+                self._tell(DecisionsTold(decided.roles, decided.thresholds))
 
     def memory_counted(self, agent: str, memory: MemoryCounts) -> None:
         """An agent has more or less memory for hand-offs than before."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prfaas.core.errors import LinkError
 from prfaas.core.gateway_sessions import (
     LAPSES_AFTER_S,
+    Decided,
     EngineShare,
     EngineUse,
     LiveGateway,
@@ -42,6 +43,8 @@ class GatewaySession:
         name: the gateway's in the deployment file.
         outstanding: agent -> what this gateway has at each engine of its machine.
         on_shares: told what an agent says this gateway may have at its engines.
+        decided: what this gateway has decided; asked while it leads.
+        on_decided: told what the one that leads has decided; None: this one does.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class GatewaySession:
         *,
         outstanding: Callable[[str], Mapping[str, EngineUse]],
         on_shares: Callable[[Mapping[str, EngineShare]], None],
+        decided: Callable[[], Decided],
+        on_decided: Callable[[Decided | None], None],
     ) -> None:
         self.id = secrets.token_hex(6)
         self._name = name
         self._outstanding, self._on_shares = outstanding, on_shares
+        self._decided, self._on_decided = decided, on_decided
         self._heard: dict[str, tuple[float, list[LiveGateway]]] = {}
         """By agent: when it last said who lives."""
         self._wants: dict[str, asyncio.Event] = {}
@@ -70,6 +76,10 @@ class GatewaySession:
         last = asyncio.get_running_loop().time() - LAPSES_AFTER_S
         heard = [found for at, found in self._heard.values() if at > last]
         return {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
+
+    def leader(self) -> str:
+        """The id of the one that decides for all: the first by name of those that live."""
+        return min(self.gateways().items(), key=lambda gateway: (gateway[1], gateway[0]))[0]
 
     def want(self) -> None:
         """Something waits: where that is for want of a share, ask for more at once."""
@@ -111,6 +121,7 @@ class GatewaySession:
             name=self._name,
             known=len(self.gateways()),
             engines=dict(self._outstanding(agent.name)),
+            decided=self._decided() if self.leader() == self.id else None,
         )
         try:
             standing = await agent.renew(self.id, renewal)
@@ -138,8 +149,17 @@ class GatewaySession:
         for session_id, name in self.gateways().items():
             if session_id not in before:
                 logger.info("gateway %s shares the engines with this one", name)
+        self._follow(standing)
         self._on_shares(standing.engines)
         return standing.engines
+
+    def _follow(self, standing: Standing) -> None:
+        leader = self.leader()
+        if leader == self.id:
+            self._on_decided(None)
+        for gateway in standing.gateways:
+            if gateway.id == leader != self.id and gateway.decided is not None:
+                self._on_decided(gateway.decided)
 
     async def _pause(self, agent: str, wants: asyncio.Event, *, may_ask: bool) -> bool:
         """Until the next renewal is due, or more is wanted than may be had (True)."""

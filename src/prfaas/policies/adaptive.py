@@ -51,6 +51,14 @@ class AdaptivePolicy:
         """The threshold now for prompts whose decode engine is in ``cluster``."""
         return self._threshold.threshold_tokens(cluster)
 
+    def thresholds(self) -> dict[str, int]:
+        """See `MovesThresholds`."""
+        return self._threshold.thresholds()
+
+    def follow(self, thresholds: Mapping[str, int]) -> None:
+        """See `MovesThresholds`."""
+        self._threshold.follow(thresholds)
+
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         """See `Policy.route`."""
         return self._threshold.route(request, view, now=now)

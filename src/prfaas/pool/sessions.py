@@ -15,6 +15,7 @@ from math import inf
 from prfaas.core.errors import CapacityError
 from prfaas.core.gateway_sessions import (
     LAPSES_AFTER_S,
+    Decided,
     EngineShare,
     EngineUse,
     LiveGateway,
@@ -31,12 +32,13 @@ _MOST_GONE = 1024
 
 
 class _Session:
-    __slots__ = ("begun", "engines", "name", "renewed_at")
+    __slots__ = ("begun", "decided", "engines", "name", "renewed_at")
 
     def __init__(self) -> None:
         self.name = ""
         self.renewed_at = -inf
         self.engines: dict[str, EngineUse] = {}
+        self.decided: Decided | None = None
         self.begun: dict[str, int] = {}
         """Engine -> prefills begun between the last two renewals."""
 
@@ -72,7 +74,7 @@ class Sessions:
             self._gone.pop(session_id, None)
         if self._settled_at == inf:
             self._settled_at = now + LAPSES_AFTER_S
-        session.name, session.renewed_at = renewal.name, now
+        session.name, session.renewed_at, session.decided = renewal.name, now, renewal.decided
         dropped = session.engines.keys() - renewal.engines.keys()
         session.begun = {
             name: max(0, use.begun - session.engines[name].begun) if name in session.engines else 0
@@ -114,7 +116,7 @@ class Sessions:
         engines = () if session is None else session.engines
         return Standing(
             gateways=[
-                LiveGateway(id=i, name=s.name, silent_s=now - s.renewed_at)
+                LiveGateway(id=i, name=s.name, silent_s=now - s.renewed_at, decided=s.decided)
                 for i, s in sorted(self._live.items())
             ],
             engines={engine: self._share(session_id, engine) for engine in engines},

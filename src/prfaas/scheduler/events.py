@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import KvLayout
 from prfaas.scheduler.topology import Topology
 
@@ -191,6 +192,18 @@ class EngineShared(Event, frozen=True, gc=False):
     others_prefills: int = 0
 
 
+class DecisionsTold(Event, frozen=True, gc=False):
+    """Another gateway leads, and has decided so: engine -> role where it is not the file's, PD
+    cluster -> threshold in tokens where the policy moves it."""
+
+    roles: Mapping[str, EngineRole] = {}
+    thresholds: Mapping[str, int] = {}
+
+
+class LeadBegun(Event, frozen=True, gc=False):
+    """Nobody leads before this gateway: it decides by itself (again)."""
+
+
 class EngineSuspected(Event, frozen=True, gc=False):
     """The engine may be failing: it gets no new work, what it has goes on. EngineUp ends that; its
     prefix cache counts as before."""
@@ -278,6 +291,8 @@ AnyEvent = (
     | EngineUp
     | KvMemoryKnown
     | EngineShared
+    | DecisionsTold
+    | LeadBegun
     | EngineSuspected
     | EngineDown
     | EngineCordoned

@@ -24,7 +24,6 @@ from typing import Any
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
-from prfaas.core.gateway_sessions import EngineUse
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Costs, Policy, PrefillLearner, View
 from prfaas.scheduler.answer_lengths import AnswerLengths
@@ -33,6 +32,7 @@ from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.connectivity import Connectivity
 from prfaas.scheduler.events import (
     AnyEvent,
+    DecisionsTold,
     DecodeFailed,
     EngineCordoned,
     EngineDown,
@@ -44,6 +44,7 @@ from prfaas.scheduler.events import (
     FirstToken,
     KvMemoryKnown,
     LayoutKnown,
+    LeadBegun,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
@@ -62,6 +63,7 @@ from prfaas.scheduler.events import (
     TransferProgressed,
 )
 from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.leading import Leading
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
@@ -125,12 +127,15 @@ class Scheduler:
         self._reshaping = reshaping = Reshaping(
             requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
-        self._sharing = sharing = Sharing(
+        self.sharing = sharing = Sharing(
             requests,
             fleet,
             membership=membership,
             reservations=parts.reservations,
             decoding=parts.decoding,
+        )
+        self.leading = leading = Leading(
+            requests, fleet, policy, membership=membership, roles=self._roles
         )
         self._answers = AnswerLengths()
         self._records = requests.records
@@ -159,6 +164,8 @@ class Scheduler:
             MemoryReported: parts.reservations.memory_reported,
             KvMemoryKnown: membership.kv_memory,
             EngineShared: sharing.shared,
+            DecisionsTold: leading.told,
+            LeadBegun: leading.begun,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -196,10 +203,6 @@ class Scheduler:
         """How many requests are on an engine or on their way to it. Raises CallerError."""
         state = self._membership.engine(engine)
         return len(state.prefill_records.keys() | state.decode_records.keys())
-
-    def use_of(self, engine: str) -> EngineUse:
-        """What is outstanding at an engine, see `Sharing`. Raises CallerError."""
-        return self._sharing.use_of(engine)
 
     def handle(self, event: AnyEvent, *, now: float) -> list[AnyCommand]:
         """Take one event at time ``now`` (seconds, never less than before); return what to do."""
@@ -300,9 +303,7 @@ class Scheduler:
         period = self._policy.period_s
         assert period is not None
         self._timers.add(self._now + period, TimerKind.ADJUST, "")
-        for change in self._policy.adjust(self._fleet, now=self._now):
-            self._membership.engine(change.engine)
-            self._roles.change(change)
+        self.leading.adjust()
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from prfaas.core.gateway_sessions import EngineShare, EngineUse, Use
+from prfaas.core.gateway_sessions import Decided, EngineShare, EngineUse, Use
 from prfaas.gateway import sessions
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
@@ -23,7 +23,14 @@ class Peer:
     def __init__(self, name: str) -> None:
         self.may, self.wants, self.renewals = 1, 0, 0
         self.shares: Mapping[str, EngineShare] = {}
-        self.session = GatewaySession(name, outstanding=self.outstanding, on_shares=self.take)
+        self.led: list[Decided | None] = []
+        self.session = GatewaySession(
+            name,
+            outstanding=self.outstanding,
+            on_shares=self.take,
+            decided=lambda: Decided(roles={name: "decode"}, thresholds={"west": 7}),
+            on_decided=self.led.append,
+        )
 
     def outstanding(self, _agent: str) -> dict[str, EngineUse]:
         held = min(self.wants, self.may)
@@ -62,6 +69,19 @@ async def test_gateways_meet_at_an_agent_and_divide_its_engines() -> None:
         other.wants = 8
         await until(lambda: (one.may, other.may) == (4, 4))
         await until(lambda: other.shares["d"].others_decode == 4)
+
+
+async def test_the_first_by_name_decides_for_all() -> None:
+    one, other = Peer("gateway-1"), Peer("gateway-2")
+    agent = MockAgent("west")
+    async with at(agent, one, other):
+        decided = Decided(roles={"gateway-1": "decode"}, thresholds={"west": 7})
+        await until(lambda: other.led[-1:] == [decided])
+        assert one.led[-1] is None
+        assert other.session.leader() == one.session.id
+    other.led.clear()
+    async with at(MockAgent("west"), other):
+        await until(lambda: other.led[-1:] == [None])
 
 
 async def test_who_wants_more_asks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,11 +26,11 @@ def test_no_more_is_taken_than_this_gateways_share() -> None:
     driver(e.EngineShared("west-d0", slots=2, prefills=8))
     for name in "abcd":
         driver.arrive(SHORT, name)
-    use = driver.scheduler.use_of("west-d0").decode
+    use = driver.scheduler.sharing.use_of("west-d0").decode
     assert (use.total, use.held, use.wanted, use.may) == (8, 2, 4, 2)
     assert starts(driver(e.EngineShared("west-d0", slots=3, prefills=8))) == ["c"]
     assert starts(driver(e.EngineShared("west-d0", slots=99, prefills=8))) == ["d"]
-    assert driver.scheduler.use_of("west-d0").decode.may == 8
+    assert driver.scheduler.sharing.use_of("west-d0").decode.may == 8
 
 
 def test_a_share_that_shrinks_ends_nothing_and_starts_nothing() -> None:
@@ -51,7 +51,7 @@ def test_prefill_places_are_shared_as_well() -> None:
     driver(e.EngineShared("east-1", slots=8, prefills=1))
     assert starts(driver.arrive(LONG, "a")) == ["a"]
     assert starts(driver.arrive(LONG, "b")) == []
-    use = driver.scheduler.use_of("east-1")
+    use = driver.scheduler.sharing.use_of("east-1")
     assert (use.prefill.held, use.prefill.wanted, use.prefill.may) == (1, 2, 1)
     assert use.begun == 2
     assert use.queued_s > 0
@@ -77,7 +77,7 @@ def test_memory_that_others_use_is_not_there() -> None:
     driver(e.EngineShared("west-d0", 8, 8, others_kv_tokens=2 * SHORT))
     assert starts(driver.arrive(SHORT, "b")) == []
     assert starts(driver(e.EngineShared("west-d0", 8, 8))) == []  # Told with the next end.
-    assert driver.scheduler.use_of("west-d0").kv_tokens >= SHORT
+    assert driver.scheduler.sharing.use_of("west-d0").kv_tokens >= SHORT
 
 
 def seen_s(driver: Driver, *, contested_at: float | None) -> float:
@@ -108,4 +108,4 @@ def test_an_engine_that_has_left_is_no_news() -> None:
     driver = direct()
     assert driver(e.EngineShared("nobody", 1, 1)) == []
     with pytest.raises(CallerError):
-        driver.scheduler.use_of("nobody")
+        driver.scheduler.sharing.use_of("nobody")
