@@ -16,7 +16,8 @@ from typing import Annotated
 import msgspec
 
 from prfaas.policies.adaptive_threshold import AdaptiveThresholdConfig, AdaptiveThresholdPolicy
-from prfaas.policies.api import ClusterView, Decision, EngineView, RequestView, RoleChange, View
+from prfaas.policies.api import Decision, RoleChange, View
+from prfaas.policies.views import ClusterView, EngineView, RequestView
 from prfaas.policies.waits import prefill_wait_s, remote_wait_s
 
 _FULL = 0.95
