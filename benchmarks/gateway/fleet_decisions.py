@@ -158,7 +158,9 @@ class Rig:
                 prompt_tokens=len(ids),
                 alignment_tokens=alignment,
             )
-            event = arrival(f"r{number}", Prompt(ids, 300, True), matches, deadline=now + 300)
+            event = arrival(
+                f"r{number}", Prompt(ids, 300, True), matches, sequences=1, deadline=now + 300
+            )
             commands = scheduler.handle(event, now=now)
             if not warm:
                 wall.append((time.perf_counter() - started) * 1e3)

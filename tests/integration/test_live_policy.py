@@ -1,9 +1,12 @@
-"""The default policy on real engines: many answers turn a prefill engine to decode, nothing is
-lost, nothing is tried again, and every answer is right."""
+"""The default policy on real engines: prompts of all lengths, a load that is first prefill and then
+decode, a line that crawls and comes back, and more than can be carried. Every answer is right."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,14 @@ from prfaas.testing.running import Answer, SecondGateway, call
 pytestmark = pytest.mark.engine
 
 AT_ONCE = 5
+LENGTHS = (20, 300, 1200, 2600)
+LASTING_S = 1.5
+"""A prompt for which a route is worth a thought."""
+ROUNDS = 12
+"""More would be needed of something that never happens."""
+CRAWLING_S = 60.0
+"""So long the crawling line takes for one hand-off."""
+TOO_MANY = 24
 ANSWER_TOKENS = 120
 """Long enough to be under way together, and for a policy that looks once a second."""
 
@@ -25,38 +36,157 @@ def changes(url: str) -> str:
     return "\n".join(x for x in lines if x.startswith("prfaas_gateway_role_changes_total"))
 
 
-def test_answers_turn_a_prefill_engine_to_decode_and_nobody_notices(
+def route_of(answer: Answer) -> str:
+    return answer.headers["x-prfaas-route"].partition(";")[0]
+
+
+def ask(gateway: SecondGateway, bodies: Sequence[Any], at_once: int) -> list[Answer]:
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda body: call(f"{gateway.url}/v1/completions", body), bodies))
+
+
+def assert_right(stack: Any, body: Any, answer: Answer) -> None:
+    stock = call(f"{stack.plain.url}/v1/completions", body).json()["choices"][0]
+    assert_same_or_near_tie(answer.json()["choices"][0], stock)
+
+
+@pytest.fixture(scope="module")
+def auto(stacks: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondGateway]:
+    """One whose roles stay as they are: what is on trial is where prompts go."""
+    home = tmp_path_factory.mktemp("auto") / "routes"
+    running = stacks.get("gdn").running
+    with SecondGateway(running, home, policy="auto", threshold=None, roles="fixed") as gateway:
+        gateway.wait_until_ready()
+        yield gateway
+
+
+def test_prompts_of_all_lengths_find_a_way(stacks: Any, auto: SecondGateway) -> None:
+    stack = stacks.get("gdn")
+    bodies = [
+        greedy(stack.model, prompt(f"mixed {n}", LENGTHS[n % len(LENGTHS)])) for n in range(12)
+    ]
+    answers = ask(auto, bodies, 4)
+    assert {answer.status for answer in answers} == {200}
+    for body, answer in zip(bodies, answers, strict=True):
+        assert answer.headers["x-prfaas-attempts"] == "1", answer.headers["x-prfaas-route"]
+        assert_right(stack, body, answer)
+    ways = sorted(Counter(map(route_of, answers)).items())
+    stacks.figures.append(f"policy auto, prompts of {LENGTHS} tokens: {ways}")
+
+
+def test_routes_leave_a_line_that_crawls_and_come_back(stacks: Any, auto: SecondGateway) -> None:
+    stack = stacks.get("gdn")
+    tokens = stack.speed.tokens_lasting(LASTING_S, least=1000, most=6000)
+    seeds = iter(range(10_000))
+
+    def some(count: int) -> list[Any]:
+        return [greedy(stack.model, prompt(f"line {next(seeds)}", tokens)) for _ in range(count)]
+
+    def offloaded() -> Answer | None:
+        """One of a few at once, if the line is worth it."""
+        return next((a for a in ask(auto, some(4), 4) if route_of(a) == "offload"), None)
+
+    def crawls() -> bool:
+        (link,) = call(f"{stack.running.admin('east')}/links").json()["links"]
+        return bool(link["congestion"] >= 0.5 and link["queued_bytes"] > 0)
+
+    sent = next(filter(None, (offloaded() for _ in range(ROUNDS))))
+    began = time.monotonic()
+    stack.line.slow(int(sent.headers["x-prfaas-kv-bytes"]) / CRAWLING_S)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            bodies: list[Any] = []
+            under_way: list[Future[list[Answer]]] = []
+            while not crawls():  # Somebody must be on the line for it to be seen.
+                if all(future.done() for future in under_way):
+                    more = some(4)
+                    bodies += more
+                    under_way += [pool.submit(ask, auto, [body], 1) for body in more]
+                assert len(bodies) < 4 * ROUNDS, "the line is not seen to crawl"
+                time.sleep(0.05)
+            seen_s = time.monotonic() - began
+            after = ask(auto, some(4), 4)
+            before = [future.result()[0] for future in under_way]
+    finally:
+        stack.line.mend()
+    assert {answer.status for answer in (*before, *after)} == {200}
+    assert "offload" not in map(route_of, after)
+    for body, answer in zip(bodies, before, strict=True):
+        assert_right(stack, body, answer)
+    back = time.monotonic()
+    assert any(offloaded() for _ in range(3 * ROUNDS)), "nobody uses the line again"
+    stacks.figures.append(
+        f"a line that crawls is seen after {seen_s:.1f} s, routes return after "
+        f"{time.monotonic() - back:.0f} s; of those on it "
+        f"{sum(a.headers['x-prfaas-attempts'] != '1' for a in before)} began anew"
+    )
+
+
+def test_of_too_many_those_in_time_are_served_and_the_rest_is_told_at_once(
+    stacks: Any, tmp_path: Path
+) -> None:
+    stack = stacks.get("gdn")
+    tokens = stack.speed.tokens_lasting(LASTING_S, least=1000, most=6000)
+    options = {"ttft": f"{3 * LASTING_S:.0f} s"}
+    gateway = SecondGateway(
+        stack.running, tmp_path / "o", policy="auto", threshold=None, roles="fixed", options=options
+    )
+    with gateway, ThreadPoolExecutor(TOO_MANY) as pool:
+        gateway.wait_until_ready()
+        known = [greedy(stack.model, prompt(f"known {n}", tokens)) for n in range(12)]
+        assert 200 in {answer.status for answer in ask(gateway, known, 2)}
+        bodies = [greedy(stack.model, prompt(f"many {n}", tokens)) for n in range(TOO_MANY)]
+        asked = {pool.submit(ask, gateway, [body], 1): body for body in bodies}
+        ended = [(future.result()[0], asked[future]) for future in as_completed(asked)]
+        statuses = [answer.status for answer, _ in ended]
+        assert set(statuses) == {200, 429}, statuses
+        # Whoever is refused does not wait for the others.
+        assert statuses[:3] == [429] * 3, statuses
+        for answer, body in ended:
+            if answer.status == 200:
+                assert_right(stack, body, answer)
+            else:
+                assert int(answer.headers["retry-after"]) >= 1
+        (again,) = ask(gateway, [greedy(stack.model, prompt("after", 300))], 1)
+        assert again.status == 200, "it serves on"
+    stacks.figures.append(f"too many at once: {sorted(Counter(statuses).items())}")
+
+
+def test_a_load_that_is_prefill_and_then_decode_changes_roles_and_nobody_notices(
     stacks: Any, tmp_path: Path
 ) -> None:
     stack = stacks.get("gdn")
     gateway = SecondGateway(
-        stack.running, tmp_path / "auto", slots=2, policy="auto", threshold=None
+        stack.running, tmp_path / "roles", slots=2, policy="auto", threshold=None
     )
     with gateway:
         gateway.wait_until_ready()
+        long = [greedy(stack.model, prompt(f"long {n}", 2000), max_tokens=2) for n in range(6)]
+        for body, answer in zip(long, ask(gateway, long, 2), strict=True):
+            assert answer.status in (200, 429), answer.body
+            if answer.status == 200:
+                assert answer.headers["x-prfaas-attempts"] == "1"
+                assert_right(stack, body, answer)
+        assert "decode" not in changes(gateway.url), "prefill needs its engine"
         bodies = [
             greedy(stack.model, prompt(f"roles {n}", 300 + 900 * (n % 2)), max_tokens=ANSWER_TOKENS)
             for n in range(2 * AT_ONCE)
         ]
         answers: list[Answer] = []
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in range(5):
-                answers = list(
-                    pool.map(lambda body: call(f"{gateway.url}/v1/completions", body), bodies)
-                )
-                if "decode" in changes(gateway.url):
-                    break
+        for _ in range(5):
+            answers = ask(gateway, bodies, AT_ONCE)
+            if "decode" in changes(gateway.url):
+                break
         assert 'engine="west-prefill",role="decode"' in changes(gateway.url)
         for body, answer in zip(bodies, answers, strict=True):
             assert answer.status in (200, 429), answer.body
             if answer.status == 200:
                 assert answer.headers["x-prfaas-attempts"] == "1"
-                stock = call(f"{stack.plain.url}/v1/completions", body).json()["choices"][0]
-                assert_same_or_near_tie(answer.json()["choices"][0], stock)
+                assert_right(stack, body, answer)
         served = [answer for answer in answers if answer.status == 200]
         assert len(served) >= AT_ONCE
         stacks.figures.append(
             f"policy auto: {len(served)} of {len(answers)} served by "
             f"{sorted({a.headers['x-prfaas-decode-engine'] for a in served})}, routes "
-            f"{sorted({a.headers['x-prfaas-route'].partition(';')[0] for a in served})}"
+            f"{sorted(set(map(route_of, served)))}"
         )

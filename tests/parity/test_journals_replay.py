@@ -163,7 +163,7 @@ async def an_eventful_day(mock: MockDeployment, client: aiohttp.ClientSession) -
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 async def test_a_gateway(policy: str, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    mock = MockDeployment(policy=policy, journal_file=path)
+    mock = MockDeployment(policy=policy, journal_file=path, deadline="5 min")
     async with mock.running() as client:
         await mock.ready()
         await an_eventful_day(mock, client)
@@ -172,7 +172,8 @@ async def test_a_gateway(policy: str, tmp_path: Path) -> None:
     assert count(entries, RequestArrived) == count(entries, RequestEnded) == 72
     assert count(entries, StartDecode) >= 71
     assert count(entries, RequestCancelled) == 1
-    assert count(entries, EngineSuspected) == count(entries, EngineDown) == 1
+    for kind in (EngineSuspected, EngineDown):
+        assert "e1" in {item.engine for _, item in entries if isinstance(item, kind)}
     assert not list(replay(entries))
 
 

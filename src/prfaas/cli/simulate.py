@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import rich.progress
 from rich.console import Console
-from rich.progress import Progress
 
 from prfaas.cli.console import report_console
 from prfaas.cli.description_options import add_description_options, described
@@ -23,11 +23,12 @@ from prfaas.plots.simulation import disturbances, plot, plot_sweep
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.journal import Entry, encode
 from prfaas.sim.build import build_workload
-from prfaas.sim.experiment import Sweep, simulate, sweep_rate
+from prfaas.sim.parallel import Job, Outcome, Progress, Setting, cores, run_all, run_one, sweep_all
 from prfaas.sim.report import results_tables
-from prfaas.sim.runs import check_runs, run_for
-from prfaas.sim.simulation import Log, Simulation
-from prfaas.sim.summary import Summary, egress, summarise
+from prfaas.sim.runs import check_runs, run_for, with_seed
+from prfaas.sim.simulation import Log
+from prfaas.sim.summary import Summary
+from prfaas.sim.sweep import SweepPoint
 from prfaas.workload.files import clip_note
 from prfaas.workload.requests import Workload
 
@@ -53,6 +54,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--speed-up", type=float, help="let requests arrive this much faster")
     parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        metavar="SEED",
+        help="each run once for each seed, in place of the file's",
+    )
+    parser.add_argument(
+        "--parallel",
+        nargs="?",
+        type=int,
+        const=cores(),
+        default=1,
+        metavar="N",
+        help="simulate so many at a time (without N: one on each core): runs, seeds, rates of a "
+        "sweep; the results are the same",
+    )
+    parser.add_argument(
         "--sweep", choices=["rate"], help="find the highest rate that meets the SLO"
     )
     parser.add_argument(
@@ -73,36 +91,66 @@ def run(args: argparse.Namespace) -> int:
     replay = None if args.journal is None else replayed(args, scenario, beside)
     scenario = _overridden(scenario, args) if replay is None else replay.description
     runs = _runs(scenario, args.policy, replay)
-    if args.events is not None and (len(runs) > 1 or args.sweep):
+    if args.events is not None and (len(runs) * len(args.seeds or "1") > 1 or args.sweep):
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
+    if args.parallel < 1:
+        raise CallerError(f"--parallel {args.parallel}: at least 1")
     if args.plot is not None:
         check_picture(args.plot)  # What cannot be drawn is better known before the run.
-    workload = _workload(scenario, args, beside) if replay is None else replay.workload
+    setting, jobs = _jobs(scenario, runs, replay, args)
     if args.sweep:
-        return _sweep(scenario, runs, workload, beside, args)
-    summaries, drawn, disturbed = [], [], []
+        return _sweep(setting, jobs, args)
+    outcomes = list(_simulated(setting, jobs, args))
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        _note_split(scenario, job, outcome)
+    summaries = [outcome.summary for outcome in outcomes]
+    drawn = [
+        (o.summary.name, o.table, o.sent)
+        for o in outcomes
+        if o.table is not None and o.sent is not None
+    ]
     if replay is not None:
-        summaries = [replay.row]
-        drawn = [(replay.row.name, replay.happened.table, replay.happened.egress)]
-    for config in runs:
-        with _log(args.events) as log, _progress(config.name, len(workload)) as on_progress:
-            simulation = simulate(
-                scenario,
-                config,
-                workload,
-                beside=beside,
-                log=log,
-                on_progress=on_progress,
-                begun_with=None if replay is None else replay.happened.opened.costs,
-            )
-        _note_split(scenario, config, simulation)
-        summaries.append(summarise(config.name, simulation, scenario.slo))
-        drawn.append((config.name, simulation.recorder.table(), egress(simulation)))
-        disturbed = disturbances(simulation.world)
+        summaries.insert(0, replay.row)
+        drawn.insert(0, (replay.row.name, replay.happened.table, replay.happened.egress))
     _show(summaries, as_json=args.json)
     if args.plot is not None:
-        plot(args.plot, drawn, disturbed)
+        last = outcomes[-1]
+        plot(args.plot, drawn, disturbances(last.lines, last.outages))
     return 0
+
+
+def _jobs(
+    scenario: Description,
+    runs: list[RunConfig],
+    replay: Replay | None,
+    args: argparse.Namespace,
+) -> tuple[Setting, list[Job]]:
+    """Every run over the workload of every seed."""
+    beside = args.description.parent
+    if replay is not None:
+        setting = Setting(scenario, (replay.workload,), beside, replay.happened.opened.costs)
+        return setting, [Job(run.name, run) for run in runs]
+    seeds = args.seeds or [scenario.experiments.seed]
+    seeded = [with_seed(scenario, seed) for seed in seeds]
+    workloads = [_workload(each, args, beside) for each in seeded]
+    jobs = [
+        Job(f"{run.name}, seed {seed}" if args.seeds else run.name, run, number)
+        for run in runs
+        for number, seed in enumerate(seeds)
+    ]
+    return Setting(scenario, tuple(workloads), beside), jobs
+
+
+def _simulated(setting: Setting, jobs: list[Job], args: argparse.Namespace) -> Iterator[Outcome]:
+    whole = args.plot is not None
+    if args.events is not None:
+        with _log(args.events) as log, _progress(setting, jobs) as on_progress:
+            yield run_one(setting, jobs[0], whole=whole, log=log, on_progress=on_progress)
+        return
+    with _progress(setting, jobs) as on_progress:
+        yield from run_all(
+            setting, jobs, processes=args.parallel, whole=whole, on_progress=on_progress
+        )
 
 
 def _runs(
@@ -116,17 +164,16 @@ def _runs(
     return runs or [run_for(scenario, scenario.scheduler.policy)]
 
 
-def _note_split(scenario: Description, config: RunConfig, simulation: Simulation) -> None:
+def _note_split(scenario: Description, job: Job, outcome: Outcome) -> None:
     """Say which split a cluster was given whose roles neither file nor run say."""
     for cluster in scenario.clusters:
-        if cluster.name in config.instances or all(
+        if cluster.name in job.run.instances or all(
             cluster.kind == "prfaas" or pool.role is not None for pool in cluster.pools
         ):
             continue
-        engines = simulation.world.topology.engines
-        roles = [engine.role for engine in engines if engine.cluster == cluster.name]
+        roles = [engine.role for engine in outcome.engines if engine.cluster == cluster.name]
         Console(stderr=True).print(
-            f"{config.name}: of {cluster.name} {roles.count('prefill')} prefill and "
+            f"{job.name}: of {cluster.name} {roles.count('prefill')} prefill and "
             f"{roles.count('decode')} decode: the planner's split",
             highlight=False,
         )
@@ -155,26 +202,18 @@ def _overridden(scenario: Description, args: argparse.Namespace) -> Description:
     return msgspec.structs.replace(scenario, workload=workload)
 
 
-def _sweep(
-    scenario: Description,
-    runs: list[RunConfig],
-    workload: Workload,
-    beside: Path,
-    args: argparse.Namespace,
-) -> int:
+def _sweep(setting: Setting, jobs: list[Job], args: argparse.Namespace) -> int:
     console = Console(stderr=True)
-    sweeps: list[Sweep] = []
-    for config in runs:
 
-        def tell(point: Any, name: str = config.name) -> None:
-            verdict = "meets" if point.met else "misses"
-            console.print(
-                f"{name}: {point.rate_req_per_s:.3f} req/s {verdict} the SLO "
-                f"({point.slo_share:.1%} of requests)",
-                highlight=False,
-            )
+    def tell(job: int, point: SweepPoint) -> None:
+        verdict = "meets" if point.met else "misses"
+        console.print(
+            f"{jobs[job].name}: {point.rate_req_per_s:.3f} req/s {verdict} the SLO "
+            f"({point.slo_share:.1%} of requests)",
+            highlight=False,
+        )
 
-        sweeps.append(sweep_rate(scenario, config, workload, beside=beside, on_point=tell))
+    sweeps = sweep_all(setting, jobs, processes=args.parallel, on_point=tell)
     if args.json:
         _print_json(sweeps)
     else:
@@ -224,11 +263,13 @@ def _writer(file: BinaryIO) -> Log:
 
 
 @contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None] | None]:
+def _progress(setting: Setting, jobs: list[Job]) -> Iterator[Progress | None]:
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda arrived: progress.update(task, completed=arrived)
+    with rich.progress.Progress(console=console, transient=True) as bars:
+        tasks = [
+            bars.add_task(job.name, total=len(setting.workloads[job.workload])) for job in jobs
+        ]
+        yield lambda job, arrived: bars.update(tasks[job], completed=arrived)

@@ -34,8 +34,10 @@ class Replay(msgspec.Struct, frozen=True):
 
 def replayed(args: argparse.Namespace, description: Description, beside: Path) -> Replay:
     """The journal that the arguments name. Raises CallerError."""
-    if args.sweep or args.requests is not None or args.speed_up is not None:
-        raise CallerError("--journal is replayed as it was: no --sweep, --requests or --speed-up")
+    if args.sweep or args.seeds or args.requests is not None or args.speed_up is not None:
+        raise CallerError(
+            "--journal is replayed as it was: no --sweep, --seeds, --requests or --speed-up"
+        )
     happened = read_happened(args.journal, description, beside=beside)
     described, run = as_it_was(description, happened)
     if happened.left_out:

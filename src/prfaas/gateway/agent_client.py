@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Literal, TypeVar
@@ -64,6 +65,10 @@ class MemoryCounts(msgspec.Struct, frozen=True):
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
     memory: MemoryCounts | None = None
+
+
+class AgentLate(LinkError):
+    """It has not answered in time. It may be busy; what it was asked about may go on."""
 
 
 class AgentClient:
@@ -168,7 +173,9 @@ class AgentClient:
 
     def _failure(self, error: BaseException) -> PrfaasError:
         message = f"agent {self.name}: {describe(error)}"
-        return LocalFault(message) if is_local(error) else LinkError(message)
+        if is_local(error):
+            return LocalFault(message)
+        return AgentLate(message) if isinstance(error, asyncio.TimeoutError) else LinkError(message)
 
     def _parse(self, body: bytes, kind: type[T]) -> T:
         try:

@@ -14,7 +14,13 @@ say, days would say nothing."""
 
 
 def arrival(
-    key: str, prompt: Prompt, matches: Matches, *, sequences: int, deadline: float
+    key: str,
+    prompt: Prompt,
+    matches: Matches,
+    *,
+    sequences: int,
+    deadline: float,
+    priority: int = 0,
 ) -> RequestArrived:
     """The event. A prompt that must reach an engine untouched counts as one token long: there is
     nothing to hand over.
@@ -23,6 +29,7 @@ def arrival(
         key: the scheduler's name for the request, never used before.
         sequences: how many answers are computed at once.
         deadline: by when the first byte is due, on the scheduler's clock.
+        priority: `RequestBody.priority`.
     """
     return RequestArrived(
         key,
@@ -32,6 +39,7 @@ def arrival(
         resumable=matches.resumable,
         sequences=sequences,
         deadline=deadline,
+        priority=priority,
     )
 
 

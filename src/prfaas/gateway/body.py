@@ -32,7 +32,8 @@ class RequestBody:
     """One parsed body of a completion or chat request.
 
     ``choices`` (``n``) is how many answers are computed from each of the ``prompts``,
-    ``max_tokens`` how long each may get, if that is said. Raises RequestRefused (400) for what is
+    ``max_tokens`` how long each may get, if that is said; ``priority`` orders it among its tenant's
+    own, a lower one goes first. Raises RequestRefused (400) for what is
     not a JSON object, claims parameters the gateway sets, or counts beyond 64 bits.
     """
 
@@ -49,6 +50,7 @@ class RequestBody:
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
         self.prompts = self._prompts()
+        self.priority = self._priority()
         self.max_tokens = self._count("max_completion_tokens") or self._count("max_tokens")
 
     @property
@@ -98,6 +100,14 @@ class RequestBody:
             return 1
         prompts = self._value("prompt")
         return max(1, len(prompts)) if isinstance(prompts, list) else 1
+
+    def _priority(self) -> int:
+        value = self._value("priority")
+        if not isinstance(value, int) or isinstance(value, bool):
+            return 0
+        if abs(value) > _MOST:
+            raise RequestRefused(400, f"priority must be within +-{_MOST}", param="priority")
+        return value
 
     def _count(self, name: str) -> int | None:
         """A positive number; None for whatever else there is: the engine knows what to say."""

@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 from prfaas.core.errors import LinkError
 from prfaas.core.handoff import LONGEST_DEADLINE_S, ExportParams
-from prfaas.gateway.agent_client import AgentClient, TransferStatus
+from prfaas.gateway.agent_client import AgentClient, AgentLate, TransferStatus
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.scheduler.commands import StartPrefill
 
 logger = logging.getLogger(__name__)
 
+_LATE_TRIES = 3
+"""A busy machine's agent may answer late a few times in a row: nothing is lost by that."""
 _SENDER_PAUSE_S = 0.02
 _SENDER_TRIES = 25
 """A prefill engine may answer a little before its agent has taken the end of the export in."""
@@ -44,9 +46,16 @@ async def watch_transfer(
 ) -> TransferStatus:
     """Wait until the receiving agent holds every byte; ``on_progress`` is told the share that has
     arrived whenever it has grown. Raises LinkError if it never will."""
-    stored = 0
+    stored = late = 0
     while True:
-        status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks)
+        try:
+            status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks)
+        except AgentLate:
+            late += 1
+            if late == _LATE_TRIES:
+                raise
+            continue
+        late = 0
         if status.state == "complete":
             return status
         if status.state == "failed":

@@ -21,6 +21,7 @@ class Matches(NamedTuple):
     resumable: Mapping[str, int]
 
 
+_ROLES: tuple[EngineRole, ...] = ("prefill", "decode")
 NO_MATCHES = Matches({}, {})
 
 
@@ -40,16 +41,22 @@ def match_engines(
     """
     cached: dict[str, int] = {}
     resumable: dict[str, int] = {}
+    block_sizes = {None, *alignment_tokens.values()}
     for names, match in index.match(keys):
-        usable: dict[tuple[EngineRole, int | None], int] = {}
+        usable: dict[tuple[EngineRole, int | None], int] = {
+            (role, block_tokens): usable_prefix(
+                role, match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
+            )
+            for role in _ROLES
+            for block_tokens in block_sizes
+        }
+        if set(usable.values()) == {match.reusable_tokens}:
+            # Mostly so, and a fleet's system prompt is held by all its engines.
+            if match.reusable_tokens:
+                cached.update(dict.fromkeys(names, match.reusable_tokens))
+            continue
         for name in names:
-            kind = engines[name].role, alignment_tokens.get(name)
-            if kind not in usable:
-                role, block_tokens = kind
-                usable[kind] = usable_prefix(
-                    role, match, prompt_tokens=prompt_tokens, block_tokens=block_tokens
-                )
-            tokens = usable[kind]
+            tokens = usable[engines[name].role, alignment_tokens.get(name)]
             if tokens > 0:
                 cached[name] = tokens
                 if match.reusable_tokens < tokens:

@@ -189,7 +189,14 @@ class RequestFlow:
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
             exchange,
-            arrival(exchange.key, prompt, matches, sequences=sequences, deadline=deadline),
+            arrival(
+                exchange.key,
+                prompt,
+                matches,
+                sequences=sequences,
+                deadline=deadline,
+                priority=exchange.body.priority,
+            ),
         )
 
     def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:

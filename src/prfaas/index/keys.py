@@ -24,6 +24,7 @@ U64 = NDArray[np.uint64]
 _MASK = (1 << 64) - 1
 _STEP = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 """Odd numbers with mixed bits: a block's place, one for each lane."""
+_STEPS = np.array([_STEP], np.uint64).T
 _FIRST_CHUNK, _GROWTH = 64, 8
 """Blocks: most prompts are known in part, so keys are computed as far as somebody may need them."""
 
@@ -74,16 +75,17 @@ class BlockHasher:
         wide = tokens.astype(np.uint64).reshape(-1, block_tokens)
         count = len(wide)
         places = np.arange(place.depth + 1, place.depth + 1 + count, dtype=np.uint64)
-        sums = wide @ first, wide @ second
+        lanes = np.empty((2, count), np.uint64)
+        for lane, factors in zip(lanes, (first, second), strict=True):
+            np.matmul(wide, factors, out=lane)
         for number, extra in enumerate(extras):
             if extra:
-                for lane, value in zip(sums, self._extra(extra), strict=True):
-                    lane[number : number + 1] += np.uint64(value)
-        lanes = []
-        for lane, step, start in zip(sums, _STEP, (place.low, place.high), strict=True):
-            mixed = _mix(lane + places * np.uint64(step))
-            mixed[:1] += np.uint64(start)  # Of an array: sums wrap without a word.
-            lanes.append(np.cumsum(mixed, out=mixed))
+                lanes[:, number] += np.array(self._extra(extra), np.uint64)
+        lanes += places * _STEPS
+        _mix(lanes)
+        if count:
+            lanes[:, 0] += np.array(place[:2], np.uint64)
+        np.cumsum(lanes, axis=1, out=lanes)
         return Keys(*lanes)
 
     def extend_one(self, place: Place, token_ids: Sequence[int], extra: bytes) -> Place:

@@ -36,6 +36,8 @@ class Members:
         """Bits in a plane: engines, and as many ids whose bits are dead."""
         self._tidy = tidy
         self._owners: list[Member | None] = [None] * self.width
+        self._names = np.full(self.width, None, object)
+        """Of the owners, to be taken out many at a time."""
         self._unused = list(range(self.width - 1, -1, -1))
         self._families: dict[tuple[Group, ...], Family] = {}
         self._cleared: list[int] = []
@@ -68,11 +70,12 @@ class Members:
             raise InvariantError("more engines than the index was made for")
         number = self._unused.pop()
         self._owners[number] = member
+        self._names[number] = member.name
         return number
 
     def dismiss(self, member: Member) -> None:
         """It holds nothing any more, and gives its id back."""
-        self._owners[member.number] = None
+        self._owners[member.number] = self._names[member.number] = None
         self._cleared.append(member.number)
         for plane in range(member.planes):
             self._dead |= 1 << (plane * self.width + member.number)
@@ -100,10 +103,11 @@ class Members:
             self._families[groups].engines |= 1 << number
 
     def names(self, engines: int) -> list[str]:
-        """Of engines that are given as bits in a plane."""
+        """Of engines, all of them admitted, that are given as bits in a plane."""
         octets = np.frombuffer(engines.to_bytes(self.width // 8, "little"), np.uint8)
-        numbers = np.flatnonzero(np.unpackbits(octets, bitorder="little")).tolist()
-        return [owner.name for n in numbers if (owner := self._owners[n]) is not None]
+        numbers = np.flatnonzero(np.unpackbits(octets, bitorder="little"))
+        names: list[str] = self._names[numbers].tolist()
+        return names
 
     def lost(self, mask: int) -> None:
         """A block with these holders was evicted."""

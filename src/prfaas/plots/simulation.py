@@ -15,9 +15,9 @@ from prfaas.plots.figure import (
     plain_numbers,
     save_figure,
 )
-from prfaas.sim.experiment import ATTAINMENT, Sweep
 from prfaas.sim.metrics import Column, RequestTable
-from prfaas.sim.world import World
+from prfaas.sim.sweep import ATTAINMENT, Sweep
+from prfaas.sim.world import LineModel, Outage
 
 _BEYOND = 0.03
 """Of the run's length: how far the time axes reach past the last arrival."""
@@ -81,10 +81,12 @@ def plot_sweep(path: Path, sweeps: Sequence[Sweep], attainment: float = ATTAINME
     save_figure(figure, path)
 
 
-def disturbances(world: World) -> list[tuple[float, float]]:
+def disturbances(
+    lines: Sequence[LineModel], outages: Sequence[Outage]
+) -> list[tuple[float, float]]:
     """(from, to) in seconds: a line carries less than its rate, or an engine is out."""
-    found = [(outage.at, outage.at + outage.for_s) for outage in world.outages]
-    for line in world.lines:
+    found = [(outage.at, outage.at + outage.for_s) for outage in outages]
+    for line in lines:
         since: float | None = None
         for at, rate in line.changes:
             if rate < line.rate_bytes_per_s and since is None:

@@ -10,13 +10,14 @@ row (hysteresis), and one engine of a cluster changes at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 
 from prfaas.policies.adaptive_threshold import AdaptiveThresholdConfig, AdaptiveThresholdPolicy
-from prfaas.policies.api import ClusterView, Decision, EngineView, RequestView, RoleChange, View
+from prfaas.policies.api import Decision, RoleChange, View
+from prfaas.policies.views import ClusterView, EngineView, RequestView
 from prfaas.policies.waits import prefill_wait_s, remote_wait_s
 
 _FULL = 0.95

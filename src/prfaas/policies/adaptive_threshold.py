@@ -17,16 +17,17 @@ bytes that queue leave quickly once the line is back, prompts moved to a slower 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Annotated
 
 import msgspec
 
-from prfaas.policies.api import ClusterView, Decision, RequestView, RoleChange, View
+from prfaas.policies.api import Decision, RoleChange, View
 from prfaas.policies.placement import decode_engine
 from prfaas.policies.routes import by_threshold
 from prfaas.policies.threshold import ThresholdConfig
+from prfaas.policies.views import ClusterView, RequestView
 from prfaas.policies.waits import prefill_wait_s, remote_wait_s
 
 _MAX_SHIFT = 3.0

@@ -28,16 +28,11 @@ from collections.abc import Iterator, Sequence
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
-from prfaas.policies.api import (
-    ClusterView,
-    Decision,
-    Refusal,
-    RequestView,
-    RoleChange,
-    View,
-)
-from prfaas.policies.decode_load import DecodeLoad
-from prfaas.policies.route_choice import Candidate, candidates
+from prfaas.policies.api import Decision, Refusal, RoleChange, View
+from prfaas.policies.columns import Floats
+from prfaas.policies.decode_load import DecodeLoad, slots_s
+from prfaas.policies.route_choice import Candidate, Ways
+from prfaas.policies.views import ClusterView, RequestView
 
 _PERIOD_S = 1.0
 _HOLD_S = 60.0
@@ -74,30 +69,23 @@ class AutoPolicy:
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | Refusal | None:
         """See `Policy.route`."""
-        found = list(self._candidates(request, view, now))
-        if not found:
+        ways = Ways(request, view, self._slots_s(view), now)
+        soonest = ways.soonest()
+        if soonest is None:
             return None
-        soonest = min(found, key=_ttft_s)
-        limit_s = self._limit_s(request, found, now)
-        if soonest.ttft_s > limit_s:
+        limit_s = self._limit_s(request, ways.idle_s(), now)
+        weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
+        best = ways.best(limit_s, weight) if soonest.ttft_s <= limit_s else None
+        if best is None:
             engine = soonest.prefill or soonest.decode
             if view.costs.knows(engine.name) or request.deadline <= now:
                 return _refusal(soonest.ttft_s, limit_s)
             return _decision(soonest, "none was seen at work yet")
-        weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
-        best = min(
-            (candidate for candidate in found if candidate.ttft_s <= limit_s),
-            key=lambda candidate: (
-                view.cluster(candidate.decode.cluster).far,
-                candidate.ttft_s + weight * candidate.behind_s,
-            ),
-        )
         why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
         return _decision(best, why)
 
-    def _limit_s(self, request: RequestView, found: list[Candidate], now: float) -> float:
+    def _limit_s(self, request: RequestView, idle_s: float, now: float) -> float:
         """Within which time the first token must be out."""
-        idle_s = min(candidate.idle_s for candidate in found)
         limit_s = self._ttft_s * _MARGIN
         if idle_s > limit_s:
             limit_s = idle_s * _PATIENCE
@@ -112,10 +100,9 @@ class AutoPolicy:
             changes += self._change_roles(cluster, load, now)
         return changes
 
-    def _candidates(self, request: RequestView, view: View, now: float) -> Iterator[Candidate]:
-        for home in view.pd_clusters:
-            slot_s = self._load(home).slot_s(home)
-            yield from candidates(request, view, home, slot_s, now)
+    def _slots_s(self, view: View) -> Floats:
+        """For each PD cluster, until a decode slot is free there."""
+        return slots_s([self._load(home) for home in view.pd_clusters], view.columns)
 
     def _load(self, cluster: ClusterView) -> DecodeLoad:
         return self._loads.setdefault(cluster.name, DecodeLoad())
@@ -148,10 +135,6 @@ def _refusal(ttft_s: float, limit_s: float) -> Refusal:
 def _decision(candidate: Candidate, why: str) -> Decision:
     prefill = None if candidate.prefill is None else candidate.prefill.name
     return Decision(candidate.route, prefill, candidate.decode.name, why)
-
-
-def _ttft_s(candidate: Candidate) -> float:
-    return candidate.ttft_s
 
 
 def _to_decode(cluster: ClusterView, why: str) -> Iterator[RoleChange]:

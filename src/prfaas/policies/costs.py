@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, isfinite
 
+import numpy as np
+from numpy.typing import NDArray
+
+from prfaas.policies.prefill_lines import PrefillLines, Sums
+from prfaas.policies.views import PrefillTimes
+
 _MEMORY = 0.99
 """What one observation weighs after the next, whichever engine that is of: about the last hundred
 count. So an engine that gets no more work is forgotten, and tried again."""
@@ -49,6 +55,16 @@ class ProfileCosts:
         """Seconds, as the engine's profile says."""
         return self._prefill[engine](uncached_tokens)
 
+    def prefill_times(self, engines: Sequence[str]) -> PrefillTimes:
+        """See `Costs`."""
+        profiles = [self._prefill[engine] for engine in engines]
+
+        def times(uncached: NDArray[np.float64]) -> NDArray[np.float64]:
+            seconds = [of(int(n)) for of, n in zip(profiles, uncached.tolist(), strict=True)]
+            return np.array(seconds, np.float64)
+
+        return times
+
     def knows(self, engine: str) -> bool:
         """Of all it has a profile of."""
         return engine in self._prefill
@@ -78,8 +94,8 @@ class LearnedPrefills:
 
     def __init__(self, cluster_of: Mapping[str, str]) -> None:
         self._cluster_of: Mapping[str, str] = {}
-        self._seen: dict[str, _Sums] = {}
-        self._by_cluster: dict[str, _Sums] = {}
+        self._seen: dict[str, Sums] = {}
+        self._by_cluster: dict[str, Sums] = {}
         self._surprises: dict[str, int] = {}
         self._next_weight = 1.0
         self._soonest: dict[int, float] = {}
@@ -91,17 +107,21 @@ class LearnedPrefills:
         that stay is kept."""
         self._cluster_of = cluster_of
         self._soonest.clear()
-        self._seen = {engine: self._seen.get(engine) or _Sums() for engine in cluster_of}
+        self._seen = {engine: self._seen.get(engine) or Sums() for engine in cluster_of}
         self._surprises = {engine: self._surprises.get(engine, 0) for engine in cluster_of}
-        self._by_cluster = {cluster: _Sums() for cluster in cluster_of.values()}
+        self._by_cluster = {cluster: Sums() for cluster in cluster_of.values()}
         for engine, cluster in cluster_of.items():
             self._by_cluster[cluster].join(self._seen[engine])
+        self._lines = PrefillLines(cluster_of)
+        for engine in cluster_of:
+            self._draw(engine)
 
     def seed(self, engine: str, points: Iterable[tuple[float, float]]) -> None:
         """Begin with a profile: (uncached tokens, seconds) each. It fades as anything else."""
         for n, t in points:
             for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
                 sums.add(_SEEDED * self._next_weight, n, t)
+        self._draw(engine)
 
     def learned(self) -> dict[str, tuple[float, ...]]:
         """See `PrefillLearner`: sums by engine, of those that were seen, in observations."""
@@ -120,7 +140,32 @@ class LearnedPrefills:
             if name in self._seen and sound:
                 unit = self._next_weight * min(1.0, _KEPT / values[0])
                 for sums in (self._seen[name], self._by_cluster[self._cluster_of[name]]):
-                    sums.join(_Sums.of(values, unit))
+                    sums.join(Sums.of(values, unit))
+                self._draw(name)
+
+    def prefill_times(self, engines: Sequence[str]) -> PrefillTimes:
+        """See `Costs`."""
+        lines: PrefillLines | None = None
+        own = peers = np.zeros(0, np.intp)
+
+        def times(uncached: NDArray[np.float64]) -> NDArray[np.float64]:
+            nonlocal lines, own, peers
+            if lines is not self._lines:
+                lines = self._lines
+                own = np.array([lines.engine[name] for name in engines], np.intp)
+                of = [lines.cluster[self._cluster_of[name]] for name in engines]
+                peers = np.array(of, np.intp)
+            forgotten = _FORGOTTEN * self._next_weight * _MEMORY
+            rows = np.where(lines.weight[own] >= forgotten, own, peers)
+            seconds = lines.prefill_s(rows, uncached)
+            strange = np.flatnonzero(lines.weight[rows] < forgotten)
+            if strange.size:
+                tokens, where = np.unique(uncached[strange], return_inverse=True)
+                of_each = [self._unseen_s(int(count), forgotten) for count in tokens.tolist()]
+                seconds[strange] = np.array(of_each)[where]
+            return seconds
+
+        return times
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes to prefill so many uncached tokens."""
@@ -131,6 +176,10 @@ class LearnedPrefills:
         peers = self._by_cluster[self._cluster_of[engine]]
         if peers.weight >= forgotten:
             return peers.prefill_s(uncached_tokens)
+        return self._unseen_s(uncached_tokens, forgotten)
+
+    def _unseen_s(self, uncached_tokens: int, forgotten: float) -> float:
+        """Of a cluster that was never seen at work, or that is forgotten."""
         soonest = self._soonest.get(uncached_tokens)
         if soonest is None:
             known = [s for s in self._by_cluster.values() if s.weight >= forgotten]
@@ -151,11 +200,23 @@ class LearnedPrefills:
         self._soonest.clear()
         for sums in (self._seen[engine], self._by_cluster[self._cluster_of[engine]]):
             sums.add(self._next_weight, float(uncached_tokens), seconds)
+        self._draw(engine)
         self._next_weight /= _MEMORY
         if self._next_weight > _LARGEST_WEIGHT:
             for sums in (*self._seen.values(), *self._by_cluster.values()):
                 sums.scale(1 / self._next_weight)
+            self._lines.scale(1 / self._next_weight)
             self._next_weight = 1.0
+
+    def _draw(self, engine: str) -> None:
+        """Put what is known of it and of its cluster where all are looked at together."""
+        cluster = self._cluster_of[engine]
+        for row, sums in (
+            (self._lines.engine[engine], self._seen[engine]),
+            (self._lines.cluster[cluster], self._by_cluster[cluster]),
+        ):
+            if sums.weight:
+                self._lines.put(row, sums.weight, sums.line())
 
     def _plausible(self, engine: str, tokens: int, seconds: float) -> float:
         own = self._seen[engine]
@@ -184,6 +245,10 @@ class LearnedCosts:
         """Seconds that ``engine`` alone takes, by what was seen."""
         return self._prefills.prefill_s(engine, uncached_tokens)
 
+    def prefill_times(self, engines: Sequence[str]) -> PrefillTimes:
+        """See `Costs`."""
+        return self._prefills.prefill_times(engines)
+
     def knows(self, engine: str) -> bool:
         """Whether it, or one of its cluster, was seen at work."""
         return self._prefills.knows(engine)
@@ -191,66 +256,3 @@ class LearnedCosts:
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off, as the engines' layouts say."""
         return self._kv_bytes(from_token, to_token)
-
-
-class _Sums:
-    """Over prefills of n uncached tokens in t seconds, each with its weight."""
-
-    __slots__ = ("_line", "n", "nn", "nt", "t", "weight")
-
-    def __init__(self) -> None:
-        self.weight = self.n = self.t = self.nn = self.nt = 0.0
-        self._line: tuple[float, float] | None = None
-
-    @classmethod
-    def of(cls, values: Sequence[float], unit: float) -> _Sums:
-        """What `in_units` gave, each observation as heavy as ``unit``."""
-        sums = cls()
-        sums.weight, sums.n, sums.t, sums.nn, sums.nt = (unit * value for value in values)
-        return sums
-
-    def in_units(self, unit: float) -> tuple[float, ...]:
-        """Where an observation weighs ``unit``: the weight of all, and the sums."""
-        return tuple(x / unit for x in (self.weight, self.n, self.t, self.nn, self.nt))
-
-    def add(self, weight: float, n: float, t: float) -> None:
-        """One more."""
-        self.weight += weight
-        self.n += weight * n
-        self.t += weight * t
-        self.nn += weight * n * n
-        self.nt += weight * n * t
-        self._line = None
-
-    def join(self, other: _Sums) -> None:
-        """All of another's."""
-        self.weight += other.weight
-        self.n += other.n
-        self.t += other.t
-        self.nn += other.nn
-        self.nt += other.nt
-        self._line = None
-
-    def scale(self, factor: float) -> None:
-        """All weights by the same factor."""
-        self.weight *= factor
-        self.n *= factor
-        self.t *= factor
-        self.nn *= factor
-        self.nt *= factor
-
-    def prefill_s(self, tokens: int) -> float:
-        """a + b ``tokens`` of the least squares line; through the origin where that has no sense
-        (one length only, or the shorter took longer)."""
-        if self._line is None:
-            self._line = self._fit()
-        return self._line[0] + self._line[1] * tokens
-
-    def _fit(self) -> tuple[float, float]:
-        spread = self.weight * self.nn - self.n * self.n
-        if spread > 1e-6 * self.n * self.n:
-            slope = (self.weight * self.nt - self.n * self.t) / spread
-            offset = (self.t - slope * self.n) / self.weight
-            if slope > 0 and offset >= 0:
-                return offset, slope
-        return 0.0, self.t / self.n

@@ -8,9 +8,13 @@ its KV memory, for answers of the size that is seen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, exp, inf, sqrt
 
-from prfaas.policies.api import ClusterView, EngineView
+import numpy as np
+
+from prfaas.policies.columns import Columns, Floats
+from prfaas.policies.views import ClusterView, EngineView
 
 _MEMORY_S = 60.0
 """How far back the load is remembered: some answers' length."""
@@ -29,7 +33,7 @@ class DecodeLoad:
         self._completed = 0
         self._rate = 0.0
         self._running = 0.0
-        self._answer_tokens = 0.0
+        self.answer_tokens = 0.0
         """KV memory that one takes, smoothed."""
         self.slots = 0.0
         """Answers that run or wait for a slot, smoothed; no less than now."""
@@ -47,7 +51,7 @@ class DecodeLoad:
             running = sum(engine.running for engine in cluster.engines)
             if running:
                 each = sum(engine.kv_used for engine in cluster.engines) / running
-                self._answer_tokens = fade * (self._answer_tokens or each) + (1 - fade) * each
+                self.answer_tokens = fade * (self.answer_tokens or each) + (1 - fade) * each
             self.slots = max(wanted, fade * self.slots + (1 - fade) * wanted)
         self._at, self._completed = now, cluster.completed
 
@@ -57,14 +61,14 @@ class DecodeLoad:
         slots = sum(self._slots(engine) for engine in engines) / len(engines)
         return max(1, ceil((self.slots + _SPREAD * sqrt(self.slots)) / slots))
 
-    def slot_s(self, cluster: ClusterView) -> float:
-        """Until a newcomer would have a decode slot, behind all who are on their way to one."""
-        free, ahead, running = 0.0, 0, 0
-        for engine in cluster.decode_engines:
-            if engine.up:
-                free += max(0.0, self._slots(engine) - engine.running)
-                running += engine.running
-            ahead += engine.assigned - engine.running
+    def slot_s(self, free: float, ahead: float, running: float) -> float:
+        """Until a newcomer would have a decode slot, behind all who are on their way to one.
+
+        Args:
+            free: slots that nobody holds.
+            ahead: how many are on their way to one.
+            running: how many hold one.
+        """
         if ahead + 1 <= free:
             return 0.0
         if self._rate <= 0 or self._running <= 0:
@@ -74,6 +78,25 @@ class DecodeLoad:
 
     def _slots(self, engine: EngineView) -> float:
         """How many answers of the usual size run on ``engine`` at a time."""
-        if not self._answer_tokens:
+        if not self.answer_tokens:
             return engine.max_requests
-        return max(1.0, min(engine.max_requests, engine.kv_tokens / self._answer_tokens))
+        return max(1.0, min(engine.max_requests, engine.kv_tokens / self.answer_tokens))
+
+
+def slots_s(loads: Sequence[DecodeLoad], columns: Columns) -> Floats:
+    """`DecodeLoad.slot_s` of each PD cluster."""
+    at, owner = columns.decode.numbers, columns.decode.owner
+    up, running, most = columns.up[at], columns.running[at], columns.max_requests[at]
+    tokens = np.array([load.answer_tokens for load in loads])[owner]
+    known = tokens > 0
+    fit = columns.kv_tokens[at] / np.where(known, tokens, 1.0)
+    slots = np.where(known, np.maximum(1.0, np.minimum(most, fit)), most)
+    sums = [
+        np.bincount(owner, of, len(loads)).tolist()
+        for of in (
+            np.maximum(0.0, slots - running) * up,
+            columns.assigned[at] - running,
+            running * up,
+        )
+    ]
+    return np.array([load.slot_s(*of) for load, *of in zip(loads, *sums, strict=True)])

@@ -15,9 +15,10 @@ from typing import Annotated
 import msgspec
 
 from prfaas.core.strict import Strict
-from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.api import ArrivalPolicy, Decision, View
 from prfaas.policies.first_token import earlier_of, soonest_local, soonest_remote
 from prfaas.policies.placement import decode_engine
+from prfaas.policies.views import RequestView
 
 
 class EarliestConfig(Strict, frozen=True):

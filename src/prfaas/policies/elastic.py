@@ -15,10 +15,11 @@ from typing import Annotated
 
 import msgspec
 
-from prfaas.policies.api import ArrivalPolicy, ClusterView, Decision, RequestView, View
+from prfaas.policies.api import ArrivalPolicy, Decision, View
 from prfaas.policies.earliest import EarliestConfig
 from prfaas.policies.first_token import Soonest, earlier_of, soonest_local, soonest_remote
 from prfaas.policies.placement import decode_engine
+from prfaas.policies.views import ClusterView, RequestView
 
 
 class ElasticConfig(EarliestConfig, frozen=True):

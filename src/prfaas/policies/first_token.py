@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import Decision, EngineView, LinkView, RequestView, Route, View
+from prfaas.policies.api import Decision, Route, View
 from prfaas.policies.placement import reachable
+from prfaas.policies.views import EngineView, LinkView, RequestView
 
 Soonest = tuple[EngineView | None, float]
 """An engine, and seconds from now to the first token if it prefills."""
@@ -38,8 +39,9 @@ def soonest_remote(
     *,
     without: LinkView | None = None,
 ) -> Soonest:
-    """Over the PrfaaS clusters whose line to the cluster of ``decode`` is up, but ``without``."""
-    best, best_s = None, inf
+    """Over the PrfaaS clusters whose line to the cluster of ``decode`` is up, but ``without``. The
+    one that has prefilled first where all of them would wait for the line."""
+    best, best_s, best_prefilled_s = None, inf, inf
     costs = view.costs
     from_token = request.cached.get(decode.name, 0)
     for cluster, link in reachable(view, decode.cluster):
@@ -51,10 +53,10 @@ def soonest_remote(
         tail_s = costs.kv_bytes(0, 0) / rate + link.rtt_s / 2
         for engine in view.prefill_engines(cluster.name, decode.name):
             if engine.up:
-                seconds = _prefilled_in(request, view, engine, now)
-                seconds = max(seconds, carried_s) + tail_s
-                if seconds < best_s:
-                    best, best_s = engine, seconds
+                prefilled_s = _prefilled_in(request, view, engine, now)
+                seconds = max(prefilled_s, carried_s) + tail_s
+                if seconds < best_s or (seconds == best_s and prefilled_s < best_prefilled_s):
+                    best, best_s, best_prefilled_s = engine, seconds, prefilled_s
     return best, best_s
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from prfaas.core.strict import Strict
-from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.api import ArrivalPolicy, Decision, View
 from prfaas.policies.placement import decode_engine
 from prfaas.policies.routes import offload
+from prfaas.policies.views import RequestView
 
 
 class NaiveConfig(Strict, frozen=True):

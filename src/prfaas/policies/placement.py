@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from prfaas.policies.api import ClusterView, Costs, EngineView, LinkView, RequestView, View
+from prfaas.policies.api import View
+from prfaas.policies.views import ClusterView, Costs, EngineView, LinkView, RequestView
 
 
 def decode_engine(

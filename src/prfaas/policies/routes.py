@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import Decision, EngineView, RequestView, Route, View
+from prfaas.policies.api import Decision, Route, View
 from prfaas.policies.first_token import soonest_remote
 from prfaas.policies.placement import decode_engine, longest_cached, prefill_engine, reachable
+from prfaas.policies.views import EngineView, RequestView
 
 _MAINLY = 0.5
 """Of the time to the first token: a line that takes more of it is looked for a better one."""

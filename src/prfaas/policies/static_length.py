@@ -12,9 +12,10 @@ from typing import Annotated
 import msgspec
 
 from prfaas.core.strict import Strict
-from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.api import ArrivalPolicy, Decision, View
 from prfaas.policies.placement import decode_engine
 from prfaas.policies.routes import local, offload
+from prfaas.policies.views import RequestView
 
 
 class StaticLengthConfig(Strict, frozen=True):

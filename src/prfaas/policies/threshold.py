@@ -16,9 +16,10 @@ from typing import Literal
 
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_tokens
-from prfaas.policies.api import ArrivalPolicy, Decision, RequestView, View
+from prfaas.policies.api import ArrivalPolicy, Decision, View
 from prfaas.policies.placement import decode_engine
 from prfaas.policies.routes import by_threshold
+from prfaas.policies.views import RequestView
 
 
 class ThresholdConfig(Strict, frozen=True):

@@ -21,8 +21,9 @@ from statistics import NormalDist
 
 import msgspec
 
-from prfaas.policies.api import ClusterView, Costs, EngineView, View
+from prfaas.policies.api import View
 from prfaas.policies.placement import reachable
+from prfaas.policies.views import ClusterView, Costs, EngineView
 
 _PAPERS_MU, _PAPERS_SIGMA = 9.9, 1.0
 _PRIOR = 64

@@ -6,7 +6,8 @@ counts as a wait that grows, so that it is seen before queues build.
 
 from __future__ import annotations
 
-from prfaas.policies.api import ClusterView, View
+from prfaas.policies.api import View
+from prfaas.policies.views import ClusterView
 
 _NEARLY_FULL = 0.9
 """From this utilisation on a line counts as one with a queue."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Costs, Policy, PrefillLearner
+from prfaas.policies.api import Policy
+from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending
 from prfaas.scheduler.fleet import FleetState

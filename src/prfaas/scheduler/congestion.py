@@ -4,6 +4,11 @@ Theory of operation. Requests on a line share it, so the bytes of each have arri
 the smaller ones have, and as much of the larger ones (processor sharing). Where that is much later
 than a prefill elsewhere would be done, the request goes there. Those that lack most are looked at
 first: they gain most, and what they leave makes the others faster.
+
+A line must have been slow for ``link_grace`` without a break. What has been computed and sent would
+be lost, and a burst of others' bytes, a moment without a connection, or a processor that was busy
+elsewhere look the same as a line that will stay slow. New prompts need not wait for that: they are
+decided by what the line carries now.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.state import LinkState, Record
+from prfaas.scheduler.timers import TimerKind
 
 _EVERY_S = 0.5
 """A line is looked at so often: well below the time in which a change must show."""
@@ -30,20 +36,39 @@ more. What has been computed and sent is lost, and neither time is exact."""
 class Congestion:
     """Of all lines."""
 
-    def __init__(self, requests: Requests, fleet: FleetState) -> None:
+    def __init__(self, requests: Requests, fleet: FleetState, grace_s: float) -> None:
         self._requests = requests
         self._fleet = fleet
+        self._grace_s = grace_s
         self._looked_at: dict[LinkState, float] = {}
 
-    def look(self, link: LinkState) -> None:
-        """Something was told of ``link``: move what would arrive much later than elsewhere."""
-        now = self._requests.now
-        if link.rate_bytes_per_s >= _SLOW * link.configured_bytes_per_s:
+    def heard(self, link: LinkState) -> None:
+        """Something was told of ``link``: it may be slow, or slow no longer."""
+        if not link.up or link.rate.told >= _SLOW * link.configured_bytes_per_s:
+            link.slow_since = inf
             return
-        if not link.records or now < self._looked_at.get(link, -inf) + _EVERY_S:
+        now = self._requests.now
+        if link.slow_since == inf:
+            link.slow_since = now
+            key = link.source, link.target
+            self._requests.timers.add(now + self._grace_s, TimerKind.SLOW_LINE, key)
+        if now >= self._looked_at.get(link, -inf) + _EVERY_S:
+            self._look(link)
+
+    def timer(self, key: tuple[str, str]) -> None:
+        """The line between these clusters may have been slow for long enough."""
+        link = self._fleet.links.get(key)
+        if link is not None:
+            self._look(link)
+
+    def _look(self, link: LinkState) -> None:
+        """Move what would arrive much later than elsewhere."""
+        now = self._requests.now
+        if not link.records or now < link.slow_since + self._grace_s:
             return
         self._looked_at[link] = now
-        rate = link.rate_bytes_per_s
+        # What was measured while bytes waited; what is believed may lag behind it.
+        rate = link.rate.told
         missing = sorted(
             ((_missing(record), record) for record in link.records.values()),
             key=lambda pair: pair[0],

@@ -1,7 +1,8 @@
 """Lines and machines that are cut off, and what becomes of the requests that cross there.
 
 A cut of less than ``link_grace`` is none: the link sends the rest when it is back. After that every
-request whose KV cache is to cross takes another route.
+request whose KV cache is to cross takes another route. Of a line that is slow for as long, see
+`congestion`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Connectivity:
 
     def __init__(self, requests: Requests, fleet: FleetState, link_grace_s: float) -> None:
         self._requests, self._fleet, self._link_grace_s = requests, fleet, link_grace_s
-        self._congestion = Congestion(requests, fleet)
+        self._congestion = Congestion(requests, fleet, link_grace_s)
 
     def link_changed(self, event: LinkStateChanged) -> None:
         """Raises CallerError for a line that the topology does not have."""
@@ -35,12 +36,8 @@ class Connectivity:
         if link.up and not event.up:
             link.down_since = now
             self._set_timer(TimerKind.LINK, link.source, link.target)
-        if event.up and not link.up:
-            link.up_since = now
         link.up = event.up
-        # Just back, it carries little yet: the rest of what was cut off is on its way.
-        if link.up and now >= link.up_since + self._link_grace_s:
-            self._congestion.look(link)
+        self._congestion.heard(link)
 
     def cut(self, event: MachinesCut) -> None:
         """Of a line that is up, two machines do not reach each other."""
@@ -52,7 +49,10 @@ class Connectivity:
         self._fleet.pairing.joined(event)
 
     def timer(self, kind: TimerKind, key: tuple[str, str]) -> None:
-        """A cut may have lasted for too long."""
+        """A cut, or a line's slowness, may have lasted for too long."""
+        if kind is TimerKind.SLOW_LINE:
+            self._congestion.timer(key)
+            return
         if kind is TimerKind.LINK:
             link = self._fleet.links.get(key)
             if link is None:  # It left the deployment, and its requests have moved.

@@ -37,7 +37,7 @@ class Decoding:
         engine = record.decode
         assert engine is not None
         if record.state is State.READY:
-            engine.place.ready.pop(record.request_id, None)
+            engine.place.ready.drop(record.request_id)
         if record.route is not Route.DIRECT:
             self._reservations.release_prefill(record, done=True)
             self._reservations.release_link(record)
@@ -130,7 +130,7 @@ class Decoding:
             record = self._next_in_line(engine)
             if record is None or not engine.has_slot(record):
                 return
-            del _place_of(record).ready[record.request_id]
+            _place_of(record).ready.serve(record)
             self._reservations.assign(record, engine)
             self._requests.trigger(record, Trigger.SLOT_FREED, "")
 
@@ -164,12 +164,12 @@ class Decoding:
         return [e for c in clusters for e in c.engines if self._usable(record, e)]
 
     def _next_in_line(self, engine: EngineState) -> Record | None:
-        for record in engine.place.ready.values():
+        for record in engine.place.ready.in_turn():
             if self._usable(record, engine):
                 return record
         for cluster in self._fleet.pd_clusters:
             if cluster.ready and cluster is not engine.place:
-                for record in cluster.ready.values():
+                for record in cluster.ready.in_turn():
                     if record.route is Route.DIRECT and self._usable(record, engine):
                         return record
         return None
@@ -179,7 +179,7 @@ class Decoding:
         self._reservations.assign(record, engine)
         if record.state is not State.READY:
             self._requests.move(record, State.READY)
-        engine.place.ready[record.request_id] = record
+        engine.place.ready.add(record, record.kv_tokens)
 
     def _takes_assigned(self, record: Record, engine: EngineState) -> bool:
         packs = self._packs and record.route is not Route.DIRECT
@@ -205,9 +205,10 @@ class Decoding:
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
         """Where KV memory is the bound, or who is first in line needs several slots, some may be
         free while others wait: nobody overtakes, or the large ones would never fit."""
-        line = engine.place.ready
-        overtakes = line and (engine.kv_tokens < inf or next(iter(line.values())).sequences > 1)
-        return engine.has_slot(record) and not overtakes
+        first = engine.place.ready.first()
+        if first is not None and (engine.kv_tokens < inf or first.sequences > 1):
+            return False
+        return engine.has_slot(record)
 
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (

@@ -42,6 +42,8 @@ class RequestArrived(Event, frozen=True, gc=False):
     recurrent state comes with a hand-off; without one the engine's own must be there.
     ``sequences``: how many answers are computed at once: so many slots it takes of an engine.
     ``deadline``: the time by which the first token is due; None: whenever.
+    ``tenant``, ``tenant_class``, ``weight``, ``priority``: whose turn it is where requests wait
+    (`turns`). Of classes and priorities a lower one goes first; ``weight`` is above 0.
     """
 
     request_id: str
@@ -51,6 +53,10 @@ class RequestArrived(Event, frozen=True, gc=False):
     deadline: float | None = None
     resumable: Mapping[str, int] = {}
     sequences: int = 1
+    tenant: str = ""
+    tenant_class: int = 0
+    weight: float = 1.0
+    priority: int = 0
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from prfaas.core.errors import InvariantError
 from prfaas.core.layout import KvLayout
-from prfaas.policies.api import Costs
+from prfaas.policies.columns import Bools, Columns
+from prfaas.policies.views import Costs
 from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.pairing import Pairing
@@ -36,6 +37,9 @@ class FleetState:
         self.prfaas_clusters = [c for c in self.clusters if c.prfaas]
         self.pd_clusters = [c for c in self.clusters if not c.prfaas]
         self.engines: dict[str, EngineState] = {}
+        self._columns: Columns | None = None
+        self._changed: set[EngineState] = set()
+        """Engines of which the columns do not know the last news."""
         for spec in topology.engines:
             self._place(spec)
         for cluster in self.clusters:
@@ -49,6 +53,7 @@ class FleetState:
 
     def reshaped(self) -> None:
         """Engines or lines have come or gone: who can hand over to whom is found out anew."""
+        self._columns = None
         self.pairing.reshaped(self._joined())
 
     def _joined(self) -> frozenset[tuple[str, str]]:
@@ -56,6 +61,7 @@ class FleetState:
 
     def add_cluster(self, cluster: ClusterState) -> None:
         """One that is new; it has no engines yet."""
+        self._columns = None
         self.by_name[cluster.name] = cluster
         self.clusters.append(cluster)
         (self.prfaas_clusters if cluster.prfaas else self.pd_clusters).append(cluster)
@@ -66,6 +72,7 @@ class FleetState:
 
     def remove_engine(self, engine: EngineState) -> None:
         """One on which nothing is; its cluster goes with the last of its engines."""
+        self._columns = None
         del self.engines[engine.name]
         for engines in (self.draining, self.cordoned):
             if engine in engines:
@@ -79,8 +86,10 @@ class FleetState:
             (self.prfaas_clusters if place.prfaas else self.pd_clusters).remove(place)
 
     def _place(self, spec: EngineSpec) -> ClusterState:
+        self._columns = None
         place = self.by_name[spec.cluster]
-        engine = self.engines[spec.name] = EngineState(spec, place, self.clock)
+        engine = EngineState(spec, place, self.clock, self._changed)
+        self.engines[spec.name] = engine
         place.engines.append(engine)
         return place
 
@@ -94,6 +103,24 @@ class FleetState:
         return not engine.place.prfaas and not any(
             other.up for cluster in self.pd_clusters for other in cluster.decode_engines
         )
+
+    @property
+    def columns(self) -> Columns:
+        """See `View`."""
+        columns = self._columns
+        if columns is None or not columns.fits():
+            columns = self._columns = Columns(
+                self.engines, self.pd_clusters, self.prfaas_clusters, self.links, self.costs
+            )
+            self.pairing.renumbered()
+        else:
+            columns.take(self._changed)
+        self._changed.clear()
+        return columns
+
+    def givers(self, decode: str) -> Bools | None:
+        """See `View`."""
+        return self.pairing.givers(self.engines[decode])
 
     def link(self, source: str, target: str) -> LinkState | None:
         """The line between two clusters; None where there is none."""
@@ -143,10 +170,10 @@ class FleetState:
                 raise InvariantError(f"{engine.name}: {active} prefills exceed its capacity")
             if engine.prefills < len(engine.prefill_records) or engine.prefill_tokens < 0:
                 raise InvariantError(f"{engine.name}: booked prefills are miscounted")
-            if any(r.state is not State.WAITING for r in engine.waiting.values()):
+            if any(r.state is not State.WAITING for r in engine.waiting.records.values()):
                 raise InvariantError(f"{engine.name}: a request waits that is past waiting")
         for cluster in self.clusters:
-            if any(r.state is not State.READY for r in cluster.ready.values()):
+            if any(r.state is not State.READY for r in cluster.ready.records.values()):
                 raise InvariantError(f"{cluster.name}: a request is in line that has its slot")
         for link in self.links.values():
             total = sum(r.link_bytes for r in link.records.values())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import Costs
+from prfaas.policies.views import Costs
 
 SHORT_TAIL_TOKENS = 512
 """A tail so short is computed beside running answers without their notice: about as many tokens as

@@ -18,7 +18,9 @@ class Line(Generic[R]):
     def __init__(self, spec: LinkSpec, clock: Clock) -> None:
         self.source, self.target = spec.source, spec.target
         self.up = True
-        self.down_since, self.up_since = inf, -inf
+        self.down_since = inf
+        self.slow_since = inf
+        """Since when it carries much less than it should; infinite: it does not."""
         rate = spec.rate_bytes_per_s
         self.configured_bytes_per_s = inf if rate is None else rate
         self.rate = LineRate(self.configured_bytes_per_s)

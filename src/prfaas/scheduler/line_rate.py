@@ -28,6 +28,11 @@ class LineRate:
         """The line is said to carry so much."""
         self._low, self._at, self._told = min(self.at(now), told), now, told
 
+    @property
+    def told(self) -> float:
+        """What was said last, before any care."""
+        return self._told
+
     def at(self, now: float) -> float:
         """What is believed at ``now``."""
         if self._low >= self._told:

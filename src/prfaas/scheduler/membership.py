@@ -81,7 +81,7 @@ class Membership:
         engine.place.sort_roles()
         if not event.takes_handoffs:
             why = f"the agent of {engine.name} is away"
-            self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
+            self._requests.trigger_each(engine.waiting.records, Trigger.PREFILL_ENGINE_LOST, why)
 
     def suspected(self, event: EngineSuspected) -> None:
         """It may be failing."""
@@ -91,7 +91,7 @@ class Membership:
         engine.suspected = True
         engine.set_usable(answers=False)
         why = f"engine {engine.name} is suspected: {event.reason}"
-        self._requests.trigger_each(engine.waiting, Trigger.PREFILL_ENGINE_LOST, why)
+        self._requests.trigger_each(engine.waiting.records, Trigger.PREFILL_ENGINE_LOST, why)
         self._keep_roles(engine)
 
     def down(self, event: EngineDown) -> None:
@@ -126,7 +126,7 @@ class Membership:
         engine.set_usable(answers=engine.answers)
         self._fleet.cordoned.append(engine)
         why = f"engine {engine.name} drains: {event.reason}"
-        self._requests.trigger_each(engine.waiting, Trigger.ENGINE_CORDONED, why)
+        self._requests.trigger_each(engine.waiting.records, Trigger.ENGINE_CORDONED, why)
         waits = {
             record.request_id: record
             for record in engine.decode_records.values()

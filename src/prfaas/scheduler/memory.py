@@ -6,23 +6,23 @@ refuses what does not fit. A prefill whose hand-off is refused is wasted, or hol
 there is room. So the scheduler books the same number of bytes when it starts the prefill, and gives
 them back when the agent is told to drop the transfer. What others have reserved (other gateways)
 comes from the agent's own counts (`MemoryReported`). Who does not fit waits with its prefill, in
-order of arrival for each memory; a hand-off that is larger than the whole is none. A machine of
+turn (`turns`) for each memory; a hand-off that is larger than the whole is none. A machine of
 which nothing was reported has room for everything.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 from math import ceil, inf
 
 from prfaas.core.errors import InvariantError
 from prfaas.scheduler.events import MemoryReported
 from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.turns import Turns
 
 
 class MachineMemory:
-    """Of one machine, in bytes. ``line``: those that wait for some of it, in order."""
+    """Of one machine, in bytes. ``line``: those that wait for some of it."""
 
     __slots__ = ("booked", "bytes_of", "line", "others", "slot_bytes", "total")
 
@@ -32,7 +32,7 @@ class MachineMemory:
         self.booked = self.others = 0
         self.bytes_of: dict[str, int] = {}
         """Request -> what is booked for it."""
-        self.line: OrderedDict[str, Record] = OrderedDict()
+        self.line: Turns[Record] = Turns()
 
     def size(self, kv_bytes: float) -> int:
         """What a hand-off of so many bytes takes: whole slots."""
@@ -52,7 +52,7 @@ class Memories:
     def reported(self, event: MemoryReported) -> MachineMemory:
         """An agent has counted."""
         memory = self._by_machine.setdefault(event.machine, MachineMemory())
-        memory.total, memory.slot_bytes = event.total_bytes, max(1, event.slot_bytes)
+        memory.total, memory.slot_bytes = float(event.total_bytes), max(1, event.slot_bytes)
         memory.others = max(0, event.reserved_bytes - memory.booked)
         return memory
 
@@ -70,12 +70,14 @@ class Memories:
         memory = self._memory_of(record)
         if memory is None:
             return True
-        line = memory.line
-        first = not line or next(iter(line)) == record.request_id
-        if first and memory.fits(memory.size(kv_bytes)):
-            line.pop(record.request_id, None)
+        line, size = memory.line, memory.size(kv_bytes)
+        if not line and memory.fits(size):
             return True
-        line[record.request_id] = record
+        if record.request_id not in line:
+            line.add(record, size)
+        if line.first() is record and memory.fits(size):
+            line.serve(record)
+            return True
         return False
 
     def book(self, record: Record, kv_bytes: float) -> None:
@@ -100,7 +102,7 @@ class Memories:
     def leave_line(self, record: Record) -> MachineMemory | None:
         """It waits no more. Returns the memory whose line has moved."""
         memory = self._memory_of(record)
-        if memory is not None and memory.line.pop(record.request_id, None) is not None:
+        if memory is not None and memory.line.drop(record.request_id):
             return memory
         return None
 
@@ -110,7 +112,7 @@ class Memories:
         for machine, memory in self._by_machine.items():
             if memory.booked != sum(memory.bytes_of.values()):
                 raise InvariantError(f"{machine}: {memory.booked} bytes are miscounted")
-            ended = (memory.bytes_of.keys() | memory.line.keys()) - set(live)
+            ended = (memory.bytes_of.keys() | memory.line.records.keys()) - set(live)
             if ended:
                 raise InvariantError(f"{machine}: memory is kept for {', '.join(ended)}")
 

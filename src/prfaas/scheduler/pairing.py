@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from math import lcm
 
+import numpy as np
+
 from prfaas.core.layout import KvLayout, aligned_boundary
+from prfaas.policies.columns import Bools
 from prfaas.scheduler.events import LayoutKnown, MachinesCut, MachinesJoined, PairingChanged
 from prfaas.scheduler.state import ClusterState, EngineState
 
@@ -53,6 +56,8 @@ class Pairing:
         self._on_layout = on_layout
         self._found: dict[tuple[str, str], tuple[list[EngineState], list[EngineState]]] = {}
         """(cluster, decode engine) -> its prefill engines, and those of them that pair."""
+        self._givers: dict[tuple[str, str, str], Bools] = {}
+        """Kind of decode engine -> which engines pair with it, in their order."""
 
     def layout_known(self, event: LayoutKnown) -> None:
         """Engines have registered."""
@@ -112,6 +117,21 @@ class Pairing:
             self._found[key] = every, found
         return found
 
+    def renumbered(self) -> None:
+        """Engines stand in another order than before."""
+        self._givers.clear()
+
+    def givers(self, decode: EngineState) -> Bools | None:
+        """Which of all engines, in their order, can hand over to ``decode``; None: all can."""
+        if not self._unfit and not self.cut:
+            return None
+        kind = self._kind(decode)
+        if kind not in self._givers:
+            pair = {self._kind(e): self.hands_over(e, decode) for e in self._engines.values()}
+            every = [pair[self._kind(e)] for e in self._engines.values()]
+            self._givers[kind] = np.array(every, np.bool_)
+        return self._givers[kind]
+
     def alike(self, one: EngineState, other: EngineState) -> bool:
         """Whether what was handed over for one decode engine can be used by another: it lies in the
         memory of a machine, laid out for a group."""
@@ -129,6 +149,7 @@ class Pairing:
 
     def _changed(self) -> None:
         self._found.clear()
+        self._givers.clear()
         whole = not self._unfit and not self.cut
         givers = (
             {}

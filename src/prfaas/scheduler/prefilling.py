@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.policies.api import PrefillLearner
+from prfaas.policies.views import PrefillLearner
 from prfaas.scheduler.commands import StartPrefill
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.handoff_end import handoff_end

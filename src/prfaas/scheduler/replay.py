@@ -17,9 +17,9 @@ import msgspec
 from prfaas.core.errors import CallerError
 from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Table
-from prfaas.policies.api import Costs, PrefillLearner
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.policies.registry import make_policy
+from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.commands import AnyCommand, Command
 from prfaas.scheduler.events import AnyEvent, Event
 from prfaas.scheduler.journal import (

@@ -24,6 +24,9 @@ Handler = Callable[[Record, str], None]
 """What an `Action` does to a request, and why: one line for people, empty where nothing failed."""
 
 
+_OF_NO_REQUEST = frozenset({TimerKind.LINK, TimerKind.CUT, TimerKind.SLOW_LINE, TimerKind.ADJUST})
+
+
 class Requests:
     """``now`` and ``out`` are set by `Scheduler.handle` for each event."""
 
@@ -74,7 +77,7 @@ class Requests:
 
     def _is_stale(self, timer: Timer) -> bool:
         """Whether a request's timer can no longer move it (lines and the policy have their own)."""
-        if timer.kind in (TimerKind.LINK, TimerKind.CUT, TimerKind.ADJUST):
+        if timer.kind in _OF_NO_REQUEST:
             return False
         record = self.records.get(timer.key) if isinstance(timer.key, str) else None
         if record is None:

@@ -7,7 +7,7 @@ these on `EngineState` and `LinkState`; giving a prefill place back starts whoev
 
 from __future__ import annotations
 
-from prfaas.policies.api import Costs
+from prfaas.policies.views import Costs
 from prfaas.scheduler.commands import CancelDecode, CancelPrefill, CancelTransfer
 from prfaas.scheduler.events import MemoryReported
 from prfaas.scheduler.lifecycle import State, Trigger
@@ -41,8 +41,8 @@ class Reservations:
         record.due_at = engine.free_at + _LATE * record.prefill_s
         engine.prefill_records[record.request_id] = record
         full = len(engine.prefill_records) - len(engine.waiting) > engine.max_prefills
-        if full or not self.memories.may_start(record, self._kv_bytes(record)):
-            engine.waiting[record.request_id] = record
+        if full or not self._has_memory(record):
+            engine.waiting.add(record, record.uncached)
             return False
         return True
 
@@ -59,23 +59,24 @@ class Reservations:
         self._start_in_line(self.memories.reported(event))
 
     def _start_in_line(self, memory: MachineMemory | None) -> None:
-        while memory is not None and memory.line:
-            first = next(iter(memory.line.values()))
+        while memory is not None and (first := memory.line.first()) is not None:
             assert first.prefill is not None
             self.start_waiting(first.prefill)
-            if memory.line and next(iter(memory.line.values())) is first:
+            if memory.line.first() is first:
                 return
 
     def start_waiting(self, engine: EngineState) -> None:
         """Start what waits for a place on ``engine`` and has memory, in order."""
         waiting = engine.waiting
-        for following in list(waiting.values()):
-            active = len(engine.prefill_records) - len(waiting)
-            if not engine.up or active >= engine.max_prefills:
+        while engine.up and len(engine.prefill_records) - len(waiting) < engine.max_prefills:
+            following = next(filter(self._has_memory, waiting.in_turn()), None)
+            if following is None:
                 return
-            if self.memories.may_start(following, self._kv_bytes(following)):
-                del waiting[following.request_id]
-                self._requests.trigger(following, Trigger.PLACE_FREED, "")
+            waiting.serve(following)
+            self._requests.trigger(following, Trigger.PLACE_FREED, "")
+
+    def _has_memory(self, record: Record) -> bool:
+        return self.memories.may_start(record, self._kv_bytes(record))
 
     def _kv_bytes(self, record: Record) -> float:
         return self._costs.kv_bytes(record.from_token, record.to_token)
@@ -108,7 +109,7 @@ class Reservations:
         engine.unbook(record.uncached, record.prefill_s, self._requests.now, done=done)
         if engine.prefill_records.pop(record.request_id, None) is None:
             return  # Direct: the decode engine's own prefill holds no place.
-        engine.waiting.pop(record.request_id, None)
+        engine.waiting.drop(record.request_id)
         moved = self.memories.leave_line(record)
         self.start_waiting(engine)
         self._start_in_line(moved)
@@ -129,7 +130,7 @@ class Reservations:
             return
         if record.state in (State.DECODING, State.STREAMING):
             engine.give_slot(record)
-        engine.place.ready.pop(record.request_id, None)
+        engine.place.ready.drop(record.request_id)
         record.decode = None
         engine.assigned -= record.sequences
         del engine.decode_records[record.request_id]

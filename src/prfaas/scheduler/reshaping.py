@@ -65,7 +65,6 @@ class Reshaping:
         for name in list(self._leaving):
             self._membership.cordoned(EngineCordoned(name, _LEFT))
         self._become_links(topology.links)
-        self._fleet.reshaped()
 
     def settle(self) -> None:
         """Forget engines that have left and have nothing left to do. After they were reported."""
@@ -107,8 +106,9 @@ class Reshaping:
                 links[key].configure(spec)
             else:
                 links[key] = LinkState(spec, self._fleet.clock)
-        for key in links.keys() - wanted.keys():
-            link = links.pop(key)
+        gone = [links.pop(key) for key in links.keys() - wanted.keys()]
+        self._fleet.reshaped()
+        for link in gone:
             link.up = False
             why = f"link {link.source} to {link.target} left the deployment"
             self._requests.trigger_each(link.records, Trigger.LINK_LOST, why)

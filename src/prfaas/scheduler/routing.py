@@ -12,7 +12,8 @@ from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies import placement
-from prfaas.policies.api import Costs, Decision, Policy, Refusal, Route
+from prfaas.policies.api import Decision, Policy, Refusal, Route
+from prfaas.policies.views import Costs
 from prfaas.scheduler.commands import CancelDecode, ErrorKind
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.ending import Ending

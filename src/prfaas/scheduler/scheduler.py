@@ -25,7 +25,8 @@ from typing import Any
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
-from prfaas.policies.api import Costs, Policy, PrefillLearner, View
+from prfaas.policies.api import Policy, View
+from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.answer_lengths import AnswerLengths
 from prfaas.scheduler.assembly import assemble
 from prfaas.scheduler.commands import AnyCommand, SetTimer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
@@ -15,22 +14,28 @@ from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.line import Line
 from prfaas.scheduler.share import Share
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec
+from prfaas.scheduler.turns import Turns
 
 
 class EngineState:
-    """An `EngineView`, and which requests are on the engine."""
+    """An `EngineView`, and which requests are on the engine. ``changed``: it adds itself to it
+    whenever something of it changes."""
 
     __slots__ = (
-        "_clock", "_free_at", "all_prefills", "all_requests", "answers", "assigned", "busy_since",
-        "changes_role",
+        "_changed", "_clock", "_own_until", "all_prefills", "all_requests", "answers", "assigned",
+        "busy_since", "changes_role",
         "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
         "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
         "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
         "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running", "share",
         "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
     )  # fmt: skip
+    _changed: set[EngineState]
 
-    def __init__(self, spec: EngineSpec, place: ClusterState, clock: Clock) -> None:
+    def __init__(
+        self, spec: EngineSpec, place: ClusterState, clock: Clock, changed: set[EngineState]
+    ) -> None:
+        object.__setattr__(self, "_changed", changed)
         self.name = spec.name
         self.cluster = spec.cluster
         self.machine = spec.machine
@@ -47,7 +52,7 @@ class EngineState:
         self.running = 0
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
-        self.waiting: OrderedDict[str, Record] = OrderedDict()
+        self.waiting: Turns[Record] = Turns()
         """Those of them that wait for a place."""
         self.kv_told: float | None = None
         self.kv_each = 0
@@ -73,12 +78,16 @@ class EngineState:
         self.prefills = self.assigned = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
-        self._free_at = -inf
+        self._own_until = -inf
         self._clock = clock
         self.busy_since = inf
         """When it began the prefill that is to end next; infinite where that is not known."""
         self.warm = spec.up
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        self._changed.add(self)
 
     @property
     def unpaired(self) -> bool:
@@ -91,15 +100,18 @@ class EngineState:
         return self.running - (self.prefills - len(self.prefill_records))
 
     @property
+    def booked_until(self) -> float:
+        """See `EngineView`. What other gateways have there is done before one's own."""
+        share = self.share
+        if not share.others_s:
+            return self._own_until
+        return max(self._own_until, share.told_at) + share.others_s
+
+    @property
     def free_at(self) -> float:
         """See `EngineView`."""
-        share = self.share
-        if share.others_s:
-            behind = max(self._free_at, share.told_at) + share.others_s
-            if behind > self._clock.now:
-                return behind
-        late_s = self._clock.now - self._free_at
-        return self._clock.now + late_s if self.prefills and late_s > 0 else self._free_at
+        late_s = self._clock.now - self.booked_until
+        return self._clock.now + late_s if self.prefills and late_s > 0 else self.booked_until
 
     @property
     def finishes(self) -> bool:
@@ -119,7 +131,7 @@ class EngineState:
 
     def came_up(self, now: float) -> None:
         """It is a new process: it holds nothing and does nothing."""
-        self.up_since = self._free_at = now
+        self.up_since = self._own_until = now
         self.warm = False
 
     def set_capacity(self, spec: EngineSpec) -> None:
@@ -178,8 +190,8 @@ class EngineState:
         self.prefill_tokens += tokens
         self.queued_s += seconds
         # Work that is overdue does not become less so by more work.
-        begins = self._free_at if self._free_at > now or self.prefills > 1 else now
-        self._free_at = begins + seconds
+        begins = self._own_until if self._own_until > now or self.prefills > 1 else now
+        self._own_until = begins + seconds
 
     def unbook(self, tokens: int, seconds: float, now: float, *, done: bool) -> None:
         """Less of it; ``done``: because it was worked off, so that the rest starts now."""
@@ -187,12 +199,12 @@ class EngineState:
         self.prefill_tokens -= tokens
         # Rounding must not pile up over millions of requests.
         self.queued_s = self.queued_s - seconds if self.prefills else 0.0
-        self._free_at = now + self.queued_s if done else self._free_at - seconds
+        self._own_until = now + self.queued_s if done else self._own_until - seconds
         self.busy_since = now if done else inf
 
 
 class ClusterState:
-    """A `ClusterView`, and the requests that wait here for a decode slot, in order."""
+    """A `ClusterView`, and the requests that wait here for a decode slot."""
 
     def __init__(self, spec: ClusterSpec, *, far: bool = False) -> None:
         self.name = spec.name
@@ -201,7 +213,7 @@ class ClusterState:
         self.engines: list[EngineState] = []
         self.prefill_engines: list[EngineState] = []
         self.decode_engines: list[EngineState] = []
-        self.ready: OrderedDict[str, Record] = OrderedDict()
+        self.ready: Turns[Record] = Turns()
         self.completed = 0
 
     @property
@@ -232,15 +244,19 @@ class Record:
     __slots__ = (
         "arrived_at", "attempt", "cached", "deadline", "decode", "due_at", "engines_lost",
         "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "memory",
-        "output_tokens", "pace", "prefill", "prefill_s", "reason", "request_id", "resumable",
-        "route", "sequences", "share_arrived", "stall_at", "state", "to_token", "total_tokens",
-        "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "output_tokens", "pace", "prefill", "prefill_s", "priority", "reason", "request_id",
+        "resumable",
+        "route", "sequences", "share_arrived", "stall_at", "state", "tenant",
+        "tenant_class", "to_token", "total_tokens",
+        "transfer_attempt", "transfer_from", "transfer_id", "uncached", "weight",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
         self.total_tokens = event.total_tokens
         self.sequences = event.sequences
+        self.tenant, self.tenant_class = event.tenant, event.tenant_class
+        self.weight, self.priority = event.weight, event.priority
         self.output_tokens = event.max_output_tokens
         """As many as room is kept for, for each sequence."""
         self.cached: Mapping[str, int] = event.cached

@@ -28,6 +28,7 @@ class TimerKind(StrEnum):
     ENGINE_WAIT = "engine wait"
     LINK = "link"
     CUT = "cut"
+    SLOW_LINE = "slow line"
     ADJUST = "adjust"
 
 

@@ -35,6 +35,11 @@ class Clock:
         heappush(self._heap, (time, priority, self._sequence, action, argument))
 
     @property
+    def events(self) -> int:
+        """Entries that were ever set."""
+        return self._sequence
+
+    @property
     def next_at(self) -> float:
         """Time of the earliest entry; infinite if there is none."""
         return self._heap[0][0] if self._heap else inf

@@ -15,6 +15,7 @@ loss allows: 1.22 MSS / (RTT sqrt(loss)) (Mathis et al., 1997).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from math import inf, sqrt
 
@@ -67,7 +68,7 @@ class Line:
         self._since = 0.0
         self._used = 0.0
         self._version = 0
-        self._bins: list[float] = []
+        self._bins = array("d")
         self.received_bytes = self.dropped_bytes = 0.0
         self.set_rate(rate_bytes_per_s)
 
@@ -129,7 +130,7 @@ class Line:
         crossing = sum(f.sent for f in (*self._flows.values(), *self._arriving.values()))
         return self.received_bytes + self.dropped_bytes + crossing
 
-    def per_second(self) -> list[float]:
+    def per_second(self) -> array[float]:
         """Bytes sent in each second of the run."""
         self._advance()
         return self._bins

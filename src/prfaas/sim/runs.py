@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.description.experiments import RunConfig
 from prfaas.description.file import Description, load_description
@@ -36,3 +39,11 @@ def run_for(description: Description, name: str) -> RunConfig:
     scheduler = for_policy(description.scheduler, name)
     make_policy(scheduler)
     return RunConfig(name=name, scheduler=scheduler)
+
+
+def with_seed(description: Description, seed: int) -> Description:
+    """What is drawn is drawn from another seed. Raises ConfigError for one below 0."""
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: write 0 or more")
+    experiments = msgspec.structs.replace(description.experiments, seed=seed)
+    return msgspec.structs.replace(description, experiments=experiments)

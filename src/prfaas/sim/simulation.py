@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.policies.api import Costs, Policy, PrefillLearner
+from prfaas.policies.api import Policy
+from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.journal import Entry
@@ -113,7 +114,8 @@ class Simulation:
             self.clock.at(outage.at, self._engine_dies, outage, PRIORITY_FAULT)
 
     def run(self, until: float = inf, on_progress: Callable[[int], None] | None = None) -> None:
-        """To the last answer, or to time ``until``. ``on_progress(arrived)``: now and then."""
+        """To the last answer, or to time ``until``. ``on_progress(arrived)``: now and then,
+        and at the end."""
         collecting = gc.isenabled()
         # Nothing here forms cycles that die: the collector would only walk live requests.
         gc.disable()
@@ -143,6 +145,8 @@ class Simulation:
                 break
             else:
                 clock.run_next()
+        if on_progress is not None:
+            on_progress(arrived)
         for engine in self.engines.values():
             engine.settle()
 

@@ -7,7 +7,7 @@ from math import inf
 
 import msgspec
 
-from prfaas.policies.api import Costs
+from prfaas.policies.views import Costs
 from prfaas.scheduler.journal import CostInputs
 from prfaas.scheduler.topology import Topology
 

@@ -47,7 +47,7 @@ links:
 scheduler:
   policy: {policy}
   link_grace: 1 ms
-  transfer_stall: 400 ms
+  transfer_stall: {transfer_stall}
   engine_wait: 1 s
 {threshold}
 gateway:
@@ -82,6 +82,7 @@ class MockDeployment:
         self,
         *,
         deadline: str = "20 s",
+        transfer_stall: str = "400 ms",
         keys: str = "[]",
         inflight: int = 100,
         max_body: str = "64 KiB",
@@ -99,6 +100,7 @@ class MockDeployment:
         self._newcomers: list[MockEngine | MockAgent] = []
         self._settings = {
             "deadline": deadline,
+            "transfer_stall": transfer_stall,
             "keys": keys,
             "inflight": inflight,
             "max_body": max_body,

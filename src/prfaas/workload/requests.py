@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import NamedTuple
@@ -23,9 +24,10 @@ class Held(NamedTuple):
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """Equal-length sequences, arrivals in seconds and rising. ``blocks``: per request the chained
-    hashes of its prefix blocks of ``block_tokens`` tokens; empty where nothing is shared. ``held``:
-    per request what caches held, where that is known instead."""
+    """Equal-length sequences (what is drawn comes in arrays: there may be millions), arrivals in
+    seconds and rising. ``blocks``: per request the chained hashes of its prefix blocks of
+    ``block_tokens`` tokens; empty where nothing is shared. ``held``: per request what caches held,
+    where that is known instead."""
 
     arrivals: Sequence[float]
     prompts: Sequence[int]
@@ -49,8 +51,8 @@ class Workload(msgspec.Struct, frozen=True):
         """The same requests, arriving ``factor`` times as fast. Raises ConfigError."""
         if not 0 < factor < inf:
             raise ConfigError(f"speed-up {factor:g}: write more than 0")
-        times = (np.asarray(self.arrivals) / factor).tolist()
-        return msgspec.structs.replace(self, arrivals=times)
+        times = np.asarray(self.arrivals) / factor
+        return msgspec.structs.replace(self, arrivals=array("d", times.tobytes()))
 
     def first(self, count: int) -> Workload:
         """At most ``count`` requests."""
@@ -74,4 +76,8 @@ def draw(
     """``count`` independent requests without shared prefixes."""
     times = arrivals.times(count, rng)
     prompts = lengths.sample(rng, count)
-    return Workload(times.tolist(), prompts.tolist(), [output_tokens] * count)
+    return Workload(
+        array("d", np.asarray(times, np.float64).tobytes()),
+        array("q", np.asarray(prompts, np.int64).tobytes()),
+        array("q", [output_tokens]) * count,
+    )

@@ -12,7 +12,9 @@ from prfaas.scheduler.events import RequestArrived
 
 def test_a_prompt_with_its_matches() -> None:
     matches = Matches({"d1": 8, "d2": 4}, {"d1": 4})
-    event = arrival("k", Prompt([1, 2, 3], 16, True), matches, sequences=2, deadline=7.5)
+    event = arrival(
+        "k", Prompt([1, 2, 3], 16, True), matches, sequences=2, deadline=7.5, priority=-1
+    )
     assert event == RequestArrived(
         "k",
         total_tokens=3,
@@ -21,6 +23,7 @@ def test_a_prompt_with_its_matches() -> None:
         resumable={"d1": 4},
         deadline=7.5,
         sequences=2,
+        priority=-1,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,3 +38,17 @@ def test_any_bytes_are_parsed_or_refused(raw: bytes) -> None:
         assert body.needs_engine_alone() is None or body.raw == raw
     except RequestRefused:
         pass
+
+
+@pytest.mark.parametrize(
+    ("said", "priority"),
+    [("-3", -3), ("7", 7), ("true", 0), ("1.5", 0), ('"high"', 0), ("null", 0)],
+)
+def test_a_priority_is_a_number_or_for_the_engine_to_refuse(said: str, priority: int) -> None:
+    raw = f'{{"prompt": "x", "priority": {said}}}'.encode()
+    assert RequestBody("/v1/completions", raw).priority == priority
+
+
+def test_a_priority_that_no_journal_can_hold_is_refused() -> None:
+    with pytest.raises(RequestRefused, match="priority must be within"):
+        RequestBody("/v1/completions", b'{"prompt": "x", "priority": -10000000000000000000000}')

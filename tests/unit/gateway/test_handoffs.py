@@ -11,7 +11,7 @@ import pytest
 
 from prfaas.core.errors import LinkError
 from prfaas.gateway import handoffs
-from prfaas.gateway.agent_client import TransferStatus
+from prfaas.gateway.agent_client import AgentLate, TransferStatus
 from prfaas.gateway.handoffs import drop_transfer, export_params, watch_transfer
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import StartPrefill
@@ -105,6 +105,26 @@ async def test_a_transfer_that_failed_says_why() -> None:
             poll_s=1.0,
             on_progress=lambda share: None,
         )
+
+
+async def test_an_agent_may_be_late_a_few_times_but_not_for_ever() -> None:
+    late, done = AgentLate("late"), TransferStatus("complete", bytes_stored=8, bytes_total=8)
+    slow = TransferStatus("receiving", bytes_stored=5)
+
+    async def watched(agent: Agent) -> TransferStatus:
+        return await watch_transfer(
+            agent,  # type: ignore[arg-type]
+            "t",
+            ranks=1,
+            poll_s=1.0,
+            on_progress=lambda share: None,
+        )
+
+    assert (await watched(Agent(late, late, slow, late, late, done))).state == "complete"
+    for agent, asked in ((Agent(late, late, late, done), 3), (Agent(LinkError("gone"), done), 1)):
+        with pytest.raises(LinkError):
+            await watched(agent)
+        assert agent.asked == asked
 
 
 async def test_a_drop_is_tried_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,22 +8,7 @@ import numpy as np
 import pytest
 
 from prfaas.plots.simulation import disturbances, rolling_p99
-from prfaas.policies.costs import ProfileCosts
-from prfaas.scheduler.topology import Topology
-from prfaas.sim.world import LineModel, Outage, World
-
-
-def world(*lines: LineModel, outages: tuple[Outage, ...] = ()) -> World:
-    return World(
-        topology=Topology((), (), (), 64),
-        engines=(),
-        lines=lines,
-        costs=ProfileCosts({}, lambda tokens: 0.0),
-        state_bytes=0.0,
-        cache_blocks={},
-        outages=outages,
-        link_report_s=1.0,
-    )
+from prfaas.sim.world import LineModel, Outage
 
 
 def line(*changes: tuple[float, float]) -> LineModel:
@@ -31,9 +16,9 @@ def line(*changes: tuple[float, float]) -> LineModel:
 
 
 def test_a_line_is_disturbed_while_it_carries_less_than_its_rate() -> None:
-    assert disturbances(world(line((5.0, 20.0), (7.0, 50.0), (9.0, 100.0)))) == [(5.0, 9.0)]
-    assert disturbances(world(line((5.0, 0.0)))) == [(5.0, inf)]
-    assert disturbances(world(line(), outages=(Outage("e", 3.0, 4.0),))) == [(3.0, 7.0)]
+    assert disturbances([line((5.0, 20.0), (7.0, 50.0), (9.0, 100.0))], []) == [(5.0, 9.0)]
+    assert disturbances([line((5.0, 0.0))], []) == [(5.0, inf)]
+    assert disturbances([line()], [Outage("e", 3.0, 4.0)]) == [(3.0, 7.0)]
 
 
 def test_p99_is_taken_over_each_window_that_has_a_request() -> None:

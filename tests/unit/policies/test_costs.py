@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,3 +126,28 @@ def test_a_profile_is_where_learning_begins() -> None:
     for _ in range(30):
         costs.prefill_seen("p0", 1500, 3.0)
     assert costs.prefill_s("p0", 1500) > 2.7
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(CLUSTERS)), st.integers(1, 9000), st.floats(0.001, 9)),
+        max_size=400,
+    )
+)
+def test_times_of_many_engines_are_those_of_each(
+    seen: list[tuple[str, int, float]],
+) -> None:
+    costs, names = learned(), ["d0", "e0", "p0"]
+    times = costs.prefill_times(names)
+    for engine, tokens, seconds in seen:
+        costs.prefill_seen(engine, tokens, seconds)
+    more = LearnedPrefills(CLUSTERS)
+    more.restore(costs.learned())
+    counts = [100, 100, 7000]
+    for learner, given_times in ((costs, times), (more, more.prefill_times(names))):
+        one_by_one = [learner.prefill_s(n, count) for n, count in zip(names, counts, strict=True)]
+        assert given_times(np.array(counts, float)).tolist() == one_by_one
+    costs.engines_are({**CLUSTERS, "e1": "east"})
+    assert times(np.array(counts, float)).tolist() == [
+        costs.prefill_s(n, count) for n, count in zip(names, counts, strict=True)
+    ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.first_token import soonest_local, soonest_remote
 from prfaas.scheduler.events import RequestArrived
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record
-from prfaas.testing.policy_views import COSTS, fleet
+from prfaas.scheduler.topology import EngineSpec
+from prfaas.testing.policy_views import COSTS, TOPOLOGY, fleet
 
 
 def test_queue_and_cache_of_each_engine_count() -> None:
@@ -29,3 +33,15 @@ def test_the_line_carries_what_is_before_us_the_state_leaves_last() -> None:
     assert seconds == pytest.approx((4e6 + COSTS.kv_bytes(0, 4000) + 1e4) / 1e6 + 0.01)
     line.up = False
     assert soonest_remote(request, view, decode, 0.0)[0] is None
+
+
+def test_where_all_wait_for_the_line_the_engine_that_is_free_first_prefills() -> None:
+    other = EngineSpec("e1", "east", "prefill")
+    topology = msgspec.structs.replace(TOPOLOGY, engines=(*TOPOLOGY.engines, other))
+    prefill = dict.fromkeys([spec.name for spec in topology.engines], lambda tokens: tokens / 4000)
+    view = FleetState(topology, ProfileCosts(prefill, lambda tokens: 1e6))
+    record = Record(RequestArrived("r", 1000, 10), 0.0)
+    view.engines["e0"].book(400, 0.1, 0.0)
+    engine, seconds = soonest_remote(record, view, view.engines["d0"], 0.0)
+    assert engine is view.engines["e1"]
+    assert seconds > 1.0, "the line takes longer than either engine"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prfaas.policies.api import Refusal, RequestView, Route, View
+from prfaas.policies.api import Refusal, Route, View
 from prfaas.policies.homogeneous import HomogeneousConfig, HomogeneousPolicy
+from prfaas.policies.views import RequestView
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.lifecycle import State

@@ -13,7 +13,7 @@ def record(tokens: int) -> Record:
 
 def test_slots_are_bounded_by_batch_and_kv_memory() -> None:
     spec = EngineSpec("d", "west", "decode", 3, kv_tokens=1000)
-    engine = EngineState(spec, ClusterState(ClusterSpec("west", "pd")), Clock())
+    engine = EngineState(spec, ClusterState(ClusterSpec("west", "pd")), Clock(), set())
     assert engine.has_slot(record(5000))  # Alone, whatever its size.
     engine.take_slot(record(590))
     assert engine.has_slot(record(390))

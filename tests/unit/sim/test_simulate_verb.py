@@ -164,3 +164,23 @@ def test_roles_that_nobody_fixed_are_the_planners_and_said(
     assert "decode: the planner's split" in capsys.readouterr().err
     assert main(["simulate", str(scenario), "--policy", "all PD", "--json"]) == 0
     assert "of west" not in capsys.readouterr().err
+
+
+def test_runs_and_seeds_on_several_cores_give_the_same_table(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["simulate", str(scenario), "--seeds", "1", "2", "--json"]
+    shown = []
+    for more in ([], ["--parallel", "2"]):
+        assert main([*asked, *more]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    names = [run["name"] for run in json.loads(shown[0])["runs"]]
+    assert names == ["paper, seed 1", "paper, seed 2", "all PD, seed 1", "all PD, seed 2"]
+
+
+def test_what_cannot_be_done_in_parallel_is_refused(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", str(scenario), "--parallel", "0"]) == 2
+    assert "--parallel 0: at least 1" in capsys.readouterr().err

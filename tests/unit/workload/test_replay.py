@@ -33,7 +33,7 @@ def test_recorded_traces_keep_times_lengths_and_blocks(tmp_path: Path) -> None:
     assert workload.prompts == [1024, 600]
     assert workload.outputs == [7, 5]
     assert workload.blocks == [[0, 2], [0]]
-    assert workload.sped_up(2).arrivals == [0.0, 1.0]
+    assert list(workload.sped_up(2).arrivals) == [0.0, 1.0]
 
 
 def test_serve_gen_draws_lengths_and_follows_its_rates(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_drawing_repeats_with_the_seed_and_bad_rates_are_refused() -> None:
 def test_faster_requests_are_the_same_requests() -> None:
     workload = Workload([0.0, 2.0, 4.0], [9, 8, 7], [1, 2, 3])
     faster = workload.sped_up(2)
-    assert faster.arrivals == [0.0, 1.0, 2.0]
+    assert list(faster.arrivals) == [0.0, 1.0, 2.0]
     assert (faster.prompts, faster.outputs) == (workload.prompts, workload.outputs)
     assert (workload.rate, faster.rate) == (0.5, 1.0)
 

@@ -8,8 +8,11 @@ time alone: that is what the line carries, however long the pauses between.
 
 ``congestion`` combines four signs, each 0 to 1, as independent risks (1 - product of complements):
 utilisation above one half (it rises while queues are still empty), RTT above its minimum (queues in
-the network), retransmissions, and the time our own queue needs at the present rate. It is smoothed:
-up within 0.2 s, down within 1 s, so a scheduler can act on it without flapping.
+the network), retransmissions, and the time our own queue needs at the present rate. The last says
+most where there has been more to send for a while: what the line carries is known then. It may be
+far less than it was with nothing to be seen in the first three, where a hop on the way takes bytes
+in and passes few of them on. It is smoothed: up within 0.2 s, down within 1 s, so a scheduler can
+act on it without flapping.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ _MIN_RTT_MEMORY_S = 60.0
 """A route may change: a least RTT older than this is forgotten."""
 _QUEUE_FULL_S = 2.0
 """A queue of our own that needs so long weighs as much as one can."""
+_LASTING_S = 1.0
+"""There has been more to send for so long: what has been acknowledged meanwhile is no burst and no
+connection's slow start."""
 _RETRANSMITS_FULL = 0.02
 """Share of segments sent again that counts as fully congested."""
 
@@ -101,12 +107,14 @@ class LineMonitor:
             busy_goodput = _smooth(busy_goodput, fresh, span_s, _GOODPUT_S)
         capacity = sample.limit_bytes_per_s or self._capacity(goodput, backlogged, now)
         utilisation = min(goodput / capacity, 1.0) if capacity else 0.0
-        drain_s = (sample.queued_bytes + unsent) / max(goodput, capacity or 0.0, 1.0)
+        lasting = busy and now - self._busy_since >= _LASTING_S
+        pace = busy_goodput if lasting else max(goodput, capacity or 0.0)
+        drain_s = (sample.queued_bytes + unsent) / max(pace, 1.0)
         signs = (
             0.8 * _ramp(utilisation, 0.5, 1.0),
             _ramp(rtt_s - min_rtt_s, _RTT_FLOOR_S, _RTT_FLOOR_S + max(min_rtt_s, _RTT_FLOOR_S)),
             _ramp(share, 0.0, _RETRANSMITS_FULL),
-            0.5 * _ramp(drain_s, 0.0, _QUEUE_FULL_S),
+            (1.0 if lasting else 0.5) * _ramp(drain_s, 0.0, _QUEUE_FULL_S),
         )
         level = 1.0 - math.prod(1.0 - sign for sign in signs)
         pace_s = _UP_S if level > last.congestion else _DOWN_S

@@ -52,3 +52,23 @@ def test_each_sign_alone_is_seen() -> None:
         lost = sample(1e4 * step, segments=100 * step, retransmits=3 * step)
         view = monitor.observe(lost, now=step / 10)
     assert view.congestion > 0.5
+
+
+def slowed(seconds: float, *, after_s: float, rate: float) -> LineView:
+    """Full for ``after_s``; then ``rate`` is left, and a quarter of a second's worth waits. Neither
+    round trips nor losses show it."""
+    monitor, view, sent = LineMonitor(), LineView(), 0.0
+    for step in range(round((after_s + seconds) * 10)):
+        view = monitor.observe(sample(sent, queued=250_000), now=step / 10)
+        sent += (1e6 if step < after_s * 10 else rate) / 10
+    return view
+
+
+def test_a_line_that_crawls_is_seen_within_two_seconds_by_what_it_carries_alone() -> None:
+    assert slowed(2.0, after_s=3.0, rate=1e4).congestion > 0.5
+    assert slowed(2.0, after_s=0.0, rate=1e4).congestion > 0.5
+
+
+def test_the_first_second_of_a_burst_says_nothing() -> None:
+    assert slowed(0.9, after_s=0.0, rate=1e4).congestion < 0.5
+    assert slowed(3.0, after_s=0.0, rate=3e5).congestion < 0.5, "the queue is short at that rate"

@@ -1,0 +1,200 @@
+"""Ways found side by side in arrays are those that a look at one engine after the other finds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prfaas.core.deployment import EngineRole
+from prfaas.policies.api import Route
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+from prfaas.policies.placement import decode_engine, reachable
+from prfaas.policies.route_choice import MAX_DIRECT, MIN_SHARE, Candidate, Ways
+from prfaas.policies.views import ClusterView, Costs, EngineView
+from prfaas.scheduler.events import MachinesCut, RequestArrived
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.state import EngineState, Record
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+
+
+def topology(draw: random.Random) -> Topology:
+    clusters = [ClusterSpec(f"d{i}", "pd") for i in range(draw.randint(1, 4))]
+    clusters += [ClusterSpec(f"f{i}", "prfaas") for i in range(draw.randint(0, 4))]
+    draw.shuffle(clusters)
+    engines = []
+    for cluster in clusters:
+        for number in range(draw.randint(1, 5)):
+            role: EngineRole = "decode"
+            if cluster.kind == "prfaas" or draw.random() < 0.5:
+                role = "prefill"
+            engines.append(
+                EngineSpec(
+                    f"{cluster.name}e{number}",
+                    cluster.name,
+                    role,
+                    draw.choice([2, 10, 64]),
+                    kv_tokens=draw.choice([None, 5000, 200_000]),
+                    machine=f"{cluster.name}m{number % 2}",
+                )
+            )
+    links = tuple(
+        LinkSpec(a.name, b.name, draw.choice([1e6, 1e9, None]), draw.choice([0.0, 0.02]))
+        for a in clusters
+        for b in clusters
+        if b.kind == "pd" and draw.random() < 0.8
+    )
+    near = draw.choice([None, *(c.name for c in clusters if c.kind == "pd")])
+    return Topology(tuple(clusters), tuple(engines), links, 64, near=near)
+
+
+class Fleet:
+    """One at random, on which something happens with each `step`."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = draw = random.Random(seed)
+        topo = topology(draw)
+        self.learned = LearnedPrefills(topo.cluster_of) if draw.random() < 0.5 else None
+        costs: Costs
+        if self.learned is not None:
+            costs = LearnedCosts(self.learned, lambda start, end: 100.0 * (end - start) + 1e4)
+        else:
+            speeds = {spec.name: draw.choice([1000, 4000]) for spec in topo.engines}
+            costs = ProfileCosts(
+                {name: lambda n, speed=speed: n / speed for name, speed in speeds.items()},  # type: ignore[misc]
+                lambda n: 1e4 + 100 * n,
+            )
+        self.view = FleetState(topo, costs)
+        self.now = 0.0
+
+    def step(self) -> None:
+        draw, view = self.draw, self.view
+        self.now += draw.random()
+        view.clock.now = self.now
+        engine = draw.choice(list(view.engines.values()))
+        draw.choice([self._work, self._work, self._answers, self._health, self._line])(engine)
+        if self.learned is not None and draw.random() < 0.2:
+            tokens = draw.randint(1, 9000)
+            self.learned.prefill_seen(engine.name, tokens, tokens / 1000 + draw.random())
+
+    def _work(self, engine: EngineState) -> None:
+        if engine.prefills and self.draw.random() < 0.4:
+            engine.unbook(10, 0.1, self.now, done=self.draw.random() < 0.5)
+        else:
+            tokens = self.draw.randint(1, 9000)
+            engine.book(tokens, tokens / 1000 * self.draw.choice([1, 8]), self.now)
+        if self.draw.random() < 0.5:
+            engine.prefill_records = dict.fromkeys(map(str, range(engine.prefills)), self.record())
+
+    def _answers(self, engine: EngineState) -> None:
+        engine.running = min(engine.max_requests, self.draw.choice([0, 3, 60]))
+        engine.assigned = engine.running + self.draw.randint(0, 3)
+        engine.kv_used = engine.running * self.draw.choice([10, 1000])
+        engine.place.ready.clear()
+        if self.draw.random() < 0.2:
+            engine.place.ready["r"] = self.record()
+
+    def _health(self, engine: EngineState) -> None:
+        engine.set_usable(answers=self.draw.random() < 0.8)
+        if self.draw.random() < 0.3:
+            engine.takes_handoffs = not engine.takes_handoffs
+        if self.draw.random() < 0.3 and not engine.place.prfaas:
+            engine.role = self.draw.choice(["prefill", "decode"])
+        engine.place.sort_roles()
+        self.view.pairing.role_changed()
+
+    def _line(self, engine: EngineState) -> None:
+        if self.draw.random() < 0.3:
+            other = self.draw.choice(list(self.view.engines.values()))
+            self.view.pairing.cut_off(MachinesCut(engine.machine, other.machine), self.now)
+        if self.view.links:
+            link = self.draw.choice(list(self.view.links.values()))
+            link.up = self.draw.random() < 0.7
+            link.outstanding_bytes = self.draw.choice([0, 1e7])
+            count = self.draw.randint(0, 4)
+            link.records = dict.fromkeys(map(str, range(count)), self.record())
+
+    def record(self) -> Record:
+        names = list(self.view.engines) if hasattr(self, "view") else []
+        held = self.draw.sample(names, self.draw.randint(0, len(names)))
+        cached = {name: self.draw.choice([64, 640, 6400]) for name in held}
+        resumable = {name: self.draw.choice([0, 64]) for name in held if self.draw.random() < 0.2}
+        tokens = self.draw.choice([100, 8000, 90_000])
+        return Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), self.now)
+
+
+def uncached(request: Record, engine: EngineView) -> int:
+    held = request.cached.get(engine.name, 0)
+    return max(1, request.total_tokens - min(held, request.resumable.get(engine.name, held)))
+
+
+def one_by_one(
+    request: Record, view: FleetState, home: ClusterView, slot_s: float, now: float
+) -> Iterator[Candidate]:
+    """The ways to decode in ``home``."""
+    decode = decode_engine(request, (home,))
+    if decode is None:
+        return
+    for engine in home.decode_engines if not home.waiting_for_decode else ():
+        free = 1 - engine.decoding / engine.max_requests
+        crowded = engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens
+        full = engine.running >= engine.max_requests or engine.prefills >= MAX_DIRECT
+        if engine.up and free >= MIN_SHARE and not crowded and not full:
+            own_s = view.costs.prefill_s(engine.name, uncached(request, engine)) / free
+            ttft_s = engine.queued_s / free + own_s
+            yield Candidate(ttft_s, own_s * engine.prefills, own_s, Route.DIRECT, None, engine)
+    for engine in view.prefill_engines(home.name, decode.name):
+        if engine.up:
+            own_s = view.costs.prefill_s(engine.name, uncached(request, engine))
+            ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
+            behind_s = own_s * engine.prefills
+            yield Candidate(ttft_s, behind_s, own_s, Route.PD_P, engine, decode)
+    for cluster, link in reachable(view, home.name):
+        rate = link.rate_bytes_per_s
+        held = request.cached.get(decode.name, 0)
+        line_s = view.costs.kv_bytes(held, request.total_tokens) / rate
+        tail_s = view.costs.kv_bytes(0, 0) / rate + link.rtt_s / 2
+        for engine in view.prefill_engines(cluster.name, decode.name):
+            if engine.up:
+                own_s = view.costs.prefill_s(engine.name, uncached(request, engine))
+                prefilled_s = own_s + max(0.0, engine.free_at - now)
+                carried_s = link.outstanding_bytes / rate + line_s
+                ttft_s = max(max(prefilled_s, carried_s) + tail_s, slot_s)
+                behind_s = own_s * engine.prefills
+                behind_s += line_s * link.transfers if carried_s > prefilled_s else 0.0
+                idle_s = max(own_s, line_s) + tail_s
+                yield Candidate(ttft_s, behind_s, idle_s, Route.OFFLOAD, engine, decode)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_ways_are_those_of_each_engine_and_the_first_of_the_best_is_taken(seed: int) -> None:
+    fleet = Fleet(seed)
+    view, draw = fleet.view, fleet.draw
+    for _ in range(20):
+        fleet.step()
+        request, now = fleet.record(), fleet.now
+        slot_s = np.array([draw.choice([0.0, 0.0, 2.0]) for _ in view.pd_clusters])
+        ways = Ways(request, view, slot_s, now)
+        expected = [
+            way
+            for home, wait_s in zip(view.pd_clusters, slot_s.tolist(), strict=True)
+            for way in one_by_one(request, view, home, wait_s, now)
+        ]
+        assert list(ways) == expected
+        soonest = ways.soonest()
+        assert soonest == min(expected, key=lambda way: way.ttft_s, default=None)
+        if soonest is None:
+            continue
+        assert ways.idle_s() == min(way.idle_s for way in expected)
+        limit_s, weight = soonest.ttft_s + draw.choice([0.0, 1.0, 100.0]), draw.random()
+        assert ways.best(limit_s, weight) == min(
+            (way for way in expected if way.ttft_s <= limit_s),
+            key=lambda way: (
+                view.cluster(way.decode.cluster).far,
+                way.ttft_s + weight * way.behind_s,
+            ),
+        )
