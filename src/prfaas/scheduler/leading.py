@@ -47,8 +47,9 @@ class Leading:
             role = "prefill" if engine.draining else engine.role
             if role != engine.configured_role:
                 roles[name] = role
-        keeps = isinstance(self._policy, MovesThresholds)
-        return Decided(roles=roles, thresholds=self._policy.thresholds() if keeps else {})
+        policy = self._policy
+        thresholds = policy.thresholds() if isinstance(policy, MovesThresholds) else {}
+        return Decided(roles=roles, thresholds=thresholds)
 
     def adjust(self) -> None:
         """It is time to look at everything."""
