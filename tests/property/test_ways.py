@@ -93,9 +93,8 @@ class Fleet:
         engine.running = min(engine.max_requests, self.draw.choice([0, 3, 60]))
         engine.assigned = engine.running + self.draw.randint(0, 3)
         engine.kv_used = engine.running * self.draw.choice([10, 1000])
-        engine.place.ready.clear()
-        if self.draw.random() < 0.2:
-            engine.place.ready["r"] = self.record()
+        if not engine.place.ready.drop("r") and self.draw.random() < 0.2:
+            engine.place.ready.add(self.record(), 1.0)
 
     def _health(self, engine: EngineState) -> None:
         engine.set_usable(answers=self.draw.random() < 0.8)
