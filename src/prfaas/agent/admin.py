@@ -16,7 +16,7 @@ from prfaas.agent.link_port import LinkPort
 from prfaas.core.errors import CapacityError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
-from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
+from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
@@ -172,6 +172,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    why = refusal(request.headers.get(AGENT_API_HEADER))
+    if why is not None:
+        return _json({"error": why}, status=426)
     try:
         return await handler(request)
     except web.HTTPException as error:

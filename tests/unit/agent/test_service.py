@@ -417,3 +417,28 @@ async def test_a_session_is_only_renewed_as_it_should(
     async with stage.http.put(f"{stage.west.admin_url}/gateways/{session}", data=body) as answer:
         assert answer.status == 400
         assert error in json.loads(await answer.read())["error"]
+
+
+async def test_who_speaks_another_version_is_told_so_and_changes_nothing(stage: Stage) -> None:
+    url = f"{stage.west.admin_url}/gateways/0123456789ab"
+    other = {AGENT_API_HEADER: str(AGENT_API + 1)}
+    async with stage.http.put(url, data=b'{"name": "gateway-1"}', headers=other) as answer:
+        assert answer.status == 426
+        assert answer.headers[AGENT_API_HEADER] == str(AGENT_API)
+        why = json.loads(await answer.read())["error"]
+        assert f"version {AGENT_API}, you speak '{AGENT_API + 1}': install releases" in why
+    assert (await stage.get(stage.west, "/gateways"))["gateways"] == []
+    ours = {AGENT_API_HEADER: str(AGENT_API)}
+    async with stage.http.put(url, data=b'{"name": "gateway-1"}', headers=ours) as answer:
+        assert answer.status == 200
+
+
+async def test_a_gateway_of_the_first_release_is_served_without_a_session(stage: Stage) -> None:
+    """It says no version, holds no session, and its transfer ids are no session's."""
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    assert await asyncio.to_thread(p0.export, "2f6a-1", "a-west", SIZE) is None
+    assert (await stage.get(stage.west, "/transfers/2f6a-1?wait_s=20"))["state"] == "complete"
+    assert await asyncio.to_thread(pdd.read, "2f6a-1", SIZE) == "ok"
+    async with stage.http.delete(stage.west.admin_url + "/transfers/2f6a-1") as answer:
+        assert answer.status == 204
+    assert stage.west.driver.snapshot().slots.held == 0
