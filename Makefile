@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
-        fuzz figures bench-transfer compiled-simulator bench-simulator bench-policies bench-engine \
+        fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
 help:  ## show what there is to do
@@ -67,7 +67,7 @@ figures: $(READY)  ## the paper's tables and figures into build/figures; fails i
 bench-transfer: $(READY)  ## the KV link beside iperf3, NIXL, Mooncake (QUICK=1, ROWS=...)
 	$(BIN)/python -m benchmarks.transfer $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS))
 
-compiled-simulator: $(READY)  ## a copy of the package under build/compiled that simulates twice as fast
+wheel: $(READY)  ## a wheel in build/wheels with compiled modules (needs a C compiler; installing it none)
 	$(BIN)/python benchmarks/simulator/compile.py
 
 # DYNOSIM: the python of an environment that has ai-dynamo-runtime, where .venv has not.
@@ -75,8 +75,10 @@ bench-simulator: $(READY)  ## the simulator's speed and figures (TRACE=mooncake.
 	$(BIN)/python -m benchmarks.simulator $(if $(DYNOSIM),--dynosim $(DYNOSIM)) \
 	  $(if $(TRACE),--trace $(TRACE)) $(if $(ALSO),--also $(ALSO))
 
-bench-policies: $(READY)  ## every policy on drawn workloads and on TRACES="files", by load
-	$(BIN)/python -m benchmarks.policies $(TRACES)
+# Without a C compiler it runs as it is, at half the speed.
+bench-policies: $(READY)  ## every policy on drawn workloads and on TRACES="files", by load, on all cores
+	-$(BIN)/python benchmarks/simulator/compile.py
+	PYTHONPATH=build/compiled $(BIN)/python -m benchmarks.policies $(TRACES)
 
 bench-engine: $(READY)  ## prefill throughput with the connector idle and exporting, beside stock vLLM
 	$(BIN)/python -m benchmarks.engine

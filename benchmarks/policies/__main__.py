@@ -1,28 +1,37 @@
 """All policies on trace files and drawn workloads: ``python -m benchmarks.policies [TRACE ...]``.
 
-Prints a table, writes build/bench/policies.json and a plot; exits 1 where *auto* has less than 0.97
-of the goodput of the best other policy, less than 0.95 of what could be reached up to 95% load, or
-less than 0.9 of it above that, or a P99 of the time to first token above 1.05 of the best other
-policy's where both meet the SLO.
+Prints a table, writes build/bench/policies.json and a plot. Cells are kept in
+build/bench/policies.jsonl as they are done: a run that was ended goes on where it was, as long as
+the package and what is asked are the same. Exits 1 where *auto* has less than 0.97 of the goodput
+of the best other policy, less than 0.95 of what could be reached up to 95% load, or less than 0.9
+of it above that, or a P99 of the time to first token above 1.05 of the best other policy's where
+both meet the SLO.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from hashlib import sha256
 from math import inf
-from os import cpu_count
 from pathlib import Path
 
 import msgspec
 from benchmarks.policies.cells import DRAWN, Cell, Result, has_blocks, measure
 from benchmarks.policies.picture import draw, share
+from benchmarks.simulator.scenarios import EXAMPLES
 
+import prfaas
 from prfaas.policies.registry import POLICIES
+from prfaas.sim.parallel import cores
 
 OUT = Path(__file__).resolve().parents[2] / "build" / "bench"
+KEPT = OUT / "policies.jsonl"
 LOADS = (0.6, 0.8, 0.95, 1.2)
 SLO_S = 10.0
 """Of the time to first token, as in the deployment that is simulated."""
@@ -34,8 +43,7 @@ def main() -> int:
     traces = [str(path) for path in arguments.traces] + ([] if arguments.no_drawn else [*DRAWN])
     cells = list(_cells(traces, arguments))
     OUT.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(arguments.processes) as pool:
-        results = list(_told(pool.map(measure, cells, chunksize=1), len(cells)))
+    results = _measured(cells, arguments.processes)
     (OUT / "policies.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     draw(OUT / "policies.png", results)
     shortfalls = [line for row in _rows(results) for line in _show(row)]
@@ -51,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policies", nargs="+", default=sorted(POLICIES), choices=POLICIES)
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
     parser.add_argument("--requests", type=int, default=6000)
-    parser.add_argument("--processes", type=int, default=cpu_count())
+    parser.add_argument("--processes", type=int, default=cores())
     return parser
 
 
@@ -65,11 +73,45 @@ def _cells(traces: Sequence[str], arguments: argparse.Namespace) -> Iterator[Cel
                         yield Cell(trace, count, load, caches, drops, policy)
 
 
-def _told(results: Iterator[Result], total: int) -> Iterator[Result]:
-    for done, result in enumerate(results, 1):
-        if sys.stderr.isatty():
-            print(f"\r{done}/{total} {result.trace:40}", end="", file=sys.stderr)
-        yield result
+def _measured(cells: Sequence[Cell], processes: int) -> list[Result]:
+    """In order; those that are known are not simulated again."""
+    package = _package()
+    known = {cell: result for by, cell, result in _kept() if by == package}
+    missing = [cell for cell in cells if cell not in known]
+    begun = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    with (
+        KEPT.open("ab") as file,
+        ProcessPoolExecutor(processes, mp_context=context) as pool,
+    ):
+        futures = {pool.submit(measure, cell): cell for cell in missing}
+        for done, future in enumerate(as_completed(futures), 1):
+            cell, result = futures[future], future.result()
+            known[cell] = result
+            file.write(msgspec.json.encode((package, cell, result)) + b"\n")
+            file.flush()
+            if done % 20 == 0 or sys.stderr.isatty():
+                left = (time.monotonic() - begun) / done * (len(missing) - done)
+                print(f"{done}/{len(missing)} cells, {left / 60:.0f} min left", file=sys.stderr)
+    return [known[cell] for cell in cells]
+
+
+def _kept() -> Iterator[tuple[str, Cell, Result]]:
+    if KEPT.exists():
+        for line in KEPT.read_bytes().splitlines():
+            with suppress(msgspec.DecodeError):  # The last line of a run that was killed.
+                yield msgspec.json.decode(line, type=tuple[str, Cell, Result])
+
+
+def _package() -> str:
+    """What results depend on beside the cell: the package, the benchmark and the deployment."""
+    digest = sha256()
+    here = Path(__file__).resolve().parent
+    for folder, pattern in ((Path(prfaas.__file__).parent, "*.py"), (here, "*.py")):
+        for path in sorted(folder.rglob(pattern)):
+            digest.update(path.read_bytes())
+    digest.update((EXAMPLES / "trace.yaml").read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _rows(results: Sequence[Result]) -> Iterator[list[Result]]:
