@@ -21,7 +21,9 @@ def endpoints() -> Endpoints:
         written = ", ".join(
             f'{{name: {e}, role: {role}, url: "http://{e}:1"}}' for e, role in engines.items()
         )
-        return f'{{name: {name}, agent: {{name: {name}-a, admin: "{name}:2"}}, engines: [{written}]}}'
+        return (
+            f'{{name: {name}, agent: {{name: {name}-a, admin: "{name}:2"}}, engines: [{written}]}}'
+        )
 
     text = f"""
 clusters:
