@@ -58,8 +58,10 @@ test-engine: $(READY)
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
 
-fuzz: $(READY)  ## a minute of fuzzing the KV link's frame parser
-	$(BIN)/python tests/fuzz/fuzz_link_frames.py 60
+SECONDS = 10
+fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
+	$(BIN)/python tests/fuzz/fuzz_link_frames.py $(SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py $(SECONDS)
 
 figures: $(READY)  ## the paper's tables and figures into build/figures; fails if a cell is out
 	$(BIN)/python -m benchmarks.figures

@@ -167,10 +167,12 @@ def _layout(layers: int, page_bytes: int) -> KvLayout:
 
 def _steps(transfer_id: str, table: list[int], steps: int) -> Iterator[ExportStep]:
     to_token = steps * STEP_BLOCKS * BLOCK_TOKENS
-    params = ExportParams(transfer_id=transfer_id, destination="x", from_token=0, to_token=to_token)
+    params = ExportParams(
+        transfer_id=transfer_id, destination="x", readers=("x",), from_token=0, to_token=to_token
+    )
     for n in range(steps):
         first, end = (BLOCK_TOKENS * STEP_BLOCKS * at for at in (n, n + 1))
-        yield ExportStep("r", params, first, end, end == to_token, (table,))
+        yield ExportStep("r", params, "", first, end, end == to_token, (table,))
 
 
 def _one_step(exporter: Exporter, step: ExportStep, layers: int) -> None:

@@ -105,7 +105,7 @@ async def test_only_operators_drain() -> None:
         status, answer = await order(client, "d1", key="client")
         assert (status, answer["error"]["type"]) == (403, "permission_error")
         assert "set gateway.operator_keys" in answer["error"]["message"]
-        mock.gateway.operator_keys.replace(["boss"])
+        mock.gateway.access.operators.replace(["boss"])
         assert (await order(client, "d1", key="client"))[0] == 401
         assert (await order(client, "d1", key="boss"))[0] == 200
         status, answer = await order(client, "d9", key="boss")

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from prfaas.core.layout import KvLayout
+from prfaas.core.prompt_digest import prompt_digest
 from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.messages import OpenImport
@@ -103,7 +104,8 @@ def test_what_is_lost_shows(
     span = {"transfer_id": transfer_id, "from_token": 0, "to_token": boundary}
     exported = completion(
         running.engine("east-prefill").url, model, ids, max_tokens=1,
-        kv_transfer_params={"prfaas": "export", "destination": "west-agent", **span},
+        kv_transfer_params={"prfaas": "export", "destination": "west-agent",
+                            "readers": ["west-decode"], **span},
     )  # fmt: skip
     assert exported["kv_transfer_params"]["ok"]
     west = running.admin("west")
@@ -111,7 +113,7 @@ def test_what_is_lost_shows(
     assert status["state"] == "complete"
 
     with monkeypatch.context() as patched:
-        zero(running, transfer_id, boundary, lost, patched)
+        zero(running, transfer_id, ids[:boundary], lost, patched)
     engine = running.engine("west-decode").url
     answer = completion(engine, model, ids, kv_transfer_params={"prfaas": "import", **span})
     call(f"{west}/transfers/{transfer_id}", method="DELETE")
@@ -128,7 +130,7 @@ def test_what_is_lost_shows(
 def zero(
     running: Any,
     transfer_id: str,
-    boundary: int,
+    handed_over: list[int],
     lost: Callable[[TransferPlan, KvLayout], Ranges],
     patched: pytest.MonkeyPatch,
 ) -> None:
@@ -137,14 +139,16 @@ def zero(
     engines = call(f"{running.admin('west')}/engines").json()["engines"]
     rank = next(e for e in engines if e["engine"] == "west-decode")
     layout = msgspec.convert(rank["layout"], KvLayout)
+    boundary = len(handed_over)
     plan = TransferPlan(layout, from_token=0, to_token=boundary)
+    digest = prompt_digest(handed_over, to_token=boundary)
     patched.setattr("os.getpid", lambda: rank["pid"])
     client = AgentClient(
         running.deployment.cluster("west").agents[0].socket, engine="west-decode", layout=layout
     )
     try:
         client.wait_connected(WAIT_S)
-        opened = client.open_import(OpenImport(transfer_id, 0, boundary, plan.total_bytes))
+        opened = client.open_import(OpenImport(transfer_id, 0, boundary, plan.total_bytes, digest))
         extents, arena = opened.future.result(timeout=WAIT_S), opened.session.arena
         for start, length in lost(plan, layout):
             for extent in extents:

@@ -65,7 +65,7 @@ from prfaas.pool.events import (
     TransferReceived,
 )
 from prfaas.pool.pool import Pool
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
 
 SLOT, COUNT, EXPORT = 16, 10, 4
 LAYOUT: KvLayout = mock_layout()
@@ -251,7 +251,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         name, to = self.name(data), "here" if local else "there"
         before, stops = self.pool.snapshot().exports, self.stops
-        self.do(ExportBegun(connection, name, to, 0, 16, size, float(life)))
+        self.do(ExportBegun(connection, name, to, 0, 16, size, float(life), MOCK_DIGEST, READERS))
         if self.stops == stops or self.pool.snapshot().exports > before:
             self.begun += 1
             self.known[name] = self.ranks[connection].exports[name] = size
@@ -333,7 +333,7 @@ class PoolMachine(RuleBasedStateMachine):
             name = data.draw(st.sampled_from([*sorted(self.known), "unheard-of"]))
             size = self.known.get(name, 1) + (wrong == 0)
             self.ranks[connection].unanswered[name] += 1
-            self.do(ImportOpened(connection, name, 0, 16, size))
+            self.do(ImportOpened(connection, name, 0, 16, size, MOCK_DIGEST))
 
     @rule(data=st.data())
     def close_import(self, data: st.DataObject) -> None:
@@ -379,7 +379,16 @@ class PoolMachine(RuleBasedStateMachine):
             key = data.draw(st.sampled_from(self.offered))
         self.offered.append(key)
         name = key.transfer_id
-        offer = TransferOffer(key, LAYOUT.fingerprint(), 0, 16, size, float(life))
+        offer = TransferOffer(
+            key,
+            LAYOUT.fingerprint(),
+            0,
+            16,
+            size,
+            float(life),
+            prompt_digest=MOCK_DIGEST,
+            readers=READERS,
+        )
         effects = self.do(OfferReceived("there", offer))
         answers = [e for e in effects if isinstance(e, AcceptOffer | RefuseOffer)]
         (answer,) = answers

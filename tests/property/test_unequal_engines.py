@@ -39,6 +39,7 @@ from prfaas.core.errors import LayoutMismatch  # noqa: E402
 from prfaas.core.handoff import ExportParams  # noqa: E402
 from prfaas.core.layout import KvLayout, joint_alignment  # noqa: E402
 from prfaas.testing.loopback_agent_client import LoopbackAgentClient  # noqa: E402
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST  # noqa: E402
 from prfaas.vllm_plugin import geometry, interior  # noqa: E402
 from prfaas.vllm_plugin.export import Exporter  # noqa: E402
 from prfaas.vllm_plugin.load import Importer  # noqa: E402
@@ -324,7 +325,9 @@ def hand_over(
     """Returns the bytes that crossed the line. ``kept``: the block for other prompts' states."""
     client = LoopbackAgentClient(slot_bytes=slot_bytes, slots=4000)
     clients = [client] + [client.beside(rank) for rank in range(1, sender.shape.tp)]
-    params = ExportParams(transfer_id="t", destination="west", from_token=from_token, to_token=to)
+    params = ExportParams(
+        transfer_id="t", destination="west", readers=("w",), from_token=from_token, to_token=to
+    )
     tables = tuple(sender.windowed(to)(layer) for layer in sender.layers)
     states_at = (to,)
     if to % sender.shape.block and to > sender.shape.block:
@@ -335,7 +338,7 @@ def hand_over(
         for first, end in ((from_token, middle), (middle, to)):
             final = end == to
             standing = states_at if final else ()
-            step = ExportStep("r", params, first, end, final, tables, standing)
+            step = ExportStep("r", params, MOCK_DIGEST, first, end, final, tables, standing)
             for name in sender.names:
                 exporter.layer_computed(step, name)
             exporter.step_ended([step])
@@ -349,7 +352,7 @@ def hand_over(
     for rank in receiver.ranks:
         importer = Importer(client, rank.layout, rank.pages, copier())
         kept_in = {} if kept is None else dict.fromkeys(range(len(receiver.layers)), kept)
-        start = ImportStart("r", "t", from_token, to, local, tables, kept_in, source)
+        start = ImportStart("r", "t", MOCK_DIGEST, from_token, to, local, tables, kept_in, source)
         importer.start(start)
         until = time.monotonic() + 30
         while not (results := importer.take_results(set())).finished:

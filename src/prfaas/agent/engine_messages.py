@@ -53,6 +53,8 @@ def event_of(connection: int, message: EngineMessage) -> AnyEvent:
                 message.to_token,
                 message.total_bytes,
                 message.deadline_s,
+                message.prompt_digest,
+                message.readers,
                 message.priority,
             )
         case FinishExport(transfer_id):
@@ -66,6 +68,7 @@ def event_of(connection: int, message: EngineMessage) -> AnyEvent:
                 message.from_token,
                 message.to_token,
                 message.total_bytes,
+                message.prompt_digest,
                 message.part,
                 message.layout_fingerprint,
             )

@@ -204,6 +204,8 @@ def _listen(path: Path) -> socket.socket:
     """A listening socket that only this user can reach; a dead agent's leftover is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if path.exists() and not path.is_socket():
+            raise ConfigError(f"{path} is not a socket; choose a path where nothing is")
         if _answers(path):
             raise ConfigError(f"another agent listens at {path}")
         path.unlink(missing_ok=True)

@@ -3,7 +3,7 @@ except for those that engines hand over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -55,6 +55,19 @@ class AgentCollector(Collector):
         yield from _links(self._link.states())
         if isinstance(self._link, TcpLink):
             yield from _endpoint(self._link.counters())
+            if self._link.tls is not None:
+                yield _expiry(self._link.tls.expires_at)
+
+
+def _expiry(expires_at: Mapping[str, float]) -> Metric:
+    found = GaugeMetricFamily(
+        "prfaas_agent_certificate_expires_timestamp_seconds",
+        "When the certificate is no longer valid, in Unix seconds",
+        labels=["file"],
+    )
+    for file, at in expires_at.items():
+        found.add_metric([file], at)
+    return found
 
 
 def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:

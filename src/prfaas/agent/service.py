@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NoReturn
 
 from prfaas.agent.admin import Admin
@@ -30,10 +31,14 @@ from prfaas.link.tcp.link import TcpLink
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.http_server import serving
+from prfaas.tls.files import TlsFiles
+from prfaas.tls.live import LiveTls, expiring, stamp_of
 
 log = logging.getLogger(__name__)
 
 _SWEEP_PERIOD_S = 0.25
+_CERTIFICATES_S = 1.0
+_WARN_S = 86400.0
 _SHUTDOWN_TIMEOUT_S = 2.0
 
 MakeLink = Callable[[TransferSink], Link]
@@ -82,7 +87,12 @@ class Agent:
 
     async def take(self, settings: AgentSettings) -> None:
         """Go on with what another deployment file says of this agent: its engines, who sends to it
-        and to whom it sends. What was bound or allocated at its start stays as it is."""
+        its certificates and to whom it sends. Raises ConfigError, having changed nothing, for
+        certificates that cannot be used. What was bound or allocated at its start stays so."""
+        security = None if settings.link is None else settings.link.security
+        tls = self._link.tls if isinstance(self._link, TcpLink) else None
+        if tls is not None and isinstance(security, TlsFiles):
+            tls.read(security)
         self.driver.handle(EnginesNamed(settings.engines))
         if settings.link is not None and isinstance(self._link, TcpLink):
             accepted = settings.link.accept_from
@@ -108,6 +118,7 @@ class Agent:
             slot_count=slot_count,
             export_slots=settings.export_slots,
             engines=settings.engines,
+            longest_deadline_s=settings.longest_deadline_s,
             first_epoch=time.time_ns() // 1_000_000 << 20,
         )
         post = asyncio.get_running_loop().call_soon_threadsafe
@@ -134,6 +145,10 @@ class Agent:
             )
         )
 
+        tls = link.tls if isinstance(link, TcpLink) else None
+        if tls is not None:
+            watcher = asyncio.create_task(_watch_certificates(tls))
+            stack.callback(watcher.cancel)
         sweeper = asyncio.create_task(_sweep(driver, port))
         stack.callback(sweeper.cancel)
         log.info("agent ready name=%s socket=%s admin=%s arena_bytes=%d",
@@ -152,6 +167,33 @@ async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None
         log.info("the deployment file is taken over")
 
 
+async def _watch_certificates(tls: LiveTls) -> None:
+    """Read them again when they have changed and look the same for a moment: they may be in the
+    middle of being written. Warn of those that expire soon."""
+    seen, warned_at = stamp_of(tls.files), -inf
+    while True:
+        if time.monotonic() - warned_at >= _WARN_S:
+            warned_at = time.monotonic()
+            for line in expiring(tls, now=time.time()):
+                log.warning("%s", line)
+        await asyncio.sleep(_CERTIFICATES_S)
+        now = stamp_of(tls.files)
+        if now == seen and tls.changed():
+            _renew(tls)
+            warned_at = -inf
+        seen = now
+
+
+def _renew(tls: LiveTls) -> None:
+    try:
+        tls.read(tls.files)
+    except ConfigError as error:
+        log.error("the new certificates are refused, all stays as it was: %s", error)
+        tls.refuse_until_changed()
+    else:
+        log.info("new certificates are used from now on")
+
+
 async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
     """What only time decides."""
     while True:
@@ -165,13 +207,15 @@ async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
 
 def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     """What differs and cannot be changed while the agent runs."""
-    fixed = ("arena_bytes", "slot_bytes", "socket", "admin")
+    fixed = ("arena_bytes", "slot_bytes", "socket", "admin", "longest_deadline_s")
     found = [what for what in fixed if getattr(old, what) != getattr(new, what)]
     if (old.link is None) != (new.link is None):
         found.append("whether it has a KV link")
     elif old.link is not None and new.link is not None:
-        bound = ("listen", "security", "dscp")
+        bound = ("listen", "dscp")
         found += [what for what in bound if getattr(old.link, what) != getattr(new.link, what)]
+        if isinstance(old.link.security, TlsFiles) != isinstance(new.link.security, TlsFiles):
+            found.append("tls or plaintext")
     return found
 
 

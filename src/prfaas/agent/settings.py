@@ -16,6 +16,7 @@ from prfaas.core.deployment import (
     lines_of,
 )
 from prfaas.core.errors import ConfigError
+from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.link.tcp.config import (
     PeerConfig,
     Plaintext,
@@ -37,6 +38,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     admin: str
     link: TcpLinkConfig | None
+    longest_deadline_s: float = LONGEST_DEADLINE_S
+    """No transfer is wanted longer than the request that it is for."""
 
 
 def settings_for(deployment: Deployment, name: str, *, socket: Path | None = None) -> AgentSettings:
@@ -60,6 +63,9 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
         link=_link(deployment, agent),
+        longest_deadline_s=min(
+            LONGEST_DEADLINE_S, max(g.longest_deadline_s for g in deployment.gateways)
+        ),
     )
 
 
@@ -142,7 +148,9 @@ def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
 
 def _security(agent: AgentConfig) -> TlsFiles | Plaintext:
     if agent.tls is not None:
-        return TlsFiles(Path(agent.tls.ca), Path(agent.tls.cert), Path(agent.tls.key))
+        tls = agent.tls
+        crl = None if tls.crl is None else Path(tls.crl)
+        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key), crl, tls.names)
     if agent.plaintext:
         return Plaintext()
     raise ConfigError(

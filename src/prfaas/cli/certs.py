@@ -20,6 +20,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     issue.add_argument(
         "--deployment", type=Path, metavar="FILE", help="for every agent of this deployment file"
     )
+    revoke = actions.add_parser("revoke", help="put certificates on the CA's revocation list")
+    revoke.add_argument("agents", nargs="+", metavar="AGENT", help="whose certificates")
+    revoke.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("certs"),
+        metavar="DIRECTORY",
+        help="where the files lie (default: %(default)s)",
+    )
     for action, days in ((init, 3650), (issue, 365)):
         action.add_argument(
             "--days",
@@ -39,6 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make what is asked for and say where it lies; 0."""
+    if args.action == "revoke":
+        for agent in args.agents:
+            path = authority.revoke(args.dir, agent)
+        print(f"{path}: give it to every agent as 'tls: {{crl: ...}}'; it is read when it changes")
+        return 0
     if args.days < 1:
         raise CallerError(f"--days {args.days}: write 1 or more")
     if args.action == "init":
@@ -48,7 +62,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     agents = list(args.agents)
     if args.deployment is not None:
-        agents += [agent.name for agent in load_deployment(args.deployment).agents]
+        known = [agent.name for agent in load_deployment(args.deployment).agents]
+        strangers = sorted(set(agents) - set(known))
+        if strangers:
+            raise CallerError(
+                f"no agent {strangers[0]!r} in {args.deployment}; known: {', '.join(sorted(known))}"
+            )
+        agents = agents or known
     if not agents:
         raise CallerError("name the agents, or give --deployment FILE for all of its own")
     for agent in agents:

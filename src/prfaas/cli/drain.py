@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ssl
 from typing import NamedTuple
 
 import aiohttp
@@ -14,6 +15,7 @@ from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.core.units import parse_duration
 from prfaas.process.signals import run_until_signal
+from prfaas.tls.front import trust_of
 
 EXAMPLES = """
 examples:
@@ -77,6 +79,7 @@ class _Order(NamedTuple):
     undo: bool
     gateways: list[str]
     key: str | None
+    trust: ssl.SSLContext | bool = True
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -106,12 +109,13 @@ def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(deployment_file(args))
     if args.undo and args.name is None:
         raise CallerError("--undo: say which engine, machine or cluster")
-    keys = deployment.gateway.operator_keys
+    keys = deployment.gateway.operators.read()
     order = _Order(
         args.name,
         args.undo,
         [url.rstrip("/") for url in args.gateway or _urls(deployment)],
         keys[0] if keys else None,
+        trust_of(deployment.gateway),
     )
     waits = not (args.no_wait or args.undo or args.name is None)
     within_s = parse_duration(args.within) if waits else 0.0
@@ -119,11 +123,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _urls(deployment: Deployment) -> list[str]:
-    return [gateway.url for gateway in deployment.gateways]
+    return [gateway.admin_url for gateway in deployment.gateways]
 
 
 async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
-    async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
+    async with aiohttp.ClientSession(
+        timeout=_TIMEOUT, connector=aiohttp.TCPConnector(ssl=order.trust)
+    ) as http:
         give_up_at = asyncio.get_running_loop().time() + within_s
         shown: list[str] = []
         while True:

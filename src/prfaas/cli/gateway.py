@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             args.deployment,
             lambda: gateway.become(load_deployment(args.deployment), source=str(args.deployment)),
             asked=hung_up,
+            beside=lambda: [Path(file) for file in gateway.deployment.secret_files],
             on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),
         )
 

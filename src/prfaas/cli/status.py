@@ -17,6 +17,7 @@ from prfaas.core.units import parse_duration
 from prfaas.process.signals import run_until_signal
 from prfaas.status.collect import collect
 from prfaas.status.view import draw
+from prfaas.tls.front import trust_of
 
 EXAMPLES = """
 examples:
@@ -46,13 +47,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(deployment_file(args))
-    gateway = (args.gateway or deployment.gateway.url).rstrip("/")
+    gateway = (args.gateway or deployment.gateway.admin_url).rstrip("/")
     return run_until_signal(_show(deployment, gateway, args), stopped_status=0)
 
 
 async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) -> int:
     console = report_console()
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trust_of(deployment.gateway))
+    ) as http:
         snapshot = await collect(deployment, http, gateway=gateway, now=time.time())
         if args.json:
             print(msgspec.json.encode(snapshot).decode())

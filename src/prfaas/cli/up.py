@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.console import Console
 from prfaas.core.deployment import Deployment
 from prfaas.launch.start import load, started
 from prfaas.process.signals import run_until_signal
+
+log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the deployment; 128 + the signal that ended it."""
     deployment = load(args.deployment, model=args.model, listen=args.listen)
-    return run_until_signal(_up(deployment, Console(), args.events))
+    return run_until_signal(
+        _up(deployment, Console(), args.events),
+        # A terminal that is closed says so, and so does who wants a file read again.
+        on_hangup=lambda: log.info("SIGHUP: goes on; Ctrl-C or 'prfaas down' ends it"),
+    )
 
 
 async def _up(deployment: Deployment, console: Console, journal_file: Path | None) -> int:

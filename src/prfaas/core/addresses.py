@@ -6,6 +6,7 @@ Inside an `Address` it has none: that is how sockets and resolvers take it.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -61,3 +62,16 @@ def endpoint_at(endpoint: str, host: str) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def network_of(address: str) -> str:
+    """What one owner is likely to have all of: an IPv4 address, or 64 bits of an IPv6 one."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False).network_address)

@@ -17,19 +17,27 @@ TransferId = Annotated[str, msgspec.Meta(pattern=TRANSFER_ID.pattern)]
 LONGEST_DEADLINE_S = 86400.0
 DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_DEADLINE_S)]
 PackedLayout = Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024)]
+MOST_READERS = 32
+Readers = Annotated[
+    tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...],
+    msgspec.Meta(max_length=MOST_READERS),
+]
+"""Engines that may open a transfer. 32 names of 64 characters fit a frame of the KV link."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="export"):
     """Gateway to prefill engine: export tokens [from_token, to_token) of this prompt.
 
-    ``destination`` is the receiving agent's name, ``deadline_s`` the time left in seconds.
+    ``destination`` is the receiving agent's name, ``readers`` the engines there that may open the
+    transfer, ``deadline_s`` the time left in seconds.
     """
 
     transfer_id: TransferId
     destination: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     from_token: Tokens
     to_token: Tokens
+    readers: Readers
     deadline_s: DeadlineS = 300.0
     priority: int = 0
 

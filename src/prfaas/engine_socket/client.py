@@ -104,29 +104,17 @@ class AgentClient:
 
     # exporting
 
-    def begin_export(
-        self,
-        transfer_id: str,
-        *,
-        destination: str,
-        from_token: int,
-        to_token: int,
-        total_bytes: int,
-        deadline_s: float,
-        priority: int = 0,
-    ) -> None:
-        """Announce an export (see `BeginExport`). Raises AgentUnavailable, ValueError if this
-        transfer is already being exported."""
-        message = BeginExport(
-            transfer_id, destination, from_token, to_token, total_bytes, deadline_s, priority
-        )
+    def begin_export(self, request: BeginExport) -> None:
+        """Announce an export. Raises AgentUnavailable, ValueError if this transfer is already being
+        exported."""
+        transfer_id = request.transfer_id
         with self._changed:
             before = self._exports.get(transfer_id)
             if before is not None and before.session.lost is None:
                 raise ValueError(f"transfer {transfer_id} is already being exported")
             session = self._live()
             self._exports[transfer_id] = _Export(session)
-            self._send(session, message)
+            self._send(session, request)
             self._refill(session)
 
     def lease(self, timeout_s: float, *, transfer_id: str | None = None) -> Slot:

@@ -24,11 +24,14 @@ from __future__ import annotations
 import msgspec
 
 from prfaas.core.extents import Extent
+from prfaas.core.handoff import Readers
 from prfaas.core.layout import KvLayout
+from prfaas.core.prompt_digest import PromptDigest
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
-PROTOCOL_VERSION = 3
-"""3: imports name the part of a transfer and the layout it was sent in."""
+PROTOCOL_VERSION = 4
+"""4: exports and imports carry the prompt's digest, exports their readers.
+3: imports name the part of a transfer and the layout it was sent in."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, tag_field="type", forbid_unknown_fields=True):
@@ -63,7 +66,8 @@ class BeginExport(Message, frozen=True):
     """This rank will export ``total_bytes`` as transfer ``transfer_id``.
 
     ``destination`` is the agent that receives (may be the agent itself: a local hand-off).
-    ``deadline_s`` is the time left, in seconds, for the whole transfer.
+    ``deadline_s`` is the time left, in seconds, for the whole transfer. Only the engines
+    ``readers`` may open it, for a prompt of the same ``prompt_digest``.
     """
 
     transfer_id: str
@@ -72,6 +76,8 @@ class BeginExport(Message, frozen=True):
     to_token: int
     total_bytes: int
     deadline_s: float
+    prompt_digest: PromptDigest
+    readers: Readers
     priority: int = 0
 
 
@@ -98,13 +104,15 @@ class AbortExport(Message, frozen=True):
 
 class OpenImport(Message, frozen=True):
     """Read what the sender's rank ``part`` sends as ``transfer_id``; answered when all of it is
-    here or it has failed. ``layout_fingerprint`` is that of the sender's rank, as whose bytes this
+    here or it has failed. ``prompt_digest`` is that of the request to be answered, as this engine
+    computed it. ``layout_fingerprint`` is that of the sender's rank, as whose bytes this
     rank reads them; None: its own."""
 
     transfer_id: str
     from_token: int
     to_token: int
     total_bytes: int
+    prompt_digest: PromptDigest
     part: int = 0
     layout_fingerprint: str | None = None
 

@@ -89,7 +89,7 @@ class AgentClient:
         """The engine ranks that are registered now."""
         body = await self._get("/engines", _SHORT)
         if body != self._answered[0]:
-            self._answered = body, self._parse(body, _Engines)
+            self._answered = body, read_answer(self.name, body, _Engines)
         answer = self._answered[1]
         self.memory = answer.memory
         return answer.engines
@@ -98,7 +98,7 @@ class AgentClient:
         """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""
         timeout = aiohttp.ClientTimeout(total=wait_s + 10.0, sock_connect=2.0)
         path = f"/transfers/{transfer_id}?wait_s={wait_s:g}&ranks={ranks}"
-        return self._parse(await self._get(path, timeout), TransferStatus)
+        return read_answer(self.name, await self._get(path, timeout), TransferStatus)
 
     async def drop(self, transfer_id: str) -> None:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
@@ -122,7 +122,7 @@ class AgentClient:
                     return None
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: a session answered {answer.status}")
-                return self._parse(found, Standing)
+                return read_answer(self.name, found, Standing)
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
@@ -147,7 +147,7 @@ class AgentClient:
                         continue
                     last = line
                     try:
-                        states = self._parse(line, LinkStates).links
+                        states = read_answer(self.name, line, LinkStates).links
                     except LinkError as error:
                         logger.warning("%s", error)  # The next line is another message.
                         continue
@@ -183,8 +183,10 @@ class AgentClient:
             return LocalFault(message)
         return AgentLate(message) if isinstance(error, asyncio.TimeoutError) else LinkError(message)
 
-    def _parse(self, body: bytes, kind: type[T]) -> T:
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except msgspec.DecodeError as error:
-            raise LinkError(f"agent {self.name}: unreadable answer: {error}") from error
+
+def read_answer(agent: str, body: bytes, kind: type[T]) -> T:
+    """Raises LinkError for what is none."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LinkError(f"agent {agent}: unreadable answer: {error}") from error

@@ -74,7 +74,7 @@ def _tokens_in(content: bytes) -> int | None:
     """What an answer that is complete says of its length."""
     try:
         return msgspec.json.decode(content, type=_Answer).usage.completion_tokens
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

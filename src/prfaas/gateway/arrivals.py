@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from prfaas.core.deployment import MOST_OUTPUT_S, TenantConfig
 from prfaas.gateway.prefix_matches import Matches
 from prfaas.gateway.prompts import Prompt
 from prfaas.scheduler.events import RequestArrived
 
 _S_PER_OUTPUT_TOKEN = 1.0
-_MOST_OUTPUT_S = 3600.0
-"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
-grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
-say, days would say nothing."""
 
 
 def arrival(
@@ -21,6 +18,7 @@ def arrival(
     sequences: int,
     deadline: float,
     priority: int = 0,
+    tenant: TenantConfig | None = None,
 ) -> RequestArrived:
     """The event. A prompt that must reach an engine untouched counts as one token long: there is
     nothing to hand over.
@@ -30,6 +28,7 @@ def arrival(
         sequences: how many answers are computed at once.
         deadline: by when the first byte is due, on the scheduler's clock.
         priority: `RequestBody.priority`.
+        tenant: whose it is; None: nobody's in particular.
     """
     return RequestArrived(
         key,
@@ -40,6 +39,9 @@ def arrival(
         sequences=sequences,
         deadline=deadline,
         priority=priority,
+        tenant="" if tenant is None else tenant.name,
+        tenant_class=0 if tenant is None else tenant.priority,
+        weight=1.0 if tenant is None else tenant.weight,
     )
 
 
@@ -49,4 +51,4 @@ def first_byte_within_s(request_deadline_s: float, prompt: Prompt, *, choices: i
     if prompt.stream:
         return request_deadline_s
     output_s = prompt.max_output_tokens * choices * _S_PER_OUTPUT_TOKEN
-    return request_deadline_s + min(output_s, _MOST_OUTPUT_S)
+    return request_deadline_s + min(output_s, MOST_OUTPUT_S)

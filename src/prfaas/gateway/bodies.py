@@ -10,6 +10,8 @@ from aiohttp import web
 
 from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
 
+_CODINGS = frozenset({"identity", "gzip", "deflate"})
+
 
 class Bodies:
     """For one event loop.
@@ -31,6 +33,11 @@ class Bodies:
         announces, or later where it sends more; HTTPRequestEntityTooLarge for one above the
         application's ``client_max_size``; RequestRefused (408) for one that does not come.
         """
+        coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in _CODINGS:
+            raise RequestRefused(
+                415, f"the body is coded as {coding[:50]!r}; send it plain or gzip"
+            )
         announced = request.content_length or 0
         if announced > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, announced)

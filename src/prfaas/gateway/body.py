@@ -8,6 +8,7 @@ its chat template.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, Literal
 
@@ -26,6 +27,12 @@ _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "retu
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
 _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
 """Fields that decide whose KV cache the prompt's is, or in which order it is computed."""
+
+
+def tenant_salt(tenant: str, salt: str | None) -> str:
+    """A cache salt that no other tenant's requests can have, whatever salts clients give."""
+    parts = msgspec.msgpack.encode((tenant, salt))
+    return hashlib.blake2b(parts, digest_size=16, person=b"prfaas tenant").hexdigest()
 
 
 class RequestBody:
@@ -62,6 +69,15 @@ class RequestBody:
     def cache_salt(self) -> str | None:
         """Whose prefix cache may be shared: only that of equal salts."""
         return self._text("cache_salt")
+
+    def belong_to(self, tenant: str) -> None:
+        """Have its prompt share prefix caches with this tenant's alone. Raises RequestRefused."""
+        given = self._value("cache_salt")
+        if given is not None and (not isinstance(given, str) or not given):
+            raise RequestRefused(400, "cache_salt must be a text", param="cache_salt")
+        self._fields["cache_salt"] = msgspec.Raw(msgspec.json.encode(tenant_salt(tenant, given)))
+        # A field that the client wrote twice is in it once.
+        self.raw = msgspec.json.encode(self._fields)
 
     def needs_engine_alone(self) -> str | None:
         """Why this request must reach one engine untouched; None if token ids say it all."""

@@ -11,6 +11,7 @@ from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.openai_errors import ApiError
 from prfaas.gateway.upstream_errors import error_message
+from prfaas.gateway.usage import without_cached_tokens
 
 _CLIENT_PATIENCE_S = 60.0
 """How long a client may read nothing of what waits to be sent: its answer holds a decode slot."""
@@ -50,8 +51,12 @@ class ClientResponse:
         self._facts.status = status
 
     async def write(self, chunk: bytes) -> None:
-        """Send part of the body. Raises ClientGone."""
+        """Send part of the body: whole events. Raises ClientGone."""
         assert self._out is not None
+        # A client that leaves in the middle has had so many.
+        self._facts.answer_tokens = (self._facts.answer_tokens or 0) + chunk.count(b"data: ")
+        if not self._facts.tells:
+            chunk = without_cached_tokens(chunk)
         await self._taken(self._out.write(chunk))
 
     async def finish(self) -> None:
@@ -79,9 +84,8 @@ class ClientResponse:
             facts.outcome, facts.error = "refused", error_message(answer.body)
         if not self.done.done():
             headers = {"Content-Type": answer.content_type, **facts.headers()}
-            self.done.set_result(
-                web.Response(status=answer.status, body=answer.body, headers=headers)
-            )
+            body = answer.body if facts.tells else without_cached_tokens(answer.body)
+            self.done.set_result(web.Response(status=answer.status, body=body, headers=headers))
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error; nothing may have been sent."""

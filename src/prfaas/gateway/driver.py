@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
-from prfaas.core.gateway_sessions import EngineUse
 from prfaas.core.handoff import ImportParams
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.answers import relay
@@ -124,11 +123,6 @@ class Driver:
         if self.scheduler.waiting_tokens:
             self.on_waiting()
 
-    def outstanding(self, agent: str) -> dict[str, EngineUse]:
-        """What this gateway has at each engine of an agent's machine."""
-        known, use_of = self.scheduler.view.engines, self.scheduler.sharing.use_of
-        return {name: use_of(name) for name in self._endpoints.engines_at(agent) if name in known}
-
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""
         self._exchanges[exchange.key] = exchange
@@ -206,10 +200,14 @@ class Driver:
 
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
-        destination = self._endpoints.engines[command.decode_engine].agent
         assert exchange.prompt.token_ids is not None
         ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
-        params = export_params(command, destination, exchange.time_left_s())
+        params = export_params(
+            command,
+            self._endpoints.engines,
+            self.scheduler.view.engines,
+            time_left_s=exchange.time_left_s(),
+        )
         body = exchange.body.for_prefill(ids, params)
         try:
             await self._engines[command.engine].prefill(body, exchange.engine_headers)
@@ -280,6 +278,8 @@ class Driver:
         else:
             if exchange.facts.outcome == "ok":
                 exchange.facts.completed_s = exchange.elapsed_s()
+            if output_tokens is not None:
+                exchange.facts.answer_tokens = output_tokens
             self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.credentials import NONE, Credentials
 from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
@@ -81,6 +82,9 @@ class EngineClient:
     def __init__(self, name: str, url: str, http: HttpClient) -> None:
         self.name = name
         self.url = url
+        self.credentials = NONE
+        self.locked: str | None = None
+        """Why it lets the gateway do nothing; None where it does, or has not been asked."""
         self._http = http
         self.on_lost: Callable[[], None] = _nobody
         """Called when its process seems to be gone, long before a health check would show it."""
@@ -105,8 +109,25 @@ class EngineClient:
             return Sickness(describe(error), refused=not is_lost(error))
         return None if status == 200 else Sickness(f"health check answered {status}")
 
+    def take(self, credentials: Credentials) -> None:
+        """From the next request on it is shown these."""
+        if credentials != self.credentials:
+            self.credentials, self.locked = credentials, None
+            self._probe.close()
+            self._probe = self._make_probe()
+
+    def _note(self, path: str, status: int) -> None:
+        if not path.startswith("/v1"):
+            return  # vLLM asks for its key there alone.
+        self.locked = (
+            f"engine {self.name} answers {status}: it wants an API key that the gateway has not; "
+            "write api_key_file or api_key_env at the engine in the deployment file"
+            if status in (401, 403)
+            else None
+        )
+
     def _make_probe(self) -> HealthProbe:
-        return HealthProbe(self.url, lambda: self.on_lost())
+        return HealthProbe(self.url, lambda: self.on_lost(), tls=self.credentials.tls)
 
     def close(self) -> None:
         """End the connection of the health checks."""
@@ -132,7 +153,7 @@ class EngineClient:
         answer = await self.pass_on("GET", "/kv_event_sources")
         try:
             sources = msgspec.json.decode(answer.body, type=dict[str, _KvEventSource])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             sources = {}
         if answer.status != 200 or not sources:
             raise EngineError(f"engine {self.name} publishes no KV events (--kv-events-config)")
@@ -161,7 +182,7 @@ class EngineClient:
             if body.endpoint == "/v1/chat/completions":
                 return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
             return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
     async def prefill(self, body: bytes, headers: Mapping[str, str]) -> None:
@@ -177,7 +198,7 @@ class EngineClient:
         try:
             params = msgspec.json.decode(answer.body, type=_PrefillAnswer).kv_transfer_params
             result = msgspec.convert(params, ExportResult)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"{self.name} exported nothing: is its connector set up?") from error
         if not result.ok:
             raise EngineError(f"{self.name} could not export: {result.reason or 'no reason given'}")
@@ -191,11 +212,17 @@ class EngineClient:
         """
         try:
             answer = await self._http.request(
-                "POST", self.url + endpoint, data=body, headers=json_headers(headers), timeout=_LONG
+                "POST",
+                self.url + endpoint,
+                data=body,
+                headers=json_headers(headers, self.credentials),
+                timeout=_LONG,
+                tls=self.credentials.tls,
             )
         except CONNECTION_ERRORS as error:
             raise engine_error(self.name, error) from error
         self.hear()
+        self._note(endpoint, answer.status)
         return answer
 
     def hear(self) -> None:
@@ -212,8 +239,14 @@ class EngineClient:
     ) -> EngineAnswer:
         try:
             async with await self._http.request(
-                method, self.url + path, data=body, headers=json_headers(headers), timeout=timeout
+                method,
+                self.url + path,
+                data=body,
+                headers=json_headers(headers, self.credentials),
+                timeout=timeout,
+                tls=self.credentials.tls,
             ) as answer:
+                self._note(path, answer.status)
                 kind = answer.headers.get("Content-Type", "application/json")
                 content = await answer.read()
                 return EngineAnswer(answer.status, kind, content, answer.headers.get("Retry-After"))
@@ -221,9 +254,9 @@ class EngineClient:
             raise engine_error(self.name, error) from error
 
 
-def json_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """With the content type of all that the gateway sends."""
-    return {"Content-Type": "application/json", **headers}
+def json_headers(headers: Mapping[str, str], credentials: Credentials) -> dict[str, str]:
+    """With the content type of all that the gateway sends, and what it shows of itself."""
+    return {"Content-Type": "application/json", **headers, **credentials.headers}
 
 
 def _nobody() -> None:

@@ -13,6 +13,7 @@ from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.openai_errors import ApiError, GatewayBug
 from prfaas.gateway.prompts import Prompt
+from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class Exchange:
 
     ``key`` is the scheduler's name for it and the stem of its transfer ids; the client and the
     engines' logs know ``facts.request_id``. ``deadline_s``: seconds from ``received_at`` (on the
-    monotonic clock) within which the first byte of the answer is due.
+    monotonic clock) within which the first byte of the answer is due. ``use``: its share of its
+    tenant's limits. ``tells``: whether the client learns what became of it.
     """
 
     def __init__(
@@ -35,16 +37,23 @@ class Exchange:
         request_id: str,
         request: web.Request,
         body: RequestBody,
+        use: Use,
         *,
         deadline_s: float,
+        tells: bool = True,
     ) -> None:
         self.key = key
         self.body = body
+        self.use = use
         self.deadline_s = deadline_s
         self.received_at = time.monotonic()
         self.prompt = Prompt(None, 1, False)
         self.facts = RequestFacts(
-            request_id=request_id, endpoint=body.endpoint, arrived_at=time.time()
+            request_id=request_id,
+            endpoint=body.endpoint,
+            arrived_at=time.time(),
+            tenant=use.tenant.name,
+            tells=tells,
         )
         self.response = ClientResponse(request, self.facts)
         self.attempts = AttemptTasks(self._fail_for_a_bug)

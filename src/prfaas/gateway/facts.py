@@ -20,6 +20,10 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     request_id: str
     endpoint: str
     arrived_at: float
+    tenant: str = ""
+    tells: bool = True
+    """Whether its client may be told what became of it: where tenants share caches, that would say
+    what others have asked."""
     stream: bool = False
     total_tokens: int | None = None
     cached: Mapping[str, int] = {}
@@ -32,6 +36,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     prefill_engine: str | None = None
     decode_engine: str | None = None
     attempts: int = 0
+    answer_tokens: int | None = None
     kv_bytes: int = 0
     kv_bytes_hidden: int | None = None
     """Of these, bytes stored by the receiver before prefill had ended."""
@@ -96,7 +101,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
 
     def headers(self) -> dict[str, str]:
         """What a response says about its request."""
-        if self.route is None:
+        if self.route is None or not self.tells:
             return {"X-Request-Id": self.request_id}
         headers = {
             "X-Request-Id": self.request_id,

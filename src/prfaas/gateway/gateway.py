@@ -13,6 +13,7 @@ from typing import Any
 
 from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
+from prfaas.gateway.access import Access, locked_out, read_access
 from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
@@ -24,7 +25,6 @@ from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
-from prfaas.gateway.keys import Keys
 from prfaas.gateway.kv_events import KvEventFeed, feeds_context
 from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
@@ -36,7 +36,7 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
-from prfaas.gateway.sessions import GatewaySession
+from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
@@ -53,8 +53,6 @@ from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
 _SEED_BYTES = 16
-_FAREWELL_S = 1.0
-"""What agents that do not answer may cost the end of a gateway."""
 _FEWEST_ENGINES = 64
 """The index has room for so many, or for twice those of the file: others may join."""
 
@@ -79,8 +77,7 @@ class Gateway:
         self._seeds = dict(seeds or {})
         self.deployment = deployment
         self.metrics = GatewayMetrics()
-        self.client_keys = Keys(deployment.gateway.api_keys)
-        self.operator_keys = Keys(deployment.gateway.operator_keys)
+        self.access = Access(deployment, self.metrics)
         self.stopping = False
         """Whether it takes no more requests: it is about to end."""
         self._endpoints = Endpoints(endpoints.clusters, endpoints.lines)
@@ -107,6 +104,7 @@ class Gateway:
         )
         self._roster.add_clients()
         self.engines, self.agents = self._roster.engines, self._roster.agents
+        self.access.show_to(self.engines)
         self.fleet = Fleet(
             endpoints,
             self.engines,
@@ -122,7 +120,7 @@ class Gateway:
         self._driver.on_waiting = lambda: self._session.want()
         self._session = GatewaySession(
             self.deployment.gateway.name,
-            outstanding=self._driver.outstanding,
+            outstanding=partial(outstanding_at, self._driver.scheduler, endpoints),
             on_shares=news.shares_told,
             decided=lambda: self._driver.scheduler.leading.decided,
             on_decided=news.decided,
@@ -155,10 +153,11 @@ class Gateway:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
         be; ``source`` names the file."""
         deployment = deployment.of_gateway(self.deployment.gateway.name)
+        access = read_access(deployment)
         self._reshaping.become(self.deployment, deployment, source=source)
         self.deployment = deployment
-        self.client_keys.replace(deployment.gateway.api_keys)
-        self.operator_keys.replace(deployment.gateway.operator_keys)
+        self.access.take(access)
+        self.access.show_to(self.engines)
         self.requests.configure(deployment.gateway)
 
     def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -169,7 +168,7 @@ class Gateway:
         """Stop everything; requests under way must have ended."""
         await self._background.close()
         await self._driver.close()
-        await self._session.end(self.agents.values(), within_s=_FAREWELL_S)
+        await self._session.end(self.agents.values())
         for engine in self.engines.values():
             engine.close()
         await self._http.close()
@@ -185,7 +184,8 @@ class Gateway:
         answering = self.fleet.up & self._endpoints.answering
         if answering and answering <= self.drains.engines:
             found.append("every engine that could answer is drained")
-        return found
+        locked = locked_out(self.engines[name] for name in sorted(answering))
+        return found + locked if len(locked) == len(answering) else found
 
     async def stop_serving(self, hurry: asyncio.Event) -> None:
         """Take no more requests and let those under way end, for `GatewayConfig.drain_s` or until
@@ -210,11 +210,10 @@ class Gateway:
             self.metrics.observe_feed(feed)
         self.metrics.distinct_blocks.set(self.index.blocks)
         for name in self.engines:
-            self.metrics.engine_up.labels(name).set(name in self.fleet.up)
-            self.metrics.engine_draining.labels(name).set(name in self.drains.engines)
             role = self._driver.scheduler.view.engines[name].role
-            for known in ("prefill", "decode"):
-                self.metrics.engine_role.labels(name, known).set(role == known)
+            up, draining = name in self.fleet.up, name in self.drains.engines
+            self.metrics.observe_engine(name, role, up=up, draining=draining)
+        self.metrics.observe_connections(self.access.connections)
         self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())

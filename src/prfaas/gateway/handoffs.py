@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prfaas.core.errors import LinkError
-from prfaas.core.handoff import LONGEST_DEADLINE_S, ExportParams
+from prfaas.core.handoff import LONGEST_DEADLINE_S, MOST_READERS, ExportParams
 from prfaas.gateway.agent_client import AgentClient, AgentLate, TransferStatus
+from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.policies.views import EngineView
 from prfaas.scheduler.commands import StartPrefill
 
 logger = logging.getLogger(__name__)
@@ -25,11 +27,24 @@ _DROP_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0, 20.0, 40.0)
 itself, and the transfer's own deadline ends it where nobody can be reached."""
 
 
-def export_params(command: StartPrefill, destination: str, time_left_s: float) -> ExportParams:
-    """What the prefill engine's connector must know."""
+def export_params(
+    command: StartPrefill,
+    engines: Mapping[str, EngineEndpoint],
+    view: Mapping[str, EngineView],
+    *,
+    time_left_s: float,
+) -> ExportParams:
+    """What the prefill engine's connector must know. A transfer lies on one machine, and any engine
+    there that decodes may have a slot first: each of them may read it."""
+    destination = engines[command.decode_engine].agent
+    beside = [e.name for e in engines.values() if e.agent == destination]
+    readers = {command.decode_engine: None} | {
+        name: None for name in beside if view[name].role == "decode"
+    }
     return ExportParams(
         transfer_id=command.transfer_id,
         destination=destination,
+        readers=tuple(readers)[:MOST_READERS],
         from_token=command.from_token,
         to_token=command.to_token,
         deadline_s=min(max(time_left_s, 1.0), LONGEST_DEADLINE_S),

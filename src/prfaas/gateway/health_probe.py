@@ -25,12 +25,16 @@ class HealthProbe:
     """Asks ``url``/health, one check at a time.
 
     Args:
+        tls: what is trusted; None: what this machine trusts.
         on_lost: called when the kept connection has broken between two checks.
     """
 
-    def __init__(self, url: str, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, url: str, on_lost: Callable[[], None], *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.url = url
         self._url = parse_url(url)
+        self._tls = tls
         self._secure = url.startswith("https:")
         self._on_lost = on_lost
         self._connection: _Connection | None = None
@@ -65,7 +69,7 @@ class HealthProbe:
             lambda: _Connection(self._on_lost),
             self._url.host,
             self._url.port,
-            ssl=ssl.create_default_context() if self._secure else None,
+            ssl=(self._tls or ssl.create_default_context()) if self._secure else None,
         )
         return await self._connection.ask(self._request)
 

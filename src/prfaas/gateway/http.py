@@ -6,6 +6,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -14,9 +15,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
+from prfaas.gateway.access import locked_out
 from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.cors import Cors
+from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.keys import check_client
+from prfaas.gateway.models import model_named_in, only_models
 from prfaas.gateway.openai_errors import (
     ApiError,
     GatewayBug,
@@ -24,15 +28,19 @@ from prfaas.gateway.openai_errors import (
     ServiceUnavailable,
 )
 from prfaas.gateway.operating import Operating
+from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.process.front_door import admit, answered
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = web.RequestKey("request_id", str)
+TENANT = web.RequestKey("tenant", Tenant)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_ORDER_BYTES = 64 * 1024
 _OPERATORS_PATHS = frozenset({"/drain"})
 
 
@@ -44,20 +52,32 @@ def make_app(gateway: Gateway) -> web.Application:
     app = web.Application(
         client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
     )
+    Cors(lambda: gateway.deployment.gateway.cors_origins).add_to(app)
     app.router.add_post("/v1/completions", front.completions)
     app.router.add_post("/v1/chat/completions", front.chat_completions)
-    app.router.add_get("/v1/models", front.pass_on)
+    app.router.add_get("/v1/models", front.models)
     app.router.add_post("/tokenize", front.pass_on)
     app.router.add_post("/detokenize", front.pass_on)
     app.router.add_get("/health", front.health)
+    if config.admin is None:
+        _add_admin(app, gateway, front)
+    return app
+
+
+def make_admin_app(gateway: Gateway) -> web.Application:
+    """What operators and Prometheus ask, for an address of its own."""
+    front = _Front(gateway)
+    app = web.Application(client_max_size=_ORDER_BYTES, middlewares=[front.answer_openai_style])
+    app.router.add_get("/health", front.health)
+    _add_admin(app, gateway, front)
+    return app
+
+
+def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     app.router.add_get("/ready", front.ready)
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
-    operating = Operating(
-        gateway.drains, operators=gateway.operator_keys, clients=gateway.client_keys
-    )
-    operating.add_routes(app)
-    return app
+    Operating(gateway.drains, gateway.access).add_routes(app)
 
 
 class _WithoutTraceback(logging.Filter):
@@ -85,9 +105,13 @@ class _Front:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request[REQUEST_ID] = request_id
         try:
-            self._check_key(request)
+            self._admit(request)
             response = await handler(request)
         except ApiError as error:
+            tenant = request.get(TENANT)
+            self._gateway.access.refusals.note(
+                error, request, tenant=tenant and tenant.name, request_id=request_id
+            )
             response = _error(error)
         except web.HTTPException as error:
             response = _error(_http_error(error, request))
@@ -96,13 +120,23 @@ class _Front:
         except Exception:
             logger.exception("request %s: internal error", request_id)
             response = _error(GatewayBug())
+        finally:
+            answered(request)
         if not response.prepared:
             response.headers.setdefault("X-Request-Id", request_id)
         return response
 
-    def _check_key(self, request: web.Request) -> None:
-        if request.path not in _OPEN_PATHS | _OPERATORS_PATHS:
-            check_client(request, self._gateway.client_keys)
+    def _admit(self, request: web.Request) -> None:
+        """Say whose request it is. Raises RequestRefused where nobody's may be."""
+        access, path = self._gateway.access, request.path
+        if path == "/metrics" and access.tenants.several:
+            # How much of all prompts was cached tells each of what others ask.
+            access.check_operator(request)
+        elif path == "/requests" and access.is_operator(request):
+            pass
+        elif path not in _OPEN_PATHS | _OPERATORS_PATHS:
+            request[TENANT] = access.tenants.find(request.headers.get("Authorization", ""))
+            admit(request)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._complete(request, "/v1/completions")
@@ -111,24 +145,46 @@ class _Front:
         return await self._complete(request, "/v1/chat/completions")
 
     async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        flow = self._gateway.requests
-        async with flow.reading(request) as raw:
-            body = RequestBody(endpoint, raw)
-            return await flow.complete(request, body, request[REQUEST_ID])
+        flow, access, tenant = self._gateway.requests, self._gateway.access, request[TENANT]
+        with tenant.using() as use:
+            async with flow.reading(request) as raw:
+                body = RequestBody(endpoint, raw)
+                tenant.check_model(body.model)
+                if access.tenants.isolated:
+                    body.belong_to(tenant.name)
+                return await flow.complete(
+                    request, body, request[REQUEST_ID], use, tells=access.tells
+                )
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """Those that the tenant may use."""
+        answer = await self._from_any_engine(request)
+        allowed = request[TENANT].config.models
+        if allowed is not None and answer.status == 200:
+            return _json(only_models(answer.body, frozenset(allowed)))
+        return _passed_on(answer)
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """An endpoint that any engine answers the same."""
-        body = await request.read()
+        return _passed_on(await self._from_any_engine(request))
+
+    async def _from_any_engine(self, request: web.Request) -> EngineAnswer:
+        if request.method == "GET":
+            return await self._ask_any(request, b"")
+        async with self._gateway.requests.reading(request) as body:
+            if body and request[TENANT].config.models is not None:
+                request[TENANT].check_model(model_named_in(body))
+            return await self._ask_any(request, body)
+
+    async def _ask_any(self, request: web.Request, body: bytes) -> EngineAnswer:
         headers = {"X-Request-Id": request[REQUEST_ID]}
         for engine in self._gateway.engines_up():
             try:
-                answer = await engine.pass_on(request.method, request.path, body, headers)
+                return await engine.pass_on(request.method, request.path, body, headers)
             except LocalFault as error:
                 raise ServiceUnavailable(str(error)) from error
             except EngineError:
                 continue
-            kind = {"Content-Type": answer.content_type}
-            return web.Response(status=answer.status, body=answer.body, headers=kind)
         raise ServiceUnavailable("no engine is up")
 
     async def health(self, _request: web.Request) -> web.Response:
@@ -142,19 +198,36 @@ class _Front:
         body = {
             "ready": not troubles,
             "troubles": troubles,
-            "warnings": self._gateway.fleet.warnings(),
+            "warnings": [
+                *self._gateway.fleet.warnings(),
+                *locked_out(self._gateway.engines.values()),
+            ],
         }
         return web.json_response(body, status=status)
 
-    async def requests(self, _request: web.Request) -> web.Response:
-        """The last requests that ended, with their decisions; asks for a key where there are."""
-        body = msgspec.json.encode({"requests": list(self._gateway.requests.recent)})
-        return web.Response(body=body, content_type="application/json")
+    async def requests(self, request: web.Request) -> web.Response:
+        """The last requests that ended, with their decisions: all for an operator, a tenant's own
+        where they say nothing of others'."""
+        recent, tenant = list(self._gateway.requests.recent), request.get(TENANT)
+        if tenant is not None:
+            if not self._gateway.access.tells:
+                self._gateway.access.check_operator(request)
+            recent = [facts for facts in recent if facts.tenant == tenant.name]
+        return _json({"requests": recent})
 
     async def metrics(self, _request: web.Request) -> web.Response:
         self._gateway.update_metrics()
         body = generate_latest(self._gateway.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _json(content: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+
+
+def _passed_on(answer: EngineAnswer) -> web.Response:
+    kind = {"Content-Type": answer.content_type}
+    return web.Response(status=answer.status, body=answer.body, headers=kind)
 
 
 def _error(error: ApiError) -> web.Response:

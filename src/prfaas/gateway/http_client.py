@@ -10,6 +10,7 @@ nobody else's fault, and others give back what is missing as they end.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -43,15 +44,19 @@ class HttpClient:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: aiohttp.ClientTimeout,
+        tls: ssl.SSLContext | None = None,
     ) -> aiohttp.ClientResponse:
         """Send, and return when the response's head is here; use it as a context manager or close
-        it. Raises one of `CONNECTION_ERRORS`."""
+        it; ``tls``: what is trusted, None: what this machine trusts. Raises one of
+        `CONNECTION_ERRORS`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _LOCAL_PATIENCE_S
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                answer = await self._send(method, url, data=data, headers=headers, timeout=timeout)
+                answer = await self._send(
+                    method, url, data=data, headers=headers, timeout=timeout, ssl=tls or True
+                )
             except OSError as error:
                 if not is_local(error) or loop.time() + pause_s > give_up_at:
                     raise

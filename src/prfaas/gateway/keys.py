@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import ipaddress
 from collections.abc import Iterable
 
@@ -23,32 +22,38 @@ class Keys:
 
     def replace(self, keys: Iterable[str]) -> None:
         """From the next request on these are the ones."""
-        self._digests = [_digest(key) for key in keys]
+        self._digests = {key_digest(key) for key in keys}
 
     def match(self, request: web.Request) -> bool:
         """Whether the request carries one of them, as ``Authorization: Bearer KEY``."""
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        given = _digest(key.strip())
-        # Every key is compared, whichever matches: the time tells nothing.
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        # By digest: how long the search takes tells nothing of the keys that there are.
+        return key_digest(bearer_key(request.headers.get("Authorization", ""))) in self._digests
 
 
-def check_client(request: web.Request, keys: Keys) -> None:
-    """Raise RequestRefused (401) where there are keys and the request has none of them."""
-    if keys and not keys.match(request):
-        raise RequestRefused(
-            401,
-            "no valid API key: send 'Authorization: Bearer KEY' with a key of this deployment",
-            kind="authentication_error",
-        )
+def bearer_key(authorization: str) -> str:
+    """The key of an ``Authorization`` header; empty where it has none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def check_operator(request: web.Request, operators: Keys, clients: Keys) -> None:
+def key_digest(key: str) -> bytes:
+    """By which keys are told apart, and kept."""
+    # aiohttp gives bytes that are not UTF-8 as surrogates.
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+
+def is_operator(request: web.Request, operators: Keys, *, clients: bool) -> bool:
+    """Whether the request may see and do what operators may; see `check_operator`."""
+    if operators:
+        return operators.match(request)
+    return not clients and _is_local(request.remote)
+
+
+def check_operator(request: web.Request, operators: Keys, *, clients: bool) -> None:
     """Raise RequestRefused (401, 403) where the request may not take engines out of service.
 
-    Without operator keys only this machine may, and not even that where clients need keys: a proxy
-    on the same machine would let them all in.
+    Without operator keys only this machine may, and not even that where ``clients`` need keys: a
+    proxy on the same machine would let them all in.
     """
     if operators:
         if not operators.match(request):
@@ -57,12 +62,14 @@ def check_operator(request: web.Request, operators: Keys, clients: Keys) -> None
                 "no valid operator key: send 'Authorization: Bearer KEY' with one of "
                 "gateway.operator_keys",
                 kind="authentication_error",
+                cause="operator",
             )
     elif clients or not _is_local(request.remote):
         raise RequestRefused(
             403,
             "only operators may do this: set gateway.operator_keys in the deployment file",
             kind="permission_error",
+            cause="operator",
         )
 
 
@@ -71,8 +78,3 @@ def _is_local(address: str | None) -> bool:
         return ipaddress.ip_address((address or "").partition("%")[0]).is_loopback
     except ValueError:
         return False
-
-
-def _digest(key: str) -> bytes:
-    # aiohttp gives bytes that are not UTF-8 as surrogates.
-    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

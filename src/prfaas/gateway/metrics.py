@@ -11,6 +11,7 @@ from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.kv_events import FeedState, KvEventFeed
 from prfaas.gateway.layouts import Mismatch, named
 from prfaas.policies.threshold_search import Optimum
+from prfaas.process.connections import Connections
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -59,6 +60,36 @@ class GatewayMetrics:
             "prfaas_gateway_prompt_tokens_total",
             "Prompt tokens, cached in the decode cluster or not.",
             ("cached",),
+            registry=r,
+        )
+        self.refusals = Counter(
+            "prfaas_gateway_refusals_total",
+            "Requests that were refused by a rule for tenants; tenant is empty where unknown.",
+            ("tenant", "cause"),
+            registry=r,
+        )
+        self._connections = Gauge(
+            "prfaas_gateway_connections",
+            "Open connections of clients: busy, idle, or of strangers who have shown no key.",
+            ("kind",),
+            registry=r,
+        )
+        self._dropped = Gauge(
+            "prfaas_gateway_connections_dropped",
+            "Connections closed since the start, to make room or for being silent.",
+            ("why",),
+            registry=r,
+        )
+        self.tenant_tokens = Counter(
+            "prfaas_gateway_tenant_tokens_total",
+            "Tokens of requests that ended.",
+            ("tenant", "kind"),
+            registry=r,
+        )
+        self.tenant_requests = Counter(
+            "prfaas_gateway_tenant_requests_total",
+            "Requests that ended, by tenant and outcome.",
+            ("tenant", "outcome"),
             registry=r,
         )
         self.ready = Gauge("prfaas_gateway_ready", "1 where /ready answers 200.", registry=r)
@@ -160,6 +191,21 @@ class GatewayMetrics:
             registry=r,
         )
 
+    def observe_engine(self, engine: str, role: str, *, up: bool, draining: bool) -> None:
+        """Take over what an engine does now, when metrics are read."""
+        self.engine_up.labels(engine).set(up)
+        self.engine_draining.labels(engine).set(draining)
+        for known in ("prefill", "decode"):
+            self.engine_role.labels(engine, known).set(role == known)
+
+    def observe_connections(self, book: Connections) -> None:
+        """Take over who is connected, when metrics are read."""
+        counts = {"busy": book.busy, "idle": book.idle, "stranger": book.strangers}
+        for kind, count in counts.items():
+            self._connections.labels(kind).set(count)
+        for why in ("room", "silent"):
+            self._dropped.labels(why).set(book.dropped[why])
+
     def observe_mismatches(self, mismatches: Iterable[Mismatch]) -> None:
         """Take over which engines do not pair, when metrics are read."""
         self._mismatches.clear()
@@ -215,6 +261,9 @@ class GatewayMetrics:
                 self.stage.labels(stage, route).observe(max(0.0, end - start))
         self.kv_bytes.labels(route).inc(facts.kv_bytes)
         self.kv_bytes_hidden.labels(route).inc(facts.kv_bytes_hidden or 0)
+        self.tenant_requests.labels(facts.tenant, facts.outcome).inc()
+        self.tenant_tokens.labels(facts.tenant, "prompt").inc(facts.total_tokens or 0)
+        self.tenant_tokens.labels(facts.tenant, "answer").inc(facts.answer_tokens or 0)
         self.tokens.labels("yes").inc(facts.cached_tokens)
         self.tokens.labels("no").inc(facts.uncached_tokens or 0)
 

@@ -25,8 +25,11 @@ class ApiError(PrfaasError):
         kind: str,
         param: str | None = None,
         retry_after_s: int | None = None,
+        cause: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.cause = cause
+        """Which rule for tenants was broken, for the record of refusals."""
         self.status = status
         self.kind = kind
         self.param = param
@@ -64,15 +67,18 @@ class RequestRefused(ApiError, CallerError):
         *,
         kind: str = "invalid_request_error",
         param: str | None = None,
+        cause: str | None = None,
     ) -> None:
-        super().__init__(status, message, kind=kind, param=param)
+        super().__init__(status, message, kind=kind, param=param, cause=cause)
 
 
 class TooManyRequests(ApiError, CapacityError):
     """429: what there is is full; the same request may be served a little later."""
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(429, message, kind="rate_limit_error", retry_after_s=retry_after_s)
+    def __init__(self, message: str, *, retry_after_s: int = 1, cause: str | None = None) -> None:
+        super().__init__(
+            429, message, kind="rate_limit_error", retry_after_s=retry_after_s, cause=cause
+        )
 
 
 class ServiceUnavailable(ApiError, CapacityError):

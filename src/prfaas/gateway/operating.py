@@ -6,8 +6,8 @@ import msgspec
 from aiohttp import web
 
 from prfaas.core.errors import CallerError
+from prfaas.gateway.access import Access
 from prfaas.gateway.drains import Drain, Drains
-from prfaas.gateway.keys import Keys, check_operator
 from prfaas.gateway.openai_errors import RequestRefused
 
 
@@ -30,10 +30,9 @@ class DrainReport(msgspec.Struct, frozen=True):
 class Operating:
     """Handlers of ``/drain``; both ask for an operator's key where there are some."""
 
-    def __init__(self, drains: Drains, *, operators: Keys, clients: Keys) -> None:
+    def __init__(self, drains: Drains, access: Access) -> None:
         self._drains = drains
-        self._operators = operators
-        self._clients = clients
+        self._access = access
 
     def add_routes(self, app: web.Application) -> None:
         """Serve them."""
@@ -42,12 +41,12 @@ class Operating:
 
     async def show(self, request: web.Request) -> web.Response:
         """All engines that are out of service, with what they still have."""
-        check_operator(request, self._operators, self._clients)
+        self._access.check_operator(request)
         return _json(DrainReport(self._drains.rows()))
 
     async def order(self, request: web.Request) -> web.Response:
         """Drain, or put back into service."""
-        check_operator(request, self._operators, self._clients)
+        self._access.check_operator(request)
         try:
             order = msgspec.json.decode(await request.read(), type=DrainOrder)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -32,6 +32,7 @@ from prfaas.gateway.openai_errors import (
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.gateway.tenants import Use
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 2.0
 """How long a client may take to take in that its answer is cut off."""
+_BYTES_PER_TOKEN = 4
+"""Of a text, about."""
 _RECENT = 50
 """Ended requests that are shown: what fits a screen, and little memory."""
 
@@ -137,18 +140,27 @@ class RequestFlow:
             self._reading -= 1
 
     async def complete(
-        self, request: web.Request, body: RequestBody, request_id: str
+        self, request: web.Request, body: RequestBody, request_id: str, use: Use, *, tells: bool
     ) -> web.StreamResponse:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        exchange = Exchange(self._new_key(), request_id, request, body, deadline_s=self._deadline_s)
+        exchange = Exchange(
+            self._new_key(),
+            request_id,
+            request,
+            body,
+            use,
+            deadline_s=self._deadline_s,
+            tells=tells,
+        )
         self._live.add(exchange)
         self._count()
         try:
             await self._see_through(exchange)
             return exchange.response.done.result()
         finally:
+            use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
             self._metrics.observe_request(exchange.facts)
@@ -179,6 +191,11 @@ class RequestFlow:
             exchange.fail(DeadlinePassed("deadline passed while tokenising"))
             return
         self._take(exchange, prompt)
+        try:
+            exchange.use.take_tokens(*_tokens(exchange))
+        except ApiError as error:
+            exchange.fail(error)
+            return
         sequences = exchange.body.choices * exchange.body.prompts
         refusal = self._too_late(exchange, sequences)
         if refusal is not None:
@@ -196,6 +213,7 @@ class RequestFlow:
                 sequences=sequences,
                 deadline=deadline,
                 priority=exchange.body.priority,
+                tenant=exchange.use.tenant.config,
             ),
         )
 
@@ -238,3 +256,12 @@ class RequestFlow:
             prompt_tokens=len(token_ids),
             alignment_tokens=self._alignment_tokens,
         )
+
+
+def _tokens(exchange: Exchange) -> tuple[int, int]:
+    """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as many
+    as its text may have."""
+    prompt, body = exchange.prompt, exchange.body
+    counted = None if prompt.token_ids is None else len(prompt.token_ids)
+    answers = prompt.max_output_tokens * body.choices * body.prompts
+    return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers

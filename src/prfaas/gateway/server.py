@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.http import make_app
+from prfaas.gateway.http import make_admin_app, make_app
+from prfaas.process.front_door import serving_strangers
 from prfaas.process.http_server import serving
 from prfaas.process.reloading import Reloading
 from prfaas.scheduler.journal import Curve
@@ -48,12 +50,7 @@ async def serve(
     if reloading is not None:
         gateway.run_beside("deployment_file", reloading(gateway).run)
     try:
-        async with serving(
-            make_app(gateway),
-            deployment.gateway.listen,
-            what="gateway.listen",
-            shutdown_timeout_s=_SHUTDOWN_S,
-        ) as url:
+        async with _served(gateway) as url:
             logger.info("listening on %s", url)
             try:
                 await asyncio.Event().wait()
@@ -63,6 +60,34 @@ async def serve(
                 await gateway.stop_serving(hurry or asyncio.Event())
     finally:
         await gateway.close()
+
+
+@asynccontextmanager
+async def _served(gateway: Gateway) -> AsyncIterator[str]:
+    """Its address, and that for operators where it has one."""
+    config = gateway.deployment.gateway
+    tls = gateway.access.tls
+    async with AsyncExitStack() as stack:
+        if config.admin is not None:
+            url = await stack.enter_async_context(
+                serving(
+                    make_admin_app(gateway),
+                    config.admin,
+                    what="gateway.admin",
+                    shutdown_timeout_s=_SHUTDOWN_S,
+                )
+            )
+            logger.info("operators are served at %s", url)
+        yield await stack.enter_async_context(
+            serving_strangers(
+                make_app(gateway),
+                config.listen,
+                what="gateway.listen",
+                shutdown_timeout_s=_SHUTDOWN_S,
+                tls=None if tls is None else tls.context,
+                book=gateway.access.connections,
+            )
+        )
 
 
 def allow_open_files(max_inflight_requests: int) -> None:

@@ -27,7 +27,9 @@ from prfaas.core.gateway_sessions import (
     Standing,
 )
 from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.scheduler.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ class GatewaySession:
             self._wants.pop(agent.name, None)
             self._heard.pop(agent.name, None)
 
-    async def end(self, agents: Iterable[AgentClient], *, within_s: float) -> None:
+    async def end(self, agents: Iterable[AgentClient], *, within_s: float = 1.0) -> None:
         """Give everything back, where agents can be reached in that time."""
         ends = [asyncio.ensure_future(agent.end_session(self.id)) for agent in agents]
         if not ends:
@@ -176,6 +178,12 @@ class GatewaySession:
                         return True
         except TimeoutError:
             return False
+
+
+def outstanding_at(scheduler: Scheduler, endpoints: Endpoints, agent: str) -> dict[str, EngineUse]:
+    """What a gateway has at each engine of an agent's machine."""
+    known, use_of = scheduler.view.engines, scheduler.sharing.use_of
+    return {name: use_of(name) for name in endpoints.engines_at(agent) if name in known}
 
 
 def _is_short(use: EngineUse) -> bool:

@@ -84,7 +84,8 @@ def refusal(engine: str, status: int, retry_after: str | None, body: bytes) -> E
     message = f"{engine} answered {status}: {error_message(body)}"
     if status == 429 or (status == 503 and retry_after is not None):
         return EngineFull(message, retry_after_s=_retry_after_s(retry_after))
-    return None if 400 <= status < 500 else EngineError(message)
+    # 401 and 403 are about the gateway's key for the engine: no client can mend that.
+    return None if 400 <= status < 500 and status not in (401, 403) else EngineError(message)
 
 
 def _retry_after_s(given: str | None) -> float:

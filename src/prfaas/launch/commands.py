@@ -1,4 +1,5 @@
-"""The command lines and environments of a resolved deployment's processes. Pure."""
+"""The command lines and environments of a resolved deployment's processes. Pure, but
+for the keys of engines, which are read."""
 
 from __future__ import annotations
 
@@ -112,6 +113,8 @@ def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> 
         environment |= tuning.environment()
         if engine.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = engine.gpus
+    if engine.keys:
+        environment["VLLM_API_KEY"] = engine.keys.read()[0]
     return environment | engine.env
 
 

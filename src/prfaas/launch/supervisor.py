@@ -25,6 +25,7 @@ from prfaas.launch.commands import (
     installed_vllm,
 )
 from prfaas.launch.run_directory import RunDirectory
+from prfaas.tls.front import trust_of
 
 _GATEWAY_LAST_S = 10.0
 """Beyond the time that answers under way may take to their end: to tell the clients of those that
@@ -91,7 +92,9 @@ class Supervisor:
         return self.deployment.gateway.url
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession()
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trust_of(self.deployment.gateway))
+        )
         return self
 
     async def __aexit__(
@@ -170,7 +173,7 @@ class Supervisor:
         assert self._http is not None
         unused: set[str] = set()
         for gateway in self.deployment.gateways:
-            async with self._http.get(f"{gateway.url}/metrics") as response:
+            async with self._http.get(f"{gateway.admin_url}/metrics") as response:
                 unused.update(unused_engines(await response.text(), self.deployment))
         return sorted(unused)
 
@@ -210,7 +213,9 @@ class Supervisor:
                 journal = journal.with_name(f"{journal.stem}-{gateway.name}{journal.suffix}")
             command = gateway_command(self.file, name=gateway.name, journal_file=journal)
             grace_s = gateway.drain_s + _GATEWAY_LAST_S
-            child = self._child(gateway.name, command, gateway.url, path="/ready", grace_s=grace_s)
+            child = self._child(
+                gateway.name, command, gateway.admin_url, path="/ready", grace_s=grace_s
+            )
             children.append(child)
         return children
 

@@ -13,7 +13,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from prfaas.core.handoff import DeadlineS, TransferId
+from prfaas.core.handoff import DeadlineS, Readers, TransferId
 
 
 class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -39,6 +39,11 @@ class TransferOffer(msgspec.Struct, frozen=True):
     """Seconds from the offer on; after that both ends give the transfer up."""
     priority: int = 0
     """A lower number goes first."""
+    prompt_digest: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Of the prompt it was computed from (`core.prompt_digest`). An earlier release sends none, and
+    no engine reads what it sends."""
+    readers: Readers = ()
+    """The engines that may read it."""
 
 
 class OutgoingTransfer(Protocol):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.link.api import TransferKey
 from prfaas.pool.effects import AnnounceTransfer, AnyEffect, ReportFailure
 from prfaas.pool.engines import EngineEntry, Engines
@@ -53,9 +54,17 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
 class Books:
     """Passed to every part of the pool. ``now`` is the time of the event at hand."""
 
-    def __init__(self, *, slots: Slots, engines: Engines, records: TransferRecords) -> None:
+    def __init__(
+        self,
+        *,
+        slots: Slots,
+        engines: Engines,
+        records: TransferRecords,
+        longest_deadline_s: float = LONGEST_DEADLINE_S,
+    ) -> None:
         self.slots, self.engines, self.records = slots, engines, records
         self.sessions = Sessions()
+        self.longest_deadline_s = longest_deadline_s
         self.counters = PoolCounters()
         self.now = -inf
         self.effects: list[AnyEffect] = []

@@ -67,7 +67,8 @@ class SlotsReturned(Event, frozen=True, gc=False):
 
 class ExportBegun(Event, frozen=True, gc=False):
     """A rank will hand over ``total_bytes`` for agent ``destination`` (perhaps this one), within
-    ``deadline_s`` seconds. Answered, at most once, by `StopExport`."""
+    ``deadline_s`` seconds, for engines ``readers`` and prompts of this digest alone. Answered, at
+    most once, by `StopExport`."""
 
     connection: int
     transfer_id: str
@@ -76,6 +77,8 @@ class ExportBegun(Event, frozen=True, gc=False):
     to_token: int
     total_bytes: int
     deadline_s: float
+    prompt_digest: str
+    readers: tuple[str, ...]
     priority: int = 0
 
 
@@ -104,15 +107,16 @@ class ExportAborted(Event, frozen=True, gc=False):
 
 
 class ImportOpened(Event, frozen=True, gc=False):
-    """A rank wants to read what the sender's rank ``part`` sends, as bytes of a layout with this
-    fingerprint (None: its own). Answered by one `AnswerImport` or `FailImport`, in order per
-    connection and part, unless the connection ends first."""
+    """A rank wants to read what the sender's rank ``part`` sends, for a prompt of this digest, as
+    bytes of a layout with this fingerprint (None: its own). Answered by one `AnswerImport` or
+    `FailImport`, in order per connection and part, unless the connection ends first."""
 
     connection: int
     transfer_id: str
     from_token: int
     to_token: int
     total_bytes: int
+    prompt_digest: str
     part: int = 0
     layout_fingerprint: str | None = None
 

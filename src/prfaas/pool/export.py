@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent, merged
 from prfaas.core.handoff import LONGEST_DEADLINE_S, TRANSFER_ID
+from prfaas.core.prompt_digest import PROMPT_DIGEST
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.events import ExportBegun, SlotFilled
@@ -54,14 +55,16 @@ class Export:
         return tuple(new)
 
 
-def malformed(event: ExportBegun) -> str | None:
+def malformed(event: ExportBegun, longest_deadline_s: float = LONGEST_DEADLINE_S) -> str | None:
     """What is wrong with an export as such, or None."""
     if not TRANSFER_ID.match(event.transfer_id):
         return "a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -"
     if event.total_bytes <= 0:
         return "there is nothing to transfer"
-    if not 0 < event.deadline_s <= LONGEST_DEADLINE_S:
-        return f"deadline_s {event.deadline_s} is not in (0, {LONGEST_DEADLINE_S:g}]"
+    if not 0 < event.deadline_s <= longest_deadline_s:
+        return f"deadline_s {event.deadline_s} is not in (0, {longest_deadline_s:g}]"
+    if not PROMPT_DIGEST.match(event.prompt_digest):
+        return "prompt_digest is not a digest of a prompt"
     return None
 
 

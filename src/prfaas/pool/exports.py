@@ -72,6 +72,8 @@ class Exports:
             event.total_bytes,
             event.deadline_s,
             event.priority,
+            event.prompt_digest,
+            event.readers,
         )
         local = event.destination == self._name
         state = ExportState.PENDING if local else ExportState.SENDING
@@ -302,4 +304,4 @@ class Exports:
             return "this transfer is being exported already"
         if self._books.is_cancelled(event.transfer_id):
             return "cancelled"
-        return malformed(event)
+        return malformed(event, self._books.longest_deadline_s)

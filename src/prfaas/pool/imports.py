@@ -148,6 +148,11 @@ class Imports:
 def _difference(waiting: _Waiting, reception: Reception) -> str | None:
     """Why these bytes are not those the engine means, or None."""
     request, offer = waiting.request, reception.offer
+    # Who knows a transfer's id knows no prompt: a name or a length must not be told either.
+    if waiting.entry.engine not in offer.readers:
+        return "the transfer is not meant for this engine"
+    if request.prompt_digest != offer.prompt_digest:
+        return "the transfer is of another prompt, salt or adapter than the request's"
     expected = request.layout_fingerprint or waiting.entry.fingerprint
     if expected != offer.layout_fingerprint:
         return "the sender's KV layout differs from the one that this engine reads"

@@ -23,6 +23,7 @@ import msgspec
 
 from prfaas.core.errors import InvariantError
 from prfaas.core.gateway_sessions import Standing, session_of
+from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.effects import AnyEffect, ReportLapse
 from prfaas.pool.engines import Engines
@@ -72,6 +73,7 @@ class Pool:
         slot_bytes, slot_count, export_slots: see `Slots`.
         engines: names the deployment gives this agent.
         first_epoch: must be greater than any epoch of an earlier life of this agent.
+        longest_deadline_s: neither an engine nor a peer may hold memory here longer.
     """
 
     def __init__(
@@ -83,11 +85,13 @@ class Pool:
         export_slots: int,
         engines: frozenset[str],
         first_epoch: int = 0,
+        longest_deadline_s: float = LONGEST_DEADLINE_S,
     ) -> None:
         self._books = Books(
             slots=Slots(slot_bytes=slot_bytes, slot_count=slot_count, export_slots=export_slots),
             engines=Engines(engines),
             records=TransferRecords(),
+            longest_deadline_s=longest_deadline_s,
         )
         self._leases = Leases(self._books)
         self._receptions = Receptions(self._books)
@@ -217,7 +221,7 @@ class Pool:
         """Cancel what its gateway has here; returns how many transfers."""
         if not self._books.sessions.end(session_id):
             return 0
-        live = self._exports.transfer_ids() | self._receptions.transfer_ids()
+        live = self._exports.transfer_ids() | self._books.slots.holding()
         its = sorted(found for found in live if session_of(found) == session_id)
         for transfer_id in its:
             self._cancel(transfer_id)

@@ -204,10 +204,6 @@ class Receptions:
         for reception in [r for k, r in self._by_key.items() if k.transfer_id == transfer_id]:
             self.drop(reception, "cancelled")
 
-    def transfer_ids(self) -> set[str]:
-        """Of those that have memory here and may be wanted."""
-        return {transfer_id for transfer_id, _ in self._current}
-
     def expire(self) -> None:
         """Drop what is past its deadline."""
         for reception in [r for r in self._by_key.values() if r.deadline <= self._books.now]:
@@ -267,6 +263,8 @@ class Receptions:
         self._books.engines.check_offer(offer.layout_fingerprint)
         if self._books.is_cancelled(offer.key.transfer_id):
             raise _NotWanted("cancelled")
+        if offer.deadline_s > self._books.longest_deadline_s:
+            raise _NotWanted(f"deadline_s {offer.deadline_s:g}: no request here lasts so long")
 
     def _admit(self, offer: TransferOffer, *, local: bool) -> Reception:
         books, key = self._books, offer.key

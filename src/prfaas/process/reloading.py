@@ -1,10 +1,10 @@
-"""A file that is read again while a process runs: on demand (SIGHUP), or when it has changed."""
+"""Files that are read again while a process runs: on demand (SIGHUP), or when they have changed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prfaas.core.errors import PrfaasError
@@ -15,16 +15,17 @@ _LOOK_S = 1.0
 """How often the file is looked at. One that has changed is read when it looked the same twice: it
 may be in the middle of being written, and half of a list is a shorter list."""
 
-_Stamp = tuple[int, int, int]
+_Stamp = dict[Path, tuple[int, int, int] | None]
 
 
 class Reloading:
-    """Watches one file. A read that fails changes nothing.
+    """Watches one file, and what belongs to it. A read that fails changes nothing.
 
     Args:
         asked: set, perhaps by a signal handler, to have it read at once.
         take: reads the file and makes the process what it says. Raises PrfaasError, having changed
             nothing, for a file that it refuses.
+        beside: files that it names (keys, certificates), as it says now; they are read with it.
         on_end: told how each read has ended: ``"taken"`` or ``"refused"``.
     """
 
@@ -34,13 +35,15 @@ class Reloading:
         take: Callable[[], None],
         *,
         asked: asyncio.Event,
+        beside: Callable[[], Iterable[Path]] = tuple,
         on_end: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._path = path
         self._take = take
         self._on_end = on_end
         self._asked = asked
-        self._read = _stamp(path)
+        self._beside = beside
+        self._read = self._stamps()
 
     async def run(self) -> None:
         """For ever. Cancel to stop."""
@@ -51,13 +54,18 @@ class Reloading:
                     await self._asked.wait()
             except TimeoutError:
                 pass
-            stamp = _stamp(self._path)
-            changed = stamp is not None and stamp != self._read
+            stamp = self._stamps()
+            changed = stamp[self._path] is not None and stamp != self._read
             if self._asked.is_set() or (changed and stamp == last):
                 self._asked.clear()
-                self._read = stamp
                 self._take_it()
+                # What it names may be other files now. What has changed meanwhile is read again.
+                now = self._stamps()
+                stamp = self._read = {path: stamp.get(path, now[path]) for path in now}
             last = stamp
+
+    def _stamps(self) -> _Stamp:
+        return {path: _stamp(path) for path in (self._path, *self._beside())}
 
     def _take_it(self) -> None:
         try:
@@ -69,7 +77,7 @@ class Reloading:
             self._on_end("taken")
 
 
-def _stamp(path: Path) -> _Stamp | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     """What changes with the file; None while there is none."""
     try:
         found = path.stat()

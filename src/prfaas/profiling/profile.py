@@ -142,9 +142,8 @@ async def _measure(
     if wanted.sender_url is not None and layout is not None:
         sender = EngineUnderTest(wanted.sender_url, session)
         await sender.facts()
-        loads = _Loads(
-            engine, sender, layout, AgentClient(wanted.agent, wanted.agent_url or "", http)
-        )
+        agent = AgentClient(wanted.agent, wanted.agent_url or "", http)
+        loads = _Loads(engine, wanted.engine, sender, layout, agent)
         first = max(FIRST_TOKENS, layout.alignment_tokens + 1)
         if first <= longest:
             load = await measured(
@@ -163,11 +162,12 @@ class _Loads:
     def __init__(
         self,
         engine: EngineUnderTest,
+        name: str,
         sender: EngineUnderTest,
         layout: KvLayout,
         agent: AgentClient,
     ) -> None:
-        self._engine, self._sender, self._agent = engine, sender, agent
+        self._engine, self._name, self._sender, self._agent = engine, name, sender, agent
         self._layout = layout
         self._number = time.time_ns()
 
@@ -179,7 +179,11 @@ class _Loads:
         prompt = self._sender.prompt(tokens)
         to_token = aligned_boundary(tokens, self._layout.alignment_tokens)
         export = ExportParams(
-            transfer_id=transfer, destination=self._agent.name, from_token=0, to_token=to_token
+            transfer_id=transfer,
+            destination=self._agent.name,
+            readers=(self._name,),
+            from_token=0,
+            to_token=to_token,
         )
         answer = await self._sender.ask(prompt, 1, msgspec.to_builtins(export))
         exported = answer.get("kv_transfer_params") or {}

@@ -50,7 +50,7 @@ def read_journal(lines: Iterable[bytes]) -> Iterator[tuple[float, Entry]]:
     for number, line in enumerate(lines, 1):
         try:
             at, entry = decode(line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if unread is not None:
                 raise unread from None
             unread = CallerError(f"line {number} is no line of a journal: {error}")

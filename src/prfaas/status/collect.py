@@ -64,7 +64,7 @@ class _Asked:
         body = self._answers.get(url)
         try:
             return msgspec.json.decode(body or b"{}", type=kind)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return kind()
 
 
@@ -114,7 +114,8 @@ async def collect(
 
 def _urls(deployment: Deployment, gateway: str) -> list[str]:
     urls = [f"{gateway}/{path}" for path in ("metrics", "ready", "requests")]
-    urls += [f"{other.url}/ready" for other in deployment.gateways if other.url != gateway]
+    others = [other.admin_url for other in deployment.gateways if other.admin_url != gateway]
+    urls += [f"{other}/ready" for other in others]
     for machine in deployment.machines:
         urls += [f"{machine.agent.admin_url}/{path}" for path in ("metrics", "links")]
         urls += [f"{_base(engine)}/metrics" for engine in machine.engines if engine.url]
@@ -129,13 +130,13 @@ async def _ask(
     deployment: Deployment, gateway: str, http: aiohttp.ClientSession, timeout_s: float
 ) -> _Asked:
     urls = _urls(deployment, gateway)
-    keys = deployment.gateway.api_keys
-    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
-    guarded = f"{gateway}/requests"  # All else is open.
+    key = deployment.gateway.key_to_look_with()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    guarded = (f"{gateway}/requests", f"{gateway}/metrics")  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def one(url: str) -> bytes | None:
-        given = headers if url == guarded else {}
+        given = headers if url in guarded else {}
         try:
             async with http.get(url, timeout=timeout, headers=given) as response:
                 body = await response.read()
@@ -233,15 +234,15 @@ def _line(line: Line, asked: _Asked) -> LineStatus:
 def _other_gateways(deployment: Deployment, gateway: str, asked: _Asked) -> list[str]:
     """Gateways beside the one that is asked, as far as they do not answer requests. A deployment
     has none beside its only one, wherever that is asked."""
-    others = [g for g in deployment.gateways if g.url != gateway]
+    others = [g for g in deployment.gateways if g.admin_url != gateway]
     if len(others) == len(deployment.gateways) == 1:
         return []
     found = []
     for other in others:
-        if not asked.answered(f"{other.url}/ready"):
-            found.append(f"gateway {other.name} at {other.url} does not answer")
-        elif not asked.json(f"{other.url}/ready", _Readiness).ready:
-            found.append(f"gateway {other.name} at {other.url} is not ready")
+        if not asked.answered(f"{other.admin_url}/ready"):
+            found.append(f"gateway {other.name} at {other.admin_url} does not answer")
+        elif not asked.json(f"{other.admin_url}/ready", _Readiness).ready:
+            found.append(f"gateway {other.name} at {other.admin_url} is not ready")
     return found
 
 

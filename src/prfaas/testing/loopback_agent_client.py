@@ -13,7 +13,7 @@ from prfaas.core.errors import CapacityError
 from prfaas.core.extents import Extent
 from prfaas.engine_socket.errors import TransferUnusable
 from prfaas.engine_socket.import_book import Extents
-from prfaas.engine_socket.messages import OpenImport
+from prfaas.engine_socket.messages import BeginExport, OpenImport
 
 
 @dataclass
@@ -61,9 +61,9 @@ class LoopbackAgentClient:
     def return_slot(self, slot: LoopbackSlot) -> None:
         self.free.append(slot.index)
 
-    def begin_export(self, transfer_id: str, *, total_bytes: int, **_: object) -> None:
-        self.totals[transfer_id] = total_bytes
-        self.extents[transfer_id] = []
+    def begin_export(self, request: BeginExport) -> None:
+        self.totals[request.transfer_id] = request.total_bytes
+        self.extents[request.transfer_id] = []
 
     def export_slot(self, transfer_id: str, slot: LoopbackSlot, extents: list[Extent]) -> bool:
         self.extents[transfer_id] += extents

@@ -16,7 +16,7 @@ from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_app
 from prfaas.link.api import LinkState
-from prfaas.process.http_server import serving
+from prfaas.process.front_door import serving_strangers
 from prfaas.scheduler.replay import read_journal
 from prfaas.scheduler.timelines import Timeline, timelines
 from prfaas.testing.mock_agent import MockAgent
@@ -33,15 +33,15 @@ clusters:
     kind: prfaas
     agent: {{name: east-agent, admin: "{east}"}}
     engines:
-      - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"}}
+      - {{name: e1, role: prefill, url: "{e1}", kv_events: "tcp://127.0.0.1:1"{engine}}}
 {e2}
   - name: west
     kind: pd
     agent: {{name: west-agent, admin: "{west}"}}
     engines:
-      - {{name: p1, role: prefill, url: "{p1}", kv_events: "tcp://127.0.0.1:1"}}
-      - {{name: d1, role: decode, url: "{d1}", kv_events: "tcp://127.0.0.1:1"}}
-      - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"}}
+      - {{name: p1, role: prefill, url: "{p1}", kv_events: "tcp://127.0.0.1:1"{engine}}}
+      - {{name: d1, role: decode, url: "{d1}", kv_events: "tcp://127.0.0.1:1"{engine}}}
+      - {{name: d2, role: decode, url: "{d2}", kv_events: "tcp://127.0.0.1:1"{engine}}}
 links:
   - {{from: east, to: west, rate: 200 Mbit/s}}
 scheduler:
@@ -56,6 +56,7 @@ gateway:
   api_keys: {keys}
   max_inflight_requests: {inflight}
   max_index_blocks: 65536
+{gateway}
 """
 
 
@@ -76,7 +77,8 @@ def clear_line(peer: str, *, connections: int = 1) -> LinkState:
 class MockDeployment:
     """Everything started, for use with ``async with``. Engines: e1 (PrfaaS), p1, d1, d2; with
     ``second_prefill`` also e2 (PrfaaS). Agents named in ``absent`` are not started. ``host``:
-    where all of it listens, and the gateway."""
+    where all of it listens, and the gateway.
+    ``gateway``: more lines of its section of the file; ``engine_entry``: more of each engine's."""
 
     def __init__(
         self,
@@ -85,6 +87,8 @@ class MockDeployment:
         transfer_stall: str = "400 ms",
         keys: str = "[]",
         inflight: int = 100,
+        gateway: str = "",
+        engine_entry: str = "",
         max_body: str = "64 KiB",
         block_tokens: int = BLOCK_TOKENS,
         policy: str = "threshold",
@@ -103,6 +107,8 @@ class MockDeployment:
             "transfer_stall": transfer_stall,
             "keys": keys,
             "inflight": inflight,
+            "gateway": gateway,
+            "engine": engine_entry,
             "max_body": max_body,
             "policy": policy,
             "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
@@ -155,8 +161,12 @@ class MockDeployment:
             learned_file=self._learned_file,
         )
         await self.gateway.start()
-        served = serving(
-            make_app(self.gateway), str(Address(self._host, 0)), what="mock", shutdown_timeout_s=0.1
+        served = serving_strangers(
+            make_app(self.gateway),
+            str(Address(self._host, 0)),
+            what="mock",
+            shutdown_timeout_s=0.1,
+            book=self.gateway.access.connections,
         )
         try:
             async with served as url, aiohttp.ClientSession(url) as client:
@@ -175,8 +185,12 @@ class MockDeployment:
         deployment = parse_deployment(text, source="mock")
         gateway = Gateway(deployment, resolve(deployment, source="mock"))
         await gateway.start()
-        served = serving(
-            make_app(gateway), str(Address(self._host, 0)), what="mock", shutdown_timeout_s=0.1
+        served = serving_strangers(
+            make_app(gateway),
+            str(Address(self._host, 0)),
+            what="mock",
+            shutdown_timeout_s=0.1,
+            book=gateway.access.connections,
         )
         try:
             async with served as url, aiohttp.ClientSession(url) as client:

@@ -35,7 +35,8 @@ class MockEngine(MockServer):
     they are cleared; without ``exports_complete`` transfers stay on the line after prefill;
     ``refuse_exports`` is the reason prefill gives for having exported nothing. A ``script`` is
     followed instead of the words of a streamed answer: bytes are written, events waited for.
-    ``adapters`` are served beside the model.
+    ``adapters`` are served beside the model. With ``tells_cached`` answers say how much of their
+    prompt was cached: all of it where it was asked before under the same ``cache_salt``.
 
     ``under_way`` counts the prefills and answers of now, ``most_under_way`` those there ever were.
 
@@ -62,6 +63,8 @@ class MockEngine(MockServer):
         self.fail_with_status: int | None = None
         self.script: list[bytes | asyncio.Event] = []
         self.adapters: list[str] = []
+        self.tells_cached = False
+        self._asked: set[tuple[str | None, tuple[int, ...]]] = set()
         self.health_status = 200
         self.render_status: int | None = None
         self.renders_total = 0
@@ -182,17 +185,27 @@ class MockEngine(MockServer):
         if not body.get("stream"):
             await self.middle_gate.wait()
             choices = [{"index": i, "text": "".join(words)} for i in range(body.get("n", 1))]
-            return web.json_response({"choices": choices, "prompt_token_ids": ids})
+            answer = {"choices": choices, "prompt_token_ids": ids}
+            return web.json_response({**answer, **self._usage(body, ids)})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         if self.script:
             await _follow(self.script, response)
             return response
-        for number, event in enumerate(_events(words)):
+        for number, event in enumerate(_events(words, self._usage(body, ids))):
             await response.write(event)
             if number == 1:
                 await self.middle_gate.wait()
         return response
+
+    def _usage(self, body: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+        if not self.tells_cached:
+            return {}
+        asked = (body.get("cache_salt"), tuple(ids))
+        cached = len(ids) if asked in self._asked else 0
+        self._asked.add(asked)
+        details = {"cached_tokens": cached}
+        return {"usage": {"completion_tokens": 4, "prompt_tokens_details": details}}
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         model = body.get("model")
@@ -236,9 +249,11 @@ async def _follow(script: list[bytes | asyncio.Event], response: web.StreamRespo
             await step.wait()
 
 
-def _events(words: list[str]) -> Iterator[bytes]:
+def _events(words: list[str], usage: dict[str, Any]) -> Iterator[bytes]:
     for word in words:
         yield f"data: {json.dumps({'choices': [{'index': 0, 'text': word}]})}\n\n".encode()
+    if usage:
+        yield f"data: {json.dumps({'choices': [], **usage})}\n\n".encode()
     yield b"data: [DONE]\n\n"
 
 

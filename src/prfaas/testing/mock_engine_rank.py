@@ -18,13 +18,18 @@ import sys
 from prfaas.core.errors import CapacityError, PrfaasError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.core.prompt_digest import prompt_digest
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.errors import ExportUnwanted
-from prfaas.engine_socket.messages import OpenImport
+from prfaas.engine_socket.messages import BeginExport, OpenImport
 
 WAIT_S = 30.0
 ONE_BLOCK = (0, 16)
 """Tokens [from, to) that a transfer is of, where it does not matter."""
+MOCK_DIGEST = prompt_digest(range(16), to_token=16)
+"""What every transfer is bound to, where that does not matter."""
+READERS = ("a", "b", "c", "pdd", "pde", "pdp")
+"""The engines of tests that read transfers."""
 
 
 def mock_layout(dtype: str = "bfloat16") -> KvLayout:
@@ -58,12 +63,16 @@ class MockEngineRank:
     ) -> None:
         """Announce a transfer of ``size`` bytes."""
         self.client.begin_export(
-            transfer_id,
-            destination=destination,
-            from_token=tokens[0],
-            to_token=tokens[1],
-            total_bytes=size,
-            deadline_s=WAIT_S,
+            BeginExport(
+                transfer_id=transfer_id,
+                destination=destination,
+                from_token=tokens[0],
+                to_token=tokens[1],
+                total_bytes=size,
+                deadline_s=WAIT_S,
+                prompt_digest=MOCK_DIGEST,
+                readers=READERS,
+            )
         )
 
     def hand_over(self, transfer_id: str, start: int, size: int) -> int:
@@ -97,7 +106,7 @@ class MockEngineRank:
         keep_open: bool = False,
     ) -> str:
         """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
-        opened = self.client.open_import(OpenImport(transfer_id, *tokens, size))
+        opened = self.client.open_import(OpenImport(transfer_id, *tokens, size, MOCK_DIGEST))
         try:
             extents = opened.future.result(WAIT_S)
             arena = opened.session.arena

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -14,13 +15,15 @@ class MockServer:
     """An aiohttp application on a free local port; `stop` kills its open connections too.
 
     ``reset_kept``: connections that have served a request before are reset at the next one, as by a
-    server that has just closed them.
+    server that has just closed them. ``api_key``: what vLLM's ``--api-key`` asks for.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.host = "127.0.0.1"
         self.reset_kept = False
+        self.api_key: str | None = None
+        self.tls: ssl.SSLContext | None = None
         self.connections: set[asyncio.BaseTransport] = set()
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -38,10 +41,10 @@ class MockServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.0
         )
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self.host, self.port)
+        self._site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)
         await self._site.start()
         self.port = self._runner.addresses[0][1]
-        self.url = f"http://{Address(self.host, self.port)}"
+        self.url = f"{'https' if self.tls else 'http'}://{Address(self.host, self.port)}"
 
     async def stop_listening(self) -> None:
         """As a server does that shuts down: what is under way goes on."""
@@ -66,4 +69,8 @@ class MockServer:
                 request.transport.abort()
                 await asyncio.Event().wait()  # It is never looked at.
             self.connections.add(request.transport)
+        wanted = None if self.api_key is None else f"Bearer {self.api_key}"
+        given = request.headers.get("Authorization")
+        if wanted is not None and request.path.startswith("/v1") and given != wanted:
+            return web.json_response({"error": "Unauthorized"}, status=401)
         return await handler(request)

@@ -29,7 +29,8 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.pool import Pool
 from prfaas.pool.records import TransferView
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST as DIGEST
+from prfaas.testing.mock_engine_rank import READERS, mock_layout
 
 SLOT, COUNT, EXPORT = 16, 10, 4
 
@@ -67,7 +68,7 @@ class PoolRig:
     def begin(
         self, name: str, size: int, *, to: str = "here", by: int = 1, deadline_s: float = 60.0
     ) -> list[AnyEffect]:
-        return self.say(ExportBegun(by, name, to, 0, 16, size, deadline_s))
+        return self.say(ExportBegun(by, name, to, 0, 16, size, deadline_s, DIGEST, READERS))
 
     def send(self, name: str, size: int) -> TransferKey:
         """Begin an export to another agent."""
@@ -96,7 +97,16 @@ class PoolRig:
     def offer(self, name: str, size: int, *, deadline_s: float = 60.0) -> Answer:
         self.epoch += 1
         key = TransferKey(name, 0, self.epoch)
-        offer = TransferOffer(key, mock_layout().fingerprint(), 0, 16, size, deadline_s)
+        offer = TransferOffer(
+            key,
+            mock_layout().fingerprint(),
+            0,
+            16,
+            size,
+            deadline_s,
+            prompt_digest=DIGEST,
+            readers=READERS,
+        )
         (answer,) = [e for e in self.say(OfferReceived("there", offer)) if isinstance(e, Answer)]
         return answer
 
@@ -111,7 +121,7 @@ class PoolRig:
         return answer
 
     def open(self, name: str, size: int, *, by: int = 2) -> list[AnyEffect]:
-        return self.say(ImportOpened(by, name, 0, 16, size))
+        return self.say(ImportOpened(by, name, 0, 16, size, DIGEST))
 
     def view(self, name: str) -> TransferView:
         return self.pool.transfer(name, ranks=1)[0]

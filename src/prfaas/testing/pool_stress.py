@@ -32,7 +32,7 @@ from prfaas.pool.events import (
     TransferReceived,
 )
 from prfaas.pool.pool import Pool
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
 
 TRANSFERS = 64
 SLOT_BYTES = 4096
@@ -78,7 +78,7 @@ class Stress:
         while not self.stop.is_set():
             number += 1
             name, other = f"lasting-{number % TRANSFERS}", f"passing-{number}"
-            report(ExportBegun(1, name, "there", 0, 16, SLOT_BYTES, 60.0))
+            report(ExportBegun(1, name, "there", 0, 16, SLOT_BYTES, 60.0, MOCK_DIGEST, ("b",)))
             report(ExportAborted(1, name, "on to the next"))
             report(TransferCancelled("cancelled"))
             self.receive(other)

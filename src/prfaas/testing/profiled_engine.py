@@ -27,9 +27,10 @@ from prfaas.core.errors import PrfaasError
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import ExportParams, ImportParams, parse_handoff
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.core.prompt_digest import prompt_digest
 from prfaas.core.transfer_plan import TransferPlan
 from prfaas.engine_socket.client import AgentClient
-from prfaas.engine_socket.messages import OpenImport
+from prfaas.engine_socket.messages import BeginExport, OpenImport
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import InstanceProfile
 from prfaas.sim.clock import PRIORITY_WORK
@@ -99,9 +100,11 @@ def scaled_layout(kv: KvSize, *, byte_scale: float, block_tokens: int) -> KvLayo
 class _Job:
     """One HTTP request on the engine."""
 
-    def __init__(self, prompt_tokens: int, export: ExportParams | None = None) -> None:
+    def __init__(
+        self, prompt_tokens: int, export: ExportParams | None = None, prompt_digest: str = ""
+    ) -> None:
         self.prompt_tokens = prompt_tokens
-        self.export = export
+        self.export, self.prompt_digest = export, prompt_digest
         self.exported: asyncio.Future[str | None] | None = None
         self.begun, self.first, self.done = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.produced = threading.Event()
@@ -160,7 +163,7 @@ class ProfiledEngine(MockEngine):
         seconds = self._profile.prefill_or_refuse.seconds(job.prompt_tokens)
         if job.export is not None:
             job.exported = asyncio.get_running_loop().run_in_executor(
-                self._exports, self._send, job.export, job.produced, seconds * self._slow
+                self._exports, self._send, job, job.export, seconds * self._slow
             )
         job.begun.set()
         return seconds
@@ -186,7 +189,7 @@ class ProfiledEngine(MockEngine):
         self.requests.clear()
         export = parse_handoff(params)
         assert isinstance(export, ExportParams)
-        job = _Job(len(body["prompt"]), export)
+        job = _Job(len(body["prompt"]), export, _digest(body, export))
         task = Task(job, 1, prefill=True, output=0, kv_tokens=0)
         self._engine.submit(task)
         try:
@@ -203,19 +206,24 @@ class ProfiledEngine(MockEngine):
             exported["reason"] = reason
         return web.json_response({"kv_transfer_params": exported})
 
-    def _send(self, export: ExportParams, produced: threading.Event, seconds: float) -> str | None:
+    def _send(self, job: _Job, export: ExportParams, seconds: float) -> str | None:
         """Hand a prompt's KV over while it is computed; returns why it was stopped, if it was."""
+        produced = job.produced
         plan = TransferPlan(self._layout, from_token=export.from_token, to_token=export.to_token)
         *_, state = plan.spans.values()
         began, sent = time.monotonic(), 0
         try:
             self.client.begin_export(
-                export.transfer_id,
-                destination=export.destination,
-                from_token=export.from_token,
-                to_token=export.to_token,
-                total_bytes=plan.total_bytes,
-                deadline_s=export.deadline_s,
+                BeginExport(
+                    transfer_id=export.transfer_id,
+                    destination=export.destination,
+                    from_token=export.from_token,
+                    to_token=export.to_token,
+                    total_bytes=plan.total_bytes,
+                    deadline_s=export.deadline_s,
+                    prompt_digest=job.prompt_digest,
+                    readers=export.readers,
+                )
             )
             while sent < plan.total_bytes:
                 slot = self.client.lease(_LEASE_S, transfer_id=export.transfer_id)
@@ -245,7 +253,7 @@ class ProfiledEngine(MockEngine):
         handoff = parse_handoff(params)
         if isinstance(handoff, ImportParams):
             try:
-                await self._load(handoff)
+                await self._load(handoff, _digest(body, handoff))
             except PrfaasError as error:
                 return web.json_response({"error": {"message": str(error)}}, status=500)
         job, output = _Job(len(body["prompt"])), int(body["max_tokens"])
@@ -273,16 +281,22 @@ class ProfiledEngine(MockEngine):
             raise
         return response
 
-    async def _load(self, handoff: ImportParams) -> None:
+    async def _load(self, handoff: ImportParams, digest: str) -> None:
         plan = TransferPlan(self._layout, from_token=handoff.from_token, to_token=handoff.to_token)
         request = OpenImport(
-            handoff.transfer_id, handoff.from_token, handoff.to_token, plan.total_bytes
+            handoff.transfer_id, handoff.from_token, handoff.to_token, plan.total_bytes, digest
         )
         opened = self.client.open_import(request)
         try:
             await asyncio.wrap_future(opened.future)
         finally:
             self.client.close_import(opened)
+
+
+def _digest(body: dict[str, Any], handoff: ExportParams | ImportParams) -> str:
+    """What a hand-off of this request's prompt is bound to."""
+    salt = body.get("cache_salt")
+    return prompt_digest(body["prompt"], to_token=handoff.to_token, salt=salt)
 
 
 def _event(text: str) -> bytes:

@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from prfaas.core.errors import CallerError, ConfigError
-from prfaas.tls.files import CA_CERT, CA_KEY, TlsFiles, files_of
+from prfaas.tls.files import CA_CERT, CA_KEY, CRL, TlsFiles, files_of
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Every name that the deployment file takes. Names are compared by letters, never resolved."""
+_CRL_DAYS = 365
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
 
@@ -62,8 +64,8 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
     """
     if not _NAME.fullmatch(agent):
         raise CallerError(
-            f"agent name {agent!r} must be letters, digits, '.' and '-', at most 63, "
-            "beginning and ending with a letter or digit"
+            f"agent name {agent!r} must be letters, digits, '.', '_' and '-', at most 63, "
+            "beginning with a letter or digit, as in the deployment file"
         )
     ca_key, ca = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -84,6 +86,36 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
     certificate = builder.sign(ca_key, hashes.SHA256())
     _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
     return files
+
+
+def revoke(directory: Path, agent: str) -> Path:
+    """Add ``agent``'s certificate to the CA's revocation list; returns that file's path. The list
+    is to be given to every agent, and made anew within a year.
+
+    Raises ConfigError without a usable CA, certificate or list.
+    """
+    ca_key, ca = _authority(directory)
+    cert, crl = files_of(directory, agent).cert, directory / CRL
+    try:
+        certificate = x509.load_pem_x509_certificate(cert.read_bytes())
+        known = list(x509.load_pem_x509_crl(crl.read_bytes())) if crl.exists() else []
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{cert} or {crl} cannot be read: {error}") from error
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.subject)
+        .last_update(now - _CLOCK_SKEW)
+        .next_update(now + datetime.timedelta(days=_CRL_DAYS))
+    )
+    for one in known:
+        if one.serial_number != certificate.serial_number:
+            builder = builder.add_revoked_certificate(one)
+    revoked = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+    builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
+    made = builder.sign(ca_key, hashes.SHA256())
+    _write(crl, made.public_bytes(serialization.Encoding.PEM))
+    return crl
 
 
 def _authority(directory: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -6,6 +6,7 @@ The name in the certificate (its DNS subject alternative name) is the agent's id
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 from prfaas.core.errors import ConfigError, PeerError
@@ -43,6 +44,10 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
         context.load_verify_locations(files.ca)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(f"{files.ca}: not a CA certificate in PEM: {error}") from error
+    # Who trusts an authority below a root need not trust all of the root's.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if files.crl is not None:
+        _revoke(context, files.crl)
     try:
         context.load_cert_chain(files.cert, files.key)
     except (ssl.SSLError, OSError) as error:
@@ -52,11 +57,21 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
+def _revoke(context: ssl.SSLContext, crl: Path) -> None:
+    if not crl.is_file():
+        raise ConfigError(f"{crl}: no such file; 'prfaas certs revoke' makes it")
+    try:
+        context.load_verify_locations(crl)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
 def identity(sock: ssl.SSLSocket) -> frozenset[str]:
     """The names in the peer's verified certificate."""
     certificate: dict[str, Any] = dict(sock.getpeercert() or {})
     names: tuple[tuple[str, str], ...] = certificate.get("subjectAltName", ())
-    return frozenset(value for kind, value in names if kind == "DNS")
+    return frozenset(value for kind, value in names if kind in ("DNS", "URI"))
 
 
 def check_identity(sock: ssl.SSLSocket, name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-CA_CERT, CA_KEY = "ca.pem", "ca-key.pem"
+CA_CERT, CA_KEY, CRL = "ca.pem", "ca-key.pem", "crl.pem"
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
@@ -15,6 +15,14 @@ class TlsFiles(msgspec.Struct, frozen=True):
     ca: Path
     cert: Path
     key: Path
+    crl: Path | None = None
+    """Certificates of the CA that are not accepted any more."""
+    names: str = "{agent}"
+    """What an agent is called in its certificate: a DNS name, or a URI where it has ``://``."""
+
+    def name_of(self, agent: str) -> str:
+        """In its certificate."""
+        return self.names.replace("{agent}", agent)
 
 
 def files_of(directory: Path, agent: str) -> TlsFiles:

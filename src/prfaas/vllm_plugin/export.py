@@ -28,6 +28,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.lent import Slot
+from prfaas.engine_socket.messages import BeginExport
 from prfaas.engine_socket.session import Session
 from prfaas.vllm_plugin.metadata import ExportStep
 from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
@@ -166,13 +167,17 @@ class Exporter:
             return transfer
         try:
             self._client.begin_export(
-                params.transfer_id,
-                destination=params.destination,
-                from_token=params.from_token,
-                to_token=params.to_token,
-                total_bytes=plan.total_bytes,
-                deadline_s=params.deadline_s,
-                priority=params.priority,
+                BeginExport(
+                    transfer_id=params.transfer_id,
+                    destination=params.destination,
+                    from_token=params.from_token,
+                    to_token=params.to_token,
+                    total_bytes=plan.total_bytes,
+                    deadline_s=params.deadline_s,
+                    prompt_digest=step.prompt_digest,
+                    readers=params.readers,
+                    priority=params.priority,
+                )
             )
         except (PrfaasError, ValueError) as error:
             self._stop(transfer, str(error))

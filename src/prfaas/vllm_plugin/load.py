@@ -112,6 +112,7 @@ class Importer:
             item.from_token,
             item.to_token,
             plan.total_bytes,
+            item.prompt_digest,
             part,
             layout.fingerprint(),
         )

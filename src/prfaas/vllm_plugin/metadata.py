@@ -27,6 +27,7 @@ class ExportStep:
 
     request_id: str
     params: ExportParams
+    prompt_digest: str
     first_token: int
     end_token: int
     final: bool
@@ -44,6 +45,7 @@ class ImportStart:
 
     request_id: str
     transfer_id: str
+    prompt_digest: str
     from_token: int
     to_token: int
     local_tokens: int

@@ -16,7 +16,7 @@ load failed is never offered the transfer again: vLLM then recomputes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from vllm.logger import init_logger
@@ -24,6 +24,8 @@ from vllm.v1.request import RequestStatus
 
 from prfaas.core.errors import CallerError
 from prfaas.core.handoff import ExportParams, ExportResult, ImportParams, parse_handoff
+from prfaas.core.prompt_digest import prompt_digest
+from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.kept_states import KeptStates
 from prfaas.vllm_plugin.metadata import BlockTables, ExportStep, ImportStart, StepMetadata
@@ -47,6 +49,7 @@ class _Export:
     """A request being exported; ``exported_tokens`` have been named in steps so far."""
 
     params: ExportParams
+    prompt_digest: str
     prompt_tokens: int
     exported_tokens: int
     states_due: list[int]
@@ -56,6 +59,13 @@ class _Export:
 
 
 _EXPORTS_NOTHING = "this engine was started as kv_consumer: it exports nothing"
+
+
+class _Import(NamedTuple):
+    """A request that may be answered from a transfer, if that is bound to the same prompt."""
+
+    params: ImportParams
+    prompt_digest: str
 
 
 class SchedulerSide:
@@ -71,10 +81,11 @@ class SchedulerSide:
         )
         self._states = RecurrentStates(kv_cache)
         self._exports: dict[str, _Export] = {}
-        self._imports: dict[str, ImportParams] = {}
+        self._imports: dict[str, _Import] = {}
         self._starting: list[ImportStart] = []
         self._aborted: list[tuple[str, str]] = []
         self._kept = KeptStates(kv_cache)
+        self._adapters = AdapterIdentities()
 
     def bind_block_pool(self, pool: BlockPool) -> None:
         """vLLM's, once it exists."""
@@ -88,10 +99,12 @@ class SchedulerSide:
     def on_new_request(self, request: Request) -> None:
         try:
             params = parse_handoff(request.kv_transfer_params)
-            if params is not None:
-                self._check_boundary(params, request.num_prompt_tokens)
+            if params is None:
+                return
+            self._check_boundary(params, request.num_prompt_tokens)
             if isinstance(params, ExportParams) and not self._may_export:
                 raise CallerError(_EXPORTS_NOTHING)
+            digest = self._digest(request, params.to_token)
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
@@ -101,10 +114,22 @@ class SchedulerSide:
             end, within = params.to_token, params.to_token % self._alignment
             due = [end - within, end] if 0 < within < end else [end]
             self._exports[request.request_id] = _Export(
-                params, request.num_prompt_tokens, params.from_token, due
+                params, digest, request.num_prompt_tokens, params.from_token, due
             )
-        elif params is not None:
-            self._imports[request.request_id] = params
+        else:
+            self._imports[request.request_id] = _Import(params, digest)
+
+    def _digest(self, request: Request, to_token: int) -> str:
+        """What a transfer of this request's prompt is bound to. Raises CallerError for a prompt
+        that its token ids do not say."""
+        if request.prompt_token_ids is None or request.mm_features:
+            raise CallerError("kv_transfer_params: only prompts of token ids are handed over")
+        return prompt_digest(
+            request.prompt_token_ids,
+            to_token=to_token,
+            salt=request.cache_salt,
+            adapter=self._adapters.of(request.lora_request),
+        )
 
     def _check_boundary(self, params: ExportParams | ImportParams, prompt_tokens: int) -> None:
         end = params.to_token
@@ -121,11 +146,11 @@ class SchedulerSide:
     def get_num_new_matched_tokens(
         self, request: Request, num_local_tokens: int
     ) -> tuple[int, bool]:
-        params = self._imports.get(request.request_id)
-        if params is None or num_local_tokens < params.from_token:
+        wanted = self._imports.get(request.request_id)
+        if wanted is None or num_local_tokens < wanted.params.from_token:
             # Evicted since the gateway looked: part of the prefix is nowhere. Recompute.
             return 0, False
-        missing = params.to_token - num_local_tokens
+        missing = wanted.params.to_token - num_local_tokens
         return (missing, True) if missing > 0 else (0, False)
 
     def update_state_after_alloc(
@@ -134,7 +159,7 @@ class SchedulerSide:
         if num_external_tokens == 0:
             return
         # Taken out: one load per request, so a retry after a failure recomputes.
-        params = self._imports.pop(request.request_id)
+        params, digest = self._imports.pop(request.request_id)
         last_block_end = params.to_token // self._alignment * self._alignment
         kept = {}
         if 0 < last_block_end < params.to_token:
@@ -143,6 +168,7 @@ class SchedulerSide:
             ImportStart(
                 request_id=request.request_id,
                 transfer_id=params.transfer_id,
+                prompt_digest=digest,
                 from_token=params.from_token,
                 to_token=params.to_token,
                 local_tokens=params.to_token - num_external_tokens,
@@ -194,6 +220,7 @@ class SchedulerSide:
         step = ExportStep(
             request_id=request_id,
             params=export.params,
+            prompt_digest=export.prompt_digest,
             first_token=export.exported_tokens,
             end_token=max(export.exported_tokens, min(end, boundary)),
             final=reached,

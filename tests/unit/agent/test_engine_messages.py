@@ -35,7 +35,7 @@ from prfaas.pool.events import (
     SlotsRequested,
     SlotsReturned,
 )
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
 
 EXTENTS = (Extent(1, 2, 3),)
 
@@ -46,13 +46,13 @@ EXTENTS = (Extent(1, 2, 3),)
         (LeaseSlots(3), SlotsRequested(7, 3)),
         (ReturnSlots((1, 2)), SlotsReturned(7, (1, 2))),
         (
-            BeginExport("x", "west", 1, 2, 3, 4.0, 5),
-            ExportBegun(7, "x", "west", 1, 2, 3, 4.0, 5),
+            BeginExport("x", "west", 1, 2, 3, 4.0, MOCK_DIGEST, ("e",), 5),
+            ExportBegun(7, "x", "west", 1, 2, 3, 4.0, MOCK_DIGEST, ("e",), 5),
         ),
         (ExportSlot("x", 1, EXTENTS), SlotFilled(7, "x", 1, EXTENTS)),
         (FinishExport("x"), ExportFinished(7, "x")),
         (AbortExport("x", "why"), ExportAborted(7, "x", "why")),
-        (OpenImport("x", 1, 2, 3), ImportOpened(7, "x", 1, 2, 3)),
+        (OpenImport("x", 1, 2, 3, MOCK_DIGEST), ImportOpened(7, "x", 1, 2, 3, MOCK_DIGEST)),
         (CloseImport("x"), ImportClosed(7, "x")),
     ],
 )

@@ -42,6 +42,7 @@ from prfaas.pool.pool import Pool
 from prfaas.pool.records import KEEP_S
 from prfaas.pool.stalls import PATIENCE, STALL_S
 from prfaas.testing.memory_link import MemoryNetwork
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS
 
 SLOT, COUNT, EXPORT = 4096, 16, 6
 ENGINE, READER = 1, 2
@@ -102,7 +103,9 @@ class Side:
         return self.driver.snapshot()
 
     def begin(self, transfer_id: str, size: int, to: str, deadline_s: float = 60.0) -> None:
-        self.say(ExportBegun(ENGINE, transfer_id, to, 0, 16, size, deadline_s))
+        self.say(
+            ExportBegun(ENGINE, transfer_id, to, 0, 16, size, deadline_s, MOCK_DIGEST, READERS)
+        )
 
     def finish(self, transfer_id: str) -> None:
         self.port.report_progress(transfer_id)
@@ -129,7 +132,9 @@ class Side:
             flat += self.fill(transfer_id, content, flat, at)
 
     def open(self, transfer_id: str, size: int, **other: int) -> None:
-        self.say(ImportOpened(READER, transfer_id, other.get("from_token", 0), 16, size))
+        self.say(
+            ImportOpened(READER, transfer_id, other.get("from_token", 0), 16, size, MOCK_DIGEST)
+        )
 
     def close(self, transfer_id: str) -> None:
         self.say(ImportClosed(READER, transfer_id))

@@ -14,7 +14,7 @@ from prfaas.core.extents import Extent
 from prfaas.link.api import Refusal, TransferKey, TransferOffer
 from prfaas.pool.effects import AnnounceTransfer, GrantSlots, ReportFailure, StopExport
 from prfaas.pool.events import ExportBegun, SlotFilled, SlotsRequested, TransferCancelled
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
 from prfaas.testing.pool_kit import COUNT, SLOT, PoolRig
 
 
@@ -58,7 +58,7 @@ class Rig:
             self.driver.carry_out(kind, lambda _: None)
 
     def export(self) -> None:
-        self.driver.handle(ExportBegun(1, "x", "there", 0, 16, SLOT, 60.0))
+        self.driver.handle(ExportBegun(1, "x", "there", 0, 16, SLOT, 60.0, MOCK_DIGEST, ("b",)))
         self.driver.handle(SlotsRequested(1, 1))
 
     def fill(self) -> None:

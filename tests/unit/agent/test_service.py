@@ -33,7 +33,7 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
 )
 from prfaas.launch.addresses import free_address
-from prfaas.testing.mock_engine_rank import MockEngineRank, mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, MockEngineRank, mock_layout
 
 SIZE = 1_300_000
 
@@ -327,7 +327,7 @@ async def test_a_dropped_engine_is_told_nothing_more(stage: Stage) -> None:
     pdp = await stage.engine("pdp")
     await asyncio.to_thread(pdp.begin, "y", "a-west", 5)
     await settled(lambda: driver.snapshot().slots.leased == 16)
-    for message in (LeaseSlots(1), OpenImport("x", 0, 16, 5), ReturnSlots((99,))):
+    for message in (LeaseSlots(1), OpenImport("x", 0, 16, 5, MOCK_DIGEST), ReturnSlots((99,))):
         writer.write(encode(message))
     assert b"SlotsLeased" in await reader.read()
     await asyncio.to_thread(pdp.hand_over, "y", 0, 5)

@@ -10,7 +10,9 @@ import pytest
 from prfaas.core.errors import CallerError
 from prfaas.core.handoff import ExportParams, ExportResult, ImportParams, parse_handoff
 
-EXPORT = ExportParams(transfer_id="t-1", destination="west", from_token=0, to_token=512)
+EXPORT = ExportParams(
+    transfer_id="t-1", destination="west", readers=("w",), from_token=0, to_token=512
+)
 IMPORT = ImportParams(transfer_id="t-1", from_token=256, to_token=512, prompt_token_ids=[1, 2])
 
 

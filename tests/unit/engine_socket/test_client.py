@@ -39,6 +39,7 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
     SlotsLeased,
 )
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST
 
 SLOT, COUNT = 4096, 8
 M = TypeVar("M")
@@ -130,7 +131,16 @@ def client(agent: ScriptedAgent, tmp_path: Path) -> Iterator[AgentClient]:
 
 def begin(client: AgentClient, transfer_id: str = "x") -> None:
     client.begin_export(
-        transfer_id, destination="west", from_token=0, to_token=16, total_bytes=64, deadline_s=9
+        BeginExport(
+            transfer_id=transfer_id,
+            destination="west",
+            from_token=0,
+            to_token=16,
+            total_bytes=64,
+            deadline_s=9,
+            prompt_digest=MOCK_DIGEST,
+            readers=("w",),
+        )
     )
 
 
@@ -232,9 +242,13 @@ def test_stopped_export_returns_its_slots(agent: ScriptedAgent, client: AgentCli
 
 def test_two_imports_share_one_request(agent: ScriptedAgent, client: AgentClient) -> None:
     connect(agent, client)
-    one = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
-    two = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
-    assert agent.expect(OpenImport) == OpenImport("x", 0, 16, 8)
+    one = client.open_import(
+        OpenImport("x", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
+    two = client.open_import(
+        OpenImport("x", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
+    assert agent.expect(OpenImport) == OpenImport("x", 0, 16, 8, MOCK_DIGEST)
     os.pwrite(agent.arena_fd, b"12345678", SLOT)
     agent.say(ImportReady("x", (Extent(0, SLOT, 5), Extent(5, SLOT + 5, 3))))
     for opened in (one, two):
@@ -242,7 +256,9 @@ def test_two_imports_share_one_request(agent: ScriptedAgent, client: AgentClient
         read = [(flat, bytes(arena[at : at + length])) for flat, at, length in extents]
         assert read == [(0, b"12345"), (5, b"678")]
     with pytest.raises(ValueError, match="differs"):
-        client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=9))
+        client.open_import(
+            OpenImport("x", from_token=0, to_token=16, total_bytes=9, prompt_digest=MOCK_DIGEST)
+        )
     client.close_import(one)
     client.close_import(one)
     client.close_import(two)
@@ -253,10 +269,14 @@ def test_late_answer_is_not_taken_for_a_newer_import(
     agent: ScriptedAgent, client: AgentClient
 ) -> None:
     connect(agent, client)
-    old = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
+    old = client.open_import(
+        OpenImport("x", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
     client.close_import(old)
     assert old.future.cancelled()
-    new = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
+    new = client.open_import(
+        OpenImport("x", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
     agent.say(ImportReady("x", (Extent(0, 0, 8),)))
     agent.say(ImportFailed("x", "dropped"))
     with pytest.raises(TransferUnusable, match="dropped"):
@@ -268,7 +288,9 @@ def test_incomplete_extents_are_an_error(
     agent: ScriptedAgent, client: AgentClient, extents: tuple[Extent, ...]
 ) -> None:
     connect(agent, client)
-    opened = client.open_import(OpenImport("x", from_token=0, to_token=16, total_bytes=8))
+    opened = client.open_import(
+        OpenImport("x", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
     agent.say(ImportReady("x", extents))
     with pytest.raises(TransferUnusable, match="are not those of"):
         opened.future.result(WAIT_S)
@@ -298,8 +320,12 @@ def test_reconnects_after_the_agent_restarts(agent: ScriptedAgent, client: Agent
     begin(client)
     agent.say(SlotsLeased((2,)))
     slot = client.lease(WAIT_S)
-    waiting = client.open_import(OpenImport("w", from_token=0, to_token=16, total_bytes=8))
-    done = client.open_import(OpenImport("d", from_token=0, to_token=16, total_bytes=8))
+    waiting = client.open_import(
+        OpenImport("w", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
+    done = client.open_import(
+        OpenImport("d", from_token=0, to_token=16, total_bytes=8, prompt_digest=MOCK_DIGEST)
+    )
     agent.say(ImportReady("d", (Extent(0, 0, 8),)))
     (extent,) = done.future.result(WAIT_S)
     agent.hang_up()

@@ -8,9 +8,10 @@ from prfaas.core.extents import Extent
 from prfaas.engine_socket.errors import AgentUnavailable, TransferUnusable
 from prfaas.engine_socket.import_book import ImportBook
 from prfaas.engine_socket.messages import CloseImport, ImportFailed, ImportReady, OpenImport
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST
 
 ARENA_BYTES = 128
-REQUEST = OpenImport("x", 0, 16, 8)
+REQUEST = OpenImport("x", 0, 16, 8, MOCK_DIGEST)
 EXTENTS = (Extent(0, 64, 5), Extent(5, 0, 3))
 
 
@@ -47,7 +48,7 @@ def test_a_lost_connection_fails_only_what_waits() -> None:
     book = ImportBook(ARENA_BYTES)
     done, _ = book.open(REQUEST)
     book.answered(ImportReady("x", EXTENTS))
-    waiting, _ = book.open(OpenImport("y", 0, 16, 8))
+    waiting, _ = book.open(OpenImport("y", 0, 16, 8, MOCK_DIGEST))
     for resolve in book.connection_lost(AgentUnavailable("gone")):
         resolve()
     with pytest.raises(AgentUnavailable):
@@ -60,7 +61,7 @@ def test_one_transfer_has_one_size() -> None:
     book = ImportBook(ARENA_BYTES)
     book.open(REQUEST)
     with pytest.raises(ValueError, match="differs"):
-        book.open(OpenImport("x", 0, 16, 9))
+        book.open(OpenImport("x", 0, 16, 9, MOCK_DIGEST))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.core.deployment import TenantConfig
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches
 from prfaas.gateway.prompts import Prompt
@@ -41,3 +42,11 @@ def test_an_answer_in_one_piece_has_longer(
 ) -> None:
     prompt = Prompt([1], tokens, stream)
     assert first_byte_within_s(20.0, prompt, choices=choices) == expected_s
+
+
+def test_whose_turn_it_is_where_requests_wait_is_its_tenants() -> None:
+    tenant = TenantConfig(name="acme", priority=-1, weight=2.5)
+    prompt = Prompt([1, 2], 16, False)
+    event = arrival("k", prompt, NO_MATCHES, sequences=1, deadline=7.5, priority=3, tenant=tenant)
+    assert (event.tenant, event.tenant_class, event.weight) == ("acme", -1, 2.5)
+    assert event.priority == 3, "among its tenant's own"

@@ -7,15 +7,18 @@ import asyncio
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.openai_errors import ServiceUnavailable
+from prfaas.gateway.tenants import Tenants, read_tenants
 
 
 def exchange(headers: dict[str, str] | None = None) -> Exchange:
     request = make_mocked_request("POST", "/v1/completions", headers=headers)
     body = RequestBody("/v1/completions", b"{}")
-    return Exchange("k", "r", request, body, deadline_s=30.0)
+    use = next(iter(Tenants(read_tenants(GatewayConfig())))).begin()
+    return Exchange("k", "r", request, body, use, deadline_s=30.0)
 
 
 async def test_engines_get_the_trace_and_no_other_header() -> None:

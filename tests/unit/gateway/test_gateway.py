@@ -90,6 +90,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
             "kv_transfer_params": {
                 "prfaas": "export",
                 "destination": "west-agent",
+                "readers": ["d1", "d2"],
                 "from_token": 0,
                 "to_token": boundary,
                 "priority": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 from prfaas.core.errors import LinkError
 from prfaas.gateway import handoffs
 from prfaas.gateway.agent_client import AgentLate, TransferStatus
+from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.handoffs import drop_transfer, export_params, watch_transfer
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import StartPrefill
@@ -138,7 +140,17 @@ async def test_a_drop_is_tried_again_but_not_for_ever(monkeypatch: pytest.Monkey
 
 def test_an_export_has_until_its_deadline_and_a_second_at_least() -> None:
     command = StartPrefill("k", 1, "e1", "d1", "k-1", 4, 64, Route.OFFLOAD, "why")
-    params = export_params(command, "west-agent", 12.5)
-    assert (params.destination, params.from_token, params.to_token) == ("west-agent", 4, 64)
+    engines = {n: endpoint(n, a) for n, a in (("e1", "e"), ("d1", "w"), ("d2", "w"), ("p", "w"))}
+    roles: Any = {n: SimpleNamespace(role="decode" if n[0] == "d" else "prefill") for n in engines}
+    params = export_params(command, engines, roles, time_left_s=12.5)
+    assert (params.destination, params.from_token, params.to_token) == ("w", 4, 64)
+    assert params.readers == ("d1", "d2"), "whatever decodes on that machine may come to read it"
     assert params.deadline_s == 12.5
-    assert export_params(command, "west-agent", -3.0).deadline_s == 1.0
+    assert export_params(command, engines, roles, time_left_s=-3.0).deadline_s == 1.0
+
+
+def endpoint(name: str, agent: str) -> EngineEndpoint:
+    return EngineEndpoint(
+        name=name, cluster=agent, machine=agent, agent=agent, role="decode", url="http://x",
+        kv_events=None, kv_events_replay=None,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent
 from prfaas.pool.events import ExportBegun, SlotFilled
 from prfaas.pool.export import checked_extents, malformed
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST
 
 
 def test_neighbours_in_a_slot_are_joined() -> None:
@@ -23,7 +24,7 @@ def test_extents_lie_in_their_slot(arena_offset: int, length: int) -> None:
 
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_deadline_is_a_time_to_come(deadline_s: float) -> None:
-    reason = malformed(ExportBegun(1, "x", "west", 0, 16, 5, deadline_s))
+    reason = malformed(ExportBegun(1, "x", "west", 0, 16, 5, deadline_s, MOCK_DIGEST, ("b",)))
     assert reason is not None
     assert reason.startswith("deadline_s")
-    assert malformed(ExportBegun(1, "x", "west", 0, 16, 5, 1.0)) is None
+    assert malformed(ExportBegun(1, "x", "west", 0, 16, 5, 1.0, MOCK_DIGEST, ("b",))) is None

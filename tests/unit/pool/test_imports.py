@@ -20,7 +20,7 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.imports import UNKNOWN_WAIT_S
 from prfaas.testing.mock_engine_rank import mock_layout
-from prfaas.testing.pool_kit import SLOT, PoolRig
+from prfaas.testing.pool_kit import DIGEST, SLOT, PoolRig
 
 
 def received(rig: PoolRig, name: str, size: int = SLOT, deadline_s: float = 60.0) -> TransferKey:
@@ -43,7 +43,7 @@ def test_answered_when_the_transfer_is_complete(rig: PoolRig) -> None:
 
 def test_every_reason_not_to(rig: PoolRig) -> None:
     received(rig, "x")
-    asked = ImportOpened(2, "x", 0, 16, SLOT)
+    asked = ImportOpened(2, "x", 0, 16, SLOT, DIGEST)
     for change, reason in (
         ({"total_bytes": 5}, "total_bytes differs: the engine asks for 5, the sender offered 16"),
         ({"from_token": 1}, "from_token differs: the engine asks for 1, the sender offered 0"),
@@ -61,7 +61,7 @@ def test_bytes_are_given_only_to_a_rank_that_reads_them_as_they_were_sent(rig: P
     """The parts of a transfer are its sender's ranks', in the layout of each."""
     received(rig, "x")
     sent_as = mock_layout().fingerprint()
-    asked = ImportOpened(2, "x", 0, 16, SLOT, 0, sent_as)
+    asked = ImportOpened(2, "x", 0, 16, SLOT, DIGEST, 0, sent_as)
     other = msgspec.structs.replace(asked, layout_fingerprint=sent_as[::-1])
     reason = "the sender's KV layout differs from the one that this engine reads"
     assert rig.say(other) == [FailImport(2, "x", reason)]

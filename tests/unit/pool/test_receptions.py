@@ -16,6 +16,7 @@ from prfaas.pool.events import (
     TransferCancelled,
     TransferReceived,
 )
+from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import mock_layout
 from prfaas.testing.pool_kit import SLOT, PoolRig
 
@@ -114,3 +115,14 @@ def test_a_withdrawn_offer_is_failed_unless_there_is_more_to_say(rig: PoolRig) -
 def test_news_of_what_is_not_here_is_a_bug(rig: PoolRig) -> None:
     with pytest.raises(InvariantError, match="which has no memory here"):
         rig.say(RangeStored(TransferKey("x", 0, 1), 0, 1))
+
+
+def test_no_peer_holds_memory_longer_than_a_request_of_the_deployment_lasts() -> None:
+    pool = Pool("here", slot_bytes=16, slot_count=8, export_slots=2, engines=frozenset({"a"}),
+                longest_deadline_s=100.0)  # fmt: skip
+    for deadline_s, kind in ((100.5, RefuseOffer), (100.0, AcceptOffer)):
+        offer = TransferOffer(TransferKey("x", 0, 1), "f" * 16, 0, 16, 5, deadline_s)
+        effects = pool.handle(OfferReceived("there", offer), now=0.0)
+        (answer,) = [e for e in effects if isinstance(e, AcceptOffer | RefuseOffer)]
+        assert isinstance(answer, kind), answer
+        assert not isinstance(answer, RefuseOffer) or not answer.retry

@@ -76,14 +76,26 @@ async def test_a_prompt_is_prefilled_handed_over_and_answered(tmp_path: Path) ->
             await asyncio.to_thread(engine.client.wait_connected, 30.0)
             await engine.start()
         bounds = {"transfer_id": "t1", "from_token": 0, "to_token": 4992}
-        export = {"prfaas": "export", "destination": "a", "deadline_s": 60.0, **bounds}
+        export = {
+            "prfaas": "export",
+            "destination": "a",
+            "readers": ["d"],
+            "deadline_s": 60.0,
+            **bounds,
+        }
         answered = await ask(prefill.url, kv_transfer_params=export, max_tokens=1)
         assert b'"ok": true' in answered
         imported = await ask(decode.url, kv_transfer_params={"prfaas": "import", **bounds})
         assert imported.endswith(b"data: [DONE]\n\n")
         alone = await ask(decode.url)
         assert alone.endswith(b"data: [DONE]\n\n")
-        lost = {"prfaas": "export", "destination": "nobody", "deadline_s": 60.0, **bounds}
+        lost = {
+            "prfaas": "export",
+            "destination": "nobody",
+            "readers": ["d"],
+            "deadline_s": 60.0,
+            **bounds,
+        }
         lost["transfer_id"] = "t2"
         refused = await ask(prefill.url, kv_transfer_params=lost, max_tokens=1)
         assert b'"ok": false' in refused

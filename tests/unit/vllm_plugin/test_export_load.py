@@ -18,6 +18,7 @@ from prfaas.testing.loopback_agent_client import (  # noqa: E402
     LoopbackImport,
     LoopbackSlot,
 )
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST  # noqa: E402
 from prfaas.vllm_plugin.export import Exporter  # noqa: E402
 from prfaas.vllm_plugin.load import Importer, LoadResults  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
@@ -72,7 +73,11 @@ def tables(first_block: int, count: int) -> tuple[list[int], ...]:
 
 def params(from_token: int, to_token: int) -> ExportParams:
     return ExportParams(
-        transfer_id="t", destination="west", from_token=from_token, to_token=to_token
+        transfer_id="t",
+        destination="west",
+        readers=("w",),
+        from_token=from_token,
+        to_token=to_token,
     )
 
 
@@ -118,7 +123,14 @@ class Rank:
             states_at = tuple(at for at in sorted({last_block_end, to_token}) if first < at <= end)
             final = end == to_token
             step = ExportStep(
-                "r", params(from_token, to_token), first, end, final, tables(1, 9), states_at
+                "r",
+                params(from_token, to_token),
+                MOCK_DIGEST,
+                first,
+                end,
+                final,
+                tables(1, 9),
+                states_at,
             )
             for name in hooks:
                 self.exporter.layer_computed(step, name)
@@ -126,7 +138,9 @@ class Rank:
             first = end
 
     def load(self, from_token: int, to_token: int, local: int) -> LoadResults:
-        self.importer.start(ImportStart("r", "t", from_token, to_token, local, tables(3, 9)))
+        self.importer.start(
+            ImportStart("r", "t", MOCK_DIGEST, from_token, to_token, local, tables(3, 9))
+        )
         return self.reported()
 
     def reported(self) -> LoadResults:
@@ -201,7 +215,7 @@ def test_every_page_arrives_once_and_no_other_is_touched(
     assert sum(extent.length for extent in client.extents["t"]) == client.totals["t"]
 
     places = {1: KEPT_AT} if kept else {}
-    start = ImportStart("r", "t", from_token, to_token, local, tables(3, 9), places)
+    start = ImportStart("r", "t", MOCK_DIGEST, from_token, to_token, local, tables(3, 9), places)
     for block in range(max(0, (to_token - 6 + 1) // BLOCK)):
         start.tables[2][block] = 0
     receiver.importer.start(start)
@@ -217,7 +231,7 @@ def test_every_page_arrives_once_and_no_other_is_touched(
 def test_pages_leave_from_the_hook_and_states_from_the_next_one_above() -> None:
     client = LoopbackAgentClient(slot_bytes=8, slots=100)
     exporter = Rank(client, 1).exporter
-    step = ExportStep("r", params(0, 8), 0, 8, True, tables(1, 9), (8,))
+    step = ExportStep("r", params(0, 8), MOCK_DIGEST, 0, 8, True, tables(1, 9), (8,))
     spans = TransferPlan(LAYOUT, from_token=0, to_token=8).spans
     exporter.layer_computed(step, "fa.3")
     below = [name for name in spans if any(
@@ -248,7 +262,7 @@ def test_an_aborted_request_that_waits_for_its_load_is_reported_at_once(
     waiting = LoopbackImport(client.session)
     monkeypatch.setattr(client, "open_import", lambda *_, **__: waiting)
     rank = Rank(client, 1)
-    rank.importer.start(ImportStart("r", "t", 0, 16, 0, tables(3, 9)))
+    rank.importer.start(ImportStart("r", "t", MOCK_DIGEST, 0, 16, 0, tables(3, 9)))
     assert not rank.importer.take_results({"another"}).finished
     rank.importer.take_results({"r"})
     results = rank.reported()
@@ -270,7 +284,7 @@ def test_a_block_without_a_place_fails_the_load(group: int, block: int) -> None:
     client = LoopbackAgentClient(slot_bytes=64, slots=100)
     rank = Rank(client, 1)
     rank.prefill([16], 0, 16)
-    start = ImportStart("r", "t", 0, 16, 0, tables(3, 9))
+    start = ImportStart("r", "t", MOCK_DIGEST, 0, 16, 0, tables(3, 9))
     start.tables[2][:2] = [0, 0]
     start.tables[group][block] = 0
     rank.importer.start(start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +18,7 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
 )
 from vllm.v1.request import RequestStatus  # noqa: E402
 
+from prfaas.core.prompt_digest import prompt_digest  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, StepMetadata  # noqa: E402
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide  # noqa: E402
 
@@ -41,6 +42,10 @@ def request(n: int, params: dict[str, Any] | None, status: Any = None) -> Any:
     return SimpleNamespace(
         request_id="r",
         num_prompt_tokens=n,
+        prompt_token_ids=list(range(n)),
+        mm_features=[],
+        cache_salt="a salt",
+        lora_request=None,
         kv_transfer_params=params,
         status=status or RequestStatus.FINISHED_LENGTH_CAPPED,
     )
@@ -51,6 +56,7 @@ def export(to_token: int, from_token: int = 0) -> dict[str, Any]:
         "prfaas": "export",
         "transfer_id": "t",
         "destination": "west",
+        "readers": ["w"],
         "from_token": from_token,
         "to_token": to_token,
     }
@@ -287,3 +293,24 @@ def test_an_engine_that_only_imports_says_that_it_exports_nothing() -> None:
 def test_an_exact_import_leaves_the_last_token() -> None:
     side, prompt = exporting(1000, import_(999, from_token=256))
     assert side.get_num_new_matched_tokens(prompt, 768) == (231, True)
+
+
+def test_what_leaves_and_what_is_loaded_is_bound_to_the_requests_own_prompt() -> None:
+    digest = prompt_digest(range(768), to_token=768, salt="a salt")
+    side, _ = exporting(1000, export(768))
+    (sent,) = step(side, 0, 768, new=True).exports
+    assert sent.prompt_digest == digest
+
+    side, prompt = exporting(1000, import_(768))
+    blocks: Any = SimpleNamespace(get_block_ids=lambda: ([1, 2, 3], [0, 0, 4]))
+    side.update_state_after_alloc(prompt, blocks, 768)
+    (start,) = step(side, 0, 0).imports
+    assert start.prompt_digest == digest
+
+
+@pytest.mark.parametrize("more", [{"prompt_token_ids": None}, {"mm_features": ["a picture"]}])
+def test_a_prompt_that_token_ids_do_not_say_is_not_handed_over(more: dict[str, Any]) -> None:
+    side = SchedulerSide(config(full()))
+    prompt = SimpleNamespace(**{**vars(request(1000, import_(768))), **more})
+    side.on_new_request(cast("Any", prompt))
+    assert side.get_num_new_matched_tokens(cast("Any", prompt), 0) == (0, False)

@@ -9,14 +9,16 @@ from prfaas.core.deployment.agents import AgentConfig, TlsConfig
 from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
 from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
 from prfaas.core.deployment.file import load_deployment, parse_deployment
-from prfaas.core.deployment.gateways import GatewayConfig
+from prfaas.core.deployment.gateways import MOST_OUTPUT_S, GatewayConfig
 from prfaas.core.deployment.lines import AgentPair, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
 from prfaas.core.deployment.scheduling import SchedulerConfig
+from prfaas.core.deployment.tenants import TenantConfig
 from prfaas.core.deployment.validity import RESERVED_NAMES
 
 __all__ = [
+    "MOST_OUTPUT_S",
     "RESERVED_NAMES",
     "AgentConfig",
     "AgentPair",
@@ -33,6 +35,7 @@ __all__ = [
     "ModelConfig",
     "ProcessName",
     "SchedulerConfig",
+    "TenantConfig",
     "TlsConfig",
     "lines_of",
     "load_deployment",

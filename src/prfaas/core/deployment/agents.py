@@ -8,11 +8,18 @@ from prfaas.core.units import parse_bytes
 
 
 class TlsConfig(Strict, frozen=True):
-    """The PEM files an agent shows and trusts, as `prfaas certs` makes them."""
+    """The PEM files an agent shows and trusts, as `prfaas certs` makes them. They are read again
+    when they change."""
 
     ca: str
+    """The authority, or one below a root; ``cert`` may be followed by those between."""
     cert: str
     key: str
+    crl: str | None = None
+    """The authority's revocation list."""
+    names: str = "{agent}"
+    """What the certificate of an agent calls it: a DNS name or, with ``://``, a URI, for example
+    ``spiffe://example.org/prfaas/{agent}``."""
 
 
 class AgentConfig(Strict, frozen=True):

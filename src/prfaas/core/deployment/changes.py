@@ -18,11 +18,28 @@ Kind = Literal["joins", "leaves", "changes"]
 Effect = Literal["now", "restart"]
 
 _NOW: dict[str, frozenset[str]] = {
-    "engine": frozenset({"url", "kv_events", "kv_events_replay", "max_num_seqs"}),
+    "engine": frozenset(
+        {
+            "url",
+            "api_key_file",
+            "api_key_env",
+            "ca",
+            "kv_events",
+            "kv_events_replay",
+            "max_num_seqs",
+        }
+    ),
     "gateway": frozenset(
         {
             "api_keys",
+            "api_keys_file",
+            "api_keys_env",
+            "tenants",
+            "cors_origins",
+            "isolate_caches",
             "operator_keys",
+            "operator_keys_file",
+            "operator_keys_env",
             "request_deadline",
             "max_inflight_requests",
             "max_bodies",
@@ -34,7 +51,7 @@ _NOW: dict[str, frozenset[str]] = {
     "link": frozenset({"rate"}),
 }
 """What running gateways take over; all else is read when the process starts that it concerns."""
-_SECRET = frozenset({"api_keys", "operator_keys", "env"})
+_SECRET = frozenset({"api_keys", "operator_keys", "tenants", "env"})
 _PARTS = frozenset({"name", "machines", "engines", "agent", "source", "target"})
 """Fields that are told of by themselves."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.planned import PlannedEngine
 
 EngineRole = Literal["prefill", "decode"]
@@ -24,6 +25,14 @@ class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     name: ProcessName
     role: EngineRole
     url: str | None = None
+    api_key_file: str | None = None
+    """Where its ``--api-key`` is: the file's first line that is a key. One that `prfaas up` starts
+    is given it."""
+    api_key_env: str | None = None
+    """The same, in an environment variable."""
+    ca: str | None = None
+    """Of an ``https`` url: the authority (PEM) of the engine's certificate, where this machine does
+    not trust it anyway."""
     kv_events: str | None = None
     """ZMQ endpoint of the engine's KV events, ``tcp://host:port``; chosen where we start it."""
     kv_events_replay: str | None = None
@@ -36,6 +45,11 @@ class EngineConfig(PlannedEngine, frozen=True, kw_only=True):
     max_num_seqs: Positive = 32
     args: tuple[str, ...] = ()
     env: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def keys(self) -> KeySource:
+        """Where the key that it asks for comes from."""
+        return KeySource(file=self.api_key_file, env=self.api_key_env)
 
     @property
     def micro_batches(self) -> bool:

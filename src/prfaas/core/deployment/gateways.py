@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 
 from prfaas.core.deployment.engines import Positive, ProcessName
+from prfaas.core.deployment.secrets import KeySource
+from prfaas.core.deployment.tenants import TenantConfig
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_bytes, parse_duration, parse_tokens
+
+MOST_OUTPUT_S = 3600.0
+"""An answer that is not streamed shows its first byte only when it is complete, so its deadline
+grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
+say, days would say nothing."""
+
+
+class FrontTlsConfig(Strict, frozen=True):
+    """PEM files of a gateway's own address. ``ca`` is for our own tools, where the certificate is
+    of no authority that their machine trusts."""
+
+    cert: str
+    key: str
+    ca: str | None = None
 
 
 class GatewayConfig(Strict, frozen=True):
@@ -17,11 +35,28 @@ class GatewayConfig(Strict, frozen=True):
     """Where it is bound."""
     advertise: str | None = None
     """Where others reach it; None: at ``listen``."""
+    tls: FrontTlsConfig | None = None
+    """Without it clients speak plaintext: for this machine, or behind a proxy that has TLS."""
+    admin: str | None = None
+    """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
+    then nowhere else; None: at ``listen``."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may ask from a browser; ``*``: of all."""
     near: str | None = None
     """The PD cluster it stands beside: asked first, others while that one is full."""
     api_keys: tuple[str, ...] = ()
+    """Of one tenant, ``default``. Without any, and without tenants, nobody needs a key."""
+    api_keys_file: str | None = None
+    """More of them, one a line."""
+    api_keys_env: str | None = None
+    """More of them, in an environment variable."""
+    tenants: tuple[TenantConfig, ...] = ()
+    isolate_caches: bool | None = None
+    """Whether each tenant has a prefix cache of its own; None: as soon as there are two."""
     operator_keys: tuple[str, ...] = ()
     """Who carries one of them may drain engines; without any only this machine may."""
+    operator_keys_file: str | None = None
+    operator_keys_env: str | None = None
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
     max_body: str = "16 MiB"
@@ -40,6 +75,34 @@ class GatewayConfig(Strict, frozen=True):
     drain: str = "25 s"
     """How long answers under way may go on after SIGTERM. Below the 30 s after which Kubernetes
     kills, so that what is cut can still be told so."""
+
+    @property
+    def client_keys(self) -> KeySource:
+        """Where the keys of tenant ``default`` come from."""
+        return KeySource(written=self.api_keys, file=self.api_keys_file, env=self.api_keys_env)
+
+    @property
+    def operators(self) -> KeySource:
+        """Where operators' keys come from."""
+        return KeySource(
+            written=self.operator_keys, file=self.operator_keys_file, env=self.operator_keys_env
+        )
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """Files that keys and certificates are read from."""
+        sources = [self.client_keys, self.operators, *(t.keys for t in self.tenants)]
+        files = [source.file for source in sources if source.file is not None]
+        return (*files, *(() if self.tls is None else (self.tls.cert, self.tls.key)))
+
+    def key_to_look_with(self) -> str | None:
+        """An operator's, or else a client's; None where there is neither, or none that can be read
+        here."""
+        for source in (self.operators, self.client_keys, *(t.keys for t in self.tenants)):
+            with suppress(ConfigError):
+                for key in source.read():
+                    return key
+        return None
 
     @property
     def max_bodies_bytes(self) -> int:
@@ -69,7 +132,18 @@ class GatewayConfig(Strict, frozen=True):
     @property
     def url(self) -> str:
         """The same as a URL, without a path."""
-        return f"http://{self.address}"
+        return f"{'http' if self.tls is None else 'https'}://{self.address}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where operators and Prometheus reach it, as a URL without a path."""
+        return self.url if self.admin is None else f"http://{self.admin}"
+
+    @property
+    def longest_deadline_s(self) -> float:
+        """Seconds from arrival to the first byte of the longest answer that is not streamed, and so
+        the longest that a transfer may be wanted. Raises ConfigError."""
+        return self.request_deadline_s + MOST_OUTPUT_S
 
     @property
     def request_deadline_s(self) -> float:

@@ -61,6 +61,12 @@ class Deployment(Strict, frozen=True):
         """Of all machines."""
         return tuple(engine for machine in self.machines for engine in machine.engines)
 
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """Files that its gateway reads keys and certificates from."""
+        engines = [e.api_key_file for e in self.engines if e.api_key_file is not None]
+        return (*self.gateway.secret_files, *engines)
+
     def cluster(self, name: str) -> ClusterConfig:
         """The cluster of this name."""
         return next(c for c in self.clusters if c.name == name)

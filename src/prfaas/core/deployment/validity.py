@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment.agents import AgentConfig
@@ -21,6 +22,8 @@ from prfaas.core.units import parse_bytes, parse_tokens
 RESERVED_NAMES = frozenset({"gateway", "plain-engine"})
 """What `prfaas up` and `prfaas demo` call processes that are neither engines nor agents of the
 file. A gateway may have the first."""
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+\Z")
 
 
 def validate(deployment: Deployment) -> None:
@@ -114,6 +117,8 @@ def _check_agent(agent: AgentConfig) -> None:
         raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
     if agent.tls is not None and agent.plaintext:
         raise ConfigError("tls and plaintext exclude each other")
+    if agent.tls is not None and "{agent}" not in agent.tls.names:
+        raise ConfigError("tls: names must have {agent} where the agent's name stands")
     for key, address in (("listen", agent.listen), ("admin", agent.admin)):
         _ = parse_address(address, what=key)
     _check_reachable("advertise", agent.advertise)
@@ -204,9 +209,33 @@ def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("max_waiting_tokens", gateway.most_waiting_tokens)
     _ = parse_address(gateway.listen, what="listen")
     _check_reachable("advertise", gateway.advertise)
+    _check_tenants(gateway)
+    if gateway.admin is not None:
+        _ = parse_address(gateway.admin, what="admin")
+        if gateway.admin == gateway.listen:
+            raise ConfigError("admin is where it listens, too; give it a port of its own")
+    for origin in gateway.cors_origins:
+        if origin != "*" and not _ORIGIN.match(origin):
+            raise ConfigError(f"cors_origins: {origin!r} is none, for example https://app.example")
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
     if gateway.near is not None and gateway.near not in near:
         raise ConfigError(f"near: no PD cluster {gateway.near!r}; known: {', '.join(near)}")
+
+
+def _check_tenants(gateway: GatewayConfig) -> None:
+    _unique("tenant", [tenant.name for tenant in gateway.tenants])
+    for tenant in gateway.tenants:
+        with naming(f"tenant {tenant.name!r}"):
+            if tenant.name == "default":
+                raise ConfigError("that is who carries gateway.api_keys; choose another name")
+            if not tenant.keys:
+                raise ConfigError("give it keys: api_keys_file, api_keys_env or api_keys")
+            for key, number in (
+                ("tokens_per_min", tenant.tokens_per_s),
+                ("max_tokens", tenant.most_tokens),
+            ):
+                if number is not None:
+                    _above_zero(key, number)
 
 
 def _check_scheduler(scheduler: SchedulerConfig) -> None:

@@ -181,7 +181,7 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     """A frame's msgpack body. Raises PeerError."""
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"malformed {kind.__name__}: {error}") from error
 
 

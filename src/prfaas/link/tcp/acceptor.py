@@ -1,7 +1,8 @@
 """Accepts connections and finds out who they are: one thread for all of them.
 
-A connection has `handshake_timeout_s` to say who it is; when too many wait, the oldest goes, so
-thousands of half-open connections cannot keep a real peer out.
+A connection has `handshake_timeout_s` to say who it is. When too many wait, the oldest goes, of the
+newcomer's own network where that has many: so thousands of half-open connections, and thousands of
+new ones each second, cannot keep a real peer out whose handshake takes several round trips.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from prfaas.core.addresses import Address, parse_address
+from prfaas.core.addresses import Address, network_of, parse_address
 from prfaas.core.errors import ConfigError, PeerError
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.link.protocol.frames import Hello, Kind, Welcome, control
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.pending_connection import PendingConnection, TurnedAway, kind_of, reject
 from prfaas.link.tcp.socket_options import tune
 from prfaas.link.tcp.waiting import Wakeup
-from prfaas.tls.context import check_identity, server_context
-from prfaas.tls.files import TlsFiles
+from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
 
 _ACCEPT_PAUSE_S = 0.1
 """While no descriptor is free and nobody is pending who could give one back."""
+_SHARE = 8
+"""A network with more than this part of all that are pending makes room itself."""
+_ACCEPT_AT_ONCE = 64
+"""Then those that have something to say have their turn."""
 _BACKLOG = 1024
 """Connections the kernel keeps for us: those of many peers that come back at once."""
 
@@ -42,15 +47,20 @@ class Acceptor(threading.Thread):
     """
 
     def __init__(
-        self, config: TcpLinkConfig, incarnation: int, admit: Callable[[Channel, Hello], None]
+        self,
+        config: TcpLinkConfig,
+        incarnation: int,
+        admit: Callable[[Channel, Hello], None],
+        *,
+        tls: LiveTls | None,
     ) -> None:
         super().__init__(name="kv-link-acceptor", daemon=True)
         self.turned_away: Counter[str] = Counter()
         self._config, self._incarnation, self._admit = config, incarnation, admit
         self.accept_from = config.accept_from
         """See `TcpLinkConfig`; may be set to another value at any time."""
-        security = config.security
-        self._tls = server_context(security) if isinstance(security, TlsFiles) else None
+        self._tls = tls
+        self._lines = OnceASecond()
         self._listener = _listen(config.listen)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -58,6 +68,7 @@ class Acceptor(threading.Thread):
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
         self._pending: OrderedDict[int, PendingConnection] = OrderedDict()
         """By descriptor, the oldest first."""
+        self._of_network: dict[str, OrderedDict[int, None]] = {}
         self.address = str(Address(*self._listener.getsockname()[:2]))
         self._stopping = False
 
@@ -87,20 +98,31 @@ class Acceptor(threading.Thread):
         self._wakeup.close()
 
     def _accept(self) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            if not self._accept_one():
+                return
+
+    def _accept_one(self) -> bool:
+        """Whether there may be more."""
         try:
             sock, address = self._listener.accept()
+        except BlockingIOError:
+            return False
         except OSError as error:
             self.turned_away["accept"] += 1
-            log.warning("cannot accept a connection: %s", error)
+            if self._lines.times("accept", time.monotonic()):
+                log.warning("cannot accept a connection: %s", error)
             if not self._pending:  # out of descriptors: others may close some
                 time.sleep(_ACCEPT_PAUSE_S)
             self._evict_oldest("overflow")
-            return
+            return False
         sock.setblocking(False)
-        if len(self._pending) >= self._config.max_pending_connections:
-            self._evict_oldest("overflow")
-        where = str(Address(*address[:2]))
-        self._watch(PendingConnection(sock, where, tls=self._tls, now=time.monotonic()))
+        where, network = str(Address(*address[:2])), network_of(address[0])
+        tls = None if self._tls is None else self._tls.server
+        new = PendingConnection(sock, where, network, tls=tls, now=time.monotonic())
+        self._make_room(network)
+        self._watch(new)
+        return True
 
     def _readable(self, connection: PendingConnection) -> None:
         if connection.lingering:
@@ -138,8 +160,8 @@ class Acceptor(threading.Thread):
         config = self._config
         if hello.target != config.name:
             raise TurnedAway("name", f"looks for agent {hello.target!r}; this is {config.name!r}")
-        if isinstance(channel.socket, ssl.SSLSocket):
-            check_identity(channel.socket, hello.name)
+        if self._tls is not None and isinstance(channel.socket, ssl.SSLSocket):
+            self._tls.check_peer(channel.socket, hello.name)
         accepted = self.accept_from
         if accepted is not None and hello.name not in accepted:
             raise TurnedAway("forbidden", f"agent {hello.name!r} may not push to this one")
@@ -147,7 +169,9 @@ class Acceptor(threading.Thread):
     def _turn_away(self, connection: PendingConnection, error: Exception) -> None:
         kind = kind_of(error)
         self.turned_away[kind] += 1
-        log.warning("turned away %s (%s): %s", connection.address, kind, error)
+        times = self._lines.times(kind, time.monotonic())
+        if times:
+            log.warning("turned away %s (%s, %d times): %s", connection.address, kind, times, error)
         if not connection.linger():
             self._unwatch(connection)
         elif connection.fd not in self._pending:
@@ -160,20 +184,39 @@ class Acceptor(threading.Thread):
                 return
             self._evict_oldest("timeout")
 
+    def _make_room(self, network: str) -> None:
+        """For one more: a network with more than its share pays for its newcomers itself, so that
+        one that knocks thousands of times a second keeps nobody else out."""
+        most = self._config.max_pending_connections
+        if len(self._pending) < most:
+            return
+        own = self._of_network.get(network, ())
+        if len(own) * _SHARE > most:
+            self._evict(self._pending[next(iter(own))], "overflow")
+        else:
+            self._evict_oldest("overflow")
+
     def _evict_oldest(self, kind: str) -> None:
         if self._pending:
-            oldest = next(iter(self._pending.values()))
-            if not oldest.lingering:
-                self.turned_away[kind] += 1
-            self._drop(oldest)
+            self._evict(next(iter(self._pending.values())), kind)
+
+    def _evict(self, connection: PendingConnection, kind: str) -> None:
+        if not connection.lingering:
+            self.turned_away[kind] += 1
+        self._drop(connection)
 
     def _watch(self, connection: PendingConnection) -> None:
         self._pending[connection.fd] = connection
+        self._of_network.setdefault(connection.network, OrderedDict())[connection.fd] = None
         self._selector.register(connection.fd, selectors.EVENT_READ)
 
     def _unwatch(self, connection: PendingConnection) -> None:
         if self._pending.pop(connection.fd, None) is not None:
             self._selector.unregister(connection.fd)
+            own = self._of_network[connection.network]
+            del own[connection.fd]
+            if not own:
+                del self._of_network[connection.network]
 
     def _drop(self, connection: PendingConnection) -> None:
         self._unwatch(connection)

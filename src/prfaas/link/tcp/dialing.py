@@ -21,7 +21,7 @@ from prfaas.link.protocol.frames import (
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.socket_options import connect, tune
-from prfaas.tls.context import check_identity
+from prfaas.tls.live import LiveTls
 
 _CONNECT_S = 3.0
 """A connect without an answer is begun anew: the kernel itself asks again after 1, 3, 7 and 15 s
@@ -37,9 +37,7 @@ class Dialled:
     number: int
 
 
-def dial(
-    config: TcpLinkConfig, context: ssl.SSLContext | None, peer: PeerConfig, hello: Hello
-) -> Dialled:
+def dial(config: TcpLinkConfig, tls: LiveTls | None, peer: PeerConfig, hello: Hello) -> Dialled:
     """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
     either says what to do."""
     address = peer.address
@@ -59,9 +57,9 @@ def dial(
             congestion_control=config.congestion_control,
             dead_s=3 * config.keepalive_s,
         )
-        if context is not None:
-            sock = context.wrap_socket(sock)
-            check_identity(sock, hello.target)
+        if tls is not None:
+            wrapped = sock = tls.client.wrap_socket(sock)
+            tls.check_peer(wrapped, hello.target)
         sock.sendall(control(Kind.HELLO, hello))
         welcome = _welcome(sock, until)
         _check(welcome, hello.target, address)

@@ -24,8 +24,8 @@ from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.link.tcp.telemetry import LinkCounters
-from prfaas.tls.context import client_context
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,10 @@ class TcpLink:
         check(config)
         self._config = config
         security = config.security
-        self._context = client_context(security) if isinstance(security, TlsFiles) else None
+        self.tls = LiveTls(security) if isinstance(security, TlsFiles) else None
+        """Its certificates; they may be read again at any time."""
         self._receiving = ReceivingDriver(config, sink)
-        self._acceptor = Acceptor(config, secrets.randbits(63), self._receiving.admit)
+        self._acceptor = Acceptor(config, secrets.randbits(63), self._receiving.admit, tls=self.tls)
         self._peers: dict[str, SendingDriver] = {}
         self._budgets = self._line_budgets(config)
         self._lock = threading.Lock()
@@ -76,7 +77,7 @@ class TcpLink:
             known = self._peers.get(name)
             if known is None:
                 self._peers[name] = SendingDriver(
-                    name, peer, self._config, self._context, self._budgets.get(name)
+                    name, peer, self._config, self.tls, self._budgets.get(name)
                 )
                 return
         known.configure(peer)

@@ -36,12 +36,19 @@ class TurnedAway(PeerError):
 
 
 class PendingConnection:
-    """``tls``: None where this agent is configured for plaintext."""
+    """``network``: whose it is, as far as its address tells. ``tls``: None where this
+    agent is configured for plaintext."""
 
     def __init__(
-        self, sock: socket.socket, address: str, *, tls: ssl.SSLContext | None, now: float
+        self,
+        sock: socket.socket,
+        address: str,
+        network: str,
+        *,
+        tls: ssl.SSLContext | None,
+        now: float,
     ) -> None:
-        self.socket, self.address, self.since = sock, address, now
+        self.socket, self.address, self.network, self.since = sock, address, network, now
         self.fd = sock.fileno()
         self.lingering = False
         self._tls = tls

@@ -6,7 +6,6 @@ import copy
 import itertools
 import logging
 import secrets
-import ssl
 import threading
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from prfaas.link.tcp.line_budget import BudgetedPacer, LineBudget
 from prfaas.link.tcp.line_control import LineControl
 from prfaas.link.tcp.sending_thread import Connected, SendingThread
 from prfaas.link.tcp.telemetry import PeerTelemetry, connections_telemetry
+from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class SendingDriver:
         name: str,
         peer: PeerConfig,
         config: TcpLinkConfig,
-        context: ssl.SSLContext | None,
+        tls: LiveTls | None,
         budget: LineBudget | None = None,
     ) -> None:
         self.name = name
@@ -69,7 +69,7 @@ class SendingDriver:
         self.deliver_events = pump.drain
         self.dial_errors: Counter[str] = Counter()
         self.last_error = ""
-        self._peer, self._config, self._context = peer, config, context
+        self._peer, self._config, self._tls = peer, config, tls
         self._news = threading.Condition(self.lock)
         self._session = secrets.randbits(63)
         self._numbers = itertools.count(1)
@@ -178,7 +178,7 @@ class SendingDriver:
         with self.lock:
             peer, number = self._peer, next(self._numbers)
         hello = Hello(self._config.name, self.name, self._session, number)
-        return dial(self._config, self._context, peer, hello)
+        return dial(self._config, self._tls, peer, hello)
 
     def connected(self, thread: SendingThread, dialled: Dialled) -> SendingConnection:
         """See `ConnectionPool`."""

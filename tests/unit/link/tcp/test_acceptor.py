@@ -209,7 +209,12 @@ def test_the_wrong_agent_at_the_right_address(
 
 def test_accepting_pauses_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     made, pauses, tries = (
-        Acceptor(TcpLinkConfig(name="west", security=Plaintext()), 1, lambda channel, hello: None),
+        Acceptor(
+            TcpLinkConfig(name="west", security=Plaintext()),
+            1,
+            lambda channel, hello: None,
+            tls=None,
+        ),
         list[float](),
         list[int](),
     )

@@ -1,0 +1,83 @@
+"""Who may ask a gateway for what: tenants, operators, and the record of refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from aiohttp import web
+
+from prfaas.core.deployment import Deployment
+from prfaas.gateway.credentials import NONE, Credentials, read_credentials
+from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.keys import Keys, check_operator, is_operator
+from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.gateway.refusals import Refusals
+from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
+from prfaas.process.front_door import connections
+from prfaas.tls.front import FrontTls
+
+
+class ReadAccess(NamedTuple):
+    """What a file, key files and the environment say."""
+
+    tenants: ReadTenants
+    operators: tuple[str, ...]
+    tls: tuple[Path, Path] | None
+    engines: dict[str, Credentials]
+
+
+def read_access(deployment: Deployment) -> ReadAccess:
+    """Raises ConfigError, never with a key in its text."""
+    config = deployment.gateway
+    tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
+    return ReadAccess(
+        read_tenants(config), config.operators.read(), tls, read_credentials(deployment)
+    )
+
+
+class Access:
+    """For one gateway; `take` exchanges keys and limits while it serves. Raises ConfigError for
+    keys that cannot be had."""
+
+    def __init__(self, deployment: Deployment, metrics: GatewayMetrics) -> None:
+        read = read_access(deployment)
+        self._engines = read.engines
+        self.tenants = Tenants(read.tenants)
+        self.operators = Keys(read.operators)
+        self.refusals = Refusals(metrics)
+        self.connections = connections()
+        self.tls = None if read.tls is None else FrontTls(*read.tls)
+
+    def take(self, read: ReadAccess) -> None:
+        """From the next request on it goes by these. Raises ConfigError for a certificate that
+        cannot be used."""
+        if self.tls is not None and read.tls is not None:
+            self.tls.read(*read.tls)
+        self.tenants.take(read.tenants)
+        self.operators.replace(read.operators)
+        self._engines = read.engines
+
+    def show_to(self, engines: Mapping[str, EngineClient]) -> None:
+        """Give these clients what they show to their engines."""
+        for name, engine in engines.items():
+            engine.take(self._engines.get(name, NONE))
+
+    @property
+    def tells(self) -> bool:
+        """Whether what became of a request says nothing of other tenants'."""
+        return self.tenants.isolated or not self.tenants.several
+
+    def is_operator(self, request: web.Request) -> bool:
+        """Whether it may see and do what operators may."""
+        return is_operator(request, self.operators, clients=bool(self.tenants))
+
+    def check_operator(self, request: web.Request) -> None:
+        """Raise RequestRefused (401, 403) where it may not do what operators may."""
+        check_operator(request, self.operators, clients=bool(self.tenants))
+
+
+def locked_out(engines: Iterable[EngineClient]) -> list[str]:
+    """Why those of them that do let the gateway do nothing."""
+    return [engine.locked for engine in engines if engine.locked is not None]

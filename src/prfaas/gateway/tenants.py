@@ -1,0 +1,245 @@
+"""Tenants of this gateway: whose key a request carries, what it may use, how much at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import msgspec
+
+from prfaas.core.deployment import GatewayConfig, TenantConfig
+from prfaas.core.errors import ConfigError
+from prfaas.core.strict import naming
+from prfaas.gateway.keys import bearer_key, key_digest
+from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
+from prfaas.gateway.token_bucket import TokenBucket
+
+DEFAULT = "default"
+"""Who carries one of ``gateway.api_keys``, or no key where none is asked for."""
+_FIRST_GUESS_S = 1.0
+"""How long a tenant's requests take, before one has ended."""
+_NEWEST_COUNTS = 0.2
+
+Clock = Callable[[], float]
+
+
+class Use:
+    """One request's share of its tenant's limits."""
+
+    def __init__(self, tenant: Tenant, began: float) -> None:
+        self.tenant = tenant
+        self.answer_tokens = 0
+        """How many its answers have, once that is known."""
+        self._began = began
+        self._tokens = 0
+
+    def take_tokens(self, prompt: int, answer: int) -> None:
+        """Its prompt is so long, and its answers may be so long. Raises TooManyRequests."""
+        self.tenant.take_tokens(prompt, answer)
+        self._tokens += prompt + answer
+
+    def end(self) -> None:
+        """The request is over."""
+        self.tenant.end(self._tokens, self.answer_tokens, self._began)
+
+
+class Tenant:
+    """One tenant, its limits, and what it uses of them now."""
+
+    def __init__(self, config: TenantConfig, clock: Clock) -> None:
+        self._clock = clock
+        self._requests: TokenBucket | None = None
+        self._tokens: TokenBucket | None = None
+        self.inflight = 0
+        self.inflight_tokens = 0
+        self._takes_s = _FIRST_GUESS_S
+        self.configure(config)
+
+    @property
+    def name(self) -> str:
+        """As the file calls it."""
+        return self.config.name
+
+    def configure(self, config: TenantConfig) -> None:
+        """From the next request on it goes by these; what it uses now stays counted."""
+        self.config, now = config, self._clock()
+        rate = config.requests_per_s
+        self._requests = _bucket(self._requests, rate, max(1.0, rate or 0.0), now)
+        tokens = config.tokens_per_s
+        self._tokens = _bucket(self._tokens, tokens, 60 * (tokens or 0.0), now)
+
+    def check_model(self, model: str | None) -> None:
+        """Raise RequestRefused (404) for one that it may not use."""
+        allowed = self.config.models
+        if allowed is None or model in allowed:
+            return
+        asked = "name a model" if model is None else f"the model {model[:200]!r} does not exist"
+        raise RequestRefused(
+            404,
+            f"{asked}, or this key may not use it",
+            kind="not_found_error",
+            param="model",
+            cause="model",
+        )
+
+    @contextmanager
+    def using(self) -> Iterator[Use]:
+        """For as long as a request of its lasts. Raises as `begin`."""
+        use = self.begin()
+        try:
+            yield use
+        finally:
+            use.end()
+
+    def begin(self) -> Use:
+        """Another request of its. Raises TooManyRequests with the time after which it may come."""
+        now, most = self._clock(), self.config.max_requests
+        if most is not None and self.inflight >= most:
+            raise self._too_many("max_requests", f"{most} requests are answered at a time", None)
+        if self._requests is not None:
+            wait_s = self._requests.wait_s(1, now)
+            if wait_s > 0:
+                rate = self.config.requests_per_s
+                raise self._too_many("requests_per_s", f"{rate:g} requests a second", wait_s)
+            self._requests.take(1, now)
+        self.inflight += 1
+        return Use(self, now)
+
+    def take_tokens(self, prompt: int, answer: int) -> None:
+        """A request's prompt is so long, its answers may be so long. Raises TooManyRequests."""
+        now, most = self._clock(), self.config.most_tokens
+        if most is not None and self.inflight_tokens + prompt + answer > most:
+            if prompt + answer > most:
+                raise RequestRefused(
+                    400,
+                    f"{prompt} prompt tokens and {answer} of the answer are more than the {most} "
+                    "that this key may have at a time; lower max_tokens or shorten the prompt",
+                    cause="max_tokens",
+                )
+            raise self._too_many("max_tokens", f"{most} tokens are answered at a time", None)
+        if self._tokens is not None:
+            wait_s = self._tokens.wait_s(prompt, now)
+            if wait_s > 0:
+                raise self._too_many(
+                    "tokens_per_min", f"{60 * self._tokens.rate:.0f} tokens a minute", wait_s
+                )
+            self._tokens.take(prompt, now)
+        self.inflight_tokens += prompt + answer
+
+    def end(self, tokens: int, answer_tokens: int, began: float) -> None:
+        """A request is over that had taken so many tokens."""
+        now = self._clock()
+        self.inflight -= 1
+        self.inflight_tokens -= tokens
+        self._takes_s += _NEWEST_COUNTS * (now - began - self._takes_s)
+        if self._tokens is not None and answer_tokens:
+            self._tokens.take(answer_tokens, now)
+
+    def _too_many(self, limit: str, what: str, wait_s: float | None) -> TooManyRequests:
+        if wait_s is None:  # One ends, by what they have taken so far, after about:
+            wait_s = self._takes_s / max(1, self.inflight)
+        return TooManyRequests(
+            f"this key's limit is reached: {what} ({limit})",
+            retry_after_s=max(1, ceil(wait_s)),
+            cause=limit,
+        )
+
+
+class Tenants:
+    """All of them, by their keys. Read again with the deployment file: a key that is gone is
+    refused from the next request on, and what a tenant uses stays counted.
+    """
+
+    def __init__(self, read: ReadTenants, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._tenants: dict[str, Tenant] = {}
+        self.take(read)
+
+    def __bool__(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self._by_key)
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others to be kept apart from."""
+        return len(self._tenants) > 1
+
+    @property
+    def isolated(self) -> bool:
+        """Whether each tenant has a prefix cache of its own."""
+        return self._isolated
+
+    def __iter__(self) -> Iterator[Tenant]:
+        return iter(self._tenants.values())
+
+    def take(self, read: ReadTenants) -> None:
+        """From the next request on these are the ones."""
+        before = self._tenants
+        self._tenants = {}
+        for config in read.configs:
+            tenant = before.get(config.name)
+            if tenant is None:
+                tenant = Tenant(config, self._clock)
+            else:
+                tenant.configure(config)
+            self._tenants[config.name] = tenant
+        self._by_key = {digest: self._tenants[name] for digest, name in read.keys.items()}
+        wanted = read.isolate_caches
+        self._isolated = self.several if wanted is None else wanted
+
+    def find(self, authorization: str) -> Tenant:
+        """Whose request this is, by its ``Authorization``. Raises RequestRefused (401)."""
+        if not self._by_key:
+            return self._tenants[DEFAULT]
+        # By digest: how long the search takes tells nothing of the keys that there are.
+        tenant = self._by_key.get(key_digest(bearer_key(authorization)))
+        if tenant is None:
+            raise RequestRefused(
+                401,
+                "no valid API key: send 'Authorization: Bearer KEY' with a key of this deployment",
+                kind="authentication_error",
+                cause="key",
+            )
+        return tenant
+
+
+class ReadTenants(msgspec.Struct, frozen=True):
+    """What the file, key files and the environment say. ``keys``: digest -> tenant."""
+
+    configs: tuple[TenantConfig, ...]
+    keys: dict[bytes, str]
+    isolate_caches: bool | None
+
+
+def read_tenants(config: GatewayConfig) -> ReadTenants:
+    """Raises ConfigError, never with a key in its text."""
+    configs = list(config.tenants)
+    if config.client_keys or not configs:
+        configs.insert(0, TenantConfig(name=DEFAULT))
+    keys: dict[bytes, str] = {}
+    for tenant in configs:
+        source = config.client_keys if tenant.name == DEFAULT else tenant.keys
+        with naming(f"tenant {tenant.name!r}"):
+            found = source.read()
+            if source and not found:
+                raise ConfigError("no key is left of it: an empty list would let everybody in")
+            for key in found:
+                other = keys.setdefault(key_digest(key), tenant.name)
+                if other != tenant.name:
+                    raise ConfigError(f"has a key that tenant {other!r} has, too")
+            if config.tenants and tenant.name not in keys.values():
+                raise ConfigError("has no key: give api_keys_file, api_keys_env or api_keys")
+    return ReadTenants(tuple(configs), keys, config.isolate_caches)
+
+
+def _bucket(
+    bucket: TokenBucket | None, rate: float | None, burst: float, now: float
+) -> TokenBucket | None:
+    if rate is None:
+        return None
+    if bucket is None:
+        return TokenBucket(rate, burst, now)
+    bucket.configure(rate, burst, now)
+    return bucket

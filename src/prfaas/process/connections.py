@@ -1,0 +1,137 @@
+"""Connections of an HTTP server, by who is behind them: how many of whom may there be?
+
+A *stranger* has shown no right to ask for anything: it may be in the middle of its handshake or its
+headers, or say nothing. There is room for so many; where it is full, a newcomer takes the place of
+the one that has been there longest, of its own network where that has more than its share. Whoever
+shows a right at once, as clients do, is not there long enough to be pushed out. *Known* ones are
+never pushed out by strangers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from prfaas.core.addresses import network_of
+
+_SHARE = 8
+"""A network with more than this part of all strangers pays for its newcomers itself."""
+
+
+class Connection:
+    """One of them; ``drop`` ends it at once, and may become another way to do so."""
+
+    __slots__ = ("busy", "drop", "known", "network", "since")
+
+    def __init__(self, network: str, now: float) -> None:
+        self.network, self.since = network, now
+        self.drop: Callable[[], object] = bool
+        self.known = self.busy = False
+
+
+class Connections:
+    """All that are open. Times in seconds on one clock.
+
+    Args:
+        most: strangers, and known ones that ask for nothing, each.
+        stranger_s: how long a stranger may say nothing complete.
+        idle_s: how long a known one may ask for nothing.
+    """
+
+    def __init__(self, *, most: int, stranger_s: float, idle_s: float) -> None:
+        self.most, self._stranger_s, self._idle_s = most, stranger_s, idle_s
+        self._strangers: OrderedDict[Connection, None] = OrderedDict()
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
+        self._of_network: dict[str, OrderedDict[Connection, None]] = {}
+        self.busy = 0
+        self.dropped: Counter[str] = Counter()
+        """So far, by why: ``room``, ``silent``."""
+
+    @property
+    def strangers(self) -> int:
+        """How many there are."""
+        return len(self._strangers)
+
+    @property
+    def idle(self) -> int:
+        """Known ones that ask for nothing."""
+        return len(self._idle)
+
+    def came(self, address: str, now: float) -> Connection:
+        """A new one: say how to drop it. Another may be dropped for it."""
+        connection = Connection(network_of(address), now)
+        if len(self._strangers) >= self.most:
+            own = self._of_network.get(connection.network, ())
+            among = own if len(own) * _SHARE > self.most else self._strangers
+            self._drop(next(iter(among)), "room")
+        self._remember(connection)
+        return connection
+
+    def admitted(self, connection: Connection) -> None:
+        """It has asked for something that it may ask for, and is being answered."""
+        self._forget(connection)
+        if not connection.busy:
+            self.busy += 1
+        connection.known = connection.busy = True
+
+    def answered(self, connection: Connection, now: float) -> None:
+        """It asks for nothing now, and may do so again."""
+        if connection.busy:
+            self.busy -= 1
+            connection.busy = False
+        elif not self._forget(connection):
+            return  # It is gone.
+        connection.since = now
+        if not connection.known:
+            self._remember(connection)
+            return
+        if len(self._idle) >= self.most:
+            self._drop(next(iter(self._idle)), "room")
+        self._idle[connection] = None
+
+    def gone(self, connection: Connection) -> None:
+        """It has ended, for whatever reason."""
+        self._forget(connection)
+        if connection.busy:
+            self.busy -= 1
+            connection.busy = False
+
+    def make_room(self) -> None:
+        """Drop a few strangers: this process has run out of descriptors."""
+        for connection in list(self._strangers)[: max(1, len(self._strangers) // 8)]:
+            self._drop(connection, "room")
+
+    def expire(self, now: float) -> None:
+        """Drop those that have been silent for too long."""
+        for connections, limit_s in (
+            (self._strangers, self._stranger_s),
+            (self._idle, self._idle_s),
+        ):
+            while connections:
+                oldest = next(iter(connections))
+                if now - oldest.since < limit_s:
+                    break
+                self._drop(oldest, "silent")
+
+    def _remember(self, connection: Connection) -> None:
+        self._strangers[connection] = None
+        self._of_network.setdefault(connection.network, OrderedDict())[connection] = None
+
+    def _forget(self, connection: Connection) -> bool:
+        """Whether it was waiting anywhere."""
+        if connection in self._idle:
+            del self._idle[connection]
+            return True
+        if connection not in self._strangers:
+            return False
+        del self._strangers[connection]
+        own = self._of_network[connection.network]
+        del own[connection]
+        if not own:
+            del self._of_network[connection.network]
+        return True
+
+    def _drop(self, connection: Connection, why: str) -> None:
+        self._forget(connection)
+        self.dropped[why] += 1
+        connection.drop()

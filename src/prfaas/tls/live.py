@@ -1,0 +1,82 @@
+"""An agent's certificates while it runs: exchanged and revoked without a restart."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from prfaas.core.errors import ConfigError
+from prfaas.tls.context import check_identity, client_context, server_context
+from prfaas.tls.files import TlsFiles
+
+SOON = timedelta(days=30)
+"""Before a certificate expires, from when on it is warned of."""
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class LiveTls:
+    """What connections that begin now are made with. Thread-safe: both contexts are exchanged
+    whole. Raises ConfigError naming the file that cannot be used."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self.read(files)
+
+    def read(self, files: TlsFiles) -> None:
+        """Use the files as they are now. Raises ConfigError, having changed nothing. Connections
+        that are open stay so: they were checked when they began."""
+        stamp = stamp_of(files)
+        server, client = server_context(files), client_context(files)
+        self.expires_at = {"ca": expires_at(files.ca), "certificate": expires_at(files.cert)}
+        """Unix seconds, the first of each file."""
+        self.server, self.client, self.files, self._stamp = server, client, files, stamp
+
+    def refuse_until_changed(self) -> None:
+        """The files as they are now cannot be used: do not look at them again."""
+        self._stamp = stamp_of(self.files)
+
+    def changed(self) -> bool:
+        """Whether a file is another than the one that is used."""
+        return stamp_of(self.files) != self._stamp
+
+    def check_peer(self, sock: ssl.SSLSocket, agent: str) -> None:
+        """Raise PeerError unless the peer's certificate is issued to this agent."""
+        check_identity(sock, self.files.name_of(agent))
+
+
+def expiring(tls: LiveTls, *, now: float) -> list[str]:
+    """Lines of warning, of what expires within `SOON` or has expired; ``now`` in Unix seconds."""
+    found = []
+    for path, at in ((tls.files.ca, "ca"), (tls.files.cert, "certificate")):
+        left_s = tls.expires_at[at] - now
+        if left_s < SOON.total_seconds():
+            days = left_s / 86400
+            what = f"expires in {days:.0f} days" if days > 0 else "has expired"
+            found.append(f"{path} {what}: put a new one in its place, it is taken over at once")
+    return found
+
+
+def stamp_of(files: TlsFiles) -> Stamp:
+    """What changes with any of them."""
+    return tuple(_stamp(path) for path in (files.ca, files.cert, files.key, files.crl))
+
+
+def expires_at(path: Path) -> float:
+    """Unix seconds at which the first certificate of a PEM file is no longer valid. Raises
+    ConfigError."""
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a certificate in PEM: {error}") from error
+    return min(certificate.not_valid_after_utc.timestamp() for certificate in found)
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -1,0 +1,299 @@
+"""Certificates that are exchanged, revoked, foreign or named otherwise, while agents run."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from prfaas.agent.service import Agent
+from prfaas.agent.settings import AgentSettings
+from prfaas.core.addresses import parse_address
+from prfaas.core.errors import ConfigError
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
+from prfaas.testing.link_kit import MemorySink
+from prfaas.testing.mock_deployment import until
+from prfaas.tls.authority import create_authority, issue, revoke
+from prfaas.tls.files import TlsFiles
+from prfaas.tls.live import LiveTls, expiring
+
+WAIT_S = 20.0
+
+
+class Agents:
+    """Links that are closed at the end, and transfers between them."""
+
+    def __init__(self) -> None:
+        self.links: list[TcpLink] = []
+        self.sent = 0
+
+    def open(self, name: str, tls: TlsFiles, to: TcpLink | None = None) -> TcpLink:
+        peers = {} if to is None else {"west": PeerConfig(address=to.address, connections=1)}
+        config = TcpLinkConfig(name=name, security=tls, peers=peers, handshake_timeout_s=3.0)
+        self.links.append(TcpLink(config, MemorySink()))
+        return self.links[-1]
+
+    def send(self, link: TcpLink, within_s: float) -> str:
+        over = threading.Event()
+        said: list[str] = []
+
+        def end(outcome: str) -> None:
+            said.append(outcome)
+            over.set()
+
+        self.sent += 1
+        offer = TransferOffer(TransferKey(f"t{self.sent}", 0, 1), "l", 0, 256, 4, within_s)
+        link.send("west", offer, on_complete=lambda: end("complete"), on_failed=end).add(
+            0, memoryview(b"four"), lambda: None
+        )
+        assert over.wait(within_s + 10)
+        return said[0]
+
+
+@pytest.fixture
+def agents() -> Iterator[Agents]:
+    found = Agents()
+    yield found
+    for link in found.links:
+        link.close()
+
+
+def put(files: TlsFiles, at: Path) -> TlsFiles:
+    """Copies of them, to be exchanged later."""
+    at.mkdir(exist_ok=True)
+    new = TlsFiles(at / "ca.pem", at / "cert.pem", at / "key.pem", files.crl, files.names)
+    for source, target in ((files.ca, new.ca), (files.cert, new.cert), (files.key, new.key)):
+        shutil.copy(source, target.with_suffix(".new"))
+        os.replace(target.with_suffix(".new"), target)
+    return new
+
+
+def test_a_new_authority_is_taken_over_without_a_restart(agents: Agents, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        create_authority(tmp_path / name)
+    used = put(issue(tmp_path / "old", "west"), tmp_path / "used")
+    west = agents.open("west", used)
+    old = agents.open("east", issue(tmp_path / "old", "east"), to=west)
+    assert agents.send(old, WAIT_S) == "complete"
+    new = agents.open("east", issue(tmp_path / "new", "east"), to=west)
+    assert agents.send(new, 1.0) != "complete"
+
+    assert west.tls is not None
+    assert not west.tls.changed()
+    put(issue(tmp_path / "new", "west"), tmp_path / "used")
+    assert west.tls.changed()
+    west.tls.read(west.tls.files)
+    assert not west.tls.changed()
+    assert agents.send(new, WAIT_S) == "complete"
+    assert agents.send(old, WAIT_S) == "complete", "its connection was checked when it began"
+
+
+def test_a_revoked_certificate_gets_in_no_more(agents: Agents, tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    west_files, east_files = issue(tmp_path, "west"), issue(tmp_path, "east")
+    stolen = put(issue(tmp_path, "mallory"), tmp_path / "stolen")
+    crl = revoke(tmp_path, "mallory")
+    west = agents.open("west", TlsFiles(*_paths(west_files), crl))
+    good = agents.open("east", east_files, to=west)
+    assert agents.send(good, WAIT_S) == "complete"
+    bad = agents.open("mallory", stolen, to=west)
+    assert agents.send(bad, 1.5) != "complete"
+    assert west.counters().turned_away["certificate"] >= 1
+
+    revoke(tmp_path, "east")
+    assert west.tls is not None
+    assert west.tls.changed()
+    west.tls.read(west.tls.files)
+    again = agents.open("east", east_files, to=west)
+    assert agents.send(again, 1.5) != "complete"
+    revoked = x509.load_pem_x509_crl(crl.read_bytes())
+    assert len(list(revoked)) == 2, "who was on the list stays on it"
+
+
+def _paths(files: TlsFiles) -> tuple[Path, Path, Path]:
+    return files.ca, files.cert, files.key
+
+
+def test_files_that_cannot_be_used_change_nothing(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    live = LiveTls(issue(tmp_path, "west"))
+    before = live.server
+    live.files.cert.write_text("half of a certifi")
+    with pytest.raises(ConfigError, match="not a certificate"):
+        live.read(live.files)
+    assert live.server is before
+    with pytest.raises(ConfigError, match="prfaas certs revoke"):
+        live.read(TlsFiles(*_paths(issue(tmp_path, "west")), tmp_path / "none.pem"))
+
+
+def test_what_expires_is_warned_of_thirty_days_ahead(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    live = LiveTls(issue(tmp_path, "west", days=40))
+    now = time.time()
+    assert expiring(live, now=now) == []
+    (line,) = expiring(live, now=now + 11 * 86400)
+    assert "west.pem expires in 29 days" in line
+    assert "has expired" in expiring(live, now=now + 41 * 86400)[0]
+
+
+def _authority_below(root_key: ec.EllipticCurvePrivateKey | None, issuer: str, name: str):  # type: ignore[no-untyped-def]
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key, _signed(key, name, issuer, root_key or key, ca=True)
+
+
+def _signed(  # type: ignore[no-untyped-def]
+    key: ec.EllipticCurvePrivateKey, name: str, issuer: str, by: ec.EllipticCurvePrivateKey,
+    *, ca: bool = False, uri: str | None = None,
+):  # fmt: skip
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    if uri is not None:
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(by, hashes.SHA256())
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def test_names_and_intermediates_of_another_authority(agents: Agents, tmp_path: Path) -> None:
+    root_key, root = _authority_below(None, "root", "root")
+    middle_key, middle = _authority_below(root_key, "root", "middle")
+
+    def files(agent: str, trust: x509.Certificate, domain: str = "example.org") -> TlsFiles:
+        key = ec.generate_private_key(ec.SECP256R1())
+        uri = f"spiffe://{domain}/prfaas/{agent}"
+        leaf = _signed(key, agent, "middle", middle_key, uri=uri)
+        at = tmp_path / f"{agent}-{domain}-{trust.serial_number}"
+        at.mkdir()
+        (at / "ca.pem").write_bytes(_pem(trust))
+        (at / "cert.pem").write_bytes(_pem(leaf) + _pem(middle))
+        (at / "key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        names = "spiffe://example.org/prfaas/{agent}"
+        return TlsFiles(at / "ca.pem", at / "cert.pem", at / "key.pem", None, names)
+
+    west = agents.open("west", files("west", root))
+    assert agents.send(agents.open("east", files("east", root), to=west), WAIT_S) == "complete"
+    below = agents.open("east", files("east", middle), to=west)
+    assert agents.send(below, WAIT_S) == "complete", "who trusts the authority below the root"
+    other = agents.open("east", files("east", root, "evil.example"), to=west)
+    assert agents.send(other, 1.5) != "complete"
+
+
+def test_every_name_of_the_deployment_file_can_have_a_certificate(
+    agents: Agents, tmp_path: Path
+) -> None:
+    create_authority(tmp_path)
+    west = agents.open("west", issue(tmp_path, "west"))
+    east = agents.open("east_agent.1", issue(tmp_path, "east_agent.1"), to=west)
+    assert agents.send(east, WAIT_S) == "complete"
+
+
+def test_a_peer_gets_in_while_a_stranger_knocks_thousands_of_times(
+    agents: Agents, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_authority(tmp_path)
+    west = agents.open("west", issue(tmp_path, "west"))
+    host, port = parse_address(west.address)
+    stop = threading.Event()
+    knocked = [0]
+
+    def knock() -> None:
+        kept: list[socket.socket] = []
+        while not stop.is_set():
+            try:
+                sock = socket.create_connection((host, port), timeout=2.0)
+                sock.sendall((b"", b"\x16\x03", b"GET / HTTP/1.1\r\n\r\n")[knocked[0] % 3])
+            except OSError:
+                continue
+            knocked[0] += 1
+            kept.append(sock)
+            if len(kept) > 1000:
+                kept.pop(0).close()
+        for sock in kept:
+            sock.close()
+
+    stranger = threading.Thread(target=knock)
+    with caplog.at_level(logging.WARNING, "prfaas.link.tcp.acceptor"):
+        began = time.monotonic()
+        stranger.start()
+        try:
+            while knocked[0] < 2000:
+                time.sleep(0.01)
+            # A peer far away: its handshake takes a while, and it is on another address.
+            slow = socket.create_connection((host, port), source_address=("127.0.0.2", 0))
+            seen = knocked[0]
+            while knocked[0] < seen + 2000:
+                time.sleep(0.01)
+            slow.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                slow.recv(1)  # It is still there: closed, it would read as empty.
+            slow.close()
+            east = agents.open("east", issue(tmp_path, "east"), to=west)
+            assert agents.send(east, WAIT_S) == "complete"
+        finally:
+            stop.set()
+            stranger.join()
+        took_s = time.monotonic() - began
+    lines = [r for r in caplog.records if "turned away" in r.getMessage()]
+    causes = {"closed", "handshake", "unknown", "protocol"}
+    assert len(lines) <= (took_s + 1) * len(causes), "one line a second for each cause"
+
+
+async def test_an_agent_takes_new_certificates_over_by_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_authority(tmp_path)
+    used = put(issue(tmp_path, "west", days=20), tmp_path / "used")
+    settings = AgentSettings(
+        name="west", arena_bytes=64 << 16, slot_bytes=1 << 16, export_slots=16,
+        engines=frozenset({"e"}), socket=tmp_path / "s", admin="127.0.0.1:0",
+        link=TcpLinkConfig(name="west", security=used),
+    )  # fmt: skip
+    agent = Agent(settings)
+    with caplog.at_level(logging.INFO, "prfaas.agent.service"):
+        await agent.start()
+        try:
+            await until(lambda: "cert.pem expires in 20 days" in caplog.text)
+            used.cert.write_text("half of a certifi")
+            await until(lambda: "the new certificates are refused" in caplog.text)
+            put(issue(tmp_path, "west", days=300), tmp_path / "used")
+            await until(lambda: "new certificates are used from now on" in caplog.text)
+            async with aiohttp.ClientSession(agent.admin_url) as http:
+                page = await (await http.get("/metrics")).text()
+            name = 'prfaas_agent_certificate_expires_timestamp_seconds{file="certificate"} '
+            (line,) = [line for line in page.splitlines() if line.startswith(name)]
+            assert float(line.removeprefix(name)) > time.time() + 290 * 86400
+        finally:
+            await agent.close()

@@ -1,0 +1,227 @@
+"""One tenant attacks another through the gateway's own socket."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.testing.mock_deployment import MockDeployment, until
+
+COMPLETIONS = "/v1/completions"
+SECRET = "the merger will be announced on Friday at nine, keep it to yourself"
+ALICE, MALLORY, OPERATOR = ({"Authorization": f"Bearer {k}-key"} for k in ("alice", "mal", "op"))
+
+TWO = """
+  operator_keys: [op-key]
+  tenants:
+    - {name: alice, api_keys: [alice-key]}
+    - {name: mallory, api_keys: [mal-key]}
+"""
+SHARED = TWO + "  isolate_caches: false\n"
+
+
+class Answer:
+    def __init__(self, response: aiohttp.ClientResponse, content: str) -> None:
+        self.status, self.content = response.status, content
+        self.headers = {k.lower(): v for k, v in response.headers.items()}
+
+    @property
+    def said_of_caches(self) -> list[Any]:
+        """Every ``prompt_tokens_details`` in it."""
+        parts = [line.removeprefix("data: ") for line in self.content.splitlines()]
+        found = [json.loads(part) for part in parts if part.startswith("{")]
+        return [p["usage"]["prompt_tokens_details"] for p in found if p.get("usage")]
+
+
+async def ask(
+    client: aiohttp.ClientSession, who: dict[str, str], prompt: str = SECRET, **more: Any
+) -> Answer:
+    body = {"prompt": prompt, **more}
+    async with client.post(COMPLETIONS, json=body, headers=who) as response:
+        return Answer(response, await response.text())
+
+
+def told_by(mock: MockDeployment) -> MockDeployment:
+    for engine in mock.engines.values():
+        engine.tells_cached = True
+    return mock
+
+
+def salts(mock: MockDeployment) -> set[str | None]:
+    """What engines were given."""
+    every = [body for engine in mock.engines.values() for _, body, _ in engine.requests]
+    return {body.get("cache_salt") for body in every}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_isolated_tenant_hits_nothing_of_another_whatever_it_sends(stream: bool) -> None:
+    mock = told_by(MockDeployment(gateway=TWO))
+    async with mock.running() as client:
+        await mock.ready()
+        for _ in range(5):  # Every engine has had it by then.
+            alice = await ask(client, ALICE, stream=stream, cache_salt="alices own")
+        assert alice.said_of_caches == [{"cached_tokens": len(SECRET)}]
+        assert alice.headers["x-prfaas-total-tokens"] == str(len(SECRET))
+        (stolen,) = salts(mock)
+        for salt in ({}, {"cache_salt": "alices own"}, {"cache_salt": stolen}):
+            mallory = await ask(client, MALLORY, stream=stream, **salt)
+            assert mallory.said_of_caches == [{"cached_tokens": 0}]
+            assert mallory.headers["x-prfaas-cached-tokens"] == "0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_where_caches_are_shared_nothing_says_what_was_in_them(stream: bool) -> None:
+    mock = told_by(MockDeployment(gateway=SHARED))
+    async with mock.running() as client:
+        await mock.ready()
+        for _ in range(5):
+            await ask(client, ALICE, stream=stream)
+        warm = await ask(client, MALLORY, stream=stream)
+        cold = await ask(client, MALLORY, SECRET[::-1], stream=stream)
+        for answer in (warm, cold):
+            assert answer.status == 200
+            assert answer.said_of_caches == [None]
+            assert not [name for name in answer.headers if name.startswith("x-prfaas")]
+        assert salts(mock) == {None}
+        for path in ("/requests", "/metrics"):
+            async with client.get(path, headers=MALLORY) as response:
+                assert response.status == 401, path
+            async with client.get(path, headers=OPERATOR) as response:
+                assert response.status == 200, path
+
+
+async def test_a_tenant_sees_its_own_requests_alone() -> None:
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        await mock.ready()
+        await ask(client, ALICE)
+        await ask(client, MALLORY)
+        for who, seen in (
+            (ALICE, {"alice"}),
+            (MALLORY, {"mallory"}),
+            (OPERATOR, {"alice", "mallory"}),
+        ):
+            async with client.get("/requests", headers=who) as response:
+                assert {r["tenant"] for r in (await response.json())["requests"]} == seen
+
+
+async def test_models_and_adapters_of_others_do_not_exist() -> None:
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: alice, api_keys: [alice-key], models: [mock-model, alices-adapter]}
+    - {name: mallory, api_keys: [mal-key], models: [mock-model]}
+"""
+    )
+    for engine in mock.engines.values():
+        engine.adapters = ["alices-adapter"]
+    async with mock.running() as client:
+        await mock.ready()
+        assert (await ask(client, ALICE, model="alices-adapter")).status == 200
+        asked = sum(len(engine.requests) for engine in mock.engines.values())
+        said = set()
+        for model in ("alices-adapter", "nobodys-adapter"):
+            refused = await ask(client, MALLORY, model=model)
+            said.add(refused.content.replace(model, "X"))
+            assert refused.status == 404
+            assert "does not exist" in refused.content
+        assert len(said) == 1, "what is another's and what is nobody's look alike"
+        twice = b'{"prompt": "a", "model": "alices-adapter", "model": "mock-model"}'
+        async with client.post(COMPLETIONS, data=twice, headers=MALLORY) as response:
+            assert response.status == 200
+        async with client.post("/tokenize", json={"prompt": "a", "model": "alices-adapter"},
+                               headers=MALLORY) as response:  # fmt: skip
+            assert response.status == 404
+        async with client.get("/v1/models", headers=MALLORY) as response:
+            assert [m["id"] for m in (await response.json())["data"]] == ["mock-model"]
+        sent = [b for engine in mock.engines.values() for _, b, _ in engine.requests][asked:]
+        assert all(body["model"] == "mock-model" for body in sent)
+
+
+async def test_a_greedy_tenant_is_told_when_to_come_back_and_others_are_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mock = MockDeployment(
+        gateway="""
+  operator_keys: [op-key]
+  tenants:
+    - {name: alice, api_keys: [alice-key]}
+    - {name: mallory, api_keys: [mal-key], requests_per_s: 0.01, max_requests: 5}
+"""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        assert (await ask(client, MALLORY)).status == 200
+        with caplog.at_level(logging.WARNING, "prfaas.audit"):
+            refused = [await ask(client, MALLORY) for _ in range(20)]
+            assert {answer.status for answer in refused} == {429}
+            assert all(90 <= int(answer.headers["retry-after"]) <= 100 for answer in refused)
+            wrong = {"Authorization": "Bearer a-stolen-key-that-is-wrong"}
+            assert (await ask(client, wrong)).status == 401
+        assert (await ask(client, ALICE)).status == 200
+        audit = [r.getMessage() for r in caplog.records if r.name == "prfaas.audit"]
+        assert any("cause=requests_per_s tenant=mallory status=429" in line for line in audit)
+        assert any("cause=key tenant=unknown status=401" in line for line in audit)
+        assert len(audit) < 10, "one line a second for each cause"
+        async with client.get("/metrics", headers=OPERATOR) as response:
+            page = await response.text()
+        assert 'refusals_total{cause="requests_per_s",tenant="mallory"} 20.0' in page
+        for secret in ("mal-key", "alice-key", "op-key", "a-stolen-key"):
+            assert secret not in page
+            assert not any(secret in line for line in audit)
+
+
+async def test_a_prompt_that_is_not_tokenised_counts_as_well() -> None:
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], tokens_per_min: 600}
+"""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        bodies = {"prompt": ["x" * 1500] * 4, "max_tokens": 1}
+        async with client.post(COMPLETIONS, json=bodies, headers=MALLORY) as response:
+            assert response.status == 200, "a full bucket gives more than it holds, once"
+        refused = await ask(client, MALLORY, "a")
+        assert refused.status == 429
+        assert math.isclose(int(refused.headers["retry-after"]), 90, abs_tol=15)
+
+
+async def test_a_key_is_exchanged_while_its_tenant_is_answered(tmp_path: Path) -> None:
+    file = tmp_path / "alice"
+    file.write_text("alice-key\n")
+    mock = MockDeployment(
+        gateway=f"""
+  tenants:
+    - {{name: alice, api_keys_file: {file}}}
+    - {{name: mallory, api_keys: [mal-key]}}
+"""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        mock.engines["d1"].middle_gate.clear()
+        mock.engines["d2"].middle_gate.clear()
+        body = {"prompt": "short", "stream": True}
+        async with client.post(COMPLETIONS, json=body, headers=ALICE) as running:
+            await until(lambda: mock.gateway.requests.inflight == 1)
+            file.write_text("another-key\n")
+            mock.gateway.become(parse_deployment(mock.deployment_text(), source="f"), source="f")
+            assert (await ask(client, ALICE)).status == 401
+            file.write_text("")
+            with pytest.raises(ConfigError, match="no key is left"):
+                mock.gateway.become(
+                    parse_deployment(mock.deployment_text(), source="f"), source="f"
+                )
+            for name in ("d1", "d2"):
+                mock.engines[name].middle_gate.set()
+            assert (await running.text()).endswith("data: [DONE]\n\n")
+        assert (await ask(client, {"Authorization": "Bearer another-key"})).status == 200

@@ -1,0 +1,89 @@
+"""Engines that ask for a key, or speak https with a certificate of their own authority."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.tls.authority import create_authority, issue
+
+COMPLETIONS = "/v1/completions"
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+
+
+async def test_engines_that_want_a_key_are_locked_until_the_gateway_has_it(tmp_path: Path) -> None:
+    keys = tmp_path / "engines"
+    keys.write_text("wrong\n")
+    mock = MockDeployment(engine_entry=f", api_key_file: {keys}")
+    for engine in mock.engines.values():
+        engine.api_key = "right"
+    async with mock.running() as client:
+        await until(lambda: mock.gateway.fleet.up == mock.engines.keys())
+        await until(lambda: all(e.locked for e in mock.gateway.engines.values()))
+        async with client.get("/ready") as response:
+            assert response.status == 503, "no request can be answered"
+            troubles = (await response.json())["troubles"]
+        assert any("engine d1 answers 401: it wants an API key" in why for why in troubles)
+        async with client.post(COMPLETIONS, json={"prompt": "x"}) as response:
+            assert response.status == 502, "it is not the client's key that is wrong"
+            assert "right" not in await response.text()
+
+        keys.write_text("right\n")
+        file = parse_deployment(mock.deployment_text(), source="f")
+        mock.gateway.become(file, source="f")
+        await mock.ready()
+        for prompt in ("x", LONG):
+            async with client.post(COMPLETIONS, json={"prompt": prompt}) as response:
+                assert response.status == 200
+        assert mock.engines["e1"].requests, "prefill engines are shown theirs as well"
+        seen = [h for e in mock.engines.values() for _, _, h in e.requests]
+        assert {headers["Authorization"] for headers in seen} == {"Bearer right"}
+
+
+async def test_a_key_that_cannot_be_read_stops_nothing_that_runs(tmp_path: Path) -> None:
+    keys = tmp_path / "engines"
+    keys.write_text("key\n")
+    mock = MockDeployment(engine_entry=f", api_key_file: {keys}")
+    async with mock.running() as client:
+        await mock.ready()
+        keys.unlink()
+        with pytest.raises(ConfigError, match=r"engine 'e1': .*cannot be read"):
+            mock.gateway.become(parse_deployment(mock.deployment_text(), source="f"), source="f")
+        async with client.post(COMPLETIONS, json={"prompt": "x"}) as response:
+            assert response.status == 200
+
+
+async def test_engines_with_certificates_of_their_own_authority(tmp_path: Path) -> None:
+    create_authority(tmp_path / "engines")
+    files = issue(tmp_path / "engines", "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    mock = MockDeployment(engine_entry=f", ca: {files.ca}", host="localhost")
+    for engine in mock.engines.values():
+        engine.tls = context
+    async with mock.running() as client:
+        await mock.ready()
+        for prompt in ("x", LONG):
+            async with client.post(COMPLETIONS, json={"prompt": prompt}) as response:
+                assert response.status == 200
+        assert mock.engines["e1"].url.startswith("https://")
+
+
+async def test_an_engine_of_another_authority_gets_nothing(tmp_path: Path) -> None:
+    for name in ("engines", "others"):
+        create_authority(tmp_path / name)
+    files = issue(tmp_path / "engines", "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    mock = MockDeployment(engine_entry=f", ca: {tmp_path / 'others' / 'ca.pem'}", host="localhost")
+    for engine in mock.engines.values():
+        engine.tls = context
+    async with mock.running() as client:
+        async with client.post(COMPLETIONS, json={"prompt": "x"}) as response:
+            assert response.status == 503
+        assert not any(engine.requests for engine in mock.engines.values())

@@ -1,0 +1,194 @@
+"""Whose key, which limits, and for how long somebody is told to wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from prfaas.core.deployment import GatewayConfig, TenantConfig
+from prfaas.core.errors import ConfigError
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
+from prfaas.gateway.tenants import DEFAULT, Tenants, read_tenants
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def tenants(*configs: TenantConfig, clock: Clock | None = None, **more: object) -> Tenants:
+    return Tenants(read_tenants(GatewayConfig(tenants=configs, **more)), clock or Clock())  # type: ignore[arg-type]
+
+
+def one(**limits: object) -> TenantConfig:
+    return TenantConfig(name="acme", api_keys=("acme-key",), **limits)  # type: ignore[arg-type]
+
+
+OTHER = TenantConfig(name="other", api_keys=("other-key",))
+
+
+def test_a_key_is_its_tenants() -> None:
+    both = tenants(one(), OTHER)
+    assert both.find("Bearer acme-key").name == "acme"
+    assert both.find("bearer  other-key").name == "other"
+    for wrong in ("", "Bearer ", "Bearer acme-key2", "Basic acme-key", "acme-key"):
+        with pytest.raises(RequestRefused, match="no valid API key") as refused:
+            both.find(wrong)
+        assert refused.value.status == 401
+        assert refused.value.cause == "key"
+
+
+def test_an_old_list_of_keys_is_one_tenant_and_no_keys_let_everybody_in() -> None:
+    old = Tenants(read_tenants(GatewayConfig(api_keys=("k1", "k2"))))
+    assert [old.find(f"Bearer {key}").name for key in ("k1", "k2")] == [DEFAULT] * 2
+    assert not old.several
+    assert not old.isolated
+    assert bool(old)
+    none = Tenants(read_tenants(GatewayConfig()))
+    assert none.find("").name == DEFAULT
+    assert not none
+
+
+def test_caches_are_apart_as_soon_as_there_are_two() -> None:
+    assert not tenants(one()).isolated
+    assert tenants(one(), OTHER).isolated
+    assert not tenants(one(), OTHER, isolate_caches=False).isolated
+    assert tenants(one(), isolate_caches=True).isolated
+    assert tenants(one(), api_keys=("old",)).isolated, "the list of keys is a tenant, too"
+
+
+def test_keys_come_from_files_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# rotated in May\nfrom-file-1\n\n from-file-2 \n")
+    monkeypatch.setenv("OUR_KEYS", "from-env-1 from-env-2")
+    found = TenantConfig(name="acme", api_keys_file=str(file), api_keys_env="OUR_KEYS")
+    both = tenants(found, OTHER)
+    for key in ("from-file-1", "from-file-2", "from-env-1", "from-env-2"):
+        assert both.find(f"Bearer {key}").name == "acme"
+
+    file.write_text("from-file-2\n")
+    both.take(read_tenants(GatewayConfig(tenants=(found, OTHER))))
+    with pytest.raises(RequestRefused):
+        both.find("Bearer from-file-1")
+    assert both.find("Bearer from-file-2").name == "acme"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "cannot be read"), ("", "no key is left"), ("two words\n", "key 1 is none"),
+     ("#only\n", "no key is left"), ("caf\xe9\n", "not ASCII"), ("other-key\n", "tenant 'other'")],
+)  # fmt: skip
+def test_keys_that_cannot_be_had_are_refused_without_being_shown(
+    tmp_path: Path, content: str | None, says: str
+) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says) as refused:
+        tenants(OTHER, TenantConfig(name="acme", api_keys_file=str(file)))
+    assert "acme" in str(refused.value)
+    assert "other-key" not in str(refused.value)
+
+
+def test_who_waits_as_long_as_it_was_told_is_let_in() -> None:
+    clock = Clock()
+    (acme,) = tenants(one(requests_per_s=0.25), clock=clock)
+    acme.begin().end()
+    with pytest.raises(TooManyRequests, match=r"0\.25 requests a second") as refused:
+        acme.begin()
+    assert refused.value.retry_after_s == 4
+    clock.now += 3.0
+    with pytest.raises(TooManyRequests):
+        acme.begin()
+    clock.now += 1.0
+    acme.begin().end()
+
+
+def test_tokens_of_prompts_and_of_answers_are_counted() -> None:
+    clock = Clock()
+    (acme,) = tenants(one(tokens_per_min=600), clock=clock)
+    use = acme.begin()
+    use.take_tokens(500, 1000)
+    use.answer_tokens = 200
+    use.end()
+    with pytest.raises(TooManyRequests, match="600 tokens a minute") as refused:
+        acme.begin().take_tokens(20, 1)
+    assert refused.value.retry_after_s == 12, "a debt of 100 and 20 more, at 10 a second"
+    clock.now += 12.0
+    acme.begin().take_tokens(20, 1)
+
+
+def test_what_is_answered_at_a_time_is_bounded() -> None:
+    (acme,) = tenants(one(max_requests=2, max_tokens=1000))
+    first, second = acme.begin(), acme.begin()
+    with pytest.raises(TooManyRequests, match="max_requests"):
+        acme.begin()
+    first.take_tokens(600, 300)
+    with pytest.raises(TooManyRequests, match="max_tokens"):
+        second.take_tokens(50, 100)
+    first.end()
+    second.take_tokens(50, 100)
+    with pytest.raises(RequestRefused, match="lower max_tokens") as never:
+        acme.begin().take_tokens(900, 101)
+    assert never.value.status == 400, "no waiting helps"
+
+
+def test_limits_change_while_requests_run() -> None:
+    both = tenants(one(max_requests=1), OTHER)
+    use = both.find("Bearer acme-key").begin()
+    both.take(read_tenants(GatewayConfig(tenants=(one(max_requests=2), OTHER))))
+    acme = both.find("Bearer acme-key")
+    acme.begin()
+    with pytest.raises(TooManyRequests):
+        acme.begin()
+    use.end()
+    assert acme.inflight == 1
+
+
+def test_models() -> None:
+    (acme,) = tenants(one(models=("base", "poet")))
+    acme.check_model("poet")
+    for model in ("other", None):
+        with pytest.raises(RequestRefused, match="this key may not use it") as refused:
+            acme.check_model(model)
+        assert refused.value.status == 404
+
+
+def test_no_salt_of_a_client_is_another_tenants() -> None:
+    salts = set()
+    for tenant in ("a", "b", "ab"):
+        for given in ({}, {"cache_salt": "x"}, {"cache_salt": "b"}):
+            body = RequestBody("/v1/completions", _json(given))
+            body.belong_to(tenant)
+            salts.add(body.cache_salt)
+            assert body.cache_salt is not None
+            assert body.cache_salt.encode() in body.raw, "engines are told the same"
+    assert len(salts) == 9
+    stolen = next(iter(salts))
+    body = RequestBody("/v1/completions", _json({"cache_salt": stolen}))
+    body.belong_to("b")
+    assert body.cache_salt not in salts
+
+
+def test_a_salt_that_is_written_twice_is_written_once() -> None:
+    body = RequestBody("/v1/completions", b'{"cache_salt": "a", "prompt": "x", "cache_salt": "b"}')
+    body.belong_to("acme")
+    assert body.raw.count(b"cache_salt") == 1
+
+
+@pytest.mark.parametrize("salt", ["5", '""', "[]", "{}"])
+def test_a_salt_that_is_none_is_refused(salt: str) -> None:
+    body = RequestBody("/v1/completions", b'{"cache_salt": %s}' % salt.encode())
+    with pytest.raises(RequestRefused, match="cache_salt"):
+        body.belong_to("acme")
+
+
+def _json(fields: dict[str, str]) -> bytes:
+    return msgspec.json.encode({"prompt": "p", **fields})
