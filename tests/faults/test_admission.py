@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
-
-import aiohttp
 
 from prfaas.core.deployment import parse_deployment
+from prfaas.testing.asking import ask
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, mock_layout, until
-
-COMPLETIONS = "/v1/completions"
-
-
-async def ask(
-    client: aiohttp.ClientSession, prompt: Any = "abc", **body: Any
-) -> tuple[aiohttp.ClientResponse, bytes]:
-    async with client.post(COMPLETIONS, json={"prompt": prompt, **body}) as response:
-        return response, await response.read()
 
 
 def become(mock: MockDeployment, *changes: tuple[str, str]) -> None:

@@ -5,35 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from prfaas.testing.asking import COMPLETIONS, SHORT, answer_to, ask, text_of
 from prfaas.testing.gateway_process import gateway_process, is_ready
 from prfaas.testing.mock_deployment import MockDeployment, until
-from prfaas.testing.mock_engine import expected_words
 
-COMPLETIONS = "/v1/completions"
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
-SHORT = "abc"
 DONE = b"data: [DONE]\n\n"
-
-
-def answer_to(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
-
-
-async def ask(
-    client: aiohttp.ClientSession, prompt: str = SHORT, **body: Any
-) -> tuple[aiohttp.ClientResponse, bytes]:
-    async with client.post(COMPLETIONS, json={"prompt": prompt, **body}) as response:
-        return response, await response.read()
-
-
-def text_of(content: bytes) -> str:
-    return str(json.loads(content)["choices"][0]["text"])
 
 
 async def order(
@@ -45,14 +30,22 @@ async def order(
         return response.status, await response.json()
 
 
+@asynccontextmanager
+async def begun(
+    mock: MockDeployment, client: aiohttp.ClientSession
+) -> AsyncIterator[tuple[aiohttp.ClientResponse, bytes]]:
+    """An answer whose first event is here; the rest waits for a ``middle_gate``."""
+    await mock.ready()
+    for name in ("d1", "d2"):
+        mock.engines[name].middle_gate.clear()
+    async with client.post(COMPLETIONS, json={"prompt": SHORT, "stream": True}) as response:
+        yield response, await response.content.readuntil(b"\n\n")
+
+
 async def test_an_engine_is_drained_while_it_answers_and_comes_back() -> None:
     mock = MockDeployment()
     async with mock.running() as client:
-        await mock.ready()
-        for name in ("d1", "d2"):
-            mock.engines[name].middle_gate.clear()
-        async with client.post(COMPLETIONS, json={"prompt": SHORT, "stream": True}) as response:
-            first = await response.content.readuntil(b"\n\n")
+        async with begun(mock, client) as (response, first):
             leaving = next(n for n in ("d1", "d2") if mock.engines[n].requests)
             staying = {"d1": "d2", "d2": "d1"}[leaving]
             status, report = await order(client, leaving)
@@ -115,27 +108,22 @@ async def test_only_operators_drain() -> None:
 
 async def test_a_gateway_that_stops_lets_answers_end_and_takes_no_more() -> None:
     mock = MockDeployment()
-    async with mock.running() as client:
-        await mock.ready()
+    async with mock.running() as client, begun(mock, client) as (response, first):
+        stopping = asyncio.create_task(mock.gateway.stop_serving(asyncio.Event()))
+        await until(lambda: mock.gateway.stopping)
+        ready = await client.get("/ready")
+        assert (ready.status, (await ready.json())["troubles"]) == (
+            503,
+            ["the gateway is stopping"],
+        )
+        refused, content = await ask(client)
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert b"the gateway is stopping" in content
+        assert not stopping.done()
         for name in ("d1", "d2"):
-            mock.engines[name].middle_gate.clear()
-        async with client.post(COMPLETIONS, json={"prompt": SHORT, "stream": True}) as response:
-            first = await response.content.readuntil(b"\n\n")
-            stopping = asyncio.create_task(mock.gateway.stop_serving(asyncio.Event()))
-            await until(lambda: mock.gateway.stopping)
-            ready = await client.get("/ready")
-            assert (ready.status, (await ready.json())["troubles"]) == (
-                503,
-                ["the gateway is stopping"],
-            )
-            refused, content = await ask(client)
-            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
-            assert b"the gateway is stopping" in content
-            assert not stopping.done()
-            for name in ("d1", "d2"):
-                mock.engines[name].middle_gate.set()
-            assert (first + await response.read()).endswith(DONE)
-            await stopping
+            mock.engines[name].middle_gate.set()
+        assert (first + await response.read()).endswith(DONE)
+        await stopping
 
 
 async def test_what_a_gateway_cuts_off_ends_with_an_error() -> None:

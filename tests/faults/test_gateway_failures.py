@@ -14,29 +14,13 @@ import aiohttp
 import pytest
 
 from prfaas.core.deployment import parse_deployment
+from prfaas.testing.asking import COMPLETIONS, SHORT, answer_to, ask, text_of
 from prfaas.testing.mock_deployment import MockDeployment, until
-from prfaas.testing.mock_engine import MockEngine, expected_words
+from prfaas.testing.mock_engine import MockEngine
 
-COMPLETIONS = "/v1/completions"
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
-SHORT = "abc"
 WORD = b'data: {"choices": [{"index": 0, "text": " a"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
-
-
-def answer_to(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
-
-
-async def ask(
-    client: aiohttp.ClientSession, prompt: str = SHORT, **body: Any
-) -> tuple[aiohttp.ClientResponse, bytes]:
-    async with client.post(COMPLETIONS, json={"prompt": prompt, **body}) as response:
-        return response, await response.read()
-
-
-def text_of(content: bytes) -> str:
-    return str(json.loads(content)["choices"][0]["text"])
 
 
 def decoders(mock: MockDeployment) -> list[MockEngine]:

@@ -10,8 +10,9 @@ import msgspec
 
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.link.api import LinkState
+from prfaas.scheduler.load_times import LearnedTimes
+from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import MockDeployment, clear_line, until
-from prfaas.testing.mock_engine import expected_words
 
 COMPLETIONS = "/v1/completions"
 
@@ -33,10 +34,6 @@ async def ask(client: aiohttp.ClientSession, prompt: str) -> tuple[str, aiohttp.
         return body["choices"][0]["text"] if response.ok else "", response
 
 
-def right(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
-
-
 async def test_a_prompt_on_a_line_that_crawls_is_prefilled_anew_and_others_follow(
     tmp_path: Path,
 ) -> None:
@@ -51,11 +48,11 @@ async def test_a_prompt_on_a_line_that_crawls_is_prefilled_anew_and_others_follo
         await until(lambda: len(mock.engines["e1"].bodies(COMPLETIONS)) == 1)
         east.links = [crawling(1000.0)]
         text, response = await asked
-        assert text == right(long)
+        assert text == answer_to(long)
         assert response.headers["x-prfaas-attempts"] == "2"
         assert "the line from east would take" in response.headers["x-prfaas-route"]
         text, response = await ask(client, other)
-        assert text == right(other)
+        assert text == answer_to(other)
         assert not response.headers["x-prfaas-route"].startswith("offload")
         mock.engines["e1"].exports_complete = True
         east.links = [clear_line("west-agent")]
@@ -92,16 +89,15 @@ async def test_what_cannot_be_in_time_is_refused_at_once_and_the_rest_is_served(
             gate.set()
         answers = await asyncio.gather(*asked)
         served = [prompt for prompt, (text, _) in zip(prompts, answers, strict=True) if text]
-        assert [text for text, _ in answers if text] == [right(prompt) for prompt in served]
+        assert [text for text, _ in answers if text] == [answer_to(prompt) for prompt in served]
         assert len(served) == 8
         text, _ = await ask(client, prompts[-1])
-        assert text == right(prompts[-1])
+        assert text == answer_to(prompts[-1])
 
 
 def knowing(directory: Path, s_per_token: dict[str, float]) -> Path:
     """A file of a gateway that has seen engines prefill at these speeds."""
     path = directory / "learned.json"
-    LearnedFile(path).write(
-        {name: (3.0, 7e3, 7e3 * s, 21e6, 21e6 * s) for name, s in s_per_token.items()}
-    )
+    sums = {name: (3.0, 7e3, 7e3 * s, 21e6, 21e6 * s) for name, s in s_per_token.items()}
+    LearnedFile(path).write(LearnedTimes(sums, {}))
     return path

@@ -7,8 +7,8 @@ import asyncio
 import aiohttp
 import pytest
 
+from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import MockDeployment, until
-from prfaas.testing.mock_engine import expected_words
 
 PROMPTS = [f"a prompt of which there are many, this is number {n}" for n in range(60)]
 
@@ -42,7 +42,7 @@ async def many_answers_at_once(mock: MockDeployment, client: aiohttp.ClientSessi
     for engine in decoders:
         engine.middle_gate.set()
     for prompt, (text, headers) in zip(PROMPTS, await asyncio.gather(*asked), strict=True):
-        assert text == "".join(expected_words(list(prompt.encode())))
+        assert text == answer_to(prompt)
         assert headers["x-prfaas-attempts"] == "1", headers["x-prfaas-route"]
 
 
@@ -66,7 +66,7 @@ async def test_and_one_prefills_again_when_they_have_become_few() -> None:
         await many_answers_at_once(mock, client)
         await until(lambda: "prefill" in [roles(mock)[n] for n in ("p1", "d1", "d2")], within_s=300)
         text, headers = await ask(client, PROMPTS[0])
-        assert text == "".join(expected_words(list(PROMPTS[0].encode())))
+        assert text == answer_to(PROMPTS[0])
         assert headers["x-prfaas-attempts"] == "1", headers["x-prfaas-route"]
 
 

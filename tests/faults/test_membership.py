@@ -6,33 +6,18 @@ import asyncio
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.testing.asking import SHORT, answer_to, ask
 from prfaas.testing.gateway_process import gateway_process
 from prfaas.testing.mock_deployment import MockDeployment, until
-from prfaas.testing.mock_engine import MockEngine, expected_words
+from prfaas.testing.mock_engine import MockEngine
 
-COMPLETIONS = "/v1/completions"
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
-SHORT = "abc"
-
-
-def answer_to(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
-
-
-async def ask(
-    client: aiohttp.ClientSession, prompt: str = SHORT, key: str = "", **body: Any
-) -> tuple[aiohttp.ClientResponse, bytes]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    send = {"prompt": prompt, **body}
-    async with client.post(COMPLETIONS, json=send, headers=headers) as response:
-        return response, await response.read()
 
 
 async def decoded_by(client: aiohttp.ClientSession, prompt: str = SHORT) -> str:

@@ -264,13 +264,13 @@ class Gateway:
         return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _make_driver(self) -> Driver:
-        config = self.deployment.scheduler
+        config, learned = self.deployment.scheduler, self._learned.read()
         opened = JournalOpened(
             driver="gateway",
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(seeds=self._seeds, learned=self._learned.read()),
+            costs=CostInputs(seeds=self._seeds, learned=learned.prefills, loads=learned.loads),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
+from prfaas.policies.learned_loads import Sums
+from prfaas.scheduler.load_times import LearnedTimes
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +28,12 @@ _EVERY_S = 30.0
 
 
 class Learned(Strict, frozen=True):
-    """``prefills``: engine -> sums, as `PrefillLearner.learned` gives them."""
+    """``prefills``: engine -> sums, as `PrefillLearner.learned` gives them. ``loads``: the same of
+    `LearnedLoads`."""
 
     version: int
     prefills: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    loads: dict[str, Sums] = msgspec.field(default_factory=dict)
 
 
 class LearnedFile:
@@ -39,17 +43,18 @@ class LearnedFile:
         self._path = path
         self._written: Learned | None = None
 
-    def read(self) -> dict[str, tuple[float, ...]]:
+    def read(self) -> Learned:
         """What a predecessor has left; empty where there is nothing that can be read."""
+        nothing = Learned(VERSION)
         if self._path is None:
-            return {}
+            return nothing
         try:
             found = msgspec.json.decode(self._path.read_bytes(), type=Learned)
         except FileNotFoundError:
-            return {}
+            return nothing
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             logger.warning("%s: not read, costs are learned anew: %s", self._path, error)
-            return {}
+            return nothing
         if found.version != VERSION:
             logger.warning(
                 "%s: of version %d, not %d: costs are learned anew",
@@ -57,18 +62,18 @@ class LearnedFile:
                 found.version,
                 VERSION,
             )
-            return {}
-        return found.prefills
+            return nothing
+        return found
 
     def check(self) -> None:
         """Raise ConfigError where the file could not be written."""
         if self._path is not None and not os.access(self._path.parent, os.W_OK | os.X_OK):
             raise ConfigError(f"{self._path}: its directory is missing or cannot be written")
 
-    def write(self, prefills: Mapping[str, tuple[float, ...]]) -> None:
+    def write(self, times: LearnedTimes) -> None:
         """Keep this, if it is something else than before. A full disk costs a warning."""
-        learned = Learned(VERSION, dict(prefills))
-        if self._path is None or not prefills or learned == self._written:
+        learned = Learned(VERSION, dict(times.prefills), dict(times.loads))
+        if self._path is None or not times.prefills or learned == self._written:
             return
         scratch = self._path.with_name(f"{self._path.name}.tmp")
         try:
@@ -79,7 +84,7 @@ class LearnedFile:
         else:
             self._written = learned
 
-    async def keep(self, learned: Callable[[], Mapping[str, tuple[float, ...]]]) -> None:
+    async def keep(self, learned: Callable[[], LearnedTimes]) -> None:
         """Write now and then, for ever."""
         while self._path is not None:
             await asyncio.sleep(_EVERY_S)

@@ -75,7 +75,7 @@ class AutoPolicy:
         soonest = ways.soonest()
         if soonest is None:
             return None
-        limit_s = self._limit_s(request, ways.idle_s(), now)
+        limit_s = self._limit_s(request, view, soonest, ways.idle_s(), now)
         weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
         best = ways.best(limit_s, weight) if soonest.ttft_s <= limit_s else None
         if best is None:
@@ -86,12 +86,18 @@ class AutoPolicy:
         why = f"first token in {best.ttft_s:.2f} s, the soonest in {soonest.ttft_s:.2f} s"
         return _decision(best, why)
 
-    def _limit_s(self, request: RequestView, idle_s: float, now: float) -> float:
-        """Within which time the first token must be out."""
+    def _limit_s(
+        self, request: RequestView, view: View, soonest: Candidate, idle_s: float, now: float
+    ) -> float:
+        """Within which time the KV cache must be there, so that the first token is out in time."""
+        load_s = 0.0
+        if soonest.prefill is not None:
+            size = view.costs.kv_bytes(0, request.total_tokens)
+            load_s = view.costs.load_s(soonest.decode.name, size)
         limit_s = self._ttft_s * _MARGIN
-        if idle_s > limit_s:
-            limit_s = idle_s * _PATIENCE
-        return min(limit_s, request.deadline - now)
+        if idle_s + load_s > limit_s:
+            limit_s = (idle_s + load_s) * _PATIENCE
+        return min(limit_s, request.deadline - now) - load_s
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at every PD cluster's decode load; say which engines change their role."""

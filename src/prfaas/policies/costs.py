@@ -12,6 +12,7 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from prfaas.policies.learned_loads import LearnedLoads
 from prfaas.policies.prefill_lines import PrefillLines, Sums
 from prfaas.policies.views import PrefillTimes
 
@@ -68,6 +69,11 @@ class ProfileCosts:
     def knows(self, engine: str) -> bool:
         """Of all it has a profile of."""
         return engine in self._prefill
+
+    def load_s(self, engine: str, kv_bytes: float) -> float:
+        """Profiles say nothing of it."""
+        del engine, kv_bytes
+        return 0.0
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off, as the profile says."""
@@ -235,11 +241,18 @@ class LearnedCosts:
     Args:
         prefills: what was learned so far; it goes on learning.
         kv_bytes: bytes of a hand-off of tokens [from, to).
+        loads: what is learned of them; None: nothing is.
     """
 
-    def __init__(self, prefills: LearnedPrefills, kv_bytes: Callable[[int, int], float]) -> None:
+    def __init__(
+        self,
+        prefills: LearnedPrefills,
+        kv_bytes: Callable[[int, int], float],
+        loads: LearnedLoads | None = None,
+    ) -> None:
         self._prefills = prefills
         self._kv_bytes = kv_bytes
+        self._loads = loads
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes, by what was seen."""
@@ -256,3 +269,7 @@ class LearnedCosts:
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off, as the engines' layouts say."""
         return self._kv_bytes(from_token, to_token)
+
+    def load_s(self, engine: str, kv_bytes: float) -> float:
+        """See `Costs`."""
+        return 0.0 if self._loads is None else self._loads.load_s(engine, kv_bytes)

@@ -212,6 +212,10 @@ class Costs(Protocol):
     def kv_bytes(self, from_token: int, to_token: int) -> float:
         """Bytes of a hand-off of tokens [from_token, to_token)."""
 
+    def load_s(self, engine: str, kv_bytes: float) -> float:
+        """Seconds from when a hand-off is there to the first token of a decode engine; 0 where
+        nothing is known of that."""
+
 
 class PrefillLearner(Protocol):
     """Whoever learns costs from what is seen."""

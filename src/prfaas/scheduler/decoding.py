@@ -108,6 +108,7 @@ class Decoding:
         self.fill_slots(other.engine)
 
     def _tell_to_decode(self, record: Record, engine: EngineState) -> None:
+        record.asked_at = self._requests.now
         if record.route is Route.DIRECT:
             self._reservations.book_prefill(record, engine)
         self._requests.out.append(

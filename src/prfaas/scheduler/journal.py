@@ -17,6 +17,7 @@ import msgspec
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.models.interpolation import Interpolation
 from prfaas.models.kv_size import KvSize
+from prfaas.policies.learned_loads import Sums
 from prfaas.scheduler.commands import AnyCommand
 from prfaas.scheduler.events import AnyEvent
 from prfaas.scheduler.topology import Topology
@@ -37,12 +38,14 @@ class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler's estimates start from. ``kv_size``: the bytes of a hand-off; None: they
     follow from the layout, once it is known. ``prefill``: engine -> seconds by uncached tokens;
     None: learned from the events. What is learned begins with ``seeds``, curves of profiles, or
-    with what a predecessor has ``learned`` (`PrefillLearner.learned`)."""
+    with what a predecessor has ``learned`` (`PrefillLearner.learned`); what a gateway learns of
+    ``loads`` begins likewise (`LearnedLoads.learned`)."""
 
     kv_size: KvSize | None = None
     prefill: dict[str, Curve] | None = None
     seeds: dict[str, Curve] = {}
     learned: dict[str, tuple[float, ...]] = {}
+    loads: dict[str, Sums] = {}
 
 
 class Note(msgspec.Struct, frozen=True, gc=False, tag=True):

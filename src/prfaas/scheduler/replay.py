@@ -18,6 +18,7 @@ from prfaas.core.errors import CallerError
 from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Table
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
+from prfaas.policies.learned_loads import LearnedLoads
 from prfaas.policies.registry import make_policy
 from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.commands import AnyCommand, Command
@@ -73,13 +74,16 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
             f"the journal is of version {opened.version}, this is a reader of version {VERSION}"
         )
     sizes = HandoffSizes()
-    estimates = estimates_from(opened.costs, opened.topology.cluster_of, sizes=sizes)
+    learns = opened.driver == "gateway" and opened.costs.prefill is None
+    loads = LearnedLoads(opened.costs.loads) if learns else None
+    estimates = estimates_from(opened.costs, opened.topology.cluster_of, sizes=sizes, loads=loads)
     return Scheduler(
         opened.topology,
         make_policy(opened.scheduler),
         opened.scheduler,
         costs=estimates.costs,
         learner=estimates.learner,
+        loads=loads,
         on_layout=sizes.learn,
         on_engines=None if estimates.learner is None else estimates.learner.engines_are,
     )
@@ -108,10 +112,14 @@ class Estimates(NamedTuple):
 
 
 def estimates_from(
-    inputs: CostInputs, cluster_of: Mapping[str, str], *, sizes: HandoffSizes | None = None
+    inputs: CostInputs,
+    cluster_of: Mapping[str, str],
+    *,
+    sizes: HandoffSizes | None = None,
+    loads: LearnedLoads | None = None,
 ) -> Estimates:
-    """The estimates that the scheduler begins with. ``sizes`` stand
-    in where the inputs do not say how large a hand-off is."""
+    """The estimates that the scheduler begins with. ``sizes`` stand in where the inputs do not say
+    how large a hand-off is; ``loads`` go on being learned."""
     if inputs.prefill is None:
         prefills = LearnedPrefills(cluster_of)
         for engine, curve in inputs.seeds.items():
@@ -121,7 +129,7 @@ def estimates_from(
             kv_bytes = (sizes or HandoffSizes()).bytes
         else:
             kv_bytes = ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
-        return Estimates(LearnedCosts(prefills, kv_bytes), prefills)
+        return Estimates(LearnedCosts(prefills, kv_bytes, loads), prefills)
     assert inputs.kv_size is not None
     seconds = {curve: cache(_seconds(curve)) for curve in set(inputs.prefill.values())}
     prefill = {engine: seconds[curve] for engine, curve in inputs.prefill.items()}

@@ -48,7 +48,8 @@ class Reservations:
 
     def book_memory(self, record: Record) -> None:
         """Its prefill starts: there must be room for what it hands over."""
-        self.memories.book(record, self._kv_bytes(record))
+        record.handed_bytes = self._kv_bytes(record)
+        self.memories.book(record, record.handed_bytes)
 
     def release_memory(self, record: Record) -> None:
         """What was handed over is dropped: others may start."""

@@ -242,8 +242,9 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "attempt", "cached", "deadline", "decode", "due_at", "engines_lost",
-        "failed", "from_token", "full", "hedge", "last_attempt", "link", "link_bytes", "memory",
+        "arrived_at", "asked_at", "attempt", "began_at", "cached", "deadline", "decode", "due_at",
+        "engines_lost", "failed", "from_token", "full", "handed_bytes", "hedge", "last_attempt",
+        "link", "link_bytes", "memory",
         "output_tokens", "pace", "prefill", "prefill_s", "priority", "reason", "request_id",
         "resumable",
         "route", "sequences", "share_arrived", "stall_at", "state", "tenant",
@@ -292,6 +293,10 @@ class Record:
         """The machine on which its hand-off has memory booked."""
         self.stall_at = inf
         self.share_arrived: float | None = None
+        self.asked_at = self.began_at = now
+        """When a decode engine was asked, and when its first token was there."""
+        self.handed_bytes = 0.0
+        """Of its hand-off."""
         self.pace: tuple[float, float] | None = None
         """When, soon after prefill, which share of the transfer's bytes had arrived."""
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from prfaas.index.engine_index import BlocksStored
+from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import (
     BLOCK_TOKENS,
     MockDeployment,
@@ -24,10 +25,6 @@ LONG = "a long prompt that is certainly longer than the threshold of forty token
 MIDDLE = "longer than one block"
 SHORT = "abc"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-
-
-def answer_to(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
 
 
 async def ask(

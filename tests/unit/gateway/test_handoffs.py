@@ -18,15 +18,10 @@ from prfaas.gateway.handoffs import drop_transfer, export_params, watch_transfer
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import StartPrefill
 from prfaas.testing.mock_deployment import MockDeployment, until
-from prfaas.testing.mock_engine import expected_words
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
 MIDDLE = "longer than one block"
 COMPLETIONS = "/v1/completions"
-
-
-def answer_to(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
 
 
 async def ask(client: aiohttp.ClientSession, **body: Any) -> tuple[aiohttp.ClientResponse, str]:

@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.gateway.learned_file import LearnedFile
+from prfaas.gateway.learned_file import VERSION, Learned, LearnedFile
+from prfaas.scheduler.load_times import LearnedTimes
 from prfaas.testing.mock_deployment import MockDeployment
 
 SUMS = {"p1": (2.0, 20.0, 1.0, 200.0, 10.0)}
+LOADS = {"d1": (1.0, 1e6, 0.1, 1e12, 1e5)}
 
 
 def test_it_goes_there_and_back(tmp_path: Path) -> None:
     path = tmp_path / "learned.json"
-    assert LearnedFile(path).read() == {}
-    LearnedFile(path).write(SUMS)
-    assert LearnedFile(path).read() == SUMS
+    assert LearnedFile(path).read().prefills == {}
+    LearnedFile(path).write(LearnedTimes(SUMS, LOADS))
+    assert LearnedFile(path).read() == Learned(VERSION, SUMS, LOADS)
     assert [file.name for file in tmp_path.iterdir()] == ["learned.json"]
 
 
@@ -30,10 +32,10 @@ def test_a_torn_or_strange_file_is_passed_over_with_a_warning(
     path = tmp_path / "learned.json"
     path.write_bytes(torn)
     kept = LearnedFile(path)
-    assert kept.read() == {}
+    assert kept.read() == Learned(VERSION)
     assert "learned anew" in caplog.text
-    kept.write(SUMS)
-    assert kept.read() == SUMS
+    kept.write(LearnedTimes(SUMS, {}))
+    assert kept.read().prefills == SUMS
 
 
 def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:

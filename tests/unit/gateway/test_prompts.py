@@ -8,16 +8,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import MockDeployment
-from prfaas.testing.mock_engine import expected_words
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
 MIDDLE = "longer than one block"
 COMPLETIONS = "/v1/completions"
-
-
-def answer_to(prompt: str) -> str:
-    return "".join(expected_words(list(prompt.encode())))
 
 
 async def ask(client: aiohttp.ClientSession, **body: Any) -> tuple[aiohttp.ClientResponse, str]:

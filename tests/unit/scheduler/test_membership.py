@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError
-from prfaas.models.kv_size import KvSize
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
-from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.lifecycle import State
-from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+from prfaas.testing.scheduler_driver import Driver
 
 LONG, SHORT = 100, 8
 
@@ -30,20 +27,11 @@ class Harness:
             (LinkSpec("east", "west", 1e6),),
             alignment_tokens=4,
         )
-        self.scheduler = scheduler_from(
-            JournalOpened(
-                driver="simulator",
-                unix_time=None,
-                topology=topology,
-                scheduler=SchedulerConfig(policy="threshold", threshold=50),
-                costs=CostInputs(kv_size=KvSize(0.0, 1.0)),
-            )
-        )
+        self.drive = Driver(topology, threshold=50)
+        self.scheduler = self.drive.scheduler
 
     def __call__(self, event: e.AnyEvent) -> list[c.AnyCommand]:
-        commands = self.scheduler.handle(event, now=0.0)
-        self.scheduler.check_integrity()
-        return [command for command in commands if not isinstance(command, c.SetTimer)]
+        return self.drive(event)
 
     def arrive(self, name: str, tokens: int = SHORT) -> list[c.AnyCommand]:
         return self(e.RequestArrived(name, tokens, 9))

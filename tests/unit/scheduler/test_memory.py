@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from prfaas.core.deployment import SchedulerConfig
-from prfaas.models.kv_size import KvSize
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
-from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.lifecycle import State
-from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+from prfaas.testing.scheduler_driver import Driver
 
 LONG = 100
 """Tokens, and bytes of its hand-off with the last slot of 10 filled up."""
@@ -28,25 +25,16 @@ class Harness:
             (LinkSpec("east", "west", 1e6),),
             alignment_tokens=4,
         )
-        self.scheduler = scheduler_from(
-            JournalOpened(
-                driver="simulator",
-                unix_time=None,
-                topology=topology,
-                scheduler=SchedulerConfig(policy="threshold", threshold=50),
-                costs=CostInputs(kv_size=KvSize(0.0, 1.0)),
-            )
-        )
+        self.drive = Driver(topology, threshold=50)
+        self.scheduler = self.drive.scheduler
         self(e.EngineDown("d2", "not here"))
 
     def __call__(self, event: e.AnyEvent) -> list[str]:
         """Which requests were started, ``prefill ID`` or ``decode ID``."""
-        commands = self.scheduler.handle(event, now=0.0)
-        self.scheduler.check_integrity()
         words = {c.StartPrefill: "prefill", c.StartDecode: "decode"}
         return [
             f"{words[type(command)]} {command.request_id}"
-            for command in commands
+            for command in self.drive(event)
             if isinstance(command, c.StartPrefill | c.StartDecode)
         ]
 
