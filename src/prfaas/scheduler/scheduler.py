@@ -134,11 +134,7 @@ class Scheduler:
             requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
         self.sharing = sharing = Sharing(
-            requests,
-            fleet,
-            membership=membership,
-            reservations=parts.reservations,
-            decoding=parts.decoding,
+            requests, fleet, membership, parts.reservations, parts.decoding
         )
         self.leading = leading = Leading(
             requests, fleet, policy, membership=membership, roles=self._roles

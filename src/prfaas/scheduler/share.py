@@ -20,3 +20,7 @@ class Share:
         """``contested_at``: when prefills of others were last there."""
         self.begun = 0
         """Prefills of one's own, ever."""
+
+    def behind_others(self, until: float) -> float:
+        """When work is done that alone would be done at ``until``."""
+        return max(until, self.told_at) + self.others_s if self.others_s else until

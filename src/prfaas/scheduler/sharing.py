@@ -26,7 +26,6 @@ class Sharing:
         self,
         requests: Requests,
         fleet: FleetState,
-        *,
         membership: Membership,
         reservations: Reservations,
         decoding: Decoding,

@@ -102,10 +102,7 @@ class EngineState:
     @property
     def booked_until(self) -> float:
         """See `EngineView`. What other gateways have there is done before one's own."""
-        share = self.share
-        if not share.others_s:
-            return self._own_until
-        return max(self._own_until, share.told_at) + share.others_s
+        return self.share.behind_others(self._own_until)
 
     @property
     def free_at(self) -> float:
@@ -136,8 +133,7 @@ class EngineState:
 
     def set_capacity(self, spec: EngineSpec) -> None:
         """How much it is given at a time, from now on: what is on it beyond that may end."""
-        self.all_requests = spec.max_requests
-        prefills = spec.max_prefills
+        self.all_requests, prefills = spec.max_requests, spec.max_prefills
         self.all_prefills = spec.max_requests if prefills is None else prefills
         self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
         if self.kv_told is not None:
