@@ -12,14 +12,17 @@ import itertools
 import json
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from prfaas.testing.fleet_of_machines import (
     ENGINES,
+    GATEWAYS,
     LINES,
     LONG,
     MACHINES,
@@ -29,7 +32,7 @@ from prfaas.testing.fleet_of_machines import (
     clusters_of,
     until,
 )
-from prfaas.testing.running import Answer
+from prfaas.testing.running import Answer, call
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import unavailable
 
@@ -75,6 +78,68 @@ def test_hand_offs_go_from_machine_to_machine(fleet: Fleet) -> None:
     counted = fleet.counters()
     assert (counted["imported"], counted["recomputed"]) == (taken.total(), 0)
     until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
+
+
+SLOTS = 8
+"""Of every engine of the fleet."""
+
+
+def told(fleet: Fleet, machine: str, port: int, path: str) -> Any:
+    """What a process of a machine answers."""
+    return call(f"http://{fleet.sites.management_address(machine)}:{port}{path}").json()
+
+
+def whole_and_met(fleet: Fleet) -> bool:
+    """Every gateway is ready, and every agent knows all of them."""
+    return (
+        fleet.whole()
+        and all(fleet.ready(url)["ready"] for url in fleet.urls)
+        and all(sessions(fleet, machine) == len(GATEWAYS) for machine in ENGINES)
+    )
+
+
+def sessions(fleet: Fleet, machine: str) -> int:
+    """How many gateways the agent of a machine takes for alive."""
+    return len(told(fleet, machine, 7401, "/gateways")["gateways"])
+
+
+def test_three_gateways_together_keep_engines_within_their_slots(fleet: Fleet) -> None:
+    until(lambda: whole_and_met(fleet), "whole")
+    with ThreadPoolExecutor(90) as pool:
+        urls = itertools.cycle(fleet.urls)
+        lengths = itertools.cycle([SHORT, SHORT, SHORT, SHORT, LONG])
+        asked = [pool.submit(fleet.ask, n, next(lengths), next(urls)) for n in range(5000, 5180)]
+        assert len([future.result() for future in asked]) == 180
+    most = {
+        engine: told(fleet, machine, 8000 + number, "/counters")["most_under_way"]
+        for machine, engines in ENGINES.items()
+        for number, engine in enumerate(engines)
+    }
+    print(f"the most that engines of {SLOTS} slots had at once: {most}")
+    assert max(most.values()) <= SLOTS + len(GATEWAYS)
+    until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
+
+
+def test_what_a_killed_gateway_leaves_is_free_long_before_its_deadlines(fleet: Fleet) -> None:
+    until(lambda: whole_and_met(fleet), "whole")
+    url = fleet.urls[2]
+    with ThreadPoolExecutor(24) as pool:
+        for number in range(6000, 6024):
+            prompt = [(7 * number + i) % 251 for i in range(LONG)]
+            body = {"prompt": prompt, "max_tokens": 16}
+            pool.submit(call, f"{url}/v1/completions", body)
+        until(lambda: not all(fleet.free(machine) for machine in ENGINES), "hand-offs under way")
+        fleet.kill("gateway-3")
+        killed_at = time.monotonic()
+        until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
+        took_s = time.monotonic() - killed_at
+    print(f"free {took_s:.1f} s after it was killed; transfers had 60 s")
+    assert took_s < 20.0, "after five silent seconds, on a machine that may be slow"
+    until(lambda: all(sessions(fleet, m) == 2 for m in ENGINES), "it is counted no more")
+    for number in range(6000, 6003):
+        fleet.insist(number, LONG)
+    fleet.start_gateway("gateway-3")
+    until(lambda: bool(fleet.ready(url)["ready"]), "it is back")
 
 
 def test_an_agent_that_is_killed_loses_no_request(fleet: Fleet) -> None:

@@ -14,11 +14,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prfaas.agent.cache_feed import CacheFeed
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
+from prfaas.core.errors import CapacityError
+from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
-from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
+from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
-from prfaas.pool.events import TransferCancelled
+from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
@@ -54,6 +56,9 @@ class Admin:
         app.router.add_delete("/transfers/{id}", self._delete_transfer)
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
+        app.router.add_get("/gateways", self._gateways)
+        app.router.add_put("/gateways/{id}", self._renew_gateway)
+        app.router.add_delete("/gateways/{id}", self._end_gateway)
         app.router.add_get("/links", self._links)
         app.router.add_get("/links/events", self._link_events)
         return app
@@ -131,6 +136,29 @@ class Admin:
             await response.write(msgspec.json.encode(news) + b"\n")
         return response
 
+    async def _gateways(self, request: web.Request) -> web.Response:
+        """Whose sessions are live."""
+        return _json({"gateways": self._driver.standing().gateways})
+
+    async def _renew_gateway(self, request: web.Request) -> web.Response:
+        """It lives for `LAPSES_AFTER_S` more, and is told what it may have at the engines here."""
+        session_id = _session_id(request)
+        try:
+            renewal = msgspec.json.decode(await request.read(), type=Renewal)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise web.HTTPBadRequest(
+                text=f"not a renewal of a gateway's session: {error}"
+            ) from error
+        try:
+            return _json(self._driver.renew(session_id, renewal))
+        except CapacityError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from error
+
+    async def _end_gateway(self, request: web.Request) -> web.Response:
+        """Its transfers are dropped, now."""
+        self._driver.handle(GatewayEnded(_session_id(request)))
+        return web.Response(status=204)
+
     async def _links(self, request: web.Request) -> web.Response:
         return _json(LinkStates(list(self._link.states())))
 
@@ -163,6 +191,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    why = refusal(request.headers.get(AGENT_API_HEADER))
+    if why is not None:
+        return _json({"error": why}, status=426)
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -174,6 +205,13 @@ def _transfer_id(request: web.Request) -> str:
     if not TRANSFER_ID.match(transfer_id):
         raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
     return transfer_id
+
+
+def _session_id(request: web.Request) -> str:
+    session_id = request.match_info["id"]
+    if not SESSION_ID.match(session_id):
+        raise web.HTTPBadRequest(text="a session id is 8 to 24 characters of a-z 0-9")
+    return session_id
 
 
 def _number(request: web.Request, name: str, *, default: float, low: float, high: float) -> float:

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.pool.books import PoolSnapshot
 from prfaas.pool.effects import (
     AcceptOffer,
@@ -28,9 +29,16 @@ from prfaas.pool.effects import (
     CopySlot,
     RefuseOffer,
     ReportFailure,
+    ReportLapse,
     ServeLeases,
 )
-from prfaas.pool.events import AnyEvent, LeasesCameDue, OfferReceived, SlotCopied
+from prfaas.pool.events import (
+    AnyEvent,
+    GatewayRenewed,
+    LeasesCameDue,
+    OfferReceived,
+    SlotCopied,
+)
 from prfaas.pool.pool import Pool
 from prfaas.pool.records import TransferView
 
@@ -67,6 +75,7 @@ class PoolDriver:
         self.carry_out(CopySlot, self._copy_slot)
         self.carry_out(ServeLeases, lambda _: self.handle(LeasesCameDue()))
         self.carry_out(ReportFailure, _log_failure)
+        self.carry_out(ReportLapse, _log_lapse)
 
     def carry_out(self, kind: type[Kind], way: Callable[[Kind], None]) -> None:
         """``way`` is called on the event loop for every effect of this kind."""
@@ -119,6 +128,17 @@ class PoolDriver:
         with self._lock:
             return self._pool.cached()
 
+    def renew(self, session_id: str, renewal: Renewal) -> Standing:
+        """On the event loop: a gateway lives; what it may have here. Raises CapacityError."""
+        self.handle(GatewayRenewed(session_id, renewal))
+        with self._lock:
+            return self._pool.standing(session_id, now=self._monotonic())
+
+    def standing(self) -> Standing:
+        """From any thread: which gateways have a session here."""
+        with self._lock:
+            return self._pool.standing("", now=self._monotonic())
+
     def check_integrity(self) -> None:
         """From any thread. Raises InvariantError where the bookkeeping contradicts itself."""
         with self._lock:
@@ -150,6 +170,11 @@ class PoolDriver:
         for copy in effect.copies:
             self._copy(*copy)
         self.handle(SlotCopied(effect.key, effect.slot))
+
+
+def _log_lapse(effect: ReportLapse) -> None:
+    log.warning("gateway session=%s is silent and taken for dead: %d of its transfers are dropped",
+                effect.session_id, effect.transfers)  # fmt: skip
 
 
 def _log_failure(effect: ReportFailure) -> None:

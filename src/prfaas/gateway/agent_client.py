@@ -12,8 +12,9 @@ import msgspec
 
 from prfaas.core.cache_news import CacheNews
 from prfaas.core.errors import LinkError, PrfaasError
+from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
-from prfaas.core.versions import AGENT_API_HEADER, difference
+from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.link.api import LinkState, LinkStates
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_VERSION = {AGENT_API_HEADER: str(AGENT_API)}
 _SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
 _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
@@ -109,10 +111,34 @@ class AgentClient:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
         try:
             url = f"{self.url}/transfers/{transfer_id}"
-            async with await self._http.request("DELETE", url, timeout=_SHORT) as answer:
+            async with await self._send("DELETE", url, _SHORT) as answer:
                 await answer.read()
                 if answer.status >= 500:
                     raise LinkError(f"agent {self.name}: dropping answered {answer.status}")
+        except CONNECTION_ERRORS as error:
+            raise self._failure(error) from error
+
+    async def renew(self, session_id: str, renewal: Renewal) -> Standing | None:
+        """Hold a gateway's session; None where the agent, of a release before, keeps none."""
+        try:
+            url, body = f"{self.url}/gateways/{session_id}", msgspec.json.encode(renewal)
+            async with await self._send("PUT", url, _SHORT, body) as answer:
+                found = await answer.read()
+                self._check_version(answer)
+                if answer.status in (404, 405):
+                    return None
+                if answer.status != 200:
+                    raise LinkError(f"agent {self.name}: a session answered {answer.status}")
+                return read_answer(self.name, found, Standing)
+        except CONNECTION_ERRORS as error:
+            raise self._failure(error) from error
+
+    async def end_session(self, session_id: str) -> None:
+        """Have the agent drop what is left of this gateway."""
+        try:
+            url = f"{self.url}/gateways/{session_id}"
+            async with await self._send("DELETE", url, _SHORT) as answer:
+                await answer.read()
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
@@ -120,7 +146,7 @@ class AgentClient:
         """Link states as the agent sends them, until it goes away (LinkError)."""
         try:
             url = f"{self.url}/links/events"
-            async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+            async with await self._send("GET", url, _STREAM) as answer:
                 last = b""
                 self._check_version(answer)
                 while line := await answer.content.readline():
@@ -165,7 +191,7 @@ class AgentClient:
 
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:
-            async with await self._http.request("GET", self.url + path, timeout=timeout) as answer:
+            async with await self._send("GET", self.url + path, timeout) as answer:
                 body = await answer.read()
                 self._check_version(answer)
                 if answer.status != 200:
@@ -173,6 +199,11 @@ class AgentClient:
                 return body
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
+
+    async def _send(
+        self, method: str, url: str, timeout: aiohttp.ClientTimeout, data: bytes | None = None
+    ) -> aiohttp.ClientResponse:
+        return await self._http.request(method, url, data=data, headers=_VERSION, timeout=timeout)
 
     def _check_version(self, answer: aiohttp.ClientResponse) -> None:
         why = difference(answer.headers.get(AGENT_API_HEADER))

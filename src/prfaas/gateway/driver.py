@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from prfaas.core.errors import EngineError, LinkError
@@ -94,6 +93,8 @@ class Driver:
         on_role: Callable[[ChangeRole], None] = lambda command: None,
         on_arrival: Callable[[RequestArrived], None] = lambda event: None,
     ) -> None:
+        self.on_waiting: Callable[[], None] = lambda: None
+        """Called after every event, while requests wait."""
         self._on_drained = on_drained
         self._journal = journal
         self._on_role, self._on_arrival = on_role, on_arrival
@@ -109,11 +110,6 @@ class Driver:
         self._alarm: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
 
-    @staticmethod
-    def new_key() -> str:
-        """A fresh name for a request, fit to be the stem of transfer ids."""
-        return uuid.uuid4().hex
-
     def handle(self, event: AnyEvent) -> None:
         """Tell the scheduler and do what it says."""
         now = time.monotonic()
@@ -124,6 +120,8 @@ class Driver:
             self._journal.write(now, event, *commands)
         for command in commands:
             self._execute(command)
+        if self.scheduler.waiting_tokens:
+            self.on_waiting()
 
     async def answer(self, exchange: Exchange, arrival: RequestArrived) -> None:
         """See one request through; returns or is cancelled (client gone) when it is over."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import msgspec
@@ -78,6 +78,17 @@ class Endpoints(msgspec.Struct, dict=True):
     def answering(self) -> frozenset[str]:
         """Engines that can answer a client: decode engines, and those that stand in for them."""
         return frozenset(e.name for c in self.clusters if c.kind == "pd" for e in c.engines)
+
+    def engines_at(self, agent: str) -> Sequence[str]:
+        """The names of the engines on an agent's machine."""
+        return self._by_agent.get(agent, ())
+
+    @cached_property
+    def _by_agent(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for engine in self.engines.values():
+            found.setdefault(engine.agent, []).append(engine.name)
+        return found
 
     def become(self, other: Endpoints) -> None:
         """Say from now on what ``other`` says: the deployment has changed."""

@@ -37,10 +37,10 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
-from prfaas.scheduler.commands import ChangeRole
 from prfaas.scheduler.events import (
     EngineDown,
     EngineSuspected,
@@ -120,7 +120,16 @@ class Gateway:
         )
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
-        self.drains = Drains(endpoints, self._driver.handle, self._driver.scheduler.requests_on)
+        scheduler = self._driver.scheduler
+        self._driver.on_waiting = lambda: self._session.want()
+        self._session = GatewaySession(
+            self.deployment.gateway.name,
+            outstanding=partial(outstanding_at, scheduler, endpoints),
+            on_shares=news.shares_told,
+            decided=lambda: scheduler.leading.decided,
+            on_decided=news.decided,
+        )
+        self.drains = Drains(endpoints, self._driver.handle, scheduler.requests_on)
         self.requests = self._make_requests()
         self._lines = LineStates(
             endpoints, on_change=news.link_changed, on_pair=news.machines_changed
@@ -134,13 +143,11 @@ class Gateway:
             renderer=self._renderer,
             metrics=self.metrics,
             tell=self._driver.handle,
-            watch_agent=self._watch_agent,
+            at_agent=self._at_agent,
             most_engines=most_engines,
         )
-        self._roster.watch(self.fleet, self._watch_agent)
-        self.run_beside(
-            "learned_file", partial(self._learned.keep, lambda: self._driver.scheduler.learned)
-        )
+        self._roster.watch(self.fleet, self._at_agent)
+        self.run_beside("learned_file", partial(self._learned.keep, lambda: scheduler.learned))
         for index in (self.index, self.pools.index):
             self.run_beside("index", partial(keep_tidy, index))
         self.run_beside("threshold", self.thresholds.run)
@@ -164,6 +171,7 @@ class Gateway:
         """Stop everything; requests under way must have ended."""
         await self._background.close()
         await self._driver.close()
+        await self._session.end(self.agents.values())
         for engine in self.engines.values():
             engine.close()
         await self._http.close()
@@ -233,6 +241,7 @@ class Gateway:
             journal=self._journal,
             pools=self.pools,
             layouts=fleet.layouts,
+            new_key=self._session.new_key,
         )
 
     def _usable(self) -> frozenset[str]:
@@ -278,30 +287,23 @@ class Gateway:
             poll_s=min(2.0, config.transfer_stall_s / 4),
             journal=self._journal,
             on_drained=lambda engine: self._reshaping.drained(engine),
-            on_role=self._role_changed,
+            on_role=self.metrics.observe_role,
             on_arrival=self.thresholds.arrived,
         )
 
-    def _watch_agent(self, agent: AgentClient) -> list[Watch]:
+    def _at_agent(self, agent: AgentClient) -> list[Watch]:
         return [
             ("link_states", partial(watch_links, agent, self._lines)),
             ("cache_news", partial(watch_cache, agent, self.pools)),
+            ("session", partial(self._session.hold, agent)),
         ]
-
-    async def _learn_kv_memory(self, name: str) -> None:
-        layout = self.fleet.layouts.layout(name)
-        found = await learn_kv_memory(name, layout, self.engines[name].kv_blocks)
-        if found is not None:
-            self._tell_of(KvMemoryKnown(name, found.tokens, found.tokens_each))
-
-    def _role_changed(self, command: ChangeRole) -> None:
-        done = "no" if command.dry_run else "yes"
-        self.metrics.role_changes.labels(command.engine, command.role, done).inc()
 
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
         self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
-        self._background.run("kv_memory", partial(self._learn_kv_memory, name))
+        layout, ask = self.fleet.layouts.layout(name), self.engines[name].kv_blocks
+        learn = partial(learn_kv_memory, name, layout, ask, self._tell_of)
+        self._background.run("kv_memory", learn)
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
 

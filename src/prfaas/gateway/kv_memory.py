@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from prfaas.core.errors import PrfaasError
 from prfaas.core.layout import KvLayout
+from prfaas.scheduler.events import KvMemoryKnown
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -22,27 +25,6 @@ class KvMemory(NamedTuple):
 
     tokens: int
     tokens_each: int
-
-
-async def learn_kv_memory(
-    engine: str, layout: KvLayout | None, ask: Callable[[], Awaitable[int | None]]
-) -> KvMemory | None:
-    """What an engine holds that has registered: how many blocks says nothing without their layout.
-
-    Args:
-        ask: how many blocks it has; may raise PrfaasError.
-    """
-    if layout is None:
-        return None
-    try:
-        blocks = await ask()
-    except PrfaasError as error:  # It is asked again when it has come back.
-        logger.info("%s does not say how large its KV memory is: %s", engine, error)
-        return None
-    found = None if blocks is None else kv_memory(layout, blocks)
-    if found is not None:
-        logger.info("engine %s holds %d tokens in its KV memory", engine, found.tokens)
-    return found
 
 
 def blocks_of(metrics: bytes) -> int | None:
@@ -68,3 +50,24 @@ def kv_memory(layout: KvLayout, blocks: int) -> KvMemory | None:
     if not per_token:
         return None
     return KvMemory(int((blocks - 1) / per_token), int(each / per_token))
+
+
+async def learn_kv_memory(
+    name: str,
+    layout: KvLayout | None,
+    ask: Callable[[], Awaitable[int | None]],
+    tell: Callable[[KvMemoryKnown], None],
+) -> None:
+    """``ask`` an engine for its blocks and ``tell`` the scheduler. They say nothing without its
+    layout: it is asked once it is registered."""
+    if layout is None:
+        return
+    try:
+        blocks = await ask()
+    except PrfaasError as error:  # It is told again when it has come back.
+        logger.info("%s does not say how large its KV memory is: %s", name, error)
+        return
+    found = None if blocks is None else kv_memory(layout, blocks)
+    if found is not None:
+        logger.info("engine %s holds %d tokens in its KV memory", name, found.tokens)
+        tell(KvMemoryKnown(name, found.tokens, found.tokens_each))

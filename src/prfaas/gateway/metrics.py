@@ -12,6 +12,7 @@ from prfaas.gateway.kv_events import FeedState, KvEventFeed
 from prfaas.gateway.layouts import Mismatch, named
 from prfaas.policies.threshold_search import Optimum
 from prfaas.process.connections import Connections
+from prfaas.scheduler.commands import ChangeRole
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -248,6 +249,11 @@ class GatewayMetrics:
         for cluster, optimum in found.items():
             self._threshold.labels(cluster).set(optimum.threshold_tokens)
             self._threshold_rate.labels(cluster, optimum.bound).set(optimum.prompts_per_s)
+
+    def observe_role(self, command: ChangeRole) -> None:
+        """A role was changed, or would have been."""
+        done = "no" if command.dry_run else "yes"
+        self.role_changes.labels(command.engine, command.role, done).inc()
 
     def observe_request(self, facts: RequestFacts) -> None:
         """Count one request that has ended."""

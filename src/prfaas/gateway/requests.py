@@ -57,6 +57,7 @@ class RequestFlow:
         index: what the engines' prefix caches hold.
         pools: what the agents' caches hold.
         layouts: how engines hold their KV cache, as far as they have registered.
+        new_key: makes a fresh name for a request, fit to be the stem of transfer ids.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RequestFlow:
         journal: JournalFile,
         pools: Pools,
         layouts: Layouts,
+        new_key: Callable[[], str],
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
@@ -84,6 +86,7 @@ class RequestFlow:
         self._journal = journal
         self._driver = driver
         self._pools, self._layouts = pools, layouts
+        self._new_key = new_key
         self.inflight = 0
         self._live: set[Exchange] = set()
         self._refusal: str | None = None
@@ -157,7 +160,7 @@ class RequestFlow:
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
         exchange = Exchange(
-            Driver.new_key(),
+            self._new_key(),
             request_id,
             request,
             body,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prfaas.core.deployment import Deployment
 from prfaas.core.deployment.changes import changes, check_change
@@ -35,7 +35,7 @@ class Reshaping:
 
     Args:
         tell: the scheduler's events go there.
-        watch_agent: what follows an agent beside its engines.
+        at_agent: what runs for each agent beside its poll.
         most_engines: so many there can be, with those that are leaving.
     """
 
@@ -50,7 +50,7 @@ class Reshaping:
         renderer: Renderer,
         metrics: GatewayMetrics,
         tell: Callable[[TopologyChanged], None],
-        watch_agent: Callable[[AgentClient], list[Watch]],
+        at_agent: Callable[[AgentClient], Sequence[Watch]],
         most_engines: int,
     ) -> None:
         self._endpoints = endpoints
@@ -62,7 +62,7 @@ class Reshaping:
         self._renderer = renderer
         self._metrics = metrics
         self._tell = tell
-        self._watch_agent = watch_agent
+        self._at_agent = at_agent
         self._most_engines = most_engines
 
     def become(self, old: Deployment, new: Deployment, *, source: str) -> None:
@@ -84,7 +84,7 @@ class Reshaping:
         for name in moved:
             self._fleet.moved(name)
         self._reshaped()
-        self._roster.watch(self._fleet, self._watch_agent)
+        self._roster.watch(self._fleet, self._at_agent)
 
     def drained(self, engine: str) -> None:
         """Nothing of this gateway is left on it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,13 +64,14 @@ class Roster:
                 self.agents[name] = AgentClient(name, agent.url, self._agents_http)
         return moved
 
-    def watch(self, fleet: Fleet, watch_agent: Callable[[AgentClient], list[Watch]]) -> None:
-        """Begin to watch those that are not watched yet."""
+    def watch(self, fleet: Fleet, at_agent: Callable[[AgentClient], Sequence[Watch]]) -> None:
+        """Begin to watch those that are not watched yet; ``at_agent``: what else runs for each
+        agent."""
         for name in self.engines.keys() - self._watching.keys():
             self._start(name, ("engine_health", partial(fleet.watch_engine, name)))
         for name in self.agents.keys() - self._watching.keys():
             poll = ("agent_poll", partial(fleet.watch_agent, name))
-            self._start(name, poll, *watch_agent(self.agents[name]))
+            self._start(name, poll, *at_agent(self.agents[name]))
 
     def follow(self, engine: str) -> None:
         """Follow its KV events; harmless where they are followed."""

@@ -10,7 +10,7 @@ row (hysteresis), and one engine of a cluster changes at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -51,6 +51,14 @@ class AdaptivePolicy:
     def threshold_tokens(self, cluster: str) -> int:
         """The threshold now for prompts whose decode engine is in ``cluster``."""
         return self._threshold.threshold_tokens(cluster)
+
+    def thresholds(self) -> dict[str, int]:
+        """See `MovesThresholds`."""
+        return self._threshold.thresholds()
+
+    def follow(self, thresholds: Mapping[str, int]) -> None:
+        """See `MovesThresholds`."""
+        self._threshold.follow(thresholds)
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         """See `Policy.route`."""

@@ -17,7 +17,7 @@ bytes that queue leave quickly once the line is back, prompts moved to a slower 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Annotated
 
@@ -67,6 +67,15 @@ class AdaptiveThresholdPolicy:
     def threshold_tokens(self, cluster: str) -> int:
         """The threshold now for prompts whose decode engine is in ``cluster``."""
         return self._thresholds.get(cluster, self._start_tokens)
+
+    def thresholds(self) -> dict[str, int]:
+        """See `MovesThresholds`."""
+        return dict(self._thresholds)
+
+    def follow(self, thresholds: Mapping[str, int]) -> None:
+        """See `MovesThresholds`: one's own would go on from there."""
+        self._thresholds |= thresholds
+        self._bases |= {cluster: float(max(1, tokens)) for cluster, tokens in thresholds.items()}
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | None:
         """See `Policy.route`."""

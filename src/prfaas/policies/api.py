@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -112,6 +112,17 @@ class Policy(Protocol):
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
         """Look at queues and lines, move thresholds, and say which engines change their role."""
+
+
+@runtime_checkable
+class MovesThresholds(Protocol):
+    """A policy whose thresholds others may set: several schedulers then decide alike."""
+
+    def thresholds(self) -> dict[str, int]:
+        """PD cluster -> tokens, of those that have moved."""
+
+    def follow(self, thresholds: Mapping[str, int]) -> None:
+        """Use these from now on, until the next `Policy.adjust`."""
 
 
 class ArrivalPolicy:

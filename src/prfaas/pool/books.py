@@ -12,6 +12,7 @@ from prfaas.link.api import TransferKey
 from prfaas.pool.effects import AnnounceTransfer, AnyEffect, ReportFailure
 from prfaas.pool.engines import EngineEntry, Engines
 from prfaas.pool.records import TransferRecords
+from prfaas.pool.sessions import Sessions
 from prfaas.pool.slots import SlotCounts, Slots
 
 
@@ -85,6 +86,7 @@ class Books:
         longest_deadline_s: float = LONGEST_DEADLINE_S,
     ) -> None:
         self.slots, self.engines, self.records = slots, engines, records
+        self.sessions = Sessions()
         self.longest_deadline_s = longest_deadline_s
         self.counters = PoolCounters()
         self.now = -inf
@@ -98,6 +100,10 @@ class Books:
         """Local receptions that ended, for their exports: None for complete, else the reason."""
         self.memory_freed = False
         """A reception's memory came free: pending local hand-offs may go on."""
+
+    def is_cancelled(self, transfer_id: str) -> bool:
+        """Whether nobody wants it: its gateway has said so, or is gone."""
+        return self.records.is_cancelled(transfer_id) or self.sessions.is_gone(transfer_id)
 
     def announce(self, transfer_id: str) -> None:
         """The transfer's record changed."""

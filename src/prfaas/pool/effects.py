@@ -178,6 +178,13 @@ class AnnounceEvicted(Effect, frozen=True, gc=False):
     key: TransferKey
 
 
+class ReportLapse(Effect, frozen=True, gc=False):
+    """For the log: a gateway was silent for too long, and so many of its transfers were live."""
+
+    session_id: str
+    transfers: int
+
+
 class ReportFailure(Effect, frozen=True, gc=False):
     """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
 
@@ -192,5 +199,5 @@ AnyEffect = (
     GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
     | AnswerLoad | FailLoad | AnnounceCached | AnnounceEvicted
-    | ServeLeases | CopySlot | AnnounceTransfer | ReportFailure
+    | ServeLeases | CopySlot | AnnounceTransfer | ReportLapse | ReportFailure
 )  # fmt: skip

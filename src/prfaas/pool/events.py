@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from prfaas.core.extents import Extent
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
@@ -248,6 +249,19 @@ class TransferCancelled(Event, frozen=True, gc=False):
     transfer_id: str
 
 
+class GatewayRenewed(Event, frozen=True, gc=False):
+    """A gateway lives and says what it has outstanding here. Refused with CapacityError."""
+
+    session_id: str
+    renewal: Renewal
+
+
+class GatewayEnded(Event, frozen=True, gc=False):
+    """A gateway ends: nobody needs its transfers any more."""
+
+    session_id: str
+
+
 class TimePassed(Event, frozen=True, gc=False):
     """A look at deadlines and stalls is due; every `agent.service` sweep. Comes after a fresh
     `SendProgressed` of every transfer."""
@@ -259,5 +273,5 @@ AnyEvent = (
     | ImportClosed | TransferDescribed | LoadOpened | LoadClosed
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
-    | SlotCopied | LeasesCameDue | TransferCancelled | TimePassed
+    | SlotCopied | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed
 )  # fmt: skip

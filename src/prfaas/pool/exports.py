@@ -201,14 +201,13 @@ class Exports:
             if refusal is not None:
                 self._end(export, ExportStep.ENDED, refusal)
                 continue
-            record = export.record
-            record.state = advance(EXPORT, record.state, ExportStep.ADMITTED)
+            export.record.state = advance(EXPORT, export.record.state, ExportStep.ADMITTED)
             if export.description is not None:
                 self._receptions.describe(export.key, export.description)
             waiting, export.waiting = export.waiting, []
             for slot, extents in waiting:
                 self._receptions.hand_over(export.key, slot, extents)
-            record.bytes_acknowledged = export.handed.total
+            export.record.bytes_acknowledged = export.handed.total
 
     def local_ended(self, key: TransferKey, reason: str | None) -> None:
         """The reception of a local hand-off is complete, or gone."""
@@ -221,6 +220,10 @@ class Exports:
         """The gateway needs the transfer no more."""
         for export in self._where(lambda e: e.key.transfer_id == transfer_id):
             self._cancel(export, "cancelled")
+
+    def transfer_ids(self) -> set[str]:
+        """Of those that are not over."""
+        return {export.key.transfer_id for export in self._where(lambda e: True)}
 
     def expire(self) -> None:
         """End what is past its deadline, and stalls."""
@@ -275,8 +278,7 @@ class Exports:
             books.counters.exports_failed += 1
             books.report("export", key, reason, f" to={export.destination}")
             if not export.engine_done:
-                stop = StopExport(export.connection, key.transfer_id, reason)
-                books.effects.append(stop)
+                books.effects.append(StopExport(export.connection, key.transfer_id, reason))
         for slot, _ in export.waiting:
             books.slots.release(slot, key)
         export.waiting = []
@@ -299,8 +301,7 @@ class Exports:
 
     def _of(self, connection: int, transfer_id: str) -> Export | None:
         """The export of this name, if it is the connection's."""
-        rank = self._books.engines.of(connection).rank
-        export = self._live.get((transfer_id, rank))
+        export = self._live.get((transfer_id, self._books.engines.of(connection).rank))
         return export if export is not None and export.connection == connection else None
 
     def _by_key(self, key: TransferKey) -> Export | None:
@@ -314,6 +315,6 @@ class Exports:
     def _why_not(self, event: ExportBegun, rank: int) -> str | None:
         if (event.transfer_id, rank) in self._live:
             return "this transfer is being exported already"
-        if self._books.records.is_cancelled(event.transfer_id):
+        if self._books.is_cancelled(event.transfer_id):
             return "cancelled"
         return malformed(event, self._books.longest_deadline_s)

@@ -141,11 +141,11 @@ class Imports:
 
     def _why_not_here(self, waiting: _Waiting) -> str | None:
         """Why there is no memory of it and none will come, or None."""
-        transfer_id, records = waiting.request.transfer_id, self._books.records
-        record = records.received(transfer_id, waiting.request.part)
+        transfer_id = waiting.request.transfer_id
+        record = self._books.records.received(transfer_id, waiting.request.part)
         if record is not None and record.state is ReceptionState.FAILED:
             return record.reason or "failed"
-        if records.is_cancelled(transfer_id):
+        if self._books.is_cancelled(transfer_id):
             return "cancelled"
         return "no such transfer here" if self._books.now >= waiting.unknown_until else None
 

@@ -22,10 +22,11 @@ from typing import Any
 import msgspec
 
 from prfaas.core.errors import InvariantError
+from prfaas.core.gateway_sessions import Standing, session_of
 from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.cache import Cache, Description
-from prfaas.pool.effects import AnnounceCached, AnyEffect
+from prfaas.pool.effects import AnnounceCached, AnyEffect, ReportLapse
 from prfaas.pool.engines import Engines
 from prfaas.pool.events import (
     AnyEvent,
@@ -37,6 +38,8 @@ from prfaas.pool.events import (
     ExportBegun,
     ExportFinished,
     ExtentReleased,
+    GatewayEnded,
+    GatewayRenewed,
     ImportClosed,
     ImportOpened,
     LeasesCameDue,
@@ -143,13 +146,16 @@ class Pool:
             LeasesCameDue: self._leases.came_due,
             SlotCopied: self._receptions.copied,
             TransferCancelled: self._transfer_cancelled,
+            GatewayRenewed: self._gateway_renewed,
+            GatewayEnded: self._gateway_ended,
             TimePassed: self._time_passed,
         }
 
     def handle(self, event: AnyEvent, *, now: float) -> list[AnyEffect]:
         """Take one event at time ``now`` (seconds, never less than before); return what to do.
 
-        Raises EngineError for what an engine may not say; then nothing has changed.
+        Raises EngineError for what an engine may not say, CapacityError for a gateway too many;
+        then nothing has changed.
         """
         books = self._books
         if now < books.now:
@@ -188,6 +194,10 @@ class Pool:
     def cached(self) -> list[AnnounceCached]:
         """All that loads would find, as it was announced."""
         return [entry.announcement for entry in self._cache]
+
+    def standing(self, session_id: str, *, now: float) -> Standing:
+        """See `Sessions.standing`."""
+        return self._books.sessions.standing(session_id, now=now)
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the bookkeeping contradicts itself."""
@@ -231,12 +241,34 @@ class Pool:
             self._receptions.described(event.transfer_id, description)
 
     def _transfer_cancelled(self, event: TransferCancelled) -> None:
-        self._books.records.cancel(event.transfer_id, now=self._books.now)
-        self._exports.cancelled(event.transfer_id)
-        self._receptions.cancelled(event.transfer_id)
-        self._books.announce(event.transfer_id)
+        self._cancel(event.transfer_id)
+
+    def _cancel(self, transfer_id: str) -> None:
+        self._books.records.cancel(transfer_id, now=self._books.now)
+        self._exports.cancelled(transfer_id)
+        self._receptions.cancelled(transfer_id)
+        self._books.announce(transfer_id)
+
+    def _gateway_renewed(self, event: GatewayRenewed) -> None:
+        self._books.sessions.renew(event.session_id, event.renewal, now=self._books.now)
+
+    def _gateway_ended(self, event: GatewayEnded) -> None:
+        self._end_session(event.session_id)
+
+    def _end_session(self, session_id: str) -> int:
+        """Cancel what its gateway has here; returns how many transfers."""
+        if not self._books.sessions.end(session_id):
+            return 0
+        live = self._exports.transfer_ids() | self._books.slots.holding()
+        its = sorted(found for found in live if session_of(found) == session_id)
+        for transfer_id in its:
+            self._cancel(transfer_id)
+        return len(its)
 
     def _time_passed(self, event: TimePassed) -> None:
+        for session_id in self._books.sessions.lapsed(now=self._books.now):
+            count = self._end_session(session_id)
+            self._books.effects.append(ReportLapse(session_id, count))
         self._receptions.expire()
         self._exports.expire()
         self._imports.expire()

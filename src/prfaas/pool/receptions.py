@@ -238,7 +238,7 @@ class Receptions:
 
     def _check(self, offer: TransferOffer) -> None:
         self._books.engines.check_offer(offer.layout_fingerprint)
-        if self._books.records.is_cancelled(offer.key.transfer_id):
+        if self._books.is_cancelled(offer.key.transfer_id):
             raise _NotWanted("cancelled")
         if offer.deadline_s > self._books.longest_deadline_s:
             raise _NotWanted(f"deadline_s {offer.deadline_s:g}: no request here lasts so long")

@@ -175,6 +175,12 @@ class Slots:
             self._set_free(slot, SlotState.HELD, key)
         self._reserved -= reserved
 
+    def holding(self) -> set[str]:
+        """Ids of the transfers that hold slots as receptions."""
+        every = zip(self._state, self._holder, strict=True)
+        held = (holder for state, holder in every if state is SlotState.HELD)
+        return {key.transfer_id for key in held if isinstance(key, TransferKey)}
+
     # the cache
 
     def cache(self, key: TransferKey, slots: Iterable[int], reserved: int) -> None:

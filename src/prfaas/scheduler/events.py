@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import KvLayout
 from prfaas.scheduler.topology import Topology
 
@@ -183,6 +184,32 @@ class KvMemoryKnown(Event, frozen=True, gc=False):
     tokens_each: int = 0
 
 
+class EngineShared(Event, frozen=True, gc=False):
+    """Other gateways use the engine too: this one may take so many decode ``slots`` and
+    ``prefills`` at a time, whatever the file says beyond that. Beside it the others have prefill
+    work of ``others_queued_s`` seconds there, ``others_kv_tokens`` of its KV memory, and had, of
+    late, ``others_prefills``."""
+
+    engine: str
+    slots: int
+    prefills: int
+    others_queued_s: float = 0.0
+    others_kv_tokens: int = 0
+    others_prefills: int = 0
+
+
+class DecisionsTold(Event, frozen=True, gc=False):
+    """Another gateway leads, and has decided so: engine -> role where it is not the file's, PD
+    cluster -> threshold in tokens where the policy moves it."""
+
+    roles: Mapping[str, EngineRole] = {}
+    thresholds: Mapping[str, int] = {}
+
+
+class LeadBegun(Event, frozen=True, gc=False):
+    """Nobody leads before this gateway: it decides by itself (again)."""
+
+
 class EngineSuspected(Event, frozen=True, gc=False):
     """The engine may be failing: it gets no new work, what it has goes on. EngineUp ends that; its
     prefix cache counts as before."""
@@ -269,6 +296,9 @@ AnyEvent = (
     | MachinesJoined
     | EngineUp
     | KvMemoryKnown
+    | EngineShared
+    | DecisionsTold
+    | LeadBegun
     | EngineSuspected
     | EngineDown
     | EngineCordoned

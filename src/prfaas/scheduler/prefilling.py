@@ -135,6 +135,7 @@ class Prefilling:
         engine = record.prefill
         assert engine is not None
         seconds = self._requests.now - engine.busy_since
-        if self._learner is not None and engine.warm and seconds >= 0:
+        alone = engine.share.contested_at < engine.busy_since
+        if self._learner is not None and engine.warm and alone and seconds >= 0:
             self._learner.prefill_seen(engine.name, record.uncached, seconds)
         engine.warm = True

@@ -62,11 +62,11 @@ class Reservations:
     def _start_in_line(self, memory: MachineMemory | None) -> None:
         while memory is not None and (first := memory.line.first()) is not None:
             assert first.prefill is not None
-            self._start_waiting(first.prefill)
+            self.start_waiting(first.prefill)
             if memory.line.first() is first:
                 return
 
-    def _start_waiting(self, engine: EngineState) -> None:
+    def start_waiting(self, engine: EngineState) -> None:
         """Start what waits for a place on ``engine`` and has memory, in order."""
         waiting = engine.waiting
         while engine.up and len(engine.prefill_records) - len(waiting) < engine.max_prefills:
@@ -112,7 +112,7 @@ class Reservations:
             return  # Direct: the decode engine's own prefill holds no place.
         engine.waiting.drop(record.request_id)
         moved = self.memories.leave_line(record)
-        self._start_waiting(engine)
+        self.start_waiting(engine)
         self._start_in_line(moved)
 
     def release_link(self, record: Record) -> None:

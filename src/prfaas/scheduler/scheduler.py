@@ -34,9 +34,11 @@ from prfaas.scheduler.commands import AnyCommand, SetTimer
 from prfaas.scheduler.connectivity import Connectivity
 from prfaas.scheduler.events import (
     AnyEvent,
+    DecisionsTold,
     DecodeFailed,
     EngineCordoned,
     EngineDown,
+    EngineShared,
     EngineSuspected,
     EngineUncordoned,
     EngineUp,
@@ -44,6 +46,7 @@ from prfaas.scheduler.events import (
     FirstToken,
     KvMemoryKnown,
     LayoutKnown,
+    LeadBegun,
     LinkStateChanged,
     MachinesCut,
     MachinesJoined,
@@ -62,12 +65,14 @@ from prfaas.scheduler.events import (
     TransferProgressed,
 )
 from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.leading import Leading
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.load_times import LearnedTimes, LoadTimes
 from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reshaping import Reshaping
 from prfaas.scheduler.roles import Roles
+from prfaas.scheduler.sharing import Sharing
 from prfaas.scheduler.state import Record
 from prfaas.scheduler.timers import TimerKind
 from prfaas.scheduler.topology import Topology
@@ -128,6 +133,12 @@ class Scheduler:
         self._reshaping = reshaping = Reshaping(
             requests, fleet, membership=membership, decoding=parts.decoding, on_engines=on_engines
         )
+        self.sharing = sharing = Sharing(
+            requests, fleet, membership, parts.reservations, parts.decoding
+        )
+        self.leading = leading = Leading(
+            requests, fleet, policy, membership=membership, roles=self._roles
+        )
         self._answers = AnswerLengths()
         self._records = requests.records
         self._timers = requests.timers
@@ -154,6 +165,9 @@ class Scheduler:
             TopologyChanged: reshaping.changed,
             MemoryReported: parts.reservations.memory_reported,
             KvMemoryKnown: membership.kv_memory,
+            EngineShared: sharing.shared,
+            DecisionsTold: leading.told,
+            LeadBegun: leading.begun,
             LinkStateChanged: connectivity.link_changed,
             TimerFired: self._timer_fired,
         }
@@ -296,9 +310,7 @@ class Scheduler:
         period = self._policy.period_s
         assert period is not None
         self._timers.add(self._now + period, TimerKind.ADJUST, "")
-        for change in self._policy.adjust(self._fleet, now=self._now):
-            self._membership.engine(change.engine)
-            self._roles.change(change)
+        self.leading.adjust()
 
 
 def _note_fault(record: Record, event: PrefillFailed | DecodeFailed) -> None:

@@ -12,6 +12,7 @@ from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.line import Line
+from prfaas.scheduler.share import Share
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec
 from prfaas.scheduler.turns import Turns
 
@@ -21,11 +22,12 @@ class EngineState:
     whenever something of it changes."""
 
     __slots__ = (
-        "_changed", "_clock", "answers", "assigned", "booked_until", "busy_since", "changes_role",
+        "_changed", "_clock", "_own_until", "all_prefills", "all_requests", "answers", "assigned",
+        "busy_since", "changes_role",
         "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
         "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
         "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
-        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running",
+        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running", "share",
         "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
     )  # fmt: skip
     _changed: set[EngineState]
@@ -46,6 +48,7 @@ class EngineState:
         self.most_running = self.most_prefills = 0
         """What the bounds allowed since it was last below them: they may be set lower meanwhile."""
         self.max_requests = self.max_prefills = 0
+        self.share = Share()
         self.running = 0
         self.prefill_records: dict[str, Record] = {}
         """Planned (waiting) and running prefills."""
@@ -75,7 +78,7 @@ class EngineState:
         self.prefills = self.assigned = 0
         self.prefill_tokens = 0
         self.queued_s = 0.0
-        self.booked_until = -inf
+        self._own_until = -inf
         self._clock = clock
         self.busy_since = inf
         """When it began the prefill that is to end next; infinite where that is not known."""
@@ -95,6 +98,11 @@ class EngineState:
     def decoding(self) -> int:
         """See `EngineView`."""
         return self.running - (self.prefills - len(self.prefill_records))
+
+    @property
+    def booked_until(self) -> float:
+        """See `EngineView`. What other gateways have there is done before one's own."""
+        return self.share.behind_others(self._own_until)
 
     @property
     def free_at(self) -> float:
@@ -120,17 +128,22 @@ class EngineState:
 
     def came_up(self, now: float) -> None:
         """It is a new process: it holds nothing and does nothing."""
-        self.up_since = self.booked_until = now
+        self.up_since = self._own_until = now
         self.warm = False
 
     def set_capacity(self, spec: EngineSpec) -> None:
         """How much it is given at a time, from now on: what is on it beyond that may end."""
-        self.max_requests = spec.max_requests
-        prefills = spec.max_prefills
-        self.max_prefills = spec.max_requests if prefills is None else prefills
+        self.all_requests, prefills = spec.max_requests, spec.max_prefills
+        self.all_prefills = spec.max_requests if prefills is None else prefills
         self.kv_tokens = inf if spec.kv_tokens is None else spec.kv_tokens
         if self.kv_told is not None:
             self.kv_tokens = min(self.kv_tokens, self.kv_told)
+        self.bound()
+
+    def bound(self) -> None:
+        """Of all its places those may be taken that are this scheduler's share."""
+        self.max_requests = int(min(self.all_requests, self.share.slots))
+        self.max_prefills = int(min(self.all_prefills, self.share.prefills))
         self.most_running = max(self.max_requests, self.running)
         active = len(self.prefill_records) - len(self.waiting)
         self.most_prefills = max(self.max_prefills, active)
@@ -148,7 +161,7 @@ class EngineState:
             return True
         if self.running + record.sequences > self.max_requests:
             return False
-        return self.kv_used + self.kv_of(record) <= self.kv_tokens
+        return self.kv_used + self.share.others_kv + self.kv_of(record) <= self.kv_tokens
 
     def kv_of(self, record: Record) -> int:
         """Tokens of its KV memory that a request takes at most."""
@@ -169,11 +182,12 @@ class EngineState:
         if not self.prefills:
             self.busy_since = now
         self.prefills += 1
+        self.share.begun += 1
         self.prefill_tokens += tokens
         self.queued_s += seconds
         # Work that is overdue does not become less so by more work.
-        begins = self.booked_until if self.booked_until > now or self.prefills > 1 else now
-        self.booked_until = begins + seconds
+        begins = self._own_until if self._own_until > now or self.prefills > 1 else now
+        self._own_until = begins + seconds
 
     def unbook(self, tokens: int, seconds: float, now: float, *, done: bool) -> None:
         """Less of it; ``done``: because it was worked off, so that the rest starts now."""
@@ -181,7 +195,7 @@ class EngineState:
         self.prefill_tokens -= tokens
         # Rounding must not pile up over millions of requests.
         self.queued_s = self.queued_s - seconds if self.prefills else 0.0
-        self.booked_until = now + self.queued_s if done else self.booked_until - seconds
+        self._own_until = now + self.queued_s if done else self._own_until - seconds
         self.busy_since = now if done else inf
 
 

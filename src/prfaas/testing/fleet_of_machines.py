@@ -43,6 +43,7 @@ LINES = {
     ("east", "south"): WanProfile(12.5e6, 0.04),
 }
 LONG, SHORT = 3000, 300
+GATEWAYS = ("gateway", "gateway-2", "gateway-3")
 WAIT_S = 90.0
 
 
@@ -60,7 +61,7 @@ class Fleet:
     def __init__(self, sites: Sites, home: Path) -> None:
         self.sites, self.home = sites, home
         self.processes: dict[str, subprocess.Popen[Any]] = {}
-        self.gateways = {name: free_address() for name in ("gateway", "gateway-2")}
+        self.gateways = {name: free_address() for name in GATEWAYS}
         self.urls = [f"http://{address}" for address in self.gateways.values()]
         self.url = self.urls[0]
         self.file = home / "deployment.json"
@@ -160,7 +161,7 @@ class Fleet:
         return (self.home / f"{name}.log").read_text().count(text)
 
     def take_over(self, text: str, *, says: str) -> None:
-        """Write the file anew and have all gateways read it; returns once both have said so."""
+        """Write the file anew and have all gateways read it; returns once all have said so."""
         before = {name: self.logged(name, says) for name in self.gateways}
         self.file.write_text(text)
         for name in self.gateways:
@@ -168,7 +169,7 @@ class Fleet:
         until(lambda: all(self.logged(name, says) > count for name, count in before.items()), says)
 
     def drain(self, target: str, *, undo: bool = False) -> None:
-        """At both gateways, until nothing is left there."""
+        """At all gateways, until nothing is left there."""
 
         def left() -> int:
             told = [call(f"{url}/drain", {"target": target, "undo": undo}) for url in self.urls]
@@ -209,11 +210,11 @@ class Fleet:
             )
         )
 
-    def ask(self, number: int, tokens: int) -> Answer:
+    def ask(self, number: int, tokens: int, url: str = "") -> Answer:
         """One completion, whose answer is right; returns it."""
         prompt = [(7 * number + i) % 251 for i in range(tokens)]
         body = {"prompt": prompt, "max_tokens": 16}
-        answer = call(f"{self.url}/v1/completions", body, timeout_s=WAIT_S)
+        answer = call(f"{url or self.url}/v1/completions", body, timeout_s=WAIT_S)
         assert answer.status == 200, answer.body
         assert answer.json()["choices"][0]["text"] == "".join(expected_words(prompt))
         return answer

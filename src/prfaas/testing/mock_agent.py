@@ -9,15 +9,18 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.layout import KvLayout
 from prfaas.link.api import LinkState
+from prfaas.pool.sessions import Sessions
 from prfaas.testing.mock_http import MockServer
 
 
 class MockAgent(MockServer):
     """``ranks``, ``memory``: what /engines tells; ``links``: what /links/events repeats, after the
     line ``garbage`` once if there is one; so many of the next DELETEs fail as ``failing_drops``
-    says."""
+    says; without
+    ``keeps_sessions`` it is of a release before."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -30,6 +33,8 @@ class MockAgent(MockServer):
         self.failing_drops = 0
         self.memory: dict[str, int] | None = None
         self.garbage = b""
+        self.sessions = Sessions()
+        self.keeps_sessions = True
         self._changed = asyncio.Condition()
 
     def routes(self) -> list[web.RouteDef]:
@@ -39,6 +44,8 @@ class MockAgent(MockServer):
             web.get("/engines", self._engines),
             web.get("/transfers/{id}", self._transfer),
             web.delete("/transfers/{id}", self._drop),
+            web.put("/gateways/{id}", self._renew),
+            web.delete("/gateways/{id}", self._end),
             web.get("/links", self._links),
             web.get("/links/events", self._link_events),
         ]
@@ -101,6 +108,20 @@ class MockAgent(MockServer):
             self.failing_drops -= 1
             return web.Response(status=500)
         self.dropped.append(request.match_info["id"])
+        return web.Response(status=204)
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        if not self.keeps_sessions:
+            return web.Response(status=404)
+        now, session_id = time.monotonic(), request.match_info["id"]
+        for lapsed in self.sessions.lapsed(now=now):
+            self.sessions.end(lapsed)
+        renewal = msgspec.json.decode(await request.read(), type=Renewal)
+        self.sessions.renew(session_id, renewal, now=now)
+        return _json(self.sessions.standing(session_id, now=now))
+
+    async def _end(self, request: web.Request) -> web.Response:
+        self.sessions.end(request.match_info["id"])
         return web.Response(status=204)
 
     async def _links(self, _request: web.Request) -> web.Response:

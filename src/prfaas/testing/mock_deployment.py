@@ -176,6 +176,28 @@ class MockDeployment:
             for server in (*servers, *self._newcomers):
                 await server.stop()
 
+    @asynccontextmanager
+    async def another_gateway(
+        self, name: str
+    ) -> AsyncIterator[tuple[Gateway, aiohttp.ClientSession]]:
+        """One more before the same engines, while it is running, and a client of it."""
+        text = f"{self.deployment_text()}  name: {name}\n"
+        deployment = parse_deployment(text, source="mock")
+        gateway = Gateway(deployment, resolve(deployment, source="mock"))
+        await gateway.start()
+        served = serving_strangers(
+            make_app(gateway),
+            str(Address(self._host, 0)),
+            what="mock",
+            shutdown_timeout_s=0.1,
+            book=gateway.access.connections,
+        )
+        try:
+            async with served as url, aiohttp.ClientSession(url) as client:
+                yield gateway, client
+        finally:
+            await gateway.close()
+
     async def join(self, name: str, agent: str) -> MockEngine:
         """Start one more engine, or another of that name, which its agent knows before the gateway
         does."""

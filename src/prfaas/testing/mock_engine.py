@@ -38,6 +38,8 @@ class MockEngine(MockServer):
     ``adapters`` are served beside the model. With ``tells_cached`` answers say how much of their
     prompt was cached: all of it where it was asked before under the same ``cache_salt``.
 
+    ``under_way`` counts the prefills and answers of now, ``most_under_way`` those there ever were.
+
     Ways to fail: ``health_status`` is what a health check gets; while ``render_gate`` is cleared
     nothing is rendered, ``render_status`` is answered instead; an answer takes ``takes_s`` to its
     first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
@@ -54,6 +56,7 @@ class MockEngine(MockServer):
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.cancelled: list[str] = []
         self.recomputed = 0
+        self.under_way = self.most_under_way = 0
         self.renders = True
         self.exports_complete = True
         self.refuse_exports: str | None = None
@@ -139,6 +142,8 @@ class MockEngine(MockServer):
         refusal = self._refusal(body)
         if refusal is not None:
             return refusal
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
         try:
             params = body.get("kv_transfer_params") or {}
             if params.get("prfaas") == "export":
@@ -147,6 +152,8 @@ class MockEngine(MockServer):
         except asyncio.CancelledError:
             self.cancelled.append(request.headers["X-Request-Id"])
             raise
+        finally:
+            self.under_way -= 1
 
     async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
         exported = {"prfaas": "exported", "transfer_id": params["transfer_id"], "ok": True}

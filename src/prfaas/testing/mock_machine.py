@@ -44,7 +44,8 @@ class AgentEngine(MockEngine):
         return [*super().routes(), web.get("/counters", self._counters)]
 
     async def _counters(self, _request: web.Request) -> web.Response:
-        return web.json_response({"imported": self.imported, "recomputed": self.recomputed})
+        names = ("imported", "recomputed", "most_under_way")
+        return web.json_response({name: getattr(self, name) for name in names})
 
     async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
         assert self._rank is not None

@@ -12,6 +12,7 @@ from prfaas.pool.effects import (
     GrantSlots,
     RefuseOffer,
     ReportFailure,
+    ReportLapse,
     ServeLeases,
     StartSend,
 )
@@ -56,7 +57,9 @@ class PoolRig:
         if ServeLeases() in effects:
             effects.remove(ServeLeases())
             effects += self.pool.handle(LeasesCameDue(), now=self.now)
-        return [e for e in effects if not isinstance(e, AnnounceTransfer | ReportFailure)]
+        return [
+            e for e in effects if not isinstance(e, AnnounceTransfer | ReportFailure | ReportLapse)
+        ]
 
     def at(self, now: float) -> list[AnyEffect]:
         self.now = now

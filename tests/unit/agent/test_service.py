@@ -23,6 +23,7 @@ from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.core.cache_news import CacheNews, Stored, Whole
 from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.engine_socket.errors import RegistrationRefused, TransferUnusable
@@ -459,3 +460,78 @@ async def test_a_second_agent_at_the_same_socket_is_refused(stage: Stage) -> Non
     again = Agent(settings_for(stage.deployment, "a-west"), lambda sink: NoLink())
     with pytest.raises(ConfigError, match="another agent listens"):
         await again.start()
+
+
+async def test_a_gateway_that_falls_silent_leaves_nothing_here(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = "0123456789ab"
+    p0 = await stage.engine("p0")
+    await stage.engine("pdd")
+    monkeypatch.setattr("prfaas.pool.sessions.LAPSES_AFTER_S", 0.5)
+    body = msgspec.json.encode(Renewal(name="gateway-1"))
+    for agent in (stage.east, stage.west):
+        url = f"{agent.admin_url}/gateways/{mine}"
+        async with stage.http.put(url, data=body) as answer:
+            assert answer.status == 200
+            (alive,) = json.loads(await answer.read())["gateways"]
+            assert (alive["id"], alive["name"]) == (mine, "gateway-1")
+    assert len((await stage.get(stage.west, "/gateways"))["gateways"]) == 1
+    assert await asyncio.to_thread(p0.export, f"{mine}-r-1", "a-west", SIZE) is None
+    await stage.get(stage.west, f"/transfers/{mine}-r-1?wait_s=20")
+    assert stage.west.driver.snapshot().slots.held > 0
+    await settled(lambda: stage.west.driver.snapshot().slots.held == 0)
+    await settled(lambda: stage.east.driver.snapshot().slots.free == 64)
+    assert (await stage.get(stage.west, "/gateways"))["gateways"] == []
+    assert "cancelled" in str(await asyncio.to_thread(p0.export, f"{mine}-s-1", "a-west", SIZE))
+
+
+async def test_a_gateway_that_ends_says_so(stage: Stage) -> None:
+    url = f"{stage.west.admin_url}/gateways/0123456789ab"
+    async with stage.http.put(url, data=b'{"name": "gateway-1"}') as answer:
+        assert answer.status == 200
+    async with stage.http.delete(url) as answer:
+        assert answer.status == 204
+    assert (await stage.get(stage.west, "/gateways"))["gateways"] == []
+
+
+@pytest.mark.parametrize(
+    ("session", "body", "error"),
+    [
+        ("short", b'{"name": "g"}', "a session id is"),
+        ("UPPER-CASE", b'{"name": "g"}', "a session id is"),
+        ("0123456789ab", b"\xff\xfe", "not a renewal"),
+        ("0123456789ab", b'{"name": "g", "engines": 5}', "not a renewal"),
+    ],
+)
+async def test_a_session_is_only_renewed_as_it_should(
+    stage: Stage, session: str, body: bytes, error: str
+) -> None:
+    async with stage.http.put(f"{stage.west.admin_url}/gateways/{session}", data=body) as answer:
+        assert answer.status == 400
+        assert error in json.loads(await answer.read())["error"]
+
+
+async def test_who_speaks_another_version_is_told_so_and_changes_nothing(stage: Stage) -> None:
+    url = f"{stage.west.admin_url}/gateways/0123456789ab"
+    other = {AGENT_API_HEADER: str(AGENT_API + 1)}
+    async with stage.http.put(url, data=b'{"name": "gateway-1"}', headers=other) as answer:
+        assert answer.status == 426
+        assert answer.headers[AGENT_API_HEADER] == str(AGENT_API)
+        why = json.loads(await answer.read())["error"]
+        assert f"version {AGENT_API}, you speak '{AGENT_API + 1}': install releases" in why
+    assert (await stage.get(stage.west, "/gateways"))["gateways"] == []
+    ours = {AGENT_API_HEADER: str(AGENT_API)}
+    async with stage.http.put(url, data=b'{"name": "gateway-1"}', headers=ours) as answer:
+        assert answer.status == 200
+
+
+async def test_a_gateway_of_the_first_release_is_served_without_a_session(stage: Stage) -> None:
+    """It says no version, holds no session, and its transfer ids are no session's."""
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    assert await asyncio.to_thread(p0.export, "2f6a-1", "a-west", SIZE) is None
+    assert (await stage.get(stage.west, "/transfers/2f6a-1?wait_s=20"))["state"] == "complete"
+    assert await asyncio.to_thread(pdd.read, "2f6a-1", SIZE) == "ok"
+    async with stage.http.delete(stage.west.admin_url + "/transfers/2f6a-1") as answer:
+        assert answer.status == 204
+    assert stage.west.driver.snapshot().slots.held == 0

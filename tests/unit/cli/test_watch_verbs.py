@@ -27,9 +27,9 @@ model: {path: /models/m, served_name: m}
 clusters:
   - name: west
     kind: pd
-    agent: {name: a, admin: "127.0.0.1:1", socket: /run/a.sock, plaintext: true}
+    agent: {name: a, admin: "127.0.0.1:3", socket: /run/a.sock, plaintext: true}
     engines:
-      - {name: d1, role: decode, url: "http://127.0.0.1:1", args: ["--seed", "a b"]}
+      - {name: d1, role: decode, url: "http://127.0.0.1:2", args: ["--seed", "a b"]}
       - {name: d2, role: decode}
 gateway: {listen: "127.0.0.1:1"}
 """

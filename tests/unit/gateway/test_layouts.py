@@ -19,9 +19,11 @@ def endpoints() -> Endpoints:
 
     def machine(name: str, **engines: str) -> str:
         written = ", ".join(
-            f'{{name: {e}, role: {role}, url: "http://h:1"}}' for e, role in engines.items()
+            f'{{name: {e}, role: {role}, url: "http://{e}:1"}}' for e, role in engines.items()
         )
-        return f'{{name: {name}, agent: {{name: {name}-a, admin: "h:2"}}, engines: [{written}]}}'
+        return (
+            f'{{name: {name}, agent: {{name: {name}-a, admin: "{name}:2"}}, engines: [{written}]}}'
+        )
 
     text = f"""
 clusters:

@@ -60,11 +60,11 @@ clusters:
     kind: prfaas
     machines:
       - {name: e1, agent: {name: e1a, admin: "h:1"}, engines: [{name: p1, role: prefill, url: "http://h:8"}]}
-      - {name: e2, agent: {name: e2a, admin: "h:2"}, engines: [{name: p2, role: prefill, url: "http://h:8"}]}
+      - {name: e2, agent: {name: e2a, admin: "h:2"}, engines: [{name: p2, role: prefill, url: "http://h:7"}]}
   - name: west
     kind: pd
     machines:
-      - {name: w1, agent: {name: w1a, admin: "h:3"}, engines: [{name: q1, role: prefill, url: "http://h:8"}]}
+      - {name: w1, agent: {name: w1a, admin: "h:3"}, engines: [{name: q1, role: prefill, url: "http://h:6"}]}
       - {name: w2, agent: {name: w2a, admin: "h:4"}, engines: [{name: d2, role: decode, url: "http://h:9"}]}
 links: [{from: east, to: west, rate: 100 MB/s}]
 """

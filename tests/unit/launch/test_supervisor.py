@@ -31,7 +31,7 @@ clusters:
   - name: west
     kind: pd
     engines: [{{name: d1, role: decode, url: "http://127.0.0.1:9"}}]
-    agent: {{name: agent, external: true, admin: "127.0.0.1:9"}}
+    agent: {{name: agent, external: true, admin: "127.0.0.1:10"}}
 gateway: {{listen: "{listen}"}}
 """
 

@@ -8,6 +8,7 @@ import re
 from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
+from prfaas.core.deployment.doubled import check_doubled
 from prfaas.core.deployment.engines import EngineConfig
 from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.lines import MOST_CONNECTIONS, Line, lines_of
@@ -41,6 +42,7 @@ def validate(deployment: Deployment) -> None:
             with naming(f"engine {engine.name!r}"):
                 _check_addresses(engine)
                 _check_ranks(engine)
+    check_doubled(deployment)
     _check_links(deployment)
     for line in lines_of(deployment):
         inside = line.source == line.target

@@ -1,0 +1,65 @@
+"""Addresses and sockets that two processes of a deployment cannot both have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prfaas.core.addresses import parse_address, parse_url
+from prfaas.core.deployment.agents import AgentConfig
+from prfaas.core.deployment.clusters import MachineConfig
+from prfaas.core.deployment.model import Deployment
+from prfaas.core.errors import ConfigError
+
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
+def check_doubled(deployment: Deployment) -> None:
+    """Raise ConfigError where one address is said to be of two processes: the second cannot start,
+    or answers for the first. Ports that are chosen at the start (0) are none yet, and an address
+    that is bound on every interface is its machine's alone."""
+    found: dict[str, str] = {}
+    for what, place in _reached(deployment):
+        other = found.setdefault(place, what)
+        if other != what:
+            raise ConfigError(
+                f"{place} is said to be of {other} and of {what}: only one can be there"
+            )
+    for machine in deployment.machines:
+        _check_bound(machine)
+
+
+def _reached(deployment: Deployment) -> Iterator[tuple[str, str]]:
+    """What is reached where."""
+    for agent in deployment.agents:
+        yield from _of_agent(agent)
+    for engine in deployment.engines:
+        if engine.url is not None:
+            yield f"engine {engine.name!r}", str(parse_url(engine.url))
+    for gateway in deployment.gateways:
+        yield from _fixed(f"gateway {gateway.name!r}", gateway.address)
+
+
+def _of_agent(agent: AgentConfig) -> Iterator[tuple[str, str]]:
+    yield from _fixed(f"agent {agent.name!r} (admin)", agent.admin_address)
+    yield from _fixed(f"agent {agent.name!r} (listen)", agent.advertise or agent.listen)
+    host = parse_address(agent.admin_address).host
+    if agent.socket is not None and host not in _EVERYWHERE:
+        yield f"agent {agent.name!r} (socket)", f"{agent.socket} on {host}"
+
+
+def _fixed(what: str, address: str) -> Iterator[tuple[str, str]]:
+    host, port = parse_address(address)
+    if port and host not in _EVERYWHERE:
+        yield what, str(parse_address(address))
+
+
+def _check_bound(machine: MachineConfig) -> None:
+    """An agent's two ports, where one of them is bound on every interface."""
+    agent = machine.agent
+    listen, admin = parse_address(agent.listen), parse_address(agent.admin)
+    overlap = listen.host == admin.host or {listen.host, admin.host} & set(_EVERYWHERE)
+    if listen.port and listen.port == admin.port and overlap:
+        raise ConfigError(
+            f"agent {agent.name!r}: listen {agent.listen!r} and admin {agent.admin!r} are one "
+            "port: give each its own"
+        )

@@ -1,0 +1,200 @@
+"""This gateway's session at every agent: it says once a second that it lives and what it has
+outstanding, and hears what the other gateways have and how much of each engine it may fill.
+
+Theory of operation. All gateways of a deployment speak to all agents anyway, so agents are where
+they meet: no gateway needs to know where the others are. An agent counts for the engines of its
+machine; who speaks to the agent is divided with, and an engine whose agent is not there is counted
+by each gateway alone, within what it was told last. A gateway that wants more than it may asks at
+once, and one that may have less says at once that it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+
+from prfaas.core.errors import LinkError
+from prfaas.core.gateway_sessions import (
+    LAPSES_AFTER_S,
+    Decided,
+    EngineShare,
+    EngineUse,
+    LiveGateway,
+    Renewal,
+    Standing,
+)
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.endpoints import Endpoints
+from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.scheduler.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_S = 1.0
+_SOON_S = 0.05
+"""What comes up in a moment is said together."""
+
+
+class GatewaySession:
+    """One life of a gateway process. For one event loop.
+
+    Args:
+        name: the gateway's in the deployment file.
+        outstanding: agent -> what this gateway has at each engine of its machine.
+        on_shares: told what an agent says this gateway may have at its engines.
+        decided: what this gateway has decided; asked while it leads.
+        on_decided: told what the one that leads has decided; None: this one does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        outstanding: Callable[[str], Mapping[str, EngineUse]],
+        on_shares: Callable[[Mapping[str, EngineShare]], None],
+        decided: Callable[[], Decided],
+        on_decided: Callable[[Decided | None], None],
+    ) -> None:
+        self.id = secrets.token_hex(6)
+        self._name = name
+        self._outstanding, self._on_shares = outstanding, on_shares
+        self._decided, self._on_decided = decided, on_decided
+        self._heard: dict[str, tuple[float, list[LiveGateway]]] = {}
+        """By agent: when it last said who lives."""
+        self._wants: dict[str, asyncio.Event] = {}
+        self._strangers: set[str] = set()
+        """Agents that keep no sessions."""
+
+    def new_key(self) -> str:
+        """A fresh name for a request, fit to be the stem of transfer ids: agents know by it whose
+        they are."""
+        return f"{self.id}-{uuid.uuid4().hex}"
+
+    def gateways(self) -> dict[str, str]:
+        """Those that live, this one among them: ids and names."""
+        last = asyncio.get_running_loop().time() - LAPSES_AFTER_S
+        heard = [found for at, found in self._heard.values() if at > last]
+        return {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
+
+    def leader(self) -> str:
+        """The id of the one that decides for all: the first by name of those that live."""
+        return min(self.gateways().items(), key=lambda gateway: (gateway[1], gateway[0]))[0]
+
+    def want(self) -> None:
+        """Something waits: where that is for want of a share, ask for more at once."""
+        for wants in self._wants.values():
+            wants.set()
+
+    async def hold(self, agent: AgentClient) -> None:
+        """Renew the session at one agent, for ever."""
+        wants = self._wants.setdefault(agent.name, asyncio.Event())
+        told: Mapping[str, EngineShare] = {}
+        asked = False
+        try:
+            while True:
+                wants.clear()
+                before, told = told, await self._renew(agent) or told
+                if _any_less(told, before):
+                    await asyncio.sleep(_SOON_S)
+                else:
+                    # Where asking has not helped it is asked no sooner than in a period.
+                    may_ask = not asked or _any_less(before, told)
+                    asked = await self._pause(agent.name, wants, may_ask=may_ask)
+        finally:
+            self._wants.pop(agent.name, None)
+            self._heard.pop(agent.name, None)
+
+    async def end(self, agents: Iterable[AgentClient], *, within_s: float = 1.0) -> None:
+        """Give everything back, where agents can be reached in that time."""
+        ends = [asyncio.ensure_future(agent.end_session(self.id)) for agent in agents]
+        if not ends:
+            return
+        _, late = await asyncio.wait(ends, timeout=within_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+
+    async def _renew(self, agent: AgentClient) -> Mapping[str, EngineShare] | None:
+        """What may be had at its engines now; None where it does not say."""
+        renewal = Renewal(
+            name=self._name,
+            known=len(self.gateways()),
+            engines=dict(self._outstanding(agent.name)),
+            decided=self._decided() if self.leader() == self.id else None,
+        )
+        try:
+            standing = await agent.renew(self.id, renewal)
+        except LocalFault as error:
+            logger.warning("%s", error)
+            return None
+        except LinkError as error:
+            logger.debug("%s", error)  # Whoever polls the agent says so.
+            return None
+        if standing is None:
+            if agent.name not in self._strangers:
+                self._strangers.add(agent.name)
+                logger.warning(
+                    "agent %s is of a release that keeps no gateways' sessions: the engines of its "
+                    "machine are shared with other gateways blindly",
+                    agent.name,
+                )
+            return None
+        self._strangers.discard(agent.name)
+        return self._take(agent.name, standing)
+
+    def _take(self, agent: str, standing: Standing) -> Mapping[str, EngineShare]:
+        before = self.gateways()
+        self._heard[agent] = asyncio.get_running_loop().time(), standing.gateways
+        for session_id, name in self.gateways().items():
+            if session_id not in before:
+                logger.info("gateway %s shares the engines with this one", name)
+        self._follow(standing)
+        self._on_shares(standing.engines)
+        return standing.engines
+
+    def _follow(self, standing: Standing) -> None:
+        leader = self.leader()
+        if leader == self.id:
+            self._on_decided(None)
+        for gateway in standing.gateways:
+            if gateway.id == leader != self.id and gateway.decided is not None:
+                self._on_decided(gateway.decided)
+
+    async def _pause(self, agent: str, wants: asyncio.Event, *, may_ask: bool) -> bool:
+        """Until the next renewal is due, or more is wanted than may be had (True)."""
+        if not may_ask:
+            await asyncio.sleep(_PERIOD_S)
+            return False
+        try:
+            async with asyncio.timeout(_PERIOD_S):
+                while True:
+                    await wants.wait()
+                    await asyncio.sleep(_SOON_S)
+                    wants.clear()
+                    if any(_is_short(use) for use in self._outstanding(agent).values()):
+                        return True
+        except TimeoutError:
+            return False
+
+
+def outstanding_at(scheduler: Scheduler, endpoints: Endpoints, agent: str) -> dict[str, EngineUse]:
+    """What a gateway has at each engine of an agent's machine."""
+    known, use_of = scheduler.view.engines, scheduler.sharing.use_of
+    return {name: use_of(name) for name in endpoints.engines_at(agent) if name in known}
+
+
+def _is_short(use: EngineUse) -> bool:
+    """Whether more is wanted than may be had, and there is more."""
+    return any(u.wanted > u.may and u.may < u.total for u in (use.decode, use.prefill))
+
+
+def _any_less(these: Mapping[str, EngineShare], those: Mapping[str, EngineShare]) -> bool:
+    """Whether any of these shares is less than it is among those."""
+    return any(
+        share.decode < those[name].decode or share.prefill < those[name].prefill
+        for name, share in these.items()
+        if name in those
+    )
