@@ -109,5 +109,8 @@ case-study: $(READY)  ## the paper's Table 6 and Figure 5 on the running system,
 bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stalls, memory per block (PARTS=...)
 	$(BIN)/python -m benchmarks.gateway.fleet $(if $(PARTS),--parts $(PARTS))
 
+bench-line-budget: $(READY)  ## a line whose rate four machines share, in network namespaces; as root (ARGS="--rtt-ms 0")
+	$(BIN)/python -m benchmarks.line_budget $(ARGS)
+
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

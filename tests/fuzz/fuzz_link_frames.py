@@ -31,12 +31,15 @@ from prfaas.link.protocol.frames import (
     decode,
     pack,
 )
+from prfaas.link.protocol.line_divider import LineDivider
+from prfaas.link.protocol.line_share import Demand, Grant, LineShare
 from prfaas.link.protocol.receiving_connection import ReceivingConnection
 from prfaas.link.protocol.receiving_end import ReceivingEnd
 from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.protocol.sending_end import SendingEnd
 
 CHUNK, TOTAL = 256, 2048
+RATE = 1_000_000
 SOURCE = random.Random(0).randbytes(TOTAL)
 _MEMORY_BOUND = 4 * 1024 * 1024
 
@@ -61,7 +64,13 @@ def conversation(rng: random.Random) -> list[bytes]:
     frames.append(pack(Kind.QUERY, connection=9, handle=1, offset=0, digest=CHUNK))
     frames.append(pack(Kind.PING))
     frames.append(control(Kind.CANCEL, Reason("why not"), handle=rng.randrange(3)))
+    frames.append(control(Kind.DEMAND, Demand(*(any_number(rng) for _ in range(6)))))
     return frames
+
+
+def any_number(rng: random.Random) -> int:
+    """Of those that may be said, rather the odd ones."""
+    return rng.choice((0, 1, 7, RATE, 2**62, 2**63 - 1, rng.getrandbits(20), rng.getrandbits(62)))
 
 
 def replies(rng: random.Random) -> list[bytes]:
@@ -71,6 +80,7 @@ def replies(rng: random.Random) -> list[bytes]:
         kind = rng.choice((Kind.ACK, Kind.NACK))
         frames.append(pack(kind, handle=1, offset=start, digest=CHUNK))
     frames.append(control(Kind.REFUSE, Reason("full", True), handle=rng.randrange(3)))
+    frames.append(control(Kind.GRANT, Grant(*(any_number(rng) for _ in range(5)))))
     return frames
 
 
@@ -130,8 +140,22 @@ def one_receiver(rng: random.Random) -> None:
         memories.append(Memory())
         return memories[-1]
 
+    divider = LineDivider(float(RATE), senders=("east", "north"), ident=7)
+    promised: list[Grant] = []
+
+    def demanded(peer: str, demand: Demand, *, now: float) -> None:
+        promised.extend(grant for _, grant in divider.demanded(peer, demand, now=now))
+
     connection = ReceivingConnection(
-        end, "east", 1, 1, guard=nullcontext(), ask=ask, wake=lambda: None, max_chunk_bytes=CHUNK
+        end,
+        "east",
+        1,
+        1,
+        guard=nullcontext(),
+        ask=ask,
+        wake=lambda: None,
+        max_chunk_bytes=CHUNK,
+        demanded=demanded,
     )
     try:
         feed(rng, connection, mutate(rng, conversation(rng)))
@@ -140,6 +164,7 @@ def one_receiver(rng: random.Random) -> None:
     finally:
         end.check_integrity()
         connection.closed(now=0.0)
+    assert all(0 <= grant.limit_bytes_per_s <= RATE for grant in promised)
     stored = [e for e in end.events if type(e).__name__ == "Stored"]
     assert end.counters.bytes_stored == sum(e.length for e in stored)
     for memory in memories[:1]:
@@ -157,8 +182,15 @@ def _chunks() -> list[bytes]:
 def one_sender(rng: random.Random) -> None:
     end = SendingEnd()
     released: list[int] = []
+    share = LineShare(float(RATE), senders=2, session=1, now=0.0)
     connection = SendingConnection(
-        end, 1, guard=nullcontext(), chunk_bytes=CHUNK, keepalive_s=1e9, now=0.0
+        end,
+        1,
+        guard=nullcontext(),
+        chunk_bytes=CHUNK,
+        keepalive_s=1e9,
+        now=0.0,
+        granted=share.granted,
     )
     offer = TransferOffer(TransferKey("t", 0, 1), "x", 0, 1, TOTAL, 60.0)
     transfer = end.open(offer, lambda: None, lambda _: None, now=0.0)
@@ -173,6 +205,8 @@ def one_sender(rng: random.Random) -> None:
     except PeerError:
         pass
     end.check_integrity()
+    for later in (0.0, 1.0, 5.0):
+        assert 0 <= share.limit(now=later) <= RATE
     connection.closed(now=0.0)
     end.fail_all("over")
     while end.events:
@@ -181,7 +215,7 @@ def one_sender(rng: random.Random) -> None:
 
 
 def one_body(rng: random.Random) -> None:
-    kind = rng.choice((Hello, Welcome, Reason, TransferOffer))
+    kind = rng.choice((Hello, Welcome, Reason, TransferOffer, Demand, Grant))
     with suppress(PeerError):
         decode(rng.randbytes(rng.randrange(80)), kind)
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.deployment import EngineRole
-from prfaas.policies.api import Route
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
-from prfaas.policies.placement import decode_engine, reachable
-from prfaas.policies.route_choice import MAX_DIRECT, MIN_SHARE, Candidate, Ways
-from prfaas.policies.views import ClusterView, Costs, EngineView
+from prfaas.policies.decode_load import DecodeLoad, slots_s
+from prfaas.policies.many_ways import ManyWays
+from prfaas.policies.route_choice import FewWays, candidates
+from prfaas.policies.views import Costs
 from prfaas.scheduler.events import MachinesCut, RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import EngineState, Record
@@ -86,11 +85,12 @@ class Fleet:
         else:
             tokens = self.draw.randint(1, 9000)
             engine.book(tokens, tokens / 1000 * self.draw.choice([1, 8]), self.now)
-        if self.draw.random() < 0.5:
+        if self.draw.random() < 0.5 or engine.decoding < 0:
             engine.prefill_records = dict.fromkeys(map(str, range(engine.prefills)), self.record())
 
     def _answers(self, engine: EngineState) -> None:
         engine.running = min(engine.max_requests, self.draw.choice([0, 3, 60]))
+        engine.prefill_records = dict.fromkeys(map(str, range(engine.prefills)), self.record())
         engine.assigned = engine.running + self.draw.randint(0, 3)
         engine.kv_used = engine.running * self.draw.choice([10, 1000])
         if not engine.place.ready.drop("r") and self.draw.random() < 0.2:
@@ -125,75 +125,32 @@ class Fleet:
         return Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), self.now)
 
 
-def uncached(request: Record, engine: EngineView) -> int:
-    held = request.cached.get(engine.name, 0)
-    return max(1, request.total_tokens - min(held, request.resumable.get(engine.name, held)))
-
-
-def one_by_one(
-    request: Record, view: FleetState, home: ClusterView, slot_s: float, now: float
-) -> Iterator[Candidate]:
-    """The ways to decode in ``home``."""
-    decode = decode_engine(request, (home,))
-    if decode is None:
-        return
-    for engine in home.decode_engines if not home.waiting_for_decode else ():
-        free = 1 - engine.decoding / engine.max_requests
-        crowded = engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens
-        full = engine.running >= engine.max_requests or engine.prefills >= MAX_DIRECT
-        if engine.up and free >= MIN_SHARE and not crowded and not full:
-            own_s = view.costs.prefill_s(engine.name, uncached(request, engine)) / free
-            ttft_s = engine.queued_s / free + own_s
-            yield Candidate(ttft_s, own_s * engine.prefills, own_s, Route.DIRECT, None, engine)
-    for engine in view.prefill_engines(home.name, decode.name):
-        if engine.up:
-            own_s = view.costs.prefill_s(engine.name, uncached(request, engine))
-            ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
-            behind_s = own_s * engine.prefills
-            yield Candidate(ttft_s, behind_s, own_s, Route.PD_P, engine, decode)
-    for cluster, link in reachable(view, home.name):
-        rate = link.rate_bytes_per_s
-        held = request.cached.get(decode.name, 0)
-        line_s = view.costs.kv_bytes(held, request.total_tokens) / rate
-        tail_s = view.costs.kv_bytes(0, 0) / rate + link.rtt_s / 2
-        for engine in view.prefill_engines(cluster.name, decode.name):
-            if engine.up:
-                own_s = view.costs.prefill_s(engine.name, uncached(request, engine))
-                prefilled_s = own_s + max(0.0, engine.free_at - now)
-                carried_s = link.outstanding_bytes / rate + line_s
-                ttft_s = max(max(prefilled_s, carried_s) + tail_s, slot_s)
-                behind_s = own_s * engine.prefills
-                behind_s += line_s * link.transfers if carried_s > prefilled_s else 0.0
-                idle_s = max(own_s, line_s) + tail_s
-                yield Candidate(ttft_s, behind_s, idle_s, Route.OFFLOAD, engine, decode)
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_ways_are_those_of_each_engine_and_the_first_of_the_best_is_taken(seed: int) -> None:
     fleet = Fleet(seed)
     view, draw = fleet.view, fleet.draw
+    loads = {cluster.name: DecodeLoad() for cluster in view.pd_clusters}
     for _ in range(20):
         fleet.step()
         request, now = fleet.record(), fleet.now
-        slot_s = np.array([draw.choice([0.0, 0.0, 2.0]) for _ in view.pd_clusters])
-        ways = Ways(request, view, slot_s, now)
-        expected = [
+        for home, load in loads.items():
+            view.by_name[home].completed += draw.randint(0, 3)
+            load.look(view.by_name[home], now)
+        slot_s = [load.slot_s(view.by_name[home]) for home, load in loads.items()]
+        assert slots_s(list(loads.values()), view.columns).tolist() == slot_s
+        one_by_one = [
             way
-            for home, wait_s in zip(view.pd_clusters, slot_s.tolist(), strict=True)
-            for way in one_by_one(request, view, home, wait_s, now)
+            for home, wait_s in zip(view.pd_clusters, slot_s, strict=True)
+            for way in candidates(request, view, home, wait_s, now)
         ]
-        assert list(ways) == expected
-        soonest = ways.soonest()
-        assert soonest == min(expected, key=lambda way: way.ttft_s, default=None)
+        many = ManyWays(request, view, np.array(slot_s), now)
+        few = FewWays(iter(one_by_one), view)
+        assert list(many) == one_by_one
+        soonest = many.soonest()
+        assert soonest == few.soonest()
         if soonest is None:
             continue
-        assert ways.idle_s() == min(way.idle_s for way in expected)
+        assert many.idle_s() == few.idle_s()
         limit_s, weight = soonest.ttft_s + draw.choice([0.0, 1.0, 100.0]), draw.random()
-        assert ways.best(limit_s, weight) == min(
-            (way for way in expected if way.ttft_s <= limit_s),
-            key=lambda way: (
-                view.cluster(way.decode.cluster).far,
-                way.ttft_s + weight * way.behind_s,
-            ),
-        )
+        assert many.best(limit_s, weight) == few.best(limit_s, weight)

@@ -125,7 +125,7 @@ class Fleet:
     def forget(self, engine: str) -> None:
         """It has left the deployment, and is watched no more."""
         del self._health[engine], self._wake[engine]
-        for engines in (self._up, self._receiving, self._alive):
+        for engines in (self._up, self._receiving, self._alike, self._alive):
             engines.discard(engine)
 
     def moved(self, engine: str) -> None:

@@ -64,6 +64,10 @@ class KvEventFollower:
         self._last_ts = 0.0
         self.resets_total += 1
 
+    def leave(self) -> None:
+        """The engine is gone for good: its place in the index is given back."""
+        self.index.leave()
+
     def take(self, number: int, payload: bytes) -> bool:
         """Apply a live batch if it is the next one. False: ask for a replay from `next_number`.
 

@@ -86,10 +86,15 @@ class Roster:
 
     def forget_engine(self, name: str) -> None:
         """It has left, and nobody needs it any more."""
-        self.unfollow(name)
         self._stop(name)
-        self.engines[name].close()
-        del self.engines[name], self.feeds[name]
+        self.engines.pop(name).close()
+        leave = self.feeds.pop(name).follower.leave
+        task = self._following.pop(name, None)
+        if task is None:
+            leave()
+        else:  # The task's last act is on the index too.
+            task.add_done_callback(lambda _: leave())
+            task.cancel()
 
     def forget_agents(self) -> list[str]:
         """Those that are no endpoints any more; returns their names."""

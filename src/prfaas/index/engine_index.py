@@ -64,9 +64,13 @@ class EngineIndex:
         """The engine dropped everything, restarted, or cannot be followed any more."""
         if not self._groups:
             return
+        self.leave()
+        self.number = self._members.admit(self)
+
+    def leave(self) -> None:
+        """The engine has left for good. Nothing may be stored any more."""
         self._members.regroup(self.number, tuple(self._groups.values()), ())
         self._members.dismiss(self)
-        self.number = self._members.admit(self)
         self.blocks = self.bits = 0
         self.planes = 1
         self._groups.clear()

@@ -29,9 +29,9 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
 from prfaas.policies.api import Decision, Refusal, RoleChange, View
-from prfaas.policies.columns import Floats
 from prfaas.policies.decode_load import DecodeLoad, slots_s
-from prfaas.policies.route_choice import Candidate, Ways
+from prfaas.policies.many_ways import ManyWays
+from prfaas.policies.route_choice import Candidate, FewWays, Ways, candidates
 from prfaas.policies.views import ClusterView, RequestView
 
 _PERIOD_S = 1.0
@@ -41,6 +41,8 @@ _PATIENCE = 2.0
 """What takes longer than the SLO on an idle deployment is in time within so many times that."""
 _LATEST_S = 300.0
 """Where no end is in sight a client is told to ask again after so long."""
+_MANY = 50
+"""From so many engines on a look at all at once takes less time than one after the other."""
 _MARGIN = 0.95
 """Of the SLO: estimates are not exact, and what is accepted should make it."""
 
@@ -69,7 +71,7 @@ class AutoPolicy:
 
     def route(self, request: RequestView, view: View, *, now: float) -> Decision | Refusal | None:
         """See `Policy.route`."""
-        ways = Ways(request, view, self._slots_s(view), now)
+        ways = self._ways(request, view, now)
         soonest = ways.soonest()
         if soonest is None:
             return None
@@ -100,9 +102,17 @@ class AutoPolicy:
             changes += self._change_roles(cluster, load, now)
         return changes
 
-    def _slots_s(self, view: View) -> Floats:
-        """For each PD cluster, until a decode slot is free there."""
-        return slots_s([self._load(home) for home in view.pd_clusters], view.columns)
+    def _ways(self, request: RequestView, view: View, now: float) -> Ways:
+        homes = view.pd_clusters
+        if len(view.engines) >= _MANY:
+            slot_s = slots_s([self._load(home) for home in homes], view.columns)
+            return ManyWays(request, view, slot_s, now)
+        few = (
+            way
+            for home in homes
+            for way in candidates(request, view, home, self._load(home).slot_s(home), now)
+        )
+        return FewWays(few, view)
 
     def _load(self, cluster: ClusterView) -> DecodeLoad:
         return self._loads.setdefault(cluster.name, DecodeLoad())

@@ -61,14 +61,19 @@ class DecodeLoad:
         slots = sum(self._slots(engine) for engine in engines) / len(engines)
         return max(1, ceil((self.slots + _SPREAD * sqrt(self.slots)) / slots))
 
-    def slot_s(self, free: float, ahead: float, running: float) -> float:
-        """Until a newcomer would have a decode slot, behind all who are on their way to one.
+    def slot_s(self, cluster: ClusterView) -> float:
+        """Until a newcomer would have a decode slot, behind all who are on their way to one."""
+        free, ahead, running = 0.0, 0, 0
+        for engine in cluster.decode_engines:
+            if engine.up:
+                free += max(0.0, self._slots(engine) - engine.running)
+                running += engine.running
+            ahead += engine.assigned - engine.running
+        return self.wait_s(free, ahead, running)
 
-        Args:
-            free: slots that nobody holds.
-            ahead: how many are on their way to one.
-            running: how many hold one.
-        """
+    def wait_s(self, free: float, ahead: float, running: float) -> float:
+        """The same where so many slots are free, so many are on their way to one, and so many hold
+        one of an engine that is up."""
         if ahead + 1 <= free:
             return 0.0
         if self._rate <= 0 or self._running <= 0:
@@ -99,4 +104,4 @@ def slots_s(loads: Sequence[DecodeLoad], columns: Columns) -> Floats:
             running * up,
         )
     ]
-    return np.array([load.slot_s(*of) for load, *of in zip(loads, *sums, strict=True)])
+    return np.array([load.wait_s(*of) for load, *of in zip(loads, *sums, strict=True)])

@@ -14,15 +14,12 @@ not the engines is what a newcomer waits for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import inf
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from prfaas.policies.api import Route, View
-from prfaas.policies.columns import Bools, Floats, Lines, Listed
-from prfaas.policies.views import EngineView, RequestView
+from prfaas.policies.placement import decode_engine, reachable
+from prfaas.policies.views import ClusterView, EngineView, LinkView, RequestView
 
 MIN_SHARE = 0.15
 """Of a decode engine's time that must be free before it prefills beside its batch: with less, the
@@ -44,202 +41,133 @@ class Candidate(NamedTuple):
     decode: EngineView
 
 
-class _Kind(NamedTuple):
-    """Ways of one kind, flat, home by home. ``there``: those that there are; the other fields stand
-    beside. Where there is none, times are as they come."""
-
-    route: Route
-    there: Bools
-    ttft_s: Floats
-    behind_s: Floats
-    idle_s: Floats
-
-
-class Ways:
-    """All ways of one request.
-
-    Args:
-        slot_s: for each PD cluster, until a decode slot is free there.
-    """
-
-    def __init__(self, request: RequestView, view: View, slot_s: Floats, now: float) -> None:
-        self._view, self._columns = view, view.columns
-        columns = self._columns
-        self._held = columns.of(request.cached)
-        self._decodes = self._decode_engines(request)
-        self._own_s = columns.prefill_times(self._uncached(request))
-        self._done_s = self._own_s + columns.waits_s(now)
-        self._slot_s = slot_s
-        self._kinds = (self._direct(request), self._local(), self._remote(request))
-
-    def __iter__(self) -> Iterator[Candidate]:
-        """In the order in which the first of equals is chosen."""
-        every = (
-            (self._home(number, place), number, place)
-            for number, kind in enumerate(self._kinds)
-            for place in np.flatnonzero(kind.there).tolist()
-        )
-        return (self._candidate(number, place) for _, number, place in sorted(every))
+class Ways(Protocol):
+    """All ways of one request. Of equals the first is taken."""
 
     def soonest(self) -> Candidate | None:
         """The one with the first token first; None if there is no way."""
-        found = self._least(lambda kind: np.where(kind.there, kind.ttft_s, inf))
-        return found if found is not None else next(iter(self), None)
 
     def idle_s(self) -> float:
         """The least time to first token if nothing were under way."""
-        least = (np.where(k.there, k.idle_s, inf).min(initial=inf) for k in self._kinds)
-        return float(min(least))
 
     def best(self, limit_s: float, weight: float) -> Candidate | None:
         """Of those whose first token is out in time, near ones first, the one with the least time
         and ``weight`` times the delay for others."""
-        scores = [
-            np.where(
-                kind.there & (kind.ttft_s <= limit_s), kind.ttft_s + weight * kind.behind_s, inf
-            )
-            for kind in self._kinds
-        ]
-        far = self._columns.far
-        if far.any():
-            near = [
-                np.where(self._spread(number, far) > 0, inf, score)
-                for number, score in enumerate(scores)
-            ]
-            found = self._first(near)
-            if found is not None:
-                return found
-        return self._first(scores)
-
-    def _least(self, score: Callable[[_Kind], Floats]) -> Candidate | None:
-        return self._first([score(kind) for kind in self._kinds])
-
-    def _first(self, scores: list[Floats]) -> Candidate | None:
-        """The first of the least, by home and then by kind; None where all are infinite."""
-        found: list[tuple[float, int, int, int]] = []
-        for number, score in enumerate(scores):
-            if score.size:
-                place = int(score.argmin())
-                found.append((float(score[place]), self._home(number, place), number, place))
-        least = min(found, default=(inf, 0, 0, 0))
-        return None if least[0] == inf else self._candidate(*least[2:])
-
-    def _home(self, number: int, place: int) -> int:
-        listed = self._listed(number)
-        return place // len(listed.numbers) if number == _REMOTE else int(listed.owner[place])
-
-    def _listed(self, number: int) -> Listed:
-        columns = self._columns
-        return (columns.decode, columns.local, columns.remote)[number]
-
-    def _spread(self, number: int, of_homes: Floats) -> Floats:
-        """What is given for each home, for each way of a kind."""
-        listed = self._listed(number)
-        if number == _REMOTE:
-            return np.repeat(of_homes, len(listed.numbers))
-        return of_homes[listed.owner]
-
-    def _candidate(self, number: int, place: int) -> Candidate:
-        kind, engines = self._kinds[number], self._columns.engines
-        numbers = self._listed(number).numbers
-        engine = engines[numbers[place % len(numbers)]]
-        times = float(kind.ttft_s[place]), float(kind.behind_s[place]), float(kind.idle_s[place])
-        if number == _DIRECT:
-            return Candidate(*times, kind.route, None, engine)
-        decode = self._decodes[self._home(number, place)]
-        return Candidate(*times, kind.route, engine, engines[decode])
-
-    def _decode_engines(self, request: RequestView) -> list[int]:
-        """For each home the number of the engine that is to decode; -1 where none is up. Chosen as
-        `placement.decode_engine` does."""
-        columns, listed = self._columns, self._columns.decode
-        at = listed.numbers
-        score = columns.assigned[at] / columns.max_requests[at] + columns.far[listed.owner]
-        score += columns.unpaired[at]
-        if request.cached:
-            score -= self._held[at] / request.total_tokens
-        score[columns.up[at] == 0] = inf
-        found = []
-        for start, end in zip(listed.starts, listed.starts[1:], strict=False):
-            best = start + int(score[start:end].argmin()) if end > start else -1
-            found.append(int(at[best]) if best >= 0 and score[best] < inf else -1)
-        return found
-
-    def _uncached(self, request: RequestView) -> Floats:
-        """What each engine would have to compute of the prompt: at least one token."""
-        held = self._held
-        if request.resumable:
-            held = np.minimum(held, self._columns.of(request.resumable, otherwise=inf))
-        return np.maximum(request.total_tokens - held, 1.0)
-
-    def _direct(self, request: RequestView) -> _Kind:
-        """Decode engines that prefill themselves, in the time that their batches leave free."""
-        columns, listed = self._columns, self._columns.decode
-        at = listed.numbers
-        open_homes = [
-            decode >= 0 and not home.waiting_for_decode
-            for decode, home in zip(self._decodes, columns.homes, strict=True)
-        ]
-        running, prefills = columns.running[at], columns.prefills[at]
-        free = 1 - columns.decoding[at] / columns.max_requests[at]
-        there = np.array(open_homes, np.bool_)[listed.owner] & (columns.up[at] > 0)
-        there &= (free >= MIN_SHARE) & (prefills < MAX_DIRECT)
-        there &= running < columns.max_requests[at]
-        fits = columns.kv_used[at] + request.kv_tokens <= columns.kv_tokens[at]
-        there &= fits | (running == 0)
-        free[~there] = 1.0
-        own_s = self._own_s[at] / free
-        ttft_s = columns.queued_s[at] / free + own_s
-        return _Kind(Route.DIRECT, there, ttft_s, own_s * prefills, own_s)
-
-    def _local(self) -> _Kind:
-        """Prefill engines of the cluster that decodes."""
-        columns, listed = self._columns, self._columns.local
-        at = listed.numbers
-        there = (np.array(self._decodes)[listed.owner] >= 0) & (columns.up[at] > 0)
-        for home, givers in self._some_givers():
-            places = slice(listed.starts[home], listed.starts[home + 1])
-            there[places] &= givers[at[places]]
-        own_s = self._own_s[at]
-        ttft_s = np.maximum(self._done_s[at], self._slot_s[listed.owner])
-        return _Kind(Route.PD_P, there, ttft_s, own_s * columns.prefills[at], own_s)
-
-    def _remote(self, request: RequestView) -> _Kind:
-        """Engines of PrfaaS clusters: a row for each home, then made flat."""
-        columns, listed = self._columns, self._columns.remote
-        at = listed.numbers
-        lines = Lines(columns, self._sizes(request), self._view.costs.kv_bytes(0, 0))
-        usable = lines.up & (np.array(self._decodes) >= 0)[:, None]
-        there = listed.spread(usable) & (columns.up[at] > 0)
-        for home, givers in self._some_givers():
-            there[home] &= givers[at]
-        done_s, own_s = self._done_s[at], self._own_s[at]
-        tail_s, carried_s = listed.spread(lines.tail_s), listed.spread(lines.carried_s)
-        # Where the line is what one waits for, its transfers are delayed too.
-        behind_s = listed.spread(lines.behind_s) * (carried_s > done_s)
-        behind_s += own_s * columns.prefills[at]
-        ttft_s = np.maximum(done_s, carried_s, out=carried_s)
-        ttft_s += tail_s
-        np.maximum(ttft_s, self._slot_s[:, None], out=ttft_s)
-        idle_s = np.maximum(own_s, listed.spread(lines.own_s))
-        idle_s += tail_s
-        flat = (array.reshape(-1) for array in (ttft_s, behind_s, idle_s))
-        return _Kind(Route.OFFLOAD, there.reshape(-1), *flat)
-
-    def _sizes(self, request: RequestView) -> list[float]:
-        """For each home the bytes of a hand-off to the engine that is to decode."""
-        kv_bytes, total = self._view.costs.kv_bytes, request.total_tokens
-        held = [0 if decode < 0 else int(self._held[decode]) for decode in self._decodes]
-        of = {tokens: kv_bytes(tokens, total) for tokens in set(held)}
-        return [of[tokens] for tokens in held]
-
-    def _some_givers(self) -> Iterator[tuple[int, Bools]]:
-        """Homes whose decode engine cannot be handed to by all, with those that can."""
-        engines = self._columns.engines
-        for home, decode in enumerate(self._decodes):
-            givers = None if decode < 0 else self._view.givers(engines[decode].name)
-            if givers is not None:
-                yield home, givers
 
 
-_DIRECT, _LOCAL, _REMOTE = range(3)
+class FewWays:
+    """`Ways`, as long as they are few: found engine by engine."""
+
+    def __init__(self, ways: Iterator[Candidate], view: View) -> None:
+        self._ways, self._view = list(ways), view
+
+    def soonest(self) -> Candidate | None:
+        """See `Ways`."""
+        return min(self._ways, key=_ttft_s, default=None)
+
+    def idle_s(self) -> float:
+        """See `Ways`."""
+        return min(way.idle_s for way in self._ways)
+
+    def best(self, limit_s: float, weight: float) -> Candidate | None:
+        """See `Ways`."""
+        cluster = self._view.cluster
+        return min(
+            (way for way in self._ways if way.ttft_s <= limit_s),
+            key=lambda way: (cluster(way.decode.cluster).far, way.ttft_s + weight * way.behind_s),
+            default=None,
+        )
+
+
+def _ttft_s(way: Candidate) -> float:
+    return way.ttft_s
+
+
+def candidates(
+    request: RequestView, view: View, home: ClusterView, slot_s: float, now: float
+) -> Iterator[Candidate]:
+    """All ways to decode in ``home``. ``slot_s``: until a decode slot is free there."""
+    decode = decode_engine(request, (home,))
+    if decode is None:
+        return
+    yield from _beside_decode(request, view, home)
+    for engine in view.prefill_engines(home.name, decode.name):
+        if engine.up:
+            yield _local(request, view, engine, decode, slot_s, now)
+    for cluster, link in reachable(view, home.name):
+        sending = _Sending(request, view, decode, link)
+        for engine in view.prefill_engines(cluster.name, decode.name):
+            if engine.up:
+                yield _remote(request, view, engine, decode, sending, slot_s, now)
+
+
+def uncached_tokens(request: RequestView, engine: EngineView) -> int:
+    """What ``engine`` would have to compute of the prompt: at least one token."""
+    held = request.cached.get(engine.name, 0)
+    if held:
+        held = min(held, request.resumable.get(engine.name, held))
+    return max(1, request.total_tokens - held)
+
+
+def _local(
+    request: RequestView,
+    view: View,
+    engine: EngineView,
+    decode: EngineView,
+    slot_s: float,
+    now: float,
+) -> Candidate:
+    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
+    return Candidate(ttft_s, own_s * engine.prefills, own_s, Route.PD_P, engine, decode)
+
+
+class _Sending:
+    """What the hand-off of one request takes of a line."""
+
+    def __init__(
+        self, request: RequestView, view: View, decode: EngineView, link: LinkView
+    ) -> None:
+        rate = link.rate_bytes_per_s
+        size = view.costs.kv_bytes(request.cached.get(decode.name, 0), request.total_tokens)
+        self.own_s = size / rate
+        self.wait_s = link.outstanding_bytes / rate
+        self.tail_s = view.costs.kv_bytes(0, 0) / rate + link.rtt_s / 2
+        self.behind_s = self.own_s * link.transfers
+
+
+def _remote(
+    request: RequestView,
+    view: View,
+    engine: EngineView,
+    decode: EngineView,
+    sending: _Sending,
+    slot_s: float,
+    now: float,
+) -> Candidate:
+    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    prefilled_s = own_s + max(0.0, engine.free_at - now)
+    carried_s = sending.wait_s + sending.own_s
+    ttft_s = max(max(prefilled_s, carried_s) + sending.tail_s, slot_s)
+    behind_s = own_s * engine.prefills
+    if carried_s > prefilled_s:
+        behind_s += sending.behind_s
+    idle_s = max(own_s, sending.own_s) + sending.tail_s
+    return Candidate(ttft_s, behind_s, idle_s, Route.OFFLOAD, engine, decode)
+
+
+def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Iterator[Candidate]:
+    """Decode engines that prefill themselves, in the time that their batches leave free."""
+    if home.waiting_for_decode:
+        return
+    for engine in home.decode_engines:
+        free = 1 - engine.decoding / engine.max_requests
+        if not engine.up or free < MIN_SHARE or engine.prefills >= MAX_DIRECT:
+            continue
+        if engine.running >= engine.max_requests:
+            continue
+        if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
+            continue
+        own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine)) / free
+        ttft_s = engine.queued_s / free + own_s
+        yield Candidate(ttft_s, own_s * engine.prefills, own_s, Route.DIRECT, None, engine)

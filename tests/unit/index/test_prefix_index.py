@@ -213,3 +213,25 @@ def test_memory_is_bounded() -> None:
     index.stored(stored([1, 2, 3, 4, 5], None, 0))
     assert index.engine.blocks == 3
     index.check_integrity()
+
+
+def test_engines_that_come_and_go_leave_nothing() -> None:
+    """Ten thousand of them, in an index with room for two at a time."""
+    index = PrefixIndex(max_blocks=100, max_engines=2)
+    stays = index.engine("stays")
+    stays.stored(stored([1, 2], None, 0))
+    for number in range(10_000):
+        guest = index.engine(f"guest-{number}")
+        if number % 3:
+            guest.stored(stored([1, 2, 3], None, 0))
+        if number % 2:
+            guest.clear()
+        guest.leave()
+    held = {
+        name: m.reusable_tokens for names, m in index.match(PromptKeys(TOKENS)) for name in names
+    }
+    assert held == {"stays": 2 * BLOCK}
+    while index.tidy():
+        pass
+    assert index.blocks == 2
+    index.check_integrity()

@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.policies.decode_load import DecodeLoad, slots_s
-from prfaas.scheduler.fleet import FleetState
+from prfaas.policies.decode_load import DecodeLoad
 from prfaas.scheduler.state import ClusterState
 from prfaas.testing.policy_views import fleet
 
 
 def steady(
     running: int, completed_per_s: float, seconds: int = 600
-) -> tuple[DecodeLoad, ClusterState, FleetState]:
+) -> tuple[DecodeLoad, ClusterState]:
     """With ``running`` answers on each of the two decode engines, for so long."""
-    load, view = DecodeLoad(), fleet()
-    west = view.cluster("west")
+    load, west = DecodeLoad(), fleet().cluster("west")
     for engine in west.decode_engines:
         engine.running = engine.assigned = running
     for second in range(seconds):
         west.completed = round(second * completed_per_s)
         load.look(west, float(second))
-    return load, west, view
-
-
-def slot_s(load: DecodeLoad, view: FleetState) -> float:
-    return float(slots_s([load], view.columns)[0])
+    return load, west
 
 
 @pytest.mark.parametrize(("running", "needed"), [(0, 1), (2, 1), (5, 2), (10, 3)])
 def test_engines_are_needed_for_the_load_and_its_fluctuation(running: int, needed: int) -> None:
-    load, west, _ = steady(running, 1.0)
+    load, west = steady(running, 1.0)
     assert load.engines_needed(west) == needed
 
 
 def test_a_load_that_rises_is_seen_at_once_and_one_that_falls_is_remembered() -> None:
-    load, west, _ = steady(2, 1.0)
+    load, west = steady(2, 1.0)
     for engine in west.decode_engines:
         engine.running = 10
     load.look(west, 601.0)
@@ -47,14 +41,14 @@ def test_a_load_that_rises_is_seen_at_once_and_one_that_falls_is_remembered() ->
 
 
 def test_a_newcomer_waits_for_those_before_it_at_the_pace_of_answers() -> None:
-    load, west, view = steady(10, 2.0)
-    assert slot_s(load, view) == pytest.approx(1.5 * 1 / 2.0, rel=0.05)
+    load, west = steady(10, 2.0)
+    assert load.slot_s(west) == pytest.approx(1.5 * 1 / 2.0, rel=0.05)
     west.decode_engines[0].assigned += 19
-    assert slot_s(load, view) == pytest.approx(1.5 * 20 / 2.0, rel=0.05)
+    assert load.slot_s(west) == pytest.approx(1.5 * 20 / 2.0, rel=0.05)
     west.decode_engines[1].running -= 5
     west.decode_engines[1].assigned -= 5
-    assert slot_s(load, view) < 1.5 * 20 / 2.0
+    assert load.slot_s(west) < 1.5 * 20 / 2.0
 
 
 def test_a_free_slot_is_no_wait_whatever_is_known() -> None:
-    assert slot_s(DecodeLoad(), fleet()) == 0.0
+    assert DecodeLoad().slot_s(fleet().cluster("west")) == 0.0

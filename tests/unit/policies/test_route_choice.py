@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from prfaas.policies.api import Route
-from prfaas.policies.route_choice import Candidate, Ways
+from prfaas.policies.route_choice import Candidate, candidates
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record
@@ -18,7 +17,7 @@ def found(
 ) -> dict[str, Candidate]:
     """By the engine that prefills."""
     request = Record(RequestArrived("r", tokens, 10, **more), 0.0)  # type: ignore[arg-type]
-    ways = Ways(request, view, np.array([slot_s]), 0.0)
+    ways = candidates(request, view, view.cluster("west"), slot_s, 0.0)
     return {(way.prefill or way.decode).name: way for way in ways}
 
 

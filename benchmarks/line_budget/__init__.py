@@ -1,0 +1,1 @@
+"""How well the machines at one end of a line share its rate."""
