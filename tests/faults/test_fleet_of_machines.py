@@ -59,9 +59,8 @@ def test_hand_offs_go_from_machine_to_machine(fleet: Fleet) -> None:
         answers = list(pool.map(fleet.ask, range(48), lengths))
     taken = Counter(clusters_of(answer) for answer in answers)
     routes = Counter(answer.headers["x-prfaas-route"].split(";")[0] for answer in answers)
-    anew = [a.headers["x-prfaas-route"] for a in answers if a.headers["x-prfaas-attempts"] != "1"]
-    assert routes == {"offload": 32, "pd-p": 16}, (taken, anew)
-    assert {prefill for prefill, _ in taken} == {"e1", "e2", "w1"}
+    why = Counter(answer.headers["x-prfaas-route"] for answer in answers)
+    assert routes == {"offload": 32, "pd-p": 16}, (taken, why)
     # Both machines of the PrfaaS cluster, over the line to both machines of the near PD cluster,
     # and inside a machine, and between two. Where a line is full they may go to the other cluster.
     wanted = {*itertools.product(("e1", "e2"), ("w1", "w2")), ("w1", "w1"), ("w1", "w2")}

@@ -277,7 +277,7 @@ async def test_an_agent_takes_new_certificates_over_by_itself(
     create_authority(tmp_path)
     used = put(issue(tmp_path, "west", days=20), tmp_path / "used")
     settings = AgentSettings(
-        name="west", arena_bytes=64 << 16, slot_bytes=1 << 16, export_slots=16,
+        name="west", arena_bytes=64 << 16, slot_bytes=1 << 16, export_slots=16, cache_slots=0,
         engines=frozenset({"e"}), socket=tmp_path / "s", admin="127.0.0.1:0",
         link=TcpLinkConfig(name="west", security=used),
     )  # fmt: skip

@@ -22,7 +22,7 @@ SECRET = list(range(7, 23))
 @pytest_asyncio.fixture
 async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     settings = AgentSettings(
-        name="here", arena_bytes=64 << 16, slot_bytes=1 << 16, export_slots=16,
+        name="here", arena_bytes=64 << 16, slot_bytes=1 << 16, export_slots=16, cache_slots=0,
         engines=frozenset({"prefill", "decode", "curious"}), socket=tmp_path / "s",
         admin="127.0.0.1:0", link=None,
     )  # fmt: skip

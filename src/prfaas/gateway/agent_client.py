@@ -77,6 +77,10 @@ class AgentLate(LinkError):
     """It has not answered in time. It may be busy; what it was asked about may go on."""
 
 
+class AgentGone(LinkError):
+    """Nobody listens at its address."""
+
+
 class AgentClient:
     """One agent. Every method raises LinkError if the agent cannot be reached or understood, or
     LocalFault where it is this process that failed."""
@@ -214,7 +218,10 @@ class AgentClient:
         message = f"agent {self.name}: {describe(error)}"
         if is_local(error):
             return LocalFault(message)
-        return AgentLate(message) if isinstance(error, asyncio.TimeoutError) else LinkError(message)
+        if isinstance(error, asyncio.TimeoutError):
+            return AgentLate(message)
+        refused = isinstance(error, aiohttp.ClientConnectorError)
+        return AgentGone(message) if refused else LinkError(message)
 
 
 def read_answer(agent: str, body: bytes, kind: type[T]) -> T:

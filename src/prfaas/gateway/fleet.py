@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sized
 from functools import partial
 
 from prfaas.core.errors import LinkError
-from prfaas.gateway.agent_client import AgentClient, MemoryCounts, RegisteredRank
+from prfaas.gateway.agent_client import AgentClient, AgentGone, MemoryCounts, RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 from prfaas.gateway.engine_client import EngineClient, Sickness
 from prfaas.gateway.layouts import Layouts
@@ -34,8 +34,8 @@ process that dies is seen at once by its connection, and by the requests that it
 _LONGEST_POLL_S = 4.0
 """vLLM's server closes connections that were idle for 5 s."""
 _FAILURES_BEFORE_DOWN = 3
-"""A busy machine answers late. An engine that refuses the connection is suspected at once; an agent
-that does so fails the transfers themselves."""
+"""A busy machine answers late. An engine that refuses the connection is suspected at once, and an
+agent that does so gets no hand-offs."""
 _DEATH_S = 3.0
 """How long an engine must look and sound dead. Streams that break say so themselves; this is for
 those that nobody reads, and machines that vanish."""
@@ -187,7 +187,7 @@ class Fleet:
             except LocalFault as error:
                 logger.warning("%s", error)
             except LinkError as error:
-                failures += 1
+                failures += _FAILURES_BEFORE_DOWN if isinstance(error, AgentGone) else 1
                 if name not in self._agent_troubles:
                     logger.warning("%s", error)
                 self._agent_troubles[name] = str(error)

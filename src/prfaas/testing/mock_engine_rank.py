@@ -59,7 +59,14 @@ class MockEngineRank:
             raise
 
     def begin(
-        self, transfer_id: str, destination: str, size: int, tokens: tuple[int, int] = ONE_BLOCK
+        self,
+        transfer_id: str,
+        destination: str,
+        size: int,
+        tokens: tuple[int, int] = ONE_BLOCK,
+        *,
+        digest: str = MOCK_DIGEST,
+        readers: tuple[str, ...] = READERS,
     ) -> None:
         """Announce a transfer of ``size`` bytes."""
         self.client.begin_export(
@@ -70,8 +77,8 @@ class MockEngineRank:
                 to_token=tokens[1],
                 total_bytes=size,
                 deadline_s=WAIT_S,
-                prompt_digest=MOCK_DIGEST,
-                readers=READERS,
+                prompt_digest=digest,
+                readers=readers,
             )
         )
 
@@ -84,10 +91,17 @@ class MockEngineRank:
         return start + length
 
     def export(
-        self, transfer_id: str, destination: str, size: int, tokens: tuple[int, int] = ONE_BLOCK
+        self,
+        transfer_id: str,
+        destination: str,
+        size: int,
+        tokens: tuple[int, int] = ONE_BLOCK,
+        *,
+        digest: str = MOCK_DIGEST,
+        readers: tuple[str, ...] = READERS,
     ) -> str | None:
         """A whole transfer; returns why it was stopped, if it was."""
-        self.begin(transfer_id, destination, size, tokens)
+        self.begin(transfer_id, destination, size, tokens, digest=digest, readers=readers)
         start = 0
         try:
             while start < size and self.client.stopped(transfer_id) is None:
@@ -103,10 +117,11 @@ class MockEngineRank:
         size: int,
         tokens: tuple[int, int] = ONE_BLOCK,
         *,
+        digest: str = MOCK_DIGEST,
         keep_open: bool = False,
     ) -> str:
         """``ok``, ``wrong bytes``, or why the transfer cannot be read."""
-        opened = self.client.open_import(OpenImport(transfer_id, *tokens, size, MOCK_DIGEST))
+        opened = self.client.open_import(OpenImport(transfer_id, *tokens, size, digest))
         try:
             extents = opened.future.result(WAIT_S)
             arena = opened.session.arena

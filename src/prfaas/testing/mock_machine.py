@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aiohttp import web
 from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import EngineConfig, load_deployment
 from prfaas.core.errors import PrfaasError
+from prfaas.core.prompt_digest import prompt_digest
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 from prfaas.testing.mock_engine_rank import MockEngineRank
@@ -51,10 +53,11 @@ class AgentEngine(MockEngine):
         assert self._rank is not None
         tokens = params["from_token"], params["to_token"]
         size = (tokens[1] - tokens[0]) * KV_BYTES_PER_TOKEN
-        name = params["transfer_id"]
+        name, to = params["transfer_id"], params["destination"]
+        digest, readers = _digest(body, tokens[1]), tuple(params["readers"])
+        export = partial(self._rank.export, name, to, size, tokens, digest=digest, readers=readers)
         try:
-            export = asyncio.to_thread(self._rank.export, name, params["destination"], size, tokens)
-            reason = await export
+            reason = await asyncio.to_thread(export)
         except PrfaasError as error:
             reason = str(error)
         exported = {"prfaas": "exported", "transfer_id": name, "ok": reason is None}
@@ -69,8 +72,9 @@ class AgentEngine(MockEngine):
             assert self._rank is not None
             tokens = params["from_token"], params["to_token"]
             size = (tokens[1] - tokens[0]) * KV_BYTES_PER_TOKEN
+            name, digest = params["transfer_id"], _digest(body, tokens[1])
             try:
-                told = await asyncio.to_thread(self._rank.read, params["transfer_id"], size, tokens)
+                told = await asyncio.to_thread(self._rank.read, name, size, tokens, digest=digest)
             except PrfaasError as error:
                 told = str(error)
             if told == "ok":
@@ -81,6 +85,10 @@ class AgentEngine(MockEngine):
             kept = {k: v for k, v in params.items() if k == "prompt_token_ids"}
             params = kept
         return await super()._answer(request, body, params)
+
+
+def _digest(body: dict[str, Any], to_token: int) -> str:
+    return prompt_digest(body["prompt"], to_token=to_token, salt=body.get("cache_salt"))
 
 
 async def serve(file: Path, machine: str) -> None:
