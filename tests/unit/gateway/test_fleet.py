@@ -64,6 +64,18 @@ async def test_an_engine_that_was_replaced_is_noticed_without_ever_looking_down(
     assert told == ["e1 up", "e1: it was restarted", "e1 up"]
 
 
+async def test_an_agent_that_refuses_connections_gets_no_hand_offs_from_then_on() -> None:
+    mock = MockDeployment()
+    async with mock.running():
+        await mock.ready()
+        fleet = mock.gateway.fleet
+        assert fleet.takes_handoffs("d1")
+        assert fleet.warnings() == []
+        await mock.agents["west-agent"].stop()
+        await until(lambda: bool(fleet.warnings()))
+        assert not fleet.takes_handoffs("d1")
+
+
 @contextlib.asynccontextmanager
 async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(part) for part in work]
