@@ -145,7 +145,7 @@ class Admin:
         session_id = _session_id(request)
         try:
             renewal = msgspec.json.decode(await request.read(), type=Renewal)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise web.HTTPBadRequest(
                 text=f"not a renewal of a gateway's session: {error}"
             ) from error

@@ -6,7 +6,7 @@ vLLM carries them opaquely in the request and response bodies; ``"prfaas"`` name
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -80,12 +80,12 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
 Handoff = ExportParams | ImportParams | LoadParams
 
 
-def parse_handoff(params: dict[str, Any] | None) -> Handoff | None:
+def parse_handoff(params: object) -> Handoff | None:
     """Typed parameters, or None where a request carries none of ours.
 
     Raises CallerError for parameters that name us but are not valid.
     """
-    if not params or "prfaas" not in params:
+    if not isinstance(params, dict) or "prfaas" not in params:
         return None
     try:
         parsed: Handoff = msgspec.convert(params, Handoff)

@@ -158,7 +158,7 @@ class KvLayout(Strict, frozen=True):
             if not inflater.eof:
                 raise ValueError(f"larger than {MAX_LAYOUT_BYTES} bytes, or cut off")
             return msgspec.msgpack.decode(raw, type=cls)
-        except (ValueError, zlib.error, msgspec.DecodeError) as error:
+        except (ValueError, zlib.error, msgspec.DecodeError, RecursionError) as error:
             raise LayoutMismatch(f"a KV layout that cannot be read: {error}") from error
 
 

@@ -58,7 +58,11 @@ def parse_yaml(text: bytes | str, kind: type[T], *, source: str) -> T:
         return msgspec.yaml.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_explain(str(error), kind)}") from error
-    except (msgspec.DecodeError, ValueError) as error:  # ValueError: 2026-13-45 is no date.
+    except (
+        msgspec.DecodeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: 2026-13-45 is no date.
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
 
 

@@ -152,6 +152,6 @@ async def _link_states(
     try:
         async with http.get(f"{agent.admin_url}/links") as answer:
             states = msgspec.json.decode(await answer.read(), type=LinkStates).links
-    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
+    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, RecursionError):
         return None
     return {state.peer: state for state in states}

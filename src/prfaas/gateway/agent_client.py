@@ -187,7 +187,7 @@ class AgentClient:
                         yield _CACHE_NEWS.decode(line)
                     if len(rest) > _LONGEST_NEWS:
                         raise LinkError(f"agent {self.name}: a line without an end")
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise LinkError(f"agent {self.name}: unreadable cache event: {error}") from error
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise self._failure(error) from error

@@ -87,7 +87,7 @@ def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes)
         return
     try:
         _OBJECT.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{engine.name} answered 200 with no JSON object: {error}") from error
 
 

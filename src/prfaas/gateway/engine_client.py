@@ -153,7 +153,7 @@ class EngineClient:
         answer = await self.pass_on("GET", "/kv_event_sources")
         try:
             sources = msgspec.json.decode(answer.body, type=dict[str, _KvEventSource])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             sources = {}
         if answer.status != 200 or not sources:
             raise EngineError(f"engine {self.name} publishes no KV events (--kv-events-config)")

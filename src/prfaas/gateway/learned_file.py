@@ -52,7 +52,7 @@ class LearnedFile:
             found = msgspec.json.decode(self._path.read_bytes(), type=Learned)
         except FileNotFoundError:
             return nothing
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             logger.warning("%s: not read, costs are learned anew: %s", self._path, error)
             return nothing
         if found.version != VERSION:

@@ -22,7 +22,7 @@ def only_models(answer: bytes, allowed: frozenset[str]) -> Any:
     """An engine's list of models without those that are not ``allowed``; empty for no list."""
     try:
         found = msgspec.json.decode(answer, type=_Models)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Models([])
     return _Models([model for model in found.data if model.get("id") in allowed], found.object)
 

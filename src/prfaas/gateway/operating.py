@@ -49,7 +49,7 @@ class Operating:
         self._access.check_operator(request)
         try:
             order = msgspec.json.decode(await request.read(), type=DrainOrder)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             example = '{"target": "ENGINE|MACHINE|CLUSTER", "undo": false}'
             raise RequestRefused(400, f"{error}; send {example}") from error
         try:

@@ -64,7 +64,7 @@ class EngineUnderTest:
         body = await self._get("/v1/models")
         try:
             models = msgspec.json.decode(body, type=_Models).data
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise EngineError(f"{self.url}/v1/models: not a list of models: {error}") from error
         served = [model for model in models if model.parent is None]
         if not served:
@@ -105,7 +105,7 @@ class EngineUnderTest:
                 if answer.status != 200:
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
                 return msgspec.json.decode(content, type=dict[str, Any])
-        except (*_CONNECTION_ERRORS, msgspec.DecodeError) as error:
+        except (*_CONNECTION_ERRORS, msgspec.DecodeError, RecursionError) as error:
             raise EngineError(f"{self.url}: {error!r}") from error
 
     async def step_s(self, batch: int, steps: int) -> float:
@@ -212,5 +212,5 @@ def _running(metrics: str) -> int:
 def _version(body: bytes) -> str:
     try:
         return str(msgspec.json.decode(body, type=dict[str, Any]).get("version", "of no version"))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return "of no version"

@@ -67,7 +67,10 @@ class Leading:
         self._follow(event)
 
     def begun(self, _event: LeadBegun) -> None:
-        """From now on this one decides, from where things stand."""
+        """From now on this one decides, from where things stand. Where its policy changes nothing,
+        engines have again the roles of the deployment file."""
+        if self._policy.period_s is None:
+            self._follow(DecisionsTold())
         self._told = None
 
     def _follow(self, told: DecisionsTold) -> None:

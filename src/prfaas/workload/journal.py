@@ -37,7 +37,7 @@ def parse_journal(text: str) -> RecordedTrace:
         if _MARK in line:
             try:
                 arrivals.append(decode(line))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise ConfigError(f"line {number} is no arrival of a journal: {error}") from error
     arrivals = [a for a in arrivals if a.total_tokens > 0 and a.max_output_tokens > 0]
     arrivals.sort(key=lambda arrival: arrival.at)

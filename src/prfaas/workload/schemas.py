@@ -150,7 +150,7 @@ def _mooncake_rows(text: str) -> Iterator[_MooncakeRow]:
 def _decoded(text: str, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ConfigError(f"{where}not what its first line promises: {error}") from error
 
 

@@ -25,6 +25,8 @@ def test_requests_of_others_carry_none_of_ours() -> None:
     assert parse_handoff(None) is None
     assert parse_handoff({}) is None
     assert parse_handoff({"do_remote_prefill": True}) is None
+    assert parse_handoff(5) is None
+    assert parse_handoff(["prfaas"]) is None
 
 
 @pytest.mark.parametrize(

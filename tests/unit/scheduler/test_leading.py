@@ -68,6 +68,15 @@ def test_who_follows_does_as_told_and_nothing_of_its_own() -> None:
     assert roles(driver(e.TimerFired(), at=4.5)) == [("west-p0", "decode")]
 
 
+def test_who_leads_and_never_changes_roles_goes_back_to_those_of_the_file() -> None:
+    policy = Wants()
+    policy.period_s = None
+    driver = Driver(topology(prefills=2, decodes=2), policy=policy)
+    assert roles(driver(e.DecisionsTold({"west-p1": "decode"}), at=1.0)) == [("west-p1", "decode")]
+    assert roles(driver(e.LeadBegun(), at=2.0)) == [("west-p1", "prefill")]
+    assert driver.scheduler.leading.decided.roles == {}
+
+
 def test_a_role_is_taken_back_when_it_is_no_longer_told() -> None:
     driver = Driver(topology(prefills=1, decodes=2), policy=Wants())
     driver.arrive(SHORT, "a")

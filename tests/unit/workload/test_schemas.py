@@ -123,3 +123,16 @@ def test_published_rates_hold_for_600_s_whatever_they_are_written_in() -> None:
 def test_a_bad_row_is_named_with_its_line(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_trace(text, TraceFormat())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"timestamp": 0, "input_length": 5, "output_length": 2, "hash_ids": [], "x": ' + "[" * 9999,
+        '[{"timestamp": ' + "[" * 9999,
+        '{"event":{"type":"RequestArrived","x":' + "[" * 9999,
+    ],
+)
+def test_what_is_nested_without_end_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        recorded(text)
