@@ -128,7 +128,8 @@ def test_a_bad_row_is_named_with_its_line(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"timestamp": 0, "input_length": 5, "output_length": 2, "hash_ids": [], "x": ' + "[" * 9999,
+        '{"timestamp": 0, "input_length": 5, "output_length": 2, "hash_ids": [], "x": '
+        + "[" * 9999,
         '[{"timestamp": ' + "[" * 9999,
         '{"event":{"type":"RequestArrived","x":' + "[" * 9999,
     ],
