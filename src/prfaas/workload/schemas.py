@@ -69,6 +69,13 @@ def parse_trace(text: str, form: TraceFormat) -> RecordedTrace | PooledTrace:
         return _serve_gen(text, form)
     if text.startswith(("{", "[")):
         return _mooncake(text, form)
+    try:
+        return _any_table(text, form)
+    except csv.Error as error:
+        raise ConfigError(f"not a table with a value in each cell: {error}") from error
+
+
+def _any_table(text: str, form: TraceFormat) -> RecordedTrace:
     first = text.partition("\n")[0].strip()
     for delimiter in _DELIMITERS:
         header = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])

@@ -137,3 +137,11 @@ def test_a_bad_row_is_named_with_its_line(text: str, says: str) -> None:
 def test_what_is_nested_without_end_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         recorded(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["TIMESTAMP\rx,ContextTokens,GeneratedTokens", AZURE + "1,4\r2,2\n"]
+)
+def test_a_table_that_cannot_be_divided_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        recorded(text)
