@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prfaas.agent.cache_feed import CacheFeed
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
-from prfaas.core.errors import CapacityError
+from prfaas.core.errors import UNREADABLE, CapacityError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
@@ -145,7 +145,7 @@ class Admin:
         session_id = _session_id(request)
         try:
             renewal = msgspec.json.decode(await request.read(), type=Renewal)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise web.HTTPBadRequest(
                 text=f"not a renewal of a gateway's session: {error}"
             ) from error

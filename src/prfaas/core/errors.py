@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 
 class PrfaasError(Exception):
     """Base of every error this product raises on purpose."""
@@ -42,3 +44,7 @@ class CapacityError(PrfaasError):
 
 class InvariantError(PrfaasError):
     """Our own bookkeeping contradicts itself: a bug, raised by ``check_integrity()``."""
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for foreign bytes that it cannot decode: malformed, or nested without end."""

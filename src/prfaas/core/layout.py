@@ -32,7 +32,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
-from prfaas.core.errors import LayoutMismatch
+from prfaas.core.errors import UNREADABLE, LayoutMismatch
 from prfaas.core.pieces import Piece, joined
 from prfaas.core.strict import Strict
 
@@ -158,7 +158,7 @@ class KvLayout(Strict, frozen=True):
             if not inflater.eof:
                 raise ValueError(f"larger than {MAX_LAYOUT_BYTES} bytes, or cut off")
             return msgspec.msgpack.decode(raw, type=cls)
-        except (ValueError, zlib.error, msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, zlib.error, *UNREADABLE) as error:
             raise LayoutMismatch(f"a KV layout that cannot be read: {error}") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import UNREADABLE, ConfigError
 
 T = TypeVar("T")
 
@@ -58,11 +58,7 @@ def parse_yaml(text: bytes | str, kind: type[T], *, source: str) -> T:
         return msgspec.yaml.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_explain(str(error), kind)}") from error
-    except (
-        msgspec.DecodeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: 2026-13-45 is no date.
+    except (*UNREADABLE, ValueError) as error:  # ValueError: 2026-13-45 is no date.
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
 
 

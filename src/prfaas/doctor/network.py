@@ -14,6 +14,7 @@ import msgspec
 
 from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
+from prfaas.core.errors import UNREADABLE
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import LinkState, LinkStates
 
@@ -152,6 +153,6 @@ async def _link_states(
     try:
         async with http.get(f"{agent.admin_url}/links") as answer:
             states = msgspec.json.decode(await answer.read(), type=LinkStates).links
-    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, RecursionError):
+    except (aiohttp.ClientError, TimeoutError, OSError, *UNREADABLE):
         return None
     return {state.peer: state for state in states}

@@ -6,10 +6,9 @@ import struct
 
 import msgspec
 
-from prfaas.core.errors import EngineError, PeerError, PrfaasError
+from prfaas.core.errors import UNREADABLE, EngineError, PeerError, PrfaasError
 from prfaas.engine_socket.messages import MAX_FRAME_BYTES, AgentMessage, EngineMessage
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 _from_engine: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
@@ -28,7 +27,7 @@ def decode_from_engine(body: bytes | memoryview) -> EngineMessage:
     """Raises EngineError for anything that is not an engine's message."""
     try:
         return _from_engine.decode(body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise EngineError(f"engine sent a message that cannot be read: {error}") from error
 
 
@@ -36,7 +35,7 @@ def decode_from_agent(body: bytes | memoryview) -> AgentMessage:
     """Raises PeerError for anything that is not an agent's message."""
     try:
         return _from_agent.decode(body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise PeerError(f"agent sent a message that cannot be read: {error}") from error
 
 

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.cache_news import CacheNews
-from prfaas.core.errors import LinkError, PrfaasError
+from prfaas.core.errors import UNREADABLE, LinkError, PrfaasError
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
@@ -187,7 +187,7 @@ class AgentClient:
                         yield _CACHE_NEWS.decode(line)
                     if len(rest) > _LONGEST_NEWS:
                         raise LinkError(f"agent {self.name}: a line without an end")
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise LinkError(f"agent {self.name}: unreadable cache event: {error}") from error
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise self._failure(error) from error
@@ -228,5 +228,5 @@ def read_answer(agent: str, body: bytes, kind: type[T]) -> T:
     """Raises LinkError for what is none."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise LinkError(f"agent {agent}: unreadable answer: {error}") from error

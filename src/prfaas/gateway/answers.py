@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import aiohttp
 import msgspec
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.gateway.body import Endpoint
 from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
@@ -74,7 +74,7 @@ def _tokens_in(content: bytes) -> int | None:
     """What an answer that is complete says of its length."""
     try:
         return msgspec.json.decode(content, type=_Answer).usage.completion_tokens
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -87,7 +87,7 @@ def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes)
         return
     try:
         _OBJECT.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EngineError(f"{engine.name} answered 200 with no JSON object: {error}") from error
 
 

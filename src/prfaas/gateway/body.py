@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from prfaas.core.errors import UNREADABLE
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
 from prfaas.gateway.openai_errors import RequestRefused
 
@@ -49,7 +50,7 @@ class RequestBody:
         self.raw = raw
         try:
             self._fields = _FIELDS.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise RequestRefused(400, f"the body is not a JSON object: {error}") from error
         if self._value("kv_transfer_params") is not None:
             message = "kv_transfer_params is set by the gateway, not by its clients"
@@ -146,5 +147,5 @@ class RequestBody:
             return None
         try:
             return msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise RequestRefused(400, f"{name} is not valid JSON: {error}", param=name) from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from aiohttp import web
 
+from prfaas.core.errors import UNREADABLE
 from prfaas.gateway.access import Access
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.openai_errors import RequestRefused
@@ -81,7 +82,7 @@ class CacheApi:
 def _endpoint(raw: bytes) -> Endpoint:
     try:
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise RequestRefused(400, f"the body is not a JSON object: {error}") from error
     if "messages" in fields:
         return "/v1/chat/completions"

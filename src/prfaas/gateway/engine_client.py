@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
@@ -153,7 +153,7 @@ class EngineClient:
         answer = await self.pass_on("GET", "/kv_event_sources")
         try:
             sources = msgspec.json.decode(answer.body, type=dict[str, _KvEventSource])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             sources = {}
         if answer.status != 200 or not sources:
             raise EngineError(f"engine {self.name} publishes no KV events (--kv-events-config)")
@@ -182,7 +182,7 @@ class EngineClient:
             if body.endpoint == "/v1/chat/completions":
                 return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
             return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
     async def prefill(self, body: bytes, headers: Mapping[str, str]) -> None:
@@ -198,7 +198,7 @@ class EngineClient:
         try:
             params = msgspec.json.decode(answer.body, type=_PrefillAnswer).kv_transfer_params
             result = msgspec.convert(params, ExportResult)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise EngineError(f"{self.name} exported nothing: is its connector set up?") from error
         if not result.ok:
             raise EngineError(f"{self.name} could not export: {result.reason or 'no reason given'}")

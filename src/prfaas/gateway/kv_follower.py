@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.index.engine_index import BlocksStored, EngineIndex
 
 _OWN_MEDIA = (None, "GPU")
@@ -118,7 +118,7 @@ class KvEventFollower:
 def _decode(payload: bytes) -> _Batch:
     try:
         return _DECODER.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise EngineError(f"unreadable KV events: {error}") from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.strict import Strict
 from prfaas.policies.learned_loads import Sums
 from prfaas.scheduler.load_times import LearnedTimes
@@ -52,7 +52,7 @@ class LearnedFile:
             found = msgspec.json.decode(self._path.read_bytes(), type=Learned)
         except FileNotFoundError:
             return nothing
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (OSError, *UNREADABLE) as error:
             logger.warning("%s: not read, costs are learned anew: %s", self._path, error)
             return nothing
         if found.version != VERSION:

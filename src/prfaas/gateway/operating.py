@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from prfaas.core.errors import CallerError
+from prfaas.core.errors import UNREADABLE, CallerError
 from prfaas.gateway.access import Access
 from prfaas.gateway.drains import Drain, Drains
 from prfaas.gateway.openai_errors import RequestRefused
@@ -49,7 +49,7 @@ class Operating:
         self._access.check_operator(request)
         try:
             order = msgspec.json.decode(await request.read(), type=DrainOrder)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             example = '{"target": "ENGINE|MACHINE|CLUSTER", "undo": false}'
             raise RequestRefused(400, f"{error}; send {example}") from error
         try:

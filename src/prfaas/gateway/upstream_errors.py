@@ -18,7 +18,7 @@ import math
 import aiohttp
 import msgspec
 
-from prfaas.core.errors import CapacityError, EngineError, PrfaasError
+from prfaas.core.errors import UNREADABLE, CapacityError, EngineError, PrfaasError
 
 CONNECTION_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """All that aiohttp raises where an HTTP exchange could not be had or broke off."""
@@ -110,7 +110,7 @@ def error_status(body: bytes) -> int:
     """The HTTP status that an engine's error body stands for; 500 where it says none."""
     try:
         code = msgspec.json.decode(body)["error"]["code"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, *UNREADABLE):
         return 500
     return code if isinstance(code, int) else 500
 
@@ -120,5 +120,5 @@ def error_message(body: bytes) -> str:
     try:
         found = msgspec.json.decode(body)
         return str(found["error"]["message"])
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, *UNREADABLE):
         return body[:200].decode(errors="replace") or "no message"

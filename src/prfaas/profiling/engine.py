@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import UNREADABLE, EngineError
 
 _SHORT_PROMPT = 32
 _STEPS = (12, 128)
@@ -64,7 +64,7 @@ class EngineUnderTest:
         body = await self._get("/v1/models")
         try:
             models = msgspec.json.decode(body, type=_Models).data
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise EngineError(f"{self.url}/v1/models: not a list of models: {error}") from error
         served = [model for model in models if model.parent is None]
         if not served:
@@ -105,7 +105,7 @@ class EngineUnderTest:
                 if answer.status != 200:
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
                 return msgspec.json.decode(content, type=dict[str, Any])
-        except (*_CONNECTION_ERRORS, msgspec.DecodeError, RecursionError) as error:
+        except (*_CONNECTION_ERRORS, *UNREADABLE) as error:
             raise EngineError(f"{self.url}: {error!r}") from error
 
     async def step_s(self, batch: int, steps: int) -> float:
@@ -212,5 +212,5 @@ def _running(metrics: str) -> int:
 def _version(body: bytes) -> str:
     try:
         return str(msgspec.json.decode(body, type=dict[str, Any]).get("version", "of no version"))
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return "of no version"

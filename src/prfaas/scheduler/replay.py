@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from prfaas.core.errors import CallerError
+from prfaas.core.errors import UNREADABLE, CallerError
 from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Table
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
@@ -51,7 +51,7 @@ def read_journal(lines: Iterable[bytes]) -> Iterator[tuple[float, Entry]]:
     for number, line in enumerate(lines, 1):
         try:
             at, entry = decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             if unread is not None:
                 raise unread from None
             unread = CallerError(f"line {number} is no line of a journal: {error}")

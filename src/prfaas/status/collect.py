@@ -18,6 +18,7 @@ from prfaas.core.deployment import (
     SchedulerConfig,
     lines_of,
 )
+from prfaas.core.errors import UNREADABLE
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
@@ -64,7 +65,7 @@ class _Asked:
         body = self._answers.get(url)
         try:
             return msgspec.json.decode(body or b"{}", type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return kind()
 
 

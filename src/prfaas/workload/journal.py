@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.workload.trace import RecordedTrace
 
 _MARK = '"type":"RequestArrived"'
@@ -37,7 +37,7 @@ def parse_journal(text: str) -> RecordedTrace:
         if _MARK in line:
             try:
                 arrivals.append(decode(line))
-            except (msgspec.MsgspecError, RecursionError) as error:
+            except UNREADABLE as error:
                 raise ConfigError(f"line {number} is no arrival of a journal: {error}") from error
     arrivals = [a for a in arrivals if a.total_tokens > 0 and a.max_output_tokens > 0]
     arrivals.sort(key=lambda arrival: arrival.at)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.workload.blocks import MOONCAKE_BLOCK_TOKENS, block_size
 from prfaas.workload.journal import is_journal, parse_journal
 from prfaas.workload.lengths import EmpiricalLengths
@@ -157,7 +157,7 @@ def _mooncake_rows(text: str) -> Iterator[_MooncakeRow]:
 def _decoded(text: str, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{where}not what its first line promises: {error}") from error
 
 

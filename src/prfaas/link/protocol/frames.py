@@ -28,7 +28,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from xxhash import xxh3_64, xxh3_64_intdigest
 
-from prfaas.core.errors import PeerError
+from prfaas.core.errors import UNREADABLE, PeerError
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.line_share import Demand, Grant
 
@@ -181,7 +181,7 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     """A frame's msgpack body. Raises PeerError."""
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise PeerError(f"malformed {kind.__name__}: {error}") from error
 
 
