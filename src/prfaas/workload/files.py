@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -20,6 +21,12 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Byte-order marks; UTF-32's begins with UTF-16's."""
+_MOST_UNPACKED = 100
+"""Bytes for each packed one: traces have stamps and lengths that differ, and pack to a tenth or so;
+deflate can make a thousand of one, which a file that is broken does by chance."""
+_UNPACKED_AT_LEAST = 1 << 20
+"""Bytes that any file may unpack to, since a short one of equal lines packs better."""
+_PIECE = 1 << 18
 _AS_IT_SAYS = TraceFormat()
 
 
@@ -57,7 +64,7 @@ def read_trace_file(path: Path, form: TraceFormat = _AS_IT_SAYS) -> RecordedTrac
     """
     try:
         raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        raw = _unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"trace {path}: cannot be read: {error}") from error
     try:
@@ -71,7 +78,18 @@ def read_trace_file(path: Path, form: TraceFormat = _AS_IT_SAYS) -> RecordedTrac
     return trace
 
 
-def _text(raw: bytes) -> str:
+def _unpacked(packed: bytes) -> bytearray:
+    """Raises OSError for bytes that unpack to more than any trace does."""
+    most, unpacked = max(_UNPACKED_AT_LEAST, _MOST_UNPACKED * len(packed)), bytearray()
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+        while piece := stream.read(_PIECE):
+            unpacked += piece
+            if len(unpacked) > most:
+                raise OSError(f"it unpacks to more than {_MOST_UNPACKED} times its size")
+    return unpacked
+
+
+def _text(raw: bytes | bytearray) -> str:
     encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
     try:
         return raw.decode(encoding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import json
 from pathlib import Path
 
@@ -131,6 +132,19 @@ def test_a_source_says_how_to_read_a_file_and_cuts_it(tmp_path: Path) -> None:
     assert TraceSource(file="t.csv", time_unit="ms").read(tmp_path) == RecordedTrace(
         arrivals=[0.0], prompts=[40], outputs=[2], blocks=[]
     )
+
+
+def test_a_few_bytes_that_unpack_to_many_are_refused_before_they_are_held(tmp_path: Path) -> None:
+    bomb, line = tmp_path / "bomb.gz", b'{"timestamp": 0, "input_length": 6, "output_length": 5}\n'
+    bomb.write_bytes(gzip.compress(line * 100_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match="unpacks to more than 100 times its size"):
+            read_trace_file(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000 * len(line)
 
 
 def test_missing_torn_and_damaged_files_are_named(tmp_path: Path) -> None:
