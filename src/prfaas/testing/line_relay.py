@@ -1,9 +1,10 @@
-"""A TCP relay on this machine that stands for the line between two agents: to cut and to slow."""
+"""A TCP relay on this machine that stands for the line between two agents: to cut, slow, spoil."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import threading
 from types import TracebackType
@@ -14,6 +15,8 @@ from prfaas.launch.addresses import HOST
 
 _READ_BYTES = 256 * 1024
 _PAUSE_S = 0.02
+_RETRANSMITTED_S = 0.2
+"""Linux's least time until a lost segment is sent again: what loss looks like above TCP."""
 
 
 class LineRelay:
@@ -29,6 +32,10 @@ class LineRelay:
         self.target = target
         self._rate_bytes_per_s: float | None = None
         self._cut = False
+        self._corrupt = self._lossy = 0.0
+        self._chance = random.Random(0)
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._relayed: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="line-relay", daemon=True)
@@ -43,9 +50,23 @@ class LineRelay:
         """From now on no more than this in each direction of each connection."""
         self._rate_bytes_per_s = bytes_per_s
 
+    def corrupt(self, share: float) -> None:
+        """From now on this share of what is read has a byte that was changed."""
+        self._corrupt = share
+
+    def lose(self, share: float) -> None:
+        """From now on this share of what is read comes as late as what had to be sent again."""
+        self._lossy = share
+
+    def hang(self) -> None:
+        """Keep every connection open and pass nothing on."""
+        self._loop.call_soon_threadsafe(self._flows.clear)
+
     def mend(self) -> None:
         """As fast as it goes, for everybody."""
         self._rate_bytes_per_s, self._cut = None, False
+        self._corrupt = self._lossy = 0.0
+        self._loop.call_soon_threadsafe(self._flows.set)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -97,8 +118,14 @@ class LineRelay:
             rate = self._rate_bytes_per_s
             most = _READ_BYTES if rate is None else max(1, int(rate * _PAUSE_S))
             data = await source.read(most)
+            await self._flows.wait()
             if not data:
                 break
+            if self._chance.random() < self._corrupt:
+                at = self._chance.randrange(len(data))
+                data = data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
+            if self._chance.random() < self._lossy:
+                await asyncio.sleep(_RETRANSMITTED_S)
             sink.write(data)
             await sink.drain()
             if rate is not None:

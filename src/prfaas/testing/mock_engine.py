@@ -45,7 +45,7 @@ class MockEngine(MockServer):
     nothing is rendered, ``render_status`` is answered instead; an answer takes ``takes_s`` to its
     first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
     request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
-    of JSON.
+    of JSON; ``raw`` are bytes that are sent in place of any HTTP answer, before it hangs up.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -73,6 +73,7 @@ class MockEngine(MockServer):
         self.full_for_s: int | None = None
         self.dies_of: str | None = None
         self.garbage: bytes | None = None
+        self.raw: bytes | None = None
         self._death: asyncio.Task[None] | None = None
         self.render_gate = asyncio.Event()
         self.render_gate.set()
@@ -136,6 +137,8 @@ class MockEngine(MockServer):
             await asyncio.Event().wait()
         if self.full_for_s is not None:
             return _full(self.full_for_s)
+        if self.raw is not None:
+            return _hang_up(request, self.raw)
         if self.garbage is not None:
             return web.Response(body=self.garbage, content_type="application/json")
         if self.fail_with_status is not None:
@@ -260,6 +263,14 @@ def _events(words: list[str], usage: dict[str, Any]) -> Iterator[bytes]:
 
 def _contains(token_ids: list[int], text: str) -> bool:
     return text.encode() in bytes(token_ids)
+
+
+def _hang_up(request: web.Request, raw: bytes) -> web.Response:
+    transport = request.transport
+    if isinstance(transport, asyncio.Transport):
+        transport.write(raw)
+        transport.close()
+    return web.Response()
 
 
 def _full(retry_after_s: int) -> web.Response:

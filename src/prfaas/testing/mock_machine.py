@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 from prfaas.testing.mock_engine_rank import MockEngineRank
 
+_THREADS = 64
+"""Hand-offs and loads at a time: one whose agent does not answer keeps no other waiting."""
 KV_BYTES_PER_TOKEN = 1000
 """A prompt of some thousand tokens then takes a slow line some tenths of a second."""
 
@@ -42,12 +45,18 @@ class AgentEngine(MockEngine):
         self._rank = await asyncio.to_thread(MockEngineRank, self._socket, self.name)
 
     def routes(self) -> list[web.RouteDef]:
-        """Those of an engine, and what it has counted."""
-        return [*super().routes(), web.get("/counters", self._counters)]
+        """Those of an engine, what it has counted, and how it shall fail."""
+        mine = [web.get("/counters", self._counters), web.post("/misbehave", self._misbehave)]
+        return [*super().routes(), *mine]
 
     async def _counters(self, _request: web.Request) -> web.Response:
         names = ("imported", "recomputed", "most_under_way")
         return web.json_response({name: getattr(self, name) for name in names})
+
+    async def _misbehave(self, request: web.Request) -> web.Response:
+        for name, value in (await request.json()).items():
+            setattr(self, name, value.encode() if isinstance(value, str) else value)
+        return web.Response()
 
     async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
         assert self._rank is not None
@@ -60,6 +69,7 @@ class AgentEngine(MockEngine):
             reason = await asyncio.to_thread(export)
         except PrfaasError as error:
             reason = str(error)
+        await asyncio.sleep(self.prefill_takes_s)
         exported = {"prfaas": "exported", "transfer_id": name, "ok": reason is None}
         if reason is not None:
             exported["reason"] = reason
@@ -93,6 +103,7 @@ def _digest(body: dict[str, Any], to_token: int) -> str:
 
 async def serve(file: Path, machine: str) -> None:
     """Every engine of the machine, until cancelled."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     deployment = load_deployment(file)
     place = next(m for m in deployment.machines if m.name == machine)
     engines = [AgentEngine(config, place.agent.socket or "") for config in place.engines]
