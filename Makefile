@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
-        fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
+        fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
 help:  ## show what there is to do
@@ -57,6 +57,14 @@ test-engine: $(READY)
 
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
+
+# SEED: the same faults again. OLD: src/ of another release, whose agents and engines are mixed in.
+chaos: $(READY)  ## a seeded campaign of faults against a fleet of processes (SECONDS=300 SEED=7 OLD=...)
+	$(BIN)/python tests/chaos/campaign.py --recovery-s 5 $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(OLD),--old $(OLD))
+
+soak: $(READY)  ## a fleet at saturation, then with churn of engines: what grows? (HOURS=1)
+	$(BIN)/python -m benchmarks.soak --hours $(or $(HOURS),1)
 
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each

@@ -1,9 +1,9 @@
 """A chaos campaign: rounds of faults under load, and what must hold at the end of each.
 
-``python tests/chaos/campaign.py --seconds 60 --seed 7``. The seed draws the faults, whom they strike, when
-and how long, and every request; the same seed and number of rounds make the same campaign (what each
-process was just doing when it was struck is the machine's). Exit status 1 where something did not
-hold; files of the run are kept then.
+``python tests/chaos/campaign.py --seconds 60 --seed 7``. The seed draws the faults, whom they
+strike, when and how long, and every request; the same seed and number of rounds make the same
+campaign (what each process was just doing when it was struck is the machine's). Exit status 1 where
+something did not hold; files of the run are kept then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import faults
 from faults import Field
-
 from prfaas.core.errors import CallerError
 from prfaas.scheduler.replay import read_journal, replay
 from prfaas.testing.fleet_load import Ended, FleetLoad
@@ -76,11 +75,11 @@ def drawn(seed: int, number: int, kinds: list[str], known: dict[str, faults.Kind
 class Campaign:
     """All rounds before one fleet."""
 
-    def __init__(self, field: Field, seed: int) -> None:
+    def __init__(self, field: Field, seed: int, *, control: bool = False) -> None:
         self.field, self.fleet, self.seed = field, field.fleet, seed
         urls = {name: self.fleet.url(name) for name in self.fleet.gateways}
         self.load = FleetLoad(urls, seed=seed, deadline_s=DEADLINE_S)
-        self.known = faults.possible(field)
+        self.known = faults.possible(field, control=control)
         self.struck: Counter[str] = Counter()
         self.recoveries: list[float] = []
         self.broken: list[str] = []
@@ -151,7 +150,7 @@ class Campaign:
     async def _quiet(self, when: str) -> None:
         """Nothing is under way, and everything that was lent has been given back."""
         until = time.monotonic() + QUIET_S
-        while (left := await asyncio.to_thread(self._left)) and time.monotonic() < until:
+        while (left := await asyncio.to_thread(self._left)) and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         for what in left:
             self._break(f"{when}: {what}")
@@ -232,7 +231,7 @@ async def run(args: argparse.Namespace, home: Path) -> int:
             journals=disk or home,
         )
         await asyncio.to_thread(stack.enter_context, fleet)
-        campaign = Campaign(Field(fleet, clocks, args.old, disk), args.seed)
+        campaign = Campaign(Field(fleet, clocks, args.old, disk), args.seed, control=args.control)
         left_out = sorted(faults.KINDS.keys() - campaign.known.keys())
         print(f"{len(campaign.known)} kinds of faults; not possible here: {left_out}", flush=True)
         await campaign.begin()
@@ -266,6 +265,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=2, help="faults of a round")
     parser.add_argument("--recovery-s", type=float, help="more seconds to be whole again fail")
     parser.add_argument("--old", type=Path, help="src/ of another release, to mix")
+    parser.add_argument("--control", action="store_true", help="faults that must be noticed")
     args = parser.parse_args()
     args.seed = secrets.randbelow(10**6) if args.seed is None else args.seed
     how = f"--rounds {args.rounds}" if args.rounds else f"--seconds {args.seconds:g}"

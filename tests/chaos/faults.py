@@ -1,7 +1,7 @@
 """What a chaos campaign does to a fleet: each fault begins, lasts, and is taken back.
 
-A fault is a context manager; it is entered and left in a thread. `KINDS` has them all, with what each
-may strike. Loss and reordering are what they look like above TCP: data that comes late in bursts
+A fault is a context manager; it is entered and left in a thread. `KINDS` has them all, with what
+each may strike. Loss and reordering are what they look like above TCP: data that comes late in bursts
 (`tests/integration/test_link_over_wan.py` has packets that are really lost).
 """
 
@@ -140,7 +140,7 @@ def _engine(**how: object) -> Callable[..., AbstractContextManager[None]]:
         yield
         well = {
             "garbage": None, "raw": None, "fail_with_status": None, "full_for_s": None,
-            "health_status": 200, "takes_s": 0.0, "prefill_takes_s": 0.0,
+            "lies": False, "health_status": 200, "takes_s": 0.0, "prefill_takes_s": 0.0,
         }  # fmt: skip
         field.fleet.misbehave(engine, **well)
 
@@ -289,9 +289,14 @@ KINDS: dict[str, Kind] = {
 }
 """By name: how, and whom it may strike."""
 
+CONTROLS: dict[str, Kind] = {"engine-lies": (_engine(lies=True), ("w1-d",))}
+"""What no fleet can stand: a campaign that does not notice is worth nothing."""
 
-def possible(field: Field) -> dict[str, Kind]:
-    """The kinds that can be made here."""
+
+def possible(field: Field, *, control: bool = False) -> dict[str, Kind]:
+    """The kinds that can be made here; the controls alone where they are asked for."""
+    if control:
+        return CONTROLS
     missing = set()
     if field.clocks is None:
         missing |= {"clock-jump", "certificates-expire"}

@@ -1,9 +1,9 @@
 """Clients of a `LocalFleet`, and a ledger of how each request ended: for chaos, soak and upgrades.
 
 A client draws its next request from the seed and the request's number. It asks one gateway; where
-that one does not answer because it was harmed (killed, stopped, without descriptors), it asks the next,
-as a load balancer would. Anything else that is not an answer or a clear error counts against the
-fleet.
+that one does not answer because it was harmed (killed, stopped, without descriptors), it asks the
+next, as a load balancer would. Anything else that is not an answer or a clear error counts against
+the fleet.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class FleetLoad:
         """So many ask without a pause (or with one); at the end each finishes what it has asked."""
         self._stop.clear()
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(clients):
-                    group.create_task(self._client(session, pause_s))
-                try:
-                    yield
-                finally:
-                    self._stop.set()
+        session = aiohttp.ClientSession(connector=connector)
+        async with session, asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(self._client(session, pause_s))
+            try:
+                yield
+            finally:
+                self._stop.set()
 
     async def _client(self, session: aiohttp.ClientSession, pause_s: float) -> None:
         while not self._stop.is_set():
@@ -104,8 +104,7 @@ class FleetLoad:
         chance = random.Random(f"{self._seed}-{number}")
         names = list(self.urls)
         chance.shuffle(names)
-        length = chance.choice((SHORT, LONG, LONG))
-        prompt = [(7 * number + i) % 251 for i in range(length)]
+        prompt = self.prompt(number if chance.random() < 0.8 else number // 2, chance)
         body = {"prompt": prompt, "max_tokens": 16, "stream": chance.random() < 0.5}
         until = time.monotonic() + 3 * self.deadline_s
         for name in itertools.cycle(names):
@@ -122,6 +121,12 @@ class FleetLoad:
                 break
             await asyncio.sleep(0.05)
         return self.ended[-1]
+
+    def prompt(self, number: int, chance: random.Random) -> list[int]:
+        """Token ids that no other number begins with."""
+        length = chance.choice((SHORT, LONG, LONG))
+        begin = [self._seed % 251, *divmod(number, 251)]
+        return [*begin, *((7 * number + i) % 251 for i in range(length))]
 
     async def _asked(
         self, session: aiohttp.ClientSession, url: str, body: dict[str, Any]

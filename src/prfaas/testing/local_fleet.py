@@ -1,9 +1,9 @@
 """A fleet of processes on this machine, without namespaces: for chaos, soak and upgrades.
 
-A PrfaaS cluster of two machines, a PD cluster of two, and gateways: real agents and gateways, engines
-without a model whose hand-offs are real bytes (`mock_machine`). What crosses the line goes through
-a relay before each receiving agent, where it can be cut, slowed and spoiled. Every process has an
-environment of its own, so that one may run other code (another release) or another clock.
+A PrfaaS cluster of two machines, a PD cluster of two, and gateways: real agents and gateways,
+engines without a model whose hand-offs are real bytes (`mock_machine`). What crosses the line goes
+through a relay before each receiving agent, where it can be cut, slowed and spoiled. Every process
+has an environment of its own, so that one may run other code (another release) or another clock.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class LocalFleet:
         self._links = {m: free_address() for m in ENGINES}
         self.admins = {m: free_address() for m in ENGINES}
         self.engine_addresses = {e: free_address() for es in ENGINES.values() for e in es}
+        self._events = {e: (free_address(), free_address()) for e in self.engine_addresses}
         self.relays = {m: LineRelay(self._links[m]) for m in ENGINES if m not in PRFAAS}
         self.file = home / "deployment.json"
 
@@ -143,9 +144,7 @@ class LocalFleet:
         asked = list(ENGINES[machine]) if what == "engines" else [name]
         return all(self._asked(f"{self.url(each)}/health") is not None for each in asked)
 
-    def wait(
-        self, condition: Callable[[], bool], what: str, *, within_s: float = _WAIT_S
-    ) -> float:
+    def wait(self, condition: Callable[[], bool], what: str, *, within_s: float = _WAIT_S) -> float:
         """Until it holds; the seconds that took. Raises TimeoutError that says ``what`` did not
         come."""
         began = time.monotonic()
@@ -284,7 +283,8 @@ class LocalFleet:
                     "name": engine,
                     "role": role,
                     "url": f"http://{self.engine_addresses[engine]}",
-                    "kv_events": "tcp://127.0.0.1:1",
+                    "kv_events": f"tcp://{self._events[engine][0]}",
+                    "kv_events_replay": f"tcp://{self._events[engine][1]}",
                     "max_num_seqs": 8,
                 }
                 for engine, role in ENGINES[name].items()

@@ -46,6 +46,7 @@ class MockEngine(MockServer):
     first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
     request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
     of JSON; ``raw`` are bytes that are sent in place of any HTTP answer, before it hangs up.
+    One that ``lies`` answers another prompt's words.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -55,6 +56,7 @@ class MockEngine(MockServer):
         self.agents = agents
         self.model = "mock-model"
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.keeps_requests = True
         self.cancelled: list[str] = []
         self.recomputed = 0
         self.under_way = self.most_under_way = 0
@@ -74,6 +76,7 @@ class MockEngine(MockServer):
         self.dies_of: str | None = None
         self.garbage: bytes | None = None
         self.raw: bytes | None = None
+        self.lies = False
         self._death: asyncio.Task[None] | None = None
         self.render_gate = asyncio.Event()
         self.render_gate.set()
@@ -131,7 +134,8 @@ class MockEngine(MockServer):
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.requests.append((request.path, body, dict(request.headers)))
+        if self.keeps_requests:
+            self.requests.append((request.path, body, dict(request.headers)))
         if self.dies_of is not None and any(_contains(i, self.dies_of) for i in _prompts(body)):
             self._death = asyncio.ensure_future(self.stop())
             await asyncio.Event().wait()
@@ -185,7 +189,7 @@ class MockEngine(MockServer):
             self.recomputed += found.get("state") != "complete"
         await self.first_token_gate.wait()
         await asyncio.sleep(self.takes_s)
-        words = expected_words(ids)
+        words = expected_words([*ids, 0] if self.lies else ids)
         if not body.get("stream"):
             await self.middle_gate.wait()
             choices = [{"index": i, "text": "".join(words)} for i in range(body.get("n", 1))]

@@ -23,9 +23,12 @@ from prfaas.core.prompt_digest import prompt_digest
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 from prfaas.testing.mock_engine_rank import MockEngineRank
+from prfaas.testing.mock_kv_events import MockKvEvents
 
 _THREADS = 64
 """Hand-offs and loads at a time: one whose agent does not answer keeps no other waiting."""
+CACHED_BLOCKS = 2000
+"""Of 16 tokens: ten long prompts."""
 KV_BYTES_PER_TOKEN = 1000
 """A prompt of some thousand tokens then takes a slow line some tenths of a second."""
 
@@ -37,7 +40,13 @@ class AgentEngine(MockEngine):
         super().__init__(config.name, MockAgent(""), {})
         self.host, self.port = parse_url(config.url or "")
         self.imported = 0
+        self.keeps_requests = False  # It may run for hours.
         self._socket = socket
+        self._events: MockKvEvents | None = None
+        if config.kv_events_replay is not None:
+            where = config.kv_events or "", config.kv_events_replay
+            self._events = MockKvEvents(*where, blocks=CACHED_BLOCKS)
+            self._serving = asyncio.ensure_future(self._events.serve())
         self._rank: MockEngineRank | None = None
 
     async def connect(self) -> None:
@@ -70,6 +79,7 @@ class AgentEngine(MockEngine):
         except PrfaasError as error:
             reason = str(error)
         await asyncio.sleep(self.prefill_takes_s)
+        await self._computed(body)
         exported = {"prfaas": "exported", "transfer_id": name, "ok": reason is None}
         if reason is not None:
             exported["reason"] = reason
@@ -94,7 +104,12 @@ class AgentEngine(MockEngine):
                 print(f"{self.name}: transfer {params['transfer_id']}: {told}", flush=True)
             kept = {k: v for k, v in params.items() if k == "prompt_token_ids"}
             params = kept
+        await self._computed(body)
         return await super()._answer(request, body, params)
+
+    async def _computed(self, body: dict[str, Any]) -> None:
+        if self._events is not None and isinstance(body["prompt"], list):
+            await self._events.store(body["prompt"])
 
 
 def _digest(body: dict[str, Any], to_token: int) -> str:
