@@ -17,7 +17,7 @@ from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
-_PASSED_ON = ("traceparent", "tracestate", "X-Session-ID")
+_PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
 
 
@@ -87,3 +87,8 @@ def _engine_headers(request_id: str, request: web.Request) -> dict[str, str]:
     given = request.headers
     found = {k: given[k] for k in _PASSED_ON if k in given and given[k].isascii()}
     return {"X-Request-Id": request_id, **found}
+
+
+def wants_comments(request: web.Request) -> bool:
+    """Whether the client of a stream may get comments before its answer: unless it says no."""
+    return request.headers.get("X-Prfaas-Keepalive", "").lower() != "off"

@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.access import Access, locked_out, read_access
-from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
@@ -25,6 +23,7 @@ from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
+from prfaas.gateway.kv_event_source import find_kv_events
 from prfaas.gateway.kv_events import KvEventFeed, feeds_context
 from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
@@ -37,6 +36,7 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -84,7 +84,7 @@ class Gateway:
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._adapters = Adapters(self.engines_up)
+        self.models = ServedModels(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
@@ -227,6 +227,7 @@ class Gateway:
             self._endpoints.engines,
             self.engines,
             up=self._usable,
+            serving=self.models.serving,
             suspect=fleet.suspect,
             near=self.deployment.gateway.near,
         )
@@ -234,7 +235,7 @@ class Gateway:
             self.deployment.gateway,
             self._driver,
             renderer=self._renderer,
-            adapters=self._adapters,
+            models=self.models,
             endpoints=self._endpoints,
             index=self.index,
             metrics=self.metrics,
@@ -253,19 +254,11 @@ class Gateway:
         return KvEventFeed(
             engine,
             index,
-            partial(self._source, engine),
+            lambda: find_kv_events(self._endpoints, self.engines, engine),
             self._zmq,
             feeds=len(self._endpoints.engines),
             turn=self._feeds_turn,
         )
-
-    async def _source(self, name: str) -> tuple[str, str | None]:
-        client, engine = self.engines[name], self._endpoints.engines[name]
-        events, replay = engine.kv_events, engine.kv_events_replay
-        if events is None:
-            events, replay = await client.kv_event_source()
-        host = parse_url(engine.url).host
-        return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _make_driver(self) -> Driver:
         config, learned = self.deployment.scheduler, self._learned.read()
@@ -300,7 +293,7 @@ class Gateway:
 
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
-        self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("models", partial(self.models.learn, self.engines[name]))
         layout, ask = self.fleet.layouts.layout(name), self.engines[name].kv_blocks
         learn = partial(learn_kv_memory, name, layout, ask, self._tell_of)
         self._background.run("kv_memory", learn)
@@ -312,6 +305,7 @@ class Gateway:
 
     def _engine_down(self, name: str, why: str) -> None:
         self._roster.unfollow(name)
+        self.models.forget(name)
         self._tell_of(EngineDown(name, why))
 
     def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:

@@ -8,19 +8,18 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from math import ceil
+from math import ceil, isfinite
 
 from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
-from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineAnswer
-from prfaas.gateway.exchange import Exchange
+from prfaas.gateway.exchange import Exchange, wants_comments
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
@@ -35,6 +34,7 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.pools import Pools
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, with_pools
 from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -66,7 +66,7 @@ class RequestFlow:
         driver: Driver,
         *,
         renderer: Renderer,
-        adapters: Adapters,
+        models: ServedModels,
         endpoints: Endpoints,
         index: PrefixIndex,
         metrics: GatewayMetrics,
@@ -79,7 +79,7 @@ class RequestFlow:
         self._reading = 0
         self.configure(config)
         self._renderer = renderer
-        self._adapters = adapters
+        self._models = models
         self._endpoints = endpoints
         self._index = index
         self._metrics = metrics
@@ -98,6 +98,7 @@ class RequestFlow:
     def configure(self, config: GatewayConfig) -> None:
         """From the next request on it goes by these settings."""
         self._deadline_s = config.request_deadline_s
+        self._keepalive_s = config.keepalive_s
         self._most_inflight = config.max_inflight_requests
         self._most_waiting_tokens = config.most_waiting_tokens
         self._longest_wait_s = config.max_wait_s
@@ -170,10 +171,13 @@ class RequestFlow:
         )
         self._live.add(exchange)
         self._count()
+        if body.stream and isfinite(self._keepalive_s) and wants_comments(request):
+            exchange.attempts.start("keepalive", 0, exchange.response.keep_alive(self._keepalive_s))
         try:
             await self._see_through(exchange)
-            return exchange.response.done.result()
+            return await exchange.response.done
         finally:
+            exchange.attempts.stop("keepalive", 0)
             use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
@@ -195,9 +199,9 @@ class RequestFlow:
             async with asyncio.timeout(exchange.deadline_s):
                 prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
                 if isinstance(prompt, EngineAnswer):
-                    exchange.response.give(prompt)
+                    await exchange.response.give(prompt)
                     return
-                adapter = await self._adapters.find(exchange.body.model)
+                adapter = await self._models.adapter(exchange.body.model)
         except ApiError as error:
             exchange.fail(error)
             return
@@ -266,7 +270,7 @@ class RequestFlow:
             raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
         if prompt.token_ids is None:
             raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
-        adapter = await self._adapters.find(body.model)
+        adapter = await self._models.adapter(body.model)
         return len(prompt.token_ids), self._match(prompt, body.cache_salt, adapter)
 
     def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
