@@ -8,7 +8,8 @@ from pathlib import Path
 
 import uvloop
 
-from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(args.deployment)
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
+    with naming(str(args.deployment)):
+        check_borders(deployment)
     endpoints = resolve(deployment, source=str(args.deployment))
     hurry, hung_up = asyncio.Event(), asyncio.Event()
 
