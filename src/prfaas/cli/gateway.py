@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(args.deployment)
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
+    endpoints = resolve(deployment, source=str(args.deployment))
     with naming(str(args.deployment)):
         check_borders(deployment)
-    endpoints = resolve(deployment, source=str(args.deployment))
     hurry, hung_up = asyncio.Event(), asyncio.Event()
 
     def reloading(gateway: Gateway) -> Reloading:
