@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "simulate": "replay a workload or trace under routing policies",
     "convert": "write a scenario of an earlier version as a deployment file",
     "schema": "print the JSON Schema of the deployment file",
+    "bench": "send a workload to an OpenAI endpoint, and measure what its clients see",
     "profile": "measure how fast running engines are, for plan and simulate",
     "link": "test the KV link between two agents",
     "completion": "print a shell's tab completion of all this",
@@ -41,7 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain", "deployment", "certs"),
     "watch": ("status", "replay", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),
-    "measure": ("profile", "link"),
+    "measure": ("bench", "profile", "link"),
     "shell": ("completion",),
 }
 
