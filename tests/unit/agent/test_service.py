@@ -127,6 +127,19 @@ async def settled(condition: Any) -> None:
             await asyncio.sleep(0.005)
 
 
+async def test_a_line_is_measured_on_demand(stage: Stage) -> None:
+    links = f"{stage.east.admin_url}/links"
+    await settled(lambda: stage.east._link.states()[0].connections)
+    async with stage.http.post(f"{links}/a-west/measure?seconds=0.2") as answer:
+        measured = json.loads(await answer.read())
+        assert (answer.status, measured["peer"]) == (200, "a-west")
+        assert measured["goodput_bytes_per_s"] > 0
+    async with stage.http.post(f"{links}/nobody/measure") as answer:
+        assert (answer.status, "nothing to 'nobody'" in await answer.text()) == (503, True)
+    async with stage.http.post(f"{links}/a-west/measure?seconds=11") as answer:
+        assert (answer.status, "is not a number in 0.1..10" in await answer.text()) == (400, True)
+
+
 async def test_remote_hand_off_and_its_record(stage: Stage) -> None:
     p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
     poll = asyncio.create_task(stage.get(stage.west, "/transfers/x?wait_s=20"))
