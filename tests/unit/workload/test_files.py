@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
