@@ -312,6 +312,10 @@ def copier() -> Any:
     return CudaCopier(DEVICE)
 
 
+_LOOK_S = 0.0002
+"""Between looks: without it the threads that copy wait for this one's interpreter lock."""
+
+
 def hand_over(
     sender: Engine,
     receiver: Engine,
@@ -348,6 +352,7 @@ def hand_over(
     until = time.monotonic() + 30
     while {r for r, c in enumerate(clients) if c.finished} != set(layout.sending_ranks()):
         assert time.monotonic() < until, "an export did not end"
+        time.sleep(_LOOK_S)
     tables = tuple(receiver.windowed(to)(layer) for layer in receiver.layers)
     for rank in receiver.ranks:
         importer = Importer(client, rank.layout, rank.pages, copier())
@@ -357,6 +362,7 @@ def hand_over(
         until = time.monotonic() + 30
         while not (results := importer.take_results(set())).finished:
             assert time.monotonic() < until, "the load was never reported"
+            time.sleep(_LOOK_S)
         importer.close()
         assert not results.failed
     return sum(c.totals.get("t", 0) for c in clients)

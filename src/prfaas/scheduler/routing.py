@@ -248,17 +248,18 @@ class Routing:
     def _receiver(self, record: Record, decode: EngineState, prefill: EngineState) -> EngineState:
         """``decode``; where it takes no hand-offs from ``prefill``, its least full neighbour that
         does."""
-        others = [
-            e
-            for e in (decode, *decode.place.decode_engines)
-            if e.up
-            and e.takes_handoffs
-            and e.name not in record.full
-            and self._fleet.pairing.hands_over(prefill, e)
-        ]
-        if decode in others:
+        if self._receives(record, decode, prefill):
             return decode
+        others = [e for e in decode.place.decode_engines if self._receives(record, e, prefill)]
         return min(others, key=lambda e: e.assigned / e.max_requests, default=decode)
+
+    def _receives(self, record: Record, engine: EngineState, prefill: EngineState) -> bool:
+        return (
+            engine.up
+            and engine.takes_handoffs
+            and engine.name not in record.full
+            and self._fleet.pairing.hands_over(prefill, engine)
+        )
 
     def _limit_attempt(self, record: Record) -> None:
         if record.deadline < inf:

@@ -114,7 +114,7 @@ class Turns(Generic[W]):
 
     def first(self) -> W | None:
         """Whose turn it is."""
-        return next(self.in_turn(), None)
+        return next(self.in_turn(), None) if self.records else None
 
     def in_turn(self) -> Iterator[W]:
         """All, from the one whose turn it is: who comes next where that one cannot use what there

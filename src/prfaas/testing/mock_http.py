@@ -38,7 +38,7 @@ class MockServer:
         app = web.Application(client_max_size=1 << 30, middlewares=[self._note_connection])
         app.add_routes(self.routes())
         self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.0
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)

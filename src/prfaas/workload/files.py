@@ -63,8 +63,8 @@ def read_trace_file(path: Path, form: TraceFormat = _AS_IT_SAYS) -> RecordedTrac
     does not say, or holds no request.
     """
     try:
-        raw = path.read_bytes()
-        raw = _unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw
+        packed = path.read_bytes()
+        raw = _unpacked(packed) if packed[:2] == b"\x1f\x8b" else packed
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"trace {path}: cannot be read: {error}") from error
     try:
