@@ -69,4 +69,4 @@ async def _read(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except UNREADABLE as error:
-        raise web.HTTPBadRequest(text=f"not a {kind.__name__}: {error}") from error
+        raise web.HTTPBadRequest(text=f"not what this request carries: {error}") from error

@@ -12,10 +12,11 @@ under another's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prfaas.core.errors import InvariantError
+from prfaas.core.extents import Extent
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.prefixes import Prefix
 from prfaas.core.transitions import advance
@@ -57,7 +58,7 @@ class Copies:
     """Of one agent, to others.
 
     Args:
-        most_slots: so many of the cache's may be pinned by copies at a time.
+        most_slots: so many of the cache's may be pinned by several copies at a time.
     """
 
     def __init__(self, books: Books, cache: Cache, *, most_slots: int) -> None:
@@ -135,8 +136,8 @@ class Copies:
             return f"transfer {event.transfer_id} is not cached here"
         slots = sum(len(entry.slots) for entry in entries)
         pinned = sum(len(copy.entry.slots) for copy in self._live.values())
-        if pinned + slots > self._most_slots:
-            return f"copies may read {self._most_slots} slots at a time"
+        if pinned and pinned + slots > self._most_slots:
+            return f"several copies may read {self._most_slots} slots at a time"
         fault = None if TRANSFER_ID.match(event.copy_id) else "a copy's name is a transfer id"
         if self._books.is_cancelled(event.copy_id):
             fault = "cancelled"
@@ -164,12 +165,14 @@ class Copies:
             self._note_failure(event, str(error), rank=entry.key.rank)
             return
         self._cache.use(entry)
+        by_slot = _by_slot(entry.extents, books.slots.slot_bytes)
+        pieces = sum(map(len, by_slot.values()))
         record = Sent(offer.key, offer.total_bytes, ExportState.SENDING)
         deadline = books.now + event.deadline_s
-        self._live[offer.key] = _Copy(offer, entry, deadline, record, len(entry.extents))
+        self._live[offer.key] = _Copy(offer, entry, deadline, record, pieces)
         books.records.add_sent(record, now=books.now)
         books.effects.append(StartSend(event.destination, offer))
-        books.effects.append(SendSlot(offer.key, 0, entry.extents))
+        books.effects += [SendSlot(offer.key, slot, some) for slot, some in by_slot.items()]
 
     def _note_failure(self, event: CopyRequested, reason: str, *, rank: int = 0) -> None:
         """Who waits for it should learn that it will not come."""
@@ -204,6 +207,21 @@ class Copies:
     def _forget_if_done(self, copy: _Copy) -> None:
         if copy.over and not copy.unreleased and self._live.pop(copy.offer.key, None) is copy:
             self._cache.unpin(copy.entry)
+
+
+def _by_slot(extents: Iterable[Extent], slot_bytes: int) -> dict[int, tuple[Extent, ...]]:
+    """Cut where slots end."""
+    found: dict[int, list[Extent]] = {}
+    for extent in extents:
+        first, last = extent.arena_offset // slot_bytes, (extent.arena_end - 1) // slot_bytes
+        for slot in range(first, last + 1):
+            skipped = max(0, slot * slot_bytes - extent.arena_offset)
+            start = extent.flat_offset + skipped
+            end = min(
+                extent.flat_end, extent.flat_offset + (slot + 1) * slot_bytes - extent.arena_offset
+            )
+            found.setdefault(slot, []).append(extent.part(start, end))
+    return {slot: tuple(some) for slot, some in found.items()}
 
 
 class AwaitedCopies:

@@ -307,7 +307,9 @@ class Receptions:
             return
         slots.cache(key, reception.slots, reception.reserved)
         extents = reception.extents(slots.slot_bytes)
-        self._cache.take(description.entry(reception.offer, extents, list(reception.slots)))
+        kept = self._cache.take(description.entry(reception.offer, extents, list(reception.slots)))
+        if kept and reception.is_for_the_cache and reception.packing is None:
+            self._books.counters.copies_kept += 1
 
 
 class _NotWanted(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.unit.pool.test_cache import Rig, hybrid_layout, prompt
 
 from prfaas.core.layout import KvLayout
 from prfaas.link.api import TransferKey, TransferOffer
@@ -34,15 +35,20 @@ from prfaas.pool.events import (
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import mock_layout
 from prfaas.testing.pool_kit import COUNT, DIGEST, READERS, SLOT
-from tests.unit.pool.test_cache import Rig, hybrid_layout, prompt
 
 
 def requested(rig: Rig, transfer_id: str = "x", copy_id: str = "copy") -> TransferOffer:
-    start, slot = rig.say(CopyRequested(transfer_id, copy_id, "there", 60.0))
+    start, *slots = rig.say(CopyRequested(transfer_id, copy_id, "there", 60.0))
     assert isinstance(start, StartSend)
-    assert isinstance(slot, SendSlot)
-    assert slot.key == start.offer.key
-    assert sum(extent.length for extent in slot.extents) == start.offer.total_bytes
+    flat = 0
+    for effect in slots:
+        assert isinstance(effect, SendSlot)
+        assert effect.key == start.offer.key
+        for extent in effect.extents:
+            assert extent.flat_offset == flat
+            assert extent.arena_offset // SLOT == (extent.arena_end - 1) // SLOT == effect.slot
+            flat = extent.flat_end
+    assert flat == start.offer.total_bytes
     rig.pool.check_integrity()
     return start.offer
 
@@ -80,7 +86,7 @@ def test_what_is_being_copied_is_not_evicted_and_is_as_free_as_before_when_it_ha
     rig.receive("x", prompt(1, 1))
     offer = requested(rig)
     for number in range(2, 12):
-        rig.receive(f"y{number}", prompt(number, 1), slots=5)
+        rig.receive(f"y{number}", prompt(number, 1))
     assert "x" in rig.cached()
     assert rig.pool.snapshot().slots.held == 1
     assert rig.say(SendCompleted(offer.key)) == [ForgetSend(offer.key)]
