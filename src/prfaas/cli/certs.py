@@ -1,4 +1,4 @@
-"""``prfaas certs``: the private CA of a deployment and its agents' certificates."""
+"""``prfaas certs``: the private CA of a deployment, certificates of its agents and gateways."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment.agents import CACHE_KEY
 from prfaas.core.errors import CallerError
 from prfaas.tls import authority
 from prfaas.tls.files import CA_KEY
@@ -46,13 +47,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="make a new CA")
     revoke = actions.add_parser("revoke", help="put certificates on the CA's revocation list")
-    issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
+    issue = actions.add_parser("issue", help="make the certificates of agents and gateways")
     for action, examples in ((init, INIT), (issue, ISSUE), (revoke, REVOKE)):
         teach(action, examples)
         add_json(action, CertificateFiles)
     issue.add_argument("agents", nargs="*", metavar="AGENT", help="name in the deployment file")
     issue.add_argument(
-        "--deployment", type=Path, metavar="FILE", help="for every agent of this deployment file"
+        "--deployment",
+        type=Path,
+        metavar="FILE",
+        help="for every agent and gateway of this deployment file",
     )
     revoke.add_argument("agents", nargs="+", metavar="AGENT", help="whose certificates")
     revoke.add_argument(
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+_FOR_ALL = "every agent and gateway needs it, beside ca.pem"
 _Made = list[tuple[list[Path], str]]
 """Files, and what they are for."""
 
@@ -100,17 +105,21 @@ def _init(args: argparse.Namespace) -> _Made:
     return [
         ([path], "the CA's certificate; every agent needs it"),
         ([args.dir / CA_KEY], "the CA's key; keep it off the agents' machines"),
+        ([args.dir / CACHE_KEY], f"what cache events are keyed with; {_FOR_ALL}"),
     ]
 
 
 def _issue(args: argparse.Namespace) -> _Made:
     days, agents = _days(args), list(args.agents)
     if args.deployment is not None:
-        known = [agent.name for agent in load_deployment(args.deployment).agents]
+        deployment = load_deployment(args.deployment)
+        known = [agent.name for agent in deployment.agents]
+        known += [gateway.name for gateway in deployment.gateways]
         strangers = sorted(set(agents) - set(known))
         if strangers:
             raise CallerError(
-                f"no agent {strangers[0]!r} in {args.deployment}; known: {', '.join(sorted(known))}"
+                f"no agent or gateway {strangers[0]!r} in {args.deployment}; "
+                f"known: {', '.join(sorted(known))}"
             )
         agents = agents or known
     if not agents:
@@ -118,7 +127,8 @@ def _issue(args: argparse.Namespace) -> _Made:
     made: _Made = []
     for agent in agents:
         files = authority.issue(args.dir, agent, days=days)
-        made.append(([files.cert, files.key], f"for agent {agent}, with {files.ca}"))
+        made.append(([files.cert, files.key], f"for {agent}, with {files.ca}"))
+    made.append(([authority.make_cache_key(args.dir)], _FOR_ALL))
     return made
 
 

@@ -53,7 +53,7 @@ first steps:
   prfaas status                    in another terminal: what it does now
   prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
 
-'prfaas VERB --help' teaches a verb, with examples and its exit status (2: wrong input, 130: Ctrl-C);
+'prfaas VERB --help' teaches a verb, with examples and exit statuses (2: wrong input, 130: Ctrl-C),
 'prfaas schema VERB' describes what it prints with --json.
 """
 

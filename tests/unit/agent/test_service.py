@@ -244,8 +244,8 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
         rank = p0 if engine == "p0" else await stage.engine(engine)
         assert await asyncio.to_thread(load, rank, SIZE) == "ok"
     page = await (await stage.http.get(stage.west.admin_url + "/metrics")).text()
-    assert 'prfaas_agent_loads_total{outcome="ready"} 1.0' in page
-    assert "prfaas_agent_loaded_tokens_total 16.0" in page
+    assert 'prfaas_pool_loads_total{outcome="ready"} 1.0' in page
+    assert "prfaas_pool_loaded_tokens_total 16.0" in page
 
 
 def load(rank: MockEngineRank, size: int) -> str:
@@ -366,7 +366,7 @@ async def test_http(stage: Stage) -> None:
             assert "links" in json.loads(await events.content.readline())
     async with stage.http.get(stage.west.admin_url + "/metrics") as answer:
         page = await answer.text()
-    assert 'prfaas_agent_slots{state="free"} 64.0' in page
+    assert 'prfaas_pool_slots{state="free"} 64.0' in page
     async with stage.http.get(stage.east.admin_url + "/metrics") as answer:
         assert 'prfaas_link_acknowledged_bytes_total{peer="a-west"} 0.0' in await answer.text()
 
