@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
@@ -57,6 +57,9 @@ test-engine: $(READY)
 
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
+
+test-pulls: $(READY)  ## prefixes loaded from other machines' caches, with every kind of cache
+	PULL_MODELS="gdn sliding_window dense mla" $(BIN)/pytest -q tests/integration/test_pool_pulls.py
 
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from prfaas.agent.cache_feed import CacheFeed
+from prfaas.agent.copies import CopyApi
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.engine_caches import EngineCaches
 from prfaas.agent.line_rate import LONGEST_S, LineRates
@@ -54,6 +55,7 @@ class Admin:
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
         self._feed = CacheFeed(driver)
+        self._copies = CopyApi(driver)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
@@ -71,6 +73,7 @@ class Admin:
         app.router.add_delete("/transfers/{id}", self._delete_transfer)
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
+        self._copies.add_routes(app)
         app.router.add_get("/gateways", self._gateways)
         app.router.add_put("/gateways/{id}", self._renew_gateway)
         app.router.add_delete("/gateways/{id}", self._end_gateway)

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import aiohttp
 import msgspec
 
+from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews
 from prfaas.core.errors import UNREADABLE, EngineError, LinkError, PeerError, PrfaasError
 from prfaas.core.gateway_sessions import Renewal, Standing
@@ -31,6 +32,8 @@ _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
 
 _CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
+_SHOWN = 300
+"""Bytes of an answer that says no."""
 _LONGEST_NEWS = 8 * 1024 * 1024
 """Bytes; the longest prefix that is cached has 4 MiB as JSON."""
 
@@ -174,6 +177,14 @@ class AgentClient:
             self.links_now = []
         raise LinkError(f"agent {self.name} ended its stream of link states")
 
+    async def await_copy(self, copy_id: str, awaited: AwaitCopy) -> None:
+        """Tell it what another agent will send."""
+        await self._ask("PUT", f"/cache/copies/{copy_id}", awaited)
+
+    async def send_copy(self, copy_id: str, wanted: CopyCached) -> None:
+        """Have it send what it has cached; it has begun when this returns."""
+        await self._ask("POST", f"/cache/copies/{copy_id}", wanted)
+
     async def cache_news(self) -> AsyncIterator[CacheNews]:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
         One of an earlier release has none."""
@@ -223,6 +234,18 @@ class AgentClient:
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: {path} answered {answer.status}")
                 return body
+        except CONNECTION_ERRORS as error:
+            raise self._failure(error) from error
+
+    async def _ask(self, method: str, path: str, content: msgspec.Struct) -> None:
+        try:
+            body = msgspec.msgpack.encode(content)
+            async with await self._send(method, self.url + path, _SHORT, body) as answer:
+                found = await answer.read()
+                self._check_version(answer)
+                if answer.status >= 300:
+                    why = found[:_SHOWN].decode(errors="replace")
+                    raise LinkError(f"agent {self.name}: {path} answered {answer.status}: {why}")
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 

@@ -87,13 +87,11 @@ class Gateway:
         news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
         most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
-            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_blocks=(most_blocks := self.deployment.gateway.max_index_blocks),
             max_engines=most_engines,
             seed=self._seed,
         )
-        self.pools = Pools(
-            max_blocks=self.deployment.gateway.max_index_blocks, most_holders=most_engines
-        )
+        self.pools = Pools(max_blocks=most_blocks, most_holders=most_engines)
         self._feeds = Feeds(
             endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
         )
@@ -239,6 +237,7 @@ class Gateway:
             pools=self.pools,
             layouts=fleet.layouts,
             new_key=self._session.new_key,
+            agents=self.agents,
         )
 
     def _usable(self) -> frozenset[str]:
