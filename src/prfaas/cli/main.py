@@ -28,10 +28,11 @@ VERBS: dict[str, str] = {
     "doctor": "look for what would go wrong on this machine, and say what to do",
     "kv": "show how large a model's KV cache is, by length",
     "plan": "find the threshold and the split for a model, traffic, line and prices",
-    "requests": "show a journal of a gateway or a simulation as one JSON line per request",
+    "replay": "tell what became of the requests of a journal: all, or one step by step",
     "simulate": "replay a workload or trace under routing policies",
     "convert": "write a scenario of an earlier version as a deployment file",
-    "schema": "print the JSON Schema of the deployment file",
+    "schema": "print the JSON Schema of the deployment file, or of a verb's --json",
+    "bench": "send a workload to an OpenAI endpoint, and measure what its clients see",
     "profile": "measure how fast running engines are, for plan and simulate",
     "link": "test the KV link between two agents",
     "completion": "print a shell's tab completion of all this",
@@ -39,9 +40,9 @@ VERBS: dict[str, str] = {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain", "deployment", "certs"),
-    "watch": ("status", "requests", "doctor"),
+    "watch": ("status", "replay", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),
-    "measure": ("profile", "link"),
+    "measure": ("bench", "profile", "link"),
     "shell": ("completion",),
 }
 
@@ -52,7 +53,8 @@ first steps:
   prfaas status                    in another terminal: what it does now
   prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
 
-'prfaas VERB --help' teaches a verb, with examples.
+'prfaas VERB --help' teaches a verb, with examples and exit statuses (2: wrong input, 130: Ctrl-C),
+'prfaas schema VERB' describes what it prints with --json.
 """
 
 
