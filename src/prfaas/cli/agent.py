@@ -10,13 +10,25 @@ import uvloop
 
 from prfaas.agent.service import serve
 from prfaas.agent.settings import AgentSettings, settings_for
-from prfaas.core.deployment import load_deployment
+from prfaas.cli.reports import teach
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.signals import run_until_signal
+
+EXAMPLES = """
+examples:
+  prfaas agent deployment.yaml --name east-agent
+  prfaas agent deployment.yaml --name east-agent --socket /run/prfaas/agent.sock
+
+SIGHUP has it read the file again. Exit status: 0 where it was told to stop, 2 where the file is
+wrong or what it names cannot be had: an address, memory, certificates.
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         type=Path,
@@ -35,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(args.log_level)
 
     def read() -> AgentSettings:
-        return settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
+        deployment = load_deployment(args.deployment)
+        settings = settings_for(deployment, args.name, socket=args.socket)
+        with naming(str(args.deployment)):
+            check_borders(deployment)
+        return settings
 
     told = asyncio.Event()
     return run_until_signal(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import uvloop
 
-from prfaas.core.deployment import load_deployment
+from prfaas.cli.reports import teach
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
@@ -17,9 +19,20 @@ from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
+EXAMPLES = """
+examples:
+  prfaas gateway deployment.yaml
+  prfaas gateway deployment.yaml --events /var/log/prfaas/events.jsonl --learned learned.json
+  prfaas gateway deployment.yaml --name gateway-2       where the file has several
+
+SIGHUP has it read the file again, SIGTERM has it finish what runs, a second one end at once. Exit
+status: 0 where it was told to stop, 2 where the file is wrong or the address is taken.
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         type=Path,
@@ -48,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
+    with naming(str(args.deployment)):
+        check_borders(deployment)
     hurry, hung_up = asyncio.Event(), asyncio.Event()
 
     def reloading(gateway: Gateway) -> Reloading:

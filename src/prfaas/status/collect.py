@@ -32,6 +32,7 @@ from prfaas.status.snapshot import (
     MachineStatus,
     Snapshot,
 )
+from prfaas.tls.agents import AgentTrust
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ async def collect(
         model=deployment.model.served_name,
         policy=deployment.scheduler.policy,
         threshold_tokens=_threshold_tokens(deployment.scheduler),
-        searched_thresholds=page.by("prfaas_gateway_threshold_tokens", "cluster"),
+        searched_thresholds=page.by("prfaas_scheduler_threshold_tokens", "cluster"),
         gateway=GatewayStatus(
             url=gateway,
             up=up,
@@ -135,11 +136,12 @@ async def _ask(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     guarded = (f"{gateway}/requests", f"{gateway}/metrics")  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
+    trust = AgentTrust(deployment)
 
     async def one(url: str) -> bytes | None:
         given = headers if url in guarded else {}
         try:
-            async with http.get(url, timeout=timeout, headers=given) as response:
+            async with http.get(url, timeout=timeout, headers=given, ssl=trust.of(url)) as response:
                 body = await response.read()
                 # /ready answers 503 with its troubles.
                 return body if response.status in (200, 503) else None
@@ -171,9 +173,9 @@ def _machine(machine: MachineConfig, asked: _Asked) -> MachineStatus:
         address=machine.agent.admin_address,
         up=asked.answered(f"{admin}/metrics") or asked.answered(f"{admin}/links"),
         engines_registered=int(page.value("prfaas_agent_engines") or 0),
-        slots=page.by("prfaas_agent_slots", "state"),
-        slot_bytes=int(page.value("prfaas_agent_slot_bytes") or 0),
-        transfers=page.by("prfaas_agent_open_transfers", "side"),
+        slots=page.by("prfaas_pool_slots", "state"),
+        slot_bytes=int(page.value("prfaas_pool_slot_bytes") or 0),
+        transfers=page.by("prfaas_pool_open_transfers", "side"),
     )
 
 
