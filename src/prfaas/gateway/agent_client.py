@@ -13,12 +13,13 @@ import msgspec
 
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews
-from prfaas.core.errors import UNREADABLE, LinkError, PeerError, PrfaasError
+from prfaas.core.errors import UNREADABLE, EngineError, LinkError, PeerError, PrfaasError
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
+from prfaas.kv_events.wire import Frame, FrameReader
 from prfaas.link.api import LinkState, LinkStates
 
 logger = logging.getLogger(__name__)
@@ -203,6 +204,24 @@ class AgentClient:
                         raise LinkError(f"agent {self.name}: a line without an end")
         except UNREADABLE as error:
             raise LinkError(f"agent {self.name}: unreadable cache event: {error}") from error
+        except (*CONNECTION_ERRORS, ValueError) as error:
+            raise self._failure(error) from error
+        raise LinkError(f"agent {self.name} ended its stream of cache events")
+
+    async def kv_events(self, engine: str, epoch: str, number: int) -> AsyncIterator[Frame]:
+        """What one of its engines has cached, or what has changed since change ``number`` of
+        ``epoch``, until the agent goes away (LinkError). Raises EngineError for what is unreadable
+        or where the agent does not follow it."""
+        url = f"{self.url}/engines/{engine}/kv-events?epoch={epoch}&number={number}"
+        try:
+            async with await self._send("GET", url, _STREAM) as answer:
+                self._check_version(answer)
+                if answer.status != 200:
+                    raise EngineError(f"agent {self.name} answers {answer.status} for its cache")
+                reader = FrameReader()
+                async for data in answer.content.iter_any():
+                    for frame in reader.feed(data):
+                        yield frame
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise self._failure(error) from error
         raise LinkError(f"agent {self.name} ended its stream of cache events")
