@@ -127,11 +127,6 @@ def zero(
             client.close()
 
 
-def _of(entry: Stored, ids: list[int]) -> bool:
-    prefix = entry.prefix
-    return prefix.token_ids() == ids[prefix.from_token : prefix.end_token]
-
-
 @pytest.mark.parametrize("kind", list(LENGTHS))
 def test_a_restarted_engine_goes_on_from_the_cache(
     stacks: Any, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -145,17 +140,7 @@ def test_a_restarted_engine_goes_on_from_the_cache(
         answer = ask(running.url, model, ids)
         assert answer.headers["x-prfaas-route"].startswith("offload"), answer.headers
         assert not loaded_tokens(answer)
-    # A first turn, whose answer completes a block.
-    turn = prompt(f"turn {kind}", 2 * stack.block_tokens - 10)
-    said = ask(running.url, model, turn, max_tokens=30)
-    talk = [*turn, *choice(said)["token_ids"]]
-    known = len(talk) - 1  # the last token's own KV was never computed
-    kept = known // stack.block_tokens * stack.block_tokens
-    until(lambda: len(cached(west)) >= 4, "the transfers were not cached")
-    until(
-        lambda: any(e.prefix.end_token == kept and _of(e, talk) for e in cached(west)),
-        "the answer was not cached",
-    )
+    until(lambda: len(cached(west)) >= 3, "the transfers were not cached")
 
     restart(running, "west-decode")
     zero(running, damaged, monkeypatch)
@@ -172,14 +157,6 @@ def test_a_restarted_engine_goes_on_from_the_cache(
     if kind != "mla":
         assert choice(again)["token_ids"] == choice(stock)["token_ids"]
 
-    # The next turn finds prompt and answer.
-    talk += prompt(f"next {kind}", 40)
-    next_turn = ask(running.url, model, talk)
-    assert loaded_tokens(next_turn) == kept, next_turn.headers
-    ask(stack.plain.url, model, talk)
-    stock = ask(stack.plain.url, model, talk)
-    assert_same_or_near_tie(choice(next_turn), choice(stock))
-
     broken = ask(running.url, model, damaged)
     assert loaded_tokens(broken) == boundary
     stock = ask(stack.plain.url, model, damaged)
@@ -195,5 +172,5 @@ def test_a_restarted_engine_goes_on_from_the_cache(
     mixed = ask(running.url, model, more)
     assert not mixed.headers["x-prfaas-route"].startswith("direct"), mixed.headers
     assert loaded_tokens(mixed) == boundary
-    assert metric(west, "prfaas_pool_loads_total", outcome="ready") == before + 4
+    assert metric(west, "prfaas_pool_loads_total", outcome="ready") == before + 3
     assert_same_or_near_tie(choice(mixed), choice(ask(stack.plain.url, model, more)))

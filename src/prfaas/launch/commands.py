@@ -145,6 +145,7 @@ def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, obje
     decodes = deployment.cluster_of_engine(engine.name).kind == "pd"
     both = "kv_consumer" if engine.micro_batches else "kv_both"
     agent = deployment.agent_of_engine(engine.name)
+    keeps = agent.cache_slots > 0 and agent.cache.answers
     return {
         "kv_connector": "PrfaasConnector",
         "kv_connector_module_path": "prfaas.vllm_plugin.connector",
@@ -154,6 +155,6 @@ def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, obje
             "agent_socket": agent.socket,
             "engine": engine.name,
             "decodes": decodes,
-            **({"keeps_answers": True} if decodes and agent.cache_slots else {}),
+            **({"keeps_answers": True} if decodes and keeps else {}),
         },
     }

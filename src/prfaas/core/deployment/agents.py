@@ -39,6 +39,8 @@ class CacheConfig(Strict, frozen=True):
 
     size: str | None = None
     """At most so much of the arena; ``0`` keeps nothing. None: half of the arena."""
+    answers: bool = False
+    """Whether what engines here have answered is kept as well, when a request is complete."""
 
 
 class AgentConfig(Strict, frozen=True):
