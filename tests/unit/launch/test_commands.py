@@ -120,7 +120,7 @@ def test_on_gpus_memory_is_shared_and_kernels_are_chosen_alike() -> None:
 
 @pytest.mark.parametrize(
     ("cache", "keeps"),
-    [({}, False), ({"answers": True}, True), ({"answers": True, "size": "0"}, False)],
+    [({}, False), ({"answers": True}, True), ({"answers": True, "size": "0 B"}, False)],
 )
 def test_engines_keep_answers_where_their_agent_is_told_to(
     cache: dict[str, object], keeps: bool
