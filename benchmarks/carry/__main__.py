@@ -1,9 +1,9 @@
 """What it costs that an agent carries a gateway's connections to engines.
 
-``python -m benchmarks.carry [OUT.json]`` starts a real agent with TLS and an HTTP server that stands
-for its engine, both as processes, and asks the server directly (plaintext, as an engine beside the
-gateway would be) and through the agent, in turns. Every event of a stream says when it was sent, on
-the clock that both share.
+``python -m benchmarks.carry [OUT.json]`` starts a real agent with TLS and an HTTP server that
+stands for its engine, both as processes, and asks the server directly (plaintext, as an engine
+beside the gateway would be) and through the agent, in turns. Every event of a stream says when it
+was sent, on the clock that both share.
 """
 
 from __future__ import annotations
