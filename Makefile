@@ -102,8 +102,9 @@ next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Pyt
 bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its agent's cache and computed
 	$(BIN)/python -m benchmarks.pool.hits
 
-bench-gateway: $(READY)  ## CPU time of the gateway per request
-	$(BIN)/python -m benchmarks.gateway.cpu_per_request
+# ROUTERS: an environment with vllm-router and sglang-router; without it their rows are left out.
+bench-gateway: $(READY)  ## the gateway beside vllm-router, sglang-router and a bare pass-through (ROUTERS=/path/to/venv)
+	$(BIN)/python -m benchmarks.gateway.peers $(if $(ROUTERS),--routers $(ROUTERS))
 
 bench-fidelity: $(READY)  ## real engines profiled, asked, and simulated: how far the simulator is off
 	$(BIN)/python -m benchmarks.fidelity
