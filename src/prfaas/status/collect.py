@@ -19,6 +19,7 @@ from prfaas.core.deployment import (
     lines_of,
 )
 from prfaas.core.errors import UNREADABLE
+from prfaas.gateway.http_client import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
@@ -123,12 +124,17 @@ def _urls(deployment: Deployment, gateway: str) -> list[str]:
     urls += [f"{other}/ready" for other in others]
     for machine in deployment.machines:
         urls += [f"{machine.agent.admin_url}/{path}" for path in ("metrics", "links")]
-        urls += [f"{_base(engine)}/metrics" for engine in machine.engines if engine.url]
+        urls += [_metrics_of(engine) for engine in machine.engines if engine.url]
     return urls
 
 
 def _base(engine: EngineConfig) -> str:
     return (engine.url or "").rstrip("/")
+
+
+def _metrics_of(engine: EngineConfig) -> str:
+    """Engines of two machines may have one address, on each machine's loopback."""
+    return f"{_base(engine)}/metrics#{engine.name}"
 
 
 async def _ask(
@@ -141,17 +147,23 @@ async def _ask(
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     trust = AgentTrust(deployment)
 
+    through = {_metrics_of(e): trust.carried.get(e.name) for e in deployment.engines}
+
     async def one(url: str) -> bytes | None:
         given = headers if url in guarded else {}
+        agent = through.get(url)
+        session, ssl = (http, trust.of(url)) if agent is None else (carrying, agent)
         try:
-            async with http.get(url, timeout=timeout, headers=given, ssl=trust.of(url)) as response:
+            async with session.get(url, timeout=timeout, headers=given, ssl=ssl) as response:
                 body = await response.read()
                 # /ready answers 503 with its troubles.
                 return body if response.status in (200, 503) else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
-    return _Asked(dict(zip(urls, await asyncio.gather(*map(one, urls)), strict=True)))
+    async with aiohttp.ClientSession(connector=CarryingConnector()) as carrying:
+        answers = await asyncio.gather(*map(one, urls))
+    return _Asked(dict(zip(urls, answers, strict=True)))
 
 
 def _cluster(cluster: ClusterConfig, asked: _Asked, gateway: MetricsPage) -> ClusterStatus:
@@ -186,7 +198,7 @@ def _machine(machine: MachineConfig, asked: _Asked) -> MachineStatus:
 def _engine(
     engine: EngineConfig, machine: str, asked: _Asked, gateway: MetricsPage
 ) -> EngineStatus:
-    url = f"{_base(engine)}/metrics"
+    url = _metrics_of(engine)
     page = asked.page(url)
     seen = gateway.value("prfaas_gateway_engine_up", engine=engine.name)
     blocks = gateway.value("prfaas_gateway_index_blocks", engine=engine.name)
