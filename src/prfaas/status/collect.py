@@ -23,6 +23,7 @@ from prfaas.gateway.http_client import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
+from prfaas.status.caches import caches_of, hit_share
 from prfaas.status.exposition import MetricsPage
 from prfaas.status.snapshot import (
     ClusterStatus,
@@ -104,6 +105,8 @@ async def collect(
             ready=readiness.ready,
             inflight=int(page.value("prfaas_gateway_inflight_requests") or 0),
             requests=page.by("prfaas_gateway_requests_total", "route", "outcome"),
+            waiting_tokens=int(page.value("prfaas_scheduler_waiting_tokens") or 0),
+            waiting_for_decode=page.by("prfaas_scheduler_waiting_requests", "cluster"),
         ),
         clusters=clusters,
         lines=lines,
@@ -188,6 +191,7 @@ def _machine(machine: MachineConfig, asked: _Asked) -> MachineStatus:
         slots=page.by("prfaas_pool_slots", "state"),
         slot_bytes=int(page.value("prfaas_pool_slot_bytes") or 0),
         transfers=page.by("prfaas_pool_open_transfers", "side"),
+        caches=caches_of(page),
     )
 
 
@@ -211,6 +215,7 @@ def _engine(
         waiting=None if waiting is None else int(waiting),
         kv_used=page.value("vllm:kv_cache_usage_perc"),
         cached_blocks=None if blocks is None else int(blocks),
+        hit_share=hit_share(page),
     )
 
 
