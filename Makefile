@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
@@ -118,6 +118,9 @@ bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stall
 
 bench-line-budget: $(READY)  ## a line whose rate four machines share, in network namespaces; as root (ARGS="--rtt-ms 0")
 	$(BIN)/python -m benchmarks.line_budget $(ARGS)
+
+bench-carry: $(READY)  ## what it costs that agents carry gateways' connections to engines
+	$(BIN)/python -m benchmarks.carry build/carry.json
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build
