@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -57,6 +58,7 @@ class Exchange:
             tells=tells,
         )
         self.response = ClientResponse(request, self.facts)
+        self._wants_comments = request.headers.get("X-Prfaas-Keepalive", "").lower() != "off"
         self.attempts = AttemptTasks(self._fail_for_a_bug)
         self.transfers: dict[str, tuple[str, str]] = {}
         """Transfer id -> (prefill engine, decode engine) of transfers not yet dropped."""
@@ -64,6 +66,12 @@ class Exchange:
         """How much of the prompt an engine can load from its agent, once that has been given what
         is to be pulled to it."""
         self.engine_headers = _engine_headers(request_id, request)
+
+    def keep_alive(self, every_s: float) -> None:
+        """Comment while a stream has not begun, unless its client wants no comments; part
+        ``keepalive`` of ``attempts``."""
+        if self.body.stream and self._wants_comments and math.isfinite(every_s):
+            self.attempts.start("keepalive", 0, self.response.keep_alive(every_s))
 
     def elapsed_s(self) -> float:
         """Since it was received."""
@@ -91,8 +99,3 @@ def _engine_headers(request_id: str, request: web.Request) -> dict[str, str]:
     given = request.headers
     found = {k: given[k] for k in _PASSED_ON if k in given and given[k].isascii()}
     return {"X-Request-Id": request_id, **found}
-
-
-def wants_comments(request: web.Request) -> bool:
-    """Whether the client of a stream may get comments before its answer: unless it says no."""
-    return request.headers.get("X-Prfaas-Keepalive", "").lower() != "off"

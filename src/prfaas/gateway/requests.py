@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from math import ceil, isfinite
+from math import ceil
 
 from aiohttp import web
 
@@ -21,7 +21,7 @@ from prfaas.gateway.body import RequestBody
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineAnswer
-from prfaas.gateway.exchange import Exchange, wants_comments
+from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
@@ -39,6 +39,7 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
+from prfaas.gateway.tracing import NO_TRACING
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.scheduler.scheduler import Scheduler
@@ -95,6 +96,7 @@ class RequestFlow:
         self._puller = Puller(pools, agents, new_id=new_key)
         self.inflight = 0
         self._live: set[Exchange] = set()
+        self.tracing = NO_TRACING
         self._refusal: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -177,8 +179,9 @@ class RequestFlow:
         )
         self._live.add(exchange)
         self._count()
-        if body.stream and isfinite(self._keepalive_s) and wants_comments(request):
-            exchange.attempts.start("keepalive", 0, exchange.response.keep_alive(self._keepalive_s))
+        exchange.keep_alive(self._keepalive_s)
+        trace = self.tracing.begin(exchange.facts, exchange.engine_headers)
+        exchange.engine_headers |= trace.headers()
         try:
             await self._see_through(exchange)
             return await exchange.response.done
@@ -189,6 +192,7 @@ class RequestFlow:
             self._count()
             self._metrics.observe_request(exchange.facts)
             self.recent.appendleft(exchange.facts)
+            trace.end(exchange.facts, exchange.elapsed_s())
             note = exchange.facts.ended(exchange.key, exchange.received_at)
             self._journal.write(time.monotonic(), note)
 
