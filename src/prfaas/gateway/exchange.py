@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
+_BYTES_PER_TOKEN = 4
+"""Of a text, about."""
 
 
 class Exchange:
@@ -72,6 +74,14 @@ class Exchange:
         ``keepalive`` of ``attempts``."""
         if self.body.stream and self._wants_comments and math.isfinite(every_s):
             self.attempts.start("keepalive", 0, self.response.keep_alive(every_s))
+
+    def tokens(self) -> tuple[int, int]:
+        """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as
+        many as its text may have."""
+        prompt, body = self.prompt, self.body
+        counted = None if prompt.token_ids is None else len(prompt.token_ids)
+        answers = prompt.max_output_tokens * body.choices * body.prompts
+        return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers
 
     def elapsed_s(self) -> float:
         """Since it was received."""

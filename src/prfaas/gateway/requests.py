@@ -48,8 +48,6 @@ logger = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 2.0
 """How long a client may take to take in that its answer is cut off."""
-_BYTES_PER_TOKEN = 4
-"""Of a text, about."""
 _RECENT = 50
 """Ended requests that are shown: what fits a screen, and little memory."""
 
@@ -220,7 +218,7 @@ class RequestFlow:
             return
         self._take(exchange, prompt)
         try:
-            exchange.use.take_tokens(*_tokens(exchange))
+            exchange.use.take_tokens(*exchange.tokens())
         except ApiError as error:
             exchange.fail(error)
             return
@@ -312,12 +310,3 @@ class RequestFlow:
             if await self._puller.pull(wanted, ids, ranks=ranks, within_s=within_s):
                 facts.note_pull(engine, wanted.to_token)
         return facts.at_agent.get(engine, 0)
-
-
-def _tokens(exchange: Exchange) -> tuple[int, int]:
-    """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as many
-    as its text may have."""
-    prompt, body = exchange.prompt, exchange.body
-    counted = None if prompt.token_ids is None else len(prompt.token_ids)
-    answers = prompt.max_output_tokens * body.choices * body.prompts
-    return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers
