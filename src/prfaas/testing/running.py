@@ -51,6 +51,13 @@ _AGENTS: dict[str, ssl.SSLContext] = {}
 """What agents that were started here are shown, by the beginning of their URLs."""
 
 
+def trust_agents(deployment: Deployment) -> None:
+    """`call` shows its agents a gateway's certificate from now on."""
+    shown = tools_context(deployment)
+    if shown is not None:
+        _AGENTS.update((f"{agent.admin_url}/", shown) for agent in deployment.agents)
+
+
 def call(
     url: str,
     body: Mapping[str, Any] | None = None,
@@ -193,10 +200,7 @@ class RunningDeployment(_Process):
         self.run_directory = file.parent
         self.deployment = parse_deployment(file.read_bytes(), source=str(file))
         """With every address filled in."""
-        shown = tools_context(self.deployment)
-        for agent in self.deployment.agents:
-            if shown is not None:
-                _AGENTS[f"{agent.admin_url}/"] = shown
+        trust_agents(self.deployment)
 
     def ready(self) -> bool:
         return _answers(f"{self.url}/ready") and not unused_engines(self.url, self.deployment)
