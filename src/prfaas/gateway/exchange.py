@@ -100,7 +100,10 @@ class Exchange:
             self.attempts.start("error", 0, self.response.break_off(error))
 
     def _fail_for_a_bug(self, bug: BaseException) -> None:
-        logger.error("request %s: internal error", self.facts.request_id, exc_info=bug)
+        request_id = self.facts.request_id
+        logger.error(
+            "request %s: internal error", request_id, exc_info=bug, extra={"request_id": request_id}
+        )
         self.fail(GatewayBug())
 
 

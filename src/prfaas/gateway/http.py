@@ -117,7 +117,9 @@ class _Front:
         except web.RequestPayloadError:
             response = _unreadable(request)
         except Exception:
-            logger.exception("request %s: internal error", request_id)
+            logger.exception(
+                "request %s: internal error", request_id, extra={"request_id": request_id}
+            )
             response = _error(GatewayBug(), request)
         finally:
             answered(request)

@@ -14,6 +14,7 @@ from math import ceil
 from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
+from prfaas.gateway.access_log import log_access
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies
@@ -39,7 +40,7 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
-from prfaas.gateway.tracing import NO_TRACING
+from prfaas.gateway.tracing import NO_TRACING, Trace
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.scheduler.scheduler import Scheduler
@@ -166,14 +167,9 @@ class RequestFlow:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
+        key = self._new_key()
         exchange = Exchange(
-            self._new_key(),
-            request_id,
-            request,
-            body,
-            use,
-            deadline_s=self._deadline_s,
-            tells=tells,
+            key, request_id, request, body, use, deadline_s=self._deadline_s, tells=tells
         )
         self._live.add(exchange)
         self._count()
@@ -188,11 +184,15 @@ class RequestFlow:
             use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
-            self._metrics.observe_request(exchange.facts)
-            self.recent.appendleft(exchange.facts)
-            trace.end(exchange.facts, exchange.elapsed_s())
-            note = exchange.facts.ended(exchange.key, exchange.received_at)
-            self._journal.write(time.monotonic(), note)
+            self._ended(exchange, trace)
+
+    def _ended(self, exchange: Exchange, trace: Trace) -> None:
+        facts, elapsed_s = exchange.facts, exchange.elapsed_s()
+        self._metrics.observe_request(facts)
+        self.recent.appendleft(facts)
+        trace.end(facts, elapsed_s)
+        log_access(facts, elapsed_s)
+        self._journal.write(time.monotonic(), facts.ended(exchange.key, exchange.received_at))
 
     def _count(self) -> None:
         self.inflight = len(self._live)
