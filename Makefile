@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: docs bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
 
@@ -65,6 +65,10 @@ SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
 	$(BIN)/python tests/fuzz/fuzz_link_frames.py $(SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py $(SECONDS)
+
+docs: $(READY)  ## the documentation as a site in build/site; fails at any warning
+	$(BIN)/pip install --quiet 'mkdocs-material>=9.6,<10'
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 figures: $(READY)  ## the paper's tables and figures into build/figures; fails if a cell is out
 	$(BIN)/python -m benchmarks.figures
