@@ -1,4 +1,4 @@
-"""The reference of the command line, from its own parser: ``python tools/verbs_page.py --write``."""
+"""The reference of the command line, from its parser: ``python tools/verbs_page.py --write``."""
 
 from __future__ import annotations
 
