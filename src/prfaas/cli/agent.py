@@ -12,6 +12,7 @@ from prfaas.agent.service import serve
 from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.core.deployment import load_deployment
 from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
 
@@ -31,15 +32,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the agent; 0 once it is told to stop. SIGHUP: it reads the file again."""
+    """Run the agent; 0 once it is told to stop. It reads the file again when that
+    has changed, or on SIGHUP."""
     log_to_stderr(args.log_level)
 
     def read() -> AgentSettings:
         return settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
 
     told = asyncio.Event()
+    watched = Reloading(args.deployment, told.set, asked=asyncio.Event())
+
+    async def program() -> int:
+        watching = asyncio.create_task(watched.run())
+        try:
+            await serve(read(), reread=read, told=told)
+        finally:
+            watching.cancel()
+
     return run_until_signal(
-        serve(read(), reread=read, told=told),
+        program(),
         stopped_status=0,
         loop_factory=uvloop.new_event_loop,
         on_hangup=told.set,
