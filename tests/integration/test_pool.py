@@ -138,12 +138,12 @@ def test_a_restarted_engine_goes_on_from_the_cache(
 
     restart(running, "west-decode")
     zero(running, damaged, monkeypatch)
-    before = metric(west, "prfaas_agent_loads_total", outcome="ready")
+    before = metric(west, "prfaas_pool_loads_total", outcome="ready")
 
     again = ask(running.url, model, whole)
     assert loaded_tokens(again) == boundary, again.headers
     assert again.headers["x-prfaas-route"].startswith("direct"), again.headers
-    assert metric(west, "prfaas_agent_loads_total", outcome="ready") == before + 1
+    assert metric(west, "prfaas_pool_loads_total", outcome="ready") == before + 1
     assert metric(decode, "vllm:external_prefix_cache_hits_total") == boundary
     ask(stack.plain.url, model, whole)  # its second answer has the decode engine's schedule
     stock = ask(stack.plain.url, model, whole)
@@ -166,5 +166,5 @@ def test_a_restarted_engine_goes_on_from_the_cache(
     mixed = ask(running.url, model, more)
     assert not mixed.headers["x-prfaas-route"].startswith("direct"), mixed.headers
     assert loaded_tokens(mixed) == boundary
-    assert metric(west, "prfaas_agent_loads_total", outcome="ready") == before + 3
+    assert metric(west, "prfaas_pool_loads_total", outcome="ready") == before + 3
     assert_same_or_near_tie(choice(mixed), choice(ask(stack.plain.url, model, more)))

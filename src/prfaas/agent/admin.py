@@ -13,8 +13,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from prfaas.agent.cache_feed import CacheFeed
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
-from prfaas.core.errors import UNREADABLE, CapacityError
+from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
@@ -41,6 +42,7 @@ class Admin:
     ) -> None:
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
+        self._rates = LineRates(link)
         self._feed = CacheFeed(driver)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
@@ -61,6 +63,7 @@ class Admin:
         app.router.add_delete("/gateways/{id}", self._end_gateway)
         app.router.add_get("/links", self._links)
         app.router.add_get("/links/events", self._link_events)
+        app.router.add_post("/links/{peer}/measure", self._measure_line)
         return app
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -161,6 +164,17 @@ class Admin:
 
     async def _links(self, request: web.Request) -> web.Response:
         return _json(LinkStates(list(self._link.states())))
+
+    async def _measure_line(self, request: web.Request) -> web.Response:
+        """Sends test data to the peer for ``seconds``."""
+        seconds = _number(request, "seconds", default=1.0, low=0.1, high=LONGEST_S)
+        try:
+            measured = await self._rates.measure(request.match_info["peer"], seconds)
+        except LinkError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from error
+        if measured is None:
+            raise web.HTTPConflict(text="this agent is measuring a line already")
+        return _json(measured)
 
     async def _link_events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines until the client goes: one when something has changed, at most every

@@ -30,32 +30,22 @@ VERBS: dict[str, str] = {
     "doctor": "look for what would go wrong on this machine, and say what to do",
     "kv": "show how large a model's KV cache is, by length",
     "plan": "find the threshold and the split for a model, traffic, line and prices",
-    "requests": "show a journal of a gateway or a simulation as one JSON line per request",
+    "replay": "tell what became of the requests of a journal: all, or one step by step",
     "simulate": "replay a workload or trace under routing policies",
     "convert": "write a scenario of an earlier version as a deployment file",
     "schema": "print the JSON Schema of the deployment file",
+    "bench": "send a workload to an OpenAI endpoint, and measure what its clients see",
     "profile": "measure how fast running engines are, for plan and simulate",
     "link": "test the KV link between two agents",
     "completion": "print a shell's tab completion of all this",
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "run": (
-        "demo",
-        "up",
-        "down",
-        "gateway",
-        "agent",
-        "engine",
-        "drain",
-        "deployment",
-        "certs",
-        "render",
-        "members",
-    ),
-    "watch": ("status", "requests", "doctor"),
+    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain"),
+    "lay out": ("deployment", "certs", "render", "members"),
+    "watch": ("status", "replay", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),
-    "measure": ("profile", "link"),
+    "measure": ("bench", "profile", "link"),
     "shell": ("completion",),
 }
 

@@ -37,16 +37,12 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.scheduler_metrics import SchedulerCollector
 from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
-from prfaas.scheduler.events import (
-    EngineDown,
-    EngineSuspected,
-    EngineUp,
-    KvMemoryKnown,
-)
+from prfaas.scheduler.events import EngineDown, EngineSuspected, EngineUp, KvMemoryKnown
 from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
@@ -121,6 +117,9 @@ class Gateway:
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
         scheduler = self._driver.scheduler
+        self.metrics.registry.register(
+            SchedulerCollector(lambda: self._driver.scheduler, lambda: self.thresholds.found)
+        )
         self._driver.on_waiting = lambda: self._session.want()
         self._session = GatewaySession(
             self.deployment.gateway.name,
@@ -217,7 +216,6 @@ class Gateway:
             up, draining = name in self.fleet.up, name in self.drains.engines
             self.metrics.observe_engine(name, role, up=up, draining=draining)
         self.metrics.observe_connections(self.access.connections)
-        self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 

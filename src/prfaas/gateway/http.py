@@ -30,6 +30,7 @@ from prfaas.gateway.openai_errors import (
 )
 from prfaas.gateway.operating import Operating
 from prfaas.gateway.page import GatewayPage
+from prfaas.gateway.targets import Targets
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.page.server import is_page
@@ -44,7 +45,7 @@ TENANT = web.RequestKey("tenant", Tenant)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _ORDER_BYTES = 64 * 1024
-_OPERATORS_PATHS = frozenset({"/drain", "/cache", "/cache/query"})
+_OPERATORS_PATHS = frozenset({"/drain", "/targets", "/cache", "/cache/query"})
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -81,6 +82,7 @@ def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
     Operating(gateway.drains, gateway.access).add_routes(app)
+    Targets(lambda: gateway.deployment, gateway.access).add_routes(app)
     GatewayPage(gateway).add_routes(app)
     CacheApi(
         gateway.requests, gateway.pools, lambda: gateway.index.blocks, gateway.access

@@ -5,13 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from prfaas.core.deployment import LinkConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.planned import Tokens
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
+from prfaas.description.drawing import drawn
 from prfaas.description.experiments import LineChange, OutageConfig, RunConfig
 from prfaas.description.file import Description
 from prfaas.description.speeds import check_longest, kv_size_of
@@ -21,8 +20,7 @@ from prfaas.scheduler.replay import estimates_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.fleet import SimEngine, fleet_of
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
-from prfaas.workload.replay import replayed
-from prfaas.workload.requests import Workload, draw
+from prfaas.workload.requests import Workload
 
 _CONNECTIONS = 16
 """Of a link that does not say how many: what the tuner settles at on a line of some Gbit/s."""
@@ -34,20 +32,7 @@ def build_workload(description: Description, *, beside: Path) -> Workload:
 
     Raises ConfigError where there is none, or it does not say when requests arrive.
     """
-    asked = description.asked
-    count, rng = asked.requests, np.random.default_rng(description.experiments.seed)
-    arrivals = None if asked.arrivals is None else asked.arrivals.arrivals()
-    if asked.source is not None:
-        trace = asked.source.read(beside)
-        with naming(f"trace {asked.source.file}"):
-            workload = replayed(trace, arrivals=arrivals, count=count, rng=rng)
-    else:
-        if arrivals is None:
-            raise ConfigError("workload: write arrivals: {rate: REQUESTS_PER_S}, or trace: FILE")
-        with naming("workload"):
-            lengths, answer = asked.uncached_lengths(), round(asked.answer_tokens())
-        workload = draw(lengths, answer, arrivals, count, rng)
-    return workload.sped_up(asked.speed_up)
+    return drawn(description.asked, seed=description.experiments.seed, beside=beside)
 
 
 def build_world(

@@ -95,7 +95,7 @@ async def collect(
         model=deployment.model.served_name,
         policy=deployment.scheduler.policy,
         threshold_tokens=_threshold_tokens(deployment.scheduler),
-        searched_thresholds=page.by("prfaas_gateway_threshold_tokens", "cluster"),
+        searched_thresholds=page.by("prfaas_scheduler_threshold_tokens", "cluster"),
         gateway=GatewayStatus(
             url=gateway,
             up=up,
@@ -171,9 +171,9 @@ def _machine(machine: MachineConfig, asked: _Asked) -> MachineStatus:
         address=machine.agent.admin_address,
         up=asked.answered(f"{admin}/metrics") or asked.answered(f"{admin}/links"),
         engines_registered=int(page.value("prfaas_agent_engines") or 0),
-        slots=page.by("prfaas_agent_slots", "state"),
-        slot_bytes=int(page.value("prfaas_agent_slot_bytes") or 0),
-        transfers=page.by("prfaas_agent_open_transfers", "side"),
+        slots=page.by("prfaas_pool_slots", "state"),
+        slot_bytes=int(page.value("prfaas_pool_slot_bytes") or 0),
+        transfers=page.by("prfaas_pool_open_transfers", "side"),
     )
 
 

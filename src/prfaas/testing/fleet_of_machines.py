@@ -254,7 +254,7 @@ class Fleet:
         url = f"http://{self.sites.management_address(machine)}:7401/metrics"
         with urllib.request.urlopen(url, timeout=WAIT_S) as page:
             lines = page.read().decode().splitlines()
-        slots = [line for line in lines if line.startswith('prfaas_agent_slots{state="free"}')]
+        slots = [line for line in lines if line.startswith('prfaas_pool_slots{state="free"}')]
         return float(slots[0].split()[-1]) == 128
 
     def close(self) -> None:

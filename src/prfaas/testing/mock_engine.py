@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ ANSWER_WORDS = 5
 
 def expected_words(token_ids: list[int]) -> list[str]:
     """The answer, word by word."""
-    digest = hashlib.sha256(bytes(token_ids)).hexdigest()
+    digest = hashlib.sha256(array("I", token_ids).tobytes()).hexdigest()
     return [f" {digest[8 * i : 8 * i + 8]}" for i in range(ANSWER_WORDS)]
 
 

@@ -127,6 +127,19 @@ async def settled(condition: Any) -> None:
             await asyncio.sleep(0.005)
 
 
+async def test_a_line_is_measured_on_demand(stage: Stage) -> None:
+    links = f"{stage.east.admin_url}/links"
+    await settled(lambda: stage.east._link.states()[0].connections)
+    async with stage.http.post(f"{links}/a-west/measure?seconds=0.2") as answer:
+        measured = json.loads(await answer.read())
+        assert (answer.status, measured["peer"]) == (200, "a-west")
+        assert measured["goodput_bytes_per_s"] > 0
+    async with stage.http.post(f"{links}/nobody/measure") as answer:
+        assert (answer.status, "nothing to 'nobody'" in await answer.text()) == (503, True)
+    async with stage.http.post(f"{links}/a-west/measure?seconds=11") as answer:
+        assert (answer.status, "is not a number in 0.1..10" in await answer.text()) == (400, True)
+
+
 async def test_remote_hand_off_and_its_record(stage: Stage) -> None:
     p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
     poll = asyncio.create_task(stage.get(stage.west, "/transfers/x?wait_s=20"))
@@ -231,8 +244,8 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
         rank = p0 if engine == "p0" else await stage.engine(engine)
         assert await asyncio.to_thread(load, rank, SIZE) == "ok"
     page = await (await stage.http.get(stage.west.admin_url + "/metrics")).text()
-    assert 'prfaas_agent_loads_total{outcome="ready"} 1.0' in page
-    assert "prfaas_agent_loaded_tokens_total 16.0" in page
+    assert 'prfaas_pool_loads_total{outcome="ready"} 1.0' in page
+    assert "prfaas_pool_loaded_tokens_total 16.0" in page
 
 
 def load(rank: MockEngineRank, size: int) -> str:
@@ -353,7 +366,7 @@ async def test_http(stage: Stage) -> None:
             assert "links" in json.loads(await events.content.readline())
     async with stage.http.get(stage.west.admin_url + "/metrics") as answer:
         page = await answer.text()
-    assert 'prfaas_agent_slots{state="free"} 64.0' in page
+    assert 'prfaas_pool_slots{state="free"} 64.0' in page
     async with stage.http.get(stage.east.admin_url + "/metrics") as answer:
         assert 'prfaas_link_acknowledged_bytes_total{peer="a-west"} 0.0' in await answer.text()
 

@@ -1,0 +1,1 @@
+"""`prfaas bench`: a workload sent to an OpenAI endpoint, and what its clients saw."""
