@@ -15,6 +15,7 @@ from prfaas.agent.cache_feed import CacheFeed
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
+from prfaas.agent.peers import Peers
 from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
@@ -23,10 +24,13 @@ from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
+from prfaas.process.front_door import admit, answered
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
 MAX_BODY_BYTES = 64 * 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
@@ -39,7 +43,9 @@ class Admin:
         port: LinkPort,
         link: Link,
         metrics: CollectorRegistry,
+        peers: Peers | None = None,
     ) -> None:
+        self._peers = peers or Peers(None, ())
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
@@ -49,7 +55,9 @@ class Admin:
 
     def application(self) -> web.Application:
         """The routes, without a server."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._admit, _errors_as_json]
+        )
         app.on_response_prepare.append(_say_version)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics_page)
@@ -65,6 +73,17 @@ class Admin:
         app.router.add_get("/links/events", self._link_events)
         app.router.add_post("/links/{peer}/measure", self._measure_line)
         return app
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not self._peers.may(request.transport, request.method, request.path):
+            why = "only a gateway of the deployment may ask for that, with its own certificate"
+            return _json({"error": why}, status=403)
+        admit(request)
+        try:
+            return await handler(request)
+        finally:
+            answered(request)
 
     async def _health(self, request: web.Request) -> web.Response:
         return _json({"agent": self._name})
@@ -198,9 +217,6 @@ async def _say_version(request: web.Request, response: web.StreamResponse) -> No
 def _json(content: Any, *, status: int = 200) -> web.Response:
     body = msgspec.json.encode(content)
     return web.Response(body=body, status=status, content_type="application/json")
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware

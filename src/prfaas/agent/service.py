@@ -16,6 +16,7 @@ from prfaas.agent.driver import PoolDriver
 from prfaas.agent.engine_server import EngineServer
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import agent_metrics
+from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
 from prfaas.core.errors import ConfigError, LinkError
 from prfaas.engine_socket.messages import Registered
@@ -30,7 +31,7 @@ from prfaas.link.api import (
 from prfaas.link.tcp.link import TcpLink
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
-from prfaas.process.http_server import serving
+from prfaas.process.front_door import serving_strangers
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls, expiring, stamp_of
 
@@ -89,11 +90,11 @@ class Agent:
         """Go on with what another deployment file says of this agent: its engines, who sends to it
         its certificates and to whom it sends. Raises ConfigError, having changed nothing, for
         certificates that cannot be used. What was bound or allocated at its start stays so."""
-        security = None if settings.link is None else settings.link.security
-        tls = self._link.tls if isinstance(self._link, TcpLink) else None
-        if tls is not None and isinstance(security, TlsFiles):
-            tls.read(security)
+        tls, files = self.peers.tls, settings.tls
+        if tls is not None and files is not None:
+            tls.read(files)
         self.driver.handle(EnginesNamed(settings.engines))
+        self.peers.gateways = settings.gateways | {settings.name}
         if settings.link is not None and isinstance(self._link, TcpLink):
             accepted = settings.link.accept_from
             # Threads of links to those that have left are waited for.
@@ -130,7 +131,11 @@ class Agent:
         port.connect(link)
 
         metrics = agent_metrics(driver, link)
-        admin = Admin(settings.name, driver, port, link, metrics)
+        tls = link.tls if isinstance(link, TcpLink) else None
+        if tls is None and settings.tls is not None:
+            tls = LiveTls(settings.tls)
+        self.peers = peers = Peers(tls, {*settings.gateways, settings.name})
+        admin = Admin(settings.name, driver, port, link, metrics, peers)
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
         engines = EngineServer(driver, port, welcome=welcome, arena_fd=arena.fd)
@@ -138,15 +143,15 @@ class Agent:
         await engines.start(settings.socket)
 
         self.admin_url = await stack.enter_async_context(
-            serving(
+            serving_strangers(
                 admin.application(),
                 settings.admin,
                 what=f"agent {settings.name!r}: admin",
                 shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
+                tls=None if tls is None else lambda: tls.server,
             )
         )
 
-        tls = link.tls if isinstance(link, TcpLink) else None
         if tls is not None:
             watcher = asyncio.create_task(_watch_certificates(tls))
             stack.callback(watcher.cancel)

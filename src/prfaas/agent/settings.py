@@ -23,7 +23,7 @@ from prfaas.link.tcp.config import (
     SharedLine,
     TcpLinkConfig,
 )
-from prfaas.tls.files import TlsFiles
+from prfaas.tls.files import TlsFiles, files_in
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     admin: str
     link: TcpLinkConfig | None
+    tls: TlsFiles | None = None
+    """Of HTTP, where it is not plaintext."""
+    gateways: frozenset[str] = frozenset()
+    """Who may ask it for everything, by name."""
     longest_deadline_s: float = LONGEST_DEADLINE_S
     """No transfer is wanted longer than the request that it is for."""
 
@@ -65,6 +69,8 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
         link=_link(deployment, agent),
+        tls=None if agent.tls is None else files_in(agent.tls),
+        gateways=frozenset(gateway.name for gateway in deployment.gateways),
         longest_deadline_s=min(
             LONGEST_DEADLINE_S, max(g.longest_deadline_s for g in deployment.gateways)
         ),
@@ -151,9 +157,7 @@ def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
 
 def _security(agent: AgentConfig) -> TlsFiles | Plaintext:
     if agent.tls is not None:
-        tls = agent.tls
-        crl = None if tls.crl is None else Path(tls.crl)
-        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key), crl, tls.names)
+        return files_in(agent.tls)
     if agent.plaintext:
         return Plaintext()
     raise ConfigError(

@@ -10,7 +10,8 @@ import uvloop
 
 from prfaas.agent.service import serve
 from prfaas.agent.settings import AgentSettings, settings_for
-from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
@@ -37,7 +38,11 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(args.log_level)
 
     def read() -> AgentSettings:
-        return settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
+        deployment = load_deployment(args.deployment)
+        settings = settings_for(deployment, args.name, socket=args.socket)
+        with naming(str(args.deployment)):
+            check_borders(deployment)
+        return settings
 
     told = asyncio.Event()
     watched = Reloading(args.deployment, told.set, asked=asyncio.Event())

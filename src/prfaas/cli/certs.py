@@ -1,4 +1,4 @@
-"""``prfaas certs``: the private CA of a deployment and its agents' certificates."""
+"""``prfaas certs``: the private CA of a deployment, certificates of its agents and gateways."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment.agents import CACHE_KEY
 from prfaas.core.errors import CallerError
 from prfaas.tls import authority
 from prfaas.tls.files import CA_KEY
@@ -15,10 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="make a new CA")
-    issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
+    issue = actions.add_parser("issue", help="make the certificates of agents and gateways")
     issue.add_argument("agents", nargs="*", metavar="AGENT", help="name in the deployment file")
     issue.add_argument(
-        "--deployment", type=Path, metavar="FILE", help="for every agent of this deployment file"
+        "--deployment",
+        type=Path,
+        metavar="FILE",
+        help="for every agent and gateway of this deployment file",
     )
     revoke = actions.add_parser("revoke", help="put certificates on the CA's revocation list")
     revoke.add_argument("agents", nargs="+", metavar="AGENT", help="whose certificates")
@@ -59,19 +63,25 @@ def run(args: argparse.Namespace) -> int:
         path = authority.create_authority(args.dir, days=args.days)
         print(f"{path}: the CA's certificate; every agent needs it")
         print(f"{args.dir / CA_KEY}: the CA's key; keep it off the agents' machines")
+        print(f"{args.dir / CACHE_KEY}: what cache events are keyed with; every agent and gateway")
+        print("needs it, beside ca.pem")
         return 0
     agents = list(args.agents)
     if args.deployment is not None:
-        known = [agent.name for agent in load_deployment(args.deployment).agents]
+        deployment = load_deployment(args.deployment)
+        known = [agent.name for agent in deployment.agents]
+        known += [gateway.name for gateway in deployment.gateways]
         strangers = sorted(set(agents) - set(known))
         if strangers:
             raise CallerError(
-                f"no agent {strangers[0]!r} in {args.deployment}; known: {', '.join(sorted(known))}"
+                f"no agent or gateway {strangers[0]!r} in {args.deployment}; "
+                f"known: {', '.join(sorted(known))}"
             )
         agents = agents or known
     if not agents:
         raise CallerError("name the agents, or give --deployment FILE for all of its own")
     for agent in agents:
         files = authority.issue(args.dir, agent, days=args.days)
-        print(f"{files.cert}, {files.key}: for agent {agent}, with {files.ca}")
+        print(f"{files.cert}, {files.key}: for {agent}, with {files.ca}")
+    print(f"{authority.make_cache_key(args.dir)}: for all of them, beside ca.pem")
     return 0

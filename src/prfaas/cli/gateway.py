@@ -8,7 +8,8 @@ from pathlib import Path
 
 import uvloop
 
-from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
+    with naming(str(args.deployment)):
+        check_borders(deployment)
     hurry, hung_up = asyncio.Event(), asyncio.Event()
 
     def reloading(gateway: Gateway) -> Reloading:

@@ -20,6 +20,7 @@ from prfaas.models.profiles import parse_profile
 from prfaas.plots.figure import check_picture
 from prfaas.plots.profile import draw_profiles
 from prfaas.profiling.profile import Measured, Wanted, measure
+from prfaas.tls.agents import tools_context
 
 _EXAMPLES = """
 examples:
@@ -95,7 +96,10 @@ def _measure_deployment(
             sender = _sender(deployment, cluster, prefills)
             wanted = _wanted(deployment, decodes[0], budget_s, longest, args)
             wanted = msgspec.structs.replace(
-                wanted, prefills=not prefills, sender_url=None if sender is None else sender.url
+                wanted,
+                prefills=not prefills,
+                sender_url=None if sender is None else sender.url,
+                sender_key=None if sender is None else _key(sender),
             )
             measured.append(asyncio.run(measure(wanted, _tell(decodes[0].name))))
         if prefills:
@@ -128,9 +132,15 @@ def _wanted(
         longest,
         min(args.max_batch or engine.max_num_seqs, engine.max_num_seqs),
         agent_url=agent.admin_url,
+        agent_tls=None if agent.tls is None else tools_context(deployment),
+        key=_key(engine),
         agent=agent.name,
         engine=engine.name,
     )
+
+
+def _key(engine: EngineConfig) -> str | None:
+    return engine.keys.read()[0] if engine.keys else None
 
 
 def _sender(

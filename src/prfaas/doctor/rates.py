@@ -12,6 +12,7 @@ from prfaas.core.errors import UNREADABLE
 from prfaas.core.units import format_duration, format_rate
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import MeasuredLine
+from prfaas.tls.agents import AgentTrust
 
 _SLACK_S = 8.0
 """An agent waits so long for a first byte, and answers."""
@@ -26,16 +27,19 @@ async def check_rates(deployment: Deployment, *, seconds: float) -> AsyncIterato
         seconds: for which each pair is measured.
     """
     timeout = aiohttp.ClientTimeout(total=seconds + _SLACK_S)
+    trust = AgentTrust(deployment)
     agents = {agent.name: agent for agent in deployment.agents}
     async with aiohttp.ClientSession(timeout=timeout) as http:
         for line in lines_of(deployment):
             for pair in line.pairs:
                 check = f"rate {pair.sender} -> {pair.receiver}"
-                yield await _rate(http, check, line, agents[pair.sender], pair.receiver, seconds)
+                sender, receiver = agents[pair.sender], pair.receiver
+                yield await _rate(http, trust, check, line, sender, receiver, seconds)
 
 
 async def _rate(
     http: aiohttp.ClientSession,
+    trust: AgentTrust,
     check: str,
     line: Line,
     sender: AgentConfig,
@@ -44,7 +48,7 @@ async def _rate(
 ) -> Finding:
     url = f"{sender.admin_url}/links/{receiver}/measure?seconds={seconds:g}"
     try:
-        async with http.post(url) as answer:
+        async with http.post(url, ssl=trust.of(url)) as answer:
             body, status = await answer.read(), answer.status
         if status != 200:
             return _refused(check, sender, status, msgspec.json.decode(body, type=_Refusal).error)

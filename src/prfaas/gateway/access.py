@@ -9,6 +9,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from prfaas.core.deployment import Deployment
+from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.credentials import NONE, Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.keys import Keys, check_operator, is_operator
@@ -16,6 +17,8 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.refusals import Refusals
 from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
 from prfaas.process.front_door import connections
+from prfaas.tls.agents import agent_contexts
+from prfaas.tls.context import PeerContext
 from prfaas.tls.front import FrontTls
 
 
@@ -26,6 +29,7 @@ class ReadAccess(NamedTuple):
     operators: tuple[str, ...]
     tls: tuple[Path, Path] | None
     engines: dict[str, Credentials]
+    agents: dict[str, PeerContext]
 
 
 def read_access(deployment: Deployment) -> ReadAccess:
@@ -33,7 +37,11 @@ def read_access(deployment: Deployment) -> ReadAccess:
     config = deployment.gateway
     tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
     return ReadAccess(
-        read_tenants(config), config.operators.read(), tls, read_credentials(deployment)
+        read_tenants(config),
+        config.operators.read(),
+        tls,
+        read_credentials(deployment),
+        agent_contexts(deployment),
     )
 
 
@@ -43,7 +51,7 @@ class Access:
 
     def __init__(self, deployment: Deployment, metrics: GatewayMetrics) -> None:
         read = read_access(deployment)
-        self._engines = read.engines
+        self._engines, self._agents = read.engines, read.agents
         self.tenants = Tenants(read.tenants)
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
@@ -57,10 +65,14 @@ class Access:
             self.tls.read(*read.tls)
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
-        self._engines = read.engines
+        self._engines, self._agents = read.engines, read.agents
 
-    def show_to(self, engines: Mapping[str, EngineClient]) -> None:
-        """Give these clients what they show to their engines."""
+    def show_to(
+        self, engines: Mapping[str, EngineClient], agents: Mapping[str, AgentClient]
+    ) -> None:
+        """Give these clients what they show to their engines and agents."""
+        for name, agent in agents.items():
+            agent.tls = self._agents.get(name)
         for name, engine in engines.items():
             engine.take(self._engines.get(name, NONE))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from typing import Literal, TypeVar
 
@@ -11,7 +12,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.cache_news import CacheNews
-from prfaas.core.errors import UNREADABLE, LinkError, PrfaasError
+from prfaas.core.errors import UNREADABLE, LinkError, PeerError, PrfaasError
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
@@ -90,6 +91,8 @@ class AgentClient:
         self.memory: MemoryCounts | None = None
         """As it was when the engines were last asked for; agents of before do not say it."""
         self.url = url
+        self.tls: ssl.SSLContext | None = None
+        """What it is shown, and must show, where its URL is ``https``."""
         self._http = http
         self.links_now: list[LinkState] = []
         """What it last said of its links; nothing where it cannot be asked."""
@@ -175,7 +178,7 @@ class AgentClient:
         One of an earlier release has none."""
         try:
             url = f"{self.url}/cache/events"
-            async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+            async with await self._send("GET", url, _STREAM) as answer:
                 self._check_version(answer)
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: /cache/events answered {answer.status}")
@@ -207,7 +210,12 @@ class AgentClient:
     async def _send(
         self, method: str, url: str, timeout: aiohttp.ClientTimeout, data: bytes | None = None
     ) -> aiohttp.ClientResponse:
-        return await self._http.request(method, url, data=data, headers=_VERSION, timeout=timeout)
+        try:
+            return await self._http.request(
+                method, url, data=data, headers=_VERSION, timeout=timeout, tls=self.tls
+            )
+        except PeerError as error:
+            raise LinkError(f"agent {self.name}: {error}") from error
 
     def _check_version(self, answer: aiohttp.ClientResponse) -> None:
         why = difference(answer.headers.get(AGENT_API_HEADER))

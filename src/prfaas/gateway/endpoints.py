@@ -165,7 +165,7 @@ def _agent_url(agent: AgentConfig, missing: list[str]) -> str:
     address = parse_address(agent.admin_address, what=f"agent {agent.name!r}: admin")
     if address.port == 0:
         missing.append(f"agent {agent.name!r} has no fixed admin port ('admin: host:port')")
-    return f"http://{address}"
+    return agent.admin_url
 
 
 def _engine(

@@ -103,7 +103,7 @@ class Gateway:
         )
         self._roster.add_clients()
         self.engines, self.agents = self._roster.engines, self._roster.agents
-        self.access.show_to(self.engines)
+        self.access.show_to(self.engines, self.agents)
         self.fleet = Fleet(
             endpoints,
             self.engines,
@@ -159,7 +159,7 @@ class Gateway:
         self._reshaping.become(self.deployment, deployment, source=source)
         self.deployment = deployment
         self.access.take(access)
-        self.access.show_to(self.engines)
+        self.access.show_to(self.engines, self.agents)
         self.requests.configure(deployment.gateway)
 
     def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

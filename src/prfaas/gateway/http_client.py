@@ -17,7 +17,9 @@ from typing import Any
 
 import aiohttp
 
+from prfaas.core.errors import PeerError
 from prfaas.gateway.upstream_errors import is_local, is_lost
+from prfaas.tls.context import PeerContext, check_server
 
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
@@ -34,7 +36,7 @@ class HttpClient:
 
     def __init__(self, keepalive_s: float = ENGINE_KEEPALIVE_S) -> None:
         self._kept = _session(_Connector(limit=0, keepalive_timeout=keepalive_s))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        self._fresh = _session(_FreshConnector(limit=0, force_close=True))
 
     async def request(
         self,
@@ -92,9 +94,28 @@ class HttpClient:
 class _Connector(aiohttp.TCPConnector):
     """Says which requests had a connection made for them."""
 
-    async def _create_connection(self, *args: Any, **options: Any) -> Any:
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
         _MADE.get().append(True)
-        return await super()._create_connection(*args, **options)
+        return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
+
+
+class _FreshConnector(aiohttp.TCPConnector):
+    """Makes a connection for each request."""
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
+
+
+def _checked(made: Any, context: object) -> Any:
+    """The connection, unless another than the agent that it is for is at its other end: raises
+    PeerError."""
+    if isinstance(context, PeerContext):
+        try:
+            check_server(context, made.transport)
+        except PeerError:
+            made.transport.abort()
+            raise
+    return made
 
 
 def _of_today(answer: aiohttp.ClientResponse) -> aiohttp.ClientResponse:

@@ -53,8 +53,9 @@ class NotTogether(EngineError):
 class EngineUnderTest:
     """A vLLM server at ``url``. Methods raise EngineError where it does not answer as asked."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, *, key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._session = session
         self._model = ""
         self._random = random.Random(time.time_ns())
@@ -100,7 +101,9 @@ class EngineUnderTest:
         if params is not None:
             body["kv_transfer_params"] = params
         try:
-            async with self._session.post(f"{self.url}/v1/completions", json=body) as answer:
+            async with self._session.post(
+                f"{self.url}/v1/completions", json=body, headers=self._headers
+            ) as answer:
                 content = await answer.read()
                 if answer.status != 200:
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
@@ -136,7 +139,9 @@ class EngineUnderTest:
         body = self._body(self.prompt(_SHORT_PROMPT), tokens) | {"stream": True}
         times = []
         try:
-            async with self._session.post(f"{self.url}/v1/completions", json=body) as answer:
+            async with self._session.post(
+                f"{self.url}/v1/completions", json=body, headers=self._headers
+            ) as answer:
                 if answer.status != 200:
                     content = await answer.read()
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
@@ -158,10 +163,15 @@ class EngineUnderTest:
 
     async def _get(self, path: str, *, optional: bool = False) -> bytes:
         try:
-            async with self._session.get(self.url + path) as answer:
+            async with self._session.get(self.url + path, headers=self._headers) as answer:
                 content = await answer.read()
                 if answer.status == 200:
                     return content
+                if answer.status in (401, 403):
+                    raise EngineError(
+                        f"{self.url}{path} answered {answer.status}: it wants a key; write "
+                        "api_key_file or api_key_env at the engine in the deployment file"
+                    )
         except _CONNECTION_ERRORS as error:
             raise EngineError(f"{self.url}: {error!r}") from error
         if optional:

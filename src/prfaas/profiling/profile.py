@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,11 @@ class Wanted(msgspec.Struct, frozen=True):
     max_batch: int = 32
     prefills: bool = True
     agent_url: str | None = None
+    agent_tls: ssl.SSLContext | None = None
     agent: str = ""
+    key: str | None = None
+    """What the engine asks for, and ``sender_key`` for the other."""
+    sender_key: str | None = None
     engine: str = ""
     sender_url: str | None = None
 
@@ -90,7 +95,7 @@ async def measure(wanted: Wanted, tell: Tell) -> Measured:
     http = HttpClient()
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            engine = EngineUnderTest(wanted.url, session)
+            engine = EngineUnderTest(wanted.url, session, key=wanted.key)
             facts = await engine.facts()
             if facts.running:
                 raise EngineError(
@@ -115,6 +120,7 @@ async def _measure(
     layout = None
     if wanted.agent_url is not None:
         agent = AgentClient(wanted.agent, wanted.agent_url, http)
+        agent.tls = wanted.agent_tls
         ranks = [rank for rank in await agent.engines() if rank.engine == wanted.engine]
         layout = ranks[0].layout if ranks else None
     prefill: dict[int, float] = {}
@@ -140,9 +146,10 @@ async def _measure(
         )
     load: dict[int, float] = {}
     if wanted.sender_url is not None and layout is not None:
-        sender = EngineUnderTest(wanted.sender_url, session)
+        sender = EngineUnderTest(wanted.sender_url, session, key=wanted.sender_key)
         await sender.facts()
         agent = AgentClient(wanted.agent, wanted.agent_url or "", http)
+        agent.tls = wanted.agent_tls
         loads = _Loads(engine, wanted.engine, sender, layout, agent)
         first = max(FIRST_TOKENS, layout.alignment_tokens + 1)
         if first <= longest:

@@ -32,6 +32,7 @@ from prfaas.status.snapshot import (
     MachineStatus,
     Snapshot,
 )
+from prfaas.tls.agents import AgentTrust
 
 T = TypeVar("T")
 
@@ -135,11 +136,12 @@ async def _ask(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     guarded = (f"{gateway}/requests", f"{gateway}/metrics")  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
+    trust = AgentTrust(deployment)
 
     async def one(url: str) -> bytes | None:
         given = headers if url in guarded else {}
         try:
-            async with http.get(url, timeout=timeout, headers=given) as response:
+            async with http.get(url, timeout=timeout, headers=given, ssl=trust.of(url)) as response:
                 body = await response.read()
                 # /ready answers 503 with its troubles.
                 return body if response.status in (200, 503) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from math import inf
 
+from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.deployment.tenants import TenantConfig
@@ -37,6 +38,9 @@ class GatewayConfig(Strict, frozen=True):
     """Where others reach it; None: at ``listen``."""
     tls: FrontTlsConfig | None = None
     """Without it clients speak plaintext: for this machine, or behind a proxy that has TLS."""
+    agent_tls: TlsConfig | None = None
+    """What it shows to agents, in its own name, and whom it takes for one; needed where an agent
+    has ``tls``."""
     admin: str | None = None
     """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
     then nowhere else; None: at ``listen``."""
@@ -93,7 +97,11 @@ class GatewayConfig(Strict, frozen=True):
         """Files that keys and certificates are read from."""
         sources = [self.client_keys, self.operators, *(t.keys for t in self.tenants)]
         files = [source.file for source in sources if source.file is not None]
-        return (*files, *(() if self.tls is None else (self.tls.cert, self.tls.key)))
+        if self.tls is not None:
+            files += [self.tls.cert, self.tls.key]
+        if (own := self.agent_tls) is not None:
+            files += [own.ca, own.cert, own.key, *(() if own.crl is None else (own.crl,))]
+        return tuple(files)
 
     def key_to_look_with(self) -> str | None:
         """An operator's, or else a client's; None where there is neither, or none that can be read

@@ -1,0 +1,44 @@
+"""What a gateway, and our own tools, show to agents over HTTP, and whom they take for one."""
+
+from __future__ import annotations
+
+import ssl
+
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
+from prfaas.tls.context import PeerContext, client_context, peer_context
+from prfaas.tls.files import files_in
+
+
+def agent_contexts(deployment: Deployment) -> dict[str, PeerContext]:
+    """By agent, of those that speak TLS, for the deployment's own gateway. Raises ConfigError."""
+    own = deployment.gateway.agent_tls
+    if own is None:
+        return {}
+    files = files_in(own)
+    return {a.name: peer_context(files, a.name) for a in deployment.agents if a.tls is not None}
+
+
+def tools_context(deployment: Deployment) -> ssl.SSLContext | None:
+    """For our own tools, with the first certificate of the file that can be used on this machine, a
+    gateway's if possible; None where there is none."""
+    shown = [g.agent_tls for g in deployment.gateways] + [a.tls for a in deployment.agents]
+    for config in shown:
+        try:
+            if config is not None:
+                return client_context(files_in(config))
+        except (ConfigError, OSError):
+            continue
+    return None
+
+
+class AgentTrust:
+    """Which context goes with which URL, as aiohttp takes it."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._agents = tuple(f"{a.admin_url}/" for a in deployment.agents if a.tls is not None)
+        self._context = tools_context(deployment) if self._agents else None
+
+    def of(self, url: str) -> ssl.SSLContext | bool:
+        """True: what the session trusts."""
+        return self._context if self._context and url.startswith(self._agents) else True
