@@ -25,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument("template", type=Path, metavar="TEMPLATE.json")
+    parser.add_argument(
+        "template", type=Path, metavar="TEMPLATE.json", help="what 'prfaas render kubernetes' wrote"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what to write")
     parser.add_argument("--own-pod", metavar="POD", help="the pod this runs in: always a member")
     parser.add_argument(

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _both(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("deployment", type=Path, metavar="DEPLOYMENT.yaml")
+    parser.add_argument("deployment", type=Path, metavar="DEPLOYMENT.yaml", help="deployment file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
 
 
