@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
@@ -59,6 +59,9 @@ test-engine: $(READY)
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
 
+test-pulls: $(READY)  ## prefixes loaded from other machines' caches, with every kind of cache
+	PULL_MODELS="gdn sliding_window dense mla" $(BIN)/pytest -q tests/integration/test_pool_pulls.py
+
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
 	$(BIN)/python tests/fuzz/fuzz_link_frames.py $(SECONDS)
@@ -100,8 +103,9 @@ next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Pyt
 bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its agent's cache and computed
 	$(BIN)/python -m benchmarks.pool.hits
 
-bench-gateway: $(READY)  ## CPU time of the gateway per request
-	$(BIN)/python -m benchmarks.gateway.cpu_per_request
+# ROUTERS: an environment with vllm-router and sglang-router; without it their rows are left out.
+bench-gateway: $(READY)  ## the gateway beside vllm-router, sglang-router and a bare pass-through (ROUTERS=/path/to/venv)
+	$(BIN)/python -m benchmarks.gateway.peers $(if $(ROUTERS),--routers $(ROUTERS))
 
 bench-fidelity: $(READY)  ## real engines profiled, asked, and simulated: how far the simulator is off
 	$(BIN)/python -m benchmarks.fidelity

@@ -14,6 +14,7 @@ import pytest
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
+from prfaas.core.addresses import Address
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
@@ -106,7 +107,7 @@ async def test_a_gateway_speaks_to_the_agent_that_it_means(place: Place) -> None
     try:
         for name, met in (("a", True), ("b", False)):
             client = AgentClient(name, place.url, http)
-            client.tls = peer_context(files(place.certs, "gateway"), name)
+            client.tls = peer_context(files(place.certs, "gateway"), name, Address("127.0.0.1", 1))
             if met:
                 assert await client.engines() == []
                 continue

@@ -43,9 +43,9 @@ from prfaas.engine_socket.messages import (
 )
 from prfaas.gateway.agent_client import TransferStatus, read_answer
 from prfaas.gateway.body import RequestBody
-from prfaas.gateway.kv_follower import KvEventFollower
 from prfaas.gateway.openai_errors import RequestRefused
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.kv_events.follower import KvEventFollower
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.link.protocol.frames import decode
 from prfaas.link.protocol.line_share import Demand, Grant

@@ -92,17 +92,23 @@ def cached(admin: str) -> list[Stored]:
     raise AssertionError("the cache's news ended")
 
 
-def zero(running: Any, ids: list[int], patched: pytest.MonkeyPatch) -> None:
-    """Of all that is cached of this prompt, in the west."""
-    west = running.admin("west")
+def zero(
+    running: Any,
+    ids: list[int],
+    patched: pytest.MonkeyPatch,
+    machine: str = "west",
+    engine: str = "west-decode",
+) -> None:
+    """Of all that is cached of this prompt on a machine."""
+    west = running.admin(machine)
     ranks = call(f"{west}/engines").json()["engines"]
-    rank = next(e for e in ranks if e["engine"] == "west-decode")
+    rank = next(e for e in ranks if e["engine"] == engine)
     (entry,) = [e for e in cached(west) if e.prefix.token_ids() == ids[: e.prefix.end_token]]
     with patched.context() as patch:
         patch.setattr("os.getpid", lambda: rank["pid"])
         client = AgentClient(
-            running.deployment.cluster("west").agents[0].socket,
-            engine="west-decode",
+            next(m for m in running.deployment.machines if m.name == machine).agent.socket,
+            engine=engine,
             layout=msgspec.convert(rank["layout"], KvLayout),
         )
         try:

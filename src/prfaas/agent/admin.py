@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from prfaas.agent.cache_feed import CacheFeed
+from prfaas.agent.copies import CopyApi
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.engine_caches import EngineCaches
 from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.peers import Peers
@@ -20,6 +22,7 @@ from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
+from prfaas.kv_events.wire import MEDIA_TYPE, Deflater
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
@@ -44,12 +47,15 @@ class Admin:
         link: Link,
         metrics: CollectorRegistry,
         peers: Peers | None = None,
+        caches: EngineCaches | None = None,
     ) -> None:
+        self._caches = caches
         self._peers = peers or Peers(None, ())
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
         self._feed = CacheFeed(driver)
+        self._copies = CopyApi(driver)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
@@ -62,10 +68,12 @@ class Admin:
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/engines", self._engines)
+        app.router.add_get("/engines/{name}/kv-events", self._kv_events)
         app.router.add_get("/transfers/{id}", self._transfer)
         app.router.add_delete("/transfers/{id}", self._delete_transfer)
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
+        self._copies.add_routes(app)
         app.router.add_get("/gateways", self._gateways)
         app.router.add_put("/gateways/{id}", self._renew_gateway)
         app.router.add_delete("/gateways/{id}", self._end_gateway)
@@ -102,6 +110,20 @@ class Admin:
             "slot_bytes": pool.slot_bytes,
         }
         return _json({"engines": pool.engines, "memory": memory})
+
+    async def _kv_events(self, request: web.Request) -> web.StreamResponse:
+        """Frames of `kv_events.wire` until the client goes, from where it says it stopped."""
+        record = None if self._caches is None else self._caches.record(request.match_info["name"])
+        if record is None:
+            raise web.HTTPNotFound(text="this agent follows no engine of that name")
+        number = int(_number(request, "number", default=0, low=0, high=2**53))
+        response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE})
+        await response.prepare(request)
+        deflate = Deflater()
+        async for frames in record.follow(request.query.get("epoch", ""), number):
+            await response.write(deflate(frames))
+            await asyncio.sleep(0)  # Of all that is held no piece makes others wait for the next.
+        return response
 
     async def _transfer(self, request: web.Request) -> web.Response:
         """Answers when every rank is at its end, or after ``wait_s``."""

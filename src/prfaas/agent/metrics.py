@@ -106,6 +106,15 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
         "loads", "Loads of cached prefixes answered", "outcome",
         {"ready": counters.loads_ready, "failed": counters.loads_failed},
     )  # fmt: skip
+    yield _by_label(
+        "copies", "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)",
+        "outcome",
+        {
+            "complete": counters.copies_complete,
+            "failed": counters.copies_failed,
+            "kept": counters.copies_kept,
+        },
+    )  # fmt: skip
     yield CounterMetricFamily(
         "prfaas_pool_loaded_tokens", "Tokens that engines were given from the cache",
         counters.loaded_tokens,

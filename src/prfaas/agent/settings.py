@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.agent.engine_caches import EngineReach
 from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import (
     AgentConfig,
     ClusterConfig,
     Deployment,
+    EngineConfig,
     Line,
     MachineConfig,
     lines_of,
@@ -41,6 +43,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     link: TcpLinkConfig | None
     tls: TlsFiles | None = None
     """Of HTTP, where it is not plaintext."""
+    cache_key: Path | None = None
+    """Of what gateways are told of engines' caches; None: they follow engines themselves."""
+    reach: tuple[EngineReach, ...] = ()
+    """The machine's engines, as far as it is known where they are."""
     gateways: frozenset[str] = frozenset()
     """Who may ask it for everything, by name."""
     longest_deadline_s: float = LONGEST_DEADLINE_S
@@ -70,10 +76,22 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         admin=agent.admin,
         link=_link(deployment, agent),
         tls=None if agent.tls is None else files_in(agent.tls),
+        cache_key=None if agent.tls is None else Path(agent.tls.cache_key_file),
+        reach=tuple(_reach(engine) for engine in machine.engines if engine.url is not None),
         gateways=frozenset(gateway.name for gateway in deployment.gateways),
         longest_deadline_s=min(
             LONGEST_DEADLINE_S, max(g.longest_deadline_s for g in deployment.gateways)
         ),
+    )
+
+
+def _reach(engine: EngineConfig) -> EngineReach:
+    return EngineReach(
+        name=engine.name,
+        url=engine.url or "",
+        kv_events=engine.kv_events,
+        kv_events_replay=engine.kv_events_replay,
+        ca=engine.ca,
     )
 
 

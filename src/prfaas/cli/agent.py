@@ -10,15 +10,26 @@ import uvloop
 
 from prfaas.agent.service import serve
 from prfaas.agent.settings import AgentSettings, settings_for
+from prfaas.cli.reports import teach
 from prfaas.core.deployment import check_borders, load_deployment
 from prfaas.core.strict import naming
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
+EXAMPLES = """
+examples:
+  prfaas agent deployment.yaml --name east-agent
+  prfaas agent deployment.yaml --name east-agent --socket /run/prfaas/agent.sock
+
+SIGHUP has it read the file again. Exit status: 0 where it was told to stop, 2 where the file is
+wrong or what it names cannot be had: an address, memory, certificates.
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         type=Path,

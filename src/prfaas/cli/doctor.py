@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.core.units import parse_duration
@@ -42,8 +43,7 @@ class DoctorReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         nargs="?",
@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long test data goes from each agent to each other; 0: none (default: "
         "%(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, DoctorReport)
 
 
 def run(args: argparse.Namespace) -> int:

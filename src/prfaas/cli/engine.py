@@ -8,6 +8,7 @@ import shlex
 
 import msgspec
 
+from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import ConfigError
@@ -40,8 +41,7 @@ class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument("name", metavar="NAME", help="the engine's name in the deployment")
     add_deployment(parser)
     parser.add_argument("--run", action="store_true", help="run it instead of printing it")
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("cpu", "gpu"),
         help="whose command (default: that of the vLLM installed here)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, EngineReport)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvloop
 
+from prfaas.cli.reports import teach
 from prfaas.core.deployment import check_borders, load_deployment
 from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
@@ -18,9 +19,20 @@ from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
+EXAMPLES = """
+examples:
+  prfaas gateway deployment.yaml
+  prfaas gateway deployment.yaml --events /var/log/prfaas/events.jsonl --learned learned.json
+  prfaas gateway deployment.yaml --name gateway-2       where the file has several
+
+SIGHUP has it read the file again, SIGTERM has it finish what runs, a second one end at once. Exit
+status: 0 where it was told to stop, 2 where the file is wrong or the address is taken.
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         type=Path,

@@ -33,7 +33,7 @@ VERBS: dict[str, str] = {
     "replay": "tell what became of the requests of a journal: all, or one step by step",
     "simulate": "replay a workload or trace under routing policies",
     "convert": "write a scenario of an earlier version as a deployment file",
-    "schema": "print the JSON Schema of the deployment file",
+    "schema": "print the JSON Schema of the deployment file, or of a verb's --json",
     "bench": "send a workload to an OpenAI endpoint, and measure what its clients see",
     "profile": "measure how fast running engines are, for plan and simulate",
     "link": "test the KV link between two agents",
@@ -56,7 +56,8 @@ first steps:
   prfaas status                    in another terminal: what it does now
   prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
 
-'prfaas VERB --help' teaches a verb, with examples.
+'prfaas VERB --help' teaches a verb, with examples and exit statuses (2: wrong input, 130: Ctrl-C),
+'prfaas schema VERB' describes what it prints with --json.
 """
 
 

@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import teach
 from prfaas.core.deployment import ClusterConfig, Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import parse_duration, parse_tokens
@@ -29,7 +30,8 @@ examples:
   prfaas simulate deployment.yaml --profile west=profiles/west.yaml ...
 
 Only idle engines are measured, one at a time: prompts up to their longest, decode batches up to
-max_num_seqs, and, where agents run, how long a hand-off takes to load.
+max_num_seqs, and, where agents run, how long a hand-off takes to load. Exit status: 0, or 2 where
+an engine does not answer, is busy, or a file is wrong.
 """
 
 
@@ -50,8 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hardware", help="what one instance runs on, for the profile")
     parser.add_argument("--gpus", type=int, help="of one instance (one for each rank)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    teach(parser, _EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:

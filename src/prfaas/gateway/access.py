@@ -36,12 +36,13 @@ def read_access(deployment: Deployment) -> ReadAccess:
     """Raises ConfigError, never with a key in its text."""
     config = deployment.gateway
     tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
+    agents = agent_contexts(deployment)
     return ReadAccess(
         read_tenants(config),
         config.operators.read(),
         tls,
-        read_credentials(deployment),
-        agent_contexts(deployment),
+        read_credentials(deployment, agents),
+        agents,
     )
 
 

@@ -37,6 +37,8 @@ class EngineEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     kv_events: str | None
     kv_events_replay: str | None
+    events_at_agent: bool = False
+    """Its agent follows them, and tells of its cache without a token."""
 
 
 class AgentEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,4 +189,5 @@ def _engine(
         url=url.rstrip("/"),
         kv_events=engine.kv_events,
         kv_events_replay=engine.kv_events_replay,
+        events_at_agent=machine.agent.tls is not None,
     )

@@ -28,6 +28,7 @@ from prfaas.gateway.upstream_errors import (
     is_lost,
     refusal,
 )
+from prfaas.kv_events.sources import PATH, source_of
 
 _HEALTH_TIMEOUT_S = 5.0
 _RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
@@ -57,11 +58,6 @@ class EngineAnswer(msgspec.Struct, frozen=True):
     content_type: str
     body: bytes
     retry_after: str | None = None
-
-
-class _KvEventSource(msgspec.Struct, frozen=True):
-    endpoint: str
-    replay_endpoint: str | None = None
 
 
 class _PrefillAnswer(msgspec.Struct, frozen=True):
@@ -150,17 +146,8 @@ class EngineClient:
 
         Raises EngineError if it publishes none that can be followed.
         """
-        answer = await self.pass_on("GET", "/kv_event_sources")
-        try:
-            sources = msgspec.json.decode(answer.body, type=dict[str, _KvEventSource])
-        except UNREADABLE:
-            sources = {}
-        if answer.status != 200 or not sources:
-            raise EngineError(f"engine {self.name} publishes no KV events (--kv-events-config)")
-        if len(sources) > 1:
-            raise EngineError(f"engine {self.name} has {len(sources)} data-parallel ranks")
-        source = next(iter(sources.values()))
-        return source.endpoint, source.replay_endpoint
+        answer = await self.pass_on("GET", PATH)
+        return source_of(self.name, answer.status, answer.body)
 
     async def render(
         self, body: RequestBody, headers: Mapping[str, str]

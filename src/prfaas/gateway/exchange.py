@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -59,6 +60,9 @@ class Exchange:
         self.attempts = AttemptTasks(self._fail_for_a_bug)
         self.transfers: dict[str, tuple[str, str]] = {}
         """Transfer id -> (prefill engine, decode engine) of transfers not yet dropped."""
+        self.loadable: Callable[[str], Awaitable[int]]
+        """How much of the prompt an engine can load from its agent, once that has been given what
+        is to be pulled to it."""
         self.engine_headers = _engine_headers(request_id, request)
 
     def elapsed_s(self) -> float:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.access import Access, locked_out, read_access
 from prfaas.gateway.adapters import Adapters
@@ -21,11 +19,11 @@ from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.feeds import Feed, Feeds, index_seed
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
-from prfaas.gateway.kv_events import KvEventFeed, feeds_context
 from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
@@ -48,7 +46,6 @@ from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
-_SEED_BYTES = 16
 _FEWEST_ENGINES = 64
 """The index has room for so many, or for twice those of the file: others may join."""
 
@@ -71,6 +68,7 @@ class Gateway:
         self._learned = LearnedFile(learned_file)
         self._learned.check()
         self._seeds = dict(seeds or {})
+        self._seed = index_seed(deployment)
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.access = Access(deployment, self.metrics)
@@ -85,21 +83,20 @@ class Gateway:
     async def start(self) -> None:
         """Begin to watch engines and agents."""
         self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
-        self._feeds_turn = asyncio.Lock()
         endpoints = self._endpoints
-        self._zmq = feeds_context(len(endpoints.engines))
         news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
         most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
-            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_blocks=(most_blocks := self.deployment.gateway.max_index_blocks),
             max_engines=most_engines,
-            seed=os.urandom(_SEED_BYTES),
+            seed=self._seed,
         )
-        self.pools = Pools(
-            max_blocks=self.deployment.gateway.max_index_blocks, most_holders=most_engines
+        self.pools = Pools(max_blocks=most_blocks, most_holders=most_engines)
+        self._feeds = Feeds(
+            endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
         )
         self._roster = Roster(
-            endpoints, self._http, self._agents_http, self._background, self._make_feed
+            endpoints, self._http, self._agents_http, self._background, self._feeds.make
         )
         self._roster.add_clients()
         self.engines, self.agents = self._roster.engines, self._roster.agents
@@ -175,7 +172,7 @@ class Gateway:
             engine.close()
         await self._http.close()
         await self._agents_http.close()
-        self._zmq.destroy(linger=0)
+        self._feeds.close()
         self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
@@ -196,7 +193,7 @@ class Gateway:
         self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
         await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
-    def feed(self, engine: str) -> KvEventFeed:
+    def feed(self, engine: str) -> Feed:
         """What is known of one engine's prefix cache."""
         return self._roster.feeds[engine]
 
@@ -240,30 +237,12 @@ class Gateway:
             pools=self.pools,
             layouts=fleet.layouts,
             new_key=self._session.new_key,
+            agents=self.agents,
         )
 
     def _usable(self) -> frozenset[str]:
         """Engines that may be asked something short; those that drain only where no other is up."""
         return (self.fleet.up - self.drains.engines) or self.fleet.up
-
-    def _make_feed(self, engine: str) -> KvEventFeed:
-        index = self.index.engine(engine)
-        return KvEventFeed(
-            engine,
-            index,
-            partial(self._source, engine),
-            self._zmq,
-            feeds=len(self._endpoints.engines),
-            turn=self._feeds_turn,
-        )
-
-    async def _source(self, name: str) -> tuple[str, str | None]:
-        client, engine = self.engines[name], self._endpoints.engines[name]
-        events, replay = engine.kv_events, engine.kv_events_replay
-        if events is None:
-            events, replay = await client.kv_event_source()
-        host = parse_url(engine.url).host
-        return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _make_driver(self) -> Driver:
         config, learned = self.deployment.scheduler, self._learned.read()

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
+from prfaas.core.addresses import Address
 from prfaas.core.errors import PeerError
+from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local, is_lost
 from prfaas.tls.context import PeerContext, check_server
 
@@ -49,8 +52,8 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
     ) -> aiohttp.ClientResponse:
         """Send, and return when the response's head is here; use it as a context manager or close
-        it; ``tls``: what is trusted, None: what this machine trusts. Raises one of
-        `CONNECTION_ERRORS`."""
+        it; ``tls``: what is trusted, None: what this machine trusts; see `Credentials`. Raises one
+        of `CONNECTION_ERRORS`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _LOCAL_PATIENCE_S
         pause_s = _FIRST_PAUSE_S
@@ -96,6 +99,8 @@ class _Connector(aiohttp.TCPConnector):
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
         _MADE.get().append(True)
+        if (carried := await _carried(self._factory, req)) is not None:
+            return carried
         return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
 
 
@@ -103,7 +108,21 @@ class _FreshConnector(aiohttp.TCPConnector):
     """Makes a connection for each request."""
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        if (carried := await _carried(self._factory, req)) is not None:
+            return carried
         return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
+
+
+async def _carried(factory: Callable[[], ResponseHandler], req: Any) -> ResponseHandler | None:
+    """A connection through the agent that carries the engine; None where none does. Raises
+    ClientConnectorError."""
+    if not isinstance(req.ssl, PeerContext) or req.is_ssl():
+        return None
+    try:
+        made = await open_tunnel(factory, req.ssl, Address(req.url.host, req.url.port))
+    except OSError as error:
+        raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+    return made[1]
 
 
 def _checked(made: Any, context: object) -> Any:

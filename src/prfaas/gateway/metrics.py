@@ -8,9 +8,10 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prfaas.gateway.facts import RequestFacts
-from prfaas.gateway.kv_events import FeedState, KvEventFeed
+from prfaas.gateway.feeds import Feed
 from prfaas.gateway.layouts import Mismatch, named
 from prfaas.gateway.read_counter import ReadCounter
+from prfaas.kv_events.feed import FeedState
 from prfaas.process.connections import Connections
 from prfaas.scheduler.commands import ChangeRole
 
@@ -226,7 +227,7 @@ class GatewayMetrics:
             with suppress(KeyError):
                 self.engine_role.remove(engine, role)
 
-    def observe_feed(self, feed: KvEventFeed) -> None:
+    def observe_feed(self, feed: Feed) -> None:
         """Take over one engine's index state, when metrics are read."""
         follower = feed.follower
         self._index_blocks.labels(feed.engine).set(follower.index.blocks)

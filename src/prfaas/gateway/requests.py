@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import ceil
 
 from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.adapters import Adapters
+from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies
 from prfaas.gateway.body import RequestBody
@@ -35,6 +37,7 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.pools import Pools
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, with_pools
 from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.tenants import Use
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -74,6 +77,7 @@ class RequestFlow:
         pools: Pools,
         layouts: Layouts,
         new_key: Callable[[], str],
+        agents: Mapping[str, AgentClient],
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
@@ -87,6 +91,8 @@ class RequestFlow:
         self._driver = driver
         self._pools, self._layouts = pools, layouts
         self._new_key = new_key
+        self._pull_costs = PullCosts(endpoints, driver.scheduler.view)
+        self._puller = Puller(pools, agents, new_id=new_key)
         self.inflight = 0
         self._live: set[Exchange] = set()
         self._refusal: str | None = None
@@ -217,6 +223,8 @@ class RequestFlow:
             return
         matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
+        exchange.facts.pulls = matches.pulls
+        exchange.loadable = partial(self._loadable, exchange)
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
             exchange,
@@ -282,7 +290,20 @@ class RequestFlow:
             prompt_tokens=len(token_ids),
             alignment_tokens=self._layouts.alignment_tokens,
         )
-        return with_pools(found, self._pools.match(keys), engines, self._layouts.loads)
+        pools = self._pools.match(keys)
+        best = partial(
+            self._pull_costs.best, PromptToPull(len(token_ids), salt, adapter), pools=pools
+        )
+        return with_pools(found, pools, engines, self._layouts.loads, best)
+
+    async def _loadable(self, exchange: Exchange, engine: str) -> int:
+        facts, ids = exchange.facts, exchange.prompt.token_ids
+        wanted = facts.pulls.get(engine)
+        if wanted is not None and ids is not None:
+            ranks, within_s = self._layouts.parts(engine), exchange.time_left_s()
+            if await self._puller.pull(wanted, ids, ranks=ranks, within_s=within_s):
+                facts.note_pull(engine, wanted.to_token)
+        return facts.pool.get(engine, 0)
 
 
 def _tokens(exchange: Exchange) -> tuple[int, int]:

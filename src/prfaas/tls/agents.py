@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.tls.context import PeerContext, client_context, peer_context
@@ -16,7 +17,11 @@ def agent_contexts(deployment: Deployment) -> dict[str, PeerContext]:
     if own is None:
         return {}
     files = files_in(own)
-    return {a.name: peer_context(files, a.name) for a in deployment.agents if a.tls is not None}
+    return {
+        agent.name: peer_context(files, agent.name, parse_address(agent.admin_address))
+        for agent in deployment.agents
+        if agent.tls is not None
+    }
 
 
 def tools_context(deployment: Deployment) -> ssl.SSLContext | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
 
@@ -38,15 +39,17 @@ class PeerContext(ssl.SSLContext):
     its certificate."""
 
     peer: str
+    address: Address
+    """Where it is dialled, also for its engines."""
 
 
-def peer_context(files: TlsFiles, agent: str) -> PeerContext:
+def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
     """As `client_context`, for one agent. Raises ConfigError naming the file that cannot be
     used."""
     context = PeerContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     _context(context, files)
-    context.peer = files.name_of(agent)
+    context.peer, context.address = files.name_of(agent), address
     return context
 
 

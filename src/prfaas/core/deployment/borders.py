@@ -64,7 +64,8 @@ def _check_engine(engine: EngineConfig, machine: MachineConfig) -> None:
     agent = machine.agent
     own = set()
     if agent.tls is not None:  # It speaks to its engines for others.
-        own = {parse_address(a).host for a in (agent.admin_address, agent.link_address)}
+        places = (agent.admin, agent.listen, agent.admin_address, agent.link_address)
+        own = {parse_address(place).host for place in places}
     if engine.url is not None and engine.url.startswith("http:"):
         host = parse_url(engine.url).host
         if host not in own and not stays_here(host):

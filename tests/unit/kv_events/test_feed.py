@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,14 +12,14 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from prfaas.core.addresses import endpoint_at
 from prfaas.core.errors import EngineError
-from prfaas.gateway.kv_events import FeedState, KvEventFeed
-from prfaas.gateway.kv_follower import KvEventFollower
 from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.kv_events.feed import FeedState, KvEventFeed
+from prfaas.kv_events.follower import KvEventFollower
 from prfaas.testing.mock_deployment import until
+from prfaas.testing.mock_publisher import MockPublisher
 
 BLOCK = 4
 TOKENS = list(range(50, 90))
@@ -126,53 +125,6 @@ class TestFollower:
                 follower.take(0, payload)
 
 
-class MockPublisher:
-    """vLLM's PUB socket and replay ROUTER, keeping what it published."""
-
-    def __init__(self, context: zmq.asyncio.Context, host: str) -> None:
-        self._pub = context.socket(zmq.PUB)
-        self._router = context.socket(zmq.ROUTER)
-        for made in (self._pub, self._router):
-            made.setsockopt(zmq.IPV6, ":" in host)
-        everywhere, at = endpoint_at("tcp://*", host), partial(endpoint_at, host=host)
-        self.events = at(f"tcp://*:{self._pub.bind_to_random_port(everywhere)}")
-        self.replay = at(f"tcp://*:{self._router.bind_to_random_port(everywhere)}")
-        self.kept: list[bytes] = []
-        self.replays = 0
-        self.drops: Callable[[int], bool] = lambda _: False
-        """Which messages of a replay, counted from its start, are lost on the way; the last one is
-        where any is."""
-
-    async def publish(self, payload: bytes, *, lose: bool = False) -> None:
-        number = len(self.kept).to_bytes(8, "big")
-        self.kept.append(payload)
-        if not lose:
-            await self._pub.send_multipart([b"kv", number, payload])
-
-    async def send(self, frames: list[bytes]) -> None:
-        await self._pub.send_multipart(frames)
-
-    async def serve_replays(self) -> None:
-        while True:
-            client, _, start = await self._router.recv_multipart()
-            self.replays += 1
-            begin = int.from_bytes(start, "big")
-            lost = [self.drops(number - begin) for number in range(begin, len(self.kept))]
-            for number in range(begin, len(self.kept)):
-                if lost[number - begin]:
-                    continue
-                frames = [client, b"", b"kv", number.to_bytes(8, "big"), self.kept[number]]
-                await self._router.send_multipart(frames)
-            if any(lost):
-                continue
-            end = (-1).to_bytes(8, "big", signed=True)
-            await self._router.send_multipart([client, b"", b"", end, b""])
-
-    def close(self) -> None:
-        self._pub.close(0)
-        self._router.close(0)
-
-
 @contextlib.asynccontextmanager
 async def following(
     host: str = "127.0.0.1",
@@ -272,8 +224,8 @@ async def test_a_replay_with_a_batch_that_cannot_be_read_goes_on() -> None:
 async def test_a_silent_publisher_is_said_and_its_index_emptied(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("prfaas.gateway.kv_events._PROBE_S", 0.02)
-    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("prfaas.kv_events.feed._PROBE_S", 0.02)
+    monkeypatch.setattr("prfaas.kv_events.feed._REPLAY_TIMEOUT_S", 0.05)
     async with following() as (feed, publisher):
         await publisher.publish(batch(stored(0)))
         await until(lambda: held(feed.follower.index) == 4)
@@ -291,7 +243,7 @@ async def test_a_silent_publisher_is_said_and_its_index_emptied(
 async def test_what_a_slow_line_drops_is_asked_for_again_from_where_it_stopped(
     drops: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("prfaas.kv_events.feed._REPLAY_TIMEOUT_S", 0.2)
     async with following() as (feed, publisher):
         publisher.drops = drops
         publisher.kept += [batch(stored(0, 3))] + [batch()] * 60 + [batch(stored(3, 2))]
@@ -304,7 +256,7 @@ async def test_what_a_slow_line_drops_is_asked_for_again_from_where_it_stopped(
 async def test_a_publisher_that_answers_late_is_given_longer_and_nothing_is_learned_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("prfaas.gateway.kv_events._REPLAY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("prfaas.kv_events.feed._REPLAY_TIMEOUT_S", 0.05)
     async with following() as (feed, publisher):
         publisher.kept += [batch(stored(0, 3)), batch(stored(3, 2))]
         publisher.drops = lambda n: (

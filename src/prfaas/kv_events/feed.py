@@ -1,4 +1,4 @@
-"""Follows one engine's KV events into its prefix index, and says so when it cannot.
+"""Follows one engine's KV events, and says so when it cannot.
 
 vLLM publishes numbered batches on a ZMQ PUB socket and keeps the last 10,000 of them for replay
 on a ROUTER socket. Following an engine means: replay all it has, then apply live batches in order.
@@ -21,8 +21,7 @@ import zmq
 import zmq.asyncio
 
 from prfaas.core.errors import EngineError
-from prfaas.gateway.kv_follower import KvEventFollower
-from prfaas.index.engine_index import EngineIndex
+from prfaas.kv_events.follower import BlockSink, KvEventFollower
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class KvEventFeed:
     def __init__(
         self,
         engine: str,
-        index: EngineIndex,
+        index: BlockSink,
         discover: Callable[[], Awaitable[tuple[str, str | None]]],
         context: zmq.asyncio.Context,
         *,

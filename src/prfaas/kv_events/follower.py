@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
-from prfaas.index.engine_index import BlocksStored, EngineIndex
+from prfaas.index.engine_index import BlockHash, BlocksStored
 
 _OWN_MEDIA = (None, "GPU")
 """Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""
@@ -46,10 +47,34 @@ class _Batch(msgspec.Struct, frozen=True, array_like=True):
 _DECODER = msgspec.msgpack.Decoder(_Batch)
 
 
+class BlockSink(Protocol):
+    """Whoever is told what an engine holds: an `EngineIndex`, or what keeps it for others."""
+
+    @property
+    def blocks(self) -> int:
+        """Hashes held over all groups."""
+
+    @property
+    def unplaced_blocks_total(self) -> int:
+        """Blocks that could not be placed."""
+
+    def clear(self) -> None:
+        """The engine dropped everything, restarted, or cannot be followed any more."""
+
+    def leave(self) -> None:
+        """The engine has left for good."""
+
+    def stored(self, event: BlocksStored) -> None:
+        """Blocks were cached."""
+
+    def removed(self, group_index: int | None, hashes: Sequence[BlockHash]) -> None:
+        """Blocks were dropped from one group (None: from every group)."""
+
+
 class KvEventFollower:
     """The order of batches, without the sockets: what to apply, and when to ask for a replay."""
 
-    def __init__(self, index: EngineIndex) -> None:
+    def __init__(self, index: BlockSink) -> None:
         self.index = index
         self.next_number = 0
         self.batches_total = 0
