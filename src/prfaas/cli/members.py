@@ -17,7 +17,10 @@ EXAMPLES = """
 'prfaas render kubernetes' writes the template, and a sidecar of every pod runs this. It resolves
 the pods' names again and again; agents and gateways read the file when it has changed.
 
+examples:
   prfaas members template.json --out deployment.json --own-pod west-0
+
+Exit status: 0 once it is told to stop, 2 where the template is none.
 """
 
 
@@ -32,6 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--own-pod", metavar="POD", help="the pod this runs in: always a member")
     parser.add_argument(
         "--own-gateway", metavar="IP", help="the address of the gateway that reads the file"
+    )
+    parser.add_argument(
+        "--own-service", metavar="NAME", help="the headless Service that this gateway is behind"
     )
     parser.add_argument(
         "--period", default="2 s", metavar="TIME", help="between two looks (default: %(default)s)"
@@ -53,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         own_pod=args.own_pod,
         own_gateway=args.own_gateway,
+        own_service=args.own_service,
         leave_after_s=parse_duration(args.leave_after),
     )
 

@@ -11,25 +11,27 @@ from prfaas.render import kubernetes, systemd
 from prfaas.render.options import Images
 from prfaas.render.sites import parse_site
 
-EXAMPLES = """
+_ENDS = """
+Files of these names are overwritten, others stay. Exit status: 0, or 2 where the file cannot be
+rendered, with the reason.
+"""
+KUBERNETES = f"""
 examples:
   prfaas render kubernetes deployment.yaml --out k8s            one Kubernetes cluster, or kind
   prfaas render kubernetes deployment.yaml --out k8s \\
       --site east=kv.east.example.com,10.1.0.0/16 --site west=kv.west.example.com,10.2.0.0/16
+{_ENDS}"""
+SYSTEMD = f"""
+examples:
   prfaas render systemd deployment.yaml --out units             a folder of units for each machine
-
-Files of these names are overwritten, others stay. Exit status: 0, or 2 where the file cannot be
-rendered, with the reason.
-"""
+{_ENDS}"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     pods = kinds.add_parser("kubernetes", help="Kustomize bases, one for each cluster")
-    _both(pods)
+    _both(pods, KUBERNETES)
     pods.add_argument("--namespace", default="prfaas", help="its beginning (default: %(default)s)")
     pods.add_argument("--image", default=Images().base, help="of agents and gateways")
     pods.add_argument("--engine-image", default=Images().engine, help="of engines")
@@ -43,12 +45,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "published, and the addresses that they have",
     )
     units = kinds.add_parser("systemd", help="units, a folder for each machine and for gateways")
-    _both(units)
+    _both(units, SYSTEMD)
     units.add_argument("--prefix", default="/opt/prfaas", help="of the virtual environment")
     units.add_argument("--file", default="/etc/prfaas/deployment.yaml", help="its place there")
 
 
-def _both(parser: argparse.ArgumentParser) -> None:
+def _both(parser: argparse.ArgumentParser, epilog: str) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = epilog
     parser.add_argument("deployment", type=Path, metavar="DEPLOYMENT.yaml", help="deployment file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
 

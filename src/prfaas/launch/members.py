@@ -43,6 +43,7 @@ class Members:
     Args:
         own_pod: the pod that this runs in, if it is one of a group.
         own_gateway: the address of the gateway that reads the file, if one does.
+        own_service: the headless Service that this gateway is behind; None: the template's first.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Members:
         *,
         own_pod: str | None = None,
         own_gateway: str | None = None,
+        own_service: str | None = None,
         leave_after_s: float = 60.0,
         resolver: Resolve = resolve,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._out = template, out
         self._own_pod, self._own_gateway = own_pod, own_gateway
+        self._own_service = own_service
         self._leave_after_s, self._resolve, self._clock = leave_after_s, resolver, clock
         self._text = b""
         self._gateways: dict[str, list[str]] = {}
@@ -113,7 +116,7 @@ class Members:
         own = self._own_gateway
         if own is not None and not any(own in found for found in gateways.values()):
             # Not ready yet, and so without a name: it is there all the same.
-            service = template.gateways[0].service
+            service = self._own_service or template.gateways[0].service
             gateways[service] = [own, *gateways.get(service, [])]
         deployment = expand(template, self._presence.members(), gateways, own=own)
         if deployment == self._written:

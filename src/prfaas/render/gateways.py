@@ -151,7 +151,12 @@ def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
                 "labelSelector": {"matchLabels": labels(GATEWAY, cluster)},
             }
         ],
-        "initContainers": [members(plan.images.base, ["--own-gateway", "$(POD_IP)"])],
+        "initContainers": [
+            members(
+                plan.images.base,
+                ["--own-gateway", "$(POD_IP)", "--own-service", plan.sites[cluster].domain(EACH)],
+            )
+        ],
         "containers": [_container(gateway, plan, mounts)],
         "volumes": volumes,
     }

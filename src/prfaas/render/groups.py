@@ -18,7 +18,6 @@ from prfaas.core.deployment import (
     Deployment,
     EngineConfig,
     MachineConfig,
-    TlsConfig,
 )
 from prfaas.core.errors import ConfigError
 from prfaas.render.sites import Site
@@ -28,8 +27,6 @@ POD = "{pod}"
 LINK_PORT, ADMIN_PORT = 7400, 7401
 ENGINE_PORT, EVENTS_PORT = 8001, 5557
 SOCKET = "/run/prfaas/agent.sock"
-TLS = TlsConfig(ca="/etc/prfaas/tls/ca.crt", cert="/etc/prfaas/tls/tls.crt",
-                key="/etc/prfaas/tls/tls.key")  # fmt: skip
 KEYS = "/etc/prfaas/keys"
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")
@@ -117,7 +114,6 @@ def _agent(agent: AgentConfig, host: str) -> AgentConfig:
         admin_advertise=f"{host}:{ADMIN_PORT}",
         socket=SOCKET,
         external=False,
-        tls=None if agent.plaintext else TLS,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
 from prfaas.render.gateways import ADMIN, gateway_objects, gateways_at, stands_in, template_entry
 from prfaas.render.groups import all_groups, label
 from prfaas.render.machines import machine_objects
@@ -38,6 +39,7 @@ def render(
     if deployment.model.path is None:
         model = msgspec.structs.replace(deployment.model, path="tiny:gdn")
         deployment = msgspec.structs.replace(deployment, model=model)
+    _refuse_tls(deployment)
     where = sites_of(deployment, namespace=namespace, given=sites or {})
     plan = Plan(
         deployment=deployment,
@@ -52,6 +54,17 @@ def render(
             files[f"{site.name}/{path}"] = text
         files[f"{site.name}/template.json"] = template
     return files
+
+
+def _refuse_tls(deployment: Deployment) -> None:
+    """A gateway's pod would need a certificate in a name that nobody knows before it starts."""
+    for agent in deployment.agents:
+        if not agent.plaintext:
+            raise ConfigError(
+                f"agent {agent.name!r}: certificates that gateways' pods show to agents cannot be "
+                "rendered yet; write plaintext: true, and have the network encrypt what passes "
+                "between pods and sites (WireGuard: docs/kubernetes.md)"
+            )
 
 
 def _template(plan: Plan) -> Template:
@@ -98,9 +111,6 @@ def _site(site: Site, plan: Plan) -> dict[str, str]:
         _publish(objects, site, site.domain("gateways"))
         parts["gateway.yaml"] = objects
     parts["network.yaml"] = network_policies(site.name, plan)
-    if any(g.machine.agent.tls for g in plan.groups_of(site.name)):
-        issuer = {"ca": {"secretName": "prfaas-ca"}}
-        parts["certificates.yaml"] = [thing("cert-manager.io/v1", "Issuer", "prfaas", spec=issuer)]
     parts["monitoring.yaml"] = _monitors(gateway="gateway.yaml" in parts)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

@@ -82,8 +82,6 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
         {"name": "home", "emptyDir": {}},
         {"name": "operator-key", "secret": {"secretName": "operator-key", "defaultMode": 0o440}},
     ]
-    if machine.agent.tls is not None:
-        volumes.append(_certificate())
     if any(engine.api_key_file for engine in machine.engines):
         volumes.append({"name": "engine-keys", "secret": {"secretName": "engine-keys"}})
     if _on_disk(model):
@@ -106,24 +104,6 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
     }
 
 
-def _certificate() -> Object:
-    """A certificate for this pod alone, made when it starts: any number of pods can join."""
-    return {
-        "name": "tls",
-        "csi": {
-            "driver": "csi.cert-manager.io",
-            "readOnly": True,
-            "volumeAttributes": {
-                "csi.cert-manager.io/issuer-name": "prfaas",
-                "csi.cert-manager.io/issuer-kind": "Issuer",
-                "csi.cert-manager.io/dns-names": "${POD_NAME}-agent",
-                "csi.cert-manager.io/key-usages": "digital signature,server auth,client auth",
-                "csi.cert-manager.io/fs-group": "10001",
-            },
-        },
-    }
-
-
 def _agent(group: Group, images: Images) -> Object:
     agent = group.machine.agent
     arena_mib = -(-agent.arena_bytes // _MIB)
@@ -132,8 +112,6 @@ def _agent(group: Group, images: Images) -> Object:
         {"name": "run", "mountPath": "/run/prfaas"},
         {"name": "scratch", "mountPath": "/tmp"},
     ]
-    if agent.tls is not None:
-        mounts.append({"name": "tls", "mountPath": "/etc/prfaas/tls", "readOnly": True})
     return container(
         "agent",
         images.base,

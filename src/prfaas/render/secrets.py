@@ -12,10 +12,7 @@ from prfaas.render.sites import Site
 def secret_commands(plan: Plan, site: Site, kubectl: str) -> list[str]:
     """Of one site, a line each; ``kubectl`` with its context."""
     create = f"{kubectl} -n {site.namespace} create secret"
-    groups, found = plan.groups_of(site.name), []
-    if any(group.machine.agent.tls for group in groups):
-        found.append(f"{create} tls prfaas-ca --cert=ca.pem --key=ca-key.pem")
-    found.append(f"{create} generic operator-key --from-file=key=operator-key")
+    found = [f"{create} generic operator-key --from-file=key=operator-key"]
     engines = _literals(
         [e.api_key_file for e in plan.deployment.engines],
         [e.api_key_env for e in plan.deployment.engines],

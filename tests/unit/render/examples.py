@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prfaas.core.deployment import Deployment, load_deployment
+import msgspec
+
+from prfaas.core.deployment import Deployment, MachineConfig, load_deployment
 from prfaas.render import kubernetes
 from prfaas.render.options import Images
 
@@ -26,10 +28,22 @@ def example(name: str) -> Deployment:
     return load_deployment(ROOT / "examples" / "deployments" / f"{name}.yaml")
 
 
+def plain(deployment: Deployment) -> Deployment:
+    """The same with agents that speak plaintext, as manifests have them."""
+
+    def machine(one: MachineConfig) -> MachineConfig:
+        agent = msgspec.structs.replace(one.agent, tls=None, plaintext=True)
+        return msgspec.structs.replace(one, agent=agent)
+
+    return deployment.with_machines(machine).with_gateways(
+        lambda gateway: msgspec.structs.replace(gateway, agent_tls=None)
+    )
+
+
 def rendered(name: str) -> dict[str, str]:
     """Its manifests: small on the CPU in one Kubernetes cluster, fleet with one for each site."""
     images = Images(
         base=IMAGES.base, engine=IMAGES.engine, vllm="cpu" if name == "small" else "gpu"
     )
     sites = SITES if name == "fleet" else None
-    return kubernetes.render(example(name), images=images, sites=sites)
+    return kubernetes.render(plain(example(name)), images=images, sites=sites)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, rendered
+from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, plain, rendered
 
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
@@ -148,13 +148,15 @@ def test_the_readme_makes_every_secret_that_a_pod_names() -> None:
     [
         ({"name": "West_1"}, "small letters"),
         ({"args": ["--nnodes", "2"]}, "several hosts"),
+        ({"tls": True}, "plaintext: true"),
         ({"keys": ["secret"]}, "api_keys_file"),
     ],
 )
 def test_what_cannot_run_as_pods_is_refused(change: dict[str, Any], reason: str) -> None:
     engine = {"name": "d", "role": "decode", "args": change.get("args", [])}
     cluster = {"name": change.get("name", "west"), "kind": "pd",
-               "agent": {"name": "a"}, "engines": [engine]}  # fmt: skip
+               "agent": {"name": "a", "plaintext": not change.get("tls")},
+               "engines": [engine]}  # fmt: skip
     text = {"clusters": [cluster], "gateway": {"api_keys": change.get("keys", [])}}
     deployment = parse_deployment(msgspec.json.encode(text), source="here")
     with pytest.raises(ConfigError, match=reason):
@@ -163,6 +165,6 @@ def test_what_cannot_run_as_pods_is_refused(change: dict[str, Any], reason: str)
 
 def test_a_site_is_said_of_every_cluster_or_of_none() -> None:
     with pytest.raises(ConfigError, match="lacking for west"):
-        kubernetes.render(example("fleet"), sites={"east": SITES["east"]})
+        kubernetes.render(plain(example("fleet")), sites={"east": SITES["east"]})
     with pytest.raises(ConfigError, match="no such cluster"):
-        kubernetes.render(example("fleet"), sites={"mars": SITES["east"]})
+        kubernetes.render(plain(example("fleet")), sites={"mars": SITES["east"]})
