@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
@@ -127,6 +127,9 @@ lint-manifests:  ## checkov's policies on the three deployments' manifests (in a
 	  && build/checkov/bin/pip install --quiet checkov; }
 	build/checkov/bin/checkov --directory tests/unit/render/golden --framework kubernetes --compact \
 	  --quiet --skip-check CKV_K8S_21,CKV_K8S_11,CKV_K8S_13,CKV_K8S_15,CKV_K8S_35
+
+bench-carry: $(READY)  ## what it costs that agents carry gateways' connections to engines
+	$(BIN)/python -m benchmarks.carry build/carry.json
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
+import msgspec
 import pytest
 
 from prfaas.agent.service import Agent
@@ -19,7 +20,7 @@ from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
-from prfaas.tls.authority import create_authority, issue
+from prfaas.tls.authority import create_authority, issue, revoke
 from prfaas.tls.context import client_context, peer_context
 from prfaas.tls.files import TlsFiles
 
@@ -123,3 +124,31 @@ async def test_who_never_ends_its_handshake_keeps_nobody_out(place: Place) -> No
     assert await status(place, "/health", client_context(files(place.certs, "gateway"))) == 200
     for _, writer in held:
         writer.close()
+
+
+async def test_a_revoked_gateways_open_connection_ends(tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    create_authority(certs)
+    for name in ("a", "b", "gateway"):
+        issue(certs, name)
+    revoke(certs, "b")
+    text = deployment(certs, tmp_path)
+    settings = settings_for(text, "a")
+    assert settings.tls is not None
+    crl = msgspec.structs.replace(settings.tls, crl=certs / "crl.pem")
+    agent = Agent(msgspec.structs.replace(settings, tls=crl))
+    await agent.start()
+    try:
+        context = client_context(files(certs, "gateway"))
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{agent.admin_url}/links/events", ssl=context) as stream,
+        ):
+            assert await stream.content.readline()
+            revoke(certs, "gateway")
+            with pytest.raises(aiohttp.ClientError):
+                await asyncio.wait_for(stream.read(), 30)
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await status(Place(certs, agent.admin_url), "/links", context)
+    finally:
+        await agent.close()

@@ -90,9 +90,9 @@ def test_what_another_machine_has_cached_is_loaded(
         assert_same_or_near_tie(choice(got), choice(stock))
         if kind != "mla":
             assert choice(got)["token_ids"] == choice(stock)["token_ids"]
-    assert metric(first, "prfaas_agent_copies_total", outcome="complete") == 2
-    assert metric(second, "prfaas_agent_copies_total", outcome="kept") == 2
-    assert metric(second, "prfaas_agent_loads_total", outcome="ready") == 2
+    assert metric(first, "prfaas_pool_copies_total", outcome="complete") == 2
+    assert metric(second, "prfaas_pool_copies_total", outcome="kept") == 2
+    assert metric(second, "prfaas_pool_loads_total", outcome="ready") == 2
 
     # The first machine's bytes are what is answered from.
     zero(running, prompts["zeroed"], monkeypatch, machine="west-1", engine="west-1-decode")
@@ -114,7 +114,7 @@ def test_what_another_machine_has_cached_is_loaded(
     until(lambda: _links(running, "east") == 2, "the line did not come back")
     far = ask(running.url, model, prompts["far"])
     assert pulled_tokens(far) == boundary, far.headers
-    assert metric(east, "prfaas_agent_copies_total", outcome="complete") == 1
+    assert metric(east, "prfaas_pool_copies_total", outcome="complete") == 1
     ask(plain.url, model, prompts["far"])
     stock = ask(plain.url, model, prompts["far"])
     assert_same_or_near_tie(choice(far), choice(stock))

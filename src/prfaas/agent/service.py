@@ -168,7 +168,7 @@ class Agent:
         )
 
         if tls is not None:
-            watcher = asyncio.create_task(_watch_certificates(tls))
+            watcher = asyncio.create_task(_watch_certificates(tls, peers))
             stack.callback(watcher.cancel)
         sweeper = asyncio.create_task(_sweep(driver, port, self.caches))
         stack.callback(sweeper.cancel)
@@ -194,9 +194,10 @@ async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None
         log.info("the deployment file is taken over")
 
 
-async def _watch_certificates(tls: LiveTls) -> None:
+async def _watch_certificates(tls: LiveTls, peers: Peers) -> None:
     """Read them again when they have changed and look the same for a moment: they may be in the
-    middle of being written. Warn of those that expire soon."""
+    middle of being written. End connections with whom is not trusted any more, so within three
+    seconds of a change. Warn of those that expire soon."""
     seen, warned_at = stamp_of(tls.files), -inf
     while True:
         if time.monotonic() - warned_at >= _WARN_S:
@@ -209,6 +210,9 @@ async def _watch_certificates(tls: LiveTls) -> None:
             _renew(tls)
             warned_at = -inf
         seen = now
+        ended = [*tls.end_untrusted(now=time.time()), *peers.end_untrusted(now=time.time())]
+        for line in ended:
+            log.warning("%s", line)
 
 
 def _renew(tls: LiveTls) -> None:

@@ -17,6 +17,7 @@ from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.core.errors import UNREADABLE
 from prfaas.doctor.finding import Finding, ok
+from prfaas.gateway.http_client import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.tls.agents import AgentTrust
 from prfaas.tls.front import trust_of
@@ -34,7 +35,8 @@ async def check_network(
     what agents say of the lines between each other. Raises ConfigError for an address that is
     none."""
     trust = AgentTrust(deployment)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout, connector=CarryingConnector()) as http:
         for gateway in deployment.gateways:
             name = "gateway" if gateway.name == "gateway" else f"gateway {gateway.name}"
             yield await _process(
@@ -45,7 +47,8 @@ async def check_network(
                 if engine.url:
                     place = str(parse_url(engine.url, what=f"engine {engine.name!r}: url"))
                     url = f"{engine.url.rstrip('/')}/health"
-                    yield await _process(http, f"engine {engine.name}", place, url, clock, False)
+                    through = trust.carried.get(engine.name, False)
+                    yield await _process(http, f"engine {engine.name}", place, url, clock, through)
             agent = machine.agent
             url = f"{agent.admin_url}/health"
             yield await _process(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, GatewayConfig
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.credentials import NONE, Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
@@ -20,6 +20,7 @@ from prfaas.process.front_door import connections
 from prfaas.tls.agents import agent_contexts
 from prfaas.tls.context import PeerContext
 from prfaas.tls.front import FrontTls
+from prfaas.tls.live import expires_at
 
 
 class ReadAccess(NamedTuple):
@@ -30,6 +31,8 @@ class ReadAccess(NamedTuple):
     tls: tuple[Path, Path] | None
     engines: dict[str, Credentials]
     agents: dict[str, PeerContext]
+    expires_at: dict[str, float]
+    """Of its own certificates, in Unix seconds."""
 
 
 def read_access(deployment: Deployment) -> ReadAccess:
@@ -43,7 +46,15 @@ def read_access(deployment: Deployment) -> ReadAccess:
         tls,
         read_credentials(deployment, agents),
         agents,
+        {what: expires_at(Path(file)) for what, file in _certificates(config).items()},
     )
+
+
+def _certificates(config: GatewayConfig) -> dict[str, str]:
+    found = {} if config.tls is None else {"certificate": config.tls.cert}
+    if config.agent_tls is not None:
+        found |= {"agent_certificate": config.agent_tls.cert, "agent_ca": config.agent_tls.ca}
+    return found
 
 
 class Access:
@@ -57,6 +68,8 @@ class Access:
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
         self.connections = connections()
+        self._metrics = metrics
+        self._tell(read)
         self.tls = None if read.tls is None else FrontTls(*read.tls)
 
     def take(self, read: ReadAccess) -> None:
@@ -66,7 +79,12 @@ class Access:
             self.tls.read(*read.tls)
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
+        self._tell(read)
         self._engines, self._agents = read.engines, read.agents
+
+    def _tell(self, read: ReadAccess) -> None:
+        for file, at in read.expires_at.items():
+            self._metrics.certificate_expires.labels(file).set(at)
 
     def show_to(
         self, engines: Mapping[str, EngineClient], agents: Mapping[str, AgentClient]

@@ -31,6 +31,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     """Engine -> prompt tokens it holds, as the scheduler was told."""
     pool: Mapping[str, int] = {}
     """Of those, engines that were to load it from their agent's cache."""
+    at_agent: Mapping[str, int] = {}
+    """What each engine's agent has, and it can load so far as it needs it."""
     pulls: Mapping[str, Pull] = {}
     """Engines for whose agent something is pulled first."""
     pulled_tokens: int = 0
@@ -101,6 +103,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     def note_pull(self, engine: str, to_token: int) -> None:
         """The engine's agent has so much of the prompt now."""
         self.pool = {**self.pool, engine: to_token}
+        self.at_agent = {**self.at_agent, engine: to_token}
         self.pool_tokens = max(self.pool_tokens, to_token)
         self.pulled_tokens = max(self.pulled_tokens, to_token)
 

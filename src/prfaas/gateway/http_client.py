@@ -39,7 +39,7 @@ class HttpClient:
 
     def __init__(self, keepalive_s: float = ENGINE_KEEPALIVE_S) -> None:
         self._kept = _session(_Connector(limit=0, keepalive_timeout=keepalive_s))
-        self._fresh = _session(_FreshConnector(limit=0, force_close=True))
+        self._fresh = _session(CarryingConnector(limit=0, force_close=True))
 
     async def request(
         self,
@@ -104,8 +104,8 @@ class _Connector(aiohttp.TCPConnector):
         return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
 
 
-class _FreshConnector(aiohttp.TCPConnector):
-    """Makes a connection for each request."""
+class CarryingConnector(aiohttp.TCPConnector):
+    """Goes through an agent where a request is given its `PeerContext` and an ``http`` url."""
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
         if (carried := await _carried(self._factory, req)) is not None:

@@ -54,6 +54,12 @@ class GatewayMetrics:
             buckets=_SECONDS,
             registry=r,
         )
+        self.certificate_expires = Gauge(
+            "prfaas_gateway_certificate_expires_timestamp_seconds",
+            "When the certificate is no longer valid, in Unix seconds.",
+            ("file",),
+            registry=r,
+        )
         self.retries = Counter(
             "prfaas_gateway_retries_total", "Attempts beyond a request's first.", registry=r
         )

@@ -22,6 +22,8 @@ class Matches(NamedTuple):
     cached: Mapping[str, int]
     resumable: Mapping[str, int]
     pool: Mapping[str, int] = {}
+    at_agent: Mapping[str, int] = {}
+    """What each one's agent has, whether or not the engine has as much itself."""
     pulls: Mapping[str, Pull] = {}
     """Of ``cached``, those that count what is to be pulled to their agent first."""
 
@@ -49,13 +51,16 @@ def with_pools(
         return matches
     cached, resumable, pool = dict(matches.cached), dict(matches.resumable), {}
     pulls: dict[str, Pull] = {}
+    at_agent: dict[str, int] = {}
     longest = max(pools.values())
     for name, engine in engines.items():
         own = resumable.get(name, cached.get(name, 0))
-        layout = layout_of(name) if longest > own else None
+        layout = layout_of(name)
         if layout is None:
             continue
         tokens = pools.get(Holder(engine.agent, layout), 0)
+        if tokens:
+            at_agent[name] = tokens
         if tokens > cached.get(name, 0):
             cached[name] = pool[name] = own = tokens
             resumable.pop(name, None)
@@ -63,7 +68,7 @@ def with_pools(
         if wanted is not None:
             pulls[name], cached[name] = wanted, wanted.to_token
             resumable.pop(name, None)
-    return Matches(cached, resumable, pool, pulls)
+    return Matches(cached, resumable, pool, at_agent, pulls)
 
 
 def match_engines(

@@ -223,7 +223,7 @@ class RequestFlow:
             return
         matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
-        exchange.facts.pulls = matches.pulls
+        exchange.facts.pulls, exchange.facts.at_agent = matches.pulls, matches.at_agent
         exchange.loadable = partial(self._loadable, exchange)
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
@@ -303,7 +303,7 @@ class RequestFlow:
             ranks, within_s = self._layouts.parts(engine), exchange.time_left_s()
             if await self._puller.pull(wanted, ids, ranks=ranks, within_s=within_s):
                 facts.note_pull(engine, wanted.to_token)
-        return facts.pool.get(engine, 0)
+        return facts.at_agent.get(engine, 0)
 
 
 def _tokens(exchange: Exchange) -> tuple[int, int]:

@@ -80,7 +80,7 @@ class Exports:
             event.prompt_digest,
             event.readers,
         )
-        local = event.destination == self._name
+        local = event.destination in (self._name, "")
         state = ExportState.PENDING if local else ExportState.SENDING
         record = Sent(offer.key, event.total_bytes, state)
         deadline = books.now + event.deadline_s
@@ -193,8 +193,10 @@ class Exports:
         for export in self._where(lambda e: e.record.state is ExportState.PENDING):
             try:
                 refusal = self._receptions.admit_local(export.offer)
-            except ArenaFull:
-                return
+            except ArenaFull as error:
+                if export.offer.readers:
+                    return
+                refusal = str(error)  # for the cache alone: it does not wait
             if refusal is not None:
                 self._end(export, ExportStep.ENDED, refusal)
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import ssl
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import UNREADABLE, EngineError
+from prfaas.tls.context import PeerContext
 
 _SHORT_PROMPT = 32
 _STEPS = (12, 128)
@@ -53,8 +55,16 @@ class NotTogether(EngineError):
 class EngineUnderTest:
     """A vLLM server at ``url``. Methods raise EngineError where it does not answer as asked."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, *, key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        key: str | None = None,
+        through: PeerContext | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
+        self._ssl: ssl.SSLContext | bool = through or True
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._session = session
         self._model = ""
@@ -102,7 +112,7 @@ class EngineUnderTest:
             body["kv_transfer_params"] = params
         try:
             async with self._session.post(
-                f"{self.url}/v1/completions", json=body, headers=self._headers
+                f"{self.url}/v1/completions", json=body, headers=self._headers, ssl=self._ssl
             ) as answer:
                 content = await answer.read()
                 if answer.status != 200:
@@ -140,7 +150,7 @@ class EngineUnderTest:
         times = []
         try:
             async with self._session.post(
-                f"{self.url}/v1/completions", json=body, headers=self._headers
+                f"{self.url}/v1/completions", json=body, headers=self._headers, ssl=self._ssl
             ) as answer:
                 if answer.status != 200:
                     content = await answer.read()
@@ -163,7 +173,9 @@ class EngineUnderTest:
 
     async def _get(self, path: str, *, optional: bool = False) -> bytes:
         try:
-            async with self._session.get(self.url + path, headers=self._headers) as answer:
+            async with self._session.get(
+                self.url + path, headers=self._headers, ssl=self._ssl
+            ) as answer:
                 content = await answer.read()
                 if answer.status == 200:
                     return content

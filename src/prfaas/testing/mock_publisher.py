@@ -1,7 +1,13 @@
-"""A publisher of KV events that speaks vLLM's wire format."""
+"""A publisher of KV events that speaks vLLM's wire format.
+
+``python -m prfaas.testing.mock_publisher PORT REPLAY_PORT BATCH ...`` publishes batches
+(hexadecimal) on loopback and answers replays until it is ended.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -14,14 +20,21 @@ from prfaas.core.addresses import endpoint_at
 class MockPublisher:
     """vLLM's PUB socket and replay ROUTER, keeping what it published."""
 
-    def __init__(self, context: zmq.asyncio.Context, host: str) -> None:
+    def __init__(
+        self, context: zmq.asyncio.Context, host: str, ports: tuple[int, int] | None = None
+    ) -> None:
         self._pub = context.socket(zmq.PUB)
         self._router = context.socket(zmq.ROUTER)
         for made in (self._pub, self._router):
             made.setsockopt(zmq.IPV6, ":" in host)
         everywhere, at = endpoint_at("tcp://*", host), partial(endpoint_at, host=host)
-        self.events = at(f"tcp://*:{self._pub.bind_to_random_port(everywhere)}")
-        self.replay = at(f"tcp://*:{self._router.bind_to_random_port(everywhere)}")
+        if ports is None:
+            found = [s.bind_to_random_port(everywhere) for s in (self._pub, self._router)]
+        else:
+            found = list(ports)
+            for made, port in zip((self._pub, self._router), found, strict=True):
+                made.bind(f"{everywhere}:{port}")
+        self.events, self.replay = (at(f"tcp://*:{port}") for port in found)
         self.kept: list[bytes] = []
         self.replays = 0
         self.drops: Callable[[int], bool] = lambda _: False
@@ -60,3 +73,16 @@ class MockPublisher:
         """Fall silent."""
         self._pub.close(0)
         self._router.close(0)
+
+
+async def serve(ports: tuple[int, int], batches: list[bytes]) -> None:
+    """Until cancelled."""
+    publisher = MockPublisher(zmq.asyncio.Context(), "127.0.0.1", ports)
+    for batch in batches:
+        await publisher.publish(batch)
+    await publisher.serve_replays()
+
+
+if __name__ == "__main__":
+    given = [bytes.fromhex(text) for text in sys.argv[3:]]
+    asyncio.run(serve((int(sys.argv[1]), int(sys.argv[2])), given))

@@ -12,16 +12,20 @@ from prfaas.pool.effects import (
     AcceptOffer,
     AnnounceCached,
     AnswerLoad,
+    AnyEffect,
     CancelSend,
     FailLoad,
     ForgetSend,
     SendSlot,
     StartSend,
+    StopExport,
 )
 from prfaas.pool.events import (
     CopyAwaited,
     CopyRequested,
     EngineConnected,
+    ExportBegun,
+    ExportFinished,
     ExtentReleased,
     ImportOpened,
     LoadClosed,
@@ -30,6 +34,7 @@ from prfaas.pool.events import (
     SendCompleted,
     SendFailed,
     TransferCancelled,
+    TransferDescribed,
     TransferReceived,
 )
 from prfaas.pool.pool import Pool
@@ -210,3 +215,32 @@ def test_an_agent_without_a_cache_or_engines_keeps_nothing() -> None:
     assert there.cached() == []
     assert there.pool.snapshot().slots.free == COUNT
     there.pool.check_integrity()
+
+
+def handed_to_the_cache(rig: Rig, name: str, size: int, to: str = "") -> list[AnyEffect]:
+    """An engine hands its own agent what nobody is to read."""
+    effects = rig.say(ExportBegun(1, name, to, 0, 16, size, 60.0, DIGEST, ()))
+    rig.say(TransferDescribed(1, name, rig.prefix(prompt(1, 1))))
+    return effects
+
+
+@pytest.mark.parametrize("to", ["", "here"])
+def test_what_an_engine_hands_over_for_no_reader_is_cached_at_once(to: str) -> None:
+    rig = Rig()
+    assert handed_to_the_cache(rig, "x", SLOT, to) == []
+    (announced,) = rig.fill("x", (0, SLOT))
+    assert isinstance(announced, AnnounceCached)
+    assert rig.say(ExportFinished(1, "x")) == []
+    assert rig.cached() == ["x"]
+    assert isinstance(rig.load(prompt(1, 1)), AnswerLoad)
+    rig.pool.check_integrity()
+
+
+def test_it_does_not_wait_for_room() -> None:
+    rig = Rig()
+    for number in range(3):
+        rig.accepted(f"r{number}", 2 * SLOT)
+    (stopped,) = handed_to_the_cache(rig, "x", SLOT)
+    assert isinstance(stopped, StopExport)
+    assert "no 1 arena slots free" in stopped.reason
+    rig.pool.check_integrity()

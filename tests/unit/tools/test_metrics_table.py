@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from prfaas.testing.loading import load_script
 from prfaas.testing.mock_deployment import MockDeployment
+from prfaas.tls.context import client_context
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "monitoring"
@@ -51,7 +52,9 @@ async def test_the_page_is_what_gateway_and_agent_export_over_http(tmp_path: Pat
     async with (
         TABLE.agent_with_tls(tmp_path) as agent,
         aiohttp.ClientSession() as client,
-        client.get(agent.admin_url + "/metrics") as answer,
+        client.get(
+            agent.admin_url + "/metrics", ssl=client_context(agent.settings.link.security)
+        ) as answer,
     ):
         pages.append(await answer.text())
     found = [metric for page in pages for metric in exported(page)]

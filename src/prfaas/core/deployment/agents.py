@@ -38,7 +38,9 @@ class CacheConfig(Strict, frozen=True):
     """Prefixes that an agent keeps for engines of its machine (`docs/agent.md`)."""
 
     size: str | None = None
-    """At most so much of the arena; ``0`` keeps nothing. None: half of the arena."""
+    """At most so much of the arena; ``0 B`` keeps nothing. None: half of the arena."""
+    answers: bool = False
+    """Whether what engines here have answered is kept as well, when a request is complete."""
 
 
 class AgentConfig(Strict, frozen=True):
