@@ -15,6 +15,7 @@ from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import serve
+from prfaas.gateway.tracing import make_tracing
 from prfaas.process.logs import add_log_level, log_to_stderr
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
@@ -51,6 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep what is learned of engines here, and begin with what a gateway has left",
     )
+    parser.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry spans there, as http://collector:4318/v1/traces (default: what "
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names, else none are made)",
+    )
     add_log_level(parser)
 
 
@@ -82,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         seeds=cost_seeds(deployment, beside=args.deployment.parent),
         hurry=hurry,
         reloading=reloading,
+        tracing=make_tracing(args.otlp_traces_endpoint, gateway=args.name or "gateway"),
     )
     return run_until_signal(
         program,

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 _METHODS = "GET, POST, OPTIONS"
-_HEADERS = "Authorization, Content-Type, X-Request-Id, X-Session-ID, traceparent, tracestate"
+_HEADERS = (
+    "Authorization, Content-Type, X-Request-Id, X-Session-ID, traceparent, tracestate, baggage"
+)
 _EXPOSED = "X-Request-Id, Retry-After"
 _MAX_AGE_S = "600"
 

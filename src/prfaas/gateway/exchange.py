@@ -18,7 +18,7 @@ from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
-_PASSED_ON = ("traceparent", "tracestate", "X-Session-ID")
+_PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
 
 

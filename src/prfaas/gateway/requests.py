@@ -39,6 +39,7 @@ from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, wi
 from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.tenants import Use
+from prfaas.gateway.tracing import NO_TRACING
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.scheduler.scheduler import Scheduler
@@ -95,6 +96,7 @@ class RequestFlow:
         self._puller = Puller(pools, agents, new_id=new_key)
         self.inflight = 0
         self._live: set[Exchange] = set()
+        self.tracing = NO_TRACING
         self._refusal: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -176,6 +178,8 @@ class RequestFlow:
         )
         self._live.add(exchange)
         self._count()
+        trace = self.tracing.begin(exchange.facts, exchange.engine_headers)
+        exchange.engine_headers |= trace.headers()
         try:
             await self._see_through(exchange)
             return exchange.response.done.result()
@@ -185,6 +189,7 @@ class RequestFlow:
             self._count()
             self._metrics.observe_request(exchange.facts)
             self.recent.appendleft(exchange.facts)
+            trace.end(exchange.facts, exchange.elapsed_s())
             note = exchange.facts.ended(exchange.key, exchange.received_at)
             self._journal.write(time.monotonic(), note)
 
