@@ -11,7 +11,8 @@ READY  := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: docs bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz figures bench-transfer wheel bench-simulator bench-policies bench-engine \
-        bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
+        bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
+        lint-manifests clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -122,6 +123,14 @@ bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stall
 
 bench-line-budget: $(READY)  ## a line whose rate four machines share, in network namespaces; as root (ARGS="--rtt-ms 0")
 	$(BIN)/python -m benchmarks.line_budget $(ARGS)
+
+# Not of Kubernetes: 21 (kustomization.yaml has the namespace), 11 (a CPU limit throttles), 13 (what vLLM
+# needs on the host is by its model), 15 (an image has a digest), 35 (keys the file has in variables).
+lint-manifests:  ## checkov's policies on the three deployments' manifests (in an environment of its own)
+	@test -x build/checkov/bin/checkov || { "$(PYTHON)" -m venv build/checkov \
+	  && build/checkov/bin/pip install --quiet checkov; }
+	build/checkov/bin/checkov --directory tests/unit/render/golden --framework kubernetes --compact \
+	  --quiet --skip-check CKV_K8S_21,CKV_K8S_11,CKV_K8S_13,CKV_K8S_15,CKV_K8S_35
 
 bench-carry: $(READY)  ## what it costs that agents carry gateways' connections to engines
 	$(BIN)/python -m benchmarks.carry build/carry.json

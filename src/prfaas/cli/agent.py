@@ -14,6 +14,7 @@ from prfaas.cli.reports import teach
 from prfaas.core.deployment import check_borders, load_deployment
 from prfaas.core.strict import naming
 from prfaas.process.logs import add_log_options, set_up_logs
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
 EXAMPLES = """
@@ -43,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the agent; 0 once it is told to stop. SIGHUP: it reads the file again."""
+    """Run the agent; 0 once it is told to stop. It reads the file again when that
+    has changed, or on SIGHUP."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
 
     def read() -> AgentSettings:
@@ -54,8 +56,17 @@ def run(args: argparse.Namespace) -> int:
         return settings
 
     told = asyncio.Event()
+    watched = Reloading(args.deployment, told.set, asked=asyncio.Event())
+
+    async def program() -> int:
+        watching = asyncio.create_task(watched.run())
+        try:
+            await serve(read(), reread=read, told=told)
+        finally:
+            watching.cancel()
+
     return run_until_signal(
-        serve(read(), reread=read, told=told),
+        program(),
         stopped_status=0,
         loop_factory=uvloop.new_event_loop,
         on_hangup=told.set,

@@ -12,6 +12,7 @@ from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.launch import addresses
 from prfaas.launch.commands import Command, engine_command, installed_vllm
 
 EXAMPLES = """
@@ -56,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     file = deployment_file(args)
     deployment = load_deployment(file)
     engine = _engine(deployment, args.name, source=str(file))
+    if (deployment.model.path or "").startswith(addresses.TINY):
+        model = addresses.local_model(deployment.model)
+        deployment = msgspec.structs.replace(deployment, model=model)
     command = engine_command(deployment, engine, vllm=args.vllm or installed_vllm())
     if args.run:
         os.execvpe(command.arguments[0], command.arguments, {**os.environ, **command.environment})

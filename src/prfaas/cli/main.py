@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "engine": "print or run the 'vllm serve' command of one engine of a deployment",
     "certs": "make a private CA and per-agent certificates for the KV link",
     "deployment": "compare deployment files",
+    "render": "write Kubernetes manifests or systemd units of a deployment",
+    "members": "keep a deployment file as the pods that there are",
     "drain": "take an engine, machine or cluster out of service, and back",
     "status": "watch a running deployment: clusters, engines, lines, decisions, troubles",
     "doctor": "look for what would go wrong on this machine, and say what to do",
@@ -39,7 +41,8 @@ VERBS: dict[str, str] = {
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain", "deployment", "certs"),
+    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain"),
+    "lay out": ("deployment", "certs", "render", "members"),
     "watch": ("status", "replay", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),
     "measure": ("bench", "profile", "link"),

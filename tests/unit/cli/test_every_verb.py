@@ -29,9 +29,16 @@ from prfaas.tls import authority
 EVERY = dict(leaves(build_parser("*")))
 ROOT = Path(__file__).resolve().parents[3]
 
-SERVE = {("up",), ("demo",), ("gateway",), ("agent",), ("link", "listen")}
+SERVE = {("up",), ("demo",), ("gateway",), ("agent",), ("link", "listen"), ("members",)}
 """They run until they are ended, and say what happens meanwhile."""
-WRITE_A_FORMAT = {("completion",), ("schema",), ("convert",), ("profile",), ("render",)}
+WRITE_A_FORMAT = {
+    ("completion",),
+    ("schema",),
+    ("convert",),
+    ("profile",),
+    ("render", "kubernetes"),
+    ("render", "systemd"),
+}
 """What they print or write has a format of its own: a script, a schema, YAML."""
 
 DEPLOYMENT = """
