@@ -49,8 +49,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "shell": ("completion",),
 }
 
-_FIRST_STEPS = """
-first steps:
+_FIRST_STEPS = """first steps:
   prfaas demo                      two clusters on this machine, explained as they answer
   prfaas up deployment.yaml        serve http://127.0.0.1:8000/v1; Ctrl-C or 'prfaas down' ends it
   prfaas status                    in another terminal: what it does now
