@@ -21,7 +21,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.engine_socket.client import AgentClient
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import Answer, call
+from prfaas.testing.running import Answer, call, shown_to
 
 pytestmark = pytest.mark.engine
 
@@ -82,7 +82,8 @@ def cached(admin: str) -> list[Stored]:
     import urllib.request
 
     found: list[Stored] = []
-    with urllib.request.urlopen(f"{admin}/cache/events", timeout=30) as lines:
+    url = f"{admin}/cache/events"
+    with urllib.request.urlopen(url, timeout=30, context=shown_to(url)) as lines:
         for line in lines:
             news = msgspec.json.decode(line, type=CacheNews)  # type: ignore[arg-type]
             if isinstance(news, Whole):

@@ -13,7 +13,7 @@ from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.cli.reports import teach
 from prfaas.core.deployment import check_borders, load_deployment
 from prfaas.core.strict import naming
-from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
@@ -40,13 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", type=Path, metavar="PATH", help="Unix socket for engines, instead of the file's"
     )
-    add_log_level(parser)
+    add_log_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the agent; 0 once it is told to stop. It reads the file again when that
     has changed, or on SIGHUP."""
-    log_to_stderr(args.log_level)
+    set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
 
     def read() -> AgentSettings:
         deployment = load_deployment(args.deployment)

@@ -16,7 +16,7 @@ from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import serve
 from prfaas.gateway.tracing import make_tracing
-from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
 
@@ -58,12 +58,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="send OpenTelemetry spans there, as http://collector:4318/v1/traces (default: what "
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names, else none are made)",
     )
-    add_log_level(parser)
+    add_log_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the gateway; 0 once it is told to stop."""
-    log_to_stderr(args.log_level)
+    set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
     deployment = load_deployment(args.deployment)
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)

@@ -15,7 +15,7 @@ from prfaas.core.units import format_rate
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.link_test import Report, SilentSink, Stage, report, run_stages
-from prfaas.process.logs import log_to_stderr
+from prfaas.process.logs import set_up_logs
 from prfaas.tls.files import TlsFiles, files_of
 
 EXAMPLES = """
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         plain = msgspec.structs.replace(config, security=Plaintext())
         runs.append((plain, args.plaintext_at, False))
     # What is wrong with the line ends the test with the same words.
-    log_to_stderr("error")
+    set_up_logs("error")
     progress = sys.stderr if args.json else sys.stdout
     total = len(runs) * len(counts)
     print(

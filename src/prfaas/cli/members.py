@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prfaas.core.units import parse_duration
 from prfaas.launch.members import Members
-from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.signals import run_until_signal
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="a pod that is not found is a member so long (default: %(default)s)",
     )
-    add_log_level(parser)
+    add_log_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Until it is told to stop; 0 then."""
-    log_to_stderr(args.log_level)
+    set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
     members = Members(
         args.template,
         args.out,

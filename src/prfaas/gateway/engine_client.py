@@ -12,8 +12,9 @@ import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.core.handoff import ExportResult
-from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.body import RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
+from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
@@ -130,10 +131,20 @@ class EngineClient:
         self._probe.close()
 
     async def pass_on(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        within_s: float | None = None,
     ) -> EngineAnswer:
-        """A short request as it is. Raises EngineError if the engine cannot be reached."""
-        return await self._exchange(method, path, body or None, _RENDER_TIMEOUT, headers or {})
+        """A request as it is, answered ``within_s`` (a minute, if not given). Raises EngineError
+        if the engine cannot be reached."""
+        timeout = _RENDER_TIMEOUT
+        if within_s is not None:
+            timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=5.0)
+        return await self._exchange(method, path, body or None, timeout, headers or {})
 
     async def kv_blocks(self) -> int | None:
         """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
@@ -166,9 +177,9 @@ class EngineClient:
                 raise failure
             return answer
         try:
-            if body.endpoint == "/v1/chat/completions":
-                return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
-            return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
+            if body.dialect.renders_list:
+                return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
+            return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
         except UNREADABLE as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.access import Access, locked_out, read_access
-from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
@@ -36,6 +35,7 @@ from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
 from prfaas.gateway.scheduler_metrics import SchedulerCollector
+from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -78,7 +78,7 @@ class Gateway:
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._adapters = Adapters(self.engines_up)
+        self.models = ServedModels(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
@@ -222,6 +222,7 @@ class Gateway:
             self._endpoints.engines,
             self.engines,
             up=self._usable,
+            serving=self.models.serving,
             suspect=fleet.suspect,
             near=self.deployment.gateway.near,
         )
@@ -229,7 +230,7 @@ class Gateway:
             self.deployment.gateway,
             self._driver,
             renderer=self._renderer,
-            adapters=self._adapters,
+            models=self.models,
             endpoints=self._endpoints,
             index=self.index,
             metrics=self.metrics,
@@ -277,7 +278,7 @@ class Gateway:
 
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
-        self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("models", partial(self.models.learn, self.engines[name]))
         layout, ask = self.fleet.layouts.layout(name), self.engines[name].kv_blocks
         learn = partial(learn_kv_memory, name, layout, ask, self._tell_of)
         self._background.run("kv_memory", learn)
@@ -289,6 +290,7 @@ class Gateway:
 
     def _engine_down(self, name: str, why: str) -> None:
         self._roster.unfollow(name)
+        self.models.forget(name)
         self._tell_of(EngineDown(name, why))
 
     def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:

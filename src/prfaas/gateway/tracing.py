@@ -10,6 +10,7 @@ prompt or an answer is in a span, nor an error's text, which may quote them.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -101,7 +102,10 @@ class _OpenTelemetry:
         return _RequestTrace(self._tracer, facts, headers)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        # The SDK tries again and again; its thread is a daemon, and ends with the process.
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(_EXPORT_WITHIN_S)
 
 
 class _RequestTrace:

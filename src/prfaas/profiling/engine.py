@@ -27,6 +27,11 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
+def _said(error: Exception) -> str:
+    """In words: a timeout has none of its own."""
+    return str(error) or type(error).__name__
+
+
 class _Model(msgspec.Struct, frozen=True):
     id: str
     max_model_len: int | None = None
@@ -119,7 +124,7 @@ class EngineUnderTest:
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
                 return msgspec.json.decode(content, type=dict[str, Any])
         except (*_CONNECTION_ERRORS, *UNREADABLE) as error:
-            raise EngineError(f"{self.url}: {error!r}") from error
+            raise EngineError(f"{self.url}: {_said(error)}") from error
 
     async def step_s(self, batch: int, steps: int) -> float:
         """Seconds of a decode step with ``batch`` sequences: while all of them decode.
@@ -159,7 +164,7 @@ class EngineUnderTest:
                     if line.startswith(b"data: {"):
                         times.append(time.perf_counter())
         except _CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.url}: {error!r}") from error
+            raise EngineError(f"{self.url}: {_said(error)}") from error
         return times
 
     def _body(self, prompt: list[int], max_tokens: int) -> dict[str, Any]:
@@ -185,7 +190,7 @@ class EngineUnderTest:
                         "api_key_file or api_key_env at the engine in the deployment file"
                     )
         except _CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.url}: {error!r}") from error
+            raise EngineError(f"{self.url}: {_said(error)}") from error
         if optional:
             return b""
         raise EngineError(f"{self.url}{path} answered {answer.status}: is it a vLLM server?")

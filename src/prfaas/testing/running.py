@@ -58,6 +58,11 @@ def trust_agents(deployment: Deployment) -> None:
         _AGENTS.update((f"{agent.admin_url}/", shown) for agent in deployment.agents)
 
 
+def shown_to(url: str) -> ssl.SSLContext | None:
+    """What an agent that was started here is shown; None where that needs nothing."""
+    return next((shown for base, shown in _AGENTS.items() if url.startswith(base)), None)
+
+
 def call(
     url: str,
     body: Mapping[str, Any] | None = None,
@@ -72,8 +77,7 @@ def call(
     if data is not None:
         request.add_header("Content-Type", "application/json")
     try:
-        trust = next((t for base, t in _AGENTS.items() if url.startswith(base)), None)
-        with urllib.request.urlopen(request, timeout=timeout_s, context=trust) as response:
+        with urllib.request.urlopen(request, timeout=timeout_s, context=shown_to(url)) as response:
             return Answer(response.status, _lower(response.headers), response.read())
     except urllib.error.HTTPError as error:
         with error:

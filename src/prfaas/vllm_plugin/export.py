@@ -285,7 +285,12 @@ class Exporter:
 
     def _stop(self, transfer: _Outgoing, reason: str) -> None:
         """Export no more of it; the prefill itself goes on."""
-        logger.warning("export %s given up: %s", transfer.transfer_id, reason)
+        logger.warning(
+            "export %s given up: %s",
+            transfer.transfer_id,
+            reason,
+            extra={"request_id": transfer.request_id, "transfer_id": transfer.transfer_id},
+        )
         transfer.stopped = True
         self._failed[transfer.request_id] = reason
         unsent, transfer.slot = transfer.slot, None

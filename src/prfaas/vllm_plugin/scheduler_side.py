@@ -129,7 +129,12 @@ class SchedulerSide:
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
-            logger.warning("request %s: %s", request.request_id, error)
+            logger.warning(
+                "request %s: %s",
+                request.request_id,
+                error,
+                extra={"request_id": request.request_id},
+            )
             return
         names = self._names.of(request)
         self._loads.note(request, params, names, digest)

@@ -63,6 +63,9 @@ class GatewayConfig(Strict, frozen=True):
     operator_keys_env: str | None = None
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
+    keepalive: str | None = "10 s"
+    """How often a client whose stream has not begun gets a comment, so that no proxy cuts it. The
+    first comes with status 200: what fails later is an error event. None: never."""
     max_body: str = "16 MiB"
     max_inflight_requests: Positive = 1024
     max_bodies: str = "1 GiB"
@@ -126,6 +129,11 @@ class GatewayConfig(Strict, frozen=True):
     def max_wait_s(self) -> float:
         """``max_wait`` in seconds, infinite for None. Raises ConfigError."""
         return inf if self.max_wait is None else parse_duration(self.max_wait)
+
+    @property
+    def keepalive_s(self) -> float:
+        """``keepalive`` in seconds, infinite for None. Raises ConfigError."""
+        return inf if self.keepalive is None else parse_duration(self.keepalive)
 
     @property
     def drain_s(self) -> float:
