@@ -54,7 +54,6 @@ _FIRST_STEPS = """first steps:
   prfaas up deployment.yaml        serve http://127.0.0.1:8000/v1; Ctrl-C or 'prfaas down' ends it
   prfaas status                    in another terminal: what it does now
   prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
-
 'prfaas VERB --help' teaches a verb, with examples and exit statuses (2: wrong input, 130: Ctrl-C),
 'prfaas schema VERB' describes what it prints with --json.
 """

@@ -23,7 +23,7 @@ from prfaas.render.objects import (
     members,
     thing,
 )
-from prfaas.render.options import Plan
+from prfaas.render.options import Plan, said
 
 PORT, ADMIN = 8000, 9090
 SERVICE, EACH = "gateway", "gateways"
@@ -55,17 +55,17 @@ def template_entry(cluster: str, plan: Plan) -> GatewayGroup:
     stand in the file itself."""
     gateway = gateways_at(cluster, plan.deployment)[0]
     _refuse_written_keys(gateway)
-    entry: dict[str, Any] = msgspec.to_builtins(gateway)
+    entry: dict[str, Any] = said(gateway)
     entry |= {
         "listen": f"{ADDRESS}:{PORT}",
         "admin": f"{ADDRESS}:{ADMIN}",
-        "advertise": None,
         "near": cluster,
         "operator_keys_file": f"{KEYS}/operator/key",
     }
+    entry.pop("advertise", None)
     if gateway.api_keys_file is not None:
         entry["api_keys_file"] = _client_file(gateway.api_keys_file)
-    for tenant in entry["tenants"]:
+    for tenant in entry.get("tenants", ()):
         if tenant.get("api_keys_file"):
             tenant["api_keys_file"] = _client_file(tenant["api_keys_file"])
     if gateway.tls is not None:

@@ -15,7 +15,7 @@ from prfaas.render.machines import machine_objects
 from prfaas.render.membership import PodGroup, Template
 from prfaas.render.network import network_policies
 from prfaas.render.objects import GATEWAY, MACHINE, Object, of_component, thing
-from prfaas.render.options import Images, Plan
+from prfaas.render.options import Images, Plan, said
 from prfaas.render.secrets import secret_commands
 from prfaas.render.sites import Site, sites_of
 
@@ -77,27 +77,21 @@ def _template(plan: Plan) -> Template:
                 cluster=group.cluster,
                 domain=group.domain,
                 replicas=group.replicas,
-                machine=_said(group.machine),
+                machine=said(group.machine),
             )
             for group in plan.groups
         ),
         gateways=tuple(template_entry(cluster, plan) for cluster in near),
         clusters=tuple(
-            {"name": c.name, "kind": c.kind, **({"lan": _said(c.lan)} if c.kind == "pd" else {})}
+            {"name": c.name, "kind": c.kind, **({"lan": said(c.lan)} if c.kind == "pd" else {})}
             for c in deployment.clusters
         ),
         rest={
-            "links": [_said(link) for link in deployment.links],
-            "model": _said(deployment.model),
-            "scheduler": _said(deployment.scheduler),
+            "links": [said(link) for link in deployment.links],
+            "model": said(deployment.model),
+            "scheduler": said(deployment.scheduler),
         },
     )
-
-
-def _said(part: msgspec.Struct) -> Object:
-    """A part of a deployment as a file says it, without what says nothing."""
-    found: Object = msgspec.to_builtins(part)
-    return {key: value for key, value in found.items() if value not in (None, [], {}, ())}
 
 
 def _site(site: Site, plan: Plan) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,3 +30,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def groups_of(self, cluster: str) -> list[Group]:
         """Of one cluster."""
         return [group for group in self.groups if group.cluster == cluster]
+
+
+def said(part: msgspec.Struct) -> dict[str, Any]:
+    """A part of a deployment as a file says it: without what it would be anyway."""
+    found: dict[str, Any] = msgspec.to_builtins(part)
+    for field in msgspec.structs.fields(part):
+        value = getattr(part, field.name)
+        if value in (None, (), {}) or value == field.default:
+            found.pop(field.encode_name, None)
+    return found
