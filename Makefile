@@ -9,9 +9,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: docs bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
-        bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm clean
+        bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
+        lint-manifests clean
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -66,10 +67,17 @@ chaos: $(READY)  ## a seeded campaign of faults against a fleet of processes (SE
 soak: $(READY)  ## a fleet at saturation, then with churn of engines: what grows? (HOURS=1)
 	$(BIN)/python -m benchmarks.soak --hours $(or $(HOURS),1)
 
+test-pulls: $(READY)  ## prefixes loaded from other machines' caches, with every kind of cache
+	PULL_MODELS="gdn sliding_window dense mla" $(BIN)/pytest -q tests/integration/test_pool_pulls.py
+
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
 	$(BIN)/python tests/fuzz/fuzz_link_frames.py $(SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py $(SECONDS)
+
+docs: $(READY)  ## the documentation as a site in build/site; fails at any warning
+	$(BIN)/pip install --quiet 'mkdocs-material>=9.6,<10'
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 figures: $(READY)  ## the paper's tables and figures into build/figures; fails if a cell is out
 	$(BIN)/python -m benchmarks.figures
@@ -107,8 +115,9 @@ next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Pyt
 bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its agent's cache and computed
 	$(BIN)/python -m benchmarks.pool.hits
 
-bench-gateway: $(READY)  ## CPU time of the gateway per request
-	$(BIN)/python -m benchmarks.gateway.cpu_per_request
+# ROUTERS: an environment with vllm-router and sglang-router; without it their rows are left out.
+bench-gateway: $(READY)  ## the gateway beside vllm-router, sglang-router and a bare pass-through (ROUTERS=/path/to/venv)
+	$(BIN)/python -m benchmarks.gateway.peers $(if $(ROUTERS),--routers $(ROUTERS))
 
 bench-fidelity: $(READY)  ## real engines profiled, asked, and simulated: how far the simulator is off
 	$(BIN)/python -m benchmarks.fidelity
@@ -122,6 +131,17 @@ bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stall
 
 bench-line-budget: $(READY)  ## a line whose rate four machines share, in network namespaces; as root (ARGS="--rtt-ms 0")
 	$(BIN)/python -m benchmarks.line_budget $(ARGS)
+
+# Not of Kubernetes: 21 (kustomization.yaml has the namespace), 11 (a CPU limit throttles), 13 (what vLLM
+# needs on the host is by its model), 15 (an image has a digest), 35 (keys the file has in variables).
+lint-manifests:  ## checkov's policies on the three deployments' manifests (in an environment of its own)
+	@test -x build/checkov/bin/checkov || { "$(PYTHON)" -m venv build/checkov \
+	  && build/checkov/bin/pip install --quiet checkov; }
+	build/checkov/bin/checkov --directory tests/unit/render/golden --framework kubernetes --compact \
+	  --quiet --skip-check CKV_K8S_21,CKV_K8S_11,CKV_K8S_13,CKV_K8S_15,CKV_K8S_35
+
+bench-carry: $(READY)  ## what it costs that agents carry gateways' connections to engines
+	$(BIN)/python -m benchmarks.carry build/carry.json
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) build

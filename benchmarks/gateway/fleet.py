@@ -30,8 +30,8 @@ from benchmarks.gateway.fleet_mocks import ENGINES_PER_MACHINE, serve
 from prfaas.core.deployment import parse_deployment
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.kv_events import FeedState
 from prfaas.gateway.server import allow_open_files
+from prfaas.kv_events.feed import FeedState
 from prfaas.testing.mock_deployment import until
 
 _PATH = Path("build/bench/fleet.json")

@@ -162,10 +162,10 @@ class Campaign:
                 found.append(f"{name} has ended with {process.returncode}")
         for machine in ENGINES:
             page = self.fleet.metrics(f"{machine}-agent")
-            free = page.get('prfaas_agent_slots{state="free"}')
+            free = page.get('prfaas_pool_slots{state="free"}')
             if free != SLOTS:
                 found.append(f"{free} of {SLOTS} slots of {machine} are free")
-            busy = ("prfaas_agent_lease_waiters", "prfaas_agent_open_transfers")
+            busy = ("prfaas_pool_lease_waiters", "prfaas_pool_open_transfers")
             found += [f"{machine}: {k} {v:g}" for k, v in page.items() if k.startswith(busy) and v]
         for name in self.fleet.gateways:
             inflight = self.fleet.metrics(name).get("prfaas_gateway_inflight_requests")

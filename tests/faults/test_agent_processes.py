@@ -83,7 +83,7 @@ class AgentProcess(Process):
     def slots(self) -> dict[str, int]:
         with urllib.request.urlopen(self.url + "/metrics", timeout=WAIT_S) as answer:
             lines = answer.read().decode().splitlines()
-        prefix = "prfaas_agent_slots{state="
+        prefix = "prfaas_pool_slots{state="
         pairs = [line[len(prefix) :].split("} ") for line in lines if line.startswith(prefix)]
         return {state.strip('"'): int(float(count)) for state, count in pairs}
 

@@ -85,7 +85,8 @@ SLOTS = 8
 
 def told(fleet: Fleet, machine: str, port: int, path: str) -> Any:
     """What a process of a machine answers."""
-    return call(f"http://{fleet.sites.management_address(machine)}:{port}{path}").json()
+    scheme = "https" if port == 7401 else "http"
+    return call(f"{scheme}://{fleet.sites.management_address(machine)}:{port}{path}").json()
 
 
 def whole_and_met(fleet: Fleet) -> bool:

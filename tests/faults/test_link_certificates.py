@@ -29,6 +29,7 @@ from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.authority import create_authority, issue, revoke
+from prfaas.tls.context import client_context
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls, expiring
 
@@ -100,7 +101,13 @@ def test_a_new_authority_is_taken_over_without_a_restart(agents: Agents, tmp_pat
     west.tls.read(west.tls.files)
     assert not west.tls.changed()
     assert agents.send(new, WAIT_S) == "complete"
-    assert agents.send(old, WAIT_S) == "complete", "its connection was checked when it began"
+    # Its connection was checked when it began, and ends when the agent looks again.
+    assert agents.send(old, WAIT_S) == "complete"
+    [said] = west.tls.end_untrusted(now=time.time())
+    assert "of an authority that is not trusted any more" in said
+    assert agents.send(old, 1.0) != "complete"
+    assert agents.send(new, WAIT_S) == "complete"
+    assert west.tls.end_untrusted(now=time.time()) == []
 
 
 def test_a_revoked_certificate_gets_in_no_more(agents: Agents, tmp_path: Path) -> None:
@@ -291,7 +298,7 @@ async def test_an_agent_takes_new_certificates_over_by_itself(
             put(issue(tmp_path, "west", days=300), tmp_path / "used")
             await until(lambda: "new certificates are used from now on" in caplog.text)
             async with aiohttp.ClientSession(agent.admin_url) as http:
-                page = await (await http.get("/metrics")).text()
+                page = await (await http.get("/metrics", ssl=client_context(used))).text()
             name = 'prfaas_agent_certificate_expires_timestamp_seconds{file="certificate"} '
             (line,) = [line for line in page.splitlines() if line.startswith(name)]
             assert float(line.removeprefix(name)) > time.time() + 290 * 86400

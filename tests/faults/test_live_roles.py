@@ -54,7 +54,7 @@ async def test_a_prefill_engine_decodes_when_answers_are_many() -> None:
         async with client.get("/metrics") as response:
             page = await response.text()
         assert 'prfaas_gateway_engine_role{engine="p1",role="decode"} 1.0' in page
-        change = 'prfaas_gateway_role_changes_total{done="yes",engine="p1",role="decode"} 1.0'
+        change = 'prfaas_scheduler_role_changes_total{done="yes",engine="p1",role="decode"} 1.0'
         assert change in page
 
 

@@ -43,9 +43,14 @@ from prfaas.engine_socket.messages import (
 )
 from prfaas.gateway.agent_client import TransferStatus, read_answer
 from prfaas.gateway.body import RequestBody
-from prfaas.gateway.kv_follower import KvEventFollower
+from prfaas.gateway.carried_events import KeyedFollower
 from prfaas.gateway.openai_errors import RequestRefused
+from prfaas.index.engine_index import BlocksStored
+from prfaas.index.keyed_blocks import BlocksGone, KeyedBlocks, key_id
+from prfaas.index.keys import BlockHasher
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.kv_events.follower import KvEventFollower
+from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.link.protocol.frames import decode
 from prfaas.link.protocol.line_share import Demand, Grant
@@ -154,6 +159,47 @@ def cache_events(rng: random.Random) -> None:
     assert index.blocks <= 1000
 
 
+# what agents tell of engines' caches
+
+_KEYED = KeyedBlocks(BlockHasher(b"seed"), b"seed").stored(
+    BlocksStored(
+        group=0,
+        kind="full_attention",
+        block_tokens=2,
+        hashes=[1, 2, 3],
+        parent=None,
+        token_ids=[5, 6, 7, 8, 9, 10],
+    )
+)
+_FRAMES = [
+    msgspec.msgpack.encode(frame)
+    for frame in (
+        Begun("e", key_id(b"seed")),
+        Held([_KEYED] if _KEYED else []),
+        Reached(3),
+        Changed(4, [BlocksGone(None, b"12345678"), BlocksGone(0, b"")]),
+        Alive(True),
+    )
+]
+
+
+def carried_events(rng: random.Random) -> None:
+    """Frames, and the stream that they come in."""
+    index = PrefixIndex(max_blocks=1000, max_engines=4, seed=b"seed")
+    follower = KeyedFollower(index.engine("e"), key_id(b"seed"))
+    bodies = [mutated(rng, f) if rng.random() < 0.3 else f for f in _FRAMES]
+    stream = b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
+    data = Deflater()(stream)
+    if rng.random() < 0.3:
+        data = mutated(rng, data)
+    try:
+        for frame in FrameReader().feed(data):
+            follower.take(frame)
+    except EngineError:
+        follower.restart()
+    index.check_integrity()
+
+
 # agents' control messages
 
 _STATES = msgspec.json.encode(
@@ -247,7 +293,7 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        http_body, handoff_params, cache_events, agent_answers, line_budget_frames,
+        http_body, handoff_params, cache_events, carried_events, agent_answers, line_budget_frames,
         engine_socket, journal_file, trace_file, lengths_first,
     )
 }  # fmt: skip

@@ -93,7 +93,7 @@ def metric(url: str, name: str) -> float:
 def unused_slots(gdn: Any, cluster: str) -> float:
     """Free, or cached and not read: as good as free."""
     lines = call(f"{gdn.running.admin(cluster)}/metrics").body.decode().splitlines()
-    unused = [f'prfaas_agent_slots{{state="{state}"}}' for state in ("free", "cached")]
+    unused = [f'prfaas_pool_slots{{state="{state}"}}' for state in ("free", "cached")]
     return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(tuple(unused)))
 
 

@@ -33,7 +33,7 @@ ANSWER_TOKENS = 120
 
 def changes(url: str) -> str:
     lines = call(f"{url}/metrics").body.decode().splitlines()
-    return "\n".join(x for x in lines if x.startswith("prfaas_gateway_role_changes_total"))
+    return "\n".join(x for x in lines if x.startswith("prfaas_scheduler_role_changes_total"))
 
 
 def route_of(answer: Answer) -> str:

@@ -21,7 +21,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.engine_socket.client import AgentClient
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import Answer, call
+from prfaas.testing.running import Answer, call, shown_to
 
 pytestmark = pytest.mark.engine
 
@@ -82,7 +82,8 @@ def cached(admin: str) -> list[Stored]:
     import urllib.request
 
     found: list[Stored] = []
-    with urllib.request.urlopen(f"{admin}/cache/events", timeout=30) as lines:
+    url = f"{admin}/cache/events"
+    with urllib.request.urlopen(url, timeout=30, context=shown_to(url)) as lines:
         for line in lines:
             news = msgspec.json.decode(line, type=CacheNews)  # type: ignore[arg-type]
             if isinstance(news, Whole):
@@ -92,17 +93,23 @@ def cached(admin: str) -> list[Stored]:
     raise AssertionError("the cache's news ended")
 
 
-def zero(running: Any, ids: list[int], patched: pytest.MonkeyPatch) -> None:
-    """Of all that is cached of this prompt, in the west."""
-    west = running.admin("west")
+def zero(
+    running: Any,
+    ids: list[int],
+    patched: pytest.MonkeyPatch,
+    machine: str = "west",
+    engine: str = "west-decode",
+) -> None:
+    """Of all that is cached of this prompt on a machine."""
+    west = running.admin(machine)
     ranks = call(f"{west}/engines").json()["engines"]
-    rank = next(e for e in ranks if e["engine"] == "west-decode")
+    rank = next(e for e in ranks if e["engine"] == engine)
     (entry,) = [e for e in cached(west) if e.prefix.token_ids() == ids[: e.prefix.end_token]]
     with patched.context() as patch:
         patch.setattr("os.getpid", lambda: rank["pid"])
         client = AgentClient(
-            running.deployment.cluster("west").agents[0].socket,
-            engine="west-decode",
+            next(m for m in running.deployment.machines if m.name == machine).agent.socket,
+            engine=engine,
             layout=msgspec.convert(rank["layout"], KvLayout),
         )
         try:
@@ -138,12 +145,12 @@ def test_a_restarted_engine_goes_on_from_the_cache(
 
     restart(running, "west-decode")
     zero(running, damaged, monkeypatch)
-    before = metric(west, "prfaas_agent_loads_total", outcome="ready")
+    before = metric(west, "prfaas_pool_loads_total", outcome="ready")
 
     again = ask(running.url, model, whole)
     assert loaded_tokens(again) == boundary, again.headers
     assert again.headers["x-prfaas-route"].startswith("direct"), again.headers
-    assert metric(west, "prfaas_agent_loads_total", outcome="ready") == before + 1
+    assert metric(west, "prfaas_pool_loads_total", outcome="ready") == before + 1
     assert metric(decode, "vllm:external_prefix_cache_hits_total") == boundary
     ask(stack.plain.url, model, whole)  # its second answer has the decode engine's schedule
     stock = ask(stack.plain.url, model, whole)
@@ -166,5 +173,5 @@ def test_a_restarted_engine_goes_on_from_the_cache(
     mixed = ask(running.url, model, more)
     assert not mixed.headers["x-prfaas-route"].startswith("direct"), mixed.headers
     assert loaded_tokens(mixed) == boundary
-    assert metric(west, "prfaas_agent_loads_total", outcome="ready") == before + 3
+    assert metric(west, "prfaas_pool_loads_total", outcome="ready") == before + 3
     assert_same_or_near_tie(choice(mixed), choice(ask(stack.plain.url, model, more)))

@@ -45,6 +45,8 @@ from prfaas.pool.effects import (
 from prfaas.pool.events import (
     AnyEvent,
     ConnectionClosed,
+    CopyAwaited,
+    CopyRequested,
     EngineConnected,
     EngineDropped,
     ExportAborted,
@@ -461,6 +463,39 @@ class PoolMachine(RuleBasedStateMachine):
             number = len(self.loads)
             self.loads[number] = name
             self.do(LoadOpened(connection, number, 0, 16, 16, prefix(name).digests))
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), life=st.integers(1, 60))
+    def send_copy(self, data: st.DataObject, life: int) -> None:
+        """Of what is cached, or was."""
+        names = {key.transfer_id for key in self.cached}
+        name = data.draw(st.sampled_from(sorted(names) or sorted(self.known)))
+        self.names += 1
+        self.do(CopyRequested(name, f"t{self.names}", "there", float(life)))
+        self.known[f"t{self.names}"] = 1
+
+    @rule(data=st.data(), size=SIZES, awaited=st.booleans(), right=st.booleans())
+    def receive_copy(self, data: st.DataObject, size: int, awaited: bool, right: bool) -> None:
+        if not self.ranks:
+            return
+        self.epoch += 1
+        self.names += 1
+        name = f"t{self.names}"
+        key = TransferKey(name, 0, 1_000_000 + self.epoch)
+        digest = prefix(name).digest() if right else MOCK_DIGEST
+        offer = TransferOffer(
+            key, LAYOUT.fingerprint(), 0, 16, size, 60.0, prompt_digest=digest, readers=()
+        )
+        if awaited:
+            self.do(CopyAwaited(name, prefix(name), 60.0))
+        for effect in self.do(OfferReceived("there", offer)):
+            if isinstance(effect, AcceptOffer):
+                self.known[name] = size
+                self.receives[key] = Receiving(size, effect.slots)
+                if data.draw(st.booleans()):
+                    self.store(key, 0, size)
+                    self.let_go(key, False)
+                    assert (awaited and right) or key not in self.cached
 
     @precondition(lambda self: any(r.loading for r in self.ranks.values()))
     @rule(data=st.data())

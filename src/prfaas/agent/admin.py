@@ -12,20 +12,28 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from prfaas.agent.cache_feed import CacheFeed
+from prfaas.agent.copies import CopyApi
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.engine_caches import EngineCaches
+from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
-from prfaas.core.errors import UNREADABLE, CapacityError
+from prfaas.agent.peers import Peers
+from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
+from prfaas.kv_events.wire import MEDIA_TYPE, Deflater
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
+from prfaas.process.front_door import admit, answered
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
 MAX_BODY_BYTES = 64 * 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
@@ -38,30 +46,52 @@ class Admin:
         port: LinkPort,
         link: Link,
         metrics: CollectorRegistry,
+        peers: Peers | None = None,
+        caches: EngineCaches | None = None,
     ) -> None:
+        self._caches = caches
+        self._peers = peers or Peers(None, ())
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
+        self._rates = LineRates(link)
         self._feed = CacheFeed(driver)
+        self._copies = CopyApi(driver)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
     def application(self) -> web.Application:
         """The routes, without a server."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        app = web.Application(
+            client_max_size=MAX_BODY_BYTES, middlewares=[self._admit, _errors_as_json]
+        )
         app.on_response_prepare.append(_say_version)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/engines", self._engines)
+        app.router.add_get("/engines/{name}/kv-events", self._kv_events)
         app.router.add_get("/transfers/{id}", self._transfer)
         app.router.add_delete("/transfers/{id}", self._delete_transfer)
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
+        self._copies.add_routes(app)
         app.router.add_get("/gateways", self._gateways)
         app.router.add_put("/gateways/{id}", self._renew_gateway)
         app.router.add_delete("/gateways/{id}", self._end_gateway)
         app.router.add_get("/links", self._links)
         app.router.add_get("/links/events", self._link_events)
+        app.router.add_post("/links/{peer}/measure", self._measure_line)
         return app
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not self._peers.may(request.transport, request.method, request.path):
+            why = "only a gateway of the deployment may ask for that, with its own certificate"
+            return _json({"error": why}, status=403)
+        admit(request)
+        try:
+            return await handler(request)
+        finally:
+            answered(request)
 
     async def _health(self, request: web.Request) -> web.Response:
         return _json({"agent": self._name})
@@ -80,6 +110,20 @@ class Admin:
             "slot_bytes": pool.slot_bytes,
         }
         return _json({"engines": pool.engines, "memory": memory})
+
+    async def _kv_events(self, request: web.Request) -> web.StreamResponse:
+        """Frames of `kv_events.wire` until the client goes, from where it says it stopped."""
+        record = None if self._caches is None else self._caches.record(request.match_info["name"])
+        if record is None:
+            raise web.HTTPNotFound(text="this agent follows no engine of that name")
+        number = int(_number(request, "number", default=0, low=0, high=2**53))
+        response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE})
+        await response.prepare(request)
+        deflate = Deflater()
+        async for frames in record.follow(request.query.get("epoch", ""), number):
+            await response.write(deflate(frames))
+            await asyncio.sleep(0)  # Of all that is held no piece makes others wait for the next.
+        return response
 
     async def _transfer(self, request: web.Request) -> web.Response:
         """Answers when every rank is at its end, or after ``wait_s``."""
@@ -162,6 +206,17 @@ class Admin:
     async def _links(self, request: web.Request) -> web.Response:
         return _json(LinkStates(list(self._link.states())))
 
+    async def _measure_line(self, request: web.Request) -> web.Response:
+        """Sends test data to the peer for ``seconds``."""
+        seconds = _number(request, "seconds", default=1.0, low=0.1, high=LONGEST_S)
+        try:
+            measured = await self._rates.measure(request.match_info["peer"], seconds)
+        except LinkError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from error
+        if measured is None:
+            raise web.HTTPConflict(text="this agent is measuring a line already")
+        return _json(measured)
+
     async def _link_events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines until the client goes: one when something has changed, at most every
         `LINK_EVENT_PERIOD_S`, and at least every `LINK_EVENT_PAUSE_S`."""
@@ -184,9 +239,6 @@ async def _say_version(request: web.Request, response: web.StreamResponse) -> No
 def _json(content: Any, *, status: int = 200) -> web.Response:
     body = msgspec.json.encode(content)
     return web.Response(body=body, status=status, content_type="application/json")
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware

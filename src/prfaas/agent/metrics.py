@@ -34,9 +34,9 @@ _LINK_COUNTERS = {
 }
 
 _RECEIVED = {
-    "bytes_duplicate": "Bytes received again and dropped",
-    "chunks_corrupt": "Chunks whose checksum was wrong",
-    "transfers_refused": "Transfers offered by peers and refused",
+    "bytes_duplicate": ("duplicate_bytes", "Bytes received again and dropped"),
+    "chunks_corrupt": ("corrupt_chunks", "Chunks whose checksum was wrong"),
+    "transfers_refused": ("refused_transfers", "Transfers offered by peers and refused"),
 }
 
 
@@ -72,42 +72,51 @@ def _expiry(expires_at: Mapping[str, float]) -> Metric:
 
 
 def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:
-    slots = GaugeMetricFamily("prfaas_agent_slots", "Arena slots by state", labels=["state"])
+    slots = GaugeMetricFamily("prfaas_pool_slots", "Arena slots by state", labels=["state"])
     for state in ("free", "leased", "queued", "held", "promised", "cached"):
         slots.add_metric([state], getattr(snapshot.slots, state))
     yield slots
-    yield GaugeMetricFamily("prfaas_agent_slot_bytes", "Size of an arena slot", snapshot.slot_bytes)
+    yield GaugeMetricFamily("prfaas_pool_slot_bytes", "Size of an arena slot", snapshot.slot_bytes)
     yield GaugeMetricFamily(
-        "prfaas_agent_lease_waiters", "Engines waiting for a slot", snapshot.lease_waiters
+        "prfaas_pool_lease_waiters", "Engines waiting for a slot", snapshot.lease_waiters
     )
 
 
 def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     size, counters = snapshot.slot_bytes, snapshot.counters
     yield GaugeMetricFamily(
-        "prfaas_agent_cache_size_bytes", "Most memory for cached prefixes",
+        "prfaas_pool_cache_size_bytes", "Most memory for cached prefixes",
         snapshot.cache_slots * size,
     )  # fmt: skip
     yield GaugeMetricFamily(
-        "prfaas_agent_cache_used_bytes", "Memory of cached prefixes, with those being read",
+        "prfaas_pool_cache_used_bytes", "Memory of cached prefixes, with those being read",
         sum(entry.slots for entry in snapshot.cached) * size,
     )  # fmt: skip
     yield GaugeMetricFamily(
-        "prfaas_agent_cache_entries", "Transfers of which the cache holds a part",
+        "prfaas_pool_cache_entries", "Transfers of which the cache holds a part",
         len(snapshot.cached),
     )  # fmt: skip
     yield CounterMetricFamily(
-        "prfaas_agent_cache_stored", "Parts of transfers that were cached", counters.cache_stored
+        "prfaas_pool_cache_stored", "Parts of transfers that were cached", counters.cache_stored
     )
     yield CounterMetricFamily(
-        "prfaas_agent_cache_evicted", "Parts that were evicted", counters.cache_evicted
+        "prfaas_pool_cache_evicted", "Parts that were evicted", counters.cache_evicted
     )
     yield _by_label(
         "loads", "Loads of cached prefixes answered", "outcome",
         {"ready": counters.loads_ready, "failed": counters.loads_failed},
     )  # fmt: skip
+    yield _by_label(
+        "copies", "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)",
+        "outcome",
+        {
+            "complete": counters.copies_complete,
+            "failed": counters.copies_failed,
+            "kept": counters.copies_kept,
+        },
+    )  # fmt: skip
     yield CounterMetricFamily(
-        "prfaas_agent_loaded_tokens", "Tokens that engines were given from the cache",
+        "prfaas_pool_loaded_tokens", "Tokens that engines were given from the cache",
         counters.loaded_tokens,
     )  # fmt: skip
 
@@ -115,7 +124,7 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
 def _transfers(snapshot: PoolSnapshot) -> Iterator[Metric]:
     engines = len(snapshot.engines)
     yield GaugeMetricFamily("prfaas_agent_engines", "Engine ranks registered", engines)
-    open_now = GaugeMetricFamily("prfaas_agent_open_transfers", "Under way", labels=["side"])
+    open_now = GaugeMetricFamily("prfaas_pool_open_transfers", "Under way", labels=["side"])
     open_now.add_metric(["export"], snapshot.exports)
     open_now.add_metric(["reception"], snapshot.receptions)
     open_now.add_metric(["import"], snapshot.imports)
@@ -124,7 +133,7 @@ def _transfers(snapshot: PoolSnapshot) -> Iterator[Metric]:
 
 def _totals(counters: PoolCounters) -> Iterator[Metric]:
     yield CounterMetricFamily(
-        "prfaas_agent_stalls", "Times exports were stopped to free memory", counters.stalls
+        "prfaas_pool_stalls", "Times exports were stopped to free memory", counters.stalls
     )
     yield _by_label(
         "exports", "Exports ended", "outcome",
@@ -143,13 +152,13 @@ def _totals(counters: PoolCounters) -> Iterator[Metric]:
         {"local": counters.exported_bytes_local, "link": counters.exported_bytes_link},
     )  # fmt: skip
     yield CounterMetricFamily(
-        "prfaas_agent_received_bytes", "KV bytes stored, each counted once",
+        "prfaas_pool_received_bytes", "KV bytes stored, each counted once",
         counters.received_bytes,
     )  # fmt: skip
 
 
 def _by_label(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"prfaas_agent_{name}", text, labels=[label])
+    family = CounterMetricFamily(f"prfaas_pool_{name}", text, labels=[label])
     for value, count in values.items():
         family.add_metric([value], count)
     return family
@@ -199,8 +208,8 @@ def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
             dial_errors.add_metric([name, cause], count)
     yield dial_errors
     yield lost
-    for field, text in _RECEIVED.items():
-        yield CounterMetricFamily(f"prfaas_link_{field}", text, getattr(counters, field))
+    for field, (name, text) in _RECEIVED.items():
+        yield CounterMetricFamily(f"prfaas_link_{name}", text, getattr(counters, field))
 
 
 def agent_metrics(driver: PoolDriver, link: Link) -> CollectorRegistry:

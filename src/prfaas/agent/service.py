@@ -13,10 +13,14 @@ from typing import NoReturn
 from prfaas.agent.admin import Admin
 from prfaas.agent.arena import Arena
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.engine_caches import EngineCaches, registered_pids
 from prfaas.agent.engine_server import EngineServer
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import agent_metrics
+from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
+from prfaas.agent.tunnels import Tunnels
+from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, LinkError
 from prfaas.engine_socket.messages import Registered
 from prfaas.link.api import (
@@ -30,7 +34,8 @@ from prfaas.link.api import (
 from prfaas.link.tcp.link import TcpLink
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
-from prfaas.process.http_server import serving
+from prfaas.process.front_door import serving_strangers
+from prfaas.tls.cache_key import read_cache_key
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls, expiring, stamp_of
 
@@ -89,11 +94,14 @@ class Agent:
         """Go on with what another deployment file says of this agent: its engines, who sends to it
         its certificates and to whom it sends. Raises ConfigError, having changed nothing, for
         certificates that cannot be used. What was bound or allocated at its start stays so."""
-        security = None if settings.link is None else settings.link.security
-        tls = self._link.tls if isinstance(self._link, TcpLink) else None
-        if tls is not None and isinstance(security, TlsFiles):
-            tls.read(security)
+        tls, files = self.peers.tls, settings.tls
+        if tls is not None and files is not None:
+            tls.read(files)
         self.driver.handle(EnginesNamed(settings.engines))
+        if self.caches is not None:
+            self.caches.take(settings.reach)
+        self.tunnels.engines = _addresses(settings)
+        self.peers.gateways = settings.gateways | {settings.name}
         if settings.link is not None and isinstance(self._link, TcpLink):
             accepted = settings.link.accept_from
             # Threads of links to those that have left are waited for.
@@ -130,33 +138,51 @@ class Agent:
         port.connect(link)
 
         metrics = agent_metrics(driver, link)
-        admin = Admin(settings.name, driver, port, link, metrics)
+        tls = link.tls if isinstance(link, TcpLink) else None
+        if tls is None and settings.tls is not None:
+            tls = LiveTls(settings.tls)
+        self.peers = peers = Peers(tls, {*settings.gateways, settings.name})
+        self.caches = None
+        if settings.cache_key is not None:
+            self.caches = EngineCaches(read_cache_key(settings.cache_key))
+            stack.push_async_callback(self.caches.close)
+            self.caches.take(settings.reach)
+        admin = Admin(settings.name, driver, port, link, metrics, peers, self.caches)
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
         engines = EngineServer(driver, port, welcome=welcome, arena_fd=arena.fd)
         stack.push_async_callback(engines.close)
         await engines.start(settings.socket)
 
+        self.tunnels = Tunnels(peers, _addresses(settings))
+        stack.callback(self.tunnels.close)
         self.admin_url = await stack.enter_async_context(
-            serving(
+            serving_strangers(
                 admin.application(),
                 settings.admin,
                 what=f"agent {settings.name!r}: admin",
                 shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
+                tls=None if tls is None else lambda: tls.server,
+                tunnel=self.tunnels,
             )
         )
 
-        tls = link.tls if isinstance(link, TcpLink) else None
         if tls is not None:
-            watcher = asyncio.create_task(_watch_certificates(tls))
+            watcher = asyncio.create_task(_watch_certificates(tls, peers))
             stack.callback(watcher.cancel)
-        sweeper = asyncio.create_task(_sweep(driver, port))
+        sweeper = asyncio.create_task(_sweep(driver, port, self.caches))
         stack.callback(sweeper.cancel)
         log.info("agent ready name=%s socket=%s admin=%s arena_bytes=%d",
                  settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
 
     def _tcp_link(self, sink: TransferSink) -> Link:
         return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
+
+
+def _addresses(settings: AgentSettings) -> frozenset[Address]:
+    """Of engines that gateways reach through this agent."""
+    found = [engine.url for engine in settings.reach if engine.url.startswith("http:")]
+    return frozenset(parse_url(url) for url in found) if settings.tls else frozenset()
 
 
 async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None:
@@ -168,9 +194,10 @@ async def _take_again(agent: Agent, reread: Callable[[], AgentSettings]) -> None
         log.info("the deployment file is taken over")
 
 
-async def _watch_certificates(tls: LiveTls) -> None:
+async def _watch_certificates(tls: LiveTls, peers: Peers) -> None:
     """Read them again when they have changed and look the same for a moment: they may be in the
-    middle of being written. Warn of those that expire soon."""
+    middle of being written. End connections with whom is not trusted any more, so within three
+    seconds of a change. Warn of those that expire soon."""
     seen, warned_at = stamp_of(tls.files), -inf
     while True:
         if time.monotonic() - warned_at >= _WARN_S:
@@ -183,6 +210,9 @@ async def _watch_certificates(tls: LiveTls) -> None:
             _renew(tls)
             warned_at = -inf
         seen = now
+        ended = [*tls.end_untrusted(now=time.time()), *peers.end_untrusted(now=time.time())]
+        for line in ended:
+            log.warning("%s", line)
 
 
 def _renew(tls: LiveTls) -> None:
@@ -195,13 +225,15 @@ def _renew(tls: LiveTls) -> None:
         log.info("new certificates are used from now on")
 
 
-async def _sweep(driver: PoolDriver, port: LinkPort) -> None:
+async def _sweep(driver: PoolDriver, port: LinkPort, caches: EngineCaches | None = None) -> None:
     """What only time decides."""
     while True:
         await asyncio.sleep(_SWEEP_PERIOD_S)
         try:
             port.report_progress()
             driver.handle(TimePassed())
+            if caches is not None:
+                caches.registered(registered_pids(driver.snapshot().engines))
         except Exception:
             log.exception("a fault of ours in the agent's sweep; it goes on")
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.agent.engine_caches import EngineReach
 from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import (
     AgentConfig,
     ClusterConfig,
     Deployment,
+    EngineConfig,
     Line,
     MachineConfig,
     lines_of,
@@ -23,7 +25,7 @@ from prfaas.link.tcp.config import (
     SharedLine,
     TcpLinkConfig,
 )
-from prfaas.tls.files import TlsFiles
+from prfaas.tls.files import TlsFiles, files_in
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     admin: str
     link: TcpLinkConfig | None
+    tls: TlsFiles | None = None
+    """Of HTTP, where it is not plaintext."""
+    cache_key: Path | None = None
+    """Of what gateways are told of engines' caches; None: they follow engines themselves."""
+    reach: tuple[EngineReach, ...] = ()
+    """The machine's engines, as far as it is known where they are."""
+    gateways: frozenset[str] = frozenset()
+    """Who may ask it for everything, by name."""
     longest_deadline_s: float = LONGEST_DEADLINE_S
     """No transfer is wanted longer than the request that it is for."""
 
@@ -65,9 +75,23 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         socket=socket or Path(agent.socket or ""),
         admin=agent.admin,
         link=_link(deployment, agent),
+        tls=None if agent.tls is None else files_in(agent.tls),
+        cache_key=None if agent.tls is None else Path(agent.tls.cache_key_file),
+        reach=tuple(_reach(engine) for engine in machine.engines if engine.url is not None),
+        gateways=frozenset(gateway.name for gateway in deployment.gateways),
         longest_deadline_s=min(
             LONGEST_DEADLINE_S, max(g.longest_deadline_s for g in deployment.gateways)
         ),
+    )
+
+
+def _reach(engine: EngineConfig) -> EngineReach:
+    return EngineReach(
+        name=engine.name,
+        url=engine.url or "",
+        kv_events=engine.kv_events,
+        kv_events_replay=engine.kv_events_replay,
+        ca=engine.ca,
     )
 
 
@@ -151,9 +175,7 @@ def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
 
 def _security(agent: AgentConfig) -> TlsFiles | Plaintext:
     if agent.tls is not None:
-        tls = agent.tls
-        crl = None if tls.crl is None else Path(tls.crl)
-        return TlsFiles(Path(tls.ca), Path(tls.cert), Path(tls.key), crl, tls.names)
+        return files_in(agent.tls)
     if agent.plaintext:
         return Plaintext()
     raise ConfigError(

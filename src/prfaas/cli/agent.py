@@ -10,13 +10,26 @@ import uvloop
 
 from prfaas.agent.service import serve
 from prfaas.agent.settings import AgentSettings, settings_for
-from prfaas.core.deployment import load_deployment
-from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.cli.reports import teach
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
+from prfaas.process.logs import add_log_options, set_up_logs
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
+
+EXAMPLES = """
+examples:
+  prfaas agent deployment.yaml --name east-agent
+  prfaas agent deployment.yaml --name east-agent --socket /run/prfaas/agent.sock
+
+SIGHUP has it read the file again. Exit status: 0 where it was told to stop, 2 where the file is
+wrong or what it names cannot be had: an address, memory, certificates.
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         type=Path,
@@ -27,19 +40,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", type=Path, metavar="PATH", help="Unix socket for engines, instead of the file's"
     )
-    add_log_level(parser)
+    add_log_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the agent; 0 once it is told to stop. SIGHUP: it reads the file again."""
-    log_to_stderr(args.log_level)
+    """Run the agent; 0 once it is told to stop. It reads the file again when that
+    has changed, or on SIGHUP."""
+    set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
 
     def read() -> AgentSettings:
-        return settings_for(load_deployment(args.deployment), args.name, socket=args.socket)
+        deployment = load_deployment(args.deployment)
+        settings = settings_for(deployment, args.name, socket=args.socket)
+        with naming(str(args.deployment)):
+            check_borders(deployment)
+        return settings
 
     told = asyncio.Event()
+    watched = Reloading(args.deployment, told.set, asked=asyncio.Event())
+
+    async def program() -> int:
+        watching = asyncio.create_task(watched.run())
+        try:
+            await serve(read(), reread=read, told=told)
+        finally:
+            watching.cancel()
+
     return run_until_signal(
-        serve(read(), reread=read, told=told),
+        program(),
         stopped_status=0,
         loop_factory=uvloop.new_event_loop,
         on_hangup=told.set,

@@ -21,6 +21,7 @@ from prfaas.bench.endpoint import Endpoint, Served, api_key_of
 from prfaas.bench.load import Pace, Told, send
 from prfaas.bench.outcomes import Outcome, Slo, Spread, Summary, summarise
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import add_json, teach
 from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import parse_duration, parse_tokens
@@ -79,8 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     when.add_argument("--concurrency", type=int, metavar="N", help="no more than N at a time")
     when.add_argument("--duration", metavar="TIME", help="send none after so long, for example 60s")
     _configure_endpoint(parser)
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    teach(parser, _EXAMPLES)
 
 
 def _configure_endpoint(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def _configure_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tpot", metavar="TIME", help="the SLO: each further token within")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
     parser.add_argument("--save", type=Path, metavar="FILE", help="one JSON line per request")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the tables")
+    add_json(parser, Summary, help_text="print JSON in place of the tables")
 
 
 def run(args: argparse.Namespace) -> int:

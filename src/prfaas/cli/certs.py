@@ -1,26 +1,63 @@
-"""``prfaas certs``: the private CA of a deployment and its agents' certificates."""
+"""``prfaas certs``: the private CA of a deployment, certificates of its agents and gateways."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+import msgspec
+
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment.agents import CACHE_KEY
 from prfaas.core.errors import CallerError
 from prfaas.tls import authority
 from prfaas.tls.files import CA_KEY
+
+INIT = """
+examples:
+  prfaas certs init
+  prfaas certs init --dir /etc/prfaas/certs --days 3650
+
+Exit status: 0, or 2 where a CA is there already or a file cannot be written.
+"""
+ISSUE = """
+examples:
+  prfaas certs issue east-agent west-agent
+  prfaas certs issue --deployment deployment.yaml --days 90
+
+Exit status: 0, or 2 where there is no CA, or the file has no such agent.
+"""
+REVOKE = """
+examples:
+  prfaas certs revoke east-agent
+
+Exit status: 0, or 2 where there is no CA, or no such certificate.
+"""
+
+
+class CertificateFiles(msgspec.Struct, frozen=True):
+    """What ``prfaas certs ... --json`` prints: the files that were written."""
+
+    files: list[str]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     init = actions.add_parser("init", help="make a new CA")
-    issue = actions.add_parser("issue", help="make the certificates of agents, signed by the CA")
+    revoke = actions.add_parser("revoke", help="put certificates on the CA's revocation list")
+    issue = actions.add_parser("issue", help="make the certificates of agents and gateways")
+    for action, examples in ((init, INIT), (issue, ISSUE), (revoke, REVOKE)):
+        teach(action, examples)
+        add_json(action, CertificateFiles)
     issue.add_argument("agents", nargs="*", metavar="AGENT", help="name in the deployment file")
     issue.add_argument(
-        "--deployment", type=Path, metavar="FILE", help="for every agent of this deployment file"
+        "--deployment",
+        type=Path,
+        metavar="FILE",
+        help="for every agent and gateway of this deployment file",
     )
-    revoke = actions.add_parser("revoke", help="put certificates on the CA's revocation list")
     revoke.add_argument("agents", nargs="+", metavar="AGENT", help="whose certificates")
     revoke.add_argument(
         "--dir",
@@ -48,30 +85,61 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make what is asked for and say where it lies; 0."""
-    if args.action == "revoke":
-        for agent in args.agents:
-            path = authority.revoke(args.dir, agent)
-        print(f"{path}: give it to every agent as 'tls: {{crl: ...}}'; it is read when it changes")
-        return 0
-    if args.days < 1:
-        raise CallerError(f"--days {args.days}: write 1 or more")
-    if args.action == "init":
-        path = authority.create_authority(args.dir, days=args.days)
-        print(f"{path}: the CA's certificate; every agent needs it")
-        print(f"{args.dir / CA_KEY}: the CA's key; keep it off the agents' machines")
-        return 0
-    agents = list(args.agents)
+    made = {"init": _init, "issue": _issue, "revoke": _revoke}[args.action](args)
+    if args.json:
+        report = CertificateFiles([str(file) for files, _ in made for file in files])
+        print(msgspec.json.encode(report).decode())
+    else:
+        for files, words in made:
+            print(f"{', '.join(map(str, files))}: {words}")
+    return 0
+
+
+_FOR_ALL = "every agent and gateway needs it, beside ca.pem"
+_Made = list[tuple[list[Path], str]]
+"""Files, and what they are for."""
+
+
+def _init(args: argparse.Namespace) -> _Made:
+    path = authority.create_authority(args.dir, days=_days(args))
+    return [
+        ([path], "the CA's certificate; every agent needs it"),
+        ([args.dir / CA_KEY], "the CA's key; keep it off the agents' machines"),
+        ([args.dir / CACHE_KEY], f"what cache events are keyed with; {_FOR_ALL}"),
+    ]
+
+
+def _issue(args: argparse.Namespace) -> _Made:
+    days, agents = _days(args), list(args.agents)
     if args.deployment is not None:
-        known = [agent.name for agent in load_deployment(args.deployment).agents]
+        deployment = load_deployment(args.deployment)
+        known = [agent.name for agent in deployment.agents]
+        known += [gateway.name for gateway in deployment.gateways]
         strangers = sorted(set(agents) - set(known))
         if strangers:
             raise CallerError(
-                f"no agent {strangers[0]!r} in {args.deployment}; known: {', '.join(sorted(known))}"
+                f"no agent or gateway {strangers[0]!r} in {args.deployment}; "
+                f"known: {', '.join(sorted(known))}"
             )
         agents = agents or known
     if not agents:
         raise CallerError("name the agents, or give --deployment FILE for all of its own")
+    made: _Made = []
     for agent in agents:
-        files = authority.issue(args.dir, agent, days=args.days)
-        print(f"{files.cert}, {files.key}: for agent {agent}, with {files.ca}")
-    return 0
+        files = authority.issue(args.dir, agent, days=days)
+        made.append(([files.cert, files.key], f"for {agent}, with {files.ca}"))
+    made.append(([authority.make_cache_key(args.dir)], _FOR_ALL))
+    return made
+
+
+def _revoke(args: argparse.Namespace) -> _Made:
+    for agent in args.agents:
+        path = authority.revoke(args.dir, agent)
+    words = "give it to every agent as 'tls: {crl: ...}'; it is read when it changes"
+    return [([path], words)]
+
+
+def _days(args: argparse.Namespace) -> int:
+    if args.days < 1:
+        raise CallerError(f"--days {args.days}: write 1 or more")
+    return int(args.days)

@@ -6,17 +6,20 @@ import argparse
 
 import shtab
 
+from prfaas.cli.reports import teach
+
 EXAMPLES = """
 examples:
   prfaas completion bash > ~/.local/share/bash-completion/completions/prfaas
   prfaas completion zsh > ~/.zfunc/_prfaas      with ~/.zfunc in fpath
   eval "$(prfaas completion bash)"              for this shell only
+
+Exit status: 0.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose script to print")
 
 

@@ -9,10 +9,19 @@ from typing import Any
 
 import msgspec
 
+from prfaas.cli.reports import teach
 from prfaas.core.errors import CallerError
 from prfaas.core.strict import load_yaml, naming
 from prfaas.description.earlier import converted
 from prfaas.description.file import parse_description
+
+EXAMPLES = """
+examples:
+  prfaas convert scenario.yaml > deployment.yaml
+  prfaas convert scenario.yaml -o deployment.yaml
+
+Exit status: 0, or 2 where the file is not understood or the new one exists.
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="where to write it (standard output)"
     )
-    parser.epilog = "example: prfaas convert scenario.yaml -o deployment.yaml"
+    teach(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import load_deployment
 from prfaas.core.deployment.changes import Change, changes, check_change
 from prfaas.core.errors import ConfigError
@@ -38,12 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "diff",
         help="compare two deployment files",
         description="Say in words what differs between two deployment files.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     diff.add_argument("old", type=Path, metavar="OLD.yaml", help="the file in use")
     diff.add_argument("new", type=Path, metavar="NEW.yaml", help="the file to come")
-    diff.add_argument("--json", action="store_true", help="print JSON")
+    add_json(diff, DeploymentDiff)
+    teach(diff, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:

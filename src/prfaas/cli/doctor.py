@@ -12,19 +12,25 @@ from rich.console import Console
 from rich.text import Text
 
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.errors import CallerError
+from prfaas.core.units import parse_duration
 from prfaas.doctor.examine import examine
 from prfaas.doctor.finding import Finding
 
 EXAMPLES = """
 examples:
   prfaas doctor                         this machine: Python, vLLM, memory, limits, network cards
-  prfaas doctor deployment.yaml         and its ports, certificates, clocks, the way to every agent
+  prfaas doctor deployment.yaml         and its ports, certificates, clocks, the way to every agent,
+                                        RTT and rate of every pair of agents
+  prfaas doctor deployment.yaml --measure 0      without sending test data over the KV links
   prfaas doctor deployment.yaml --json | jq '.findings[] | select(.level == "error")'
 
 Run it on every machine of the deployment, before and while it runs. Exit status: 0 where nothing
 is in the way, 1 where something is (an "error"), 2 where the file is wrong.
 """
+_LEAST_S, _MOST_S = 0.1, 10.0
 _STYLE = {"ok": "green", "note": "dim", "warning": "yellow", "error": "bold red"}
 
 
@@ -37,8 +43,7 @@ class DoctorReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         nargs="?",
@@ -46,13 +51,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DEPLOYMENT.yaml",
         help="deployment file; without one only the machine is looked at",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--measure",
+        default="1 s",
+        metavar="TIME",
+        help="how long test data goes from each agent to each other; 0: none (default: "
+        "%(default)s)",
+    )
+    add_json(parser, DoctorReport)
 
 
 def run(args: argparse.Namespace) -> int:
     deployment = None if args.deployment is None else load_deployment(args.deployment)
     console = None if args.json else report_console()
-    findings = asyncio.run(_examine(deployment, console))
+    findings = asyncio.run(_examine(deployment, console, measure_s=_measure_s(args.measure)))
     levels = [finding.level for finding in findings]
     report = DoctorReport(findings, levels.count("error"), levels.count("warning"))
     if console is None:
@@ -65,10 +77,19 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.errors else 0
 
 
-async def _examine(deployment: Deployment | None, console: Console | None) -> list[Finding]:
+def _measure_s(text: str) -> float:
+    seconds = 0.0 if text == "0" else parse_duration(text)
+    if seconds and not _LEAST_S <= seconds <= _MOST_S:
+        raise CallerError(f"--measure {text}: write 0, or {_LEAST_S:g} s to {_MOST_S:g} s")
+    return seconds
+
+
+async def _examine(
+    deployment: Deployment | None, console: Console | None, *, measure_s: float
+) -> list[Finding]:
     """Findings are printed as they are made: some wait for a network."""
     findings = []
-    async for finding in examine(deployment, now=time.time()):
+    async for finding in examine(deployment, now=time.time(), measure_s=measure_s):
         findings.append(finding)
         if console is not None:
             console.print(_line(finding), soft_wrap=True)

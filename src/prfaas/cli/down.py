@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.units import parse_duration
 from prfaas.launch.runs import Run, end, running, the_running
 
@@ -29,14 +30,13 @@ class DownReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument("run", nargs="?", metavar="RUN", help="which one, where several run")
     parser.add_argument("--all", action="store_true", help="every run of yours on this machine")
     parser.add_argument(
         "--wait", default="60 s", metavar="TIME", help="for how long (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, DownReport)
 
 
 def run(args: argparse.Namespace) -> int:

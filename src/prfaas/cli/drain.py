@@ -10,6 +10,7 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
+from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
@@ -84,8 +85,7 @@ class _Order(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "name", nargs="?", metavar="ENGINE|MACHINE|CLUSTER", help="without one: list all that drain"
     )
@@ -101,7 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="tell this gateway, again for each (default: every gateway of the file)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON once, at the end")
+    add_json(parser, list[Told], help_text="print JSON once, at the end")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,9 +8,11 @@ import shlex
 
 import msgspec
 
+from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.launch import addresses
 from prfaas.launch.commands import Command, engine_command, installed_vllm
 
 EXAMPLES = """
@@ -39,8 +41,7 @@ class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument("name", metavar="NAME", help="the engine's name in the deployment")
     add_deployment(parser)
     parser.add_argument("--run", action="store_true", help="run it instead of printing it")
@@ -49,13 +50,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("cpu", "gpu"),
         help="whose command (default: that of the vLLM installed here)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, EngineReport)
 
 
 def run(args: argparse.Namespace) -> int:
     file = deployment_file(args)
     deployment = load_deployment(file)
     engine = _engine(deployment, args.name, source=str(file))
+    if (deployment.model.path or "").startswith(addresses.TINY):
+        model = addresses.local_model(deployment.model)
+        deployment = msgspec.structs.replace(deployment, model=model)
     command = engine_command(deployment, engine, vllm=args.vllm or installed_vllm())
     if args.run:
         os.execvpe(command.arguments[0], command.arguments, {**os.environ, **command.environment})

@@ -8,18 +8,32 @@ from pathlib import Path
 
 import uvloop
 
-from prfaas.core.deployment import load_deployment
+from prfaas.cli.reports import teach
+from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import serve
-from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.gateway.tracing import make_tracing
+from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
+
+EXAMPLES = """
+examples:
+  prfaas gateway deployment.yaml
+  prfaas gateway deployment.yaml --events /var/log/prfaas/events.jsonl --learned learned.json
+  prfaas gateway deployment.yaml --name gateway-2       where the file has several
+
+SIGHUP has it read the file again, SIGTERM has it finish what runs, a second one end at once. Exit
+status: 0 where it was told to stop, 2 where the file is wrong or the address is taken.
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         type=Path,
@@ -38,16 +52,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep what is learned of engines here, and begin with what a gateway has left",
     )
-    add_log_level(parser)
+    parser.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="send OpenTelemetry spans there, as http://collector:4318/v1/traces (default: what "
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names, else none are made)",
+    )
+    add_log_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the gateway; 0 once it is told to stop."""
-    log_to_stderr(args.log_level)
+    set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
     deployment = load_deployment(args.deployment)
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     endpoints = resolve(deployment, source=str(args.deployment))
+    with naming(str(args.deployment)):
+        check_borders(deployment)
     hurry, hung_up = asyncio.Event(), asyncio.Event()
 
     def reloading(gateway: Gateway) -> Reloading:
@@ -67,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         seeds=cost_seeds(deployment, beside=args.deployment.parent),
         hurry=hurry,
         reloading=reloading,
+        tracing=make_tracing(args.otlp_traces_endpoint, gateway=args.name or "gateway"),
     )
     return run_until_signal(
         program,

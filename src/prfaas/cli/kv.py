@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import format_bytes, format_rate, parse_tokens
 from prfaas.models.geometry.layers import ModelGeometry
@@ -82,8 +83,7 @@ class KvReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "model",
         nargs="?",
@@ -109,7 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", metavar="P", help="prefill profile, built in or a .yaml file, for the line"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, KvReport)
 
 
 def run(args: argparse.Namespace) -> int:

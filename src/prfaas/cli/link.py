@@ -9,13 +9,30 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_rate
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.link_test import Report, SilentSink, Stage, report, run_stages
-from prfaas.process.logs import log_to_stderr
+from prfaas.process.logs import set_up_logs
 from prfaas.tls.files import TlsFiles, files_of
+
+EXAMPLES = """
+examples:
+  prfaas link test west-1.example:7400 --peer west-agent --name east-agent --certs certs
+  prfaas link test 10.0.0.2:7400 --peer far --name near --plaintext --connections 4,16 --seconds 10
+
+The far end is a running agent or 'prfaas link listen'. Exit status: 0, or 2 where it cannot be
+reached, is another, or an option is wrong.
+"""
+LISTEN_EXAMPLES = """
+examples:
+  prfaas link listen --name far --plaintext
+  prfaas link listen --name west-agent --certs certs --listen 0.0.0.0:7400
+
+Exit status: 130 after Ctrl-C, 2 where the address is taken or the certificates are not usable.
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="also measure without TLS, against 'prfaas link listen --plaintext' there",
     )
-    test.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    add_json(test, Report, help_text="print one JSON object at the end")
+    teach(test, EXAMPLES)
     listen = actions.add_parser("listen", help="be the far end of a test, without an agent")
     listen.add_argument(
         "--listen",
@@ -55,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="where to listen (default: %(default)s)",
     )
+    teach(listen, LISTEN_EXAMPLES)
     for action in (test, listen):
         action.add_argument("--name", required=True, help="our own name, as in our certificate")
         action.add_argument(
@@ -81,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         plain = msgspec.structs.replace(config, security=Plaintext())
         runs.append((plain, args.plaintext_at, False))
     # What is wrong with the line ends the test with the same words.
-    log_to_stderr("error")
+    set_up_logs("error")
     progress = sys.stderr if args.json else sys.stdout
     total = len(runs) * len(counts)
     print(

@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "engine": "print or run the 'vllm serve' command of one engine of a deployment",
     "certs": "make a private CA and per-agent certificates for the KV link",
     "deployment": "compare deployment files",
+    "render": "write Kubernetes manifests or systemd units of a deployment",
+    "members": "keep a deployment file as the pods that there are",
     "drain": "take an engine, machine or cluster out of service, and back",
     "status": "watch a running deployment: clusters, engines, lines, decisions, troubles",
     "doctor": "look for what would go wrong on this machine, and say what to do",
@@ -31,7 +33,7 @@ VERBS: dict[str, str] = {
     "replay": "tell what became of the requests of a journal: all, or one step by step",
     "simulate": "replay a workload or trace under routing policies",
     "convert": "write a scenario of an earlier version as a deployment file",
-    "schema": "print the JSON Schema of the deployment file",
+    "schema": "print the JSON Schema of the deployment file, or of a verb's --json",
     "bench": "send a workload to an OpenAI endpoint, and measure what its clients see",
     "profile": "measure how fast running engines are, for plan and simulate",
     "link": "test the KV link between two agents",
@@ -39,21 +41,21 @@ VERBS: dict[str, str] = {
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain", "deployment", "certs"),
+    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain"),
+    "lay out": ("deployment", "certs", "render", "members"),
     "watch": ("status", "replay", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),
     "measure": ("bench", "profile", "link"),
     "shell": ("completion",),
 }
 
-_FIRST_STEPS = """
-first steps:
+_FIRST_STEPS = """first steps:
   prfaas demo                      two clusters on this machine, explained as they answer
   prfaas up deployment.yaml        serve http://127.0.0.1:8000/v1; Ctrl-C or 'prfaas down' ends it
   prfaas status                    in another terminal: what it does now
   prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
-
-'prfaas VERB --help' teaches a verb, with examples.
+'prfaas VERB --help' teaches a verb, with examples and exit statuses (2: wrong input, 130: Ctrl-C),
+'prfaas schema VERB' describes what it prints with --json.
 """
 
 

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from prfaas.cli.console import progress_after, report_console
 from prfaas.cli.description_options import add_description_options, described
 from prfaas.cli.plan_report import print_plan
-from prfaas.planner.compare import plan
+from prfaas.cli.reports import add_json, teach
+from prfaas.planner.compare import Plan, plan
 from prfaas.planner.scenario import scenario_of
-from prfaas.planner.whatif import break_even, what_ifs
+from prfaas.planner.whatif import BreakEven, WhatIf, break_even, what_ifs
 from prfaas.plots.plan import check_plan_picture, draw_plan
 
+EXAMPLES = """
+examples:
+  prfaas plan examples/paper.yaml                       the paper's case study
+  prfaas plan examples/paper.yaml --plot plan.svg
+  prfaas plan deployment.yaml --trace events.jsonl      for the requests of a gateway's journal
+  prfaas plan deployment.yaml --profile west=west.yaml --json | jq '.deployments[0]'
+
+Exit status: 0, or 2 where the file is wrong or what it describes cannot be served.
+"""
 _SILENT_S = 2.0
 """A plan that takes longer says what it is at."""
+
+
+class PlanReport(Plan, frozen=True, kw_only=True):
+    """What ``prfaas plan --json`` prints."""
+
+    break_even: BreakEven | None
+    what_if: list[WhatIf]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_description_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, PlanReport)
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw Lambda over N_p and t to .png, .svg or .pdf"
     )
-    parser.epilog = "example: prfaas plan examples/paper.yaml --plot plan.svg"
+    teach(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,11 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         draw_plan(scenario, args.plot)
     if args.json:
-        report: dict[str, Any] = msgspec.to_builtins(result)
-        report["break_even"] = msgspec.to_builtins(prices)
-        report["what_if"] = msgspec.to_builtins(changes)
-        # Through msgspec: an infinite figure (an overloaded queue) is null, not invalid JSON.
-        print(json.dumps(msgspec.json.decode(msgspec.json.encode(report)), indent=2))
+        report = PlanReport(**msgspec.structs.asdict(result), break_even=prices, what_if=changes)
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
         return 0
     print_plan(result, prices, changes, report_console())
     if args.plot is not None:

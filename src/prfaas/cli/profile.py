@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import teach
 from prfaas.core.deployment import ClusterConfig, Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import parse_duration, parse_tokens
@@ -20,6 +21,7 @@ from prfaas.models.profiles import parse_profile
 from prfaas.plots.figure import check_picture
 from prfaas.plots.profile import draw_profiles
 from prfaas.profiling.profile import Measured, Wanted, measure
+from prfaas.tls.agents import AgentTrust, tools_context
 
 _EXAMPLES = """
 examples:
@@ -28,7 +30,8 @@ examples:
   prfaas simulate deployment.yaml --profile west=profiles/west.yaml ...
 
 Only idle engines are measured, one at a time: prompts up to their longest, decode batches up to
-max_num_seqs, and, where agents run, how long a hand-off takes to load.
+max_num_seqs, and, where agents run, how long a hand-off takes to load. Exit status: 0, or 2 where
+an engine does not answer, is busy, or a file is wrong.
 """
 
 
@@ -49,8 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hardware", help="what one instance runs on, for the profile")
     parser.add_argument("--gpus", type=int, help="of one instance (one for each rank)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    teach(parser, _EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,7 +88,7 @@ def _measure_deployment(
 ) -> dict[str, Measured]:
     """Cluster -> what was measured: prefill on the first engine that prefills, decode and loads on
     the first that decodes. Engines of a cluster are taken to be alike."""
-    found = {}
+    found, trust = {}, AgentTrust(deployment)
     for cluster in deployment.clusters:
         prefills = [engine for engine in cluster.engines if engine.role == "prefill"]
         decodes = [engine for engine in cluster.engines if engine.role == "decode"]
@@ -95,7 +97,11 @@ def _measure_deployment(
             sender = _sender(deployment, cluster, prefills)
             wanted = _wanted(deployment, decodes[0], budget_s, longest, args)
             wanted = msgspec.structs.replace(
-                wanted, prefills=not prefills, sender_url=None if sender is None else sender.url
+                wanted,
+                prefills=not prefills,
+                sender_url=None if sender is None else sender.url,
+                sender_key=None if sender is None else _key(sender),
+                sender_through=None if sender is None else trust.carried.get(sender.name),
             )
             measured.append(asyncio.run(measure(wanted, _tell(decodes[0].name))))
         if prefills:
@@ -128,9 +134,16 @@ def _wanted(
         longest,
         min(args.max_batch or engine.max_num_seqs, engine.max_num_seqs),
         agent_url=agent.admin_url,
+        agent_tls=None if agent.tls is None else tools_context(deployment),
+        key=_key(engine),
+        through=AgentTrust(deployment).carried.get(engine.name),
         agent=agent.name,
         engine=engine.name,
     )
+
+
+def _key(engine: EngineConfig) -> str | None:
+    return engine.keys.read()[0] if engine.keys else None
 
 
 def _sender(

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prfaas.cli.console import progress_after, report_console
+from prfaas.cli.reports import add_json, teach
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_bytes, format_duration
 from prfaas.plots.figure import check_picture
@@ -41,8 +42,7 @@ _BAR_COLUMNS = 56
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     parser.add_argument("journal", type=Path, metavar="JOURNAL", help="a file that --events wrote")
     parser.add_argument("request", nargs="?", metavar="REQUEST", help="tell this one step by step")
     parser.add_argument(
@@ -52,9 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw what is shown to .png, .svg or .pdf"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON line per request: all, or REQUEST"
-    )
+    add_json(parser, Timeline, help_text="print one JSON line per request: all, or REQUEST")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from prfaas.cli.console import report_console
 from prfaas.cli.description_options import add_description_options, described
+from prfaas.cli.reports import add_json, teach
 from prfaas.cli.simulate_journal import Replay, replayed
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.description.experiments import RunConfig
@@ -28,9 +29,32 @@ from prfaas.sim.report import results_tables
 from prfaas.sim.runs import check_runs, run_for, with_seed
 from prfaas.sim.simulation import Log
 from prfaas.sim.summary import Summary
-from prfaas.sim.sweep import SweepPoint
+from prfaas.sim.sweep import Sweep, SweepPoint
 from prfaas.workload.files import clip_note
 from prfaas.workload.requests import Workload
+
+EXAMPLES = """
+examples:
+  prfaas simulate examples/paper.yaml --policy elastic threshold
+  prfaas simulate examples/paper.yaml --policy auto --sweep rate --parallel
+  prfaas simulate examples/paper.yaml --policy auto --requests 500 --events run.jsonl
+  prfaas simulate deployment.yaml --journal events.jsonl    what a gateway did, what else could
+  prfaas simulate deployment.yaml --trace trace.jsonl.gz --speed-up 2 --plot run.svg --json
+
+Exit status: 0, or 2 where a file or an option is wrong.
+"""
+
+
+class RunsReport(msgspec.Struct, frozen=True):
+    """What ``prfaas simulate --json`` prints."""
+
+    runs: list[Summary]
+
+
+class SweepsReport(msgspec.Struct, frozen=True):
+    """What ``prfaas simulate --sweep rate --json`` prints."""
+
+    runs: list[Sweep]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +104,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="draw TTFT and egress; of a sweep, the SLO by rate",
     )
     parser.add_argument("--events", type=Path, metavar="FILE", help="write the journal of the run")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.epilog = "example: prfaas simulate examples/paper.yaml --policy elastic threshold"
+    add_json(parser, RunsReport, SweepsReport, help_text="print JSON in place of the table")
+    teach(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -215,7 +239,7 @@ def _sweep(setting: Setting, jobs: list[Job], args: argparse.Namespace) -> int:
 
     sweeps = sweep_all(setting, jobs, processes=args.parallel, on_point=tell)
     if args.json:
-        _print_json(sweeps)
+        _print_json(SweepsReport(sweeps))
     else:
         out = report_console()
         for sweep in sweeps:
@@ -228,7 +252,7 @@ def _sweep(setting: Setting, jobs: list[Job], args: argparse.Namespace) -> int:
 
 def _show(summaries: list[Summary], *, as_json: bool) -> None:
     if as_json:
-        _print_json(summaries)
+        _print_json(RunsReport(summaries))
     else:
         _print_tables(summaries)
 
@@ -239,8 +263,8 @@ def _print_tables(summaries: list[Summary]) -> None:
         console.print(table)
 
 
-def _print_json(results: list[Any]) -> None:
-    print(msgspec.json.format(msgspec.json.encode({"runs": results}), indent=2).decode())
+def _print_json(report: RunsReport | SweepsReport) -> None:
+    print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
 
 
 @contextmanager

@@ -11,11 +11,13 @@ import msgspec
 from rich.live import Live
 
 from prfaas.cli.console import report_console
+from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.units import parse_duration
 from prfaas.process.signals import run_until_signal
 from prfaas.status.collect import collect
+from prfaas.status.snapshot import Snapshot
 from prfaas.status.view import draw
 from prfaas.tls.front import trust_of
 
@@ -32,11 +34,10 @@ deployment cannot be found.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    teach(parser, EXAMPLES)
     add_deployment(parser)
     parser.add_argument("--once", action="store_true", help="print it once and stop")
-    parser.add_argument("--json", action="store_true", help="print JSON once")
+    add_json(parser, Snapshot, help_text="print JSON once")
     parser.add_argument(
         "--every", default="1 s", metavar="TIME", help="look again after (default: %(default)s)"
     )

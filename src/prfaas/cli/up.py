@@ -8,15 +8,28 @@ from pathlib import Path
 
 from rich.console import Console
 
+from prfaas.cli.reports import teach
 from prfaas.core.deployment import Deployment
 from prfaas.launch.start import load, started
 from prfaas.process.signals import run_until_signal
 
 log = logging.getLogger(__name__)
 
+EXAMPLES = """
+examples:
+  prfaas up                                 two clusters with a small model, on this machine
+  prfaas up --model Qwen/Qwen3-0.6B         the same with another
+  prfaas up deployment.yaml --events events.jsonl
+  prfaas up --listen 127.0.0.1:9000         where port 8000 is taken
+
+It runs until Ctrl-C or 'prfaas down'. Exit status: 128 + the signal that ended it (130 after
+Ctrl-C), 2 where the file is wrong, or a process could not be started or did not stay.
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
+    teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
         nargs="?",

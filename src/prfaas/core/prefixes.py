@@ -44,6 +44,12 @@ class Prefix(msgspec.Struct, frozen=True):
         """Where the last whole block ends."""
         return self.from_token + len(self.digests) * self.block_tokens
 
+    def digest(self) -> str:
+        """Of all of it, in hexadecimal: who has this is told of no other prefix."""
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"prfaas-copy")
+        digest.update(msgspec.msgpack.encode(self))
+        return digest.hexdigest()
+
     def fault(self) -> str | None:
         """What is wrong with it, or None: it may come from elsewhere."""
         size, count = self.block_tokens, len(self.digests)

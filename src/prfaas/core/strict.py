@@ -59,7 +59,10 @@ def parse_yaml(text: bytes | str, kind: type[T], *, source: str) -> T:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_explain(str(error), kind)}") from error
     except (*UNREADABLE, ValueError) as error:  # ValueError: 2026-13-45 is no date.
-        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+        said = "; ".join(line.strip() for line in str(error).splitlines())
+        said = said.replace('; in "<byte string>", line', ", at line")
+        said = said.replace('; in "<unicode string>", line', ", at line")
+        raise ConfigError(f"{source}: not valid YAML: {said}") from error
 
 
 def _explain(message: str, kind: type) -> str:

@@ -8,8 +8,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.errors import EngineError
-
-MAX_TOKENS = 16
+from prfaas.demo.script import ANSWER_TOKENS
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +53,7 @@ async def ask(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str)
     body = {
         "model": model,
         "prompt": prompt,
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": ANSWER_TOKENS,
         "temperature": 0,
         "stream": True,
         "return_token_ids": True,

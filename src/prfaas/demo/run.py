@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from prfaas.core.deployment import Deployment
 from prfaas.demo import report
 from prfaas.demo.client import Answer, ask
-from prfaas.demo.script import MEASURING, Prompt, Script, fitting
+from prfaas.demo.script import MEASURING, SCRIPTS, WHOLE_S, Prompt, Script, Speed, fitting
 from prfaas.launch.start import started
 from prfaas.launch.supervisor import Supervisor
 
@@ -21,18 +22,25 @@ _SHOWS = (
     "Long prompts are prefilled in one cluster and answered in another, which gets their KV cache "
     "over a line; a plain vLLM engine is asked the same, and every answer must be identical."
 )
+_UNSEEN_TOKENS_PER_S = 100.0
+"""Where the measured answer came in one piece."""
 
 
 async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
     """Returns 0 only if every answer is identical to the plain engine's."""
     console.print(_SHOWS + "\n", highlight=False)
     async with started(deployment, console, plain_engine=True) as supervisor:
+        begun = time.monotonic()
         script = await _measured(supervisor, console)
         console.print("\nAsking ...", highlight=False)
         prompts, answers = await _play(supervisor, script, console)
         console.print("\nAsking a plain engine, without disaggregation, the same ...")
         plain = await _replay(supervisor.plain_url, _model(supervisor), prompts)
         status = _judge(answers, plain, console)
+        console.print(
+            f"All of it took {time.monotonic() - begun:.0f} s from when the engines were up.",
+            highlight=False,
+        )
         _say_what_next(supervisor, console, keep=keep)
         if keep:
             await supervisor.stop_plain_engine()
@@ -43,14 +51,20 @@ async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
 async def _measured(supervisor: Supervisor, console: Console) -> Script:
     """The script whose length fits this machine."""
     console.print("\nMeasuring this machine ...", end=" ", highlight=False)
+    begun = time.monotonic()
     async with _client() as http:
         for prompt in MEASURING:
             answer = await ask(http, supervisor.url, model=_model(supervisor), prompt=prompt)
-    tokens_per_s = (answer.total_tokens or 0) / answer.ttft_s
-    script = fitting(tokens_per_s)
+    speed = Speed(
+        (answer.total_tokens or 1) / answer.ttft_s,
+        answer.tokens_per_s or _UNSEEN_TOKENS_PER_S,
+    )
+    script = fitting(speed, left_s=WHOLE_S - (time.monotonic() - begun))
+    fewer = len(SCRIPTS[0].prompts) - len(script.prompts)
     console.print(
-        f"{tokens_per_s:,.0f} prompt tokens/s: the longest prompt has {script.long_tokens:,} "
-        f"tokens and takes about {script.long_tokens / tokens_per_s:.0f} s.",
+        f"{speed.prompt_tokens_per_s:,.0f} prompt tokens/s, so {len(script.prompts)} prompts of up "
+        f"to {script.long_tokens:,} tokens{f' ({fewer} are left out)' if fewer else ''}. "
+        f"All takes about {script.lasts_s(speed):.0f} s.",
         highlight=False,
     )
     return script
@@ -103,28 +117,28 @@ def _judge(answers: Mapping[str, Answer], plain: Mapping[str, Answer], console: 
 
 def _say_what_next(supervisor: Supervisor, console: Console, *, keep: bool) -> None:
     prfaas = sys.argv[0] if Path(sys.argv[0]).name == "prfaas" else "prfaas"
-    console.print("\nWhat to try next:", highlight=False)
+    url = supervisor.url
+    lines = [f"  {prfaas} demo --keep   the same, and serves on: then there is a page to watch"]
     if keep:
         body = (
             f'{{"model": "{_model(supervisor)}", "prompt": "Tell me a story.", "max_tokens": 32}}'
         )
         kind = "-H 'Content-Type: application/json'"
-        lines = [f"  curl {supervisor.url}/v1/completions {kind} -d '{body}'"]
-    else:
         lines = [
-            f"  {prfaas} demo --keep    the same, and serves on: ask it with curl, watch its page"
+            f"  {url}/ui   in a browser: what flows, the threshold, every request's stages",
+            f"  {prfaas} status   in a second terminal: what it does now",
+            f"  curl {url}/v1/completions {kind} -d '{body}'",
         ]
     lines += [
-        f"  {prfaas} up             serves without the demo; with a file, your own deployment",
-        "  docs/deployment.md how to write that file; docs/architecture.md how it works",
+        f"  {prfaas} up            serves without the demo; with a file, your own deployment",
+        f"  {prfaas} kv --list     how large the KV cache of your model is; then: {prfaas} plan",
+        "  docs/deployment.md   how to write a deployment file; docs/architecture.md how it works",
     ]
+    console.print("\nWhat to try next:", highlight=False)
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if keep:
-        url = supervisor.url
-        console.print(
-            f"Serving on at [bold]{url}/v1[/]; watch it at [bold]{url}/ui[/]. Ctrl-C stops it."
-        )
+        console.print(f"Serving on at [bold]{url}/v1[/]. Ctrl-C stops it.")
 
 
 def _model(supervisor: Supervisor) -> str:

@@ -1,5 +1,6 @@
 """What the demo asks: short and long prompts, one after another and at once, one again, and one
-that goes on where an earlier one ended. How long they are depends on how fast the machine is.
+that goes on where an earlier one ended. How long they are depends on how fast the machine is, and
+on a very slow one some are left out: the whole is to be over within `WHOLE_S`.
 
 A greedy answer may fall either way where two words nearly tie, in any batch of any engine. The
 prompts here were searched for, so that along every answer the best word leads the second by at
@@ -22,11 +23,34 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 class Script(msgspec.Struct, frozen=True):
-    """Prompts of a step are sent at once, steps one after another. ``long_tokens``: the longest
-    prompt's length."""
+    """Prompts of a step are sent at once, steps one after another. ``long_tokens``: how many the
+    longest prompt has that nothing is known of before."""
 
     long_tokens: int
     steps: tuple[tuple[Prompt, ...], ...]
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All of them, in order."""
+        return tuple(prompt for step in self.steps for prompt in step)
+
+    @property
+    def computed_tokens(self) -> float:
+        """About how many tokens an engine that caches prefixes computes for it."""
+        return sum(map(len, {prompt.text for prompt in self.prompts})) / _CHARACTERS_PER_TOKEN
+
+    def lasts_s(self, speed: Speed) -> float:
+        """About how long it takes to ask all of it twice: the deployment, and the plain engine."""
+        prefill_s = self.computed_tokens / speed.prompt_tokens_per_s * _SLOWER
+        answers_s = len(self.prompts) * ANSWER_TOKENS / speed.answer_tokens_per_s
+        return 2 * (prefill_s + answers_s)
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Of one engine of this machine that has it for itself."""
+
+    prompt_tokens_per_s: float
+    answer_tokens_per_s: float
 
 
 class _Logs(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +108,12 @@ more than the threshold's 1,024 tokens."""
 
 LASTING_S = 10.0
 """The long prompt should take no longer than this: on a slow machine it is a shorter one."""
+WHOLE_S = 120.0
+"""So should everything after the processes are up."""
+ANSWER_TOKENS = 16
+_CHARACTERS_PER_TOKEN = 4.2
+_SLOWER = 1.25
+"""So many times as long as by the measured speed: long prompts, hand-offs, other processes."""
 
 
 def _log(seed_and_entries: tuple[int, int], question: str) -> str:
@@ -122,14 +152,29 @@ def _steps(logs: _Logs) -> tuple[tuple[Prompt, ...], ...]:
     )
 
 
-SCRIPTS = tuple(Script(tokens, _steps(logs)) for tokens, logs in _LOGS.items())
-"""From the longest to the shortest."""
+def _without_most(script: Script, names: frozenset[str], long_tokens: int) -> Script:
+    steps = (tuple(p for p in step if p.name in names) for step in script.steps)
+    return Script(long_tokens, tuple(step for step in steps if step))
+
+
+_WHOLE = tuple(Script(tokens, _steps(logs)) for tokens, logs in _LOGS.items())
+_FEW = frozenset({"story", "an hour", "a day", "the same day", "and the next"})
+_FEWEST = frozenset({"story", "a day", "the same day"})
+SCRIPTS = (
+    *_WHOLE,
+    _without_most(_WHOLE[-1], _FEW, long_tokens=1_214),
+    _without_most(_WHOLE[-1], _FEWEST, long_tokens=1_214),
+)
+"""From the longest to the shortest; the last two leave prompts out."""
 
 MEASURING = (_log((9001, 10), "How long is this?"), _log((9002, 33), "And how long is this?"))
 """Asked first, to see how fast the machine is: one to warm up, one of about 1,130 tokens."""
 
 
-def fitting(tokens_per_s: float) -> Script:
-    """The longest script whose long prompt lasts at most `LASTING_S`, else the shortest."""
-    fit = (script for script in SCRIPTS if script.long_tokens / tokens_per_s <= LASTING_S)
-    return next(fit, SCRIPTS[-1])
+def fitting(speed: Speed, *, left_s: float = WHOLE_S) -> Script:
+    """The longest script that is over within ``left_s`` and whose long prompt lasts at most
+    `LASTING_S`. That matters less than to ask all prompts, and that less than the time."""
+    in_time = [script for script in SCRIPTS if script.lasts_s(speed) <= left_s]
+    everything = [script for script in in_time if script in _WHOLE]
+    quick = (s for s in everything if s.long_tokens / speed.prompt_tokens_per_s <= LASTING_S)
+    return next(quick, (everything[-1:] or in_time or [SCRIPTS[-1]])[0])

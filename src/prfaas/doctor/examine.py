@@ -9,14 +9,18 @@ from prfaas.doctor.certificates import check_certificates
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.machine import check_machine
 from prfaas.doctor.network import check_network
+from prfaas.doctor.rates import check_rates
 from prfaas.doctor.software import check_software
 
 
-async def examine(deployment: Deployment | None, *, now: float) -> AsyncIterator[Finding]:
+async def examine(
+    deployment: Deployment | None, *, now: float, measure_s: float = 0.0
+) -> AsyncIterator[Finding]:
     """Findings as they are made; without a deployment only those of the machine.
 
     Args:
         now: Unix seconds, for certificates.
+        measure_s: for how long test data goes over each pair's link; 0: none does.
     """
     for finding in check_software():
         yield finding
@@ -27,3 +31,6 @@ async def examine(deployment: Deployment | None, *, now: float) -> AsyncIterator
             yield finding
         async for finding in check_network(deployment):
             yield finding
+        if measure_s > 0:
+            async for finding in check_rates(deployment, seconds=measure_s):
+                yield finding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import parsedate_to_datetime
@@ -16,7 +17,10 @@ from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.core.errors import UNREADABLE
 from prfaas.doctor.finding import Finding, ok
+from prfaas.gateway.http_client import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
+from prfaas.tls.agents import AgentTrust
+from prfaas.tls.front import trust_of
 
 _TIMEOUT_S = 3.0
 _TRIES = 3
@@ -30,31 +34,45 @@ async def check_network(
     """Of every process the file names: whether it answers, how far away, with which clock; and
     what agents say of the lines between each other. Raises ConfigError for an address that is
     none."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
+    trust = AgentTrust(deployment)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout, connector=CarryingConnector()) as http:
         for gateway in deployment.gateways:
             name = "gateway" if gateway.name == "gateway" else f"gateway {gateway.name}"
-            yield await _process(http, name, gateway.address, "/health", clock)
+            yield await _process(
+                http, name, gateway.address, f"{gateway.url}/health", clock, trust_of(gateway)
+            )
         for machine in deployment.machines:
             for engine in machine.engines:
                 if engine.url:
                     place = str(parse_url(engine.url, what=f"engine {engine.name!r}: url"))
-                    yield await _process(http, f"engine {engine.name}", place, "/health", clock)
+                    url = f"{engine.url.rstrip('/')}/health"
+                    through = trust.carried.get(engine.name, False)
+                    yield await _process(http, f"engine {engine.name}", place, url, clock, through)
             agent = machine.agent
-            yield await _process(http, f"agent {agent.name}", agent.admin_address, "/health", clock)
+            url = f"{agent.admin_url}/health"
+            yield await _process(
+                http, f"agent {agent.name}", agent.admin_address, url, clock, trust.of(url)
+            )
             yield await _way(agent)
         for line in lines_of(deployment):
-            async for finding in _line(http, line):
+            async for finding in _line(http, line, trust):
                 yield finding
 
 
 async def _process(
-    http: aiohttp.ClientSession, name: str, place: str, path: str, clock: Callable[[], float]
+    http: aiohttp.ClientSession,
+    name: str,
+    place: str,
+    url: str,
+    clock: Callable[[], float],
+    trust: ssl.SSLContext | bool,
 ) -> Finding:
     """Whether it answers; where it does not, whether its port is free for it."""
     if place.endswith(":0"):
         return Finding(name, "note", "its port is chosen when it starts")
     try:
-        async with http.get(f"http://{place}{path}") as answer:
+        async with http.get(url, ssl=trust) as answer:
             now, date = clock(), answer.headers.get("Date")
     except (aiohttp.ClientError, TimeoutError, OSError):
         return _port(name, place)
@@ -113,7 +131,9 @@ async def _way(agent: AgentConfig) -> Finding:
     return ok(check, f"KV link at {address} is open, RTT about {min(took) * 1e3:.1f} ms")
 
 
-async def _line(http: aiohttp.ClientSession, line: Line) -> AsyncIterator[Finding]:
+async def _line(
+    http: aiohttp.ClientSession, line: Line, trust: AgentTrust
+) -> AsyncIterator[Finding]:
     """What the sending agents say of a line: of all pairs together, and of each that is down."""
     check = f"line {line.source} -> {line.target}"
     if line.source == line.target:
@@ -121,7 +141,7 @@ async def _line(http: aiohttp.ClientSession, line: Line) -> AsyncIterator[Findin
     receivers = {agent.name: agent for agent in line.receivers}
     up: list[LinkState] = []
     for sender in line.senders:
-        states = await _link_states(http, sender)
+        states = await _link_states(http, sender, trust)
         if states is None:
             yield Finding(check, "note", f"agent {sender.name} does not answer, so it cannot tell")
             continue
@@ -147,11 +167,12 @@ async def _line(http: aiohttp.ClientSession, line: Line) -> AsyncIterator[Findin
 
 
 async def _link_states(
-    http: aiohttp.ClientSession, agent: AgentConfig
+    http: aiohttp.ClientSession, agent: AgentConfig, trust: AgentTrust
 ) -> dict[str, LinkState] | None:
     """By the agent at the other end; None where it does not answer."""
     try:
-        async with http.get(f"{agent.admin_url}/links") as answer:
+        url = f"{agent.admin_url}/links"
+        async with http.get(url, ssl=trust.of(url)) as answer:
             states = msgspec.json.decode(await answer.read(), type=LinkStates).links
     except (aiohttp.ClientError, TimeoutError, OSError, *UNREADABLE):
         return None

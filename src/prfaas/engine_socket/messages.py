@@ -67,7 +67,8 @@ class ReturnSlots(Message, frozen=True):
 class BeginExport(Message, frozen=True):
     """This rank will export ``total_bytes`` as transfer ``transfer_id``.
 
-    ``destination`` is the agent that receives (may be the agent itself: a local hand-off).
+    ``destination`` is the agent that receives (may be the agent itself, also by the empty name: a
+    local hand-off; without ``readers`` it is cached at once).
     ``deadline_s`` is the time left, in seconds, for the whole transfer. Only the engines
     ``readers`` may open it, for a prompt of the same ``prompt_digest``.
     """

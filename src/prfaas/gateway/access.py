@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, GatewayConfig
+from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.credentials import NONE, Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.keys import Keys, check_operator, is_operator
@@ -16,7 +17,10 @@ from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.refusals import Refusals
 from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
 from prfaas.process.front_door import connections
+from prfaas.tls.agents import agent_contexts
+from prfaas.tls.context import PeerContext
 from prfaas.tls.front import FrontTls
+from prfaas.tls.live import expires_at
 
 
 class ReadAccess(NamedTuple):
@@ -26,15 +30,31 @@ class ReadAccess(NamedTuple):
     operators: tuple[str, ...]
     tls: tuple[Path, Path] | None
     engines: dict[str, Credentials]
+    agents: dict[str, PeerContext]
+    expires_at: dict[str, float]
+    """Of its own certificates, in Unix seconds."""
 
 
 def read_access(deployment: Deployment) -> ReadAccess:
     """Raises ConfigError, never with a key in its text."""
     config = deployment.gateway
     tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
+    agents = agent_contexts(deployment)
     return ReadAccess(
-        read_tenants(config), config.operators.read(), tls, read_credentials(deployment)
+        read_tenants(config),
+        config.operators.read(),
+        tls,
+        read_credentials(deployment, agents),
+        agents,
+        {what: expires_at(Path(file)) for what, file in _certificates(config).items()},
     )
+
+
+def _certificates(config: GatewayConfig) -> dict[str, str]:
+    found = {} if config.tls is None else {"certificate": config.tls.cert}
+    if config.agent_tls is not None:
+        found |= {"agent_certificate": config.agent_tls.cert, "agent_ca": config.agent_tls.ca}
+    return found
 
 
 class Access:
@@ -43,11 +63,13 @@ class Access:
 
     def __init__(self, deployment: Deployment, metrics: GatewayMetrics) -> None:
         read = read_access(deployment)
-        self._engines = read.engines
+        self._engines, self._agents = read.engines, read.agents
         self.tenants = Tenants(read.tenants)
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
         self.connections = connections()
+        self._metrics = metrics
+        self._tell(read)
         self.tls = None if read.tls is None else FrontTls(*read.tls)
 
     def take(self, read: ReadAccess) -> None:
@@ -57,10 +79,19 @@ class Access:
             self.tls.read(*read.tls)
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
-        self._engines = read.engines
+        self._tell(read)
+        self._engines, self._agents = read.engines, read.agents
 
-    def show_to(self, engines: Mapping[str, EngineClient]) -> None:
-        """Give these clients what they show to their engines."""
+    def _tell(self, read: ReadAccess) -> None:
+        for file, at in read.expires_at.items():
+            self._metrics.certificate_expires.labels(file).set(at)
+
+    def show_to(
+        self, engines: Mapping[str, EngineClient], agents: Mapping[str, AgentClient]
+    ) -> None:
+        """Give these clients what they show to their engines and agents."""
+        for name, agent in agents.items():
+            agent.tls = self._agents.get(name)
         for name, engine in engines.items():
             engine.take(self._engines.get(name, NONE))
 

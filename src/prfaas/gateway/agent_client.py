@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from typing import Literal, TypeVar
 
 import aiohttp
 import msgspec
 
+from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews
-from prfaas.core.errors import UNREADABLE, LinkError, PrfaasError
+from prfaas.core.errors import UNREADABLE, EngineError, LinkError, PeerError, PrfaasError
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
+from prfaas.kv_events.wire import Frame, FrameReader
 from prfaas.link.api import LinkState, LinkStates
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ _STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
 
 _CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
+_SHOWN = 300
+"""Bytes of an answer that says no."""
 _LONGEST_NEWS = 8 * 1024 * 1024
 """Bytes; the longest prefix that is cached has 4 MiB as JSON."""
 
@@ -90,6 +95,8 @@ class AgentClient:
         self.memory: MemoryCounts | None = None
         """As it was when the engines were last asked for; agents of before do not say it."""
         self.url = url
+        self.tls: ssl.SSLContext | None = None
+        """What it is shown, and must show, where its URL is ``https``."""
         self._http = http
         self.links_now: list[LinkState] = []
         """What it last said of its links; nothing where it cannot be asked."""
@@ -170,12 +177,20 @@ class AgentClient:
             self.links_now = []
         raise LinkError(f"agent {self.name} ended its stream of link states")
 
+    async def await_copy(self, copy_id: str, awaited: AwaitCopy) -> None:
+        """Tell it what another agent will send."""
+        await self._ask("PUT", f"/cache/copies/{copy_id}", awaited)
+
+    async def send_copy(self, copy_id: str, wanted: CopyCached) -> None:
+        """Have it send what it has cached; it has begun when this returns."""
+        await self._ask("POST", f"/cache/copies/{copy_id}", wanted)
+
     async def cache_news(self) -> AsyncIterator[CacheNews]:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
         One of an earlier release has none."""
         try:
             url = f"{self.url}/cache/events"
-            async with await self._http.request("GET", url, timeout=_STREAM) as answer:
+            async with await self._send("GET", url, _STREAM) as answer:
                 self._check_version(answer)
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: /cache/events answered {answer.status}")
@@ -193,6 +208,24 @@ class AgentClient:
             raise self._failure(error) from error
         raise LinkError(f"agent {self.name} ended its stream of cache events")
 
+    async def kv_events(self, engine: str, epoch: str, number: int) -> AsyncIterator[Frame]:
+        """What one of its engines has cached, or what has changed since change ``number`` of
+        ``epoch``, until the agent goes away (LinkError). Raises EngineError for what is unreadable
+        or where the agent does not follow it."""
+        url = f"{self.url}/engines/{engine}/kv-events?epoch={epoch}&number={number}"
+        try:
+            async with await self._send("GET", url, _STREAM) as answer:
+                self._check_version(answer)
+                if answer.status != 200:
+                    raise EngineError(f"agent {self.name} answers {answer.status} for its cache")
+                reader = FrameReader()
+                async for data in answer.content.iter_any():
+                    for frame in reader.feed(data):
+                        yield frame
+        except (*CONNECTION_ERRORS, ValueError) as error:
+            raise self._failure(error) from error
+        raise LinkError(f"agent {self.name} ended its stream of cache events")
+
     async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
         try:
             async with await self._send("GET", self.url + path, timeout) as answer:
@@ -204,10 +237,27 @@ class AgentClient:
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
+    async def _ask(self, method: str, path: str, content: msgspec.Struct) -> None:
+        try:
+            body = msgspec.msgpack.encode(content)
+            async with await self._send(method, self.url + path, _SHORT, body) as answer:
+                found = await answer.read()
+                self._check_version(answer)
+                if answer.status >= 300:
+                    why = found[:_SHOWN].decode(errors="replace")
+                    raise LinkError(f"agent {self.name}: {path} answered {answer.status}: {why}")
+        except CONNECTION_ERRORS as error:
+            raise self._failure(error) from error
+
     async def _send(
         self, method: str, url: str, timeout: aiohttp.ClientTimeout, data: bytes | None = None
     ) -> aiohttp.ClientResponse:
-        return await self._http.request(method, url, data=data, headers=_VERSION, timeout=timeout)
+        try:
+            return await self._http.request(
+                method, url, data=data, headers=_VERSION, timeout=timeout, tls=self.tls
+            )
+        except PeerError as error:
+            raise LinkError(f"agent {self.name}: {error}") from error
 
     def _check_version(self, answer: aiohttp.ClientResponse) -> None:
         why = difference(answer.headers.get(AGENT_API_HEADER))

@@ -13,8 +13,8 @@ import aiohttp
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
-from prfaas.gateway.body import Endpoint
 from prfaas.gateway.client_response import ClientResponse
+from prfaas.gateway.dialects import Dialect, Endpoint, dialect_of
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.event_stream import EventStream
 from prfaas.gateway.upstream_errors import (
@@ -25,15 +25,13 @@ from prfaas.gateway.upstream_errors import (
     refusal,
 )
 
-_DATA = b"data: "
-_ERROR_EVENT = _DATA + b'{"error"'
 _FIRST_EVENTS = (b"data:", b"event:", b"id:", b"retry:")
-_DONE = b"data: [DONE]"
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Usage(msgspec.Struct):
-    completion_tokens: int
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -56,15 +54,16 @@ async def relay(
     it looks at everything, and refuse in its first event. Raises EngineError, LocalFault, or
     ClientGone.
     """
+    dialect = dialect_of(endpoint)
     answer = await engine.open_answer(endpoint, body, headers)
     try:
         kind = answer.headers.get("Content-Type", "application/json")
         if answer.status == 200 and kind.startswith("text/event-stream"):
-            return await _stream(engine, answer, response, kind, on_first_token)
+            return await _stream(engine, answer, response, kind, dialect, on_first_token)
         content = await _read(engine, answer)
         _check(engine, answer, content)
         on_first_token()
-        response.give(EngineAnswer(answer.status, kind, content))
+        await response.give(EngineAnswer(answer.status, kind, content))
         return _tokens_in(content)
     finally:
         answer.close()
@@ -73,7 +72,8 @@ async def relay(
 def _tokens_in(content: bytes) -> int | None:
     """What an answer that is complete says of its length."""
     try:
-        return msgspec.json.decode(content, type=_Answer).usage.completion_tokens
+        usage = msgspec.json.decode(content, type=_Answer).usage
+        return usage.completion_tokens or usage.output_tokens
     except UNREADABLE:
         return None
 
@@ -96,48 +96,66 @@ async def _stream(
     answer: aiohttp.ClientResponse,
     response: ClientResponse,
     kind: str,
+    dialect: Dialect,
     on_first_token: Callable[[], None],
 ) -> int | None:
     stream = EventStream(engine.name, answer, on_heard=engine.hear)
-    events = await stream.first()
+    events = await _first_of_answer(stream, dialect)
+    marks = events.replace(b"\r\n", b"\n")
     if not events.startswith(_FIRST_EVENTS):
         what = "sent no events" if events else "ended the stream before its first token"
         raise EngineError(f"{engine.name} {what}")
-    if events.startswith(_ERROR_EVENT):
-        _refused_in(engine, events, response)
+    if dialect.begins_with_error(marks):
+        await _refused_in(engine, dialect.error_in(marks) or b"", response)
         return None
     on_first_token()  # From here on no other engine may answer.
     await response.open(answer.status, kind)
     stream.watch()
     try:
-        return await _pass_on(engine, stream, events, response)
+        return await _pass_on(engine, stream, events, dialect, response)
     finally:
         stream.close()
 
 
-def _refused_in(engine: EngineClient, events: bytes, response: ClientResponse) -> None:
+async def _first_of_answer(stream: EventStream, dialect: Dialect) -> bytes:
+    """The first events of which one comes from the model, with those that came before it."""
+    opening, events = b"", await stream.first()
+    while dialect.only_opens(events) and not stream.torn:
+        opening += events
+        events = await stream.first()
+        if not events:
+            return b""
+    return events if dialect.begins_with_error(events) else opening + events
+
+
+async def _refused_in(engine: EngineClient, error: bytes, response: ClientResponse) -> None:
     """The first event is an error: the client's answer, or raises EngineError."""
-    error = _error_in(events)
     status = error_status(error)
     failure = refusal(engine.name, status, None, error)
     if failure is not None:
         raise failure
-    response.give(EngineAnswer(status, "application/json", error))
+    await response.give(EngineAnswer(status, "application/json", error))
 
 
 async def _pass_on(
-    engine: EngineClient, stream: EventStream, events: bytes, response: ClientResponse
+    engine: EngineClient,
+    stream: EventStream,
+    events: bytes,
+    dialect: Dialect,
+    response: ClientResponse,
 ) -> int:
-    """Every event from the first on; returns how many there were but the last, which says that it
-    is the last. Raises EngineError where the end of the answer is missing."""
+    """Every event from the first on; returns how many tokens they have. Raises EngineError where
+    the end of the answer is missing."""
     broken = done = False
     count = 0
     while events and not stream.torn:
-        count += events.count(_DATA)
-        done = done or _DONE in events
-        if _ERROR_EVENT in events:
+        marks = events if b"\r" not in events else events.replace(b"\r\n", b"\n")
+        count += dialect.tokens_in(marks)
+        done = done or dialect.is_done(marks)
+        error = dialect.error_in(marks)
+        if error is not None:
             broken = True
-            response.note_failure(error_message(_error_in(events)))
+            response.note_failure(error_message(error))
         await response.write(events)
         events = await stream.next()
     if not broken and not done:
@@ -145,12 +163,8 @@ async def _pass_on(
     if not broken:
         response.succeed()
     await response.finish()
-    return count - done
-
-
-def _error_in(events: bytes) -> bytes:
-    """The JSON of the first error event."""
-    return events[events.index(_ERROR_EVENT) + len(_DATA) :].partition(b"\n")[0]
+    # A completion's last event says but that it is the last.
+    return count - (done and not dialect.named)
 
 
 async def _read(engine: EngineClient, answer: aiohttp.ClientResponse) -> bytes:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from prfaas.core.errors import UNREADABLE
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
+from prfaas.gateway.dialects import Endpoint, dialect_of
 from prfaas.gateway.openai_errors import RequestRefused
-
-Endpoint = Literal["/v1/completions", "/v1/chat/completions"]
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MOST = (1 << 63) - 1
@@ -26,6 +25,8 @@ _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
+_KEPT_BY_ENGINE = ("previous_response_id", "conversation", "background")
+"""Of a response: what they name is kept by one engine, where it is kept at all."""
 _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
 """Fields that decide whose KV cache the prompt's is, or in which order it is computed."""
 
@@ -37,7 +38,7 @@ def tenant_salt(tenant: str, salt: str | None) -> str:
 
 
 class RequestBody:
-    """One parsed body of a completion or chat request.
+    """One parsed body of a request for an answer, in any of the APIs.
 
     ``choices`` (``n``) is how many answers are computed from each of the ``prompts``,
     ``max_tokens`` how long each may get, if that is said; ``priority`` orders it among its tenant's
@@ -47,6 +48,7 @@ class RequestBody:
 
     def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
         self.endpoint = endpoint
+        self.dialect = dialect_of(endpoint)
         self.raw = raw
         try:
             self._fields = _FIELDS.decode(raw)
@@ -57,9 +59,13 @@ class RequestBody:
             raise RequestRefused(400, message, param="kv_transfer_params")
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
-        self.prompts = self._prompts()
+        self.prompts = self._prompts() if endpoint == "/v1/completions" else 1
         self.priority = self._priority()
-        self.max_tokens = self._count("max_completion_tokens") or self._count("max_tokens")
+        self.max_tokens = (
+            self._count("max_completion_tokens")
+            or self._count("max_tokens")
+            or self._count("max_output_tokens")
+        )
 
     @property
     def model(self) -> str | None:
@@ -85,6 +91,16 @@ class RequestBody:
         for name in _FOR_ENGINE_ALONE:
             if self._value(name) not in (None, False):
                 return f"{name} asks for the prompt as it came"
+        return self._needs_its_engine() if self.endpoint == "/v1/responses" else None
+
+    def _needs_its_engine(self) -> str | None:
+        for name in _KEPT_BY_ENGINE:
+            if self._value(name) not in (None, False):
+                return f"{name} names what one engine keeps"
+        tools = self._value("tools")
+        for tool in tools if isinstance(tools, list) else ():
+            if not isinstance(tool, dict) or tool.get("type") != "function":
+                return "the engine calls tools itself: its prompt grows meanwhile"
         return None
 
     def for_prefill(self, token_ids: list[int], params: ExportParams) -> bytes:
@@ -101,15 +117,13 @@ class RequestBody:
         if token_ids is None:
             return self.raw
         fields: dict[str, Any] = dict(self._fields)
-        chat = self.endpoint == "/v1/chat/completions"
-        if not chat:
+        if self.dialect.ids == "prompt":
             fields["prompt"] = token_ids
-        if params is not None:
-            found = msgspec.to_builtins(params)
-            found["prompt_token_ids"] = token_ids if chat else None
-            fields["kv_transfer_params"] = {k: v for k, v in found.items() if v is not None}
-        elif chat:
-            fields["kv_transfer_params"] = {"prompt_token_ids": token_ids}
+        found = {} if params is None else msgspec.to_builtins(params)
+        found["prompt_token_ids"] = token_ids if self.dialect.ids == "kv_transfer_params" else None
+        found = {k: v for k, v in found.items() if v is not None}
+        if found:
+            fields["kv_transfer_params"] = found
         return msgspec.json.encode(fields)
 
     def _prompts(self) -> int:

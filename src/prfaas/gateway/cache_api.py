@@ -9,7 +9,8 @@ from aiohttp import web
 
 from prfaas.core.errors import UNREADABLE
 from prfaas.gateway.access import Access
-from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.openai_errors import RequestRefused
 from prfaas.gateway.pools import Pools
 from prfaas.gateway.requests import RequestFlow

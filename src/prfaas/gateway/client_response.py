@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 
 from aiohttp import web
 
+from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.openai_errors import ApiError
@@ -17,6 +18,12 @@ _CLIENT_PATIENCE_S = 60.0
 """How long a client may read nothing of what waits to be sent: its answer holds a decode slot."""
 
 
+_COMMENT = b": the prompt is being computed\n\n"
+"""Every reader of server-sent events passes over lines that begin so."""
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies that would gather a stream are told not to."""
+
+
 class ClientGone(Exception):
     """The client closed the connection while we wrote to it."""
 
@@ -25,36 +32,65 @@ class ClientResponse:
     """One response, written once; what it told the client goes into ``facts``.
 
     ``done`` gets the response that was sent, or an ApiError, or is cancelled where the client is
-    gone. Until `open` nothing has left, so that another engine can still answer.
+    gone. Until `open` nothing of an answer has left, so that another engine can still answer; a
+    stream's head and comments may have (`keep_alive`).
     """
 
     def __init__(self, request: web.Request, facts: RequestFacts) -> None:
         self._request = request
         self._facts = facts
+        self._dialect = dialect_of(facts.endpoint)
         self._out: web.StreamResponse | None = None
+        self._begun = False
+        self._opening = asyncio.Lock()
         self.done: asyncio.Future[web.StreamResponse] = asyncio.get_running_loop().create_future()
 
     @property
     def opened(self) -> bool:
-        """Whether a stream's head went out."""
-        return self._out is not None
+        """Whether a stream's head went out, or is about to."""
+        return self._out is not None or self._opening.locked()
+
+    async def keep_alive(self, every_s: float) -> None:
+        """Send a comment whenever so many seconds have passed without an answer, and the head of a
+        stream before the first, so that no proxy takes the connection for dead. Ends when the
+        answer begins."""
+        try:
+            while True:
+                await asyncio.sleep(every_s)
+                if self._begun or self.done.done():
+                    return
+                await self._send_head(200, "text/event-stream; charset=utf-8")
+                if self._begun or self._out is None:
+                    return
+                await self._taken(self._out.write(_COMMENT))
+        except ClientGone:
+            return  # Whoever answers finds out as well.
 
     async def open(self, status: int, content_type: str) -> None:
-        """Send the response's head, with all that is known by now. Raises ClientGone."""
-        headers = {"Content-Type": content_type, **self._facts.headers()}
-        out = web.StreamResponse(status=status, headers=headers)
-        try:
-            await out.prepare(self._request)
-        except ConnectionError as error:
-            raise ClientGone from error
-        self._out = out
-        self._facts.status = status
+        """The answer begins: send the response's head, with all that is known by now, unless it has
+        been sent. Raises ClientGone."""
+        self._begun = True
+        await self._send_head(status, content_type)
+
+    async def _send_head(self, status: int, content_type: str) -> None:
+        async with self._opening:
+            if self._out is not None:
+                return
+            headers = {"Content-Type": content_type, **_STREAM_HEADERS, **self._facts.headers()}
+            out = web.StreamResponse(status=status, headers=headers)
+            try:
+                await out.prepare(self._request)
+            except ConnectionError as error:
+                raise ClientGone from error
+            self._out = out
+            self._facts.status = status
 
     async def write(self, chunk: bytes) -> None:
         """Send part of the body: whole events. Raises ClientGone."""
         assert self._out is not None
         # A client that leaves in the middle has had so many.
-        self._facts.answer_tokens = (self._facts.answer_tokens or 0) + chunk.count(b"data: ")
+        tokens = self._dialect.tokens_in(chunk)
+        self._facts.answer_tokens = (self._facts.answer_tokens or 0) + tokens
         if not self._facts.tells:
             chunk = without_cached_tokens(chunk)
         await self._taken(self._out.write(chunk))
@@ -74,29 +110,47 @@ class ClientResponse:
         """The engine has said in the middle of its answer that it failed."""
         self._facts.outcome, self._facts.error = "engine_error", message
 
-    def give(self, answer: EngineAnswer) -> None:
-        """Give the client an engine's complete answer, be it a refusal of the request (4xx)."""
+    async def give(self, answer: EngineAnswer) -> None:
+        """Give the client an engine's complete answer, be it a refusal of the request (4xx): that
+        is an event where a stream's head went out. Raises ClientGone."""
+        self._begun = True
         facts = self._facts
         facts.status = answer.status
         if answer.status < 400:
             self.succeed()
         else:
             facts.outcome, facts.error = "refused", error_message(answer.body)
-        if not self.done.done():
+        async with self._opening:
+            opened = self._out is not None
+        if opened:
+            message = error_message(answer.body)
+            await self.write(self._dialect.error_event(answer.status, "refused", message, None))
+            await self.finish()
+        elif not self.done.done():
             headers = {"Content-Type": answer.content_type, **facts.headers()}
             body = answer.body if facts.tells else without_cached_tokens(answer.body)
+            body = self._dialect.refusal(answer.status, body) if answer.status >= 400 else body
             self.done.set_result(web.Response(status=answer.status, body=body, headers=headers))
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error; nothing may have been sent."""
+        self._begun = True
         if not self.done.done():
             self._facts.status = error.status
             self.done.set_exception(error)
 
     async def break_off(self, error: ApiError) -> None:
         """End an open stream with an error event."""
+        self._begun = True
+        async with self._opening:
+            pass  # What is about to go out goes first.
+        if self._out is None:
+            self.hang_up()
+            return
         try:
-            await self.write(error.event)
+            await self.write(
+                self._dialect.error_event(error.status, error.kind, str(error), error.param)
+            )
             await self.finish()
         except ClientGone:
             pass

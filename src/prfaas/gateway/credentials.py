@@ -8,14 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, is_carried
 from prfaas.core.strict import naming
+from prfaas.tls.context import PeerContext
 from prfaas.tls.front import trusting
 
 
 class Credentials(msgspec.Struct, frozen=True):
     """For one engine. ``headers`` go with every request; ``tls`` is for ``https``: None trusts the
-    authorities that this machine trusts."""
+    authorities that this machine trusts. A `PeerContext` is of the agent that carries an engine
+    which speaks no TLS."""
 
     headers: Mapping[str, str] = {}
     tls: ssl.SSLContext | None = None
@@ -24,17 +26,22 @@ class Credentials(msgspec.Struct, frozen=True):
 NONE = Credentials()
 
 
-def read_credentials(deployment: Deployment) -> dict[str, Credentials]:
-    """Of every engine that wants any, by its name. Raises ConfigError, never with a key in its
-    text."""
+def read_credentials(
+    deployment: Deployment, agents: Mapping[str, PeerContext]
+) -> dict[str, Credentials]:
+    """Of every engine that wants any, by its name; ``agents``: `agent_contexts`. Raises
+    ConfigError, never with a key in its text."""
     found: dict[str, Credentials] = {}
     trusted: dict[str, ssl.SSLContext] = {}
     for engine in deployment.engines:
         with naming(f"engine {engine.name!r}"):
             keys = engine.keys.read()
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
-            tls = None
-            if engine.ca is not None:
+            tls: ssl.SSLContext | None = None
+            agent = deployment.agent_of_engine(engine.name)
+            if is_carried(engine, agent):
+                tls = agents.get(agent.name)
+            elif engine.ca is not None:
                 if engine.ca not in trusted:
                     trusted[engine.ca] = trusting(Path(engine.ca))
                 tls = trusted[engine.ca]

@@ -207,7 +207,7 @@ class Driver:
             self._endpoints.engines,
             self.scheduler.view.engines,
             time_left_s=exchange.time_left_s(),
-            pool_tokens=exchange.facts.pool.get(command.engine, 0),
+            pool_tokens=await exchange.loadable(command.engine),
         )
         body = exchange.body.for_prefill(ids, params)
         try:
@@ -249,7 +249,8 @@ class Driver:
         key, attempt = command.request_id, command.attempt
         sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
         source = self._layouts.source(sender, command.engine)
-        params = decode_params(command, source, exchange.facts.pool.get(command.engine, 0))
+        loadable = await exchange.loadable(command.engine)
+        params = decode_params(command, source, loadable)
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(

@@ -37,6 +37,8 @@ class EngineEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     kv_events: str | None
     kv_events_replay: str | None
+    events_at_agent: bool = False
+    """Its agent follows them, and tells of its cache without a token."""
 
 
 class AgentEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +167,7 @@ def _agent_url(agent: AgentConfig, missing: list[str]) -> str:
     address = parse_address(agent.admin_address, what=f"agent {agent.name!r}: admin")
     if address.port == 0:
         missing.append(f"agent {agent.name!r} has no fixed admin port ('admin: host:port')")
-    return f"http://{address}"
+    return agent.admin_url
 
 
 def _engine(
@@ -187,4 +189,5 @@ def _engine(
         url=url.rstrip("/"),
         kv_events=engine.kv_events,
         kv_events_replay=engine.kv_events_replay,
+        events_at_agent=machine.agent.tls is not None,
     )

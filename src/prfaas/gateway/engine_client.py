@@ -12,8 +12,9 @@ import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.core.handoff import ExportResult
-from prfaas.gateway.body import Endpoint, RequestBody
+from prfaas.gateway.body import RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
+from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
@@ -28,6 +29,7 @@ from prfaas.gateway.upstream_errors import (
     is_lost,
     refusal,
 )
+from prfaas.kv_events.sources import PATH, source_of
 
 _HEALTH_TIMEOUT_S = 5.0
 _RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
@@ -57,11 +59,6 @@ class EngineAnswer(msgspec.Struct, frozen=True):
     content_type: str
     body: bytes
     retry_after: str | None = None
-
-
-class _KvEventSource(msgspec.Struct, frozen=True):
-    endpoint: str
-    replay_endpoint: str | None = None
 
 
 class _PrefillAnswer(msgspec.Struct, frozen=True):
@@ -134,10 +131,20 @@ class EngineClient:
         self._probe.close()
 
     async def pass_on(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        within_s: float | None = None,
     ) -> EngineAnswer:
-        """A short request as it is. Raises EngineError if the engine cannot be reached."""
-        return await self._exchange(method, path, body or None, _RENDER_TIMEOUT, headers or {})
+        """A request as it is, answered ``within_s`` (a minute, if not given). Raises EngineError
+        if the engine cannot be reached."""
+        timeout = _RENDER_TIMEOUT
+        if within_s is not None:
+            timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=5.0)
+        return await self._exchange(method, path, body or None, timeout, headers or {})
 
     async def kv_blocks(self) -> int | None:
         """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
@@ -150,17 +157,8 @@ class EngineClient:
 
         Raises EngineError if it publishes none that can be followed.
         """
-        answer = await self.pass_on("GET", "/kv_event_sources")
-        try:
-            sources = msgspec.json.decode(answer.body, type=dict[str, _KvEventSource])
-        except UNREADABLE:
-            sources = {}
-        if answer.status != 200 or not sources:
-            raise EngineError(f"engine {self.name} publishes no KV events (--kv-events-config)")
-        if len(sources) > 1:
-            raise EngineError(f"engine {self.name} has {len(sources)} data-parallel ranks")
-        source = next(iter(sources.values()))
-        return source.endpoint, source.replay_endpoint
+        answer = await self.pass_on("GET", PATH)
+        return source_of(self.name, answer.status, answer.body)
 
     async def render(
         self, body: RequestBody, headers: Mapping[str, str]
@@ -179,9 +177,9 @@ class EngineClient:
                 raise failure
             return answer
         try:
-            if body.endpoint == "/v1/chat/completions":
-                return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
-            return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
+            if body.dialect.renders_list:
+                return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
+            return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
         except UNREADABLE as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 

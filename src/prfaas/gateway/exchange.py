@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -17,8 +19,10 @@ from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
-_PASSED_ON = ("traceparent", "tracestate", "X-Session-ID")
+_PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
+_BYTES_PER_TOKEN = 4
+"""Of a text, about."""
 
 
 class Exchange:
@@ -56,10 +60,28 @@ class Exchange:
             tells=tells,
         )
         self.response = ClientResponse(request, self.facts)
+        self._wants_comments = request.headers.get("X-Prfaas-Keepalive", "").lower() != "off"
         self.attempts = AttemptTasks(self._fail_for_a_bug)
         self.transfers: dict[str, tuple[str, str]] = {}
         """Transfer id -> (prefill engine, decode engine) of transfers not yet dropped."""
+        self.loadable: Callable[[str], Awaitable[int]]
+        """How much of the prompt an engine can load from its agent, once that has been given what
+        is to be pulled to it."""
         self.engine_headers = _engine_headers(request_id, request)
+
+    def keep_alive(self, every_s: float) -> None:
+        """Comment while a stream has not begun, unless its client wants no comments; part
+        ``keepalive`` of ``attempts``."""
+        if self.body.stream and self._wants_comments and math.isfinite(every_s):
+            self.attempts.start("keepalive", 0, self.response.keep_alive(every_s))
+
+    def tokens(self) -> tuple[int, int]:
+        """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as
+        many as its text may have."""
+        prompt, body = self.prompt, self.body
+        counted = None if prompt.token_ids is None else len(prompt.token_ids)
+        answers = prompt.max_output_tokens * body.choices * body.prompts
+        return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers
 
     def elapsed_s(self) -> float:
         """Since it was received."""
@@ -78,7 +100,10 @@ class Exchange:
             self.attempts.start("error", 0, self.response.break_off(error))
 
     def _fail_for_a_bug(self, bug: BaseException) -> None:
-        logger.error("request %s: internal error", self.facts.request_id, exc_info=bug)
+        request_id = self.facts.request_id
+        logger.error(
+            "request %s: internal error", request_id, exc_info=bug, extra={"request_id": request_id}
+        )
         self.fail(GatewayBug())
 
 

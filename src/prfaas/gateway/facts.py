@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from prfaas.gateway.agent_client import TransferStatus
+from prfaas.gateway.pools import Pull
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 from prfaas.scheduler.journal import RequestEnded
 
@@ -30,6 +31,12 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     """Engine -> prompt tokens it holds, as the scheduler was told."""
     pool: Mapping[str, int] = {}
     """Of those, engines that were to load it from their agent's cache."""
+    at_agent: Mapping[str, int] = {}
+    """What each engine's agent has, and it can load so far as it needs it."""
+    pulls: Mapping[str, Pull] = {}
+    """Engines for whose agent something is pulled first."""
+    pulled_tokens: int = 0
+    """Prompt tokens up to which other agents' caches were pulled."""
     pool_tokens: int = 0
     """Prompt tokens that an engine was to load so."""
     cached_tokens: int = 0
@@ -93,6 +100,13 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             self.prefill_engine = None
             self.kv_bytes, self.kv_bytes_hidden = 0, None
 
+    def note_pull(self, engine: str, to_token: int) -> None:
+        """The engine's agent has so much of the prompt now."""
+        self.pool = {**self.pool, engine: to_token}
+        self.at_agent = {**self.at_agent, engine: to_token}
+        self.pool_tokens = max(self.pool_tokens, to_token)
+        self.pulled_tokens = max(self.pulled_tokens, to_token)
+
     def note_answer(self, command: StartDecode, elapsed_s: float) -> None:
         """This attempt begins to answer, maybe of two that were made."""
         self.first_token_s = elapsed_s
@@ -122,6 +136,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             headers["x-prfaas-uncached-tokens"] = str(self.uncached_tokens)
         if self.pool_tokens:
             headers["x-prfaas-pool-tokens"] = str(self.pool_tokens)
+        if self.pulled_tokens:
+            headers["x-prfaas-pulled-tokens"] = str(self.pulled_tokens)
         if self.prefill_engine is not None:
             headers["x-prfaas-prefill-engine"] = self.prefill_engine
             headers["x-prfaas-kv-bytes"] = str(self.kv_bytes)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prfaas.core.addresses import endpoint_at, parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.access import Access, locked_out, read_access
-from prfaas.gateway.adapters import Adapters
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.feeds import Feed, Feeds, index_seed
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
 from prfaas.gateway.journal_file import JournalFile
-from prfaas.gateway.kv_events import KvEventFeed, feeds_context
 from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
@@ -37,22 +34,18 @@ from prfaas.gateway.prompts import Renderer
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.reshaping import Reshaping
 from prfaas.gateway.roster import Roster, Watch
+from prfaas.gateway.scheduler_metrics import SchedulerCollector
+from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
-from prfaas.scheduler.events import (
-    EngineDown,
-    EngineSuspected,
-    EngineUp,
-    KvMemoryKnown,
-)
+from prfaas.scheduler.events import EngineDown, EngineSuspected, EngineUp, KvMemoryKnown
 from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
 logger = logging.getLogger(__name__)
-_SEED_BYTES = 16
 _FEWEST_ENGINES = 64
 """The index has room for so many, or for twice those of the file: others may join."""
 
@@ -75,6 +68,7 @@ class Gateway:
         self._learned = LearnedFile(learned_file)
         self._learned.check()
         self._seeds = dict(seeds or {})
+        self._seed = index_seed(deployment)
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.access = Access(deployment, self.metrics)
@@ -84,30 +78,29 @@ class Gateway:
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self._adapters = Adapters(self.engines_up)
+        self.models = ServedModels(self.engines_up)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
         self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
-        self._feeds_turn = asyncio.Lock()
         endpoints = self._endpoints
-        self._zmq = feeds_context(len(endpoints.engines))
         news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
         most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
         self.index = PrefixIndex(
-            max_blocks=self.deployment.gateway.max_index_blocks,
+            max_blocks=(most_blocks := self.deployment.gateway.max_index_blocks),
             max_engines=most_engines,
-            seed=os.urandom(_SEED_BYTES),
+            seed=self._seed,
         )
-        self.pools = Pools(
-            max_blocks=self.deployment.gateway.max_index_blocks, most_holders=most_engines
+        self.pools = Pools(max_blocks=most_blocks, most_holders=most_engines)
+        self._feeds = Feeds(
+            endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
         )
         self._roster = Roster(
-            endpoints, self._http, self._agents_http, self._background, self._make_feed
+            endpoints, self._http, self._agents_http, self._background, self._feeds.make
         )
         self._roster.add_clients()
         self.engines, self.agents = self._roster.engines, self._roster.agents
-        self.access.show_to(self.engines)
+        self.access.show_to(self.engines, self.agents)
         self.fleet = Fleet(
             endpoints,
             self.engines,
@@ -121,6 +114,9 @@ class Gateway:
         self.thresholds = ThresholdWatch(lambda: self._driver.scheduler.view)
         self._driver = self._make_driver()
         scheduler = self._driver.scheduler
+        self.metrics.registry.register(
+            SchedulerCollector(lambda: self._driver.scheduler, lambda: self.thresholds.found)
+        )
         self._driver.on_waiting = lambda: self._session.want()
         self._session = GatewaySession(
             self.deployment.gateway.name,
@@ -160,7 +156,7 @@ class Gateway:
         self._reshaping.become(self.deployment, deployment, source=source)
         self.deployment = deployment
         self.access.take(access)
-        self.access.show_to(self.engines)
+        self.access.show_to(self.engines, self.agents)
         self.requests.configure(deployment.gateway)
 
     def run_beside(self, kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -176,7 +172,7 @@ class Gateway:
             engine.close()
         await self._http.close()
         await self._agents_http.close()
-        self._zmq.destroy(linger=0)
+        self._feeds.close()
         self._learned.write(self._driver.scheduler.learned)
         self._journal.close()
 
@@ -197,7 +193,7 @@ class Gateway:
         self.requests.refuse_more("the gateway is stopping; ask again, it may be another")
         await self.requests.end_all(self.deployment.gateway.drain_s, hurry)
 
-    def feed(self, engine: str) -> KvEventFeed:
+    def feed(self, engine: str) -> Feed:
         """What is known of one engine's prefix cache."""
         return self._roster.feeds[engine]
 
@@ -217,7 +213,6 @@ class Gateway:
             up, draining = name in self.fleet.up, name in self.drains.engines
             self.metrics.observe_engine(name, role, up=up, draining=draining)
         self.metrics.observe_connections(self.access.connections)
-        self.metrics.observe_thresholds(self.thresholds.found)
         self.metrics.observe_mismatches(self.fleet.layouts.mismatches())
         self.metrics.ready.set(not self.troubles())
 
@@ -227,6 +222,7 @@ class Gateway:
             self._endpoints.engines,
             self.engines,
             up=self._usable,
+            serving=self.models.serving,
             suspect=fleet.suspect,
             near=self.deployment.gateway.near,
         )
@@ -234,7 +230,7 @@ class Gateway:
             self.deployment.gateway,
             self._driver,
             renderer=self._renderer,
-            adapters=self._adapters,
+            models=self.models,
             endpoints=self._endpoints,
             index=self.index,
             metrics=self.metrics,
@@ -242,30 +238,12 @@ class Gateway:
             pools=self.pools,
             layouts=fleet.layouts,
             new_key=self._session.new_key,
+            agents=self.agents,
         )
 
     def _usable(self) -> frozenset[str]:
         """Engines that may be asked something short; those that drain only where no other is up."""
         return (self.fleet.up - self.drains.engines) or self.fleet.up
-
-    def _make_feed(self, engine: str) -> KvEventFeed:
-        index = self.index.engine(engine)
-        return KvEventFeed(
-            engine,
-            index,
-            partial(self._source, engine),
-            self._zmq,
-            feeds=len(self._endpoints.engines),
-            turn=self._feeds_turn,
-        )
-
-    async def _source(self, name: str) -> tuple[str, str | None]:
-        client, engine = self.engines[name], self._endpoints.engines[name]
-        events, replay = engine.kv_events, engine.kv_events_replay
-        if events is None:
-            events, replay = await client.kv_event_source()
-        host = parse_url(engine.url).host
-        return endpoint_at(events, host), replay and endpoint_at(replay, host)
 
     def _make_driver(self) -> Driver:
         config, learned = self.deployment.scheduler, self._learned.read()
@@ -300,7 +278,7 @@ class Gateway:
 
     def _engine_up(self, name: str) -> None:
         self._roster.follow(name)
-        self._background.run("adapters", partial(self._adapters.learn, self.engines[name]))
+        self._background.run("models", partial(self.models.learn, self.engines[name]))
         layout, ask = self.fleet.layouts.layout(name), self.engines[name].kv_blocks
         learn = partial(learn_kv_memory, name, layout, ask, self._tell_of)
         self._background.run("kv_memory", learn)
@@ -312,6 +290,7 @@ class Gateway:
 
     def _engine_down(self, name: str, why: str) -> None:
         self._roster.unfollow(name)
+        self.models.forget(name)
         self._tell_of(EngineDown(name, why))
 
     def _tell_of(self, event: EngineUp | EngineSuspected | EngineDown | KvMemoryKnown) -> None:

@@ -15,6 +15,8 @@ from typing import cast
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import EngineError
+from prfaas.gateway.tunnel import open_tunnel
+from prfaas.tls.context import PeerContext
 
 _LARGEST_ANSWER = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
@@ -25,7 +27,7 @@ class HealthProbe:
     """Asks ``url``/health, one check at a time.
 
     Args:
-        tls: what is trusted; None: what this machine trusts.
+        tls: what is trusted; None: what this machine trusts; see `Credentials`.
         on_lost: called when the kept connection has broken between two checks.
     """
 
@@ -65,6 +67,10 @@ class HealthProbe:
             except ConnectionError:
                 pass  # The server closes what was idle: that is no answer to this check.
         loop = asyncio.get_running_loop()
+        if isinstance(self._tls, PeerContext) and not self._secure:
+            made = await open_tunnel(lambda: _Connection(self._on_lost), self._tls, self._url)
+            self._connection = made[1]
+            return await self._connection.ask(self._request)
         _, self._connection = await loop.create_connection(
             lambda: _Connection(self._on_lost),
             self._url.host,

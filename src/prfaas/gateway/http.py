@@ -13,25 +13,22 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.access import locked_out
-from prfaas.gateway.body import Endpoint, RequestBody
 from prfaas.gateway.cache_api import CacheApi
+from prfaas.gateway.client_api import REQUEST_ID, TENANT, ClientApi
 from prfaas.gateway.cors import Cors
-from prfaas.gateway.engine_client import EngineAnswer
+from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.models import model_named_in, only_models
+from prfaas.gateway.keys import key_shown
 from prfaas.gateway.openai_errors import (
     ApiError,
     GatewayBug,
     RequestRefused,
-    ServiceUnavailable,
 )
 from prfaas.gateway.operating import Operating
 from prfaas.gateway.page import GatewayPage
-from prfaas.gateway.tenants import Tenant
-from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.gateway.targets import Targets
 from prfaas.page.server import is_page
 from prfaas.process.front_door import admit, answered
 
@@ -39,12 +36,10 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-REQUEST_ID = web.RequestKey("request_id", str)
-TENANT = web.RequestKey("tenant", Tenant)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _ORDER_BYTES = 64 * 1024
-_OPERATORS_PATHS = frozenset({"/drain", "/cache", "/cache/query"})
+_OPERATORS_PATHS = frozenset({"/drain", "/targets", "/cache", "/cache/query"})
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -56,11 +51,7 @@ def make_app(gateway: Gateway) -> web.Application:
         client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
     )
     Cors(lambda: gateway.deployment.gateway.cors_origins).add_to(app)
-    app.router.add_post("/v1/completions", front.completions)
-    app.router.add_post("/v1/chat/completions", front.chat_completions)
-    app.router.add_get("/v1/models", front.models)
-    app.router.add_post("/tokenize", front.pass_on)
-    app.router.add_post("/detokenize", front.pass_on)
+    ClientApi(gateway).add_routes(app)
     app.router.add_get("/health", front.health)
     if config.admin is None:
         _add_admin(app, gateway, front)
@@ -81,6 +72,7 @@ def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     app.router.add_get("/metrics", front.metrics)
     app.router.add_get("/requests", front.requests)
     Operating(gateway.drains, gateway.access).add_routes(app)
+    Targets(lambda: gateway.deployment, gateway.access).add_routes(app)
     GatewayPage(gateway).add_routes(app)
     CacheApi(
         gateway.requests, gateway.pools, lambda: gateway.index.blocks, gateway.access
@@ -119,14 +111,16 @@ class _Front:
             self._gateway.access.refusals.note(
                 error, request, tenant=tenant and tenant.name, request_id=request_id
             )
-            response = _error(error)
+            response = _error(error, request)
         except web.HTTPException as error:
-            response = _error(_http_error(error, request))
+            response = _error(_http_error(error, request), request)
         except web.RequestPayloadError:
             response = _unreadable(request)
         except Exception:
-            logger.exception("request %s: internal error", request_id)
-            response = _error(GatewayBug())
+            logger.exception(
+                "request %s: internal error", request_id, extra={"request_id": request_id}
+            )
+            response = _error(GatewayBug(), request)
         finally:
             answered(request)
         if not response.prepared:
@@ -144,57 +138,8 @@ class _Front:
         elif is_page(path):
             pass  # What tells something asks for an operator's key itself.
         elif path not in _OPEN_PATHS | _OPERATORS_PATHS:
-            request[TENANT] = access.tenants.find(request.headers.get("Authorization", ""))
+            request[TENANT] = access.tenants.find(key_shown(request))
             admit(request)
-
-    async def completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._complete(request, "/v1/completions")
-
-    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._complete(request, "/v1/chat/completions")
-
-    async def _complete(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        flow, access, tenant = self._gateway.requests, self._gateway.access, request[TENANT]
-        with tenant.using() as use:
-            async with flow.reading(request) as raw:
-                body = RequestBody(endpoint, raw)
-                tenant.check_model(body.model)
-                if access.tenants.isolated:
-                    body.belong_to(tenant.name)
-                return await flow.complete(
-                    request, body, request[REQUEST_ID], use, tells=access.tells
-                )
-
-    async def models(self, request: web.Request) -> web.StreamResponse:
-        """Those that the tenant may use."""
-        answer = await self._from_any_engine(request)
-        allowed = request[TENANT].config.models
-        if allowed is not None and answer.status == 200:
-            return _json(only_models(answer.body, frozenset(allowed)))
-        return _passed_on(answer)
-
-    async def pass_on(self, request: web.Request) -> web.StreamResponse:
-        """An endpoint that any engine answers the same."""
-        return _passed_on(await self._from_any_engine(request))
-
-    async def _from_any_engine(self, request: web.Request) -> EngineAnswer:
-        if request.method == "GET":
-            return await self._ask_any(request, b"")
-        async with self._gateway.requests.reading(request) as body:
-            if body and request[TENANT].config.models is not None:
-                request[TENANT].check_model(model_named_in(body))
-            return await self._ask_any(request, body)
-
-    async def _ask_any(self, request: web.Request, body: bytes) -> EngineAnswer:
-        headers = {"X-Request-Id": request[REQUEST_ID]}
-        for engine in self._gateway.engines_up():
-            try:
-                return await engine.pass_on(request.method, request.path, body, headers)
-            except LocalFault as error:
-                raise ServiceUnavailable(str(error)) from error
-            except EngineError:
-                continue
-        raise ServiceUnavailable("no engine is up")
 
     async def health(self, _request: web.Request) -> web.Response:
         """The process lives."""
@@ -234,15 +179,11 @@ def _json(content: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
-def _passed_on(answer: EngineAnswer) -> web.Response:
-    kind = {"Content-Type": answer.content_type}
-    return web.Response(status=answer.status, body=answer.body, headers=kind)
-
-
-def _error(error: ApiError) -> web.Response:
+def _error(error: ApiError, request: web.Request) -> web.Response:
+    dialect = dialect_of(request.path)
     return web.Response(
         status=error.status,
-        body=error.body,
+        body=dialect.error_body(error.status, error.kind, str(error), error.param),
         headers={"Content-Type": "application/json", **error.headers},
     )
 
@@ -250,7 +191,7 @@ def _error(error: ApiError) -> web.Response:
 def _unreadable(request: web.Request) -> web.Response:
     request.content.feed_eof()  # Or aiohttp reads on, and logs a traceback.
     response = _error(
-        RequestRefused(400, "the body is not chunked or compressed as its headers say")
+        RequestRefused(400, "the body is not chunked or compressed as its headers say"), request
     )
     response.force_close()
     return response

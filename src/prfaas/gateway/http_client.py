@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
+from prfaas.core.addresses import Address
+from prfaas.core.errors import PeerError
+from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local, is_lost
+from prfaas.tls.context import PeerContext, check_server
 
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
@@ -34,7 +39,7 @@ class HttpClient:
 
     def __init__(self, keepalive_s: float = ENGINE_KEEPALIVE_S) -> None:
         self._kept = _session(_Connector(limit=0, keepalive_timeout=keepalive_s))
-        self._fresh = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        self._fresh = _session(CarryingConnector(limit=0, force_close=True))
 
     async def request(
         self,
@@ -47,8 +52,8 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
     ) -> aiohttp.ClientResponse:
         """Send, and return when the response's head is here; use it as a context manager or close
-        it; ``tls``: what is trusted, None: what this machine trusts. Raises one of
-        `CONNECTION_ERRORS`."""
+        it; ``tls``: what is trusted, None: what this machine trusts; see `Credentials`. Raises one
+        of `CONNECTION_ERRORS`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _LOCAL_PATIENCE_S
         pause_s = _FIRST_PAUSE_S
@@ -92,9 +97,44 @@ class HttpClient:
 class _Connector(aiohttp.TCPConnector):
     """Says which requests had a connection made for them."""
 
-    async def _create_connection(self, *args: Any, **options: Any) -> Any:
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
         _MADE.get().append(True)
-        return await super()._create_connection(*args, **options)
+        if (carried := await _carried(self._factory, req)) is not None:
+            return carried
+        return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
+
+
+class CarryingConnector(aiohttp.TCPConnector):
+    """Goes through an agent where a request is given its `PeerContext` and an ``http`` url."""
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        if (carried := await _carried(self._factory, req)) is not None:
+            return carried
+        return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
+
+
+async def _carried(factory: Callable[[], ResponseHandler], req: Any) -> ResponseHandler | None:
+    """A connection through the agent that carries the engine; None where none does. Raises
+    ClientConnectorError."""
+    if not isinstance(req.ssl, PeerContext) or req.is_ssl():
+        return None
+    try:
+        made = await open_tunnel(factory, req.ssl, Address(req.url.host, req.url.port))
+    except OSError as error:
+        raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+    return made[1]
+
+
+def _checked(made: Any, context: object) -> Any:
+    """The connection, unless another than the agent that it is for is at its other end: raises
+    PeerError."""
+    if isinstance(context, PeerContext):
+        try:
+            check_server(context, made.transport)
+        except PeerError:
+            made.transport.abort()
+            raise
+    return made
 
 
 def _of_today(answer: aiohttp.ClientResponse) -> aiohttp.ClientResponse:

@@ -36,6 +36,12 @@ def bearer_key(authorization: str) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
+def key_shown(request: web.Request) -> str:
+    """The key of a request: as ``Authorization: Bearer KEY``, or as Anthropic's clients show it."""
+    given = bearer_key(request.headers.get("Authorization", ""))
+    return given or request.headers.get("X-Api-Key", "").strip()
+
+
 def key_digest(key: str) -> bytes:
     """By which keys are told apart, and kept."""
     # aiohttp gives bytes that are not UTF-8 as surrogates.

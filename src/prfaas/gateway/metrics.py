@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prfaas.gateway.facts import RequestFacts
-from prfaas.gateway.kv_events import FeedState, KvEventFeed
+from prfaas.gateway.feeds import Feed
 from prfaas.gateway.layouts import Mismatch, named
-from prfaas.policies.threshold_search import Optimum
+from prfaas.gateway.read_counter import ReadCounter
+from prfaas.kv_events.feed import FeedState
 from prfaas.process.connections import Connections
 from prfaas.scheduler.commands import ChangeRole
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 1)
 
 
 class GatewayMetrics:
@@ -34,8 +36,15 @@ class GatewayMetrics:
         self.ttft = Histogram(
             "prfaas_gateway_time_to_first_token_seconds",
             "Arrival to the first byte of the answer (streamed answers only).",
-            ("route",),
+            ("route", "tenant"),
             buckets=_SECONDS,
+            registry=r,
+        )
+        self.tpot = Histogram(
+            "prfaas_gateway_time_per_output_token_seconds",
+            "Mean time of a token after the first (streamed answers only).",
+            ("route", "tenant"),
+            buckets=_TOKEN_SECONDS,
             registry=r,
         )
         self.stage = Histogram(
@@ -43,6 +52,12 @@ class GatewayMetrics:
             "Seconds in each stage of a request.",
             ("stage", "route"),
             buckets=_SECONDS,
+            registry=r,
+        )
+        self.certificate_expires = Gauge(
+            "prfaas_gateway_certificate_expires_timestamp_seconds",
+            "When the certificate is no longer valid, in Unix seconds.",
+            ("file",),
             registry=r,
         )
         self.retries = Counter(
@@ -75,7 +90,7 @@ class GatewayMetrics:
             ("kind",),
             registry=r,
         )
-        self._dropped = Gauge(
+        self._dropped = ReadCounter(
             "prfaas_gateway_connections_dropped",
             "Connections closed since the start, to make room or for being silent.",
             ("why",),
@@ -117,18 +132,6 @@ class GatewayMetrics:
             ("source", "target"),
             registry=r,
         )
-        self._threshold = Gauge(
-            "prfaas_gateway_threshold_tokens",
-            "Uncached tokens above which offloading would carry most: shown, not used.",
-            ("cluster",),
-            registry=r,
-        )
-        self._threshold_rate = Gauge(
-            "prfaas_gateway_threshold_prompts_per_second",
-            "What prefill could carry with that threshold.",
-            ("cluster", "bound"),
-            registry=r,
-        )
         self.engine_role = Gauge(
             "prfaas_gateway_engine_role",
             "1 for the work that the engine is given now.",
@@ -136,7 +139,7 @@ class GatewayMetrics:
             registry=r,
         )
         self.role_changes = Counter(
-            "prfaas_gateway_role_changes_total",
+            "prfaas_scheduler_role_changes_total",
             "Engines that were given another role; done=no: in a dry run.",
             ("engine", "role", "done"),
             registry=r,
@@ -173,19 +176,19 @@ class GatewayMetrics:
             ("engine",),
             registry=r,
         )
-        self._event_batches = Gauge(
+        self._event_batches = ReadCounter(
             "prfaas_gateway_kv_event_batches", "Batches applied.", ("engine",), registry=r
         )
-        self._index_resets = Gauge(
+        self._index_resets = ReadCounter(
             "prfaas_gateway_index_resets", "Times the index was emptied.", ("engine",), registry=r
         )
-        self._unreadable = Gauge(
+        self._unreadable = ReadCounter(
             "prfaas_gateway_kv_events_unreadable",
             "Messages that were not what vLLM sends.",
             ("engine",),
             registry=r,
         )
-        self._unplaced = Gauge(
+        self._unplaced = ReadCounter(
             "prfaas_gateway_index_unplaced_blocks",
             "Announced blocks whose place could not be told.",
             ("engine",),
@@ -205,7 +208,7 @@ class GatewayMetrics:
         for kind, count in counts.items():
             self._connections.labels(kind).set(count)
         for why in ("room", "silent"):
-            self._dropped.labels(why).set(book.dropped[why])
+            self._dropped.set(why, to=book.dropped[why])
 
     def observe_mismatches(self, mismatches: Iterable[Mismatch]) -> None:
         """Take over which engines do not pair, when metrics are read."""
@@ -216,39 +219,29 @@ class GatewayMetrics:
 
     def forget_engine(self, engine: str) -> None:
         """It has left the deployment: what was said of it is no more."""
-        for gauge in (
-            self.engine_up,
-            self.engine_draining,
-            self._index_blocks,
-            self._events_live,
+        for gauge in (self.engine_up, self.engine_draining, self._index_blocks, self._events_live):
+            with suppress(KeyError):
+                gauge.remove(engine)
+        for counter in (
             self._event_batches,
             self._index_resets,
             self._unreadable,
             self._unplaced,
         ):
-            with suppress(KeyError):
-                gauge.remove(engine)
+            counter.remove(engine)
         for role in ("prefill", "decode"):
             with suppress(KeyError):
                 self.engine_role.remove(engine, role)
 
-    def observe_feed(self, feed: KvEventFeed) -> None:
+    def observe_feed(self, feed: Feed) -> None:
         """Take over one engine's index state, when metrics are read."""
         follower = feed.follower
         self._index_blocks.labels(feed.engine).set(follower.index.blocks)
         self._events_live.labels(feed.engine).set(feed.state is FeedState.LIVE)
-        self._event_batches.labels(feed.engine).set(follower.batches_total)
-        self._index_resets.labels(feed.engine).set(follower.resets_total)
-        self._unreadable.labels(feed.engine).set(follower.unreadable_total)
-        self._unplaced.labels(feed.engine).set(follower.index.unplaced_blocks_total)
-
-    def observe_thresholds(self, found: Mapping[str, Optimum]) -> None:
-        """Take over the thresholds that were searched, by PD cluster."""
-        self._threshold.clear()
-        self._threshold_rate.clear()
-        for cluster, optimum in found.items():
-            self._threshold.labels(cluster).set(optimum.threshold_tokens)
-            self._threshold_rate.labels(cluster, optimum.bound).set(optimum.prompts_per_s)
+        self._event_batches.set(feed.engine, to=follower.batches_total)
+        self._index_resets.set(feed.engine, to=follower.resets_total)
+        self._unreadable.set(feed.engine, to=follower.unreadable_total)
+        self._unplaced.set(feed.engine, to=follower.index.unplaced_blocks_total)
 
     def observe_role(self, command: ChangeRole) -> None:
         """A role was changed, or would have been."""
@@ -261,7 +254,11 @@ class GatewayMetrics:
         self.requests.labels(facts.endpoint, route, facts.outcome).inc()
         self.retries.inc(max(0, facts.attempts - 1))
         if facts.stream and facts.first_token_s is not None:
-            self.ttft.labels(route).observe(facts.first_token_s)
+            self.ttft.labels(route, facts.tenant).observe(facts.first_token_s)
+            more = (facts.answer_tokens or 0) - 1
+            if facts.completed_s is not None and more > 0:
+                spent_s = facts.completed_s - facts.first_token_s
+                self.tpot.labels(route, facts.tenant).observe(spent_s / more)
         for stage, start, end in _stages(facts):
             if start is not None and end is not None:
                 self.stage.labels(stage, route).observe(max(0.0, end - start))

@@ -1,8 +1,6 @@
-"""Which models a tenant may see and name."""
+"""The model that a body names."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
@@ -10,22 +8,8 @@ from prfaas.core.errors import UNREADABLE
 from prfaas.gateway.openai_errors import RequestRefused
 
 
-class _Models(msgspec.Struct):
-    data: list[dict[str, Any]]
-    object: str = "list"
-
-
 class _Named(msgspec.Struct):
     model: str | None = None
-
-
-def only_models(answer: bytes, allowed: frozenset[str]) -> Any:
-    """An engine's list of models without those that are not ``allowed``; empty for no list."""
-    try:
-        found = msgspec.json.decode(answer, type=_Models)
-    except UNREADABLE:
-        return _Models([])
-    return _Models([model for model in found.data if model.get("id") in allowed], found.object)
 
 
 def model_named_in(body: bytes) -> str | None:

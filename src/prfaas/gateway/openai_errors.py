@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: ``{"error": {message, type, param, code}}``.
+"""Answers other than success; `dialects` says them in the API of the request.
 
 The type says who is at fault: each answer is also one of the classes of `prfaas.core.errors`.
 """
@@ -6,8 +6,6 @@ The type says who is at fault: each answer is also one of the classes of `prfaas
 from __future__ import annotations
 
 from math import ceil
-
-import msgspec
 
 from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
 from prfaas.scheduler.commands import ErrorKind, FailRequest
@@ -34,22 +32,6 @@ class ApiError(PrfaasError):
         self.kind = kind
         self.param = param
         self.retry_after_s = retry_after_s
-
-    @property
-    def body(self) -> bytes:
-        """The JSON body."""
-        error = {
-            "message": str(self),
-            "type": self.kind,
-            "param": self.param,
-            "code": self.status,
-        }
-        return msgspec.json.encode({"error": error})
-
-    @property
-    def event(self) -> bytes:
-        """The same as the last event of a stream that broke off."""
-        return b"data: " + self.body + b"\n\n"
 
     @property
     def headers(self) -> dict[str, str]:

@@ -12,11 +12,12 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prfaas.core.cache_news import CacheNews, Evicted, Stored
 from prfaas.core.errors import LinkError
+from prfaas.core.prefixes import TOKEN_BYTES, Prefix, pack_tokens
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.engine_index import BlocksStored, EngineIndex
@@ -39,6 +40,20 @@ class Holder(NamedTuple):
 
     agent: str
     layout: str
+
+
+class Pull(NamedTuple):
+    """Of tokens [from_token, to_token) of a prompt, from what ``source`` has, to the agent
+    ``target``. ``seconds``: what the line is expected to take."""
+
+    source: Holder
+    target: str
+    from_token: int
+    to_token: int
+    seconds: float
+    salt: str | None = None
+    adapter: str | None = None
+    """The request's."""
 
 
 class _Holding:
@@ -90,6 +105,16 @@ class _Holding:
             )
             self._states.update(state)
 
+    def of_prompt(self, packed: bytes, salt: str | None, adapter: str | None) -> list[Stored]:
+        """Parts of which this prompt has every token; their prefixes may still be another's."""
+        return [
+            news
+            for news in self._parts.values()
+            if packed.startswith(news.prefix.tokens, TOKEN_BYTES * news.prefix.from_token)
+            and news.prefix.salt == salt
+            and news.prefix.adapter == adapter
+        ]
+
     def evicted(self, part: Part) -> None:
         """Harmless where it is not known."""
         news = self._parts.pop(part, None)
@@ -118,6 +143,32 @@ def _state(news: Stored) -> tuple[bytes, ...]:
     prefix = news.prefix
     block = ((news.stands_at or 0) - prefix.from_token) // prefix.block_tokens - 1
     return prefix.digests[block : block + 1] if 0 <= block < len(prefix.digests) else ()
+
+
+def _path(parts: list[Stored], *, from_token: int, to_token: int) -> list[Stored]:
+    """As `pool.loads` finds it: each part begins where the one before it is not over yet."""
+    parts = sorted(parts, key=lambda news: news.prefix.from_token)
+    for last in parts:
+        prefix = last.prefix
+        if not prefix.from_token < to_token <= prefix.end_token:
+            continue
+        if last.stands_at is not None and last.stands_at != to_token:
+            continue
+        path = [last]
+        while path[-1].prefix.from_token > from_token:
+            before = next((p for p in parts if _leads_to(p.prefix, path[-1].prefix)), None)
+            if before is None:
+                break
+            path.append(before)
+        else:
+            return path
+    return []
+
+
+def _leads_to(before: Prefix, after: Prefix) -> bool:
+    """Whether ``after`` begins within or right behind ``before``, of the same prompt."""
+    block = (after.from_token - before.from_token) // before.block_tokens - 1
+    return 0 <= block < len(before.digests) and before.digests[block] == after.parent
 
 
 class Pools:
@@ -171,6 +222,24 @@ class Pools:
             for name in names
             if match.reusable_tokens
         }
+
+    def path(
+        self,
+        holder: Holder,
+        token_ids: Sequence[int],
+        *,
+        salt: str | None,
+        adapter: str | None,
+        from_token: int,
+        to_token: int,
+    ) -> list[Stored]:
+        """Parts that together have tokens [from_token, to_token) of the prompt and can be gone on
+        from at its end, the last first; none where there are none any more."""
+        holding = self._holdings.get(holder)
+        if holding is None:
+            return []
+        parts = holding.of_prompt(pack_tokens(token_ids), salt, adapter)
+        return _path(parts, from_token=from_token, to_token=to_token)
 
     def _holding(self, holder: Holder) -> _Holding | None:
         found = self._holdings.get(holder)

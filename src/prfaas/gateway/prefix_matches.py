@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prfaas.core.deployment import EngineRole
 from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.endpoints import EngineEndpoint
-from prfaas.gateway.pools import Holder
+from prfaas.gateway.pools import Holder, Pull
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -22,6 +22,10 @@ class Matches(NamedTuple):
     cached: Mapping[str, int]
     resumable: Mapping[str, int]
     pool: Mapping[str, int] = {}
+    at_agent: Mapping[str, int] = {}
+    """What each one's agent has, whether or not the engine has as much itself."""
+    pulls: Mapping[str, Pull] = {}
+    """Of ``cached``, those that count what is to be pulled to their agent first."""
 
 
 _ROLES: tuple[EngineRole, ...] = ("prefill", "decode")
@@ -33,6 +37,7 @@ def with_pools(
     pools: Mapping[Holder, int],
     engines: Mapping[str, EngineEndpoint],
     layout_of: Callable[[str], str | None],
+    pull: Callable[[str, str, int], Pull | None] = lambda engine, layout, own: None,
 ) -> Matches:
     """The same, counting what engines can load from their agents' caches where that is more than
     they hold.
@@ -40,18 +45,30 @@ def with_pools(
     Args:
         pools: tokens that each agent's cache could give.
         layout_of: engine -> the fingerprint of pages that it can load; None: it loads nothing.
+        pull: engine, layout, tokens that it needs no pull for -> the pull that is worth it.
     """
     if not pools:
         return matches
     cached, resumable, pool = dict(matches.cached), dict(matches.resumable), {}
-    agents = {holder.agent for holder in pools}
+    pulls: dict[str, Pull] = {}
+    at_agent: dict[str, int] = {}
+    longest = max(pools.values())
     for name, engine in engines.items():
-        layout = layout_of(name) if engine.agent in agents else None
-        tokens = 0 if layout is None else pools.get(Holder(engine.agent, layout), 0)
+        own = resumable.get(name, cached.get(name, 0))
+        layout = layout_of(name)
+        if layout is None:
+            continue
+        tokens = pools.get(Holder(engine.agent, layout), 0)
+        if tokens:
+            at_agent[name] = tokens
         if tokens > cached.get(name, 0):
-            cached[name] = pool[name] = tokens
+            cached[name] = pool[name] = own = tokens
             resumable.pop(name, None)
-    return Matches(cached, resumable, pool)
+        wanted = pull(name, layout, own) if longest > own else None
+        if wanted is not None:
+            pulls[name], cached[name] = wanted, wanted.to_token
+            resumable.pop(name, None)
+    return Matches(cached, resumable, pool, at_agent, pulls)
 
 
 def match_engines(

@@ -59,6 +59,7 @@ class Renderer:
     Args:
         near: the cluster that the gateway stands beside, if any.
         up: the engines that are usable now.
+        serving: those that serve a model; None: any may be asked.
         suspect: called with an engine's name when it could not be reached.
     """
 
@@ -68,13 +69,14 @@ class Renderer:
         engines: Mapping[str, EngineClient],
         *,
         up: Callable[[], frozenset[str]],
+        serving: Callable[[str | None], frozenset[str] | None] = lambda model: None,
         suspect: Callable[[str], None],
         near: str | None = None,
     ) -> None:
         self._near = near
         self.reshaped(endpoints)
         self._engines = engines
-        self._up = up
+        self._up, self._serving = up, serving
         self._suspect = suspect
         self._turn = itertools.count()
         self._slow_until: dict[str, float] = {}
@@ -108,7 +110,7 @@ class Renderer:
 
     async def _ask(self, body: RequestBody, headers: Mapping[str, str]) -> Rendered:
         """The first answer of an engine; another is asked where one fails or takes too long."""
-        candidates = self._candidates()
+        candidates = self._candidates(body.model)
         failures: list[PrfaasError] = []
         if len(candidates) > 1:
             first = candidates.pop(0)
@@ -170,8 +172,10 @@ class Renderer:
         for name in names:
             self._slow_until[name] = now + _SLOW_FOR_S
 
-    def _candidates(self) -> list[str]:
+    def _candidates(self, model: str | None) -> list[str]:
         up, turn = self._up(), next(self._turn)
+        serving = self._serving(model)
+        up = up if serving is None else (up & serving)
         found: list[str] = []
         for names in self._names:
             usable = [name for name in names if name in up]

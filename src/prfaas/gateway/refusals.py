@@ -41,4 +41,5 @@ class Refusals:
                 request.path[:200],
                 request_id,
                 times,
+                extra={"request_id": request_id, "tenant": tenant, "cause": error.cause},
             )

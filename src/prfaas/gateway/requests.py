@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import ceil
 
 from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
-from prfaas.gateway.adapters import Adapters
+from prfaas.gateway.access_log import log_access
+from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies
 from prfaas.gateway.body import RequestBody
@@ -35,7 +37,10 @@ from prfaas.gateway.openai_errors import (
 from prfaas.gateway.pools import Pools
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, with_pools
 from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
+from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
+from prfaas.gateway.tracing import NO_TRACING, Trace
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.scheduler.scheduler import Scheduler
@@ -44,8 +49,6 @@ logger = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 2.0
 """How long a client may take to take in that its answer is cut off."""
-_BYTES_PER_TOKEN = 4
-"""Of a text, about."""
 _RECENT = 50
 """Ended requests that are shown: what fits a screen, and little memory."""
 
@@ -66,7 +69,7 @@ class RequestFlow:
         driver: Driver,
         *,
         renderer: Renderer,
-        adapters: Adapters,
+        models: ServedModels,
         endpoints: Endpoints,
         index: PrefixIndex,
         metrics: GatewayMetrics,
@@ -74,12 +77,13 @@ class RequestFlow:
         pools: Pools,
         layouts: Layouts,
         new_key: Callable[[], str],
+        agents: Mapping[str, AgentClient],
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
         self.configure(config)
         self._renderer = renderer
-        self._adapters = adapters
+        self._models = models
         self._endpoints = endpoints
         self._index = index
         self._metrics = metrics
@@ -87,8 +91,11 @@ class RequestFlow:
         self._driver = driver
         self._pools, self._layouts = pools, layouts
         self._new_key = new_key
+        self._pull_costs = PullCosts(endpoints, driver.scheduler.view)
+        self._puller = Puller(pools, agents, new_id=new_key)
         self.inflight = 0
         self._live: set[Exchange] = set()
+        self.tracing = NO_TRACING
         self._refusal: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -98,6 +105,7 @@ class RequestFlow:
     def configure(self, config: GatewayConfig) -> None:
         """From the next request on it goes by these settings."""
         self._deadline_s = config.request_deadline_s
+        self._keepalive_s = config.keepalive_s
         self._most_inflight = config.max_inflight_requests
         self._most_waiting_tokens = config.most_waiting_tokens
         self._longest_wait_s = config.max_wait_s
@@ -159,28 +167,32 @@ class RequestFlow:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
+        key = self._new_key()
         exchange = Exchange(
-            self._new_key(),
-            request_id,
-            request,
-            body,
-            use,
-            deadline_s=self._deadline_s,
-            tells=tells,
+            key, request_id, request, body, use, deadline_s=self._deadline_s, tells=tells
         )
         self._live.add(exchange)
         self._count()
+        exchange.keep_alive(self._keepalive_s)
+        trace = self.tracing.begin(exchange.facts, exchange.engine_headers)
+        exchange.engine_headers |= trace.headers()
         try:
             await self._see_through(exchange)
-            return exchange.response.done.result()
+            return await exchange.response.done
         finally:
+            exchange.attempts.stop("keepalive", 0)
             use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
-            self._metrics.observe_request(exchange.facts)
-            self.recent.appendleft(exchange.facts)
-            note = exchange.facts.ended(exchange.key, exchange.received_at)
-            self._journal.write(time.monotonic(), note)
+            self._ended(exchange, trace)
+
+    def _ended(self, exchange: Exchange, trace: Trace) -> None:
+        facts, elapsed_s = exchange.facts, exchange.elapsed_s()
+        self._metrics.observe_request(facts)
+        self.recent.appendleft(facts)
+        trace.end(facts, elapsed_s)
+        log_access(facts, elapsed_s)
+        self._journal.write(time.monotonic(), facts.ended(exchange.key, exchange.received_at))
 
     def _count(self) -> None:
         self.inflight = len(self._live)
@@ -195,9 +207,9 @@ class RequestFlow:
             async with asyncio.timeout(exchange.deadline_s):
                 prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
                 if isinstance(prompt, EngineAnswer):
-                    exchange.response.give(prompt)
+                    await exchange.response.give(prompt)
                     return
-                adapter = await self._adapters.find(exchange.body.model)
+                adapter = await self._models.adapter(exchange.body.model)
         except ApiError as error:
             exchange.fail(error)
             return
@@ -206,7 +218,7 @@ class RequestFlow:
             return
         self._take(exchange, prompt)
         try:
-            exchange.use.take_tokens(*_tokens(exchange))
+            exchange.use.take_tokens(*exchange.tokens())
         except ApiError as error:
             exchange.fail(error)
             return
@@ -217,6 +229,8 @@ class RequestFlow:
             return
         matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
+        exchange.facts.pulls, exchange.facts.at_agent = matches.pulls, matches.at_agent
+        exchange.loadable = partial(self._loadable, exchange)
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
             exchange,
@@ -266,7 +280,7 @@ class RequestFlow:
             raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
         if prompt.token_ids is None:
             raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
-        adapter = await self._adapters.find(body.model)
+        adapter = await self._models.adapter(body.model)
         return len(prompt.token_ids), self._match(prompt, body.cache_salt, adapter)
 
     def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
@@ -282,13 +296,17 @@ class RequestFlow:
             prompt_tokens=len(token_ids),
             alignment_tokens=self._layouts.alignment_tokens,
         )
-        return with_pools(found, self._pools.match(keys), engines, self._layouts.loads)
+        pools = self._pools.match(keys)
+        best = partial(
+            self._pull_costs.best, PromptToPull(len(token_ids), salt, adapter), pools=pools
+        )
+        return with_pools(found, pools, engines, self._layouts.loads, best)
 
-
-def _tokens(exchange: Exchange) -> tuple[int, int]:
-    """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as many
-    as its text may have."""
-    prompt, body = exchange.prompt, exchange.body
-    counted = None if prompt.token_ids is None else len(prompt.token_ids)
-    answers = prompt.max_output_tokens * body.choices * body.prompts
-    return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers
+    async def _loadable(self, exchange: Exchange, engine: str) -> int:
+        facts, ids = exchange.facts, exchange.prompt.token_ids
+        wanted = facts.pulls.get(engine)
+        if wanted is not None and ids is not None:
+            ranks, within_s = self._layouts.parts(engine), exchange.time_left_s()
+            if await self._puller.pull(wanted, ids, ranks=ranks, within_s=within_s):
+                facts.note_pull(engine, wanted.to_token)
+        return facts.at_agent.get(engine, 0)

@@ -11,9 +11,9 @@ from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.gateway.feeds import Feed
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import HttpClient
-from prfaas.gateway.kv_events import KvEventFeed
 
 Watch = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 """The kind of a background task, and the task."""
@@ -33,7 +33,7 @@ class Roster:
         http: HttpClient,
         agents_http: HttpClient,
         background: Background,
-        make_feed: Callable[[str], KvEventFeed],
+        make_feed: Callable[[str], Feed],
     ) -> None:
         self._endpoints = endpoints
         self._http, self._agents_http = http, agents_http
@@ -41,7 +41,7 @@ class Roster:
         self._make_feed = make_feed
         self.engines: dict[str, EngineClient] = {}
         self.agents: dict[str, AgentClient] = {}
-        self.feeds: dict[str, KvEventFeed] = {}
+        self.feeds: dict[str, Feed] = {}
         self._watching: dict[str, list[asyncio.Task[None]]] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
 

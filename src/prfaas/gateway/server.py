@@ -14,6 +14,7 @@ from prfaas.core.deployment import Deployment
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_admin_app, make_app
+from prfaas.gateway.tracing import NO_TRACING, Tracing
 from prfaas.process.front_door import serving_strangers
 from prfaas.process.http_server import serving
 from prfaas.process.reloading import Reloading
@@ -38,6 +39,7 @@ async def serve(
     seeds: Mapping[str, Curve] | None = None,
     hurry: asyncio.Event | None = None,
     reloading: Callable[[Gateway], Reloading] | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> NoReturn:
     """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
     ``hurry`` is set. The files and ``seeds`` are those of `Gateway`; ``reloading`` makes what
@@ -47,6 +49,7 @@ async def serve(
         deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
     )
     await gateway.start()
+    gateway.requests.tracing = tracing
     if reloading is not None:
         gateway.run_beside("deployment_file", reloading(gateway).run)
     try:
@@ -60,6 +63,7 @@ async def serve(
                 await gateway.stop_serving(hurry or asyncio.Event())
     finally:
         await gateway.close()
+        await asyncio.to_thread(tracing.close)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import msgspec
 from prfaas.core.deployment import GatewayConfig, TenantConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
-from prfaas.gateway.keys import bearer_key, key_digest
+from prfaas.gateway.keys import key_digest
 from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.token_bucket import TokenBucket
 
@@ -189,12 +189,12 @@ class Tenants:
         wanted = read.isolate_caches
         self._isolated = self.several if wanted is None else wanted
 
-    def find(self, authorization: str) -> Tenant:
-        """Whose request this is, by its ``Authorization``. Raises RequestRefused (401)."""
+    def find(self, key: str) -> Tenant:
+        """Whose request this is, by the key that it shows. Raises RequestRefused (401)."""
         if not self._by_key:
             return self._tenants[DEFAULT]
         # By digest: how long the search takes tells nothing of the keys that there are.
-        tenant = self._by_key.get(key_digest(bearer_key(authorization)))
+        tenant = self._by_key.get(key_digest(key))
         if tenant is None:
             raise RequestRefused(
                 401,

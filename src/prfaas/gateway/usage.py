@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import msgspec
+
+from prfaas.core.errors import UNREADABLE
 
 _DETAILS = re.compile(rb'"prompt_tokens_details"\s*:\s*\{[^{}]*\}')
 """Inside a JSON string the quote behind the name is escaped, so no text of an answer matches."""
+_INPUT_DETAILS = re.compile(rb'"input_tokens_details"\s*:\s*\{[^{}]*\}')
+_NO_DETAILS = b'"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0}'
+"""Clients of the Responses API take the field for granted."""
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*"input_tokens"[^{}]*\})')
+_CACHE_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 def without_cached_tokens(content: bytes) -> bytes:
-    """An answer, or whole events of one, without ``prompt_tokens_details``."""
-    if b"prompt_tokens_details" not in content:
-        return content
-    return _DETAILS.sub(b'"prompt_tokens_details":null', content)
+    """An answer, or whole events of one, that counts a prompt as if nothing of it was cached."""
+    if b"prompt_tokens_details" in content:
+        content = _DETAILS.sub(b'"prompt_tokens_details":null', content)
+    if b"input_tokens_details" in content:
+        content = _INPUT_DETAILS.sub(_NO_DETAILS, content)
+    if b"_input_tokens" in content:
+        content = _USAGE.sub(_all_as_input, content)
+    return content
+
+
+def _all_as_input(found: re.Match[bytes]) -> bytes:
+    """Of a message's usage, in which ``input_tokens`` are those that were not cached."""
+    try:
+        usage = msgspec.json.decode(found[1], type=dict[str, Any])
+        cached = sum(usage.pop(name, None) or 0 for name in _CACHE_COUNTS)
+        usage["input_tokens"] += cached
+    except (KeyError, TypeError, *UNREADABLE):
+        return b'"usage":{"input_tokens":0,"output_tokens":0}'
+    return b'"usage":' + msgspec.json.encode(usage)

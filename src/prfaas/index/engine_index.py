@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -36,6 +36,22 @@ class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: Sequence[int]
     extra_keys: Sequence[Any] | None = None
     window_tokens: int | None = None
+
+
+class BlocksKeyed(msgspec.Struct, frozen=True, kw_only=True, tag="keyed"):
+    """The same, told where the events themselves must not go: ``names`` stand for hashes (uint64).
+
+    ``keys``: of a full-attention group the blocks' keys, first the low words of all, then the high
+    ones; of other groups nothing. ``parent``: a name.
+    """
+
+    group: int
+    kind: str
+    block_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    names: bytes
+    parent: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    keys: bytes = b""
+    window_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class EngineIndex:
@@ -85,15 +101,35 @@ class EngineIndex:
             self._store_chained(self._bit_of[event.group], event)
         else:
             for block_hash in event.hashes:
-                self._store_named(self._bit_of[event.group], _word(block_hash))
+                self._store_named(self._bit_of[event.group], word_of(block_hash))
+
+    def stored_keyed(self, event: BlocksKeyed) -> None:
+        """Blocks were cached, as another place that has the same secret has keyed them."""
+        group = self._groups.get(event.group) or self._meet(event)
+        bit, names = self._bit_of[event.group], np.frombuffer(event.names, np.uint64)
+        if not group.chained:
+            for name in names.tolist():
+                self._store_named(bit, name)
+            return
+        keys, count = np.frombuffer(event.keys, np.uint64), len(names)
+        parent, depth = NO_ROW, 0
+        sound = event.block_tokens == self._block_tokens and len(keys) == 2 * count
+        if event.parent is not None:
+            parent = self._row(event.parent & _WORD)
+            sound = sound and parent != NO_ROW and self._table.has_key(parent)
+            depth = self._table.place(parent).depth if sound else 0
+        if not sound or not count or len(np.unique(names)) != count:
+            self.unplaced_blocks_total += count
+            return
+        self._store_keys(bit, parent, depth, Keys(keys[:count], keys[count:]), names)
 
     def removed(self, group_index: int | None, hashes: Sequence[BlockHash]) -> None:
         """Blocks were dropped from one group (None: from every group)."""
         bits = self.bits if group_index is None else self._bit_of.get(group_index, 0)
         for block_hash in hashes if bits else ():
-            self._drop(_word(block_hash), bits)
+            self._drop(word_of(block_hash), bits)
 
-    def _meet(self, event: BlocksStored) -> Group:
+    def _meet(self, event: BlocksStored | BlocksKeyed) -> Group:
         """The first event of a group."""
         before = tuple(self._groups.values())
         chained = event.kind in CHAINED_KINDS
@@ -116,7 +152,7 @@ class EngineIndex:
         sound = sound and (not extras or len(extras) == count)
         parent, place = NO_ROW, self._hasher.root(size)
         if event.parent is not None:
-            parent = self._row(_word(event.parent))
+            parent = self._row(word_of(event.parent))
             sound = sound and parent != NO_ROW and self._table.has_key(parent)
             if sound:
                 place = self._table.place(parent)
@@ -126,21 +162,28 @@ class EngineIndex:
         if count == 1:
             extra = encode_extra(extras[0]) if extras else b""
             one = self._hasher.extend_one(place, event.token_ids, extra)
-            if self._store_one(parent, one, _word(event.hashes[0]), bit):
+            if self._store_one(parent, one, word_of(event.hashes[0]), bit):
                 return
         hashes = _words(event.hashes)
         tokens = np.frombuffer(array("I", event.token_ids), np.uint32)
         encoded = [encode_extra(extra) for extra in extras] if extras else ()
         keys = self._hasher.extend(place, tokens, size, encoded)
+        self._store_keys(bit, parent, place.depth, keys, hashes)
+
+    def _store_keys(
+        self, bit: int, parent: int, depth: int, keys: Keys, hashes: NDArray[np.uint64]
+    ) -> None:
+        """Hold blocks that follow each other and the one in row ``parent`` (or NO_ROW), before
+        which are ``depth``."""
         rows = self._table.known(keys)
         known = len(rows)
         self._rename(rows, hashes[:known])
         self._hold(rows, bit)
         self._table.touch(rows)
-        if known < count:
+        if known < len(hashes):
             last = int(rows[-1]) if known else parent
             new = Keys(keys.low[known:], keys.high[known:])
-            self._grow(last, place.depth + known, new, hashes[known:], bit)
+            self._grow(last, depth + known, new, hashes[known:], bit)
 
     def _store_one(self, parent: int, place: Place, word: int, bit: int) -> bool:
         """One block, where there is nothing special about it; False where there is."""
@@ -264,10 +307,10 @@ def _words(hashes: Sequence[BlockHash]) -> NDArray[np.uint64]:
     try:
         return np.frombuffer(array("Q", hashes), np.uint64)  # type: ignore[type-var]
     except (TypeError, OverflowError):
-        return np.array([_word(block_hash) for block_hash in hashes], np.uint64)
+        return np.array([word_of(block_hash) for block_hash in hashes], np.uint64)
 
 
-def _word(block_hash: BlockHash) -> int:
+def word_of(block_hash: BlockHash) -> int:
     """An engine's hash in 64 bits, which is all that it sends by default."""
     if isinstance(block_hash, int):
         return block_hash & _WORD

@@ -29,7 +29,7 @@ HOST = "127.0.0.1"
 # Each free port is handed out once, from a random one on. They lie below what Linux gives outgoing
 # connections, none of which can so take one between its claim and its use.
 _FREE_PORTS = (16384 + n % 16384 for n in itertools.count(random.randrange(16384)))
-_TINY = "tiny:"
+TINY = "tiny:"
 
 
 def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
@@ -57,7 +57,7 @@ def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
             )
 
         resolved = deployment.with_machines(machine).with_gateways(gateway)
-    return msgspec.structs.replace(resolved, model=_model(deployment.model))
+    return msgspec.structs.replace(resolved, model=local_model(deployment.model))
 
 
 def free_address() -> str:
@@ -135,12 +135,13 @@ def _dialled(bound: str) -> str | None:
     return str(Address(every[host], port)) if host in every else None
 
 
-def _model(model: ModelConfig) -> ModelConfig:
-    """``tiny:KIND`` (None: ``tiny:gdn``) becomes the directory of a model made here."""
-    path = model.path or f"{_TINY}gdn"
-    name = model.served_name or path.replace(_TINY, "prfaas-tiny-")
-    if path.startswith(_TINY):
-        path = str(tiny_models.ensure(path.removeprefix(_TINY)))
+def local_model(model: ModelConfig) -> ModelConfig:
+    """``tiny:KIND`` (None: ``tiny:gdn``) becomes the directory of a model made here. Raises
+    ConfigError for a directory without a model."""
+    path = model.path or f"{TINY}gdn"
+    name = model.served_name or path.replace(TINY, "prfaas-tiny-")
+    if path.startswith(TINY):
+        path = str(tiny_models.ensure(path.removeprefix(TINY)))
     elif path.startswith(("/", ".", "~")):
         path = str(Path(path).expanduser())
         if not (Path(path) / "config.json").is_file():

@@ -1,4 +1,5 @@
-"""Certificates for agents that all run on this machine: made for one run, gone with it."""
+"""Certificates for agents that all run on this machine, and for gateways before them: made for one
+run, gone with it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import AgentConfig, Deployment, MachineConfig, TlsConfig
+from prfaas.core.deployment import AgentConfig, Deployment, GatewayConfig, MachineConfig, TlsConfig
 from prfaas.tls import authority
 
 _DAYS = 365
@@ -17,6 +18,7 @@ def secured(deployment: Deployment, directory: Path) -> Deployment:
     ``plaintext``; unchanged where an agent runs elsewhere, since it could not have our CA."""
     agents = deployment.agents
     open_agents = {a.name for a in agents if a.tls is None and not a.plaintext}
+    all_ours = not any(agent.tls for agent in agents)
     if not open_agents or any(agent.external for agent in agents):
         return deployment
     authority.create_authority(directory, days=_DAYS)
@@ -26,10 +28,18 @@ def secured(deployment: Deployment, directory: Path) -> Deployment:
             return machine
         return msgspec.structs.replace(machine, agent=_with_certificate(machine.agent, directory))
 
-    return deployment.with_machines(secure)
+    def show(gateway: GatewayConfig) -> GatewayConfig:
+        if gateway.agent_tls is not None or not all_ours:
+            return gateway
+        return msgspec.structs.replace(gateway, agent_tls=_certificate(gateway.name, directory))
+
+    return deployment.with_machines(secure).with_gateways(show)
 
 
 def _with_certificate(agent: AgentConfig, directory: Path) -> AgentConfig:
-    files = authority.issue(directory, agent.name, days=_DAYS)
-    tls = TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key))
-    return msgspec.structs.replace(agent, tls=tls)
+    return msgspec.structs.replace(agent, tls=_certificate(agent.name, directory))
+
+
+def _certificate(name: str, directory: Path) -> TlsConfig:
+    files = authority.issue(directory, name, days=_DAYS)
+    return TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key))

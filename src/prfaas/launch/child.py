@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -49,6 +50,7 @@ class Child:
         probe: URL that answers 200 once the process is ready.
         changed: called when ``state`` or ``missing`` changes.
         grace_s: time to end by itself when asked to, once it has become ready.
+        trust: what is trusted at ``probe``, as aiohttp takes it.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Child:
         run: RunDirectory,
         changed: Callable[[Child], None],
         grace_s: float = 10.0,
+        trust: ssl.SSLContext | bool = True,
     ) -> None:
+        self._trust = trust
         self.name, self.command, self.probe = name, command, probe
         self.state = ChildState.WAITING
         self.missing = ""
@@ -136,7 +140,7 @@ class Child:
         return process
 
     async def _await_ready(self, http: aiohttp.ClientSession) -> None:
-        while not await _answers(http, self.probe):  # noqa: ASYNC110
+        while not await _answers(http, self.probe, self._trust):  # noqa: ASYNC110
             await asyncio.sleep(_PROBE_PERIOD_S)
         self._ready_at = asyncio.get_running_loop().time()
         self.was_ready.set()
@@ -170,9 +174,10 @@ class Child:
         return f"{self.name} {how} before it was ready. From {self.log}:\n{tail}"
 
 
-async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
+async def _answers(http: aiohttp.ClientSession, url: str, trust: ssl.SSLContext | bool) -> bool:
     try:
-        async with http.get(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with http.get(url, timeout=timeout, ssl=trust) as response:
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False

@@ -144,14 +144,17 @@ def _kv_events(engine: EngineConfig) -> dict[str, object]:
 def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, object]:
     decodes = deployment.cluster_of_engine(engine.name).kind == "pd"
     both = "kv_consumer" if engine.micro_batches else "kv_both"
+    agent = deployment.agent_of_engine(engine.name)
+    keeps = agent.cache_slots > 0 and agent.cache.answers
     return {
         "kv_connector": "PrfaasConnector",
         "kv_connector_module_path": "prfaas.vllm_plugin.connector",
         "kv_role": both if decodes else "kv_producer",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {
-            "agent_socket": deployment.agent_of_engine(engine.name).socket,
+            "agent_socket": agent.socket,
             "engine": engine.name,
             "decodes": decodes,
+            **({"keeps_answers": True} if decodes and keeps else {}),
         },
     }

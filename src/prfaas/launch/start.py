@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.deployment import Deployment, check_borders, load_deployment
 from prfaas.launch.addresses import resolve
 from prfaas.launch.certificates import secured
 from prfaas.launch.gpus import installed_gpus, placed
@@ -60,6 +60,7 @@ async def started(
     try:
         resolved = resolve(placed(deployment, installed_gpus()), sockets=run.private)
         resolved = secured(resolved, run.private / "certs")
+        check_borders(resolved)
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
         with StartProgress(console) as progress:
             supervisor = Supervisor(

@@ -25,6 +25,7 @@ from prfaas.launch.commands import (
     installed_vllm,
 )
 from prfaas.launch.run_directory import RunDirectory
+from prfaas.tls.agents import AgentTrust
 from prfaas.tls.front import trust_of
 
 _GATEWAY_LAST_S = 10.0
@@ -74,6 +75,7 @@ class Supervisor:
         self.deployment = deployment
         self._run, self._changed = run, changed
         self.file = run.write_deployment(deployment)
+        self._trust = AgentTrust(deployment)
         self.agents = [
             self._child(agent.name, agent_command(agent, self.file), agent.admin_url)
             for agent in deployment.agents
@@ -253,6 +255,7 @@ class Supervisor:
             run=self._run,
             changed=self._changed,
             grace_s=grace_s,
+            trust=self._trust.of(url + path),
         )
 
 

@@ -137,6 +137,20 @@ class LinkStates(msgspec.Struct, frozen=True):
     links: list[LinkState] = []
 
 
+class MeasuredLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent answers to ``POST /links/PEER/measure`` (seconds, bytes): the test data that
+    crossed, and beside it what all that crossed came to at the end. RTTs are under that load,
+    ``min_rtt_s`` is the least of the last minute."""
+
+    peer: str
+    goodput_bytes_per_s: float
+    all_bytes_per_s: float
+    limit_bytes_per_s: float | None
+    connections: int
+    rtt_s: float
+    min_rtt_s: float
+
+
 class Link(Protocol):
     """The KV link endpoint of an agent (one listening port, many peers)."""
 

@@ -34,6 +34,11 @@ class PoolCounters(msgspec.Struct):
     cache_evicted: int = 0
     loads_ready: int = 0
     loads_failed: int = 0
+    copies_complete: int = 0
+    copies_failed: int = 0
+    """Of cached prefixes, to other agents."""
+    copies_kept: int = 0
+    """Of other agents', that are cached here now."""
     loaded_tokens: int = 0
     """Of prefixes that engines were given from the cache, beyond what they had."""
 
@@ -84,8 +89,10 @@ class Books:
         engines: Engines,
         records: TransferRecords,
         longest_deadline_s: float = LONGEST_DEADLINE_S,
+        first_epoch: int = 0,
     ) -> None:
         self.slots, self.engines, self.records = slots, engines, records
+        self._epoch = first_epoch
         self.sessions = Sessions()
         self.longest_deadline_s = longest_deadline_s
         self.counters = PoolCounters()
@@ -100,6 +107,12 @@ class Books:
         """Local receptions that ended, for their exports: None for complete, else the reason."""
         self.memory_freed = False
         """A reception's memory came free: pending local hand-offs may go on."""
+
+    def next_epoch(self) -> int:
+        """For a transfer that is sent from here. Greater after every restart, so late bytes of an
+        earlier life match nothing."""
+        self._epoch += 1
+        return self._epoch
 
     def is_cancelled(self, transfer_id: str) -> bool:
         """Whether nobody wants it: its gateway has said so, or is gone."""
@@ -118,7 +131,7 @@ class Books:
 
     def report(
         self,
-        what: Literal["offer", "export", "reception", "import", "load"],
+        what: Literal["offer", "export", "reception", "import", "load", "copy"],
         transfer: str | TransferKey,
         reason: str,
         party: str = "",

@@ -14,7 +14,7 @@ evicted. Anything else is, at once, when slots are needed.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -70,6 +70,12 @@ class Description(NamedTuple):
 
     def check(self, offer: TransferOffer) -> None:
         """Raises EngineError where the transfer cannot be of that."""
+        fault = self.fault(offer)
+        if fault is not None:
+            raise EngineError(f"transfer {offer.key.transfer_id} is not of that prefix: {fault}")
+
+    def fault(self, offer: TransferOffer) -> str | None:
+        """Why the transfer cannot be of that, or None."""
         prefix = self.prefix
         fault = prefix.fault()
         if fault is None and prefix.block_tokens != self.layout.alignment_tokens:
@@ -79,8 +85,7 @@ class Description(NamedTuple):
             prefix.from_token != offer.from_token or not 0 <= rest < prefix.block_tokens
         ):
             fault = f"it has tokens [{offer.from_token}, {offer.to_token})"
-        if fault is not None:
-            raise EngineError(f"transfer {offer.key.transfer_id} is not of that prefix: {fault}")
+        return fault
 
     def reads(self, offer: TransferOffer) -> bool:
         """Whether the engine's ranks could read the transfer as their own pages."""
@@ -227,6 +232,13 @@ class Cache:
             )
             for entry in self._entries.values()
         )
+
+    def check_readers(self, reading: Iterable[Entry]) -> None:
+        """Raise InvariantError unless these, once for each reader, are all that is read."""
+        readers = Counter(entry.key for entry in reading)
+        for entry in self._entries.values():
+            if entry.readers != readers[entry.key]:
+                raise InvariantError(f"cached {entry.key} has {entry.readers} readers")
 
     def check_integrity(self) -> None:
         """Raise InvariantError where entries, names and slots contradict each other."""

@@ -188,7 +188,7 @@ class ReportLapse(Effect, frozen=True, gc=False):
 class ReportFailure(Effect, frozen=True, gc=False):
     """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
 
-    what: Literal["offer", "export", "reception", "import", "load"]
+    what: Literal["offer", "export", "reception", "import", "load", "copy"]
     transfer: str
     party: str
     reason: str

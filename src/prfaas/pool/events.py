@@ -161,6 +161,28 @@ class LoadClosed(Event, frozen=True, gc=False):
     load: int
 
 
+# gateways, about copies of what is cached
+
+
+class CopyRequested(Event, frozen=True, gc=False):
+    """Send what is cached of a transfer, every rank's part, to agent ``destination`` as transfer
+    ``copy_id``. How it goes is told like an export's."""
+
+    transfer_id: str
+    copy_id: str
+    destination: str
+    deadline_s: float
+    priority: int = 0
+
+
+class CopyAwaited(Event, frozen=True, gc=False):
+    """Another agent will send what it has cached of ``prefix``. Comes before its offer."""
+
+    copy_id: str
+    prefix: Prefix
+    deadline_s: float
+
+
 # the KV link, receiving
 
 
@@ -271,6 +293,7 @@ AnyEvent = (
     EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested
     | SlotsReturned | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened
     | ImportClosed | TransferDescribed | LoadOpened | LoadClosed
+    | CopyRequested | CopyAwaited
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
     | SlotCopied | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed

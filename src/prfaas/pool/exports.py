@@ -40,7 +40,6 @@ class Exports:
 
     Args:
         name: this agent's own: what goes there is a local hand-off.
-        first_epoch: greater after every restart, so late bytes of an earlier life match nothing.
     """
 
     def __init__(
@@ -51,11 +50,10 @@ class Exports:
         sent: SentSlots,
         *,
         name: str,
-        first_epoch: int,
     ) -> None:
         self._books, self._receptions, self._leases = books, receptions, leases
         self._sent = sent
-        self._name, self._next_epoch = name, first_epoch
+        self._name = name
         self._live: dict[tuple[str, int], Export] = {}
 
     def __len__(self) -> int:
@@ -71,9 +69,8 @@ class Exports:
         if refusal is not None:
             books.effects.append(StopExport(event.connection, event.transfer_id, refusal))
             return
-        self._next_epoch += 1
         offer = TransferOffer(
-            TransferKey(event.transfer_id, entry.rank, self._next_epoch),
+            TransferKey(event.transfer_id, entry.rank, books.next_epoch()),
             entry.fingerprint,
             event.from_token,
             event.to_token,
@@ -83,7 +80,7 @@ class Exports:
             event.prompt_digest,
             event.readers,
         )
-        local = event.destination == self._name
+        local = event.destination in (self._name, "")
         state = ExportState.PENDING if local else ExportState.SENDING
         record = Sent(offer.key, event.total_bytes, state)
         deadline = books.now + event.deadline_s
@@ -196,8 +193,10 @@ class Exports:
         for export in self._where(lambda e: e.record.state is ExportState.PENDING):
             try:
                 refusal = self._receptions.admit_local(export.offer)
-            except ArenaFull:
-                return
+            except ArenaFull as error:
+                if export.offer.readers:
+                    return
+                refusal = str(error)  # for the cache alone: it does not wait
             if refusal is not None:
                 self._end(export, ExportStep.ENDED, refusal)
                 continue

@@ -6,7 +6,9 @@ the engine lacks of it, and stay until the load is closed, or it fails and the e
 
 from __future__ import annotations
 
-from prfaas.core.errors import EngineError, InvariantError
+from collections.abc import Iterator
+
+from prfaas.core.errors import EngineError
 from prfaas.core.prefixes import DIGEST_BYTES
 from prfaas.pool.books import Books
 from prfaas.pool.cache import Cache, Entry
@@ -62,15 +64,9 @@ class Loads:
             if owner == connection:
                 self.closed(LoadClosed(owner, load))
 
-    def check_integrity(self) -> None:
-        """Raise InvariantError where readers are miscounted."""
-        readers: dict[int, int] = {}
-        for entries in self._open.values():
-            for entry in entries:
-                readers[id(entry)] = readers.get(id(entry), 0) + 1
-        for entry in self._cache:
-            if entry.readers != readers.get(id(entry), 0):
-                raise InvariantError(f"cached {entry.key} has {entry.readers} readers")
+    def reading(self) -> Iterator[Entry]:
+        """What is read, once for each load."""
+        return (entry for entries in self._open.values() for entry in entries)
 
     def _find(self, layout: str, event: LoadOpened) -> list[Entry]:
         """Entries that cover [local_tokens, to_token), the last first; none where there are none.

@@ -26,11 +26,14 @@ from prfaas.core.gateway_sessions import Standing, session_of
 from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.cache import Cache, Description
+from prfaas.pool.copies import AwaitedCopies, Copies
 from prfaas.pool.effects import AnnounceCached, AnyEffect, ReportLapse
 from prfaas.pool.engines import Engines
 from prfaas.pool.events import (
     AnyEvent,
     ConnectionClosed,
+    CopyAwaited,
+    CopyRequested,
     EngineConnected,
     EngineDropped,
     EnginesNamed,
@@ -100,18 +103,21 @@ class Pool:
             engines=Engines(engines),
             records=TransferRecords(),
             longest_deadline_s=longest_deadline_s,
+            first_epoch=first_epoch,
         )
         self._leases = Leases(self._books)
         self._cache = Cache(self._books, most_slots=cache_slots)
-        self._receptions = Receptions(self._books, self._cache)
+        self._awaited = AwaitedCopies(self._books)
+        self._receptions = Receptions(self._books, self._cache, self._awaited)
         self._exports = Exports(
             self._books,
             self._receptions,
             self._leases,
             SentSlots(self._books, self._cache),
             name=name,
-            first_epoch=first_epoch,
         )
+        most_copied = (slot_count - export_slots) // 2
+        self._copies = Copies(self._books, self._cache, most_slots=most_copied)
         self._loads = Loads(self._books, self._cache)
         self._imports = Imports(self._books, self._receptions)
         self._actions = self._action_of_each()
@@ -139,10 +145,12 @@ class Pool:
             TransferReceived: self._receptions.received,
             ReceptionFailed: self._receptions.failed,
             OfferWithdrawn: self._receptions.withdrawn,
-            SendProgressed: self._exports.progressed,
-            SendCompleted: self._exports.sent,
-            SendFailed: self._exports.send_failed,
-            ExtentReleased: self._exports.released,
+            CopyRequested: self._copies.requested,
+            CopyAwaited: self._awaited.awaited,
+            SendProgressed: lambda event: self._sender(event).progressed(event),
+            SendCompleted: lambda event: self._sender(event).sent(event),
+            SendFailed: lambda event: self._sender(event).send_failed(event),
+            ExtentReleased: lambda event: self._sender(event).released(event),
             LeasesCameDue: self._leases.came_due,
             SlotCopied: self._receptions.copied,
             TransferCancelled: self._transfer_cancelled,
@@ -207,9 +215,15 @@ class Pool:
             self._exports,
             self._imports,
             self._cache,
-            self._loads,
+            self._copies,
         ):
             part.check_integrity()
+        self._cache.check_readers([*self._loads.reading(), *self._copies.reading()])
+
+    def _sender(
+        self, event: SendProgressed | SendCompleted | SendFailed | ExtentReleased
+    ) -> Exports | Copies:
+        return self._copies if self._copies.owns(event.key) else self._exports
 
     def _follow_up(self) -> None:
         """What the last step of one part means for the others."""
@@ -246,6 +260,8 @@ class Pool:
     def _cancel(self, transfer_id: str) -> None:
         self._books.records.cancel(transfer_id, now=self._books.now)
         self._exports.cancelled(transfer_id)
+        self._copies.cancelled(transfer_id)
+        self._awaited.cancelled(transfer_id)
         self._receptions.cancelled(transfer_id)
         self._books.announce(transfer_id)
 
@@ -259,7 +275,8 @@ class Pool:
         """Cancel what its gateway has here; returns how many transfers."""
         if not self._books.sessions.end(session_id):
             return 0
-        live = self._exports.transfer_ids() | self._books.slots.holding()
+        live = self._exports.transfer_ids() | self._copies.transfer_ids()
+        live |= self._books.slots.holding()
         its = sorted(found for found in live if session_of(found) == session_id)
         for transfer_id in its:
             self._cancel(transfer_id)
@@ -271,5 +288,7 @@ class Pool:
             self._books.effects.append(ReportLapse(session_id, count))
         self._receptions.expire()
         self._exports.expire()
+        self._copies.expire()
+        self._awaited.expire()
         self._imports.expire()
         self._books.records.forget_old(now=self._books.now)

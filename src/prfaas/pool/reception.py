@@ -49,6 +49,11 @@ class Reception:
         touched = self.written_by_link or self.copying or self.readers
         return self.record.state is ReceptionState.FAILED and not touched
 
+    @property
+    def is_for_the_cache(self) -> bool:
+        """Whether nobody is to import it: it is cached as soon as it is whole."""
+        return not self.offer.readers and self.description is not None
+
     def extents(self, slot_bytes: int) -> list[Extent]:
         """Where the bytes of a whole one lie, in flat order."""
         if self.packing is not None:

@@ -18,6 +18,7 @@ from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
 from prfaas.pool.cache import Cache, Description
+from prfaas.pool.copies import AwaitedCopies
 from prfaas.pool.effects import AbandonReception, AcceptOffer, CopySlot, RefuseOffer
 from prfaas.pool.events import (
     OfferReceived,
@@ -37,8 +38,8 @@ from prfaas.pool.slots import ArenaFull, TooLarge
 class Receptions:
     """Every reception with memory, by key, and which one an import would read."""
 
-    def __init__(self, books: Books, cache: Cache) -> None:
-        self._books, self._cache = books, cache
+    def __init__(self, books: Books, cache: Cache, awaited: AwaitedCopies) -> None:
+        self._books, self._cache, self._awaited = books, cache, awaited
         self._by_key: dict[TransferKey, Reception] = {}
         self._current: dict[tuple[str, int], Reception] = {}
 
@@ -57,6 +58,7 @@ class Receptions:
         try:
             self._check(offer)
             reception = self._admit(offer, local=False)
+            reception.description = self._awaited.description(offer)
         except ArenaFull as error:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=True))
         except (_NotWanted, TooLarge, LayoutMismatch) as error:
@@ -279,6 +281,13 @@ class Receptions:
         record.completed_at = self._books.now
         self._books.counters.receptions_complete += 1
         self._changed(reception.key)
+        if reception.is_for_the_cache:
+            del (
+                self._by_key[reception.key],
+                self._current[reception.key.transfer_id, reception.key.rank],
+            )
+            self._let_go(reception)
+            self._books.memory_freed = True
 
     def _changed(self, key: TransferKey) -> None:
         self._books.records.touch(key.transfer_id, now=self._books.now)
@@ -298,7 +307,9 @@ class Receptions:
             return
         slots.cache(key, reception.slots, reception.reserved)
         extents = reception.extents(slots.slot_bytes)
-        self._cache.take(description.entry(reception.offer, extents, list(reception.slots)))
+        kept = self._cache.take(description.entry(reception.offer, extents, list(reception.slots)))
+        if kept and reception.is_for_the_cache and reception.packing is None:
+            self._books.counters.copies_kept += 1
 
 
 class _NotWanted(Exception):

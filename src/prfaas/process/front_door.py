@@ -12,7 +12,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -25,6 +25,13 @@ from prfaas.core.once_a_second import OnceASecond
 from prfaas.process.connections import Connection, Connections
 
 logger = logging.getLogger(__name__)
+
+CONNECT = b"CONNECT "
+Tunnel = Callable[[bytes, asyncio.Transport, Callable[[BaseException | None], None]], None]
+"""Takes over a connection whose first bytes (given) begin with `CONNECT`; calls the function when
+it is lost."""
+Contexts = ssl.SSLContext | Callable[[], ssl.SSLContext] | None
+"""What new connections are made with; a function is asked for each."""
 
 _BACKLOG = 1024
 _EXPIRE_S = 0.5
@@ -55,19 +62,33 @@ def connections() -> Connections:
 class _Handler(web.RequestHandler):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
-    __slots__ = ("_book", "_entry")
+    __slots__ = ("_book", "_entry", "_tunnel")
 
     def __init__(
-        self, server: web.Server, book: Connections, entry: Connection, **settings: Any
+        self,
+        server: web.Server,
+        book: Connections,
+        entry: Connection,
+        tunnel: Tunnel | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(server, **settings)
-        self._book, self._entry = book, entry
+        self._book, self._entry, self._tunnel = book, entry, tunnel
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         # Not for isinstance: uvloop's transports are asyncio's in all but their class.
         self._entry.drop = cast("asyncio.Transport", transport).abort
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
+        if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
+            self._book.admitted(self._entry)
+            tunnel(data, self.transport, self.connection_lost)
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
@@ -117,9 +138,15 @@ def answered(request: web.Request) -> None:
 
 class _Door:
     def __init__(
-        self, runner: web.AppRunner, book: Connections, tls: ssl.SSLContext | None, what: str
+        self,
+        runner: web.AppRunner,
+        book: Connections,
+        tls: Contexts,
+        what: str,
+        tunnel: Tunnel | None = None,
     ) -> None:
         self._runner, self.book, self._tls, self._what = runner, book, tls, what
+        self._tunnel = tunnel
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -177,7 +204,10 @@ class _Door:
         try:
             # The loop owns the socket from here on and closes it, whatever happens.
             await loop.connect_accepted_socket(
-                lambda: self._handler(entry), sock, ssl=self._tls, **options
+                lambda: self._handler(entry),
+                sock,
+                ssl=self._tls() if callable(self._tls) else self._tls,
+                **options,
             )
         except asyncio.CancelledError:
             self.book.gone(entry)
@@ -192,6 +222,7 @@ class _Door:
             server,
             self.book,
             entry,
+            self._tunnel,
             loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=_IDLE_S,
@@ -242,21 +273,23 @@ async def serving_strangers(
     *,
     what: str,
     shutdown_timeout_s: float,
-    tls: ssl.SSLContext | None = None,
+    tls: Contexts = None,
     book: Connections | None = None,
+    tunnel: Tunnel | None = None,
 ) -> AsyncIterator[str]:
     """As `http_server.serving`, for an address that anybody can reach.
 
     Args:
         tls: its certificate may be exchanged while it serves: new connections get the new one.
         book: keeps the connections; a new one by default.
+        tunnel: takes over connections that begin so.
     """
     host, port = parse_address(listen, what=what)
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=shutdown_timeout_s
     )
     await runner.setup()
-    door = _Door(runner, book or connections(), tls, what)
+    door = _Door(runner, book or connections(), tls, what, tunnel)
     try:
         try:
             address = await door.open(host, port)

@@ -1,24 +1,68 @@
-"""One format for what every process of a deployment says on standard error."""
+"""What every process of a deployment says, in one format: for people, or as JSON for collectors."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import logging.handlers
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 _LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("text", "json")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
-def add_log_level(parser: argparse.ArgumentParser) -> None:
-    """The option ``--log-level``, for `log_to_stderr`."""
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """The options ``--log-level``, ``--log-format`` and ``--log-file``, for `set_up_logs`."""
     parser.add_argument(
         "--log-level",
         default="info",
         choices=_LEVELS,
-        help="least severe message on standard error (default: %(default)s)",
+        help="least severe message that is logged (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-format",
+        default="text",
+        choices=_FORMATS,
+        help="lines for people, or a JSON object each with the ids of requests and transfers in "
+        "fields of their own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-file",
+        type=Path,
+        metavar="FILE",
+        help="in place of standard error; when it is moved away (logrotate) a new one is begun",
     )
 
 
-def log_to_stderr(level: str) -> None:
-    """Show messages of ``level`` (see `add_log_level`) and above. Once per process."""
-    logging.basicConfig(level=level.upper(), format=_FORMAT)
+def set_up_logs(level: str, *, form: str = "text", file: Path | None = None) -> None:
+    """Log messages of ``level`` and above. Once per process. Raises OSError for a file that cannot
+    be written."""
+    handler: logging.Handler = (
+        logging.StreamHandler() if file is None else logging.handlers.WatchedFileHandler(file)
+    )
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object for each message: ``time`` (UTC), ``level``, ``logger``, ``message``, whatever
+    the message was given as ``extra``, and ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever is in it."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        found: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        found |= {k: v for k, v in vars(record).items() if k not in _USUAL and v is not None}
+        if record.exc_info:
+            found["exception"] = self.formatException(record.exc_info)
+        return json.dumps(found, default=str)

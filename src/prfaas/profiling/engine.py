@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import ssl
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 
 from prfaas.core.errors import UNREADABLE, EngineError
+from prfaas.tls.context import PeerContext
 
 _SHORT_PROMPT = 32
 _STEPS = (12, 128)
@@ -23,6 +25,11 @@ _IDS = range(300, 1000)
 """Token ids that every vocabulary has; what they mean does not matter."""
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+def _said(error: Exception) -> str:
+    """In words: a timeout has none of its own."""
+    return str(error) or type(error).__name__
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -53,8 +60,17 @@ class NotTogether(EngineError):
 class EngineUnderTest:
     """A vLLM server at ``url``. Methods raise EngineError where it does not answer as asked."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        key: str | None = None,
+        through: PeerContext | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
+        self._ssl: ssl.SSLContext | bool = through or True
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._session = session
         self._model = ""
         self._random = random.Random(time.time_ns())
@@ -100,13 +116,15 @@ class EngineUnderTest:
         if params is not None:
             body["kv_transfer_params"] = params
         try:
-            async with self._session.post(f"{self.url}/v1/completions", json=body) as answer:
+            async with self._session.post(
+                f"{self.url}/v1/completions", json=body, headers=self._headers, ssl=self._ssl
+            ) as answer:
                 content = await answer.read()
                 if answer.status != 200:
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
                 return msgspec.json.decode(content, type=dict[str, Any])
         except (*_CONNECTION_ERRORS, *UNREADABLE) as error:
-            raise EngineError(f"{self.url}: {error!r}") from error
+            raise EngineError(f"{self.url}: {_said(error)}") from error
 
     async def step_s(self, batch: int, steps: int) -> float:
         """Seconds of a decode step with ``batch`` sequences: while all of them decode.
@@ -136,7 +154,9 @@ class EngineUnderTest:
         body = self._body(self.prompt(_SHORT_PROMPT), tokens) | {"stream": True}
         times = []
         try:
-            async with self._session.post(f"{self.url}/v1/completions", json=body) as answer:
+            async with self._session.post(
+                f"{self.url}/v1/completions", json=body, headers=self._headers, ssl=self._ssl
+            ) as answer:
                 if answer.status != 200:
                     content = await answer.read()
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
@@ -144,7 +164,7 @@ class EngineUnderTest:
                     if line.startswith(b"data: {"):
                         times.append(time.perf_counter())
         except _CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.url}: {error!r}") from error
+            raise EngineError(f"{self.url}: {_said(error)}") from error
         return times
 
     def _body(self, prompt: list[int], max_tokens: int) -> dict[str, Any]:
@@ -158,12 +178,19 @@ class EngineUnderTest:
 
     async def _get(self, path: str, *, optional: bool = False) -> bytes:
         try:
-            async with self._session.get(self.url + path) as answer:
+            async with self._session.get(
+                self.url + path, headers=self._headers, ssl=self._ssl
+            ) as answer:
                 content = await answer.read()
                 if answer.status == 200:
                     return content
+                if answer.status in (401, 403):
+                    raise EngineError(
+                        f"{self.url}{path} answered {answer.status}: it wants a key; write "
+                        "api_key_file or api_key_env at the engine in the deployment file"
+                    )
         except _CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.url}: {error!r}") from error
+            raise EngineError(f"{self.url}: {_said(error)}") from error
         if optional:
             return b""
         raise EngineError(f"{self.url}{path} answered {answer.status}: is it a vLLM server?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,11 @@ from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportParams, ImportParams
 from prfaas.core.layout import KvLayout, aligned_boundary
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.http_client import CarryingConnector, HttpClient
 from prfaas.profiling.engine import EngineUnderTest, Facts, NotTogether, steps_for
 from prfaas.profiling.ladder import doubling, measured
 from prfaas.profiling.layout_sizes import kv_size_of_layout, kv_tokens_of
+from prfaas.tls.context import PeerContext
 
 FIRST_TOKENS = 128
 _UNSAID_TOKENS = 8192
@@ -41,7 +43,14 @@ class Wanted(msgspec.Struct, frozen=True):
     max_batch: int = 32
     prefills: bool = True
     agent_url: str | None = None
+    agent_tls: ssl.SSLContext | None = None
     agent: str = ""
+    key: str | None = None
+    """What the engine asks for, and ``sender_key`` for the other."""
+    sender_key: str | None = None
+    through: PeerContext | None = None
+    """Of the agent that carries the engine, and ``sender_through`` the other."""
+    sender_through: PeerContext | None = None
     engine: str = ""
     sender_url: str | None = None
 
@@ -89,8 +98,8 @@ async def measure(wanted: Wanted, tell: Tell) -> Measured:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
     http = HttpClient()
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            engine = EngineUnderTest(wanted.url, session)
+        async with aiohttp.ClientSession(timeout=timeout, connector=CarryingConnector()) as session:
+            engine = EngineUnderTest(wanted.url, session, key=wanted.key, through=wanted.through)
             facts = await engine.facts()
             if facts.running:
                 raise EngineError(
@@ -115,6 +124,7 @@ async def _measure(
     layout = None
     if wanted.agent_url is not None:
         agent = AgentClient(wanted.agent, wanted.agent_url, http)
+        agent.tls = wanted.agent_tls
         ranks = [rank for rank in await agent.engines() if rank.engine == wanted.engine]
         layout = ranks[0].layout if ranks else None
     prefill: dict[int, float] = {}
@@ -140,9 +150,12 @@ async def _measure(
         )
     load: dict[int, float] = {}
     if wanted.sender_url is not None and layout is not None:
-        sender = EngineUnderTest(wanted.sender_url, session)
+        sender = EngineUnderTest(
+            wanted.sender_url, session, key=wanted.sender_key, through=wanted.sender_through
+        )
         await sender.facts()
         agent = AgentClient(wanted.agent, wanted.agent_url or "", http)
+        agent.tls = wanted.agent_tls
         loads = _Loads(engine, wanted.engine, sender, layout, agent)
         first = max(FIRST_TOKENS, layout.alignment_tokens + 1)
         if first <= longest:

@@ -19,9 +19,11 @@ from prfaas.core.deployment import (
     lines_of,
 )
 from prfaas.core.errors import UNREADABLE
+from prfaas.gateway.http_client import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
+from prfaas.status.caches import caches_of, hit_share
 from prfaas.status.exposition import MetricsPage
 from prfaas.status.snapshot import (
     ClusterStatus,
@@ -32,6 +34,7 @@ from prfaas.status.snapshot import (
     MachineStatus,
     Snapshot,
 )
+from prfaas.tls.agents import AgentTrust
 
 T = TypeVar("T")
 
@@ -95,13 +98,15 @@ async def collect(
         model=deployment.model.served_name,
         policy=deployment.scheduler.policy,
         threshold_tokens=_threshold_tokens(deployment.scheduler),
-        searched_thresholds=page.by("prfaas_gateway_threshold_tokens", "cluster"),
+        searched_thresholds=page.by("prfaas_scheduler_threshold_tokens", "cluster"),
         gateway=GatewayStatus(
             url=gateway,
             up=up,
             ready=readiness.ready,
             inflight=int(page.value("prfaas_gateway_inflight_requests") or 0),
             requests=page.by("prfaas_gateway_requests_total", "route", "outcome"),
+            waiting_tokens=int(page.value("prfaas_scheduler_waiting_tokens") or 0),
+            waiting_for_decode=page.by("prfaas_scheduler_waiting_requests", "cluster"),
         ),
         clusters=clusters,
         lines=lines,
@@ -119,12 +124,17 @@ def _urls(deployment: Deployment, gateway: str) -> list[str]:
     urls += [f"{other}/ready" for other in others]
     for machine in deployment.machines:
         urls += [f"{machine.agent.admin_url}/{path}" for path in ("metrics", "links")]
-        urls += [f"{_base(engine)}/metrics" for engine in machine.engines if engine.url]
+        urls += [_metrics_of(engine) for engine in machine.engines if engine.url]
     return urls
 
 
 def _base(engine: EngineConfig) -> str:
     return (engine.url or "").rstrip("/")
+
+
+def _metrics_of(engine: EngineConfig) -> str:
+    """Engines of two machines may have one address, on each machine's loopback."""
+    return f"{_base(engine)}/metrics#{engine.name}"
 
 
 async def _ask(
@@ -135,18 +145,25 @@ async def _ask(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     guarded = (f"{gateway}/requests", f"{gateway}/metrics")  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
+    trust = AgentTrust(deployment)
+
+    through = {_metrics_of(e): trust.carried.get(e.name) for e in deployment.engines}
 
     async def one(url: str) -> bytes | None:
         given = headers if url in guarded else {}
+        agent = through.get(url)
+        session, ssl = (http, trust.of(url)) if agent is None else (carrying, agent)
         try:
-            async with http.get(url, timeout=timeout, headers=given) as response:
+            async with session.get(url, timeout=timeout, headers=given, ssl=ssl) as response:
                 body = await response.read()
                 # /ready answers 503 with its troubles.
                 return body if response.status in (200, 503) else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
-    return _Asked(dict(zip(urls, await asyncio.gather(*map(one, urls)), strict=True)))
+    async with aiohttp.ClientSession(connector=CarryingConnector()) as carrying:
+        answers = await asyncio.gather(*map(one, urls))
+    return _Asked(dict(zip(urls, answers, strict=True)))
 
 
 def _cluster(cluster: ClusterConfig, asked: _Asked, gateway: MetricsPage) -> ClusterStatus:
@@ -171,16 +188,17 @@ def _machine(machine: MachineConfig, asked: _Asked) -> MachineStatus:
         address=machine.agent.admin_address,
         up=asked.answered(f"{admin}/metrics") or asked.answered(f"{admin}/links"),
         engines_registered=int(page.value("prfaas_agent_engines") or 0),
-        slots=page.by("prfaas_agent_slots", "state"),
-        slot_bytes=int(page.value("prfaas_agent_slot_bytes") or 0),
-        transfers=page.by("prfaas_agent_open_transfers", "side"),
+        slots=page.by("prfaas_pool_slots", "state"),
+        slot_bytes=int(page.value("prfaas_pool_slot_bytes") or 0),
+        transfers=page.by("prfaas_pool_open_transfers", "side"),
+        caches=caches_of(page),
     )
 
 
 def _engine(
     engine: EngineConfig, machine: str, asked: _Asked, gateway: MetricsPage
 ) -> EngineStatus:
-    url = f"{_base(engine)}/metrics"
+    url = _metrics_of(engine)
     page = asked.page(url)
     seen = gateway.value("prfaas_gateway_engine_up", engine=engine.name)
     blocks = gateway.value("prfaas_gateway_index_blocks", engine=engine.name)
@@ -197,6 +215,7 @@ def _engine(
         waiting=None if waiting is None else int(waiting),
         kv_used=page.value("vllm:kv_cache_usage_perc"),
         cached_blocks=None if blocks is None else int(blocks),
+        hit_share=hit_share(page),
     )
 
 

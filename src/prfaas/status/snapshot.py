@@ -17,6 +17,10 @@ class GatewayStatus(Row, frozen=True):
     ready: bool
     inflight: int
     requests: dict[str, int]
+    waiting_tokens: int = 0
+    """Of prompts that the scheduler keeps until an engine has a place for them."""
+    waiting_for_decode: dict[str, int] = {}
+    """PD cluster -> requests that lack nothing but a place in a decode engine."""
 
 
 class EngineStatus(Row, frozen=True):
@@ -35,6 +39,16 @@ class EngineStatus(Row, frozen=True):
     cached_blocks: int | None
     draining: bool = False
     """It finishes what it has and takes no more."""
+    hit_share: float | None = None
+    """Of the prompt tokens it has seen, those that its prefix cache held; 0 to 1."""
+
+
+class CacheStatus(Row, frozen=True):
+    """One tier of an agent's cache of prefixes."""
+
+    tier: str
+    used_bytes: int
+    size_bytes: int
 
 
 class MachineStatus(Row, frozen=True):
@@ -48,6 +62,7 @@ class MachineStatus(Row, frozen=True):
     slots: dict[str, int]
     slot_bytes: int
     transfers: dict[str, int]
+    caches: list[CacheStatus] = []
 
 
 class ClusterStatus(Row, frozen=True):

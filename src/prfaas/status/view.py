@@ -9,7 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from prfaas.core.units import format_bytes, format_rate
-from prfaas.status.snapshot import ClusterStatus, EngineStatus, LineStatus, MachineStatus, Snapshot
+from prfaas.status.snapshot import (
+    CacheStatus,
+    ClusterStatus,
+    EngineStatus,
+    GatewayStatus,
+    LineStatus,
+    MachineStatus,
+    Snapshot,
+)
 
 _DECISIONS_SHOWN = 8
 
@@ -35,7 +43,7 @@ def _head(snapshot: Snapshot) -> Text:
         ("gateway ", "bold"),
         f"{gateway.url}  ",
         _word(state, good=gateway.ready),
-        f"  {gateway.inflight} in flight",
+        f"  {gateway.inflight} in flight{_waiting(gateway)}",
         f"  policy {snapshot.policy}{_threshold(snapshot)}",
         f"  {time.strftime('%H:%M:%S', time.localtime(snapshot.at))}\n",
     )
@@ -43,6 +51,19 @@ def _head(snapshot: Snapshot) -> Text:
     if counts:
         text.append(f"requests  {', '.join(counts)}\n")
     return text
+
+
+def _waiting(gateway: GatewayStatus) -> str:
+    """What waits for a place in an engine; nothing where nothing does."""
+    found = (
+        [f"{gateway.waiting_tokens:,} tokens wait for prefill"] if gateway.waiting_tokens else []
+    )
+    found += [
+        f"{count:,} wait for decode in {cluster}"
+        for cluster, count in sorted(gateway.waiting_for_decode.items())
+        if count
+    ]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _threshold(snapshot: Snapshot) -> str:
@@ -86,8 +107,18 @@ def _machine(machine: MachineStatus) -> list[str | Text]:
         f"{transfers} transfers" if machine.up else "",
         "",
         memory if total else "",
-        "",
+        ", ".join(_cache(cache) for cache in machine.caches),
     ]
+
+
+def _cache(cache: CacheStatus) -> str:
+    used, size = format_bytes(cache.used_bytes), format_bytes(cache.size_bytes)
+    return f"{cache.tier} {used} of {size}"
+
+
+def _engine_cache(engine: EngineStatus) -> str:
+    blocks = "" if engine.cached_blocks is None else f"{engine.cached_blocks:,} blocks"
+    return blocks if engine.hit_share is None else f"{blocks}, {engine.hit_share:.0%} hits"
 
 
 def _engine(engine: EngineStatus) -> list[str | Text]:
@@ -98,7 +129,7 @@ def _engine(engine: EngineStatus) -> list[str | Text]:
         _number(engine.running),
         _number(engine.waiting),
         "" if engine.kv_used is None else f"{engine.kv_used:.0%} of KV cache",
-        "" if engine.cached_blocks is None else f"{engine.cached_blocks:,} blocks",
+        _engine_cache(engine).removeprefix(", "),
     ]
 
 

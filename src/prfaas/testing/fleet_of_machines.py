@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,7 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
 from prfaas.testing.mock_engine import expected_words
-from prfaas.testing.running import Answer, call
+from prfaas.testing.running import Answer, call, trust_agents
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import WanProfile
 
@@ -66,7 +65,9 @@ class Fleet:
         self.url = self.urls[0]
         self.file = home / "deployment.json"
         deployment = parse_deployment(json.dumps(self._deployment()), source="fleet")
-        self.file.write_bytes(msgspec.json.encode(secured(deployment, home / "certs")))
+        deployment = secured(deployment, home / "certs")
+        trust_agents(deployment)
+        self.file.write_bytes(msgspec.json.encode(deployment))
         for machine in ENGINES:
             self.start_agent(machine)
         for machine in ENGINES:
@@ -251,10 +252,9 @@ class Fleet:
 
     def free(self, machine: str) -> bool:
         """Whether the arena holds nothing."""
-        url = f"http://{self.sites.management_address(machine)}:7401/metrics"
-        with urllib.request.urlopen(url, timeout=WAIT_S) as page:
-            lines = page.read().decode().splitlines()
-        slots = [line for line in lines if line.startswith('prfaas_agent_slots{state="free"}')]
+        url = f"https://{self.sites.management_address(machine)}:7401/metrics"
+        lines = call(url, timeout_s=WAIT_S).body.decode().splitlines()
+        slots = [line for line in lines if line.startswith('prfaas_pool_slots{state="free"}')]
         return float(slots[0].split()[-1]) == 128
 
     def close(self) -> None:

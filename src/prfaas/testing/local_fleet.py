@@ -185,7 +185,7 @@ class LocalFleet:
 
     def free_slots(self, machine: str) -> float:
         """Of the arena of a machine; -1 where the agent does not answer."""
-        return self.metrics(f"{machine}-agent").get('prfaas_agent_slots{state="free"}', -1.0)
+        return self.metrics(f"{machine}-agent").get('prfaas_pool_slots{state="free"}', -1.0)
 
     def misbehave(self, engine: str, **how: Any) -> None:
         """Have an engine fail so: attributes of a `MockEngine`. Raises OSError where it is down."""

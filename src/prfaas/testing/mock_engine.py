@@ -17,6 +17,7 @@ from aiohttp import web
 
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_http import MockServer
+from prfaas.testing.mock_named_events import named_answer
 
 KV_BYTES_PER_TOKEN = 10
 MAX_MODEL_LEN = 1_000_000
@@ -61,6 +62,7 @@ class MockEngine(MockServer):
         self.recomputed = 0
         self.under_way = self.most_under_way = 0
         self.renders = True
+        self.embeds = False
         self.exports_complete = True
         self.refuse_exports: str | None = None
         self.fail_with_status: int | None = None
@@ -96,10 +98,14 @@ class MockEngine(MockServer):
             web.post("/tokenize", self._tokenize),
             web.post("/v1/completions", self._complete),
             web.post("/v1/chat/completions", self._complete),
+            web.post("/v1/messages", self._complete),
+            web.post("/v1/responses", self._complete),
         ]
+        if self.embeds:
+            found.append(web.post("/v1/embeddings", self._embed))
         if self.renders:
-            found.append(web.post("/v1/completions/render", self._render))
-            found.append(web.post("/v1/chat/completions/render", self._render))
+            for path in ("completions", "chat/completions", "messages", "responses"):
+                found.append(web.post(f"/v1/{path}/render", self._render))
         return found
 
     def bodies(self, path: str) -> list[dict[str, Any]]:
@@ -129,8 +135,17 @@ class MockEngine(MockServer):
         if refusal is not None:
             return refusal
         prompts = [_rendered(body, ids) for ids in _prompts(body)]
-        chat = "messages" in body
-        return web.json_response(prompts[0] if chat else prompts)
+        one = "messages" in body or "input" in body
+        return web.json_response(prompts[0] if one else prompts)
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.requests.append((request.path, body, dict(request.headers)))
+        vector = {"object": "embedding", "index": 0, "embedding": [float(len(body["input"]))]}
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        return web.json_response(
+            {"object": "list", "model": self.model, "data": [vector], "usage": usage}
+        )
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -190,6 +205,9 @@ class MockEngine(MockServer):
         await self.first_token_gate.wait()
         await asyncio.sleep(self.takes_s)
         words = expected_words([*ids, 0] if self.lies else ids)
+        if request.path in ("/v1/messages", "/v1/responses"):
+            await self.middle_gate.wait()
+            return await named_answer(request, body, words, prompt_tokens=len(ids))
         if not body.get("stream"):
             await self.middle_gate.wait()
             choices = [{"index": i, "text": "".join(words)} for i in range(body.get("n", 1))]
@@ -229,6 +247,8 @@ def _prompts(body: dict[str, Any]) -> list[list[int]]:
     if "messages" in body:
         text = "".join(f"<{m['role']}>{m['content']}" for m in body["messages"])
         return [list(text.encode())]
+    if isinstance(body.get("input"), str):
+        return [list(body["input"].encode())]
     prompt = body.get("prompt") or ""
     if isinstance(prompt, str):
         return [list(prompt.encode())]

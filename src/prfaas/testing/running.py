@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from prfaas.launch import supervisor
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
+from prfaas.tls.agents import tools_context
 
 START_TIMEOUT_S = 900.0
 """Ends a start that hangs. A stack of four engines starts in 45 s on two good cores, and in minutes
@@ -43,6 +45,22 @@ class Answer(msgspec.Struct):
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+_AGENTS: dict[str, ssl.SSLContext] = {}
+"""What agents that were started here are shown, by the beginning of their URLs."""
+
+
+def trust_agents(deployment: Deployment) -> None:
+    """`call` shows its agents a gateway's certificate from now on."""
+    shown = tools_context(deployment)
+    if shown is not None:
+        _AGENTS.update((f"{agent.admin_url}/", shown) for agent in deployment.agents)
+
+
+def shown_to(url: str) -> ssl.SSLContext | None:
+    """What an agent that was started here is shown; None where that needs nothing."""
+    return next((shown for base, shown in _AGENTS.items() if url.startswith(base)), None)
 
 
 def call(
@@ -59,7 +77,7 @@ def call(
     if data is not None:
         request.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        with urllib.request.urlopen(request, timeout=timeout_s, context=shown_to(url)) as response:
             return Answer(response.status, _lower(response.headers), response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -186,6 +204,7 @@ class RunningDeployment(_Process):
         self.run_directory = file.parent
         self.deployment = parse_deployment(file.read_bytes(), source=str(file))
         """With every address filled in."""
+        trust_agents(self.deployment)
 
     def ready(self) -> bool:
         return _answers(f"{self.url}/ready") and not unused_engines(self.url, self.deployment)

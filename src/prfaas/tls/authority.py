@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import secrets
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from prfaas.core.deployment.agents import CACHE_KEY
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.tls.files import CA_CERT, CA_KEY, CRL, TlsFiles, files_of
 
@@ -53,7 +55,17 @@ def create_authority(directory: Path, *, days: int = 3650) -> Path:
     _write(directory / CA_KEY, _pem(key), secret=True)
     certificate = builder.sign(key, hashes.SHA256())
     _write(directory / CA_CERT, certificate.public_bytes(serialization.Encoding.PEM))
+    make_cache_key(directory)
     return directory / CA_CERT
+
+
+def make_cache_key(directory: Path) -> Path:
+    """What cache events of the deployment are keyed with, for every agent and gateway; one that is
+    there stays."""
+    path = directory / CACHE_KEY
+    if not path.exists():
+        _write(path, secrets.token_hex(32).encode() + b"\n", secret=True)
+    return path
 
 
 def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:

@@ -5,32 +5,63 @@ The name in the certificate (its DNS subject alternative name) is the agent's id
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from prfaas.core.addresses import Address
 from prfaas.core.errors import ConfigError, PeerError
 from prfaas.tls.files import TlsFiles
+
+ContextKind = TypeVar("ContextKind", bound=ssl.SSLContext)
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
     """For incoming connections. Raises ConfigError naming the file that cannot be used."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, files)
+    context = _context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
     context.num_tickets = 0  # connections are long-lived: nothing is resumed
     return context
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """For outgoing connections. Raises ConfigError naming the file that cannot be used."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, files)
+    context = _context(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
     # The chain is verified; the name is compared by `check_identity`, for names that need not
     # be host names.
     context.check_hostname = False
     return context
 
 
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+class PeerContext(ssl.SSLContext):
+    """For connections to one agent, which `check_server` then looks at; ``peer`` is its name in
+    its certificate."""
+
+    peer: str
+    address: Address
+    """Where it is dialled, also for its engines."""
+
+
+def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
+    """As `client_context`, for one agent. Raises ConfigError naming the file that cannot be
+    used."""
+    context = PeerContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    _context(context, files)
+    context.peer, context.address = files.name_of(agent), address
+    return context
+
+
+def check_server(context: PeerContext, transport: asyncio.BaseTransport) -> None:
+    """Raise PeerError unless the other end of a connection that was made with ``context`` is the
+    agent that it is for."""
+    names = names_of(transport.get_extra_info("peercert"))
+    if context.peer not in names:
+        raise PeerError(_other(names, context.peer))
+
+
+def _context(context: ContextKind, files: TlsFiles) -> ContextKind:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     # Kernel TLS where Python (3.12), OpenSSL and the kernel have it; OpenSSL does without it else.
@@ -69,7 +100,12 @@ def _revoke(context: ssl.SSLContext, crl: Path) -> None:
 
 def identity(sock: ssl.SSLSocket) -> frozenset[str]:
     """The names in the peer's verified certificate."""
-    certificate: dict[str, Any] = dict(sock.getpeercert() or {})
+    return names_of(sock.getpeercert())
+
+
+def names_of(peercert: Mapping[str, Any] | None) -> frozenset[str]:
+    """The names in a certificate as `ssl` tells it; none where there is none."""
+    certificate: Mapping[str, Any] = peercert or {}
     names: tuple[tuple[str, str], ...] = certificate.get("subjectAltName", ())
     return frozenset(value for kind, value in names if kind in ("DNS", "URI"))
 
@@ -78,5 +114,9 @@ def check_identity(sock: ssl.SSLSocket, name: str) -> None:
     """Raise PeerError unless the peer's certificate is issued to ``name``."""
     names = identity(sock)
     if name not in names:
-        found = ", ".join(sorted(names)) or "no name"
-        raise PeerError(f"certificate is issued to {found}, not to {name!r}")
+        raise PeerError(_other(names, name))
+
+
+def _other(names: frozenset[str], name: str) -> str:
+    found = ", ".join(sorted(names)) or "no name"
+    return f"certificate is issued to {found}, not to {name!r}"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.core.deployment import TlsConfig
+
 CA_CERT, CA_KEY, CRL = "ca.pem", "ca-key.pem", "crl.pem"
 
 
@@ -23,6 +25,12 @@ class TlsFiles(msgspec.Struct, frozen=True):
     def name_of(self, agent: str) -> str:
         """In its certificate."""
         return self.names.replace("{agent}", agent)
+
+
+def files_in(config: TlsConfig) -> TlsFiles:
+    """As a deployment file names them."""
+    crl = None if config.crl is None else Path(config.crl)
+    return TlsFiles(Path(config.ca), Path(config.cert), Path(config.key), crl, config.names)
 
 
 def files_of(directory: Path, agent: str) -> TlsFiles:

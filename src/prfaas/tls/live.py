@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import threading
+import weakref
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from prfaas.core.errors import ConfigError
 from prfaas.tls.context import check_identity, client_context, server_context
@@ -23,15 +29,23 @@ class LiveTls:
     whole. Raises ConfigError naming the file that cannot be used."""
 
     def __init__(self, files: TlsFiles) -> None:
+        self._lock = threading.Lock()
+        self._open: weakref.WeakKeyDictionary[ssl.SSLSocket, x509.Certificate]
+        self._open = weakref.WeakKeyDictionary()
+        self._withdrawn: frozenset[x509.Certificate] = frozenset()
+        self._trusted: frozenset[x509.Certificate] = frozenset()
         self.read(files)
 
     def read(self, files: TlsFiles) -> None:
         """Use the files as they are now. Raises ConfigError, having changed nothing. Connections
-        that are open stay so: they were checked when they began."""
+        that are open stay so until `end_untrusted`."""
         stamp = stamp_of(files)
         server, client = server_context(files), client_context(files)
         self.expires_at = {"ca": expires_at(files.ca), "certificate": expires_at(files.cert)}
         """Unix seconds, the first of each file."""
+        self._revoked = frozenset() if files.crl is None else revoked_serials(files.crl)
+        trusted = frozenset(x509.load_pem_x509_certificates(files.ca.read_bytes()))
+        self._withdrawn, self._trusted = (self._withdrawn | self._trusted) - trusted, trusted
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
 
     def refuse_until_changed(self) -> None:
@@ -45,6 +59,36 @@ class LiveTls:
     def check_peer(self, sock: ssl.SSLSocket, agent: str) -> None:
         """Raise PeerError unless the peer's certificate is issued to this agent."""
         check_identity(sock, self.files.name_of(agent))
+        with self._lock:
+            self._open[sock] = x509.load_der_x509_certificate(sock.getpeercert(True) or b"")
+
+    def why_not(self, peer: x509.Certificate, *, now: float) -> str | None:
+        """Why a connection would not be made any more whose other end has shown this certificate;
+        None where it would. ``now``: Unix seconds."""
+        if peer.serial_number in self._revoked:
+            return "its certificate is revoked"
+        if peer.not_valid_after_utc.timestamp() < now:
+            return "its certificate has expired"
+        if _issued(peer, self._withdrawn) and not _issued(peer, self._trusted):
+            return "its certificate is of an authority that is not trusted any more"
+        return None
+
+    def end_untrusted(self, *, now: float) -> list[str]:
+        """End open connections of `check_peer` that would not be made any more; a line of the log
+        for each. ``now``: Unix seconds."""
+        with self._lock:
+            open_now = list(self._open.items())
+        ended = []
+        for sock, peer in open_now:
+            why = self.why_not(peer, now=now)
+            if why is None or sock.fileno() < 0:
+                continue
+            with contextlib.suppress(OSError):  # Its thread reads an end, and closes it.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                ended.append(f"connection with {name_in(peer)} ended: {why}")
+            with self._lock:
+                self._open.pop(sock, None)
+        return ended
 
 
 def expiring(tls: LiveTls, *, now: float) -> list[str]:
@@ -62,6 +106,28 @@ def expiring(tls: LiveTls, *, now: float) -> list[str]:
 def stamp_of(files: TlsFiles) -> Stamp:
     """What changes with any of them."""
     return tuple(_stamp(path) for path in (files.ca, files.cert, files.key, files.crl))
+
+
+def name_in(peer: x509.Certificate) -> str:
+    """What a certificate calls its owner, for people."""
+    return peer.subject.rfc4514_string()
+
+
+def _issued(peer: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
+    for authority in authorities:
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature):
+            peer.verify_directly_issued_by(authority)
+            return True
+    return False
+
+
+def revoked_serials(crl: Path) -> frozenset[int]:
+    """Of the certificates on a list. Raises ConfigError."""
+    try:
+        found = x509.load_pem_x509_crl(crl.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
+    return frozenset(one.serial_number for one in found)
 
 
 def expires_at(path: Path) -> float:

@@ -7,6 +7,7 @@ share the scheduler's process); each delegates to its half. ``kv_connector_extra
     agent_socket  path of the agent's Unix socket
     engine        this engine's name in the deployment
     decodes       true on an engine that may be given answers: it uses full CUDA graphs for them
+    keeps_answers true where what it has answered is to be cached by its agent
 
 ``kv_role`` says whether the engine exports, imports, or both.
 """
@@ -67,11 +68,20 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
                 exports=self._kv_transfer_config.is_kv_producer,
                 recomputes=self._kv_transfer_config.kv_load_failure_policy == "recompute",
                 weights=weights_identity(vllm_config.model_config),
+                ranks=vllm_config.parallel_config.tensor_parallel_size,
+                keeps_answers=self._keeps_answers,
             )
             if role is KVConnectorRole.SCHEDULER
             else None
         )
         self._worker: WorkerSide | None = None
+
+    @property
+    def _keeps_answers(self) -> bool:
+        transfer = self._kv_transfer_config
+        return transfer.is_kv_producer and bool(
+            transfer.kv_connector_extra_config.get("keeps_answers", False)
+        )
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
@@ -133,6 +143,7 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         report = connector_output.kv_connector_worker_meta
         if isinstance(report, StepReport):
             self._scheduling.exports_failed(report.failed_exports)
+            self._scheduling.answers.copied(report.answers)
 
     def request_finished_all_groups(
         self, request: Request, block_ids: tuple[list[int], ...]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from vllm.logger import init_logger
@@ -30,7 +31,7 @@ from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.lent import Slot
 from prfaas.engine_socket.messages import BeginExport
 from prfaas.engine_socket.session import Session
-from prfaas.vllm_plugin.metadata import ExportStep
+from prfaas.vllm_plugin.metadata import THIS_AGENT, ExportStep
 from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
 
 # Under "vllm" so that the engine's own logging configuration applies.
@@ -40,6 +41,10 @@ logger = init_logger(f"vllm.{__name__}")
 _WORTH_A_LAUNCH = 16 * 1024 * 1024
 """Less waits for the next layer, or the step's end: a launch costs the model's thread some 40 us,
 and the line needs 13 ms at 10 Gbit/s for as much."""
+
+
+_PATIENCE_S = 0.1
+"""An answer has been given when it leaves for the cache; others' next tokens wait meanwhile."""
 
 
 class _OpenSlot:
@@ -71,6 +76,8 @@ class _Outgoing:
     plan: TransferPlan
     deadline: float
     slot: _OpenSlot | None = None
+    patience: float = inf
+    """Until when the model's thread may wait for slots, where that is before the deadline."""
     left: set[str] = field(default_factory=set)
     """Layers whose pages have left in this step."""
     stopped: bool = False
@@ -161,6 +168,8 @@ class Exporter:
         plan = TransferPlan(self._layout, from_token=params.from_token, to_token=params.to_token)
         deadline = time.monotonic() + params.deadline_s
         transfer = _Outgoing(params.transfer_id, step.request_id, plan, deadline)
+        if params.destination == THIS_AGENT:
+            transfer.patience = time.monotonic() + _PATIENCE_S
         self._open[params.transfer_id] = transfer
         if not plan.spans:
             transfer.stopped = True  # the engine's other ranks send all that this one holds
@@ -264,7 +273,7 @@ class Exporter:
             return self._client.lease(0.0, transfer_id=transfer.transfer_id)
         except CapacityError:
             self._copier.submit()  # slots come free when what fills the others has been copied
-        left_s = max(0.0, transfer.deadline - time.monotonic())
+        left_s = max(0.0, min(transfer.deadline, transfer.patience) - time.monotonic())
         return self._client.lease(left_s, transfer_id=transfer.transfer_id)
 
     def _flush(self, transfer: _Outgoing) -> None:
@@ -276,7 +285,12 @@ class Exporter:
 
     def _stop(self, transfer: _Outgoing, reason: str) -> None:
         """Export no more of it; the prefill itself goes on."""
-        logger.warning("export %s given up: %s", transfer.transfer_id, reason)
+        logger.warning(
+            "export %s given up: %s",
+            transfer.transfer_id,
+            reason,
+            extra={"request_id": transfer.request_id, "transfer_id": transfer.transfer_id},
+        )
         transfer.stopped = True
         self._failed[transfer.request_id] = reason
         unsent, transfer.slot = transfer.slot, None

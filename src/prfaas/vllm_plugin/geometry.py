@@ -42,6 +42,21 @@ def group_kinds(kv_cache: KVCacheConfig) -> tuple[tuple[GroupKind, int], ...]:
     )
 
 
+def bare_groups(kv_cache: KVCacheConfig) -> tuple[KvGroup, ...]:
+    """The groups without their layers: what `core.layout.block_range` needs."""
+    return tuple(
+        KvGroup(
+            kind=kind,
+            block_tokens=block_tokens,
+            layers=(),
+            window_tokens=_window(_one_spec(group.kv_cache_spec)),
+        )
+        for (kind, block_tokens), group in zip(
+            group_kinds(kv_cache), kv_cache.kv_cache_groups, strict=True
+        )
+    )
+
+
 def recurrent_specs(kv_cache: KVCacheConfig) -> list[MambaSpec]:
     """One spec of each recurrent group."""
     specs = [_one_spec(group.kv_cache_spec) for group in kv_cache.kv_cache_groups]

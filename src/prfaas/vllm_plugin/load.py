@@ -166,7 +166,7 @@ class Importer:
             error = str(failure) or "cancelled"
         except Exception as failure:
             # vLLM must hear of this request, whatever happened: it waits for it.
-            logger.exception("import %s", _called(load.start))
+            logger.exception("import %s", _called(load.start), extra=_ids(load.start))
             error = repr(failure)
         finally:
             self._close(load)
@@ -183,7 +183,9 @@ class Importer:
 
     def _report(self, item: ImportStart, error: str | None) -> None:
         if error is not None:
-            logger.warning("import %s failed, recomputing: %s", _called(item), error)
+            logger.warning(
+                "import %s failed, recomputing: %s", _called(item), error, extra=_ids(item)
+            )
         with self._lock:
             self._loads.pop(item.request_id, None)
             self._results.finished.add(item.request_id)
@@ -284,6 +286,12 @@ class Importer:
 def _called(item: ImportStart) -> str:
     """For the log."""
     return item.transfer_id or f"of {item.to_token} tokens from the agent's cache"
+
+
+def _ids(item: ImportStart) -> dict[str, str]:
+    """For logs that keep them apart from the text."""
+    found = {"request_id": item.request_id}
+    return found if item.transfer_id is None else found | {"transfer_id": item.transfer_id}
 
 
 def _states_to_load(item: ImportStart, group: int, first: int, end: int) -> tuple[int, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -14,6 +15,10 @@ from prfaas.core.prefixes import Prefix
 
 BlockTables = tuple[list[int], ...]
 """Per KV group, the block ids of one request; 0 is vLLM's null block."""
+
+
+THIS_AGENT = ""
+"""As a transfer's destination: the engine's own, whatever its name."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,20 @@ class StepMetadata(KVConnectorMetadata):
     aborted_exports: list[tuple[str, str]] = field(default_factory=list)
     """(transfer_id, reason): the boundary will never be reached."""
     imports: list[ImportStart] = field(default_factory=list)
+    answers: list[ExportStep] = field(default_factory=list)
+    """To the engine's own agent, to be cached there."""
 
 
 @dataclass
 class StepReport(KVConnectorWorkerMetadata):
-    """Worker to scheduler: exports a rank has given up, by request id, with the reason."""
+    """Worker to scheduler: exports a rank has given up, by request id, with the reason; and how
+    many ranks are done with each answer."""
 
     failed_exports: dict[str, str]
+    answers: dict[str, int] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
         assert isinstance(other, StepReport)
-        return StepReport({**other.failed_exports, **self.failed_exports})
+        answers = Counter(self.answers)
+        answers.update(other.answers)
+        return StepReport({**other.failed_exports, **self.failed_exports}, dict(answers))

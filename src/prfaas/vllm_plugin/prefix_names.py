@@ -56,19 +56,20 @@ class PrefixNames:
         self._weights, self._block_tokens = weights, block_tokens
         self._adapters = adapters or AdapterIdentities()
 
-    def of(self, request: Request) -> RequestNames | None:
-        """None for a prompt that is more than its token ids."""
+    def of(self, request: Request, *, tokens: int | None = None) -> RequestNames | None:
+        """Of its prompt, or of the first ``tokens`` of prompt and answer. None for a prompt that is
+        more than its token ids."""
         if request.mm_features or request.prompt_embeds is not None:
             return None
         lora = request.lora_request
         adapter = self._adapters.of(lora)
         root = root_digest(self._weights, adapter=adapter, salt=request.cache_salt)
-        tokens = list(request.all_token_ids[: request.num_prompt_tokens])
+        ids = list(request.all_token_ids[: request.num_prompt_tokens if tokens is None else tokens])
         return RequestNames(
             block_tokens=self._block_tokens,
             root=root,
-            names=chain(root, tokens, self._block_tokens),
-            token_ids=tokens,
+            names=chain(root, ids, self._block_tokens),
+            token_ids=ids,
             salt=request.cache_salt,
             adapter=None if lora is None else lora.lora_name,
         )

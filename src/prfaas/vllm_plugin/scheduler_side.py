@@ -33,6 +33,7 @@ from prfaas.core.handoff import (
 from prfaas.core.prefixes import Prefix
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
+from prfaas.vllm_plugin.answers import Answers
 from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.kept_states import KeptStates
 from prfaas.vllm_plugin.load_plans import LoadPlans
@@ -82,6 +83,8 @@ class SchedulerSide:
         exports: bool = True,
         recomputes: bool = True,
         weights: str = "",
+        ranks: int = 1,
+        keeps_answers: bool = False,
     ) -> None:
         self._may_export = exports
         kinds = group_kinds(kv_cache)
@@ -95,18 +98,21 @@ class SchedulerSide:
         self._adapters = AdapterIdentities()
         self._names = PrefixNames(weights, self._alignment, self._adapters)
         self._loads = LoadPlans(from_cache=recomputes)
+        self.answers = Answers(kv_cache, self._names, ranks=ranks, keeps=keeps_answers)
         self._starting: list[ImportStart] = []
         self._aborted: list[tuple[str, str]] = []
         self._kept = KeptStates(kv_cache)
 
     def bind_block_pool(self, pool: BlockPool) -> None:
         """vLLM's, once it exists."""
-        self._kept.pool = pool
+        self._kept.pool = self.answers.pool = pool
 
     def loads_ended(self, finished: Collection[str], failed: Collection[str]) -> None:
         """Of these requests; failed ones are among the finished."""
         for request_id in finished:
             self._kept.settle(request_id, ok=request_id not in failed)
+            if request_id in failed:
+                self.answers.note(request_id, 0)
 
     def on_new_request(self, request: Request) -> None:
         try:
@@ -123,10 +129,18 @@ class SchedulerSide:
         except CallerError as error:
             # Raising here would end EngineCore for everybody. An export answers with the reason,
             # an import is recomputed.
-            logger.warning("request %s: %s", request.request_id, error)
+            logger.warning(
+                "request %s: %s",
+                request.request_id,
+                error,
+                extra={"request_id": request.request_id},
+            )
             return
         names = self._names.of(request)
         self._loads.note(request, params, names, digest)
+        if not isinstance(params, ExportParams):
+            handed = params.to_token if isinstance(params, ImportParams) else 0
+            self.answers.note(request.request_id, max(params.pool_tokens, handed))
         if isinstance(params, ExportParams):
             end, within = params.to_token, params.to_token % self._alignment
             due = [end - within, end] if 0 < within < end else [end]
@@ -184,7 +198,7 @@ class SchedulerSide:
     # Exporting
 
     def build_connector_meta(self, output: SchedulerOutput) -> StepMetadata:
-        meta = StepMetadata(imports=self._starting)
+        meta = StepMetadata(imports=self._starting, answers=self.answers.take_steps())
         self._starting = []
         if self._exports:
             computed = _computed_tokens(output)
@@ -252,6 +266,7 @@ class SchedulerSide:
         """Called once per request; returns the response's ``kv_transfer_params``."""
         self._loads.forget(request.request_id)
         export = self._exports.pop(request.request_id, None)
+        self.answers.finished(request, keep=export is None)
         if export is None:
             return _refused_export(request, self._may_export)
         if not export.handed_over and export.failure is None:
@@ -266,8 +281,8 @@ class SchedulerSide:
 
     @property
     def has_pending_work(self) -> bool:
-        """Whether a step is needed even without requests, to carry aborts to the worker."""
-        return bool(self._aborted)
+        """Whether a step is needed even without requests, to carry aborts and answers."""
+        return bool(self._aborted) or self.answers.pending
 
 
 def _computed_tokens(output: SchedulerOutput) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +46,8 @@ class WorkerSide:
         parts = (self._client, layout, pages, self._copier)
         self._exporter = Exporter(*parts)
         self._importer = Importer(*parts)
+        self._answers: deque[str] = deque()
+        """Those that were copied, or given up; the copier's thread adds to it."""
 
     def step_begins(self, meta: StepMetadata) -> None:
         for transfer_id, reason in meta.aborted_exports:
@@ -54,8 +58,13 @@ class WorkerSide:
             self._exporter.layer_computed(step, layer_name)
 
     def step_ended(self, meta: StepMetadata) -> None:
-        if meta.exports:
-            self._exporter.step_ended(meta.exports)
+        if meta.exports or meta.answers:
+            self._exporter.step_ended([*meta.exports, *meta.answers])
+            for answer in meta.answers:
+                done = partial(self._answers.append, answer.params.transfer_id)
+                self._copier.when_gathered(done)
+            if meta.answers:
+                self._copier.submit()
             # Here, not when the next step begins: before it tells us of that, vLLM has already
             # queued writes to reused blocks (zeroing, copies of recurrent states).
             self._copier.hold_model()
@@ -74,7 +83,10 @@ class WorkerSide:
 
     def report(self) -> StepReport | None:
         failed = self._exporter.take_failures()
-        return StepReport(failed) if failed else None
+        answers: Counter[str] = Counter()
+        while self._answers:
+            answers[self._answers.popleft()] += 1
+        return StepReport(failed, dict(answers)) if failed or answers else None
 
     def close(self) -> None:
         self._importer.close()

@@ -27,16 +27,16 @@ def test_slots_and_what_is_under_way(rig: PoolRig) -> None:
     rig.fill("x", (0, SLOT))
     rig.lease()
     assert page(rig) >= {
-        f'prfaas_agent_slots{{state="free"}} {COUNT - 2:.1f}',
-        'prfaas_agent_slots{state="leased"} 1.0',
-        'prfaas_agent_slots{state="held"} 1.0',
-        'prfaas_agent_slots{state="promised"} 1.0',
-        f"prfaas_agent_slot_bytes {SLOT:.1f}",
+        f'prfaas_pool_slots{{state="free"}} {COUNT - 2:.1f}',
+        'prfaas_pool_slots{state="leased"} 1.0',
+        'prfaas_pool_slots{state="held"} 1.0',
+        'prfaas_pool_slots{state="promised"} 1.0',
+        f"prfaas_pool_slot_bytes {SLOT:.1f}",
         "prfaas_agent_engines 2.0",
-        'prfaas_agent_open_transfers{side="export"} 1.0',
-        'prfaas_agent_open_transfers{side="reception"} 1.0',
-        f'prfaas_agent_exported_bytes_total{{path="local"}} {SLOT:.1f}',
-        f"prfaas_agent_received_bytes_total {SLOT:.1f}",
+        'prfaas_pool_open_transfers{side="export"} 1.0',
+        'prfaas_pool_open_transfers{side="reception"} 1.0',
+        f'prfaas_pool_exported_bytes_total{{path="local"}} {SLOT:.1f}',
+        f"prfaas_pool_received_bytes_total {SLOT:.1f}",
     }
 
 
@@ -49,11 +49,11 @@ def test_how_transfers_ended(rig: PoolRig) -> None:
     rig.say(TransferCancelled("never"))
     rig.open("never", SLOT)
     assert page(rig) >= {
-        'prfaas_agent_exports_total{outcome="complete"} 1.0',
-        'prfaas_agent_exports_total{outcome="failed"} 1.0',
-        'prfaas_agent_receptions_total{outcome="complete"} 1.0',
-        'prfaas_agent_receptions_total{outcome="failed"} 1.0',
-        'prfaas_agent_imports_total{outcome="ready"} 1.0',
-        'prfaas_agent_imports_total{outcome="failed"} 1.0',
-        "prfaas_agent_stalls_total 0.0",
+        'prfaas_pool_exports_total{outcome="complete"} 1.0',
+        'prfaas_pool_exports_total{outcome="failed"} 1.0',
+        'prfaas_pool_receptions_total{outcome="complete"} 1.0',
+        'prfaas_pool_receptions_total{outcome="failed"} 1.0',
+        'prfaas_pool_imports_total{outcome="ready"} 1.0',
+        'prfaas_pool_imports_total{outcome="failed"} 1.0',
+        "prfaas_pool_stalls_total 0.0",
     }

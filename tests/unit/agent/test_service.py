@@ -20,9 +20,10 @@ import pytest
 from prfaas.agent import service
 from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import AgentSettings, settings_for
+from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews, Stored, Whole
 from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import ConfigError, LinkError
 from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
@@ -35,6 +36,8 @@ from prfaas.engine_socket.messages import (
     RegisterEngine,
     ReturnSlots,
 )
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.http_client import HttpClient
 from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_engine_rank import (
     MOCK_DIGEST,
@@ -125,6 +128,19 @@ async def settled(condition: Any) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - other threads set no event
             await asyncio.sleep(0.005)
+
+
+async def test_a_line_is_measured_on_demand(stage: Stage) -> None:
+    links = f"{stage.east.admin_url}/links"
+    await settled(lambda: stage.east._link.states()[0].connections)
+    async with stage.http.post(f"{links}/a-west/measure?seconds=0.2") as answer:
+        measured = json.loads(await answer.read())
+        assert (answer.status, measured["peer"]) == (200, "a-west")
+        assert measured["goodput_bytes_per_s"] > 0
+    async with stage.http.post(f"{links}/nobody/measure") as answer:
+        assert (answer.status, "nothing to 'nobody'" in await answer.text()) == (503, True)
+    async with stage.http.post(f"{links}/a-west/measure?seconds=11") as answer:
+        assert (answer.status, "is not a number in 0.1..10" in await answer.text()) == (400, True)
 
 
 async def test_remote_hand_off_and_its_record(stage: Stage) -> None:
@@ -231,8 +247,8 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
         rank = p0 if engine == "p0" else await stage.engine(engine)
         assert await asyncio.to_thread(load, rank, SIZE) == "ok"
     page = await (await stage.http.get(stage.west.admin_url + "/metrics")).text()
-    assert 'prfaas_agent_loads_total{outcome="ready"} 1.0' in page
-    assert "prfaas_agent_loaded_tokens_total 16.0" in page
+    assert 'prfaas_pool_loads_total{outcome="ready"} 1.0' in page
+    assert "prfaas_pool_loaded_tokens_total 16.0" in page
 
 
 def load(rank: MockEngineRank, size: int) -> str:
@@ -353,7 +369,7 @@ async def test_http(stage: Stage) -> None:
             assert "links" in json.loads(await events.content.readline())
     async with stage.http.get(stage.west.admin_url + "/metrics") as answer:
         page = await answer.text()
-    assert 'prfaas_agent_slots{state="free"} 64.0' in page
+    assert 'prfaas_pool_slots{state="free"} 64.0' in page
     async with stage.http.get(stage.east.admin_url + "/metrics") as answer:
         assert 'prfaas_link_acknowledged_bytes_total{peer="a-west"} 0.0' in await answer.text()
 
@@ -535,3 +551,43 @@ async def test_a_gateway_of_the_first_release_is_served_without_a_session(stage:
     async with stage.http.delete(stage.west.admin_url + "/transfers/2f6a-1") as answer:
         assert answer.status == 204
     assert stage.west.driver.snapshot().slots.held == 0
+
+
+async def test_a_cached_prefix_is_copied_over_the_link_and_loaded_there(stage: Stage) -> None:
+    p0, pdp = await stage.engine("p0"), await stage.engine("pdp")
+
+    def send() -> None:
+        p0.begin("x", "a-west", SIZE)
+        p0.client.describe("x", prefix())
+        done = 0
+        while done < SIZE:
+            done = p0.hand_over("x", done, SIZE)
+        assert p0.client.finish_export("x") is None
+
+    await asyncio.to_thread(send)
+    assert (await stage.get(stage.west, "/transfers/x?wait_s=20"))["state"] == "complete"
+    await stage.http.delete(stage.west.admin_url + "/transfers/x")  # nobody has read it there
+    await settled(lambda: stage.east.driver.snapshot().cached)
+    with pytest.raises(TransferUnusable, match="not cached here"):
+        await asyncio.to_thread(load, pdp, SIZE)
+
+    http = HttpClient(30.0)
+    east = AgentClient("a-east", stage.east.admin_url, http)
+    west = AgentClient("a-west", stage.west.admin_url, http)
+    try:
+        wanted = CopyCached(transfer_id="gone", destination="a-west", deadline_s=30.0)
+        with pytest.raises(LinkError, match="gone is not cached here"):
+            await east.send_copy("none", wanted)
+        spoilt = msgspec.structs.replace(prefix(), from_token=3)
+        with pytest.raises(LinkError, match="whole blocks"):
+            await west.await_copy("copy", AwaitCopy(prefix=spoilt, deadline_s=30.0))
+        await west.await_copy("copy", AwaitCopy(prefix=prefix(), deadline_s=30.0))
+        await east.send_copy("copy", msgspec.structs.replace(wanted, transfer_id="x"))
+        assert (await west.transfer("copy", wait_s=20.0, ranks=1)).state == "complete"
+    finally:
+        await http.close()
+    assert await asyncio.to_thread(load, pdp, SIZE) == "ok"
+    await settled(lambda: stage.east.driver.snapshot().slots.held == 0)
+    async with stage.http.put(stage.west.admin_url + "/cache/copies/c", data=b"{") as answer:
+        assert answer.status == 400
+        assert "not what this request carries" in await answer.text()

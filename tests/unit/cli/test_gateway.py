@@ -9,7 +9,8 @@ import pytest
 from prfaas.cli.main import main
 
 ENDPOINTS = (
-    "agent: {name: a, admin: '127.0.0.1:9'}, engines: [{name: d1, role: decode, url: 'http://h:1'}]"
+    "agent: {name: a, admin: '127.0.0.1:9', plaintext: true}, "
+    "engines: [{name: d1, role: decode, url: 'http://h:1'}]"
 )
 
 

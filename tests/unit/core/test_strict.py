@@ -28,3 +28,12 @@ def test_mistakes(text: str, said: str) -> None:
         parse_yaml(text, DeploymentFile, source="file.yaml")
     assert str(raised.value).startswith("file.yaml: ")
     assert said in str(raised.value)
+
+
+def test_bad_yaml_is_told_in_one_line_with_its_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(b"a: [\n", dict, source="x.yaml")
+    told = str(caught.value)
+    assert told.startswith("x.yaml: not valid YAML: while parsing a flow node;")
+    assert told.endswith(", at line 2, column 1")
+    assert "\n" not in told

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.gateway.access import Access
+from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.tls.authority import create_authority, issue
 
@@ -87,3 +91,20 @@ async def test_an_engine_of_another_authority_gets_nothing(tmp_path: Path) -> No
         async with client.post(COMPLETIONS, json={"prompt": "x"}) as response:
             assert response.status == 503
         assert not any(engine.requests for engine in mock.engines.values())
+
+
+def test_the_gateways_own_certificates_say_when_they_expire(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    issue(tmp_path, "gateway", days=20)
+    own = f"ca: {tmp_path}/ca.pem, cert: {tmp_path}/gateway.pem, key: {tmp_path}/gateway-key.pem"
+    text = f"""
+clusters: [{{name: w, kind: pd, agent: {{name: a}}, engines: [{{name: d, role: decode}}]}}]
+gateway: {{agent_tls: {{{own}}}, tls: {{{own}}}}}
+"""
+    metrics = GatewayMetrics()
+    Access(parse_deployment(text, source="test"), metrics)
+    page = generate_latest(metrics.registry).decode()
+    name = "prfaas_gateway_certificate_expires_timestamp_seconds"
+    for file, days in (("certificate", 20), ("agent_certificate", 20), ("agent_ca", 3650)):
+        (line,) = [x for x in page.splitlines() if x.startswith(f'{name}{{file="{file}"}}')]
+        assert abs(float(line.split()[1]) - time.time() - days * 86400) < 3600

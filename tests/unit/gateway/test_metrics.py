@@ -27,6 +27,9 @@ def test_a_streamed_hand_off_and_a_refusal() -> None:
             prefill_started_s=0.2,
             prefilled_s=1.2,
             first_token_s=2.0,
+            completed_s=3.0,
+            answer_tokens=5,
+            tenant="acme",
         )
     )
     refused = RequestFacts(request_id="s", endpoint="/v1/completions", arrived_at=0.0)
@@ -42,6 +45,7 @@ def test_a_streamed_hand_off_and_a_refusal() -> None:
         'prompt_tokens_total{cached="yes"} 8.0',
         'prompt_tokens_total{cached="no"} 62.0',
         'stage_seconds_sum{route="offload",stage="prefill"} 1.0',
-        'time_to_first_token_seconds_sum{route="offload"} 2.0',
+        'time_to_first_token_seconds_sum{route="offload",tenant="acme"} 2.0',
+        'time_per_output_token_seconds_sum{route="offload",tenant="acme"} 0.25',
     ):
         assert f"prfaas_gateway_{line}" in said

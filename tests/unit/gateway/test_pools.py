@@ -138,3 +138,31 @@ def test_engines_load_what_their_agent_has_in_their_layout_where_it_is_more_than
     assert found.resumable == {"elsewhere": 4}
     assert found.pool == {"has less": 20}
     assert with_pools(own, {}, engines, layouts.get) is own
+
+
+def path(found: Pools, to_token: int, *, start: int = 0, salt: str | None = None) -> list[str]:
+    parts = found.path(HOLDER, TOKENS, salt=salt, adapter=None, from_token=start, to_token=to_token)
+    return [news.transfer_id for news in parts]
+
+
+def test_parts_that_lead_to_a_prefix_are_found_the_last_first() -> None:
+    turns = [
+        stored("first", 8, stands_at=8),
+        stored("second", 20, start=8, stands_at=20),
+        stored("other", 20, stands_at=20, tokens=[*TOKENS[:8], *range(500, 520)]),
+        stored("salted", 20, stands_at=20, salt="s"),
+    ]
+    found = pools(*turns)
+    assert path(found, 20) == ["second", "first"]
+    assert path(found, 20, start=8) == ["second"]
+    assert path(found, 8) == ["first"]
+    assert path(found, 12) == []  # no state stands there
+    assert path(found, 20, salt="s") == ["salted"]
+    found.take("west", Evicted("first", 0, 1))
+    assert path(found, 20) == []
+    blocks = pools(stored("first", 20), stored("rest", 32, start=8))
+    assert path(blocks, 16) == ["first"]
+    assert path(blocks, 32) == ["rest", "first"]
+    assert blocks.path(
+        Holder("elsewhere", "layout"), TOKENS, salt=None, adapter=None, from_token=0, to_token=8
+    ) == []  # fmt: skip

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from prfaas.core.deployment import GatewayConfig, TenantConfig
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.body import RequestBody
+from prfaas.gateway.keys import key_shown
 from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.tenants import DEFAULT, Tenants, read_tenants
 
@@ -32,25 +34,36 @@ def one(**limits: object) -> TenantConfig:
 OTHER = TenantConfig(name="other", api_keys=("other-key",))
 
 
+def shown(authorization: str) -> str:
+    return key_shown(
+        make_mocked_request("POST", "/v1/completions", {"Authorization": authorization})
+    )
+
+
+def test_anthropics_clients_show_a_key_in_a_header_of_its_own() -> None:
+    request = make_mocked_request("POST", "/v1/messages", {"X-Api-Key": "acme-key"})
+    assert key_shown(request) == "acme-key"
+
+
 def test_a_key_is_its_tenants() -> None:
     both = tenants(one(), OTHER)
-    assert both.find("Bearer acme-key").name == "acme"
-    assert both.find("bearer  other-key").name == "other"
+    assert both.find(shown("Bearer acme-key")).name == "acme"
+    assert both.find(shown("bearer  other-key")).name == "other"
     for wrong in ("", "Bearer ", "Bearer acme-key2", "Basic acme-key", "acme-key"):
         with pytest.raises(RequestRefused, match="no valid API key") as refused:
-            both.find(wrong)
+            both.find(shown(wrong))
         assert refused.value.status == 401
         assert refused.value.cause == "key"
 
 
 def test_an_old_list_of_keys_is_one_tenant_and_no_keys_let_everybody_in() -> None:
     old = Tenants(read_tenants(GatewayConfig(api_keys=("k1", "k2"))))
-    assert [old.find(f"Bearer {key}").name for key in ("k1", "k2")] == [DEFAULT] * 2
+    assert [old.find(shown(f"Bearer {key}")).name for key in ("k1", "k2")] == [DEFAULT] * 2
     assert not old.several
     assert not old.isolated
     assert bool(old)
     none = Tenants(read_tenants(GatewayConfig()))
-    assert none.find("").name == DEFAULT
+    assert none.find(shown("")).name == DEFAULT
     assert not none
 
 
@@ -71,13 +84,13 @@ def test_keys_come_from_files_and_the_environment(
     found = TenantConfig(name="acme", api_keys_file=str(file), api_keys_env="OUR_KEYS")
     both = tenants(found, OTHER)
     for key in ("from-file-1", "from-file-2", "from-env-1", "from-env-2"):
-        assert both.find(f"Bearer {key}").name == "acme"
+        assert both.find(shown(f"Bearer {key}")).name == "acme"
 
     file.write_text("from-file-2\n")
     both.take(read_tenants(GatewayConfig(tenants=(found, OTHER))))
     with pytest.raises(RequestRefused):
-        both.find("Bearer from-file-1")
-    assert both.find("Bearer from-file-2").name == "acme"
+        both.find(shown("Bearer from-file-1"))
+    assert both.find(shown("Bearer from-file-2")).name == "acme"
 
 
 @pytest.mark.parametrize(
@@ -142,9 +155,9 @@ def test_what_is_answered_at_a_time_is_bounded() -> None:
 
 def test_limits_change_while_requests_run() -> None:
     both = tenants(one(max_requests=1), OTHER)
-    use = both.find("Bearer acme-key").begin()
+    use = both.find(shown("Bearer acme-key")).begin()
     both.take(read_tenants(GatewayConfig(tenants=(one(max_requests=2), OTHER))))
-    acme = both.find("Bearer acme-key")
+    acme = both.find(shown("Bearer acme-key"))
     acme.begin()
     with pytest.raises(TooManyRequests):
         acme.begin()

@@ -32,4 +32,4 @@ async def test_it_is_shown_whatever_the_policy_is() -> None:
         await mock.ready()
         await until(lambda: "west" in mock.gateway.thresholds.found)
         async with client.get("/metrics") as response:
-            assert 'prfaas_gateway_threshold_tokens{cluster="west"}' in await response.text()
+            assert 'prfaas_scheduler_threshold_tokens{cluster="west"}' in await response.text()

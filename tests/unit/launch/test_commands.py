@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from prfaas.core.deployment import load_deployment
+from prfaas.core.deployment.agents import CacheConfig
 from prfaas.launch.addresses import resolve
 from prfaas.launch.commands import engine_command
 from prfaas.launch.supervisor import embedded_default
@@ -115,3 +116,23 @@ def test_on_gpus_memory_is_shared_and_kernels_are_chosen_alike() -> None:
         }
     mine = msgspec.structs.replace(engine, env={"TRITON_CACHE_DIR": "/mine"})
     assert engine_command(deployment, mine, vllm="gpu").environment["TRITON_CACHE_DIR"] == "/mine"
+
+
+@pytest.mark.parametrize(
+    ("cache", "keeps"),
+    [({}, False), ({"answers": True}, True), ({"answers": True, "size": "0 B"}, False)],
+)
+def test_engines_keep_answers_where_their_agent_is_told_to(
+    cache: dict[str, object], keeps: bool
+) -> None:
+    deployment = _resolved()
+    west = deployment.clusters[1]
+    machine = west.machines[0]
+    agent = msgspec.structs.replace(machine.agent, cache=CacheConfig(**cache))  # type: ignore[arg-type]
+    machine = msgspec.structs.replace(machine, agent=agent)
+    clusters = (deployment.clusters[0], msgspec.structs.replace(west, machines=(machine,)))
+    told = msgspec.structs.replace(deployment, clusters=clusters)
+    for engine, expected in ((machine.engines[0], keeps), (clusters[0].engines[0], False)):
+        command = engine_command(told, engine, vllm="cpu")
+        transfer = json.loads(_option(command.arguments, "--kv-transfer-config"))
+        assert transfer["kv_connector_extra_config"].get("keeps_answers", False) is expected

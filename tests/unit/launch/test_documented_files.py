@@ -38,6 +38,9 @@ SHOWN = [
 def check(text: str, folder: Path) -> str:
     """Read a file as what it is; returns what that is."""
     file = msgspec.yaml.decode(text)
+    if "apiVersion" in file:  # Of other projects, of which there are no schemas here.
+        assert {"apiVersion", "kind"} <= file.keys()
+        return "manifest"
     if "hardware" in file:
         parse_profile(text, source="profile")
         return "profile"

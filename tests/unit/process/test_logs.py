@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from prfaas.gateway.access_log import log_access
+from prfaas.gateway.facts import RequestFacts
+from prfaas.process.logs import JsonLines, set_up_logs
 
 SCRIPT = """
 import argparse, logging
-from prfaas.process.logs import add_log_level, log_to_stderr
+from prfaas.process.logs import add_log_options, set_up_logs
 parser = argparse.ArgumentParser()
-add_log_level(parser)
-log_to_stderr(parser.parse_args().log_level)
+add_log_options(parser)
+args = parser.parse_args()
+set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
 logging.getLogger("prfaas.x").info("told")
 logging.getLogger("prfaas.x").warning("warned")
 """
@@ -27,3 +37,62 @@ def said(*arguments: str) -> list[str]:
 def test_messages_of_the_level_and_above_are_shown() -> None:
     assert said() == ["INFO prfaas.x: told", "WARNING prfaas.x: warned"]
     assert said("--log-level", "warning") == ["WARNING prfaas.x: warned"]
+
+
+def test_json_has_ids_in_fields_of_their_own() -> None:
+    record = logging.makeLogRecord(
+        {"name": "prfaas.x", "levelname": "WARNING", "msg": "import %s\nfailed", "args": ("t-1",),
+         "request_id": "r-1", "transfer_id": None, "created": 0.25}
+    )  # fmt: skip
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "1970-01-01T00:00:00.250+00:00",
+        "level": "warning",
+        "logger": "prfaas.x",
+        "message": "import t-1\nfailed",
+        "request_id": "r-1",
+    }
+
+
+def test_an_exception_is_part_of_its_line() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        record = logging.makeLogRecord({"msg": "it broke", "exc_info": sys.exc_info()})
+    assert "ValueError: no" in json.loads(JsonLines().format(record))["exception"]
+
+
+def test_a_file_that_is_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    file, root = tmp_path / "log", logging.getLogger()
+    before, root.handlers, level = root.handlers, [], root.level
+    try:
+        set_up_logs("info", file=file)
+        logging.getLogger("prfaas.x").warning("one")
+        file.rename(tmp_path / "log.1")
+        logging.getLogger("prfaas.x").warning("two")
+        for handler in root.handlers:
+            handler.close()
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+    assert [(tmp_path / n).read_text().split(": ")[1] for n in ("log.1", "log")] == [
+        "one\n",
+        "two\n",
+    ]
+
+
+def test_the_access_log_says_how_a_request_ended_and_nothing_of_what_it_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    facts = RequestFacts(
+        request_id="r", endpoint="/v1/completions", arrived_at=0.0, route="offload", outcome="ok",
+        first_token_s=0.12345, error="prompt 'secret' is too long", total_tokens=7,
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, "prfaas.access"):
+        log_access(facts, 1.5)
+    (record,) = caplog.records
+    assert vars(record)["request_id"] == "r"
+    assert vars(record)["ttft_s"] == 0.1235
+    assert "outcome=ok" in record.getMessage()
+    assert "secret" not in JsonLines().format(record)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prfaas.status.exposition import MetricsPage
 
 PAGE = """
-# TYPE prfaas_agent_slots gauge
-prfaas_agent_slots{state="free"} 3.0
-prfaas_agent_slots{state="held"} 1.0
+# TYPE prfaas_pool_slots gauge
+prfaas_pool_slots{state="free"} 3.0
+prfaas_pool_slots{state="held"} 1.0
 # TYPE requests counter
 requests_total{route="pd",outcome="ok"} 2.0
 requests_total{route="pd",outcome="error"} 1.0
@@ -16,8 +16,8 @@ requests_total{route="pd",outcome="error"} 1.0
 
 def test_numbers_by_label_and_their_sum() -> None:
     page = MetricsPage(PAGE)
-    assert page.by("prfaas_agent_slots", "state") == {"free": 3, "held": 1}
-    assert page.value("prfaas_agent_slots", state="held") == 1
+    assert page.by("prfaas_pool_slots", "state") == {"free": 3, "held": 1}
+    assert page.value("prfaas_pool_slots", state="held") == 1
     assert page.value("requests_total", route="pd") == 3
     assert page.by("requests_total", "route", "outcome") == {"pd ok": 2, "pd error": 1}
 

@@ -8,6 +8,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.status.snapshot import (
+    CacheStatus,
     ClusterStatus,
     Decision,
     EngineStatus,
@@ -23,11 +24,15 @@ def snapshot(*, up: bool) -> Snapshot:
     engine = EngineStatus(
         name="d1", machine="west", role="decode", url="http://d1", up=up,
         running=3, waiting=2, kv_used=0.5,
-        cached_blocks=1200,
+        cached_blocks=1200, hit_share=0.25,
     )  # fmt: skip
     machine = MachineStatus(
         name="west", agent="west-agent", address="w:1", up=up, engines_registered=1,
         slots={"free": 3, "held": 1}, slot_bytes=1 << 20, transfers={"export": 2},
+        caches=[
+            CacheStatus(tier="memory", used_bytes=1 << 20, size_bytes=2 << 20),
+            CacheStatus(tier="ssd", used_bytes=3 << 30, size_bytes=8 << 30),
+        ],
     )  # fmt: skip
     line = LineStatus(
         source="east", target="west", up=up, pairs=1, down=[], connections=8,
@@ -45,7 +50,15 @@ def snapshot(*, up: bool) -> Snapshot:
         policy="threshold",
         threshold_tokens=19_400,
         searched_thresholds={"west": 21_000},
-        gateway=GatewayStatus(url="http://g", up=up, ready=up, inflight=7, requests={"pd ok": 5}),
+        gateway=GatewayStatus(
+            url="http://g",
+            up=up,
+            ready=up,
+            inflight=7,
+            requests={"pd ok": 5},
+            waiting_tokens=45_000,
+            waiting_for_decode={"west": 3},
+        ),
         clusters=[ClusterStatus(name="west", kind="pd", machines=[machine], engines=[engine])],
         lines=[line],
         decisions=[decision],
@@ -63,7 +76,9 @@ def test_all_of_a_healthy_deployment_is_shown() -> None:
     shown = text(up=True)
     for part in (
         "ready", "7 in flight", "19,400 tokens", "pd ok: 5", "west (pd)", "1.0 MiB of 4.0 MiB",
-        "50% of KV cache", "1,200 blocks", "east -> west", "1.0 Gbit/s", "30.0 ms", "25%",
+        "50% of KV cache", "1,200 blocks, 25% hits", "memory 1.0 MiB of 2.0 MiB, ssd 3.0 GiB",
+        "7 in flight (45,000 tokens wait for prefill, 3 wait for decode in west)",
+        "east -> west", "1.0 Gbit/s", "30.0 ms", "25%",
         "e1 -> d1", "100 uncached tokens > 40",
     ):  # fmt: skip
         assert part in shown

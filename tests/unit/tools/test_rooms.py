@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from prfaas.testing.loading import load_script
 
-def load_tool() -> ModuleType:
-    path = Path(__file__).parents[3] / "tools" / "rooms.py"
-    spec = importlib.util.spec_from_file_location("rooms", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["rooms"] = module  # Dataclasses look their module up.
-    spec.loader.exec_module(module)
-    return module
-
-
-ROOMS = load_tool()
+ROOMS = load_script(Path(__file__).parents[3] / "tools" / "rooms.py")
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

@@ -6,6 +6,7 @@ engines.
 """
 
 from prfaas.core.deployment.agents import AgentConfig, TlsConfig
+from prfaas.core.deployment.borders import check_borders, is_carried, stays_here
 from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
 from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
 from prfaas.core.deployment.file import load_deployment, parse_deployment
@@ -37,7 +38,10 @@ __all__ = [
     "SchedulerConfig",
     "TenantConfig",
     "TlsConfig",
+    "check_borders",
+    "is_carried",
     "lines_of",
     "load_deployment",
     "parse_deployment",
+    "stays_here",
 ]

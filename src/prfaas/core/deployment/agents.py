@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prfaas.core.deployment.engines import ProcessName
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_bytes
 
+CACHE_KEY = "cache.key"
+
 
 class TlsConfig(Strict, frozen=True):
-    """The PEM files an agent shows and trusts, as `prfaas certs` makes them. They are read again
-    when they change."""
+    """The PEM files that an agent, or a gateway before agents, shows and trusts, as `prfaas certs`
+    makes them. They are read again when they change."""
 
     ca: str
     """The authority, or one below a root; ``cert`` may be followed by those between."""
@@ -20,13 +24,23 @@ class TlsConfig(Strict, frozen=True):
     names: str = "{agent}"
     """What the certificate of an agent calls it: a DNS name or, with ``://``, a URI, for example
     ``spiffe://example.org/prfaas/{agent}``."""
+    cache_key: str | None = None
+    """What cache events are keyed with, the same file for all agents and gateways; None:
+    ``cache.key`` beside ``ca``."""
+
+    @property
+    def cache_key_file(self) -> str:
+        """Where it is read."""
+        return self.cache_key or str(Path(self.ca).with_name(CACHE_KEY))
 
 
 class CacheConfig(Strict, frozen=True):
     """Prefixes that an agent keeps for engines of its machine (`docs/agent.md`)."""
 
     size: str | None = None
-    """At most so much of the arena; ``0`` keeps nothing. None: half of the arena."""
+    """At most so much of the arena; ``0 B`` keeps nothing. None: half of the arena."""
+    answers: bool = False
+    """Whether what engines here have answered is kept as well, when a request is complete."""
 
 
 class AgentConfig(Strict, frozen=True):
@@ -42,7 +56,8 @@ class AgentConfig(Strict, frozen=True):
     advertise: str | None = None
     """Where other agents reach the KV link; None: at ``listen``."""
     admin: str = "127.0.0.1:0"
-    """Where HTTP is bound: health, metrics, transfers, links."""
+    """Where HTTP is bound: health, metrics, transfers, links, and the way to its engines; over
+    mutual TLS where there is ``tls``."""
     admin_advertise: str | None = None
     """Where gateways and operators reach it; None: at ``admin``."""
     socket: str | None = None
@@ -71,7 +86,7 @@ class AgentConfig(Strict, frozen=True):
     @property
     def admin_url(self) -> str:
         """The same as a URL, without a path."""
-        return f"http://{self.admin_address}"
+        return f"{'http' if self.tls is None else 'https'}://{self.admin_address}"
 
     @property
     def arena_bytes(self) -> int:

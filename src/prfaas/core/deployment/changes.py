@@ -41,6 +41,7 @@ _NOW: dict[str, frozenset[str]] = {
             "operator_keys_file",
             "operator_keys_env",
             "request_deadline",
+            "keepalive",
             "max_inflight_requests",
             "max_bodies",
             "max_waiting_tokens",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prfaas.core.addresses import parse_address, parse_url
+from prfaas.core.addresses import Address, parse_address, parse_url
 from prfaas.core.deployment.agents import AgentConfig
+from prfaas.core.deployment.borders import stays_here
 from prfaas.core.deployment.clusters import MachineConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.errors import ConfigError
@@ -32,9 +33,10 @@ def _reached(deployment: Deployment) -> Iterator[tuple[str, str]]:
     """What is reached where."""
     for agent in deployment.agents:
         yield from _of_agent(agent)
-    for engine in deployment.engines:
-        if engine.url is not None:
-            yield f"engine {engine.name!r}", str(parse_url(engine.url))
+    for machine in deployment.machines:
+        for engine in machine.engines:
+            if engine.url is not None:
+                yield f"engine {engine.name!r}", _on_its_machine(parse_url(engine.url), machine)
     for gateway in deployment.gateways:
         yield from _fixed(f"gateway {gateway.name!r}", gateway.address)
 
@@ -45,6 +47,13 @@ def _of_agent(agent: AgentConfig) -> Iterator[tuple[str, str]]:
     host = parse_address(agent.admin_address).host
     if agent.socket is not None and host not in _EVERYWHERE:
         yield f"agent {agent.name!r} (socket)", f"{agent.socket} on {host}"
+
+
+def _on_its_machine(address: Address, machine: MachineConfig) -> str:
+    """Loopback addresses are a machine's own; machines are told apart by where their agents are."""
+    host = parse_address(machine.agent.admin_address).host
+    alone = stays_here(address.host) and not stays_here(host) and host not in _EVERYWHERE
+    return f"{address} on {host}" if alone else str(address)
 
 
 def _fixed(what: str, address: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from math import inf
 
+from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.deployment.tenants import TenantConfig
@@ -37,6 +38,9 @@ class GatewayConfig(Strict, frozen=True):
     """Where others reach it; None: at ``listen``."""
     tls: FrontTlsConfig | None = None
     """Without it clients speak plaintext: for this machine, or behind a proxy that has TLS."""
+    agent_tls: TlsConfig | None = None
+    """What it shows to agents, in its own name, and whom it takes for one; needed where an agent
+    has ``tls``."""
     admin: str | None = None
     """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
     then nowhere else; None: at ``listen``."""
@@ -59,6 +63,9 @@ class GatewayConfig(Strict, frozen=True):
     operator_keys_env: str | None = None
     request_deadline: str = "300 s"
     """From arrival to the first token; a request that cannot make it gets an error."""
+    keepalive: str | None = "10 s"
+    """How often a client whose stream has not begun gets a comment, so that no proxy cuts it. The
+    first comes with status 200: what fails later is an error event. None: never."""
     max_body: str = "16 MiB"
     max_inflight_requests: Positive = 1024
     max_bodies: str = "1 GiB"
@@ -93,7 +100,11 @@ class GatewayConfig(Strict, frozen=True):
         """Files that keys and certificates are read from."""
         sources = [self.client_keys, self.operators, *(t.keys for t in self.tenants)]
         files = [source.file for source in sources if source.file is not None]
-        return (*files, *(() if self.tls is None else (self.tls.cert, self.tls.key)))
+        if self.tls is not None:
+            files += [self.tls.cert, self.tls.key]
+        if (own := self.agent_tls) is not None:
+            files += [own.ca, own.cert, own.key, *(() if own.crl is None else (own.crl,))]
+        return tuple(files)
 
     def key_to_look_with(self) -> str | None:
         """An operator's, or else a client's; None where there is neither, or none that can be read
@@ -118,6 +129,11 @@ class GatewayConfig(Strict, frozen=True):
     def max_wait_s(self) -> float:
         """``max_wait`` in seconds, infinite for None. Raises ConfigError."""
         return inf if self.max_wait is None else parse_duration(self.max_wait)
+
+    @property
+    def keepalive_s(self) -> float:
+        """``keepalive`` in seconds, infinite for None. Raises ConfigError."""
+        return inf if self.keepalive is None else parse_duration(self.keepalive)
 
     @property
     def drain_s(self) -> float:

@@ -205,6 +205,7 @@ def _check_line(line: Line) -> None:
 
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _above_zero("request_deadline", gateway.request_deadline_s)
+    _above_zero("keepalive", gateway.keepalive_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))
     _ = gateway.drain_s, gateway.max_wait_s
     _above_zero("max_bodies", gateway.max_bodies_bytes)

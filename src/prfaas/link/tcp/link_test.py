@@ -1,26 +1,18 @@
-"""The operator's self-test of a line: what the KV link gets out of it with 1 to N connections.
-
-The far end is any agent: a transfer whose layout is `LINK_TEST_LAYOUT` is received, verified and
-forgotten by the link itself, so neither its arena nor its engines notice.
-"""
+"""The operator's self-test of a line: what the KV link gets out of it with 1 to N connections."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from prfaas.core.errors import LinkError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
-from prfaas.link.tcp.link_test_memory import LINK_TEST_LAYOUT
+from prfaas.link.tcp.link_test_stream import LinkTestStream, goodput
 
-_BLOCK_BYTES = 4 * 1024 * 1024
-_QUEUED_BLOCKS = 32
-"""128 MiB wait to be sent: 100 ms of a line of 10 Gbit/s."""
+_FIRST_BYTES_S = 15.0
 _WINDOW_S = 1.0
 _NEAR_BEST = 0.95
 """Of the stages whose goodput is this near to the best, the one with the fewest connections is
@@ -85,7 +77,7 @@ def run_stages(
         target = PeerConfig(address=address, connections=count)
         link = TcpLink(msgspec.structs.replace(config, peers={peer: target}), SilentSink())
         try:
-            yield _Stream(link, peer, seconds).measure(count, tls=tls)
+            yield _measured(link, peer, seconds, count, tls=tls)
         finally:
             link.close()
 
@@ -106,82 +98,29 @@ def report(peer: str, address: str, stages: Sequence[Stage]) -> Report:
     )
 
 
-class _Stream:
-    """Keeps a transfer without end supplied from one block of memory."""
+def _measured(link: TcpLink, peer: str, seconds: float, count: int, *, tls: bool) -> Stage:
+    def trouble() -> str | None:
+        (known,) = link.counters().peers.values()
+        turned_away = "PeerError" in known.dial_errors
+        late = time.monotonic() > until
+        return known.last_error if turned_away or late else None
 
-    def __init__(self, link: TcpLink, peer: str, seconds: float) -> None:
-        self._link, self._seconds = link, seconds
-        self._block = memoryview(bytes(range(256)) * (_BLOCK_BYTES // 256))
-        self._free = threading.Semaphore(_QUEUED_BLOCKS)
-        self._problem: str | None = None
-        self._stop = False
-        offer = TransferOffer(
-            TransferKey(f"link-test-{time.time_ns()}", 0, 1),
-            LINK_TEST_LAYOUT,
-            0,
-            1,
-            2**50,
-            seconds + 30.0,
-        )
-        self._handle = link.send(peer, offer, on_complete=lambda: None, on_failed=self._failed)
-
-    def measure(self, count: int, *, tls: bool) -> Stage:
-        feeder = threading.Thread(target=self._feed, daemon=True)
-        feeder.start()
-        try:
-            self._wait_for_first_bytes()
-            marks = list(self._marks())
-        finally:
-            self._stop = True
-            self._handle.cancel("the test is over")
-            self._free.release()
-            feeder.join()
-        state = self._link.states()[0]
-        connections = next(iter(self._link.counters().peers.values())).connections
-        (start, first), (end, last) = marks[len(marks) // 4], marks[-1]
-        step = max(1, round(min(_WINDOW_S, self._seconds / 2) / 0.1))
-        pairs = zip(marks, marks[step:], strict=False)
-        windows = [(b - a) / (t1 - t0) for (t0, a), (t1, b) in pairs]
-        sent = sum(c.sent_bytes for c in connections)
-        return Stage(
-            connections=count,
-            tls=tls,
-            goodput_bytes_per_s=(last - first) / (end - start),
-            best_window_bytes_per_s=max(windows, default=0.0),
-            rtt_s=state.rtt_s,
-            min_rtt_s=state.min_rtt_s,
-            retransmit_share=state.retransmits * 1448 / sent if sent else 0.0,
-        )
-
-    def _feed(self) -> None:
-        offset = 0
-        while not self._stop:
-            self._free.acquire()
-            self._handle.add(offset, self._block, self._free.release)
-            offset += len(self._block)
-
-    def _wait_for_first_bytes(self) -> None:
-        until = time.monotonic() + 15.0
-        while not self._handle.acknowledged_bytes:
-            (peer,) = self._link.counters().peers.values()
-            turned_away = "PeerError" in peer.dial_errors
-            if turned_away or self._problem is not None or time.monotonic() > until:
-                trouble = peer.last_error or self._problem
-                raise LinkError(trouble or "no byte was acknowledged within 15 s")
-            time.sleep(0.01)
-
-    def _marks(self) -> Iterator[tuple[float, int]]:
-        """(when, bytes acknowledged) every 100 ms, the last when the time is over: two at least."""
-        now = time.monotonic()
-        end = now + self._seconds
-        yield now, self._handle.acknowledged_bytes
-        while now < end:
-            time.sleep(0.1)
-            if self._problem is not None:
-                raise LinkError(self._problem)
-            now = time.monotonic()
-            yield now, self._handle.acknowledged_bytes
-
-    def _failed(self, reason: str) -> None:
-        if not self._stop:
-            self._problem = reason
+    until = time.monotonic() + _FIRST_BYTES_S
+    with LinkTestStream(link, peer, seconds) as stream:
+        stream.wait_for_first_bytes(_FIRST_BYTES_S + 1.0, trouble)
+        marks = list(stream.marks())
+    state = link.states()[0]
+    connections = next(iter(link.counters().peers.values())).connections
+    step = max(1, round(min(_WINDOW_S, seconds / 2) / 0.1))
+    pairs = zip(marks, marks[step:], strict=False)
+    windows = [(b - a) / (t1 - t0) for (t0, a), (t1, b) in pairs]
+    sent = sum(c.sent_bytes for c in connections)
+    return Stage(
+        connections=count,
+        tls=tls,
+        goodput_bytes_per_s=goodput(marks),
+        best_window_bytes_per_s=max(windows, default=0.0),
+        rtt_s=state.rtt_s,
+        min_rtt_s=state.min_rtt_s,
+        retransmit_share=state.retransmits * 1448 / sent if sent else 0.0,
+    )

@@ -58,3 +58,12 @@ def test_one_address_for_two_is_refused(what: str, instead: str, error: str) -> 
 def test_one_port_or_path_on_two_machines_is_two(what: str, instead: str) -> None:
     assert what in FILE
     parse_deployment(FILE.replace(what, instead), source="test")
+
+
+def test_loopback_is_a_machines_own() -> None:
+    both = FILE.replace("http://h:1", "http://127.0.0.1:1").replace(
+        "http://h:2", "http://127.0.0.1:1"
+    )
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1 on h is said to be of engine 'p0'"):
+        parse_deployment(both, source="test")
+    parse_deployment(both.replace('admin: "h:7501"', 'admin: "w:7501"'), source="test")

@@ -1,0 +1,352 @@
+"""The gateway beside other routers, before the same mock engines, in one run: CPU time per request,
+added time to the first byte, requests per second, CPU time per streamed event.
+
+    python -m benchmarks.gateway.peers [--routers /path/to/venv] [--rounds 5]
+
+Every router is a process of its own, and so are the engines and the client. ``--routers`` names an
+environment with vllm-router and sglang-router (their rows are left out without it): install them in
+one of their own, they bring other versions of things. The floor is a pass-through of some lines of
+aiohttp. Prompts are text. The others neither tokenise nor match prefixes exactly nor confirm a
+hand-off. Writes build/bench/gateway.json; rounds alternate between routers, medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import random
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from prfaas.launch.addresses import free_address
+from prfaas.testing.mock_deployment import MockDeployment
+
+OUT = Path("build/bench/gateway.json")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_AT_ONCE = 16
+_EVENTS = 200
+_APART_S = 0.002
+_START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``model`` is what it wants to be asked for; ``route`` what it does with a long prompt."""
+
+    router: str
+    route: str
+    url: str
+    pid: int
+
+
+class _Pause(asyncio.Event):
+    """Between two events of an answer."""
+
+    async def wait(self) -> Any:
+        await asyncio.sleep(_APART_S)
+
+
+def _script(events: int) -> list[bytes | asyncio.Event]:
+    event = json.dumps({"choices": [{"index": 0, "text": " word"}]}).encode()
+    script: list[bytes | asyncio.Event] = []
+    for _ in range(events):
+        script += [b"data: " + event + b"\n\n", _Pause()]
+    return [*script, b"data: [DONE]\n\n"]
+
+
+def _mocks(pipe: Connection) -> None:
+    async def serve() -> None:
+        mock = MockDeployment(block_tokens=256, threshold_tokens=1024, max_body="64 MiB")
+        for server in (*mock.agents.values(), *mock.engines.values()):
+            await server.start()
+        urls = {name: engine.url for name, engine in mock.engines.items()}
+        pipe.send((mock.deployment_text(), urls))
+        loop = asyncio.get_running_loop()
+        while (events := await loop.run_in_executor(None, pipe.recv)) is not None:
+            for engine in mock.engines.values():
+                engine.script = _script(events) if events else []
+            pipe.send(None)
+
+    uvloop.run(serve())
+
+
+def _pass_through(engine: str, listen: str) -> None:
+    """What a gateway in Python costs at least."""
+
+    async def serve() -> None:
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+
+            async def pass_on(request: web.Request) -> web.StreamResponse:
+                body = await request.read()
+                headers = {"Content-Type": "application/json"}
+                async with session.post(engine + request.path, data=body, headers=headers) as inner:
+                    response = web.StreamResponse(status=inner.status)
+                    await response.prepare(request)
+                    async for piece in inner.content.iter_any():
+                        await response.write(piece)
+                return response
+
+            app = web.Application(client_max_size=1 << 30)
+            app.router.add_post("/v1/completions", pass_on)
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            host, _, port = listen.rpartition(":")
+            await web.TCPSite(runner, host, int(port)).start()
+            await asyncio.Event().wait()
+
+    uvloop.run(serve())
+
+
+@contextmanager
+def _running(command: list[str], url: str, ready: str) -> Iterator[int]:
+    log = OUT.parent / f"router-{url.rpartition(':')[2]}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        asyncio.run(_until_ready(url + ready, process))
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(_START_S):
+        while True:
+            if process.poll() is not None:
+                raise RuntimeError(f"{process.args!r} ended: see {OUT.parent}")
+            try:
+                async with session.get(url) as answer:
+                    if answer.status in (200, 404, 405):
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.2)
+
+
+def _contenders(
+    stack: ExitStack, text: str, engines: dict[str, str], routers: Path | None
+) -> Iterator[Contender]:
+    def start(command: Callable[[str, str], list[str]], ready: str) -> tuple[str, int]:
+        address = free_address()
+        host, _, port = address.rpartition(":")
+        url = f"http://{address}"
+        return url, stack.enter_context(_running(command(host, port), url, ready))
+
+    file = OUT.parent / "gateway-peers.yaml"
+    address = free_address()
+    file.write_text(text.replace("gateway:", f"gateway:\n  listen: '{address}'", 1))
+    ours = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
+    pid = stack.enter_context(_running(ours, f"http://{address}", "/ready"))
+    yield Contender("prfaas", "by length", f"http://{address}", pid)
+
+    code = "import sys; from benchmarks.gateway.peers import _pass_through as p; p(*sys.argv[1:])"
+    url, pid = start(
+        lambda host, port: [sys.executable, "-c", code, engines["d1"], f"{host}:{port}"], "/"
+    )
+    yield Contender("aiohttp pass-through", "direct", url, pid)
+    if routers is None:
+        return
+    bare, pd = ["--worker-urls", engines["d1"]], ["--prefill", engines["p1"]]
+    pd += ["--decode", engines["d1"]]
+    for router, route, extra in (
+        ("vllm-router", "direct", ["--policy", "cache_aware", *bare]),
+        ("vllm-router", "prefill and decode", ["--vllm-pd-disaggregation", *pd]),
+        ("sglang-router", "direct", ["--policy", "cache_aware", *bare]),
+    ):
+        program = [
+            str(routers / "bin" / "python"),
+            "-m",
+            f"{router.replace('-', '_')}.launch_router",
+        ]
+        try:
+            url, pid = start(
+                lambda host, port, program=program, extra=extra: [  # type: ignore[misc]
+                    *program,
+                    "--host",
+                    host,
+                    "--port",
+                    port,
+                    "--prometheus-port",
+                    free_address().rpartition(":")[2],
+                    *extra,
+                ],
+                "/health",
+            )
+        except (RuntimeError, TimeoutError) as error:
+            print(f"{router}, {route}: left out: {error}", file=sys.stderr)
+            continue
+        yield Contender(router, route, url, pid)
+
+
+def _cpu_s(pid: int) -> float:
+    """Of the process and its children."""
+    total = 0.0
+    for task in [pid, *_children(pid)]:
+        try:
+            fields = Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / _TICKS
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(path.parent.name), *_children(int(path.parent.name))]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+async def _asked(url: str, tokens: int, count: int, at_once: int) -> tuple[list[float], set[str]]:
+    """Seconds to the first byte of each answer, and the routes that headers named."""
+    source, todo, firsts, routes = random.Random(time.time_ns()), list(range(count)), [], set()
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        while todo:
+            todo.pop()
+            prompt = "".join(source.choices(string.ascii_letters, k=tokens))
+            body = json.dumps({
+                "model": "mock-model", "prompt": prompt, "stream": True, "max_tokens": 5
+            })  # fmt: skip
+            headers = {"Content-Type": "application/json"}
+            began = time.perf_counter()
+            async with session.post(
+                url + "/v1/completions", data=body, headers=headers
+            ) as response:
+                if response.status != 200:
+                    raise RuntimeError(f"{url}: {response.status} {await response.text()}")
+                await response.content.readany()
+                firsts.append(time.perf_counter() - began)
+                await response.read()
+                routes.add(response.headers.get("x-prfaas-route", "").split(";")[0])
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(client(session) for _ in range(at_once)))
+    return firsts, routes
+
+
+def _client(pipe: Connection) -> None:
+    while (work := pipe.recv()) is not None:
+        began = time.perf_counter()
+        try:
+            found: Any = uvloop.run(_asked(*work))
+        except RuntimeError as error:
+            found = str(error)
+        pipe.send((found, time.perf_counter() - began))
+
+
+class Bench:
+    """Asks through a client process of its own."""
+
+    def __init__(self, client: Connection, mocks: Connection, engine: str) -> None:
+        self._client, self._mocks, self._engine = client, mocks, engine
+
+    def events(self, count: int) -> None:
+        """So many in each answer from now on, apart; 0: five at once."""
+        self._mocks.send(count)
+        self._mocks.recv()
+
+    def ask(self, url: str, tokens: int, count: int, at_once: int) -> tuple[Any, float]:
+        """See `_asked`; and the seconds of all of it."""
+        self._client.send((url, tokens, count, at_once))
+        found, seconds = self._client.recv()
+        if isinstance(found, str):
+            raise RuntimeError(found)
+        return found, seconds
+
+    def round(self, one: Contender, tokens: int) -> dict[str, float | str]:
+        """One row of one round."""
+        few, many = max(5, min(60, 120_000 // tokens)), max(16, min(320, 800_000 // tokens))
+        self.ask(one.url, tokens, few, 4)  # Connections, kernels' caches.
+        alone, _ = self.ask(self._engine, tokens, few, 1)
+        through, _ = self.ask(one.url, tokens, few, 1)
+        before = _cpu_s(one.pid)
+        (_, routes), seconds = self.ask(one.url, tokens, many, _AT_ONCE)
+        spent = _cpu_s(one.pid) - before
+        return {
+            "route": routes.pop() or one.route,
+            "cpu_ms_per_request": spent / many * 1e3,
+            "added_p50_ms": (median(through[0]) - median(alone[0])) * 1e3,
+            "requests_per_s": many / seconds,
+        }
+
+    def event_us(self, one: Contender) -> float:
+        """CPU time of one streamed event more."""
+        spent = []
+        for events in (0, _EVENTS):
+            self.events(events)
+            self.ask(one.url, 200, 16, 16)
+            before = _cpu_s(one.pid)
+            self.ask(one.url, 200, 64, 16)
+            spent.append(_cpu_s(one.pid) - before)
+        self.events(0)
+        return (spent[1] - spent[0]) / 64 / _EVENTS * 1e6
+
+
+def measured(bench: Bench, all_of_them: list[Contender], args: argparse.Namespace) -> Iterator[Any]:
+    """A row for each router and length, medians over the rounds."""
+    for tokens in args.lengths:
+        rounds: dict[Contender, list[dict[str, Any]]] = {one: [] for one in all_of_them}
+        for _ in range(args.rounds):
+            for one in all_of_them:
+                rounds[one].append(bench.round(one, tokens))
+        for one, rows in rounds.items():
+            keys = ("cpu_ms_per_request", "added_p50_ms", "requests_per_s")
+            values = {key: round(median(row[key] for row in rows), 3) for key in keys}
+            spread = [round(f(row[keys[0]] for row in rows), 3) for f in (min, max)]
+            row = {"router": one.router, "route": rows[0]["route"], "prompt_tokens": tokens}
+            yield row | values | {"cpu_ms_spread": spread}
+    for one in all_of_them:
+        us = [bench.event_us(one) for _ in range(args.rounds)]
+        yield {"router": one.router, "route": one.route, "event_cpu_us": round(median(us), 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[200, 2000, 27_000, 128_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--routers", type=Path, help="an environment with vllm- and sglang-router")
+    args = parser.parse_args()
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    pipes = []
+    for target in (_mocks, _client):
+        ours, theirs = context.Pipe()
+        context.Process(target=target, args=(theirs,), daemon=True).start()
+        pipes.append(ours)
+    text, engines = pipes[0].recv()
+    rows = []
+    with ExitStack() as stack:
+        contenders = list(_contenders(stack, text, engines, args.routers))
+        bench = Bench(pipes[1], pipes[0], engines["d1"])
+        for row in measured(bench, contenders, args):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    OUT.write_text(json.dumps(rows, indent=1))
+    for pipe in pipes:
+        pipe.send(None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The agent's HTTP API for copies of cached prefixes: send one, and await one (`pool.copies`)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from prfaas.agent.driver import PoolDriver
+from prfaas.core.cache_copies import MOST_COPY_BYTES, AwaitCopy, CopyCached
+from prfaas.core.errors import UNREADABLE
+from prfaas.core.handoff import TRANSFER_ID
+from prfaas.pool.events import CopyAwaited, CopyRequested
+
+T = TypeVar("T")
+
+
+class CopyApi:
+    """Handlers, on the event loop."""
+
+    def __init__(self, driver: PoolDriver) -> None:
+        self._driver = driver
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve them."""
+        app.router.add_post("/cache/copies/{id}", self.send)
+        app.router.add_put("/cache/copies/{id}", self.await_one)
+
+    async def send(self, request: web.Request) -> web.Response:
+        """Begin to send what is cached of a transfer, as transfer ``id``: 202, and
+        ``GET /transfers/{id}`` says how it goes. 409: it is not cached, or cannot be sent now."""
+        copy_id, wanted = _id(request), await _read(request, CopyCached)
+        self._driver.handle(
+            CopyRequested(
+                wanted.transfer_id, copy_id, wanted.destination, wanted.deadline_s, wanted.priority
+            )
+        )
+        sent = self._driver.transfer(copy_id, ranks=1)[0].sent
+        if sent is None or sent.state == "failed":
+            reason = "it was cancelled" if sent is None else sent.reason
+            raise web.HTTPConflict(text=f"no copy of {wanted.transfer_id}: {reason}")
+        return web.Response(status=202)
+
+    async def await_one(self, request: web.Request) -> web.Response:
+        """204: what comes as transfer ``id`` from another agent is cached, if it is of this."""
+        copy_id, awaited = _id(request), await _read(request, AwaitCopy)
+        fault = awaited.prefix.fault()
+        if fault is not None:
+            raise web.HTTPBadRequest(text=fault)
+        self._driver.handle(CopyAwaited(copy_id, awaited.prefix, awaited.deadline_s))
+        return web.Response(status=204)
+
+
+def _id(request: web.Request) -> str:
+    copy_id = request.match_info["id"]
+    if not TRANSFER_ID.match(copy_id):
+        raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
+    return copy_id
+
+
+async def _read(request: web.Request, kind: type[T]) -> T:
+    """A body may be longer here than elsewhere: a long prefix's names and tokens."""
+    body = bytearray()
+    async for data in request.content.iter_any():
+        body += data
+        if len(body) > MOST_COPY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MOST_COPY_BYTES, len(body))
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except UNREADABLE as error:
+        raise web.HTTPBadRequest(text=f"not what this request carries: {error}") from error

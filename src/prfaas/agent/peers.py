@@ -1,0 +1,54 @@
+"""Who speaks to an agent over HTTP, and what of it they may ask for.
+
+Under TLS the name in the other end's certificate says who it is. Gateways of the deployment may ask
+for everything, and so may tools on the agent's machine, with its own. Others with a certificate of
+the authority (agents, who watches them) may look at what says nothing of prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import cast
+
+from cryptography import x509
+
+from prfaas.tls.context import names_of
+from prfaas.tls.live import LiveTls, name_in
+
+_OPEN = frozenset({"/health", "/metrics", "/links", "/links/events", "/engines"})
+
+
+class Peers:
+    """``tls``: None where HTTP is plaintext, and everybody may ask for everything."""
+
+    def __init__(self, tls: LiveTls | None, gateways: Collection[str]) -> None:
+        self.tls, self.gateways = tls, frozenset(gateways)
+        self._open: dict[asyncio.BaseTransport, x509.Certificate] = {}
+
+    def is_gateway(self, transport: asyncio.BaseTransport | None) -> bool:
+        """Whether a gateway of the deployment is at the other end, or may be."""
+        if self.tls is None:
+            return True
+        peer = None if transport is None else transport.get_extra_info("peercert")
+        if transport is not None and peer is not None and transport not in self._open:
+            shown = transport.get_extra_info("ssl_object").getpeercert(True)
+            self._open[transport] = x509.load_der_x509_certificate(shown)
+        found = names_of(peer)
+        return any(self.tls.files.name_of(name) in found for name in self.gateways)
+
+    def may(self, transport: asyncio.BaseTransport | None, method: str, path: str) -> bool:
+        """Whether the other end may ask for this."""
+        return self.is_gateway(transport) or (method in ("GET", "HEAD") and path in _OPEN)
+
+    def end_untrusted(self, *, now: float) -> list[str]:
+        """End open connections that would not be made any more; a line of the log for each.
+        ``now``: Unix seconds."""
+        self._open = {t: peer for t, peer in self._open.items() if not t.is_closing()}
+        ended = []
+        for transport, peer in self._open.items():
+            why = None if self.tls is None else self.tls.why_not(peer, now=now)
+            if why is not None:
+                cast(asyncio.Transport, transport).abort()
+                ended.append(f"HTTP connection with {name_in(peer)} ended: {why}")
+        return ended

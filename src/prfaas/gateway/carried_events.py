@@ -1,0 +1,147 @@
+"""Follows one engine's cache through its agent, into the prefix index.
+
+The agent tells names and keys, never a token (`kv_events.wire`). What was learned is kept for a
+while when the line breaks, and the agent goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+
+from prfaas.core.errors import EngineError, LinkError
+from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.index.engine_index import BlocksKeyed, EngineIndex
+from prfaas.index.keyed_blocks import BlocksGone
+from prfaas.kv_events.feed import FeedState
+from prfaas.kv_events.wire import Alive, Begun, Changed, Frame, Held, Reached
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_KEPT_S = 30.0
+"""What an engine held that long ago says little of what it holds."""
+
+
+class KeyedFollower:
+    """The order of frames, without the line: what to apply, and where to go on from. The agent
+    answers ``epoch`` and ``number`` with what comes after."""
+
+    def __init__(self, index: EngineIndex, key_id: str) -> None:
+        self.index, self._key_id = index, key_id
+        self.epoch, self.number = "", 0
+        self.batches_total = 0
+        self.resets_total = 0
+        self.unreadable_total = 0
+        self._begun: str | None = None
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self.index.clear()
+        self.epoch, self.number, self._begun = "", 0, None
+        self.resets_total += 1
+
+    def leave(self) -> None:
+        """The engine is gone for good: its place in the index is given back."""
+        self.index.leave()
+
+    def take(self, frame: Frame) -> None:
+        """Apply the next one. Raises EngineError for one that cannot be."""
+        if isinstance(frame, Begun):
+            if frame.key_id != self._key_id:
+                raise EngineError(
+                    "its agent has another cache key; give all agents and gateways the same "
+                    "cache.key, and start them anew"
+                )
+            self.restart()
+            self._begun = frame.epoch
+        elif isinstance(frame, Held):
+            if self._begun is None:
+                raise EngineError("a piece of a cache that has not begun")
+            self._apply(frame.events)
+        elif isinstance(frame, Reached):
+            if self._begun is None:
+                raise EngineError("the end of a cache that has not begun")
+            self.epoch, self.number, self._begun = self._begun, frame.number, None
+        elif isinstance(frame, Changed):
+            if frame.number != self.number + 1 or not self.epoch:
+                raise EngineError(f"change {frame.number} after change {self.number}")
+            self._apply(frame.events)
+            self.number = frame.number
+            self.batches_total += 1
+
+    def _apply(self, events: list[BlocksKeyed | BlocksGone]) -> None:
+        for event in events:
+            if len(event.names) % 8:
+                raise EngineError("names of blocks have 8 bytes")
+            if isinstance(event, BlocksKeyed):
+                self.index.stored_keyed(event)
+            else:
+                self.index.removed(event.group, np.frombuffer(event.names, "<u8").tolist())
+
+
+class CarriedFeed:
+    """Runs a `KeyedFollower` for as long as the engine is up.
+
+    Args:
+        follow: ``follow(epoch, number)`` gives frames until the line breaks (LinkError).
+        turn: see `KvEventFeed`.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        follower: KeyedFollower,
+        follow: Callable[[str, int], AsyncIterator[Frame]],
+        turn: asyncio.Lock,
+    ) -> None:
+        self.engine, self.follower = engine, follower
+        self.state = FeedState.CONNECTING
+        self._follow, self._turn = follow, turn
+        self._heard_at = 0.0
+
+    async def run(self) -> None:
+        """Follow until cancelled; the index is empty before and after."""
+        self.follower.restart()
+        try:
+            while True:
+                try:
+                    await self._take_all()
+                except LocalFault as error:
+                    logger.warning("%s", error)
+                except LinkError as error:
+                    self._falls_silent(str(error))
+                except EngineError as error:
+                    self.follower.unreadable_total += 1
+                    self._falls_silent(str(error))
+                    self.follower.restart()
+                if asyncio.get_running_loop().time() - self._heard_at > _KEPT_S:
+                    self.follower.restart()
+                await asyncio.sleep(_RETRY_S)
+        finally:
+            self.follower.restart()
+            self.state = FeedState.CONNECTING
+
+    async def _take_all(self) -> None:
+        async for frame in self._follow(self.follower.epoch, self.follower.number):
+            async with self._turn:
+                self.follower.take(frame)
+                self._heard_at = asyncio.get_running_loop().time()
+                await asyncio.sleep(0)
+            if isinstance(frame, Alive) and not frame.live:
+                self._falls_silent("its agent does not hear of it")
+            elif isinstance(frame, Alive | Reached | Changed):
+                self._comes_alive()
+
+    def _comes_alive(self) -> None:
+        if self.state is not FeedState.LIVE:
+            logger.info("engine %s: following its cache", self.engine)
+        self.state = FeedState.LIVE
+
+    def _falls_silent(self, why: str) -> None:
+        if self.state is not FeedState.SILENT:
+            logger.warning("engine %s: nothing is heard of its cache (%s)", self.engine, why)
+        self.state = FeedState.SILENT

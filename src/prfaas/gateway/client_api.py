@@ -1,0 +1,153 @@
+"""What clients ask for: answers of models, and what an engine answers by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from prfaas.core.errors import EngineError
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.dialects import Endpoint
+from prfaas.gateway.engine_client import EngineAnswer
+from prfaas.gateway.gateway import Gateway
+from prfaas.gateway.models import model_named_in
+from prfaas.gateway.openai_errors import RequestRefused, ServiceUnavailable
+from prfaas.gateway.tenants import Tenant
+from prfaas.gateway.upstream_errors import LocalFault
+
+REQUEST_ID = web.RequestKey("request_id", str)
+TENANT = web.RequestKey("tenant", Tenant)
+
+_ANSWERED: tuple[Endpoint, ...] = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+)
+_TOLD = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
+_POOLED = (
+    "/v1/embeddings",
+    "/v2/embed",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+)
+"""One pass over its inputs and no KV cache to hand over: any engine that serves it does."""
+
+
+class ClientApi:
+    """Handlers for clients; what they raise is answered by a middleware."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def add_routes(self, app: web.Application) -> None:
+        """Serve them."""
+        for endpoint in _ANSWERED:
+            app.router.add_post(endpoint, self.answer)
+        for path in _TOLD:
+            app.router.add_post(path, self.pass_on)
+        for path in _POOLED:
+            app.router.add_post(path, self.pool)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{model:.+}", self.model)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """An answer that a model generates."""
+        endpoint = next(path for path in _ANSWERED if path == request.path)
+        flow, access, tenant = self._gateway.requests, self._gateway.access, request[TENANT]
+        with tenant.using() as use:
+            async with flow.reading(request) as raw:
+                body = RequestBody(endpoint, raw)
+                tenant.check_model(body.model)
+                if access.tenants.isolated:
+                    body.belong_to(tenant.name)
+                return await flow.complete(
+                    request, body, request[REQUEST_ID], use, tells=access.tells
+                )
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """Those that the tenant may use, of all engines that are up."""
+        cards = await self._cards(request)
+        return _json({"object": "list", "data": list(cards.values())})
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        """One of them."""
+        name = request.match_info["model"]
+        card = (await self._cards(request)).get(name)
+        if card is None:
+            raise RequestRefused(
+                404, f"the model {name!r} does not exist", kind="not_found_error", param="model"
+            )
+        return _json(card)
+
+    async def _cards(self, request: web.Request) -> dict[str, Any]:
+        if not self._gateway.engines_up():
+            raise ServiceUnavailable("no engine is up")
+        allowed = request[TENANT].config.models
+        cards = {card["id"]: card for card in await self._gateway.models.cards()}
+        return {n: card for n, card in cards.items() if allowed is None or n in allowed}
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """An endpoint that any engine of the model answers the same."""
+        async with self._gateway.requests.reading(request) as raw:
+            model = model_named_in(raw)
+            request[TENANT].check_model(model)
+            return await self._ask_any(request, raw, model)
+
+    async def pool(self, request: web.Request) -> web.StreamResponse:
+        """What is computed in one pass; it counts among its tenant's requests."""
+        access, tenant = self._gateway.access, request[TENANT]
+        with tenant.using():
+            async with self._gateway.requests.reading(request) as raw:
+                # It is read, and belongs to a tenant, as a completion is.
+                body = RequestBody("/v1/completions", raw)
+                tenant.check_model(body.model)
+                if access.tenants.isolated:
+                    body.belong_to(tenant.name)
+                return await self._ask_any(request, body.raw, body.model)
+
+    async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
+        headers = {"X-Request-Id": request[REQUEST_ID]}
+        serving = self._gateway.models.serving(model)
+        failure: EngineError | None = None
+        lacks: EngineAnswer | None = None
+        within_s = self._gateway.deployment.gateway.request_deadline_s
+        for engine in self._gateway.engines_up():
+            if serving is not None and engine.name not in serving:
+                continue
+            try:
+                answer = await engine.pass_on(
+                    request.method, request.path, body, headers, within_s=within_s
+                )
+            except LocalFault as error:
+                raise ServiceUnavailable(str(error)) from error
+            except EngineError as error:
+                failure = error
+                continue
+            if answer.status == 404 and b'"error"' not in answer.body:
+                lacks = answer  # The server has no such endpoint.
+                continue
+            return _passed_on(answer)
+        if lacks is not None:
+            raise RequestRefused(
+                404, f"no engine that is up serves {request.path}", kind="not_found_error"
+            )
+        raise ServiceUnavailable("no engine is up" if failure is None else str(failure))
+
+
+def _json(content: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+
+
+def _passed_on(answer: EngineAnswer) -> web.Response:
+    headers = {"Content-Type": answer.content_type}
+    if answer.retry_after is not None:
+        headers["Retry-After"] = answer.retry_after
+    return web.Response(status=answer.status, body=answer.body, headers=headers)

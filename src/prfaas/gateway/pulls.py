@@ -1,0 +1,203 @@
+"""Prefixes that other machines have cached: whether an engine had better load one than compute it,
+and how it gets there.
+
+A *pull* has one agent's cached parts copied to the agent of the engine, over the line between them;
+then the engine loads them as it loads whatever its own agent has. What goes wrong on the way costs
+a prefill, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from math import inf, isfinite
+from typing import NamedTuple
+
+from prfaas.core.cache_copies import AwaitCopy, CopyCached
+from prfaas.core.cache_news import Stored
+from prfaas.core.deployment import AgentPair
+from prfaas.core.errors import LinkError
+from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.endpoints import Endpoints
+from prfaas.gateway.handoffs import watch_transfer
+from prfaas.gateway.pools import Holder, Pools, Pull
+from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.policies.api import View
+
+logger = logging.getLogger(__name__)
+
+_WORTH = 0.8
+"""A pull that takes more of the prefill's time than this is not worth its trouble."""
+_POLL_S = 2.0
+_LEAST_S, _PATIENCE = 2.0, 4.0
+"""A pull is given up after so long, and so many times what it was expected to take."""
+
+
+class PromptToPull(NamedTuple):
+    """What a pull must know of a request."""
+
+    total_tokens: int
+    salt: str | None
+    adapter: str | None
+
+
+class PullCosts:
+    """What pulls cost, by the lines as they are now and what prefills were seen to take."""
+
+    def __init__(self, endpoints: Endpoints, view: View) -> None:
+        self._endpoints, self._view = endpoints, view
+        self._lines_of: tuple[object, dict[AgentPair, tuple[str, str]]] = (None, {})
+
+    def best(
+        self,
+        prompt: PromptToPull,
+        engine: str,
+        layout: str,
+        own_tokens: int,
+        *,
+        pools: Mapping[Holder, int],
+    ) -> Pull | None:
+        """The pull that spares an engine most time; None where it had better compute.
+
+        Args:
+            own_tokens: what it has, or can load, without one.
+            pools: what each agent's cache could give.
+        """
+        target = self._endpoints.engines[engine].agent
+        found: Pull | None = None
+        saved_s = 0.0
+        for holder, tokens in pools.items():
+            if holder.layout != layout or holder.agent == target or tokens <= own_tokens:
+                continue
+            seconds = self._seconds(holder.agent, target, own_tokens, tokens)
+            costs = self._view.costs
+            spared_s = costs.prefill_s(engine, prompt.total_tokens - own_tokens)
+            spared_s -= costs.prefill_s(engine, max(1, prompt.total_tokens - tokens))
+            if seconds < _WORTH * spared_s and spared_s - seconds > saved_s:
+                saved_s = spared_s - seconds
+                found = Pull(
+                    holder, target, own_tokens, tokens, seconds, prompt.salt, prompt.adapter
+                )
+        return found
+
+    def _seconds(self, sender: str, receiver: str, from_token: int, to_token: int) -> float:
+        """Behind what the line has still to carry; infinite where there is none."""
+        line = self._lines().get(AgentPair(sender, receiver))
+        link = None if line is None else self._view.link(*line)
+        if link is None or not link.up:
+            return inf
+        size = link.outstanding_bytes + self._view.costs.kv_bytes(from_token, to_token)
+        carried_s = size / link.rate_bytes_per_s if isfinite(link.rate_bytes_per_s) else 0.0
+        return carried_s + 1.5 * link.rtt_s
+
+    def _lines(self) -> dict[AgentPair, tuple[str, str]]:
+        lines = self._endpoints.lines
+        if self._lines_of[0] is not lines:
+            pairs = {pair: (line.source, line.target) for line in lines for pair in line.pairs}
+            self._lines_of = lines, pairs
+        return self._lines_of[1]
+
+
+class Puller:
+    """Has pulls made. What several requests want at a time is copied once.
+
+    Args:
+        new_id: makes a fresh transfer id of this gateway's.
+    """
+
+    def __init__(
+        self, pools: Pools, agents: Mapping[str, AgentClient], *, new_id: Callable[[], str]
+    ) -> None:
+        self._pools, self._agents, self._new_id = pools, agents, new_id
+        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._dropping: set[asyncio.Task[None]] = set()
+        self.made = self.failed = 0
+        """Pulls, since the start."""
+
+    async def pull(
+        self, wanted: Pull, token_ids: Sequence[int], *, ranks: int, within_s: float
+    ) -> bool:
+        """Whether the target has it now, or has had it a moment ago."""
+        within_s = min(within_s, _LEAST_S + _PATIENCE * wanted.seconds)
+        parts = self._pools.path(
+            wanted.source,
+            token_ids,
+            salt=wanted.salt,
+            adapter=wanted.adapter,
+            from_token=wanted.from_token,
+            to_token=wanted.to_token,
+        )
+        if not parts or within_s <= 0:
+            self.failed += 1
+            return False
+        try:
+            async with asyncio.timeout(within_s):
+                await _all(self._copying(wanted, part, ranks, within_s) for part in parts)
+        except (LinkError, LocalFault, TimeoutError) as error:
+            self.failed += 1
+            logger.info("nothing pulled from %s to %s: %s", wanted.source.agent, wanted.target,
+                        error or "it took too long")  # fmt: skip
+            return False
+        self.made += 1
+        return True
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in list(self._under_way.values()):
+            task.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    def _copying(
+        self, wanted: Pull, part: Stored, ranks: int, within_s: float
+    ) -> asyncio.Task[None]:
+        place = part.transfer_id, wanted.target
+        task = self._under_way.get(place)
+        if task is None:
+            task = asyncio.ensure_future(self._copy(wanted, part, ranks, within_s))
+            self._under_way[place] = task
+            task.add_done_callback(partial(self._copied, place))
+        return task
+
+    def _copied(self, place: tuple[str, str], task: asyncio.Task[None]) -> None:
+        self._under_way.pop(place, None)
+        if not task.cancelled():
+            task.exception()  # Whoever waited for it may have given up.
+
+    async def _copy(self, wanted: Pull, part: Stored, ranks: int, within_s: float) -> None:
+        sender, receiver = self._agents[wanted.source.agent], self._agents[wanted.target]
+        copy_id = self._new_id()
+        await receiver.await_copy(copy_id, AwaitCopy(prefix=part.prefix, deadline_s=within_s))
+        done = False
+        try:
+            await sender.send_copy(
+                copy_id,
+                CopyCached(
+                    transfer_id=part.transfer_id,
+                    destination=wanted.target,
+                    deadline_s=within_s,
+                ),
+            )
+            await watch_transfer(
+                receiver, copy_id, ranks=ranks, poll_s=_POLL_S, on_progress=lambda share: None
+            )
+            done = True
+        finally:
+            if not done:
+                for agent in (sender, receiver):
+                    task = asyncio.ensure_future(_forget(agent, copy_id))
+                    self._dropping.add(task)
+                    task.add_done_callback(self._dropping.discard)
+
+
+async def _all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Others may wait for the same: to be cancelled ends none of them."""
+    await asyncio.gather(*(asyncio.shield(task) for task in tasks))
+
+
+async def _forget(agent: AgentClient, copy_id: str) -> None:
+    try:
+        await agent.drop(copy_id)
+    except (LinkError, LocalFault) as error:
+        logger.debug("copy %s not dropped: %s", copy_id, error)

@@ -1,0 +1,218 @@
+"""The gateways of a PD cluster as a Deployment behind a Service, and as the template's entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from prfaas.core.deployment import Deployment, GatewayConfig
+from prfaas.core.errors import ConfigError
+from prfaas.render.groups import KEYS
+from prfaas.render.membership import ADDRESS, GatewayGroup
+from prfaas.render.objects import (
+    COMMON_VOLUMES,
+    FILE,
+    GATEWAY,
+    POD_SECURITY,
+    Object,
+    container,
+    http_probe,
+    labels,
+    members,
+    thing,
+)
+from prfaas.render.options import Plan, said
+
+PORT, ADMIN = 8000, 9090
+SERVICE, EACH = "gateway", "gateways"
+"""Clients' Service, and the headless one that has the address of each."""
+_CLIENT_KEYS = f"{KEYS}/clients"
+_ENDING_S = 15
+"""For load balancers to look away first, and to tell clients whose answers were cut."""
+
+
+def stands_in(gateway: GatewayConfig, deployment: Deployment) -> str:
+    """The PD cluster whose Kubernetes cluster runs this gateway."""
+    return gateway.near or next(c.name for c in deployment.clusters if c.kind == "pd")
+
+
+def gateways_at(cluster: str, deployment: Deployment) -> list[GatewayConfig]:
+    """Those that run beside a cluster. Raises ConfigError where they are not alike."""
+    found = [g for g in deployment.gateways if stands_in(g, deployment) == cluster]
+    bare = {msgspec.json.encode(_bare(gateway)) for gateway in found}
+    if len(bare) > 1:
+        raise ConfigError(
+            f"gateways near {cluster!r} differ in more than names and addresses; as pods of one "
+            "Deployment they must be alike"
+        )
+    return found
+
+
+def template_entry(cluster: str, plan: Plan) -> GatewayGroup:
+    """What a gateway of this cluster is in the deployment file. Raises ConfigError for keys that
+    stand in the file itself."""
+    gateway = gateways_at(cluster, plan.deployment)[0]
+    _refuse_written_keys(gateway)
+    entry: dict[str, Any] = said(gateway)
+    entry |= {
+        "listen": f"{ADDRESS}:{PORT}",
+        "admin": f"{ADDRESS}:{ADMIN}",
+        "near": cluster,
+        "operator_keys_file": f"{KEYS}/operator/key",
+    }
+    entry.pop("advertise", None)
+    if gateway.api_keys_file is not None:
+        entry["api_keys_file"] = _client_file(gateway.api_keys_file)
+    for tenant in entry.get("tenants", ()):
+        if tenant.get("api_keys_file"):
+            tenant["api_keys_file"] = _client_file(tenant["api_keys_file"])
+    if gateway.tls is not None:
+        entry["tls"] = {"cert": "/etc/prfaas/front/tls.crt", "key": "/etc/prfaas/front/tls.key"}
+    return GatewayGroup(service=plan.sites[cluster].domain(EACH), gateway=entry)
+
+
+def gateway_objects(cluster: str, plan: Plan) -> list[Object]:
+    """Deployment, Services, PodDisruptionBudget and HorizontalPodAutoscaler."""
+    every = gateways_at(cluster, plan.deployment)
+    replicas, pod = len(every), labels(GATEWAY, cluster)
+    selector = {"matchLabels": pod}
+    spec = {
+        "replicas": replicas,
+        "selector": selector,
+        "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "template": {"metadata": {"labels": pod}, "spec": _pod(every[0], cluster, plan)},
+    }
+    scale = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": SERVICE},
+        "minReplicas": replicas,
+        "maxReplicas": max(4, 4 * replicas),
+        "metrics": [
+            {
+                "type": "Resource",
+                "resource": {
+                    "name": "cpu",
+                    # A gateway is one process on one core.
+                    "target": {"type": "Utilization", "averageUtilization": 60},
+                },
+            }
+        ],
+    }
+    return [
+        thing("v1", "Service", SERVICE, spec={
+            "selector": pod, "ports": [{"name": "http", "port": PORT, "targetPort": "http"}]}),
+        thing("v1", "Service", EACH, spec={
+            "clusterIP": "None", "selector": pod,
+            "ports": [{"name": "admin", "port": ADMIN, "targetPort": "admin"}]}),
+        thing("policy/v1", "PodDisruptionBudget", SERVICE,
+              spec={"maxUnavailable": 1, "selector": selector}),
+        thing("apps/v1", "Deployment", SERVICE, spec=_scaled(spec)),
+        thing("autoscaling/v2", "HorizontalPodAutoscaler", SERVICE, spec=scale),
+    ]  # fmt: skip
+
+
+def _scaled(spec: Object) -> Object:
+    """Without a number of replicas: applied again it would undo what the autoscaler did."""
+    return {key: value for key, value in spec.items() if key != "replicas"}
+
+
+def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
+    volumes = [
+        *COMMON_VOLUMES,
+        {"name": "state", "emptyDir": {}},
+        {"name": "operator-key", "secret": {"secretName": "operator-key", "defaultMode": 0o440}},
+    ]
+    mounts: list[Object] = [
+        {"name": "deployment", "mountPath": "/run/prfaas-deployment", "readOnly": True},
+        {"name": "state", "mountPath": "/var/lib/prfaas"},
+        {"name": "scratch", "mountPath": "/tmp"},
+        {"name": "operator-key", "mountPath": f"{KEYS}/operator", "readOnly": True},
+    ]
+    for name, secret, path, needed in (
+        ("client-keys", "client-keys", _CLIENT_KEYS, any(_key_files(gateway))),
+        ("engine-keys", "engine-keys", f"{KEYS}/engines", any(
+            engine.api_key_file for engine in plan.deployment.engines)),
+        ("front", "gateway-tls", "/etc/prfaas/front", gateway.tls is not None),
+    ):  # fmt: skip
+        if needed:
+            volumes.append({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}})
+            mounts.append({"name": name, "mountPath": path, "readOnly": True})
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": POD_SECURITY,
+        "terminationGracePeriodSeconds": int(gateway.drain_s) + _ENDING_S,
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": labels(GATEWAY, cluster)},
+            }
+        ],
+        "initContainers": [
+            members(
+                plan.images.base,
+                ["--own-gateway", "$(POD_IP)", "--own-service", plan.sites[cluster].domain(EACH)],
+            )
+        ],
+        "containers": [_container(gateway, plan, mounts)],
+        "volumes": volumes,
+    }
+
+
+def _container(gateway: GatewayConfig, plan: Plan, mounts: list[Object]) -> Object:
+    command = ["prfaas", "gateway", FILE, "--learned", "/var/lib/prfaas/learned.json"]
+    return container(
+        "gateway",
+        plan.images.base,
+        command,
+        env=list(_key_variables(gateway, plan.deployment)),
+        ports=[
+            {"name": "http", "containerPort": PORT},
+            {"name": "admin", "containerPort": ADMIN},
+        ],
+        startupProbe=http_probe(ADMIN, "/health", period_s=1, failures=120),
+        readinessProbe=http_probe(ADMIN, "/ready", period_s=2, failures=2),
+        livenessProbe=http_probe(ADMIN, "/health", period_s=10, failures=6),
+        # Until no load balancer sends to it; then SIGTERM, and it drains by itself.
+        lifecycle={"preStop": {"exec": {"command": ["sleep", "5"]}}},
+        resources={
+            "requests": {"cpu": "1", "memory": "1Gi"},
+            "limits": {"memory": "4Gi"},
+        },
+        volumeMounts=mounts,
+    )
+
+
+def _client_file(path: str) -> str:
+    return f"{_CLIENT_KEYS}/{path.rpartition('/')[2]}"
+
+
+def _key_files(gateway: GatewayConfig) -> Iterator[str | None]:
+    yield gateway.api_keys_file
+    for tenant in gateway.tenants:
+        yield tenant.keys.file
+
+
+def _key_variables(gateway: GatewayConfig, deployment: Deployment) -> Iterator[Object]:
+    sources = [("client-keys", gateway.api_keys_env), ("operator-key", gateway.operator_keys_env)]
+    sources += [("client-keys", tenant.keys.env) for tenant in gateway.tenants]
+    sources += [("engine-keys", engine.api_key_env) for engine in deployment.engines]
+    for secret, name in dict.fromkeys(sources):
+        if name is not None:
+            yield {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
+
+
+def _refuse_written_keys(gateway: GatewayConfig) -> None:
+    written = [*gateway.api_keys, *gateway.operator_keys]
+    if written or any(tenant.keys.written for tenant in gateway.tenants):
+        raise ConfigError(
+            "keys stand in the deployment file, and manifests are read by many: write "
+            "api_keys_file or api_keys_env, and put the keys into a Secret"
+        )
+
+
+def _bare(gateway: GatewayConfig) -> GatewayConfig:
+    return msgspec.structs.replace(gateway, name="g", listen="l", advertise=None, admin=None)

@@ -1,0 +1,168 @@
+"""A deployment as Kustomize bases, one for each of its clusters."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+
+import msgspec
+
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
+from prfaas.render.gateways import ADMIN, gateway_objects, gateways_at, stands_in, template_entry
+from prfaas.render.groups import all_groups, label
+from prfaas.render.machines import machine_objects
+from prfaas.render.membership import PodGroup, Template
+from prfaas.render.network import network_policies
+from prfaas.render.objects import GATEWAY, MACHINE, Object, of_component, thing
+from prfaas.render.options import Images, Plan, said
+from prfaas.render.secrets import secret_commands
+from prfaas.render.sites import Site, sites_of
+
+_DNS_NAMES = "external-dns.alpha.kubernetes.io/hostname"
+
+
+def render(
+    deployment: Deployment,
+    *,
+    namespace: str = "prfaas",
+    sites: dict[str, tuple[str, tuple[str, ...]]] | None = None,
+    images: Images | None = None,
+) -> dict[str, str]:
+    """Files by their paths. Raises ConfigError for what cannot run as pods.
+
+    Args:
+        namespace: of each cluster, with ``-CLUSTER`` behind it.
+        sites: zone and addresses of each cluster, where they are Kubernetes clusters of their own.
+    """
+    label(namespace, what="namespace")
+    if deployment.model.path is None:
+        model = msgspec.structs.replace(deployment.model, path="tiny:gdn")
+        deployment = msgspec.structs.replace(deployment, model=model)
+    _refuse_tls(deployment)
+    where = sites_of(deployment, namespace=namespace, given=sites or {})
+    plan = Plan(
+        deployment=deployment,
+        sites=where,
+        groups=all_groups(deployment, where),
+        images=images or Images(),
+    )
+    template = msgspec.json.format(msgspec.json.encode(_template(plan)), indent=1).decode() + "\n"
+    files = {"README.md": _readme(plan)}
+    for site in where.values():
+        for path, text in _site(site, plan).items():
+            files[f"{site.name}/{path}"] = text
+        files[f"{site.name}/template.json"] = template
+    return files
+
+
+def _refuse_tls(deployment: Deployment) -> None:
+    """A gateway's pod would need a certificate in a name that nobody knows before it starts."""
+    for agent in deployment.agents:
+        if not agent.plaintext:
+            raise ConfigError(
+                f"agent {agent.name!r}: certificates that gateways' pods show to agents cannot be "
+                "rendered yet; write plaintext: true, and have the network encrypt what passes "
+                "between pods and sites (WireGuard: docs/kubernetes.md)"
+            )
+
+
+def _template(plan: Plan) -> Template:
+    deployment = plan.deployment
+    near = dict.fromkeys(stands_in(g, deployment) for g in deployment.gateways)
+    return Template(
+        groups=tuple(
+            PodGroup(
+                name=group.name,
+                cluster=group.cluster,
+                domain=group.domain,
+                replicas=group.replicas,
+                machine=said(group.machine),
+            )
+            for group in plan.groups
+        ),
+        gateways=tuple(template_entry(cluster, plan) for cluster in near),
+        clusters=tuple(
+            {"name": c.name, "kind": c.kind, **({"lan": said(c.lan)} if c.kind == "pd" else {})}
+            for c in deployment.clusters
+        ),
+        rest={
+            "links": [said(link) for link in deployment.links],
+            "model": said(deployment.model),
+            "scheduler": said(deployment.scheduler),
+        },
+    )
+
+
+def _site(site: Site, plan: Plan) -> dict[str, str]:
+    parts: dict[str, list[Object]] = {"namespace.yaml": [_namespace(site)]}
+    for group in plan.groups_of(site.name):
+        objects = machine_objects(group, plan.deployment.model, plan.images)
+        _publish(objects, site, group.domain)
+        parts[f"machines-{group.name}.yaml"] = objects
+    if gateways_at(site.name, plan.deployment):
+        objects = gateway_objects(site.name, plan)
+        _publish(objects, site, site.domain("gateways"))
+        parts["gateway.yaml"] = objects
+    parts["network.yaml"] = network_policies(site.name, plan)
+    parts["monitoring.yaml"] = _monitors(gateway="gateway.yaml" in parts)
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": site.namespace,
+        "resources": list(parts),
+        "configMapGenerator": [{"name": "deployment", "files": ["template.json"]}],
+        # A new template is taken over by what runs: no pod needs to start anew for it.
+        "generatorOptions": {"disableNameSuffixHash": True},
+    }
+    files = {path: _yaml(objects) for path, objects in parts.items()}
+    return {"kustomization.yaml": _yaml([kustomization]), **files}
+
+
+def _publish(objects: list[Object], site: Site, domain: str) -> None:
+    """Have ExternalDNS write the names of a headless Service's pods, for other sites."""
+    for thing_ in objects:
+        if site.zone is not None and thing_["spec"].get("clusterIP") == "None":
+            thing_["metadata"]["annotations"] = {_DNS_NAMES: domain}
+
+
+def _namespace(site: Site) -> Object:
+    found = thing("v1", "Namespace", site.namespace)
+    found["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return found
+
+
+def _monitors(*, gateway: bool) -> list[Object]:
+    components = [MACHINE, GATEWAY] if gateway else [MACHINE]
+    return [
+        thing(
+            "monitoring.coreos.com/v1",
+            "PodMonitor",
+            f"{component}s",
+            spec={
+                "selector": of_component(component),
+                "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
+            },
+        )
+        for component in components
+    ]
+
+
+def _yaml(objects: Iterable[Object]) -> str:
+    return "---\n".join(msgspec.yaml.encode(found).decode() for found in objects)
+
+
+def _readme(plan: Plan) -> str:
+    """What is to be done before and after, with every command."""
+    text = ["# Made by 'prfaas render kubernetes'; render again instead of editing", ""]
+    for site in plan.sites.values():
+        context = f"--context {site.name}" if site.zone else ""
+        kubectl = " ".join(f"kubectl {context}".split())
+        text += [f"## {site.name}", "", "```"]
+        text += [f"{kubectl} apply -f {site.name}/namespace.yaml"]
+        text += secret_commands(plan, site, kubectl)
+        text += [f"{kubectl} apply -k {site.name}", "```", ""]
+    return "\n".join(text) + textwrap.dedent(f"""\
+        An overlay is the place for what is yours: node selectors, tolerations, limits, storage.
+        Docs: docs/kubernetes.md. Gateways answer /ready on port {ADMIN}.
+        """)

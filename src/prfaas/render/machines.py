@@ -1,0 +1,201 @@
+"""A group of machines as a StatefulSet: pods of an agent and engines that share its memory."""
+
+from __future__ import annotations
+
+import shlex
+
+from prfaas.core.deployment import EngineConfig, ModelConfig
+from prfaas.core.units import parse_bytes
+from prfaas.render.groups import ADMIN_PORT, ENGINE_PORT, KEYS, LINK_PORT, POD, Group
+from prfaas.render.objects import (
+    COMMON_VOLUMES,
+    FILE,
+    MACHINE,
+    POD_SECURITY,
+    Object,
+    container,
+    from_field,
+    http_probe,
+    labels,
+    members,
+    thing,
+)
+from prfaas.render.options import Images
+
+_MIB = 1024 * 1024
+_DRAIN_S = 600
+"""How long an engine's requests may take to their end before its pod goes."""
+_AGENT_MIB = 512
+"""Of an agent beside its arena."""
+_CPU_ENGINE_MIB = 4096
+"""Of an engine on the CPU beside its cache: vLLM, torch, a small model."""
+
+
+def machine_objects(group: Group, model: ModelConfig, images: Images) -> list[Object]:
+    """StatefulSet, headless Service and PodDisruptionBudget of one group."""
+    selector = {"matchLabels": labels(MACHINE, group.name)}
+    service = thing(
+        "v1",
+        "Service",
+        group.name,
+        spec={
+            "clusterIP": "None",
+            # A pod is a member before it is ready: its agent's peers dial it, its engines load.
+            "publishNotReadyAddresses": True,
+            "selector": labels(MACHINE, group.name),
+            "ports": [
+                {"name": "kv-link", "port": LINK_PORT},
+                {"name": "admin", "port": ADMIN_PORT},
+            ],
+        },
+    )
+    budget = thing(
+        "policy/v1",
+        "PodDisruptionBudget",
+        group.name,
+        spec={"maxUnavailable": 1, "selector": selector},
+    )
+    sets = thing(
+        "apps/v1",
+        "StatefulSet",
+        group.name,
+        spec={
+            "serviceName": group.name,
+            "replicas": group.replicas,
+            "podManagementPolicy": "Parallel",
+            "selector": selector,
+            "template": {
+                "metadata": {"labels": labels(MACHINE, group.name)},
+                "spec": _pod(group, model, images),
+            },
+        },
+    )
+    return [service, budget, sets]
+
+
+def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
+    machine = group.machine
+    volumes: list[Object] = [
+        *COMMON_VOLUMES,
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
+        {"name": "home", "emptyDir": {}},
+        {"name": "operator-key", "secret": {"secretName": "operator-key", "defaultMode": 0o440}},
+    ]
+    if any(engine.api_key_file for engine in machine.engines):
+        volumes.append({"name": "engine-keys", "secret": {"secretName": "engine-keys"}})
+    if _on_disk(model):
+        volumes.append(
+            {"name": "model", "persistentVolumeClaim": {"claimName": "model", "readOnly": True}}
+        )
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": POD_SECURITY,
+        "terminationGracePeriodSeconds": _DRAIN_S + 60,
+        "initContainers": [
+            members(images.base, ["--own-pod", "$(POD_NAME)"]),
+            _agent(group, images),
+        ],
+        "containers": [
+            _engine(group, at, engine, model, images) for at, engine in enumerate(machine.engines)
+        ],
+        "volumes": volumes,
+    }
+
+
+def _agent(group: Group, images: Images) -> Object:
+    agent = group.machine.agent
+    arena_mib = -(-agent.arena_bytes // _MIB)
+    mounts: list[Object] = [
+        {"name": "deployment", "mountPath": "/run/prfaas-deployment", "readOnly": True},
+        {"name": "run", "mountPath": "/run/prfaas"},
+        {"name": "scratch", "mountPath": "/tmp"},
+    ]
+    return container(
+        "agent",
+        images.base,
+        ["prfaas", "agent", FILE, "--name", "$(POD_NAME)-agent"],
+        # A sidecar: it starts before the engines and ends after them.
+        restartPolicy="Always",
+        env=[from_field("POD_NAME", "metadata.name")],
+        ports=[
+            {"name": "kv-link", "containerPort": LINK_PORT},
+            {"name": "admin", "containerPort": ADMIN_PORT},
+        ],
+        startupProbe=http_probe(ADMIN_PORT, "/health", period_s=1, failures=120),
+        livenessProbe=http_probe(ADMIN_PORT, "/health", period_s=10, failures=6),
+        resources={
+            "requests": {"cpu": "1", "memory": f"{arena_mib + _AGENT_MIB}Mi"},
+            "limits": {"memory": f"{arena_mib + 4 * _AGENT_MIB}Mi"},
+        },
+        volumeMounts=mounts,
+    )
+
+
+def _engine(
+    group: Group, at: int, engine: EngineConfig, model: ModelConfig, images: Images
+) -> Object:
+    port, gpus = ENGINE_PORT + at, group.gpus[at]
+    name = engine.name.removeprefix(f"{POD}-")
+    mounts: list[Object] = [
+        {"name": "deployment", "mountPath": "/run/prfaas-deployment", "readOnly": True},
+        {"name": "run", "mountPath": "/run/prfaas"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "home", "mountPath": "/home/prfaas"},
+        {"name": "scratch", "mountPath": "/tmp"},
+        {"name": "operator-key", "mountPath": f"{KEYS}/operator", "readOnly": True},
+    ]
+    if engine.api_key_file is not None:
+        mounts.append({"name": "engine-keys", "mountPath": f"{KEYS}/engines", "readOnly": True})
+    if _on_disk(model):
+        mounts.append({"name": "model", "mountPath": str(model.path), "readOnly": True})
+    return container(
+        name,
+        images.engine,
+        ["prfaas", "engine", f"$(POD_NAME)-{name}", FILE, "--run"],
+        env=[
+            from_field("POD_NAME", "metadata.name"),
+            {"name": "HOME", "value": "/home/prfaas"},
+            *_key_variable(engine),
+        ],
+        ports=[{"name": f"http-{at}", "containerPort": port}],
+        startupProbe=http_probe(port, "/health", period_s=5, failures=360),
+        readinessProbe=http_probe(port, "/health", period_s=5, failures=3),
+        livenessProbe=http_probe(port, "/health", period_s=20, failures=6),
+        lifecycle={
+            "postStart": _told(name, "--undo --within '10 s'"),
+            "preStop": _told(name, f"--within '{_DRAIN_S} s'"),
+        },
+        resources=_resources(engine, model, gpus, vllm=images.vllm),
+        volumeMounts=mounts,
+    )
+
+
+def _told(engine: str, how: str) -> Object:
+    """Drain at every gateway, or the contrary. A gateway that is gone does not stop a pod."""
+    script = f'prfaas drain "$POD_NAME-{engine}" {shlex.quote(FILE)} {how} || true'
+    return {"exec": {"command": ["sh", "-c", script]}}
+
+
+def _key_variable(engine: EngineConfig) -> list[Object]:
+    if engine.api_key_env is None:
+        return []
+    key = {"name": "engine-keys", "key": engine.api_key_env}
+    return [{"name": engine.api_key_env, "valueFrom": {"secretKeyRef": key}}]
+
+
+def _resources(engine: EngineConfig, model: ModelConfig, gpus: int, *, vllm: str) -> Object:
+    cache_mib = -(-parse_bytes(model.kv_cache) // _MIB)
+    if vllm == "cpu":
+        memory = f"{cache_mib + _CPU_ENGINE_MIB}Mi"
+        return {"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory}}
+    # What vLLM needs on the host is by its model: an overlay that knows it gives a limit.
+    return {
+        "requests": {"cpu": str(4 * gpus), "memory": f"{16 * gpus}Gi"},
+        "limits": {"nvidia.com/gpu": str(gpus)},
+    }
+
+
+def _on_disk(model: ModelConfig) -> bool:
+    return (model.path or "").startswith("/")

@@ -1,0 +1,64 @@
+"""What a gateway, and our own tools, show to agents over HTTP, and whom they take for one."""
+
+from __future__ import annotations
+
+import ssl
+
+from prfaas.core.addresses import parse_address
+from prfaas.core.deployment import Deployment, is_carried
+from prfaas.core.errors import ConfigError
+from prfaas.tls.context import PeerContext, client_context, peer_context
+from prfaas.tls.files import TlsFiles, files_in
+
+
+def agent_contexts(deployment: Deployment) -> dict[str, PeerContext]:
+    """By agent, of those that speak TLS, for the deployment's own gateway. Raises ConfigError."""
+    own = deployment.gateway.agent_tls
+    if own is None:
+        return {}
+    files = files_in(own)
+    return {
+        agent.name: peer_context(files, agent.name, parse_address(agent.admin_address))
+        for agent in deployment.agents
+        if agent.tls is not None
+    }
+
+
+def tools_context(deployment: Deployment) -> ssl.SSLContext | None:
+    """For our own tools, with the first certificate of the file that can be used on this machine, a
+    gateway's if possible; None where there is none."""
+    files = _usable(deployment)
+    return None if files is None else client_context(files)
+
+
+def _usable(deployment: Deployment) -> TlsFiles | None:
+    shown = [g.agent_tls for g in deployment.gateways] + [a.tls for a in deployment.agents]
+    for config in shown:
+        try:
+            if config is not None:
+                client_context(files_in(config))
+                return files_in(config)
+        except (ConfigError, OSError):
+            continue
+    return None
+
+
+class AgentTrust:
+    """Which context goes with which URL, as aiohttp takes it."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._agents = tuple(f"{a.admin_url}/" for a in deployment.agents if a.tls is not None)
+        self._context = tools_context(deployment) if self._agents else None
+        files = _usable(deployment) if self._agents else None
+        self.carried: dict[str, PeerContext] = {}
+        """By engine, of those that agents carry; for a connector that carries."""
+        for machine in deployment.machines if files else ():
+            agent = machine.agent
+            carried = [engine.name for engine in machine.engines if is_carried(engine, agent)]
+            if files and carried:
+                address = parse_address(agent.admin_address)
+                self.carried |= dict.fromkeys(carried, peer_context(files, agent.name, address))
+
+    def of(self, url: str) -> ssl.SSLContext | bool:
+        """True: what the session trusts."""
+        return self._context if self._context and url.startswith(self._agents) else True

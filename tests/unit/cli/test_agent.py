@@ -1,0 +1,45 @@
+"""An agent's process reads its file again when that has changed, without a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from prfaas.launch.addresses import free_address
+
+
+def deployment(folder: Path, admin: str, *engines: str) -> str:
+    """As YAML, which JSON is."""
+    agent = {"name": "a", "admin": admin, "arena": "8 MiB", "plaintext": True,
+             "socket": str(folder / "a.sock")}  # fmt: skip
+    cluster = {"name": "west", "kind": "pd", "agent": agent,
+               "engines": [{"name": e, "role": "decode"} for e in engines]}  # fmt: skip
+    return json.dumps({"clusters": [cluster]})
+
+
+async def test_an_agent_takes_over_a_file_that_has_changed(tmp_path: Path) -> None:
+    file, admin = tmp_path / "d.yaml", free_address()
+    file.write_text(deployment(tmp_path, admin, "d1"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "prfaas.cli.main", "agent", str(file), "--name", "a",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(60):
+            while b"agent ready" not in await _line(process.stderr):
+                pass
+            file.write_text(deployment(tmp_path, admin, "d1", "d2"))
+            while b"the deployment file is taken over" not in await _line(process.stderr):
+                pass
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    line = await stream.readline()
+    assert line, "the agent has ended"
+    return line

@@ -1,0 +1,82 @@
+"""A file that would speak plaintext to another machine is refused, with what to write."""
+
+from __future__ import annotations
+
+import pytest
+
+from prfaas.core.deployment import Deployment, check_borders, is_carried, parse_deployment
+from prfaas.core.errors import ConfigError
+
+TLS = "tls: {ca: ca.pem, cert: a.pem, key: a-key.pem}"
+
+
+def deployment(
+    *,
+    agent: str = "",
+    admin: str = "127.0.0.1:1",
+    engine: str = 'url: "http://127.0.0.1:2"',
+    gateway: str = "",
+) -> Deployment:
+    return parse_deployment(
+        f"""
+clusters:
+  - name: west
+    kind: pd
+    agent: {{name: a, admin: "{admin}", listen: "10.0.0.9:4", {agent}}}
+    engines: [{{name: d, role: decode, {engine}}}]
+gateway: {{{gateway}}}
+""",
+        source="test",
+    )
+
+
+SHOWN = "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem}"
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        deployment(),
+        deployment(admin="[::1]:1", engine='url: "http://localhost:2"'),
+        deployment(agent="plaintext: true", admin="10.0.0.9:1", engine='url: "http://10.0.0.7:2"'),
+        deployment(agent=TLS, admin="10.0.0.9:1", gateway=SHOWN),
+        deployment(agent=TLS, gateway=SHOWN, engine='url: "http://10.0.0.9:2"'),
+        deployment(engine='url: "https://d.example"'),
+        deployment(engine='kv_events: "ipc:///run/d", url: "http://127.0.0.1:2"'),
+    ],
+)
+def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None:
+    check_borders(fine)
+
+
+@pytest.mark.parametrize(
+    ("leaks", "says"),
+    [
+        (deployment(admin="10.0.0.9:1"), "agent 'a': its HTTP at 10.0.0.9:1 would cross"),
+        (deployment(admin="0.0.0.0:1"), "plaintext: true where"),
+        (deployment(agent=TLS), "prfaas certs issue gateway' and write at the gateway: agent_tls"),
+        (deployment(engine='url: "http://10.0.0.7:2"'), "engine 'd': url http://10.0.0.7:2 would"),
+        (
+            deployment(agent=TLS, gateway=SHOWN, engine='url: "http://10.0.0.7:2"'),
+            "listen on 127.0.0.1, where agent 'a' carries it",
+        ),
+        (
+            deployment(engine='url: "https://d", kv_events: "tcp://10.0.0.7:5557"'),
+            "with the tokens of every prompt",
+        ),
+    ],
+)
+def test_what_would_leave_the_machine_in_plaintext_is_refused(leaks: Deployment, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_borders(leaks)
+    assert says in str(error.value)
+
+
+def test_an_agent_with_tls_carries_engines_that_speak_none() -> None:
+    for agent, engine, carried in (
+        (TLS, 'url: "http://127.0.0.1:2"', True),
+        (TLS, 'url: "https://d.example"', False),
+        ("plaintext: true", 'url: "http://127.0.0.1:2"', False),
+    ):
+        found = deployment(agent=agent, engine=engine)
+        assert is_carried(found.engines[0], found.agents[0]) is carried

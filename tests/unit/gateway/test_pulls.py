@@ -1,0 +1,198 @@
+"""What is worth pulling, and that a pull goes well or costs nothing but its time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from tests.unit.gateway.test_pools import TOKENS, stored
+
+from prfaas.core.cache_copies import AwaitCopy, CopyCached
+from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import LinkError
+from prfaas.gateway.agent_client import TransferStatus
+from prfaas.gateway.endpoints import Endpoints, resolve
+from prfaas.gateway.pools import Holder, Pools, Pull
+from prfaas.gateway.prefix_matches import Matches, with_pools
+from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
+from prfaas.policies.costs import ProfileCosts
+from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
+from prfaas.testing.mock_deployment import until
+
+FILE = """
+clusters:
+  - {name: east, kind: prfaas, engines: [{name: e0, role: prefill, url: "http://h:1"}],
+     agent: {name: east-agent, admin: "h:11", listen: "h:21", plaintext: true}}
+  - name: west
+    kind: pd
+    machines:
+      - {name: w1, engines: [{name: d1, role: decode, url: "http://h:2"}],
+         agent: {name: w1-agent, admin: "h:12", listen: "h:22", plaintext: true}}
+      - {name: w2, engines: [{name: d2, role: decode, url: "http://h:3"}],
+         agent: {name: w2-agent, admin: "h:13", listen: "h:23", plaintext: true}}
+links: [{from: east, to: west, rate: 80 Mbit/s}]
+"""
+EAST, W1, W2 = Holder("east-agent", "l"), Holder("w1-agent", "l"), Holder("w2-agent", "l")
+PROMPT = PromptToPull(4000, None, None)
+
+
+def endpoints() -> Endpoints:
+    return resolve(parse_deployment(FILE, source="test"), source="test")
+
+
+def costs(*, lan: float = 1e8, line: float = 1e7, kv_per_token: float = 1000.0) -> PullCosts:
+    """Prefill takes 1 ms a token, the lines what they are given (bytes a second)."""
+    topology = Topology(
+        (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd")),
+        (
+            EngineSpec("e0", "east", "prefill"),
+            EngineSpec("d1", "west", "decode", 4, machine="w1"),
+            EngineSpec("d2", "west", "decode", 4, machine="w2"),
+        ),
+        (LinkSpec("east", "west", line, 0.02), LinkSpec("west", "west", lan, 0.0)),
+        16,
+    )
+    prefills = {name: lambda tokens: tokens / 1000.0 for name in ("e0", "d1", "d2")}
+    view = FleetState(topology, ProfileCosts(prefills, lambda tokens: kv_per_token * tokens))
+    return PullCosts(endpoints(), view)
+
+
+def test_the_nearer_of_two_is_pulled_from() -> None:
+    pull = costs().best(PROMPT, "d2", "l", 0, pools={EAST: 3200, W1: 3200})
+    assert pull is not None
+    assert (pull.source, pull.target, pull.from_token, pull.to_token) == (W1, "w2-agent", 0, 3200)
+    assert pull.seconds == pytest.approx(0.032)
+
+
+def test_the_longer_prefix_is_pulled_where_that_spares_more() -> None:
+    pull = costs().best(PROMPT, "d2", "l", 0, pools={EAST: 3200, W1: 320})
+    assert pull is not None
+    assert pull.source == EAST
+    assert pull.seconds == pytest.approx(0.32 + 0.03)
+
+
+@pytest.mark.parametrize(
+    ("pools", "made"),
+    [
+        ({W1: 3200}, {"lan": 1e6}),  # the network is no faster than the prefill
+        ({Holder("w1-agent", "other"): 3200}, {}),  # another layout, model or dtype
+        ({W2: 3200}, {}),  # its own agent's: nothing to pull
+        ({W1: 1000}, {}),  # no more than it has
+        ({Holder("unknown", "l"): 3200}, {}),  # no line from there
+    ],
+)
+def test_what_is_not_worth_it_is_computed(pools: dict[Holder, int], made: dict[str, Any]) -> None:
+    own = 1600 if pools.get(W1) == 1000 else 0
+    assert costs(**made).best(PROMPT, "d2", "l", own, pools=pools) is None
+
+
+def test_a_prefill_cluster_pulls_nothing_against_the_lines_direction() -> None:
+    assert costs().best(PROMPT, "e0", "l", 0, pools={W1: 3200}) is None
+
+
+def test_matches_count_what_is_to_be_pulled() -> None:
+    best = costs().best
+
+    def pull(engine: str, layout: str, own: int) -> Pull | None:
+        return best(PROMPT, engine, layout, own, pools=found)
+
+    found = {W1: 3200}
+    matches = with_pools(
+        Matches({"d2": 160}, {"d2": 80}), found, endpoints().engines, lambda _: "l", pull
+    )
+    assert matches.cached == {"d1": 3200, "d2": 3200}
+    assert matches.pool == {"d1": 3200}
+    assert list(matches.pulls) == ["d2"]
+    assert matches.pulls["d2"].from_token == 80  # of a state it can go on from by itself
+    assert matches.resumable == {}
+
+
+class Agent:
+    """Of two that copy: what it was asked, and what becomes of it."""
+
+    def __init__(self, *, state: str = "complete", refuses: bool = False) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.state, self.refuses = state, refuses
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def await_copy(self, copy_id: str, awaited: AwaitCopy) -> None:
+        self.asked.append(("await", awaited.prefix))
+
+    async def send_copy(self, copy_id: str, wanted: CopyCached) -> None:
+        if self.refuses:
+            raise LinkError("it is not cached any more")
+        self.asked.append(("send", wanted.transfer_id))
+
+    async def transfer(self, copy_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
+        await self.gate.wait()
+        return TransferStatus(cast("Any", self.state))
+
+    async def drop(self, copy_id: str) -> None:
+        self.asked.append(("drop", copy_id))
+
+
+class Stage:
+    def __init__(self, sender: Agent | None = None, receiver: Agent | None = None) -> None:
+        self.sender, self.receiver = sender or Agent(), receiver or Agent()
+        pools = Pools(max_blocks=1000, most_holders=4)
+        self.first = stored("first", 8, stands_at=8)
+        self.second = stored("second", 20, start=8, stands_at=20)
+        for news in (self.first, self.second):
+            pools.take("west", news)
+        names = iter(range(100))
+        self.puller = Puller(
+            pools,
+            cast("Any", {"west": self.sender, "there": self.receiver}),
+            new_id=lambda: f"copy-{next(names)}",
+        )
+        self.wanted = Pull(Holder("west", "layout"), "there", 0, 20, 0.1)
+
+    async def pull(self, within_s: float = 30.0) -> bool:
+        return await self.puller.pull(self.wanted, TOKENS, ranks=1, within_s=within_s)
+
+
+async def test_every_part_is_copied_with_what_it_is_of() -> None:
+    stage = Stage()
+    assert await stage.pull()
+    assert sorted(what for _, what in stage.sender.asked) == ["first", "second"]
+    told = [prefix for _, prefix in stage.receiver.asked]
+    assert {p.from_token for p in told} == {0, 8}
+    assert stage.puller.made == 1
+
+
+async def test_what_two_want_at_a_time_is_copied_once() -> None:
+    stage = Stage()
+    stage.receiver.gate.clear()
+    both = [asyncio.create_task(stage.pull()) for _ in range(2)]
+    await until(lambda: len(stage.sender.asked) == 2)
+    stage.receiver.gate.set()
+    assert await asyncio.gather(*both) == [True, True]
+    assert len(stage.sender.asked) == 2
+
+
+@pytest.mark.parametrize("sender", [Agent(refuses=True), None])
+async def test_what_goes_wrong_is_no_pull_and_is_dropped_on_both_sides(
+    sender: Agent | None,
+) -> None:
+    stage = Stage(sender, Agent(state="failed"))
+    assert not await stage.pull()
+    await until(lambda: "drop" in [what for what, _ in stage.receiver.asked])
+    assert stage.puller.failed == 1
+
+
+async def test_one_that_takes_too_long_is_given_up() -> None:
+    stage = Stage()
+    stage.receiver.gate.clear()
+    assert not await stage.pull(within_s=0.01)
+    assert not await stage.pull(within_s=0.0)
+    await stage.puller.close()
+
+
+async def test_what_is_gone_meanwhile_is_not_asked_for() -> None:
+    stage = Stage()
+    stage.puller._pools.lost("west")
+    assert not await stage.pull()
+    assert stage.sender.asked == []

@@ -1,0 +1,157 @@
+"""Spans of requests, as a collector that is started here receives them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import sys
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from prfaas.core.errors import ConfigError
+from prfaas.gateway.facts import RequestFacts
+from prfaas.gateway.tracing import (
+    ENDPOINT_VARIABLES,
+    NO_TRACING,
+    Tracing,
+    make_tracing,
+    request_attributes,
+    stages,
+)
+from prfaas.testing.mock_deployment import MockDeployment
+
+LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
+SHORT = "short"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+COMPLETIONS = "/v1/completions"
+
+
+class Collector:
+    """Takes OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.raw = b""
+        self.spans: list[Any] = []
+
+    async def take(self, request: web.Request) -> web.Response:
+        trace_service = pytest.importorskip(
+            "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
+        )
+        body = await request.read()
+        if body[:2] == b"\x1f\x8b":
+            body = gzip.decompress(body)
+        self.raw += body
+        for resource in trace_service.ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return web.Response(content_type="application/x-protobuf")
+
+    def named(self, name: str) -> Any:
+        (found,) = [span for span in self.spans if span.name == name]
+        return found
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
+
+
+async def traced(prompt: str, headers: dict[str, str]) -> tuple[Collector, list[dict[str, str]]]:
+    """What a collector has of one request, and the headers that engines got with it."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    collector, app, mock = Collector(), web.Application(), MockDeployment()
+    app.add_routes([web.post("/v1/traces", collector.take)])
+    async with TestServer(app) as server, mock.running() as client:
+        await mock.ready()
+        tracing: Tracing = make_tracing(str(server.make_url("/v1/traces")), gateway="g1")
+        mock.gateway.requests.tracing = tracing
+        asked = client.post(COMPLETIONS, json={"prompt": prompt, "max_tokens": 3}, headers=headers)
+        async with asked as response:
+            assert response.status == 200
+            await response.read()
+        await asyncio.to_thread(tracing.close)
+    engines = mock.engines.values()
+    got = [h for e in engines for path, _, h in e.requests if path == COMPLETIONS]
+    return collector, got
+
+
+async def test_one_request_is_one_trace_below_the_clients_and_above_the_engines() -> None:
+    given = {"traceparent": f"00-{TRACE}-{SPAN}-01", "baggage": "user=7", "X-Request-Id": "r-1"}
+    collector, to_engines = await traced(LONG, given)
+    root = collector.named("POST /v1/completions")
+    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
+    below = [span for span in collector.spans if span is not root]
+    names = ["decode", "first token", "prefill", "queue", "render", "transfer"]
+    assert sorted(span.name for span in below) == names
+    for span in below:
+        assert (span.trace_id, span.parent_span_id) == (root.trace_id, root.span_id)
+        assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.end_time_unix_nano <= root.end_time_unix_nano
+    told = attributes(root)
+    assert (told["prfaas.request_id"], told["http.response.status_code"]) == ("r-1", 200)
+    assert attributes(collector.named("prefill"))["prfaas.engine"] == "e1"
+    assert attributes(collector.named("transfer"))["prfaas.kv_bytes"] > 0
+    assert len(to_engines) == 2
+    for headers in to_engines:
+        assert headers["traceparent"] == f"00-{TRACE}-{root.span_id.hex()}-01"
+        assert headers["baggage"] == "user=7"
+
+
+async def test_no_text_of_a_prompt_leaves_with_a_span() -> None:
+    collector, _ = await traced(LONG, {})
+    assert collector.spans
+    assert LONG[:20].encode() not in collector.raw
+
+
+async def test_a_client_that_does_not_sample_is_obeyed() -> None:
+    collector, to_engines = await traced(SHORT, {"traceparent": f"00-{TRACE}-{SPAN}-00"})
+    assert not collector.spans
+    assert all(h["traceparent"].startswith(f"00-{TRACE}-") for h in to_engines)
+    assert all(h["traceparent"].endswith("-00") for h in to_engines)
+
+
+async def test_a_trace_context_that_is_none_begins_a_new_trace() -> None:
+    collector, to_engines = await traced(SHORT, {"traceparent": "00-nonsense-01"})
+    root = collector.named("POST /v1/completions")
+    assert not root.parent_span_id
+    (told,) = {h["traceparent"] for h in to_engines}
+    assert told.startswith(f"00-{root.trace_id.hex()}-{root.span_id.hex()}-0")
+    assert int(told[-2:], 16) & 1
+
+
+def test_off_unless_an_endpoint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ENDPOINT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert make_tracing(None, gateway="g") is NO_TRACING
+    assert (
+        NO_TRACING.begin(RequestFacts(request_id="r", endpoint="/", arrived_at=0), {}).headers()
+        == {}
+    )
+    with pytest.raises(ConfigError, match="expected a URL"):
+        make_tracing("collector:4317", gateway="g")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(ConfigError, match=r"prfaas\[otel\]"):
+        make_tracing("http://127.0.0.1:4318/v1/traces", gateway="g")
+
+
+def test_what_a_request_did_not_come_to_has_no_span() -> None:
+    facts = RequestFacts(request_id="r", endpoint="/", arrived_at=0.0)
+    assert list(stages(facts, 1.0)) == []
+    facts.rendered_s = 0.1
+    assert [stage[:3] for stage in stages(facts, 1.0)] == [
+        ("render", 0.0, 0.1),
+        ("queue", 0.1, 1.0),
+    ]
+    facts.prefill_engine, facts.prefill_started_s = "e1", 0.4
+    facts.error = "it said: the prompt"
+    # The transfer was cut off with the request.
+    assert [stage[:3] for stage in stages(facts, 1.0)][2:] == [
+        ("prefill", 0.4, 1.0),
+        ("transfer", 0.4, 1.0),
+    ]
+    assert facts.error not in request_attributes(facts).values()

@@ -1,0 +1,189 @@
+"""Followers of a cache: late ones, slow ones, those whose line breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from prfaas.core.errors import EngineError
+from prfaas.gateway.carried_events import KeyedFollower
+from prfaas.index.engine_index import BlocksStored
+from prfaas.index.keyed_blocks import key_id
+from prfaas.index.keys import BlockHasher, PromptKeys
+from prfaas.index.prefix_index import PrefixIndex
+from prfaas.kv_events import record as module
+from prfaas.kv_events.record import CacheRecord
+from prfaas.kv_events.wire import (
+    MOST_FRAME_BYTES,
+    Alive,
+    Begun,
+    Changed,
+    Deflater,
+    Frame,
+    FrameReader,
+    Held,
+    Reached,
+    packed,
+)
+
+BLOCK, SECRET = 4, b"secret"
+TOKENS = list(range(10_000, 50_000))
+
+
+def stored(first: int, count: int = 1) -> BlocksStored:
+    return BlocksStored(
+        group=0,
+        kind="full_attention",
+        block_tokens=BLOCK,
+        hashes=list(range(first + 1, first + count + 1)),
+        parent=first or None,
+        token_ids=TOKENS[first * BLOCK : (first + count) * BLOCK],
+    )
+
+
+def make_record() -> CacheRecord:
+    return CacheRecord(BlockHasher(SECRET), SECRET, lambda: True)
+
+
+class Gateway:
+    def __init__(self) -> None:
+        self.index = PrefixIndex(max_blocks=20_000, seed=SECRET)
+        self.follower = KeyedFollower(self.index.engine("e"), key_id(SECRET))
+
+    @property
+    def held(self) -> int:
+        found = self.index.match(PromptKeys(TOKENS))
+        return found[0].match.transferable_tokens // BLOCK if found else 0
+
+    async def take(self, record: CacheRecord, *, frames: int) -> list[str]:
+        """So many of a new stream from where it is; then the line breaks. Returns their kinds."""
+        deflate, reader, kinds = Deflater(), FrameReader(), []
+        stream = record.follow(self.follower.epoch, self.follower.number)
+        async for data in stream:
+            for frame in reader.feed(deflate(data)):
+                self.follower.take(frame)
+                kinds.append(type(frame).__name__)
+            if len(kinds) >= frames:
+                break
+        await closed(stream)
+        return kinds
+
+
+async def closed(stream: AsyncIterator[bytes]) -> None:
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_late_follower_gets_all_then_what_changes() -> None:
+    record, gateway = make_record(), Gateway()
+    record.stored(stored(0, 5))
+    assert await gateway.take(record, frames=5) == ["Alive", "Begun", "Held", "Held", "Reached"]
+    assert gateway.held == 5
+    record.stored(stored(5, 2))
+    record.removed(0, [7])
+    assert await gateway.take(record, frames=3) == ["Alive", "Changed", "Changed"]
+    assert gateway.held == 6
+    assert gateway.follower.resets_total == 1  # What it knew was not told again.
+
+
+async def test_a_line_that_breaks_in_the_middle_begins_that_engine_again() -> None:
+    record, gateway = make_record(), Gateway()
+    for first in range(0, 9000, 100):
+        record.stored(stored(first, 100))
+    assert await gateway.take(record, frames=4) == ["Alive", "Begun", "Held", "Held"]
+    assert gateway.held == 2048
+    await gateway.take(record, frames=8)
+    assert gateway.held == 9000
+
+
+async def test_who_was_away_for_too_long_gets_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 500)
+    record, gateway = make_record(), Gateway()
+    record.stored(stored(0))
+    await gateway.take(record, frames=5)
+    for first in range(1, 40):
+        record.stored(stored(first))
+    assert "Begun" in await gateway.take(record, frames=5)
+    assert gateway.held == 40
+
+
+async def test_an_engine_that_begins_anew_empties_what_is_known() -> None:
+    record, gateway = make_record(), Gateway()
+    record.stored(stored(0, 5))
+    await gateway.take(record, frames=5)
+    record.clear()
+    record.stored(stored(0, 1))
+    await gateway.take(record, frames=5)
+    assert gateway.held == 1
+
+
+async def test_a_clear_while_all_is_told_is_not_missed() -> None:
+    record, gateway = make_record(), Gateway()
+    record.stored(stored(0, 5000))
+    reader = FrameReader()
+    stream, deflate = record.follow("", 0), Deflater()
+    seen: list[Frame] = []
+    async for data in stream:
+        for frame in reader.feed(deflate(data)):
+            gateway.follower.take(frame)
+            seen.append(frame)
+        if isinstance(seen[-1], Held) and len(seen) == 4:
+            record.clear()
+        if [type(f) for f in seen].count(Begun) == 2 and isinstance(seen[-1], Reached):
+            break
+    await closed(stream)
+    assert gateway.held == 0
+
+
+async def test_news_come_at_once_and_silence_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = make_record()
+    monkeypatch.setattr(module, "ALIVE_S", 0.01)
+    stream = record.follow("", 0)
+    waiting = [await anext(stream) for _ in range(5)]
+    assert [type(f) for f in FrameReader().feed(Deflater()(b"".join(waiting)))][-1] is Alive
+    monkeypatch.setattr(module, "ALIVE_S", 1000.0)
+    news = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    record.stored(stored(0))
+    found = [type(f) for f in FrameReader().feed(Deflater()(await news))]
+    while Changed not in found:
+        found += [type(f) for f in FrameReader().feed(Deflater()(await anext(stream)))]
+    await closed(stream)
+
+
+def frames_of(data: bytes) -> Iterator[Frame]:
+    return FrameReader().feed(Deflater()(data))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (MOST_FRAME_BYTES + 1).to_bytes(4, "big") + b"x",
+        b"\0\0\0\1\xc1",
+        packed(Alive(True))[:4] + b"\x81\xa4type\xa1?",
+    ],
+)
+def test_frames_that_are_none_are_errors(bad: bytes) -> None:
+    with pytest.raises(EngineError):
+        list(frames_of(bad + b"\0" * 64))
+
+
+def test_a_stream_that_is_not_deflated_is_an_error() -> None:
+    with pytest.raises(EngineError, match="not deflated"):
+        list(FrameReader().feed(b"plainly no zlib"))
+
+
+def test_a_follower_takes_nothing_out_of_order() -> None:
+    for frames in (
+        [Held([])],
+        [Reached(1)],
+        [Changed(1, [])],
+        [Begun("e", "another key")],
+        [Begun("e", key_id(SECRET)), Reached(3), Changed(5, [])],
+    ):
+        follower, last = Gateway().follower, frames[-1]
+        for frame in frames[:-1]:
+            follower.take(frame)
+        with pytest.raises(EngineError):
+            follower.take(last)

@@ -1,0 +1,170 @@
+"""Manifests of three deployments: as they were looked at, valid, and accepted by linters.
+
+``PRFAAS_GOLDEN=write`` writes tests/unit/render/golden anew; look at the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, plain, rendered
+
+from prfaas.core.deployment import parse_deployment
+from prfaas.core.errors import ConfigError
+from prfaas.render import kubernetes
+
+VERSIONS = ("1.35", "1.36", "1.37")
+CUSTOM = {"Issuer", "PodMonitor", "Kustomization"}
+"""Kinds of other projects, of which Kubernetes has no schema."""
+
+
+def objects(name: str) -> list[dict[str, Any]]:
+    return [
+        found
+        for path, text in rendered(name).items()
+        if path.endswith(".yaml")
+        for found in yaml.safe_load_all(text)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_manifests_are_as_they_were_looked_at(name: str) -> None:
+    files, golden = rendered(name), GOLDEN / name
+    if os.environ.get("PRFAAS_GOLDEN") == "write":
+        shutil.rmtree(golden, ignore_errors=True)
+        for path, text in files.items():
+            (golden / path).parent.mkdir(parents=True, exist_ok=True)
+            (golden / path).write_text(text)
+    there = {
+        str(path.relative_to(golden)): path.read_text()
+        for path in golden.rglob("*")
+        if path.is_file()
+    }
+    assert files == there
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_object_is_valid(name: str, version: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    seen = set()
+    for found in objects(name):
+        if found["kind"] not in CUSTOM:
+            validate.validate(found, version, strict=True)
+            seen.add(found["kind"])
+    assert {"StatefulSet", "Deployment", "NetworkPolicy", "PodDisruptionBudget"} <= seen
+
+
+def test_the_validator_refuses_what_is_wrong() -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    broken = next(o for o in objects("small") if o["kind"] == "StatefulSet")
+    broken["spec"]["replicaz"] = 3
+    with pytest.raises(Exception, match="replicaz"):
+        validate.validate(broken, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl builds the bases")
+@pytest.mark.parametrize("name", NAMES)
+def test_kustomize_builds_each_site(name: str, tmp_path: Path) -> None:
+    files = rendered(name)
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    for cluster in example(name).clusters:
+        built = subprocess.run(
+            ["kubectl", "kustomize", str(tmp_path / cluster.name)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        found = list(yaml.safe_load_all(built.stdout))
+        spaces = {o["metadata"].get("namespace") for o in found if o["kind"] != "Namespace"}
+        assert spaces == {f"prfaas-{cluster.name}"}
+        template = next(o for o in found if o["kind"] == "ConfigMap")["data"]["template.json"]
+        assert {group["cluster"] for group in json.loads(template)["groups"]} == {
+            c.name for c in example(name).clusters
+        }
+
+
+def test_an_engine_asks_for_the_gpus_of_its_ranks() -> None:
+    sets = {o["metadata"]["name"]: o for o in objects("fleet") if o["kind"] == "StatefulSet"}
+    asked = {
+        name: [c["resources"]["limits"]["nvidia.com/gpu"]
+               for c in found["spec"]["template"]["spec"]["containers"]]
+        for name, found in sets.items()
+    }  # fmt: skip
+    assert asked == {"east": ["8"], "west-a": ["4", "4"], "west-b": ["4"]}
+    assert sets["east"]["spec"]["replicas"] == 2
+    assert sets["west-b"]["spec"]["replicas"] == 2
+
+
+def test_every_pod_is_restricted_and_every_engine_drains() -> None:
+    for name in NAMES:
+        for found in objects(name):
+            if found["kind"] not in ("StatefulSet", "Deployment"):
+                continue
+            pod = found["spec"]["template"]["spec"]
+            assert pod["securityContext"]["runAsNonRoot"]
+            for one in [*pod["initContainers"], *pod["containers"]]:
+                assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                assert one["securityContext"]["readOnlyRootFilesystem"]
+                assert "startupProbe" in one
+            if found["kind"] == "StatefulSet":
+                assert all(
+                    "drain" in c["lifecycle"]["preStop"]["exec"]["command"][2]
+                    for c in pod["containers"]
+                )
+
+
+def test_names_of_other_sites_are_published() -> None:
+    east = rendered("fleet")["east/machines-east.yaml"]
+    service = next(o for o in yaml.safe_load_all(east) if o["kind"] == "Service")
+    domain = "east.kv.east.example.com"
+    assert service["metadata"]["annotations"] == {
+        "external-dns.alpha.kubernetes.io/hostname": domain
+    }
+    template = json.loads(rendered("fleet")["west/template.json"])
+    assert template["groups"][0]["machine"]["agent"]["advertise"] == f"{{pod}}.{domain}:7400"
+
+
+def test_the_readme_makes_every_secret_that_a_pod_names() -> None:
+    for name in NAMES:
+        readme = rendered(name)["README.md"]
+        for found in objects(name):
+            if found["kind"] in ("StatefulSet", "Deployment"):
+                volumes = found["spec"]["template"]["spec"]["volumes"]
+                for secret in (v["secret"]["secretName"] for v in volumes if "secret" in v):
+                    assert f" {secret} " in readme, (name, secret)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "West_1"}, "small letters"),
+        ({"args": ["--nnodes", "2"]}, "several hosts"),
+        ({"tls": True}, "plaintext: true"),
+        ({"keys": ["secret"]}, "api_keys_file"),
+    ],
+)
+def test_what_cannot_run_as_pods_is_refused(change: dict[str, Any], reason: str) -> None:
+    engine = {"name": "d", "role": "decode", "args": change.get("args", [])}
+    cluster = {"name": change.get("name", "west"), "kind": "pd",
+               "agent": {"name": "a", "plaintext": not change.get("tls")},
+               "engines": [engine]}  # fmt: skip
+    text = {"clusters": [cluster], "gateway": {"api_keys": change.get("keys", [])}}
+    deployment = parse_deployment(msgspec.json.encode(text), source="here")
+    with pytest.raises(ConfigError, match=reason):
+        kubernetes.render(deployment)
+
+
+def test_a_site_is_said_of_every_cluster_or_of_none() -> None:
+    with pytest.raises(ConfigError, match="lacking for west"):
+        kubernetes.render(plain(example("fleet")), sites={"east": SITES["east"]})
+    with pytest.raises(ConfigError, match="no such cluster"):
+        kubernetes.render(plain(example("fleet")), sites={"mars": SITES["east"]})
