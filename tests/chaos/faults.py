@@ -1,7 +1,7 @@
 """What a chaos campaign does to a fleet: each fault begins, lasts, and is taken back.
 
 A fault is a context manager; it is entered and left in a thread. `KINDS` has them all, with what
-each may strike. Loss and reordering are what they look like above TCP: data that comes late in bursts
+each may strike. Loss and reordering are what they look like above TCP: bytes late and in bursts
 (`tests/integration/test_link_over_wan.py` has packets that are really lost).
 """
 

@@ -27,7 +27,7 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
 from prfaas.testing.line_relay import LineRelay
-from prfaas.testing.running import call
+from prfaas.testing.running import call, trust_agents
 
 ENGINES = {
     "e1": {"e1-p": "prefill"},
@@ -89,7 +89,9 @@ class LocalFleet:
     def __enter__(self) -> LocalFleet:
         self.home.mkdir(parents=True, exist_ok=True)
         deployment = parse_deployment(json.dumps(self._deployment()), source="fleet")
-        self.file.write_bytes(msgspec.json.encode(secured(deployment, self.home / "certs")))
+        deployment = secured(deployment, self.home / "certs")
+        self.file.write_bytes(msgspec.json.encode(deployment))
+        trust_agents(deployment)
         for relay in self.relays.values():
             self._stack.enter_context(relay)
         self._stack.callback(self._end)
@@ -107,8 +109,9 @@ class LocalFleet:
 
     def url(self, name: str) -> str:
         """Of a gateway, an agent's administration, or an engine."""
-        known = {**self.admins, **self.gateways, **self.engine_addresses}
-        return f"http://{known[name.removesuffix('-agent')]}"
+        if name.endswith("-agent"):
+            return f"https://{self.admins[name.removesuffix('-agent')]}"
+        return f"http://{(self.gateways | self.engine_addresses)[name]}"
 
     def link_address(self, machine: str) -> str:
         """Where its agent listens to other agents."""
