@@ -19,12 +19,9 @@ import multiprocessing
 import os
 import random
 import string
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -32,9 +29,8 @@ from typing import Any
 
 import aiohttp
 import uvloop
-from aiohttp import web
+from benchmarks.gateway.contenders import Contender, contenders
 
-from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_deployment import MockDeployment
 
 OUT = Path("build/bench/gateway.json")
@@ -42,17 +38,6 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _AT_ONCE = 16
 _EVENTS = 200
 _APART_S = 0.002
-_START_S = 60.0
-
-
-@dataclass(frozen=True)
-class Contender:
-    """``model`` is what it wants to be asked for; ``route`` what it does with a long prompt."""
-
-    router: str
-    route: str
-    url: str
-    pid: int
 
 
 class _Pause(asyncio.Event):
@@ -84,115 +69,6 @@ def _mocks(pipe: Connection) -> None:
             pipe.send(None)
 
     uvloop.run(serve())
-
-
-def _pass_through(engine: str, listen: str) -> None:
-    """What a gateway in Python costs at least."""
-
-    async def serve() -> None:
-        async with aiohttp.ClientSession(auto_decompress=False) as session:
-
-            async def pass_on(request: web.Request) -> web.StreamResponse:
-                body = await request.read()
-                headers = {"Content-Type": "application/json"}
-                async with session.post(engine + request.path, data=body, headers=headers) as inner:
-                    response = web.StreamResponse(status=inner.status)
-                    await response.prepare(request)
-                    async for piece in inner.content.iter_any():
-                        await response.write(piece)
-                return response
-
-            app = web.Application(client_max_size=1 << 30)
-            app.router.add_post("/v1/completions", pass_on)
-            runner = web.AppRunner(app, access_log=None)
-            await runner.setup()
-            host, _, port = listen.rpartition(":")
-            await web.TCPSite(runner, host, int(port)).start()
-            await asyncio.Event().wait()
-
-    uvloop.run(serve())
-
-
-@contextmanager
-def _running(command: list[str], url: str, ready: str) -> Iterator[int]:
-    log = OUT.parent / f"router-{url.rpartition(':')[2]}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        asyncio.run(_until_ready(url + ready, process))
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-async def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    async with aiohttp.ClientSession() as session, asyncio.timeout(_START_S):
-        while True:
-            if process.poll() is not None:
-                raise RuntimeError(f"{process.args!r} ended: see {OUT.parent}")
-            try:
-                async with session.get(url) as answer:
-                    if answer.status in (200, 404, 405):
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.2)
-
-
-def _contenders(
-    stack: ExitStack, text: str, engines: dict[str, str], routers: Path | None
-) -> Iterator[Contender]:
-    def start(command: Callable[[str, str], list[str]], ready: str) -> tuple[str, int]:
-        address = free_address()
-        host, _, port = address.rpartition(":")
-        url = f"http://{address}"
-        return url, stack.enter_context(_running(command(host, port), url, ready))
-
-    file = OUT.parent / "gateway-peers.yaml"
-    address = free_address()
-    file.write_text(text.replace("gateway:", f"gateway:\n  listen: '{address}'", 1))
-    ours = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
-    pid = stack.enter_context(_running(ours, f"http://{address}", "/ready"))
-    yield Contender("prfaas", "by length", f"http://{address}", pid)
-
-    code = "import sys; from benchmarks.gateway.peers import _pass_through as p; p(*sys.argv[1:])"
-    url, pid = start(
-        lambda host, port: [sys.executable, "-c", code, engines["d1"], f"{host}:{port}"], "/"
-    )
-    yield Contender("aiohttp pass-through", "direct", url, pid)
-    if routers is None:
-        return
-    bare, pd = ["--worker-urls", engines["d1"]], ["--prefill", engines["p1"]]
-    pd += ["--decode", engines["d1"]]
-    for router, route, extra in (
-        ("vllm-router", "direct", ["--policy", "cache_aware", *bare]),
-        ("vllm-router", "prefill and decode", ["--vllm-pd-disaggregation", *pd]),
-        ("sglang-router", "direct", ["--policy", "cache_aware", *bare]),
-    ):
-        program = [
-            str(routers / "bin" / "python"),
-            "-m",
-            f"{router.replace('-', '_')}.launch_router",
-        ]
-        try:
-            url, pid = start(
-                lambda host, port, program=program, extra=extra: [  # type: ignore[misc]
-                    *program,
-                    "--host",
-                    host,
-                    "--port",
-                    port,
-                    "--prometheus-port",
-                    free_address().rpartition(":")[2],
-                    *extra,
-                ],
-                "/health",
-            )
-        except (RuntimeError, TimeoutError) as error:
-            print(f"{router}, {route}: left out: {error}", file=sys.stderr)
-            continue
-        yield Contender(router, route, url, pid)
 
 
 def _cpu_s(pid: int) -> float:
@@ -338,9 +214,9 @@ def main() -> None:
     text, engines = pipes[0].recv()
     rows = []
     with ExitStack() as stack:
-        contenders = list(_contenders(stack, text, engines, args.routers))
+        routers = list(contenders(stack, text, engines, args.routers))
         bench = Bench(pipes[1], pipes[0], engines["d1"])
-        for row in measured(bench, contenders, args):
+        for row in measured(bench, routers, args):
             rows.append(row)
             print(json.dumps(row), flush=True)
     OUT.write_text(json.dumps(rows, indent=1))

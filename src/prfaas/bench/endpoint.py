@@ -19,14 +19,18 @@ _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 _LONGEST_MESSAGE = 300
 
 
-class _Model(msgspec.Struct, frozen=True):
+class ModelCard(msgspec.Struct, frozen=True):
+    """One of ``/v1/models``; an adapter has a ``parent``."""
+
     id: str
     max_model_len: int | None = None
     parent: str | None = None
 
 
-class _Models(msgspec.Struct, frozen=True):
-    data: list[_Model]
+class ModelList(msgspec.Struct, frozen=True):
+    """What ``/v1/models`` answers."""
+
+    data: list[ModelCard]
 
 
 class _Delta(msgspec.Struct, frozen=True):
@@ -92,7 +96,7 @@ class Endpoint:
                     raise CallerError(f"{url} wants an API key: name its variable by --api-key-env")
                 if answer.status != 200:
                     raise EngineError(f"{url} answered {answer.status}: {_text(body)}")
-                models = msgspec.json.decode(body, type=_Models).data
+                models = msgspec.json.decode(body, type=ModelList).data
         except _CONNECTION_ERRORS as error:
             raise EngineError(f"{url} cannot be reached: {_words(error)}") from error
         except UNREADABLE as error:

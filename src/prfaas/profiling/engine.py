@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from prfaas.bench.endpoint import ModelList
 from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.tls.context import PeerContext
 
@@ -30,16 +31,6 @@ _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 def _said(error: Exception) -> str:
     """In words: a timeout has none of its own."""
     return str(error) or type(error).__name__
-
-
-class _Model(msgspec.Struct, frozen=True):
-    id: str
-    max_model_len: int | None = None
-    parent: str | None = None
-
-
-class _Models(msgspec.Struct, frozen=True):
-    data: list[_Model]
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -79,7 +70,7 @@ class EngineUnderTest:
         """Its model, version, and what it is doing now. Asked first."""
         body = await self._get("/v1/models")
         try:
-            models = msgspec.json.decode(body, type=_Models).data
+            models = msgspec.json.decode(body, type=ModelList).data
         except UNREADABLE as error:
             raise EngineError(f"{self.url}/v1/models: not a list of models: {error}") from error
         served = [model for model in models if model.parent is None]
