@@ -175,7 +175,7 @@ def test_a_load_that_is_prefill_and_then_decode_changes_roles_and_nobody_notices
             for n in range(2 * AT_ONCE)
         ]
         answers: list[Answer] = []
-        for _ in range(12):  # What decode takes must have been seen first; a slow machine sees less.
+        for _ in range(12):  # What decode takes must have been seen; that takes a while.
             answers = ask(gateway, bodies, AT_ONCE)
             if "decode" in changes(gateway.url):
                 break
