@@ -231,7 +231,7 @@ class LocalFleet:
             return ("prfaas.cli.main", "gateway", str(self.file), "--name", name, *events)
         if what == "agent":
             return ("prfaas.cli.main", "agent", str(self.file), "--name", name)
-        return ("prfaas.testing.mock_machine", str(self.file), machine)
+        return ("prfaas.testing.mock_machine", str(self.file), machine, "--kv-events")
 
     def _end(self) -> None:
         for process in self.processes.values():

@@ -1,8 +1,9 @@
 """The engines of one machine without a model: a process that hands real bytes to a real agent.
 
 ``python -m prfaas.testing.mock_machine DEPLOYMENT MACHINE`` serves every engine of the machine at
-its ``url``. Answers are `mock_engine.expected_words`; the bytes of a hand-off go through the
-agent and over the KV link, and are checked where they arrive.
+its ``url``; with ``--kv-events`` they publish what they would have cached. Answers are
+`mock_engine.expected_words`; the bytes of a hand-off go through the agent and over the KV link, and
+are checked where they arrive.
 """
 
 from __future__ import annotations
@@ -34,16 +35,17 @@ KV_BYTES_PER_TOKEN = 1000
 
 
 class AgentEngine(MockEngine):
-    """A `MockEngine` whose KV cache is real bytes in the arena of the agent at ``socket``."""
+    """A `MockEngine` whose KV cache is real bytes in the arena of the agent at ``socket``.
+    ``publishes``: KV events, where the file says; else somebody else does."""
 
-    def __init__(self, config: EngineConfig, socket: str) -> None:
+    def __init__(self, config: EngineConfig, socket: str, *, publishes: bool) -> None:
         super().__init__(config.name, MockAgent(""), {})
         self.host, self.port = parse_url(config.url or "")
         self.imported = 0
         self.keeps_requests = False  # It may run for hours.
         self._socket = socket
         self._events: MockKvEvents | None = None
-        if config.kv_events_replay is not None:
+        if publishes and config.kv_events_replay is not None:
             where = config.kv_events or "", config.kv_events_replay
             self._events = MockKvEvents(*where, blocks=CACHED_BLOCKS)
             self._serving = asyncio.ensure_future(self._events.serve())
@@ -116,12 +118,15 @@ def _digest(body: dict[str, Any], to_token: int) -> str:
     return prompt_digest(body["prompt"], to_token=to_token, salt=body.get("cache_salt"))
 
 
-async def serve(file: Path, machine: str) -> None:
-    """Every engine of the machine, until cancelled."""
+async def serve(file: Path, machine: str, *, publishes: bool) -> None:
+    """Every engine of the machine, until cancelled; see `AgentEngine`."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     deployment = load_deployment(file)
     place = next(m for m in deployment.machines if m.name == machine)
-    engines = [AgentEngine(config, place.agent.socket or "") for config in place.engines]
+    engines = [
+        AgentEngine(config, place.agent.socket or "", publishes=publishes)
+        for config in place.engines
+    ]
     for engine in engines:
         await engine.connect()
         await engine.start()
@@ -130,4 +135,4 @@ async def serve(file: Path, machine: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], publishes="--kv-events" in sys.argv[3:]))
