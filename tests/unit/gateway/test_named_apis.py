@@ -57,6 +57,7 @@ async def test_a_message_is_handed_over_streamed_or_whole() -> None:
         bodies = [b for n in ("d1", "d2") for b in mock.engines[n].bodies("/v1/messages")]
         assert all(b["kv_transfer_params"]["prompt_token_ids"] for b in bodies)
         ended = mock.gateway.requests.recent
+        await until(lambda: len(ended) == 2)
         assert [facts.answer_tokens for facts in ended] == [5, 5]
         assert all(facts.outcome == "ok" for facts in ended)
 
