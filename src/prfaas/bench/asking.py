@@ -11,8 +11,8 @@ import numpy as np
 from prfaas.workload.requests import Workload
 
 Api = Literal["completions", "chat"]
-_IDS = (300, 1000)
-"""Token ids that every vocabulary has, from the first to below the second."""
+KNOWN_IDS = range(300, 1000)
+"""Token ids that every vocabulary has; what they mean does not matter."""
 _WORDS = (
     "time year people way day man thing woman life child world school state family student group "
     "country problem hand part place case week company system program question work number night "
@@ -85,7 +85,7 @@ class Prompts:
 
     def _drawn(self, kind: int, number: int, count: int) -> list[int]:
         rng = np.random.default_rng((self._seed, kind, number % (1 << 63)))
-        found: list[int] = rng.integers(*_IDS, count).tolist()
+        found: list[int] = rng.integers(KNOWN_IDS.start, KNOWN_IDS.stop, count).tolist()
         return found
 
 

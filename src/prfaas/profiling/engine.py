@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from prfaas.bench.asking import KNOWN_IDS
 from prfaas.bench.endpoint import ModelList
 from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.tls.context import PeerContext
@@ -22,8 +23,6 @@ _STEPS = (12, 128)
 _STEPS_S = 1.5
 """A decode step is the mean of so many seconds of steps, within the bounds above."""
 _MOST_STEPS = 512
-_IDS = range(300, 1000)
-"""Token ids that every vocabulary has; what they mean does not matter."""
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
@@ -97,7 +96,7 @@ class EngineUnderTest:
 
     def prompt(self, tokens: int) -> list[int]:
         """Token ids that no cache holds."""
-        return self._random.choices(_IDS, k=tokens)
+        return self._random.choices(KNOWN_IDS, k=tokens)
 
     async def ask(
         self, prompt: list[int], max_tokens: int, params: dict[str, Any] | None = None

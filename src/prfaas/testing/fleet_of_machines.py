@@ -25,7 +25,7 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
 from prfaas.testing.mock_engine import expected_words
-from prfaas.testing.running import Answer, call, trust_agents
+from prfaas.testing.running import Answer, call, end_all, trust_agents
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import WanProfile
 
@@ -259,14 +259,7 @@ class Fleet:
 
     def close(self) -> None:
         """End every process."""
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_all(self.processes.values())
 
 
 def clusters_of(answer: Answer) -> tuple[str | None, str]:

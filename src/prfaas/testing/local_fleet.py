@@ -27,7 +27,7 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
 from prfaas.testing.line_relay import LineRelay
-from prfaas.testing.running import call, trust_agents
+from prfaas.testing.running import call, end_all, trust_agents
 
 ENGINES = {
     "e1": {"e1-p": "prefill"},
@@ -234,15 +234,7 @@ class LocalFleet:
         return ("prfaas.testing.mock_machine", str(self.file), machine, "--kv-events")
 
     def _end(self) -> None:
-        for process in self.processes.values():
-            process.send_signal(signal.SIGCONT)
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_all(self.processes.values())
         self.processes.clear()
 
     def _deployment(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -82,6 +82,19 @@ def call(
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, _lower(error.headers), error.read())
+
+
+def end_all(processes: Collection[subprocess.Popen[Any]]) -> None:
+    """SIGTERM for all, stopped ones too; what has not ended by it soon is killed."""
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _lower(headers: Any) -> dict[str, str]:
