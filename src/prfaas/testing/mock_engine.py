@@ -38,7 +38,8 @@ class MockEngine(MockServer):
     ``refuse_exports`` is the reason prefill gives for having exported nothing. A ``script`` is
     followed instead of the words of a streamed answer: bytes are written, events waited for.
     ``adapters`` are served beside the model. With ``tells_cached`` answers say how much of their
-    prompt was cached: all of it where it was asked before under the same ``cache_salt``.
+    prompt was cached, as vLLM says it of itself and of a prefill elsewhere: all of it where it was
+    asked before under the same ``cache_salt``, and what is handed over.
 
     ``under_way`` counts the prefills and answers of now, ``most_under_way`` those there ever were.
 
@@ -47,7 +48,7 @@ class MockEngine(MockServer):
     first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
     request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
     of JSON; ``raw`` are bytes that are sent in place of any HTTP answer, before it hangs up.
-    One that ``lies`` answers another prompt's words.
+    One that ``lies`` answers another prompt's words; ``says_cached`` is its prefills' own count.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -69,6 +70,7 @@ class MockEngine(MockServer):
         self.script: list[bytes | asyncio.Event] = []
         self.adapters: list[str] = []
         self.tells_cached = False
+        self.says_cached: Any = None
         self._asked: set[tuple[str | None, tuple[int, ...]]] = set()
         self.health_status = 200
         self.render_status: int | None = None
@@ -180,6 +182,10 @@ class MockEngine(MockServer):
 
     async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
         exported = {"prfaas": "exported", "transfer_id": params["transfer_id"], "ok": True}
+        if self.tells_cached:
+            exported["remote_prefill_cached_tokens"] = self._cached(body, body["prompt"])
+        if self.says_cached is not None:
+            exported["remote_prefill_cached_tokens"] = self.says_cached
         if self.refuse_exports is not None:
             exported |= {"ok": False, "reason": self.refuse_exports}
             return web.json_response({"kv_transfer_params": exported})
@@ -227,11 +233,19 @@ class MockEngine(MockServer):
     def _usage(self, body: dict[str, Any], ids: list[int]) -> dict[str, Any]:
         if not self.tells_cached:
             return {}
+        details = {"cached_tokens": self._cached(body, ids)}
+        return {"usage": {"completion_tokens": 4, "prompt_tokens_details": details}}
+
+    def _cached(self, body: dict[str, Any], ids: list[int]) -> int:
         asked = (body.get("cache_salt"), tuple(ids))
         cached = len(ids) if asked in self._asked else 0
         self._asked.add(asked)
-        details = {"cached_tokens": cached}
-        return {"usage": {"completion_tokens": 4, "prompt_tokens_details": details}}
+        params = body.get("kv_transfer_params") or {}
+        if params.get("prfaas") == "import":
+            cached = max(cached, params["to_token"])
+        if params.get("do_remote_prefill"):
+            cached = params["remote_prefill_cached_tokens"]
+        return cached
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         model = body.get("model")
