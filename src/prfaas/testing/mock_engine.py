@@ -48,7 +48,7 @@ class MockEngine(MockServer):
     first token, a prefill ``prefill_takes_s``; ``full_for_s`` is the Retry-After of a 429 to every
     request; a prompt that contains ``dies_of`` kills the engine; ``garbage`` is answered instead
     of JSON; ``raw`` are bytes that are sent in place of any HTTP answer, before it hangs up.
-    One that ``lies`` answers another prompt's words; ``says_cached`` is its prefills' own count.
+    One that ``lies`` answers another prompt's words.
     """
 
     def __init__(self, name: str, agent: MockAgent, agents: dict[str, MockAgent]) -> None:
@@ -70,7 +70,6 @@ class MockEngine(MockServer):
         self.script: list[bytes | asyncio.Event] = []
         self.adapters: list[str] = []
         self.tells_cached = False
-        self.says_cached: Any = None
         self._asked: set[tuple[str | None, tuple[int, ...]]] = set()
         self.health_status = 200
         self.render_status: int | None = None
@@ -184,8 +183,6 @@ class MockEngine(MockServer):
         exported = {"prfaas": "exported", "transfer_id": params["transfer_id"], "ok": True}
         if self.tells_cached:
             exported["remote_prefill_cached_tokens"] = self._cached(body, body["prompt"])
-        if self.says_cached is not None:
-            exported["remote_prefill_cached_tokens"] = self.says_cached
         if self.refuse_exports is not None:
             exported |= {"ok": False, "reason": self.refuse_exports}
             return web.json_response({"kv_transfer_params": exported})

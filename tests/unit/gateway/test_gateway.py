@@ -141,7 +141,9 @@ async def test_a_count_that_is_none_ends_in_a_local_prefill(count: Any) -> None:
     mock = MockDeployment()
     async with mock.running() as client:
         await mock.ready()
-        mock.engines["e1"].says_cached = count
+        exported = {"prfaas": "exported", "transfer_id": "t", "ok": True}
+        said = {"kv_transfer_params": {**exported, "remote_prefill_cached_tokens": count}}
+        mock.engines["e1"].garbage = json.dumps(said).encode()
         response, text = await ask(client, prompt=LONG)
         assert text == answer_to(LONG)
         assert response.headers["x-prfaas-route"].startswith("pd-p; ")
