@@ -13,7 +13,7 @@ from typing import cast
 
 from prfaas.agent.peers import Peers
 from prfaas.core.addresses import Address, parse_address
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import ConfigError, nobody_listens
 from prfaas.process.descriptors import share_of_files
 
 _LONGEST_HEAD = 4096
@@ -22,7 +22,9 @@ _MOST, _FILES_EACH = 16_384, 4
 """Tunnels at a time; each has two descriptors, and as many are for everything else."""
 Admitted = Callable[[], None]
 Lost = Callable[[BaseException | None], None]
-_CAUSES = {400: "head", 403: "forbidden", 404: "target", 502: "engine", 503: "full"}
+_CAUSES = {
+    400: "head", 403: "forbidden", 404: "target", 502: "engine", 503: "full", 504: "late",
+}  # fmt: skip
 
 
 class Tunnels:
@@ -36,7 +38,8 @@ class Tunnels:
         self.to_engines_bytes = self.from_engines_bytes = 0
         self.refused: Counter[str] = Counter()
         """By cause: ``head`` (not a request for one), ``forbidden``, ``target`` (no engine of this
-        machine), ``engine`` (does not listen), ``full``."""
+        machine), ``engine`` (does not listen), ``late`` (it does not accept), ``full`` (no more
+        tunnels or descriptors)."""
         self._open: set[_Near] = set()
 
     @property
@@ -74,7 +77,7 @@ class Tunnels:
         """Say so, and end it."""
         cause = _CAUSES[status]
         self.refused[cause] += 1
-        if cause != "engine":
+        if status < 500 or cause == "full":
             asked = head.split(b"\r\n", 1)[0].decode(errors="replace")
             self._peers.refusals.note(f"tunnel_{cause}", transport, asked)
         answer = f"HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -123,8 +126,8 @@ class _Near(asyncio.Protocol):
                     far, _ = await asyncio.get_running_loop().create_connection(
                         lambda: _Far(self._tunnels, self._transport), target.host, target.port
                     )
-            except (OSError, TimeoutError):
-                status = 502
+            except OSError as error:
+                status = _status_of(error)
             else:
                 self._far = far
                 self._tunnels.began(self)
@@ -161,6 +164,14 @@ class _Near(asyncio.Protocol):
     def abort(self) -> None:
         """Now."""
         self._transport.abort()
+
+
+def _status_of(error: OSError) -> int:
+    """Whose fault it is that the engine was not reached. Only 502 says that nobody listens there:
+    a busy engine (504) and an agent without descriptors (503) say nothing about its process."""
+    if isinstance(error, TimeoutError):
+        return 504
+    return 502 if nobody_listens(error) else 503
 
 
 class _Far(asyncio.Protocol):
