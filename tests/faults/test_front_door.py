@@ -17,7 +17,6 @@ import pytest
 from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.process import front_door
 from prfaas.process.front_door import serving_strangers
-from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.tls.authority import create_authority, issue
 from prfaas.tls.front import FrontTls, trusting

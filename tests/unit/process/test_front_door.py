@@ -37,7 +37,9 @@ async def test_its_url_tells_the_port_that_was_taken(listen: str) -> None:
 async def test_a_taken_port_is_named_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"^x.listen {listen}: (?i:.*address already in use)"):
+        with pytest.raises(
+            ConfigError, match=rf"^x.listen {listen}: (?i:.*address already in use)"
+        ):
             async with serving_strangers(
                 an_application(), listen, what="x.listen", shutdown_timeout_s=1.0
             ):
