@@ -23,9 +23,19 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.errors import CallerError, ConfigError, EngineError, LinkError, PeerError
+from prfaas.core.cache_copies import AwaitCopy
+from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored, Whole
+from prfaas.core.errors import (
+    UNREADABLE,
+    CallerError,
+    ConfigError,
+    EngineError,
+    LinkError,
+    PeerError,
+)
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import ExportParams, parse_handoff
+from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.engine_socket.framing import (
     FrameBuffer,
     decode_from_agent,
@@ -45,9 +55,11 @@ from prfaas.gateway.agent_client import TransferStatus, read_answer
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.carried_events import KeyedFollower
 from prfaas.gateway.openai_errors import RequestRefused
+from prfaas.gateway.pools import Holder, Pools
 from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keyed_blocks import BlocksGone, KeyedBlocks, key_id
-from prfaas.index.keys import BlockHasher
+from prfaas.index.keyed_prefixes import KeyedPrefixes
+from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
@@ -200,6 +212,53 @@ def carried_events(rng: random.Random) -> None:
     index.check_integrity()
 
 
+# what agents tell of their own caches, and gateways of what they are to copy
+
+_TOKENS = list(range(40))
+_ROOT = root_digest("w", adapter=None, salt="s")
+_PROMPT_PREFIX = stretch(
+    chain(_ROOT, _TOKENS, 4), _ROOT, _TOKENS, block_tokens=4,
+    from_token=0, to_token=20, salt="s", adapter=None,
+)  # fmt: skip
+assert _PROMPT_PREFIX is not None
+_PREFIX = KeyedPrefixes(b"seed").keyed(_PROMPT_PREFIX)
+_NEWS = [
+    msgspec.json.encode(news)
+    for news in (
+        KeyedWith(key_id(b"seed")),
+        Stored("x", 0, 1, "layout", _PREFIX, 20),
+        Stored("y", 0, 1, "layout", _PREFIX),
+        Evicted("x", 0, 1),
+        Whole(),
+    )
+]
+_COPY = msgspec.msgpack.encode(AwaitCopy(prefix=_PREFIX, deadline_s=3.0))
+
+
+def cache_news(rng: random.Random) -> None:
+    pools = Pools(b"seed", max_blocks=1000, most_holders=4)
+    for line in _NEWS:
+        try:
+            line = mutated(rng, line) if rng.random() < 0.5 else line
+            pools.take("a", msgspec.json.decode(line, type=CacheNews))  # type: ignore[arg-type]
+        except UNREADABLE:
+            pools.lost("a")
+    pools.match(PromptKeys(_TOKENS, salt="s"))
+    pools.path(Holder("a", "layout"), _TOKENS, salt="s", adapter=None, from_token=0, to_token=20)
+    pools.index.check_integrity()
+
+
+def cache_copies(rng: random.Random) -> None:
+    """What a gateway orders."""
+    with suppress(*UNREADABLE):
+        awaited = msgspec.msgpack.decode(mutated(rng, _COPY), type=AwaitCopy)
+        if awaited.prefix.fault() is None:
+            KeyedPrefixes(b"seed").learn(awaited.prefix)
+    described = mutated(rng, msgspec.msgpack.encode(_PROMPT_PREFIX))
+    with suppress(*UNREADABLE, EngineError):
+        KeyedPrefixes(b"seed").keyed(msgspec.msgpack.decode(described, type=PromptPrefix))
+
+
 # agents' control messages
 
 _STATES = msgspec.json.encode(
@@ -293,8 +352,8 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        http_body, handoff_params, cache_events, carried_events, agent_answers, line_budget_frames,
-        engine_socket, journal_file, trace_file, lengths_first,
+        http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
+        agent_answers, line_budget_frames, engine_socket, journal_file, trace_file, lengths_first,
     )
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.kv_events.wire import MEDIA_TYPE, Deflater
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
@@ -46,6 +47,7 @@ class Admin:
         port: LinkPort,
         link: Link,
         metrics: CollectorRegistry,
+        prefixes: KeyedPrefixes,
         peers: Peers | None = None,
         caches: EngineCaches | None = None,
     ) -> None:
@@ -54,8 +56,8 @@ class Admin:
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
-        self._feed = CacheFeed(driver)
-        self._copies = CopyApi(driver)
+        self._feed = CacheFeed(driver, prefixes.key_id)
+        self._copies = CopyApi(driver, prefixes)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
