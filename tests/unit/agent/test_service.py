@@ -169,6 +169,20 @@ async def test_local_hand_off(stage: Stage) -> None:
     assert record["state"] == record["sent"]["state"] == "complete"
 
 
+async def test_who_waits_until_it_is_loaded_is_told_when_the_engine_lets_go(stage: Stage) -> None:
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    assert await asyncio.to_thread(p0.export, "x", "a-west", SIZE) is None
+    asked = asyncio.create_task(stage.get(stage.west, "/transfers/x?wait_s=60&reads=1"))
+    assert (await stage.get(stage.west, "/transfers/x?wait_s=20"))["reads"] == 0
+    opened = pdd.client.open_import(OpenImport("x", *ONE_BLOCK, SIZE, MOCK_DIGEST))
+    await asyncio.to_thread(opened.future.result, 30)
+    assert not asked.done()
+    pdd.client.close_import(opened)
+    del opened
+    assert (await asked)["reads"] == 1
+    await stage.http.delete(stage.west.admin_url + "/transfers/x")
+
+
 async def test_many_at_once_share_a_small_arena(stage: Stage) -> None:
     """Several times what both arenas hold, in both kinds of hand-off, at the same time: each
     transfer arrives, or is stopped with a reason while the others go on."""
