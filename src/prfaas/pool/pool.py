@@ -26,8 +26,8 @@ from prfaas.core.gateway_sessions import Standing, session_of
 from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.cache import Cache
-from prfaas.pool.description import Description
 from prfaas.pool.copies import AwaitedCopies, Copies
+from prfaas.pool.description import Description
 from prfaas.pool.effects import AnnounceCached, AnyEffect, ReportLapse
 from prfaas.pool.engines import Engines
 from prfaas.pool.events import (

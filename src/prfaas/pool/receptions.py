@@ -18,8 +18,8 @@ from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
 from prfaas.pool.cache import Cache
-from prfaas.pool.description import Description
 from prfaas.pool.copies import AwaitedCopies
+from prfaas.pool.description import Description
 from prfaas.pool.effects import AbandonReception, AcceptOffer, CopySlot, RefuseOffer
 from prfaas.pool.events import (
     OfferReceived,
