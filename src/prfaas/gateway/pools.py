@@ -22,11 +22,12 @@ from prfaas.core.errors import LinkError
 from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.upstream_errors import LocalFault
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex, word_of
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keyed_prefixes import keys_of, keys_of_prompt
 from prfaas.index.keys import BlockHasher, Keys, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.index.words import word_of
 
 logger = logging.getLogger(__name__)
 
