@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs bench-carry test-pulls test-upgrade help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: docs bench-carry bench-door test-pulls test-upgrade help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
@@ -143,6 +143,9 @@ lint-manifests:  ## checkov's policies on the three deployments' manifests (in a
 	  && build/checkov/bin/pip install --quiet checkov; }
 	build/checkov/bin/checkov --directory tests/unit/render/golden --framework kubernetes --compact \
 	  --quiet --skip-check CKV_K8S_21,CKV_K8S_11,CKV_K8S_13,CKV_K8S_15,CKV_K8S_35
+
+bench-door: $(READY)  ## a peer joins a KV link while strangers knock at its port (root)
+	$(BIN)/python -m benchmarks.door build/door.json
 
 bench-carry: $(READY)  ## what it costs that agents carry gateways' connections to engines
 	$(BIN)/python -m benchmarks.carry build/carry.json
