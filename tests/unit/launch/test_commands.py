@@ -10,7 +10,7 @@ from prfaas.core.deployment import load_deployment
 from prfaas.core.deployment.agents import CacheConfig
 from prfaas.launch.addresses import resolve
 from prfaas.launch.commands import engine_command
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 
 def _option(arguments: tuple[str, ...], name: str) -> str:
