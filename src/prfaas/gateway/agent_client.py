@@ -13,7 +13,14 @@ import msgspec
 
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews
-from prfaas.core.errors import UNREADABLE, EngineError, LinkError, PeerError, PrfaasError
+from prfaas.core.errors import (
+    UNREADABLE,
+    EngineError,
+    LinkError,
+    PeerError,
+    PrfaasError,
+    nobody_listens,
+)
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
@@ -270,8 +277,7 @@ class AgentClient:
             return LocalFault(message)
         if isinstance(error, asyncio.TimeoutError):
             return AgentLate(message)
-        refused = isinstance(error, aiohttp.ClientConnectorError)
-        return AgentGone(message) if refused else LinkError(message)
+        return AgentGone(message) if nobody_listens(error) else LinkError(message)
 
 
 def read_answer(agent: str, body: bytes, kind: type[T]) -> T:
