@@ -9,7 +9,6 @@ from rich.table import Table
 from prfaas.core.units import format_rate
 from prfaas.sim.summary import Summary
 
-
 _ENDS = ("refused", "lost")
 
 

@@ -52,7 +52,8 @@ def test_a_run_that_was_cut_short_counts_what_it_left() -> None:
 
 
 def test_what_admission_refuses_is_not_lost() -> None:
-    offered = msgspec.structs.replace(SCENARIO, slo=msgspec.structs.replace(SCENARIO.slo, ttft="4 s"))
+    slo = msgspec.structs.replace(SCENARIO.slo, ttft="4 s")
+    offered = msgspec.structs.replace(SCENARIO, slo=slo)
     workload = build_workload(offered, beside=EXAMPLES).first(200).sped_up(4.0)
     simulation = simulate(offered, run_for(offered, "auto"), workload, beside=EXAMPLES)
     summary = summarise("mine", simulation, offered.slo)
