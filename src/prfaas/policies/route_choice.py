@@ -36,13 +36,16 @@ class Candidate(NamedTuple):
     """The delay it brings to those behind it, together."""
     idle_s: float
     """The time to first token if nothing were before it."""
+    wait_s: float
+    """Until the engine that prefills has worked off what it has."""
     route: Route
     prefill: EngineView | None
     decode: EngineView
 
 
 class Ways(Protocol):
-    """All ways of one request. Of equals the first is taken."""
+    """All ways of one request. Of equals that one is taken whose engine is free first, then that
+    delays others least, then the first."""
 
     def soonest(self) -> Candidate | None:
         """The one with the first token first; None if there is no way."""
@@ -63,7 +66,7 @@ class FewWays:
 
     def soonest(self) -> Candidate | None:
         """See `Ways`."""
-        return min(self._ways, key=_ttft_s, default=None)
+        return min(self._ways, key=_soonest_first, default=None)
 
     def idle_s(self) -> float:
         """See `Ways`."""
@@ -74,13 +77,18 @@ class FewWays:
         cluster = self._view.cluster
         return min(
             (way for way in self._ways if way.ttft_s <= limit_s),
-            key=lambda way: (cluster(way.decode.cluster).far, way.ttft_s + weight * way.behind_s),
+            key=lambda way: (
+                cluster(way.decode.cluster).far,
+                way.ttft_s + weight * way.behind_s,
+                way.wait_s,
+                way.behind_s,
+            ),
             default=None,
         )
 
 
-def _ttft_s(way: Candidate) -> float:
-    return way.ttft_s
+def _soonest_first(way: Candidate) -> tuple[float, float, float]:
+    return way.ttft_s, way.wait_s, way.behind_s
 
 
 def candidates(
@@ -118,8 +126,9 @@ def _local(
     now: float,
 ) -> Candidate:
     own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
-    ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
-    return Candidate(ttft_s, own_s * engine.prefills, own_s, Route.PD_P, engine, decode)
+    wait_s = max(0.0, engine.free_at - now)
+    ttft_s = max(own_s + wait_s, slot_s)
+    return Candidate(ttft_s, own_s * engine.prefills, own_s, wait_s, Route.PD_P, engine, decode)
 
 
 class _Sending:
@@ -146,14 +155,15 @@ def _remote(
     now: float,
 ) -> Candidate:
     own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
-    prefilled_s = own_s + max(0.0, engine.free_at - now)
+    wait_s = max(0.0, engine.free_at - now)
+    prefilled_s = own_s + wait_s
     carried_s = sending.wait_s + sending.own_s
     ttft_s = max(max(prefilled_s, carried_s) + sending.tail_s, slot_s)
     behind_s = own_s * engine.prefills
     if carried_s > prefilled_s:
         behind_s += sending.behind_s
     idle_s = max(own_s, sending.own_s) + sending.tail_s
-    return Candidate(ttft_s, behind_s, idle_s, Route.OFFLOAD, engine, decode)
+    return Candidate(ttft_s, behind_s, idle_s, wait_s, Route.OFFLOAD, engine, decode)
 
 
 def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Iterator[Candidate]:
@@ -169,5 +179,6 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
         if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
             continue
         own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine)) / free
-        ttft_s = engine.queued_s / free + own_s
-        yield Candidate(ttft_s, own_s * engine.prefills, own_s, Route.DIRECT, None, engine)
+        wait_s = engine.queued_s / free
+        behind_s = own_s * engine.prefills
+        yield Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, engine)
