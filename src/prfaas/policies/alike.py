@@ -248,8 +248,8 @@ class AlikeFleet:
         self._decode = {e.name: (h, p) for h in self.homes for p, e in enumerate(h.engines)}
         every = [*self.sources, *(home.local for home in self.homes)]
         self._prefill = {e.name: (s, p) for s in every for p, e in enumerate(s.engines)}
-        for home, place in self._decode.values():
-            home.take(place)
+        for placed, place in self._decode.values():
+            placed.take(place)
         for source, place in self._prefill.values():
             source.take(place)
 

@@ -279,6 +279,7 @@ class LearnedCosts:
     def alike(self, engine: str) -> object:
         """Each engine is what it was seen to be."""
         del engine
+        return None
 
     def knows(self, engine: str) -> bool:
         """Whether it, or one of its cluster, was seen at work."""

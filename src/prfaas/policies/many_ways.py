@@ -123,8 +123,8 @@ class ManyWays:
         kind, engines = self._kinds[number], self._columns.engines
         numbers = self._listed(number).numbers
         engine = engines[numbers[place % len(numbers)]]
-        of = kind.ttft_s, kind.behind_s, kind.idle_s, kind.wait_s
-        times = [float(seconds[place]) for seconds in of]
+        ttft_s, behind_s = float(kind.ttft_s[place]), float(kind.behind_s[place])
+        times = ttft_s, behind_s, float(kind.idle_s[place]), float(kind.wait_s[place])
         if number == _DIRECT:
             return Candidate(*times, kind.route, None, engine)
         decode = self._decodes[self._home(number, place)]
