@@ -29,7 +29,7 @@ def topology(draw: random.Random) -> Topology:
     draw.shuffle(clusters)
     engines = []
     for cluster in clusters:
-        for number in range(draw.randint(1, 5)):
+        for number in range(draw.randint(1, 9)):
             role: EngineRole = "decode"
             if cluster.kind == "prfaas" or draw.random() < 0.5:
                 role = "prefill"

@@ -135,15 +135,19 @@ class AlikeWays:
         carried_s = link.outstanding_bytes / rate + sent_s
         tail_s = size[1] / rate + link.rtt_s / 2
         line_behind_s = sent_s * link.transfers
-        for queues, fronts in self._fleet.sources[source].fronts(self._now):
-            own_s = self._own_s(queues.kind, queues.engine)
+        each = [
+            (self._own_s(queues.kind, queues.engine), fronts)
+            for queues, fronts in self._fleet.sources[source].fronts(self._now)
+            if fronts
+        ]
+        # The last of the fronts is free first.
+        if not each or carried_s <= min([own_s + fronts[-1][0] for own_s, fronts in each]):
+            line_behind_s = 0.0
+        for own_s, fronts in each:
             idle_s = max(own_s, sent_s) + tail_s
             for wait_s, place, prefills in fronts:
-                prefilled_s = own_s + wait_s
-                behind_s = own_s * prefills
-                if carried_s > prefilled_s:
-                    behind_s += line_behind_s
-                ttft_s = max(max(prefilled_s, carried_s) + tail_s, slot_s)
+                behind_s = own_s * prefills + line_behind_s
+                ttft_s = max(max(own_s + wait_s, carried_s) + tail_s, slot_s)
                 self._ways.append(
                     (ttft_s, wait_s, behind_s, number, _REMOTE, source, place, idle_s)
                 )

@@ -9,6 +9,7 @@ order are the same, and so is the choice. Below some fifty engines it takes long
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -198,8 +199,8 @@ class ManyWays:
         done_s, own_s = self._done_s[at], self._own_s[at]
         tail_s, carried_s = listed.spread(lines.tail_s), listed.spread(lines.carried_s)
         # Where the line is what one waits for, its transfers are delayed too.
-        behind_s = listed.spread(lines.behind_s) * (carried_s > done_s)
-        behind_s += own_s * columns.prefills[at]
+        waits = lines.carried_s > self._soonest_of_sources(there, done_s)
+        behind_s = own_s * columns.prefills[at] + listed.spread(lines.behind_s * waits)
         ttft_s = np.maximum(done_s, carried_s, out=carried_s)
         ttft_s += tail_s
         np.maximum(ttft_s, self._slot_s[:, None], out=ttft_s)
@@ -208,6 +209,13 @@ class ManyWays:
         wait_s = np.broadcast_to(self._wait_s[at], ttft_s.shape)
         flat = (array.reshape(-1) for array in (ttft_s, behind_s, idle_s, wait_s))
         return _Kind(Route.OFFLOAD, there.reshape(-1), *flat)
+
+    def _soonest_of_sources(self, there: Bools, done_s: Floats) -> Floats:
+        """For each home and source, when the first of its engines would be done."""
+        starts = self._columns.remote.starts
+        seconds = np.where(there, done_s, inf)
+        each = [seconds[:, a:b].min(axis=1, initial=inf) for a, b in pairwise(starts)]
+        return np.array(each).reshape(len(each), len(there)).T
 
     def _sizes(self, request: RequestView) -> list[float]:
         """For each home the bytes of a hand-off to the engine that is to decode."""
