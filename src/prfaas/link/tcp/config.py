@@ -70,6 +70,10 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_s: float = 10.0
     keepalive_s: float = 5.0
     """A silent connection is asked for a sign of life after this, and given up after three."""
+    workers: int | None = None
+    """Processes that carry connections where the memory is shared; None: as many as pay."""
+    most_workers: int = 8
+    """How many the link may choose."""
     idle_s: float = 60.0
     """Connections beyond the first are closed after so long without work."""
     peer_grace_s: float = PEER_GRACE_S
