@@ -197,15 +197,20 @@ class Pipe(Generic[Said]):
         """The same, with the descriptors that came with it."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, _MOST_BYTES, _MOST_FDS, flags)
+            # `socket.recv_fds` does not pass its flags on (Python 3.11).
+            room = socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
+            data, rights, _, _ = self._socket.recvmsg(_MOST_BYTES, room, flags)
         except BlockingIOError:
             return None
         except OSError:
-            data, fds = b"", []
+            data, rights = b"", []
         if not data:
             self.ended = True
             return None
-        return self._decode(data), fds
+        fds = array.array("i")
+        for _, _, raw in rights:
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+        return self._decode(data), list(fds)
 
     def end(self) -> None:
         """Say no more: the other end is to let go. It does so by closing."""
