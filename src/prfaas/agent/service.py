@@ -250,7 +250,7 @@ def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     if (old.link is None) != (new.link is None):
         found.append("whether it has a KV link")
     elif old.link is not None and new.link is not None:
-        bound = ("listen", "dscp")
+        bound = ("listen", "dscp", "workers")
         found += [what for what in bound if getattr(old.link, what) != getattr(new.link, what)]
         if isinstance(old.link.security, TlsFiles) != isinstance(new.link.security, TlsFiles):
             found.append("tls or plaintext")

@@ -9,6 +9,8 @@ import msgspec
 
 _BUSY = 0.75
 """Of a core: a process that uses more is bound by its interpreter's lock."""
+_BUSY_LINK = 100e6
+"""Bytes per second: an interpreter that is bound by the link moves more, also with TLS."""
 _IDLE_CORES = 1.5
 """A worker needs a core at each end, which may be one machine, and the engines go first."""
 _GAIN = 1.08
@@ -57,7 +59,7 @@ class WorkerTuner:
                 self._judge(load, now)
         elif busiest >= _BUSY:
             self._needed_at = now
-            if load.idle_cores >= _IDLE_CORES and now >= self._next_at and self.count < self._most:
+            if self._another_may_pay(load) and now >= self._next_at:
                 self._before, self._judged_at = load.goodput_bytes_per_s, now + _SETTLE_S
                 # The first takes over what the agent did: only a second can add to it.
                 self.count = min(self._most, max(2, self.count + (self.count + 1) // 2))
@@ -65,6 +67,13 @@ class WorkerTuner:
             self._needed_at = now
         elif self.count and now - self._needed_at >= _SPARE_S:
             self.count, self._needed_at = self.count - 1, now
+
+    def _another_may_pay(self, load: Load) -> bool:
+        return (
+            self.count < self._most
+            and load.idle_cores >= _IDLE_CORES
+            and load.goodput_bytes_per_s >= _BUSY_LINK
+        )
 
     def cannot(self, *, now: float) -> None:
         """None more can be started."""

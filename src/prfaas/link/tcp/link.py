@@ -26,7 +26,7 @@ from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.link.tcp.sending_driver import SendingDriver
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.telemetry import LinkCounters
-from prfaas.link.tcp.workers import Workers
+from prfaas.link.tcp.workers import Workers, may_have_workers
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls
 
@@ -62,7 +62,7 @@ class TcpLink:
         self._peers: dict[str, SendingDriver] = {}
         incarnation = secrets.randbits(63)
         workers = None
-        if memory is not None and config.workers != 0:
+        if memory is not None and may_have_workers(config):
             workers = Workers(
                 config,
                 memory,

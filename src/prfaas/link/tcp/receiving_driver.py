@@ -87,7 +87,10 @@ class ReceivingDriver:
     def _begin(self, thread: ServingThread) -> None:
         with self.lock:
             self._threads.add(thread)
-        thread.start()
+            thread.start()
+            closed = self._closed
+        if closed:  # Since there was room.
+            thread.stop()
 
     @property
     def connections(self) -> int:

@@ -16,6 +16,7 @@ from prfaas.link.tcp.remote_channel import LET_GO_S
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.waiting import Wakeup
 from prfaas.link.tcp.worker_messages import (
+    MOST_INLINE_BYTES,
     Answer,
     Ended,
     Extent,
@@ -36,25 +37,24 @@ class Targets:
     def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory
         self._target: list[Extent] | None = None
-        self._scratch = False
 
     def into(self, views: Sequence[memoryview]) -> None:
         """See `PayloadReader`. What is not in the arena (a link test's) is read and verified."""
         try:
-            self._target, self._scratch = [self._memory.extent(view) for view in views], False
+            self._target = [self._memory.extent(view) for view in views]
         except CallerError:
-            self._target, self._scratch = [(0, sum(map(len, views)))], True
+            self._target = [(-1, sum(map(len, views)))]
 
     def discard(self) -> None:
         """See `PayloadReader`."""
-        self._target, self._scratch = [], False
+        self._target = []
 
     def answer(self, output: bytes) -> Answer | None:
         """What the worker is to be told now, once."""
         target, self._target = self._target, None
         if not output and target is None:
             return None
-        return Answer(output, target, self._scratch and bool(target))
+        return Answer(output, target)
 
 
 class RemoteReceivingThread(threading.Thread):
@@ -149,6 +149,9 @@ class RemoteReceivingThread(threading.Thread):
     def _answer(self) -> None:
         connection = self.connection
         output = connection.take_output() if connection.output_bytes else b""
+        while len(output) > 2 * MOST_INLINE_BYTES:
+            self._pipe.send(Answer(output[:MOST_INLINE_BYTES]))
+            output = output[MOST_INLINE_BYTES:]
         answer = self._targets.answer(output)
         if answer is not None:
             self._pipe.send(answer)

@@ -9,6 +9,7 @@ from typing import Protocol
 from prfaas.core.errors import CallerError
 from prfaas.link.protocol.sending_end import SendingEnd
 from prfaas.link.protocol.sending_records import SendingTransfer
+from prfaas.link.tcp.link_test_memory import is_link_test
 
 _BYTES_PER_WAKE = 256 * 1024
 """So many bytes that are added wake one more connection that waits for something to send."""
@@ -41,7 +42,8 @@ class TransferHandle:
             raise CallerError(
                 f"range [{flat_offset}, {flat_offset + len(view)}) is outside [0, {total})"
             )
-        self._driver.check_memory(view)
+        if not is_link_test(self._transfer.offer):
+            self._driver.check_memory(view)
         with self._driver.lock:
             self._driver.end.add(self._transfer, flat_offset, view, on_released)
         self._driver.wake_idle(1 + len(view) // _BYTES_PER_WAKE)

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable
 
 from prfaas.core.errors import LinkError, PeerError
-from prfaas.link.protocol.frames import Hello
+from prfaas.link.protocol.frames import Hello, Kind, reason
 from prfaas.link.tcp.dialing import Dialled
 from prfaas.link.tcp.remote_channel import LET_GO_S, RemoteChannel
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.worker_messages import (
     Admitted,
+    Answer,
     FromConnection,
     Incoming,
     Introduced,
@@ -33,16 +34,18 @@ from prfaas.link.tcp.worker_messages import (
 
 log = logging.getLogger(__name__)
 
+_PROGRAM = "prfaas.link.tcp.worker_process"
+
 Admit = Callable[["Worker", Pipe[FromConnection], Hello], None]
 
 
 class Worker:
     """Starts the process; ``admit`` is called for each incoming connection that has said who it is,
-    and may raise PeerError. ``connections`` counts those that it was given and has not let go;
-    ``ready``: it has come up."""
+    and may raise PeerError. ``connections`` counts those that it carries or has not let go,
+    ``given`` all that it ever got; ``ready``: it has come up."""
 
     def __init__(self, number: int, settings: Settings, memory: SharedMemory, admit: Admit) -> None:
-        self.number, self.connections = number, 0
+        self.number, self.connections, self.given = number, 0, 0
         self.alive, self.ready = True, False
         self.told = Told({}, 0)
         self.memory, self._admit = memory, admit
@@ -50,7 +53,7 @@ class Worker:
         ours, theirs = pipe_pair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "prfaas.link.tcp.worker_process", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -78,6 +81,7 @@ class Worker:
     def take(self, sock: socket.socket, host: str, port: int) -> bool:
         """Hand over a connection that was accepted; False where it is not taken."""
         try:
+            self.given += 1
             self._control.send(Incoming(host, port), [sock.fileno()], wait=False)
         except (LinkError, BlockingIOError):
             return False
@@ -91,6 +95,7 @@ class Worker:
         channel = RemoteChannel(sock, pipe, self.memory, self.count())
         said: FromConnection | None = None
         try:
+            self.given += 1
             with theirs:
                 self._control.send(Outgoing(hello, address), [sock.fileno(), theirs.fileno()])
             ours.settimeout(timeout_s)
@@ -127,26 +132,19 @@ class Worker:
         self.process.wait()
 
     def stop(self) -> None:
-        """It ends when its control pipe does."""
-        self._control.end()
-        try:
-            self.process.wait(LET_GO_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        """The same, and nothing more is heard of it."""
+        self.kill()
         self._thread.join(LET_GO_S)
 
     def _listen(self) -> None:
-        while True:
-            got = self._control.receive_with_fds(wait=True)
-            if got is None:
-                break
-            try:
+        try:
+            while (got := self._control.receive_with_fds(wait=True)) is not None:
                 self._heard(*got)
-            except Exception:
-                log.exception("a fault of ours with link worker %d", self.number)
+        except Exception:
+            log.exception("a fault of ours with link worker %d: it is ended", self.number)
         self.alive = False
         self._control.close()
-        self.process.wait()
+        self.kill()
 
     def _heard(self, message: ToAgent, fds: list[int]) -> None:
         match message:
@@ -156,6 +154,8 @@ class Worker:
                     self._admit(self, pipe, hello)
                 except PeerError as error:
                     log.warning("turned away %s: %s", hello.name, error)
+                    with contextlib.suppress(LinkError):
+                        pipe.send(Answer(reason(Kind.REJECT, str(error))))
                     pipe.close()
             case Told():
                 self.told, self.ready = message, True

@@ -13,7 +13,6 @@ import select
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -21,11 +20,14 @@ import msgspec
 from prfaas.core.errors import LinkError
 from prfaas.link.protocol.frames import Hello, Welcome
 
-_MOST_BYTES = 256 * 1024
+MOST_INLINE_BYTES = 32 * 1024
+"""Of frames in one message, from when on no other is added: a frame has at most 4140 bytes."""
+_MOST_BYTES = 128 * 1024
+"""Of a message; far below what a socket of this kind takes at once."""
 _MOST_FDS = 2
 
 Extent = tuple[int, int]
-"""(offset, length) in the arena."""
+"""(offset, length) in the arena. Any bytes will do where the offset is below 0: a link test's."""
 
 
 HeardFrame = tuple[int, int, int, int, int, int, bytes]
@@ -44,7 +46,7 @@ class Settings(Message, frozen=True):
 
     name: str
     incarnation: int
-    tls: tuple[Path, Path, Path, Path | None, str] | None
+    tls: tuple[str, str, str, str | None, str] | None
     """The fields of `TlsFiles`; None: plaintext."""
     accept_from: tuple[str, ...] | None
     max_chunk_bytes: int
@@ -104,11 +106,10 @@ class Order(Message, frozen=True):
 
 class Answer(Message, frozen=True):
     """Write ``output``. ``target``: where the payload that follows goes; empty: nowhere; None: this
-    answers no DATA header. ``scratch``: read, verify and forget it."""
+    answers no DATA header."""
 
     output: bytes
     target: list[Extent] | None = None
-    scratch: bool = False
 
 
 # A connection's pipe, to the agent.
@@ -163,6 +164,7 @@ class Pipe(Generic[Said]):
     def __init__(self, sock: socket.socket, expected: object) -> None:
         self._socket = sock
         self._decode = msgspec.msgpack.Decoder(expected).decode
+        self._buffer = memoryview(bytearray(_MOST_BYTES))
         self.ended = False
 
     def fileno(self) -> int:
@@ -182,16 +184,17 @@ class Pipe(Generic[Said]):
     def receive(self, *, wait: bool = False) -> Said | None:
         """The next message; None where there is none now, or where the other end is gone
         (``ended``)."""
+        flags = 0 if wait else socket.MSG_DONTWAIT
         try:
-            data = self._socket.recv(_MOST_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+            count = self._socket.recv_into(self._buffer, 0, flags)
         except BlockingIOError:
             return None
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self.ended = True
             return None
-        return self._decode(data)  # type: ignore[no-any-return]
+        return self._decode(self._buffer[:count])  # type: ignore[no-any-return]
 
     def receive_with_fds(self, *, wait: bool) -> tuple[Said, list[int]] | None:
         """The same, with the descriptors that came with it."""

@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from prfaas.core.errors import LinkError, PeerError
+from prfaas.core.errors import ConfigError, LinkError, PeerError
 from prfaas.link.protocol.frames import Hello
 from prfaas.link.tcp.acceptor import Acceptor
 from prfaas.link.tcp.channel import Carrier, Channel
 from prfaas.link.tcp.config import Plaintext, TcpLinkConfig
 from prfaas.link.tcp.dialing import introduce
+from prfaas.link.tcp.pending_connection import reject
 from prfaas.link.tcp.shared_memory import SharedMemory, map_shared
 from prfaas.link.tcp.worker_messages import (
     Admitted,
@@ -44,8 +46,10 @@ from prfaas.link.tcp.worker_messages import (
 )
 from prfaas.link.tcp.worker_receiving import Storing
 from prfaas.link.tcp.worker_sending import carry
-from prfaas.tls.contexts import TlsContexts
 from prfaas.tls.files import TlsFiles
+from prfaas.tls.live import LiveTls
+
+log = logging.getLogger(__name__)
 
 _TELL_S = 0.5
 SILENT_KEEPALIVES = 4
@@ -57,8 +61,8 @@ class Worker:
     def __init__(self, control: Pipe[ToWorker], settings: Settings, memory: SharedMemory) -> None:
         self.control, self._memory = control, memory
         self._settings = settings
-        files = None if settings.tls is None else TlsFiles(*settings.tls)
-        self.tls = None if files is None else TlsContexts(files)
+        files = _files(settings)
+        self.tls = None if files is None else LiveTls(files)
         self._config = TcpLinkConfig(
             name=settings.name,
             security=files or Plaintext(),
@@ -101,10 +105,22 @@ class Worker:
                     self._take(settings)
 
     def _take(self, settings: Settings) -> None:
-        """Others may push from now on; certificates may have been exchanged."""
+        """Others may push from now on; certificates may have been exchanged. Whoever cannot read
+        what the agent could has no say on whom to trust any more: it ends, with its connections."""
         self.acceptor.accept_from = _names(settings)
-        if self.tls is not None and settings.tls is not None:
-            self.tls.read(TlsFiles(*settings.tls))
+        files = _files(settings)
+        if self.tls is not None and files is not None:
+            try:
+                self.tls.read(files)
+            except ConfigError as error:
+                log.error("ends, since it cannot read the agent's certificates: %s", error)
+                os._exit(1)
+
+    def end_untrusted(self) -> None:
+        """Connections with those whose certificate has expired or been revoked."""
+        if self.tls is not None:
+            for line in self.tls.end_untrusted(now=time.time()):
+                log.warning("%s", line)
 
     def _admit(self, channel: Channel, hello: Hello) -> None:
         ours, theirs = pipe_pair()
@@ -147,6 +163,13 @@ class Worker:
         threading.Thread(target=work, daemon=True, name=f"to-{job.hello.target}").start()
 
 
+def _files(settings: Settings) -> TlsFiles | None:
+    if settings.tls is None:
+        return None
+    ca, cert, key, crl, names = settings.tls
+    return TlsFiles(Path(ca), Path(cert), Path(key), None if crl is None else Path(crl), names)
+
+
 def _names(settings: Settings) -> frozenset[str] | None:
     return None if settings.accept_from is None else frozenset(settings.accept_from)
 
@@ -162,8 +185,10 @@ def _run(channel: Carrier, pipe: Pipe[Answer] | Pipe[Order], work: Callable[[], 
         work()
     except (OSError, PeerError, LinkError) as error:
         ended = Ended(str(error), isinstance(error, PeerError))
+        if isinstance(error, PeerError):
+            reject(channel, str(error))
     except Exception as error:
-        logging.getLogger(__name__).exception("a fault of ours in a link worker")
+        log.exception("a fault of ours in a link worker")
         ended = Ended(f"a fault of ours: {error!r}")
     finally:
         channel.close()
@@ -200,8 +225,9 @@ def main() -> None:
     acceptor.start()
     told = Told({}, 0)
     control.send(told)
-    while True:
+    while acceptor.is_alive():
         time.sleep(_TELL_S)
+        worker.end_untrusted()
         now = Told(dict(acceptor.turned_away), acceptor.pending)
         if now != told:
             with contextlib.suppress(LinkError):

@@ -15,6 +15,8 @@ from prfaas.link.tcp.worker_messages import Answer, Heard, HeardFrame, Pipe
 _MOST_OUTPUT_BYTES = 64 * 1024
 """While so much waits to be written nothing more is read."""
 _MOST_ITEMS = 64
+_MOST_NEWS_BYTES = 32 * 1024
+"""Of bodies, from when on the agent is told."""
 
 
 class Storing:
@@ -33,8 +35,8 @@ class Storing:
         self._channel, self._pipe, self._memory = channel, pipe, memory
         self._silence_s = silence_s
         self._reader = FrameReader(max_chunk_bytes=max_chunk_bytes)
-        self._scratch: memoryview | None = None
         self._news: list[HeardFrame | bool] = []
+        self._news_bytes = 0
         self._output = bytearray()
         self._asking = False
         self._poll = select.poll()
@@ -79,7 +81,8 @@ class Storing:
             self._news.append(bool(frame.intact))
         else:
             self._news.append((*frame.header, frame.body))
-        if len(self._news) >= _MOST_ITEMS:
+            self._news_bytes += len(frame.body)
+        if len(self._news) >= _MOST_ITEMS or self._news_bytes >= _MOST_NEWS_BYTES:
             self._tell()
             self._listen()
         return count
@@ -87,7 +90,7 @@ class Storing:
     def _tell(self) -> None:
         if self._news:
             self._pipe.send(Heard(self._news))
-            self._news = []
+            self._news, self._news_bytes = [], 0
 
     def _listen(self) -> None:
         """Take in what the agent has said."""
@@ -96,12 +99,7 @@ class Storing:
             if answer.target is None:
                 continue
             self._asking = False
-            if answer.scratch:
-                length = sum(length for _, length in answer.target)
-                if self._scratch is None or len(self._scratch) < length:
-                    self._scratch = memoryview(bytearray(length))
-                self._reader.into([self._scratch[:length]])
-            elif answer.target:
+            if answer.target:
                 self._reader.into([self._memory.part(*extent) for extent in answer.target])
             else:
                 self._reader.discard()

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from prfaas.core.errors import LinkError
 from prfaas.link.protocol.frames import Hello
 from prfaas.link.protocol.worker_tuner import Load, WorkerTuner
-from prfaas.link.tcp.config import TcpLinkConfig
+from prfaas.link.tcp.config import WORKER_CORES, TcpLinkConfig
+from prfaas.link.tcp.cores import usable_cores
 from prfaas.link.tcp.dialing import Dialled
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.worker import Admit, Worker
@@ -26,6 +27,13 @@ log = logging.getLogger(__name__)
 _LOOK_S = 1.0
 _PAUSE_S = 1.0
 """Where one has died before it came up, none is started for so long."""
+
+
+def may_have_workers(config: TcpLinkConfig) -> bool:
+    """Else nothing of them costs anything."""
+    if config.workers is None:
+        return usable_cores() >= WORKER_CORES
+    return config.workers > 0
 
 
 class Workers:
@@ -55,7 +63,8 @@ class Workers:
         """Of workers that are gone: whom they turned away."""
         self.accept_from = config.accept_from
         self._version = 0 if tls is None else tls.version
-        self._tuner = WorkerTuner(fixed=config.workers, most=config.most_workers)
+        most = min(config.most_workers, int(usable_cores() / 2))
+        self._tuner = WorkerTuner(fixed=config.workers, most=most)
         self._meter = _Meter()
         self._look_at = time.monotonic() + _LOOK_S
         self._scale(self._tuner.count)
@@ -64,6 +73,11 @@ class Workers:
     def count(self) -> int:
         """How many carry connections now."""
         return sum(worker.alive and worker.ready for worker in self._living())
+
+    @property
+    def connections(self) -> int:
+        """How many they carry, or have not let go."""
+        return sum(worker.connections for worker in self._living())
 
     @property
     def pending(self) -> int:
@@ -133,7 +147,7 @@ class Workers:
 
     def _idlest(self) -> Worker | None:
         living = [worker for worker in self._living() if worker.alive and worker.ready]
-        return min(living, key=lambda worker: worker.connections, default=None)
+        return min(living, key=lambda worker: (worker.connections, worker.given), default=None)
 
     def _bury(self, now: float) -> None:
         for worker in self._living():
@@ -176,7 +190,7 @@ class Workers:
         return Settings(
             config.name,
             self._incarnation,
-            None if files is None else (files.ca, files.cert, files.key, files.crl, files.names),
+            None if files is None else _paths(files),
             None if accepted is None else tuple(sorted(accepted)),
             config.max_chunk_bytes,
             config.max_pending_connections,
@@ -184,6 +198,11 @@ class Workers:
             config.keepalive_s,
             config.dscp,
         )
+
+
+def _paths(files: TlsFiles) -> tuple[str, str, str, str | None, str]:
+    crl = None if files.crl is None else str(files.crl)
+    return str(files.ca), str(files.cert), str(files.key), crl, files.names
 
 
 class _Meter:
@@ -200,7 +219,8 @@ class _Meter:
         if last is None or now <= last[0]:
             return None
         passed, own, theirs, idle, bytes_ = (a - b for a, b in zip(fresh, last, strict=True))
-        return Load(bytes_ / passed, own / passed, theirs / passed, idle / passed)
+        # One that has ended takes its seconds with it.
+        return Load(bytes_ / passed, own / passed, max(0.0, theirs) / passed, idle / passed)
 
 
 def _idle_s() -> float:
