@@ -92,15 +92,27 @@ def send(options: dict[str, object]) -> None:
     arena = Memory()
     link = TcpLink(config, arena, arena.shared)
     move(link, arena, "warm-up", int(str(options.get("warm_bytes", workload.TOTAL_BYTES))))
-    while (wanted := workers(options)) and (link.workers is None or link.workers.count < wanted):
+    while not all_by_workers(link):
         time.sleep(0.05)
-        move(link, arena, f"more-{time.monotonic()}", 1 << 20)
-    workload.say("warm", cpu_s=workload.cpu_s())
+    workload.say("warm", cpu_s=cpu_s(link))
     for number in range(int(str(options["repeats"]))):
         workload.say("transfer", seconds=move(link, arena, f"run-{number}"))
     state = link.states()[0]
-    workload.say("done", cpu_s=workload.cpu_s(), connections=state.connections)
+    workload.say("done", cpu_s=cpu_s(link), connections=state.connections)
     link.close()
+
+
+def all_by_workers(link: TcpLink) -> bool:
+    """Whether as many as were asked for are up and carry all connections."""
+    if link.workers is None:
+        return True
+    open_now = link.states()[0].connections
+    return link.workers.ready and open_now == link.workers.connections > 0
+
+
+def cpu_s(link: TcpLink) -> float:
+    """CPU seconds of this process and its link workers so far."""
+    return workload.cpu_s() + (0.0 if link.workers is None else link.workers.cpu_s())
 
 
 def move(link: TcpLink, arena: Memory, name: str, total: int = workload.TOTAL_BYTES) -> float:

@@ -75,6 +75,11 @@ class Workers:
         return sum(worker.alive and worker.ready for worker in self._living())
 
     @property
+    def ready(self) -> bool:
+        """Whether there are as many as there should be."""
+        return self.count == self._tuner.count
+
+    @property
     def connections(self) -> int:
         """How many they carry, or have not let go."""
         return sum(worker.connections for worker in self._living())
@@ -91,6 +96,10 @@ class Workers:
         for worker in self._living():
             total.update(worker.told.turned_away)
         return total
+
+    def cpu_s(self) -> float:
+        """CPU seconds of those that live."""
+        return sum(worker.cpu_s() for worker in self._living())
 
     def pids(self) -> list[int]:
         """Of those that live."""
