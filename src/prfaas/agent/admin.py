@@ -18,6 +18,7 @@ from prfaas.agent.engine_caches import EngineCaches
 from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.peers import Peers
+from prfaas.agent.pins import PinApi
 from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
@@ -27,7 +28,7 @@ from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
-from prfaas.process.front_door import admit, answered
+from prfaas.process.http_handler import admit, answered, read_body
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
@@ -74,6 +75,7 @@ class Admin:
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
         self._copies.add_routes(app)
+        PinApi(self._driver).add_routes(app)
         app.router.add_get("/gateways", self._gateways)
         app.router.add_put("/gateways/{id}", self._renew_gateway)
         app.router.add_delete("/gateways/{id}", self._end_gateway)
@@ -85,6 +87,8 @@ class Admin:
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._peers.may(request.transport, request.method, request.path):
+            asked = f"{request.method} {request.path}"
+            self._peers.refusals.note("peer", request.transport, asked)
             why = "only a gateway of the deployment may ask for that, with its own certificate"
             return _json({"error": why}, status=403)
         admit(request)
@@ -170,7 +174,16 @@ class Admin:
         pool = self._driver.snapshot()
         used = sum(entry.slots for entry in pool.cached) * pool.slot_bytes
         size = pool.cache_slots * pool.slot_bytes
-        return _json({"size_bytes": size, "used_bytes": used, "entries": pool.cached})
+        return _json(
+            {
+                "size_bytes": size,
+                "used_bytes": used,
+                "pinned_bytes": pool.pinned_slots * pool.slot_bytes,
+                "most_pinned_bytes": pool.most_pinned_slots * pool.slot_bytes,
+                "pinned": pool.pinned,
+                "entries": pool.cached,
+            }
+        )
 
     async def _cache_events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines (`core.cache_news`) until the client goes, or is too slow."""
@@ -188,7 +201,9 @@ class Admin:
         """It lives for `LAPSES_AFTER_S` more, and is told what it may have at the engines here."""
         session_id = _session_id(request)
         try:
-            renewal = msgspec.json.decode(await request.read(), type=Renewal)
+            renewal = msgspec.json.decode(
+                await read_body(request, most=MAX_BODY_BYTES), type=Renewal
+            )
         except UNREADABLE as error:
             raise web.HTTPBadRequest(
                 text=f"not a renewal of a gateway's session: {error}"

@@ -184,8 +184,9 @@ class EngineClient:
         except UNREADABLE as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
-    async def prefill(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Compute and export a prompt's KV cache; returns when every byte is with the agent.
+    async def prefill(self, body: bytes, headers: Mapping[str, str]) -> int | None:
+        """Compute and export a prompt's KV cache; returns when every byte is with the agent, with
+        how many tokens were cached, so not computed (None: the engine does not say).
 
         Raises EngineError with the reason if that did not happen.
         """
@@ -201,6 +202,7 @@ class EngineClient:
             raise EngineError(f"{self.name} exported nothing: is its connector set up?") from error
         if not result.ok:
             raise EngineError(f"{self.name} could not export: {result.reason or 'no reason given'}")
+        return result.remote_prefill_cached_tokens
 
     async def open_answer(
         self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
