@@ -79,6 +79,7 @@ class Exports:
             event.priority,
             event.prompt_digest,
             event.readers,
+            event.context,
         )
         local = event.destination in (self._name, "")
         state = ExportState.PENDING if local else ExportState.SENDING
@@ -87,6 +88,7 @@ class Exports:
         export = Export(event.connection, offer, event.destination, local, deadline, record)
         self._live[event.transfer_id, entry.rank] = export
         books.records.add_sent(record, now=books.now)
+        books.records.note_context(event.transfer_id, event.context)
         if local:
             self.admit_pending()
         else:
