@@ -87,8 +87,7 @@ class Exports:
         deadline = books.now + event.deadline_s
         export = Export(event.connection, offer, event.destination, local, deadline, record)
         self._live[event.transfer_id, entry.rank] = export
-        books.records.add_sent(record, now=books.now)
-        books.records.note_context(event.transfer_id, event.context)
+        books.records.add_sent(record, now=books.now, context=event.context)
         if local:
             self.admit_pending()
         else:

@@ -119,9 +119,10 @@ class TransferRecords:
         """Replaces what an earlier attempt left behind."""
         self._touch(transfer_id, now=now).received[rank] = part
 
-    def add_sent(self, part: Sent, *, now: float) -> None:
+    def add_sent(self, part: Sent, *, now: float, context: RequestContext | None = None) -> None:
         """Replaces what an earlier attempt left behind."""
         self._touch(part.key.transfer_id, now=now).sent[part.key.rank] = part
+        self.note_context(part.key.transfer_id, context)
 
     def note_context(self, transfer_id: str, context: RequestContext | None) -> None:
         """Whose it is, where that is said and the transfer remembered."""
