@@ -31,6 +31,7 @@ from tests.unit.docs.blocks import PAGES, ROOT, Block, blocks, commands
 from prfaas.cli.main import build_parser, main
 from prfaas.cli.reports import leaves
 from prfaas.core.deployment import parse_deployment
+from prfaas.launch.commands import engine_command
 from prfaas.launch.run_directory import RunDirectory
 from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.journal import decode
@@ -157,6 +158,26 @@ def test_queries_are_of_metrics_that_there_are(block: Block, tmp_path: Path) -> 
             ["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False
         )
         assert checked.returncode == 0, checked.stderr
+
+
+def test_the_readmes_engine_is_started_as_prfaas_starts_it() -> None:
+    [block] = [b for b in EVERY if b.page == "README.md" and "vllm serve" in b.text]
+    [file] = [b for b in EVERY if b.page == "README.md" and b.kind == "yaml"]
+    [shown] = [command.words for command in commands(block)]
+    assert shown is not None
+    deployment = parse_deployment(file.text, source="README.md")
+    engine = deployment.clusters[0].engines[0]
+    made = engine_command(deployment, engine, vllm="gpu").arguments
+    told = {name for name in shown if name.startswith("--")}
+    assert told - {"--kv-events-config"} <= set(made)
+    for name in ("--block-size", "--host", "--port"):
+        assert shown[shown.index(name) + 1] == made[made.index(name) + 1]
+    transfer, right = (
+        json.loads(words[list(words).index("--kv-transfer-config") + 1]) for words in (shown, made)
+    )
+    extra, rights = transfer.pop("kv_connector_extra_config"), right["kv_connector_extra_config"]
+    assert transfer.items() <= right.items()
+    assert extra.items() <= rights.items()
 
 
 def queries(block: Block) -> list[str]:
