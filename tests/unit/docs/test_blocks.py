@@ -3,9 +3,10 @@
 A block for a shell (``sh``) is run in a directory of its own, line by line, before a gateway with
 mock engines and agents where it speaks to one; ``sh title="needs ..."`` is not run, but its
 ``prfaas`` commands must be right. ``yaml`` is read as the file it is (`test_documented_files`),
-``json`` as a line of a journal, ``promql`` by Prometheus' own parser where there is one, and its
-metrics must be of the table. ``text`` is a drawing, output, or a synopsis, whose options must
-exist; ``mermaid`` is printed from a table and compared by that table's test. Nothing else passes.
+``json`` as a line of a journal, ``python`` is run with the page's own commands and tests,
+``promql`` by Prometheus' own parser where there is one, and its metrics must be of the table.
+``text`` is a drawing, output, or a synopsis, whose options must exist; ``mermaid`` is printed from
+a table and compared by that table's test. Nothing else passes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -29,7 +31,9 @@ from tests.unit.docs.blocks import PAGES, ROOT, Block, blocks, commands
 from prfaas.cli.main import build_parser, main
 from prfaas.cli.reports import leaves
 from prfaas.core.deployment import parse_deployment
+from prfaas.launch.commands import engine_command
 from prfaas.launch.run_directory import RunDirectory
+from prfaas.policies.registry import POLICIES
 from prfaas.scheduler.journal import decode
 from prfaas.testing.mock_deployment import MockDeployment
 
@@ -71,7 +75,7 @@ def ids(block: Block) -> str:
 
 
 def test_every_block_says_what_it_is() -> None:
-    kinds = {"sh", "yaml", "json", "text", "mermaid", "promql"}
+    kinds = {"sh", "yaml", "json", "text", "mermaid", "promql", "python"}
     assert {b.place: b.kind for b in EVERY if b.kind not in kinds} == {}
     assert [b.place for b in EVERY if b.needs and b.kind != "sh"] == []
     assert len(RUN) >= 12
@@ -117,6 +121,21 @@ def test_a_line_of_a_journal_is_one(block: Block) -> None:
         assert entry
 
 
+def test_the_policy_that_the_page_adds_does_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    [module, tests] = [b for b in EVERY if b.kind == "python"]
+    assert module.page == tests.page == "docs/add-a-policy.md"
+    made: dict[str, Any] = {"__name__": "spare_line"}
+    exec(compile(module.text, module.place, "exec"), made)
+    row = made["SpareLineConfig"], made["SpareLinePolicy"]
+    monkeypatch.setitem(POLICIES, row[1].name, row)
+    found: dict[str, Any] = {"__name__": "test_spare_line"}
+    exec(compile(tests.text, tests.place, "exec"), found)
+    checks = [value for name, value in found.items() if name.startswith("test_")]
+    assert len(checks) == 2
+    for check in checks:
+        check()
+
+
 def test_diagrams_are_compared_elsewhere() -> None:
     tests = "".join(p.read_text() for p in (ROOT / "tests/unit").rglob("test_lifecycle.py"))
     pages = {b.page for b in EVERY if b.kind == "mermaid"}
@@ -139,6 +158,26 @@ def test_queries_are_of_metrics_that_there_are(block: Block, tmp_path: Path) -> 
             ["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False
         )
         assert checked.returncode == 0, checked.stderr
+
+
+def test_the_readmes_engine_is_started_as_prfaas_starts_it() -> None:
+    [block] = [b for b in EVERY if b.page == "README.md" and "vllm serve" in b.text]
+    [file] = [b for b in EVERY if b.page == "README.md" and b.kind == "yaml"]
+    [shown] = [command.words for command in commands(block)]
+    assert shown is not None
+    deployment = parse_deployment(file.text, source="README.md")
+    engine = deployment.clusters[0].engines[0]
+    made = engine_command(deployment, engine, vllm="gpu").arguments
+    told = {name for name in shown if name.startswith("--")}
+    assert told - {"--kv-events-config"} <= set(made)
+    for name in ("--block-size", "--host", "--port"):
+        assert shown[shown.index(name) + 1] == made[made.index(name) + 1]
+    transfer, right = (
+        json.loads(words[list(words).index("--kv-transfer-config") + 1]) for words in (shown, made)
+    )
+    extra, rights = transfer.pop("kv_connector_extra_config"), right["kv_connector_extra_config"]
+    assert transfer.items() <= right.items()
+    assert extra.items() <= rights.items()
 
 
 def queries(block: Block) -> list[str]:
@@ -216,7 +255,9 @@ def place(tmp_path: Path, fleet: MockFleet, monkeypatch: pytest.MonkeyPatch) -> 
     (here / ".venv/bin").mkdir(parents=True)
     program = here / ".venv/bin/prfaas"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m prfaas.cli.main "$@"\n')
-    program.chmod(0o755)
+    (program.parent / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for file in program.parent.iterdir():
+        file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(here))
     for name in ("examples", "monitoring", "src"):
@@ -240,6 +281,7 @@ def lay_out(page: str, here: Path, fleet: MockFleet) -> None:
     if page == "docs/deployment.md":
         [text] = [b.text for b in EVERY if b.page == "README.md" and b.kind == "yaml"]
     (here / "deployment.yaml").write_text(text)
+    (here / "before.yaml").write_text(text.replace("200 Mbit/s", "100 Mbit/s"))
     for name in ("events.jsonl", "gateway.jsonl"):
         shutil.copy(fleet.journal, here / name)
     (here / "my-model").mkdir()
@@ -248,6 +290,8 @@ def lay_out(page: str, here: Path, fleet: MockFleet) -> None:
     for name in ("mine.yaml", "h200.yaml", "h20.yaml"):
         (here / name).write_text(profile)
     (here / "asked.yaml").write_text(ASKED)
+    [policy, _] = [b.text for b in EVERY if b.kind == "python"]
+    (here / "spare_line.py").write_text(policy)
     trace = "".join(json.dumps(line) + "\n" for line in A_TRACE).encode()
     (here / "conversation_trace.jsonl").write_bytes(trace)
     (here / "conversation.jsonl.gz").write_bytes(gzip.compress(trace))
@@ -274,7 +318,8 @@ def test_its_commands_run(
         if here:
             status = main(cut(here))
             said = capsys.readouterr()
-            assert status == 0, f"{command.text}: {status}: {said.err or said.out}"
+            expected = 1 if here[:2] == ["deployment", "diff"] else 0  # They differ.
+            assert status == expected, f"{command.text}: {status}: {said.err or said.out}"
             assert said.out, f"{command.text}: says nothing"
         else:
             text = command.text.replace("127.0.0.1:8000", fleet.address)
