@@ -24,6 +24,7 @@ from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, LinkError
 from prfaas.engine_socket.messages import Registered
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.link.api import (
     Link,
     LinkState,
@@ -33,6 +34,7 @@ from prfaas.link.api import (
     TransferSink,
 )
 from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
@@ -127,7 +129,7 @@ class Agent:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        arena = Arena(settings.name, settings.arena_bytes)
+        self._arena = arena = Arena(settings.name, settings.arena_bytes)
         stack.callback(arena.close)
         slot_count = settings.arena_bytes // settings.slot_bytes
         pool = Pool(
@@ -157,15 +159,16 @@ class Agent:
         self.connections = connections()
         door = DoorCounts(peers.refusals.total, self.tunnels, self.connections)
         self.metrics = agent_metrics(driver, link, door)
-        self.caches = None
+        self.caches, key = None, PLAINTEXT_KEY
         if settings.cache_key is not None:
-            self.caches = EngineCaches(read_cache_key(settings.cache_key))
+            self.caches = EngineCaches(key := read_cache_key(settings.cache_key))
             stack.push_async_callback(self.caches.close)
             self.caches.take(settings.reach)
-        admin = Admin(settings.name, driver, port, link, self.metrics, peers, self.caches)
+        prefixes = KeyedPrefixes(key)
+        admin = Admin(settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches)
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
-        engines = EngineServer(driver, port, welcome=welcome, arena_fd=arena.fd)
+        engines = EngineServer(driver, port, prefixes, welcome=welcome, arena_fd=arena.fd)
         stack.push_async_callback(engines.close)
         await engines.start(settings.socket)
 
@@ -190,7 +193,9 @@ class Agent:
                  settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
 
     def _tcp_link(self, sink: TransferSink) -> Link:
-        return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
+        if self.settings.link is None:
+            return NoLink()
+        return TcpLink(self.settings.link, sink, SharedMemory(self._arena.fd, self._arena.view))
 
 
 def _addresses(settings: AgentSettings) -> frozenset[Address]:
@@ -261,7 +266,7 @@ def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     if (old.link is None) != (new.link is None):
         found.append("whether it has a KV link")
     elif old.link is not None and new.link is not None:
-        bound = ("listen", "dscp")
+        bound = ("listen", "dscp", "workers")
         found += [what for what in bound if getattr(old.link, what) != getattr(new.link, what)]
         if isinstance(old.link.security, TlsFiles) != isinstance(new.link.security, TlsFiles):
             found.append("tls or plaintext")
