@@ -212,6 +212,10 @@ class MockFleet:
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
 
+    def wait_until_well(self) -> None:
+        """A busy machine may have kept it from looking after its engines."""
+        asyncio.run_coroutine_threadsafe(self._mock.ready(), self._loop).result()
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
@@ -313,6 +317,7 @@ def test_its_commands_run(
     block: Block, place: Path, fleet: MockFleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lay_out(block.page, place, fleet)
+    fleet.wait_until_well()
     for command in commands(block):
         here = [w.replace("127.0.0.1:8000", fleet.address) for w in command.verb or []]
         if here:
