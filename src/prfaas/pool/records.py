@@ -75,11 +75,8 @@ class TransferView(msgspec.Struct, frozen=True):
     first_byte_at: float | None = None
     completed_at: float | None = None
     sent: SentView | None = None
-<<<<<<< HEAD
-    request_id: str | None = None
-=======
     reads: int = 0
->>>>>>> main
+    request_id: str | None = None
 
 
 class _Record(msgspec.Struct):
@@ -199,11 +196,8 @@ class TransferRecords:
             min(begun) + unix_at_zero if begun else None,
             _last(completed, unix_at_zero) if state == "complete" else None,
             sent,
-<<<<<<< HEAD
-            request_id,
-=======
             min(part.reads for part in received) if len(received) >= ranks else 0,
->>>>>>> main
+            request_id,
         )
         return view, state != "receiving"
 

@@ -6,13 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-<<<<<<< HEAD
 from prfaas.core.handoff import Handoff, ImportParams, RequestContext
-from prfaas.core.prefixes import Prefix
-=======
-from prfaas.core.handoff import Handoff, ImportParams
 from prfaas.core.prefixes import PromptPrefix
->>>>>>> main
 from prfaas.vllm_plugin.metadata import BlockTables, CachedPart, ImportStart
 from prfaas.vllm_plugin.prefix_names import RequestNames
 

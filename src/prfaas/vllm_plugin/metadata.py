@@ -10,13 +10,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
-<<<<<<< HEAD
 from prfaas.core.handoff import ExportParams, RequestContext
-from prfaas.core.prefixes import Prefix
-=======
-from prfaas.core.handoff import ExportParams
 from prfaas.core.prefixes import PromptPrefix
->>>>>>> main
 
 BlockTables = tuple[list[int], ...]
 """Per KV group, the block ids of one request; 0 is vLLM's null block."""
