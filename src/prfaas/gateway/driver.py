@@ -209,6 +209,7 @@ class Driver:
             self.scheduler.view.engines,
             time_left_s=exchange.time_left_s(),
             pool_tokens=await exchange.loadable(command.engine),
+            context=exchange.context(attempt),
         )
         body = exchange.body.for_prefill(ids, params)
         try:
@@ -255,7 +256,8 @@ class Driver:
         sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
-        params = decode_params(command, source, loadable, exchange.facts.prefill_cached_tokens)
+        cached = exchange.facts.prefill_cached_tokens
+        params = decode_params(command, source, loadable, cached, exchange.context(attempt))
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(
