@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
@@ -17,6 +16,7 @@ from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.dialects import Dialect, Endpoint, dialect_of
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.event_stream import EventStream
+from prfaas.gateway.http_connection import Answer
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     engine_error,
@@ -57,7 +57,7 @@ async def relay(
     dialect = dialect_of(endpoint)
     answer = await engine.open_answer(endpoint, body, headers)
     try:
-        kind = answer.headers.get("Content-Type", "application/json")
+        kind = answer.header("Content-Type") or "application/json"
         if answer.status == 200 and kind.startswith("text/event-stream"):
             return await _stream(engine, answer, response, kind, dialect, on_first_token)
         content = await _read(engine, answer)
@@ -78,10 +78,10 @@ def _tokens_in(content: bytes) -> int | None:
         return None
 
 
-def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes) -> None:
+def _check(engine: EngineClient, answer: Answer, content: bytes) -> None:
     """Raise EngineError for what is neither an answer nor a refusal of the request."""
     if answer.status != 200:
-        failure = refusal(engine.name, answer.status, answer.headers.get("Retry-After"), content)
+        failure = refusal(engine.name, answer.status, answer.header("Retry-After"), content)
         if failure is not None:
             raise failure
         return
@@ -93,7 +93,7 @@ def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes)
 
 async def _stream(
     engine: EngineClient,
-    answer: aiohttp.ClientResponse,
+    answer: Answer,
     response: ClientResponse,
     kind: str,
     dialect: Dialect,
@@ -167,7 +167,7 @@ async def _pass_on(
     return count - (done and not dialect.named)
 
 
-async def _read(engine: EngineClient, answer: aiohttp.ClientResponse) -> bytes:
+async def _read(engine: EngineClient, answer: Answer) -> bytes:
     try:
         content = await answer.read()
     except CONNECTION_ERRORS as error:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
@@ -17,6 +16,7 @@ from prfaas.gateway.credentials import NONE, Credentials
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.http_connection import Answer, Timeouts
 from prfaas.gateway.kv_memory import blocks_of
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
@@ -32,8 +32,8 @@ from prfaas.gateway.upstream_errors import (
 from prfaas.kv_events.sources import PATH, source_of
 
 _HEALTH_TIMEOUT_S = 5.0
-_RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
-_LONG = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+_RENDER_TIMEOUTS = Timeouts(60.0)
+_LONG = Timeouts(None)
 """Prefill and answers take what they take: the scheduler's deadlines end them."""
 
 
@@ -141,10 +141,10 @@ class EngineClient:
     ) -> EngineAnswer:
         """A request as it is, answered ``within_s`` (a minute, if not given). Raises EngineError
         if the engine cannot be reached."""
-        timeout = _RENDER_TIMEOUT
+        timeouts = _RENDER_TIMEOUTS
         if within_s is not None:
-            timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=5.0)
-        return await self._exchange(method, path, body or None, timeout, headers or {})
+            timeouts = Timeouts(within_s)
+        return await self._exchange(method, path, body, timeouts, headers or {})
 
     async def kv_blocks(self) -> int | None:
         """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
@@ -203,7 +203,7 @@ class EngineClient:
 
     async def open_answer(
         self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send the request; returns when the response's head is here. Close the response to cancel.
 
         Raises EngineError if the engine cannot be reached.
@@ -211,10 +211,11 @@ class EngineClient:
         try:
             answer = await self._http.request(
                 "POST",
-                self.url + endpoint,
+                self.url,
+                endpoint,
                 data=body,
                 headers=json_headers(headers, self.credentials),
-                timeout=_LONG,
+                timeouts=_LONG,
                 tls=self.credentials.tls,
             )
         except CONNECTION_ERRORS as error:
@@ -231,23 +232,24 @@ class EngineClient:
         self,
         method: str,
         path: str,
-        body: bytes | None,
-        timeout: aiohttp.ClientTimeout,
+        body: bytes,
+        timeouts: Timeouts,
         headers: Mapping[str, str],
     ) -> EngineAnswer:
         try:
             async with await self._http.request(
                 method,
-                self.url + path,
+                self.url,
+                path,
                 data=body,
                 headers=json_headers(headers, self.credentials),
-                timeout=timeout,
+                timeouts=timeouts,
                 tls=self.credentials.tls,
             ) as answer:
                 self._note(path, answer.status)
-                kind = answer.headers.get("Content-Type", "application/json")
+                kind = answer.header("Content-Type") or "application/json"
                 content = await answer.read()
-                return EngineAnswer(answer.status, kind, content, answer.headers.get("Retry-After"))
+                return EngineAnswer(answer.status, kind, content, answer.header("Retry-After"))
         except CONNECTION_ERRORS as error:
             raise engine_error(self.name, error) from error
 
