@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -196,8 +198,26 @@ async def test_an_engine_that_is_not_there_refuses_and_a_lost_agent_is_no_refusa
     await place.agent.close()
     sick = await place.engine.sickness()
     assert sick is not None
-    assert not sick.refused
+    assert (sick.late, sick.refused) == (True, False)
     assert "agent a at" in sick.why
+
+
+@pytest.mark.parametrize("failure", [TimeoutError(), OSError(errno.EMFILE, "too many open files")])
+async def test_an_agent_that_cannot_reach_a_live_engine_does_not_call_it_gone(
+    place: Place, monkeypatch: pytest.MonkeyPatch, failure: OSError
+) -> None:
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def fails(*args: Any, **options: Any) -> Any:
+        if "ssl" not in options:  # The agent's, to its engine.
+            raise failure
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(loop, "create_connection", fails)
+    sick = await place.engine.sickness()
+    assert sick is not None
+    assert (sick.late, sick.refused) == (True, False)
 
 
 async def test_an_answer_that_breaks_off_at_the_engine_breaks_off_here(place: Place) -> None:

@@ -60,7 +60,10 @@ def test_hand_offs_go_from_machine_to_machine(fleet: Fleet) -> None:
     taken = Counter(clusters_of(answer) for answer in answers)
     routes = Counter(answer.headers["x-prfaas-route"].split(";")[0] for answer in answers)
     why = Counter(answer.headers["x-prfaas-route"] for answer in answers)
-    assert routes == {"offload": 32, "pd-p": 16}, (taken, why)
+    # Where the machine is so busy that a health check is late, a short prompt does without.
+    assert routes["offload"] == 32, (taken, why, fleet.log("gateway"))
+    assert routes["pd-p"] + routes["direct"] == 16, (taken, why, fleet.log("gateway"))
+    assert routes["pd-p"] > 0, (taken, why, fleet.log("gateway"))
     # Both machines of the PrfaaS cluster, over the line to both machines of the near PD cluster,
     # and inside a machine, and between two. Where a line is full they may go to the other cluster.
     wanted = {*itertools.product(("e1", "e2"), ("w1", "w2")), ("w1", "w1"), ("w1", "w2")}

@@ -13,7 +13,7 @@ from typing import cast
 
 from prfaas.agent.peers import Peers
 from prfaas.core.addresses import Address, parse_address
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import ConfigError, nobody_listens
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ class _Near(asyncio.Protocol):
                     far, _ = await asyncio.get_running_loop().create_connection(
                         lambda: _Far(self._transport), target.host, target.port
                     )
-            except (OSError, TimeoutError):
-                status = 502
+            except OSError as error:
+                status = _status_of(error)
             else:
                 self._far = far
                 self._tunnels.began(self)
@@ -134,6 +134,14 @@ class _Near(asyncio.Protocol):
     def abort(self) -> None:
         """Now."""
         self._transport.abort()
+
+
+def _status_of(error: OSError) -> int:
+    """Whose fault it is that the engine was not reached. Only 502 says that nobody listens there:
+    a busy engine (504) and an agent without descriptors (503) say nothing about its process."""
+    if isinstance(error, TimeoutError):
+        return 504
+    return 502 if nobody_listens(error) else 503
 
 
 class _Far(asyncio.Protocol):

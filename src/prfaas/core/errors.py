@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import msgspec
 
 
@@ -48,3 +50,14 @@ class InvariantError(PrfaasError):
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for foreign bytes that it cannot decode: malformed, or nested without end."""
+
+
+def nobody_listens(error: BaseException) -> bool:
+    """Whether a connection was refused. That alone says that a process is gone: what is late or
+    broken off, and a handshake that failed, says nothing of it."""
+    if not isinstance(error, OSError):
+        return False
+    # Where a name has several addresses, event loops raise one error of all texts, without a code.
+    return error.errno == errno.ECONNREFUSED or (
+        error.errno is None and f"[Errno {errno.ECONNREFUSED}]" in str(error)
+    )

@@ -57,8 +57,10 @@ class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
 
     ``source`` is the sender's KV layout (`KvLayout.packed`) where the decode engine holds its cache
     otherwise. Where ``pool_tokens`` is ``from_token`` or more, what the engine lacks of the tokens
-    before is in its agent's cache (`LoadParams`). ``prompt_token_ids`` is vLLM's own: it makes the
-    chat endpoint skip its template.
+    before is in its agent's cache (`LoadParams`). What is named otherwise than ours is vLLM's own:
+    ``prompt_token_ids`` makes the chat endpoint skip its template, and with ``do_remote_prefill``
+    the answer's usage counts as cached what the prefill engine had (`ExportResult`) instead of all
+    that is loaded.
     """
 
     transfer_id: TransferId
@@ -67,14 +69,22 @@ class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     source: PackedLayout | None = None
     pool_tokens: Tokens = 0
     prompt_token_ids: list[int] | None = None
+    do_remote_prefill: bool | None = None
+    remote_prefill_cached_tokens: Tokens | None = None
 
 
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="exported"):
-    """Prefill engine to gateway: whether everything was handed to the agent, or why not."""
+    """Prefill engine to gateway: whether everything was handed to the agent, or why not.
+
+    ``do_remote_prefill`` asks vLLM, through which it passes, to write how many of the prompt's
+    tokens this engine did not have to compute: ``remote_prefill_cached_tokens``.
+    """
 
     transfer_id: str
     ok: bool
     reason: str | None = None
+    do_remote_prefill: bool = True
+    remote_prefill_cached_tokens: Tokens | None = None
 
 
 Handoff = ExportParams | ImportParams | LoadParams

@@ -11,12 +11,19 @@ import msgspec
 
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews
-from prfaas.core.errors import UNREADABLE, EngineError, LinkError, PeerError, PrfaasError
+from prfaas.core.errors import (
+    UNREADABLE,
+    EngineError,
+    LinkError,
+    PeerError,
+    PrfaasError,
+    nobody_listens,
+)
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_client import HttpClient
-from prfaas.gateway.http_connection import Answer, CannotConnect, Timeouts
+from prfaas.gateway.http_connection import Answer, Timeouts
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.kv_events.wire import Frame, FrameReader
 from prfaas.link.api import LinkState, LinkStates
@@ -265,8 +272,7 @@ class AgentClient:
             return LocalFault(message)
         if isinstance(error, TimeoutError):
             return AgentLate(message)
-        refused = isinstance(error, CannotConnect)
-        return AgentGone(message) if refused else LinkError(message)
+        return AgentGone(message) if nobody_listens(error) else LinkError(message)
 
 
 def read_answer(agent: str, body: bytes, kind: type[T]) -> T:

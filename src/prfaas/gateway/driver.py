@@ -211,7 +211,7 @@ class Driver:
         )
         body = exchange.body.for_prefill(ids, params)
         try:
-            await self._engines[command.engine].prefill(body, exchange.engine_headers)
+            cached = await self._engines[command.engine].prefill(body, exchange.engine_headers)
         except LocalFault as error:
             exchange.fail(ServiceUnavailable(str(error)))
             return
@@ -219,7 +219,7 @@ class Driver:
             self._suspect(command.engine)
             self.handle(PrefillFailed(key, attempt, str(error), _fault(error)))
             return
-        exchange.facts.prefilled_s = exchange.elapsed_s()
+        exchange.facts.note_prefill(cached, exchange.elapsed_s())
         self.handle(PrefillCompleted(key, attempt))
         sender = self._agent_of(command.engine)
         ranks = self._layouts.parts(command.engine)
@@ -250,7 +250,7 @@ class Driver:
         sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
-        params = decode_params(command, source, loadable)
+        params = decode_params(command, source, loadable, exchange.facts.prefill_cached_tokens)
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from prfaas.core.errors import UNREADABLE, EngineError
+from prfaas.core.errors import UNREADABLE, EngineError, nobody_listens
 from prfaas.core.handoff import ExportResult
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
@@ -66,7 +66,8 @@ class _PrefillAnswer(msgspec.Struct, frozen=True):
 
 
 class Sickness(msgspec.Struct, frozen=True):
-    """Why a health check failed. ``late``: it has not answered yet; ``refused``: nobody listens."""
+    """Why a health check failed. ``late``: it has not answered yet, or the connection broke off, as
+    happens on a busy machine; ``refused``: nobody listens."""
 
     why: str
     late: bool = False
@@ -103,7 +104,7 @@ class EngineClient:
         except OSError as error:
             if is_local(error):
                 raise LocalFault(f"the gateway cannot reach {self.name}: {error}") from error
-            return Sickness(describe(error), refused=not is_lost(error))
+            return Sickness(describe(error), late=is_lost(error), refused=nobody_listens(error))
         return None if status == 200 else Sickness(f"health check answered {status}")
 
     def take(self, credentials: Credentials) -> None:
@@ -183,8 +184,9 @@ class EngineClient:
         except UNREADABLE as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
-    async def prefill(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Compute and export a prompt's KV cache; returns when every byte is with the agent.
+    async def prefill(self, body: bytes, headers: Mapping[str, str]) -> int | None:
+        """Compute and export a prompt's KV cache; returns when every byte is with the agent, with
+        how many tokens were cached, so not computed (None: the engine does not say).
 
         Raises EngineError with the reason if that did not happen.
         """
@@ -200,6 +202,7 @@ class EngineClient:
             raise EngineError(f"{self.name} exported nothing: is its connector set up?") from error
         if not result.ok:
             raise EngineError(f"{self.name} could not export: {result.reason or 'no reason given'}")
+        return result.remote_prefill_cached_tokens
 
     async def open_answer(
         self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]

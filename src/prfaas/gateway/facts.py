@@ -41,6 +41,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     """Prompt tokens that an engine was to load so."""
     cached_tokens: int = 0
     """Prompt tokens that some engine of the decode engine's cluster held already."""
+    prefill_cached_tokens: int | None = None
+    """Prompt tokens that the prefill engine did not have to compute, as it says itself."""
     why_alone: str | None = None
     route: str | None = None
     reason: str | None = None
@@ -92,6 +94,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             self.prefill_engine, self.decode_engine = command.engine, command.decode_engine
             self.prefill_started_s = elapsed_s
             self.prefilled_s = self.transfer_first_byte_s = self.transferred_s = None
+            self.prefill_cached_tokens = None
             self.kv_bytes, self.kv_bytes_hidden = 0, None
             return
         self.decode_engine, self.decode_started_s = command.engine, elapsed_s
@@ -106,6 +109,10 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         self.at_agent = {**self.at_agent, engine: to_token}
         self.pool_tokens = max(self.pool_tokens, to_token)
         self.pulled_tokens = max(self.pulled_tokens, to_token)
+
+    def note_prefill(self, cached_tokens: int | None, elapsed_s: float) -> None:
+        """Prefill is over."""
+        self.prefilled_s, self.prefill_cached_tokens = elapsed_s, cached_tokens
 
     def note_answer(self, command: StartDecode, elapsed_s: float) -> None:
         """This attempt begins to answer, maybe of two that were made."""

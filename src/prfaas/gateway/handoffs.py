@@ -60,10 +60,11 @@ def export_params(
 
 
 def decode_params(
-    command: StartDecode, source: str | None, pool_tokens: int
+    command: StartDecode, source: str | None, pool_tokens: int, cached_tokens: int | None
 ) -> ImportParams | LoadParams | None:
     """What the decode engine's connector must know: what is handed over, and what its agent has
-    cached of the prompt. ``source``: the sender's layout, where it is another."""
+    cached of the prompt. ``source``: the sender's layout, where it is another; ``cached_tokens``:
+    what the prefill engine did not have to compute."""
     if command.transfer_id is not None:
         return ImportParams(
             transfer_id=command.transfer_id,
@@ -71,6 +72,8 @@ def decode_params(
             from_token=command.from_token,
             to_token=command.to_token,
             pool_tokens=pool_tokens,
+            do_remote_prefill=None if cached_tokens is None else True,
+            remote_prefill_cached_tokens=cached_tokens,
         )
     return LoadParams(pool_tokens=pool_tokens) if pool_tokens else None
 

@@ -27,7 +27,7 @@ class CannotConnect(OSError):
     """No connection to ``host``:``port`` could be made; ``errno`` says why."""
 
     def __init__(self, host: str, port: int, cause: OSError) -> None:
-        super().__init__(cause.errno, f"cannot connect to {host}:{port}")
+        super().__init__(cause.errno, f"cannot connect to {host}:{port}: {cause}")
         self.host, self.port = host, port
 
 

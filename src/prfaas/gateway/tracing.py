@@ -182,7 +182,10 @@ def stages(
     begun = [at for at in (facts.prefill_started_s, facts.decode_started_s) if at is not None]
     yield "queue", facts.rendered_s, max(facts.rendered_s, min(begun, default=end_s)), {}
     if facts.prefill_engine is not None and facts.prefill_started_s is not None:
-        engine = {"prfaas.engine": facts.prefill_engine}
+        engine = {
+            "prfaas.engine": facts.prefill_engine,
+            "prfaas.cached_tokens": facts.prefill_cached_tokens,
+        }
         yield "prefill", facts.prefill_started_s, _or(facts.prefilled_s, end_s), engine
         first_byte_s = _or(facts.transfer_first_byte_s, facts.prefill_started_s)
         sent = {

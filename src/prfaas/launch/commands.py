@@ -62,6 +62,7 @@ def engine_command(
         "--max-num-seqs", str(engine.max_num_seqs),
         "--kv-cache-memory-bytes", str(parse_bytes(model.kv_cache)),
         "--enable-prefix-caching",
+        "--enable-prompt-tokens-details",
         "--enable-scale-out",
         "--disable-uvicorn-access-log",
     ]  # fmt: skip

@@ -157,9 +157,13 @@ class Fleet:
         self.processes[name].send_signal(number)
         self.processes.pop(name).wait(WAIT_S)
 
+    def log(self, name: str) -> str:
+        """All that a process has said."""
+        return (self.home / f"{name}.log").read_text()
+
     def logged(self, name: str, text: str) -> int:
         """How often a process has said so."""
-        return (self.home / f"{name}.log").read_text().count(text)
+        return self.log(name).count(text)
 
     def take_over(self, text: str, *, says: str) -> None:
         """Write the file anew and have all gateways read it; returns once all have said so."""

@@ -38,7 +38,8 @@ class MockEngine(MockServer):
     ``refuse_exports`` is the reason prefill gives for having exported nothing. A ``script`` is
     followed instead of the words of a streamed answer: bytes are written, events waited for.
     ``adapters`` are served beside the model. With ``tells_cached`` answers say how much of their
-    prompt was cached: all of it where it was asked before under the same ``cache_salt``.
+    prompt was cached, as vLLM says it of itself and of a prefill elsewhere: all of it where it was
+    asked before under the same ``cache_salt``, and what is handed over.
 
     ``under_way`` counts the prefills and answers of now, ``most_under_way`` those there ever were.
 
@@ -180,6 +181,8 @@ class MockEngine(MockServer):
 
     async def _prefill(self, body: dict[str, Any], params: dict[str, Any]) -> web.Response:
         exported = {"prfaas": "exported", "transfer_id": params["transfer_id"], "ok": True}
+        if self.tells_cached:
+            exported["remote_prefill_cached_tokens"] = self._cached(body, body["prompt"])
         if self.refuse_exports is not None:
             exported |= {"ok": False, "reason": self.refuse_exports}
             return web.json_response({"kv_transfer_params": exported})
@@ -227,11 +230,19 @@ class MockEngine(MockServer):
     def _usage(self, body: dict[str, Any], ids: list[int]) -> dict[str, Any]:
         if not self.tells_cached:
             return {}
+        details = {"cached_tokens": self._cached(body, ids)}
+        return {"usage": {"completion_tokens": 4, "prompt_tokens_details": details}}
+
+    def _cached(self, body: dict[str, Any], ids: list[int]) -> int:
         asked = (body.get("cache_salt"), tuple(ids))
         cached = len(ids) if asked in self._asked else 0
         self._asked.add(asked)
-        details = {"cached_tokens": cached}
-        return {"usage": {"completion_tokens": 4, "prompt_tokens_details": details}}
+        params = body.get("kv_transfer_params") or {}
+        if params.get("prfaas") == "import":
+            cached = max(cached, params["to_token"])
+        if params.get("do_remote_prefill"):
+            cached = params["remote_prefill_cached_tokens"]
+        return cached
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         model = body.get("model")

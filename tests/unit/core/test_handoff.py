@@ -58,4 +58,11 @@ def test_a_missing_field_is_named() -> None:
 
 def test_an_engines_word_says_why_not() -> None:
     said = msgspec.to_builtins(ExportResult(transfer_id="t-1", ok=False, reason="no slots"))
-    assert said == {"prfaas": "exported", "transfer_id": "t-1", "ok": False, "reason": "no slots"}
+    assert said == {
+        "prfaas": "exported",
+        "transfer_id": "t-1",
+        "ok": False,
+        "reason": "no slots",
+        "do_remote_prefill": True,
+        "remote_prefill_cached_tokens": None,
+    }

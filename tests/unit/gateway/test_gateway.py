@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,34 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
     times = [t for t in (*stages, trace.first_token_s, trace.completed_s) if t is not None]
     assert len(times) == 6
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_usage_counts_what_was_cached_not_what_crossed(stream: bool) -> None:
+    mock = MockDeployment()
+    for engine in mock.engines.values():
+        engine.tells_cached = True
+    async with mock.running() as client:
+        await mock.ready()
+        for expected in (0, len(LONG)):
+            async with client.post(COMPLETIONS, json={"prompt": LONG, "stream": stream}) as answer:
+                assert answer.headers["x-prfaas-route"].startswith("offload; ")
+                content = await answer.text()
+            (said,) = re.findall(r'"cached_tokens": (\d+)', content)
+            assert int(said) == expected
+
+
+@pytest.mark.parametrize("count", [-1, 1 << 40, "all"])
+async def test_a_count_that_is_none_ends_in_a_local_prefill(count: Any) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        exported = {"prfaas": "exported", "transfer_id": "t", "ok": True}
+        said = {"kv_transfer_params": {**exported, "remote_prefill_cached_tokens": count}}
+        mock.engines["e1"].garbage = json.dumps(said).encode()
+        response, text = await ask(client, prompt=LONG)
+        assert text == answer_to(LONG)
+        assert response.headers["x-prfaas-route"].startswith("pd-p; ")
 
 
 async def test_routes_by_length() -> None:

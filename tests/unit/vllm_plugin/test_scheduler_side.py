@@ -111,6 +111,9 @@ def test_a_prompt_leaves_chunk_by_chunk_up_to_its_boundary() -> None:
         "transfer_id": "t",
         "ok": True,
         "reason": None,
+        # vLLM writes how much was cached where this is asked for.
+        "do_remote_prefill": True,
+        "remote_prefill_cached_tokens": None,
     }
 
 
