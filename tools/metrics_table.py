@@ -18,7 +18,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from prfaas.agent.metrics import agent_metrics
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import AgentSettings
 from prfaas.link.tcp.config import TcpLinkConfig
@@ -88,7 +87,7 @@ async def every_row() -> tuple[list[Row], list[Row]]:
         gateway = sorted(rows(mock.gateway.metrics.registry))
     with tempfile.TemporaryDirectory() as run:
         async with agent_with_tls(Path(run)) as agent:
-            return gateway, sorted(rows(agent_metrics(agent.driver, agent._link)))
+            return gateway, sorted(rows(agent.metrics))
 
 
 def table(gateway: list[Row], agent: list[Row]) -> str:

@@ -17,7 +17,6 @@ import pytest
 from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.process import front_door
 from prfaas.process.front_door import serving_strangers
-from prfaas.process.http_server import serving
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.tls.authority import create_authority, issue
 from prfaas.tls.front import FrontTls, trusting
@@ -209,7 +208,7 @@ async def test_operators_have_an_address_of_their_own_if_asked_for() -> None:
         await mock.ready()
         app = make_admin_app(mock.gateway)
         async with (
-            serving(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1) as url,
+            serving_strangers(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1) as url,
             aiohttp.ClientSession(url) as admin,
         ):
             for path in ("/ready", "/metrics", "/requests", "/drain"):

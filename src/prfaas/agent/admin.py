@@ -27,7 +27,7 @@ from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
-from prfaas.process.front_door import admit, answered
+from prfaas.process.http_handler import admit, answered, read_body
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
@@ -85,6 +85,8 @@ class Admin:
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._peers.may(request.transport, request.method, request.path):
+            asked = f"{request.method} {request.path}"
+            self._peers.refusals.note("peer", request.transport, asked)
             why = "only a gateway of the deployment may ask for that, with its own certificate"
             return _json({"error": why}, status=403)
         admit(request)
@@ -188,7 +190,9 @@ class Admin:
         """It lives for `LAPSES_AFTER_S` more, and is told what it may have at the engines here."""
         session_id = _session_id(request)
         try:
-            renewal = msgspec.json.decode(await request.read(), type=Renewal)
+            renewal = msgspec.json.decode(
+                await read_body(request, most=MAX_BODY_BYTES), type=Renewal
+            )
         except UNREADABLE as error:
             raise web.HTTPBadRequest(
                 text=f"not a renewal of a gateway's session: {error}"

@@ -12,6 +12,7 @@ from prfaas.core.cache_copies import MOST_COPY_BYTES, AwaitCopy, CopyCached
 from prfaas.core.errors import UNREADABLE
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.pool.events import CopyAwaited, CopyRequested
+from prfaas.process.http_handler import read_body
 
 T = TypeVar("T")
 
@@ -61,11 +62,7 @@ def _id(request: web.Request) -> str:
 
 async def _read(request: web.Request, kind: type[T]) -> T:
     """A body may be longer here than elsewhere: a long prefix's names and tokens."""
-    body = bytearray()
-    async for data in request.content.iter_any():
-        body += data
-        if len(body) > MOST_COPY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(MOST_COPY_BYTES, len(body))
+    body = await read_body(request, most=MOST_COPY_BYTES)
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except UNREADABLE as error:

@@ -4,16 +4,19 @@ except for those that engines hand over."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.tunnels import Tunnels
 from prfaas.link.api import Link, LinkState
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.telemetry import LinkCounters
 from prfaas.pool.books import PoolCounters, PoolSnapshot
+from prfaas.process.connections import Connections
 
 _LINK_GAUGES = {
     "connections": ("connections", "TCP connections to the peer"),
@@ -40,11 +43,19 @@ _RECEIVED = {
 }
 
 
+class DoorCounts(NamedTuple):
+    """What is counted at the agent's HTTP; ``refused``: requests by cause."""
+
+    refused: Mapping[str, int]
+    tunnels: Tunnels
+    connections: Connections
+
+
 class AgentCollector(Collector):
     """Reads the agent's own counts; nothing is counted twice for metrics' sake."""
 
-    def __init__(self, driver: PoolDriver, link: Link) -> None:
-        self._driver, self._link = driver, link
+    def __init__(self, driver: PoolDriver, link: Link, door: DoorCounts | None = None) -> None:
+        self._driver, self._link, self._door = driver, link, door
 
     def collect(self) -> Iterator[Metric]:
         """One snapshot of the pool, and the link's own counts."""
@@ -54,6 +65,8 @@ class AgentCollector(Collector):
         yield from _transfers(snapshot)
         yield from _totals(snapshot.counters)
         yield from _links(self._link.states())
+        if self._door is not None:
+            yield from _door(self._door)
         if isinstance(self._link, TcpLink):
             yield from _endpoint(self._link.counters())
             if self._link.tls is not None:
@@ -212,8 +225,43 @@ def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
         yield CounterMetricFamily(f"prfaas_link_{name}", text, getattr(counters, field))
 
 
-def agent_metrics(driver: PoolDriver, link: Link) -> CollectorRegistry:
+def _door(door: DoorCounts) -> Iterator[Metric]:
+    """Who is connected to the agent's HTTP, and what is carried to its engines."""
+    tunnels, book = door.tunnels, door.connections
+    yield GaugeMetricFamily("prfaas_agent_tunnels", "Open ways to engines", tunnels.open)
+    yield CounterMetricFamily(
+        "prfaas_agent_tunnels_opened", "Ways to engines opened", tunnels.opened_total
+    )
+    carried = CounterMetricFamily(
+        "prfaas_agent_tunnel_bytes", "Bytes carried between gateways and engines",
+        labels=["direction"],
+    )  # fmt: skip
+    carried.add_metric(["to_engines"], tunnels.to_engines_bytes)
+    carried.add_metric(["from_engines"], tunnels.from_engines_bytes)
+    yield carried
+    for name, text, counts in (
+        ("prfaas_agent_tunnels_refused", "Ways to engines refused", tunnels.refused),
+        ("prfaas_agent_refused_requests", "What peers may not ask, with the log's audit lines",
+         door.refused),
+        ("prfaas_agent_connections_dropped", "HTTP connections that were ended", book.dropped),
+    ):  # fmt: skip
+        counter = CounterMetricFamily(name, text, labels=["cause"])
+        for cause, count in counts.items():
+            counter.add_metric([cause], count)
+        yield counter
+    connections = GaugeMetricFamily(
+        "prfaas_agent_connections", "HTTP connections, tunnels among the busy ones",
+        labels=["state"],
+    )  # fmt: skip
+    for state in ("strangers", "idle", "busy"):
+        connections.add_metric([state], getattr(book, state))
+    yield connections
+
+
+def agent_metrics(
+    driver: PoolDriver, link: Link, door: DoorCounts | None = None
+) -> CollectorRegistry:
     """The registry behind ``GET /metrics``."""
     registry = CollectorRegistry()
-    registry.register(AgentCollector(driver, link))
+    registry.register(AgentCollector(driver, link, door))
     return registry

@@ -13,6 +13,7 @@ from typing import cast
 
 from cryptography import x509
 
+from prfaas.agent.refusals import Refusals
 from prfaas.tls.context import names_of
 from prfaas.tls.live import LiveTls, name_in
 
@@ -24,6 +25,7 @@ class Peers:
 
     def __init__(self, tls: LiveTls | None, gateways: Collection[str]) -> None:
         self.tls, self.gateways = tls, frozenset(gateways)
+        self.refusals = Refusals()
         self._open: dict[asyncio.BaseTransport, x509.Certificate] = {}
 
     def is_gateway(self, transport: asyncio.BaseTransport | None) -> bool:

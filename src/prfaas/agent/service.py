@@ -16,7 +16,7 @@ from prfaas.agent.driver import PoolDriver
 from prfaas.agent.engine_caches import EngineCaches, registered_pids
 from prfaas.agent.engine_server import EngineServer
 from prfaas.agent.link_port import LinkPort
-from prfaas.agent.metrics import agent_metrics
+from prfaas.agent.metrics import DoorCounts, agent_metrics
 from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
 from prfaas.agent.tunnels import Tunnels
@@ -34,7 +34,8 @@ from prfaas.link.api import (
 from prfaas.link.tcp.link import TcpLink
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
-from prfaas.process.front_door import serving_strangers
+from prfaas.process.descriptors import allow_all_files
+from prfaas.process.front_door import connections, serving_strangers
 from prfaas.tls.cache_key import read_cache_key
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls, expiring, stamp_of
@@ -137,25 +138,27 @@ class Agent:
         stack.push_async_callback(asyncio.to_thread, link.close)
         port.connect(link)
 
-        metrics = agent_metrics(driver, link)
         tls = link.tls if isinstance(link, TcpLink) else None
         if tls is None and settings.tls is not None:
             tls = LiveTls(settings.tls)
         self.peers = peers = Peers(tls, {*settings.gateways, settings.name})
+        self.tunnels = Tunnels(peers, _addresses(settings))
+        stack.callback(self.tunnels.close)
+        self.connections = connections()
+        door = DoorCounts(peers.refusals.total, self.tunnels, self.connections)
+        self.metrics = agent_metrics(driver, link, door)
         self.caches = None
         if settings.cache_key is not None:
             self.caches = EngineCaches(read_cache_key(settings.cache_key))
             stack.push_async_callback(self.caches.close)
             self.caches.take(settings.reach)
-        admin = Admin(settings.name, driver, port, link, metrics, peers, self.caches)
+        admin = Admin(settings.name, driver, port, link, self.metrics, peers, self.caches)
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
         engines = EngineServer(driver, port, welcome=welcome, arena_fd=arena.fd)
         stack.push_async_callback(engines.close)
         await engines.start(settings.socket)
 
-        self.tunnels = Tunnels(peers, _addresses(settings))
-        stack.callback(self.tunnels.close)
         self.admin_url = await stack.enter_async_context(
             serving_strangers(
                 admin.application(),
@@ -163,6 +166,7 @@ class Agent:
                 what=f"agent {settings.name!r}: admin",
                 shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
                 tls=None if tls is None else lambda: tls.server,
+                book=self.connections,
                 tunnel=self.tunnels,
             )
         )
@@ -267,6 +271,7 @@ async def serve(
             agent then stays as it is.
         told: when it is set, the file is read again.
     """
+    allow_all_files()  # A streamed answer takes two: the gateway's connection, and the engine's.
     agent = Agent(settings)
     await agent.start()
     told = told or asyncio.Event()

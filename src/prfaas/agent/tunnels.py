@@ -7,27 +7,39 @@ slowly than the other writes stops the other: it holds a few hundred kilobytes a
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import cast
 
 from prfaas.agent.peers import Peers
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError, nobody_listens
-
-logger = logging.getLogger(__name__)
+from prfaas.process.descriptors import share_of_files
 
 _LONGEST_HEAD = 4096
 _CONNECT_S = 4.0
+_MOST, _FILES_EACH = 16_384, 4
+"""Tunnels at a time; each has two descriptors, and as many are for everything else."""
+Admitted = Callable[[], None]
 Lost = Callable[[BaseException | None], None]
+_CAUSES = {
+    400: "head", 403: "forbidden", 404: "target", 502: "engine", 503: "full", 504: "late",
+}  # fmt: skip
 
 
 class Tunnels:
-    """A `front_door.Tunnel`. ``engines``: where those of this machine listen; may be exchanged."""
+    """An `http_handler.Tunnel`. ``engines``: where those of this machine listen, as the file says
+    now."""
 
     def __init__(self, peers: Peers, engines: Collection[Address]) -> None:
         self._peers, self.engines = peers, frozenset(engines)
+        self.most = share_of_files(_FILES_EACH, most=_MOST)
         self.opened_total = 0
+        self.to_engines_bytes = self.from_engines_bytes = 0
+        self.refused: Counter[str] = Counter()
+        """By cause: ``head`` (not a request for one), ``forbidden``, ``target`` (no engine of this
+        machine), ``engine`` (does not listen), ``late`` (it does not accept), ``full`` (no more
+        tunnels or descriptors)."""
         self._open: set[_Near] = set()
 
     @property
@@ -35,9 +47,11 @@ class Tunnels:
         """How many there are."""
         return len(self._open)
 
-    def __call__(self, head: bytes, transport: asyncio.Transport, lost: Lost) -> None:
+    def __call__(
+        self, head: bytes, transport: asyncio.Transport, admitted: Admitted, lost: Lost
+    ) -> None:
         """Take over a connection."""
-        near = _Near(self, transport, lost)
+        near = _Near(self, transport, admitted, lost)
         transport.set_protocol(near)
         near.data_received(head)
 
@@ -55,7 +69,20 @@ class Tunnels:
             target = parse_address(words[1].decode("ascii"))
         except (IndexError, UnicodeDecodeError, ConfigError):
             return 400, None
-        return (200, target) if target in self.engines else (404, None)
+        if target not in self.engines:
+            return 404, None
+        return (200, target) if len(self._open) < self.most else (503, None)
+
+    def refuse(self, status: int, transport: asyncio.Transport, head: bytes) -> None:
+        """Say so, and end it."""
+        cause = _CAUSES[status]
+        self.refused[cause] += 1
+        if status < 500 or cause == "full":
+            asked = head.split(b"\r\n", 1)[0].decode(errors="replace")
+            self._peers.refusals.note(f"tunnel_{cause}", transport, asked)
+        answer = f"HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        transport.write(answer.encode())
+        transport.close()
 
     def began(self, near: _Near) -> None:
         """One more is open."""
@@ -70,29 +97,34 @@ class Tunnels:
 class _Near(asyncio.Protocol):
     """The gateway's side."""
 
-    def __init__(self, tunnels: Tunnels, transport: asyncio.Transport, lost: Lost) -> None:
-        self._tunnels, self._transport, self._lost = tunnels, transport, lost
+    def __init__(
+        self, tunnels: Tunnels, transport: asyncio.Transport, admitted: Admitted, lost: Lost
+    ) -> None:
+        self._tunnels, self._transport = tunnels, transport
+        self._admitted, self._lost = admitted, lost
         self._head = b""
         self._joining: asyncio.Task[None] | None = None
         self._far: asyncio.Transport | None = None
 
     def data_received(self, data: bytes) -> None:
         if self._far is not None:
+            self._tunnels.to_engines_bytes += len(data)
             self._far.write(data)
             return
         self._head += data
-        if b"\r\n\r\n" in self._head and self._joining is None:
+        if len(self._head) > _LONGEST_HEAD:
+            self._tunnels.refuse(400, self._transport, b"")
+        elif b"\r\n\r\n" in self._head and self._joining is None:
             self._joining = asyncio.ensure_future(self._join())
-        elif len(self._head) > _LONGEST_HEAD:
-            self.abort()
 
     async def _join(self) -> None:
         status, target = self._tunnels.refusal(self._head, self._transport)
         if target is not None:
+            self._admitted()
             try:
                 async with asyncio.timeout(_CONNECT_S):
                     far, _ = await asyncio.get_running_loop().create_connection(
-                        lambda: _Far(self._transport), target.host, target.port
+                        lambda: _Far(self._tunnels, self._transport), target.host, target.port
                     )
             except OSError as error:
                 status = _status_of(error)
@@ -100,9 +132,7 @@ class _Near(asyncio.Protocol):
                 self._far = far
                 self._tunnels.began(self)
         if status != 200:
-            answer = f"HTTP/1.1 {status} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            self._transport.write(answer.encode())
-            self._transport.close()
+            self._tunnels.refuse(status, self._transport, self._head)
             return
         self._transport.write(b"HTTP/1.1 200 Connected\r\n\r\n")
         rest = self._head.partition(b"\r\n\r\n")[2]
@@ -147,14 +177,15 @@ def _status_of(error: OSError) -> int:
 class _Far(asyncio.Protocol):
     """The engine's side."""
 
-    def __init__(self, near: asyncio.Transport) -> None:
-        self._near = near
+    def __init__(self, tunnels: Tunnels, near: asyncio.Transport) -> None:
+        self._tunnels, self._near = tunnels, near
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self._tunnels.from_engines_bytes += len(data)
         self._near.write(data)
 
     def pause_writing(self) -> None:

@@ -30,7 +30,7 @@ from prfaas.gateway.operating import Operating
 from prfaas.gateway.page import GatewayPage
 from prfaas.gateway.targets import Targets
 from prfaas.page.server import is_page
-from prfaas.process.front_door import admit, answered
+from prfaas.process.http_handler import admit, answered
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,9 @@ from prfaas.core.errors import UNREADABLE, CallerError
 from prfaas.gateway.access import Access
 from prfaas.gateway.drains import Drain, Drains
 from prfaas.gateway.openai_errors import RequestRefused
+from prfaas.process.http_handler import read_body
+
+_ORDER_BYTES = 64 * 1024
 
 
 class DrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +51,9 @@ class Operating:
         """Drain, or put back into service."""
         self._access.check_operator(request)
         try:
-            order = msgspec.json.decode(await request.read(), type=DrainOrder)
+            order = msgspec.json.decode(
+                await read_body(request, most=_ORDER_BYTES), type=DrainOrder
+            )
         except UNREADABLE as error:
             example = '{"target": "ENGINE|MACHINE|CLUSTER", "undo": false}'
             raise RequestRefused(400, f"{error}; send {example}") from error

@@ -15,7 +15,7 @@ from prfaas.page.recorder import Recorder
 from prfaas.page.records import ClusterSample, History, LineSample, Sample
 from prfaas.page.server import PageServer
 from prfaas.policies.views import ClusterView, EngineView, LinkView
-from prfaas.process.front_door import admit
+from prfaas.process.http_handler import admit
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.topology import topology_of

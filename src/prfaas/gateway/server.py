@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,8 +14,8 @@ from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.gateway.tracing import NO_TRACING, Tracing
+from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import serving_strangers
-from prfaas.process.http_server import serving
 from prfaas.process.reloading import Reloading
 from prfaas.scheduler.journal import Curve
 
@@ -74,7 +73,7 @@ async def _served(gateway: Gateway) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         if config.admin is not None:
             url = await stack.enter_async_context(
-                serving(
+                serving_strangers(
                     make_admin_app(gateway),
                     config.admin,
                     what="gateway.admin",
@@ -96,8 +95,7 @@ async def _served(gateway: Gateway) -> AsyncIterator[str]:
 
 def allow_open_files(max_inflight_requests: int) -> None:
     """As many as this process may have; say so where they are too few."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    hard = allow_all_files()
     wanted = max_inflight_requests * _FILES_PER_REQUEST + _FILES_BESIDE
     if hard < wanted:
         logger.warning(

@@ -36,16 +36,21 @@ class Connections:
         most: strangers, and known ones that ask for nothing, each.
         stranger_s: how long a stranger may say nothing complete.
         idle_s: how long a known one may ask for nothing.
+        stuck_s: how long any of them may take nothing of what it is sent.
     """
 
-    def __init__(self, *, most: int, stranger_s: float, idle_s: float) -> None:
+    def __init__(
+        self, *, most: int, stranger_s: float, idle_s: float, stuck_s: float = 120.0
+    ) -> None:
         self.most, self._stranger_s, self._idle_s = most, stranger_s, idle_s
+        self._stuck_s = stuck_s
+        self._stuck: OrderedDict[Connection, float] = OrderedDict()
         self._strangers: OrderedDict[Connection, None] = OrderedDict()
         self._idle: OrderedDict[Connection, None] = OrderedDict()
         self._of_network: dict[str, OrderedDict[Connection, None]] = {}
         self.busy = 0
         self.dropped: Counter[str] = Counter()
-        """So far, by why: ``room``, ``silent``."""
+        """So far, by why: ``room``, ``silent``, ``stuck``."""
 
     @property
     def strangers(self) -> int:
@@ -89,9 +94,18 @@ class Connections:
             self._drop(next(iter(self._idle)), "room")
         self._idle[connection] = None
 
+    def stuck(self, connection: Connection, now: float) -> None:
+        """It reads more slowly than it is written to: no more is sent until it has."""
+        self._stuck.setdefault(connection, now)
+
+    def flows(self, connection: Connection) -> None:
+        """It has taken what there was."""
+        self._stuck.pop(connection, None)
+
     def gone(self, connection: Connection) -> None:
         """It has ended, for whatever reason."""
         self._forget(connection)
+        self._stuck.pop(connection, None)
         if connection.busy:
             self.busy -= 1
             connection.busy = False
@@ -112,6 +126,8 @@ class Connections:
                 if now - oldest.since < limit_s:
                     break
                 self._drop(oldest, "silent")
+        while self._stuck and now - next(iter(self._stuck.values())) >= self._stuck_s:
+            self._drop(next(iter(self._stuck)), "stuck")
 
     def _remember(self, connection: Connection) -> None:
         self._strangers[connection] = None
@@ -133,5 +149,6 @@ class Connections:
 
     def _drop(self, connection: Connection, why: str) -> None:
         self._forget(connection)
+        self._stuck.pop(connection, None)
         self.dropped[why] += 1
         connection.drop()

@@ -1,35 +1,31 @@
 """An HTTP server that strangers can reach: what they may cost is bounded.
 
 Every socket is accepted here, so that one that never ends its TLS handshake counts as well.
-`admit` is how an application says that a request has shown a right to be answered.
+`http_handler.admit` is how an application says that a request has shown a right to be answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.once_a_second import OnceASecond
 from prfaas.process.connections import Connection, Connections
+from prfaas.process.descriptors import share_of_files
+from prfaas.process.http_handler import StrangersHandler, Tunnel
 
 logger = logging.getLogger(__name__)
 
-CONNECT = b"CONNECT "
-Tunnel = Callable[[bytes, asyncio.Transport, Callable[[BaseException | None], None]], None]
-"""Takes over a connection whose first bytes (given) begin with `CONNECT`; calls the function when
-it is lost."""
 Contexts = ssl.SSLContext | Callable[[], ssl.SSLContext] | None
 """What new connections are made with; a function is asked for each."""
 
@@ -52,88 +48,8 @@ _FULL_PAUSE_S = 0.05
 
 def connections() -> Connections:
     """For one server of this process, by how many descriptors it may have."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_STRANGERS
-    if soft != resource.RLIM_INFINITY:
-        most = max(16, min(most, soft // _STRANGERS_SHARE))
+    most = share_of_files(_STRANGERS_SHARE, most=_MOST_STRANGERS)
     return Connections(most=most, stranger_s=_STRANGER_S, idle_s=_IDLE_S)
-
-
-class _Handler(web.RequestHandler):
-    """aiohttp's, which also knows its connection, and refuses in JSON."""
-
-    __slots__ = ("_book", "_entry", "_tunnel")
-
-    def __init__(
-        self,
-        server: web.Server,
-        book: Connections,
-        entry: Connection,
-        tunnel: Tunnel | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(server, **settings)
-        self._book, self._entry, self._tunnel = book, entry, tunnel
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        # Not for isinstance: uvloop's transports are asyncio's in all but their class.
-        self._entry.drop = cast("asyncio.Transport", transport).abort
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
-        if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
-            self._book.admitted(self._entry)
-            tunnel(data, self.transport, self.connection_lost)
-        else:
-            super().data_received(data)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """See `asyncio.Protocol`."""
-        self._book.gone(self._entry)
-        super().connection_lost(exc)
-
-    def admit(self) -> None:
-        """See `admit`."""
-        self._book.admitted(self._entry)
-
-    def answered(self) -> None:
-        """See `answered`."""
-        self._book.answered(self._entry, time.monotonic())
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What is no HTTP is the client's mistake, and no news for an operator."""
-        if status >= 500:
-            return super().handle_error(request, status, exc, message)
-        said = " ".join((message or "this is no HTTP request").split())[:500]
-        error = {"message": said, "type": "invalid_request_error", "param": None, "code": status}
-        response = web.Response(
-            status=status,
-            body=msgspec.json.encode({"error": error}),
-            content_type="application/json",
-        )
-        response.force_close()
-        return response
-
-
-def admit(request: web.Request) -> None:
-    """Whoever sent this may ask for it: strangers do not push its connection out."""
-    if isinstance(request.protocol, _Handler):
-        request.protocol.admit()
-
-
-def answered(request: web.Request) -> None:
-    """The request is over, admitted or not; its connection may be used again."""
-    if isinstance(request.protocol, _Handler):
-        request.protocol.answered()
 
 
 class _Door:
@@ -215,10 +131,10 @@ class _Door:
         except (OSError, ssl.SSLError):
             self.book.gone(entry)
 
-    def _handler(self, entry: Connection) -> _Handler:
+    def _handler(self, entry: Connection) -> StrangersHandler:
         server = self._runner.server
         assert server is not None
-        return _Handler(
+        return StrangersHandler(
             server,
             self.book,
             entry,
@@ -277,9 +193,13 @@ async def serving_strangers(
     book: Connections | None = None,
     tunnel: Tunnel | None = None,
 ) -> AsyncIterator[str]:
-    """As `http_server.serving`, for an address that anybody can reach.
+    """Serve ``app`` at ``listen`` (``host:port``, port 0: a free one); yields its URL.
+
+    A handler is cancelled when its client goes away. On leaving, requests under way have
+    ``shutdown_timeout_s`` to end. Raises ConfigError for an address that is none or cannot be had.
 
     Args:
+        what: names the address's setting.
         tls: its certificate may be exchanged while it serves: new connections get the new one.
         book: keeps the connections; a new one by default.
         tunnel: takes over connections that begin so.

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from prfaas.gateway.bodies import Bodies
 from prfaas.gateway.openai_errors import ApiError
-from prfaas.process.http_server import serving
+from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import until
 
 
@@ -39,7 +39,7 @@ class Served:
         app = web.Application(client_max_size=1000)
         app.router.add_post("/", self.take)
         async with (
-            serving(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1) as url,
+            serving_strangers(app, "127.0.0.1:0", what="test", shutdown_timeout_s=0.1) as url,
             aiohttp.ClientSession(url) as client,
         ):
             yield client

@@ -71,6 +71,25 @@ def test_silence_has_an_end() -> None:
     assert book.book.strangers == 0, "who is gone does not come back"
 
 
+def test_a_reader_that_takes_nothing_is_ended_whoever_it_is() -> None:
+    book = Book()
+    stuck, slow = book.came("a", "stuck"), book.came("a", "slow")
+    for connection in (stuck, slow):
+        book.book.admitted(connection)
+    book.book.stuck(stuck, 0.0)
+    book.book.stuck(stuck, 100.0)
+    book.book.stuck(slow, 0.0)
+    book.book.flows(slow)
+    book.book.stuck(slow, 60.0)
+    book.book.expire(120.0)
+    assert book.dropped == ["stuck"]
+    book.book.gone(stuck)
+    book.book.gone(slow)
+    book.book.expire(1000.0)
+    assert book.dropped == ["stuck"]
+    assert book.book.busy == 0
+
+
 def test_a_process_without_descriptors_makes_room() -> None:
     book = Book()
     for number in range(16):

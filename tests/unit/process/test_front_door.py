@@ -10,7 +10,7 @@ from aiohttp import web
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import ConfigError
-from prfaas.process.http_server import serving
+from prfaas.process.front_door import serving_strangers
 
 
 def an_application() -> web.Application:
@@ -24,7 +24,7 @@ def an_application() -> web.Application:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0"])
 async def test_its_url_tells_the_port_that_was_taken(listen: str) -> None:
-    served = serving(an_application(), listen, what="x.listen", shutdown_timeout_s=1.0)
+    served = serving_strangers(an_application(), listen, what="x.listen", shutdown_timeout_s=1.0)
     async with served as url, aiohttp.ClientSession() as client:
         assert parse_url(url).port > 0
         async with client.get(url) as answer:
@@ -37,12 +37,18 @@ async def test_its_url_tells_the_port_that_was_taken(listen: str) -> None:
 async def test_a_taken_port_is_named_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"^x.listen {listen}: .*address already in use"):
-            async with serving(an_application(), listen, what="x.listen", shutdown_timeout_s=1.0):
+        with pytest.raises(
+            ConfigError, match=rf"^x.listen {listen}: (?i:.*address already in use)"
+        ):
+            async with serving_strangers(
+                an_application(), listen, what="x.listen", shutdown_timeout_s=1.0
+            ):
                 pass
 
 
 async def test_what_is_no_address_is_named_with_its_setting() -> None:
     with pytest.raises(ConfigError, match=r"^x.listen 'nowhere' is not host:port"):
-        async with serving(an_application(), "nowhere", what="x.listen", shutdown_timeout_s=1.0):
+        async with serving_strangers(
+            an_application(), "nowhere", what="x.listen", shutdown_timeout_s=1.0
+        ):
             pass
