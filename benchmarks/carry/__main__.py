@@ -23,8 +23,8 @@ import uvloop
 from aiohttp import web
 
 from prfaas.core.deployment import load_deployment
+from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
-from prfaas.gateway.http_connection import Answer, Timeouts
 from prfaas.launch.addresses import free_address
 from prfaas.tls.agents import agent_contexts
 from prfaas.tls.authority import create_authority, issue

@@ -16,7 +16,7 @@ from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.dialects import Dialect, Endpoint, dialect_of
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.event_stream import EventStream
-from prfaas.gateway.http_connection import Answer
+from prfaas.gateway.http_answer import Answer
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     engine_error,

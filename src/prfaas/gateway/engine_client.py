@@ -15,8 +15,8 @@ from prfaas.gateway.body import RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.health_probe import HealthProbe
+from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
-from prfaas.gateway.http_connection import Answer, Timeouts
 from prfaas.gateway.kv_memory import blocks_of
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from prfaas.core.errors import EngineError
-from prfaas.gateway.http_connection import Answer
+from prfaas.gateway.http_answer import Answer
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, engine_error
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")

@@ -18,13 +18,8 @@ from urllib.parse import urlsplit
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import PeerError
-from prfaas.gateway.http_connection import (
-    Answer,
-    CannotConnect,
-    Connection,
-    ConnectionBroke,
-    Timeouts,
-)
+from prfaas.gateway.http_answer import Answer, CannotConnect, ConnectionBroke, Timeouts
+from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local
 from prfaas.tls.context import PeerContext, check_server

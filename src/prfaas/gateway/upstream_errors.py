@@ -17,7 +17,7 @@ import math
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, CapacityError, EngineError, PrfaasError
-from prfaas.gateway.http_connection import CannotConnect, ConnectionBroke, NotHttp
+from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, NotHttp
 
 CONNECTION_ERRORS = (NotHttp, OSError)
 """All that is raised where an HTTP exchange could not be had or broke off."""

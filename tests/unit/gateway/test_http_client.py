@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from prfaas.gateway import http_client
+from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, Timeouts
 from prfaas.gateway.http_client import HttpClient
-from prfaas.gateway.http_connection import CannotConnect, ConnectionBroke, Timeouts
 from prfaas.testing.mock_http import MockServer
 
 TIMEOUTS = Timeouts(10.0)

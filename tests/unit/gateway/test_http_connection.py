@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from prfaas.gateway import http_connection
+from prfaas.gateway import http_answer
+from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.http_client import HttpClient
-from prfaas.gateway.http_connection import Answer, ConnectionBroke, NotHttp, Timeouts
 from prfaas.testing.mock_deployment import until
 
 QUICK = Timeouts(20.0)
@@ -147,7 +147,7 @@ async def test_who_closes_an_answer_ends_whoever_reads_it() -> None:
 async def test_what_is_not_read_is_not_taken_from_the_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_connection, "_MOST_HELD", 1000)
+    monkeypatch.setattr(http_answer, "_MOST_HELD", 1000)
     sent = 0
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,7 +162,7 @@ async def test_what_is_not_read_is_not_taken_from_the_socket(
     async with asked(reply) as answer:
         come = len(await answer.read_any())
         await until(lambda: answer._held >= 1000)
-        assert answer._connection._paused
+        assert answer._connection._paused  # type: ignore[attr-defined]
         assert sent < 64 << 20
         while data := await answer.read_any():
             come += len(data)
@@ -180,5 +180,5 @@ async def test_a_server_may_answer_before_it_has_read_all() -> None:
 
     async with asked(reply, data=bytes(64 << 20)) as answer:
         assert answer.status == 413
-        assert not answer._connection.is_open  # What was not sent is never part of another.
+        assert not answer._connection.is_open  # type: ignore[attr-defined]  # What was not sent is never part of another.
     assert served == 1
