@@ -112,7 +112,9 @@ async def _stream(
     await response.open(answer.status, kind)
     stream.watch()
     try:
-        return await _pass_on(engine, stream, events, dialect, response)
+        count = await _pass_on(engine, stream, events, dialect, response)
+        answer.leave()
+        return count
     finally:
         stream.close()
 
@@ -156,13 +158,15 @@ async def _pass_on(
         if error is not None:
             broken = True
             response.note_failure(error_message(error))
+        if done:
+            break  # What is complete is told so at once: nothing follows.
         await response.write(events)
         events = await stream.next()
     if not broken and not done:
         raise EngineError(f"{engine.name} ended its answer without saying that it is complete")
     if not broken:
         response.succeed()
-    await response.finish()
+    await response.finish(events if done else b"")
     # A completion's last event says but that it is the last.
     return count - (done and not dialect.named)
 

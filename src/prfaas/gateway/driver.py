@@ -201,7 +201,7 @@ class Driver:
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
         assert exchange.prompt.token_ids is not None
-        ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
+        ids = exchange.prompt.token_ids.json(command.to_token if command.exact else None)
         params = export_params(
             command,
             self._endpoints.engines,
@@ -251,7 +251,8 @@ class Driver:
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
         params = decode_params(command, source, loadable, exchange.facts.prefill_cached_tokens)
-        body = exchange.body.for_decode(exchange.prompt.token_ids, params)
+        ids = exchange.prompt.token_ids
+        body = exchange.body.for_decode(None if ids is None else ids.json(), params)
         try:
             output_tokens = await relay(
                 self._engines[command.engine],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
+from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
@@ -37,19 +38,27 @@ _LONG = Timeouts(None)
 """Prefill and answers take what they take: the scheduler's deadlines end them."""
 
 
-class RenderedPrompt(msgspec.Struct, frozen=True):
-    """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
+class Sampling(msgspec.Struct, frozen=True):
+    """What of the sampling parameters the gateway must know."""
 
-    class Sampling(msgspec.Struct, frozen=True):
-        """What of the sampling parameters the gateway must know."""
+    max_tokens: int | None = None
+    skip_reading_prefix_cache: bool | None = None
 
-        max_tokens: int | None = None
-        skip_reading_prefix_cache: bool | None = None
 
-    token_ids: list[int]
+class _Rendered(msgspec.Struct, frozen=True):
+    token_ids: msgspec.Raw
     sampling_params: Sampling
     features: Any = None
     stream: bool | None = None
+
+
+class RenderedPrompt(NamedTuple):
+    """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
+
+    token_ids: TokenIds
+    sampling_params: Sampling
+    features: Any
+    stream: bool
 
 
 class EngineAnswer(msgspec.Struct, frozen=True):
@@ -179,9 +188,11 @@ class EngineClient:
             return answer
         try:
             if body.dialect.renders_list:
-                return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
-            return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
-        except UNREADABLE as error:
+                found = msgspec.json.decode(answer.body, type=list[_Rendered])
+            else:
+                found = [msgspec.json.decode(answer.body, type=_Rendered)]
+            return [_rendered(one) for one in found]
+        except (*UNREADABLE, ValueError) as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
     async def prefill(self, body: bytes, headers: Mapping[str, str]) -> int | None:
@@ -260,6 +271,12 @@ class EngineClient:
 def json_headers(headers: Mapping[str, str], credentials: Credentials) -> dict[str, str]:
     """With the content type of all that the gateway sends, and what it shows of itself."""
     return {"Content-Type": "application/json", **headers, **credentials.headers}
+
+
+def _rendered(found: _Rendered) -> RenderedPrompt:
+    """Raises ValueError for token ids that are none."""
+    ids = TokenIds(bytes(found.token_ids))
+    return RenderedPrompt(ids, found.sampling_params, found.features, bool(found.stream))
 
 
 def _nobody() -> None:

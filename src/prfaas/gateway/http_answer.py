@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol, Self
 
 _MOST_HELD = 256 * 1024
 """Bytes of an answer that wait to be read, before no more are taken from the socket."""
+_LEFT_S = 2.0
+_MOST_LEFT = 64 * 1024
+"""How long, and how much, may come of an answer that is left to end by itself."""
 
 
 class CannotConnect(OSError):
@@ -62,7 +65,7 @@ class Answer:
         self._fields: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
         self._held = 0
-        self._wants_all = self._ended = False
+        self._wants_all = self._left = self._ended = False
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._read_s = timeouts.read_s
@@ -125,9 +128,20 @@ class Answer:
         if rest:
             yield bytes(rest)
 
+    def leave(self) -> None:
+        """Nothing more is wanted, and little can come: its end, which frees the connection. One
+        that does not end soon is closed."""
+        if self._ended or self._failure is not None:
+            return
+        self._left = True
+        self._parts.clear()
+        self._stop_alarm()
+        self._alarm = self._loop.call_later(_LEFT_S, self._expire)
+
     def close(self) -> None:
         """Nothing more is wanted: what has not come ends with its connection."""
-        self.fail(ConnectionBroke("the connection was closed here"))
+        if not self._left:
+            self.fail(ConnectionBroke("the connection was closed here"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,8 +166,12 @@ class Answer:
 
     def add(self, data: bytes) -> bool:
         """Part of the body has come; whether more would be too much."""
-        self._parts.append(data)
         self._held += len(data)
+        if self._left:
+            if self._held > _MOST_LEFT:
+                self.fail(ConnectionBroke("more came than was wanted"))
+            return False
+        self._parts.append(data)
         if not self._wants_all:
             self._wake()
         return self._held > _MOST_HELD and not self._wants_all

@@ -12,16 +12,16 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from prfaas.core.cache_news import CacheNews, Evicted, Stored
 from prfaas.core.errors import LinkError
-from prfaas.core.prefixes import TOKEN_BYTES, Prefix, pack_tokens
+from prfaas.core.prefixes import TOKEN_BYTES, Prefix
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.engine_index import BlocksStored, EngineIndex
-from prfaas.index.keys import PromptKeys
+from prfaas.index.keys import PromptKeys, Tokens
 from prfaas.index.prefix_index import PrefixIndex
 
 logger = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class Pools:
     def path(
         self,
         holder: Holder,
-        token_ids: Sequence[int],
+        tokens: Tokens,
         *,
         salt: str | None,
         adapter: str | None,
@@ -238,7 +238,7 @@ class Pools:
         holding = self._holdings.get(holder)
         if holding is None:
             return []
-        parts = holding.of_prompt(pack_tokens(token_ids), salt, adapter)
+        parts = holding.of_prompt(tokens.packed(), salt, adapter)
         return _path(parts, from_token=from_token, to_token=to_token)
 
     def _holding(self, holder: Holder) -> _Holding | None:

@@ -144,6 +144,45 @@ async def test_who_closes_an_answer_ends_whoever_reads_it() -> None:
             await reading
 
 
+async def test_an_answer_that_is_left_frees_its_connection_when_it_ends() -> None:
+    said = asyncio.Event()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n")
+        await said.wait()
+        writer.write(b"3\r\nllo\r\n0\r\n\r\n")
+        await reader.read()
+
+    async with asked(reply) as answer:
+        assert await answer.read_any() == b"he"
+        answer.leave()
+        answer.close()
+        assert answer._connection.is_open  # type: ignore[attr-defined]
+        said.set()
+        await until(lambda: answer._ended)
+        assert not answer._parts
+        assert answer._connection.is_open  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("endless", [True, False])
+async def test_an_answer_that_is_left_and_does_not_end_is_closed(
+    endless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not endless:
+        monkeypatch.setattr(http_answer, "_LEFT_S", 0.01)
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\nhello")
+        while endless:
+            writer.write(bytes(1 << 16))
+            await writer.drain()
+        await reader.read()
+
+    async with asked(reply) as answer:
+        answer.leave()
+        await until(lambda: not answer._connection.is_open)  # type: ignore[attr-defined]
+
+
 async def test_what_is_not_read_is_not_taken_from_the_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
