@@ -18,7 +18,7 @@ from prfaas.gateway.health_probe import HealthProbe
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
-from prfaas.gateway.token_ids import TokenIds
+from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
@@ -46,7 +46,7 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class _Rendered(msgspec.Struct, frozen=True):
-    token_ids: msgspec.Raw
+    token_ids: list[int]
     sampling_params: Sampling
     features: Any = None
     stream: bool | None = None
@@ -187,11 +187,12 @@ class EngineClient:
                 raise failure
             return answer
         try:
+            rest, lists = take_out(answer.body)
             if body.dialect.renders_list:
-                found = msgspec.json.decode(answer.body, type=list[_Rendered])
+                found = msgspec.json.decode(rest, type=list[_Rendered])
             else:
-                found = [msgspec.json.decode(answer.body, type=_Rendered)]
-            return [_rendered(one) for one in found]
+                found = [msgspec.json.decode(rest, type=_Rendered)]
+            return [_rendered(one, lists) for one in found]
         except (*UNREADABLE, ValueError) as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
@@ -273,9 +274,11 @@ def json_headers(headers: Mapping[str, str], credentials: Credentials) -> dict[s
     return {"Content-Type": "application/json", **headers, **credentials.headers}
 
 
-def _rendered(found: _Rendered) -> RenderedPrompt:
-    """Raises ValueError for token ids that are none."""
-    ids = TokenIds(bytes(found.token_ids))
+def _rendered(found: _Rendered, lists: list[bytes]) -> RenderedPrompt:
+    """``lists``: see `take_out`. Raises ValueError for token ids that are none."""
+    if len(found.token_ids) != 1 or not -len(lists) <= found.token_ids[0] < 0:
+        raise ValueError("token ids are no list of whole numbers")
+    ids = TokenIds(lists[-found.token_ids[0] - 1])
     return RenderedPrompt(ids, found.sampling_params, found.features, bool(found.stream))
 
 

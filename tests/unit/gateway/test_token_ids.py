@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prfaas.gateway.token_ids import TokenIds
+from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=60)
@@ -37,10 +37,35 @@ def test_keys_are_those_of_the_numbers(ids: list[int], block: int) -> None:
         assert ours.low.tolist() == theirs.low.tolist()
 
 
-@pytest.mark.parametrize("text", ["[1.5]", '["1"]', "[[1]]", "[-1]", "{}", "null", "1", "[1e3]"])
+@pytest.mark.parametrize(
+    "text",
+    ["[1.5]", '["1"]', "[[1]]", "[-1]", "{}", "null", "1", "[1e3]", "", "[", "]", "[1,]", "[,1]",
+     "[1,,2]", "[1, ,2]", "[1 2]", "[1 , 2 3]", "[ ,]", "[1]]"],
+)  # fmt: skip
 def test_what_is_no_list_of_whole_numbers_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError):  # noqa: PT011
         TokenIds(text.encode())
+
+
+@pytest.mark.parametrize("text", ["[ 1,\n2 ]", "[1 ,2]", "[\t]", "[1,  2]", "[1, 2,3]"])
+def test_spaces_may_be_where_json_has_them(text: str) -> None:
+    found = TokenIds(text.encode())
+    assert found.first(9).tolist() == json.loads(text)
+    assert json.loads(bytes(found.json())) == json.loads(text)
+
+
+@given(st.lists(IDS, max_size=3), st.booleans(), st.text(max_size=5))
+def test_lists_are_taken_out_of_what_a_renderer_answers(
+    lists: list[list[int]], spaced: bool, text: str
+) -> None:
+    separators = (", ", ": ") if spaced else (",", ":")
+    said = text + '"token_ids": [7]'
+    prompts = [{"a": said, "token_ids": ids, "b": [1], said: 2} for ids in lists]
+    rest, found = take_out(json.dumps(prompts, separators=separators).encode())
+    assert [json.loads(one) for one in found] == lists
+    for number, prompt in enumerate(json.loads(rest)):
+        assert prompt == {"a": said, "token_ids": [-1 - number], "b": [1], said: 2}
+    assert take_out(b'{"token_ids": [1, 2') == (b'{"token_ids": [1, 2', [])
 
 
 @pytest.mark.parametrize("number", [2**32, 2**63, 10**40])
