@@ -9,8 +9,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
-        fuzz chaos soak figures bench bench-transfer wheel bench-simulator bench-policies bench-engine \
+.PHONY: docs bench-carry test-pulls test-upgrade help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+        fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
 
@@ -64,6 +64,10 @@ chaos: $(READY)  ## a seeded campaign of faults against a fleet of processes (SE
 	$(BIN)/python tests/chaos/campaign.py --recovery-s 5 $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(OLD),--old $(OLD))
 
+# OLD: src/ of the other release. PLAINTEXT=1 where that one knows no mutual TLS to agents (before 0.2).
+test-upgrade: $(READY)  ## a fleet goes from another release to this one under load, and some of it back (OLD=/old/src)
+	$(BIN)/python tests/chaos/upgrade.py --old $(OLD) $(if $(PLAINTEXT),--plaintext)
+
 soak: $(READY)  ## a fleet at saturation, then with churn of engines: what grows? (HOURS=1)
 	$(BIN)/python -m benchmarks.soak --hours $(or $(HOURS),1)
 
@@ -116,6 +120,7 @@ bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its
 	$(BIN)/python -m benchmarks.pool.hits
 
 # The line's rows need root. ROUTERS: as for bench-gateway. STORE=1: docs/performance.md shows this run.
+.PHONY: bench
 bench: $(READY)  ## every benchmark, short, beside its peers; which ratios became worse (PARTS=..., STORE=1)
 	$(BIN)/python -m benchmarks.overview $(if $(PARTS),--parts $(PARTS)) \
 	  $(if $(ROUTERS),--routers $(ROUTERS)) $(if $(STORE),--store)

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import CapacityError, EngineError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
@@ -60,6 +60,8 @@ from prfaas.pool.events import (
     LoadOpened,
     OfferReceived,
     OfferWithdrawn,
+    PrefixPinned,
+    PrefixUnpinned,
     RangeStored,
     ReceptionFailed,
     SendCompleted,
@@ -465,6 +467,16 @@ class PoolMachine(RuleBasedStateMachine):
             self.do(LoadOpened(connection, number, 0, 16, 16, prefix(name).digests))
 
     @precondition(lambda self: self.known)
+    @rule(data=st.data(), stays=st.booleans())
+    def pin_or_unpin(self, data: st.DataObject, stays: bool) -> None:
+        names = {key.transfer_id for key in self.cached}
+        name = data.draw(st.sampled_from(sorted(names) or sorted(self.known)))
+        try:
+            self.do(PrefixPinned(name) if stays else PrefixUnpinned(name))
+        except CapacityError:
+            assert stays
+
+    @precondition(lambda self: self.known)
     @rule(data=st.data(), life=st.integers(1, 60))
     def send_copy(self, data: st.DataObject, life: int) -> None:
         """Of what is cached, or was."""
@@ -713,6 +725,8 @@ class PoolMachine(RuleBasedStateMachine):
         while self.held_by_link:
             self.release_one(0)
         self.now += 1000.0
+        for name in self.pool.snapshot().pinned:
+            self.do(PrefixUnpinned(name))
         for name in self.known:
             self.do(TransferCancelled(name))
         self.do(TimePassed())

@@ -18,6 +18,7 @@ from prfaas.agent.engine_caches import EngineCaches
 from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.peers import Peers
+from prfaas.agent.pins import PinApi
 from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
@@ -74,6 +75,7 @@ class Admin:
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
         self._copies.add_routes(app)
+        PinApi(self._driver).add_routes(app)
         app.router.add_get("/gateways", self._gateways)
         app.router.add_put("/gateways/{id}", self._renew_gateway)
         app.router.add_delete("/gateways/{id}", self._end_gateway)
@@ -172,7 +174,16 @@ class Admin:
         pool = self._driver.snapshot()
         used = sum(entry.slots for entry in pool.cached) * pool.slot_bytes
         size = pool.cache_slots * pool.slot_bytes
-        return _json({"size_bytes": size, "used_bytes": used, "entries": pool.cached})
+        return _json(
+            {
+                "size_bytes": size,
+                "used_bytes": used,
+                "pinned_bytes": pool.pinned_slots * pool.slot_bytes,
+                "most_pinned_bytes": pool.most_pinned_slots * pool.slot_bytes,
+                "pinned": pool.pinned,
+                "entries": pool.cached,
+            }
+        )
 
     async def _cache_events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines (`core.cache_news`) until the client goes, or is too slow."""

@@ -251,6 +251,33 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
     assert "prfaas_pool_loaded_tokens_total 16.0" in page
 
 
+async def test_what_is_cached_can_be_pinned_and_unpinned(stage: Stage) -> None:
+    p0, size = await stage.engine("p0"), 300_000
+
+    def send() -> None:
+        p0.begin("x", "a-west", size)
+        p0.client.describe("x", prefix())
+        done = 0
+        while done < size:
+            done = p0.hand_over("x", done, size)
+        assert p0.client.finish_export("x") is None
+
+    await asyncio.to_thread(send)
+    await settled(lambda: stage.east.driver.snapshot().cached)
+    pins = stage.east.admin_url + "/cache/pins/"
+    for name, status, why in (("gone", 409, "not cached here"), ("no%20id", 400, "transfer id")):
+        async with stage.http.put(pins + name) as answer:
+            assert answer.status == status
+            assert why in (await answer.json())["error"]
+    for method, pinned in (("PUT", ["x"]), ("DELETE", []), ("DELETE", [])):
+        async with stage.http.request(method, pins + "x") as answer:
+            assert answer.status == 204, await answer.text()
+        listed = await stage.get(stage.east, "/cache")
+        assert listed["pinned"] == pinned
+        assert bool(listed["pinned_bytes"]) == bool(pinned)
+        assert listed["pinned_bytes"] <= listed["most_pinned_bytes"]
+
+
 def load(rank: MockEngineRank, size: int) -> str:
     opened = rank.client.open_load(
         local_tokens=0, to_token=16, block_tokens=16, names=prefix().digests

@@ -8,7 +8,7 @@ from prfaas.core.errors import EngineError
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.pool.cache import Description
+from prfaas.pool.description import Description
 from prfaas.pool.effects import (
     AcceptOffer,
     AnnounceCached,
