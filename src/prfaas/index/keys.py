@@ -139,10 +139,6 @@ class Tokens(ABC):
     def first(self, count: int) -> NDArray[np.uint32]:
         """The first ``count`` token ids. Raises OverflowError for what is no uint32."""
 
-    def packed(self) -> bytes:
-        """All, as uint32, little-endian."""
-        return self.first(len(self)).astype("<u4").tobytes()
-
 
 class KnownTokens(Tokens):
     """Raises OverflowError for what is no uint32."""
