@@ -119,6 +119,12 @@ next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Pyt
 bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its agent's cache and computed
 	$(BIN)/python -m benchmarks.pool.hits
 
+# The line's rows need root. ROUTERS: as for bench-gateway. STORE=1: docs/performance.md shows this run.
+.PHONY: bench
+bench: $(READY)  ## every benchmark, short, beside its peers; which ratios became worse (PARTS=..., STORE=1)
+	$(BIN)/python -m benchmarks.overview $(if $(PARTS),--parts $(PARTS)) \
+	  $(if $(ROUTERS),--routers $(ROUTERS)) $(if $(STORE),--store)
+
 # ROUTERS: an environment with vllm-router and sglang-router; without it their rows are left out.
 bench-gateway: $(READY)  ## the gateway beside vllm-router, sglang-router and a bare pass-through (ROUTERS=/path/to/venv)
 	$(BIN)/python -m benchmarks.gateway.peers $(if $(ROUTERS),--routers $(ROUTERS))

@@ -202,7 +202,7 @@ class Driver:
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
         assert exchange.prompt.token_ids is not None
-        ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
+        ids = exchange.prompt.token_ids.json(command.to_token if command.exact else None)
         params = export_params(
             command,
             self._endpoints.engines,
@@ -258,7 +258,8 @@ class Driver:
         loadable = await exchange.loadable(command.engine)
         cached = exchange.facts.prefill_cached_tokens
         params = decode_params(command, source, loadable, cached, exchange.context(attempt))
-        body = exchange.body.for_decode(exchange.prompt.token_ids, params)
+        ids = exchange.prompt.token_ids
+        body = exchange.body.for_decode(None if ids is None else ids.json(), params)
         try:
             output_tokens = await relay(
                 self._engines[command.engine],

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keyed_prefixes import keys_of, keys_of_prompt
-from prfaas.index.keys import BlockHasher, Keys, PromptKeys
+from prfaas.index.keys import BlockHasher, Keys, PromptKeys, Tokens
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.index.words import word_of
 
@@ -236,7 +236,7 @@ class Pools:
     def path(
         self,
         holder: Holder,
-        token_ids: Sequence[int],
+        tokens: Tokens,
         *,
         salt: str | None,
         adapter: str | None,
@@ -249,7 +249,7 @@ class Pools:
         if holding is None:
             return []
         keys = functools.cache(
-            lambda size: keys_of_prompt(self._hasher, token_ids, size, salt=salt, adapter=adapter)
+            lambda size: keys_of_prompt(self._hasher, tokens, size, salt=salt, adapter=adapter)
         )
         parts = holding.of_prompt(keys)
         return _path(parts, from_token=from_token, to_token=to_token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -41,7 +42,12 @@ class Site(MockDeployment):
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    async def nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    # What agents tell would take away what a test has told, sooner or later.
+    monkeypatch.setattr("prfaas.gateway.gateway.watch_cache", nothing)
     mock = Site()
     async with mock.running() as client:
         mock.client = client
