@@ -80,6 +80,22 @@ class MemoryCounts(msgspec.Struct, frozen=True):
     slot_bytes: int
 
 
+class CacheSizes(msgspec.Struct, frozen=True):
+    """Of an agent's cache; agents of an earlier release pin nothing."""
+
+    size_bytes: int
+    used_bytes: int
+    pinned_bytes: int = 0
+    most_pinned_bytes: int = 0
+
+
+class _Nothing(msgspec.Struct, frozen=True):
+    pass
+
+
+_NOTHING = _Nothing()
+
+
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
     memory: MemoryCounts | None = None
@@ -191,6 +207,18 @@ class AgentClient:
     async def send_copy(self, copy_id: str, wanted: CopyCached) -> None:
         """Have it send what it has cached; it has begun when this returns."""
         await self._ask("POST", f"/cache/copies/{copy_id}", wanted)
+
+    async def cache_sizes(self) -> CacheSizes:
+        """How much it has cached and pinned."""
+        return read_answer(self.name, await self._get("/cache", _SHORT), CacheSizes)
+
+    async def pin(self, transfer_id: str) -> None:
+        """Have what it has cached of a transfer stay."""
+        await self._ask("PUT", f"/cache/pins/{transfer_id}", _NOTHING)
+
+    async def unpin(self, transfer_id: str) -> None:
+        """It may go again."""
+        await self._ask("DELETE", f"/cache/pins/{transfer_id}", _NOTHING)
 
     async def cache_news(self) -> AsyncIterator[CacheNews]:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).

@@ -250,7 +250,8 @@ class Driver:
         sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
-        params = decode_params(command, source, loadable, exchange.facts.prefill_cached_tokens)
+        cached = exchange.facts.prefill_cached_tokens
+        params = decode_params(command, source, loadable, cached, keep=exchange.body.keeps)
         body = exchange.body.for_decode(exchange.prompt.token_ids, params)
         try:
             output_tokens = await relay(

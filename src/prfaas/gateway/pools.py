@@ -241,6 +241,22 @@ class Pools:
         parts = holding.of_prompt(pack_tokens(token_ids), salt, adapter)
         return _path(parts, from_token=from_token, to_token=to_token)
 
+    def whole(
+        self, token_ids: Sequence[int], *, salt: str | None, adapter: str | None
+    ) -> dict[Holder, list[Stored]]:
+        """Of each holder the parts that together have the longest beginning of the prompt and
+        nothing beyond it, the last first; holders that have none are left out."""
+        packed = pack_tokens(token_ids)
+        found = {}
+        for holder, holding in self._holdings.items():
+            parts = holding.of_prompt(packed, salt, adapter)
+            ends = sorted({part.prefix.end_token for part in parts}, reverse=True)
+            paths = (_path(parts, from_token=0, to_token=end) for end in ends)
+            path = next(filter(None, paths), None)
+            if path is not None:
+                found[holder] = path
+        return found
+
     def _holding(self, holder: Holder) -> _Holding | None:
         found = self._holdings.get(holder)
         if found is None and len(self._holdings) < self._most_holders:
