@@ -1,4 +1,4 @@
-"""``prfaas down``: ends a running ``prfaas up``, all its processes included."""
+"""``prfaas down``: ends a running ``prfaas up``, all its processes included, also on Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import msgspec
 
 from prfaas.cli.reports import add_json, teach
+from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_duration
+from prfaas.launch.ray.runs import RayRun, remembered
 from prfaas.launch.runs import Run, end, running, the_running
 
 EXAMPLES = """
@@ -16,6 +18,7 @@ examples:
   prfaas down                          end the one that runs
   prfaas down 20260101-120000-4711     end this one of several ('prfaas up' names it as its logs)
   prfaas down --all --wait '2 min'     end every one of yours
+  prfaas down --ray                    end what is on this machine's Ray cluster, whoever started it
 
 Exit status: 0 where all that was asked to end has ended, 1 where nothing ran or something still
 ends after --wait, 2 where it is not clear which one is meant.
@@ -36,16 +39,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", default="60 s", metavar="TIME", help="for how long (default: %(default)s)"
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="what is on this Ray cluster; without it also what was put on one from here",
+    )
     add_json(parser, DownReport)
 
 
 def run(args: argparse.Namespace) -> int:
     timeout_s = parse_duration(args.wait)
     chosen = _chosen(args)
-    if not args.json:
-        for one in chosen:
-            print(f"Ending {one.name} ...", flush=True)
-    gone = {one.name: end(one, timeout_s=timeout_s) for one in chosen}
+    gone = {}
+    for one in chosen:
+        name = _name(one)
+        if not args.json:
+            print(f"Ending {name} ...", flush=True)
+        gone[name] = _end(one, timeout_s)
     report = DownReport(
         ended=[name for name, ended in gone.items() if ended],
         still_ending=[name for name, ended in gone.items() if not ended],
@@ -59,7 +71,36 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ended and not report.still_ending else 1
 
 
-def _chosen(args: argparse.Namespace) -> list[Run]:
-    if args.all or not (runs := running()):
-        return running()
+def _chosen(args: argparse.Namespace) -> list[Run | RayRun]:
+    if args.ray is not None:
+        from prfaas.launch.ray import run as on_ray  # Only where it is asked for: Ray is an extra.
+
+        there: list[Run | RayRun] = [*on_ray.found_at(args.ray)]
+        named = [one for one in there if args.run in (None, _name(one))]
+        if args.run is not None and not named:
+            known = ", ".join(map(_name, there)) or "none"
+            raise ConfigError(f"no run {args.run!r} on that Ray cluster; there: {known}")
+        return named
+    on_ray_from_here = remembered()
+    runs: list[Run | RayRun] = [*running(), *on_ray_from_here]
+    if args.all or not runs:
+        return runs
+    for one in on_ray_from_here:
+        if args.run == one.space:
+            return [one]
+    if args.run is None and len(runs) > 1 and on_ray_from_here:
+        raise ConfigError(f"several run; name one: {', '.join(map(_name, runs))}")
     return [the_running(args.run)] if args.run or len(runs) > 1 else runs
+
+
+def _name(run: Run | RayRun) -> str:
+    return run.space if isinstance(run, RayRun) else run.name
+
+
+def _end(run: Run | RayRun, timeout_s: float) -> bool:
+    if isinstance(run, Run):
+        return end(run, timeout_s=timeout_s)
+    from prfaas.launch.ray import run as on_ray
+
+    on_ray.down(run)
+    return True

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from prfaas.cli.reports import teach
 from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError
+from prfaas.launch.ray.progress import RayProgress
 from prfaas.launch.start import load, started
 from prfaas.process.signals import run_until_signal
 
@@ -21,9 +23,11 @@ examples:
   prfaas up --model Qwen/Qwen3-0.6B         the same with another
   prfaas up deployment.yaml --events events.jsonl
   prfaas up --listen 127.0.0.1:9000         where port 8000 is taken
+  prfaas up deployment.yaml --ray           on the Ray cluster that this machine is a node of
 
 It runs until Ctrl-C or 'prfaas down'. Exit status: 128 + the signal that ended it (130 after
-Ctrl-C), 2 where the file is wrong, or a process could not be started or did not stay.
+Ctrl-C), 2 where the file is wrong, or a process could not be started or did not stay. With --ray it
+returns when all of it serves, and 'prfaas down' ends it.
 """
 
 
@@ -52,11 +56,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where the gateway listens, instead of the file's"
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="place it on a Ray cluster, whose nodes say by a label which cluster of the file they "
+        "belong to (docs/ray.md); without ADDRESS the one that this machine is a node of",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the deployment; 128 + the signal that ended it."""
     deployment = load(args.deployment, model=args.model, listen=args.listen)
+    if args.ray is not None:
+        return _up_on_ray(deployment, args)
     return run_until_signal(
         _up(deployment, Console(), args.events),
         # A terminal that is closed says so, and so does who wants a file read again.
@@ -64,15 +78,40 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
+def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
+    if args.events is not None:
+        raise ConfigError("--events: on Ray a journal would lie on whichever node the gateway is")
+    if args.ray.endswith((".yaml", ".yml")):
+        raise ConfigError(f"--ray {args.ray}: that is the deployment file; write it before --ray")
+    from prfaas.launch.ray import run as on_ray  # Only where it is asked for: Ray is an extra.
+
+    console = Console()
+    shown = RayProgress(console)
+    ray_run, found, unused = on_ray.up(deployment, args.ray, changed=shown.changed)
+    for name in unused:
+        console.print(f"{name} is not in use: see the gateway's log in Ray's dashboard")
+    _say_how_to_ask(console, str(found.model.served_name), found.gateway.url)
+    console.print(
+        f"It stays when this ends. 'prfaas down {ray_run.space}' ends it.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _say_how_to_ask(console: Console, model: str, url: str, stops: str = "") -> None:
+    console.print(
+        f"\nServing [bold]{model}[/] at [bold]{url}/v1[/].{stops}\n"
+        f"  curl {url}/v1/completions -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 16}}\'',
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 async def _up(deployment: Deployment, console: Console, journal_file: Path | None) -> int:
     async with started(deployment, console, journal_file=journal_file) as supervisor:
-        model = supervisor.deployment.model.served_name
-        console.print(
-            f"\nServing [bold]{model}[/] at [bold]{supervisor.url}/v1[/]. Ctrl-C stops it.\n"
-            f"  curl {supervisor.url}/v1/completions -H 'Content-Type: application/json' \\\n"
-            f'    -d \'{{"model": "{model}", "prompt": "Once upon a time", "max_tokens": 16}}\'',
-            highlight=False,
-            soft_wrap=True,
-        )
+        model = str(supervisor.deployment.model.served_name)
+        _say_how_to_ask(console, model, supervisor.url, " Ctrl-C stops it.")
         await supervisor.watch()
     return 0

@@ -30,6 +30,7 @@ HOST = "127.0.0.1"
 # connections, none of which can so take one between its claim and its use.
 _FREE_PORTS = (16384 + n % 16384 for n in itertools.count(random.randrange(16384)))
 TINY = "tiny:"
+_DEFAULT_MODEL = f"{TINY}gdn"
 
 
 def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
@@ -62,8 +63,15 @@ def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
 
 def free_address() -> str:
     """``host:port`` on which nobody listens."""
+    return claimed(f"{HOST}:0", who="a free port")[0]
+
+
+def claimed(*listen: str, who: str) -> list[str]:
+    """Each with port 0 replaced by a free one, no two of them the same. Raises ConfigError for one
+    that is taken."""
     with contextlib.ExitStack() as held:
-        return _Ports(held).claim(f"{HOST}:0", "a free port")
+        ports = _Ports(held)
+        return [ports.claim(address, who) for address in listen]
 
 
 class _Ports:
@@ -135,11 +143,15 @@ def _dialled(bound: str) -> str | None:
     return str(Address(every[host], port)) if host in every else None
 
 
+def served_name(model: ModelConfig) -> str:
+    """What clients call it."""
+    return model.served_name or (model.path or _DEFAULT_MODEL).replace(TINY, "prfaas-tiny-")
+
+
 def local_model(model: ModelConfig) -> ModelConfig:
     """``tiny:KIND`` (None: ``tiny:gdn``) becomes the directory of a model made here. Raises
     ConfigError for a directory without a model."""
-    path = model.path or f"{TINY}gdn"
-    name = model.served_name or path.replace(TINY, "prfaas-tiny-")
+    path, name = model.path or _DEFAULT_MODEL, served_name(model)
     if path.startswith(TINY):
         path = str(tiny_models.ensure(path.removeprefix(TINY)))
     elif path.startswith(("/", ".", "~")):

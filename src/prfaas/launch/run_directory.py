@@ -34,7 +34,7 @@ _LONGEST_TEMPORARY = 107 - len("/prfaas-12345678/") - 63 - len(".events")
 
 
 class _Record(msgspec.Struct):
-    """``place``: where the sessions' numbers mean something, see `_place`."""
+    """``place``: where the sessions' numbers mean something, see `place`."""
 
     place: str
     private: str
@@ -61,7 +61,7 @@ class RunDirectory:
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.private = Path(tempfile.mkdtemp(prefix="prfaas-", dir=_temporary()))
-        self._record = _Record(_place(), str(self.private))
+        self._record = _Record(place(), str(self.private))
         self._write_record()
 
     def write_deployment(self, deployment: Deployment) -> Path:
@@ -142,7 +142,7 @@ def reap_run(path: Path) -> list[str]:
     if record is None:
         return []
     ended = []
-    if record.place == _place():
+    if record.place == place():
         for name, session in record.sessions.items():
             if members(session):
                 ended.append(name)
@@ -169,13 +169,13 @@ async def _locked(lock: int, path: Path, give_up: float) -> bool:
 def is_of_here(path: Path) -> bool:
     """Whether the run's processes are of this machine and container, and its owner lives."""
     record = _read_record(path)
-    return record is not None and record.place == _place() and _owner_lives(path)
+    return record is not None and record.place == place() and _owner_lives(path)
 
 
 def _owner_lives(path: Path) -> bool:
     """Of a run whose lock is held. Another machine's, or container's, is taken to."""
     record = _read_record(path)
-    elsewhere = record is not None and record.place != _place()
+    elsewhere = record is not None and record.place != place()
     return elsewhere or Path("/proc", path.name.rpartition("-")[2]).exists()
 
 
@@ -186,7 +186,7 @@ def _read_record(path: Path) -> _Record | None:
         return None
 
 
-def _place() -> str:
-    """The boot of a machine and the namespace of processes, as two ids."""
+def place() -> str:
+    """Where pids mean something: a machine's boot and its namespace of processes, as two ids."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,0 +1,295 @@
+"""Puts a deployment on a Ray cluster, finds it there, and takes it away again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from prfaas import __version__
+from prfaas.core.deployment import Deployment
+from prfaas.core.errors import ConfigError, ProcessError
+from prfaas.launch.ray.board import Board, Standing
+from prfaas.launch.ray.placing import (
+    LABEL,
+    Kind,
+    Node,
+    Placed,
+    Placement,
+    clusters_with_gpus,
+    placement,
+    refuse_too_small,
+)
+from prfaas.launch.ray.process import Process
+
+try:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+except ImportError as error:
+    raise ConfigError("Ray is not installed here; pip install 'prfaas[ray]'") from error
+
+SPACE = "prfaas-"
+"""How the Ray namespaces of deployments begin."""
+_BOARD = "(board)"
+"""No process can be called so."""
+_ORDER: tuple[Kind, ...] = ("gateway", "engine", "agent")
+"""Nobody asks for what is going away."""
+_STOP_S = 75.0
+"""Longer than the longest grace of a process (`process`)."""
+_STARTS_BEFORE_GIVING_UP = 3
+_UNUSED_S = 30.0
+"""So long the gateway may take to see engines that are ready."""
+_POLL_S = 0.5
+
+
+class _AskedBoard:
+    """`process.Board`, from an actor."""
+
+    def __init__(self, space: str) -> None:
+        self._space = space
+        self._actor: Any = None
+
+    def tell(self, name: str, report: bytes, known: str) -> tuple[str, bytes] | None:
+        found: tuple[str, bytes] | None = self._ask("tell", name, report, known)
+        return found
+
+    def fields(self, name: str) -> dict[str, str] | None:
+        found: dict[str, str] | None = self._ask("fields", name)
+        return found
+
+    def trouble(self, name: str, why: str, *, ended: bool) -> int | None:
+        found: int | None = self._ask("trouble", name, why, ended=ended)
+        return found
+
+    def _ask(self, method: str, *args: object, **kwargs: object) -> Any:
+        try:
+            if self._actor is None:
+                self._actor = ray.get_actor(_BOARD, namespace=self._space)
+            return ray.get(getattr(self._actor, method).remote(*args, **kwargs), timeout=10)
+        except (ray.exceptions.RayError, ValueError, TimeoutError):
+            self._actor = None  # It is being started anew: ask again.
+            return None
+
+
+class _Actor:
+    """`Process` as an actor, on the node that Ray has chosen."""
+
+    def __init__(
+        self, space: str, placed: bytes, deployment: bytes, files: dict[str, str], version: str
+    ) -> None:
+        if version != __version__:
+            raise ConfigError(
+                f"this node has prfaas {__version__}, the one that starts it has {version}; "
+                "install the same on all"
+            )
+        self._placed = msgspec.json.decode(placed, type=Placed)
+        self._process = Process(
+            self._placed.name,
+            self._placed.kind,
+            deployment,
+            host=ray.util.get_node_ip_address(),
+            node=ray.get_runtime_context().get_node_id(),
+            folder=Path("/tmp") / f"prfaas-{os.geteuid()}-{space.removeprefix(SPACE)}",
+            files=files,
+            board=_AskedBoard(space),
+            died=lambda: os._exit(1),
+        )
+
+    def __repr__(self) -> str:
+        return self._placed.name
+
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self._process.pid()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._process.stop()
+
+
+class Agent(_Actor):
+    """Called so in Ray's dashboard."""
+
+
+class Engine(_Actor):
+    """Called so in Ray's dashboard."""
+
+
+class Gateway(_Actor):
+    """Called so in Ray's dashboard."""
+
+
+_ACTORS: Mapping[Kind, type[_Actor]] = {"agent": Agent, "engine": Engine, "gateway": Gateway}
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """To the Ray cluster at ``address`` (``auto``: the one of this machine). Raises ConfigError."""
+    if ray.is_initialized():  # Whoever has connected disconnects.
+        yield
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster at {address!r}: {error}; start one with 'ray start --head'"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start(deployment: Deployment, space: str, files: Mapping[str, dict[str, str]]) -> None:
+    """Create every actor. They are detached: they stay when this process ends. ``files``: of each
+    process, texts by name. Raises ConfigError where no node can hold a machine."""
+    nodes = _nodes()
+    wanted = placement(deployment, on_gpus=clusters_with_gpus(nodes))
+    refuse_too_small(wanted, nodes)
+    text = msgspec.json.encode(deployment)
+    always = {"namespace": space, "lifetime": "detached", "max_restarts": -1}
+    names = [placed.name for placed in wanted.processes]
+    board = ray.remote(Board).options(name=_BOARD, num_cpus=0, max_task_retries=-1, **always)
+    board.remote(text, names)
+    groups = {
+        group.name: placement_group(
+            [dict(bundle) for bundle in group.bundles],
+            strategy="STRICT_PACK",
+            name=_group_name(space, group.name),
+            lifetime="detached",
+            bundle_label_selector=[{LABEL: group.cluster} for _ in group.bundles],
+        )
+        for group in wanted.groups
+    }
+    for placed in wanted.processes:
+        others = {k: v for k, v in placed.resources.items() if k not in ("CPU", "GPU", "memory")}
+        where: dict[str, Any] = {"label_selector": {LABEL: placed.cluster}}
+        if placed.group is not None:
+            strategy = PlacementGroupSchedulingStrategy(
+                placement_group=groups[placed.group],
+                placement_group_bundle_index=placed.bundle,
+            )
+            where = {"scheduling_strategy": strategy}
+        ray.remote(_ACTORS[placed.kind]).options(
+            name=placed.name,
+            num_cpus=placed.resources.get("CPU", 0),
+            num_gpus=placed.resources.get("GPU", 0),
+            memory=placed.resources.get("memory", 0),
+            resources=others,
+            **always,
+            **where,
+        ).remote(space, msgspec.json.encode(placed), text, files.get(placed.name, {}), __version__)
+
+
+def until_ready(
+    space: str, *, within_s: float, changed: Callable[[dict[str, Standing]], None]
+) -> list[str]:
+    """Wait until every process is ready. ``changed`` is told of all when one has changed.
+
+    Returns engines that a gateway does not use all the same. Raises ProcessError for a process that
+    does not come up.
+    """
+    board = ray.get_actor(_BOARD, namespace=space)
+    began, all_ready_at = time.monotonic(), None
+    said: dict[str, Standing] = {}
+    while True:
+        text: bytes = ray.get(board.standings.remote())
+        standings = msgspec.json.decode(text, type=dict[str, Standing])
+        if standings != said:
+            said = standings
+            changed(standings)
+        for name, one in standings.items():
+            if one.ends >= _STARTS_BEFORE_GIVING_UP:
+                raise ProcessError(f"{name} ended {one.ends} times: {one.why}")
+        waiting = [name for name, one in standings.items() if not one.ready]
+        unused = sorted({engine for one in standings.values() for engine in one.unused})
+        if not waiting:
+            all_ready_at = all_ready_at or time.monotonic()
+            if not unused or time.monotonic() - all_ready_at > _UNUSED_S:
+                return unused
+        if time.monotonic() - began > within_s:
+            why = "; ".join(f"{n}: {standings[n].why or 'not placed yet'}" for n in waiting)
+            raise ProcessError(f"not ready after {within_s:g} s: {why or ', '.join(unused)}")
+        _raise_refusals(space, waiting)
+        time.sleep(_POLL_S)
+
+
+def deployment_now(space: str) -> bytes:
+    """JSON of the deployment file with every address, as it is now; empty where it is not whole
+    yet. Raises ConfigError where there is no such deployment."""
+    try:
+        board = ray.get_actor(_BOARD, namespace=space)
+        text: bytes = ray.get(board.deployment.remote(), timeout=10)
+    except (ray.exceptions.RayError, ValueError, TimeoutError) as error:
+        raise ConfigError(f"no deployment {space!r} on this Ray cluster") from error
+    return text
+
+
+def spaces() -> list[str]:
+    """The deployments on the connected cluster."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return sorted({a["namespace"] for a in actors if a["namespace"].startswith(SPACE)})
+
+
+def stop(space: str) -> list[str]:
+    """End everything of one deployment, in order; returns the names of its processes."""
+    found = ray.util.list_named_actors(all_namespaces=True)
+    actors = [actor["name"] for actor in found if actor["namespace"] == space]
+    wanted = _placement_of(space)
+    kinds = {placed.name: placed.kind for placed in (wanted.processes if wanted else ())}
+    ended = []
+    for kind in _ORDER:
+        names = [name for name in actors if kinds.get(name, "agent") == kind and name != _BOARD]
+        handles = {name: ray.get_actor(name, namespace=space) for name in names}
+        waiting = [handle.stop.remote() for handle in handles.values()]
+        if waiting:
+            ray.wait(waiting, num_returns=len(waiting), timeout=_STOP_S)
+        for name, handle in handles.items():
+            ray.kill(handle, no_restart=True)
+            ended.append(name)
+    for group in wanted.groups if wanted else ():
+        with contextlib.suppress(ValueError):
+            remove_placement_group(ray.util.get_placement_group(_group_name(space, group.name)))
+    if _BOARD in actors:
+        ray.kill(ray.get_actor(_BOARD, namespace=space), no_restart=True)
+    return ended
+
+
+def _nodes() -> list[Node]:
+    return [
+        Node(cluster=(node.get("Labels") or {}).get(LABEL), resources=node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _group_name(space: str, group: str) -> str:
+    """The dashboard shows it without its namespace."""
+    return f"{space}/{group}"
+
+
+def _raise_refusals(space: str, names: list[str]) -> None:
+    """Raise ProcessError for an actor that Ray does not start again: it could not be made."""
+    for name in names:
+        try:
+            actor = ray.get_actor(name, namespace=space)
+            ray.get(actor.pid.remote(), timeout=0.1)
+        except ray.exceptions.ActorDiedError as error:
+            raise ProcessError(f"{name}: {error}") from error
+        except (ray.exceptions.RayError, ValueError, TimeoutError):
+            continue
+
+
+def _placement_of(space: str) -> Placement | None:
+    try:
+        board = ray.get_actor(_BOARD, namespace=space)
+        text = ray.get(board.base.remote(), timeout=10)
+    except (ray.exceptions.RayError, ValueError, TimeoutError):
+        return None
+    return placement(msgspec.json.decode(text, type=Deployment), on_gpus=())
