@@ -29,11 +29,12 @@ from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
-from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
+from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.core.transfer_plan import TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.messages import BeginExport
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import agent_command
 from prfaas.testing.running import running_command
@@ -83,7 +84,7 @@ TOKENS = list(range(BLOCK_TOKENS * BLOCKS))
 PLAN = TransferPlan(LAYOUT, from_token=0, to_token=len(TOKENS))
 
 
-def _prefix() -> Prefix:
+def _prefix() -> PromptPrefix:
     root = root_digest("rates", adapter=None, salt=None)
     found = stretch(
         chain(root, TOKENS, BLOCK_TOKENS), root, TOKENS, block_tokens=BLOCK_TOKENS,
@@ -94,6 +95,8 @@ def _prefix() -> Prefix:
 
 
 PREFIX = _prefix()
+KEYED = KeyedPrefixes(PLAINTEXT_KEY).keyed(PREFIX)
+"""As agents and gateways call it that speak plaintext."""
 
 
 def measured() -> dict[str, Any]:
@@ -202,7 +205,7 @@ class _Site:
 
         def once() -> None:
             name = uuid.uuid4().hex
-            self._tell("PUT", receiver, name, AwaitCopy(prefix=PREFIX, deadline_s=_WAIT_S))
+            self._tell("PUT", receiver, name, AwaitCopy(prefix=KEYED, deadline_s=_WAIT_S))
             wanted = CopyCached(transfer_id=transfer_id, destination=receiver, deadline_s=_WAIT_S)
             self._tell("POST", sender, name, wanted)
             status = self._get(receiver, f"/transfers/{name}?wait_s={_WAIT_S}")

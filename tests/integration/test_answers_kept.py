@@ -17,8 +17,10 @@ from string import Template
 from typing import Any
 
 import pytest
-from tests.integration.test_pool import ask, cached, choice, loaded_tokens, restart, until
+from tests.integration.test_pool import ask, cached, choice, loaded_tokens, named, restart, until
 
+from prfaas.gateway.feeds import cache_key
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import RunningDeployment, call, engine_args_here
@@ -38,7 +40,7 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
     args = json.dumps(list(engine_args_here(kind)))
     file.write_text(Template(DEPLOYMENT.read_text()).substitute(args=args))
     with RunningDeployment(file, tmp_path / "up", model=f"tiny:{kind}") as running:
-        model, west = running.deployment.model.served_name, running.admin("west")
+        model = running.deployment.model.served_name
         block = running.deployment.model.block_tokens
         boundary = (PROMPT + ANSWER - 1) // block * block
         assert boundary > PROMPT, "it lies in the answer"
@@ -47,12 +49,12 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
         first = prompt(f"first {kind}", PROMPT)
         said = ask(running.url, model, first, max_tokens=ANSWER, ignore_eos=True)
         history = [*first, *choice(said)["token_ids"]]
-        until(lambda: ends(west, history) == [boundary], "the answer was not kept")
+        until(lambda: ends(running, history) == [boundary], "the answer was not kept")
 
         system = prompt(f"system {kind}", PROMPT)
         assert call(f"{running.url}/cache/warm", {"prompt": system}).status == 200
         warmed = (PROMPT - 1) // block * block
-        until(lambda: ends(west, system) == [warmed], "the warmed prompt was not kept")
+        until(lambda: ends(running, system) == [warmed], "the warmed prompt was not kept")
         until(lambda: pinned(running.url, system) == warmed, "it could not be pinned")
 
         second = [*history, *prompt(f"second {kind}", 100)]
@@ -67,10 +69,14 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
         assert loaded_tokens(behind) == warmed, behind.headers
 
 
-def ends(admin: str, tokens: list[int]) -> list[int]:
+def ends(running: RunningDeployment, tokens: list[int]) -> list[int]:
     """Where parts that are wholly of these tokens end."""
-    found = [entry.prefix for entry in cached(admin)]
-    return [p.end_token for p in found if p.token_ids() == tokens[p.from_token : p.end_token]]
+    entries, key = cached(running.admin("west")), cache_key(running.deployment)
+    assert key is not None
+    if not entries:
+        return []
+    _, found = named(str(running.deployment.model.path), tokens, entries, KeyedPrefixes(key))
+    return [entry.prefix.end_token for entry in found]
 
 
 def pinned(url: str, ids: list[int]) -> int:

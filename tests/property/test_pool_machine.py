@@ -78,6 +78,7 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
+from prfaas.testing.pool_kit import under_own_names
 
 SLOT, COUNT, EXPORT, CACHE = 16, 10, 4, 6
 LAYOUT: KvLayout = mock_layout()
@@ -103,7 +104,7 @@ def prefix(transfer_id: str) -> Prefix:
         adapter=None,
     )
     assert found is not None
-    return found
+    return under_own_names(found)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from prfaas.core.cache_news import Stored, Whole
 from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.link.api import LinkState
 from prfaas.pool.sessions import Sessions
 from prfaas.testing.mock_http import MockServer
@@ -70,9 +71,17 @@ class MockAgent(MockServer):
         """Move the receiving side of a transfer on."""
         view = self.transfers.setdefault(transfer_id, {"transfer_id": transfer_id})
         view |= {"bytes_total": total, "bytes_stored": stored, "state": state}
+        view.setdefault("reads", 0)
         view.setdefault("first_byte_at", time.time())
         if state == "failed":
             view["reason"] = "checksum mismatch"
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def read(self, transfer_id: str) -> None:
+        """A decode engine has loaded it."""
+        if (view := self.transfers.get(transfer_id)) is not None:
+            view["reads"] = view.get("reads", 0) + 1
         async with self._changed:
             self._changed.notify_all()
 
@@ -100,7 +109,8 @@ class MockAgent(MockServer):
             from_token=0, to_token=tokens, salt=None, adapter=None,
         )  # fmt: skip
         assert prefix is not None
-        self._cached.append(Stored(transfer_id, 0, 1, layout.fingerprint(), prefix))
+        keyed = KeyedPrefixes(PLAINTEXT_KEY).keyed(prefix)
+        self._cached.append(Stored(transfer_id, 0, 1, layout.fingerprint(), keyed))
 
     async def _cache(self, _request: web.Request) -> web.Response:
         return _json({"size_bytes": 1 << 20, "used_bytes": 0, "pinned": self.pinned})
@@ -137,7 +147,9 @@ class MockAgent(MockServer):
         transfer_id = request.match_info["id"]
 
         def over() -> bool:
-            return self.transfers.get(transfer_id, {}).get("state") in ("complete", "failed")
+            view = self.transfers.get(transfer_id, {})
+            read = view.get("reads", 0) >= int(request.query.get("reads", 0))
+            return view.get("state") == "failed" or (view.get("state") == "complete" and read)
 
         async with self._changed:
             try:

@@ -38,6 +38,7 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
+from prfaas.testing.pool_kit import under_own_names
 
 SLOT_BYTES, SLOTS, EXPORT_SLOTS, CACHE_SLOTS = 1024, 96, 16, 48
 _BLOCK = 16
@@ -199,7 +200,7 @@ class Churn:
             from_token=start, to_token=end, salt=None, adapter=None,
         )  # fmt: skip
         assert found is not None
-        return found
+        return under_own_names(found)
 
     def _key(self, name: str) -> TransferKey:
         return TransferKey(name, 0, self._number)
