@@ -91,13 +91,6 @@ class CacheSizes(msgspec.Struct, frozen=True):
     most_pinned_bytes: int = 0
 
 
-class _Nothing(msgspec.Struct, frozen=True):
-    pass
-
-
-_NOTHING = _Nothing()
-
-
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
     memory: MemoryCounts | None = None
@@ -221,11 +214,11 @@ class AgentClient:
 
     async def pin(self, transfer_id: str) -> None:
         """Have what it has cached of a transfer stay."""
-        await self._ask("PUT", f"/cache/pins/{transfer_id}", _NOTHING)
+        await self._ask("PUT", f"/cache/pins/{transfer_id}")
 
     async def unpin(self, transfer_id: str) -> None:
         """It may go again."""
-        await self._ask("DELETE", f"/cache/pins/{transfer_id}", _NOTHING)
+        await self._ask("DELETE", f"/cache/pins/{transfer_id}")
 
     async def cache_news(self) -> AsyncIterator[CacheNews]:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
@@ -279,9 +272,9 @@ class AgentClient:
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
-    async def _ask(self, method: str, path: str, content: msgspec.Struct) -> None:
+    async def _ask(self, method: str, path: str, content: msgspec.Struct | None = None) -> None:
         try:
-            body = msgspec.msgpack.encode(content)
+            body = None if content is None else msgspec.msgpack.encode(content)
             async with await self._send(method, self.url + path, _SHORT, body) as answer:
                 found = await answer.read()
                 self._check_version(answer)
