@@ -174,9 +174,11 @@ def _with_peer(
 
 
 def _reason(log: Path) -> str:
-    """The last thing an engine said that names an error."""
-    lines = log.read_text(errors="replace").splitlines()
-    said = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b", line)]
-    first = [line for line in said if "Engine core initialization failed" not in line]
-    found = (first or said or lines or ["it ended without a word"])[-1]
-    return re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"^.*?\]\s", "", found)).strip()[-300:]
+    """The error that an engine ended with: the first that names one, not those that follow."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+    said = re.findall(r"\b(\w*(?:Error|Exception|Exit): .+)$", text, re.MULTILINE)
+    own = [line for line in said if "initialization failed" not in line]
+    if own:
+        return str(own[-1])[:300]
+    asserted = re.findall(r"^.*(assert .+)$", text, re.MULTILINE)
+    return str((asserted or text.splitlines() or ["it ended without a word"])[-1])[:300]

@@ -27,7 +27,7 @@ def talk(system: System, conversations: Conversations, *, block_tokens: int) -> 
     if conversations.system:
         # Once by itself, as an operator warms it: hybrids go on from where a prompt has ended.
         _ask(system, list(conversations.system), 1)
-        unbounded.holds(conversations.system[:-1])
+        unbounded.holds(conversations.system)
     before, began = _counted(system), time.monotonic()
     firsts: list[float] = []
     prompt_tokens = unbounded_tokens = pool_tokens = 0
