@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: docs bench-carry bench-door test-pulls test-upgrade help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
-        bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
+        bench-handoff bench-pool churn bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
 
 help:  ## show what there is to do
@@ -71,8 +71,10 @@ test-upgrade: $(READY)  ## a fleet goes from another release to this one under l
 soak: $(READY)  ## a fleet at saturation, then with churn of engines: what grows? (HOURS=1)
 	$(BIN)/python -m benchmarks.soak --hours $(or $(HOURS),1)
 
-test-pulls: $(READY)  ## prefixes loaded from other machines' caches, with every kind of cache
-	PULL_MODELS="gdn sliding_window dense mla" $(BIN)/pytest -q tests/integration/test_pool_pulls.py
+KINDS = gdn sliding_window dense mla
+test-pulls: $(READY)  ## prefixes from other machines' caches, answers that are kept, with every kind of cache
+	PULL_MODELS="$(KINDS)" ANSWER_MODELS="$(KINDS)" $(BIN)/pytest -q \
+	  tests/integration/test_pool_pulls.py tests/integration/test_answers_kept.py
 
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
@@ -116,8 +118,13 @@ bench-gpu:  ## on a machine with GPUs: copies, identity, prefill (PARTS=..., MOD
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)
 	$(BIN)/python tools/try_vllm.py $(VLLM)
 
-bench-pool: $(READY)  ## first tokens after an engine's restart, loaded from its agent's cache and computed
-	$(BIN)/python -m benchmarks.pool.hits
+# PARTS: restart conversations rates. LMCache's row needs `python -m benchmarks.pool.lmcache_setup` once.
+bench-pool: $(READY)  ## the agents' caches: after a restart, in conversations beside others, rates (PARTS=... MODELS="gdn dense" TRACE=...)
+	$(BIN)/python -m benchmarks.pool $(if $(PARTS),--parts $(PARTS)) $(if $(MODELS),--models $(MODELS)) \
+	  $(if $(TRACE),--trace $(TRACE))
+
+churn: $(READY)  ## a full pool's books under churn, and its memory (MINUTES=10)
+	$(BIN)/python -m benchmarks.pool.churn --minutes $(or $(MINUTES),10)
 
 # The line's rows need root. ROUTERS: as for bench-gateway. STORE=1: docs/performance.md shows this run.
 .PHONY: bench

@@ -38,11 +38,15 @@ class RequestContext(msgspec.Struct, frozen=True, omit_defaults=True):
     traceparent: Traceparent | None = None
 
 
-class LoadParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="load"):
+class LoadParams(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="load", omit_defaults=True
+):
     """Gateway to any engine: its machine's agent has the first ``pool_tokens`` tokens of this
-    prompt in its cache. ``prompt_token_ids`` as in `ImportParams`."""
+    prompt in its cache. ``keep``: the engine gives its agent what it has of the prompt at the
+    request's end, also where answers are not kept. ``prompt_token_ids`` as in `ImportParams`."""
 
     pool_tokens: Tokens
+    keep: bool = False
     prompt_token_ids: list[int] | None = None
     context: RequestContext | None = None
 

@@ -257,7 +257,8 @@ class Driver:
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
         cached = exchange.facts.prefill_cached_tokens
-        params = decode_params(command, source, loadable, cached, exchange.context(attempt))
+        context, keep = exchange.context(attempt), exchange.body.keeps
+        params = decode_params(command, source, loadable, cached, context=context, keep=keep)
         ids = exchange.prompt.token_ids
         body = exchange.body.for_decode(None if ids is None else ids.json(), params)
         try:

@@ -67,11 +67,14 @@ def decode_params(
     source: str | None,
     pool_tokens: int,
     cached_tokens: int | None,
+    *,
     context: RequestContext | None = None,
+    keep: bool = False,
 ) -> ImportParams | LoadParams | None:
     """What the decode engine's connector must know: what is handed over, and what its agent has
     cached of the prompt. ``source``: the sender's layout, where it is another; ``cached_tokens``:
-    what the prefill engine did not have to compute."""
+    what the prefill engine did not have to compute; ``keep``: what it computes itself is to be
+    cached by its agent."""
     if command.transfer_id is not None:
         return ImportParams(
             transfer_id=command.transfer_id,
@@ -83,7 +86,8 @@ def decode_params(
             do_remote_prefill=None if cached_tokens is None else True,
             remote_prefill_cached_tokens=cached_tokens,
         )
-    return LoadParams(pool_tokens=pool_tokens, context=context) if pool_tokens else None
+    found = LoadParams(pool_tokens=pool_tokens, context=context, keep=keep)
+    return found if pool_tokens or keep else None
 
 
 async def watch_transfer(

@@ -273,15 +273,15 @@ class RequestFlow:
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
 
-    async def query(self, body: RequestBody) -> tuple[int, Matches]:
-        """How long a request's prompt is, and who has how much of it cached. Raises ApiError."""
+    async def query(self, body: RequestBody) -> tuple[list[int], str | None, Matches]:
+        """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""
         prompt = await self._renderer.render(body, {})
         if isinstance(prompt, EngineAnswer):
             raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
         if prompt.token_ids is None:
             raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
         adapter = await self._models.adapter(body.model)
-        return len(prompt.token_ids), self._match(prompt, body.cache_salt, adapter)
+        return prompt.token_ids, adapter, self._match(prompt, body.cache_salt, adapter)
 
     def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
         token_ids = prompt.token_ids
