@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs lock test-ray bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: docs lock newest test-ray bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
@@ -64,7 +64,7 @@ test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better wi
 	$(BIN)/pytest -q -m ranks tests
 
 test-ray: $(READY)  ## a deployment on a Ray cluster of local nodes: placed, identical, moved (minutes)
-	$(BIN)/pip install --quiet --editable '.[ray]'
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements-ray.lock
 	$(BIN)/pytest -q -s -m ray tests
 
 # SEED: the same faults again. OLD: src/ of another release, whose agents and engines are mixed in.
@@ -115,6 +115,10 @@ bench-handoff: $(READY)  ## what the line adds to a prompt's time to first token
 # VENV: an environment with vLLM for GPUs. MODEL: what PARTS=prefill times.
 bench-gpu:  ## on a machine with GPUs: copies, identity, prefill (PARTS=..., MODEL=...)
 	$(BIN)/python -m benchmarks.gpu $(or $(PARTS),copies identity) $(if $(MODEL),--model $(MODEL))
+
+# CHECKS="lint types tests": some of them.
+newest:  ## the newest of everything in an environment of its own: what differs, what breaks
+	"$(PYTHON)" tools/newest.py $(CHECKS)
 
 # VLLM: a version (default: the newest on PyPI).
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)

@@ -1,12 +1,15 @@
-"""Write requirements.lock: every package that `make setup` installs, with its version and the hashes of its
-files.
+"""Write the lock files: every package with its version and the hashes of its files.
+
+    requirements.lock      what `make setup` installs, and images/engine-cpu.Dockerfile
+    images/base.lock       what agents, gateways and members need, of the same versions
+    requirements-ray.lock  what `make test-ray` needs beside it
 
     python tools/lock.py            what pyproject.toml asks for; versions that fit it stay
     python tools/lock.py --upgrade  the newest of everything
 
-uv resolves, for Linux on x86-64 and ARM and every Python that pyproject.toml allows. torch is not in the file: its
-CPU build has other files than PyPI's, so `make setup` installs it by its version. No index is named:
-files are known by their hashes, wherever they come from.
+uv resolves, for Linux on x86-64 and ARM and every Python that pyproject.toml names. torch is in
+none: its CPU build has other files than PyPI's, so `make setup` installs it by its version. No
+index is named: files are known by their hashes, wherever they come from.
 """
 
 from __future__ import annotations
@@ -21,31 +24,46 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LOCK = ROOT / "requirements.lock"
+FILES = {
+    "requirements.lock": ("cpu", "dev"),
+    "images/base.lock": ("build",),
+    "requirements-ray.lock": ("ray",),
+}
+"""By extras. The first decides the versions of all."""
 _NOT_LOCKED = ("torch", "torchvision", "torchaudio", "torchcodec")
 """vLLM's text serving needs none but the first."""
-_HEADER = "# Made by tools/lock.py: `make lock`. torch stands in the Makefile.\n"
+_HEADER = "# Made by tools/lock.py: `make lock`.\n"
 
 
-def compile_lock(*, upgrade: bool) -> str:
-    """The text of the file. Raises CalledProcessError where uv finds no solution."""
+def compile_locks(*, upgrade: bool) -> dict[str, str]:
+    """The text of each file. Raises CalledProcessError where uv finds no solution."""
     with tempfile.TemporaryDirectory() as scratch:
         venv.create(scratch, with_pip=True)
-        python = f"{scratch}/bin/python"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
-        made = Path(scratch, "requirements.lock")
-        if LOCK.exists() and not upgrade:
-            made.write_text(LOCK.read_text())  # Preferred where they fit.
-        command = [f"{scratch}/bin/uv", "pip", "compile", "pyproject.toml"]
-        command += ["--extra", "cpu", "--extra", "dev", "--universal", "--python-version", "3.11"]
-        command += ["--generate-hashes", "--no-header", "--quiet", "--output-file", str(made)]
-        for name in _NOT_LOCKED:
-            command += ["--no-emit-package", name]
-        environment = {key: v for key, v in os.environ.items() if not key.startswith("PIP_")}
-        if "PIP_CERT" in os.environ:
-            environment.setdefault("SSL_CERT_FILE", os.environ["PIP_CERT"])
-        subprocess.run(command, cwd=ROOT, env=environment, check=True)
-        return _HEADER + tidied(made.read_text(), _everywhere())
+        install = [f"{scratch}/bin/python", "-m", "pip", "install", "--quiet", "uv"]
+        subprocess.run(install, check=True)
+        main = next(iter(FILES))
+        known = (ROOT / main).read_text() if (ROOT / main).exists() and not upgrade else ""
+        found = {}
+        for name, extras in FILES.items():
+            made = Path(scratch, "made.lock")
+            made.write_text(known)  # Preferred where it fits.
+            _compile(f"{scratch}/bin/uv", extras, made)
+            found[name] = _HEADER + tidied(made.read_text(), _everywhere())
+            known = found[main]
+        return found
+
+
+def _compile(uv: str, extras: tuple[str, ...], made: Path) -> None:
+    command = [uv, "pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11"]
+    command += ["--generate-hashes", "--no-header", "--quiet", "--output-file", str(made)]
+    for extra in extras:
+        command += ["--extra", extra]
+    for name in _NOT_LOCKED:
+        command += ["--no-emit-package", name]
+    environment = {key: v for key, v in os.environ.items() if not key.startswith("PIP_")}
+    if "PIP_CERT" in os.environ:
+        environment.setdefault("SSL_CERT_FILE", os.environ["PIP_CERT"])
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
 def tidied(text: str, everywhere: str) -> str:
@@ -65,4 +83,5 @@ def _everywhere() -> str:
 
 
 if __name__ == "__main__":
-    LOCK.write_text(compile_lock(upgrade="--upgrade" in sys.argv[1:]))
+    for name, text in compile_locks(upgrade="--upgrade" in sys.argv[1:]).items():
+        (ROOT / name).write_text(text)
