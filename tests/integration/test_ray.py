@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import msgspec
@@ -33,7 +32,7 @@ from prfaas.launch.commands import engine_command, installed_vllm
 from prfaas.testing.comparing import complete
 from prfaas.testing.measuring import prompt
 from prfaas.testing.ray_nodes import RayNodes
-from prfaas.testing.running import call, running_command
+from prfaas.testing.running import call, running_command, unused_engines
 
 pytestmark = [
     pytest.mark.engine,
@@ -48,20 +47,15 @@ HANG_S = 900.0
 
 
 class OnRay:
-    """A deployment that was put on Ray by a command that has ended."""
+    """The demo's deployment, put on Ray by a command that has ended."""
 
     def __init__(self, nodes: RayNodes, home: Path) -> None:
         self.nodes, self.home = nodes, home
-        file = home / "deployment.yaml"
-        port = free_address().rpartition(":")[2]
-        file.write_text(
-            Template(Path(__file__).with_name("ray.yaml").read_text()).substitute(port=port)
-        )
+        self.port = free_address().rpartition(":")[2]
         began = time.monotonic()
-        self.said = prfaas(home, "up", str(file), "--ray", nodes.address).stdout
+        prfaas(home, "up", "--ray", nodes.address, "--listen", f"0.0.0.0:{self.port}")
         self.start_s = time.monotonic() - began
         (self.folder,) = (home / "state/prfaas/ray").glob("*/")
-        self.port = port
 
     @property
     def deployment(self) -> Deployment:
@@ -161,8 +155,7 @@ def plain(on_ray: OnRay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """A stock engine's URL."""
     url = f"http://{free_address()}"
     engine = EngineConfig(name="plain", role="decode", url=url)
-    (decode,) = on_ray.deployment.clusters[1].engines
-    file = next(Path(f"/tmp/{_node_folder(on_ray.folder)}").glob(f"{decode.name}/deployment.json"))
+    file = Path(f"/tmp/{_node_folder(on_ray.folder)}/west-decode/deployment.json")
     local = msgspec.json.decode(file.read_bytes(), type=Deployment)
     command = engine_command(local, engine, vllm=installed_vllm(), connector=False)
     log = tmp_path_factory.mktemp("plain") / "plain.log"
@@ -190,12 +183,12 @@ def test_the_demos_prompts_are_answered_token_for_token(on_ray: OnRay, plain: st
 
 def test_an_engine_that_is_killed_is_started_again_where_it_was(on_ray: OnRay) -> None:
     url = on_ray.deployment.gateway.url
-    engine = str(on_ray.deployment.clusters[1].engines[0].url)
+    engine = next(str(e.url) for e in on_ray.deployment.engines if e.name == "west-decode")
     folder = f"{_node_folder(on_ray.folder)}/west-decode"
     (leader, *_) = [p for p, _, env in _environments() if env.get("TMPDIR") == f"/tmp/{folder}"]
     os.kill(leader, signal.SIGKILL)
-    _until(lambda: not _ready(url))
-    _until(lambda: _ready(url))
+    _until(lambda: "west-decode" in unused_engines(url, on_ray.deployment))
+    _until(lambda: unused_engines(url, on_ray.deployment) == [])
     assert call(f"{engine}/health").status == 200
 
 

@@ -76,6 +76,7 @@ class RayNodes:
 def main(told: Path, clusters: list[str]) -> None:
     """Runs until standard input ends."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     from ray.cluster_utils import Cluster
 
     store: dict[str, Any] = {"object_store_memory": _OBJECT_STORE_BYTES}
