@@ -19,15 +19,15 @@ help:  ## show what there is to do
 
 setup: $(READY)  ## make .venv with everything: vLLM for the CPU, test tools
 
-# Everything by the hashes of requirements.lock but torch: the CPU build, where pip has one, which has
-# other files than PyPI's. Nothing is resolved: the file has all that is needed.
+# torch first and alone, by its version: the CPU build, where pip has one, which has other files than
+# PyPI's. Everything else by the hashes of requirements.lock, which has all that is needed.
 TORCH := torch==2.13.0
 $(READY): pyproject.toml requirements.lock
 	@"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null \
 	  || { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m prfaas.tiny_models.prepare
 	@touch $(READY)

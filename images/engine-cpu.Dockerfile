@@ -3,8 +3,8 @@
 FROM python:3.11-slim AS build
 COPY . /source
 RUN python -m venv /opt/prfaas \
- && /opt/prfaas/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement /source/requirements.lock \
  && /opt/prfaas/bin/pip install --no-cache-dir torch==2.13.0 \
+ && /opt/prfaas/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement /source/requirements.lock \
  && /opt/prfaas/bin/pip install --no-cache-dir --no-deps --no-build-isolation /source
 
 FROM python:3.11-slim

@@ -1,4 +1,4 @@
-"""What `up`, `down` and verbs that look for a deployment make of Ray, as far as no Ray is needed."""
+"""What `up`, `down` and verbs without a file make of Ray, as far as that needs no Ray."""
 
 from __future__ import annotations
 
