@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from prfaas.testing.loading import load_script
 
@@ -48,6 +51,23 @@ def test_the_smaller_file_has_the_larger_ones_versions() -> None:
     base, whole = (set(pinned.findall((ROOT / name).read_text())) for name in
                    ("images/base.lock", "requirements.lock"))  # fmt: skip
     assert base <= whole
+
+
+def test_what_is_installed_needs_nothing_that_the_lock_file_has_not() -> None:
+    """uv reads what a package needs from one of its files, which need not all say the same."""
+    entries = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    known = {canonicalize_name(name) for name in (*entries, *LOCK._NOT_LOCKED)}
+    lacking = set()
+    for name in entries:
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # For another Python or machine.
+        for need in map(Requirement, needs):
+            here = need.marker is None or need.marker.evaluate({"extra": ""})
+            if here and canonicalize_name(need.name) not in known:
+                lacking.add(f"{name} needs {need}")
+    assert lacking == set()
 
 
 def test_the_condition_of_every_place_is_left_out_and_others_stay() -> None:
