@@ -9,7 +9,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs lock newest test-ray bench-carry test-pulls help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: docs lock newest test-ray bench-carry test-pulls test-upgrade help setup demo test test-fast lint \
+        rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
@@ -71,6 +72,10 @@ test-ray: $(READY)  ## a deployment on a Ray cluster of local nodes: placed, ide
 chaos: $(READY)  ## a seeded campaign of faults against a fleet of processes (SECONDS=300 SEED=7 OLD=...)
 	$(BIN)/python tests/chaos/campaign.py --recovery-s 5 $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(OLD),--old $(OLD))
+
+# OLD: src/ of the other release. PLAINTEXT=1 where that one knows no mutual TLS to agents (before 0.2).
+test-upgrade: $(READY)  ## a fleet goes from another release to this one under load, and some of it back (OLD=/old/src)
+	$(BIN)/python tests/chaos/upgrade.py --old $(OLD) $(if $(PLAINTEXT),--plaintext)
 
 soak: $(READY)  ## a fleet at saturation, then with churn of engines: what grows? (HOURS=1)
 	$(BIN)/python -m benchmarks.soak --hours $(or $(HOURS),1)

@@ -21,6 +21,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # None that defines a msgspec type: those need annotations, which mypyc does away with.
 MODULES = (
     "models/interpolation",
+    "policies/alike",
+    "policies/alike_ways",
     "policies/costs",
     "policies/decode_load",
     "policies/first_token",

@@ -5,7 +5,7 @@ build/bench/policies.jsonl as they are done: a run that was ended goes on where 
 the package and what is asked are the same. Exits 1 where *auto* has less than 0.97 of the goodput
 of the best other policy, less than 0.95 of what could be reached up to 95% load, or less than 0.9
 of it above that, or a P99 of the time to first token above 1.05 of the best other policy's where
-both meet the SLO.
+both meet the SLO, or lost a request that it had not refused.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _show(row: list[Result]) -> Iterator[str]:
         print(
             f"  {result.policy:20} {result.goodput_req_per_s:7.3f} req/s at SLO  "
             f"{share(result):6.3f} of reachable  P99 TTFT {result.ttft_p99_s:7.1f} s  "
-            f"lost {result.lost}"
+            f"refused {result.refused}, lost {result.lost}"
         )
     auto = next((result for result in row if result.policy == "auto"), None)
     if auto is None:
@@ -146,6 +146,8 @@ def _show(row: list[Result]) -> Iterator[str]:
     soonest = min((r.ttft_p99_s for r in row if r is not auto), default=inf)
     if max(auto.ttft_p99_s, soonest) <= SLO_S and auto.ttft_p99_s > 1.05 * soonest:
         yield f"{where}: P99 TTFT {auto.ttft_p99_s:.2f} s, of the best other policy {soonest:.2f} s"
+    if auto.lost:
+        yield f"{where}: {auto.lost} requests lost that were not refused"
     least = 0.95 if first.load <= 0.95 else 0.9
     if share(auto) < least:
         yield f"{where}: {share(auto):.3f} of what could be reached, asked for {least}"

@@ -72,6 +72,8 @@ class Result(msgspec.Struct, frozen=True):
     reachable_req_per_s: float
     ttft_p99_s: float
     slo_share: float
+    refused: int
+    """By admission; ``lost`` are others that were not answered by the end of the run."""
     lost: int
     direct_share: float
     offloaded_share: float
@@ -126,6 +128,7 @@ def _result(cell: Cell, summary: Summary, whole: float, low: float, reachable: f
         reachable_req_per_s=reachable,
         ttft_p99_s=summary.ttft_s.p99,
         slo_share=summary.slo_share,
+        refused=summary.refused,
         lost=summary.lost,
         direct_share=summary.direct_share,
         offloaded_share=summary.offloaded_share,

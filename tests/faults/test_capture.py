@@ -46,7 +46,7 @@ def ask(path, body=None):
         "Content-Type": "application/json", "Authorization": "Bearer KEY"},
         data=None if body is None else json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.read().decode()
+        return answer.read().decode() + answer.headers.get("x-prfaas-route", "")
 """.replace("KEY", CLIENT_KEY)
 READY = ASK + "print(ask('/ready'))"
 METRICS = ASK + "print(ask('/metrics'))"
@@ -169,7 +169,8 @@ class Wire:
             return False
         page = self.at_gateway(METRICS)
         live = all(
-            f'prfaas_gateway_index_blocks{{engine="{engine}"}} 1.0' in page or not self._tls
+            f'prfaas_gateway_engine_up{{engine="{engine}"}} 1.0' in page
+            and (f'prfaas_gateway_index_blocks{{engine="{engine}"}} 1.0' in page or not self._tls)
             for engines in MACHINES.values()
             for engine in engines
         )
@@ -208,8 +209,15 @@ IN_PLAINTEXT = {"text of a prompt", "token ids of a prompt", "a salt", "an engin
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plaintext"])
 def test_what_an_attacker_reads_on_the_wire(tls: bool, tmp_path: Path) -> None:
     with serving(tmp_path, tls=tls) as wire:
-        said = wire.at_gateway(SERVE)
-        assert said.count('"choices"') >= 3, said
+        said: list[str] = []
+
+        def crossed() -> bool:
+            """On a busy machine an engine may be late, and its prompt be prefilled elsewhere."""
+            said.append(wire.at_gateway(SERVE))
+            assert said[-1].count('"choices"') >= 3, said
+            return "offload" in said[-1]
+
+        until(crossed, f"a prompt is offloaded: {said}")
         captured = wire.captured()
     found = {what for what, secret in SECRETS.items() if secret in captured}
     assert len(captured) > 2_000_000  # The KV cache of the long prompt has crossed the line.

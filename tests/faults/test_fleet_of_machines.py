@@ -137,7 +137,7 @@ def test_what_a_killed_gateway_leaves_is_free_long_before_its_deadlines(fleet: F
         until(lambda: all(fleet.free(machine) for machine in ENGINES), "memory is free again")
         took_s = time.monotonic() - killed_at
     print(f"free {took_s:.1f} s after it was killed; transfers had 60 s")
-    assert took_s < 20.0, "after five silent seconds, on a machine that may be slow"
+    assert took_s < 40.0, "after five silent seconds, on a machine that may be slow"
     until(lambda: all(sessions(fleet, m) == 2 for m in ENGINES), "it is counted no more")
     for number in range(6000, 6003):
         fleet.insist(number, LONG)

@@ -1,9 +1,10 @@
 """Fuzz targets of everything else that eats foreign bytes, one by one.
 
     python tests/fuzz/fuzz_foreign_bytes.py [SECONDS [SEED [TARGET ...]]]
+    python tests/fuzz/fuzz_foreign_bytes.py 500000n [SEED [TARGET ...]]
 
-SECONDS are for each target. Inputs are valid ones, mutated: bytes changed, cut, doubled and moved,
-numbers made huge, nested deep. A target may only refuse with the errors that its parser names; what
+SECONDS are for each target; so many runs (500000n) measure no memory, and are several times faster.
+Inputs are valid ones, mutated. A target may only refuse with the errors that its parser names; what
 it holds must stay within its bound. Prints the target and the seed on failure.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import random
 import struct
 import sys
@@ -21,11 +23,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import foreign_http
 import msgspec
+from mutations import Made, mutated
 
-from prfaas.core.errors import CallerError, ConfigError, EngineError, LinkError, PeerError
+from prfaas.core.cache_copies import AwaitCopy
+from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored, Whole
+from prfaas.core.errors import (
+    UNREADABLE,
+    CallerError,
+    ConfigError,
+    EngineError,
+    LinkError,
+    PeerError,
+)
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import ExportParams, parse_handoff
+from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.engine_socket.framing import (
     FrameBuffer,
     decode_from_agent,
@@ -45,9 +59,11 @@ from prfaas.gateway.agent_client import TransferStatus, read_answer
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.carried_events import KeyedFollower
 from prfaas.gateway.openai_errors import RequestRefused
+from prfaas.gateway.pools import Holder, Pools
 from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keyed_blocks import BlocksGone, KeyedBlocks, key_id
-from prfaas.index.keys import BlockHasher
+from prfaas.index.keyed_prefixes import KeyedPrefixes
+from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
@@ -61,37 +77,7 @@ from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
 from prfaas.workload.files import read_trace_file
 
 _MEMORY_BOUND = 48 * 1024 * 1024
-_DEEP = 20_000
-_ODD = (b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xd9\x02\xff\xfe", b"null", b"-1", b"\n")
 Target = Callable[[random.Random], None]
-
-
-def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Up to four changes."""
-    for _ in range(rng.randrange(5)):
-        at = rng.randrange(len(data) + 1)
-        kind = rng.randrange(8)
-        if kind == 0 and data:
-            at = min(at, len(data) - 1)
-            data = data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
-        elif kind == 1:
-            data = data[:at] + data[at + rng.randrange(9) :]
-        elif kind == 2:
-            end = at + rng.randrange(40)
-            data = data[:end] + data[at:end] * rng.randrange(3) + data[end:]
-        elif kind == 3:
-            data = data[:at] + rng.randbytes(rng.randrange(9)) + data[at:]
-        elif kind == 4:
-            data = data[:at]
-        elif kind == 5:
-            huge = (b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"1e999", b"9" * 400)
-            data = data[:at] + rng.choice(huge) + data[at:]
-        elif kind == 6:
-            deep = rng.choice((b"[", b'{"a":', b"\x91", b"\x81\xa1a"))
-            data = data[:at] + deep * rng.choice((3, _DEEP)) + data[at:]
-        else:
-            data = data[:at] + rng.choice(_ODD) + data[at:]
-    return data
 
 
 # HTTP bodies
@@ -200,6 +186,53 @@ def carried_events(rng: random.Random) -> None:
     index.check_integrity()
 
 
+# what agents tell of their own caches, and gateways of what they are to copy
+
+_TOKENS = list(range(40))
+_ROOT = root_digest("w", adapter=None, salt="s")
+_PROMPT_PREFIX = stretch(
+    chain(_ROOT, _TOKENS, 4), _ROOT, _TOKENS, block_tokens=4,
+    from_token=0, to_token=20, salt="s", adapter=None,
+)  # fmt: skip
+assert _PROMPT_PREFIX is not None
+_PREFIX = KeyedPrefixes(b"seed").keyed(_PROMPT_PREFIX)
+_NEWS = [
+    msgspec.json.encode(news)
+    for news in (
+        KeyedWith(key_id(b"seed")),
+        Stored("x", 0, 1, "layout", _PREFIX, 20),
+        Stored("y", 0, 1, "layout", _PREFIX),
+        Evicted("x", 0, 1),
+        Whole(),
+    )
+]
+_COPY = msgspec.msgpack.encode(AwaitCopy(prefix=_PREFIX, deadline_s=3.0))
+
+
+def cache_news(rng: random.Random) -> None:
+    pools = Pools(b"seed", max_blocks=1000, most_holders=4)
+    for line in _NEWS:
+        try:
+            line = mutated(rng, line) if rng.random() < 0.5 else line
+            pools.take("a", msgspec.json.decode(line, type=CacheNews))  # type: ignore[arg-type]
+        except UNREADABLE:
+            pools.lost("a")
+    pools.match(PromptKeys(_TOKENS, salt="s"))
+    pools.path(Holder("a", "layout"), _TOKENS, salt="s", adapter=None, from_token=0, to_token=20)
+    pools.index.check_integrity()
+
+
+def cache_copies(rng: random.Random) -> None:
+    """What a gateway orders."""
+    with suppress(*UNREADABLE):
+        awaited = msgspec.msgpack.decode(mutated(rng, _COPY), type=AwaitCopy)
+        if awaited.prefix.fault() is None:
+            KeyedPrefixes(b"seed").learn(awaited.prefix)
+    described = mutated(rng, msgspec.msgpack.encode(_PROMPT_PREFIX))
+    with suppress(*UNREADABLE, EngineError):
+        KeyedPrefixes(b"seed").keyed(msgspec.msgpack.decode(described, type=PromptPrefix))
+
+
 # agents' control messages
 
 _STATES = msgspec.json.encode(
@@ -293,38 +326,44 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        http_body, handoff_params, cache_events, carried_events, agent_answers, line_budget_frames,
-        engine_socket, journal_file, trace_file, lengths_first,
+        *foreign_http.TARGETS,
+        http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
+        agent_answers, line_budget_frames, engine_socket, journal_file, trace_file, lengths_first,
     )
 }  # fmt: skip
 
 
-def run(name: str, target: Target, *, seconds: float, seed: int) -> int:
-    """How many inputs there were. Raises what the target lets through."""
-    tracemalloc.start()
-    until, runs = time.monotonic() + seconds, 0
-    try:
-        while time.monotonic() < until or not runs:
-            try:
-                target(random.Random(seed + runs))
-            except BaseException:
-                print(f"failed; run it again with: {sys.argv[0]} 0 {seed + runs} {name}")
-                raise
-            runs += 1
+def run(name: str, target: Target, *, seconds: float, runs: int, seed: int) -> None:
+    """For so long, or so often. Raises what the target lets through."""
+    if not runs:
+        tracemalloc.start()
+    until, done, before = time.monotonic() + seconds, 0, Made.inputs
+    while done < runs if runs else time.monotonic() < until or not done:
+        try:
+            target(random.Random(seed + done))
+        except BaseException:
+            print(f"failed; run it again with: {sys.argv[0]} 1n {seed + done} {name}")
+            raise
+        done += 1
+    held = "memory not measured"
+    if not runs:
         peak = tracemalloc.get_traced_memory()[1]
-    finally:
         tracemalloc.stop()
-    assert peak < _MEMORY_BOUND, f"{name}: {peak} bytes were held"
-    print(f"{name}: {runs} inputs, seed {seed}, at most {peak:,} bytes held", flush=True)
-    return runs
+        assert peak < _MEMORY_BOUND, f"{name}: {peak} bytes were held"
+        held = f"at most {peak:,} bytes held"
+    inputs = max(done, Made.inputs - before)
+    print(f"{name}: {inputs} inputs, seed {seed}, {held}", flush=True)
 
 
 def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    logging.disable()
+    amount = sys.argv[1] if len(sys.argv) > 1 else "10"
+    runs = int(amount.removesuffix("n")) if amount.endswith("n") else 0
+    seconds = 0.0 if runs else float(amount)
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns()
     try:
         for name in sys.argv[3:] or TARGETS:
-            run(name, TARGETS[name], seconds=seconds, seed=seed)
+            run(name, TARGETS[name], seconds=seconds, runs=runs, seed=seed)
     finally:
         _FILE.unlink(missing_ok=True)
 

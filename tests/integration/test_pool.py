@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,10 +19,14 @@ import pytest
 
 from prfaas.core.cache_news import CacheNews, Stored, Whole
 from prfaas.core.layout import KvLayout
+from prfaas.core.prefixes import chain, root_digest
 from prfaas.engine_socket.client import AgentClient
+from prfaas.gateway.feeds import cache_key
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import Answer, call, shown_to
+from prfaas.vllm_plugin.prefix_names import weights_identity
 
 pytestmark = pytest.mark.engine
 
@@ -93,6 +98,17 @@ def cached(admin: str) -> list[Stored]:
     raise AssertionError("the cache's news ended")
 
 
+def named(
+    model: str, ids: list[int], entries: list[Stored], keyed: KeyedPrefixes
+) -> tuple[tuple[bytes, ...], list[Stored]]:
+    """What engines call this prompt's blocks, and which of these it is in."""
+    config = SimpleNamespace(model=model, revision=None)
+    root = root_digest(weights_identity(config), adapter=None, salt=None)  # type: ignore[arg-type]
+    names = chain(root, ids, entries[0].prefix.block_tokens)
+    secret = [keyed.name(name) for name in names]
+    return names, [e for e in entries if e.prefix.digests[-1] in secret]
+
+
 def zero(
     running: Any,
     ids: list[int],
@@ -104,7 +120,9 @@ def zero(
     west = running.admin(machine)
     ranks = call(f"{west}/engines").json()["engines"]
     rank = next(e for e in ranks if e["engine"] == engine)
-    (entry,) = [e for e in cached(west) if e.prefix.token_ids() == ids[: e.prefix.end_token]]
+    key = cache_key(running.deployment)
+    assert key is not None
+    names, (entry,) = named(running.deployment.model.path, ids, cached(west), KeyedPrefixes(key))
     with patched.context() as patch:
         patch.setattr("os.getpid", lambda: rank["pid"])
         client = AgentClient(
@@ -118,7 +136,7 @@ def zero(
                 local_tokens=0,
                 to_token=entry.prefix.end_token,
                 block_tokens=entry.prefix.block_tokens,
-                names=entry.prefix.digests,
+                names=names,
             )
             (part,) = load.future.result(30)
             for extent in part.extents:

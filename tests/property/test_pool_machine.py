@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import CapacityError, EngineError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
@@ -60,6 +60,8 @@ from prfaas.pool.events import (
     LoadOpened,
     OfferReceived,
     OfferWithdrawn,
+    PrefixPinned,
+    PrefixUnpinned,
     RangeStored,
     ReceptionFailed,
     SendCompleted,
@@ -76,6 +78,7 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
+from prfaas.testing.pool_kit import under_own_names
 
 SLOT, COUNT, EXPORT, CACHE = 16, 10, 4, 6
 LAYOUT: KvLayout = mock_layout()
@@ -101,7 +104,7 @@ def prefix(transfer_id: str) -> Prefix:
         adapter=None,
     )
     assert found is not None
-    return found
+    return under_own_names(found)
 
 
 @dataclass
@@ -465,6 +468,16 @@ class PoolMachine(RuleBasedStateMachine):
             self.do(LoadOpened(connection, number, 0, 16, 16, prefix(name).digests))
 
     @precondition(lambda self: self.known)
+    @rule(data=st.data(), stays=st.booleans())
+    def pin_or_unpin(self, data: st.DataObject, stays: bool) -> None:
+        names = {key.transfer_id for key in self.cached}
+        name = data.draw(st.sampled_from(sorted(names) or sorted(self.known)))
+        try:
+            self.do(PrefixPinned(name) if stays else PrefixUnpinned(name))
+        except CapacityError:
+            assert stays
+
+    @precondition(lambda self: self.known)
     @rule(data=st.data(), life=st.integers(1, 60))
     def send_copy(self, data: st.DataObject, life: int) -> None:
         """Of what is cached, or was."""
@@ -713,6 +726,8 @@ class PoolMachine(RuleBasedStateMachine):
         while self.held_by_link:
             self.release_one(0)
         self.now += 1000.0
+        for name in self.pool.snapshot().pinned:
+            self.do(PrefixUnpinned(name))
         for name in self.known:
             self.do(TransferCancelled(name))
         self.do(TimePassed())

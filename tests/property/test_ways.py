@@ -1,18 +1,21 @@
-"""Ways found side by side in arrays are those that a look at one engine after the other finds."""
+"""Ways found side by side in arrays, and those found by queue where engines are alike, are those
+that a look at one engine after the other finds."""
 
 from __future__ import annotations
 
 import random
+from math import inf
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.deployment import EngineRole
+from prfaas.policies.alike_ways import AlikeWays
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.many_ways import ManyWays
-from prfaas.policies.route_choice import FewWays, candidates
+from prfaas.policies.route_choice import FewWays, Ways, candidates
 from prfaas.policies.views import Costs
 from prfaas.scheduler.events import MachinesCut, RequestArrived
 from prfaas.scheduler.fleet import FleetState
@@ -26,7 +29,7 @@ def topology(draw: random.Random) -> Topology:
     draw.shuffle(clusters)
     engines = []
     for cluster in clusters:
-        for number in range(draw.randint(1, 5)):
+        for number in range(draw.randint(1, 9)):
             role: EngineRole = "decode"
             if cluster.kind == "prfaas" or draw.random() < 0.5:
                 role = "prefill"
@@ -61,9 +64,9 @@ class Fleet:
         if self.learned is not None:
             costs = LearnedCosts(self.learned, lambda start, end: 100.0 * (end - start) + 1e4)
         else:
-            speeds = {spec.name: draw.choice([1000, 4000]) for spec in topo.engines}
+            profiles = (lambda n: n / 1000, lambda n: n / 4000)
             costs = ProfileCosts(
-                {name: lambda n, speed=speed: n / speed for name, speed in speeds.items()},  # type: ignore[misc]
+                {spec.name: draw.choice(profiles) for spec in topo.engines},
                 lambda n: 1e4 + 100 * n,
             )
         self.view = FleetState(topo, costs)
@@ -118,7 +121,8 @@ class Fleet:
 
     def record(self) -> Record:
         names = list(self.view.engines) if hasattr(self, "view") else []
-        held = self.draw.sample(names, self.draw.randint(0, len(names)))
+        count = self.draw.choice([0, self.draw.randint(0, len(names))])
+        held = self.draw.sample(names, count)
         cached = {name: self.draw.choice([64, 640, 6400]) for name in held}
         resumable = {name: self.draw.choice([0, 64]) for name in held if self.draw.random() < 0.2}
         tokens = self.draw.choice([100, 8000, 90_000])
@@ -147,10 +151,14 @@ def test_ways_are_those_of_each_engine_and_the_first_of_the_best_is_taken(seed: 
         many = ManyWays(request, view, np.array(slot_s), now)
         few = FewWays(iter(one_by_one), view)
         assert list(many) == one_by_one
-        soonest = many.soonest()
-        assert soonest == few.soonest()
-        if soonest is None:
-            continue
-        assert many.idle_s() == few.idle_s()
-        limit_s, weight = soonest.ttft_s + draw.choice([0.0, 1.0, 100.0]), draw.random()
-        assert many.best(limit_s, weight) == few.best(limit_s, weight)
+        found: list[Ways] = [many]
+        if view.alike is not None and not request.cached:
+            found.append(AlikeWays(request, view, view.alike, list(loads.values()), now))
+        soonest = few.soonest()
+        for ways in found:
+            assert ways.soonest() == soonest
+            if soonest is not None:
+                assert ways.idle_s() == few.idle_s()
+            if soonest is not None and soonest.ttft_s < inf:
+                limit_s, weight = soonest.ttft_s + draw.choice([0.0, 1.0, 100.0]), draw.random()
+                assert ways.best(limit_s, weight) == few.best(limit_s, weight)

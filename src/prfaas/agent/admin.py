@@ -18,10 +18,12 @@ from prfaas.agent.engine_caches import EngineCaches
 from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.peers import Peers
+from prfaas.agent.pins import PinApi
 from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
 from prfaas.core.gateway_sessions import SESSION_ID, Renewal
 from prfaas.core.handoff import TRANSFER_ID
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.kv_events.wire import MEDIA_TYPE, Deflater
 from prfaas.link.api import Link, LinkStates
 from prfaas.pool.effects import AnnounceTransfer
@@ -46,6 +48,7 @@ class Admin:
         port: LinkPort,
         link: Link,
         metrics: CollectorRegistry,
+        prefixes: KeyedPrefixes,
         peers: Peers | None = None,
         caches: EngineCaches | None = None,
     ) -> None:
@@ -54,8 +57,8 @@ class Admin:
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
-        self._feed = CacheFeed(driver)
-        self._copies = CopyApi(driver)
+        self._feed = CacheFeed(driver, prefixes.key_id)
+        self._copies = CopyApi(driver, prefixes)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
 
@@ -74,6 +77,7 @@ class Admin:
         app.router.add_get("/cache", self._cache)
         app.router.add_get("/cache/events", self._cache_events)
         self._copies.add_routes(app)
+        PinApi(self._driver).add_routes(app)
         app.router.add_get("/gateways", self._gateways)
         app.router.add_put("/gateways/{id}", self._renew_gateway)
         app.router.add_delete("/gateways/{id}", self._end_gateway)
@@ -128,27 +132,32 @@ class Admin:
         return response
 
     async def _transfer(self, request: web.Request) -> web.Response:
-        """Answers when every rank is at its end, or after ``wait_s``."""
+        """Answers when every rank is at its end (with ``reads``: was read so often, or will not be
+        read), or after ``wait_s``."""
         transfer_id = _transfer_id(request)
         wait_s = _number(request, "wait_s", default=0.0, low=0.0, high=LONGEST_WAIT_S)
         ranks = int(_number(request, "ranks", default=1, low=1, high=1024))
-        view, over = self._look(transfer_id, ranks)
+        reads = int(_number(request, "reads", default=0, low=0, high=1024))
+        view, over = self._look(transfer_id, ranks, reads)
         if not over and wait_s > 0:
-            await self._wait_until_over(transfer_id, ranks, wait_s)
-            view, over = self._look(transfer_id, ranks)
+            await self._wait_until_over(transfer_id, ranks, reads, wait_s)
+            view, over = self._look(transfer_id, ranks, reads)
         return _json(view)
 
-    def _look(self, transfer_id: str, ranks: int) -> tuple[TransferView, bool]:
+    def _look(self, transfer_id: str, ranks: int, reads: int) -> tuple[TransferView, bool]:
         self._port.report_progress(transfer_id)
-        return self._driver.transfer(transfer_id, ranks=ranks)
+        view, over = self._driver.transfer(transfer_id, ranks=ranks)
+        return view, over and (view.state != "complete" or view.reads >= reads)
 
-    async def _wait_until_over(self, transfer_id: str, ranks: int, wait_s: float) -> None:
+    async def _wait_until_over(
+        self, transfer_id: str, ranks: int, reads: int, wait_s: float
+    ) -> None:
         changed = asyncio.Event()
         pollers = self._pollers.setdefault(transfer_id, set())
         pollers.add(changed)
         try:
             async with asyncio.timeout(wait_s):
-                while not self._driver.transfer(transfer_id, ranks=ranks)[1]:
+                while not self._look(transfer_id, ranks, reads)[1]:
                     await changed.wait()
                     changed.clear()
         except TimeoutError:
@@ -172,7 +181,16 @@ class Admin:
         pool = self._driver.snapshot()
         used = sum(entry.slots for entry in pool.cached) * pool.slot_bytes
         size = pool.cache_slots * pool.slot_bytes
-        return _json({"size_bytes": size, "used_bytes": used, "entries": pool.cached})
+        return _json(
+            {
+                "size_bytes": size,
+                "used_bytes": used,
+                "pinned_bytes": pool.pinned_slots * pool.slot_bytes,
+                "most_pinned_bytes": pool.most_pinned_slots * pool.slot_bytes,
+                "pinned": pool.pinned,
+                "entries": pool.cached,
+            }
+        )
 
     async def _cache_events(self, request: web.Request) -> web.StreamResponse:
         """JSON lines (`core.cache_news`) until the client goes, or is too slow."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from prfaas.agent.driver import PoolDriver
-from prfaas.core.cache_news import Alive, CacheNews, Evicted, Stored, Whole
+from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored, Whole
 from prfaas.pool.effects import AnnounceCached, AnnounceEvicted
 
 _MOST_NEWS = 10_000
@@ -21,10 +21,10 @@ ALIVE_S = 1.0
 
 
 class CacheFeed:
-    """On the event loop."""
+    """On the event loop. ``key_id``: of the key that names and keys are made with."""
 
-    def __init__(self, driver: PoolDriver) -> None:
-        self._driver = driver
+    def __init__(self, driver: PoolDriver, key_id: str) -> None:
+        self._driver, self._key_id = driver, key_id
         self._followers: set[asyncio.Queue[CacheNews]] = set()
         driver.carry_out(AnnounceCached, lambda effect: self._tell(_stored(effect)))
         driver.carry_out(AnnounceEvicted, lambda effect: self._tell(_evicted(effect)))
@@ -34,6 +34,7 @@ class CacheFeed:
         queue: asyncio.Queue[CacheNews] = asyncio.Queue(_MOST_NEWS)
         self._followers.add(queue)
         try:
+            yield KeyedWith(self._key_id)
             # A block is only placed where the one before it is known.
             cached = self._driver.cached()
             for effect in sorted(cached, key=lambda effect: effect.prefix.from_token):

@@ -11,6 +11,7 @@ from prfaas.agent.driver import PoolDriver
 from prfaas.core.cache_copies import MOST_COPY_BYTES, AwaitCopy, CopyCached
 from prfaas.core.errors import UNREADABLE
 from prfaas.core.handoff import TRANSFER_ID
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.pool.events import CopyAwaited, CopyRequested
 from prfaas.process.http_handler import read_body
 
@@ -18,10 +19,10 @@ T = TypeVar("T")
 
 
 class CopyApi:
-    """Handlers, on the event loop."""
+    """Handlers, on the event loop. ``prefixes`` learn what is awaited."""
 
-    def __init__(self, driver: PoolDriver) -> None:
-        self._driver = driver
+    def __init__(self, driver: PoolDriver, prefixes: KeyedPrefixes) -> None:
+        self._driver, self._prefixes = driver, prefixes
 
     def add_routes(self, app: web.Application) -> None:
         """Serve them."""
@@ -49,6 +50,7 @@ class CopyApi:
         fault = awaited.prefix.fault()
         if fault is not None:
             raise web.HTTPBadRequest(text=fault)
+        self._prefixes.learn(awaited.prefix)
         self._driver.handle(CopyAwaited(copy_id, awaited.prefix, awaited.deadline_s))
         return web.Response(status=204)
 

@@ -25,6 +25,7 @@ from prfaas.engine_socket.messages import (
     ReturnSlots,
     SlotsLeased,
 )
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.pool.effects import (
     AnswerImport,
     AnswerLoad,
@@ -51,8 +52,9 @@ from prfaas.pool.events import (
 ToEngine = GrantSlots | StopExport | AnswerImport | FailImport | AnswerLoad | FailLoad
 
 
-def event_of(connection: int, message: EngineMessage) -> AnyEvent:
-    """What a registered connection has said. Raises EngineError for what it may not say then."""
+def event_of(connection: int, message: EngineMessage, prefixes: KeyedPrefixes) -> AnyEvent:
+    """What a registered connection has said. Raises EngineError for what it may not say then.
+    Of prefixes only names and keys go on from here."""
     match message:
         case ExportSlot(transfer_id, slot, extents):
             return SlotFilled(connection, transfer_id, slot, extents)
@@ -91,7 +93,7 @@ def event_of(connection: int, message: EngineMessage) -> AnyEvent:
         case CloseImport(transfer_id, part):
             return ImportClosed(connection, transfer_id, part)
         case DescribeTransfer(transfer_id, prefix):
-            return TransferDescribed(connection, transfer_id, prefix)
+            return TransferDescribed(connection, transfer_id, prefixes.keyed(prefix))
         case OpenLoad():
             return LoadOpened(
                 connection,
@@ -99,7 +101,7 @@ def event_of(connection: int, message: EngineMessage) -> AnyEvent:
                 message.local_tokens,
                 message.to_token,
                 message.block_tokens,
-                message.names,
+                tuple(map(prefixes.name, message.names)),
                 message.layout_fingerprint,
             )
         case CloseLoad(load):

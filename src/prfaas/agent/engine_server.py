@@ -25,6 +25,7 @@ from prfaas.engine_socket.messages import (
     Registered,
     RegisterEngine,
 )
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.pool.effects import (
     AnswerImport,
     AnswerLoad,
@@ -50,12 +51,19 @@ class EngineServer:
     Args:
         welcome: what a rank is told when it has registered.
         arena_fd: the arena, sent along with it.
+        prefixes: make of what engines say of prompts what may leave the machine.
     """
 
     def __init__(
-        self, driver: PoolDriver, port: LinkPort, *, welcome: Registered, arena_fd: int
+        self,
+        driver: PoolDriver,
+        port: LinkPort,
+        prefixes: KeyedPrefixes,
+        *,
+        welcome: Registered,
+        arena_fd: int,
     ) -> None:
-        self._driver, self._port = driver, port
+        self._driver, self._port, self._prefixes = driver, port, prefixes
         self._welcome, self._arena_fd = welcome, arena_fd
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_connection = 0
@@ -198,7 +206,7 @@ class EngineServer:
 
     def _obey(self, number: int, message: EngineMessage) -> None:
         """Raises EngineError for what this engine may not say."""
-        event = event_of(number, message)
+        event = event_of(number, message, self._prefixes)
         if isinstance(event, ExportFinished):
             self._port.report_progress(event.transfer_id)
         self._driver.handle(event)

@@ -23,6 +23,7 @@ from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, LinkError
 from prfaas.engine_socket.messages import Registered
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.link.api import (
     Link,
     LinkState,
@@ -147,15 +148,16 @@ class Agent:
         self.connections = connections()
         door = DoorCounts(peers.refusals.total, self.tunnels, self.connections)
         self.metrics = agent_metrics(driver, link, door)
-        self.caches = None
+        self.caches, key = None, PLAINTEXT_KEY
         if settings.cache_key is not None:
-            self.caches = EngineCaches(read_cache_key(settings.cache_key))
+            self.caches = EngineCaches(key := read_cache_key(settings.cache_key))
             stack.push_async_callback(self.caches.close)
             self.caches.take(settings.reach)
-        admin = Admin(settings.name, driver, port, link, self.metrics, peers, self.caches)
+        prefixes = KeyedPrefixes(key)
+        admin = Admin(settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches)
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
-        engines = EngineServer(driver, port, welcome=welcome, arena_fd=arena.fd)
+        engines = EngineServer(driver, port, prefixes, welcome=welcome, arena_fd=arena.fd)
         stack.push_async_callback(engines.close)
         await engines.start(settings.socket)
 

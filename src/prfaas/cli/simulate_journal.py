@@ -52,7 +52,7 @@ def replayed(args: argparse.Namespace, description: Description, beside: Path) -
         happened.table,
         happened.egress,
         description.slo,
-        lost_by_error={},
+        failed_by_error=happened.failed_by_error,
         utilisation={},
     )
     return Replay(described, happened, run, row)

@@ -1,10 +1,17 @@
-"""What an agent tells gateways of its cached prefixes, one JSON object a line."""
+"""What an agent tells gateways of its cached prefixes, one JSON object a line: names and keys, no
+token and no salt."""
 
 from __future__ import annotations
 
 import msgspec
 
 from prfaas.core.prefixes import Prefix
+
+
+class KeyedWith(msgspec.Struct, frozen=True, tag="keyed_with"):
+    """Comes first: which key made the names and keys (`index.keyed_blocks.key_id`)."""
+
+    key_id: str
 
 
 class Stored(msgspec.Struct, frozen=True, tag="stored"):
@@ -36,4 +43,4 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """Nothing has happened for a while."""
 
 
-CacheNews = Stored | Evicted | Whole | Alive
+CacheNews = KeyedWith | Stored | Evicted | Whole | Alive

@@ -18,37 +18,25 @@ from collections.abc import Sequence
 import msgspec
 
 DIGEST_BYTES = 16
+KEY_BYTES = 16
 TOKEN_BYTES = 4
 MOST_TOKENS = 512 * 1024
 """Of a stretch: with its digests it fits a frame of the engine's socket. None longer is kept."""
 
 
-class Prefix(msgspec.Struct, frozen=True):
+class _Blocks(msgspec.Struct, frozen=True):
     """Whole blocks [from_token, end_token) of a prompt, behind a prefix with the name ``parent``.
-
-    ``digests``: the names after each of the blocks. ``tokens``: their ids, uint32, little-endian.
-    ``salt`` and ``adapter`` are the request's; they are in the names already and tell those who
-    look prompts up.
-    """
+    ``digests``: the names after each of the blocks."""
 
     block_tokens: int
     from_token: int
     parent: bytes
     digests: tuple[bytes, ...]
-    tokens: bytes
-    salt: str | None = None
-    adapter: str | None = None
 
     @property
     def end_token(self) -> int:
         """Where the last whole block ends."""
         return self.from_token + len(self.digests) * self.block_tokens
-
-    def digest(self) -> str:
-        """Of all of it, in hexadecimal: who has this is told of no other prefix."""
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"prfaas-copy")
-        digest.update(msgspec.msgpack.encode(self))
-        return digest.hexdigest()
 
     def fault(self) -> str | None:
         """What is wrong with it, or None: it may come from elsewhere."""
@@ -57,15 +45,51 @@ class Prefix(msgspec.Struct, frozen=True):
             return "a cached prefix has whole blocks"
         if count * size > MOST_TOKENS:
             return f"a cached prefix has at most {MOST_TOKENS} tokens"
-        if len(self.tokens) != count * size * TOKEN_BYTES:
-            return "a cached prefix names each of its tokens"
         if any(len(digest) != DIGEST_BYTES for digest in (self.parent, *self.digests)):
             return f"names of prefixes have {DIGEST_BYTES} bytes"
         return None
 
-    def token_ids(self) -> list[int]:
-        """Of the blocks."""
-        return _from_little(self.tokens).tolist()
+
+class PromptPrefix(_Blocks, frozen=True):
+    """Whole blocks of a prompt as its engine knows them. It never leaves the machine.
+
+    ``tokens``: their ids, uint32, little-endian. ``salt`` and ``adapter`` are the request's; they
+    are in the names already.
+    """
+
+    tokens: bytes = b""
+    salt: str | None = None
+    adapter: str | None = None
+
+    def fault(self) -> str | None:
+        """What is wrong with it, or None."""
+        fault = super().fault()
+        if fault is None and len(self.tokens) != (self.end_token - self.from_token) * TOKEN_BYTES:
+            return "a cached prefix names each of its tokens"
+        return fault
+
+
+class Prefix(_Blocks, frozen=True):
+    """The same as others are told of it, who cannot make out a prompt: names are secret ones.
+
+    ``keys``: of each block (`index.keys`), first the low words of all, then the high ones, uint64;
+    nothing where it is not known what is before them.
+    """
+
+    keys: bytes = b""
+
+    def digest(self) -> str:
+        """Of all of it, in hexadecimal: who has this is told of no other prefix."""
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"prfaas-copy")
+        digest.update(msgspec.msgpack.encode(self))
+        return digest.hexdigest()
+
+    def fault(self) -> str | None:
+        """What is wrong with it, or None."""
+        fault = super().fault()
+        if fault is None and len(self.keys) not in (0, len(self.digests) * KEY_BYTES):
+            return f"keys of blocks have {KEY_BYTES} bytes"
+        return fault
 
 
 def root_digest(weights: str, *, adapter: str | None, salt: str | None) -> bytes:
@@ -107,13 +131,13 @@ def stretch(
     to_token: int,
     salt: str | None,
     adapter: str | None,
-) -> Prefix | None:
+) -> PromptPrefix | None:
     """Blocks [from_token, to_token) of a prompt with the chain ``names``; None where that is no
     whole block, or does not begin with one, or is too long."""
     first, end = from_token // block_tokens, min(to_token // block_tokens, len(names))
     if from_token % block_tokens or first >= end or (end - first) * block_tokens > MOST_TOKENS:
         return None
-    return Prefix(
+    return PromptPrefix(
         block_tokens=block_tokens,
         from_token=from_token,
         parent=names[first - 1] if first else root,
@@ -122,10 +146,3 @@ def stretch(
         salt=salt,
         adapter=adapter,
     )
-
-
-def _from_little(tokens: bytes) -> array[int]:
-    found = array("I", tokens)
-    if sys.byteorder == "big":
-        found.byteswap()
-    return found

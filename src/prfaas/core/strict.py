@@ -25,8 +25,11 @@ _NUMBER = re.compile(r"Expected `str( \| null)?`, got `(int|float)` - at `(?P<pa
 _ENUM = re.compile(r"Invalid enum value '(?P<name>[^']*)' - at `(?P<path>[^`]*)`")
 
 
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the types that say what a file may hold: an unknown key is an error."""
+class Strict(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Base of the types that say what a file may hold: an unknown key is an error. What is as by
+    default is not written, so that another release can read a file that uses nothing new."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from prfaas.core.prefixes import Prefix
+from prfaas.core.prefixes import PromptPrefix
 from prfaas.engine_socket.errors import AgentUnavailable, RegistrationRefused
 from prfaas.engine_socket.lent import Load
 from prfaas.engine_socket.messages import CloseLoad, DescribeTransfer, EngineMessage, OpenLoad
@@ -36,7 +36,7 @@ class AgentConnection:
 
     # cached prefixes
 
-    def describe(self, transfer_id: str, prefix: Prefix) -> None:
+    def describe(self, transfer_id: str, prefix: PromptPrefix) -> None:
         """Say what a transfer is of (see `DescribeTransfer`); a no-op without an agent, which has
         nothing to keep then."""
         with self._changed:

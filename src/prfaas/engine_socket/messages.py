@@ -26,7 +26,7 @@ import msgspec
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import Readers
 from prfaas.core.layout import KvLayout
-from prfaas.core.prefixes import Prefix
+from prfaas.core.prefixes import PromptPrefix
 from prfaas.core.prompt_digest import PromptDigest
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
@@ -132,7 +132,7 @@ class DescribeTransfer(Message, frozen=True):
     before `CloseImport`): worth keeping as a cached prefix when it is over."""
 
     transfer_id: str
-    prefix: Prefix
+    prefix: PromptPrefix
 
 
 class OpenLoad(Message, frozen=True):

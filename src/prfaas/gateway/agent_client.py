@@ -70,6 +70,8 @@ class TransferStatus(msgspec.Struct, frozen=True):
     bytes_stored: int | None = None
     first_byte_at: float | None = None
     sent: SentTransfer | None = None
+    reads: int | None = None
+    """By how many ranks each part was read; agents of a release before do not say."""
 
 
 class MemoryCounts(msgspec.Struct, frozen=True):
@@ -119,10 +121,15 @@ class AgentClient:
         self.memory = answer.memory
         return answer.engines
 
-    async def transfer(self, transfer_id: str, *, wait_s: float, ranks: int) -> TransferStatus:
-        """Wait up to ``wait_s`` for all ranks' ends of the transfer, then say how it stands."""
+    async def transfer(
+        self, transfer_id: str, *, wait_s: float, ranks: int, reads: int = 0
+    ) -> TransferStatus:
+        """Wait up to ``wait_s`` for all ranks' ends of the transfer, and until each was read so
+        often; then say how it stands."""
         timeout = aiohttp.ClientTimeout(total=wait_s + 10.0, sock_connect=2.0)
         path = f"/transfers/{transfer_id}?wait_s={wait_s:g}&ranks={ranks}"
+        if reads:
+            path += f"&reads={reads}"
         return read_answer(self.name, await self._get(path, timeout), TransferStatus)
 
     async def drop(self, transfer_id: str) -> None:

@@ -23,6 +23,7 @@ from prfaas.gateway.handoffs import (
     decode_params,
     drop_transfer,
     export_params,
+    loaded,
     note_hidden_bytes,
     watch_transfer,
 )
@@ -244,6 +245,10 @@ class Driver:
             return
         exchange.facts.note_transfer(status, exchange.elapsed_s())
         self.handle(TransferCompleted(key, attempt))
+        if exchange.body.choices == 1 and not exchange.body.stream:
+            parts = self._layouts.parts_and_readers(command.engine, command.decode_engine)
+            if await loaded(receiver, command.transfer_id, parts, poll_s=self._poll_s):
+                self._drop(exchange, command.transfer_id)
 
     async def _decode(self, exchange: Exchange, command: StartDecode) -> None:
         key, attempt = command.request_id, command.attempt

@@ -24,13 +24,18 @@ Feed = KvEventFeed | CarriedFeed
 _SEED_BYTES = 32
 
 
+def cache_key(deployment: Deployment) -> bytes | None:
+    """What agents make keys with; None where none of them has a secret. Raises ConfigError."""
+    own = deployment.gateway.agent_tls
+    if own is None or all(agent.tls is None for agent in deployment.agents):
+        return None
+    return read_cache_key(Path(own.cache_key_file))
+
+
 def index_seed(deployment: Deployment) -> bytes:
     """What the prefix index makes keys with: the deployment's cache key where agents make keys too,
     else what nobody else need know. Raises ConfigError."""
-    own = deployment.gateway.agent_tls
-    if own is None or all(agent.tls is None for agent in deployment.agents):
-        return os.urandom(_SEED_BYTES)
-    return read_cache_key(Path(own.cache_key_file))
+    return cache_key(deployment) or os.urandom(_SEED_BYTES)
 
 
 class Feeds:

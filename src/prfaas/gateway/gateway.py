@@ -18,7 +18,7 @@ from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
-from prfaas.gateway.feeds import Feed, Feeds, index_seed
+from prfaas.gateway.feeds import Feed, Feeds, cache_key, index_seed
 from prfaas.gateway.fleet import Fleet
 from prfaas.gateway.http_client import AGENT_KEEPALIVE_S, HttpClient
 from prfaas.gateway.index_care import keep_tidy
@@ -38,6 +38,7 @@ from prfaas.gateway.scheduler_metrics import SchedulerCollector
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.sessions import GatewaySession, outstanding_at
 from prfaas.gateway.threshold_watch import ThresholdWatch
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineSuspected, EngineUp, KvMemoryKnown
@@ -69,6 +70,7 @@ class Gateway:
         self._learned.check()
         self._seeds = dict(seeds or {})
         self._seed = index_seed(deployment)
+        self._cache_key = cache_key(deployment) or PLAINTEXT_KEY
         self.deployment = deployment
         self.metrics = GatewayMetrics()
         self.access = Access(deployment, self.metrics)
@@ -91,7 +93,7 @@ class Gateway:
             max_engines=most_engines,
             seed=self._seed,
         )
-        self.pools = Pools(max_blocks=most_blocks, most_holders=most_engines)
+        self.pools = Pools(self._cache_key, max_blocks=most_blocks, most_holders=most_engines)
         self._feeds = Feeds(
             endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
         )

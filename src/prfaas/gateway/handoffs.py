@@ -107,6 +107,27 @@ async def watch_transfer(
             on_progress(stored / status.bytes_total if status.bytes_total else None)
 
 
+async def loaded(
+    receiver: AgentClient, transfer_id: str, parts: tuple[int, int], *, poll_s: float
+) -> bool:
+    """Wait until the decode engine has loaded a transfer that is complete; False where that will
+    not be known. An answer that is not streamed shows its first token when it is over: what was
+    handed over for it is needed for much less long. ``parts``: how many, and how many ranks read
+    each."""
+    ranks, reads = parts
+    while True:
+        try:
+            status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks, reads=reads)
+        except AgentLate:
+            continue
+        except (LinkError, LocalFault):
+            return False
+        if status.state != "complete" or status.reads is None:
+            return False
+        if status.reads >= reads:
+            return True
+
+
 async def note_hidden_bytes(
     facts: RequestFacts, sender: AgentClient, transfer_id: str, *, ranks: int
 ) -> None:

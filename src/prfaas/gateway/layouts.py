@@ -127,6 +127,11 @@ class Layouts:
             return None
         return layout.of_rank(layout.sending_ranks()[0]).fingerprint()
 
+    def parts_and_readers(self, sender: str, engine: str) -> tuple[int, int]:
+        """How many parts a hand-off between them has, and how many ranks read each."""
+        parts = self.parts(sender)
+        return parts, max(1, len(self._ranks.get(engine, {})) // parts)
+
     def parts(self, engine: str) -> int:
         """How many of its ranks send a part of a hand-off (1 while unknown)."""
         for layout in self._ranks.get(engine, {}).values():

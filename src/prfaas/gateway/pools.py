@@ -9,24 +9,27 @@ caches (`kv_events`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from prfaas.core.cache_news import CacheNews, Evicted, Stored
+import numpy as np
+
+from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored
 from prfaas.core.errors import LinkError
-from prfaas.core.prefixes import TOKEN_BYTES, Prefix, pack_tokens
+from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.upstream_errors import LocalFault
-from prfaas.index.engine_index import BlocksStored, EngineIndex
-from prfaas.index.keys import PromptKeys
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex, word_of
+from prfaas.index.keyed_blocks import key_id
+from prfaas.index.keyed_prefixes import keys_of, keys_of_prompt
+from prfaas.index.keys import BlockHasher, Keys, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 
 logger = logging.getLogger(__name__)
 
-_SEED_BYTES = 16
 _RETRY_S = 1.0
 _BLOCKS, _STATES = 0, 1
 """Groups of a holder."""
@@ -75,21 +78,19 @@ class _Holding:
         if part in self._parts or prefix.fault() is not None:
             return
         self._parts[part] = news
-        extra = [] if prefix.adapter is None else [prefix.adapter]
-        extras = [list(extra) for _ in prefix.digests]
-        if prefix.from_token == 0 and prefix.salt is not None:
-            extras[0].append(prefix.salt)
-        self._index.stored(
-            BlocksStored(
-                group=_BLOCKS,
-                kind="full_attention",
-                block_tokens=prefix.block_tokens,
-                hashes=prefix.digests,
-                parent=prefix.parent if prefix.from_token else None,
-                token_ids=prefix.token_ids(),
-                extra_keys=extras,
+        keys = keys_of(prefix)
+        if keys is not None:
+            parent = word_of(prefix.parent) if prefix.from_token else None
+            self._index.stored_keyed(
+                BlocksKeyed(
+                    group=_BLOCKS,
+                    kind="full_attention",
+                    block_tokens=prefix.block_tokens,
+                    names=np.array([word_of(d) for d in prefix.digests], np.uint64).tobytes(),
+                    parent=parent,
+                    keys=np.array(keys, np.uint64).tobytes(),
+                )
             )
-        )
         self._blocks.update(prefix.digests)
         if news.stands_at is not None:
             state = _state(news)
@@ -105,15 +106,9 @@ class _Holding:
             )
             self._states.update(state)
 
-    def of_prompt(self, packed: bytes, salt: str | None, adapter: str | None) -> list[Stored]:
-        """Parts of which this prompt has every token; their prefixes may still be another's."""
-        return [
-            news
-            for news in self._parts.values()
-            if packed.startswith(news.prefix.tokens, TOKEN_BYTES * news.prefix.from_token)
-            and news.prefix.salt == salt
-            and news.prefix.adapter == adapter
-        ]
+    def of_prompt(self, keys: Callable[[int], Keys]) -> list[Stored]:
+        """Parts of which this prompt has every token. ``keys``: its own, by the size of blocks."""
+        return [news for news in self._parts.values() if _ends_in(news.prefix, keys)]
 
     def evicted(self, part: Part) -> None:
         """Harmless where it is not known."""
@@ -136,6 +131,15 @@ class _Holding:
             del counts[name]
         if gone:
             self._index.removed(group, gone)
+
+
+def _ends_in(prefix: Prefix, keys_of_prompt: Callable[[int], Keys]) -> bool:
+    own, last = keys_of(prefix), prefix.end_token // prefix.block_tokens - 1
+    if own is None:
+        return False
+    found = keys_of_prompt(prefix.block_tokens)
+    ends = last < len(found.low)
+    return ends and (own.low[-1], own.high[-1]) == (found.low[last], found.high[last])
 
 
 def _state(news: Stored) -> tuple[bytes, ...]:
@@ -175,21 +179,26 @@ class Pools:
     """The caches of all agents.
 
     Args:
+        key: the deployment's cache key, or what stands for it; see `index.keyed_prefixes`.
         max_blocks: how many distinct blocks are kept, see `PrefixIndex`.
         most_holders: how many (agent, layout) pairs there can be.
     """
 
-    def __init__(self, *, max_blocks: int, most_holders: int) -> None:
-        self.index = PrefixIndex(
-            max_blocks=max_blocks, max_engines=most_holders, seed=os.urandom(_SEED_BYTES)
-        )
+    def __init__(self, key: bytes, *, max_blocks: int, most_holders: int) -> None:
+        self.index = PrefixIndex(max_blocks=max_blocks, max_engines=most_holders, seed=key)
+        self._key_id, self._hasher = key_id(key), BlockHasher(key)
+        self._other_keys: set[str] = set()
         self._most_holders = most_holders
         self._holdings: dict[Holder, _Holding] = {}
         self._names: dict[str, Holder] = {}
 
     def take(self, agent: str, news: CacheNews) -> None:
         """What an agent says."""
-        if isinstance(news, Stored):
+        if isinstance(news, KeyedWith):
+            self._check_key(agent, news.key_id)
+        elif agent in self._other_keys:
+            return
+        elif isinstance(news, Stored):
             holding = self._holding(Holder(agent, news.layout))
             if holding is not None:
                 holding.stored(news)
@@ -238,8 +247,23 @@ class Pools:
         holding = self._holdings.get(holder)
         if holding is None:
             return []
-        parts = holding.of_prompt(pack_tokens(token_ids), salt, adapter)
+        keys = functools.cache(
+            lambda size: keys_of_prompt(self._hasher, token_ids, size, salt=salt, adapter=adapter)
+        )
+        parts = holding.of_prompt(keys)
         return _path(parts, from_token=from_token, to_token=to_token)
+
+    def _check_key(self, agent: str, told: str) -> None:
+        """What an agent tells under another key is nothing that a prompt could be found in."""
+        if told == self._key_id:
+            self._other_keys.discard(agent)
+        elif agent not in self._other_keys:
+            self._other_keys.add(agent)
+            logger.warning(
+                "agent %s has another cache key than this gateway: what it has cached is not known "
+                "here; give all agents and gateways the same cache.key, and tls to all or to none",
+                agent,
+            )
 
     def _holding(self, holder: Holder) -> _Holding | None:
         found = self._holdings.get(holder)

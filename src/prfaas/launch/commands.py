@@ -76,6 +76,10 @@ def engine_command(
         arguments += ["--kv-events-config", json.dumps(_kv_events(engine))]
     if connector:
         arguments += ["--kv-transfer-config", json.dumps(_kv_transfer(deployment, engine))]
+        if _keeps_answers(deployment, engine):
+            # By default vLLM forgets the states and windows at the blocks' ends that an answer
+            # crosses, from which the next turn would go on.
+            arguments += ["--prefix-cache-retention-interval", "None"]
     return Command((*arguments, *engine.args), _engine_environment(model.path, engine, vllm=vllm))
 
 
@@ -146,7 +150,6 @@ def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, obje
     decodes = deployment.cluster_of_engine(engine.name).kind == "pd"
     both = "kv_consumer" if engine.micro_batches else "kv_both"
     agent = deployment.agent_of_engine(engine.name)
-    keeps = agent.cache_slots > 0 and agent.cache.answers
     return {
         "kv_connector": "PrfaasConnector",
         "kv_connector_module_path": "prfaas.vllm_plugin.connector",
@@ -156,6 +159,12 @@ def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, obje
             "agent_socket": agent.socket,
             "engine": engine.name,
             "decodes": decodes,
-            **({"keeps_answers": True} if decodes and keeps else {}),
+            **({"keeps_answers": True} if _keeps_answers(deployment, engine) else {}),
         },
     }
+
+
+def _keeps_answers(deployment: Deployment, engine: EngineConfig) -> bool:
+    agent = deployment.agent_of_engine(engine.name)
+    decodes = deployment.cluster_of_engine(engine.name).kind == "pd"
+    return decodes and agent.cache_slots > 0 and agent.cache.answers

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from prfaas.core.deployment import EngineRole
+from prfaas.policies.alike import AlikeFleet
 from prfaas.policies.columns import Bools, Columns
 from prfaas.policies.views import ClusterView, Costs, EngineView, LinkView, RequestView
 
@@ -71,6 +72,11 @@ class View(Protocol):
     @property
     def columns(self) -> Columns:
         """Engines and lines side by side, as they are now."""
+
+    @property
+    def alike(self) -> AlikeFleet | None:
+        """The same by queue, where every prefill engine can hand over to every decode engine in
+        reach and costs say which engines are alike; else None."""
 
     def givers(self, decode: str) -> Bools | None:
         """By engine number (`Columns`), which of them can hand over to the engine ``decode``; None

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
+from prfaas.policies.alike_ways import AlikeWays
 from prfaas.policies.api import Decision, Refusal, RoleChange, View
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.many_ways import ManyWays
@@ -111,6 +112,8 @@ class AutoPolicy:
     def _ways(self, request: RequestView, view: View, now: float) -> Ways:
         homes = view.pd_clusters
         if len(view.engines) >= _MANY:
+            if not request.cached and (alike := view.alike) is not None:
+                return AlikeWays(request, view, alike, [self._load(home) for home in homes], now)
             slot_s = slots_s([self._load(home) for home in homes], view.columns)
             return ManyWays(request, view, slot_s, now)
         few = (

@@ -76,6 +76,10 @@ class ProfileCosts:
 
         return times
 
+    def alike(self, engine: str) -> object:
+        """Engines of one profile."""
+        return self._prefill[engine]
+
     def knows(self, engine: str) -> bool:
         """Of all it has a profile of."""
         return engine in self._prefill
@@ -271,6 +275,11 @@ class LearnedCosts:
     def prefill_times(self, engines: Sequence[str]) -> PrefillTimes:
         """See `Costs`."""
         return self._prefills.prefill_times(engines)
+
+    def alike(self, engine: str) -> object:
+        """Each engine is what it was seen to be."""
+        del engine
+        return None
 
     def knows(self, engine: str) -> bool:
         """Whether it, or one of its cluster, was seen at work."""

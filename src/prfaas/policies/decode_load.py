@@ -66,7 +66,7 @@ class DecodeLoad:
         free, ahead, running = 0.0, 0, 0
         for engine in cluster.decode_engines:
             if engine.up:
-                free += max(0.0, self._slots(engine) - engine.running)
+                free += self.free_slots(engine)
                 running += engine.running
             ahead += engine.assigned - engine.running
         return self.wait_s(free, ahead, running)
@@ -80,6 +80,10 @@ class DecodeLoad:
             return inf if not running else 0.0
         answer_s = self._running / self._rate
         return _DOUBT * (ahead + 1 - free) * answer_s / max(1, running)
+
+    def free_slots(self, engine: EngineView) -> float:
+        """How many more answers of the usual size ``engine`` holds."""
+        return max(0.0, self._slots(engine) - engine.running)
 
     def _slots(self, engine: EngineView) -> float:
         """How many answers of the usual size run on ``engine`` at a time."""

@@ -14,6 +14,7 @@ from math import inf
 
 from prfaas.policies.api import Decision, Route, View
 from prfaas.policies.placement import reachable
+from prfaas.policies.route_choice import beside_batch
 from prfaas.policies.views import EngineView, LinkView, RequestView
 
 Soonest = tuple[EngineView | None, float]
@@ -64,15 +65,17 @@ def soonest_elsewhere(
     request: RequestView, view: View, decode: EngineView, without: LinkView, now: float
 ) -> float:
     """Seconds to the first token if ``request`` is prefilled anew: by its cluster, or over any line
-    but ``without``; by ``decode`` itself where there is no other engine."""
+    but ``without``; by ``decode`` itself where there is no other engine. Infinite if it has
+    no slot or no time to spare for that: who waits for a slot has what is handed over by then."""
     soonest = min(
         soonest_local(request, view, decode, now)[1],
         soonest_remote(request, view, decode, now, without=without)[1],
     )
     if soonest < inf:
         return soonest
-    uncached = max(1, request.total_tokens - request.cached.get(decode.name, 0))
-    return decode.queued_s + view.costs.prefill_s(decode.name, uncached)
+    if view.cluster(decode.cluster).waiting_for_decode:
+        return inf
+    return sum(beside_batch(request, view, decode) or (inf,))
 
 
 def earlier_of(local: Soonest, remote: Soonest, decode: EngineView, margin: float) -> Decision:

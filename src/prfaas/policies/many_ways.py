@@ -9,6 +9,7 @@ order are the same, and so is the choice. Below some fifty engines it takes long
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class _Kind(NamedTuple):
     ttft_s: Floats
     behind_s: Floats
     idle_s: Floats
+    wait_s: Floats
 
 
 class ManyWays:
@@ -44,7 +46,8 @@ class ManyWays:
         self._held = columns.of(request.cached)
         self._decodes = self._decode_engines(request)
         self._own_s = columns.prefill_times(self._uncached(request))
-        self._done_s = self._own_s + columns.waits_s(now)
+        self._wait_s = columns.waits_s(now)
+        self._done_s = self._own_s + self._wait_s
         self._slot_s = slot_s
         self._kinds = (self._direct(request), self._local(), self._remote(request))
 
@@ -90,14 +93,17 @@ class ManyWays:
         return self._first([score(kind) for kind in self._kinds])
 
     def _first(self, scores: list[Floats]) -> Candidate | None:
-        """The first of the least, by home and then by kind; None where all are infinite."""
-        found: list[tuple[float, int, int, int]] = []
-        for number, score in enumerate(scores):
-            if score.size:
-                place = int(score.argmin())
-                found.append((float(score[place]), self._home(number, place), number, place))
-        least = min(found, default=(inf, 0, 0, 0))
-        return None if least[0] == inf else self._candidate(*least[2:])
+        """The first of the least, by wait, delay, home and then by kind; None where all are
+        infinite."""
+        least = min((float(score.min()) for score in scores if score.size), default=inf)
+        if least == inf:
+            return None
+        found: list[tuple[float, float, int, int, int]] = []
+        for number, (score, kind) in enumerate(zip(scores, self._kinds, strict=True)):
+            for place in np.flatnonzero(score == least).tolist():
+                then = float(kind.wait_s[place]), float(kind.behind_s[place])
+                found.append((*then, self._home(number, place), number, place))
+        return self._candidate(*min(found)[3:])
 
     def _home(self, number: int, place: int) -> int:
         listed = self._listed(number)
@@ -118,7 +124,8 @@ class ManyWays:
         kind, engines = self._kinds[number], self._columns.engines
         numbers = self._listed(number).numbers
         engine = engines[numbers[place % len(numbers)]]
-        times = float(kind.ttft_s[place]), float(kind.behind_s[place]), float(kind.idle_s[place])
+        ttft_s, behind_s = float(kind.ttft_s[place]), float(kind.behind_s[place])
+        times = ttft_s, behind_s, float(kind.idle_s[place]), float(kind.wait_s[place])
         if number == _DIRECT:
             return Candidate(*times, kind.route, None, engine)
         decode = self._decodes[self._home(number, place)]
@@ -164,8 +171,8 @@ class ManyWays:
         there &= fits | (running == 0)
         free[~there] = 1.0
         own_s = self._own_s[at] / free
-        ttft_s = columns.queued_s[at] / free + own_s
-        return _Kind(Route.DIRECT, there, ttft_s, own_s * prefills, own_s)
+        wait_s = columns.queued_s[at] / free
+        return _Kind(Route.DIRECT, there, wait_s + own_s, own_s * prefills, own_s, wait_s)
 
     def _local(self) -> _Kind:
         """Prefill engines of the cluster that decodes."""
@@ -177,7 +184,8 @@ class ManyWays:
             there[places] &= givers[at[places]]
         own_s = self._own_s[at]
         ttft_s = np.maximum(self._done_s[at], self._slot_s[listed.owner])
-        return _Kind(Route.PD_P, there, ttft_s, own_s * columns.prefills[at], own_s)
+        behind_s = own_s * columns.prefills[at]
+        return _Kind(Route.PD_P, there, ttft_s, behind_s, own_s, self._wait_s[at])
 
     def _remote(self, request: RequestView) -> _Kind:
         """Engines of PrfaaS clusters: a row for each home, then made flat."""
@@ -191,15 +199,23 @@ class ManyWays:
         done_s, own_s = self._done_s[at], self._own_s[at]
         tail_s, carried_s = listed.spread(lines.tail_s), listed.spread(lines.carried_s)
         # Where the line is what one waits for, its transfers are delayed too.
-        behind_s = listed.spread(lines.behind_s) * (carried_s > done_s)
-        behind_s += own_s * columns.prefills[at]
+        waits = lines.carried_s > self._soonest_of_sources(there, done_s)
+        behind_s = own_s * columns.prefills[at] + listed.spread(lines.behind_s * waits)
         ttft_s = np.maximum(done_s, carried_s, out=carried_s)
         ttft_s += tail_s
         np.maximum(ttft_s, self._slot_s[:, None], out=ttft_s)
         idle_s = np.maximum(own_s, listed.spread(lines.own_s))
         idle_s += tail_s
-        flat = (array.reshape(-1) for array in (ttft_s, behind_s, idle_s))
+        wait_s = np.broadcast_to(self._wait_s[at], ttft_s.shape)
+        flat = (array.reshape(-1) for array in (ttft_s, behind_s, idle_s, wait_s))
         return _Kind(Route.OFFLOAD, there.reshape(-1), *flat)
+
+    def _soonest_of_sources(self, there: Bools, done_s: Floats) -> Floats:
+        """For each home and source, when the first of its engines would be done."""
+        starts = self._columns.remote.starts
+        seconds = np.where(there, done_s, inf)
+        each = [seconds[:, a:b].min(axis=1, initial=inf) for a, b in pairwise(starts)]
+        return np.array(each).reshape(len(each), len(there)).T
 
     def _sizes(self, request: RequestView) -> list[float]:
         """For each home the bytes of a hand-off to the engine that is to decode."""

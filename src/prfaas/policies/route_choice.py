@@ -9,12 +9,12 @@ from the engine at its end, as by the prices of the planner's optimum: the long 
 fast engines, whatever the order of arrival.
 
 A line adds the time that the hand-off takes of it, for each transfer under way, where the line and
-not the engines is what a newcomer waits for.
+not the engines is what a newcomer waits for: the soonest engine at its end would be done before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from prfaas.policies.api import Route, View
@@ -36,13 +36,16 @@ class Candidate(NamedTuple):
     """The delay it brings to those behind it, together."""
     idle_s: float
     """The time to first token if nothing were before it."""
+    wait_s: float
+    """Until the engine that prefills has worked off what it has."""
     route: Route
     prefill: EngineView | None
     decode: EngineView
 
 
 class Ways(Protocol):
-    """All ways of one request. Of equals the first is taken."""
+    """All ways of one request. Of equals that one is taken whose engine is free first, then that
+    delays others least, then the first."""
 
     def soonest(self) -> Candidate | None:
         """The one with the first token first; None if there is no way."""
@@ -63,7 +66,7 @@ class FewWays:
 
     def soonest(self) -> Candidate | None:
         """See `Ways`."""
-        return min(self._ways, key=_ttft_s, default=None)
+        return min(self._ways, key=_soonest_first, default=None)
 
     def idle_s(self) -> float:
         """See `Ways`."""
@@ -74,13 +77,18 @@ class FewWays:
         cluster = self._view.cluster
         return min(
             (way for way in self._ways if way.ttft_s <= limit_s),
-            key=lambda way: (cluster(way.decode.cluster).far, way.ttft_s + weight * way.behind_s),
+            key=lambda way: (
+                cluster(way.decode.cluster).far,
+                way.ttft_s + weight * way.behind_s,
+                way.wait_s,
+                way.behind_s,
+            ),
             default=None,
         )
 
 
-def _ttft_s(way: Candidate) -> float:
-    return way.ttft_s
+def _soonest_first(way: Candidate) -> tuple[float, float, float]:
+    return way.ttft_s, way.wait_s, way.behind_s
 
 
 def candidates(
@@ -95,10 +103,11 @@ def candidates(
         if engine.up:
             yield _local(request, view, engine, decode, slot_s, now)
     for cluster, link in reachable(view, home.name):
-        sending = _Sending(request, view, decode, link)
-        for engine in view.prefill_engines(cluster.name, decode.name):
-            if engine.up:
-                yield _remote(request, view, engine, decode, sending, slot_s, now)
+        engines = [e for e in view.prefill_engines(cluster.name, decode.name) if e.up]
+        if engines:
+            yield from _remote(
+                request, view, engines, decode, _Sending(request, view, decode, link), slot_s, now
+            )
 
 
 def uncached_tokens(request: RequestView, engine: EngineView) -> int:
@@ -118,8 +127,9 @@ def _local(
     now: float,
 ) -> Candidate:
     own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
-    ttft_s = max(own_s + max(0.0, engine.free_at - now), slot_s)
-    return Candidate(ttft_s, own_s * engine.prefills, own_s, Route.PD_P, engine, decode)
+    wait_s = max(0.0, engine.free_at - now)
+    ttft_s = max(own_s + wait_s, slot_s)
+    return Candidate(ttft_s, own_s * engine.prefills, own_s, wait_s, Route.PD_P, engine, decode)
 
 
 class _Sending:
@@ -139,21 +149,23 @@ class _Sending:
 def _remote(
     request: RequestView,
     view: View,
-    engine: EngineView,
+    engines: Sequence[EngineView],
     decode: EngineView,
     sending: _Sending,
     slot_s: float,
     now: float,
-) -> Candidate:
-    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
-    prefilled_s = own_s + max(0.0, engine.free_at - now)
+) -> Iterator[Candidate]:
+    """Over the engines of one cluster that are up."""
+    own = [view.costs.prefill_s(e.name, uncached_tokens(request, e)) for e in engines]
+    waits = [max(0.0, e.free_at - now) for e in engines]
     carried_s = sending.wait_s + sending.own_s
-    ttft_s = max(max(prefilled_s, carried_s) + sending.tail_s, slot_s)
-    behind_s = own_s * engine.prefills
-    if carried_s > prefilled_s:
-        behind_s += sending.behind_s
-    idle_s = max(own_s, sending.own_s) + sending.tail_s
-    return Candidate(ttft_s, behind_s, idle_s, Route.OFFLOAD, engine, decode)
+    soonest_s = min(own_s + wait_s for own_s, wait_s in zip(own, waits, strict=True))
+    line_behind_s = sending.behind_s if carried_s > soonest_s else 0.0
+    for engine, own_s, wait_s in zip(engines, own, waits, strict=True):
+        ttft_s = max(max(own_s + wait_s, carried_s) + sending.tail_s, slot_s)
+        behind_s = own_s * engine.prefills + line_behind_s
+        idle_s = max(own_s, sending.own_s) + sending.tail_s
+        yield Candidate(ttft_s, behind_s, idle_s, wait_s, Route.OFFLOAD, engine, decode)
 
 
 def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Iterator[Candidate]:
@@ -161,13 +173,22 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
     if home.waiting_for_decode:
         return
     for engine in home.decode_engines:
-        free = 1 - engine.decoding / engine.max_requests
-        if not engine.up or free < MIN_SHARE or engine.prefills >= MAX_DIRECT:
-            continue
-        if engine.running >= engine.max_requests:
-            continue
-        if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
-            continue
-        own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine)) / free
-        ttft_s = engine.queued_s / free + own_s
-        yield Candidate(ttft_s, own_s * engine.prefills, own_s, Route.DIRECT, None, engine)
+        found = beside_batch(request, view, engine) if engine.up else None
+        if found is not None:
+            wait_s, own_s = found
+            behind_s = own_s * engine.prefills
+            yield Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, engine)
+
+
+def beside_batch(
+    request: RequestView, view: View, engine: EngineView
+) -> tuple[float, float] | None:
+    """How long a decode engine that prefills the prompt itself, beside its batch, would be at what
+    it prefills already, and then at this; None if it has no time or no slot to spare."""
+    free = 1 - engine.decoding / engine.max_requests
+    if free < MIN_SHARE or engine.prefills >= MAX_DIRECT or engine.running >= engine.max_requests:
+        return None
+    if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
+        return None
+    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    return engine.queued_s / free, own_s / free

@@ -206,6 +206,10 @@ class Costs(Protocol):
     def prefill_times(self, engines: Sequence[str]) -> PrefillTimes:
         """`prefill_s` of many engines at once: what it answers now, at any time later."""
 
+    def alike(self, engine: str) -> object:
+        """Hashable: engines of which it is equal take equally long for any prompt. None where that
+        cannot be said."""
+
     def knows(self, engine: str) -> bool:
         """Whether that rests on what was measured or seen, and is no guess."""
 

@@ -75,6 +75,11 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     """At most so many are cached."""
     cached: tuple[CachedTransfer, ...]
     """What is cached, the least recently used first."""
+    pinned: tuple[str, ...]
+    """Transfers of which an operator wants what is cached to stay."""
+    pinned_slots: int
+    """Of them and of what they stand on."""
+    most_pinned_slots: int
     counters: PoolCounters
     """A copy."""
 

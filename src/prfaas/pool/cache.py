@@ -17,13 +17,11 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from prfaas.core.errors import EngineError, InvariantError
+from prfaas.core.errors import InvariantError
 from prfaas.core.extents import Extent
-from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
-from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.api import TransferKey
 from prfaas.pool.books import Books, CachedTransfer
 from prfaas.pool.effects import AnnounceCached, AnnounceEvicted
 
@@ -60,56 +58,6 @@ class Entry:
         """Whether an engine can go on from this block's end, by what is in here of states and
         windows."""
         return not self.needs_state or token == self.stands_at
-
-
-class Description(NamedTuple):
-    """What an engine has said that a transfer is of, and the layout of the engine that said it."""
-
-    prefix: Prefix
-    layout: KvLayout
-
-    def check(self, offer: TransferOffer) -> None:
-        """Raises EngineError where the transfer cannot be of that."""
-        fault = self.fault(offer)
-        if fault is not None:
-            raise EngineError(f"transfer {offer.key.transfer_id} is not of that prefix: {fault}")
-
-    def fault(self, offer: TransferOffer) -> str | None:
-        """Why the transfer cannot be of that, or None."""
-        prefix = self.prefix
-        fault = prefix.fault()
-        if fault is None and prefix.block_tokens != self.layout.alignment_tokens:
-            fault = f"its blocks have {self.layout.alignment_tokens} tokens"
-        rest = offer.to_token - prefix.end_token
-        if fault is None and (
-            prefix.from_token != offer.from_token or not 0 <= rest < prefix.block_tokens
-        ):
-            fault = f"it has tokens [{offer.from_token}, {offer.to_token})"
-        return fault
-
-    def reads(self, offer: TransferOffer) -> bool:
-        """Whether the engine's ranks could read the transfer as their own pages."""
-        rank = offer.key.rank
-        return (
-            rank < self.layout.tp_size
-            and self.layout.of_rank(rank).fingerprint() == offer.layout_fingerprint
-        )
-
-    def entry(self, offer: TransferOffer, extents: Iterable[Extent], slots: list[int]) -> Entry:
-        """Of a whole transfer, whose bytes lie there."""
-        kinds = {group.kind for group in self.layout.groups}
-        # Inside a block, a window is handed over as the next token sees it, not the block's end.
-        stands = offer.to_token == self.prefix.end_token or "sliding_window" not in kinds
-        return Entry(
-            key=offer.key,
-            layout=offer.layout_fingerprint,
-            prefix=self.prefix,
-            to_token=offer.to_token,
-            extents=tuple(extents),
-            slots=slots,
-            stands_at=self.prefix.end_token if stands else 0,
-            needs_state=kinds != {"full_attention"},
-        )
 
 
 class Cache:
@@ -165,9 +113,14 @@ class Cache:
 
     def use(self, entry: Entry) -> None:
         """It serves a prompt, and so do those that it stands on."""
+        for current in self.stands_on(entry):
+            self._entries.move_to_end(current.key)
+
+    def stands_on(self, entry: Entry) -> Iterator[Entry]:
+        """The entry, and those that cover the tokens before it, the last first."""
         current: Entry | None = entry
         while current is not None:
-            self._entries.move_to_end(current.key)
+            yield current
             before = self.named(current.layout, current.prefix.parent)
             current = next((e for e in before if e.from_token < current.from_token), None)
 

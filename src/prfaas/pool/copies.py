@@ -22,7 +22,8 @@ from prfaas.core.prefixes import Prefix
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
-from prfaas.pool.cache import Cache, Description, Entry
+from prfaas.pool.cache import Cache, Entry
+from prfaas.pool.description import Description
 from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend
 from prfaas.pool.events import (
     CopyAwaited,

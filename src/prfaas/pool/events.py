@@ -175,6 +175,19 @@ class CopyRequested(Event, frozen=True, gc=False):
     priority: int = 0
 
 
+class PrefixPinned(Event, frozen=True, gc=False):
+    """What is cached of a transfer, every rank's part, is to stay, with all that it stands on.
+    Refused with CapacityError."""
+
+    transfer_id: str
+
+
+class PrefixUnpinned(Event, frozen=True, gc=False):
+    """It may go. Unknown ones are ignored."""
+
+    transfer_id: str
+
+
 class CopyAwaited(Event, frozen=True, gc=False):
     """Another agent will send what it has cached of ``prefix``. Comes before its offer."""
 
@@ -293,7 +306,7 @@ AnyEvent = (
     EnginesNamed | EngineConnected | EngineDropped | ConnectionClosed | SlotsRequested
     | SlotsReturned | ExportBegun | SlotFilled | ExportFinished | ExportAborted | ImportOpened
     | ImportClosed | TransferDescribed | LoadOpened | LoadClosed
-    | CopyRequested | CopyAwaited
+    | CopyRequested | CopyAwaited | PrefixPinned | PrefixUnpinned
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
     | SlotCopied | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed

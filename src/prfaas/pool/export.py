@@ -11,7 +11,7 @@ from prfaas.core.handoff import LONGEST_DEADLINE_S, TRANSFER_ID
 from prfaas.core.prompt_digest import PROMPT_DIGEST
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.pool.cache import Description
+from prfaas.pool.description import Description
 from prfaas.pool.events import ExportBegun, SlotFilled
 from prfaas.pool.lifecycle import ExportState
 from prfaas.pool.records import Sent

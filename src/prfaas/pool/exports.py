@@ -13,7 +13,7 @@ from prfaas.core.errors import InvariantError
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
-from prfaas.pool.cache import Description
+from prfaas.pool.description import Description
 from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend, StopExport
 from prfaas.pool.events import (
     ExportAborted,

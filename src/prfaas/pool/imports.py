@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from prfaas.core.errors import InvariantError
@@ -58,7 +58,9 @@ class Imports:
         asker = (connection, part)
         for _ in self._take(transfer_id, lambda w: (w.request.connection, w.request.part) == asker):
             self._books.effects.append(FailImport(connection, transfer_id, "closed", part))
-        self._unread(connection, transfer_id, part)
+        for reception in self._unread(connection, transfer_id, part):
+            reception.record.reads += 1
+            self._books.announce(transfer_id)
 
     def waits_no_more(self, connection: int) -> None:
         """What is unanswered lapses; what is open stays so."""
@@ -105,9 +107,11 @@ class Imports:
             self._waiting[transfer_id] = rest
         return [w for w in every if wanted(w)]
 
-    def _unread(self, connection: int, transfer_id: str, part: int) -> None:
-        for reception in self._open.pop((connection, transfer_id, part), ()):
+    def _unread(self, connection: int, transfer_id: str, part: int) -> Iterable[Reception]:
+        read = self._open.pop((connection, transfer_id, part), ())
+        for reception in read:
             self._receptions.unread(reception)
+        return read
 
     def _answer(self, waiting: _Waiting) -> bool:
         """Whether it could be answered."""

@@ -25,8 +25,9 @@ from prfaas.core.errors import InvariantError
 from prfaas.core.gateway_sessions import Standing, session_of
 from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.pool.books import Books, PoolSnapshot
-from prfaas.pool.cache import Cache, Description
+from prfaas.pool.cache import Cache
 from prfaas.pool.copies import AwaitedCopies, Copies
+from prfaas.pool.description import Description
 from prfaas.pool.effects import AnnounceCached, AnyEffect, ReportLapse
 from prfaas.pool.engines import Engines
 from prfaas.pool.events import (
@@ -50,6 +51,8 @@ from prfaas.pool.events import (
     LoadOpened,
     OfferReceived,
     OfferWithdrawn,
+    PrefixPinned,
+    PrefixUnpinned,
     RangeStored,
     ReceptionFailed,
     SendCompleted,
@@ -68,6 +71,7 @@ from prfaas.pool.exports import Exports
 from prfaas.pool.imports import Imports
 from prfaas.pool.leases import Leases
 from prfaas.pool.loads import Loads
+from prfaas.pool.pins import Pins
 from prfaas.pool.receptions import Receptions
 from prfaas.pool.records import TransferRecords, TransferView
 from prfaas.pool.sent_slots import SentSlots
@@ -119,6 +123,8 @@ class Pool:
         most_copied = (slot_count - export_slots) // 2
         self._copies = Copies(self._books, self._cache, most_slots=most_copied)
         self._loads = Loads(self._books, self._cache)
+        most_pinned = min(cache_slots // 2, (slot_count - export_slots) // 3)
+        self._pins = Pins(self._books, self._cache, most_slots=most_pinned)
         self._imports = Imports(self._books, self._receptions)
         self._actions = self._action_of_each()
 
@@ -147,6 +153,8 @@ class Pool:
             OfferWithdrawn: self._receptions.withdrawn,
             CopyRequested: self._copies.requested,
             CopyAwaited: self._awaited.awaited,
+            PrefixPinned: self._pins.pinned,
+            PrefixUnpinned: self._pins.unpinned,
             SendProgressed: lambda event: self._sender(event).progressed(event),
             SendCompleted: lambda event: self._sender(event).sent(event),
             SendFailed: lambda event: self._sender(event).send_failed(event),
@@ -190,6 +198,9 @@ class Pool:
             imports=self._imports.open_count,
             cache_slots=self._cache.most_slots,
             cached=self._cache.views(),
+            pinned=tuple(sorted(self._pins.names())),
+            pinned_slots=self._pins.slots,
+            most_pinned_slots=self._pins.most_slots,
             counters=msgspec.structs.replace(books.counters),
         )
 
@@ -216,9 +227,11 @@ class Pool:
             self._imports,
             self._cache,
             self._copies,
+            self._pins,
         ):
             part.check_integrity()
-        self._cache.check_readers([*self._loads.reading(), *self._copies.reading()])
+        readers = (self._loads, self._copies, self._pins)
+        self._cache.check_readers([entry for part in readers for entry in part.reading()])
 
     def _sender(
         self, event: SendProgressed | SendCompleted | SendFailed | ExtentReleased

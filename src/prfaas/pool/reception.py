@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from prfaas.core.extents import Extent, merged
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.pool.cache import Description
+from prfaas.pool.description import Description
 from prfaas.pool.lifecycle import ReceptionState
 from prfaas.pool.placement import Packing, flat_extents
 from prfaas.pool.records import Received

@@ -26,7 +26,7 @@ _OVER = frozenset({"complete", "failed"})
 
 
 class Received(msgspec.Struct):
-    """One rank's receiving side."""
+    """One rank's receiving side. ``reads``: imports of it that have ended as they should."""
 
     bytes_total: int
     state: ReceptionState = ReceptionState.RECEIVING
@@ -34,6 +34,7 @@ class Received(msgspec.Struct):
     bytes_stored: int = 0
     first_byte_at: float | None = None
     completed_at: float | None = None
+    reads: int = 0
 
 
 class Sent(msgspec.Struct):
@@ -62,7 +63,8 @@ class SentView(msgspec.Struct, frozen=True):
 
 
 class TransferView(msgspec.Struct, frozen=True):
-    """The answer of ``GET /transfers/{id}``: all ranks' receiving sides, and ``sent``."""
+    """The answer of ``GET /transfers/{id}``: all ranks' receiving sides, and ``sent``. ``reads``:
+    how often each of them has been read to its end at least."""
 
     transfer_id: str
     state: str
@@ -72,6 +74,7 @@ class TransferView(msgspec.Struct, frozen=True):
     first_byte_at: float | None = None
     completed_at: float | None = None
     sent: SentView | None = None
+    reads: int = 0
 
 
 class _Record(msgspec.Struct):
@@ -176,6 +179,7 @@ class TransferRecords:
             min(begun) + unix_at_zero if begun else None,
             _last(completed, unix_at_zero) if state == "complete" else None,
             sent,
+            min(part.reads for part in received) if len(received) >= ranks else 0,
         )
         return view, state != "receiving"
 

@@ -13,7 +13,8 @@ from prfaas.core.errors import InvariantError
 from prfaas.core.extents import Extent, merged
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
-from prfaas.pool.cache import Cache, Description
+from prfaas.pool.cache import Cache
+from prfaas.pool.description import Description
 
 
 @dataclass(slots=True)

@@ -98,6 +98,8 @@ class Slots:
         self._number = dict.fromkeys(SlotState, 0) | {SlotState.FREE: slot_count}
         self._free = list(range(slot_count))
         self._reserved = 0
+        self.pinned_for_good = 0
+        """Of what is reserved: what does not come free by itself."""
         self.reclaim: Callable[[int], None] = lambda count: None
         """Frees so many cached slots, or all that there are."""
 
@@ -155,6 +157,12 @@ class Slots:
             raise TooLarge(
                 f"transfer of {total_bytes} bytes needs {needed} arena slots; at most {share} are "
                 "for receptions here: make the agent's arena larger"
+            )
+        if needed > share - self.pinned_for_good:
+            raise TooLarge(
+                f"transfer of {total_bytes} bytes needs {needed} arena slots; of {share} for "
+                f"receptions {self.pinned_for_good} are pinned: unpin prefixes, or make the "
+                "agent's arena larger"
             )
         if needed > share - self._reserved:
             raise ArenaFull(f"no {needed} arena slots free for receptions")

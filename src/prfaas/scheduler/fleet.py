@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prfaas.core.errors import InvariantError
 from prfaas.core.layout import KvLayout
+from prfaas.policies.alike import AlikeFleet
 from prfaas.policies.columns import Bools, Columns
 from prfaas.policies.views import Costs
 from prfaas.scheduler.clock import Clock
@@ -38,8 +39,11 @@ class FleetState:
         self.pd_clusters = [c for c in self.clusters if not c.prfaas]
         self.engines: dict[str, EngineState] = {}
         self._columns: Columns | None = None
+        self._alike: AlikeFleet | None = None
         self._changed: set[EngineState] = set()
-        """Engines of which the columns do not know the last news."""
+        """Engines that have changed; of those, which the columns and the queues do not know."""
+        self._for_columns: set[EngineState] = set()
+        self._for_alike: set[EngineState] = set()
         for spec in topology.engines:
             self._place(spec)
         for cluster in self.clusters:
@@ -55,7 +59,7 @@ class FleetState:
 
     def reshaped(self) -> None:
         """Engines or lines have come or gone: who can hand over to whom is found out anew."""
-        self._columns = None
+        self._columns = self._alike = None
         self.pairing.reshaped(self._joined())
 
     def _joined(self) -> frozenset[tuple[str, str]]:
@@ -63,7 +67,7 @@ class FleetState:
 
     def add_cluster(self, cluster: ClusterState) -> None:
         """One that is new; it has no engines yet."""
-        self._columns = None
+        self._columns = self._alike = None
         self.by_name[cluster.name] = cluster
         self.clusters.append(cluster)
         (self.prfaas_clusters if cluster.prfaas else self.pd_clusters).append(cluster)
@@ -74,7 +78,7 @@ class FleetState:
 
     def remove_engine(self, engine: EngineState) -> None:
         """One on which nothing is; its cluster goes with the last of its engines."""
-        self._columns = None
+        self._columns = self._alike = None
         del self.engines[engine.name]
         for engines in (self.draining, self.cordoned):
             if engine in engines:
@@ -88,7 +92,7 @@ class FleetState:
             (self.prfaas_clusters if place.prfaas else self.pd_clusters).remove(place)
 
     def _place(self, spec: EngineSpec) -> ClusterState:
-        self._columns = None
+        self._columns = self._alike = None
         place = self.by_name[spec.cluster]
         engine = EngineState(spec, place, self.clock, self._changed)
         self.engines[spec.name] = engine
@@ -107,8 +111,34 @@ class FleetState:
         )
 
     @property
+    def alike(self) -> AlikeFleet | None:
+        """See `View`."""
+        alike = self._alike
+        if alike is None and any(self.costs.alike(name) is None for name in self.engines):
+            return None
+        if not self.pairing.whole:
+            return None
+        self._spread_news()
+        if alike is None or not alike.fits():
+            alike = self._alike = AlikeFleet(
+                self.pd_clusters, self.prfaas_clusters, self.links, self.costs
+            )
+        else:
+            alike.take(self._for_alike)
+        self._for_alike.clear()
+        return alike
+
+    def _spread_news(self) -> None:
+        if self._columns is not None:
+            self._for_columns |= self._changed
+        if self._alike is not None:
+            self._for_alike |= self._changed
+        self._changed.clear()
+
+    @property
     def columns(self) -> Columns:
         """See `View`."""
+        self._spread_news()
         columns = self._columns
         if columns is None or not columns.fits():
             columns = self._columns = Columns(
@@ -116,8 +146,8 @@ class FleetState:
             )
             self.pairing.renumbered()
         else:
-            columns.take(self._changed)
-        self._changed.clear()
+            columns.take(self._for_columns)
+        self._for_columns.clear()
         return columns
 
     def givers(self, decode: str) -> Bools | None:

@@ -108,7 +108,7 @@ class Pairing:
     def prefill_engines(self, cluster: ClusterState, decode: EngineState) -> list[EngineState]:
         """The prefill engines of ``cluster`` that can hand over to ``decode``, up or not."""
         every = cluster.prefill_engines
-        if not self._unfit and not self.cut:
+        if self.whole:
             return every
         key = (cluster.name, decode.name)
         known, found = self._found.get(key, (None, every))
@@ -121,9 +121,14 @@ class Pairing:
         """Engines stand in another order than before."""
         self._givers.clear()
 
+    @property
+    def whole(self) -> bool:
+        """Whether every engine can hand over to every other that it has a line to."""
+        return not self._unfit and not self.cut
+
     def givers(self, decode: EngineState) -> Bools | None:
         """Which of all engines, in their order, can hand over to ``decode``; None: all can."""
-        if not self._unfit and not self.cut:
+        if self.whole:
             return None
         kind = self._kind(decode)
         if kind not in self._givers:
@@ -150,7 +155,7 @@ class Pairing:
     def _changed(self) -> None:
         self._found.clear()
         self._givers.clear()
-        whole = not self._unfit and not self.cut
+        whole = self.whole
         givers = (
             {}
             if whole

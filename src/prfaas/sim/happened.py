@@ -10,7 +10,7 @@ they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -23,6 +23,7 @@ from prfaas.description.experiments import LineChange, OutageConfig, RunConfig
 from prfaas.description.file import Description
 from prfaas.models.profiles import DecodeProfile
 from prfaas.policies.api import Route
+from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.journal import Entry, JournalOpened, LinesLost, RequestEnded
 from prfaas.scheduler.replay import read_journal
@@ -44,6 +45,8 @@ class Happened(msgspec.Struct, frozen=True):
     line_changes: tuple[LineChange, ...]
     left_out: int
     """Requests that the scheduler never saw, or never ended."""
+    failed_by_error: dict[str, int]
+    """How many ended without an answer, by `ErrorKind`."""
 
 
 def read_happened(path: Path, description: Description, *, beside: Path) -> Happened:
@@ -84,8 +87,14 @@ def read_happened(path: Path, description: Description, *, beside: Path) -> Happ
         egress=_egress(kept, began, opened),
         failures=_failures(entries, began - offset, opened),
         line_changes=_cuts(entries, began - offset, description),
+        failed_by_error=_failed(entries, {t.request_id for t in kept}),
         left_out=max(0, sum(isinstance(i, RequestEnded) for _, i in entries) - len(kept)),
     )
+
+
+def _failed(entries: Iterable[tuple[float, Entry]], kept: Container[str]) -> dict[str, int]:
+    kinds = [i.kind for _, i in entries if isinstance(i, c.FailRequest) and i.request_id in kept]
+    return {kind.value: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
 
 def as_it_was(description: Description, happened: Happened) -> tuple[Description, RunConfig]:
@@ -94,7 +103,9 @@ def as_it_was(description: Description, happened: Happened) -> tuple[Description
     own = description.experiments
     links = {(link.source, link.target) for link in description.links}
     engines = {engine.name for engine in description.planned_engines}
-    changes = tuple(c for c in happened.line_changes if (c.source, c.target) in links)
+    changes = tuple(
+        change for change in happened.line_changes if (change.source, change.target) in links
+    )
     failures = tuple(f for f in happened.failures if f.engine in engines)
     learned = happened.opened.costs.prefill is None
     experiments = msgspec.structs.replace(

@@ -9,6 +9,8 @@ from rich.table import Table
 from prfaas.core.units import format_rate
 from prfaas.sim.summary import Summary
 
+_ENDS = ("refused", "lost")
+
 
 def results_tables(summaries: Sequence[Summary]) -> Iterator[Table]:
     """What users get, then what it took; one row per run in each."""
@@ -17,7 +19,7 @@ def results_tables(summaries: Sequence[Summary]) -> Iterator[Table]:
 
 
 def _served(summaries: Sequence[Summary]) -> Table:
-    table = _table("Served", "req/s", "at SLO", "TTFT mean", "P50", "P90", "P99", "TPOT", "lost")
+    table = _table("Served", "req/s", "at SLO", "TTFT mean", "P50", "P90", "P99", "TPOT", *_ENDS)
     for s in summaries:
         ttft = (s.ttft_s.mean, s.ttft_s.p50, s.ttft_s.p90, s.ttft_s.p99)
         table.add_row(
@@ -26,6 +28,7 @@ def _served(summaries: Sequence[Summary]) -> Table:
             f"{s.goodput_req_per_s:.2f}",
             *(f"{seconds:.2f} s" for seconds in ttft),
             f"{s.tpot_s.mean * 1e3:.1f} ms",
+            str(s.refused),
             str(s.lost),
         )
     return table

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from prfaas.core.deployment import EngineRole
 from prfaas.description.objectives import Slo
+from prfaas.scheduler.commands import ErrorKind
 from prfaas.sim.metrics import Column, RequestTable
 from prfaas.sim.simulation import Simulation
 
@@ -31,8 +32,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     policy: str
     requests: int
+    refused: int
+    """Requests that were told at once that they would not be in time, and were not begun."""
     lost: int
-    """Requests without an answer; a run that was cut short counts those it left."""
+    """Others without an answer; a run that was cut short counts those it left."""
     lost_by_error: dict[str, int]
     offered_req_per_s: float
     throughput_req_per_s: float
@@ -56,14 +59,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 def summarise(name: str, simulation: Simulation, slo: Slo) -> Summary:
     """What a finished run has shown."""
-    lost = {kind.value: count for kind, count in simulation.recorder.failures.items()}
+    failed = {kind.value: count for kind, count in simulation.recorder.failures.items()}
     return summarise_table(
         name,
         simulation.policy_name,
         simulation.recorder.table(),
         egress(simulation),
         slo,
-        lost_by_error=lost,
+        failed_by_error=failed,
         utilisation=_utilisation(simulation),
     )
 
@@ -75,11 +78,12 @@ def summarise_table(
     sent: Column,
     slo: Slo,
     *,
-    lost_by_error: dict[str, int],
+    failed_by_error: dict[str, int],
     utilisation: dict[str, float],
 ) -> Summary:
     """What requests have shown, wherever they ran. ``sent``: bytes that left the PrfaaS clusters
-    in each second; ``utilisation``: empty where it is not known."""
+    in each second; ``utilisation``: empty where it is not known. ``failed_by_error``: requests that
+    ended without an answer by `ErrorKind`, those that were refused among them."""
     ttft, tpot = table.ttft_s, table.tpot_s
     answered = ~np.isnan(table.done_at)
     good = answered & (ttft <= slo.ttft_s + _SLACK_S) & (tpot <= slo.tpot_s + _SLACK_S)
@@ -87,12 +91,14 @@ def summarise_table(
     within = answered & (table.done_at >= start) & (table.done_at < end)
     span = max(end - start, 1e-9)
     prompts = int(table.prompt_tokens[answered].sum())
+    refused = failed_by_error.get(ErrorKind.OVERLOADED, 0)
     return Summary(
         name=name,
         policy=policy,
         requests=len(table.arrived_at),
-        lost=int((~answered).sum()),
-        lost_by_error=lost_by_error,
+        refused=refused,
+        lost=int((~answered).sum()) - refused,
+        lost_by_error={k: n for k, n in failed_by_error.items() if k != ErrorKind.OVERLOADED},
         offered_req_per_s=float((table.arrived_at >= start).sum() / span),
         throughput_req_per_s=float(within.sum() / span),
         goodput_req_per_s=float((within & good).sum() / span),

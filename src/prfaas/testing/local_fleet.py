@@ -56,6 +56,7 @@ class LocalFleet:
             has ``prfaas``.
         environment: more of a process's environment, by name.
         journals: where gateways write theirs; none without.
+        plaintext: without certificates, as releases before mutual TLS to agents know it.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class LocalFleet:
         sources: Mapping[str, Path] = {},
         environment: Callable[[str], Mapping[str, str]] = lambda _name: {},
         journals: Path | None = None,
+        plaintext: bool = False,
     ) -> None:
-        self.home, self.journals = home, journals
+        self.home, self.journals, self._plaintext = home, journals, plaintext
         self.sources: dict[str, Path] = dict(sources)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = environment
@@ -89,9 +91,10 @@ class LocalFleet:
     def __enter__(self) -> LocalFleet:
         self.home.mkdir(parents=True, exist_ok=True)
         deployment = parse_deployment(json.dumps(self._deployment()), source="fleet")
-        deployment = secured(deployment, self.home / "certs")
+        if not self._plaintext:
+            deployment = secured(deployment, self.home / "certs")
+            trust_agents(deployment)
         self.file.write_bytes(msgspec.json.encode(deployment))
-        trust_agents(deployment)
         for relay in self.relays.values():
             self._stack.enter_context(relay)
         self._stack.callback(self._end)
@@ -110,7 +113,8 @@ class LocalFleet:
     def url(self, name: str) -> str:
         """Of a gateway, an agent's administration, or an engine."""
         if name.endswith("-agent"):
-            return f"https://{self.admins[name.removesuffix('-agent')]}"
+            scheme = "http" if self._plaintext else "https"
+            return f"{scheme}://{self.admins[name.removesuffix('-agent')]}"
         return f"http://{(self.gateways | self.engine_addresses)[name]}"
 
     def link_address(self, machine: str) -> str:
@@ -272,6 +276,7 @@ class LocalFleet:
                 "socket": str(self.home / f"{name}.sock"),
                 "arena": f"{SLOTS * SLOT_BYTES // 1024} KiB",
                 "slot": f"{SLOT_BYTES // 1024} KiB",
+                **({"plaintext": True} if self._plaintext else {}),
             },
             "engines": [
                 {

@@ -60,9 +60,17 @@ class MockAgent(MockServer):
         """Move the receiving side of a transfer on."""
         view = self.transfers.setdefault(transfer_id, {"transfer_id": transfer_id})
         view |= {"bytes_total": total, "bytes_stored": stored, "state": state}
+        view.setdefault("reads", 0)
         view.setdefault("first_byte_at", time.time())
         if state == "failed":
             view["reason"] = "checksum mismatch"
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def read(self, transfer_id: str) -> None:
+        """A decode engine has loaded it."""
+        if (view := self.transfers.get(transfer_id)) is not None:
+            view["reads"] = view.get("reads", 0) + 1
         async with self._changed:
             self._changed.notify_all()
 
@@ -91,7 +99,9 @@ class MockAgent(MockServer):
         transfer_id = request.match_info["id"]
 
         def over() -> bool:
-            return self.transfers.get(transfer_id, {}).get("state") in ("complete", "failed")
+            view = self.transfers.get(transfer_id, {})
+            read = view.get("reads", 0) >= int(request.query.get("reads", 0))
+            return view.get("state") == "failed" or (view.get("state") == "complete" and read)
 
         async with self._changed:
             try:

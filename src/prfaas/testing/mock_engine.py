@@ -205,6 +205,7 @@ class MockEngine(MockServer):
         if params.get("prfaas") == "import":
             found = self.agent.transfers.get(params["transfer_id"], {})
             self.recomputed += found.get("state") != "complete"
+            await self.agent.read(params["transfer_id"])
         await self.first_token_gate.wait()
         await asyncio.sleep(self.takes_s)
         words = expected_words([*ids, 0] if self.lies else ids)

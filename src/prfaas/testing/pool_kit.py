@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prfaas.core.extents import Extent
+from prfaas.core.prefixes import Prefix, PromptPrefix
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.effects import (
     AcceptOffer,
@@ -33,6 +34,11 @@ from prfaas.testing.mock_engine_rank import MOCK_DIGEST as DIGEST
 from prfaas.testing.mock_engine_rank import READERS, mock_layout
 
 SLOT, COUNT, EXPORT = 16, 10, 4
+
+
+def under_own_names(told: PromptPrefix) -> Prefix:
+    """What a pool has of it where names need not be secret."""
+    return Prefix(told.block_tokens, told.from_token, told.parent, told.digests)
 
 
 class PoolRig:

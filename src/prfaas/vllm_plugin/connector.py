@@ -32,7 +32,7 @@ from prfaas.vllm_plugin.geometry import group_kinds
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.prefix_names import weights_identity
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide
-from prfaas.vllm_plugin.support import check_supported
+from prfaas.vllm_plugin.support import answers_warning, check_supported
 from prfaas.vllm_plugin.versions import version_warning
 from prfaas.vllm_plugin.worker_side import WorkerSide
 
@@ -62,6 +62,8 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         if (warning := version_warning(vllm.__version__)) is not None:
             logger.warning(warning)
         check_supported(vllm_config, kv_cache_config)
+        if self._keeps_answers and (warning := answers_warning(vllm_config, kv_cache_config)):
+            logger.warning(warning)
         self._scheduler = (
             SchedulerSide(
                 kv_cache_config,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from prfaas.core.handoff import Handoff, ImportParams
-from prfaas.core.prefixes import Prefix
+from prfaas.core.prefixes import PromptPrefix
 from prfaas.vllm_plugin.metadata import BlockTables, CachedPart, ImportStart
 from prfaas.vllm_plugin.prefix_names import RequestNames
 
@@ -36,7 +36,7 @@ class _Noted(NamedTuple):
 
     params: ImportParams | None
     cached: CachedPart | None
-    prefix: Prefix | None
+    prefix: PromptPrefix | None
     prompt_digest: str
 
 

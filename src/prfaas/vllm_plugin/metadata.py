@@ -11,7 +11,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from prfaas.core.handoff import ExportParams
-from prfaas.core.prefixes import Prefix
+from prfaas.core.prefixes import PromptPrefix
 
 BlockTables = tuple[list[int], ...]
 """Per KV group, the block ids of one request; 0 is vLLM's null block."""
@@ -39,7 +39,7 @@ class ExportStep:
     final: bool
     tables: BlockTables
     states_at: tuple[int, ...] = ()
-    prefix: Prefix | None = None
+    prefix: PromptPrefix | None = None
     """What the hand-off is of, with its first step."""
 
 
@@ -72,7 +72,7 @@ class ImportStart:
     source: str | None = None
     """The sender's `KvLayout`, packed; None: as this engine's."""
     cached: CachedPart | None = None
-    prefix: Prefix | None = None
+    prefix: PromptPrefix | None = None
     """What the transfer is of."""
 
 

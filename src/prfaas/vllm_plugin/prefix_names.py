@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
+from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class RequestNames:
     salt: str | None
     adapter: str | None
 
-    def stretch(self, from_token: int, to_token: int) -> Prefix | None:
+    def stretch(self, from_token: int, to_token: int) -> PromptPrefix | None:
         """What a transfer of these tokens is of; None for one that is not to be kept."""
         return stretch(
             self.names,

@@ -30,7 +30,7 @@ from prfaas.core.handoff import (
     LoadParams,
     parse_handoff,
 )
-from prfaas.core.prefixes import Prefix
+from prfaas.core.prefixes import PromptPrefix
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
 from prfaas.vllm_plugin.answers import Answers
@@ -64,7 +64,7 @@ class _Export:
     exported_tokens: int
     states_due: list[int]
     """Tokens after which states are still to be exported, in order."""
-    prefix: Prefix | None = None
+    prefix: PromptPrefix | None = None
     handed_over: bool = False
     failure: str | None = None
 

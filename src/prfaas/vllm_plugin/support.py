@@ -22,6 +22,17 @@ def check_supported(config: VllmConfig, kv_cache: KVCacheConfig) -> None:
         _check_recurrent(config, kv_cache)
 
 
+def answers_warning(config: VllmConfig, kv_cache: KVCacheConfig) -> str | None:
+    """Why answers are not kept as far as they could be; None where they are."""
+    sparse = any(kind != "full_attention" for kind, _ in group_kinds(kv_cache))
+    if not sparse or config.cache_config.prefix_cache_retention_interval != 0:
+        return None
+    return (
+        "of answers only the prompt is kept: vLLM forgets the states and windows at the blocks' "
+        "ends that they cross; start it with --prefix-cache-retention-interval None"
+    )
+
+
 def _check_groups(kv_cache: KVCacheConfig) -> None:
     if not kv_cache.kv_cache_groups:
         raise EngineError("this model has no KV cache: there is nothing to hand over")

@@ -21,11 +21,11 @@ from prfaas.agent import service
 from prfaas.agent.service import Agent, NoLink
 from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
-from prfaas.core.cache_news import CacheNews, Stored, Whole
+from prfaas.core.cache_news import CacheNews, KeyedWith, Stored, Whole
 from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
 from prfaas.core.errors import ConfigError, LinkError
 from prfaas.core.gateway_sessions import Renewal
-from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
+from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER
 from prfaas.engine_socket.errors import RegistrationRefused, TransferUnusable
 from prfaas.engine_socket.framing import encode
@@ -38,6 +38,7 @@ from prfaas.engine_socket.messages import (
 )
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_engine_rank import (
     MOCK_DIGEST,
@@ -168,6 +169,20 @@ async def test_local_hand_off(stage: Stage) -> None:
     assert record["state"] == record["sent"]["state"] == "complete"
 
 
+async def test_who_waits_until_it_is_loaded_is_told_when_the_engine_lets_go(stage: Stage) -> None:
+    p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
+    assert await asyncio.to_thread(p0.export, "x", "a-west", SIZE) is None
+    asked = asyncio.create_task(stage.get(stage.west, "/transfers/x?wait_s=60&reads=1"))
+    assert (await stage.get(stage.west, "/transfers/x?wait_s=20"))["reads"] == 0
+    opened = pdd.client.open_import(OpenImport("x", *ONE_BLOCK, SIZE, MOCK_DIGEST))
+    await asyncio.to_thread(opened.future.result, 30)
+    assert not asked.done()
+    pdd.client.close_import(opened)
+    del opened
+    assert (await asked)["reads"] == 1
+    await stage.http.delete(stage.west.admin_url + "/transfers/x")
+
+
 async def test_many_at_once_share_a_small_arena(stage: Stage) -> None:
     """Several times what both arenas hold, in both kinds of hand-off, at the same time: each
     transfer arrives, or is stopped with a reason while the others go on."""
@@ -193,7 +208,7 @@ PROMPT = list(range(16))
 ROOT = root_digest("w", adapter=None, salt=None)
 
 
-def prefix() -> Prefix:
+def prefix() -> PromptPrefix:
     found = stretch(
         chain(ROOT, PROMPT, 16), ROOT, PROMPT, block_tokens=16,
         from_token=0, to_token=16, salt=None, adapter=None,
@@ -215,7 +230,7 @@ async def told(stage: Stage, agent: Agent, enough: type[Any]) -> list[Any]:
 
 async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: Stage) -> None:
     p0, pdd = await stage.engine("p0"), await stage.engine("pdd")
-    assert [type(news) for news in await told(stage, stage.east, Whole)] == [Whole]
+    assert [type(news) for news in await told(stage, stage.east, Whole)] == [KeyedWith, Whole]
 
     def send_and_read() -> Import:
         p0.begin("x", "a-west", SIZE)
@@ -237,7 +252,8 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
     await asyncio.to_thread(pdd.client.close_import, opened)
     del opened
     stored = (await following)[-1]
-    assert (stored.transfer_id, stored.prefix, stored.stands_at) == ("x", prefix(), None)
+    keyed = KeyedPrefixes(PLAINTEXT_KEY).keyed(prefix())
+    assert (stored.transfer_id, stored.prefix, stored.stands_at) == ("x", keyed, None)
     await settled(lambda: stage.east.driver.snapshot().cached)
     for agent, engine in ((stage.east, "p0"), (stage.west, "pdp")):
         listed = await stage.get(agent, "/cache")
@@ -249,6 +265,33 @@ async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: St
     page = await (await stage.http.get(stage.west.admin_url + "/metrics")).text()
     assert 'prfaas_pool_loads_total{outcome="ready"} 1.0' in page
     assert "prfaas_pool_loaded_tokens_total 16.0" in page
+
+
+async def test_what_is_cached_can_be_pinned_and_unpinned(stage: Stage) -> None:
+    p0, size = await stage.engine("p0"), 300_000
+
+    def send() -> None:
+        p0.begin("x", "a-west", size)
+        p0.client.describe("x", prefix())
+        done = 0
+        while done < size:
+            done = p0.hand_over("x", done, size)
+        assert p0.client.finish_export("x") is None
+
+    await asyncio.to_thread(send)
+    await settled(lambda: stage.east.driver.snapshot().cached)
+    pins = stage.east.admin_url + "/cache/pins/"
+    for name, status, why in (("gone", 409, "not cached here"), ("no%20id", 400, "transfer id")):
+        async with stage.http.put(pins + name) as answer:
+            assert answer.status == status
+            assert why in (await answer.json())["error"]
+    for method, pinned in (("PUT", ["x"]), ("DELETE", []), ("DELETE", [])):
+        async with stage.http.request(method, pins + "x") as answer:
+            assert answer.status == 204, await answer.text()
+        listed = await stage.get(stage.east, "/cache")
+        assert listed["pinned"] == pinned
+        assert bool(listed["pinned_bytes"]) == bool(pinned)
+        assert listed["pinned_bytes"] <= listed["most_pinned_bytes"]
 
 
 def load(rank: MockEngineRank, size: int) -> str:
@@ -578,10 +621,11 @@ async def test_a_cached_prefix_is_copied_over_the_link_and_loaded_there(stage: S
         wanted = CopyCached(transfer_id="gone", destination="a-west", deadline_s=30.0)
         with pytest.raises(LinkError, match="gone is not cached here"):
             await east.send_copy("none", wanted)
-        spoilt = msgspec.structs.replace(prefix(), from_token=3)
+        keyed = KeyedPrefixes(PLAINTEXT_KEY).keyed(prefix())
+        spoilt = msgspec.structs.replace(keyed, from_token=3)
         with pytest.raises(LinkError, match="whole blocks"):
             await west.await_copy("copy", AwaitCopy(prefix=spoilt, deadline_s=30.0))
-        await west.await_copy("copy", AwaitCopy(prefix=prefix(), deadline_s=30.0))
+        await west.await_copy("copy", AwaitCopy(prefix=keyed, deadline_s=30.0))
         await east.send_copy("copy", msgspec.structs.replace(wanted, transfer_id="x"))
         assert (await west.transfer("copy", wait_s=20.0, ranks=1)).state == "complete"
     finally:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from prfaas.core.prefixes import Prefix, chain, pack_tokens, root_digest, stretch
+from prfaas.core.prefixes import (
+    Prefix,
+    PromptPrefix,
+    chain,
+    pack_tokens,
+    root_digest,
+    stretch,
+)
 
 TOKENS = list(range(100, 140))
 
@@ -40,7 +47,7 @@ def test_a_stretch_is_of_whole_blocks() -> None:
     assert found is not None
     assert (found.from_token, found.end_token) == (16, 32)
     assert (found.parent, found.digests) == (chained[0], chained[1:])
-    assert found.token_ids() == TOKENS[16:32]
+    assert found.tokens == pack_tokens(TOKENS[16:32])
     assert found.fault() is None
     for first, end in ((0, 15), (8, 32), (32, 32)):
         nothing = stretch(
@@ -56,7 +63,7 @@ def test_a_stretch_is_of_whole_blocks() -> None:
         assert nothing is None
 
 
-SOUND = Prefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
+SOUND = PromptPrefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
 
 
 @pytest.mark.parametrize(
@@ -74,3 +81,11 @@ SOUND = Prefix(16, 0, bytes(16), (bytes(16),), pack_tokens(range(16)))
 def test_what_is_wrong_is_said(change: dict[str, object], fault: str) -> None:
     assert SOUND.fault() is None
     assert fault in str(msgspec.structs.replace(SOUND, **change).fault())
+
+
+def test_keys_are_of_every_block_or_of_none() -> None:
+    told = Prefix(16, 0, bytes(16), (bytes(16),))
+    assert told.fault() is None
+    assert msgspec.structs.replace(told, keys=bytes(16)).fault() is None
+    assert "keys of blocks" in str(msgspec.structs.replace(told, keys=bytes(17)).fault())
+    assert "16 bytes" in str(msgspec.structs.replace(told, parent=b"").fault())

@@ -10,12 +10,14 @@ import pytest
 
 from prfaas.core.cache_news import Evicted, Stored
 from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment
 
 PROMPT = "a long prompt that is certainly longer than the threshold of forty tokens"
 TOKENS = list(PROMPT.encode())
 BOUNDARY = (len(TOKENS) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
 COMPLETIONS = "/v1/completions"
+KEYED = KeyedPrefixes(PLAINTEXT_KEY)
 
 
 class Site(MockDeployment):
@@ -31,7 +33,7 @@ class Site(MockDeployment):
         layout = self.gateway.fleet.layouts.loads(engine)
         assert prefix is not None
         assert layout is not None
-        self.gateway.pools.take(agent, Stored("x", 0, 1, layout, prefix))
+        self.gateway.pools.take(agent, Stored("x", 0, 1, layout, KEYED.keyed(prefix)))
 
     async def told(self, method: str, path: str, **body: Any) -> tuple[int, Any]:
         async with self.client.request(method, path, json=body or None) as answer:

@@ -180,6 +180,23 @@ async def test_chat_passes_ids_beside_untouched_messages() -> None:
         await ask(client, CHAT, messages=[{"role": "user", "content": "x"}], max_tokens=3)
 
 
+async def test_an_answer_that_is_not_streamed_needs_no_memory_once_it_is_loaded() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        for engine in ("d1", "d2"):
+            mock.engines[engine].middle_gate.clear()
+        east, west = mock.agents["east-agent"], mock.agents["west-agent"]
+        asked = asyncio.ensure_future(ask(client, prompt=LONG))
+        await until(lambda: len(west.dropped) == len(east.dropped) == 1)
+        assert not asked.done()
+        for engine in ("d1", "d2"):
+            mock.engines[engine].middle_gate.set()
+        response, text = await asked
+        assert response.headers["x-prfaas-route"].startswith("offload")
+        assert text
+
+
 async def test_several_answers_keep_the_transfer_until_the_end() -> None:
     mock = MockDeployment()
     async with mock.running() as client:

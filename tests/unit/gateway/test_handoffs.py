@@ -14,7 +14,7 @@ from prfaas.core.errors import LinkError
 from prfaas.gateway import handoffs
 from prfaas.gateway.agent_client import AgentLate, TransferStatus
 from prfaas.gateway.endpoints import EngineEndpoint
-from prfaas.gateway.handoffs import drop_transfer, export_params, watch_transfer
+from prfaas.gateway.handoffs import drop_transfer, export_params, loaded, watch_transfer
 from prfaas.policies.api import Route
 from prfaas.scheduler.commands import StartPrefill
 from prfaas.testing.mock_deployment import MockDeployment, until
@@ -66,7 +66,9 @@ class Agent:
             raise said
         return said
 
-    async def transfer(self, _id: str, *, wait_s: float, ranks: int) -> TransferStatus:
+    async def transfer(
+        self, _id: str, *, wait_s: float, ranks: int, reads: int = 0
+    ) -> TransferStatus:
         return self._say()
 
     async def drop(self, _id: str) -> None:
@@ -90,6 +92,24 @@ async def test_progress_is_told_when_there_is_some() -> None:
         on_progress=told.append,
     )
     assert (status.state, told) == ("complete", [None, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("says", "known"),
+    [
+        ([TransferStatus("complete", reads=0), TransferStatus("complete", reads=2)], True),
+        ([AgentLate("late"), TransferStatus("complete", reads=2)], True),
+        ([TransferStatus("complete", reads=1), TransferStatus("failed", reads=1)], False),
+        ([TransferStatus("complete")], False),  # an agent of a release before
+        ([LinkError("gone")], False),
+    ],
+)
+async def test_a_transfer_is_loaded_when_every_rank_has_read_it(
+    says: list[TransferStatus | LinkError], known: bool
+) -> None:
+    agent = Agent(*says)
+    assert await loaded(agent, "t", (1, 2), poll_s=1.0) is known  # type: ignore[arg-type]
+    assert not agent.says
 
 
 async def test_a_transfer_that_failed_says_why() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from prfaas.core.cache_news import Evicted, Stored, Whole
+import pytest
+
+from prfaas.core.cache_news import Evicted, KeyedWith, Stored, Whole
 from prfaas.core.prefixes import chain, root_digest, stretch
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.pools import Holder, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
+from prfaas.index.keyed_blocks import key_id
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.index.keys import PromptKeys
 
 BLOCK = 4
 TOKENS = list(range(50, 90))
 HOLDER = Holder("west", "layout")
+KEY = b"the cache key"
+KEYED = KeyedPrefixes(KEY)
 
 
 def stored(
@@ -24,6 +30,7 @@ def stored(
     adapter: str | None = None,
     layout: str = "layout",
     tokens: list[int] | None = None,
+    keyed: KeyedPrefixes | None = None,
 ) -> Stored:
     ids = tokens or TOKENS
     root = root_digest("w", adapter=adapter, salt=salt)
@@ -32,11 +39,11 @@ def stored(
         from_token=start, to_token=end, salt=salt, adapter=adapter,
     )  # fmt: skip
     assert prefix is not None
-    return Stored(name, 0, 1, layout, prefix, stands_at)
+    return Stored(name, 0, 1, layout, (keyed or KEYED).keyed(prefix), stands_at)
 
 
 def pools(*news: Stored) -> Pools:
-    found = Pools(max_blocks=1000, most_holders=4)
+    found = Pools(KEY, max_blocks=1000, most_holders=4)
     for one in news:
         found.take("west", one)
     return found
@@ -72,6 +79,27 @@ def test_turns_follow_each_other_and_without_the_first_the_second_is_nothing() -
     found = pools(stored("first", 8, stands_at=8), stored("second", 20, start=8, stands_at=20))
     assert match(found) == 20
     assert match(pools(stored("second", 20, start=8, stands_at=20))) == 0
+
+
+def test_behind_what_the_agent_does_not_know_there_is_no_key() -> None:
+    told = stored("second", 20, start=8, keyed=KeyedPrefixes(KEY))
+    assert told.prefix.keys == b""
+    assert match(pools(stored("first", 8), told)) == 8
+    there = KeyedPrefixes(KEY)
+    there.learn(stored("first", 8).prefix)  # as it comes from another agent
+    assert stored("second", 20, start=8, keyed=there) == stored("second", 20, start=8)
+
+
+def test_what_is_told_under_another_key_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
+    found = Pools(KEY, max_blocks=1000, most_holders=4)
+    for _ in range(2):
+        found.take("west", KeyedWith(key_id(b"another")))
+        found.take("west", stored("x", 20, keyed=KeyedPrefixes(b"another")))
+    assert found.entries() == {}
+    assert caplog.text.count("agent west has another cache key") == 1
+    found.take("west", KeyedWith(key_id(KEY)))
+    found.take("west", stored("x", 20))
+    assert match(found) == 20
 
 
 def test_salts_and_adapters_are_apart() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from tests.unit.gateway.test_pools import TOKENS, stored
+from tests.unit.gateway.test_pools import KEY, TOKENS, stored
 
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.deployment import parse_deployment
@@ -137,7 +137,7 @@ class Agent:
 class Stage:
     def __init__(self, sender: Agent | None = None, receiver: Agent | None = None) -> None:
         self.sender, self.receiver = sender or Agent(), receiver or Agent()
-        pools = Pools(max_blocks=1000, most_holders=4)
+        pools = Pools(KEY, max_blocks=1000, most_holders=4)
         self.first = stored("first", 8, stands_at=8)
         self.second = stored("second", 20, start=8, stands_at=20)
         for news in (self.first, self.second):

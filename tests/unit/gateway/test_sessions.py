@@ -99,7 +99,7 @@ async def test_who_wants_more_asks_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_asking_that_does_not_help_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Peer("gateway-1")
-    monkeypatch.setattr(sessions, "_PERIOD_S", 0.5)
+    monkeypatch.setattr(sessions, "_PERIOD_S", 1000.0)
     async with at(MockAgent("west"), one):
         await until(lambda: one.may == 8)
         # More than there is: whoever is told so asks again when it is due anyway.
@@ -109,7 +109,7 @@ async def test_asking_that_does_not_help_is_not_repeated(monkeypatch: pytest.Mon
         for _ in range(200):
             one.session.want()
             await asyncio.sleep(0.005)
-        assert one.renewals - before <= 6
+        assert one.renewals - before <= 2
 
 
 async def test_an_agent_of_before_keeps_no_sessions(caplog: pytest.LogCaptureFixture) -> None:

@@ -136,3 +136,4 @@ def test_engines_keep_answers_where_their_agent_is_told_to(
         command = engine_command(told, engine, vllm="cpu")
         transfer = json.loads(_option(command.arguments, "--kv-transfer-config"))
         assert transfer["kv_connector_extra_config"].get("keeps_answers", False) is expected
+        assert ("--prefix-cache-retention-interval" in command.arguments) is expected

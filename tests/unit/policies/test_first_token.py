@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 import pytest
 
 from prfaas.policies.costs import ProfileCosts
-from prfaas.policies.first_token import soonest_local, soonest_remote
+from prfaas.policies.first_token import soonest_elsewhere, soonest_local, soonest_remote
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record
@@ -45,3 +47,20 @@ def test_where_all_wait_for_the_line_the_engine_that_is_free_first_prefills() ->
     engine, seconds = soonest_remote(record, view, view.engines["d0"], 0.0)
     assert engine is view.engines["e1"]
     assert seconds > 1.0, "the line takes longer than either engine"
+
+
+def test_a_decode_engine_prefills_beside_its_batch_only_if_it_has_time_and_a_slot() -> None:
+    view = fleet()
+    decode, line = view.engines["d0"], view.links["east", "west"]
+    for engine in view.by_name["west"].engines:
+        engine.set_usable(answers=engine is decode)
+    request = Record(RequestArrived("r", 4000, 10), 0.0)
+    alone_s = soonest_elsewhere(request, view, decode, line, 0.0)
+    assert alone_s == view.costs.prefill_s("d0", 4000)
+    decode.running = decode.max_requests // 2
+    assert soonest_elsewhere(request, view, decode, line, 0.0) == pytest.approx(2 * alone_s)
+    decode.running = decode.max_requests
+    assert soonest_elsewhere(request, view, decode, line, 0.0) == inf
+    decode.running = 1
+    view.by_name["west"].ready.add(request, 1.0)
+    assert soonest_elsewhere(request, view, decode, line, 0.0) == inf

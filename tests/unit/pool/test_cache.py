@@ -8,7 +8,7 @@ from prfaas.core.errors import EngineError
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.pool.cache import Description
+from prfaas.pool.description import Description
 from prfaas.pool.effects import (
     AcceptOffer,
     AnnounceCached,
@@ -39,7 +39,15 @@ from prfaas.pool.events import (
 )
 from prfaas.pool.pool import Pool
 from prfaas.testing.mock_engine_rank import mock_layout
-from prfaas.testing.pool_kit import COUNT, DIGEST, EXPORT, READERS, SLOT, PoolRig
+from prfaas.testing.pool_kit import (
+    COUNT,
+    DIGEST,
+    EXPORT,
+    READERS,
+    SLOT,
+    PoolRig,
+    under_own_names,
+)
 
 BLOCK = 16
 ROOT = root_digest("w", adapter=None, salt=None)
@@ -94,7 +102,7 @@ class Rig(PoolRig):
             from_token=start, to_token=len(tokens), salt=None, adapter=None,
         )  # fmt: skip
         assert found is not None
-        return found
+        return under_own_names(found)
 
     def load(
         self, tokens: list[int], *, local: int = 0, end: int | None = None, by: int = 1

@@ -41,6 +41,24 @@ def test_answered_when_the_transfer_is_complete(rig: PoolRig) -> None:
     assert rig.pool.snapshot().imports == 1
 
 
+def test_how_often_it_was_read_is_told_once_a_rank_has_ended_as_it_should(rig: PoolRig) -> None:
+    received(rig, "x")
+
+    def reads(ranks: int = 1) -> int:
+        return rig.pool.transfer("x", ranks=ranks)[0].reads
+
+    rig.open("x", SLOT)
+    assert reads() == 0
+    rig.say(ImportClosed(2, "x"))
+    assert reads() == 1
+    assert reads(ranks=2) == 0, "the other part is not here"
+    rig.say(ImportClosed(2, "x"))
+    assert reads() == 1, "nothing was open"
+    rig.open("x", SLOT)
+    rig.say(ConnectionClosed(2))
+    assert reads() == 1, "it may have died on the way"
+
+
 def test_every_reason_not_to(rig: PoolRig) -> None:
     received(rig, "x")
     asked = ImportOpened(2, "x", 0, 16, SLOT, DIGEST)

@@ -11,6 +11,7 @@ import pytest
 from prfaas.cli.main import main
 from prfaas.core.errors import CallerError
 from prfaas.description.file import parse_description
+from prfaas.scheduler.commands import ErrorKind, FailRequest
 from prfaas.scheduler.events import (
     EngineDown,
     EngineUp,
@@ -159,6 +160,18 @@ def test_a_gateways_journal_says_what_came_what_was_cached_and_what_failed(tmp_p
     assert described.experiments.costs == "learned"
     assert described.experiments.failures == found.failures
     assert run.scheduler == found.opened.scheduler
+
+
+def test_a_journal_says_why_requests_were_not_answered(tmp_path: Path) -> None:
+    entries: list[tuple[float, Entry]] = [
+        *ENTRIES,
+        (72.0, RequestArrived("c", 300, 40)),
+        (72.0, FailRequest("c", ErrorKind.OVERLOADED, "too late", 1.0)),
+        (72.0, ended("c", 71.9)),
+    ]
+    description = parse_description(FILE, source="f")
+    found = read_happened(write(tmp_path / "j.jsonl", entries), description, beside=tmp_path)
+    assert found.failed_by_error == {"overloaded": 1}
 
 
 def test_answers_are_as_long_as_their_decode_took(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_a_run_that_was_cut_short_counts_what_it_left() -> None:
     assert summary.slo_share <= 1 - summary.lost / 300
 
 
+def test_what_admission_refuses_is_not_lost() -> None:
+    slo = msgspec.structs.replace(SCENARIO.slo, ttft="4 s")
+    offered = msgspec.structs.replace(SCENARIO, slo=slo)
+    workload = build_workload(offered, beside=EXAMPLES).first(200).sped_up(4.0)
+    simulation = simulate(offered, run_for(offered, "auto"), workload, beside=EXAMPLES)
+    summary = summarise("mine", simulation, offered.slo)
+    answered = int((~np.isnan(simulation.recorder.table().done_at)).sum())
+    assert summary.refused == 200 - answered > 0
+    assert (summary.lost, summary.lost_by_error) == (0, {})
+
+
 def test_without_answers_there_are_no_times() -> None:
     summary = summarise("mine", run("threshold", until=0.01), SCENARIO.slo)
     assert summary.lost == 300

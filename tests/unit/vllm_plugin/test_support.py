@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
 )
 
 from prfaas.core.errors import EngineError  # noqa: E402
-from prfaas.vllm_plugin.support import check_supported  # noqa: E402
+from prfaas.vllm_plugin.support import answers_warning, check_supported  # noqa: E402
 
 BLOCK = 256
 
@@ -120,3 +120,12 @@ def test_what_cannot_be_exact_is_refused_by_name(
 )
 def test_what_can_be_is_accepted(config: Any, cache: KVCacheConfig) -> None:
     check_supported(config, cache)
+
+
+def test_it_is_said_where_vllm_forgets_what_an_answer_crossed() -> None:
+    hybrid = groups(full(), mamba())
+    sparse = SimpleNamespace(cache_config=SimpleNamespace(prefix_cache_retention_interval=0))
+    dense = SimpleNamespace(cache_config=SimpleNamespace(prefix_cache_retention_interval=None))
+    assert "--prefix-cache-retention-interval None" in (answers_warning(sparse, hybrid) or "")
+    assert answers_warning(dense, hybrid) is None
+    assert answers_warning(sparse, groups(full())) is None

@@ -1,0 +1,85 @@
+"""What may be said of a cached prefix: found by who has the key and the prompt, by nobody else."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from prfaas.core.errors import EngineError
+from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
+from prfaas.index import keyed_prefixes
+from prfaas.index.keyed_prefixes import KeyedPrefixes, keys_of, keys_of_prompt
+from prfaas.index.keys import BlockHasher, PromptKeys
+
+BLOCK = 4
+TOKENS = list(range(70_000, 70_030))
+KEY = b"the deployment's"
+
+
+def told(
+    start: int, end: int, *, salt: str | None = "a-salt", adapter: str | None = None
+) -> PromptPrefix:
+    root = root_digest("w", adapter=adapter, salt=salt)
+    names = chain(root, TOKENS, BLOCK)
+    found = stretch(
+        names, root, TOKENS, block_tokens=BLOCK,
+        from_token=start, to_token=end, salt=salt, adapter=adapter,
+    )  # fmt: skip
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("salt", "adapter"), [(None, None), ("s", None), (None, "a"), ("s", "a")])
+def test_keys_are_those_of_the_prompt_however_it_was_told(
+    salt: str | None, adapter: str | None
+) -> None:
+    prefixes = KeyedPrefixes(KEY)
+    whole = keys_of_prompt(BlockHasher(KEY), TOKENS, BLOCK, salt=salt, adapter=adapter)
+    asked = list(PromptKeys(TOKENS, salt=salt, adapter=adapter).chunks(BlockHasher(KEY), BLOCK))
+    assert np.array_equal(np.concatenate([k.low for k in asked]), whole.low)
+    for start, end in ((0, 12), (12, 28)):
+        keys = keys_of(prefixes.keyed(told(start, end, salt=salt, adapter=adapter)))
+        assert keys is not None
+        assert np.array_equal(keys.low, whole.low[start // BLOCK : end // BLOCK])
+        assert np.array_equal(keys.high, whole.high[start // BLOCK : end // BLOCK])
+
+
+def test_no_token_no_salt_and_no_name_of_the_engines_is_in_it() -> None:
+    plain = told(0, 28)
+    made = KeyedPrefixes(KEY).keyed(plain)
+    said = msgspec.json.encode(made) + msgspec.msgpack.encode(made)
+    for token in TOKENS[:28]:
+        assert str(token).encode() not in said
+        for order in ("big", "little"):
+            assert token.to_bytes(4, order) not in said  # type: ignore[arg-type]
+    for name in (plain.parent, *plain.digests):
+        assert name not in said
+        assert msgspec.json.encode(name)[1:-3] not in said
+    assert b"a-salt" not in said
+    other = KeyedPrefixes(b"another").keyed(plain)
+    assert not set(made.digests) & set(other.digests)
+    assert made.keys != other.keys
+
+
+def test_of_what_comes_after_something_unknown_there_are_names_alone() -> None:
+    prefixes = KeyedPrefixes(KEY)
+    assert prefixes.keyed(told(12, 28)).keys == b""
+    first = prefixes.keyed(told(0, 12))
+    assert prefixes.keyed(told(12, 28)).parent == first.digests[-1]
+    assert prefixes.keyed(told(12, 28)).keys != b""
+
+
+def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed_prefixes, "_MOST_PLACES", 3)
+    prefixes = KeyedPrefixes(KEY)
+    prefixes.keyed(told(0, 28))
+    assert prefixes.keyed(told(12, 28)).keys == b"", "the oldest are forgotten"
+    assert prefixes.keyed(told(24, 28)).keys != b""
+
+
+def test_what_is_no_prefix_is_refused() -> None:
+    with pytest.raises(EngineError, match="each of its tokens"):
+        KeyedPrefixes(KEY).keyed(msgspec.structs.replace(told(0, 12), tokens=b""))
+    with pytest.raises(EngineError, match="16 bytes"):
+        KeyedPrefixes(KEY).name(b"short")
