@@ -273,7 +273,7 @@ class RequestFlow:
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
 
-    async def query(self, body: RequestBody) -> tuple[list[int], str | None, Matches]:
+    async def query(self, body: RequestBody) -> tuple[TokenIds, str | None, Matches]:
         """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""
         prompt = await self._renderer.render(body, {})
         if isinstance(prompt, EngineAnswer):
