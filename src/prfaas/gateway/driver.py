@@ -282,10 +282,7 @@ class Driver:
             self.handle(RequestCancelled(key))
             exchange.response.hang_up()
         else:
-            if exchange.facts.outcome == "ok":
-                exchange.facts.completed_s = exchange.elapsed_s()
-            if output_tokens is not None:
-                exchange.facts.answer_tokens = output_tokens
+            exchange.facts.note_end(output_tokens, exchange.elapsed_s())
             self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:

@@ -40,6 +40,7 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
+from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.tracing import NO_TRACING, Trace
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
