@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from prfaas.cli.reports import teach
-from prfaas.core.deployment import Deployment
+from prfaas.core.addresses import parse_address
+from prfaas.core.deployment import Deployment, stays_here
 from prfaas.core.errors import ConfigError
 from prfaas.launch.ray.progress import RayProgress
 from prfaas.launch.start import following, load, started
@@ -88,6 +89,13 @@ def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
     for name in unused:
         console.print(f"{name} is not in use: see the gateway's log in Ray's dashboard")
     _say_how_to_ask(console, str(found.model.served_name), found.gateway.url)
+    if stays_here(parse_address(found.gateway.address).host):
+        console.print(
+            "That is the loopback of the gateway's node; to be asked from elsewhere it needs "
+            "'gateway: {listen: \"0.0.0.0:8000\"}'",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"It stays when this ends. 'prfaas down {ray_run.space}' ends it.",
         highlight=False,
