@@ -1,18 +1,14 @@
 """What a cached prefix saves: first tokens after an engine's restart, loaded and computed.
 
-    python -m benchmarks.pool.hits [--model tiny:gdn] [--tokens 2000 8000 16000] [--rounds 3]
-
 Starts two clusters with one engine each, has prompts prefilled and handed over, and kills the
 decode engine (kill -9). When it is back, each prompt is asked once more through the gateway, which
 has it loaded from the agent's cache, and once of the engine itself under another salt, which
 computes it.
-Both times are from the request to the whole answer of one token. Writes build/bench/pool.json.
+Both times are from the request to the whole answer of one token.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
 import statistics
@@ -24,7 +20,6 @@ from typing import Any
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import RunningDeployment, call
 
-OUTPUT = Path("build/bench/pool.json")
 DEPLOYMENT = """
 clusters:
   - name: east
@@ -99,40 +94,28 @@ def row(running: RunningDeployment, tokens: int, prompts: list[list[int]]) -> di
     }
 
 
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny:gdn")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[2000, 8000, 16000])
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+def measured(model: str, tokens: list[int], *, rounds: int) -> dict[str, Any]:
+    """A row for each length; told as it goes."""
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "pool.yaml"
         file.write_text(DEPLOYMENT)
-        with RunningDeployment(file, Path(home) / "up", model=args.model) as running:
-            prompts = {n: measure(running, n, args.rounds) for n in args.tokens}
+        with RunningDeployment(file, Path(home) / "up", model=model) as running:
+            prompts = {n: measure(running, n, rounds) for n in tokens}
             restart(running, "west-decode")
             timed(str(running.engine("west-decode").url), running.deployment.model.served_name,
                   prompt("warm up", 512))  # fmt: skip
-            rows = [row(running, tokens, some) for tokens, some in prompts.items()]
+            rows = [row(running, length, some) for length, some in prompts.items()]
             cache = call(f"{running.admin('west')}/cache").json()
-    found = {
-        "model": args.model,
-        "cores": os.cpu_count(),
-        "rows": rows,
-        "cache_used_bytes": cache["used_bytes"],
-        "cache_size_bytes": cache["size_bytes"],
-    }
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps(found, indent=2))
     for one in rows:
         print(
             f"{one['prompt_tokens']:>6} tokens: loaded {one['loaded_s']:.2f} s, "
             f"computed {one['computed_s']:.2f} s ({one['loaded_to_computed']:.2f}), "
-            f"hits {one['hit_share']:.1%}"
+            f"hits {one['hit_share']:.1%}",
+            flush=True,
         )
-    print(f"written to {OUTPUT}")
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "model": model,
+        "rows": rows,
+        "cache_used_bytes": cache["used_bytes"],
+        "cache_size_bytes": cache["size_bytes"],
+    }

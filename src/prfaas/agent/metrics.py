@@ -106,6 +106,10 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
         sum(entry.slots for entry in snapshot.cached) * size,
     )  # fmt: skip
     yield GaugeMetricFamily(
+        "prfaas_pool_cache_pinned_bytes", "Memory of cached prefixes that are pinned",
+        snapshot.pinned_slots * size,
+    )  # fmt: skip
+    yield GaugeMetricFamily(
         "prfaas_pool_cache_entries", "Transfers of which the cache holds a part",
         len(snapshot.cached),
     )  # fmt: skip

@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "render": "write Kubernetes manifests or systemd units of a deployment",
     "members": "keep a deployment file as the pods that there are",
     "drain": "take an engine, machine or cluster out of service, and back",
+    "cache": "what is cached, for which prompts; have prompts computed ahead, and kept",
     "status": "watch a running deployment: clusters, engines, lines, decisions, troubles",
     "doctor": "look for what would go wrong on this machine, and say what to do",
     "kv": "show how large a model's KV cache is, by length",
@@ -41,7 +42,7 @@ VERBS: dict[str, str] = {
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain"),
+    "run": ("demo", "up", "down", "gateway", "agent", "engine", "drain", "cache"),
     "lay out": ("deployment", "certs", "render", "members"),
     "watch": ("status", "replay", "doctor"),
     "plan": ("kv", "plan", "simulate", "convert", "schema"),

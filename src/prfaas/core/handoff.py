@@ -24,14 +24,31 @@ Readers = Annotated[
 ]
 """Engines that may open a transfer. 32 names of 64 characters fit a frame of the KV link."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
+RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:+/=@-]{1,128}\Z")]
+TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+Traceparent = Annotated[str, msgspec.Meta(pattern=TRACEPARENT.pattern)]
 
 
-class LoadParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="load"):
+class RequestContext(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose hand-off it is, for logs and traces alone: the request's id, which of its attempts, and
+    its trace, as in the header ``traceparent`` (W3C Trace Context)."""
+
+    request_id: RequestId
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+    traceparent: Traceparent | None = None
+
+
+class LoadParams(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="load", omit_defaults=True
+):
     """Gateway to any engine: its machine's agent has the first ``pool_tokens`` tokens of this
-    prompt in its cache. ``prompt_token_ids`` as in `ImportParams`."""
+    prompt in its cache. ``keep``: the engine gives its agent what it has of the prompt at the
+    request's end, also where answers are not kept. ``prompt_token_ids`` as in `ImportParams`."""
 
     pool_tokens: Tokens
+    keep: bool = False
     prompt_token_ids: list[int] | None = None
+    context: RequestContext | None = None
 
 
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="export"):
@@ -50,6 +67,7 @@ class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     deadline_s: DeadlineS = 300.0
     priority: int = 0
     pool_tokens: Tokens = 0
+    context: RequestContext | None = None
 
 
 class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="import"):
@@ -69,6 +87,7 @@ class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     source: PackedLayout | None = None
     pool_tokens: Tokens = 0
     prompt_token_ids: list[int] | None = None
+    context: RequestContext | None = None
     do_remote_prefill: bool | None = None
     remote_prefill_cached_tokens: Tokens | None = None
 

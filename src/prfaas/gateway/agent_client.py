@@ -81,6 +81,15 @@ class MemoryCounts(msgspec.Struct, frozen=True):
     slot_bytes: int
 
 
+class CacheSizes(msgspec.Struct, frozen=True):
+    """Of an agent's cache; agents of an earlier release pin nothing."""
+
+    size_bytes: int
+    used_bytes: int
+    pinned_bytes: int = 0
+    most_pinned_bytes: int = 0
+
+
 class _Engines(msgspec.Struct, frozen=True):
     engines: list[RegisteredRank]
     memory: MemoryCounts | None = None
@@ -197,6 +206,18 @@ class AgentClient:
         """Have it send what it has cached; it has begun when this returns."""
         await self._ask("POST", f"/cache/copies/{copy_id}", wanted)
 
+    async def cache_sizes(self) -> CacheSizes:
+        """How much it has cached and pinned."""
+        return read_answer(self.name, await self._get("/cache", _SHORT), CacheSizes)
+
+    async def pin(self, transfer_id: str) -> None:
+        """Have what it has cached of a transfer stay."""
+        await self._ask("PUT", f"/cache/pins/{transfer_id}")
+
+    async def unpin(self, transfer_id: str) -> None:
+        """It may go again."""
+        await self._ask("DELETE", f"/cache/pins/{transfer_id}")
+
     async def cache_news(self) -> AsyncIterator[CacheNews]:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
         One of an earlier release has none."""
@@ -242,9 +263,9 @@ class AgentClient:
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
-    async def _ask(self, method: str, path: str, content: msgspec.Struct) -> None:
+    async def _ask(self, method: str, path: str, content: msgspec.Struct | None = None) -> None:
         try:
-            body = msgspec.msgpack.encode(content)
+            body = b"" if content is None else msgspec.msgpack.encode(content)
             async with await self._send(method, path, _SHORT, body) as answer:
                 found = await answer.read()
                 self._check_version(answer)

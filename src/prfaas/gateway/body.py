@@ -27,6 +27,18 @@ _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "retu
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
 _KEPT_BY_ENGINE = ("previous_response_id", "conversation", "background")
 """Of a response: what they name is kept by one engine, where it is kept at all."""
+_OF_THE_ANSWER = frozenset(
+    {
+        "n",
+        "best_of",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "min_tokens",
+    }
+)
+"""Fields that say how much is answered, and in which form."""
 _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
 """Fields that decide whose KV cache the prompt's is, or in which order it is computed."""
 
@@ -48,6 +60,8 @@ class RequestBody:
 
     def __init__(self, endpoint: Endpoint, raw: bytes) -> None:
         self.endpoint = endpoint
+        self.keeps = False
+        """Whether its prompt is to be cached by an agent, wherever it is computed."""
         self.dialect = dialect_of(endpoint)
         self.raw = raw
         try:
@@ -85,6 +99,13 @@ class RequestBody:
         self._fields["cache_salt"] = msgspec.Raw(msgspec.json.encode(tenant_salt(tenant, given)))
         # A field that the client wrote twice is in it once.
         self.raw = msgspec.json.encode(self._fields)
+
+    def warm(self) -> None:
+        """Ask for one token, and that the prompt is kept."""
+        self._fields = {k: v for k, v in self._fields.items() if k not in _OF_THE_ANSWER}
+        self._fields |= {"max_tokens": msgspec.Raw(b"1"), "stream": msgspec.Raw(b"false")}
+        self.raw = msgspec.json.encode(self._fields)
+        self.keeps, self.stream, self.choices, self.max_tokens = True, False, 1, 1
 
     def needs_engine_alone(self) -> str | None:
         """Why this request must reach one engine untouched; None if token ids say it all."""

@@ -209,6 +209,7 @@ class Driver:
             self.scheduler.view.engines,
             time_left_s=exchange.time_left_s(),
             pool_tokens=await exchange.loadable(command.engine),
+            context=exchange.context(attempt),
         )
         body = exchange.body.for_prefill(ids, params)
         try:
@@ -255,7 +256,9 @@ class Driver:
         sender, _ = exchange.transfers.get(command.transfer_id or "", (None, None))
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
-        params = decode_params(command, source, loadable, exchange.facts.prefill_cached_tokens)
+        cached = exchange.facts.prefill_cached_tokens
+        context, keep = exchange.context(attempt), exchange.body.keeps
+        params = decode_params(command, source, loadable, cached, context=context, keep=keep)
         ids = exchange.prompt.token_ids
         body = exchange.body.for_decode(None if ids is None else ids.json(), params)
         try:
@@ -279,10 +282,7 @@ class Driver:
             self.handle(RequestCancelled(key))
             exchange.response.hang_up()
         else:
-            if exchange.facts.outcome == "ok":
-                exchange.facts.completed_s = exchange.elapsed_s()
-            if output_tokens is not None:
-                exchange.facts.answer_tokens = output_tokens
+            exchange.facts.note_end(output_tokens, exchange.elapsed_s())
             self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:

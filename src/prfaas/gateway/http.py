@@ -38,8 +38,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
-_ORDER_BYTES = 64 * 1024
-_OPERATORS_PATHS = frozenset({"/drain", "/targets", "/cache", "/cache/query"})
+_OPERATORS_PATHS = frozenset(
+    {"/drain", "/targets", "/cache", "/cache/query", "/cache/warm", "/cache/pin", "/cache/unpin"}
+)
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -61,7 +62,9 @@ def make_app(gateway: Gateway) -> web.Application:
 def make_admin_app(gateway: Gateway) -> web.Application:
     """What operators and Prometheus ask, for an address of its own."""
     front = _Front(gateway)
-    app = web.Application(client_max_size=_ORDER_BYTES, middlewares=[front.answer_openai_style])
+    # Prompts that are to be warmed or pinned are as long as clients'.
+    most = parse_bytes(gateway.deployment.gateway.max_body)
+    app = web.Application(client_max_size=most, middlewares=[front.answer_openai_style])
     app.router.add_get("/health", front.health)
     _add_admin(app, gateway, front)
     return app
@@ -75,7 +78,11 @@ def _add_admin(app: web.Application, gateway: Gateway, front: _Front) -> None:
     Targets(lambda: gateway.deployment, gateway.access).add_routes(app)
     GatewayPage(gateway).add_routes(app)
     CacheApi(
-        gateway.requests, gateway.pools, lambda: gateway.index.blocks, gateway.access
+        gateway.requests,
+        gateway.pools,
+        lambda: gateway.index.blocks,
+        gateway.access,
+        lambda: gateway.agents,
     ).add_routes(app)
 
 

@@ -22,11 +22,12 @@ from prfaas.core.errors import LinkError
 from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.upstream_errors import LocalFault
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex, word_of
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keyed_prefixes import keys_of, keys_of_prompt
 from prfaas.index.keys import BlockHasher, Keys, PromptKeys, Tokens
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.index.words import word_of
 
 logger = logging.getLogger(__name__)
 
@@ -247,11 +248,29 @@ class Pools:
         holding = self._holdings.get(holder)
         if holding is None:
             return []
-        keys = functools.cache(
+        parts = holding.of_prompt(self._keys(tokens, salt, adapter))
+        return _path(parts, from_token=from_token, to_token=to_token)
+
+    def whole(
+        self, tokens: Tokens, *, salt: str | None, adapter: str | None
+    ) -> dict[Holder, list[Stored]]:
+        """Of each holder the parts that together have the longest beginning of the prompt and
+        nothing beyond it, the last first; holders that have none are left out."""
+        keys, found = self._keys(tokens, salt, adapter), {}
+        for holder, holding in self._holdings.items():
+            parts = holding.of_prompt(keys)
+            ends = sorted({part.prefix.end_token for part in parts}, reverse=True)
+            paths = (_path(parts, from_token=0, to_token=end) for end in ends)
+            path = next(filter(None, paths), None)
+            if path is not None:
+                found[holder] = path
+        return found
+
+    def _keys(self, tokens: Tokens, salt: str | None, adapter: str | None) -> Callable[[int], Keys]:
+        """A prompt's, by the size of blocks."""
+        return functools.cache(
             lambda size: keys_of_prompt(self._hasher, tokens, size, salt=salt, adapter=adapter)
         )
-        parts = holding.of_prompt(keys)
-        return _path(parts, from_token=from_token, to_token=to_token)
 
     def _check_key(self, agent: str, told: str) -> None:
         """What an agent tells under another key is nothing that a prompt could be found in."""

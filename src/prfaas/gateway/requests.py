@@ -40,6 +40,7 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
+from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.tracing import NO_TRACING, Trace
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -273,15 +274,15 @@ class RequestFlow:
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
 
-    async def query(self, body: RequestBody) -> tuple[int, Matches]:
-        """How long a request's prompt is, and who has how much of it cached. Raises ApiError."""
+    async def query(self, body: RequestBody) -> tuple[TokenIds, str | None, Matches]:
+        """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""
         prompt = await self._renderer.render(body, {})
         if isinstance(prompt, EngineAnswer):
             raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")
         if prompt.token_ids is None:
             raise RequestRefused(400, f"its cache cannot be told: {prompt.why_alone}")
         adapter = await self._models.adapter(body.model)
-        return len(prompt.token_ids), self._match(prompt, body.cache_salt, adapter)
+        return prompt.token_ids, adapter, self._match(prompt, body.cache_salt, adapter)
 
     def _match(self, prompt: Prompt, salt: str | None, adapter: str | None) -> Matches:
         token_ids = prompt.token_ids

@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from prfaas.core.cache_news import Stored, Whole
 from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.layout import KvLayout
+from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.link.api import LinkState
 from prfaas.pool.sessions import Sessions
 from prfaas.testing.mock_http import MockServer
@@ -19,7 +22,8 @@ from prfaas.testing.mock_http import MockServer
 class MockAgent(MockServer):
     """``ranks``, ``memory``: what /engines tells; ``links``: what /links/events repeats every
     ``repeats_links_s``, after the line ``garbage`` once if there is one; so many of the next
-    DELETEs fail as ``failing_drops`` says; without ``keeps_sessions`` it is of a release before."""
+    DELETEs fail as ``failing_drops`` says; without ``keeps_sessions`` it is of a release before;
+    ``pinned``: transfers, as long as it ``takes_pins``."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -35,6 +39,9 @@ class MockAgent(MockServer):
         self.garbage = b""
         self.sessions = Sessions()
         self.keeps_sessions = True
+        self.takes_pins = True
+        self.pinned: list[str] = []
+        self._cached: list[Stored] = []
         self._changed = asyncio.Condition()
 
     def routes(self) -> list[web.RouteDef]:
@@ -46,6 +53,10 @@ class MockAgent(MockServer):
             web.delete("/transfers/{id}", self._drop),
             web.put("/gateways/{id}", self._renew),
             web.delete("/gateways/{id}", self._end),
+            web.get("/cache", self._cache),
+            web.get("/cache/events", self._cache_events),
+            web.put("/cache/pins/{id}", self._pin),
+            web.delete("/cache/pins/{id}", self._unpin),
             web.get("/links", self._links),
             web.get("/links/events", self._link_events),
         ]
@@ -87,6 +98,43 @@ class MockAgent(MockServer):
             "export_ended_at": time.time(),
             "completed_at": time.time(),
         }
+
+    def caches(self, transfer_id: str, token_ids: list[int], tokens: int) -> None:
+        """It has the first ``tokens`` tokens of a prompt, for engines like the last that has
+        registered."""
+        layout: KvLayout = self.ranks[-1]["layout"]
+        size, root = layout.alignment_tokens, root_digest("w", adapter=None, salt=None)
+        prefix = stretch(
+            chain(root, token_ids, size), root, token_ids, block_tokens=size,
+            from_token=0, to_token=tokens, salt=None, adapter=None,
+        )  # fmt: skip
+        assert prefix is not None
+        keyed = KeyedPrefixes(PLAINTEXT_KEY).keyed(prefix)
+        self._cached.append(Stored(transfer_id, 0, 1, layout.fingerprint(), keyed))
+
+    async def _cache(self, _request: web.Request) -> web.Response:
+        return _json({"size_bytes": 1 << 20, "used_bytes": 0, "pinned": self.pinned})
+
+    async def _cache_events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        told = 0
+        await response.write(msgspec.json.encode(Whole()) + b"\n")
+        while True:
+            for stored in self._cached[told:]:
+                await response.write(msgspec.json.encode(stored) + b"\n")
+            told = len(self._cached)
+            await asyncio.sleep(0.02)
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        if not self.takes_pins:
+            return web.Response(status=409, text="no more may be pinned")
+        self.pinned.append(request.match_info["id"])
+        return web.Response(status=204)
+
+    async def _unpin(self, request: web.Request) -> web.Response:
+        self.pinned.remove(request.match_info["id"])
+        return web.Response(status=204)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return _json({"agent": self.name})

@@ -59,19 +59,25 @@ class Answers:
         self.pool: BlockPool | None = None
         """vLLM's, set once it exists."""
         self._known: dict[str, int] = {}
+        self._wanted: set[str] = set()
         self._steps: list[ExportStep] = []
         self._held: dict[str, _Held] = {}
 
-    def note(self, request_id: str, tokens: int) -> None:
-        """The agent has the first ``tokens`` tokens of a request's prompt, or will have them."""
+    def note(self, request_id: str, tokens: int, *, keep: bool = False) -> None:
+        """The agent has the first ``tokens`` tokens of a request's prompt, or will have them.
+        ``keep``: this one is kept, whether or not others are."""
         self._known[request_id] = tokens // self._alignment * self._alignment
+        if keep:
+            self._wanted.add(request_id)
 
     def finished(self, request: Request, *, keep: bool = True) -> None:
         """A request has ended; what it was told of it is forgotten. Called while its blocks are
         still its own."""
         from_token = self._known.pop(request.request_id, 0)
+        keeps = self._keeps or request.request_id in self._wanted
+        self._wanted.discard(request.request_id)
         complete = request.status in _COMPLETE
-        if not (keep and complete and self._keeps) or self.pool is None:
+        if not (keep and complete and keeps) or self.pool is None:
             return
         # The last token was sampled; its own KV was never computed.
         last = (request.num_tokens - 1) // self._alignment * self._alignment

@@ -140,7 +140,8 @@ class SchedulerSide:
         self._loads.note(request, params, names, digest)
         if not isinstance(params, ExportParams):
             handed = params.to_token if isinstance(params, ImportParams) else 0
-            self.answers.note(request.request_id, max(params.pool_tokens, handed))
+            keep = self._may_export and isinstance(params, LoadParams) and params.keep
+            self.answers.note(request.request_id, max(params.pool_tokens, handed), keep=keep)
         if isinstance(params, ExportParams):
             end, within = params.to_token, params.to_token % self._alignment
             due = [end - within, end] if 0 < within < end else [end]

@@ -60,6 +60,11 @@ SAMPLES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("certs", "revoke"): ("b", "--dir", "certs"),
     ("deployment", "diff"): ("deployment.yaml", "other.yaml"),
     ("drain",): ("d1", "deployment.yaml"),
+    ("cache", "show"): ("deployment.yaml",),
+    **{
+        ("cache", action): ("prompts.jsonl", "deployment.yaml")
+        for action in ("query", "warm", "pin", "unpin")
+    },
     ("status",): ("deployment.yaml",),
     ("doctor",): ("deployment.yaml", "--measure", "0"),
     ("kv",): ("Kimi-Linear-48B-A3B", "--tokens", "32K"),
@@ -119,6 +124,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrived = RequestArrived("r", 10, 1)
     decode = StartDecode("r", 1, "d1", None, 0, 0, Route.DIRECT, "short")
     Path("events.jsonl").write_bytes(encode(1.0, arrived) + encode(1.5, decode))
+    Path("prompts.jsonl").write_text('"a text"\n{"messages": []}\n')
     authority.create_authority(Path("certs"), days=1)
     authority.issue(Path("certs"), "b", days=1)
 
@@ -173,7 +179,9 @@ def test_a_schema_refuses_what_is_not_printed(capsys: pytest.CaptureFixture[str]
                 {"nonsense": 1} if words != ("replay",) else [], schema_of(words, capsys)
             )
     assert main(["schema", "up"]) == 2
-    assert "'up' has no --json; these have: bench, certs init" in capsys.readouterr().err
+    assert (
+        "'up' has no --json; these have: bench, cache pin, cache query" in capsys.readouterr().err
+    )
 
 
 def test_a_number_that_is_none_is_null() -> None:

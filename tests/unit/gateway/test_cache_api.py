@@ -11,6 +11,7 @@ import pytest
 
 from prfaas.core.cache_news import Evicted, Stored
 from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.gateway.body import tenant_salt
 from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment
 
@@ -85,7 +86,9 @@ async def test_an_engine_is_told_to_load_all_that_its_agent_has(site: Site) -> N
         assert answer.headers["x-prfaas-route"].startswith("direct")
         decoder = site.engines[answer.headers["x-prfaas-decode-engine"]]
     (asked,) = decoder.bodies(COMPLETIONS)
-    assert asked["kv_transfer_params"] == {"prfaas": "load", "pool_tokens": BOUNDARY}
+    params = asked["kv_transfer_params"]
+    assert params.pop("context")["attempt"] == 1
+    assert params == {"prfaas": "load", "pool_tokens": BOUNDARY}
 
 
 async def test_of_a_hand_off_both_engines_are_told_what_their_own_agent_has(site: Site) -> None:
@@ -101,3 +104,42 @@ async def test_of_a_hand_off_both_engines_are_told_what_their_own_agent_has(site
     (decode,) = decoder.bodies(COMPLETIONS)
     assert decode["kv_transfer_params"]["pool_tokens"] == 16
     assert decode["kv_transfer_params"]["from_token"] == 16
+
+
+async def test_a_warmed_prompt_is_asked_for_one_token_and_kept(site: Site) -> None:
+    short = "hey"  # no block to hand over
+    body = {"prompt": short, "max_tokens": 90, "stream": True, "n": 3, "temperature": 0.5}
+    status, found = await site.told("POST", "/cache/warm", **body)
+    assert status == 200, found
+    assert (found["prompt_tokens"], found["cached_tokens"]) == (len(short), 0)
+    (asked,) = site.engines[found["engine"]].bodies(COMPLETIONS)
+    assert asked["kv_transfer_params"] == {"prfaas": "load", "pool_tokens": 0, "keep": True}
+    assert (asked["max_tokens"], asked["stream"], "n" in asked) == (1, False, False)
+    # What is handed over is cached anyway.
+    status, found = await site.told("POST", "/cache/warm", prompt=PROMPT)
+    assert found["route"].startswith("offload")
+    decoded = site.engines[found["engine"]].bodies(COMPLETIONS)[-1]
+    assert decoded["kv_transfer_params"]["prfaas"] == "import"
+
+
+async def test_whose_prompt_it_is_must_be_said_where_caches_are_apart() -> None:
+    tenants = "tenants: [{name: a, api_keys: [a]}, {name: b, api_keys: [b]}]\n  operator_keys: [op]"
+    mock = MockDeployment(gateway=f"  {tenants}")
+    async with mock.running() as client:
+        await mock.ready()
+        operator = {"Authorization": "Bearer op"}
+
+        async def warm(query: str, headers: dict[str, str] = operator) -> tuple[int, Any]:
+            async with client.post(
+                f"/cache/warm{query}", json={"prompt": "short"}, headers=headers
+            ) as answer:
+                return answer.status, await answer.json()
+
+        assert (await warm("", {"Authorization": "Bearer a"}))[0] == 401
+        for query in ("", "?tenant=c"):
+            status, found = await warm(query)
+            assert (status, "?tenant= one of a, b" in found["error"]["message"]) == (400, True)
+        status, found = await warm("?tenant=b")
+        assert status == 200, found
+        (asked,) = mock.engines[found["engine"]].bodies(COMPLETIONS)
+        assert asked["cache_salt"] == tenant_salt("b", None)

@@ -148,6 +148,18 @@ def test_nothing_is_kept(why: str) -> None:
     assert not engine.answers.pending
 
 
+def test_one_is_kept_where_that_is_asked_for_it_alone() -> None:
+    engine = Engine(full(), keeps=False)
+    request = engine.request(40, 6)
+    engine.caches(request, 0, [0, 1])
+    engine.answers.note("r", 0, keep=True)
+    engine.answers.finished(request)
+    (step,) = engine.answers.take_steps()
+    assert (step.first_token, step.end_token) == (0, 32)
+    engine.answers.finished(request)
+    assert engine.answers.take_steps() == []
+
+
 def test_blocks_are_held_until_every_rank_has_copied() -> None:
     engine = Engine(full(), ranks=2)
     request = engine.request(40, 6)
