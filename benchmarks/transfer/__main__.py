@@ -3,6 +3,7 @@
     python -m benchmarks.transfer                           all rows, medians of 6
     python -m benchmarks.transfer --rows loopback,wan-1g-80ms-loss
     python -m benchmarks.transfer --quick                   two rows, 2 transfers: a minute
+    python -m benchmarks.transfer --workers 0,2,4           the link with so many link workers
     python -m benchmarks.transfer --set-up                  install the peers first
 
 Contenders take turns, twice, so that whatever else the machine does hits all of them. Writes
@@ -17,7 +18,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 from benchmarks.transfer import contenders, plot, setup_peers
@@ -32,18 +35,25 @@ _PEERS = ("iperf3", "nixl", "mooncake")
 
 
 def measure(
-    row: Row, rounds: int, repeats: int, certificates: Path, told: Callable[[str], None]
+    row: Row,
+    rounds: int,
+    repeats: int,
+    certificates: Path,
+    workers: Sequence[int | None],
+    told: Callable[[str], None],
 ) -> Iterator[dict[str, object]]:
-    """The row's two results: TLS and plaintext, against the same peers' figures."""
+    """The row's results: TLS and plaintext, with each number of link workers, against the same
+    peers' figures."""
     with contextlib.nullcontext(None) if row.profile is None else Wan(row.profile) as wan:
         ends = Ends(wan)
         runs: dict[str, Callable[[], Measured]] = {
             "iperf3": lambda: contenders.iperf3(ends, repeats),
             "nixl": lambda: contenders.peer(ends, repeats, "nixl"),
             "mooncake": lambda: contenders.peer(ends, repeats, "mooncake"),
-            "ours, TLS": lambda: contenders.ours(ends, repeats, certificates),
-            "ours, plaintext": lambda: contenders.ours(ends, repeats, None),
         }
+        for tls, count in product((True, False), workers):
+            files = certificates if tls else None
+            runs[_own(tls, count)] = partial(contenders.ours, ends, repeats, files, count)
         seen: dict[str, list[Measured]] = {name: [] for name in runs}
         for number in range(rounds):
             for name, run in runs.items():
@@ -52,16 +62,23 @@ def measure(
                 told(f"{row.name:18} round {number + 1}/{rounds} {name:16} {_shown(result)}")
     found = {name: contenders.together(results) for name, results in seen.items()}
     peers = {name: found[name] for name in _PEERS}
-    yield as_json(row, True, {"ours": found["ours, TLS"], **peers})
-    yield as_json(row, False, {"ours": found["ours, plaintext"], **peers})
+    for tls, count in product((True, False), workers):
+        yield as_json(row, tls, count, {"ours": found[_own(tls, count)], **peers})
+
+
+def _own(tls: bool, workers: int | None) -> str:
+    name = f"ours, {'TLS' if tls else 'plaintext'}"
+    return name if workers is None else f"{name}, {workers} workers"
 
 
 def _shown(result: Measured) -> str:
     return result.reason or f"{(result.rate or 0.0) * 8e-9:6.2f} Gbps"
 
 
-def as_json(row: Row, tls: bool, results: dict[str, Measured]) -> dict[str, object]:
-    found: dict[str, object] = {"link": row.name, "tls": tls}
+def as_json(
+    row: Row, tls: bool, workers: int | None, results: dict[str, Measured]
+) -> dict[str, object]:
+    found: dict[str, object] = {"link": row.name, "tls": tls, "workers": workers}
     for name, result in results.items():
         found[f"{name}_bytes_per_s"] = result.rate
         found[f"{name}_cpu_s_per_gib"] = result.cpu
@@ -71,7 +88,7 @@ def as_json(row: Row, tls: bool, results: dict[str, Measured]) -> dict[str, obje
 
 
 def print_table(rows: list[dict[str, object]]) -> None:
-    print(f"\n{'link':18} {'':9} {'ours':>10} {'/iperf3':>8} {'/NIXL':>8} {'/Mooncake':>10}  "
+    print(f"\n{'link':18} {'':12} {'ours':>10} {'/iperf3':>8} {'/NIXL':>8} {'/Mooncake':>10}  "
           "CPU s/GiB: ours iperf3 NIXL Mooncake")  # fmt: skip
     for row in rows:
         mine = row["ours_bytes_per_s"]
@@ -84,7 +101,8 @@ def print_table(rows: list[dict[str, object]]) -> None:
         spent = "  ".join(f"{c:.2f}" if isinstance(c, float) else "-" for c in cpu)
         speed = f"{mine * 8e-9:.2f} Gbps" if isinstance(mine, float) else "-"
         kind = "TLS" if row["tls"] else "plaintext"
-        print(f"{row['link']:18} {kind:9} {speed:>10} {cells[0]:>8} {cells[1]:>8} {cells[2]:>10}"
+        kind += "" if row["workers"] is None else f" {row['workers']}w"
+        print(f"{row['link']:18} {kind:12} {speed:>10} {cells[0]:>8} {cells[1]:>8} {cells[2]:>10}"
               f"             {spent}")  # fmt: skip
 
 
@@ -93,6 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.transfer")
     parser.add_argument("--quick", action="store_true", help="two rows, 2 transfers each")
     parser.add_argument("--rows", default="", help=f"of {','.join(known)}")
+    parser.add_argument("--workers", default="", help="numbers of link workers (none: by the rule)")
     parser.add_argument("--set-up", action="store_true", help="install the peers first")
     args = parser.parse_args()
     names = [name for name in args.rows.split(",") if name] or (QUICK_ROWS if args.quick else known)
@@ -100,6 +119,7 @@ def main() -> int:
         parser.error(f"unknown rows; known: {', '.join(known)}")
     if args.set_up:
         setup_peers.main()
+    workers = [int(count) for count in args.workers.split(",") if count] or [None]
     rounds, repeats = (1, 2) if args.quick else (2, 3)
     rows: list[dict[str, object]] = []
     started = time.monotonic()
@@ -116,7 +136,7 @@ def main() -> int:
             if row.profile is not None and unavailable() is not None:
                 told(f"{row.name:18} skipped: {unavailable()}")
                 continue
-            rows.extend(measure(row, rounds, repeats, certificates, told))
+            rows.extend(measure(row, rounds, repeats, certificates, workers, told))
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "transfer.json").write_text(json.dumps(rows, indent=1))
     print_table(rows)

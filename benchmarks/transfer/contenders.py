@@ -79,9 +79,10 @@ def following(process: subprocess.Popen[str], *wanted: str) -> dict[str, object]
     raise RuntimeError(f"ended with status {process.returncode}: {last[0][:300]}")
 
 
-def ours(ends: Ends, repeats: int, certificates: Path | None) -> Measured:
+def ours(ends: Ends, repeats: int, certificates: Path | None, workers: int | None) -> Measured:
     directory = None if certificates is None else str(certificates)
-    return _pair(ends, [sys.executable, str(HERE / "ours.py")], repeats, {"certs": directory})
+    options = {"certs": directory, "workers": workers}
+    return _pair(ends, [sys.executable, str(HERE / "ours.py")], repeats, options)
 
 
 def peer(ends: Ends, repeats: int, name: str) -> Measured:
@@ -164,5 +165,9 @@ def _follow(sender: subprocess.Popen[str], receiver: subprocess.Popen[str]) -> M
 
 
 def _cpu_of(pid: int) -> float:
+    """Of a process and those that it has started and that live."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = [c for task in Path(f"/proc/{pid}/task").glob("*/children")
+                for c in task.read_text().split()]  # fmt: skip
+    return own_s + sum(_cpu_of(int(child)) for child in children)

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import workload
@@ -15,6 +15,7 @@ from prfaas.agent.arena import Arena
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.tls.files import TlsFiles, files_of
 
 
@@ -22,7 +23,9 @@ class Memory:
     """An agent's arena; every transfer lands in the same place."""
 
     def __init__(self) -> None:
-        self.memory = Arena("bench", workload.TOTAL_BYTES).view
+        self.arena = Arena("bench", workload.TOTAL_BYTES)
+        self.memory = self.arena.view
+        self.shared = SharedMemory(self.arena.fd, self.memory)
         for page in range(0, workload.TOTAL_BYTES, 4096):
             self.memory[page] = page // 4096 % 251
 
@@ -51,11 +54,21 @@ def security(directory: str | None, name: str) -> TlsFiles | Plaintext:
     return files_of(Path(directory), name)
 
 
+def workers(options: Mapping[str, object]) -> int | None:
+    """None: as many as pay."""
+    count = options.get("workers")
+    return count if isinstance(count, int) else None
+
+
 def receive(options: dict[str, str]) -> None:
     config = TcpLinkConfig(
-        name="west", security=security(options["certs"], "west"), listen=f"{options['host']}:0"
+        name="west",
+        security=security(options["certs"], "west"),
+        listen=f"{options['host']}:0",
+        workers=workers(options),
     )
-    link = TcpLink(config, Memory())
+    arena = Memory()
+    link = TcpLink(config, arena, arena.shared)
     workload.say("listening", address=link.address)
     workload.wait_for_the_end()
     link.close()
@@ -74,16 +87,32 @@ def send(options: dict[str, object]) -> None:
         name="east",
         security=security(certs if isinstance(certs, str) else None, "east"),
         peers={"west": peer},
+        workers=workers(options),
     )
     arena = Memory()
-    link = TcpLink(config, arena)
+    link = TcpLink(config, arena, arena.shared)
     move(link, arena, "warm-up", int(str(options.get("warm_bytes", workload.TOTAL_BYTES))))
-    workload.say("warm", cpu_s=workload.cpu_s())
+    while not all_by_workers(link):
+        time.sleep(0.05)
+    workload.say("warm", cpu_s=cpu_s(link))
     for number in range(int(str(options["repeats"]))):
         workload.say("transfer", seconds=move(link, arena, f"run-{number}"))
     state = link.states()[0]
-    workload.say("done", cpu_s=workload.cpu_s(), connections=state.connections)
+    workload.say("done", cpu_s=cpu_s(link), connections=state.connections)
     link.close()
+
+
+def all_by_workers(link: TcpLink) -> bool:
+    """Whether as many as were asked for are up and carry all connections."""
+    if link.workers is None:
+        return True
+    open_now = link.states()[0].connections
+    return link.workers.ready and open_now == link.workers.connections > 0
+
+
+def cpu_s(link: TcpLink) -> float:
+    """CPU seconds of this process and its link workers so far."""
+    return workload.cpu_s() + (0.0 if link.workers is None else link.workers.cpu_s())
 
 
 def move(link: TcpLink, arena: Memory, name: str, total: int = workload.TOTAL_BYTES) -> float:

@@ -125,7 +125,7 @@ class Fleet:
         held = self.draw.sample(names, count)
         cached = {name: self.draw.choice([64, 640, 6400]) for name in held}
         resumable = {name: self.draw.choice([0, 64]) for name in held if self.draw.random() < 0.2}
-        tokens = self.draw.choice([100, 8000, 90_000])
+        tokens = self.draw.choice([50, 100, 8000, 90_000])
         return Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), self.now)
 
 

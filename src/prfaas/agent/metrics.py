@@ -207,6 +207,9 @@ def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
         "prfaas_link_incoming_connections", "Open connections from peers",
         counters.incoming_connections,
     )  # fmt: skip
+    yield GaugeMetricFamily(
+        "prfaas_link_workers", "Link workers that carry connections", counters.workers
+    )
     turned_away = CounterMetricFamily(
         "prfaas_link_turned_away", "Incoming connections refused", labels=["cause"]
     )

@@ -33,6 +33,7 @@ from prfaas.link.api import (
     TransferSink,
 )
 from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
@@ -119,7 +120,7 @@ class Agent:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        arena = Arena(settings.name, settings.arena_bytes)
+        self._arena = arena = Arena(settings.name, settings.arena_bytes)
         stack.callback(arena.close)
         slot_count = settings.arena_bytes // settings.slot_bytes
         pool = Pool(
@@ -182,7 +183,9 @@ class Agent:
                  settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
 
     def _tcp_link(self, sink: TransferSink) -> Link:
-        return NoLink() if self.settings.link is None else TcpLink(self.settings.link, sink)
+        if self.settings.link is None:
+            return NoLink()
+        return TcpLink(self.settings.link, sink, SharedMemory(self._arena.fd, self._arena.view))
 
 
 def _addresses(settings: AgentSettings) -> frozenset[Address]:
@@ -253,7 +256,7 @@ def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     if (old.link is None) != (new.link is None):
         found.append("whether it has a KV link")
     elif old.link is not None and new.link is not None:
-        bound = ("listen", "dscp")
+        bound = ("listen", "dscp", "workers")
         found += [what for what in bound if getattr(old.link, what) != getattr(new.link, what)]
         if isinstance(old.link.security, TlsFiles) != isinstance(new.link.security, TlsFiles):
             found.append("tls or plaintext")

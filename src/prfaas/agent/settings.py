@@ -135,6 +135,7 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
         lines=tuple(shared),
         accept_from=frozenset(accept_from),
         dscp=agent.dscp,
+        workers=agent.link_workers,
     )
 
 

@@ -19,8 +19,8 @@ from prfaas.policies.views import EngineView, LinkView, RequestView
 _Way = tuple[float, float, float, int, int, int, int, float]
 """Time to first token, wait for the engine, delay of others; home, kind, source, place (the order
 of ways); the time to first token if nothing were before it."""
-_DIRECT, _LOCAL, _REMOTE = range(3)
-_ROUTES = (Route.DIRECT, Route.PD_P, Route.OFFLOAD)
+_DIRECT, _ALONE, _LOCAL, _REMOTE = range(4)
+_ROUTES = (Route.DIRECT, Route.DIRECT, Route.PD_P, Route.OFFLOAD)
 
 
 class AlikeWays:
@@ -41,10 +41,14 @@ class AlikeWays:
         last = view.costs.kv_bytes(0, 0)
         self._ways: list[_Way] = []
         for number, home in enumerate(fleet.homes):
-            if home.decode() is None:
+            decode = home.decode()
+            if decode is None:
                 continue
             slot_s = home.slot_s(loads[number])
             self._beside_decode(number, home)
+            if not view.hands_over(request, home.engines[decode].name):
+                self._alone(number, home.engines[decode], decode, slot_s)
+                continue
             self._local(number, home, slot_s)
             for source, link in home.lines:
                 if link.up:
@@ -75,7 +79,7 @@ class AlikeWays:
         ttft_s, wait_s, behind_s, number, kind, source, place, idle_s = way
         home = self._fleet.homes[number]
         times = ttft_s, behind_s, idle_s, wait_s
-        if kind == _DIRECT:
+        if kind in (_DIRECT, _ALONE):
             return Candidate(*times, Route.DIRECT, None, home.engines[place])
         engines = home.local.engines if kind == _LOCAL else self._fleet.sources[source].engines
         at = home.decode()
@@ -112,6 +116,13 @@ class AlikeWays:
                     self._ways.append(
                         (wait_s + idle_s, wait_s, behind_s, number, _DIRECT, 0, place, idle_s)
                     )
+
+    def _alone(self, number: int, engine: EngineView, place: int, slot_s: float) -> None:
+        free = max(MIN_SHARE, 1 - engine.decoding / engine.max_requests)
+        own_s = self._own_s(self._costs.alike(engine.name), engine.name) / free
+        wait_s = max(engine.queued_s / free, slot_s)
+        behind_s = own_s * engine.prefills
+        self._ways.append((wait_s + own_s, wait_s, behind_s, number, _ALONE, 0, place, own_s))
 
     def _fits(self, engine: EngineView) -> bool:
         running = engine.running

@@ -78,6 +78,10 @@ class View(Protocol):
         """The same by queue, where every prefill engine can hand over to every decode engine in
         reach and costs say which engines are alike; else None."""
 
+    def hands_over(self, request: RequestView, decode: str) -> bool:
+        """Whether there is anything to hand over to the engine ``decode`` if it does not prefill
+        the prompt itself: it is longer than a block, and ``decode`` lacks more than its end."""
+
     def givers(self, decode: str) -> Bools | None:
         """By engine number (`Columns`), which of them can hand over to the engine ``decode``; None
         where all can."""

@@ -49,7 +49,14 @@ class ManyWays:
         self._wait_s = columns.waits_s(now)
         self._done_s = self._own_s + self._wait_s
         self._slot_s = slot_s
-        self._kinds = (self._direct(request), self._local(), self._remote(request))
+        self._gives = np.array(
+            [
+                decode >= 0 and view.hands_over(request, columns.engines[decode].name)
+                for decode in self._decodes
+            ],
+            np.bool_,
+        )
+        self._kinds = (self._direct(request), self._alone(), self._local(), self._remote(request))
 
     def __iter__(self) -> Iterator[Candidate]:
         """In the order in which the first of equals is chosen."""
@@ -107,26 +114,30 @@ class ManyWays:
 
     def _home(self, number: int, place: int) -> int:
         listed = self._listed(number)
+        if number == _ALONE:
+            return place
         return place // len(listed.numbers) if number == _REMOTE else int(listed.owner[place])
 
     def _listed(self, number: int) -> Listed:
         columns = self._columns
-        return (columns.decode, columns.local, columns.remote)[number]
+        return (columns.decode, columns.decode, columns.local, columns.remote)[number]
 
     def _spread(self, number: int, of_homes: Floats) -> Floats:
         """What is given for each home, for each way of a kind."""
         listed = self._listed(number)
+        if number == _ALONE:
+            return of_homes
         if number == _REMOTE:
             return np.repeat(of_homes, len(listed.numbers))
         return of_homes[listed.owner]
 
     def _candidate(self, number: int, place: int) -> Candidate:
         kind, engines = self._kinds[number], self._columns.engines
-        numbers = self._listed(number).numbers
+        numbers = self._decodes if number == _ALONE else self._listed(number).numbers
         engine = engines[numbers[place % len(numbers)]]
         ttft_s, behind_s = float(kind.ttft_s[place]), float(kind.behind_s[place])
         times = ttft_s, behind_s, float(kind.idle_s[place]), float(kind.wait_s[place])
-        if number == _DIRECT:
+        if number in (_DIRECT, _ALONE):
             return Candidate(*times, kind.route, None, engine)
         decode = self._decodes[self._home(number, place)]
         return Candidate(*times, kind.route, engine, engines[decode])
@@ -174,11 +185,21 @@ class ManyWays:
         wait_s = columns.queued_s[at] / free
         return _Kind(Route.DIRECT, there, wait_s + own_s, own_s * prefills, own_s, wait_s)
 
+    def _alone(self) -> _Kind:
+        """The decode engine itself, for each home, where there is nothing to hand over to it."""
+        columns, at = self._columns, np.array(self._decodes, np.intp)
+        there = ~self._gives & (at >= 0)
+        free = np.maximum(MIN_SHARE, 1 - columns.decoding[at] / columns.max_requests[at])
+        own_s = self._own_s[at] / free
+        wait_s = np.maximum(columns.queued_s[at] / free, self._slot_s)
+        behind_s = own_s * columns.prefills[at]
+        return _Kind(Route.DIRECT, there, wait_s + own_s, behind_s, own_s, wait_s)
+
     def _local(self) -> _Kind:
         """Prefill engines of the cluster that decodes."""
         columns, listed = self._columns, self._columns.local
         at = listed.numbers
-        there = (np.array(self._decodes)[listed.owner] >= 0) & (columns.up[at] > 0)
+        there = self._gives[listed.owner] & (columns.up[at] > 0)
         for home, givers in self._some_givers():
             places = slice(listed.starts[home], listed.starts[home + 1])
             there[places] &= givers[at[places]]
@@ -192,7 +213,7 @@ class ManyWays:
         columns, listed = self._columns, self._columns.remote
         at = listed.numbers
         lines = Lines(columns, self._sizes(request), self._view.costs.kv_bytes(0, 0))
-        usable = lines.up & (np.array(self._decodes) >= 0)[:, None]
+        usable = lines.up & self._gives[:, None]
         there = listed.spread(usable) & (columns.up[at] > 0)
         for home, givers in self._some_givers():
             there[home] &= givers[at]
@@ -233,4 +254,4 @@ class ManyWays:
                 yield home, givers
 
 
-_DIRECT, _LOCAL, _REMOTE = range(3)
+_DIRECT, _ALONE, _LOCAL, _REMOTE = range(4)

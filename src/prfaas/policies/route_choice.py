@@ -1,12 +1,13 @@
 """Every way to serve one request now: when its first token would be out, and whom that delays.
 
 Theory of operation. A candidate is a prefill engine (or a decode engine with time to spare) for a
-PD cluster that decodes. Its time to first token is that of `first_token`, or, if that is later, the
-time until a decode slot is free. Beside it stands the delay that it brings to those behind it: its
-own prefill time, once for each request that is queued there now. (About as many will come while it
-waits as it finds before it.) Where that has weight, a long queue is left to those who gain most
-from the engine at its end, as by the prices of the planner's optimum: the long prompts go to the
-fast engines, whatever the order of arrival.
+PD cluster that decodes. Where there is nothing to hand over to the decode engine (`View`), it is
+that engine itself, or another one with time to spare. Its time to first token is that of
+`first_token`, or, if that is later, the time until a decode slot is free. Beside it stands the
+delay that it brings to those behind it: its own prefill time, once for each request that is queued
+there now. (About as many will come while it waits as it finds before it.) Where that has weight, a
+long queue is left to those who gain most from the engine at its end, as by the prices of the
+planner's optimum: the long prompts go to the fast engines, whatever the order of arrival.
 
 A line adds the time that the hand-off takes of it, for each transfer under way, where the line and
 not the engines is what a newcomer waits for: the soonest engine at its end would be done before it.
@@ -99,6 +100,9 @@ def candidates(
     if decode is None:
         return
     yield from _beside_decode(request, view, home)
+    if not view.hands_over(request, decode.name):
+        yield _alone(request, view, decode, slot_s)
+        return
     for engine in view.prefill_engines(home.name, decode.name):
         if engine.up:
             yield _local(request, view, engine, decode, slot_s, now)
@@ -178,6 +182,15 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
             wait_s, own_s = found
             behind_s = own_s * engine.prefills
             yield Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, engine)
+
+
+def _alone(request: RequestView, view: View, decode: EngineView, slot_s: float) -> Candidate:
+    """The decode engine itself, whatever else it has to do: there is nothing to hand over to it."""
+    free = max(MIN_SHARE, 1 - decode.decoding / decode.max_requests)
+    own_s = view.costs.prefill_s(decode.name, uncached_tokens(request, decode)) / free
+    wait_s = max(decode.queued_s / free, slot_s)
+    behind_s = own_s * decode.prefills
+    return Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, decode)
 
 
 def beside_batch(

@@ -8,7 +8,7 @@ from prfaas.core.errors import InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.alike import AlikeFleet
 from prfaas.policies.columns import Bools, Columns
-from prfaas.policies.views import Costs
+from prfaas.policies.views import Costs, RequestView
 from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.pairing import Pairing
@@ -149,6 +149,11 @@ class FleetState:
             columns.take(self._for_columns)
         self._for_columns.clear()
         return columns
+
+    def hands_over(self, request: RequestView, decode: str) -> bool:
+        """See `View`."""
+        cached = request.cached.get(decode, 0)
+        return self.pairing.gives(request.total_tokens, cached, self.engines[decode])
 
     def givers(self, decode: str) -> Bools | None:
         """See `View`."""

@@ -181,6 +181,14 @@ class Pairing:
         groups = {self._groups.get(engine.name, _OF_ALL) for engine in (prefill, decode)}
         return groups <= self._exact and len({self._alignments[group] for group in groups}) == 1
 
+    def gives(self, total_tokens: int, cached: int, decode: EngineState) -> bool:
+        """Whether of a prompt of which ``decode`` holds so much there is anything to hand over."""
+        group = self._groups.get(decode.name, _OF_ALL)
+        align = self._alignments[group]
+        if group in self._exact:
+            return total_tokens - 1 > cached // align * align
+        return aligned_boundary(total_tokens, align) > cached // align * align
+
     def boundary(self, total_tokens: int, prefill: EngineState, decode: EngineState) -> int:
         """Where the hand-off of a prompt of so many tokens ends: the last block boundary before its
         last token; 0 where there is none."""

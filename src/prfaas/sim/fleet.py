@@ -19,7 +19,8 @@ _ROLES: tuple[EngineRole, EngineRole] = ("prefill", "decode")
 
 
 class SimEngine(NamedTuple):
-    """An engine of a run. ``max_batch``, ``kv_tokens``: what it was given, or its profile says;
+    """An engine of a run. ``max_batch``, ``kv_tokens``: what it was given, or its profile says: of
+    one that is only planned the largest batch whose steps meet the SLO, as in the planner.
     ``kv_tokens`` None: no bound."""
 
     name: str
@@ -42,12 +43,13 @@ def fleet_of(description: Description, run: RunConfig, *, beside: Path) -> list[
     if any(p.role is None and p.cluster not in splits for p in pools):
         splits = {**_planned(description, beside), **splits}
     found: list[SimEngine] = []
+    step_s = description.slo.tpot_s
     for cluster in description.clusters:
         own = [pool for pool in pools if pool.cluster == cluster.name]
         split = splits.get(cluster.name)
         named = any(pool.name is not None for pool in own)
         resized = _reassigned(own, split) if named else _resized(cluster.name, own, split)
-        found += [_engine(name, role, pool, profiles) for name, role, pool in resized]
+        found += [_engine(name, role, pool, profiles, step_s) for name, role, pool in resized]
     return found
 
 
@@ -97,11 +99,17 @@ def _reassigned(engines: list[PlannedEngines], split: Split | None) -> list[_Nam
 
 
 def _engine(
-    name: str, role: EngineRole, pool: PlannedEngines, profiles: Mapping[str, InstanceProfile]
+    name: str,
+    role: EngineRole,
+    pool: PlannedEngines,
+    profiles: Mapping[str, InstanceProfile],
+    step_s: float,
 ) -> SimEngine:
     profile = profiles[pool.profile]
     largest = 1 if profile.decode is None else profile.decode.max_batch
     batch = largest if pool.max_num_seqs is None else pool.max_num_seqs
+    if pool.name is None and pool.max_num_seqs is None and profile.decode is not None:
+        batch = profile.decode.batch_within(step_s) or largest
     if pool.name is not None:  # It may be given more than was measured; a step beyond is unknown.
         batch = min(batch, largest) if profile.decode is not None else batch
     return SimEngine(name, pool.cluster, role, profile, batch, pool.kv_tokens or profile.kv_tokens)

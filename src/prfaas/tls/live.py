@@ -26,7 +26,10 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 class LiveTls:
     """What connections that begin now are made with. Thread-safe: both contexts are exchanged
-    whole. Raises ConfigError naming the file that cannot be used."""
+    whole. ``version`` grows with each reading. Raises ConfigError naming the file that cannot be
+    used."""
+
+    version = 0
 
     def __init__(self, files: TlsFiles) -> None:
         self._lock = threading.Lock()
@@ -47,6 +50,7 @@ class LiveTls:
         trusted = frozenset(x509.load_pem_x509_certificates(files.ca.read_bytes()))
         self._withdrawn, self._trusted = (self._withdrawn | self._trusted) - trusted, trusted
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
+        self.version += 1
 
     def refuse_until_changed(self) -> None:
         """The files as they are now cannot be used: do not look at them again."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from prfaas.policies.api import Route
+from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.route_choice import Candidate, candidates
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.state import Record
-from prfaas.testing.policy_views import COSTS, fleet
+from prfaas.scheduler.topology import EngineSpec
+from prfaas.testing.policy_views import COSTS, TOPOLOGY, fleet
+
+ALIKE = ProfileCosts(
+    dict.fromkeys(("e0", "e1", "p0", "p1", "d0", "d1"), lambda tokens: tokens / 40_000),
+    lambda tokens: 1e4 + 100.0 * tokens,
+)
 
 
 def found(
@@ -65,3 +73,34 @@ def test_a_decode_engine_prefills_in_the_time_that_its_batch_leaves() -> None:
 def test_only_what_an_engine_can_go_on_from_is_saved() -> None:
     ways = found(fleet(), cached={"d0": 3000, "d1": 3000}, resumable={"d1": 0})
     assert (ways["d0"].ttft_s, ways["d1"].ttft_s) == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(("tokens", "cached"), [(60, {}), (100, {"d0": 64}), (500, {"d0": 499})])
+def test_a_prompt_of_which_nothing_is_to_be_handed_over_is_the_decode_engines(
+    tokens: int, cached: dict[str, int]
+) -> None:
+    view = fleet()
+    view.engines["d1"].assigned = 1
+    assert set(found(view, tokens, cached=cached)) == {"d0", "d1"}
+    assert {"e0", "p0", "p1"} < set(found(view, 600, cached=cached))
+
+
+def test_with_nothing_to_hand_over_it_waits_for_the_slot_of_an_engine_that_is_full() -> None:
+    view = fleet()
+    for name in ("d0", "d1"):
+        view.engines[name].running = view.engines[name].assigned = 10
+    (way,) = found(view, 60, slot_s=3.0).values()
+    assert (way.route, way.decode.name) == (Route.DIRECT, "d0")
+    assert way.wait_s == 3.0
+    assert way.ttft_s > 3.0
+
+
+def test_the_lines_part_of_the_delay_is_the_same_for_all_engines_at_its_end() -> None:
+    other = EngineSpec("e1", "east", "prefill")
+    view = FleetState(msgspec.structs.replace(TOPOLOGY, engines=(*TOPOLOGY.engines, other)), ALIKE)
+    view.links["east", "west"].records = {"x": Record(RequestArrived("x", 1, 1), 0.0)}
+    view.engines["e1"].book(400, 60.0, 0.0)
+    ways = found(view)
+    own_s = ALIKE.prefill_s("e1", 4000)
+    assert ways["e0"].behind_s > 0
+    assert ways["e1"].behind_s == ways["e0"].behind_s + own_s

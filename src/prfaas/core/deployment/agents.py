@@ -70,6 +70,9 @@ class AgentConfig(Strict, frozen=True):
     """Speak without TLS. Never a fallback: it must be asked for."""
     dscp: int = 0
     """Differentiated services code point (0 to 63) of the packets this agent's KV link sends."""
+    link_workers: int | None = None
+    """Processes that carry the KV link's connections beside the agent's own; None: as many as pay,
+    on a machine with 8 cores or more."""
     external: bool = False
     """Started elsewhere; `prfaas up` only connects to it."""
 

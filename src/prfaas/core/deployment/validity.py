@@ -117,6 +117,8 @@ def _check_agent(agent: AgentConfig) -> None:
         raise ConfigError(f"cache: size {agent.cache.size} is more than the arena, {agent.arena}")
     if not 0 <= agent.dscp <= 63:
         raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
+    if agent.link_workers is not None and not 0 <= agent.link_workers <= 64:
+        raise ConfigError(f"link_workers {agent.link_workers} is not in 0..64")
     if agent.tls is not None and agent.plaintext:
         raise ConfigError("tls and plaintext exclude each other")
     if agent.tls is not None and "{agent}" not in agent.tls.names:

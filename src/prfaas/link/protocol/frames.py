@@ -137,6 +137,13 @@ def pack(
     return fields + _CHECK.pack(xxh3_64_intdigest(fields))
 
 
+def with_digest(header: bytes, payload: memoryview) -> bytes:
+    """A DATA header that was packed without the digest of its payload."""
+    *fields, _ = _FIELDS.unpack_from(header)
+    packed = _FIELDS.pack(*fields, xxh3_64_intdigest(payload))
+    return packed + _CHECK.pack(xxh3_64_intdigest(packed))
+
+
 def control(kind: Kind, body: msgspec.Struct, *, handle: int = 0) -> bytes:
     """A whole frame with a msgpack body. Raises ValueError above `MAX_BODY_BYTES`."""
     data = msgspec.msgpack.encode(body)

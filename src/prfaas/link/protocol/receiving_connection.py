@@ -8,7 +8,7 @@ of it: it may take locks of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -28,13 +28,24 @@ class HearDemand(Protocol):
     def __call__(self, peer: str, demand: Demand, *, now: float) -> None: ...
 
 
+class PayloadReader(Protocol):
+    """Who reads the payload behind a DATA header."""
+
+    def into(self, views: Sequence[memoryview]) -> None:
+        """It goes here (together exactly the announced length)."""
+
+    def discard(self) -> None:
+        """It is read and forgotten."""
+
+
 def _fair_shares_for_all(peer: str, demand: Demand, *, now: float) -> None:
     pass
 
 
 class ReceivingConnection:
     """``ask`` is the sink's ``offered``; ``wake`` is called when another connection's doing has
-    left this one something to write or told it to close."""
+    left this one something to write or told it to close. ``payloads``: who reads them, where bytes
+    are read elsewhere and `heard` is told the frames; else they come through `received`."""
 
     def __init__(
         self,
@@ -48,12 +59,14 @@ class ReceivingConnection:
         wake: Callable[[], None],
         max_chunk_bytes: int,
         demanded: HearDemand = _fair_shares_for_all,
+        payloads: PayloadReader | None = None,
     ) -> None:
         self._demanded = demanded
         self.peer, self.connection = peer, connection
         self.severed = False
         self._end, self._guard, self._ask, self._wake = end, guard, ask, wake
         self._reader = FrameReader(max_chunk_bytes=max_chunk_bytes)
+        self._payloads = payloads or self._reader
         self._claim: Claim | None = None
         self._output = bytearray()
         with guard:
@@ -66,8 +79,12 @@ class ReceivingConnection:
     def received(self, count: int, *, now: float) -> None:
         """``count`` bytes were read. Raises PeerError: the connection must be closed."""
         frame = self._reader.received(count)
-        if frame is None:
-            return
+        if frame is not None:
+            self.heard(frame, now=now)
+
+    def heard(self, frame: Frame, *, now: float) -> None:
+        """A frame, or the header of a payload that follows, is there. Raises PeerError: the
+        connection must be closed."""
         if frame.data_follows:
             self._data_follows(frame.header)
         elif frame.header.kind is Kind.DATA:
@@ -99,7 +116,7 @@ class ReceivingConnection:
 
     def closed(self, *, now: float) -> None:
         """The socket is closed; whatever was being received counts as never sent."""
-        self._reader = FrameReader(max_chunk_bytes=1)
+        self._payloads = self._reader = FrameReader(max_chunk_bytes=1)
         with self._guard:
             self._end.closed(self._session, self.connection, self._claim, now=now)
             self._claim = None
@@ -108,7 +125,7 @@ class ReceivingConnection:
         with self._guard:
             claim = self._end.claim(self._session, self, header)
         if claim is None:
-            self._reader.discard()
+            self._payloads.discard()
             return
         try:
             views = tuple(claim.reception.views(claim.offset, claim.length))
@@ -118,10 +135,10 @@ class ReceivingConnection:
             # Whatever went wrong is the sink's: its transfer fails, the connection lives on.
             with self._guard:
                 self._end.give_up(claim, f"receiver has no memory for the chunk: {error}")
-            self._reader.discard()
+            self._payloads.discard()
             return
         self._claim = claim
-        self._reader.into([view for view in views if len(view)])
+        self._payloads.into([view for view in views if len(view)])
 
     def _data_arrived(self, *, intact: bool) -> None:
         claim, self._claim = self._claim, None

@@ -11,7 +11,7 @@ heard at once: what a chunk costs beside its bytes decides the speed of a fast l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -55,7 +55,8 @@ class HearGrant(Protocol):
 
 
 class SendingConnection:
-    """``chunk_bytes`` is the size of the next chunks cut for it; the driver adapts it."""
+    """``chunk_bytes`` is the size of the next chunks cut for it; the driver adapts it. ``header``
+    makes a chunk's DATA header."""
 
     def __init__(
         self,
@@ -68,7 +69,9 @@ class SendingConnection:
         now: float,
         word: SayWord = nothing_to_say,
         granted: HearGrant = nobody_asked,
+        header: Callable[[Chunk], bytes] | None = None,
     ) -> None:
+        self._header = header or header_of
         self._word, self._granted = word, granted
         self.number, self.chunk_bytes = number, chunk_bytes
         self.pending: list[memoryview] = []
@@ -114,7 +117,7 @@ class SendingConnection:
             if isinstance(work, bytes):
                 self._append(memoryview(work), None)
             else:
-                self._append(memoryview(_header(work)), None)
+                self._append(memoryview(self._header(work)), None)
                 self._append(work.view, work)
         return None
 
@@ -204,7 +207,8 @@ class SendingConnection:
                     self._end.written(chunk)
 
 
-def _header(chunk: Chunk) -> bytes:
+def header_of(chunk: Chunk) -> bytes:
+    """A chunk's DATA header."""
     if chunk.digest is None:
         chunk.digest = xxh3_64_intdigest(chunk.view)
     return pack(
@@ -213,4 +217,14 @@ def _header(chunk: Chunk) -> bytes:
         handle=chunk.transfer.handle,
         offset=chunk.offset,
         digest=chunk.digest,
+    )
+
+
+def header_without_digest(chunk: Chunk) -> bytes:
+    """The same where another process reads the payload, and sums it (`frames.with_digest`)."""
+    return pack(
+        Kind.DATA,
+        length=len(chunk.view),
+        handle=chunk.transfer.handle,
+        offset=chunk.offset,
     )

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from prfaas.core.addresses import Address, network_of, parse_address
 from prfaas.core.errors import ConfigError, PeerError
@@ -26,7 +27,6 @@ from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.pending_connection import PendingConnection, TurnedAway, kind_of, reject
 from prfaas.link.tcp.socket_options import tune
 from prfaas.link.tcp.waiting import Wakeup
-from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,33 @@ _BACKLOG = 1024
 """Connections the kernel keeps for us: those of many peers that come back at once."""
 
 
+class Listener(Protocol):
+    """A listening socket, or what stands for one."""
+
+    def fileno(self) -> int: ...
+
+    def accept(self) -> tuple[socket.socket, Any]: ...
+
+    def getsockname(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class ServerTls(Protocol):
+    """What is needed of `LiveTls`."""
+
+    @property
+    def server(self) -> ssl.SSLContext: ...
+
+    def check_peer(self, sock: ssl.SSLSocket, agent: str) -> None: ...
+
+
 class Acceptor(threading.Thread):
     """Accepts, authenticates and hands over with ``admit``, which may raise PeerError.
 
     ``address`` is where it listens, ``turned_away`` counts refused connections by cause.
+    ``listener``: where connections come from, else the configured address. ``give_away`` may take a
+    connection off our hands, with its host and port, before anything of it is read.
     """
 
     def __init__(
@@ -52,7 +75,9 @@ class Acceptor(threading.Thread):
         incarnation: int,
         admit: Callable[[Channel, Hello], None],
         *,
-        tls: LiveTls | None,
+        tls: ServerTls | None,
+        listener: Listener | None = None,
+        give_away: Callable[[socket.socket, str, int], bool] | None = None,
     ) -> None:
         super().__init__(name="kv-link-acceptor", daemon=True)
         self.turned_away: Counter[str] = Counter()
@@ -61,7 +86,8 @@ class Acceptor(threading.Thread):
         """See `TcpLinkConfig`; may be set to another value at any time."""
         self._tls = tls
         self._lines = OnceASecond()
-        self._listener = _listen(config.listen)
+        self._listener: Listener = listener or _listen(config.listen)
+        self._give_away = give_away
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wakeup = Wakeup()
@@ -116,6 +142,9 @@ class Acceptor(threading.Thread):
                 time.sleep(_ACCEPT_PAUSE_S)
             self._evict_oldest("overflow")
             return False
+        if self._give_away is not None and self._give_away(sock, *address[:2]):
+            sock.close()
+            return True
         sock.setblocking(False)
         where, network = str(Address(*address[:2])), network_of(address[0])
         tls = None if self._tls is None else self._tls.server

@@ -6,15 +6,35 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MAX_BUFFERS = 64
 """Of one system call, far below the kernel's 1024: 64 chunks' worth is more than a socket takes."""
 
 
+class Carrier(Protocol):
+    """A connection, whoever carries its bytes."""
+
+    socket: socket.socket
+    polls_writes: bool
+
+    def fileno(self) -> int: ...
+
+    def recv_into(self, view: memoryview) -> int | None: ...
+
+    def send(self, views: Sequence[memoryview]) -> int | None: ...
+
+    def hang_up(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Channel:
     """Reads into and writes from the caller's memory; copies nothing."""
+
+    polls_writes = True
+    """Whether its descriptor says when more can be written."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -22,6 +42,10 @@ class Channel:
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         # With a buffer, read() returns a count, which typeshed does not know.
         self._tls_read = cast("Callable[[int, memoryview], int]", getattr(sock, "read", None))
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self.socket.fileno()
 
     def recv_into(self, view: memoryview) -> int | None:
         """Bytes read; 0 when the peer has closed, None when nothing is there now."""
@@ -68,3 +92,8 @@ class Channel:
         """Close at once, without waiting for the peer's part of a TLS shutdown."""
         self.hang_up()
         self.socket.close()
+
+
+def is_own(carrier: Carrier) -> bool:
+    """Whether its bytes pass through this process."""
+    return isinstance(carrier, Channel)

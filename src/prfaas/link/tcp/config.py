@@ -13,6 +13,9 @@ from prfaas.link.protocol.receiving_end import MAX_TRANSFERS, PEER_GRACE_S
 from prfaas.tls.files import TlsFiles
 
 LEAST_CHUNK_BYTES = 4 * KIB
+WORKER_CORES = 8
+"""On fewer, a link worker would only take a core from the engines or from the agent."""
+MOST_WORKERS = 64
 
 
 class Plaintext(msgspec.Struct, frozen=True):
@@ -70,6 +73,11 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_s: float = 10.0
     keepalive_s: float = 5.0
     """A silent connection is asked for a sign of life after this, and given up after three."""
+    workers: int | None = None
+    """Processes that carry connections where the memory is shared; None: as many as pay where
+    there are `WORKER_CORES`, else none."""
+    most_workers: int = 8
+    """How many the link may choose; half of the cores at most."""
     idle_s: float = 60.0
     """Connections beyond the first are closed after so long without work."""
     peer_grace_s: float = PEER_GRACE_S
@@ -95,6 +103,8 @@ def check(config: TcpLinkConfig) -> None:
         raise ConfigError(
             "chunk sizes must satisfy 4 KiB <= min_chunk_bytes <= max_chunk_bytes <= 64 MiB"
         )
+    if config.workers is not None and not 0 <= config.workers <= MOST_WORKERS:
+        raise ConfigError(f"{config.workers} link workers: 0 to {MOST_WORKERS} are possible")
     if not 0 <= config.dscp < 64:
         raise ConfigError(f"dscp {config.dscp} is not in 0..63")
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from prfaas.core.addresses import parse_address
 from prfaas.core.errors import LinkError, PeerError
@@ -18,45 +19,66 @@ from prfaas.link.protocol.frames import (
     control,
     decode,
 )
-from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.channel import Carrier, Channel
 from prfaas.link.tcp.config import LEAST_CHUNK_BYTES, PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.socket_options import connect, tune
-from prfaas.tls.live import LiveTls
 
 _CONNECT_S = 3.0
 """A connect without an answer is begun anew: the kernel itself asks again after 1, 3, 7 and 15 s
 only, and a line that is back should be noticed sooner."""
 
 
+class ClientTls(Protocol):
+    """What is needed of `LiveTls`."""
+
+    @property
+    def client(self) -> ssl.SSLContext: ...
+
+    def check_peer(self, sock: ssl.SSLSocket, agent: str) -> None: ...
+
+
 @dataclass(frozen=True)
 class Dialled:
     """A connection that both sides have agreed to; ``number`` is its in our session."""
 
-    channel: Channel
+    channel: Carrier
     welcome: Welcome
     number: int
 
 
-def dial(config: TcpLinkConfig, tls: LiveTls | None, peer: PeerConfig, hello: Hello) -> Dialled:
+def dial(config: TcpLinkConfig, tls: ClientTls | None, peer: PeerConfig, hello: Hello) -> Dialled:
     """Connect and introduce ourselves. Raises LinkError (the line) or PeerError (who is there);
     either says what to do."""
-    address = peer.address
-    host, port = parse_address(address)
-    until = time.monotonic() + config.handshake_timeout_s
+    sock = reach(config, peer, hello.target)
+    return introduce(sock, tls, hello, peer.address, timeout_s=config.handshake_timeout_s)
+
+
+def reach(config: TcpLinkConfig, peer: PeerConfig, name: str) -> socket.socket:
+    """A connection to whoever is there. Raises LinkError."""
+    host, port = parse_address(peer.address)
     paced = peer.rate_bytes_per_s is not None or peer.leave_to_others > 0
     timeout_s = min(config.handshake_timeout_s, _CONNECT_S)
     try:
         sock = connect(host, port, timeout_s=timeout_s, paced=paced)
     except OSError as error:
-        raise LinkError(f"cannot reach {hello.target!r} at {address}: {error}") from error
+        raise LinkError(f"cannot reach {name!r} at {peer.address}: {error}") from error
+    tune(
+        sock,
+        dscp=config.dscp,
+        congestion_control=config.congestion_control,
+        dead_s=3 * config.keepalive_s,
+    )
+    return sock
+
+
+def introduce(
+    sock: socket.socket, tls: ClientTls | None, hello: Hello, address: str, *, timeout_s: float
+) -> Dialled:
+    """Say who we are and hear who is there, within about the time. Raises LinkError or PeerError;
+    the connection is then closed."""
+    until = time.monotonic() + timeout_s
     try:
-        sock.settimeout(config.handshake_timeout_s)
-        tune(
-            sock,
-            dscp=config.dscp,
-            congestion_control=config.congestion_control,
-            dead_s=3 * config.keepalive_s,
-        )
+        sock.settimeout(timeout_s)
         if tls is not None:
             wrapped = sock = tls.client.wrap_socket(sock)
             tls.check_peer(wrapped, hello.target)

@@ -13,7 +13,7 @@ from prfaas.link.protocol.pacing import CapacityEstimate, connection_rate
 from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.protocol.sending_records import SendingCounters
 from prfaas.link.tcp import tcp_info
-from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.channel import Carrier
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.socket_options import limit_unsent, pace
@@ -31,7 +31,7 @@ _FIRST_CHUNK = 256 * 1024
 _AT_LIMIT = 0.95
 """A line this near to its rate limit needs no more connections."""
 
-Live = Mapping[int, tuple[Channel, SendingConnection]]
+Live = Mapping[int, tuple[Carrier, SendingConnection]]
 
 
 class LineControl:
@@ -54,13 +54,15 @@ class LineControl:
         self._capacity = CapacityEstimate()
         self._tuner: ConnectionTuner | None = None
         self._retransmits_of_the_gone = 0
+        self.least_connections = 1
+        """Fewer would leave link workers idle."""
 
     @property
     def connections(self) -> int:
         """How many there should be."""
         if self.peer.connections is not None:
             return self.peer.connections
-        return self._tuner.count if self._tuner is not None else 1
+        return max(self.least_connections, self._tuner.count) if self._tuner is not None else 1
 
     def observe(self, live: Live, counters: SendingCounters, queued_bytes: int, now: float) -> None:
         """Ask the kernel about every connection and adapt."""
@@ -89,7 +91,7 @@ class LineControl:
             self.rate_bytes_per_s = min(part, self.own_rate_bytes_per_s or part)
         self._adapt(live, now)
 
-    def introduce(self, channel: Channel) -> None:
+    def introduce(self, channel: Carrier) -> None:
         """Pace a new connection; the first one also tells how far the peer is."""
         found = tcp_info.sample(channel.socket)
         if self._tuner is None and found is not None:
@@ -139,7 +141,7 @@ class LineControl:
             at_limit = rate is not None and goodput >= _AT_LIMIT * rate
             self._tuner.observe(goodput, limited=at_limit or not view.backlogged, now=now)
 
-    def _pace(self, channel: Channel, count: int, now: float) -> None:
+    def _pace(self, channel: Carrier, count: int, now: float) -> None:
         rate = self.own_rate_bytes_per_s
         if self._budget is not None:
             rate = min(self._budget.burst_rate(self.name, now=now), rate or math.inf)

@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -23,7 +24,9 @@ from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, check, check_peer
 from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.link.tcp.sending_driver import SendingDriver
+from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.telemetry import LinkCounters
+from prfaas.link.tcp.workers import Workers, may_have_workers
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls
 
@@ -44,18 +47,39 @@ class TcpLink:
     """Listens, dials and moves transfers from the moment it is constructed until ``close``.
 
     Raises ConfigError for settings or certificates that cannot work, and for a listening address
-    that cannot be had.
+    that cannot be had. ``memory``: what every transfer lies in; only with it are there workers.
     """
 
-    def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
+    def __init__(
+        self, config: TcpLinkConfig, sink: TransferSink, memory: SharedMemory | None = None
+    ) -> None:
         check(config)
         self._config = config
         security = config.security
         self.tls = LiveTls(security) if isinstance(security, TlsFiles) else None
         """Its certificates; they may be read again at any time."""
         self._receiving = ReceivingDriver(config, sink)
-        self._acceptor = Acceptor(config, secrets.randbits(63), self._receiving.admit, tls=self.tls)
         self._peers: dict[str, SendingDriver] = {}
+        incarnation = secrets.randbits(63)
+        workers = None
+        if memory is not None and may_have_workers(config):
+            workers = Workers(
+                config,
+                memory,
+                incarnation,
+                self.tls,
+                admit=self._receiving.admit_carried,
+                moved_bytes=self._moved_bytes,
+                spread=self._spread,
+            )
+        self.workers: Workers | None = workers
+        self._acceptor = Acceptor(
+            config,
+            incarnation,
+            self._receiving.admit,
+            tls=self.tls,
+            give_away=None if workers is None else workers.take,
+        )
         self._budgets = self._line_budgets(config)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -77,7 +101,7 @@ class TcpLink:
             known = self._peers.get(name)
             if known is None:
                 self._peers[name] = SendingDriver(
-                    name, peer, self._config, self.tls, self._budgets.get(name)
+                    name, peer, self._config, self.tls, self._budgets.get(name), self.workers
                 )
                 return
         known.configure(peer)
@@ -86,6 +110,8 @@ class TcpLink:
         """Other peers than before, while everything goes on between those that stay. Transfers to
         one that has left fail; one that may push no more is refused when it dials again."""
         self._acceptor.accept_from = accept_from
+        if self.workers is not None:
+            self.workers.push_from(accept_from)
         for name, peer in peers.items():
             self.set_peer(name, peer)
         with self._lock:
@@ -119,11 +145,15 @@ class TcpLink:
     def counters(self) -> LinkCounters:
         """Everything metrics need; see `telemetry`."""
         receiving, received = self._receiving, self._receiving.counters()
+        workers, turned_away = self.workers, Counter(self._acceptor.turned_away)
+        if workers is not None:
+            turned_away.update(workers.turned_away)
         return LinkCounters(
             peers={name: peer.telemetry() for name, peer in list(self._peers.items())},
+            workers=0 if workers is None else workers.count,
             incoming_connections=receiving.connections,
-            pending_connections=self._acceptor.pending,
-            turned_away=dict(self._acceptor.turned_away),
+            pending_connections=self._acceptor.pending + (workers.pending if workers else 0),
+            turned_away=dict(turned_away),
             connections_lost_to_errors=receiving.lost_to_errors,
             bytes_stored=received.bytes_stored,
             bytes_duplicate=received.bytes_duplicate,
@@ -142,6 +172,18 @@ class TcpLink:
         for peer in self._peers.values():
             peer.close()
         self._receiving.close()
+        if self.workers is not None:
+            self.workers.close()
+
+    def _moved_bytes(self) -> int:
+        sent = sum(peer.end.counters.bytes_acknowledged for peer in list(self._peers.values()))
+        return sent + self._receiving.end.counters.bytes_stored
+
+    def _spread(self) -> None:
+        """Connections that are made from now on are the workers': make our own anew."""
+        self._receiving.remake_own()
+        for peer in list(self._peers.values()):
+            peer.remake_own()
 
     def _line_budgets(self, config: TcpLinkConfig) -> dict[str, LineBudget]:
         """By receiver, for each line that begins here."""
@@ -162,6 +204,7 @@ class TcpLink:
                 self._receiving,
                 *self._peers.values(),
                 *set(self._budgets.values()),
+                *([] if self.workers is None else [self.workers]),
             ]
             for part in parts:
                 try:

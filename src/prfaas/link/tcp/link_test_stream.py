@@ -34,7 +34,7 @@ class LinkTestStream:
 
     def __init__(self, link: Link, peer: str, seconds: float, *, priority: int = 0) -> None:
         self._seconds = seconds
-        self._block = memoryview(bytes(range(256)) * (_BLOCK_BYTES // 256))
+        self._block = memoryview(bytearray(range(256)) * (_BLOCK_BYTES // 256))
         self._free = threading.Semaphore(_QUEUED_BLOCKS)
         self._feeder = threading.Thread(target=self._feed, daemon=True)
         self.problem: str | None = None

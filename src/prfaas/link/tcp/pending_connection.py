@@ -19,7 +19,7 @@ from prfaas.link.protocol.frames import (
     decode,
     reason,
 )
-from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.channel import Carrier, Channel
 
 _TLS_HANDSHAKE = 0x16
 """The first byte of a TLS record that opens a connection (RFC 8446 section 5.1)."""
@@ -135,7 +135,7 @@ class PendingConnection:
             return True
 
 
-def reject(channel: Channel, why: str) -> None:
+def reject(channel: Carrier, why: str) -> None:
     """Tell the other side why it is refused, as far as the socket takes it."""
     with contextlib.suppress(OSError):
         channel.send([memoryview(reason(Kind.REJECT, why))])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from prfaas.core.errors import PeerError
 from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer, TransferSink
 from prfaas.link.protocol.frames import Hello
-from prfaas.link.protocol.receiving_connection import ReceivingConnection
+from prfaas.link.protocol.receiving_connection import PayloadReader, ReceivingConnection
 from prfaas.link.protocol.receiving_end import ReceivingEnd
 from prfaas.link.protocol.receiving_records import (
     Completed,
@@ -26,7 +26,10 @@ from prfaas.link.tcp.config import TcpLinkConfig
 from prfaas.link.tcp.event_pump import EventPump
 from prfaas.link.tcp.line_division import LineDivision
 from prfaas.link.tcp.link_test_memory import ScratchMemory, is_link_test
-from prfaas.link.tcp.receiving_thread import ReceivingThread
+from prfaas.link.tcp.receiving_thread import ReceivingThread, ServingThread
+from prfaas.link.tcp.remote_receiving import RemoteReceivingThread
+from prfaas.link.tcp.worker import Worker
+from prfaas.link.tcp.worker_messages import FromConnection, Pipe
 
 _SILENT_KEEPALIVES = 4
 """A sender asks for a sign of life after one keep-alive period of silence and gives up after three:
@@ -51,18 +54,43 @@ class ReceivingDriver:
         self.deliver_events = pump.drain
         self._config, self._sink = config, sink
         self.division = LineDivision(config, self.lock)
-        self._threads: set[ReceivingThread] = set()
+        self._threads: set[ServingThread] = set()
         self._closed = False
 
     def admit(self, channel: Channel, hello: Hello) -> None:
         """Serve an authenticated connection. Raises PeerError if there are too many."""
+        self._check_room()
+        self._begin(ReceivingThread(self, channel, hello))
+
+    def admit_carried(self, worker: Worker, pipe: Pipe[FromConnection], hello: Hello) -> None:
+        """The same of one that a link worker carries."""
+        gone = worker.count()
+        try:
+            self._check_room()
+            self._begin(RemoteReceivingThread(self, pipe, worker.memory, hello, gone))
+        except PeerError:
+            gone(True)
+            raise
+
+    def remake_own(self) -> None:
+        """Close the connections that no worker carries: their senders come back at once."""
+        with self.lock:
+            own = [thread for thread in self._threads if isinstance(thread, ReceivingThread)]
+        for thread in own:
+            thread.stop()
+
+    def _check_room(self) -> None:
         with self.lock:
             if self._closed or len(self._threads) >= self._config.max_incoming_connections:
                 raise PeerError("too many connections to this agent")
-        thread = ReceivingThread(self, channel, hello)
+
+    def _begin(self, thread: ServingThread) -> None:
         with self.lock:
             self._threads.add(thread)
-        thread.start()
+            thread.start()
+            closed = self._closed
+        if closed:  # Since there was room.
+            thread.stop()
 
     @property
     def connections(self) -> int:
@@ -107,7 +135,9 @@ class ReceivingDriver:
 
     # The `ConnectionOwner` of the threads.
 
-    def connected(self, hello: Hello, wake: Callable[[], None]) -> ReceivingConnection:
+    def connected(
+        self, hello: Hello, wake: Callable[[], None], payloads: PayloadReader | None = None
+    ) -> ReceivingConnection:
         """See `ConnectionOwner`."""
         connection = ReceivingConnection(
             self.end,
@@ -119,12 +149,13 @@ class ReceivingDriver:
             wake=wake,
             max_chunk_bytes=self._config.max_chunk_bytes,
             demanded=self.division.demanded,
+            payloads=payloads,
         )
         with self.lock:
             self.division.connected(hello.name, connection)
         return connection
 
-    def disconnected(self, thread: ReceivingThread, error: Exception | None) -> None:
+    def disconnected(self, thread: ServingThread, error: Exception | None) -> None:
         """See `ConnectionOwner`."""
         with self.lock:
             self._threads.discard(thread)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import HEADER_BYTES, Hello, Kind, reason
-from prfaas.link.protocol.receiving_connection import ReceivingConnection
+from prfaas.link.protocol.receiving_connection import PayloadReader, ReceivingConnection
 from prfaas.link.tcp.channel import Channel
 from prfaas.link.tcp.waiting import Waiter, Wakeup
 
@@ -27,19 +27,34 @@ _REPLIES_BYTES = 8 * HEADER_BYTES
 """So many replies go at once while there is more to read; all of them before a wait."""
 
 
+class ServingThread(Protocol):
+    """What its owner knows of a thread that serves a connection."""
+
+    connection: ReceivingConnection
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+
 class ConnectionOwner(Protocol):
     """What a thread asks of the driver it works for. Every method is thread-safe."""
 
     silence_s: float
     """A connection that says nothing for so long is given up."""
 
-    def connected(self, hello: Hello, wake: Callable[[], None]) -> ReceivingConnection:
-        """Take a connection into use. Raises PeerError for one that may not be."""
+    def connected(
+        self, hello: Hello, wake: Callable[[], None], payloads: PayloadReader | None = None
+    ) -> ReceivingConnection:
+        """Take a connection into use; its payloads may be read elsewhere. Raises PeerError for one
+        that may not be."""
 
     def deliver_events(self) -> None:
         """Tell the sink what has happened."""
 
-    def disconnected(self, thread: ReceivingThread, error: Exception | None) -> None:
+    def disconnected(self, thread: ServingThread, error: Exception | None) -> None:
         """The connection is closed; ``error``: because of it."""
 
 

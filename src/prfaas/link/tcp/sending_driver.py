@@ -12,23 +12,27 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from prfaas.core.errors import CallerError, LinkError
+from prfaas.core.errors import LinkError
 from prfaas.link.api import LinkState, TransferOffer
 from prfaas.link.protocol.frames import Hello, Welcome
 from prfaas.link.protocol.sending_connection import (
     SendingConnection,
+    header_of,
+    header_without_digest,
     nobody_asked,
     nothing_to_say,
 )
 from prfaas.link.protocol.sending_end import SendingEnd
-from prfaas.link.protocol.sending_records import SendingTransfer
+from prfaas.link.tcp.channel import is_own
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
-from prfaas.link.tcp.dialing import Dialled, dial
+from prfaas.link.tcp.dialing import Dialled, dial, reach
 from prfaas.link.tcp.event_pump import EventPump
 from prfaas.link.tcp.line_budget import BudgetedPacer, LineBudget
 from prfaas.link.tcp.line_control import LineControl
 from prfaas.link.tcp.sending_thread import Connected, SendingThread
 from prfaas.link.tcp.telemetry import PeerTelemetry, connections_telemetry
+from prfaas.link.tcp.transfer_handle import TransferHandle
+from prfaas.link.tcp.workers import Workers
 from prfaas.tls.live import LiveTls
 
 log = logging.getLogger(__name__)
@@ -38,8 +42,6 @@ _JOIN_S = 2.0
 answers or its time is up."""
 _SAMPLE_S = 0.1
 """How often the kernel is asked about the connections; `LinkState` promises it."""
-_BYTES_PER_WAKE = 256 * 1024
-"""So many bytes that are added wake one more connection that waits for something to send."""
 
 
 class SendingDriver:
@@ -56,8 +58,9 @@ class SendingDriver:
         config: TcpLinkConfig,
         tls: LiveTls | None,
         budget: LineBudget | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._workers = name, workers
         self.lock = threading.Lock()
         self.end = SendingEnd(rate_bytes_per_s=peer.rate_bytes_per_s)
         self._budget = budget
@@ -134,6 +137,17 @@ class SendingDriver:
                 at_most -= 1
                 each.thread.wake()
 
+    def check_memory(self, view: memoryview) -> None:
+        """Raise CallerError where link workers could not read it."""
+        if self._workers is not None and len(view):
+            self._workers.memory.extent(view)
+
+    def remake_own(self) -> None:
+        """Make the connections anew that no worker carries."""
+        for each in self._connected:
+            if is_own(each.channel):
+                each.channel.hang_up()
+
     def tick(self, *, now: float) -> None:
         """Every 20 ms, from the link's ticker."""
         with self.lock:
@@ -178,6 +192,9 @@ class SendingDriver:
         with self.lock:
             peer, number = self._peer, next(self._numbers)
         hello = Hello(self._config.name, self.name, self._session, number)
+        carry = None if self._workers is None else self._workers.dialler()
+        if carry is not None:
+            return carry(reach(self._config, peer, self.name), hello, peer.address)
         return dial(self._config, self._tls, peer, hello)
 
     def connected(self, thread: SendingThread, dialled: Dialled) -> SendingConnection:
@@ -195,6 +212,7 @@ class SendingDriver:
             now=time.monotonic(),
             word=nothing_to_say if budget is None else partial(budget.word, self.name),
             granted=nobody_asked if budget is None else budget.granted,
+            header=header_of if is_own(dialled.channel) else header_without_digest,
         )
         with self.lock:
             self._greet(welcome, most_bytes)
@@ -258,6 +276,8 @@ class SendingDriver:
         with self.lock:
             live = {c.connection.number: (c.channel, c.connection) for c in self._connected}
             counters, queued = copy.copy(self.end.counters), self.end.queued_bytes
+        if self._workers is not None:
+            self._line.least_connections = max(1, 2 * self._workers.count)
         self._line.observe(live, counters, queued, now)
         with self.lock:
             self.end.pacer.rate_bytes_per_s = self._line.own_rate_bytes_per_s
@@ -286,35 +306,3 @@ class SendingDriver:
             dial_errors=dial_errors,
             last_error=last_error,
         )
-
-
-class TransferHandle:
-    """The producer's end of a transfer (`link.api.OutgoingTransfer`)."""
-
-    def __init__(self, driver: SendingDriver, transfer: SendingTransfer) -> None:
-        self._driver, self._transfer = driver, transfer
-
-    def add(self, flat_offset: int, view: memoryview, on_released: Callable[[], None]) -> None:
-        """Queue bytes. Raises CallerError for a range outside the transfer."""
-        view = view.cast("B")
-        total = self._transfer.offer.total_bytes
-        if flat_offset < 0 or flat_offset + len(view) > total:
-            raise CallerError(
-                f"range [{flat_offset}, {flat_offset + len(view)}) is outside [0, {total})"
-            )
-        with self._driver.lock:
-            self._driver.end.add(self._transfer, flat_offset, view, on_released)
-        self._driver.wake_idle(1 + len(view) // _BYTES_PER_WAKE)
-        self._driver.deliver_events()
-
-    def cancel(self, reason: str) -> None:
-        """Stop, and tell the receiver; nothing happens if it is over."""
-        with self._driver.lock:
-            self._driver.end.cancel(self._transfer, reason)
-        self._driver.wake_idle(1)
-        self._driver.deliver_events()
-
-    @property
-    def acknowledged_bytes(self) -> int:
-        """Bytes the receiver has verified and stored, counted once."""
-        return self._transfer.acknowledged_bytes

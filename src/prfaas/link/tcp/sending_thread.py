@@ -16,7 +16,7 @@ from typing import Protocol
 
 from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.sending_connection import SendingConnection
-from prfaas.link.tcp.channel import Channel
+from prfaas.link.tcp.channel import Carrier
 from prfaas.link.tcp.dialing import Dialled
 from prfaas.link.tcp.waiting import Waiter, Wakeup
 
@@ -70,7 +70,7 @@ class Connected:
     """A connection in use, with the thread that serves it."""
 
     thread: SendingThread
-    channel: Channel
+    channel: Carrier
     connection: SendingConnection
 
 
@@ -137,7 +137,7 @@ class SendingThread(threading.Thread):
                 connection.closed(now=time.monotonic())
             pool.disconnected(self, graceful=graceful)
 
-    def _serve(self, channel: Channel, connection: SendingConnection) -> None:
+    def _serve(self, channel: Carrier, connection: SendingConnection) -> None:
         waiter = Waiter(channel, self._wakeup)
         pool = self._pool
         check_at = 0.0
@@ -161,7 +161,7 @@ class SendingThread(threading.Thread):
             unread = 0
             self._read(channel, connection)
 
-    def _write(self, channel: Channel, connection: SendingConnection) -> bool:
+    def _write(self, channel: Carrier, connection: SendingConnection) -> bool:
         """Write what the socket takes; True when it takes no more."""
         while connection.pending:
             count = channel.send(connection.pending)
@@ -171,7 +171,7 @@ class SendingThread(threading.Thread):
         self._pool.deliver_events()
         return False
 
-    def _read(self, channel: Channel, connection: SendingConnection) -> None:
+    def _read(self, channel: Carrier, connection: SendingConnection) -> None:
         buffer = connection.get_buffer()
         while True:
             count = channel.recv_into(buffer)

@@ -60,6 +60,8 @@ class LinkCounters(msgspec.Struct, frozen=True):
     """The whole endpoint: what it sends, by peer, and what it receives."""
 
     peers: Mapping[str, PeerTelemetry]
+    workers: int
+    """Processes that carry connections beside the agent's own."""
     incoming_connections: int
     pending_connections: int
     turned_away: Mapping[str, int]

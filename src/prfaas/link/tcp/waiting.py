@@ -6,8 +6,17 @@ import contextlib
 import os
 import select
 import threading
+from typing import Protocol
 
-from prfaas.link.tcp.channel import Channel
+
+class Awaited(Protocol):
+    """A `Channel`, or what stands for one."""
+
+    polls_writes: bool
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        ...
 
 
 class Wakeup:
@@ -38,15 +47,18 @@ class Wakeup:
 class Waiter:
     """Waits for a channel to become ready, a wake-up from another thread, or the time."""
 
-    def __init__(self, channel: Channel, wakeup: Wakeup) -> None:
-        self._fd, self._wakeup = channel.socket.fileno(), wakeup
+    def __init__(self, channel: Awaited, wakeup: Wakeup) -> None:
+        self._fd, self._wakeup = channel.fileno(), wakeup
+        self._polls_writes = channel.polls_writes
         self._poll = select.poll()
         self._poll.register(wakeup.fd, select.POLLIN)
         self._mask = 0
 
     def wait(self, *, read: bool, write: bool, timeout_s: float | None) -> bool:
         """True where there is something to read, or an error to be read."""
-        mask = (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
+        mask = (select.POLLIN if read else 0) | (
+            select.POLLOUT if write and self._polls_writes else 0
+        )
         if mask != self._mask:
             self._poll.register(self._fd, mask)
             self._mask = mask

@@ -1,0 +1,279 @@
+"""Connections that link workers carry, and workers that die."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from prfaas.agent.arena import Arena
+from prfaas.core.errors import CallerError
+from prfaas.link.api import OutgoingTransfer, Reception, Refusal, TransferKey, TransferOffer
+from prfaas.link.tcp.config import PeerConfig, Plaintext, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
+from prfaas.link.tcp.link_test_stream import LinkTestStream
+from prfaas.link.tcp.shared_memory import SharedMemory
+from prfaas.link.tcp.workers import Workers
+from prfaas.tls import authority
+from prfaas.tls.files import TlsFiles, files_of
+
+MIB = 1024 * 1024
+SIZE = 32 * MIB
+PIECE = 192 * 1024
+STUCK_S = 120.0
+"""Nothing takes so long: a test that hangs fails with what it waited for."""
+
+Security = Callable[[str], TlsFiles | Plaintext]
+
+
+def wait_until(reached: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + STUCK_S
+    while not reached():
+        assert time.monotonic() < until, what
+        time.sleep(0.01)
+
+
+class End:
+    """A link over an arena; every transfer lands at its start, in pieces."""
+
+    def __init__(
+        self,
+        name: str,
+        security: TlsFiles | Plaintext,
+        peers: dict[str, PeerConfig],
+        workers: int,
+    ) -> None:
+        self.arena = Arena(name, SIZE)
+        self.offers = 0
+        self.failed_because: list[str] = []
+        config = TcpLinkConfig(name=name, security=security, peers=peers, workers=workers)
+        self.link = TcpLink(config, self, SharedMemory(self.arena.fd, self.arena.view))
+
+    def views(self, flat_offset: int, length: int) -> Sequence[memoryview]:
+        end = flat_offset + length
+        return [self.arena.view[at : min(at + PIECE, end)] for at in range(flat_offset, end, PIECE)]
+
+    def offered(self, peer: str, offer: TransferOffer) -> Reception | Refusal:
+        self.offers += 1
+        return self
+
+    def stored(self, key: TransferKey, flat_offset: int, length: int) -> None:
+        pass
+
+    def completed(self, key: TransferKey) -> None:
+        pass
+
+    def failed(self, key: TransferKey, reason: str) -> None:
+        self.failed_because.append(reason)
+
+    def withdrawn(self, key: TransferKey, reason: str) -> None:
+        pass
+
+    @property
+    def workers(self) -> Workers:
+        assert self.link.workers is not None
+        return self.link.workers
+
+    def close(self) -> None:
+        self.link.close()
+        self.arena.close()
+
+
+class Pair:
+    """east sends to west; both have ``workers``, which carry all connections."""
+
+    def __init__(self, security: Security, workers: int = 1, connections: int = 4) -> None:
+        self.workers = workers
+        self.west = End("west", security("west"), {}, workers)
+        to_west = PeerConfig(address=self.west.link.address, connections=connections)
+        self.east = End("east", security("east"), {"west": to_west}, workers)
+        wait_until(self.carried, "workers that carry all connections")
+
+    def carried(self) -> bool:
+        """All connections, by all workers."""
+        ends = [self.east, self.west]
+        east, west = self.east.link.states()[0], self.west.link.counters()
+        open_now = (east.connections, west.incoming_connections)
+        return (
+            all(end.workers.count == self.workers for end in ends)
+            and all(open_now)
+            and open_now == tuple(end.workers.connections for end in ends)
+        )
+
+    def begin(
+        self, name: str, on_complete: Callable[[], None], on_failed: Callable[[str], None]
+    ) -> OutgoingTransfer:
+        offer = TransferOffer(TransferKey(name, 0, 1), "layout", 0, 256, SIZE, STUCK_S)
+        return self.east.link.send("west", offer, on_complete=on_complete, on_failed=on_failed)
+
+    def move(self, name: str, between: Callable[[int], None] = lambda piece: None) -> str:
+        """The outcome of sending all of east's arena, a piece of 1 MiB after the other;
+        ``between``: called when a piece may be on its way."""
+        over, outcome = threading.Event(), ["complete"]
+
+        def failed(why: str) -> None:
+            outcome[0] = why
+            over.set()
+
+        handle = self.begin(name, over.set, failed)
+        for start in range(0, SIZE, MIB):
+            handle.add(start, self.east.arena.view[start : start + MIB], lambda: None)
+            between(start // MIB)
+            wait_until(
+                lambda done=start + MIB: handle.acknowledged_bytes >= done or over.is_set(),
+                "a piece to arrive",
+            )
+        assert over.wait(STUCK_S), "no outcome"
+        return outcome[0]
+
+    def close(self) -> None:
+        self.east.close()
+        self.west.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[Pair]]:
+    made: list[Pair] = []
+    yield made
+    for pair in made:
+        pair.close()
+
+
+@pytest.fixture(params=["plaintext", "tls"])
+def security(request: pytest.FixtureRequest, tmp_path: Path) -> Security:
+    return plaintext if request.param == "plaintext" else _certificates(tmp_path)
+
+
+def plaintext(name: str) -> Plaintext:
+    return Plaintext()
+
+
+def _certificates(directory: Path) -> Security:
+    authority.create_authority(directory)
+    for name in ("east", "west"):
+        authority.issue(directory, name)
+    return lambda name: files_of(directory, name)
+
+
+def test_workers_carry_everything(pairs: list[Pair], security: Security) -> None:
+    pair = Pair(security, 2)
+    pairs.append(pair)
+    pair.east.arena.view[:] = random.Random(1).randbytes(SIZE)
+    assert pair.move("first") == "complete"
+    assert pair.west.arena.view == pair.east.arena.view
+    assert pair.west.link.counters().bytes_stored == SIZE
+    assert pair.west.link.counters().connections_lost_to_errors == 0
+    assert pair.carried()
+
+
+def test_transfers_survive_the_death_of_workers(pairs: list[Pair], security: Security) -> None:
+    """What is on its way when one dies is at most the piece that was added last: no more than
+    that may be sent again, however fast or slow this machine is."""
+    pair = Pair(security, 2)
+    pairs.append(pair)
+    pair.east.arena.view[:] = random.Random(2).randbytes(SIZE)
+    killed = []
+
+    def kill(piece: int) -> None:
+        if piece % 11 == 5:
+            end = (pair.east, pair.west)[len(killed) % 2]
+            wait_until(end.workers.pids, "a worker")
+            killed.append(end.workers.pids()[0])
+            os.kill(killed[-1], signal.SIGKILL)
+
+    assert pair.move("t", kill) == "complete"
+    assert len(killed) == 3
+    assert pair.west.arena.view == pair.east.arena.view
+    state = pair.east.link.states()[0]
+    assert state.acknowledged_bytes_total == SIZE
+    assert state.resent_bytes_total <= len(killed) * MIB <= SIZE / 10
+    assert not pair.west.failed_because
+    wait_until(pair.carried, "others in the place of those that died")
+
+
+def test_workers_end_with_their_agent(pairs: list[Pair]) -> None:
+    pair = Pair(plaintext)
+    pids = [*pair.east.workers.pids(), *pair.west.workers.pids()]
+    assert len(pids) == 2
+    pair.close()
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_memory_that_workers_do_not_share_is_refused(pairs: list[Pair]) -> None:
+    pair = Pair(plaintext)
+    pairs.append(pair)
+    handle = pair.begin("t", lambda: None, lambda why: None)
+    with pytest.raises(CallerError, match="the agent's arena only"):
+        handle.add(0, memoryview(bytearray(8)), lambda: None)
+
+
+def test_a_link_test_needs_no_memory_of_the_arena(pairs: list[Pair]) -> None:
+    pair = Pair(plaintext)
+    pairs.append(pair)
+    pair.west.arena.view[:4] = b"kept"
+    with LinkTestStream(pair.east.link, "west", STUCK_S) as stream:
+        stream.wait_for_first_bytes(STUCK_S)
+    counters = pair.west.link.counters()
+    assert counters.bytes_stored >= 1
+    assert counters.chunks_corrupt == 0
+    assert pair.west.arena.view[:4] == b"kept"
+
+
+def test_many_words_at_once_are_said_in_parts(pairs: list[Pair]) -> None:
+    """Offers and their answers of more bytes than a message between processes may have."""
+    pair = Pair(plaintext, connections=1)
+    pairs.append(pair)
+    lost = pair.east.link.counters().peers["west"].connections_lost
+    name, count = "long" * 14, 3000
+    handles = [pair.begin(f"{name}{n}", lambda: None, lambda why: None) for n in range(count)]
+    wait_until(lambda: pair.west.offers == count, "all offers")
+    for handle in handles:
+        handle.cancel("enough")
+    wait_until(lambda: len(pair.west.failed_because) == count, "the end of all")
+    assert pair.east.link.counters().peers["west"].connections_lost == lost
+
+
+def test_whom_workers_turn_away_is_counted_by_the_agent(pairs: list[Pair]) -> None:
+    pair = Pair(plaintext)
+    pairs.append(pair)
+    pair.west.link.reconfigure({}, frozenset())
+    pair.east.link.reconfigure({}, frozenset())
+    pair.east.link.set_peer("west", PeerConfig(address=pair.west.link.address))
+    wait_until(
+        lambda: pair.west.link.counters().turned_away.get("forbidden"), "whom it turned away"
+    )
+
+
+def test_a_revoked_certificate_ends_what_workers_carry(pairs: list[Pair], tmp_path: Path) -> None:
+    security = _certificates(tmp_path)
+    pair = Pair(security)
+    pairs.append(pair)
+    authority.revoke(tmp_path, "east")
+    assert pair.west.link.tls is not None
+    files = files_of(tmp_path, "west")
+    pair.west.link.tls.read(TlsFiles(files.ca, files.cert, files.key, tmp_path / "crl.pem"))
+    wait_until(lambda: not pair.west.link.counters().incoming_connections, "the end of all")
+    wait_until(
+        lambda: pair.west.link.counters().turned_away.get("certificate"), "whom it turned away"
+    )
+    assert pair.west.workers.count == 1, "workers outlive whom they end connections with"
+
+
+def test_a_worker_that_cannot_read_the_certificates_ends(pairs: list[Pair], tmp_path: Path) -> None:
+    """It would go on to trust whom the agent trusts no more."""
+    pair = Pair(_certificates(tmp_path))
+    pairs.append(pair)
+    first = set(pair.west.workers.pids())
+    assert pair.west.link.tls is not None
+    certificate = (tmp_path / "west.pem").read_bytes()
+    (tmp_path / "west.pem").write_bytes(b"half of a cert")
+    pair.west.link.tls.version += 1  # As if it had been whole when the agent read it.
+    wait_until(lambda: not first & set(pair.west.workers.pids()), "the end of all workers")
+    (tmp_path / "west.pem").write_bytes(certificate)
+    wait_until(pair.carried, "others in their place")
