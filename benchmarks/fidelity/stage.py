@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 from prfaas.testing.running import RunningDeployment
 
 SLOW, BYTE_SCALE, BLOCK_TOKENS, MAX_BATCH = 0.5, 64.0, 64, 16

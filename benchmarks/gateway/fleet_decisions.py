@@ -1,4 +1,5 @@
-"""From a prompt's token ids to the first command, on a large fleet: match, cost, decide.
+"""From a prompt's token ids, as a renderer writes them, to the first command, on a large fleet:
+match, cost, decide.
 
 The index, the scheduler and the policies are the gateway's own, made as it makes them. Engines are
 busy while it is measured: requests go through their lives, so that queues and cached prefixes are
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 
 from prfaas.core.deployment import SchedulerConfig
@@ -20,6 +22,7 @@ from prfaas.gateway.arrivals import arrival
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.prefix_matches import match_engines
 from prfaas.gateway.prompts import Prompt
+from prfaas.gateway.token_ids import TokenIds
 from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -142,15 +145,17 @@ class Rig:
         now = 0.0
         alignment = dict.fromkeys(self.endpoints, self.block_tokens)
         prompts = [self.prompt_of(tokens, number % 2 == 0) for number in range(min(count, 40))]
+        short, whole = (
+            [msgspec.json.encode(ids[:end]) for ids in prompts] for end in (2000, tokens)
+        )
         gc.collect()
         gc.freeze()  # The gateway does the same once it is up.
         for number in range(count + _INFLIGHT):
             now += 0.002
             warm = number < _INFLIGHT
-            ids = prompts[number % len(prompts)]
+            text = (short if warm else whole)[number % len(prompts)]
             started, started_cpu = time.perf_counter(), time.thread_time()
-            if warm:
-                ids = ids[:2000]
+            ids = TokenIds(text)
             matches = match_engines(
                 PromptKeys(ids),
                 self.index,

@@ -58,6 +58,8 @@ def _script(events: int) -> list[bytes | asyncio.Event]:
 def _mocks(pipe: Connection) -> None:
     async def serve() -> None:
         mock = MockDeployment(block_tokens=256, threshold_tokens=1024, max_body="64 MiB")
+        for agent in mock.agents.values():
+            agent.repeats_links_s = 1.0  # As real ones do where nothing changes.
         for server in (*mock.agents.values(), *mock.engines.values()):
             await server.start()
         urls = {name: engine.url for name, engine in mock.engines.items()}

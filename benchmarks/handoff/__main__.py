@@ -23,7 +23,7 @@ import msgspec
 
 from prfaas.core.layout import KvLayout
 from prfaas.core.transfer_plan import TransferPlan
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 from prfaas.testing.running import RunningDeployment, SecondGateway, call
 
 LENGTHS = (1000, 4000, 16000)

@@ -1,3 +1,3 @@
 """Prefill-as-a-Service: a KV cache that crosses datacentres."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from typing import Any
 
-import aiohttp
 import pytest
 
 from prfaas.core.deployment import parse_deployment
+from prfaas.gateway.http_client import Peer
+from prfaas.gateway.http_connection import Connection
 from prfaas.testing.asking import COMPLETIONS, SHORT, answer_to, ask, text_of
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import MockEngine
@@ -73,27 +73,21 @@ async def test_an_engine_that_closes_its_listener_first_finishes_its_streams() -
 async def test_having_no_descriptors_left_is_no_engines_fault(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def keeps_none(**_: Any) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=0, force_close=True)
-
-    module = aiohttp.connector.aiohappyeyeballs
-    connect = module.start_connection
-    failures = 0
+    dial, failures = Peer.dial, 0
     # Each request needs a connection of its own.
-    monkeypatch.setattr("prfaas.gateway.http_client._Connector", keeps_none)
+    monkeypatch.setattr(Peer, "take", lambda peer, used_after: None)
     mock = MockDeployment()
 
-    async def out_of_descriptors(addr_infos: Any, **options: Any) -> Any:
+    async def out_of_descriptors(peer: Peer, within_s: float) -> Connection:
         nonlocal failures
-        ports = {f":{info[4][1]}" for info in addr_infos}
-        if failures < 30 and any(engine.url.endswith(tuple(ports)) for engine in decoders(mock)):
+        if failures < 30 and peer.address.port in {engine.port for engine in decoders(mock)}:
             failures += 1
             raise OSError(errno.EMFILE, "Too many open files")
-        return await connect(addr_infos, **options)
+        return await dial(peer, within_s)
 
     async with mock.running() as client:
         await mock.ready()
-        monkeypatch.setattr(module, "start_connection", out_of_descriptors)
+        monkeypatch.setattr(Peer, "dial", out_of_descriptors)
         for engine in decoders(mock):
             engine.first_token_gate.clear()
         asked = [asyncio.create_task(ask(client, f"p{n}")) for n in range(8)]

@@ -112,7 +112,9 @@ def http_body(rng: random.Random) -> None:
 
 def handoff_params(rng: random.Random) -> None:
     given = {"prfaas": "export", "transfer_id": "t", "destination": "w", "readers": ["d"],
-             "from_token": 0, "to_token": 16, "deadline_s": 3.0}  # fmt: skip
+             "from_token": 0, "to_token": 16, "deadline_s": 3.0,
+             "context": {"request_id": "r", "attempt": 1,
+                         "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}}  # fmt: skip
     with suppress(CallerError, ValueError, RecursionError):
         parse_handoff(json.loads(mutated(rng, json.dumps(given).encode())))
 

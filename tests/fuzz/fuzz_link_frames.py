@@ -21,6 +21,7 @@ from contextlib import nullcontext, suppress
 from xxhash import xxh3_64_intdigest
 
 from prfaas.core.errors import PeerError
+from prfaas.core.handoff import RequestContext
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.link.protocol.frames import (
     HEADER_BYTES,
@@ -43,6 +44,7 @@ CHUNK, TOTAL = 256, 2048
 RATE = 1_000_000
 SOURCE = random.Random(0).randbytes(TOTAL)
 _MEMORY_BOUND = 4 * 1024 * 1024
+CONTEXT = RequestContext("r", 1, f"00-{'a' * 32}-{'b' * 16}-01")
 
 
 class Memory:
@@ -56,7 +58,9 @@ class Memory:
 def conversation(rng: random.Random) -> list[bytes]:
     """Frames a sender could send, in some order."""
     key = TransferKey("fuzzed", 0, rng.randrange(3))
-    frames = [control(Kind.OFFER, TransferOffer(key, "x", 0, 1, TOTAL, 60.0), handle=1)]
+    frames = [
+        control(Kind.OFFER, TransferOffer(key, "x", 0, 1, TOTAL, 60.0, context=CONTEXT), handle=1)
+    ]
     for start in range(0, TOTAL, CHUNK):
         payload = SOURCE[start : start + CHUNK]
         digest = xxh3_64_intdigest(payload)
@@ -193,7 +197,7 @@ def one_sender(rng: random.Random) -> None:
         now=0.0,
         granted=share.granted,
     )
-    offer = TransferOffer(TransferKey("t", 0, 1), "x", 0, 1, TOTAL, 60.0)
+    offer = TransferOffer(TransferKey("t", 0, 1), "x", 0, 1, TOTAL, 60.0, context=CONTEXT)
     transfer = end.open(offer, lambda: None, lambda _: None, now=0.0)
     end.add(transfer, 0, memoryview(SOURCE), lambda: released.append(1))
     try:

@@ -179,5 +179,11 @@ def _log_lapse(effect: ReportLapse) -> None:
 
 def _log_failure(effect: ReportFailure) -> None:
     level = logging.WARNING if effect.what == "offer" else logging.INFO
-    log.log(level, "%s failed transfer=%s%s: %s",
-            effect.what, effect.transfer, effect.party, effect.reason)  # fmt: skip
+    context = effect.context
+    request = "" if context is None else f" request={context.request_id} attempt={context.attempt}"
+    extra = {"transfer_id": effect.transfer.split(" ", 1)[0]}
+    if context is not None:
+        extra |= {"request_id": context.request_id, "attempt": str(context.attempt)}
+    log.log(level, "%s failed transfer=%s%s%s: %s",
+            effect.what, effect.transfer, request, effect.party, effect.reason,
+            extra=extra)  # fmt: skip

@@ -74,6 +74,7 @@ def event_of(connection: int, message: EngineMessage, prefixes: KeyedPrefixes) -
                 message.prompt_digest,
                 message.readers,
                 message.priority,
+                message.context,
             )
         case FinishExport(transfer_id):
             return ExportFinished(connection, transfer_id)

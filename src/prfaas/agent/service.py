@@ -19,6 +19,7 @@ from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import DoorCounts, agent_metrics
 from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
+from prfaas.agent.spans import TracedLink, TracedSink
 from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, LinkError
@@ -38,6 +39,7 @@ from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import connections, serving_strangers
+from prfaas.process.spans import NO_SPANS, Spans
 from prfaas.tls.cache_key import read_cache_key
 from prfaas.tls.files import TlsFiles
 from prfaas.tls.live import LiveTls, expiring, stamp_of
@@ -78,11 +80,18 @@ class NoLink:
 class Agent:
     """`start` on a running event loop, then `close`. ``make_link`` replaces the TCP link in tests.
 
-    ``admin_url`` is known after the start.
+    ``admin_url`` is known after the start. ``spans``: of transfers, closed by whoever made them.
     """
 
-    def __init__(self, settings: AgentSettings, make_link: MakeLink | None = None) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        make_link: MakeLink | None = None,
+        *,
+        spans: Spans = NO_SPANS,
+    ) -> None:
         self.settings = settings
+        self._spans = spans
         self._make_link = make_link or self._tcp_link
         self._cleanup = contextlib.AsyncExitStack()
         self.admin_url = ""
@@ -136,9 +145,10 @@ class Agent:
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
         port = LinkPort(driver, arena.view, settings.slot_bytes)
-        self._link = link = self._make_link(port)
+        spans = self._spans
+        self._link = link = self._make_link(TracedSink(port, spans) if spans.on else port)
         stack.push_async_callback(asyncio.to_thread, link.close)
-        port.connect(link)
+        port.connect(TracedLink(link, spans) if spans.on else link)
 
         tls = link.tls if isinstance(link, TcpLink) else None
         if tls is None and settings.tls is not None:
@@ -268,6 +278,7 @@ async def serve(
     *,
     reread: Callable[[], AgentSettings] | None = None,
     told: asyncio.Event | None = None,
+    spans: Spans = NO_SPANS,
 ) -> NoReturn:
     """Run one agent until cancelled; it then shuts down in order.
 
@@ -275,9 +286,10 @@ async def serve(
         reread: its settings by the deployment file as it is now; may raise ConfigError, and the
             agent then stays as it is.
         told: when it is set, the file is read again.
+        spans: where its transfers are recorded; closed at the end.
     """
     allow_all_files()  # A streamed answer takes two: the gateway's connection, and the engine's.
-    agent = Agent(settings)
+    agent = Agent(settings, spans=spans)
     await agent.start()
     told = told or asyncio.Event()
     try:
@@ -289,3 +301,4 @@ async def serve(
     finally:
         log.info("agent stopping name=%s", settings.name)
         await agent.close()
+        await asyncio.to_thread(spans.close)

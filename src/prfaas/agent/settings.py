@@ -78,7 +78,7 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         tls=None if agent.tls is None else files_in(agent.tls),
         cache_key=None if agent.tls is None else Path(agent.tls.cache_key_file),
         reach=tuple(_reach(engine) for engine in machine.engines if engine.url is not None),
-        gateways=frozenset(gateway.name for gateway in deployment.gateways),
+        gateways=frozenset(g.certificate_name or g.name for g in deployment.gateways),
         longest_deadline_s=min(
             LONGEST_DEADLINE_S, max(g.longest_deadline_s for g in deployment.gateways)
         ),

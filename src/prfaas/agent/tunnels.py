@@ -148,8 +148,9 @@ class _Near(asyncio.Protocol):
             self._far.resume_reading()
 
     def eof_received(self) -> bool:
-        if self._far is not None and self._far.can_write_eof():
-            self._far.write_eof()
+        far = self._far
+        if far is not None and far.can_write_eof() and not far.is_closing():
+            far.write_eof()
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -16,6 +16,7 @@ from prfaas.core.strict import naming
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
+from prfaas.process.spans import add_trace_export_option, make_spans
 
 EXAMPLES = """
 examples:
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", type=Path, metavar="PATH", help="Unix socket for engines, instead of the file's"
     )
+    add_trace_export_option(parser)
     add_log_options(parser)
 
 
@@ -55,13 +57,14 @@ def run(args: argparse.Namespace) -> int:
             check_borders(deployment)
         return settings
 
+    spans = make_spans(args.otlp_traces_endpoint, service="prfaas-agent", instance=args.name)
     told = asyncio.Event()
     watched = Reloading(args.deployment, told.set, asked=asyncio.Event())
 
     async def program() -> int:
         watching = asyncio.create_task(watched.run())
         try:
-            await serve(read(), reread=read, told=told)
+            await serve(read(), reread=read, told=told, spans=spans)
         finally:
             watching.cancel()
 

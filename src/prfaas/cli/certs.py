@@ -114,7 +114,7 @@ def _issue(args: argparse.Namespace) -> _Made:
     if args.deployment is not None:
         deployment = load_deployment(args.deployment)
         known = [agent.name for agent in deployment.agents]
-        known += [gateway.name for gateway in deployment.gateways]
+        known += [gateway.certificate_name or gateway.name for gateway in deployment.gateways]
         strangers = sorted(set(agents) - set(known))
         if strangers:
             raise CallerError(

@@ -102,5 +102,11 @@ def _end(run: Run | RayRun, timeout_s: float) -> bool:
         return end(run, timeout_s=timeout_s)
     from prfaas.launch.ray import run as on_ray
 
-    on_ray.down(run)
+    try:
+        on_ray.down(run)
+    except ConfigError as error:
+        print(
+            f"{run.space} is forgotten: {error}. If it runs on 'prfaas down --ray ADDRESS' ends it",
+            file=sys.stderr,
+        )
     return True

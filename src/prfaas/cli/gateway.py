@@ -19,6 +19,7 @@ from prfaas.gateway.tracing import make_tracing
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
+from prfaas.process.spans import add_trace_export_option
 
 EXAMPLES = """
 examples:
@@ -52,12 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep what is learned of engines here, and begin with what a gateway has left",
     )
-    parser.add_argument(
-        "--otlp-traces-endpoint",
-        metavar="URL",
-        help="send OpenTelemetry spans there, as http://collector:4318/v1/traces (default: what "
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names, else none are made)",
-    )
+    add_trace_export_option(parser)
     add_log_options(parser)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import asyncio
 from pathlib import Path
 
 from rich.console import Console
 
 from prfaas.cli.reports import teach
-from prfaas.core.deployment import Deployment
+from prfaas.core.addresses import parse_address
+from prfaas.core.deployment import Deployment, stays_here
 from prfaas.core.errors import ConfigError
 from prfaas.launch.ray.progress import RayProgress
-from prfaas.launch.start import load, started
+from prfaas.launch.start import following, load, started
+from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
-
-log = logging.getLogger(__name__)
 
 EXAMPLES = """
 examples:
@@ -71,11 +71,9 @@ def run(args: argparse.Namespace) -> int:
     deployment = load(args.deployment, model=args.model, listen=args.listen)
     if args.ray is not None:
         return _up_on_ray(deployment, args)
-    return run_until_signal(
-        _up(deployment, Console(), args.events),
-        # A terminal that is closed says so, and so does who wants a file read again.
-        on_hangup=lambda: log.info("SIGHUP: goes on; Ctrl-C or 'prfaas down' ends it"),
-    )
+    # SIGHUP: a terminal that is closed says so, and so does who wants the file read again.
+    told = asyncio.Event()
+    return run_until_signal(_up(deployment, Console(), args, told), on_hangup=told.set)
 
 
 def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
@@ -91,6 +89,13 @@ def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
     for name in unused:
         console.print(f"{name} is not in use: see the gateway's log in Ray's dashboard")
     _say_how_to_ask(console, str(found.model.served_name), found.gateway.url)
+    if stays_here(parse_address(found.gateway.address).host):
+        console.print(
+            "That is the loopback of the gateway's node; to be asked from elsewhere it needs "
+            "'gateway: {listen: \"0.0.0.0:8000\"}'",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"It stays when this ends. 'prfaas down {ray_run.space}' ends it.",
         highlight=False,
@@ -109,9 +114,23 @@ def _say_how_to_ask(console: Console, model: str, url: str, stops: str = "") -> 
     )
 
 
-async def _up(deployment: Deployment, console: Console, journal_file: Path | None) -> int:
-    async with started(deployment, console, journal_file=journal_file) as supervisor:
+async def _up(
+    deployment: Deployment, console: Console, args: argparse.Namespace, told: asyncio.Event
+) -> int:
+    async with started(deployment, console, journal_file=args.events) as supervisor:
         model = str(supervisor.deployment.model.served_name)
         _say_how_to_ask(console, model, supervisor.url, " Ctrl-C stops it.")
-        await supervisor.watch()
+        if args.deployment is None:
+            await supervisor.watch()
+        follows = following(supervisor, console)
+
+        def take() -> None:
+            follows.take(load(args.deployment, model=args.model, listen=args.listen))
+
+        reloading = asyncio.create_task(Reloading(args.deployment, take, asked=told).run())
+        try:
+            await supervisor.watch()
+        finally:
+            reloading.cancel()
+            await follows.close()
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prfaas.launch.runs import the_running
+from prfaas.launch.ray.runs import remembered
+from prfaas.launch.runs import running, the_running
 
 
 def add_deployment(parser: argparse.ArgumentParser) -> None:
@@ -22,4 +23,13 @@ def add_deployment(parser: argparse.ArgumentParser) -> None:
 def deployment_file(args: argparse.Namespace) -> Path:
     """The file that was named or is running. Raises ConfigError where neither is."""
     named: Path | None = args.deployment
-    return named or the_running().deployment_file
+    if named is not None:
+        return named
+    on_ray = remembered()
+    if running() or len(on_ray) != 1:
+        return the_running().deployment_file
+    from prfaas.launch.ray.run import refresh  # Only where it is asked for: Ray is an extra.
+
+    (run,) = on_ray
+    refresh(run)
+    return run.deployment_file

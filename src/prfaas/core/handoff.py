@@ -24,6 +24,18 @@ Readers = Annotated[
 ]
 """Engines that may open a transfer. 32 names of 64 characters fit a frame of the KV link."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
+RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:+/=@-]{1,128}\Z")]
+TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+Traceparent = Annotated[str, msgspec.Meta(pattern=TRACEPARENT.pattern)]
+
+
+class RequestContext(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose hand-off it is, for logs and traces alone: the request's id, which of its attempts, and
+    its trace, as in the header ``traceparent`` (W3C Trace Context)."""
+
+    request_id: RequestId
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+    traceparent: Traceparent | None = None
 
 
 class LoadParams(
@@ -36,6 +48,7 @@ class LoadParams(
     pool_tokens: Tokens
     keep: bool = False
     prompt_token_ids: list[int] | None = None
+    context: RequestContext | None = None
 
 
 class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="export"):
@@ -54,6 +67,7 @@ class ExportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     deadline_s: DeadlineS = 300.0
     priority: int = 0
     pool_tokens: Tokens = 0
+    context: RequestContext | None = None
 
 
 class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas", tag="import"):
@@ -73,6 +87,7 @@ class ImportParams(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
     source: PackedLayout | None = None
     pool_tokens: Tokens = 0
     prompt_token_ids: list[int] | None = None
+    context: RequestContext | None = None
     do_remote_prefill: bool | None = None
     remote_prefill_cached_tokens: Tokens | None = None
 

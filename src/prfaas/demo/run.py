@@ -33,9 +33,9 @@ async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
         begun = time.monotonic()
         script = await _measured(supervisor, console)
         console.print("\nAsking ...", highlight=False)
-        prompts, answers = await _play(supervisor, script, console)
+        prompts, answers = await play(supervisor.url, _model(supervisor), script, console)
         console.print("\nAsking a plain engine, without disaggregation, the same ...")
-        plain = await _replay(supervisor.plain_url, _model(supervisor), prompts)
+        plain = await replay(supervisor.plain_url, _model(supervisor), prompts)
         status = _judge(answers, plain, console)
         console.print(
             f"All of it took {time.monotonic() - begun:.0f} s from when the engines were up.",
@@ -70,8 +70,8 @@ async def _measured(supervisor: Supervisor, console: Console) -> Script:
     return script
 
 
-async def _play(
-    supervisor: Supervisor, script: Script, console: Console
+async def play(
+    url: str, model: str, script: Script, console: Console
 ) -> tuple[dict[str, str], dict[str, Answer]]:
     """Send the script through the gateway; returns full prompts and answers by name."""
     prompts: dict[str, str] = {}
@@ -81,9 +81,7 @@ async def _play(
         before = prompt.after
         told = "" if before is None else prompts[before] + answers[before].text
         prompts[prompt.name] = told + prompt.text
-        answer = await ask(
-            http, supervisor.url, model=_model(supervisor), prompt=prompts[prompt.name]
-        )
+        answer = await ask(http, url, model=model, prompt=prompts[prompt.name])
         answers[prompt.name] = answer
         console.print(
             f"  {prompt.name:<16} {answer.route or '':<8} {answer.text.strip()[:60]} ...",
@@ -96,7 +94,7 @@ async def _play(
     return prompts, {prompt.name: answers[prompt.name] for step in script.steps for prompt in step}
 
 
-async def _replay(url: str, model: str, prompts: Mapping[str, str]) -> dict[str, Answer]:
+async def replay(url: str, model: str, prompts: Mapping[str, str]) -> dict[str, Answer]:
     """The same prompts, one at a time."""
     async with _client() as http:
         return {

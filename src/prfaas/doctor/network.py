@@ -17,7 +17,7 @@ from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.core.errors import UNREADABLE
 from prfaas.doctor.finding import Finding, ok
-from prfaas.gateway.http_client import CarryingConnector
+from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.tls.agents import AgentTrust
 from prfaas.tls.front import trust_of

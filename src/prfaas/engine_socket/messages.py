@@ -24,7 +24,7 @@ from __future__ import annotations
 import msgspec
 
 from prfaas.core.extents import Extent
-from prfaas.core.handoff import Readers
+from prfaas.core.handoff import Readers, RequestContext
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import PromptPrefix
 from prfaas.core.prompt_digest import PromptDigest
@@ -64,7 +64,7 @@ class ReturnSlots(Message, frozen=True):
     slots: tuple[int, ...]
 
 
-class BeginExport(Message, frozen=True):
+class BeginExport(Message, frozen=True, omit_defaults=True):
     """This rank will export ``total_bytes`` as transfer ``transfer_id``.
 
     ``destination`` is the agent that receives (may be the agent itself, also by the empty name: a
@@ -82,6 +82,7 @@ class BeginExport(Message, frozen=True):
     prompt_digest: PromptDigest
     readers: Readers
     priority: int = 0
+    context: RequestContext | None = None
 
 
 class ExportSlot(Message, frozen=True):

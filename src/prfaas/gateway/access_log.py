@@ -35,7 +35,12 @@ def log_access(facts: RequestFacts, elapsed_s: float) -> None:
     }
     known = {name: value for name, value in fields.items() if value is not None}
     said = " ".join(f"{name}={value}" for name, value in known.items())
-    logger.info("request ended %s", said, extra=known)
+    # As `Logger.info` does, without a search for the caller's line, which is always this one.
+    record = logging.LogRecord(
+        logger.name, logging.INFO, __file__, 0, f"request ended {said}", None, None
+    )
+    vars(record).update(known)
+    logger.handle(record)
 
 
 def _rounded(seconds: float | None) -> float | None:

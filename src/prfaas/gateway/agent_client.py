@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
 from typing import Literal, TypeVar
 
-import aiohttp
 import msgspec
 
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
@@ -24,6 +22,7 @@ from prfaas.core.errors import (
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
+from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.kv_events.wire import Frame, FrameReader
@@ -34,8 +33,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION = {AGENT_API_HEADER: str(AGENT_API)}
-_SHORT = aiohttp.ClientTimeout(total=5.0, sock_connect=2.0)
-_STREAM = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
+_SHORT = Timeouts(5.0, 2.0)
+_STREAM = Timeouts(None, 2.0, 5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
 
 _CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
@@ -135,17 +134,17 @@ class AgentClient:
     ) -> TransferStatus:
         """Wait up to ``wait_s`` for all ranks' ends of the transfer, and until each was read so
         often; then say how it stands."""
-        timeout = aiohttp.ClientTimeout(total=wait_s + 10.0, sock_connect=2.0)
+        timeouts = Timeouts(wait_s + 10.0, 2.0)
         path = f"/transfers/{transfer_id}?wait_s={wait_s:g}&ranks={ranks}"
         if reads:
             path += f"&reads={reads}"
-        return read_answer(self.name, await self._get(path, timeout), TransferStatus)
+        return read_answer(self.name, await self._get(path, timeouts), TransferStatus)
 
     async def drop(self, transfer_id: str) -> None:
         """Cancel or forget a transfer, whichever part this agent plays in it."""
         try:
-            url = f"{self.url}/transfers/{transfer_id}"
-            async with await self._send("DELETE", url, _SHORT) as answer:
+            path = f"/transfers/{transfer_id}"
+            async with await self._send("DELETE", path, _SHORT) as answer:
                 await answer.read()
                 if answer.status >= 500:
                     raise LinkError(f"agent {self.name}: dropping answered {answer.status}")
@@ -155,8 +154,8 @@ class AgentClient:
     async def renew(self, session_id: str, renewal: Renewal) -> Standing | None:
         """Hold a gateway's session; None where the agent, of a release before, keeps none."""
         try:
-            url, body = f"{self.url}/gateways/{session_id}", msgspec.json.encode(renewal)
-            async with await self._send("PUT", url, _SHORT, body) as answer:
+            path, body = f"/gateways/{session_id}", msgspec.json.encode(renewal)
+            async with await self._send("PUT", path, _SHORT, body) as answer:
                 found = await answer.read()
                 self._check_version(answer)
                 if answer.status in (404, 405):
@@ -170,8 +169,8 @@ class AgentClient:
     async def end_session(self, session_id: str) -> None:
         """Have the agent drop what is left of this gateway."""
         try:
-            url = f"{self.url}/gateways/{session_id}"
-            async with await self._send("DELETE", url, _SHORT) as answer:
+            path = f"/gateways/{session_id}"
+            async with await self._send("DELETE", path, _SHORT) as answer:
                 await answer.read()
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
@@ -179,11 +178,10 @@ class AgentClient:
     async def link_states(self) -> AsyncIterator[list[LinkState]]:
         """Link states as the agent sends them, until it goes away (LinkError)."""
         try:
-            url = f"{self.url}/links/events"
-            async with await self._send("GET", url, _STREAM) as answer:
+            async with await self._send("GET", "/links/events", _STREAM) as answer:
                 last = b""
                 self._check_version(answer)
-                while line := await answer.content.readline():
+                async for line in answer.lines(_LONGEST_NEWS):
                     if line == last:
                         continue
                     last = line
@@ -224,19 +222,12 @@ class AgentClient:
         """All that the agent has cached, then what comes and goes, until it goes away (LinkError).
         One of an earlier release has none."""
         try:
-            url = f"{self.url}/cache/events"
-            async with await self._send("GET", url, _STREAM) as answer:
+            async with await self._send("GET", "/cache/events", _STREAM) as answer:
                 self._check_version(answer)
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: /cache/events answered {answer.status}")
-                rest = bytearray()
-                async for data in answer.content.iter_any():
-                    rest += data
-                    *lines, rest = rest.split(b"\n")
-                    for line in lines:
-                        yield _CACHE_NEWS.decode(line)
-                    if len(rest) > _LONGEST_NEWS:
-                        raise LinkError(f"agent {self.name}: a line without an end")
+                async for line in answer.lines(_LONGEST_NEWS):
+                    yield _CACHE_NEWS.decode(line)
         except UNREADABLE as error:
             raise LinkError(f"agent {self.name}: unreadable cache event: {error}") from error
         except (*CONNECTION_ERRORS, ValueError) as error:
@@ -247,23 +238,23 @@ class AgentClient:
         """What one of its engines has cached, or what has changed since change ``number`` of
         ``epoch``, until the agent goes away (LinkError). Raises EngineError for what is unreadable
         or where the agent does not follow it."""
-        url = f"{self.url}/engines/{engine}/kv-events?epoch={epoch}&number={number}"
+        path = f"/engines/{engine}/kv-events?epoch={epoch}&number={number}"
         try:
-            async with await self._send("GET", url, _STREAM) as answer:
+            async with await self._send("GET", path, _STREAM) as answer:
                 self._check_version(answer)
                 if answer.status != 200:
                     raise EngineError(f"agent {self.name} answers {answer.status} for its cache")
                 reader = FrameReader()
-                async for data in answer.content.iter_any():
+                async for data in answer.pieces():
                     for frame in reader.feed(data):
                         yield frame
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise self._failure(error) from error
         raise LinkError(f"agent {self.name} ended its stream of cache events")
 
-    async def _get(self, path: str, timeout: aiohttp.ClientTimeout) -> bytes:
+    async def _get(self, path: str, timeouts: Timeouts) -> bytes:
         try:
-            async with await self._send("GET", self.url + path, timeout) as answer:
+            async with await self._send("GET", path, timeouts) as answer:
                 body = await answer.read()
                 self._check_version(answer)
                 if answer.status != 200:
@@ -274,8 +265,8 @@ class AgentClient:
 
     async def _ask(self, method: str, path: str, content: msgspec.Struct | None = None) -> None:
         try:
-            body = None if content is None else msgspec.msgpack.encode(content)
-            async with await self._send(method, self.url + path, _SHORT, body) as answer:
+            body = b"" if content is None else msgspec.msgpack.encode(content)
+            async with await self._send(method, path, _SHORT, body) as answer:
                 found = await answer.read()
                 self._check_version(answer)
                 if answer.status >= 300:
@@ -284,18 +275,22 @@ class AgentClient:
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
-    async def _send(
-        self, method: str, url: str, timeout: aiohttp.ClientTimeout, data: bytes | None = None
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, method: str, path: str, timeouts: Timeouts, data: bytes = b"") -> Answer:
         try:
             return await self._http.request(
-                method, url, data=data, headers=_VERSION, timeout=timeout, tls=self.tls
+                method,
+                self.url,
+                path,
+                data=data,
+                headers=_VERSION,
+                timeouts=timeouts,
+                tls=self.tls,
             )
         except PeerError as error:
             raise LinkError(f"agent {self.name}: {error}") from error
 
-    def _check_version(self, answer: aiohttp.ClientResponse) -> None:
-        why = difference(answer.headers.get(AGENT_API_HEADER))
+    def _check_version(self, answer: Answer) -> None:
+        why = difference(answer.header(AGENT_API_HEADER))
         if why is not None:
             raise LinkError(f"agent {self.name}: {why}")
 
@@ -303,7 +298,7 @@ class AgentClient:
         message = f"agent {self.name}: {describe(error)}"
         if is_local(error):
             return LocalFault(message)
-        if isinstance(error, asyncio.TimeoutError):
+        if isinstance(error, TimeoutError):
             return AgentLate(message)
         return AgentGone(message) if nobody_listens(error) else LinkError(message)
 

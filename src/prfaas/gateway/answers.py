@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
@@ -17,6 +16,7 @@ from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.dialects import Dialect, Endpoint, dialect_of
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.event_stream import EventStream
+from prfaas.gateway.http_answer import Answer
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     engine_error,
@@ -57,7 +57,7 @@ async def relay(
     dialect = dialect_of(endpoint)
     answer = await engine.open_answer(endpoint, body, headers)
     try:
-        kind = answer.headers.get("Content-Type", "application/json")
+        kind = answer.header("Content-Type") or "application/json"
         if answer.status == 200 and kind.startswith("text/event-stream"):
             return await _stream(engine, answer, response, kind, dialect, on_first_token)
         content = await _read(engine, answer)
@@ -78,10 +78,10 @@ def _tokens_in(content: bytes) -> int | None:
         return None
 
 
-def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes) -> None:
+def _check(engine: EngineClient, answer: Answer, content: bytes) -> None:
     """Raise EngineError for what is neither an answer nor a refusal of the request."""
     if answer.status != 200:
-        failure = refusal(engine.name, answer.status, answer.headers.get("Retry-After"), content)
+        failure = refusal(engine.name, answer.status, answer.header("Retry-After"), content)
         if failure is not None:
             raise failure
         return
@@ -93,7 +93,7 @@ def _check(engine: EngineClient, answer: aiohttp.ClientResponse, content: bytes)
 
 async def _stream(
     engine: EngineClient,
-    answer: aiohttp.ClientResponse,
+    answer: Answer,
     response: ClientResponse,
     kind: str,
     dialect: Dialect,
@@ -112,7 +112,9 @@ async def _stream(
     await response.open(answer.status, kind)
     stream.watch()
     try:
-        return await _pass_on(engine, stream, events, dialect, response)
+        count = await _pass_on(engine, stream, events, dialect, response)
+        answer.leave()
+        return count
     finally:
         stream.close()
 
@@ -156,18 +158,20 @@ async def _pass_on(
         if error is not None:
             broken = True
             response.note_failure(error_message(error))
+        if done:
+            break  # What is complete is told so at once: nothing follows.
         await response.write(events)
         events = await stream.next()
     if not broken and not done:
         raise EngineError(f"{engine.name} ended its answer without saying that it is complete")
     if not broken:
         response.succeed()
-    await response.finish()
+    await response.finish(events if done else b"")
     # A completion's last event says but that it is the last.
     return count - (done and not dialect.named)
 
 
-async def _read(engine: EngineClient, answer: aiohttp.ClientResponse) -> bytes:
+async def _read(engine: EngineClient, answer: Answer) -> bytes:
     try:
         content = await answer.read()
     except CONNECTION_ERRORS as error:

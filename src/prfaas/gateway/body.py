@@ -124,15 +124,16 @@ class RequestBody:
                 return "the engine calls tools itself: its prompt grows meanwhile"
         return None
 
-    def for_prefill(self, token_ids: list[int], params: ExportParams) -> bytes:
-        """The body that has a prefill engine compute and export this prompt's KV cache."""
+    def for_prefill(self, token_ids: msgspec.Raw, params: ExportParams) -> bytes:
+        """The body that has a prefill engine compute and export this prompt's KV cache;
+        ``token_ids``: see `TokenIds.json`."""
         fields: dict[str, Any] = {k: self._fields[k] for k in _ON_TO_PREFILL if k in self._fields}
         fields |= {"prompt": token_ids, "max_tokens": 1, "temperature": 0, "stream": False}
         fields["kv_transfer_params"] = params
         return msgspec.json.encode(fields)
 
     def for_decode(
-        self, token_ids: list[int] | None, params: ImportParams | LoadParams | None
+        self, token_ids: msgspec.Raw | None, params: ImportParams | LoadParams | None
     ) -> bytes:
         """The body for the decode engine: as it came, or with token ids, or with a hand-off too."""
         if token_ids is None:

@@ -24,6 +24,12 @@ _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Proxies that would gather a stream are told not to."""
 
 
+class _Stream(web.StreamResponse):
+    """Its head goes out together with what comes first."""
+
+    _send_headers_immediately = False
+
+
 class ClientGone(Exception):
     """The client closed the connection while we wrote to it."""
 
@@ -67,8 +73,8 @@ class ClientResponse:
             return  # Whoever answers finds out as well.
 
     async def open(self, status: int, content_type: str) -> None:
-        """The answer begins: send the response's head, with all that is known by now, unless it has
-        been sent. Raises ClientGone."""
+        """The answer begins: its head, with all that is known by now, goes out with the first
+        `write`, unless it has been sent. Raises ClientGone."""
         self._begun = True
         await self._send_head(status, content_type)
 
@@ -77,7 +83,7 @@ class ClientResponse:
             if self._out is not None:
                 return
             headers = {"Content-Type": content_type, **_STREAM_HEADERS, **self._facts.headers()}
-            out = web.StreamResponse(status=status, headers=headers)
+            out = _Stream(status=status, headers=headers)
             try:
                 await out.prepare(self._request)
             except ConnectionError as error:
@@ -88,19 +94,21 @@ class ClientResponse:
     async def write(self, chunk: bytes) -> None:
         """Send part of the body: whole events. Raises ClientGone."""
         assert self._out is not None
+        await self._taken(self._out.write(self._counted(chunk)))
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        """Send the last events, and the end. Raises ClientGone."""
+        assert self._out is not None
+        await self._taken(self._out.write_eof(self._counted(chunk)))
+        if not self.done.done():
+            self.done.set_result(self._out)
+
+    def _counted(self, chunk: bytes) -> bytes:
+        """As the client may see it."""
         # A client that leaves in the middle has had so many.
         tokens = self._dialect.tokens_in(chunk)
         self._facts.answer_tokens = (self._facts.answer_tokens or 0) + tokens
-        if not self._facts.tells:
-            chunk = without_cached_tokens(chunk)
-        await self._taken(self._out.write(chunk))
-
-    async def finish(self) -> None:
-        """Everything is written. Raises ClientGone."""
-        assert self._out is not None
-        await self._taken(self._out.write_eof())
-        if not self.done.done():
-            self.done.set_result(self._out)
+        return chunk if self._facts.tells else without_cached_tokens(chunk)
 
     def succeed(self) -> None:
         """The answer is complete."""

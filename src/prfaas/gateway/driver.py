@@ -202,13 +202,14 @@ class Driver:
     async def _prefill(self, exchange: Exchange, command: StartPrefill) -> None:
         key, attempt = command.request_id, command.attempt
         assert exchange.prompt.token_ids is not None
-        ids = exchange.prompt.token_ids[: command.to_token if command.exact else None]
+        ids = exchange.prompt.token_ids.json(command.to_token if command.exact else None)
         params = export_params(
             command,
             self._endpoints.engines,
             self.scheduler.view.engines,
             time_left_s=exchange.time_left_s(),
             pool_tokens=await exchange.loadable(command.engine),
+            context=exchange.context(attempt),
         )
         body = exchange.body.for_prefill(ids, params)
         try:
@@ -256,8 +257,10 @@ class Driver:
         source = self._layouts.source(sender, command.engine)
         loadable = await exchange.loadable(command.engine)
         cached = exchange.facts.prefill_cached_tokens
-        params = decode_params(command, source, loadable, cached, keep=exchange.body.keeps)
-        body = exchange.body.for_decode(exchange.prompt.token_ids, params)
+        context, keep = exchange.context(attempt), exchange.body.keeps
+        params = decode_params(command, source, loadable, cached, context=context, keep=keep)
+        ids = exchange.prompt.token_ids
+        body = exchange.body.for_decode(None if ids is None else ids.json(), params)
         try:
             output_tokens = await relay(
                 self._engines[command.engine],
@@ -279,10 +282,7 @@ class Driver:
             self.handle(RequestCancelled(key))
             exchange.response.hang_up()
         else:
-            if exchange.facts.outcome == "ok":
-                exchange.facts.completed_s = exchange.elapsed_s()
-            if output_tokens is not None:
-                exchange.facts.answer_tokens = output_tokens
+            exchange.facts.note_end(output_tokens, exchange.elapsed_s())
             self.handle(RequestCompleted(key, attempt, output_tokens))
 
     def _first_token(self, exchange: Exchange, command: StartDecode) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import aiohttp
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError, nobody_listens
@@ -16,8 +15,10 @@ from prfaas.gateway.body import RequestBody
 from prfaas.gateway.credentials import NONE, Credentials
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.health_probe import HealthProbe
+from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.kv_memory import blocks_of
+from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.upstream_errors import (
     CONNECTION_ERRORS,
     CannotRender,
@@ -32,24 +33,32 @@ from prfaas.gateway.upstream_errors import (
 from prfaas.kv_events.sources import PATH, source_of
 
 _HEALTH_TIMEOUT_S = 5.0
-_RENDER_TIMEOUT = aiohttp.ClientTimeout(total=60.0, sock_connect=5.0)
-_LONG = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+_RENDER_TIMEOUTS = Timeouts(60.0)
+_LONG = Timeouts(None)
 """Prefill and answers take what they take: the scheduler's deadlines end them."""
 
 
-class RenderedPrompt(msgspec.Struct, frozen=True):
-    """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
+class Sampling(msgspec.Struct, frozen=True):
+    """What of the sampling parameters the gateway must know."""
 
-    class Sampling(msgspec.Struct, frozen=True):
-        """What of the sampling parameters the gateway must know."""
+    max_tokens: int | None = None
+    skip_reading_prefix_cache: bool | None = None
 
-        max_tokens: int | None = None
-        skip_reading_prefix_cache: bool | None = None
 
+class _Rendered(msgspec.Struct, frozen=True):
     token_ids: list[int]
     sampling_params: Sampling
     features: Any = None
     stream: bool | None = None
+
+
+class RenderedPrompt(NamedTuple):
+    """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
+
+    token_ids: TokenIds
+    sampling_params: Sampling
+    features: Any
+    stream: bool
 
 
 class EngineAnswer(msgspec.Struct, frozen=True):
@@ -142,10 +151,10 @@ class EngineClient:
     ) -> EngineAnswer:
         """A request as it is, answered ``within_s`` (a minute, if not given). Raises EngineError
         if the engine cannot be reached."""
-        timeout = _RENDER_TIMEOUT
+        timeouts = _RENDER_TIMEOUTS
         if within_s is not None:
-            timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=5.0)
-        return await self._exchange(method, path, body or None, timeout, headers or {})
+            timeouts = Timeouts(within_s)
+        return await self._exchange(method, path, body, timeouts, headers or {})
 
     async def kv_blocks(self) -> int | None:
         """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
@@ -178,10 +187,13 @@ class EngineClient:
                 raise failure
             return answer
         try:
+            rest, lists = take_out(answer.body)
             if body.dialect.renders_list:
-                return msgspec.json.decode(answer.body, type=list[RenderedPrompt])
-            return [msgspec.json.decode(answer.body, type=RenderedPrompt)]
-        except UNREADABLE as error:
+                found = msgspec.json.decode(rest, type=list[_Rendered])
+            else:
+                found = [msgspec.json.decode(rest, type=_Rendered)]
+            return [_rendered(one, lists) for one in found]
+        except (*UNREADABLE, ValueError) as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
 
     async def prefill(self, body: bytes, headers: Mapping[str, str]) -> int | None:
@@ -206,7 +218,7 @@ class EngineClient:
 
     async def open_answer(
         self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send the request; returns when the response's head is here. Close the response to cancel.
 
         Raises EngineError if the engine cannot be reached.
@@ -214,10 +226,11 @@ class EngineClient:
         try:
             answer = await self._http.request(
                 "POST",
-                self.url + endpoint,
+                self.url,
+                endpoint,
                 data=body,
                 headers=json_headers(headers, self.credentials),
-                timeout=_LONG,
+                timeouts=_LONG,
                 tls=self.credentials.tls,
             )
         except CONNECTION_ERRORS as error:
@@ -234,23 +247,24 @@ class EngineClient:
         self,
         method: str,
         path: str,
-        body: bytes | None,
-        timeout: aiohttp.ClientTimeout,
+        body: bytes,
+        timeouts: Timeouts,
         headers: Mapping[str, str],
     ) -> EngineAnswer:
         try:
             async with await self._http.request(
                 method,
-                self.url + path,
+                self.url,
+                path,
                 data=body,
                 headers=json_headers(headers, self.credentials),
-                timeout=timeout,
+                timeouts=timeouts,
                 tls=self.credentials.tls,
             ) as answer:
                 self._note(path, answer.status)
-                kind = answer.headers.get("Content-Type", "application/json")
+                kind = answer.header("Content-Type") or "application/json"
                 content = await answer.read()
-                return EngineAnswer(answer.status, kind, content, answer.headers.get("Retry-After"))
+                return EngineAnswer(answer.status, kind, content, answer.header("Retry-After"))
         except CONNECTION_ERRORS as error:
             raise engine_error(self.name, error) from error
 
@@ -258,6 +272,14 @@ class EngineClient:
 def json_headers(headers: Mapping[str, str], credentials: Credentials) -> dict[str, str]:
     """With the content type of all that the gateway sends, and what it shows of itself."""
     return {"Content-Type": "application/json", **headers, **credentials.headers}
+
+
+def _rendered(found: _Rendered, lists: list[bytes]) -> RenderedPrompt:
+    """``lists``: see `take_out`. Raises ValueError for token ids that are none."""
+    if len(found.token_ids) != 1 or not -len(lists) <= found.token_ids[0] < 0:
+        raise ValueError("token ids are no list of whole numbers")
+    ids = TokenIds(lists[-found.token_ids[0] - 1])
+    return RenderedPrompt(ids, found.sampling_params, found.features, bool(found.stream))
 
 
 def _nobody() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import aiohttp
-
 from prfaas.core.errors import EngineError
+from prfaas.gateway.http_answer import Answer
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, engine_error
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
@@ -27,12 +26,9 @@ class EventStream:
         on_heard: called whenever the engine has said something.
     """
 
-    def __init__(
-        self, engine: str, answer: aiohttp.ClientResponse, *, on_heard: Callable[[], None]
-    ) -> None:
+    def __init__(self, engine: str, answer: Answer, *, on_heard: Callable[[], None]) -> None:
         self._engine = engine
         self._answer = answer
-        self._content = answer.content
         self._on_heard = on_heard
         self._held = b""
         """An event of which the end has not come yet."""
@@ -73,7 +69,7 @@ class EventStream:
     async def _read(self) -> bytes:
         self._waiting_since = self._loop.time()
         try:
-            come = await self._content.readany()
+            come = await self._answer.read_any()
         except CONNECTION_ERRORS as error:
             if self._silent:
                 raise EngineError(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from prfaas.core.handoff import TRACEPARENT, RequestContext
 from prfaas.gateway.attempt_tasks import AttemptTasks
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.client_response import ClientResponse
@@ -74,6 +75,12 @@ class Exchange:
         ``keepalive`` of ``attempts``."""
         if self.body.stream and self._wants_comments and math.isfinite(every_s):
             self.attempts.start("keepalive", 0, self.response.keep_alive(every_s))
+
+    def context(self, attempt: int) -> RequestContext:
+        """What agents and connectors are told of it, for their logs and traces."""
+        trace = self.engine_headers.get("traceparent", "")
+        known = trace if TRACEPARENT.match(trace) else None  # A client may have written anything.
+        return RequestContext(self.facts.request_id, attempt, known)
 
     def tokens(self) -> tuple[int, int]:
         """Of the prompts, and of the answers at most. A prompt that was not tokenised here has as

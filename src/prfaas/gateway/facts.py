@@ -114,6 +114,13 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         """Prefill is over."""
         self.prefilled_s, self.prefill_cached_tokens = elapsed_s, cached_tokens
 
+    def note_end(self, output_tokens: int | None, elapsed_s: float) -> None:
+        """The answer has ended; None: its engine has not said how long it is."""
+        if self.outcome == "ok":
+            self.completed_s = elapsed_s
+        if output_tokens is not None:
+            self.answer_tokens = output_tokens
+
     def note_answer(self, command: StartDecode, elapsed_s: float) -> None:
         """This attempt begins to answer, maybe of two that were made."""
         self.first_token_s = elapsed_s

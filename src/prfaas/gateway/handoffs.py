@@ -13,6 +13,7 @@ from prfaas.core.handoff import (
     ExportParams,
     ImportParams,
     LoadParams,
+    RequestContext,
 )
 from prfaas.gateway.agent_client import AgentClient, AgentLate, TransferStatus
 from prfaas.gateway.endpoints import EngineEndpoint
@@ -40,6 +41,7 @@ def export_params(
     *,
     time_left_s: float,
     pool_tokens: int = 0,
+    context: RequestContext | None = None,
 ) -> ExportParams:
     """What the prefill engine's connector must know. A transfer lies on one machine, and any engine
     there that decodes may have a slot first: each of them may read it."""
@@ -56,6 +58,7 @@ def export_params(
         to_token=command.to_token,
         deadline_s=min(max(time_left_s, 1.0), LONGEST_DEADLINE_S),
         pool_tokens=pool_tokens,
+        context=context,
     )
 
 
@@ -65,6 +68,7 @@ def decode_params(
     pool_tokens: int,
     cached_tokens: int | None,
     *,
+    context: RequestContext | None = None,
     keep: bool = False,
 ) -> ImportParams | LoadParams | None:
     """What the decode engine's connector must know: what is handed over, and what its agent has
@@ -78,10 +82,11 @@ def decode_params(
             from_token=command.from_token,
             to_token=command.to_token,
             pool_tokens=pool_tokens,
+            context=context,
             do_remote_prefill=None if cached_tokens is None else True,
             remote_prefill_cached_tokens=cached_tokens,
         )
-    found = LoadParams(pool_tokens=pool_tokens, keep=keep)
+    found = LoadParams(pool_tokens=pool_tokens, context=context, keep=keep)
     return found if pool_tokens or keep else None
 
 

@@ -10,18 +10,18 @@ nobody else's fault, and others give back what is missing as they end.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from typing import Any
+from functools import cache, partial
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-
-from prfaas.core.addresses import Address
+from prfaas.core.addresses import parse_url
 from prfaas.core.errors import PeerError
+from prfaas.gateway.http_answer import Answer, CannotConnect, ConnectionBroke, Timeouts
+from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.tunnel import open_tunnel
-from prfaas.gateway.upstream_errors import is_local, is_lost
+from prfaas.gateway.upstream_errors import is_local
 from prfaas.tls.context import PeerContext, check_server
 
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
@@ -30,129 +30,191 @@ its request with it. An agent's waits for 75 s."""
 _LOCAL_PATIENCE_S = 5.0
 """How long a request waits for what this process has run out of."""
 _FIRST_PAUSE_S = 0.05
-_MADE: ContextVar[list[bool]] = ContextVar("connections made for this request")
+_PATH = re.compile(r"/[!-~]*")
+_UNFIT = re.compile(r"[\0\r\n]")
 
 
 class HttpClient:
-    """Requests on the running event loop; `close` ends all connections. ``keepalive_s``: how long
-    one is kept that is not used."""
+    """Requests on the running event loop; `close` ends all connections that are free.
+    ``keepalive_s``: how long one is kept that is not used."""
 
     def __init__(self, keepalive_s: float = ENGINE_KEEPALIVE_S) -> None:
-        self._kept = _session(_Connector(limit=0, keepalive_timeout=keepalive_s))
-        self._fresh = _session(CarryingConnector(limit=0, force_close=True))
+        self._keepalive_s = keepalive_s
+        self._peers: dict[tuple[str, ssl.SSLContext | None], Peer] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def request(
         self,
         method: str,
         url: str,
+        path: str,
         *,
-        data: bytes | None = None,
+        data: bytes = b"",
         headers: Mapping[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout,
+        timeouts: Timeouts,
         tls: ssl.SSLContext | None = None,
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send, and return when the response's head is here; use it as a context manager or close
-        it; ``tls``: what is trusted, None: what this machine trusts; see `Credentials`. Raises one
-        of `CONNECTION_ERRORS`."""
+        it.
+
+        ``url``: ``scheme://host:port``; ``path``: all that follows, as it is sent; ``tls``: what
+        is trusted, None: what this machine trusts; see `Credentials`. Raises one of
+        `CONNECTION_ERRORS`, ValueError for what cannot stand in a head.
+        """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _LOCAL_PATIENCE_S
         pause_s = _FIRST_PAUSE_S
+        peer = self._peer(url, tls)
+        head = _head(method, peer.prefix + path, peer.host, headers or {}, data)
         while True:
             try:
-                answer = await self._send(
-                    method, url, data=data, headers=headers, timeout=timeout, ssl=tls or True
-                )
+                return await self._send(peer, head, data, timeouts)
             except OSError as error:
                 if not is_local(error) or loop.time() + pause_s > give_up_at:
                     raise
-            else:
-                return _of_today(answer)
             await asyncio.sleep(pause_s)
             pause_s *= 2
 
     async def close(self) -> None:
-        """End all connections."""
-        await self._kept.close()
-        await self._fresh.close()
+        """End all connections that are free; those in use end with their answers."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for peer in self._peers.values():
+            peer.close()
+        self._peers.clear()
 
-    async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        made_now: list[bool] = []
-        made = _MADE.set(made_now)
+    def _peer(self, url: str, tls: ssl.SSLContext | None) -> Peer:
+        peer = self._peers.get((url, tls))
+        if peer is None:
+            peer = self._peers[url, tls] = Peer(url, tls, partial(self._keep, url, tls))
+            if self._sweep is None:
+                self._sweep_later()
+        return peer
+
+    def _keep(self, url: str, tls: ssl.SSLContext | None, connection: Connection) -> None:
+        if self._closed:
+            connection.abort()
+            return
+        connection.free_since = asyncio.get_running_loop().time()
+        self._peer(url, tls).free.append(connection)
+
+    async def _send(self, peer: Peer, head: bytes, data: bytes, timeouts: Timeouts) -> Answer:
+        kept = peer.take(asyncio.get_running_loop().time() - self._keepalive_s)
+        if kept is None:
+            return await (await peer.dial(timeouts.connect_s)).ask(head, data, timeouts)
         try:
-            return await self._kept.request(method, url, **options)
-        except (aiohttp.ClientError, OSError) as error:
-            if made_now or not is_lost(error):
+            return await kept.ask(head, data, timeouts)
+        except ConnectionBroke as error:
+            if not error.unseen:
                 raise
             lost = error
-        finally:
-            _MADE.reset(made)
         try:
-            return await self._fresh.request(method, url, **options)
-        except aiohttp.ClientConnectorError as error:
+            fresh = await peer.dial(timeouts.connect_s)
+        except CannotConnect as error:
             if is_local(error):
                 raise
             raise lost from error  # Nobody is there any more: it may have died of the request.
+        return await fresh.ask(head, data, timeouts)
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(self._keepalive_s, self._expire)
+
+    def _expire(self) -> None:
+        idle_since = asyncio.get_running_loop().time() - self._keepalive_s
+        for key, peer in list(self._peers.items()):
+            peer.expire(idle_since)
+            if not peer.free:
+                del self._peers[key]
+        self._sweep = None
+        if self._peers:
+            self._sweep_later()
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Says which requests had a connection made for them."""
+class Peer:
+    """A server, as it is dialled, with connections to it that are free: the last used first."""
 
-    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
-        _MADE.get().append(True)
-        if (carried := await _carried(self._factory, req)) is not None:
-            return carried
-        return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
+    def __init__(
+        self, url: str, tls: ssl.SSLContext | None, on_free: Callable[[Connection], None]
+    ) -> None:
+        self.address = parse_url(url)
+        self.secure = url.startswith("https:")
+        self.prefix = urlsplit(url).path.rstrip("/")
+        default = self.address.port == (443 if self.secure else 80)
+        self.host = str(self.address).rpartition(":")[0] if default else str(self.address)
+        self._tls, self._on_free = tls, on_free
+        self.free: list[Connection] = []
 
-
-class CarryingConnector(aiohttp.TCPConnector):
-    """Goes through an agent where a request is given its `PeerContext` and an ``http`` url."""
-
-    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
-        if (carried := await _carried(self._factory, req)) is not None:
-            return carried
-        return _checked(await super()._create_connection(req, traces, timeout), req.ssl)
-
-
-async def _carried(factory: Callable[[], ResponseHandler], req: Any) -> ResponseHandler | None:
-    """A connection through the agent that carries the engine; None where none does. Raises
-    ClientConnectorError."""
-    if not isinstance(req.ssl, PeerContext) or req.is_ssl():
+    def take(self, used_after: float) -> Connection | None:
+        """One that was used after a time of the loop's clock, if there is one."""
+        while self.free:
+            connection = self.free.pop()
+            if not connection.is_open:
+                continue
+            if connection.free_since > used_after:
+                return connection
+            connection.abort()
         return None
-    try:
-        made = await open_tunnel(factory, req.ssl, Address(req.url.host, req.url.port))
-    except OSError as error:
-        raise aiohttp.ClientConnectorError(req.connection_key, error) from error
-    return made[1]
 
+    def expire(self, used_before: float) -> None:
+        """End those that have not been used for so long."""
+        kept = []
+        for connection in self.free:
+            if connection.is_open and connection.free_since > used_before:
+                kept.append(connection)
+            elif connection.is_open:
+                connection.abort()
+        self.free = kept
 
-def _checked(made: Any, context: object) -> Any:
-    """The connection, unless another than the agent that it is for is at its other end: raises
-    PeerError."""
-    if isinstance(context, PeerContext):
+    def close(self) -> None:
+        """End all."""
+        while self.free:
+            connection = self.free.pop()
+            if connection.is_open:
+                connection.abort()
+
+    def _make(self) -> Connection:
+        return Connection(self._on_free)
+
+    async def dial(self, within_s: float) -> Connection:
+        """A new one. Raises CannotConnect, TimeoutError, or PeerError where another than the agent
+        that it is for is at its other end."""
+        host, port = self.address
         try:
-            check_server(context, made.transport)
-        except PeerError:
-            made.transport.abort()
-            raise
-    return made
+            async with asyncio.timeout(within_s):
+                if isinstance(self._tls, PeerContext) and not self.secure:
+                    return (await open_tunnel(self._make, self._tls, self.address))[1]
+                loop = asyncio.get_running_loop()
+                trust = (self._tls or _usual_trust()) if self.secure else None
+                transport, connection = await loop.create_connection(
+                    self._make, host, port, ssl=trust
+                )
+        except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise
+            raise CannotConnect(host, port, error) from error
+        if isinstance(self._tls, PeerContext):
+            try:
+                check_server(self._tls, transport)
+            except PeerError:
+                transport.abort()
+                raise
+        return connection
 
 
-def _of_today(answer: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    """The response, unless whoever sent it does not speak HTTP/1: what follows such a head may be
-    anything. Raises ClientResponseError."""
-    if answer.version is not None and answer.version < aiohttp.HttpVersion10:
-        answer.close()
-        raise aiohttp.ClientResponseError(
-            answer.request_info,
-            answer.history,
-            status=answer.status,
-            message=f"the answer is HTTP/{answer.version.major}.{answer.version.minor}",
-        )
-    return answer
+@cache
+def _usual_trust() -> ssl.SSLContext:
+    """Of this machine."""
+    return ssl.create_default_context()
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    """One that neither decompresses nor asks for compression: bodies are passed on as they are."""
-    return aiohttp.ClientSession(
-        connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding"]
-    )
+def _head(method: str, path: str, host: str, headers: Mapping[str, str], data: bytes) -> bytes:
+    if not _PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is no path")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if len(_UNFIT.findall(lines)) != 2 * len(headers):
+        raise ValueError("a header has more than one line")
+    length = f"Content-Length: {len(data)}\r\n" if data or method != "GET" else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}{lines}\r\n".encode()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.feeds import Feed
 from prfaas.gateway.layouts import Mismatch, named
 from prfaas.gateway.read_counter import ReadCounter
+from prfaas.gateway.tallies import Tally, Times
 from prfaas.kv_events.feed import FeedState
 from prfaas.process.connections import Connections
 from prfaas.scheduler.commands import ChangeRole
@@ -24,7 +25,7 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
-        self.requests = Counter(
+        self.requests = Tally(
             "prfaas_gateway_requests_total",
             "Requests that ended, by route and outcome.",
             ("endpoint", "route", "outcome"),
@@ -33,21 +34,21 @@ class GatewayMetrics:
         self.inflight = Gauge(
             "prfaas_gateway_inflight_requests", "Requests being answered.", registry=r
         )
-        self.ttft = Histogram(
+        self.ttft = Times(
             "prfaas_gateway_time_to_first_token_seconds",
             "Arrival to the first byte of the answer (streamed answers only).",
             ("route", "tenant"),
             buckets=_SECONDS,
             registry=r,
         )
-        self.tpot = Histogram(
+        self.tpot = Times(
             "prfaas_gateway_time_per_output_token_seconds",
             "Mean time of a token after the first (streamed answers only).",
             ("route", "tenant"),
             buckets=_TOKEN_SECONDS,
             registry=r,
         )
-        self.stage = Histogram(
+        self.stage = Times(
             "prfaas_gateway_stage_seconds",
             "Seconds in each stage of a request.",
             ("stage", "route"),
@@ -60,19 +61,19 @@ class GatewayMetrics:
             ("file",),
             registry=r,
         )
-        self.retries = Counter(
+        self.retries = Tally(
             "prfaas_gateway_retries_total", "Attempts beyond a request's first.", registry=r
         )
-        self.kv_bytes = Counter(
+        self.kv_bytes = Tally(
             "prfaas_gateway_kv_bytes_total", "KV bytes handed over.", ("route",), registry=r
         )
-        self.kv_bytes_hidden = Counter(
+        self.kv_bytes_hidden = Tally(
             "prfaas_gateway_kv_hidden_bytes_total",
             "KV bytes that had arrived before prefill ended.",
             ("route",),
             registry=r,
         )
-        self.tokens = Counter(
+        self.tokens = Tally(
             "prfaas_gateway_prompt_tokens_total",
             "Prompt tokens, cached in the decode cluster or not.",
             ("cached",),
@@ -96,13 +97,13 @@ class GatewayMetrics:
             ("why",),
             registry=r,
         )
-        self.tenant_tokens = Counter(
+        self.tenant_tokens = Tally(
             "prfaas_gateway_tenant_tokens_total",
             "Tokens of requests that ended.",
             ("tenant", "kind"),
             registry=r,
         )
-        self.tenant_requests = Counter(
+        self.tenant_requests = Tally(
             "prfaas_gateway_tenant_requests_total",
             "Requests that ended, by tenant and outcome.",
             ("tenant", "outcome"),
@@ -250,25 +251,25 @@ class GatewayMetrics:
 
     def observe_request(self, facts: RequestFacts) -> None:
         """Count one request that has ended."""
-        route = facts.route or "none"
-        self.requests.labels(facts.endpoint, route, facts.outcome).inc()
-        self.retries.inc(max(0, facts.attempts - 1))
+        route, tenant = facts.route or "none", facts.tenant
+        self.requests.add((facts.endpoint, route, facts.outcome))
+        self.retries.add((), max(0, facts.attempts - 1))
         if facts.stream and facts.first_token_s is not None:
-            self.ttft.labels(route, facts.tenant).observe(facts.first_token_s)
+            self.ttft.observe((route, tenant), facts.first_token_s)
             more = (facts.answer_tokens or 0) - 1
             if facts.completed_s is not None and more > 0:
                 spent_s = facts.completed_s - facts.first_token_s
-                self.tpot.labels(route, facts.tenant).observe(spent_s / more)
+                self.tpot.observe((route, tenant), spent_s / more)
         for stage, start, end in _stages(facts):
             if start is not None and end is not None:
-                self.stage.labels(stage, route).observe(max(0.0, end - start))
-        self.kv_bytes.labels(route).inc(facts.kv_bytes)
-        self.kv_bytes_hidden.labels(route).inc(facts.kv_bytes_hidden or 0)
-        self.tenant_requests.labels(facts.tenant, facts.outcome).inc()
-        self.tenant_tokens.labels(facts.tenant, "prompt").inc(facts.total_tokens or 0)
-        self.tenant_tokens.labels(facts.tenant, "answer").inc(facts.answer_tokens or 0)
-        self.tokens.labels("yes").inc(facts.cached_tokens)
-        self.tokens.labels("no").inc(facts.uncached_tokens or 0)
+                self.stage.observe((stage, route), max(0.0, end - start))
+        self.kv_bytes.add((route,), facts.kv_bytes)
+        self.kv_bytes_hidden.add((route,), facts.kv_bytes_hidden or 0)
+        self.tenant_requests.add((tenant, facts.outcome))
+        self.tenant_tokens.add((tenant, "prompt"), facts.total_tokens or 0)
+        self.tenant_tokens.add((tenant, "answer"), facts.answer_tokens or 0)
+        self.tokens.add(("yes",), facts.cached_tokens)
+        self.tokens.add(("no",), facts.uncached_tokens or 0)
 
 
 def _stages(facts: RequestFacts) -> list[tuple[str, float | None, float | None]]:

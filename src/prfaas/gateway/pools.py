@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +22,12 @@ from prfaas.core.errors import LinkError
 from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.upstream_errors import LocalFault
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex, word_of
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keyed_prefixes import keys_of, keys_of_prompt
-from prfaas.index.keys import BlockHasher, Keys, PromptKeys
+from prfaas.index.keys import BlockHasher, Keys, PromptKeys, Tokens
 from prfaas.index.prefix_index import PrefixIndex
+from prfaas.index.words import word_of
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ class Pools:
     def path(
         self,
         holder: Holder,
-        token_ids: Sequence[int],
+        tokens: Tokens,
         *,
         salt: str | None,
         adapter: str | None,
@@ -247,15 +248,15 @@ class Pools:
         holding = self._holdings.get(holder)
         if holding is None:
             return []
-        parts = holding.of_prompt(self._keys(token_ids, salt, adapter))
+        parts = holding.of_prompt(self._keys(tokens, salt, adapter))
         return _path(parts, from_token=from_token, to_token=to_token)
 
     def whole(
-        self, token_ids: Sequence[int], *, salt: str | None, adapter: str | None
+        self, tokens: Tokens, *, salt: str | None, adapter: str | None
     ) -> dict[Holder, list[Stored]]:
         """Of each holder the parts that together have the longest beginning of the prompt and
         nothing beyond it, the last first; holders that have none are left out."""
-        keys, found = self._keys(token_ids, salt, adapter), {}
+        keys, found = self._keys(tokens, salt, adapter), {}
         for holder, holding in self._holdings.items():
             parts = holding.of_prompt(keys)
             ends = sorted({part.prefix.end_token for part in parts}, reverse=True)
@@ -265,12 +266,10 @@ class Pools:
                 found[holder] = path
         return found
 
-    def _keys(
-        self, token_ids: Sequence[int], salt: str | None, adapter: str | None
-    ) -> Callable[[int], Keys]:
+    def _keys(self, tokens: Tokens, salt: str | None, adapter: str | None) -> Callable[[int], Keys]:
         """A prompt's, by the size of blocks."""
         return functools.cache(
-            lambda size: keys_of_prompt(self._hasher, token_ids, size, salt=salt, adapter=adapter)
+            lambda size: keys_of_prompt(self._hasher, tokens, size, salt=salt, adapter=adapter)
         )
 
     def _check_key(self, agent: str, told: str) -> None:

@@ -20,6 +20,7 @@ from prfaas.gateway.openai_errors import (
     ServiceUnavailable,
     TooManyRequests,
 )
+from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.upstream_errors import (
     CannotRender,
     EngineFull,
@@ -46,7 +47,7 @@ class Prompt(msgspec.Struct, frozen=True):
     """What is known of the prompt. ``token_ids`` is None where the body must reach one engine
     untouched, for the reason in ``why_alone``."""
 
-    token_ids: list[int] | None
+    token_ids: TokenIds | None
     max_output_tokens: int
     stream: bool
     why_alone: str | None = None
@@ -220,7 +221,7 @@ def _prompt(body: RequestBody, rendered: list[RenderedPrompt]) -> Prompt:
     if only.sampling_params.skip_reading_prefix_cache:
         return _untouched(body, "the whole prompt must be computed for its logprobs")
     output = only.sampling_params.max_tokens or _OUTPUT_TOKENS_UNSAID
-    return Prompt(only.token_ids, output, bool(only.stream))
+    return Prompt(only.token_ids, output, only.stream)
 
 
 def _untouched(body: RequestBody, why: str) -> Prompt:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import inf, isfinite
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.handoffs import watch_transfer
 from prfaas.gateway.pools import Holder, Pools, Pull
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.index.keys import Tokens
 from prfaas.policies.api import View
 
 logger = logging.getLogger(__name__)
@@ -116,14 +117,12 @@ class Puller:
         self.made = self.failed = 0
         """Pulls, since the start."""
 
-    async def pull(
-        self, wanted: Pull, token_ids: Sequence[int], *, ranks: int, within_s: float
-    ) -> bool:
+    async def pull(self, wanted: Pull, tokens: Tokens, *, ranks: int, within_s: float) -> bool:
         """Whether the target has it now, or has had it a moment ago."""
         within_s = min(within_s, _LEAST_S + _PATIENCE * wanted.seconds)
         parts = self._pools.path(
             wanted.source,
-            token_ids,
+            tokens,
             salt=wanted.salt,
             adapter=wanted.adapter,
             from_token=wanted.from_token,

@@ -40,6 +40,7 @@ from prfaas.gateway.prompts import Prompt, Renderer
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
+from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.tracing import NO_TRACING, Trace
 from prfaas.index.keys import PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
@@ -273,7 +274,7 @@ class RequestFlow:
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
 
-    async def query(self, body: RequestBody) -> tuple[list[int], str | None, Matches]:
+    async def query(self, body: RequestBody) -> tuple[TokenIds, str | None, Matches]:
         """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""
         prompt = await self._renderer.render(body, {})
         if isinstance(prompt, EngineAnswer):

@@ -9,17 +9,12 @@ prompt or an answer is in a span, nor an error's text, which may quote them.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from prfaas.core.errors import ConfigError
 from prfaas.gateway.facts import RequestFacts
+from prfaas.process.spans import Exporting, wants_traces
 
-ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_EXPORT_WITHIN_S = 5.0
-"""A collector that does not answer may hold up the end of a gateway by so much."""
 _FIRST_ERROR = 500
 """Status from which a server's span is an error: clients' mistakes are none of the server's."""
 
@@ -64,48 +59,22 @@ NO_TRACING: Tracing = _Off()
 
 
 def make_tracing(endpoint: str | None, *, gateway: str) -> Tracing:
-    """Exports over OTLP (HTTP, protobuf) to ``endpoint``, a URL that ends in ``/v1/traces``; where
-    that is None to what OpenTelemetry's environment variables name; else there is no tracing.
-
-    Raises ConfigError where the packages for it are missing, or the URL is none.
-    """
-    if endpoint is None and not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
+    """Exports over OTLP to ``endpoint``; where that is None to what OpenTelemetry's environment
+    variables name; else there is no tracing. Raises ConfigError as `process.spans.Exporting`."""
+    if not wants_traces(endpoint):
         return NO_TRACING
-    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"--otlp-traces-endpoint {endpoint}: expected a URL as http://collector:4318/v1/traces"
-        )
-    try:
-        return _OpenTelemetry(endpoint, gateway)
-    except ImportError as error:
-        raise ConfigError(
-            f"traces need OpenTelemetry ({error}): pip install 'prfaas[otel]', or name no endpoint"
-        ) from error
+    return _OpenTelemetry(Exporting(endpoint, service="prfaas-gateway", instance=gateway))
 
 
 class _OpenTelemetry:
-    def __init__(self, endpoint: str | None, gateway: str) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        named = {"service.instance.id": gateway}
-        if not os.environ.get("OTEL_SERVICE_NAME"):
-            named["service.name"] = "prfaas-gateway"
-        self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_WITHIN_S)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer = self._provider.get_tracer("prfaas.gateway")
+    def __init__(self, exporting: Exporting) -> None:
+        self._exporting = exporting
 
     def begin(self, facts: RequestFacts, headers: Mapping[str, str]) -> Trace:
-        return _RequestTrace(self._tracer, facts, headers)
+        return _RequestTrace(self._exporting.tracer, facts, headers)
 
     def close(self) -> None:
-        # The SDK tries again and again; its thread is a daemon, and ends with the process.
-        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
-        ending.start()
-        ending.join(_EXPORT_WITHIN_S)
+        self._exporting.close()
 
 
 class _RequestTrace:

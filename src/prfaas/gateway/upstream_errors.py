@@ -11,17 +11,16 @@ EngineError         it failed or answers nonsense        elsewhere
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import math
 
-import aiohttp
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, CapacityError, EngineError, PrfaasError
+from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, NotHttp
 
-CONNECTION_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
-"""All that aiohttp raises where an HTTP exchange could not be had or broke off."""
+CONNECTION_ERRORS = (NotHttp, OSError)
+"""All that is raised where an HTTP exchange could not be had or broke off."""
 _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 """No descriptors, memory, buffers, or local ports left."""
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
@@ -59,9 +58,9 @@ def is_local(error: BaseException) -> bool:
 
 def is_lost(error: BaseException) -> bool:
     """Whether a connection that was there broke."""
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, CannotConnect):
         return False
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+    if isinstance(error, ConnectionBroke):
         return True
     return isinstance(error, OSError) and error.errno in _LOST
 
@@ -71,7 +70,7 @@ def engine_error(engine: str, error: BaseException) -> PrfaasError:
     if is_local(error):
         return LocalFault(f"the gateway cannot reach {engine}: {describe(error)}")
     message = f"{engine}: {describe(error)}"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, CannotConnect):
         return EngineUnreachable(message)
     return EngineLost(message) if is_lost(error) else EngineError(message)
 
@@ -99,9 +98,9 @@ def _retry_after_s(given: str | None) -> float:
 
 def describe(error: BaseException) -> str:
     """One line for a connection error, never empty."""
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, CannotConnect):
         return f"cannot connect to {error.host}:{error.port}"
-    if isinstance(error, asyncio.TimeoutError):
+    if isinstance(error, TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__
 

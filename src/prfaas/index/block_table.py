@@ -6,8 +6,7 @@ descendants, so the ancestors of a block with a key are always there, and a prom
 known are a prefix of it. Blocks of which only a hash was announced have no key, parent or child.
 
 Memory is bounded, and columns take none before they fill. Where rows run out, leaves go that were
-not looked up for a while (the clock algorithm), then their parents, so that what serves few prompts
-goes before what serves many.
+not looked up for a while (the clock algorithm), then their parents: first what serves few prompts.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from prfaas.index.segments import segments
 _USED, KEYED, _NAMED, _RECENT, _PINNED = 1, 2, 4, 8, 16
 _WINDOW = 8192
 """Rows that are looked at together in search of a leaf."""
-NO_ROW = -1
+NO_ROW, UNLIKE = -1, -2
+"""UNLIKE: one has half of that key. That never happens by chance, but to who is told wrong keys."""
 
 
 class BlockTable:
@@ -38,8 +38,7 @@ class BlockTable:
     def __init__(
         self, max_blocks: int, sets: HolderSets, on_evicted: Callable[[int], None]
     ) -> None:
-        self.max_blocks = max_blocks
-        self.blocks = 0
+        self.max_blocks, self.blocks = max_blocks, 0
         self._holders = sets
         self._on_evicted = on_evicted
         self._low, self._high = np.zeros(max_blocks, np.uint64), np.zeros(max_blocks, np.uint64)
@@ -55,9 +54,7 @@ class BlockTable:
         self._set_at, self._flags_at = self.sets.data, self._flags.data
         self._by_key = OpenTable(self._low, max_blocks)
         self._by_hash = OpenTable(self._hash, max_blocks)
-        self._freed = array("I")
-        self._fresh = 0
-        self._hand = 0
+        self._freed, self._fresh, self._hand = array("I"), 0, 0
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -67,10 +64,15 @@ class BlockTable:
         lost = np.flatnonzero((rows < 0) | (self._high[rows] != keys.high))
         return rows[: lost[0]] if len(lost) else rows
 
+    def unlike(self, keys: Keys) -> int:
+        """How many of these unknown blocks come before one with half the key of a known one."""
+        taken = np.flatnonzero(self._by_key.find(keys.low) >= 0)
+        return int(taken[0]) if len(taken) else len(keys.low)
+
     def at(self, place: Place) -> int:
-        """The row of the block with which the prefix ends, or NO_ROW."""
+        """The row of the block with which the prefix ends; NO_ROW, or `UNLIKE`."""
         row = self._by_key.find_one(place.low)
-        return row if row != NO_ROW and self._high_at[row] == place.high else NO_ROW
+        return row if row == NO_ROW or self._high_at[row] == place.high else UNLIKE
 
     def named(self, block_hash: int) -> int:
         """The row whose hash that is, or NO_ROW."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,13 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from prfaas.index.block_table import NO_ROW, BlockTable
+from prfaas.index.block_table import NO_ROW, UNLIKE, BlockTable
 from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS, Group
 from prfaas.index.members import Members
 from prfaas.index.open_table import Rows
-
-BlockHash = int | bytes
+from prfaas.index.words import BlockHash, word_of, words_of
 
 _WORD = (1 << 64) - 1
 
@@ -114,6 +112,7 @@ class EngineIndex:
         keys, count = np.frombuffer(event.keys, np.uint64), len(names)
         parent, depth = NO_ROW, 0
         sound = event.block_tokens == self._block_tokens and len(keys) == 2 * count
+        sound = sound and len(np.unique(keys[:count])) == count
         if event.parent is not None:
             parent = self._row(event.parent & _WORD)
             sound = sound and parent != NO_ROW and self._table.has_key(parent)
@@ -164,7 +163,7 @@ class EngineIndex:
             one = self._hasher.extend_one(place, event.token_ids, extra)
             if self._store_one(parent, one, word_of(event.hashes[0]), bit):
                 return
-        hashes = _words(event.hashes)
+        hashes = words_of(event.hashes)
         tokens = np.frombuffer(array("I", event.token_ids), np.uint32)
         encoded = [encode_extra(extra) for extra in extras] if extras else ()
         keys = self._hasher.extend(place, tokens, size, encoded)
@@ -188,6 +187,8 @@ class EngineIndex:
     def _store_one(self, parent: int, place: Place, word: int, bit: int) -> bool:
         """One block, where there is nothing special about it; False where there is."""
         row = self._table.at(place)
+        if row == UNLIKE:
+            return False
         if row == NO_ROW:
             if self._table.named(word) != NO_ROW:
                 return False
@@ -204,6 +205,11 @@ class EngineIndex:
     ) -> None:
         """New blocks after the one in row ``parent``."""
         table = self._table
+        if (unlike := table.unlike(keys)) < len(hashes):
+            self.unplaced_blocks_total += len(hashes) - unlike
+            keys, hashes = Keys(keys.low[:unlike], keys.high[:unlike]), hashes[:unlike]
+            if not unlike:
+                return
         adopted: list[tuple[int, int]] = []
         nameless: list[tuple[int, int]] = []
         with table.pinned([parent]):
@@ -300,18 +306,3 @@ class EngineIndex:
             if not mask & ~bits & self.bits:
                 self._own_names.pop(word, None)
         return bool(gone)
-
-
-def _words(hashes: Sequence[BlockHash]) -> NDArray[np.uint64]:
-    """Hashes as numbers."""
-    try:
-        return np.frombuffer(array("Q", hashes), np.uint64)  # type: ignore[type-var]
-    except (TypeError, OverflowError):
-        return np.array([word_of(block_hash) for block_hash in hashes], np.uint64)
-
-
-def word_of(block_hash: BlockHash) -> int:
-    """An engine's hash in 64 bits, which is all that it sends by default."""
-    if isinstance(block_hash, int):
-        return block_hash & _WORD
-    return int.from_bytes(hashlib.blake2b(block_hash, digest_size=8).digest(), "big")

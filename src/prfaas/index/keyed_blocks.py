@@ -17,9 +17,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from prfaas.index.engine_index import BlockHash, BlocksKeyed, BlocksStored, word_of
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored
 from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS
+from prfaas.index.words import BlockHash, word_of
 
 _AT_ONCE = 2048
 """Blocks of one piece of a snapshot: 50 KB."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import numpy as np
 
 from prfaas.core.errors import EngineError
 from prfaas.core.prefixes import DIGEST_BYTES, Prefix, PromptPrefix
 from prfaas.index.keyed_blocks import key_id
-from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
+from prfaas.index.keys import BlockHasher, Keys, Place, Tokens, encode_extra
 
 PLAINTEXT_KEY = b"no secret"
 _MOST_PLACES = 1 << 17
@@ -83,15 +82,15 @@ def keys_of(prefix: Prefix) -> Keys | None:
 
 def keys_of_prompt(
     hasher: BlockHasher,
-    token_ids: Sequence[int],
+    prompt: Tokens,
     block_tokens: int,
     *,
     salt: str | None,
     adapter: str | None,
 ) -> Keys:
     """Of all whole blocks of a prompt."""
-    count = len(token_ids) // block_tokens
-    tokens = np.array(token_ids[: count * block_tokens], np.uint32)
+    count = len(prompt) // block_tokens
+    tokens = prompt.first(count * block_tokens)
     extras = _extras(salt, adapter, 0, count)
     return hasher.extend(hasher.root(block_tokens), tokens, block_tokens, extras)
 

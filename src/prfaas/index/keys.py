@@ -12,6 +12,7 @@ equal by chance once in 10^20 pairs costs a prompt that is computed again, never
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -128,6 +129,30 @@ def encode_extra(extra: Sequence[Any] | None) -> bytes:
     return msgspec.msgpack.encode(extra) if extra else b""
 
 
+class Tokens(ABC):
+    """A prompt of which nobody may need all numbers."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def first(self, count: int) -> NDArray[np.uint32]:
+        """The first ``count`` token ids. Raises OverflowError for what is no uint32."""
+
+
+class KnownTokens(Tokens):
+    """Raises OverflowError for what is no uint32."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._numbers = np.frombuffer(array("I", token_ids), np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def first(self, count: int) -> NDArray[np.uint32]:
+        return self._numbers[:count]
+
+
 class PromptKeys:
     """The keys of one prompt's blocks.
 
@@ -138,9 +163,13 @@ class PromptKeys:
     """
 
     def __init__(
-        self, token_ids: Sequence[int], *, salt: str | None = None, adapter: str | None = None
+        self,
+        token_ids: Sequence[int] | Tokens,
+        *,
+        salt: str | None = None,
+        adapter: str | None = None,
     ) -> None:
-        self._tokens = np.frombuffer(array("I", token_ids), np.uint32)
+        self._tokens = token_ids if isinstance(token_ids, Tokens) else KnownTokens(token_ids)
         named = [] if adapter is None else [adapter]
         self._every_block = encode_extra(named)
         self._first_block = encode_extra([*named, salt] if salt is not None else named)
@@ -151,7 +180,7 @@ class PromptKeys:
         blocks = max(0, len(self._tokens) - 1) // block_tokens
         while place.depth < blocks:
             end = min(blocks, place.depth + count)
-            tokens = self._tokens[place.depth * block_tokens : end * block_tokens]
+            tokens = self._tokens.first(end * block_tokens)[place.depth * block_tokens :]
             keys = hasher.extend(place, tokens, block_tokens, self._extras(place.depth, end))
             yield keys
             place, count = Place(int(keys.low[-1]), int(keys.high[-1]), end), count * _GROWTH

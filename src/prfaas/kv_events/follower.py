@@ -8,7 +8,8 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
-from prfaas.index.engine_index import BlockHash, BlocksStored
+from prfaas.index.engine_index import BlocksStored
+from prfaas.index.words import BlockHash
 
 _OWN_MEDIA = (None, "GPU")
 """Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""

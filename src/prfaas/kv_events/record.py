@@ -8,9 +8,10 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from prfaas.index.engine_index import BlockHash, BlocksStored
+from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keyed_blocks import KeyedBlocks, KeyedEvent, key_id
 from prfaas.index.keys import BlockHasher
+from prfaas.index.words import BlockHash
 from prfaas.kv_events.wire import ALIVE_S, Alive, Begun, Changed, Held, Reached, packed
 
 _MOST_BYTES = 4 * 1024 * 1024

@@ -31,15 +31,16 @@ def secured(deployment: Deployment, directory: Path) -> Deployment:
     def show(gateway: GatewayConfig) -> GatewayConfig:
         if gateway.agent_tls is not None or not all_ours:
             return gateway
-        return msgspec.structs.replace(gateway, agent_tls=_certificate(gateway.name, directory))
+        return msgspec.structs.replace(gateway, agent_tls=issued(gateway.name, directory))
 
     return deployment.with_machines(secure).with_gateways(show)
 
 
 def _with_certificate(agent: AgentConfig, directory: Path) -> AgentConfig:
-    return msgspec.structs.replace(agent, tls=_certificate(agent.name, directory))
+    return msgspec.structs.replace(agent, tls=issued(agent.name, directory))
 
 
-def _certificate(name: str, directory: Path) -> TlsConfig:
+def issued(name: str, directory: Path) -> TlsConfig:
+    """One more certificate of the authority in ``directory``."""
     files = authority.issue(directory, name, days=_DAYS)
     return TlsConfig(ca=str(files.ca), cert=str(files.cert), key=str(files.key))

@@ -17,6 +17,7 @@ from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.launch import tuning
+from prfaas.process.spans import PROTOCOL_VARIABLE, wants_traces
 
 # `vllm serve` insists on a distribution named vllm; the CPU build's is named otherwise.
 _SERVE = {
@@ -118,6 +119,9 @@ def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> 
         environment |= tuning.environment()
         if engine.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = engine.gpus
+    if wants_traces(None) and not os.environ.get(PROTOCOL_VARIABLE):
+        # What the endpoint speaks: vLLM would speak gRPC to it.
+        environment[PROTOCOL_VARIABLE] = "http/protobuf"
     if engine.keys:
         environment["VLLM_API_KEY"] = engine.keys.read()[0]
     return environment | engine.env

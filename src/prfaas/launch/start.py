@@ -12,12 +12,19 @@ from rich.console import Console
 from prfaas.core.deployment import Deployment, check_borders, load_deployment
 from prfaas.launch.addresses import resolve
 from prfaas.launch.certificates import secured
+from prfaas.launch.following import Following
 from prfaas.launch.gpus import installed_gpus, placed
 from prfaas.launch.guardian import guard
+from prfaas.launch.joining import joined
 from prfaas.launch.profiles import with_whole_paths
 from prfaas.launch.progress import StartProgress
 from prfaas.launch.run_directory import RunDirectory, reap
-from prfaas.launch.supervisor import Supervisor, embedded_default, local_engines
+from prfaas.launch.supervisor import Supervisor, local_engines
+
+
+def embedded_default() -> Path:
+    """The deployment that is started without a file."""
+    return Path(__file__).with_name("default.yaml")
 
 
 def load(path: Path | None, *, model: str | None, listen: str | None) -> Deployment:
@@ -35,6 +42,22 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
         first = msgspec.structs.replace(first, listen=listen)
         deployment = msgspec.structs.replace(deployment, gateways=(first, *others))
     return deployment
+
+
+def following(supervisor: Supervisor, console: Console) -> Following:
+    """What has a started deployment go on with another file."""
+    private = supervisor.run.private
+    return Following(
+        supervisor,
+        lambda new: joined(
+            new,
+            supervisor.deployment,
+            gpus=installed_gpus(),
+            sockets=private,
+            certs=private / "certs",
+        ),
+        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+    )
 
 
 @asynccontextmanager

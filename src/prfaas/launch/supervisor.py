@@ -24,6 +24,7 @@ from prfaas.launch.commands import (
     gateway_command,
     installed_vllm,
 )
+from prfaas.launch.gateway_pages import metrics_pages, unused_engines
 from prfaas.launch.run_directory import RunDirectory
 from prfaas.tls.agents import AgentTrust
 from prfaas.tls.front import trust_of
@@ -36,6 +37,8 @@ _ENGINE_GRACE_S = 20.0
 _ENGINES_SEEN_S = 30.0
 """The gateway looks at engines twice a second, at agents once; on a busy machine an answer may take
 it seconds. Only a start with an engine that is not in use waits this long."""
+_LOOK_S = 1.0
+"""How soon a process that has joined is watched."""
 _PATIENCE_S = 5.0
 """So much later than the engines the gateway should be ready; else it says what it misses."""
 
@@ -73,16 +76,13 @@ class Supervisor:
         plain_engine: bool = False,
     ) -> None:
         self.deployment = deployment
-        self._run, self._changed = run, changed
+        self.run, self._changed = run, changed
         self.file = run.write_deployment(deployment)
         self._trust = AgentTrust(deployment)
-        self.agents = [
-            self._child(agent.name, agent_command(agent, self.file), agent.admin_url)
-            for agent in deployment.agents
-            if not agent.external
-        ]
+        self._journal_file = journal_file
+        self.agents = self._agents()
         self.engines = self._engines(local_engines)
-        self.gateways = self._gateways(journal_file)
+        self.gateways = self._gateways()
         self.plain_url = f"http://{free_address()}" if plain_engine else ""
         self._plain = self._plain_engine() if plain_engine else None
         self._tasks: dict[Child, asyncio.Task[None]] = {}
@@ -92,6 +92,12 @@ class Supervisor:
     def url(self) -> str:
         """Of the first gateway."""
         return self.deployment.gateway.url
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """For this machine's processes; there from the start to the end."""
+        assert self._http is not None
+        return self._http
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
@@ -112,8 +118,7 @@ class Supervisor:
         await asyncio.gather(*(child.stop() for child in self.gateways))
         await asyncio.gather(*(child.stop() for child in [*self.engines, *self._beside]))
         await asyncio.gather(*(child.stop() for child in self.agents))
-        assert self._http is not None
-        await self._http.close()
+        await self.http.close()
 
     async def start(self) -> list[str]:
         """Start everything; returns when all of it is ready, with the names of engines that the
@@ -139,14 +144,51 @@ class Supervisor:
             return self.engines
         first, *rest = self.engines
         await self._until_ready([first])
-        assert self._http is not None
-        await tuning.run(self._http, first.probe.removesuffix("/health"), self.deployment)
+        await tuning.run(self.http, first.probe.removesuffix("/health"), self.deployment)
         return rest
 
     async def watch(self) -> None:
         """Never returns: what dies is started again. Raises ProcessError for a process that ended
         before it was ever ready."""
-        await asyncio.gather(*self._tasks.values())
+        while True:
+            running = [*self._tasks.values()]
+            ended, _ = await asyncio.wait(
+                running, return_when=asyncio.FIRST_COMPLETED, timeout=_LOOK_S
+            )
+            for task in ended:
+                if not task.cancelled():
+                    task.result()
+
+    def take(
+        self, deployment: Deployment, *, local: frozenset[str]
+    ) -> tuple[list[Child], list[Child]]:
+        """Go on with another deployment, which every process reads. Returns what is to be started
+        agents first, and what is to be ended with `end` in time."""
+        self.deployment = deployment
+        self._trust = AgentTrust(deployment)
+        self.run.write_deployment(deployment)
+        came, gone = [], []
+        for ours, wanted in (
+            (self.agents, self._agents()),
+            (self.engines, self._engines(local)),
+            (self.gateways, self._gateways()),
+        ):
+            names, before = {child.name for child in wanted}, {child.name for child in ours}
+            gone += [child for child in ours if child.name not in names]
+            new = [child for child in wanted if child.name not in before]
+            ours += new
+            came += new
+        return came, gone
+
+    async def end(self, child: Child) -> None:
+        """For good."""
+        if (task := self._tasks.pop(child, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        for ours in (self.agents, self.engines, self.gateways):
+            if child in ours:
+                ours.remove(child)
+        await child.stop()
 
     async def stop_plain_engine(self) -> None:
         """End the stock engine; the deployment runs on."""
@@ -160,29 +202,25 @@ class Supervisor:
     async def _explain_gateways(self) -> None:
         """Show what a gateway misses, where it is not ready though the engines started here are:
         their KV layouts may differ, or an engine that runs elsewhere may be down."""
-        assert self._http is not None
         await _all_ready(self.engines)
         while True:
             await asyncio.sleep(_PATIENCE_S)
             for gateway in self.gateways:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with self._http.get(gateway.probe) as response:
+                    async with self.http.get(gateway.probe) as response:
                         answer = msgspec.json.decode(await response.read(), type=_Readiness)
                     gateway.explain("; ".join([*answer.troubles, *answer.warnings]))
 
     async def _unused_engines(self) -> list[str]:
         """Engines that a gateway gives no work."""
-        assert self._http is not None
         unused: set[str] = set()
-        for gateway in self.deployment.gateways:
-            async with self._http.get(f"{gateway.admin_url}/metrics") as response:
-                unused.update(unused_engines(await response.text(), self.deployment))
+        for page in await metrics_pages(self.http, self.deployment):
+            unused.update(unused_engines(page, self.deployment))
         return sorted(unused)
 
     async def _until_ready(self, children: list[Child]) -> None:
-        assert self._http is not None
         for child in children:
-            self._tasks[child] = asyncio.create_task(child.supervise(self._http))
+            self._tasks[child] = asyncio.create_task(child.supervise(self.http))
         ready = asyncio.create_task(_all_ready(children))
         waited_for = [ready, *self._tasks.values()]
         await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
@@ -205,12 +243,19 @@ class Supervisor:
             if engine.name in local
         ]
 
-    def _gateways(self, journal_file: Path | None) -> list[Child]:
+    def _agents(self) -> list[Child]:
+        return [
+            self._child(agent.name, agent_command(agent, self.file), agent.admin_url)
+            for agent in self.deployment.agents
+            if not agent.external
+        ]
+
+    def _gateways(self) -> list[Child]:
         """All of them; several write a journal each, called by their names."""
         every = self.deployment.gateways
         children = []
         for gateway in every:
-            journal = journal_file
+            journal = self._journal_file
             if journal is not None and len(every) > 1:
                 journal = journal.with_name(f"{journal.stem}-{gateway.name}{journal.suffix}")
             command = gateway_command(self.file, name=gateway.name, journal_file=journal)
@@ -252,7 +297,7 @@ class Supervisor:
             name,
             command,
             probe=f"{url}{path}",
-            run=self._run,
+            run=self.run,
             changed=self._changed,
             grace_s=grace_s,
             trust=self._trust.of(url + path),
@@ -264,13 +309,6 @@ async def _all_ready(children: list[Child]) -> None:
         await child.was_ready.wait()
 
 
-def unused_engines(metrics: str, deployment: Deployment) -> list[str]:
-    """Engines that the gateway gives no work, by its ``/metrics``. It may be ready all the same:
-    others stand in."""
-    names = [e.name for e in deployment.engines]
-    return [n for n in names if f'prfaas_gateway_engine_up{{engine="{n}"}} 1.0' not in metrics]
-
-
 def decode_engine(deployment: Deployment) -> EngineConfig:
     """The first: a stock engine runs beside it, on its GPUs."""
     return next(e for e in deployment.engines if e.role == "decode")
@@ -279,8 +317,3 @@ def decode_engine(deployment: Deployment) -> EngineConfig:
 def local_engines(deployment: Deployment) -> frozenset[str]:
     """Engines the file gives no address: to be started here. Ask before resolving."""
     return frozenset(e.name for e in deployment.engines if e.url is None)
-
-
-def embedded_default() -> Path:
-    """The deployment that is started without a file."""
-    return Path(__file__).with_name("default.yaml")

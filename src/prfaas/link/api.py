@@ -13,7 +13,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from prfaas.core.handoff import DeadlineS, Readers, TransferId
+from prfaas.core.handoff import DeadlineS, Readers, RequestContext, TransferId
 
 
 class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -44,6 +44,8 @@ class TransferOffer(msgspec.Struct, frozen=True):
     no engine reads what it sends."""
     readers: Readers = ()
     """The engines that may read it."""
+    context: RequestContext | None = None
+    """For logs and traces. An earlier release sends none."""
 
 
 class OutgoingTransfer(Protocol):

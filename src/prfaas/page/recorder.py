@@ -44,6 +44,9 @@ _ALWAYS_NEWS = (
     LinesLost,
 )
 _TOO_MANY, _UNAVAILABLE = 429, 503
+# What requests do all the time is passed by its type alone.
+_NOTED = frozenset({e.MemoryReported, e.EngineDown, e.EngineSuspected, e.TopologyChanged})
+_MAY_BE_NEWS = frozenset({RequestEnded, e.LinkStateChanged, e.EngineUp, *_ALWAYS_NEWS})
 
 
 class Recorder:
@@ -94,12 +97,14 @@ class Recorder:
     def take(self, at: float, *entries: Entry) -> None:
         """Entries of one moment. Never raises for any order of them."""
         for entry in entries:
-            self._note(entry)
+            kind = type(entry)
+            if kind in _NOTED:
+                self._note(entry)
             ended = self._fold.take(at, entry)
             if ended is not None:
                 self._ended_since.append(self._encoder.encode(ended))
                 self._new_requests.append(ended)
-            if self._is_news(entry):
+            if kind in _MAY_BE_NEWS and self._is_news(entry):
                 news = News(at + self._offset, entry)
                 self._news_since.append(self._encoder.encode(news))
                 self._new_news.append(news)

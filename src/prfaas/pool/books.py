@@ -143,8 +143,11 @@ class Books:
     ) -> None:
         """Have a failure logged; ``party`` as in " to=west"."""
         if isinstance(transfer, TransferKey):
+            context = self.records.context(transfer.transfer_id)
             transfer = f"{transfer.transfer_id} rank={transfer.rank} epoch={transfer.epoch}"
-        self.effects.append(ReportFailure(what, transfer, party, reason))
+        else:
+            context = self.records.context(transfer)
+        self.effects.append(ReportFailure(what, transfer, party, reason, context))
 
     def take_effects(self) -> list[AnyEffect]:
         """What there is to do, handed over."""

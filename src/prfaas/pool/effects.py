@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from prfaas.core.extents import Extent
+from prfaas.core.handoff import RequestContext
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.placement import Copy
@@ -186,12 +187,14 @@ class ReportLapse(Effect, frozen=True, gc=False):
 
 
 class ReportFailure(Effect, frozen=True, gc=False):
-    """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty."""
+    """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty;
+    ``context``: whose it is, if that is known."""
 
     what: Literal["offer", "export", "reception", "import", "load", "copy"]
     transfer: str
     party: str
     reason: str
+    context: RequestContext | None = None
 
 
 Answer = AcceptOffer | RefuseOffer

@@ -11,6 +11,7 @@ import msgspec
 
 from prfaas.core.extents import Extent
 from prfaas.core.gateway_sessions import Renewal
+from prfaas.core.handoff import RequestContext
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
@@ -81,6 +82,7 @@ class ExportBegun(Event, frozen=True, gc=False):
     prompt_digest: str
     readers: tuple[str, ...]
     priority: int = 0
+    context: RequestContext | None = None
 
 
 class SlotFilled(Event, frozen=True, gc=False):

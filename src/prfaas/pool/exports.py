@@ -79,6 +79,7 @@ class Exports:
             event.priority,
             event.prompt_digest,
             event.readers,
+            event.context,
         )
         local = event.destination in (self._name, "")
         state = ExportState.PENDING if local else ExportState.SENDING
@@ -86,7 +87,7 @@ class Exports:
         deadline = books.now + event.deadline_s
         export = Export(event.connection, offer, event.destination, local, deadline, record)
         self._live[event.transfer_id, entry.rank] = export
-        books.records.add_sent(record, now=books.now)
+        books.records.add_sent(record, now=books.now, context=event.context)
         if local:
             self.admit_pending()
         else:

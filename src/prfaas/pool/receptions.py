@@ -60,12 +60,14 @@ class Receptions:
             self._check(offer)
             reception = self._admit(offer, local=False)
             reception.description = self._awaited.description(offer)
+            books.records.note_context(offer.key.transfer_id, offer.context)
         except ArenaFull as error:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=True))
         except (_NotWanted, TooLarge, LayoutMismatch) as error:
             books.effects.append(RefuseOffer(offer.key, str(error), retry=False))
-            books.report("offer", offer.key, str(error), f" from={event.peer}")
             self._note_failure(offer.key, offer.total_bytes, str(error))
+            books.records.note_context(offer.key.transfer_id, offer.context)
+            books.report("offer", offer.key, str(error), f" from={event.peer}")
         else:
             books.effects.append(AcceptOffer(offer.key, tuple(reception.slots)))
 

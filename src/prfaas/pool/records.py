@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from prfaas.core.handoff import RequestContext
 from prfaas.link.api import TransferKey
 from prfaas.pool.lifecycle import ExportState, ReceptionState
 
@@ -75,6 +76,7 @@ class TransferView(msgspec.Struct, frozen=True):
     completed_at: float | None = None
     sent: SentView | None = None
     reads: int = 0
+    request_id: str | None = None
 
 
 class _Record(msgspec.Struct):
@@ -82,6 +84,7 @@ class _Record(msgspec.Struct):
     received: dict[int, Received] = {}
     sent: dict[int, Sent] = {}
     touched_at: float = 0.0
+    context: RequestContext | None = None
 
     @property
     def over(self) -> bool:
@@ -119,9 +122,21 @@ class TransferRecords:
         """Replaces what an earlier attempt left behind."""
         self._touch(transfer_id, now=now).received[rank] = part
 
-    def add_sent(self, part: Sent, *, now: float) -> None:
+    def add_sent(self, part: Sent, *, now: float, context: RequestContext | None = None) -> None:
         """Replaces what an earlier attempt left behind."""
         self._touch(part.key.transfer_id, now=now).sent[part.key.rank] = part
+        self.note_context(part.key.transfer_id, context)
+
+    def note_context(self, transfer_id: str, context: RequestContext | None) -> None:
+        """Whose it is, where that is said and the transfer remembered."""
+        record = self._records.get(transfer_id)
+        if record is not None and context is not None:
+            record.context = context
+
+    def context(self, transfer_id: str) -> RequestContext | None:
+        """Whose it is, if that is known."""
+        record = self._records.get(transfer_id)
+        return None if record is None else record.context
 
     def cancel(self, transfer_id: str, *, now: float) -> None:
         """Remember that nobody wants this transfer, even if it has not begun here yet."""
@@ -160,13 +175,15 @@ class TransferRecords:
         record = self._records.get(transfer_id)
         if record is None:
             return TransferView(transfer_id, "unknown"), False
+        request_id = None if record.context is None else record.context.request_id
         received = list(record.received.values())
         sent = _sent_view(list(record.sent.values()), ranks, unix_at_zero)
         if not received:
             state = "failed" if record.cancelled else "unknown"
             reason = "cancelled" if record.cancelled else None
             over = record.cancelled or (sent is not None and sent.state != "sending")
-            return TransferView(transfer_id, state, reason, sent=sent), over
+            view = TransferView(transfer_id, state, reason, sent=sent, request_id=request_id)
+            return view, over
         state = _joint_state(received, ranks, "receiving")
         begun = [part.first_byte_at for part in received if part.first_byte_at is not None]
         completed = [part.completed_at for part in received]
@@ -180,6 +197,7 @@ class TransferRecords:
             _last(completed, unix_at_zero) if state == "complete" else None,
             sent,
             min(part.reads for part in received) if len(received) >= ranks else 0,
+            request_id,
         )
         return view, state != "receiving"
 

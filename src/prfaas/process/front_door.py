@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Contexts = ssl.SSLContext | Callable[[], ssl.SSLContext] | None
 """What new connections are made with; a function is asked for each."""
 
-_BACKLOG = 1024
+_BACKLOG = 4096
 _EXPIRE_S = 0.5
 _STRANGER_S = 10.0
 """For a handshake and complete headers, each of which takes a client milliseconds."""

@@ -14,7 +14,8 @@ from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportParams, ImportParams
 from prfaas.core.layout import KvLayout, aligned_boundary
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.http_client import CarryingConnector, HttpClient
+from prfaas.gateway.carrying import CarryingConnector
+from prfaas.gateway.http_client import HttpClient
 from prfaas.profiling.engine import EngineUnderTest, Facts, NotTogether, steps_for
 from prfaas.profiling.ladder import doubling, measured
 from prfaas.profiling.layout_sizes import kv_size_of_layout, kv_tokens_of

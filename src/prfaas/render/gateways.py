@@ -9,6 +9,7 @@ import msgspec
 
 from prfaas.core.deployment import Deployment, GatewayConfig
 from prfaas.core.errors import ConfigError
+from prfaas.render import identity
 from prfaas.render.groups import KEYS
 from prfaas.render.membership import ADDRESS, GatewayGroup
 from prfaas.render.objects import (
@@ -62,12 +63,16 @@ def template_entry(cluster: str, plan: Plan) -> GatewayGroup:
         "near": cluster,
         "operator_keys_file": f"{KEYS}/operator/key",
     }
-    entry.pop("advertise", None)
+    for own in ("advertise", "agent_tls"):
+        entry.pop(own, None)
+    secured = identity.is_secured(plan.deployment)
     if gateway.api_keys_file is not None:
         entry["api_keys_file"] = _client_file(gateway.api_keys_file)
     for tenant in entry.get("tenants", ()):
         if tenant.get("api_keys_file"):
             tenant["api_keys_file"] = _client_file(tenant["api_keys_file"])
+    if secured:
+        entry |= {"agent_tls": said(identity.FILES), "certificate_name": identity.GATEWAYS}
     if gateway.tls is not None:
         entry["tls"] = {"cert": "/etc/prfaas/front/tls.crt", "key": "/etc/prfaas/front/tls.key"}
     return GatewayGroup(service=plan.sites[cluster].domain(EACH), gateway=entry)
@@ -129,6 +134,9 @@ def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
         {"name": "scratch", "mountPath": "/tmp"},
         {"name": "operator-key", "mountPath": f"{KEYS}/operator", "readOnly": True},
     ]
+    if identity.is_secured(plan.deployment):
+        volumes += identity.volumes(identity.GATEWAYS)
+        mounts += identity.mounts()
     for name, secret, path, needed in (
         ("client-keys", "client-keys", _CLIENT_KEYS, any(_key_files(gateway))),
         ("engine-keys", "engine-keys", f"{KEYS}/engines", any(

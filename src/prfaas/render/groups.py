@@ -20,12 +20,14 @@ from prfaas.core.deployment import (
     MachineConfig,
 )
 from prfaas.core.errors import ConfigError
+from prfaas.render.identity import files_of
 from prfaas.render.sites import Site
 
 POD = "{pod}"
 """Where the pod's name stands in a group's machine."""
 LINK_PORT, ADMIN_PORT = 7400, 7401
 ENGINE_PORT, EVENTS_PORT = 8001, 5557
+LOOPBACK = "127.0.0.1"
 SOCKET = "/run/prfaas/agent.sock"
 KEYS = "/etc/prfaas/keys"
 
@@ -113,12 +115,16 @@ def _agent(agent: AgentConfig, host: str) -> AgentConfig:
         admin=f"0.0.0.0:{ADMIN_PORT}",
         admin_advertise=f"{host}:{ADMIN_PORT}",
         socket=SOCKET,
+        tls=files_of(agent),
         external=False,
     )
 
 
 def _engines(machine: MachineConfig, host: str) -> Iterator[EngineConfig]:
     roles = [engine.role for engine in machine.engines]
+    # Where the agent carries what gateways say to engines, nobody else reaches them.
+    bound = "*" if machine.agent.plaintext else LOOPBACK
+    host = host if machine.agent.plaintext else LOOPBACK
     for at, engine in enumerate(machine.engines):
         several = roles.count(engine.role) > 1
         number = f"-{roles[:at].count(engine.role)}" if several else ""
@@ -128,12 +134,12 @@ def _engines(machine: MachineConfig, host: str) -> Iterator[EngineConfig]:
             name=f"{POD}-{engine.role}{number}",
             url=f"http://{host}:{ENGINE_PORT + at}",
             ca=None,
-            kv_events=f"tcp://*:{events}",
-            kv_events_replay=f"tcp://*:{events + 1}",
+            kv_events=f"tcp://{bound}:{events}",
+            kv_events_replay=f"tcp://{bound}:{events + 1}",
             gpus=None,
             api_key_file=key_file(engine.api_key_file),
             # The last one counts: the pod's name is known to others before it is known to itself.
-            args=(*engine.args, "--host", "0.0.0.0"),
+            args=(*engine.args, "--host", "0.0.0.0" if bound == "*" else bound),
         )
 
 

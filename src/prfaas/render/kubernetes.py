@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import msgspec
 
 from prfaas.core.deployment import Deployment
-from prfaas.core.errors import ConfigError
 from prfaas.render.gateways import ADMIN, gateway_objects, gateways_at, stands_in, template_entry
 from prfaas.render.groups import all_groups, label
+from prfaas.render.identity import is_secured, scraped, site_objects
 from prfaas.render.machines import machine_objects
 from prfaas.render.membership import PodGroup, Template
 from prfaas.render.network import network_policies
@@ -39,7 +39,7 @@ def render(
     if deployment.model.path is None:
         model = msgspec.structs.replace(deployment.model, path="tiny:gdn")
         deployment = msgspec.structs.replace(deployment, model=model)
-    _refuse_tls(deployment)
+    secured = is_secured(deployment)
     where = sites_of(deployment, namespace=namespace, given=sites or {})
     plan = Plan(
         deployment=deployment,
@@ -50,21 +50,10 @@ def render(
     template = msgspec.json.format(msgspec.json.encode(_template(plan)), indent=1).decode() + "\n"
     files = {"README.md": _readme(plan)}
     for site in where.values():
-        for path, text in _site(site, plan).items():
+        for path, text in _site(site, plan, secured=secured).items():
             files[f"{site.name}/{path}"] = text
         files[f"{site.name}/template.json"] = template
     return files
-
-
-def _refuse_tls(deployment: Deployment) -> None:
-    """A gateway's pod would need a certificate in a name that nobody knows before it starts."""
-    for agent in deployment.agents:
-        if not agent.plaintext:
-            raise ConfigError(
-                f"agent {agent.name!r}: certificates that gateways' pods show to agents cannot be "
-                "rendered yet; write plaintext: true, and have the network encrypt what passes "
-                "between pods and sites (WireGuard: docs/kubernetes.md)"
-            )
 
 
 def _template(plan: Plan) -> Template:
@@ -94,7 +83,7 @@ def _template(plan: Plan) -> Template:
     )
 
 
-def _site(site: Site, plan: Plan) -> dict[str, str]:
+def _site(site: Site, plan: Plan, *, secured: bool) -> dict[str, str]:
     parts: dict[str, list[Object]] = {"namespace.yaml": [_namespace(site)]}
     for group in plan.groups_of(site.name):
         objects = machine_objects(group, plan.deployment.model, plan.images)
@@ -104,8 +93,10 @@ def _site(site: Site, plan: Plan) -> dict[str, str]:
         objects = gateway_objects(site.name, plan)
         _publish(objects, site, site.domain("gateways"))
         parts["gateway.yaml"] = objects
+    if secured:
+        parts["identity.yaml"] = site_objects()
     parts["network.yaml"] = network_policies(site.name, plan)
-    parts["monitoring.yaml"] = _monitors(gateway="gateway.yaml" in parts)
+    parts["monitoring.yaml"] = _monitors(gateway="gateway.yaml" in parts, secured=secured)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -132,7 +123,7 @@ def _namespace(site: Site) -> Object:
     return found
 
 
-def _monitors(*, gateway: bool) -> list[Object]:
+def _monitors(*, gateway: bool, secured: bool) -> list[Object]:
     components = [MACHINE, GATEWAY] if gateway else [MACHINE]
     return [
         thing(
@@ -141,7 +132,13 @@ def _monitors(*, gateway: bool) -> list[Object]:
             f"{component}s",
             spec={
                 "selector": of_component(component),
-                "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
+                "podMetricsEndpoints": [
+                    {
+                        "port": "admin",
+                        "path": "/metrics",
+                        **(scraped() if secured and component == MACHINE else {}),
+                    }
+                ],
             },
         )
         for component in components

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 
 from prfaas.core.deployment import EngineConfig, ModelConfig
 from prfaas.core.units import parse_bytes
+from prfaas.render import identity
 from prfaas.render.groups import ADMIN_PORT, ENGINE_PORT, KEYS, LINK_PORT, POD, Group
 from prfaas.render.objects import (
     COMMON_VOLUMES,
@@ -84,6 +86,8 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
     ]
     if any(engine.api_key_file for engine in machine.engines):
         volumes.append({"name": "engine-keys", "secret": {"secretName": "engine-keys"}})
+    if not machine.agent.plaintext:
+        volumes += identity.volumes("${POD_NAME}-agent")
     if _on_disk(model):
         volumes.append(
             {"name": "model", "persistentVolumeClaim": {"claimName": "model", "readOnly": True}}
@@ -112,6 +116,9 @@ def _agent(group: Group, images: Images) -> Object:
         {"name": "run", "mountPath": "/run/prfaas"},
         {"name": "scratch", "mountPath": "/tmp"},
     ]
+    if not agent.plaintext:
+        mounts += identity.mounts()
+    probe = partial(http_probe, ADMIN_PORT, "/health") if agent.plaintext else _opens
     return container(
         "agent",
         images.base,
@@ -123,8 +130,8 @@ def _agent(group: Group, images: Images) -> Object:
             {"name": "kv-link", "containerPort": LINK_PORT},
             {"name": "admin", "containerPort": ADMIN_PORT},
         ],
-        startupProbe=http_probe(ADMIN_PORT, "/health", period_s=1, failures=120),
-        livenessProbe=http_probe(ADMIN_PORT, "/health", period_s=10, failures=6),
+        startupProbe=probe(period_s=1, failures=120),
+        livenessProbe=probe(period_s=10, failures=6),
         resources={
             "requests": {"cpu": "1", "memory": f"{arena_mib + _AGENT_MIB}Mi"},
             "limits": {"memory": f"{arena_mib + 4 * _AGENT_MIB}Mi"},
@@ -146,6 +153,8 @@ def _engine(
         {"name": "scratch", "mountPath": "/tmp"},
         {"name": "operator-key", "mountPath": f"{KEYS}/operator", "readOnly": True},
     ]
+    on_loopback = not group.machine.agent.plaintext
+    probe = partial(_asks_itself if on_loopback else partial(http_probe, path="/health"), port)
     if engine.api_key_file is not None:
         mounts.append({"name": "engine-keys", "mountPath": f"{KEYS}/engines", "readOnly": True})
     if _on_disk(model):
@@ -160,9 +169,9 @@ def _engine(
             *_key_variable(engine),
         ],
         ports=[{"name": f"http-{at}", "containerPort": port}],
-        startupProbe=http_probe(port, "/health", period_s=5, failures=360),
-        readinessProbe=http_probe(port, "/health", period_s=5, failures=3),
-        livenessProbe=http_probe(port, "/health", period_s=20, failures=6),
+        startupProbe=probe(period_s=5, failures=360),
+        readinessProbe=probe(period_s=5, failures=3),
+        livenessProbe=probe(period_s=20, failures=6),
         lifecycle={
             "postStart": _told(name, "--undo --within '10 s'"),
             "preStop": _told(name, f"--within '{_DRAIN_S} s'"),
@@ -170,6 +179,27 @@ def _engine(
         resources=_resources(engine, model, gpus, vllm=images.vllm),
         volumeMounts=mounts,
     )
+
+
+def _opens(*, period_s: int, failures: int) -> Object:
+    """Whether the agent listens: to speak to it takes a certificate, which a kubelet has not."""
+    return {
+        "tcpSocket": {"port": ADMIN_PORT},
+        "periodSeconds": period_s,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _asks_itself(port: int, *, period_s: int, failures: int) -> Object:
+    """An engine on loopback is asked from within its container."""
+    asks = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=4)"
+    return {
+        "exec": {"command": ["python3", "-c", asks]},
+        "periodSeconds": period_s,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
 
 
 def _told(engine: str, how: str) -> Object:

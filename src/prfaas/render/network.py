@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from prfaas.render.gateways import ADMIN, PORT, stands_in
 from prfaas.render.groups import ADMIN_PORT, ENGINE_PORT, EVENTS_PORT, LINK_PORT
+from prfaas.render.identity import is_secured
 from prfaas.render.objects import GATEWAY, MACHINE, NAME, Object, of_component, thing
 from prfaas.render.options import Plan
 from prfaas.render.sites import Site
@@ -70,6 +71,9 @@ def _joined(plan: Plan, cluster: str, *, to: bool) -> list[str]:
 
 
 def _engine_ports(plan: Plan, cluster: str) -> list[int]:
+    """Those that gateways speak to; none where agents carry it."""
+    if is_secured(plan.deployment):
+        return []
     most = max(len(group.machine.engines) for group in plan.groups_of(cluster))
     return [ENGINE_PORT + n for n in range(most)] + [EVENTS_PORT + n for n in range(2 * most)]
 

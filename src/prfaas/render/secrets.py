@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prfaas.render import identity
 from prfaas.render.gateways import gateways_at
 from prfaas.render.options import Plan
 from prfaas.render.sites import Site
@@ -13,6 +14,8 @@ def secret_commands(plan: Plan, site: Site, kubectl: str) -> list[str]:
     """Of one site, a line each; ``kubectl`` with its context."""
     create = f"{kubectl} -n {site.namespace} create secret"
     found = [f"{create} generic operator-key --from-file=key=operator-key"]
+    if identity.is_secured(plan.deployment):
+        found += identity.commands(create)
     engines = _literals(
         [e.api_key_file for e in plan.deployment.engines],
         [e.api_key_env for e in plan.deployment.engines],

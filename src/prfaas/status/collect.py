@@ -19,7 +19,7 @@ from prfaas.core.deployment import (
     lines_of,
 )
 from prfaas.core.errors import UNREADABLE
-from prfaas.gateway.http_client import CarryingConnector
+from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig

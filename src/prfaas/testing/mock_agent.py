@@ -20,17 +20,17 @@ from prfaas.testing.mock_http import MockServer
 
 
 class MockAgent(MockServer):
-    """``ranks``, ``memory``: what /engines tells; ``links``: what /links/events repeats, after the
-    line ``garbage`` once if there is one; so many of the next DELETEs fail as ``failing_drops``
-    says; without
-    ``keeps_sessions`` it is of a release before; ``pinned``: transfers, as long as it
-    ``takes_pins``."""
+    """``ranks``, ``memory``: what /engines tells; ``links``: what /links/events repeats every
+    ``repeats_links_s``, after the line ``garbage`` once if there is one; so many of the next
+    DELETEs fail as ``failing_drops`` says; without ``keeps_sessions`` it is of a release before;
+    ``pinned``: transfers, as long as it ``takes_pins``."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
         self.ranks: list[dict[str, Any]] = []
         self.links: list[LinkState] = []
+        self.repeats_links_s = 0.02
         self.transfers: dict[str, dict[str, Any]] = {}
         self.dropped: list[str] = []
         self.polled: set[str] = set()
@@ -193,7 +193,7 @@ class MockAgent(MockServer):
                 garbage, self.garbage = self.garbage, b""
                 await response.write(garbage)
             await response.write(msgspec.json.encode({"links": self.links}) + b"\n")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(self.repeats_links_s)
 
 
 def _json(content: object) -> web.Response:

@@ -17,6 +17,7 @@ import sys
 
 from prfaas.core.errors import CapacityError, PrfaasError
 from prfaas.core.extents import Extent
+from prfaas.core.handoff import RequestContext
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.engine_socket.client import AgentClient
@@ -67,6 +68,7 @@ class MockEngineRank:
         *,
         digest: str = MOCK_DIGEST,
         readers: tuple[str, ...] = READERS,
+        context: RequestContext | None = None,
     ) -> None:
         """Announce a transfer of ``size`` bytes."""
         self.client.begin_export(
@@ -79,6 +81,7 @@ class MockEngineRank:
                 deadline_s=WAIT_S,
                 prompt_digest=digest,
                 readers=readers,
+                context=context,
             )
         )
 
@@ -99,9 +102,12 @@ class MockEngineRank:
         *,
         digest: str = MOCK_DIGEST,
         readers: tuple[str, ...] = READERS,
+        context: RequestContext | None = None,
     ) -> str | None:
         """A whole transfer; returns why it was stopped, if it was."""
-        self.begin(transfer_id, destination, size, tokens, digest=digest, readers=readers)
+        self.begin(
+            transfer_id, destination, size, tokens, digest=digest, readers=readers, context=context
+        )
         start = 0
         try:
             while start < size and self.client.stopped(transfer_id) is None:

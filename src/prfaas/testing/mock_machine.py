@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import EngineConfig, load_deployment
 from prfaas.core.errors import PrfaasError
+from prfaas.core.handoff import RequestContext
 from prfaas.core.prompt_digest import prompt_digest
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
@@ -74,8 +76,16 @@ class AgentEngine(MockEngine):
         tokens = params["from_token"], params["to_token"]
         size = (tokens[1] - tokens[0]) * KV_BYTES_PER_TOKEN
         name, to = params["transfer_id"], params["destination"]
-        digest, readers = _digest(body, tokens[1]), tuple(params["readers"])
-        export = partial(self._rank.export, name, to, size, tokens, digest=digest, readers=readers)
+        export = partial(
+            self._rank.export,
+            name,
+            to,
+            size,
+            tokens,
+            digest=_digest(body, tokens[1]),
+            readers=tuple(params["readers"]),
+            context=msgspec.convert(params.get("context"), RequestContext | None),
+        )
         try:
             reason = await asyncio.to_thread(export)
         except PrfaasError as error:

@@ -223,6 +223,7 @@ class ProfiledEngine(MockEngine):
                     deadline_s=export.deadline_s,
                     prompt_digest=job.prompt_digest,
                     readers=export.readers,
+                    context=export.context,
                 )
             )
             while sent < plan.total_bytes:

@@ -27,7 +27,7 @@ from typing import Any, Self
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig, MachineConfig, parse_deployment
-from prfaas.launch import supervisor
+from prfaas.launch import gateway_pages, supervisor
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
@@ -119,7 +119,7 @@ def _answers(url: str) -> bool:
 
 def unused_engines(url: str, deployment: Deployment) -> list[str]:
     """Engines that the gateway at ``url`` gives no work."""
-    return supervisor.unused_engines(call(f"{url}/metrics").body.decode(), deployment)
+    return gateway_pages.unused_engines(call(f"{url}/metrics").body.decode(), deployment)
 
 
 class _Process(ABC):

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from math import inf
 
 import torch
-from vllm.logger import init_logger
 
 from prfaas.core.errors import CapacityError, EngineError, PrfaasError
 from prfaas.core.extents import Extent
@@ -33,10 +32,7 @@ from prfaas.engine_socket.messages import BeginExport
 from prfaas.engine_socket.session import Session
 from prfaas.vllm_plugin.metadata import THIS_AGENT, ExportStep
 from prfaas.vllm_plugin.pages import PageCopier, Pages, address_of
-
-# Under "vllm" so that the engine's own logging configuration applies.
-logger = init_logger(f"vllm.{__name__}")
-
+from prfaas.vllm_plugin.spans import NOTHING_TOLD, Told
 
 _WORTH_A_LAUNCH = 16 * 1024 * 1024
 """Less waits for the next layer, or the step's end: a launch costs the model's thread some 40 us,
@@ -71,16 +67,21 @@ class _OpenSlot:
 
 @dataclass
 class _Outgoing:
-    transfer_id: str
-    request_id: str
+    begun_by: ExportStep
     plan: TransferPlan
     deadline: float
+    began_at: float
+    """In Unix seconds."""
     slot: _OpenSlot | None = None
     patience: float = inf
     """Until when the model's thread may wait for slots, where that is before the deadline."""
     left: set[str] = field(default_factory=set)
     """Layers whose pages have left in this step."""
     stopped: bool = False
+
+    @property
+    def transfer_id(self) -> str:
+        return self.begun_by.params.transfer_id
 
 
 class Exporter:
@@ -92,8 +93,10 @@ class Exporter:
         layout: KvLayout,
         pages: dict[str, torch.Tensor],
         copier: PageCopier,
+        told: Told = NOTHING_TOLD,
     ) -> None:
         self._client, self._layout, self._copier = client, layout, copier
+        self._told = told
         self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._open: dict[str, _Outgoing] = {}
         self._failed: dict[str, str] = {}
@@ -138,7 +141,11 @@ class Exporter:
         transfer.left.clear()
         self._flush(transfer)
         if step.final:
-            self._copier.when_gathered(lambda: self._client.finish_export(transfer.transfer_id))
+            self._copier.when_gathered(lambda: self._finish(transfer))
+
+    def _finish(self, transfer: _Outgoing) -> None:
+        self._client.finish_export(transfer.transfer_id)
+        self._told.exported(transfer.begun_by, transfer.began_at)
 
     def take_failures(self) -> dict[str, str]:
         """Request id to reason, of exports given up since the last call."""
@@ -167,7 +174,7 @@ class Exporter:
         params = step.params
         plan = TransferPlan(self._layout, from_token=params.from_token, to_token=params.to_token)
         deadline = time.monotonic() + params.deadline_s
-        transfer = _Outgoing(params.transfer_id, step.request_id, plan, deadline)
+        transfer = _Outgoing(step, plan, deadline, time.time())
         if params.destination == THIS_AGENT:
             transfer.patience = time.monotonic() + _PATIENCE_S
         self._open[params.transfer_id] = transfer
@@ -186,6 +193,7 @@ class Exporter:
                     prompt_digest=step.prompt_digest,
                     readers=params.readers,
                     priority=params.priority,
+                    context=params.context,
                 )
             )
             if step.prefix is not None:
@@ -285,14 +293,9 @@ class Exporter:
 
     def _stop(self, transfer: _Outgoing, reason: str) -> None:
         """Export no more of it; the prefill itself goes on."""
-        logger.warning(
-            "export %s given up: %s",
-            transfer.transfer_id,
-            reason,
-            extra={"request_id": transfer.request_id, "transfer_id": transfer.transfer_id},
-        )
+        self._told.exported(transfer.begun_by, transfer.began_at, reason)
         transfer.stopped = True
-        self._failed[transfer.request_id] = reason
+        self._failed[transfer.begun_by.request_id] = reason
         unsent, transfer.slot = transfer.slot, None
         if unsent is not None:
             self._copier.when_gathered(lambda: self._client.return_slot(unsent.slot))

@@ -10,6 +10,7 @@ Blocks of the local prefix cache are shared with other requests and are never wr
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,6 +33,7 @@ from prfaas.vllm_plugin.converting import Converter, SentLayer, Wanted
 from prfaas.vllm_plugin.flat_source import FlatSource
 from prfaas.vllm_plugin.metadata import ImportStart
 from prfaas.vllm_plugin.pages import PageCopier, Pages
+from prfaas.vllm_plugin.spans import NOTHING_TOLD, Told, called_load, ids_of_load
 
 # Under "vllm" so that the engine's own logging configuration applies.
 logger = init_logger(f"vllm.{__name__}")
@@ -48,6 +50,7 @@ class _Part(NamedTuple):
 class _Load:
     start: ImportStart
     source: KvLayout
+    began_at: float
     parts: dict[int, _Part] = field(default_factory=dict)
     cached: CachedLoad | None = None
     missing: int = 0
@@ -78,8 +81,10 @@ class Importer:
         layout: KvLayout,
         pages: dict[str, torch.Tensor],
         copier: PageCopier,
+        told: Told = NOTHING_TOLD,
     ) -> None:
         self._client, self._layout, self._copier = client, layout, copier
+        self._told = told
         self._views = pages
         self._pages = {name: Pages.of(view) for name, view in pages.items()}
         self._layers = {layer.name: (g, layer) for g, layer in layers_in_model_order(layout)}
@@ -92,8 +97,9 @@ class Importer:
 
     def start(self, item: ImportStart) -> None:
         load: _Load | None = None
+        began_at = time.time()
         try:
-            load = _Load(item, self._source_of(item))
+            load = _Load(item, self._source_of(item), began_at)
             if item.transfer_id is not None:
                 for rank in parts_to_read(load.source, self._layout):
                     load.parts[rank] = self._open(load, item.transfer_id, rank)
@@ -101,7 +107,7 @@ class Importer:
                 load.cached = open_cached(self._client, self._layout, item)
         except (PrfaasError, ValueError) as error:
             self._close(load)
-            self._report(item, str(error))
+            self._report(item, began_at, str(error))
             return
         waits = load.waits()
         load.missing = len(waits)
@@ -166,11 +172,11 @@ class Importer:
             error = str(failure) or "cancelled"
         except Exception as failure:
             # vLLM must hear of this request, whatever happened: it waits for it.
-            logger.exception("import %s", _called(load.start), extra=_ids(load.start))
+            logger.exception("import %s", called_load(load.start), extra=ids_of_load(load.start))
             error = repr(failure)
         finally:
             self._close(load)
-        self._report(load.start, error)
+        self._report(load.start, load.began_at, error)
 
     def _close(self, load: _Load | None) -> None:
         if load is None:
@@ -181,11 +187,8 @@ class Importer:
             for opened in load.cached.loads.values():
                 self._client.close_load(opened)
 
-    def _report(self, item: ImportStart, error: str | None) -> None:
-        if error is not None:
-            logger.warning(
-                "import %s failed, recomputing: %s", _called(item), error, extra=_ids(item)
-            )
+    def _report(self, item: ImportStart, began_at: float, error: str | None) -> None:
+        self._told.loaded(item, began_at, error)
         with self._lock:
             self._loads.pop(item.request_id, None)
             self._results.finished.add(item.request_id)
@@ -281,17 +284,6 @@ class Importer:
                     raise EngineError(f"{name}: block {block} is not in the transfer")
         view = self._views[name]
         return Wanted(layer, group, view, table, first, end, item.to_token)
-
-
-def _called(item: ImportStart) -> str:
-    """For the log."""
-    return item.transfer_id or f"of {item.to_token} tokens from the agent's cache"
-
-
-def _ids(item: ImportStart) -> dict[str, str]:
-    """For logs that keep them apart from the text."""
-    found = {"request_id": item.request_id}
-    return found if item.transfer_id is None else found | {"transfer_id": item.transfer_id}
 
 
 def _states_to_load(item: ImportStart, group: int, first: int, end: int) -> tuple[int, list[int]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from prfaas.core.handoff import Handoff, ImportParams
+from prfaas.core.handoff import Handoff, ImportParams, RequestContext
 from prfaas.core.prefixes import PromptPrefix
 from prfaas.vllm_plugin.metadata import BlockTables, CachedPart, ImportStart
 from prfaas.vllm_plugin.prefix_names import RequestNames
@@ -38,6 +38,7 @@ class _Noted(NamedTuple):
     cached: CachedPart | None
     prefix: PromptPrefix | None
     prompt_digest: str
+    context: RequestContext | None = None
 
 
 class LoadPlans:
@@ -69,7 +70,9 @@ class LoadPlans:
             if transfer is not None:
                 prefix = names.stretch(transfer.from_token, transfer.to_token)
         if transfer is not None or cached is not None:
-            self._noted[request.request_id] = _Noted(transfer, cached, prefix, prompt_digest)
+            self._noted[request.request_id] = _Noted(
+                transfer, cached, prefix, prompt_digest, params.context
+            )
 
     def offer(self, request_id: str, local_tokens: int) -> int:
         """How many tokens can be loaded beyond those that the engine has."""
@@ -87,7 +90,15 @@ class LoadPlans:
         self.forget(request_id)
         if params is None:
             return ImportStart(
-                request_id, None, "", to_token, to_token, local_tokens, tables, cached=cached
+                request_id,
+                None,
+                "",
+                to_token,
+                to_token,
+                local_tokens,
+                tables,
+                cached=cached,
+                context=noted.context,
             )
         return ImportStart(
             request_id=request_id,
@@ -100,6 +111,7 @@ class LoadPlans:
             source=params.source,
             cached=cached,
             prefix=noted.prefix,
+            context=noted.context,
         )
 
     def forget(self, request_id: str) -> None:

@@ -10,7 +10,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
-from prfaas.core.handoff import ExportParams
+from prfaas.core.handoff import ExportParams, RequestContext
 from prfaas.core.prefixes import PromptPrefix
 
 BlockTables = tuple[list[int], ...]
@@ -74,6 +74,7 @@ class ImportStart:
     cached: CachedPart | None = None
     prefix: PromptPrefix | None = None
     """What the transfer is of."""
+    context: RequestContext | None = None
 
 
 @dataclass

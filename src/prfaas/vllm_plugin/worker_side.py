@@ -16,6 +16,7 @@ from prfaas.vllm_plugin.geometry import read_layout
 from prfaas.vllm_plugin.load import Importer
 from prfaas.vllm_plugin.metadata import StepMetadata, StepReport
 from prfaas.vllm_plugin.pages import CpuCopier, PageCopier, page_view
+from prfaas.vllm_plugin.spans import told_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -43,7 +44,8 @@ class WorkerSide:
         self._caches = caches  # Exporter and Importer know them by address alone
         self._copier = _copier_for(pages[names[0]].device)
         self._client = AgentClient(agent_socket, engine=engine, layout=layout, arenas=self._copier)
-        parts = (self._client, layout, pages, self._copier)
+        self._told = told_of(engine, tp_rank)
+        parts = (self._client, layout, pages, self._copier, self._told)
         self._exporter = Exporter(*parts)
         self._importer = Importer(*parts)
         self._answers: deque[str] = deque()
@@ -92,6 +94,7 @@ class WorkerSide:
         self._importer.close()
         self._copier.close()
         self._client.close()
+        self._told.close()
 
 
 def _copier_for(device: torch.device) -> PageCopier:

@@ -39,6 +39,10 @@ def test_requests_of_others_carry_none_of_ours() -> None:
         ({"from_token": -1}, "from_token"),
         ({"to_token": 1 << 33}, "to_token"),
         ({"deadline_s": 0}, "deadline_s"),
+        ({"context": {"request_id": "r\n"}}, "request_id"),
+        ({"context": {"request_id": "r" * 129}}, "request_id"),
+        ({"context": {"request_id": "r", "traceparent": "00-0af7-b7ad-01"}}, "traceparent"),
+        ({"context": {"request_id": "r", "attempt": -1}}, "attempt"),
         ({"from_token": 513}, "from_token 513 > to_token 512"),
     ],
 )

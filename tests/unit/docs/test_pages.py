@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from prfaas import __version__
+from prfaas.core.versions import AGENT_API
+from prfaas.engine_socket.messages import PROTOCOL_VERSION
+from prfaas.link.protocol import frames
+from prfaas.scheduler import journal
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,3 +53,23 @@ def test_every_decision_says_what_was_decided_and_what_follows() -> None:
         text = path.read_text()
         for heading in ("## Context", "## Decision"):
             assert heading in text, f"{path.name}: {heading}"
+
+
+def test_the_release_has_one_number() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
+    newest = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert __version__ in newest[:2]
+    assert set(newest[:1]) <= {"Unreleased", __version__}
+
+
+def test_the_upgrade_page_says_what_the_release_speaks() -> None:
+    page = (ROOT / "docs" / "fleet.md").read_text()
+    said = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|", page, re.MULTILINE))
+    assert {name: int(number) for name, number in said.items()} == {
+        "agents: the KV link": frames.VERSION,
+        "gateways and agents: HTTP": AGENT_API,
+        "an engine and its agent": PROTOCOL_VERSION,
+        "a journal and who reads it": journal.VERSION,
+    }
+    assert f"What release {__version__.rsplit('.', 1)[0]} speaks" in page

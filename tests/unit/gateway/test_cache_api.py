@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -42,7 +43,12 @@ class Site(MockDeployment):
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    async def nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    # What agents tell would take away what a test has told, sooner or later.
+    monkeypatch.setattr("prfaas.gateway.gateway.watch_cache", nothing)
     mock = Site()
     async with mock.running() as client:
         mock.client = client
@@ -80,7 +86,9 @@ async def test_an_engine_is_told_to_load_all_that_its_agent_has(site: Site) -> N
         assert answer.headers["x-prfaas-route"].startswith("direct")
         decoder = site.engines[answer.headers["x-prfaas-decode-engine"]]
     (asked,) = decoder.bodies(COMPLETIONS)
-    assert asked["kv_transfer_params"] == {"prfaas": "load", "pool_tokens": BOUNDARY}
+    params = asked["kv_transfer_params"]
+    assert params.pop("context")["attempt"] == 1
+    assert params == {"prfaas": "load", "pool_tokens": BOUNDARY}
 
 
 async def test_of_a_hand_off_both_engines_are_told_what_their_own_agent_has(site: Site) -> None:

@@ -50,7 +50,10 @@ async def test_rendering() -> None:
     async with engine_and_client() as (engine, client):
         rendered = await client.render(BODY, {})
         assert isinstance(rendered, list)
-        assert (rendered[0].token_ids, rendered[0].sampling_params.max_tokens) == ([97, 98, 99], 5)
+        assert (list(rendered[0].token_ids.first(9)), rendered[0].sampling_params.max_tokens) == (
+            [97, 98, 99],
+            5,
+        )
         engine.render_status = 422
         refused = await client.render(BODY, {})
         assert isinstance(refused, EngineAnswer)

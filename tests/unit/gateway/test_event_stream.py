@@ -39,10 +39,10 @@ async def pass_on(pieces: list[bytes]) -> list[bytes]:
     """What goes out where the engine's bytes come in these pieces."""
     coming = iter(pieces)
 
-    async def readany() -> bytes:
+    async def read_any() -> bytes:
         return next(coming, b"")
 
-    answer = SimpleNamespace(content=SimpleNamespace(readany=readany))
+    answer = SimpleNamespace(read_any=read_any)
     stream = EventStream("e", answer, on_heard=lambda: None)  # type: ignore[arg-type]
     passed: list[bytes] = []
     while piece := await stream.next():
@@ -71,10 +71,10 @@ def test_comments_before_the_first_event_are_left_out() -> None:
     async def first(pieces: list[bytes]) -> bytes:
         coming = iter(pieces)
 
-        async def readany() -> bytes:
+        async def read_any() -> bytes:
             return next(coming, b"")
 
-        answer = SimpleNamespace(content=SimpleNamespace(readany=readany))
+        answer = SimpleNamespace(read_any=read_any)
         return await EventStream("e", answer, on_heard=lambda: None).first()  # type: ignore[arg-type]
 
     assert asyncio.run(first([b": k\n\n: k\r\n\r\n", b": k\n\ndata: a\n\n"])) == b"data: a\n\n"

@@ -80,6 +80,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
         (prefill,) = mock.engines["e1"].bodies(COMPLETIONS)
         transfer_id = prefill["kv_transfer_params"].pop("transfer_id")
         assert 0 < prefill["kv_transfer_params"].pop("deadline_s") <= 40
+        context = {"request_id": headers["X-Request-Id"], "attempt": 1}
         assert prefill == {
             "prompt": list(LONG.encode()),
             "max_tokens": 1,
@@ -93,6 +94,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
                 "to_token": boundary,
                 "priority": 0,
                 "pool_tokens": 0,
+                "context": context,
             },
         }
         decoder = mock.engines[headers["x-prfaas-decode-engine"]]
@@ -108,6 +110,7 @@ async def test_a_long_prompt_is_offloaded(stream: bool, tmp_path: Path) -> None:
                 "from_token": 0,
                 "to_token": boundary,
                 "pool_tokens": 0,
+                "context": context,
             },
         }
         assert decoder.recomputed == 0

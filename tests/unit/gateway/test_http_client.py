@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from prfaas.gateway import http_client
+from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_http import MockServer
 
-TIMEOUT = aiohttp.ClientTimeout(total=10)
+TIMEOUTS = Timeouts(10.0)
 
 
 class Server(MockServer):
@@ -27,11 +27,14 @@ class Server(MockServer):
         self.asked = 0
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/", self._answer)]
+        return [web.post("/", self._answer), web.get("/where/{rest:.*}", self._where)]
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.asked += 1
         return web.Response(body=await request.read())
+
+    async def _where(self, request: web.Request) -> web.Response:
+        return web.json_response([request.raw_path, request.headers["Host"]])
 
 
 @asynccontextmanager
@@ -45,8 +48,10 @@ async def serving() -> AsyncIterator[tuple[Server, HttpClient]]:
         await server.stop()
 
 
-async def post(server: Server, client: HttpClient) -> bytes:
-    async with await client.request("POST", server.url, data=b"x", timeout=TIMEOUT) as answer:
+async def post(server: Server, client: HttpClient, data: bytes = b"x") -> bytes:
+    async with await client.request(
+        "POST", server.url, "/", data=data, timeouts=TIMEOUTS
+    ) as answer:
         return await answer.read()
 
 
@@ -58,14 +63,26 @@ async def test_a_request_on_a_stale_connection_is_sent_again() -> None:
         assert server.asked == 16
 
 
+async def test_a_connection_is_used_again_and_ended_when_it_has_been_idle_for_long() -> None:
+    async with serving() as (server, client):
+        for _ in range(5):
+            await post(server, client, b"x" * 300_000)
+        assert len(server.connections) == 1
+        client._keepalive_s = 0.0  # Whatever was used before is too old.
+        client._expire()
+        assert not client._peers
+        await post(server, client)
+        assert len(server.connections) == 2
+
+
 async def test_a_server_that_dies_with_a_kept_connection_was_lost_not_unreachable() -> None:
     async with serving() as (server, client):
         await post(server, client)
         await server.stop_listening()
         server.reset_kept = True
-        with pytest.raises(aiohttp.ServerDisconnectedError):
+        with pytest.raises(ConnectionBroke):
             await post(server, client)
-        with pytest.raises(aiohttp.ClientConnectorError):
+        with pytest.raises(CannotConnect):
             await post(server, client)
 
 
@@ -81,17 +98,38 @@ async def test_what_fails_on_a_new_connection_is_not_sent_again() -> None:
         server._answer = dies  # type: ignore[method-assign]
         await server.stop()
         await server.start()
-        with pytest.raises(aiohttp.ServerDisconnectedError):
+        with pytest.raises(ConnectionBroke):
             await post(server, client)
         assert server.asked == 1
+
+
+async def test_the_path_goes_out_as_it_is_behind_that_of_the_url() -> None:
+    async with serving() as (server, client):
+        for url in (f"{server.url}/where", f"{server.url}/where/"):
+            async with await client.request("GET", url, "/a%2Fb?c=%20", timeouts=TIMEOUTS) as got:
+                host = server.url.removeprefix("http://")
+                assert await got.read() == f'["/where/a%2Fb?c=%20", "{host}"]'.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/a b", {}), ("a", {}), ("/\r\n", {}), ("/", {"X": "a\r\nY: b"}), ("/", {"X\n": "a"})],
+)
+async def test_what_would_be_more_than_one_line_is_refused(
+    path: str, headers: dict[str, str]
+) -> None:
+    client = HttpClient()
+    with pytest.raises(ValueError, match=r"no path|one line"):
+        await client.request("GET", "http://127.0.0.1:1", path, headers=headers, timeouts=TIMEOUTS)
+    await client.close()
 
 
 @pytest.mark.parametrize("failures", [3, 1000])
 async def test_a_request_waits_a_little_for_descriptors(
     failures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = aiohttp.connector.aiohappyeyeballs
-    connect, left = module.start_connection, failures
+    loop = asyncio.get_running_loop()
+    connect, left = loop.create_connection, failures
 
     async def out_of_descriptors(*args: Any, **options: Any) -> Any:
         nonlocal left
@@ -103,9 +141,10 @@ async def test_a_request_waits_a_little_for_descriptors(
     monkeypatch.setattr(http_client, "_FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(http_client, "_LOCAL_PATIENCE_S", 0.1)
     async with serving() as (server, client):
-        monkeypatch.setattr(module, "start_connection", out_of_descriptors)
+        monkeypatch.setattr(loop, "create_connection", out_of_descriptors)
         if failures < 10:
             assert await post(server, client) == b"x"
         else:
-            with pytest.raises(OSError, match="Too many open files"):
+            with pytest.raises(OSError, match=r"Too many open files|cannot connect") as raised:
                 await post(server, client)
+            assert raised.value.errno == errno.EMFILE

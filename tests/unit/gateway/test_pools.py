@@ -11,10 +11,11 @@ from prfaas.gateway.pools import Holder, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keyed_prefixes import KeyedPrefixes
-from prfaas.index.keys import PromptKeys
+from prfaas.index.keys import KnownTokens, PromptKeys
 
 BLOCK = 4
 TOKENS = list(range(50, 90))
+KNOWN = KnownTokens(TOKENS)
 HOLDER = Holder("west", "layout")
 KEY = b"the cache key"
 KEYED = KeyedPrefixes(KEY)
@@ -169,7 +170,7 @@ def test_engines_load_what_their_agent_has_in_their_layout_where_it_is_more_than
 
 
 def path(found: Pools, to_token: int, *, start: int = 0, salt: str | None = None) -> list[str]:
-    parts = found.path(HOLDER, TOKENS, salt=salt, adapter=None, from_token=start, to_token=to_token)
+    parts = found.path(HOLDER, KNOWN, salt=salt, adapter=None, from_token=start, to_token=to_token)
     return [news.transfer_id for news in parts]
 
 
@@ -192,5 +193,5 @@ def test_parts_that_lead_to_a_prefix_are_found_the_last_first() -> None:
     assert path(blocks, 16) == ["first"]
     assert path(blocks, 32) == ["rest", "first"]
     assert blocks.path(
-        Holder("elsewhere", "layout"), TOKENS, salt=None, adapter=None, from_token=0, to_token=8
+        Holder("elsewhere", "layout"), KNOWN, salt=None, adapter=None, from_token=0, to_token=8
     ) == []  # fmt: skip

@@ -16,6 +16,7 @@ from prfaas.gateway.endpoints import Endpoints, resolve
 from prfaas.gateway.pools import Holder, Pools, Pull
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
+from prfaas.index.keys import KnownTokens
 from prfaas.policies.costs import ProfileCosts
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
@@ -151,7 +152,7 @@ class Stage:
         self.wanted = Pull(Holder("west", "layout"), "there", 0, 20, 0.1)
 
     async def pull(self, within_s: float = 30.0) -> bool:
-        return await self.puller.pull(self.wanted, TOKENS, ranks=1, within_s=within_s)
+        return await self.puller.pull(self.wanted, KnownTokens(TOKENS), ranks=1, within_s=within_s)
 
 
 async def test_every_part_is_copied_with_what_it_is_of() -> None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import sys
-from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.tracing import (
-    ENDPOINT_VARIABLES,
     NO_TRACING,
     Tracing,
     make_tracing,
     request_attributes,
     stages,
 )
+from prfaas.process.spans import ENDPOINT_VARIABLES
 from prfaas.testing.mock_deployment import MockDeployment
+from prfaas.testing.otlp_collector import OtlpCollector, attributes
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
 SHORT = "short"
@@ -29,57 +26,30 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 COMPLETIONS = "/v1/completions"
 
 
-class Collector:
-    """Takes OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        self.raw = b""
-        self.spans: list[Any] = []
-
-    async def take(self, request: web.Request) -> web.Response:
-        trace_service = pytest.importorskip(
-            "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
-        )
-        body = await request.read()
-        if body[:2] == b"\x1f\x8b":
-            body = gzip.decompress(body)
-        self.raw += body
-        for resource in trace_service.ExportTraceServiceRequest.FromString(body).resource_spans:
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
-        return web.Response(content_type="application/x-protobuf")
-
-    def named(self, name: str) -> Any:
-        (found,) = [span for span in self.spans if span.name == name]
-        return found
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
-
-
-async def traced(prompt: str, headers: dict[str, str]) -> tuple[Collector, list[dict[str, str]]]:
+async def traced(
+    prompt: str, headers: dict[str, str]
+) -> tuple[OtlpCollector, list[dict[str, str]], MockDeployment]:
     """What a collector has of one request, and the headers that engines got with it."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    collector, app, mock = Collector(), web.Application(), MockDeployment()
-    app.add_routes([web.post("/v1/traces", collector.take)])
-    async with TestServer(app) as server, mock.running() as client:
-        await mock.ready()
-        tracing: Tracing = make_tracing(str(server.make_url("/v1/traces")), gateway="g1")
-        mock.gateway.requests.tracing = tracing
-        asked = client.post(COMPLETIONS, json={"prompt": prompt, "max_tokens": 3}, headers=headers)
-        async with asked as response:
-            assert response.status == 200
-            await response.read()
-        await asyncio.to_thread(tracing.close)
+    mock = MockDeployment()
+    with OtlpCollector() as collector:
+        async with mock.running() as client:
+            await mock.ready()
+            tracing: Tracing = make_tracing(collector.url, gateway="g1")
+            mock.gateway.requests.tracing = tracing
+            body = {"prompt": prompt, "max_tokens": 3}
+            async with client.post(COMPLETIONS, json=body, headers=headers) as response:
+                assert response.status == 200
+                await response.read()
+            await asyncio.to_thread(tracing.close)
     engines = mock.engines.values()
     got = [h for e in engines for path, _, h in e.requests if path == COMPLETIONS]
-    return collector, got
+    return collector, got, mock
 
 
 async def test_one_request_is_one_trace_below_the_clients_and_above_the_engines() -> None:
     given = {"traceparent": f"00-{TRACE}-{SPAN}-01", "baggage": "user=7", "X-Request-Id": "r-1"}
-    collector, to_engines = await traced(LONG, given)
+    collector, to_engines, _ = await traced(LONG, given)
     root = collector.named("POST /v1/completions")
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
     below = [span for span in collector.spans if span is not root]
@@ -99,21 +69,50 @@ async def test_one_request_is_one_trace_below_the_clients_and_above_the_engines(
         assert headers["baggage"] == "user=7"
 
 
+async def test_a_hand_off_says_whose_it_is() -> None:
+    """Engines' connectors and agents make spans and log lines of it."""
+    collector, _, mock = await traced(LONG, {"X-Request-Id": "r-1"})
+    root = collector.named("POST /v1/completions")
+    bodies = [b for engine in mock.engines.values() for b in engine.bodies(COMPLETIONS)]
+    told = [body["kv_transfer_params"]["context"] for body in bodies]
+    trace = f"00-{root.trace_id.hex()}-{root.span_id.hex()}-0"
+    assert len(told) == 2
+    for context in told:
+        assert context["request_id"] == "r-1"
+        assert context["attempt"] == 1
+        assert context["traceparent"].startswith(trace)
+
+
+async def test_what_a_client_wrote_for_a_trace_context_is_not_handed_on_unless_it_is_one() -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        for given in ("00-nonsense-01", f"00-{TRACE}-{SPAN}-01"):
+            body, headers = {"prompt": LONG}, {"traceparent": given, "X-Request-Id": "r-1"}
+            async with client.post(COMPLETIONS, json=body, headers=headers) as response:
+                assert response.status == 200
+        contexts = [
+            b["kv_transfer_params"]["context"] for b in mock.engines["e1"].bodies(COMPLETIONS)
+        ]
+    untraced = {"request_id": "r-1", "attempt": 1}
+    assert contexts == [untraced, {**untraced, "traceparent": f"00-{TRACE}-{SPAN}-01"}]
+
+
 async def test_no_text_of_a_prompt_leaves_with_a_span() -> None:
-    collector, _ = await traced(LONG, {})
+    collector, _, _ = await traced(LONG, {})
     assert collector.spans
     assert LONG[:20].encode() not in collector.raw
 
 
 async def test_a_client_that_does_not_sample_is_obeyed() -> None:
-    collector, to_engines = await traced(SHORT, {"traceparent": f"00-{TRACE}-{SPAN}-00"})
+    collector, to_engines, _ = await traced(SHORT, {"traceparent": f"00-{TRACE}-{SPAN}-00"})
     assert not collector.spans
     assert all(h["traceparent"].startswith(f"00-{TRACE}-") for h in to_engines)
     assert all(h["traceparent"].endswith("-00") for h in to_engines)
 
 
 async def test_a_trace_context_that_is_none_begins_a_new_trace() -> None:
-    collector, to_engines = await traced(SHORT, {"traceparent": "00-nonsense-01"})
+    collector, to_engines, _ = await traced(SHORT, {"traceparent": "00-nonsense-01"})
     root = collector.named("POST /v1/completions")
     assert not root.parent_span_id
     (told,) = {h["traceparent"] for h in to_engines}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 
 import msgspec
+import numpy as np
 import pytest
 
 from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
@@ -149,3 +150,27 @@ def test_an_index_counts_what_makes_no_sense() -> None:
         assert engine.unplaced_blocks_total > before
     engine.removed(0, [1])
     assert isinstance(BlocksGone(0, b""), BlocksGone)
+
+
+def test_keys_that_are_half_alike_are_not_placed() -> None:
+    """By chance no two are: whoever tells such keys is wrong about them, and breaks nothing."""
+    index = PrefixIndex(max_blocks=100, seed=b"seed")
+    place = index.engine("e")
+
+    def told(names: list[int], keys: list[int]) -> BlocksKeyed:
+        return BlocksKeyed(
+            group=0, kind="full_attention", block_tokens=4,
+            names=np.array(names, np.uint64).tobytes(), keys=np.array(keys, np.uint64).tobytes(),
+        )  # fmt: skip
+
+    place.stored_keyed(told([1, 2], [10, 20, 11, 21]))
+    for names, keys, unplaced in (
+        ([3, 4], [10, 30, 99, 31], 2),
+        ([3, 4, 5], [30, 20, 40, 31, 99, 41], 2),
+        ([6, 7], [50, 50, 51, 52], 2),
+        ([8], [20, 99], 1),
+    ):
+        before = place.unplaced_blocks_total
+        place.stored_keyed(told(names, keys))
+        assert place.unplaced_blocks_total == before + unplaced
+        index.check_integrity()

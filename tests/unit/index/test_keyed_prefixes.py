@@ -10,7 +10,7 @@ from prfaas.core.errors import EngineError
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.index import keyed_prefixes
 from prfaas.index.keyed_prefixes import KeyedPrefixes, keys_of, keys_of_prompt
-from prfaas.index.keys import BlockHasher, PromptKeys
+from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 
 BLOCK = 4
 TOKENS = list(range(70_000, 70_030))
@@ -35,7 +35,7 @@ def test_keys_are_those_of_the_prompt_however_it_was_told(
     salt: str | None, adapter: str | None
 ) -> None:
     prefixes = KeyedPrefixes(KEY)
-    whole = keys_of_prompt(BlockHasher(KEY), TOKENS, BLOCK, salt=salt, adapter=adapter)
+    whole = keys_of_prompt(BlockHasher(KEY), KnownTokens(TOKENS), BLOCK, salt=salt, adapter=adapter)
     asked = list(PromptKeys(TOKENS, salt=salt, adapter=adapter).chunks(BlockHasher(KEY), BLOCK))
     assert np.array_equal(np.concatenate([k.low for k in asked]), whole.low)
     for start, end in ((0, 12), (12, 28)):

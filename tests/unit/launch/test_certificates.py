@@ -8,7 +8,7 @@ import msgspec
 
 from prfaas.core.deployment import AgentConfig, Deployment, MachineConfig, load_deployment
 from prfaas.launch.certificates import secured
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 
 def a_deployment(**of_the_first_agent: object) -> Deployment:

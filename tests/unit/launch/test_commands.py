@@ -10,7 +10,8 @@ from prfaas.core.deployment import load_deployment
 from prfaas.core.deployment.agents import CacheConfig
 from prfaas.launch.addresses import resolve
 from prfaas.launch.commands import engine_command
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
+from prfaas.process.spans import ENDPOINT_VARIABLES, PROTOCOL_VARIABLE
 
 
 def _option(arguments: tuple[str, ...], name: str) -> str:
@@ -137,3 +138,18 @@ def test_engines_keep_answers_where_their_agent_is_told_to(
         transfer = json.loads(_option(command.arguments, "--kv-transfer-config"))
         assert transfer["kv_connector_extra_config"].get("keeps_answers", False) is expected
         assert ("--prefix-cache-retention-interval" in command.arguments) is expected
+
+
+def test_engines_speak_to_a_collector_as_the_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint for traces is one of OTLP over HTTP here; vLLM would speak gRPC to it."""
+    deployment = _resolved()
+    engine = deployment.clusters[0].engines[0]
+    for name in (*ENDPOINT_VARIABLES, PROTOCOL_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    environment = engine_command(deployment, engine, vllm="cpu").environment
+    assert PROTOCOL_VARIABLE not in environment
+    monkeypatch.setenv(ENDPOINT_VARIABLES[0], "http://collector:4318/v1/traces")
+    environment = engine_command(deployment, engine, vllm="cpu").environment
+    assert environment[PROTOCOL_VARIABLE] == "http/protobuf"
+    monkeypatch.setenv(PROTOCOL_VARIABLE, "grpc")
+    assert PROTOCOL_VARIABLE not in engine_command(deployment, engine, vllm="cpu").environment

@@ -8,7 +8,7 @@ import pytest
 from prfaas.core.deployment import Deployment, MachineConfig, load_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.gpus import installed_gpus, placed
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 
 def deployment(**changed: object) -> Deployment:

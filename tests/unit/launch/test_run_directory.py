@@ -18,7 +18,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.launch import run_directory
 from prfaas.launch.run_directory import RunDirectory, reap
 from prfaas.launch.sessions import members, session_of
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 KILLED_RUN = """
 import os, pathlib, signal, subprocess, sys

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import EngineError
 from prfaas.launch import tuning
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 
 @pytest.fixture

@@ -272,6 +272,27 @@ def test_what_is_not_known_is_named(config: dict[str, Any], says: str) -> None:
         geometry(**config)
 
 
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "paddleocr_vl"])
+def test_a_checkpoints_flat_fields_are_the_text_models(model_type: str) -> None:
+    """As they are on the Hub, where these types have no block 'text_config'."""
+    text = {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    text |= {"hidden_size": 3584, "head_dim": 128}
+    flat = geometry(model_type=model_type, **text, vision_config={"hidden_size": 1280})
+    nested = geometry(model_type=model_type, text_config=text)
+    assert flat == nested
+    assert flat.bytes_per_token == 28 * 2 * 4 * 128 * 2
+
+
+def test_what_is_no_model_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ConfigError, match=r"has no config\.json; of a GGUF file"):
+        load_model(str(tmp_path))
+    with pytest.raises(ConfigError, match="no such file or directory"):
+        load_model(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"not in the catalogue|did you mean"):
+        load_model("somebody/something")
+
+
 def test_a_config_is_found_as_file_directory_and_cached_snapshot(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--acme--tiny" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)

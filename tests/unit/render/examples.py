@@ -12,7 +12,7 @@ from prfaas.render.options import Images
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden")
-NAMES = ("small", "fleet", "tenants")
+NAMES = ("small", "fleet", "tenants", "secure")
 SITES = {
     "east": ("kv.east.example.com", ("10.1.0.0/16",)),
     "west": ("kv.west.example.com", ("10.2.0.0/16", "2001:db8:2::/48")),
@@ -24,7 +24,9 @@ IMAGES = Images(
 
 
 def example(name: str) -> Deployment:
-    """One of examples/deployments."""
+    """One of examples/deployments; ``secure`` is the small one with certificates."""
+    if name == "secure":
+        return secured(example("small"))
     return load_deployment(ROOT / "examples" / "deployments" / f"{name}.yaml")
 
 
@@ -40,10 +42,22 @@ def plain(deployment: Deployment) -> Deployment:
     )
 
 
+def secured(deployment: Deployment) -> Deployment:
+    """The same with agents that say nothing of plaintext."""
+
+    def machine(one: MachineConfig) -> MachineConfig:
+        return msgspec.structs.replace(
+            one, agent=msgspec.structs.replace(one.agent, plaintext=False)
+        )
+
+    return deployment.with_machines(machine)
+
+
 def rendered(name: str) -> dict[str, str]:
     """Its manifests: small on the CPU in one Kubernetes cluster, fleet with one for each site."""
     images = Images(
-        base=IMAGES.base, engine=IMAGES.engine, vllm="cpu" if name == "small" else "gpu"
+        base=IMAGES.base, engine=IMAGES.engine, vllm="cpu" if name in ("small", "secure") else "gpu"
     )
     sites = SITES if name == "fleet" else None
-    return kubernetes.render(plain(example(name)), images=images, sites=sites)
+    shown = example(name) if name == "secure" else plain(example(name))
+    return kubernetes.render(shown, images=images, sites=sites)

@@ -17,12 +17,14 @@ import pytest
 import yaml
 from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, plain, rendered
 
-from prfaas.core.deployment import parse_deployment
+from prfaas.agent.settings import settings_for
+from prfaas.core.deployment import check_borders, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.render import kubernetes
+from prfaas.render.membership import expand, parse_template
 
 VERSIONS = ("1.35", "1.36", "1.37")
-CUSTOM = {"Issuer", "PodMonitor", "Kustomization"}
+CUSTOM = {"Issuer", "Certificate", "PodMonitor", "Kustomization"}
 """Kinds of other projects, of which Kubernetes has no schema."""
 
 
@@ -148,16 +150,18 @@ def test_the_readme_makes_every_secret_that_a_pod_names() -> None:
     [
         ({"name": "West_1"}, "small letters"),
         ({"args": ["--nnodes", "2"]}, "several hosts"),
-        ({"tls": True}, "plaintext: true"),
+        ({"mixed": True}, "all of them have certificates, or none"),
         ({"keys": ["secret"]}, "api_keys_file"),
     ],
 )
 def test_what_cannot_run_as_pods_is_refused(change: dict[str, Any], reason: str) -> None:
     engine = {"name": "d", "role": "decode", "args": change.get("args", [])}
     cluster = {"name": change.get("name", "west"), "kind": "pd",
-               "agent": {"name": "a", "plaintext": not change.get("tls")},
-               "engines": [engine]}  # fmt: skip
-    text = {"clusters": [cluster], "gateway": {"api_keys": change.get("keys", [])}}
+               "agent": {"name": "a", "plaintext": True}, "engines": [engine]}  # fmt: skip
+    other = {"name": "east", "kind": "prfaas", "agent": {"name": "b"},
+             "engines": [{"name": "p", "role": "prefill"}]}  # fmt: skip
+    clusters = [cluster, other] if change.get("mixed") else [cluster]
+    text = {"clusters": clusters, "gateway": {"api_keys": change.get("keys", [])}}
     deployment = parse_deployment(msgspec.json.encode(text), source="here")
     with pytest.raises(ConfigError, match=reason):
         kubernetes.render(deployment)
@@ -168,3 +172,48 @@ def test_a_site_is_said_of_every_cluster_or_of_none() -> None:
         kubernetes.render(plain(example("fleet")), sites={"east": SITES["east"]})
     with pytest.raises(ConfigError, match="no such cluster"):
         kubernetes.render(plain(example("fleet")), sites={"mars": SITES["east"]})
+
+
+def test_pods_have_certificates_in_the_names_that_agents_and_gateways_look_for() -> None:
+    """What the manifests ask for is what the processes check: the template, expanded, is read by an
+    agent's and a gateway's own code."""
+    template = parse_template(
+        rendered("secure")["west/template.json"].encode(), source="west/template.json"
+    )
+    deployment = expand(
+        template, {"east": [0, 1], "west": [0]}, {template.gateways[0].service: ["10.0.0.7"]}
+    )
+    check_borders(deployment)
+    for agent in deployment.agents:
+        settings = settings_for(deployment, agent.name)
+        assert settings.tls is not None
+        assert settings.gateways == {"prfaas-gateway"}
+        assert str(settings.cache_key) == deployment.gateway.agent_tls.cache_key  # type: ignore[union-attr]
+        assert all(e.url.startswith("http://127.0.0.1:") for e in settings.reach)
+    named = {
+        volume["csi"]["volumeAttributes"]["csi.cert-manager.io/dns-names"]
+        for found in objects("secure")
+        if found["kind"] in ("StatefulSet", "Deployment")
+        for volume in found["spec"]["template"]["spec"]["volumes"]
+        if "csi" in volume
+    }
+    assert named == {"${POD_NAME}-agent", "prfaas-gateway"}
+    assert {agent.name for agent in deployment.agents} == {
+        f"{pod}-agent" for pod in ("east-0", "east-1", "west-0")
+    }
+
+
+def test_where_agents_carry_it_nobody_reaches_engines_or_asks_an_agent_in_plaintext() -> None:
+    for found in objects("secure"):
+        if found["kind"] == "StatefulSet":
+            pod = found["spec"]["template"]["spec"]
+            agent = next(c for c in pod["initContainers"] if c["name"] == "agent")
+            for one in (agent, *pod["containers"]):
+                assert "httpGet" not in one["startupProbe"]
+        if found["kind"] == "NetworkPolicy":
+            sides = [*found["spec"].get("ingress", []), *found["spec"].get("egress", [])]
+            ports = {port["port"] for side in sides for port in side.get("ports", [])}
+            assert not ports & set(range(8001, 8010))
+            assert not ports & set(range(5557, 5570))
+        if found["kind"] == "PodMonitor" and found["metadata"]["name"] == "machines":
+            assert found["spec"]["podMetricsEndpoints"][0]["scheme"] == "https"

@@ -41,6 +41,9 @@ class GatewayConfig(Strict, frozen=True):
     agent_tls: TlsConfig | None = None
     """What it shows to agents, in its own name, and whom it takes for one; needed where an agent
     has ``tls``."""
+    certificate_name: str | None = None
+    """What that certificate calls it, where it is not its own name: several gateways that come and
+    go may have one name, and a certificate each."""
     admin: str | None = None
     """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
     then nowhere else; None: at ``listen``."""

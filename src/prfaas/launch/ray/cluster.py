@@ -43,6 +43,8 @@ _ORDER: tuple[Kind, ...] = ("gateway", "engine", "agent")
 _STOP_S = 75.0
 """Longer than the longest grace of a process (`process`)."""
 _STARTS_BEFORE_GIVING_UP = 3
+_STUCK_S = 30.0
+"""So long a process may be kept from starting, as by a port that its predecessor still has."""
 _UNUSED_S = 30.0
 """So long the gateway may take to see engines that are ready."""
 _POLL_S = 0.5
@@ -198,6 +200,7 @@ def until_ready(
     board = ray.get_actor(_BOARD, namespace=space)
     began, all_ready_at = time.monotonic(), None
     said: dict[str, Standing] = {}
+    since: dict[str, float] = {}
     while True:
         text: bytes = ray.get(board.standings.remote())
         standings = msgspec.json.decode(text, type=dict[str, Standing])
@@ -207,6 +210,10 @@ def until_ready(
         for name, one in standings.items():
             if one.ends >= _STARTS_BEFORE_GIVING_UP:
                 raise ProcessError(f"{name} ended {one.ends} times: {one.why}")
+            stuck = one.why if one.node is None and not one.ends else ""
+            since[name] = since.get(name, time.monotonic()) if stuck else time.monotonic()
+            if time.monotonic() - since[name] > _STUCK_S:
+                raise ProcessError(f"{name} cannot start: {stuck}")
         waiting = [name for name, one in standings.items() if not one.ready]
         unused = sorted({engine for one in standings.values() for engine in one.unused})
         if not waiting:
@@ -237,28 +244,25 @@ def spaces() -> list[str]:
     return sorted({a["namespace"] for a in actors if a["namespace"].startswith(SPACE)})
 
 
-def stop(space: str) -> list[str]:
-    """End everything of one deployment, in order; returns the names of its processes."""
+def stop(space: str) -> None:
+    """End everything of one deployment, in order."""
     found = ray.util.list_named_actors(all_namespaces=True)
     actors = [actor["name"] for actor in found if actor["namespace"] == space]
     wanted = _placement_of(space)
     kinds = {placed.name: placed.kind for placed in (wanted.processes if wanted else ())}
-    ended = []
     for kind in _ORDER:
         names = [name for name in actors if kinds.get(name, "agent") == kind and name != _BOARD]
         handles = {name: ray.get_actor(name, namespace=space) for name in names}
         waiting = [handle.stop.remote() for handle in handles.values()]
         if waiting:
             ray.wait(waiting, num_returns=len(waiting), timeout=_STOP_S)
-        for name, handle in handles.items():
+        for handle in handles.values():
             ray.kill(handle, no_restart=True)
-            ended.append(name)
     for group in wanted.groups if wanted else ():
         with contextlib.suppress(ValueError):
             remove_placement_group(ray.util.get_placement_group(_group_name(space, group.name)))
     if _BOARD in actors:
         ray.kill(ray.get_actor(_BOARD, namespace=space), no_restart=True)
-    return ended
 
 
 def _nodes() -> list[Node]:

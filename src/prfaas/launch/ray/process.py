@@ -31,13 +31,13 @@ from prfaas.launch.commands import (
     gateway_command,
     installed_vllm,
 )
+from prfaas.launch.gateway_pages import unused_engines
 from prfaas.launch.ray.board import Report
 from prfaas.launch.ray.certificates import localized
 from prfaas.launch.ray.placing import Kind
 from prfaas.launch.ray.whereabouts import sockets, whereabouts
 from prfaas.launch.run_directory import place
 from prfaas.launch.sessions import Session, end_session, session_of, tied_to_parent
-from prfaas.launch.supervisor import unused_engines
 from prfaas.tls.agents import tools_context
 from prfaas.tls.front import trust_of
 

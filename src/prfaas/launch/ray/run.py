@@ -61,23 +61,21 @@ def refresh(run: RayRun) -> Deployment:
         text = cluster.deployment_now(run.space)
     if not text:
         raise ConfigError(f"{run.space} is still starting; ask again in a moment")
-    file = run.folder / "deployment.json"
+    file = run.deployment_file
     deployment = localized(parse_deployment(text, source=str(file)), run.folder)
     file.touch(mode=0o600)
     file.write_bytes(msgspec.json.format(msgspec.json.encode(deployment)))
     return deployment
 
 
-def down(run: RayRun) -> list[str]:
-    """End a deployment; returns the names of its processes: none where its Ray cluster has ended,
-    and all that was on it."""
+def down(run: RayRun) -> None:
+    """End a deployment. Raises ConfigError where its Ray cluster does not answer; it is forgotten
+    here all the same, since most likely all of it has ended."""
     try:
         with cluster.connected(run.address):
-            ended = cluster.stop(run.space)
-    except ConfigError:
-        ended = []
-    run.forget()
-    return ended
+            cluster.stop(run.space)
+    finally:
+        run.forget()
 
 
 def found_at(address: str) -> list[RayRun]:

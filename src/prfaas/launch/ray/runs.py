@@ -18,8 +18,13 @@ class RayRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def folder(self) -> Path:
-        """Its certificates, and the deployment file with every address, as it was last."""
+        """Its certificates and deployment file."""
         return _home() / self.space
+
+    @property
+    def deployment_file(self) -> Path:
+        """With every address, as it was when somebody looked last (`run.refresh`)."""
+        return self.folder / "deployment.json"
 
     def remember(self) -> None:
         """In its folder."""

@@ -36,7 +36,7 @@ _SHARE = 8
 """A network with more than this part of all that are pending makes room itself."""
 _ACCEPT_AT_ONCE = 64
 """Then those that have something to say have their turn."""
-_BACKLOG = 1024
+_BACKLOG = 4096
 """Connections the kernel keeps for us: those of many peers that come back at once."""
 
 

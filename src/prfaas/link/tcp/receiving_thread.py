@@ -105,16 +105,19 @@ class ReceivingThread(threading.Thread):
         last_read_at = time.monotonic()
         while not (self._stopping or connection.severed):
             may_read = not output or sum(map(len, output)) < _MAX_OUTPUT_BYTES
-            count = channel.recv_into(connection.get_buffer()) if may_read else None
+            buffer = connection.get_buffer()
+            count = channel.recv_into(buffer) if may_read else None
             if count == 0:
                 return
             if count is not None:
                 last_read_at = time.monotonic()
                 connection.received(count, now=last_read_at)
-            if output or connection.output_bytes >= (_REPLIES_BYTES if count else 1):
+            # After a short read nothing more is there: to ask costs a call and an exception.
+            more = count == len(buffer)
+            if output or connection.output_bytes >= (_REPLIES_BYTES if more else 1):
                 output = self._write(output)
             owner.deliver_events()
-            if count is None:
+            if not more:
                 left = last_read_at + owner.silence_s - time.monotonic()
                 if left <= 0:
                     raise LinkError(f"silent for {owner.silence_s:.0f} s")

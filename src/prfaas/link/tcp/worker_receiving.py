@@ -38,7 +38,7 @@ class Storing:
         self._news: list[HeardFrame | bool] = []
         self._news_bytes = 0
         self._output = bytearray()
-        self._asking = False
+        self._asking = self._short = False
         self._poll = select.poll()
         self._poll.register(pipe.fileno(), select.POLLIN)
 
@@ -52,7 +52,8 @@ class Storing:
             self._write()
             if count is not None:
                 last_read_at = time.monotonic()
-                continue
+                if not self._short:
+                    continue
             self._tell()
             left_s = last_read_at + self._silence_s - time.monotonic()
             if left_s <= 0 and not self._asking:
@@ -66,7 +67,9 @@ class Storing:
         if self._asking or len(self._output) >= _MOST_OUTPUT_BYTES:
             return None
         reader = self._reader
-        count = self._channel.recv_into(reader.get_buffer())
+        buffer = reader.get_buffer()
+        count = self._channel.recv_into(buffer)
+        self._short = count != len(buffer)
         if not count:
             return count
         frame = reader.received(count)

@@ -17,6 +17,9 @@ from prfaas.models.geometry.layers import LayerCache
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 
 _TEXT_BLOCKS = ("thinker_config", "text_config", "llm_config", "language_config")
+_FLAT_ON_THE_HUB = frozenset({"paddleocr_vl", "qwen2_5_vl", "qwen2_vl"})
+"""Their checkpoints have the text model's fields beside all others, where the config class takes
+them from if there is no block for them."""
 
 
 class Fields:
@@ -142,6 +145,9 @@ def _text_model(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         model_type = fields.get("model_type")
     if not isinstance(model_type, str):
         raise ConfigError("the config has no 'model_type'; is it a Hugging Face config.json?")
+    if known.text is not None and model_type in _FLAT_ON_THE_HUB:
+        text = known.text
+        return {**text.defaults, **fields, "model_type": text.model_type}, text.model_type
     if known.text is not None:
         raise ConfigError(
             f"model type {model_type!r}: the config has no block {known.text.field!r}"

@@ -106,8 +106,15 @@ def load_model(
     path = Path(name)
     if path.is_dir():
         path = path / "config.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"{name} has no config.json; of a GGUF file or Mistral's own params.json, name the "
+                "model in Hugging Face's form that it was made from"
+            )
     if path.is_file():
         return _from_file(path, name=path.parent.name or str(path), dtype=dtype)
+    if name.startswith(("/", "./", "../", "~")):
+        raise ConfigError(f"{name}: no such file or directory")
     cached = _cached_config(name, hub_cache or _default_hub_cache())
     if cached is not None:
         return _from_file(cached, name=name, dtype=dtype)

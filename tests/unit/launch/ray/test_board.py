@@ -6,7 +6,7 @@ import msgspec
 
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.launch.ray.board import Board, Report, Standing
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 NAMES = ["east-agent", "east-prefill", "west-agent", "west-prefill", "west-decode", "gateway"]
 

@@ -8,7 +8,7 @@ import msgspec
 
 from prfaas.core.deployment import TlsConfig, load_deployment
 from prfaas.launch.ray.certificates import localized, with_certificates
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 
 def test_each_process_gets_its_own_and_finds_them_in_its_folder(tmp_path: Path) -> None:

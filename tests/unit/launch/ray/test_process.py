@@ -17,7 +17,7 @@ from prfaas.launch.ray import board as boards
 from prfaas.launch.ray.placing import Kind
 from prfaas.launch.ray.process import MakeCommand, Process
 from prfaas.launch.sessions import members, session_of
-from prfaas.launch.supervisor import embedded_default
+from prfaas.launch.start import embedded_default
 
 SERVE = """
 import http.server, sys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -79,6 +80,36 @@ def test_it_ends_when_it_is_told_to(pair: tuple[socket.socket, Channel]) -> None
     thread.join()
     assert owner.ended == [None]
     assert near.recv(100) == b""
+
+
+class Recorded(Channel):
+    """``reads``: what each attempt to read has found."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.reads: list[int | None] = []
+        self.has_read = threading.Event()
+
+    def recv_into(self, view: memoryview) -> int | None:
+        count = super().recv_into(view)
+        self.reads.append(count)
+        self.has_read.set()
+        return count
+
+
+def test_after_a_short_read_it_waits(pair: tuple[socket.socket, Channel]) -> None:
+    near, channel = pair
+    recorded = Recorded(channel.socket)
+    ping = pack(Kind.PING)
+    near.sendall(ping[:20])
+    thread = ReceivingThread(Owner(), recorded, HELLO)
+    thread.start()
+    assert recorded.has_read.wait(60)
+    near.sendall(ping[20:])
+    assert kind_of(near.recv(44, socket.MSG_WAITALL)) is Kind.PONG
+    near.close()
+    thread.join()
+    assert recorded.reads == [20, 24, None, 0]
 
 
 def test_a_peer_that_breaks_the_protocol_is_told(pair: tuple[socket.socket, Channel]) -> None:

@@ -1,0 +1,209 @@
+"""A peer far away joins and sends while strangers nearer by knock at the KV link's port.
+
+    python -m benchmarks.door OUT.json [--seconds 10] [--rtt-ms 100] [--rate 5000]
+
+Sites are network namespaces with a line between them (`prfaas.testing.sites`; root). A stranger
+opens a connection, says nothing, half of a TLS handshake, or HTTP, and another takes its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from prfaas.core.addresses import parse_address
+from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
+from prfaas.link.tcp.link import TcpLink
+from prfaas.testing.link_kit import MemorySink
+from prfaas.testing.sites import Sites
+from prfaas.testing.wan import WanProfile, unavailable
+from prfaas.tls.authority import create_authority, issue
+from prfaas.tls.files import TlsFiles
+
+_SAYS = (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n")
+_KEPT = 800
+_IN_FLIGHT = 4000
+_SIZE = 1 << 20
+
+
+def files(certs: Path, name: str) -> TlsFiles:
+    """What `issue` has written."""
+    return TlsFiles(certs / "ca.pem", certs / f"{name}.pem", certs / f"{name}-key.pem")
+
+
+def receive(certs: Path, listen: str) -> None:
+    """The door. Says at the end what it turned away, and its CPU time."""
+    link = TcpLink(
+        TcpLinkConfig(
+            name="west",
+            listen=listen,
+            security=files(certs, "west"),
+            accept_from=frozenset({"east"}),
+        ),
+        MemorySink(),
+    )
+    print("ready", flush=True)
+    sys.stdin.readline()
+    times = os.times()
+    turned_away = dict(link.counters().turned_away)
+    said = {"turned_away": turned_away, "cpu_s": times.user + times.system, "kernel": kernel()}
+    print(json.dumps(said), flush=True)
+    link.close()
+
+
+def kernel() -> dict[str, int]:
+    """What this namespace's kernel counted that has to do with doors."""
+    lines = Path("/proc/net/netstat").read_text().splitlines()
+    found: dict[str, int] = {}
+    for names, values in zip(lines[::2], lines[1::2], strict=True):
+        found |= dict(zip(names.split()[1:], map(int, values.split()[1:]), strict=True))
+    wanted = ("ListenOverflows", "ListenDrops", "TCPReqQFullDrop", "TCPTimeouts")
+    return {name: found.get(name, 0) for name in wanted}
+
+
+def knock(address: str, rate: float, seconds: float) -> None:
+    """Says how many connections were made."""
+    host, port = parse_address(address)
+    selector = selectors.EpollSelector()
+    kept: collections.deque[socket.socket] = collections.deque()
+    begun = made = 0
+    start = time.monotonic()
+    while (now := time.monotonic()) < start + seconds:
+        due = int((now - start) * rate) - begun
+        room = _IN_FLIGHT - len(selector.get_map() or ())
+        for _ in range(max(0, min(due, room, 200))):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex((host, port))
+            selector.register(sock, selectors.EVENT_WRITE)
+            begun += 1
+        for key, _ in selector.select(timeout=0.001):
+            sock = key.fileobj  # type: ignore[assignment]
+            selector.unregister(sock)
+            try:
+                sock.send(_SAYS[made % len(_SAYS)])
+            except OSError:
+                sock.close()
+                continue
+            made += 1
+            kept.append(sock)
+            if len(kept) > _KEPT:
+                kept.popleft().close()
+    print(json.dumps({"made": made, "per_s": made / seconds}), flush=True)
+
+
+def join(certs: Path, address: str, seconds: float) -> None:
+    """A peer that comes anew again and again, and sends a megabyte. Says how long each took."""
+    took: list[float] = []
+    lost = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begun, over, said = time.monotonic(), threading.Event(), list[str]()
+        peers = {"west": PeerConfig(address=address, connections=1)}
+        link = TcpLink(
+            TcpLinkConfig(name="east", security=files(certs, "east"), peers=peers), MemorySink()
+        )
+        offer = TransferOffer(TransferKey(f"t{time.time_ns()}", 0, 1), "l", 0, 256, _SIZE, 30.0)
+
+        def ended(outcome: str, said: list[str] = said, over: threading.Event = over) -> None:
+            said.append(outcome)
+            over.set()
+
+        sending = link.send(
+            "west", offer, on_complete=lambda done=ended: done("complete"), on_failed=ended
+        )
+        sending.add(0, memoryview(bytes(_SIZE)), lambda: None)
+        over.wait(40)
+        link.close()
+        if said == ["complete"]:
+            took.append(time.monotonic() - begun)
+        else:
+            lost += 1
+    print(json.dumps({"seconds": took, "lost": lost, "kernel": kernel()}), flush=True)
+
+
+def measure(seconds: float, rtt_s: float, rate: float, *, knocking: bool) -> dict[str, Any]:
+    """One run, with strangers or without."""
+    line = WanProfile(125e6, rtt_s)
+    with (
+        tempfile.TemporaryDirectory() as run,
+        Sites({"east": ["e"], "west": ["w", "x"]}, {("east", "west"): line}) as sites,
+    ):
+        certs = Path(run)
+        create_authority(certs)
+        for name in ("east", "west"):
+            issue(certs, name)
+        address = f"{sites.address('w')}:7400"
+
+        def start(machine: str, *role: str) -> subprocess.Popen[str]:
+            return sites.popen(
+                machine, [sys.executable, "-m", "benchmarks.door", *role],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+
+        door = start("w", "receive", run, address)
+        assert door.stdout is not None
+        door.stdout.readline()
+        strangers = start("x", "knock", address, str(rate), str(seconds + 2)) if knocking else None
+        if strangers is not None:
+            time.sleep(1.0)  # They are at it before the peer comes.
+        peer = start("e", "join", run, address, str(seconds))
+        joined = json.loads(peer.communicate(timeout=seconds + 90)[0])
+        knocked = strangers and json.loads(strangers.communicate(timeout=60)[0])
+        seen = json.loads(door.communicate("\n", timeout=60)[0])
+    took = sorted(joined["seconds"])
+    return {
+        "knocks": knocked,
+        "joined": len(took),
+        "lost": joined["lost"],
+        "kernel_of_peer": joined["kernel"],
+        "median_s": took[len(took) // 2] if took else None,
+        "longest_s": took[-1] if took else None,
+        **seen,
+    }
+
+
+def main() -> None:
+    """See the module."""
+    if sys.argv[1:2] == ["receive"]:
+        receive(Path(sys.argv[2]), sys.argv[3])
+        return
+    if sys.argv[1:2] == ["knock"]:
+        knock(sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
+        return
+    if sys.argv[1:2] == ["join"]:
+        join(Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rtt-ms", type=float, default=100.0)
+    parser.add_argument("--rate", type=float, default=5000.0)
+    given = parser.parse_args()
+    why = unavailable()
+    if why is not None:
+        sys.exit(f"no line can be emulated here: {why}")
+    found = {
+        what: measure(given.seconds, given.rtt_ms / 1000, given.rate, knocking=what == "strangers")
+        for what in ("alone", "strangers")
+    }
+    found["load"] = list(os.getloadavg())  # type: ignore[assignment]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Every benchmark in its short form, beside its peers: one file of results, one page."""

@@ -1,0 +1,148 @@
+"""One connection to an engine or agent: HTTP/1.1, one exchange at a time.
+
+Theory of operation. A request goes out in one write. What comes back goes through llhttp (by
+`httptools`), whose callbacks gather an `Answer`; one task reads it. When all of it is here the
+connection is free for the next exchange, whether or not the answer has been read. A stream that is
+not read fast enough has its socket left unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
+
+_LONGEST_HEAD = 64 * 1024
+"""Bytes of an answer's head, or of what follows it unasked."""
+_COPIED = 64 * 1024
+"""A body below so many bytes goes out in one write with its head."""
+_VERSIONS = ("1.1", "1.0")
+
+
+class Connection(asyncio.Protocol):
+    """``on_free`` is called when it can take another request."""
+
+    def __init__(self, on_free: Callable[[Connection], None]) -> None:
+        self.is_open = False
+        self.free_since = 0.0
+        self._on_free = on_free
+        self._answer: Answer | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._before_answer = False
+        self._head_bytes = 0
+        self._paused = False
+
+    async def ask(self, head: bytes, body: bytes, timeouts: Timeouts) -> Answer:
+        """Send a request; returns when the head of its answer is here. Raises as `Answer` does."""
+        answer = self._answer = Answer(self, timeouts)
+        self._head_bytes = 0
+        if self.is_open and len(body) < _COPIED:
+            self._transport.write(head + body)
+        elif self.is_open:
+            self._transport.write(head)
+            self._transport.write(body)
+        else:
+            answer.fail(ConnectionBroke("the server closed the connection", unseen=True))
+        try:
+            return await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+
+    def abort(self) -> None:
+        """End it at once."""
+        self.is_open = False
+        self._answer = None
+        self._transport.abort()
+
+    def go_on(self) -> None:
+        """Take more from the socket."""
+        if self._paused:
+            self._paused = False
+            if self.is_open:
+                self._transport.resume_reading()
+
+    # -- asyncio ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not every event loop's transports are made from asyncio's class.
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            self.abort()  # It speaks without being asked.
+            return
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            answer.fail(NotHttp("the answer is another protocol"))
+        except httptools.HttpParserError as error:
+            answer.fail(NotHttp(f"the answer is no HTTP: {error}"))
+            self.abort()
+        if not answer.status and self._head_bytes > _LONGEST_HEAD:
+            answer.fail(NotHttp("the answer's head has no end"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        if exc is None and answer.status and not _says_its_length(answer):
+            answer.end()
+            return
+        why = "the server closed the connection" if exc is None else str(exc)
+        answer.fail(ConnectionBroke(why, unseen=not self._head_bytes))
+
+    # -- llhttp ----------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._answer is None:
+            self.abort()  # An answer to no request follows.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answer is not None:
+            self._answer.add_field(name, value)
+
+    def on_headers_complete(self) -> None:
+        answer, status = self._answer, self._parser.get_status_code()
+        if answer is None:
+            return
+        self._before_answer = status < 200
+        if self._before_answer:
+            answer.forget_fields()
+            return
+        version = self._parser.get_http_version()
+        if version not in _VERSIONS:
+            answer.fail(NotHttp(f"the answer is HTTP/{version}"))
+            return
+        answer.begin(status)
+
+    def on_body(self, data: bytes) -> None:
+        if self._answer is not None and self._answer.add(data) and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        answer = self._answer
+        if answer is None or self._before_answer:
+            return
+        self._answer = None
+        answer.end()
+        self.go_on()
+        # A server may answer before it has read all: what is left would be the next request's.
+        if self._parser.should_keep_alive() and not self._transport.get_write_buffer_size():
+            self._on_free(self)
+        else:
+            self.abort()
+
+
+def _says_its_length(answer: Answer) -> bool:
+    names = ("Content-Length", "Transfer-Encoding")
+    return any(answer.header(name) is not None for name in names)

@@ -1,0 +1,78 @@
+"""Token ids that stay text until somebody asks for numbers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prfaas.gateway.token_ids import TokenIds, take_out
+from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
+
+IDS = st.lists(st.integers(0, 2**32 - 1), max_size=60)
+
+
+@given(IDS, st.sampled_from([(",", ":"), (", ", ": ")]), st.integers(0, 70))
+def test_they_are_the_ids_of_the_text(ids: list[int], separators: object, count: int) -> None:
+    text = json.dumps(ids, separators=separators).encode()  # type: ignore[arg-type]
+    found = TokenIds(text)
+    assert len(found) == len(ids)
+    assert found.first(count).tolist() == ids[:count]
+    assert found.first(1000).tolist() == ids
+    assert json.loads(bytes(found.json())) == ids
+    assert json.loads(msgspec.json.encode({"a": found.json(count)})) == {"a": ids[:count]}
+    assert KnownTokens(ids).first(count).tolist() == ids[:count]
+
+
+@given(IDS, st.integers(1, 5))
+def test_keys_are_those_of_the_numbers(ids: list[int], block: int) -> None:
+    hasher, text = BlockHasher(b"seed"), TokenIds(json.dumps(ids).encode())
+    for ours, theirs in zip(
+        PromptKeys(text).chunks(hasher, block), PromptKeys(ids).chunks(hasher, block), strict=True
+    ):
+        assert ours.low.tolist() == theirs.low.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1.5]", '["1"]', "[[1]]", "[-1]", "{}", "null", "1", "[1e3]", "", "[", "]", "[1,]", "[,1]",
+     "[1,,2]", "[1, ,2]", "[1 2]", "[1 , 2 3]", "[ ,]", "[1]]"],
+)  # fmt: skip
+def test_what_is_no_list_of_whole_numbers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        TokenIds(text.encode())
+
+
+@pytest.mark.parametrize("text", ["[ 1,\n2 ]", "[1 ,2]", "[\t]", "[1,  2]", "[1, 2,3]"])
+def test_spaces_may_be_where_json_has_them(text: str) -> None:
+    found = TokenIds(text.encode())
+    assert found.first(9).tolist() == json.loads(text)
+    assert json.loads(bytes(found.json())) == json.loads(text)
+
+
+@given(st.lists(IDS, max_size=3), st.booleans(), st.text(max_size=5))
+def test_lists_are_taken_out_of_what_a_renderer_answers(
+    lists: list[list[int]], spaced: bool, text: str
+) -> None:
+    separators = (", ", ": ") if spaced else (",", ":")
+    said = text + '"token_ids": [7]'
+    prompts = [{"a": said, "token_ids": ids, "b": [1], said: 2} for ids in lists]
+    rest, found = take_out(json.dumps(prompts, separators=separators).encode())
+    assert [json.loads(one) for one in found] == lists
+    for number, prompt in enumerate(json.loads(rest)):
+        assert prompt == {"a": said, "token_ids": [-1 - number], "b": [1], said: 2}
+    assert take_out(b'{"token_ids": [1, 2') == (b'{"token_ids": [1, 2', [])
+
+
+@pytest.mark.parametrize("number", [2**32, 2**63, 10**40])
+def test_a_number_too_large_is_told_when_it_is_looked_at(number: int) -> None:
+    found = TokenIds(b"[1, %d]" % number)
+    assert found.first(1).tolist() == [1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(OverflowError):
+            found.first(2)
