@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from prfaas.index.keys import Tokens
 
 _LARGEST = (1 << 32) - 1
+_NONE = msgspec.Raw(b"[]")
 _NAMED = re.compile(rb'"token_ids"\s*:\s*\[')
 """A list's beginning. In a JSON string the quotes would be escaped, so it is no part of one."""
 
@@ -37,22 +38,29 @@ class TokenIds(Tokens):
 
     def first(self, count: int) -> NDArray[np.uint32]:
         """The first ``count`` of them. Raises OverflowError for one that is no uint32."""
-        count = min(count, self._count)
-        if len(self._numbers) < count:
-            numbers = np.fromstring(self._text[1:-1], np.int64, count, sep=",")
+        count, known = min(count, self._count), len(self._numbers)
+        if known < count:
+            text = self._text[self._end(known) + 1 : self._end(count)]
+            numbers = np.fromstring(text, np.int64, sep=",")
             if int(numbers.max()) > _LARGEST:
                 raise OverflowError("a token id is larger than 32 bits")
-            self._numbers = numbers.astype(np.uint32)
+            self._numbers = np.concatenate((self._numbers, numbers.astype(np.uint32)))
         return self._numbers[:count]
 
     def json(self, count: int | None = None) -> msgspec.Raw:
         """The first ``count`` of them, or all, as they go into a body."""
         if count is None or count >= self._count:
             return msgspec.Raw(self._text)
-        if count <= 0:
-            return msgspec.Raw(b"[]")
+        return msgspec.Raw(self._text[: self._end(count)] + b"]") if count > 0 else _NONE
+
+    def _end(self, count: int) -> int:
+        """Where the text of so many ends: at a comma, or a bracket."""
+        if count == 0:
+            return 0
+        if count == self._count:
+            return len(self._text) - 1
         commas = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord(","))
-        return msgspec.Raw(self._text[: commas[count - 1]] + b"]")
+        return int(commas[count - 1])
 
 
 def take_out(answer: bytes) -> tuple[bytes, list[bytes]]:

@@ -113,7 +113,9 @@ async def test_a_warmed_prompt_is_asked_for_one_token_and_kept(site: Site) -> No
     assert status == 200, found
     assert (found["prompt_tokens"], found["cached_tokens"]) == (len(short), 0)
     (asked,) = site.engines[found["engine"]].bodies(COMPLETIONS)
-    assert asked["kv_transfer_params"] == {"prfaas": "load", "pool_tokens": 0, "keep": True}
+    params = asked["kv_transfer_params"]
+    assert params.pop("context")["attempt"] == 1
+    assert params == {"prfaas": "load", "pool_tokens": 0, "keep": True}
     assert (asked["max_tokens"], asked["stream"], "n" in asked) == (1, False, False)
     # What is handed over is cached anyway.
     status, found = await site.told("POST", "/cache/warm", prompt=PROMPT)
