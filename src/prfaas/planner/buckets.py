@@ -21,13 +21,11 @@ def buckets_for(routes: int) -> int:
 
 
 class Buckets:
-    """The lengths cut into buckets: half the cuts at equal shares of requests, half at equal steps
-    of length. A bucket that holds no request is joined to the one after it."""
+    """The lengths cut into ``count`` buckets, about; see `LengthDistribution.cuts`. A bucket that
+    holds no request is joined to the one after it."""
 
     def __init__(self, lengths: LengthDistribution, count: int) -> None:
-        quantiles = lengths.quantile(np.linspace(0, 1, count // 2 + 1))
-        edges = np.union1d(quantiles, np.linspace(lengths.low, lengths.high, count // 2 + 1))
-        edges[0] = np.nextafter(lengths.low, -np.inf)
+        edges = lengths.cuts(count + 2)
         share = lengths.bucket_expectations(np.ones_like, edges)
         some = share > 1e-9
         self.lengths = lengths

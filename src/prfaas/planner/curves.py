@@ -9,7 +9,7 @@ from prfaas.planner.demand import Expectations
 from prfaas.workload.lengths import Function, LengthDistribution
 
 GRID = 4096
-"""Thresholds, about: half at equal shares of requests, half at equal steps of length."""
+"""Thresholds, about; see `LengthDistribution.cuts`."""
 NOBODY = 1e-12
 """A share of requests below this is rounding."""
 
@@ -23,12 +23,8 @@ class ThresholdCurves:
 
     def __init__(self, lengths: LengthDistribution) -> None:
         self._lengths = lengths
-        quantiles = lengths.quantile(np.linspace(0, 1, GRID // 2))
-        spread = np.linspace(lengths.low, lengths.high, GRID // 2)
-        edges = np.union1d(quantiles, spread)
-        edges[0] = np.nextafter(lengths.low, -np.inf)
-        self.thresholds: FloatArray = edges
-        self._share = lengths.bucket_expectations(np.ones_like, edges)
+        self.thresholds: FloatArray = lengths.cuts(GRID)
+        self._share = lengths.bucket_expectations(np.ones_like, self.thresholds)
         self.p = self._above(self._share)
 
     def above(self, function: Function, how: Expectations) -> FloatArray:

@@ -53,6 +53,14 @@ class LengthDistribution(ABC):
     def scaled(self, factor: float) -> LengthDistribution:
         """The distribution of ``factor * L``; ``factor`` > 0."""
 
+    def cuts(self, count: int) -> FloatArray:
+        """About ``count`` rising lengths, half at equal shares of requests, half at equal steps of
+        length. The first is just below the shortest, the last the longest."""
+        shares, steps = np.linspace(0, 1, count // 2), np.linspace(self.low, self.high, count // 2)
+        edges = np.union1d(self.quantile(shares), steps)
+        inner = edges[1:] if edges.size > 1 else edges  # All are equally long.
+        return np.concatenate(([np.nextafter(self.low, -np.inf)], inner))
+
     def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         """``count`` independent lengths, whole tokens, at least 1."""
         drawn = np.rint(self.quantile(rng.random(count)))

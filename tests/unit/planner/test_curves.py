@@ -20,6 +20,12 @@ def test_curves_of_observed_lengths_are_plain_averages() -> None:
     assert np.isnan(curves.above(lambda t: t, "exact")[-1])
 
 
+def test_where_all_are_equally_long_a_threshold_takes_all_or_none() -> None:
+    curves = ThresholdCurves(EmpiricalLengths([4096, 4096, 4096]))
+    assert curves.p.tolist() == [1.0, 0.0]
+    assert curves.above(lambda t: t, "exact")[0] == pytest.approx(4096)
+
+
 def test_both_sides_of_every_threshold_make_the_whole() -> None:
     lengths = TruncatedLogNormal(9.9, 1.0, 128, 131072)
     curves = ThresholdCurves(lengths)
