@@ -26,6 +26,8 @@ from prfaas.tls.files import TlsFiles, files_of
 MIB = 1024 * 1024
 SIZE = 32 * MIB
 PIECE = 192 * 1024
+STEP = 512 * 1024
+"""At most so much is on its way at a time."""
 STUCK_S = 120.0
 """Nothing takes so long: a test that hangs fails with what it waited for."""
 
@@ -112,9 +114,9 @@ class Pair:
         offer = TransferOffer(TransferKey(name, 0, 1), "layout", 0, 256, SIZE, STUCK_S)
         return self.east.link.send("west", offer, on_complete=on_complete, on_failed=on_failed)
 
-    def move(self, name: str, between: Callable[[int], None] = lambda piece: None) -> str:
-        """The outcome of sending all of east's arena, a piece of 1 MiB after the other;
-        ``between``: called when a piece may be on its way."""
+    def move(self, name: str, between: Callable[[int], None] = lambda step: None) -> str:
+        """The outcome of sending all of east's arena, a step after the other; ``between``: called
+        when one may be on its way."""
         over, outcome = threading.Event(), ["complete"]
 
         def failed(why: str) -> None:
@@ -122,12 +124,12 @@ class Pair:
             over.set()
 
         handle = self.begin(name, over.set, failed)
-        for start in range(0, SIZE, MIB):
-            handle.add(start, self.east.arena.view[start : start + MIB], lambda: None)
-            between(start // MIB)
+        for start in range(0, SIZE, STEP):
+            handle.add(start, self.east.arena.view[start : start + STEP], lambda: None)
+            between(start // STEP)
             wait_until(
-                lambda done=start + MIB: handle.acknowledged_bytes >= done or over.is_set(),
-                "a piece to arrive",
+                lambda done=start + STEP: handle.acknowledged_bytes >= done or over.is_set(),
+                "a step to arrive",
             )
         assert over.wait(STUCK_S), "no outcome"
         return outcome[0]
@@ -168,20 +170,20 @@ def test_workers_carry_everything(pairs: list[Pair], security: Security) -> None
     assert pair.move("first") == "complete"
     assert pair.west.arena.view == pair.east.arena.view
     assert pair.west.link.counters().bytes_stored == SIZE
-    assert pair.west.link.counters().connections_lost_to_errors == 0
-    assert pair.carried()
+    wait_until(pair.carried, "workers that still carry all connections")
 
 
 def test_transfers_survive_the_death_of_workers(pairs: list[Pair], security: Security) -> None:
-    """What is on its way when one dies is at most the piece that was added last: no more than
-    that may be sent again, however fast or slow this machine is."""
+    """What is on its way when one dies is at most the step that was added last, and again when
+    what the agent then carries itself is given to another: no more than that may be sent again,
+    however fast or slow this machine is."""
     pair = Pair(security, 2)
     pairs.append(pair)
     pair.east.arena.view[:] = random.Random(2).randbytes(SIZE)
     killed = []
 
-    def kill(piece: int) -> None:
-        if piece % 11 == 5:
+    def kill(step: int) -> None:
+        if step % 22 == 11:
             end = (pair.east, pair.west)[len(killed) % 2]
             wait_until(end.workers.pids, "a worker")
             killed.append(end.workers.pids()[0])
@@ -192,7 +194,7 @@ def test_transfers_survive_the_death_of_workers(pairs: list[Pair], security: Sec
     assert pair.west.arena.view == pair.east.arena.view
     state = pair.east.link.states()[0]
     assert state.acknowledged_bytes_total == SIZE
-    assert state.resent_bytes_total <= len(killed) * MIB <= SIZE / 10
+    assert state.resent_bytes_total <= 2 * len(killed) * STEP <= SIZE / 10
     assert not pair.west.failed_because
     wait_until(pair.carried, "others in the place of those that died")
 

@@ -24,6 +24,12 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CONTEXT = RequestContext("r-1", 2, f"00-{TRACE}-{SPAN}-01")
 
 
+@pytest.fixture(autouse=True)
+def patient_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's collector may take its time."""
+    monkeypatch.setattr("prfaas.process.spans._EXPORT_WITHIN_S", 60.0)
+
+
 def deployment(run: Path) -> Deployment:
     return parse_deployment(
         f"""

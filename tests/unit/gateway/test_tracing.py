@@ -26,6 +26,12 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 COMPLETIONS = "/v1/completions"
 
 
+@pytest.fixture(autouse=True)
+def patient_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's collector may take its time."""
+    monkeypatch.setattr("prfaas.process.spans._EXPORT_WITHIN_S", 60.0)
+
+
 async def traced(
     prompt: str, headers: dict[str, str]
 ) -> tuple[OtlpCollector, list[dict[str, str]], MockDeployment]:

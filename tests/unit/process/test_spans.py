@@ -14,6 +14,12 @@ from prfaas.testing.otlp_collector import OtlpCollector, attributes
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
+@pytest.fixture(autouse=True)
+def patient_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's collector may take its time."""
+    monkeypatch.setattr("prfaas.process.spans._EXPORT_WITHIN_S", 60.0)
+
+
 def traced(flags: str = "01") -> RequestContext:
     return RequestContext("r-1", 2, f"00-{TRACE}-{SPAN}-{flags}")
 
