@@ -147,7 +147,8 @@ def nodes(stacks: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray
 def on_ray(nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     deployed = OnRay(nodes, tmp_path_factory.mktemp("up"))
     yield deployed
-    prfaas(deployed.home, "down", "--ray", nodes.address)
+    if deployed.folder.exists():
+        prfaas(deployed.home, "down")
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,10 @@ def test_a_node_that_is_killed_is_served_for_by_another(
     away_s = time.monotonic() - killed_at
     print(f"all was started in {on_ray.start_s:.0f} s; served again {away_s:.0f} s after the kill")
     record_property("away_s", away_s)
-    assert parse_url(url).host != was
+    prfaas(on_ray.home, "status", "--once")  # It looks where all of it is now.
+    now = on_ray.deployment.gateway.address.rpartition(":")[0]
+    assert now != was
+    assert on_ray.nodes.at(now).cluster == "west"
     assert away_s < 60 + 2 * on_ray.start_s  # docs/ray.md; twice, for what else the machine does
     ids = prompt("after the move", 1500)
     ours, route = _until(lambda: _offloaded(url, model, ids))
