@@ -160,7 +160,7 @@ def test_a_load_that_is_prefill_and_then_decode_changes_roles_and_nobody_notices
 ) -> None:
     stack = stacks.get("gdn")
     gateway = SecondGateway(
-        stack.running, tmp_path / "roles", slots=2, policy="auto", threshold=None
+        stack.running, tmp_path / "roles", slots=2, name="decides", policy="auto", threshold=None
     )
     with gateway:
         gateway.wait_until_ready()

@@ -240,16 +240,25 @@ class RunningDeployment(_Process):
 
 class SecondGateway(_Process):
     """One more gateway over a running deployment's engines, with a scheduler of its own: its keys
-    in place of the file's. ``slots``: what it takes for every engine's ``max_num_seqs``."""
+    in place of the file's. ``slots``: what it takes for every engine's ``max_num_seqs``; ``name``:
+    of those that share engines the first by name decides roles for all."""
 
     def __init__(
-        self, running: RunningDeployment, home: Path, *, slots: int | None = None, **scheduler: Any
+        self,
+        running: RunningDeployment,
+        home: Path,
+        *,
+        slots: int | None = None,
+        name: str | None = None,
+        **scheduler: Any,
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         address = free_address()
         self.url = f"http://{address}"
         self._deployment = whole = running.deployment
-        gateway = msgspec.structs.replace(whole.gateway, listen=address, advertise=None)
+        gateway = msgspec.structs.replace(
+            whole.gateway, name=name or whole.gateway.name, listen=address, advertise=None
+        )
         changed = msgspec.structs.replace(
             whole,
             gateways=(gateway,),
