@@ -4,6 +4,7 @@ and errors, deployment files. See `fuzz_foreign_bytes`."""
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,9 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError, EngineError
 from prfaas.gateway.answers import _tokens_in
 from prfaas.gateway.event_stream import EventStream
+from prfaas.gateway.http_answer import ConnectionBroke, NotHttp, Timeouts
+from prfaas.gateway.http_connection import Connection
+from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.gateway.tunnel import _Asking
 from prfaas.gateway.upstream_errors import error_message, error_status, refusal
 from prfaas.gateway.usage import without_cached_tokens
@@ -50,6 +54,9 @@ class _Transport:
 
     def is_closing(self) -> bool:
         return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("127.0.0.1", 1) if name == "peername" else default
@@ -164,18 +171,18 @@ _EVENTS = (
 _ERROR = b'{"error": {"message": "no", "code": 400}, "object": "error", "usage": {"x": 1}}'
 
 
-class _Content:
+class _Answer:
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = pieces
 
-    async def readany(self) -> bytes:
+    async def read_any(self) -> bytes:
         return self._pieces.pop(0) if self._pieces else b""
 
 
 async def _stream(rng: random.Random) -> None:
     given = mutated(rng, _EVENTS)
-    answer = cast("Any", type("Answer", (), {"content": _Content(_in_pieces(rng, given))}))
-    stream = EventStream("e", answer, on_heard=lambda: None)
+    answer = _Answer(_in_pieces(rng, given))
+    stream = EventStream("e", cast("Any", answer), on_heard=lambda: None)
     got = b""
     while events := await stream.next():
         got += events
@@ -184,6 +191,45 @@ async def _stream(rng: random.Random) -> None:
 
 def engine_stream(rng: random.Random) -> None:
     _LOOP.run_until_complete(_stream(rng))
+
+
+_ANSWERS = (
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.0 503 No\r\nRetry-After: 1\r\n\r\nhello",
+)
+
+
+async def _http(rng: random.Random) -> None:
+    transport = _Transport()
+    connection = Connection(lambda _: None)
+    connection.connection_made(cast("asyncio.Transport", transport))
+    asked = asyncio.ensure_future(connection.ask(b"GET / HTTP/1.1\r\n\r\n", b"", Timeouts(None)))
+    await asyncio.sleep(0)
+    for piece in _in_pieces(rng, mutated(rng, b"".join(rng.choices(_ANSWERS, k=2)))):
+        if not transport.closed:
+            connection.data_received(piece)
+        await asyncio.sleep(0)
+    connection.connection_lost(None)
+    async with asyncio.timeout(10):  # Whatever came, it ends.
+        with suppress(ConnectionBroke, NotHttp):
+            await (await asked).read()
+
+
+def engine_http(rng: random.Random) -> None:
+    _LOOP.run_until_complete(_http(rng))
+
+
+def token_ids(rng: random.Random) -> None:
+    """As a renderer writes them: what is taken as text is what JSON says it is."""
+    text = mutated(rng, rng.choice((b"[1,2,3]", b"[1, 20, 4294967295]", b"[]", b"[0]")))
+    try:
+        ids = TokenIds(text)
+        numbers = ids.first(len(ids)).tolist()
+    except (ValueError, OverflowError):  # msgspec's errors are ValueErrors.
+        return
+    assert numbers == json.loads(text) == json.loads(bytes(ids.json()))
+    take_out(mutated(rng, b'[{"token_ids": [1, 2], "sampling_params": {}}]'))
 
 
 def engine_errors(rng: random.Random) -> None:
@@ -228,6 +274,6 @@ def deployment_file(rng: random.Random) -> None:
 
 
 TARGETS: tuple[Callable[[random.Random], None], ...] = (
-    http_door, tunnel_head, tunnel_answer, engine_stream, engine_errors, engine_sources,
-    deployment_file,
+    http_door, tunnel_head, tunnel_answer, engine_http, engine_stream, token_ids, engine_errors,
+    engine_sources, deployment_file,
 )  # fmt: skip

@@ -63,7 +63,7 @@ from prfaas.gateway.pools import Holder, Pools
 from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keyed_blocks import BlocksGone, KeyedBlocks, key_id
 from prfaas.index.keyed_prefixes import KeyedPrefixes
-from prfaas.index.keys import BlockHasher, PromptKeys
+from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
@@ -220,7 +220,14 @@ def cache_news(rng: random.Random) -> None:
         except UNREADABLE:
             pools.lost("a")
     pools.match(PromptKeys(_TOKENS, salt="s"))
-    pools.path(Holder("a", "layout"), _TOKENS, salt="s", adapter=None, from_token=0, to_token=20)
+    pools.path(
+        Holder("a", "layout"),
+        KnownTokens(_TOKENS),
+        salt="s",
+        adapter=None,
+        from_token=0,
+        to_token=20,
+    )
     pools.index.check_integrity()
 
 

@@ -94,6 +94,9 @@ def _is_plain(text: bytes) -> bool:
         return False
     if (comma[1:] & comma[:-1]).any():
         return False
+    begins = np.append(True, ~digit[:-1])
+    if (begins[:-1] & (marks[:-1] == ord("0")) & digit[1:]).any():
+        return False  # JSON has no 07.
     spaces = np.count_nonzero(space)
     if not spaces:
         return True
