@@ -244,21 +244,15 @@ class SecondGateway(_Process):
     of those that share engines the first by name decides roles for all."""
 
     def __init__(
-        self,
-        running: RunningDeployment,
-        home: Path,
-        *,
-        slots: int | None = None,
-        name: str | None = None,
-        **scheduler: Any,
-    ) -> None:
+        self, running: RunningDeployment, home: Path, *, slots: int | None = None,
+        name: str | None = None, **scheduler: Any,
+    ) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         address = free_address()
         self.url = f"http://{address}"
         self._deployment = whole = running.deployment
-        gateway = msgspec.structs.replace(
-            whole.gateway, name=name or whole.gateway.name, listen=address, advertise=None
-        )
+        own = {"listen": address, "advertise": None, "name": name or whole.gateway.name}
+        gateway = msgspec.structs.replace(whole.gateway, **own)
         changed = msgspec.structs.replace(
             whole,
             gateways=(gateway,),
