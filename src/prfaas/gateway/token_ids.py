@@ -92,7 +92,7 @@ def _is_plain(text: bytes) -> bool:
     digit, comma, space = marks - ord("0") < 10, marks == ord(","), marks == ord(" ")
     if not (digit[0] and digit[-1] and (digit | comma | space).all()):
         return False
-    if (comma[1:] & comma[:-1]).any():
+    if (comma[1:] & comma[:-1]).any() or (comma[2:] & space[1:-1] & comma[:-2]).any():
         return False
     begins = np.append(True, ~digit[:-1])
     if (begins[:-1] & (marks[:-1] == ord("0")) & digit[1:]).any():

@@ -40,7 +40,8 @@ def test_keys_are_those_of_the_numbers(ids: list[int], block: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["[1.5]", '["1"]', "[[1]]", "[-1]", "{}", "null", "1", "[1e3]", "", "[", "]", "[1,]", "[,1]",
-     "[1,,2]", "[1, ,2]", "[1 2]", "[1 , 2 3]", "[ ,]", "[1]]", "[01]", "[1, 007]", "[00]"],
+     "[1,,2]", "[1, ,2]", "[1 2]", "[1 , 2 3]", "[ ,]", "[1]]", "[01]", "[1, 007]", "[00]",
+     "[1, , 2]"],
 )  # fmt: skip
 def test_what_is_no_list_of_whole_numbers_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
