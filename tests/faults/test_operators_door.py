@@ -1,4 +1,4 @@
-"""``gateway.admin`` where other machines reach it: encrypted, and nobody else can stand in for it."""
+"""``gateway.admin`` where other machines reach it: encrypted, nobody else can stand in for it."""
 
 from __future__ import annotations
 
