@@ -82,7 +82,7 @@ class EngineServer:
     async def start(self, path: Path) -> None:
         """Listen at ``path``. Raises ConfigError if another agent does, or it cannot be bound."""
         self._listener = _listen(path)
-        self._bound = path, path.lstat()
+        self._bound = path, os.lstat(path)
         self._spawn(self._accept(self._listener))
 
     async def close(self) -> None:
@@ -92,10 +92,8 @@ class EngineServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._listener is not None and self._bound is not None:
             self._listener.close()
-            path, ours = self._bound
             with contextlib.suppress(OSError):
-                if os.path.samestat(path.lstat(), ours):  # Else it is somebody else's by now.
-                    path.unlink()
+                _unlink_own(*self._bound)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -220,6 +218,12 @@ class EngineServer:
         tell = self._tell.get(effect.connection)
         if tell is not None:
             tell(message_of(effect))
+
+
+def _unlink_own(path: Path, bound: os.stat_result) -> None:
+    """What is there may be somebody else's by now. Raises OSError."""
+    if os.path.samestat(path.lstat(), bound):
+        path.unlink()
 
 
 def _listen(path: Path) -> socket.socket:
