@@ -79,7 +79,9 @@ class Copies:
 
     def requested(self, event: CopyRequested) -> None:
         """Begin to send every rank's part. What cannot be sent is failed: `Sent` says why."""
-        entries = [e for e in self._cache if e.key.transfer_id == event.transfer_id]
+        entries = [
+            e for e in self._cache if e.key.transfer_id == event.transfer_id and not e.arriving
+        ]
         reason = self._why_not(event, entries)
         if reason is not None:
             self._note_failure(event, reason)
@@ -155,7 +157,7 @@ class Copies:
             entry.layout,
             entry.from_token,
             entry.to_token,
-            sum(extent.length for extent in entry.extents),
+            entry.what.total_bytes,
             event.deadline_s,
             event.priority,
             entry.prefix.digest(),

@@ -15,6 +15,7 @@ from prfaas.core.handoff import RequestContext
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.kept import KeptPrefix
 
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -266,6 +267,44 @@ class ExtentReleased(Event, frozen=True, gc=False):
     slot: int
 
 
+# the disk
+
+
+class SpillFound(Event, frozen=True, gc=False):
+    """An earlier life of this agent has written this, and the file looks whole. What was used least
+    recently comes first."""
+
+    what: KeptPrefix
+
+
+class SpillWritten(Event, frozen=True, gc=False):
+    """A `WriteSpilled` was carried out."""
+
+    key: TransferKey
+
+
+class SpillWriteFailed(Event, frozen=True, gc=False):
+    """It could not be; nothing of it is left. ``full``: the disk has no room."""
+
+    key: TransferKey
+    reason: str
+    full: bool = False
+
+
+class SpillRead(Event, frozen=True, gc=False):
+    """A `ReadSpilled` was carried out; every checksum is right."""
+
+    key: TransferKey
+
+
+class SpillUnreadable(Event, frozen=True, gc=False):
+    """It could not be, or what was read is not what was written; nobody writes to its memory any
+    more."""
+
+    key: TransferKey
+    reason: str
+
+
 # the driver
 
 
@@ -311,5 +350,6 @@ AnyEvent = (
     | CopyRequested | CopyAwaited | PrefixPinned | PrefixUnpinned
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
+    | SpillFound | SpillWritten | SpillWriteFailed | SpillRead | SpillUnreadable
     | SlotCopied | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed
 )  # fmt: skip
