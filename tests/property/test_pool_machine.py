@@ -22,6 +22,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.disk_events import SpillRead, SpillUnreadable, SpillWriteFailed, SpillWritten
 from prfaas.pool.effects import (
     AbandonReception,
     AcceptOffer,
@@ -74,10 +75,6 @@ from prfaas.pool.events import (
     SlotFilled,
     SlotsRequested,
     SlotsReturned,
-    SpillRead,
-    SpillUnreadable,
-    SpillWriteFailed,
-    SpillWritten,
     TimePassed,
     TransferCancelled,
     TransferDescribed,

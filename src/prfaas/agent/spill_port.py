@@ -18,14 +18,14 @@ from typing import Any
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.spill_files import SpillFiles, is_full
-from prfaas.pool.effects import DropSpilled, ReadSpilled, WriteSpilled
-from prfaas.pool.events import (
+from prfaas.pool.disk_events import (
     SpillFound,
     SpillRead,
     SpillUnreadable,
     SpillWriteFailed,
     SpillWritten,
 )
+from prfaas.pool.effects import DropSpilled, ReadSpilled, WriteSpilled
 from prfaas.pool.spill_format import SpillFault
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from prfaas.core.errors import InvariantError
 from prfaas.link.api import TransferKey
 from prfaas.pool.books import Books, SpilledTransfer
+from prfaas.pool.disk_events import SpillFound
 from prfaas.pool.effects import AnnounceCached, AnnounceEvicted, DropSpilled
 from prfaas.pool.entries import Entries
-from prfaas.pool.events import SpillFound
 from prfaas.pool.kept import KeptPrefix
 from prfaas.pool.spill_format import file_bytes
 

@@ -7,20 +7,20 @@ link and the driver are ours: what they may not say is a bug (InvariantError).
 
 from __future__ import annotations
 
-import msgspec
-
 from prfaas.core.extents import Extent
 from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.handoff import RequestContext
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.pool.kept import KeptPrefix
-
-
-class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """Base; as JSON each carries its type's name under ``type``."""
-
+from prfaas.pool.disk_events import (
+    SpillFound,
+    SpillRead,
+    SpillUnreadable,
+    SpillWriteFailed,
+    SpillWritten,
+)
+from prfaas.pool.event import Event
 
 # engines
 
@@ -265,44 +265,6 @@ class ExtentReleased(Event, frozen=True, gc=False):
 
     key: TransferKey
     slot: int
-
-
-# the disk
-
-
-class SpillFound(Event, frozen=True, gc=False):
-    """An earlier life of this agent has written this, and the file looks whole. What was used least
-    recently comes first."""
-
-    what: KeptPrefix
-
-
-class SpillWritten(Event, frozen=True, gc=False):
-    """A `WriteSpilled` was carried out."""
-
-    key: TransferKey
-
-
-class SpillWriteFailed(Event, frozen=True, gc=False):
-    """It could not be; nothing of it is left. ``full``: the disk has no room."""
-
-    key: TransferKey
-    reason: str
-    full: bool = False
-
-
-class SpillRead(Event, frozen=True, gc=False):
-    """A `ReadSpilled` was carried out; every checksum is right."""
-
-    key: TransferKey
-
-
-class SpillUnreadable(Event, frozen=True, gc=False):
-    """It could not be, or what was read is not what was written; nobody writes to its memory any
-    more."""
-
-    key: TransferKey
-    reason: str
 
 
 # the driver

@@ -21,14 +21,14 @@ from prfaas.link.api import TransferKey
 from prfaas.pool.books import Books
 from prfaas.pool.cache import Cache, Entry
 from prfaas.pool.disk import Disk, OnDisk
-from prfaas.pool.effects import ReadSpilled, WriteSpilled
-from prfaas.pool.events import (
+from prfaas.pool.disk_events import (
     SpillFound,
     SpillRead,
     SpillUnreadable,
     SpillWriteFailed,
     SpillWritten,
 )
+from prfaas.pool.effects import ReadSpilled, WriteSpilled
 from prfaas.pool.placement import flat_extents
 from prfaas.pool.slots import ArenaFull
 from prfaas.pool.spill_format import file_bytes
