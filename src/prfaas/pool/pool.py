@@ -24,9 +24,10 @@ import msgspec
 from prfaas.core.errors import InvariantError
 from prfaas.core.gateway_sessions import Standing, session_of
 from prfaas.core.handoff import LONGEST_DEADLINE_S
+from prfaas.pool.awaited_copies import AwaitedCopies
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.cache import Cache
-from prfaas.pool.copies import AwaitedCopies, Copies
+from prfaas.pool.copies import Copies
 from prfaas.pool.description import Description
 from prfaas.pool.disk import Disk
 from prfaas.pool.effects import AnnounceCached, AnyEffect, ReportLapse
@@ -126,9 +127,10 @@ class Pool:
             name=name,
         )
         at_once = (slot_count - export_slots) // 2
-        self._copies = Copies(self._books, self._cache, most_slots=at_once)
-        self._spill = Spill(self._books, self._cache, self._disk, most_slots=at_once)
-        self._loads = Loads(self._books, self._cache, self._disk, self._spill)
+        tiers = self._books, self._cache, self._disk
+        self._spill = Spill(*tiers, most_slots=at_once)
+        self._copies = Copies(*tiers, self._spill, most_slots=at_once)
+        self._loads = Loads(*tiers, self._spill)
         most_pinned = min(cache_slots // 2, (slot_count - export_slots) // 3)
         self._pins = Pins(self._books, self._cache, most_slots=most_pinned)
         self._imports = Imports(self._books, self._receptions)
@@ -243,8 +245,8 @@ class Pool:
             self._spill,
         ):
             part.check_integrity()
-        readers = (self._loads, self._copies, self._pins, self._spill)
-        self._cache.check_readers([entry for part in readers for entry in part.reading()])
+        readers = self._loads, self._copies, self._pins, self._spill
+        self._cache.check_readers(entry for part in readers for entry in part.reading())
 
     def _sender(
         self, event: SendProgressed | SendCompleted | SendFailed | ExtentReleased
@@ -257,7 +259,9 @@ class Pool:
         if books.local_ends:
             self._exports.local_ended(*books.local_ends.pop(0))
         elif books.read_back:
-            self._loads.read_back(*books.read_back.pop(0))
+            came = books.read_back.pop(0)
+            self._loads.read_back(*came)
+            self._copies.read_back(*came)
         elif books.memory_freed:
             books.memory_freed = False
             self._exports.admit_pending()
@@ -306,13 +310,12 @@ class Pool:
 
     def _time_passed(self, event: TimePassed) -> None:
         for session_id in self._books.sessions.lapsed(now=self._books.now):
-            count = self._end_session(session_id)
-            self._books.effects.append(ReportLapse(session_id, count))
-        self._receptions.expire()
-        self._exports.expire()
-        self._copies.expire()
-        self._awaited.expire()
-        self._loads.expire()
-        self._spill.time_passed()
-        self._imports.expire()
+            lapse = ReportLapse(session_id, self._end_session(session_id))
+            self._books.effects.append(lapse)
+        parts = (
+            self._receptions, self._exports, self._copies, self._awaited, self._loads,
+            self._imports, self._spill,
+        )  # fmt: skip
+        for part in parts:
+            part.expire()
         self._books.records.forget_old(now=self._books.now)

@@ -182,7 +182,7 @@ class Spill:
 
     # now and then
 
-    def time_passed(self) -> None:
+    def expire(self) -> None:
         """A disk that was full may have room again."""
         if self._books.now >= self._not_before:
             self._disk.may_grow()

@@ -21,6 +21,7 @@ from prfaas.core.cache_news import CacheNews, Evicted, Stored, Whole
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError, PrfaasError
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
+from prfaas.pool.events import CopyRequested
 from prfaas.testing.mock_engine_rank import MockEngineRank, content
 
 SIZE = 300_000
@@ -333,6 +334,29 @@ async def test_two_agents_do_not_share_a_directory(stage: Stage) -> None:
         await Agent(deployment).start()
     stage.run = first
     assert other.agent is None
+
+
+async def test_what_is_on_disk_is_copied_to_another_agent_as_what_is_in_memory_is(
+    stage: Stage,
+) -> None:
+    """As far as its link: nobody is there. A transfer that is being read is not failed yet."""
+    await stage.begin()
+    await stage.keep(1)
+    await stage.end()
+    await stage.begin(engine=False)
+    await settled(lambda: stage.pool.on_disk)
+    assert stage.agent is not None
+    driver = stage.agent.driver
+    driver.handle(CopyRequested("t1", "c1", "nobody", 60.0))
+    driver.handle(CopyRequested("t9", "c2", "nobody", 60.0))
+    await settled(lambda: driver.transfer("c1", ranks=1)[1])
+    sent = [driver.transfer(name, ranks=1)[0].sent for name in ("c1", "c2")]
+    assert [one and one.reason for one in sent] == [
+        "no link to agent 'nobody' in the deployment",
+        "transfer t9 is not cached here",
+    ]
+    assert stage.pool.counters.spill_read == 1
+    await settled(lambda: not stage.pool.slots.held)
 
 
 async def test_operators_see_it(stage: Stage) -> None:
