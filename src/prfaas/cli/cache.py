@@ -18,7 +18,7 @@ from prfaas.core.deployment import load_deployment
 from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.units import format_bytes
 from prfaas.process.signals import run_until_signal
-from prfaas.tls.front import trust_of
+from prfaas.tls.agents import Trust
 
 _SAYS = """
 FILE holds what is asked: one JSON object, or one a line, each a completion ({"prompt": ...}, a
@@ -165,7 +165,7 @@ async def ask(args: argparse.Namespace) -> int:
     if keys:
         headers["Authorization"] = f"Bearer {keys[0]}"
     url = (args.gateway or deployment.gateway.admin_url).rstrip("/")
-    connector = aiohttp.TCPConnector(ssl=trust_of(deployment.gateway))
+    connector = aiohttp.TCPConnector(ssl=Trust(deployment).of(f"{url}/"))
     async with aiohttp.ClientSession(
         timeout=_TIMEOUT, connector=connector, headers=headers
     ) as http:

@@ -312,10 +312,7 @@ class Pool:
         for session_id in self._books.sessions.lapsed(now=self._books.now):
             lapse = ReportLapse(session_id, self._end_session(session_id))
             self._books.effects.append(lapse)
-        parts = (
-            self._receptions, self._exports, self._copies, self._awaited, self._loads,
-            self._imports, self._spill,
-        )  # fmt: skip
-        for part in parts:
+        parts = self._receptions, self._exports, self._copies, self._awaited
+        for part in (*parts, self._loads, self._imports, self._spill):
             part.expire()
         self._books.records.forget_old(now=self._books.now)
