@@ -81,6 +81,7 @@ class Shown(msgspec.Struct, frozen=True):
         used_bytes: int
         pinned_bytes: int = 0
         most_pinned_bytes: int = 0
+        disk: dict[str, int] = {}
 
     agents: dict[str, int]
     blocks: dict[str, int] = {}
@@ -208,11 +209,15 @@ async def _show(http: aiohttp.ClientSession, url: str, *, as_json: bool) -> int:
 def _agent_line(agent: str, parts: int, sizes: Shown.Sizes | None) -> str:
     if sizes is None:
         return f"{agent}: {parts} parts of transfers; it does not answer now"
-    return (
+    line = (
         f"{agent}: {parts} parts of transfers, {format_bytes(sizes.used_bytes)} of "
         f"{format_bytes(sizes.size_bytes)}, pinned {format_bytes(sizes.pinned_bytes)} of at most "
         f"{format_bytes(sizes.most_pinned_bytes)}"
     )
+    if not sizes.disk.get("size_bytes"):
+        return line
+    used, size = (format_bytes(sizes.disk[key]) for key in ("used_bytes", "size_bytes"))
+    return f"{line}; on disk {used} of {size}"
 
 
 async def _tell(way: _Way, args: argparse.Namespace, prompts: list[bytes]) -> int:

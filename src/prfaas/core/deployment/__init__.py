@@ -5,7 +5,7 @@ part. After loading there is one form only: clusters have machines, a machine ha
 engines.
 """
 
-from prfaas.core.deployment.agents import AgentConfig, TlsConfig
+from prfaas.core.deployment.agents import AgentConfig, SpillConfig, TlsConfig
 from prfaas.core.deployment.borders import check_borders, is_carried
 from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
 from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
@@ -37,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "ProcessName",
     "SchedulerConfig",
+    "SpillConfig",
     "TenantConfig",
     "TlsConfig",
     "check_borders",
