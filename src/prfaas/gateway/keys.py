@@ -11,7 +11,6 @@ from prfaas.core.addresses import parse_url, stays_here
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.openai_errors import RequestRefused
 
-
 _EVERYWHERE = ("0.0.0.0", "::")
 """Where a gateway may be bound; dialled from its own machine it is this machine."""
 
