@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.faults.doors import SAYS, at_agent, healthy, running_agent
+from tests.faults.doors import SAYS, at_agent, healthy, running_agent, shows
 
+from prfaas.agent import admin
 from prfaas.core.addresses import parse_url
 from prfaas.testing.mock_deployment import until
 
@@ -32,6 +33,43 @@ async def test_thousands_at_an_agents_door_cost_a_bounded_number_of_descriptors(
         await door.well()
         for _, writer in kept:
             writer.transport.abort()
+
+
+async def test_another_agents_certificate_holds_no_connections(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has taken a machine can ask for little, and keeps no gateway out of others."""
+    async with at_agent(tmp_path, tls=True, insider=True) as door:
+        door.book.most = 30
+        kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        for path in (b"/links/events", b"/links", b"/metrics") * 40:
+            reader, writer = await door.connect()
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            kept.append((reader, writer))
+            assert door.book.strangers + door.book.idle + door.book.busy <= 30
+        await door.well()
+        for _, writer in kept:
+            writer.transport.abort()
+        await until(lambda: door.book.strangers == 0)
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_follower_that_goes_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "LINK_EVENT_PERIOD_S", 0.0)
+    monkeypatch.setattr(admin, "LINK_EVENT_PAUSE_S", 0.0)
+    async with at_agent(tmp_path, tls=True) as door:
+        gateway = shows(tmp_path / "certs", "gateway")
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*door.address, ssl=gateway)
+            writer.write(b"GET /links/events HTTP/1.1\r\nHost: h\r\n\r\n")
+            await reader.readuntil(b"links")
+            writer.transport.abort()
+        await until(lambda: door.book.busy == 0)
+        await door.well()
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_reader_that_takes_nothing_is_ended(tmp_path: Path) -> None:
