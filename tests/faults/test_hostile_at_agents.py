@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from tests.faults.doors import SAYS, at_agent, healthy, running_agent, shows
 
 from prfaas.agent import admin

@@ -16,10 +16,9 @@ import msgspec
 
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
 from prfaas.gateway.dialects import Endpoint, dialect_of
-from prfaas.gateway.json_fields import length_of, number_in, top_level, value_of
+from prfaas.gateway.json_fields import MOST_NUMBER, length_of, number_in, top_level, value_of
 from prfaas.gateway.openai_errors import RequestRefused
 
-_MOST = (1 << 63) - 1
 _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
@@ -153,8 +152,8 @@ class RequestBody:
 
     def _priority(self) -> int:
         value = self._number("priority") or 0
-        if abs(value) > _MOST:
-            raise RequestRefused(400, f"priority must be within +-{_MOST}", param="priority")
+        if abs(value) > MOST_NUMBER:
+            raise RequestRefused(400, f"priority must be within +-{MOST_NUMBER}", param="priority")
         return value
 
     def _count(self, name: str) -> int | None:
@@ -162,8 +161,8 @@ class RequestBody:
         value = self._number(name)
         if value is None or value < 1:
             return None
-        if value > _MOST:
-            raise RequestRefused(400, f"{name} must be at most {_MOST}", param=name)
+        if value > MOST_NUMBER:
+            raise RequestRefused(400, f"{name} must be at most {MOST_NUMBER}", param=name)
         return value
 
     def _number(self, name: str) -> int | None:

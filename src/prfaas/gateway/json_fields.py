@@ -8,6 +8,7 @@ of memory for each of its own.
 from __future__ import annotations
 
 import gc
+import re
 from typing import Any
 
 import msgspec
@@ -23,6 +24,8 @@ _BESIDE_BYTES = 256 * 1024
 _SLOW_BYTES = 64 * 1024
 """From which on the garbage collector, which looks at every new object again and again, waits."""
 _MOST_NUMBER_BYTES = 400
+_DIGITS = re.compile(rb"\s*-?\d")
+MOST_NUMBER = (1 << 63) - 1
 MOST_PROMPTS = 16_384
 
 
@@ -83,7 +86,9 @@ def value_of(raw: msgspec.Raw, name: str) -> Any:
 def number_in(raw: msgspec.Raw, name: str) -> int | None:
     """A whole number; None for whatever else there is. Raises RequestRefused (400)."""
     if len(memoryview(raw)) > _MOST_NUMBER_BYTES:
-        return None
+        if not _DIGITS.match(memoryview(raw)):
+            return None
+        raise RequestRefused(400, f"{name} must be at most {MOST_NUMBER}", param=name)
     value = value_of(raw, name)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
