@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 def cost_seeds(deployment: Deployment, *, beside: Path) -> CostInputs:
-    """Seconds of a prefill, a decode step and a load by the profiles of those engines that
-    name one (or whose cluster does). ``beside``: where a relative path starts. A profile that cannot be read
-    costs a warning: serving does not need it."""
+    """Seconds of a prefill, a decode step and a load by the profiles of those engines that name
+    one (or whose cluster does). ``beside``: where a relative path starts. A profile that cannot be
+    read costs a warning: serving does not need it."""
     found: dict[str, InstanceProfile | None] = {}
     prefills, steps, loads = {}, {}, {}
     for cluster in deployment.clusters:
