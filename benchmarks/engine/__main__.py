@@ -95,6 +95,7 @@ def _prefill(running: RunningDeployment, plain: PlainEngine, mode: str, length: 
             "prfaas": "export",
             "transfer_id": transfer_id,
             "destination": "agent",
+            "readers": ["unused"],
             "from_token": 0,
             "to_token": _boundary(admin, length),
         }

@@ -90,6 +90,8 @@ def run(name: str, part: Part, routers: Path | None) -> page.Taken:
     if failed is not None:
         return _taken(versions, seconds, failed=failed)
     found = tuple(part.read(json.loads(part.result.read_bytes())))
+    if not found:
+        return _taken(versions, seconds, failed="no peer is installed to compare with")
     return _taken(versions, seconds, found)
 
 
