@@ -20,11 +20,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # None that defines a msgspec type: those need annotations, which mypyc does away with.
 MODULES = (
+    "core/boundary",
     "models/interpolation",
     "policies/alike",
     "policies/alike_ways",
+    "policies/auto",
     "policies/costs",
     "policies/decode_load",
+    "policies/fading_line",
     "policies/first_token",
     "policies/placement",
     "policies/route_choice",
@@ -40,6 +43,7 @@ MODULES = (
     "scheduler/handoff_end",
     "scheduler/hedging",
     "scheduler/line",
+    "scheduler/leading",
     "scheduler/line_rate",
     "scheduler/memory",
     "scheduler/pairing",
@@ -50,8 +54,10 @@ MODULES = (
     "scheduler/roles",
     "scheduler/routing",
     "scheduler/scheduler",
+    "scheduler/share",
     "scheduler/state",
     "scheduler/timers",
+    "scheduler/turns",
     "sim/clock",
     "sim/engine",
     "sim/job",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from prfaas.core.boundary import aligned_boundary
 from prfaas.core.deployment import EngineRole
-from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.pools import Holder, Pull
 from prfaas.index.keys import PromptKeys
