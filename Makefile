@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs lock newest test-ray bench-carry bench-door test-pulls test-upgrade help setup demo test test-fast \
+.PHONY: docs lock newest test-ray bench-carry bench-door test-pulls test-disk test-upgrade help setup demo test test-fast \
         lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool churn bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
@@ -86,6 +86,9 @@ test-pulls: $(READY)  ## prefixes from other machines' caches, answers that are 
 	PULL_MODELS="$(KINDS)" ANSWER_MODELS="$(KINDS)" $(BIN)/pytest -q \
 	  tests/integration/test_pool_pulls.py tests/integration/test_answers_kept.py
 
+test-disk: $(READY)  ## prefixes from the agent's disk after kill -9 of agent and engine, with every kind of cache
+	DISK_MODELS="$(KINDS)" $(BIN)/pytest -q tests/integration/test_pool_disk.py
+
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each
 	$(BIN)/python tests/fuzz/fuzz_link_frames.py $(SECONDS)
@@ -132,7 +135,7 @@ newest:  ## the newest of everything in an environment of its own: what differs,
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)
 	$(BIN)/python tools/try_vllm.py $(VLLM)
 
-# PARTS: restart conversations rates. LMCache's row needs `python -m benchmarks.pool.lmcache_setup` once.
+# PARTS: restart conversations rates disk. LMCache's row needs `python -m benchmarks.pool.lmcache_setup` once.
 bench-pool: $(READY)  ## the agents' caches: after a restart, in conversations beside others, rates (PARTS=... MODELS="gdn dense" TRACE=...)
 	$(BIN)/python -m benchmarks.pool $(if $(PARTS),--parts $(PARTS)) $(if $(MODELS),--models $(MODELS)) \
 	  $(if $(TRACE),--trace $(TRACE))

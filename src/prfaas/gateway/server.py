@@ -69,7 +69,7 @@ async def serve(
 async def _served(gateway: Gateway) -> AsyncIterator[str]:
     """Its address, and that for operators where it has one."""
     config = gateway.deployment.gateway
-    tls = gateway.access.tls
+    tls, admin_tls = gateway.access.tls, gateway.access.admin_tls
     async with AsyncExitStack() as stack:
         if config.admin is not None:
             url = await stack.enter_async_context(
@@ -78,6 +78,7 @@ async def _served(gateway: Gateway) -> AsyncIterator[str]:
                     config.admin,
                     what="gateway.admin",
                     shutdown_timeout_s=_SHUTDOWN_S,
+                    tls=None if admin_tls is None else admin_tls.context,
                 )
             )
             logger.info("operators are served at %s", url)
