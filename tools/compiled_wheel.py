@@ -25,6 +25,7 @@ MODULES = (
     "policies/alike",
     "policies/alike_ways",
     "policies/auto",
+    "policies/beside_batch",
     "policies/costs",
     "policies/decode_load",
     "policies/fading_line",

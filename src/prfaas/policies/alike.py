@@ -13,6 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
+from prfaas.policies.beside_batch import expected_share
 from prfaas.policies.decode_load import DecodeLoad
 from prfaas.policies.views import ClusterView, Costs, EngineView, LinkView
 
@@ -145,8 +146,8 @@ class Spare:
     def __init__(self, kind: object, engine: str) -> None:
         self.kind, self.engine = kind, engine
         self.idle: list[tuple[float, int]] = []
-        """Those that prefill nothing, the emptiest first: the negative share of their time that is
-        free, and their places."""
+        """Those that prefill nothing, the emptiest first: the negative share of their time that
+        should be free (`expected_share`), and their places."""
         self.busy: list[int] = []
         """Places of those that prefill already."""
 
@@ -227,7 +228,7 @@ class Home:
         spare, was = self._spare_of[place], self._spare_put[place]
         key: float | None = None
         if engine.up:
-            key = 1.0 if engine.prefills else -(1 - engine.decoding / engine.max_requests)
+            key = 1.0 if engine.prefills else -expected_share(engine)
         if key == was:
             return
         if was == 1.0:

@@ -15,8 +15,9 @@ from math import inf
 
 from prfaas.policies.alike import AlikeFleet, Front, Home, Source
 from prfaas.policies.api import Route, View
+from prfaas.policies.beside_batch import MAX_DIRECT, MIN_SHARE, expected_share, free_share
 from prfaas.policies.decode_load import DecodeLoad
-from prfaas.policies.route_choice import MAX_DIRECT, MIN_SHARE, Candidate
+from prfaas.policies.route_choice import Candidate
 from prfaas.policies.views import EngineView, LinkView, RequestView
 
 _DIRECT, _ALONE, _LOCAL, _REMOTE = range(4)
@@ -203,17 +204,20 @@ class AlikeWays:
             own_s = self._own_s(spare.kind, spare.engine)
             for negative, place in spare.idle:
                 free = -negative
-                if free < MIN_SHARE:
+                if free < MIN_SHARE / 2:  # It was at most halved.
                     break
-                if self._fits(home.engines[place]):
+                engine = home.engines[place]
+                if free_share(engine) >= MIN_SHARE and self._fits(engine):
                     self._ways.append(
                         _Way(own_s / free, 0.0, 0.0, number, _DIRECT, 0, place, own_s / free)
                     )
                     break
             for place in spare.busy:
                 engine = home.engines[place]
-                free = 1 - engine.decoding / engine.max_requests
-                if free >= MIN_SHARE and engine.prefills < MAX_DIRECT and self._fits(engine):
+                if engine.prefills >= MAX_DIRECT or free_share(engine) < MIN_SHARE:
+                    continue
+                if self._fits(engine):
+                    free = expected_share(engine)
                     wait_s, idle_s = engine.queued_s / free, own_s / free
                     behind_s = idle_s * engine.prefills
                     self._ways.append(
