@@ -151,6 +151,7 @@ class Gateway:
         for index in (self.index, self.pools.index):
             self.run_beside("index", partial(keep_tidy, index))
         self.run_beside("threshold", self.thresholds.run)
+        self.run_beside("certificates", self.access.warn)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
