@@ -9,7 +9,7 @@ from pathlib import Path
 import uvloop
 
 from prfaas.cli.reports import teach
-from prfaas.core.deployment import check_borders, load_deployment
+from prfaas.core.deployment import Deployment, check_borders, load_deployment
 from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
@@ -57,6 +57,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_log_options(parser)
 
 
+def _read(file: Path) -> Deployment:
+    """For a gateway that serves. Raises ConfigError."""
+    deployment = load_deployment(file)
+    with naming(str(file)):
+        check_borders(deployment)
+    return deployment
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the gateway; 0 once it is told to stop."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
@@ -71,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     def reloading(gateway: Gateway) -> Reloading:
         return Reloading(
             args.deployment,
-            lambda: gateway.become(load_deployment(args.deployment), source=str(args.deployment)),
+            lambda: gateway.become(_read(args.deployment), source=str(args.deployment)),
             asked=hung_up,
             beside=lambda: [Path(file) for file in gateway.deployment.secret_files],
             on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import aiohttp
 
 from prfaas.core.deployment import Deployment
+from prfaas.tls.agents import Trust
 
 
-async def metrics_pages(http: aiohttp.ClientSession, deployment: Deployment) -> list[str]:
+async def metrics_pages(
+    http: aiohttp.ClientSession, deployment: Deployment, trust: Trust
+) -> list[str]:
     """One of each gateway. Raises aiohttp.ClientError, TimeoutError."""
     pages = []
     for gateway in deployment.gateways:
-        async with http.get(f"{gateway.admin_url}/metrics") as response:
+        url = f"{gateway.admin_url}/metrics"
+        async with http.get(url, ssl=trust.of(url)) as response:
             pages.append(await response.text())
     return pages
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from math import inf
 
+from prfaas.core.addresses import parse_address, stays_here
 from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
@@ -38,6 +39,10 @@ class GatewayConfig(Strict, frozen=True):
     """Where others reach it; None: at ``listen``."""
     tls: FrontTlsConfig | None = None
     """Without it clients speak plaintext: for this machine, or behind a proxy that has TLS."""
+    plaintext: bool = False
+    """Whether other machines may speak plaintext to its addresses that have no certificate:
+    ``listen`` without ``tls``, ``admin`` without ``agent_tls``. For behind a proxy that has TLS, or
+    a network that protects them itself."""
     agent_tls: TlsConfig | None = None
     """What it shows to agents, in its own name, and whom it takes for one; needed where an agent
     has ``tls``."""
@@ -45,8 +50,8 @@ class GatewayConfig(Strict, frozen=True):
     """What that certificate calls it, where it is not its own name: several gateways that come and
     go may have one name, and a certificate each."""
     admin: str | None = None
-    """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
-    then nowhere else; None: at ``listen``."""
+    """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, and then nowhere
+    else; None: at ``listen``. Off the loopback it shows the certificate of ``agent_tls``."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may ask from a browser; ``*``: of all."""
     near: str | None = None
@@ -156,7 +161,17 @@ class GatewayConfig(Strict, frozen=True):
     @property
     def admin_url(self) -> str:
         """Where operators and Prometheus reach it, as a URL without a path."""
-        return self.url if self.admin is None else f"http://{self.admin}"
+        if self.admin is None:
+            return self.url
+        return f"{'http' if self.admin_shows is None else 'https'}://{self.admin}"
+
+    @property
+    def admin_shows(self) -> TlsConfig | None:
+        """The certificate of ``admin``, where that can be reached from other machines: what agents
+        see, whose authority our own tools know, since no host name is needed there."""
+        if self.admin is None or stays_here(parse_address(self.admin, what="admin").host):
+            return None
+        return self.agent_tls
 
     @property
     def longest_deadline_s(self) -> float:
