@@ -24,8 +24,9 @@ _AT_ONCE, _LEAST_AT_ONCE = 1 << 16, 1 << 12
 _BYTES_OF_ONE = 7
 _WORD = 8
 _PAD = b"0" * _WORD
-_PAIRS, _FOURS, _EIGHTS = (np.uint64(10 * 2**8 + 1), np.uint64(100 * 2**16 + 1), 
-                           np.uint64(10_000 * 2**32 + 1))  # fmt: skip
+_PAIRS = np.uint64(10 * 2**8 + 1)
+_FOURS = np.uint64(100 * 2**16 + 1)
+_EIGHTS = np.uint64(10_000 * 2**32 + 1)
 
 
 class TokenIds(Tokens):
@@ -84,13 +85,14 @@ class TokenIds(Tokens):
         digits = np.diff(ends, prepend=_WORD - 1) - 1
         stop, known = int(ends[-1]), self._known + len(ends)
         if int(digits.max()) > _WORD:
-            numbers = np.fromstring(text[_WORD:stop], np.int64, sep=",")
-            if int(numbers.max()) > _LARGEST:
+            long = np.fromstring(text[_WORD:stop], np.int64, sep=",")
+            if int(long.max()) > _LARGEST:
                 raise OverflowError("a token id is larger than 32 bits")
+            self._numbers[self._known : known] = long
         else:
             every = np.ndarray(len(text) - _WORD + 1, "<u8", buffer=text, strides=(1,))
-            numbers = _value(every[ends - _WORD], ((_WORD - digits) * 8).view(np.uint64))
-        self._numbers[self._known : known] = numbers
+            before = ((_WORD - digits) * 8).view(np.uint64)
+            self._numbers[self._known : known] = _value(every[ends - _WORD], before)
         self._known, self._at = known, self._at + stop - _WORD + 1
 
 
