@@ -82,7 +82,8 @@ class TokenIds(Tokens):
         ends = ends[:wanted]
         if not ends.size:
             raise OverflowError("a token id is larger than 32 bits")
-        digits = np.diff(ends, prepend=_WORD - 1) - 1
+        digits = ends - _WORD
+        digits[1:] -= ends[:-1] - (_WORD - 1)
         stop, known = int(ends[-1]), self._known + len(ends)
         if int(digits.max()) > _WORD:
             long = np.fromstring(text[_WORD:stop], np.int64, sep=",")
