@@ -16,6 +16,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import NamedTuple
 
 from prfaas.core.cache_copies import YIELDS
@@ -39,7 +40,7 @@ _DEADLINE_S = 60.0
 
 
 class _Missed(NamedTuple):
-    name: str
+    name: bytes
     pull: Pull
     tokens: Tokens
     kv_bytes: float
@@ -51,7 +52,7 @@ class HotCopies:
 
     def __init__(self, puller: Puller, costs: PullCosts, agents: Mapping[str, AgentClient]) -> None:
         self._puller, self._costs, self._agents = puller, costs, agents
-        self._misses: OrderedDict[tuple[str, str, int], int] = OrderedDict()
+        self._misses: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._hot: deque[_Missed] = deque(maxlen=16)
         self._brought: dict[str, deque[tuple[float, float]]] = {}
         """Agent -> when how many bytes were brought."""
@@ -60,10 +61,8 @@ class HotCopies:
 
     def missed(self, pull: Pull, tokens: Tokens, *, kv_bytes: float, ranks: int) -> None:
         """A request was computed at ``pull.target`` though ``pull.source`` had more of it."""
-        name = self._puller.name_of(pull, tokens)
-        if name is None:
-            return
-        key = pull.target, name, pull.to_token
+        name = _name(pull, tokens)
+        key = pull.target, name
         count = self._misses.pop(key, 0) + 1
         self._misses[key] = count
         if len(self._misses) > _MOST_KNOWN:
@@ -112,3 +111,9 @@ class HotCopies:
             logger.debug("nothing copied to %s: %s", wanted.pull.target, error)
             return False
         return sum(size for _, size in brought) + wanted.kv_bytes <= _SHARE * sizes.size_bytes
+
+
+def _name(pull: Pull, tokens: Tokens) -> bytes:
+    """Of a prefix. To look through what its holder has would take longer than an arrival may."""
+    told = repr((pull.salt, pull.adapter)).encode()
+    return blake2b(tokens.first(pull.to_token).tobytes() + told, digest_size=16).digest()

@@ -168,20 +168,6 @@ class Puller:
         self.made = self.failed = 0
         """Pulls, since the start."""
 
-    def name_of(self, wanted: Pull, tokens: Tokens) -> str | None:
-        """What would be pulled: the id of its last part; None where it is there no more."""
-        return next((part.transfer_id for part in self._parts(wanted, tokens)), None)
-
-    def _parts(self, wanted: Pull, tokens: Tokens) -> list[Stored]:
-        return self._pools.path(
-            wanted.source,
-            tokens,
-            salt=wanted.salt,
-            adapter=wanted.adapter,
-            from_token=wanted.from_token,
-            to_token=wanted.to_token,
-        )
-
     async def pull(
         self, wanted: Pull, tokens: Tokens, *, ranks: int, within_s: float, priority: int = 0
     ) -> bool:
@@ -189,7 +175,14 @@ class Puller:
         yields nobody waits for it, and it may take all of ``within_s``."""
         if not priority:
             within_s = min(within_s, _LEAST_S + _PATIENCE * wanted.seconds)
-        parts = self._parts(wanted, tokens)
+        parts = self._pools.path(
+            wanted.source,
+            tokens,
+            salt=wanted.salt,
+            adapter=wanted.adapter,
+            from_token=wanted.from_token,
+            to_token=wanted.to_token,
+        )
         if not parts or within_s <= 0:
             self.failed += 1
             return False

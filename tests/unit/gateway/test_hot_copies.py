@@ -97,12 +97,13 @@ async def test_copies_are_a_bounded_share_of_a_cache() -> None:
     assert (stage.hot.made, stage.hot.failed) == (0, 0)
 
 
-async def test_what_is_there_no_more_is_not_counted() -> None:
+async def test_what_is_there_no_more_is_not_copied() -> None:
     stage = Stage()
     stage.hot._puller._pools.lost("west")
     stage.miss(5)
     await stage.hot.look()
-    assert (stage.hot.made, stage.hot.failed) == (0, 0)
+    assert (stage.hot.made, stage.hot.failed) == (0, 1)
+    assert stage.west.priorities == []
 
 
 async def test_it_runs_beside() -> None:
