@@ -137,7 +137,7 @@ def _under_kills(east: TcpLink, west: TcpLink, source: memoryview, target: memor
                 killed += 1
 
     killing = threading.Thread(target=kill)
-    source[:] = random.Random(1).randbytes(len(source))
+    source[:] = os.urandom(len(source))
     target[:] = bytes(len(target))
     killing.start()
     outcomes, identical, began = [], 0, time.monotonic()
