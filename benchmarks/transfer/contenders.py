@@ -168,6 +168,14 @@ def cpu_of(pid: int) -> float:
     """Of a process and those that it has started and that live."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    children = [c for task in Path(f"/proc/{pid}/task").glob("*/children")
-                for c in task.read_text().split()]  # fmt: skip
-    return own_s + sum(cpu_of(int(child)) for child in children)
+    return own_s + sum(cpu_of(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    """By their parent's id: not every kernel has ``task/*/children``."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
