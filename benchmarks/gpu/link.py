@@ -73,7 +73,9 @@ def _rate(certificates: Path | None, count: int, chunk_bytes: int) -> Row:
         options["address"] = following(receiver, "listening")["address"]
         sender = ends.start(0, [sys.executable, str(_OURS), "send", json.dumps(options)])
         try:
-            warm_s = float(str(following(sender, "warm")["cpu_s"])) + contenders.cpu_of(receiver.pid)
+            warm_s = float(str(following(sender, "warm")["cpu_s"])) + contenders.cpu_of(
+                receiver.pid
+            )
             rates: list[float] = []
             while (said := following(sender, "transfer", "done"))["event"] == "transfer":
                 rates.append(8e-9 * AT_ONCE * workload.TOTAL_BYTES / float(str(said["seconds"])))
