@@ -125,15 +125,15 @@ def _killed(certificates: Path | None, count: int) -> Row:
 
 def _under_kills(east: TcpLink, west: TcpLink, source: memoryview, target: memoryview) -> Row:
     over, killed = threading.Event(), 0
-    assert east.workers is not None and west.workers is not None
-    _until(lambda: east.workers.ready and west.workers.ready)
+    workers = [end.workers for end in (east, west) if end.workers is not None]
+    _until(lambda: all(of_end.ready for of_end in workers))
     _move(east, source, "warm-up")
     before = east.states()[0].resent_bytes_total
 
     def kill() -> None:
         nonlocal killed
         while not over.wait(KILL_EVERY_S):
-            pids = (east, west)[killed % 2].workers.pids()  # type: ignore[union-attr]
+            pids = workers[killed % 2].pids()
             if pids:
                 os.kill(random.choice(pids), signal.SIGKILL)
                 killed += 1
