@@ -26,10 +26,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
 from prfaas.policies.alike_ways import AlikeWays
 from prfaas.policies.api import Decision, Refusal, RoleChange, View
+from prfaas.policies.auto_config import AutoConfig
+from prfaas.policies.columns import MANY
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.many_ways import ManyWays
 from prfaas.policies.route_choice import Candidate, FewWays, Ways, candidates
@@ -42,17 +43,8 @@ _PATIENCE = 2.0
 """What takes longer than the SLO on an idle deployment is in time within so many times that."""
 _LATEST_S = 300.0
 """Where no end is in sight a client is told to ask again after so long."""
-_MANY = 50
-"""From so many engines on a look at all at once takes less time than one after the other."""
 _MARGIN = 0.95
 """Of the SLO: estimates are not exact, and what is accepted should make it."""
-
-
-class AutoConfig(Strict, frozen=True):
-    """What counts as in time."""
-
-    ttft: str = "10 s"
-    """The SLO of the time to first token."""
 
 
 class AutoPolicy:
@@ -76,7 +68,7 @@ class AutoPolicy:
         soonest = ways.soonest()
         if soonest is None:
             return None
-        limit_s = self._limit_s(request, view, soonest, ways.idle_s(), now)
+        limit_s = self._limit_s(request, view, soonest, ways, now)
         weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
         best = ways.best(limit_s, weight) if soonest.ttft_s <= limit_s else None
         if best is None:
@@ -88,7 +80,7 @@ class AutoPolicy:
         return _decision(best, why)
 
     def _limit_s(
-        self, request: RequestView, view: View, soonest: Candidate, idle_s: float, now: float
+        self, request: RequestView, view: View, soonest: Candidate, ways: Ways, now: float
     ) -> float:
         """Within which time the KV cache must be there, so that the first token is out in time."""
         load_s = 0.0
@@ -96,8 +88,11 @@ class AutoPolicy:
             size = view.costs.kv_bytes(0, request.total_tokens)
             load_s = view.costs.load_s(soonest.decode.name, size)
         limit_s = self._ttft_s * _MARGIN
-        if idle_s + load_s > limit_s:
-            limit_s = (idle_s + load_s) * _PATIENCE
+        # No way is sooner on an idle deployment than the soonest is now.
+        if soonest.ttft_s + load_s > limit_s:
+            idle_s = ways.idle_s() + load_s
+            if idle_s > limit_s:
+                limit_s = idle_s * _PATIENCE
         return min(limit_s, request.deadline - now) - load_s
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
@@ -111,9 +106,9 @@ class AutoPolicy:
 
     def _ways(self, request: RequestView, view: View, now: float) -> Ways:
         homes = view.pd_clusters
-        if len(view.engines) >= _MANY:
-            if not request.cached and (alike := view.alike) is not None:
-                return AlikeWays(request, view, alike, [self._load(home) for home in homes], now)
+        if not request.cached and (alike := view.alike) is not None:
+            return AlikeWays(request, view, alike, [self._load(home) for home in homes], now)
+        if len(view.engines) >= MANY:
             slot_s = slots_s([self._load(home) for home in homes], view.columns)
             return ManyWays(request, view, slot_s, now)
         few = (
@@ -124,7 +119,10 @@ class AutoPolicy:
         return FewWays(few, view)
 
     def _load(self, cluster: ClusterView) -> DecodeLoad:
-        return self._loads.setdefault(cluster.name, DecodeLoad())
+        load = self._loads.get(cluster.name)
+        if load is None:
+            load = self._loads[cluster.name] = DecodeLoad()
+        return load
 
     def _change_roles(
         self, cluster: ClusterView, load: DecodeLoad, now: float

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from prfaas.policies.api import Route, View
+from prfaas.policies.beside_batch import MAX_DIRECT, MIN_SHARE
 from prfaas.policies.columns import Bools, Floats, Lines, Listed
-from prfaas.policies.route_choice import MAX_DIRECT, MIN_SHARE, Candidate
+from prfaas.policies.route_choice import Candidate
 from prfaas.policies.views import RequestView
 
 
@@ -109,9 +110,13 @@ class ManyWays:
             return None
         found: list[tuple[float, float, int, int, int]] = []
         for number, (score, kind) in enumerate(zip(scores, self._kinds, strict=True)):
-            for place in np.flatnonzero(score == least).tolist():
-                then = float(kind.wait_s[place]), float(kind.behind_s[place])
-                found.append((*then, self._home(number, place), number, place))
+            places = np.flatnonzero(score == least)
+            if places.size:  # An idle fleet is one tie. Homes stand in order within a kind.
+                for then in (kind.wait_s, kind.behind_s):
+                    places = places[then[places] == then[places].min()]
+                place = int(places[0])
+                after = float(kind.wait_s[place]), float(kind.behind_s[place])
+                found.append((*after, self._home(number, place), number, place))
         return self._candidate(*min(found)[3:])
 
     def _home(self, number: int, place: int) -> int:
@@ -182,9 +187,11 @@ class ManyWays:
         there &= running < columns.max_requests[at]
         fits = columns.kv_used[at] + request.kv_tokens <= columns.kv_tokens[at]
         there &= fits | (running == 0)
-        free[~there] = 1.0
-        own_s = self._own_s[at] / free
-        wait_s = columns.queued_s[at] / free
+        joined = np.maximum(free - 1 / columns.max_requests[at], free / 2)
+        share = np.where(columns.decoding[at] != 0, joined, free)
+        share[~there] = 1.0
+        own_s = self._own_s[at] / share
+        wait_s = columns.queued_s[at] / share
         return _Kind(Route.DIRECT, there, wait_s + own_s, own_s * prefills, own_s, wait_s)
 
     def _alone(self) -> _Kind:
