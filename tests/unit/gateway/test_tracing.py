@@ -9,6 +9,7 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.facts import RequestFacts
+from prfaas.gateway.http_answer import Timeouts
 from prfaas.gateway.tracing import (
     NO_TRACING,
     Tracing,
@@ -27,9 +28,10 @@ COMPLETIONS = "/v1/completions"
 
 
 @pytest.fixture(autouse=True)
-def patient_exports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine's collector may take its time."""
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's collector may take its time, and its agents may be silent."""
     monkeypatch.setattr("prfaas.process.spans._EXPORT_WITHIN_S", 60.0)
+    monkeypatch.setattr("prfaas.gateway.agent_client._STREAM", Timeouts(None, 60.0, 60.0))
 
 
 async def traced(
