@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from math import inf
+from typing import Annotated
 
+import msgspec
+
+from prfaas.core.addresses import Address, parse_address
 from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
@@ -17,6 +21,8 @@ MOST_OUTPUT_S = 3600.0
 """An answer that is not streamed shows its first byte only when it is complete, so its deadline
 grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
 say, days would say nothing."""
+MOST_WORKERS = 64
+"""As many gateways as an agent keeps sessions of."""
 
 
 class FrontTlsConfig(Strict, frozen=True):
@@ -47,6 +53,9 @@ class GatewayConfig(Strict, frozen=True):
     admin: str | None = None
     """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
     then nowhere else; None: at ``listen``."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that share ``listen``, each a gateway of its own: limits are of each. More than one
+    need ``admin``: there is the first, at the ports after it are the others."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may ask from a browser; ``*``: of all."""
     near: str | None = None
@@ -157,6 +166,17 @@ class GatewayConfig(Strict, frozen=True):
     def admin_url(self) -> str:
         """Where operators and Prometheus reach it, as a URL without a path."""
         return self.url if self.admin is None else f"http://{self.admin}"
+
+    @property
+    def admin_urls(self) -> tuple[str, ...]:
+        """`admin_url` of each worker."""
+        workers = range(1, self.workers + 1)
+        return tuple(f"http://{self.admin_of(n)}" for n in workers if self.admin) or (self.url,)
+
+    def admin_of(self, worker: int) -> str:
+        """Where operators reach a worker, counted from 1. Raises ConfigError."""
+        host, port = parse_address(self.admin or "", what="admin")
+        return str(Address(host, port + worker - 1))
 
     @property
     def longest_deadline_s(self) -> float:
