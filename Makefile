@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs lock newest test-ray bench-carry bench-door test-pulls test-upgrade help setup demo test test-fast \
+.PHONY: docs lock newest test-ray bench-carry bench-door test-pulls test-disk test-upgrade help setup demo test test-fast \
         lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool churn bench-gpu bench-gateway bench-fleet case-study bench-fidelity next-vllm \
@@ -85,6 +85,9 @@ KINDS = gdn sliding_window dense mla
 test-pulls: $(READY)  ## prefixes from other machines' caches, answers that are kept, with every kind of cache
 	PULL_MODELS="$(KINDS)" ANSWER_MODELS="$(KINDS)" $(BIN)/pytest -q \
 	  tests/integration/test_pool_pulls.py tests/integration/test_answers_kept.py
+
+test-disk: $(READY)  ## prefixes from the agent's disk after kill -9 of agent and engine, with every kind of cache
+	DISK_MODELS="$(KINDS)" $(BIN)/pytest -q tests/integration/test_pool_disk.py
 
 SECONDS = 10
 fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=10 seconds each

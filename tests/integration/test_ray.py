@@ -29,6 +29,7 @@ from prfaas.demo.run import play, replay
 from prfaas.demo.script import SCRIPTS
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import engine_command, installed_vllm
+from prfaas.launch.start import embedded_default
 from prfaas.testing.comparing import complete
 from prfaas.testing.measuring import prompt
 from prfaas.testing.ray_nodes import RayNodes
@@ -53,7 +54,9 @@ class OnRay:
         self.nodes, self.home = nodes, home
         self.port = free_address().rpartition(":")[2]
         began = time.monotonic()
-        prfaas(home, "up", "--ray", nodes.address, "--listen", f"0.0.0.0:{self.port}")
+        file = home / "deployment.yaml"
+        file.write_text(embedded_default().read_text() + "gateway: {plaintext: true}\n")
+        prfaas(home, "up", "--ray", nodes.address, "--listen", f"0.0.0.0:{self.port}", str(file))
         self.start_s = time.monotonic() - began
         (self.folder,) = (home / "state/prfaas/ray").glob("*/")
 

@@ -22,6 +22,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.core.ranges import RangeSet
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.disk_events import SpillRead, SpillUnreadable, SpillWriteFailed, SpillWritten
 from prfaas.pool.effects import (
     AbandonReception,
     AcceptOffer,
@@ -32,15 +33,18 @@ from prfaas.pool.effects import (
     AnyEffect,
     CancelSend,
     CopySlot,
+    DropSpilled,
     FailImport,
     FailLoad,
     ForgetSend,
     GrantSlots,
+    ReadSpilled,
     RefuseOffer,
     SendSlot,
     ServeLeases,
     StartSend,
     StopExport,
+    WriteSpilled,
 )
 from prfaas.pool.events import (
     AnyEvent,
@@ -76,11 +80,15 @@ from prfaas.pool.events import (
     TransferDescribed,
     TransferReceived,
 )
+from prfaas.pool.kept import KeptPrefix
 from prfaas.pool.pool import Pool
+from prfaas.pool.spill_format import ALIGN, file_bytes
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, READERS, mock_layout
 from prfaas.testing.pool_kit import under_own_names
 
 SLOT, COUNT, EXPORT, CACHE = 16, 10, 4, 6
+DISK = 3 * 2 * ALIGN
+"""Three files, each a head and less than a page of bytes."""
 LAYOUT: KvLayout = mock_layout()
 SIZES = st.sampled_from([1, SLOT, SLOT + 5, 3 * SLOT, 6 * SLOT, 7 * SLOT])
 
@@ -150,6 +158,7 @@ class PoolMachine(RuleBasedStateMachine):
             export_slots=EXPORT,
             engines=frozenset({"a", "b", "c"}),
             cache_slots=CACHE,
+            disk_bytes=DISK,
         )
         self.now = 0.0
         self.arena = bytearray(SLOT * COUNT)
@@ -172,6 +181,14 @@ class PoolMachine(RuleBasedStateMachine):
         """As it was announced."""
         self.loads: dict[int, str] = {}
         """Transfer ids of loads that were opened, by number."""
+        self.unanswered: set[int] = set()
+        self.closable: dict[int, int] = {}
+        """Loads that wait for the disk, and their connections."""
+        self.files: dict[TransferKey, tuple[KeptPrefix, bytes]] = {}
+        self.writing: WriteSpilled | None = None
+        self.arriving: dict[TransferKey, ReadSpilled] = {}
+        self.tiers: dict[TransferKey, str] = {}
+        """As they were announced last."""
         self.prompt = True
         """Whether effects are carried out at once."""
 
@@ -215,17 +232,29 @@ class PoolMachine(RuleBasedStateMachine):
                 self.read(slots_of(extents))
             case FailImport(connection, transfer_id, _):
                 self.answered(connection, transfer_id)
-            case AnnounceCached(key, layout, found, None):
+            case AnnounceCached(key, layout, found, None, tier):
                 assert (layout, found) == (LAYOUT.fingerprint(), prefix(key.transfer_id))
-                self.cached[key] = found
+                self.cached[key], self.tiers[key] = found, tier
             case AnnounceEvicted(key):
-                del self.cached[key]
+                del self.cached[key], self.tiers[key]
+            case WriteSpilled(_, extents):
+                assert self.writing is None
+                self.writing = effect
+                self.read(slots_of(extents))
+            case ReadSpilled(what, extents):
+                assert what.key not in self.arriving
+                self.arriving[what.key] = effect
+                self.write(tuple(sorted({*slots_of(extents)})), what.key)
             case AnswerLoad(connection, load, (part,)):
+                self.unanswered.remove(load)
                 self.ranks[connection].loading[load] = self.loads[load], part.extents
                 self.read(slots_of(part.extents))
             case FailLoad(_, load, reason):
-                here = self.loads[load] in {key.transfer_id for key in self.cached}
-                assert here == ("no room" in reason)
+                self.unanswered.discard(load)
+                if reason not in ("damaged", "the disk is too slow"):
+                    here = self.loads[load] in {key.transfer_id for key in self.cached}
+                    full = ("no room", "at a time", "arena slots")
+                    assert here == any(words in reason for words in full)
             case CopySlot(_, slot, copies):
                 self.read([slot])
                 for copy in copies:
@@ -281,6 +310,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.close_reading(rank, transfer_id)
         for _, extents in rank.loading.values():
             self.readers.subtract(slots_of(extents))
+        self.unanswered -= {n for n in self.unanswered if self.closable[n] == connection}
         self.no_writer(connection)
         self.do(ConnectionClosed(connection))
 
@@ -465,7 +495,11 @@ class PoolMachine(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(sorted(names) or sorted(self.known)))
             number = len(self.loads)
             self.loads[number] = name
+            self.unanswered.add(number)
+            self.closable[number] = connection
             self.do(LoadOpened(connection, number, 0, 16, 16, prefix(name).digests))
+            waits = any(key.transfer_id == name for key in self.arriving)
+            assert waits or number not in self.unanswered
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), stays=st.booleans())
@@ -522,6 +556,52 @@ class PoolMachine(RuleBasedStateMachine):
         _, extents = self.ranks[connection].loading.pop(number)
         self.readers.subtract(slots_of(extents))
         self.do(LoadClosed(connection, number))
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data())
+    def waits_no_more(self, data: st.DataObject) -> None:
+        """A load is closed before it is answered."""
+        number = data.draw(st.sampled_from(sorted(self.unanswered)))
+        self.unanswered.discard(number)
+        self.do(LoadClosed(self.closable[number], number))
+
+    # the disk
+
+    @precondition(lambda self: self.writing is not None)
+    @rule(outcome=st.sampled_from(["written", "written", "failed", "full"]))
+    def disk_wrote(self, outcome: str) -> None:
+        writing, self.writing = self.writing, None
+        assert writing is not None
+        what, extents = writing.what, writing.extents
+        found = b"".join(bytes(self.arena[e.arena_offset : e.arena_end]) for e in extents)
+        assert found == content(what.key.transfer_id, 0, what.total_bytes)
+        self.readers.subtract(slots_of(extents))
+        if outcome != "written":
+            self.do(SpillWriteFailed(what.key, outcome, outcome == "full"))
+            return
+        self.carry_out_drops()
+        self.files[what.key] = what, found
+        assert sum(file_bytes(one) for one, _ in self.files.values()) <= DISK
+        self.do(SpillWritten(what.key))
+
+    @precondition(lambda self: self.arriving)
+    @rule(data=st.data(), damaged=st.booleans())
+    def disk_read(self, data: st.DataObject, damaged: bool) -> None:
+        key = data.draw(st.sampled_from(sorted(self.arriving)))
+        reading = self.arriving.pop(key)
+        self.carry_out_drops()
+        what, found = self.files[key]
+        assert what == reading.what
+        for flat, at, length in reading.extents:
+            assert self.writers[at // SLOT] == key
+            self.arena[at : at + length] = found[flat : flat + length]
+        self.no_writer(key)
+        self.do(SpillUnreadable(key, "damaged") if damaged else SpillRead(key))
+
+    def carry_out_drops(self) -> None:
+        """The disk does things in the order in which they were asked for."""
+        for effect in [e for e in self.todo if isinstance(e, DropSpilled)]:
+            self.files.pop(effect.key, None)
 
     @rule(data=st.data(), slot=st.integers(-1, COUNT), start=st.integers(-1, 2 * SLOT))
     def misbehave(self, data: st.DataObject, slot: int, start: int) -> None:
@@ -685,6 +765,8 @@ class PoolMachine(RuleBasedStateMachine):
                 assert self.sends[key].over
             case AbandonReception(key, reason) if key in self.receives:
                 self.let_go(key, True)
+            case DropSpilled(key):
+                self.files.pop(key, None)
             case ServeLeases():
                 self.do(LeasesCameDue())
             case CopySlot(key, slot, copies):
@@ -700,6 +782,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.check_integrity()
         announced = {key: (layout, found) for key, layout, found in map(told, self.pool.cached())}
         assert {key: found for key, (_, found) in announced.items()} == self.cached
+        assert {told.key: told.tier for told in self.pool.cached()} == self.tiers
 
     @invariant()
     def readers_see_what_was_handed_over(self) -> None:
@@ -725,6 +808,13 @@ class PoolMachine(RuleBasedStateMachine):
                 self.do(SendFailed(key, "the end"))
         while self.held_by_link:
             self.release_one(0)
+        while self.writing is not None:
+            self.disk_wrote("written")
+        for key in list(self.arriving):
+            reading = self.arriving.pop(key)
+            self.no_writer(reading.what.key)
+            self.do(SpillUnreadable(key, "damaged"))
+        assert not self.unanswered, "a load has no answer"
         self.now += 1000.0
         for name in self.pool.snapshot().pinned:
             self.do(PrefixUnpinned(name))
@@ -737,7 +827,12 @@ class PoolMachine(RuleBasedStateMachine):
         for connection in list(self.ranks):
             self.close(connection)
         self.carry_out_all()
+        while self.writing is not None:
+            self.disk_wrote("written")
         self.pool.check_integrity()
+        assert {e.transfer_id for e in self.pool.snapshot().on_disk} == {
+            key.transfer_id for key in self.files
+        }
         snapshot = self.pool.snapshot()
         assert snapshot.slots.free + snapshot.slots.cached == COUNT
         assert snapshot.exports == snapshot.receptions == snapshot.imports == 0

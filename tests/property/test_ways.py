@@ -140,7 +140,7 @@ def test_ways_are_those_of_each_engine_and_the_first_of_the_best_is_taken(seed: 
         request, now = fleet.record(), fleet.now
         for home, load in loads.items():
             view.by_name[home].completed += draw.randint(0, 3)
-            load.look(view.by_name[home], now)
+            load.look(view.by_name[home], view.costs, now)
         slot_s = [load.slot_s(view.by_name[home]) for home, load in loads.items()]
         assert slots_s(list(loads.values()), view.columns).tolist() == slot_s
         one_by_one = [

@@ -57,7 +57,7 @@ class Admin:
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
-        self._feed = CacheFeed(driver, prefixes.key_id)
+        self._feed = CacheFeed(driver, prefixes)
         self._copies = CopyApi(driver, prefixes)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
@@ -189,6 +189,11 @@ class Admin:
                 "most_pinned_bytes": pool.most_pinned_slots * pool.slot_bytes,
                 "pinned": pool.pinned,
                 "entries": pool.cached,
+                "disk": {
+                    "size_bytes": pool.disk_bytes,
+                    "used_bytes": sum(entry.file_bytes for entry in pool.on_disk),
+                    "entries": pool.on_disk,
+                },
             }
         )
 

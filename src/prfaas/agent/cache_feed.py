@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored, Whole
+from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.pool.effects import AnnounceCached, AnnounceEvicted
 
 _MOST_NEWS = 10_000
@@ -21,12 +22,12 @@ ALIVE_S = 1.0
 
 
 class CacheFeed:
-    """On the event loop. ``key_id``: of the key that names and keys are made with."""
+    """On the event loop. ``prefixes`` learn what an earlier life of the agent has left on disk."""
 
-    def __init__(self, driver: PoolDriver, key_id: str) -> None:
-        self._driver, self._key_id = driver, key_id
+    def __init__(self, driver: PoolDriver, prefixes: KeyedPrefixes) -> None:
+        self._driver, self._prefixes = driver, prefixes
         self._followers: set[asyncio.Queue[CacheNews]] = set()
-        driver.carry_out(AnnounceCached, lambda effect: self._tell(_stored(effect)))
+        driver.carry_out(AnnounceCached, self._cached)
         driver.carry_out(AnnounceEvicted, lambda effect: self._tell(_evicted(effect)))
 
     async def follow(self) -> AsyncIterator[CacheNews]:
@@ -34,7 +35,7 @@ class CacheFeed:
         queue: asyncio.Queue[CacheNews] = asyncio.Queue(_MOST_NEWS)
         self._followers.add(queue)
         try:
-            yield KeyedWith(self._key_id)
+            yield KeyedWith(self._prefixes.key_id)
             # A block is only placed where the one before it is known.
             cached = self._driver.cached()
             for effect in sorted(cached, key=lambda effect: effect.prefix.from_token):
@@ -50,6 +51,11 @@ class CacheFeed:
         finally:
             self._followers.discard(queue)
 
+    def _cached(self, effect: AnnounceCached) -> None:
+        if effect.tier == "disk":
+            self._prefixes.learn(effect.prefix)
+        self._tell(_stored(effect))
+
     def _tell(self, news: CacheNews) -> None:
         for queue in list(self._followers):
             try:
@@ -61,7 +67,13 @@ class CacheFeed:
 def _stored(effect: AnnounceCached) -> Stored:
     key = effect.key
     return Stored(
-        key.transfer_id, key.rank, key.epoch, effect.layout, effect.prefix, effect.stands_at
+        key.transfer_id,
+        key.rank,
+        key.epoch,
+        effect.layout,
+        effect.prefix,
+        effect.stands_at,
+        effect.tier,
     )
 
 

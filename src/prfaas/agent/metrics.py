@@ -97,13 +97,14 @@ def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:
 
 def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     size, counters = snapshot.slot_bytes, snapshot.counters
-    yield GaugeMetricFamily(
-        "prfaas_pool_cache_size_bytes", "Most memory for cached prefixes",
-        snapshot.cache_slots * size,
+    yield _by_tier(
+        "prfaas_pool_cache_size_bytes", "Most that cached prefixes may take",
+        snapshot.cache_slots * size, snapshot.disk_bytes,
     )  # fmt: skip
-    yield GaugeMetricFamily(
-        "prfaas_pool_cache_used_bytes", "Memory of cached prefixes, with those being read",
+    yield _by_tier(
+        "prfaas_pool_cache_used_bytes", "What cached prefixes take, with those being read",
         sum(entry.slots for entry in snapshot.cached) * size,
+        sum(entry.file_bytes for entry in snapshot.on_disk),
     )  # fmt: skip
     yield GaugeMetricFamily(
         "prfaas_pool_cache_pinned_bytes", "Memory of cached prefixes that are pinned",
@@ -119,11 +120,11 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prfaas_pool_cache_evicted", "Parts that were evicted", counters.cache_evicted
     )
-    yield _by_label(
+    yield by_label(
         "loads", "Loads of cached prefixes answered", "outcome",
         {"ready": counters.loads_ready, "failed": counters.loads_failed},
     )  # fmt: skip
-    yield _by_label(
+    yield by_label(
         "copies", "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)",
         "outcome",
         {
@@ -136,6 +137,13 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
         "prfaas_pool_loaded_tokens", "Tokens that engines were given from the cache",
         counters.loaded_tokens,
     )  # fmt: skip
+
+
+def _by_tier(name: str, text: str, memory: int, disk: int) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["tier"])
+    family.add_metric(["memory"], memory)
+    family.add_metric(["disk"], disk)
+    return family
 
 
 def _transfers(snapshot: PoolSnapshot) -> Iterator[Metric]:
@@ -152,19 +160,19 @@ def _totals(counters: PoolCounters) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prfaas_pool_stalls", "Times exports were stopped to free memory", counters.stalls
     )
-    yield _by_label(
+    yield by_label(
         "exports", "Exports ended", "outcome",
         {"complete": counters.exports_complete, "failed": counters.exports_failed},
     )  # fmt: skip
-    yield _by_label(
+    yield by_label(
         "receptions", "Receptions ended", "outcome",
         {"complete": counters.receptions_complete, "failed": counters.receptions_failed},
     )  # fmt: skip
-    yield _by_label(
+    yield by_label(
         "imports", "Imports answered", "outcome",
         {"ready": counters.imports_ready, "failed": counters.imports_failed},
     )  # fmt: skip
-    yield _by_label(
+    yield by_label(
         "exported_bytes", "KV bytes engines handed over", "path",
         {"local": counters.exported_bytes_local, "link": counters.exported_bytes_link},
     )  # fmt: skip
@@ -174,7 +182,8 @@ def _totals(counters: PoolCounters) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _by_label(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+def by_label(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    """A counter ``prfaas_pool_NAME`` with one value for each of a label's."""
     family = CounterMetricFamily(f"prfaas_pool_{name}", text, labels=[label])
     for value, count in values.items():
         family.add_metric([value], count)

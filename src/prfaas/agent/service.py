@@ -20,6 +20,9 @@ from prfaas.agent.metrics import DoorCounts, agent_metrics
 from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
 from prfaas.agent.spans import TracedLink, TracedSink
+from prfaas.agent.spill_files import spill_files
+from prfaas.agent.spill_metrics import SpillCollector
+from prfaas.agent.spill_port import SpillPort
 from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address, parse_url
 from prfaas.core.errors import ConfigError, LinkError
@@ -141,6 +144,7 @@ class Agent:
             longest_deadline_s=settings.longest_deadline_s,
             first_epoch=time.time_ns() // 1_000_000 << 20,
             cache_slots=settings.cache_slots,
+            disk_bytes=0 if settings.spill is None else settings.spill.most_bytes,
         )
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
@@ -166,6 +170,10 @@ class Agent:
             self.caches.take(settings.reach)
         prefixes = KeyedPrefixes(key)
         admin = Admin(settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches)
+        files = spill_files(settings.spill, prefixes.key_id, arena.view)
+        spill = SpillPort(driver, files)
+        stack.push_async_callback(asyncio.to_thread, spill.close)
+        self.metrics.register(SpillCollector(driver, spill))
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
         engines = EngineServer(driver, port, prefixes, welcome=welcome, arena_fd=arena.fd)
@@ -261,6 +269,7 @@ def _stays(old: AgentSettings, new: AgentSettings) -> list[str]:
     """What differs and cannot be changed while the agent runs."""
     fixed = (
         "arena_bytes", "slot_bytes", "cache_slots", "socket", "admin", "longest_deadline_s",
+        "spill",
     )  # fmt: skip
     found = [what for what in fixed if getattr(old, what) != getattr(new, what)]
     if (old.link is None) != (new.link is None):

@@ -15,6 +15,7 @@ from prfaas.core.deployment import (
     EngineConfig,
     Line,
     MachineConfig,
+    SpillConfig,
     lines_of,
 )
 from prfaas.core.errors import ConfigError
@@ -51,6 +52,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who may ask it for everything, by name."""
     longest_deadline_s: float = LONGEST_DEADLINE_S
     """No transfer is wanted longer than the request that it is for."""
+    spill: SpillConfig | None = None
+    """The cache's second tier, if there is to be one."""
 
 
 def settings_for(deployment: Deployment, name: str, *, socket: Path | None = None) -> AgentSettings:
@@ -78,6 +81,7 @@ def settings_for(deployment: Deployment, name: str, *, socket: Path | None = Non
         tls=None if agent.tls is None else files_in(agent.tls),
         cache_key=None if agent.tls is None else Path(agent.tls.cache_key_file),
         reach=tuple(_reach(engine) for engine in machine.engines if engine.url is not None),
+        spill=agent.cache.spill,
         gateways=frozenset(g.certificate_name or g.name for g in deployment.gateways),
         longest_deadline_s=min(
             LONGEST_DEADLINE_S, max(g.longest_deadline_s for g in deployment.gateways)

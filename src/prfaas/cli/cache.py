@@ -18,7 +18,7 @@ from prfaas.core.deployment import load_deployment
 from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.units import format_bytes
 from prfaas.process.signals import run_until_signal
-from prfaas.tls.front import trust_of
+from prfaas.tls.agents import Trust
 
 _SAYS = """
 FILE holds what is asked: one JSON object, or one a line, each a completion ({"prompt": ...}, a
@@ -81,6 +81,7 @@ class Shown(msgspec.Struct, frozen=True):
         used_bytes: int
         pinned_bytes: int = 0
         most_pinned_bytes: int = 0
+        disk: dict[str, int] = {}
 
     agents: dict[str, int]
     blocks: dict[str, int] = {}
@@ -164,7 +165,7 @@ async def ask(args: argparse.Namespace) -> int:
     if keys:
         headers["Authorization"] = f"Bearer {keys[0]}"
     url = (args.gateway or deployment.gateway.admin_url).rstrip("/")
-    connector = aiohttp.TCPConnector(ssl=trust_of(deployment.gateway))
+    connector = aiohttp.TCPConnector(ssl=Trust(deployment).of(f"{url}/"))
     async with aiohttp.ClientSession(
         timeout=_TIMEOUT, connector=connector, headers=headers
     ) as http:
@@ -208,11 +209,15 @@ async def _show(http: aiohttp.ClientSession, url: str, *, as_json: bool) -> int:
 def _agent_line(agent: str, parts: int, sizes: Shown.Sizes | None) -> str:
     if sizes is None:
         return f"{agent}: {parts} parts of transfers; it does not answer now"
-    return (
+    line = (
         f"{agent}: {parts} parts of transfers, {format_bytes(sizes.used_bytes)} of "
         f"{format_bytes(sizes.size_bytes)}, pinned {format_bytes(sizes.pinned_bytes)} of at most "
         f"{format_bytes(sizes.most_pinned_bytes)}"
     )
+    if not sizes.disk.get("size_bytes"):
+        return line
+    used, size = (format_bytes(sizes.disk[key]) for key in ("used_bytes", "size_bytes"))
+    return f"{line}; on disk {used} of {size}"
 
 
 async def _tell(way: _Way, args: argparse.Namespace, prompts: list[bytes]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ssl
 from typing import NamedTuple
 
 import aiohttp
@@ -16,7 +15,7 @@ from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.core.units import parse_duration
 from prfaas.process.signals import run_until_signal
-from prfaas.tls.front import trust_of
+from prfaas.tls.agents import Trust
 
 EXAMPLES = """
 examples:
@@ -80,7 +79,7 @@ class _Order(NamedTuple):
     undo: bool
     gateways: list[str]
     key: str | None
-    trust: ssl.SSLContext | bool = True
+    trust: Trust
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         args.undo,
         [url.rstrip("/") for url in args.gateway or _urls(deployment)],
         keys[0] if keys else None,
-        trust_of(deployment.gateway),
+        Trust(deployment),
     )
     waits = not (args.no_wait or args.undo or args.name is None)
     within_s = parse_duration(args.within) if waits else 0.0
@@ -127,9 +126,7 @@ def _urls(deployment: Deployment) -> list[str]:
 
 
 async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
-    async with aiohttp.ClientSession(
-        timeout=_TIMEOUT, connector=aiohttp.TCPConnector(ssl=order.trust)
-    ) as http:
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
         give_up_at = asyncio.get_running_loop().time() + within_s
         shown: list[str] = []
         while True:
@@ -151,9 +148,10 @@ async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
 async def _tell(http: aiohttp.ClientSession, order: _Order, gateway: str) -> Told:
     headers = {"Authorization": f"Bearer {order.key}"} if order.key else {}
     body = None if order.target is None else {"target": order.target, "undo": order.undo}
+    method, url = "GET" if body is None else "POST", f"{gateway}/drain"
     try:
         async with http.request(
-            "GET" if body is None else "POST", f"{gateway}/drain", json=body, headers=headers
+            method, url, json=body, headers=headers, ssl=order.trust.of(url)
         ) as response:
             content = await response.read()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -15,8 +15,6 @@ from prfaas.cli.gateway_workers import (
     run_workers,
 )
 from prfaas.cli.reports import teach
-from prfaas.core.deployment import check_borders
-from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
@@ -70,8 +68,6 @@ def run(args: argparse.Namespace) -> int:
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
     deployment = deployment_of(args)
     endpoints = resolve(deployment, source=str(args.deployment))
-    with naming(str(args.deployment)):
-        check_borders(deployment)
     if deployment.gateway.workers > 1 and args.worker is None:
         return run_workers(args, deployment)
     hurry, hung_up = asyncio.Event(), asyncio.Event()

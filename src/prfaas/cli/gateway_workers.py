@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, check_workers, load_deployment
+from prfaas.core.deployment import Deployment, check_borders, check_workers, load_deployment
 from prfaas.core.strict import naming
 from prfaas.launch.gateway_workers import GatewayWorkers, kept_port
 from prfaas.process.signals import run_until_signal
@@ -32,6 +32,8 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
 def deployment_of(args: argparse.Namespace) -> Deployment:
     """The file, as the gateway or worker that ``args`` are of sees it. Raises ConfigError."""
     deployment = load_deployment(args.deployment)
+    with naming(str(args.deployment)):
+        check_borders(deployment)
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     gateway = deployment.gateway

@@ -21,7 +21,7 @@ from prfaas.models.profiles import parse_profile
 from prfaas.plots.figure import check_picture
 from prfaas.plots.profile import draw_profiles
 from prfaas.profiling.profile import Measured, Wanted, measure
-from prfaas.tls.agents import AgentTrust, tools_context
+from prfaas.tls.agents import Trust, tools_context
 
 _EXAMPLES = """
 examples:
@@ -88,7 +88,7 @@ def _measure_deployment(
 ) -> dict[str, Measured]:
     """Cluster -> what was measured: prefill on the first engine that prefills, decode and loads on
     the first that decodes. Engines of a cluster are taken to be alike."""
-    found, trust = {}, AgentTrust(deployment)
+    found, trust = {}, Trust(deployment)
     for cluster in deployment.clusters:
         prefills = [engine for engine in cluster.engines if engine.role == "prefill"]
         decodes = [engine for engine in cluster.engines if engine.role == "decode"]
@@ -136,7 +136,7 @@ def _wanted(
         agent_url=agent.admin_url,
         agent_tls=None if agent.tls is None else tools_context(deployment),
         key=_key(engine),
-        through=AgentTrust(deployment).carried.get(engine.name),
+        through=Trust(deployment).carried.get(engine.name),
         agent=agent.name,
         engine=engine.name,
     )

@@ -19,7 +19,6 @@ from prfaas.process.signals import run_until_signal
 from prfaas.status.collect import collect
 from prfaas.status.snapshot import Snapshot
 from prfaas.status.view import draw
-from prfaas.tls.front import trust_of
 
 EXAMPLES = """
 examples:
@@ -54,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) -> int:
     console = report_console()
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust_of(deployment.gateway))
-    ) as http:
+    async with aiohttp.ClientSession() as http:
         snapshot = await collect(deployment, http, gateway=gateway, now=time.time())
         if args.json:
             print(msgspec.json.encode(snapshot).decode())

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from prfaas.cli.reports import teach
-from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import Deployment, stays_here
+from prfaas.core.addresses import parse_address, stays_here
+from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.ray.progress import RayProgress
 from prfaas.launch.start import following, load, started
@@ -92,7 +92,7 @@ def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
     if stays_here(parse_address(found.gateway.address).host):
         console.print(
             "That is the loopback of the gateway's node; to be asked from elsewhere it needs "
-            "'gateway: {listen: \"0.0.0.0:8000\"}'",
+            "'gateway: {listen: \"0.0.0.0:8000\", tls: {cert: ..., key: ...}}'",
             highlight=False,
             soft_wrap=True,
         )

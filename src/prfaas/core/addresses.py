@@ -13,6 +13,16 @@ from urllib.parse import urlsplit
 from prfaas.core.errors import ConfigError
 
 
+def stays_here(host: str) -> bool:
+    """Whether what is sent to this host cannot leave the machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Address(NamedTuple):
     """``str()`` writes it back with the brackets that IPv6 needs; port 0 stands for a free one."""
 

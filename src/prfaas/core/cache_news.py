@@ -25,6 +25,8 @@ class Stored(msgspec.Struct, frozen=True, tag="stored"):
     layout: str
     prefix: Prefix
     stands_at: int | None = None
+    tier: str = "memory"
+    """Where it lies: ``memory`` or ``disk``. What moves is told again."""
 
 
 class Evicted(msgspec.Struct, frozen=True, tag="evicted"):

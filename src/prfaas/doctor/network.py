@@ -19,7 +19,7 @@ from prfaas.core.errors import UNREADABLE
 from prfaas.doctor.finding import Finding, ok
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
-from prfaas.tls.agents import AgentTrust
+from prfaas.tls.agents import Trust
 from prfaas.tls.front import trust_of
 
 _TIMEOUT_S = 3.0
@@ -34,7 +34,7 @@ async def check_network(
     """Of every process the file names: whether it answers, how far away, with which clock; and
     what agents say of the lines between each other. Raises ConfigError for an address that is
     none."""
-    trust = AgentTrust(deployment)
+    trust = Trust(deployment)
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, connector=CarryingConnector()) as http:
         for gateway in deployment.gateways:
@@ -131,9 +131,7 @@ async def _way(agent: AgentConfig) -> Finding:
     return ok(check, f"KV link at {address} is open, RTT about {min(took) * 1e3:.1f} ms")
 
 
-async def _line(
-    http: aiohttp.ClientSession, line: Line, trust: AgentTrust
-) -> AsyncIterator[Finding]:
+async def _line(http: aiohttp.ClientSession, line: Line, trust: Trust) -> AsyncIterator[Finding]:
     """What the sending agents say of a line: of all pairs together, and of each that is down."""
     check = f"line {line.source} -> {line.target}"
     if line.source == line.target:
@@ -167,7 +165,7 @@ async def _line(
 
 
 async def _link_states(
-    http: aiohttp.ClientSession, agent: AgentConfig, trust: AgentTrust
+    http: aiohttp.ClientSession, agent: AgentConfig, trust: Trust
 ) -> dict[str, LinkState] | None:
     """By the agent at the other end; None where it does not answer."""
     try:

@@ -12,7 +12,7 @@ from prfaas.core.errors import UNREADABLE
 from prfaas.core.units import format_duration, format_rate
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import MeasuredLine
-from prfaas.tls.agents import AgentTrust
+from prfaas.tls.agents import Trust
 
 _SLACK_S = 8.0
 """An agent waits so long for a first byte, and answers."""
@@ -27,7 +27,7 @@ async def check_rates(deployment: Deployment, *, seconds: float) -> AsyncIterato
         seconds: for which each pair is measured.
     """
     timeout = aiohttp.ClientTimeout(total=seconds + _SLACK_S)
-    trust = AgentTrust(deployment)
+    trust = Trust(deployment)
     agents = {agent.name: agent for agent in deployment.agents}
     async with aiohttp.ClientSession(timeout=timeout) as http:
         for line in lines_of(deployment):
@@ -39,7 +39,7 @@ async def check_rates(deployment: Deployment, *, seconds: float) -> AsyncIterato
 
 async def _rate(
     http: aiohttp.ClientSession,
-    trust: AgentTrust,
+    trust: Trust,
     check: str,
     line: Line,
     sender: AgentConfig,

@@ -53,7 +53,8 @@ class AgentConnection:
         layout_fingerprint: str | None = None,
     ) -> Load:
         """Ask for a cached prefix (see `OpenLoad`); ``.future`` resolves at once, as the agent
-        either has it or not. To be closed with `close_load`. Raises AgentUnavailable."""
+        either has it or not; what lies on its disk takes as long as the disk. To be closed with
+        `close_load`. Raises AgentUnavailable."""
         with self._changed:
             session = self._live()
             number, future = session.loads.open()

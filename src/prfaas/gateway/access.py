@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
 
-from prfaas.core.deployment import Deployment, GatewayConfig
+from prfaas.core.deployment import Deployment, FrontTlsConfig, GatewayConfig, TlsConfig
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.credentials import NONE, Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
@@ -29,6 +30,7 @@ class ReadAccess(NamedTuple):
     tenants: ReadTenants
     operators: tuple[str, ...]
     tls: tuple[Path, Path] | None
+    admin_tls: tuple[Path, Path] | None
     engines: dict[str, Credentials]
     agents: dict[str, PeerContext]
     expires_at: dict[str, float]
@@ -38,16 +40,20 @@ class ReadAccess(NamedTuple):
 def read_access(deployment: Deployment) -> ReadAccess:
     """Raises ConfigError, never with a key in its text."""
     config = deployment.gateway
-    tls = None if config.tls is None else (Path(config.tls.cert), Path(config.tls.key))
     agents = agent_contexts(deployment)
     return ReadAccess(
         read_tenants(config),
         config.operators.read(),
-        tls,
+        _files(config.tls),
+        _files(config.admin_shows),
         read_credentials(deployment, agents),
         agents,
         {what: expires_at(Path(file)) for what, file in _certificates(config).items()},
     )
+
+
+def _files(shown: TlsConfig | FrontTlsConfig | None) -> tuple[Path, Path] | None:
+    return None if shown is None else (Path(shown.cert), Path(shown.key))
 
 
 def _certificates(config: GatewayConfig) -> dict[str, str]:
@@ -71,12 +77,18 @@ class Access:
         self._metrics = metrics
         self._tell(read)
         self.tls = None if read.tls is None else FrontTls(*read.tls)
+        self.admin_tls = (
+            None
+            if read.admin_tls is None
+            else FrontTls(*read.admin_tls, minimum=ssl.TLSVersion.TLSv1_3)
+        )
 
     def take(self, read: ReadAccess) -> None:
         """From the next request on it goes by these. Raises ConfigError for a certificate that
         cannot be used."""
-        if self.tls is not None and read.tls is not None:
-            self.tls.read(*read.tls)
+        for shown, files in ((self.tls, read.tls), (self.admin_tls, read.admin_tls)):
+            if shown is not None and files is not None:
+                shown.read(*files)
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
         self._tell(read)

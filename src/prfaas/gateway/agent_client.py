@@ -81,13 +81,21 @@ class MemoryCounts(msgspec.Struct, frozen=True):
     slot_bytes: int
 
 
+class DiskSizes(msgspec.Struct, frozen=True):
+    """Of its tier on disk."""
+
+    size_bytes: int
+    used_bytes: int
+
+
 class CacheSizes(msgspec.Struct, frozen=True):
-    """Of an agent's cache; agents of an earlier release pin nothing."""
+    """Of an agent's cache; agents of an earlier release pin nothing, and have no disk."""
 
     size_bytes: int
     used_bytes: int
     pinned_bytes: int = 0
     most_pinned_bytes: int = 0
+    disk: DiskSizes = DiskSizes(0, 0)
 
 
 class _Engines(msgspec.Struct, frozen=True):

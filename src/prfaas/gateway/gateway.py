@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from prfaas.index.keyed_prefixes import PLAINTEXT_KEY
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineSuspected, EngineUp, KvMemoryKnown
-from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened
+from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
@@ -62,13 +62,13 @@ class Gateway:
         *,
         journal_file: Path | None = None,
         learned_file: Path | None = None,
-        seeds: Mapping[str, Curve] | None = None,
+        seeds: CostInputs | None = None,
     ) -> None:
-        """``seeds``: what is known of engines' prefill times before any was seen. Raises
+        """``seeds``: what is known of engines' times before any was seen. Raises
         ConfigError for an unknown policy, or a file that cannot be written."""
         self._learned = LearnedFile(learned_file)
         self._learned.check()
-        self._seeds = dict(seeds or {})
+        self._seeds = seeds or CostInputs()
         self._seed = index_seed(deployment)
         self._cache_key = cache_key(deployment) or PLAINTEXT_KEY
         self.deployment = deployment
@@ -254,7 +254,7 @@ class Gateway:
             unix_time=time.time(),
             topology=topology_of(self.deployment, alignment_tokens=None, up=False),
             scheduler=config,
-            costs=CostInputs(seeds=self._seeds, learned=learned.prefills, loads=learned.loads),
+            costs=learned.beside(self._seeds),
         )
         self._journal.write(time.monotonic(), opened)
         return Driver(

@@ -16,7 +16,8 @@ import msgspec
 
 from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.strict import Strict
-from prfaas.policies.learned_loads import Sums
+from prfaas.policies.fading_line import Sums
+from prfaas.scheduler.journal import CostInputs
 from prfaas.scheduler.load_times import LearnedTimes
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,18 @@ _EVERY_S = 30.0
 
 class Learned(Strict, frozen=True):
     """``prefills``: engine -> sums, as `PrefillLearner.learned` gives them. ``loads``: the same of
-    `LearnedLoads`."""
+    `LearnedLoads`, ``steps``: of `LearnedSteps`."""
 
     version: int
     prefills: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     loads: dict[str, Sums] = msgspec.field(default_factory=dict)
+    steps: dict[str, Sums] = msgspec.field(default_factory=dict)
+
+    def beside(self, seeds: CostInputs) -> CostInputs:
+        """What a scheduler's estimates begin with: this, and ``seeds`` of profiles."""
+        return msgspec.structs.replace(
+            seeds, learned=self.prefills, loads=self.loads, steps=self.steps
+        )
 
 
 class LearnedFile:
@@ -72,7 +80,7 @@ class LearnedFile:
 
     def write(self, times: LearnedTimes) -> None:
         """Keep this, if it is something else than before. A full disk costs a warning."""
-        learned = Learned(VERSION, dict(times.prefills), dict(times.loads))
+        learned = Learned(VERSION, *map(dict, times))
         if self._path is None or not times.prefills or learned == self._written:
             return
         scratch = self._path.with_name(f"{self._path.name}.tmp")

@@ -76,9 +76,11 @@ class _Holding:
         """Harmless where it is known."""
         part = news.transfer_id, news.rank, news.epoch
         prefix = news.prefix
-        if part in self._parts or prefix.fault() is not None:
+        if prefix.fault() is not None:
             return
-        self._parts[part] = news
+        known, self._parts[part] = part in self._parts, news
+        if known:  # It has moved to another tier, or is told once more.
+            return
         keys = keys_of(prefix)
         if keys is not None:
             parent = word_of(prefix.parent) if prefix.from_token else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +17,7 @@ from prfaas.gateway.tracing import NO_TRACING, Tracing
 from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import serving_strangers
 from prfaas.process.reloading import Reloading
-from prfaas.scheduler.journal import Curve
+from prfaas.scheduler.journal import CostInputs
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ async def serve(
     *,
     journal_file: Path | None = None,
     learned_file: Path | None = None,
-    seeds: Mapping[str, Curve] | None = None,
+    seeds: CostInputs | None = None,
     hurry: asyncio.Event | None = None,
     reloading: Callable[[Gateway], Reloading] | None = None,
     tracing: Tracing = NO_TRACING,
@@ -71,7 +71,7 @@ async def serve(
 async def _served(gateway: Gateway, *, shared: bool) -> AsyncIterator[str]:
     """Its address, and that for operators where it has one."""
     config = gateway.deployment.gateway
-    tls = gateway.access.tls
+    tls, admin_tls = gateway.access.tls, gateway.access.admin_tls
     async with AsyncExitStack() as stack:
         if config.admin is not None:
             url = await stack.enter_async_context(
@@ -80,6 +80,7 @@ async def _served(gateway: Gateway, *, shared: bool) -> AsyncIterator[str]:
                     config.admin,
                     what="gateway.admin",
                     shutdown_timeout_s=_SHUTDOWN_S,
+                    tls=None if admin_tls is None else admin_tls.context,
                 )
             )
             logger.info("operators are served at %s", url)

@@ -96,5 +96,6 @@ class Following:
     async def _is_known(self, engine: str) -> bool:
         pages = list[str]()
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            pages = await metrics_pages(self._supervisor.http, self._supervisor.deployment)
+            ours = self._supervisor
+            pages = await metrics_pages(ours.http, ours.deployment, ours.trust)
         return not pages or any(knows(page, engine) for page in pages)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import aiohttp
 
 from prfaas.core.deployment import Deployment
+from prfaas.tls.agents import Trust
 
 
-async def metrics_pages(http: aiohttp.ClientSession, deployment: Deployment) -> list[str]:
-    """One of each gateway. Raises aiohttp.ClientError, TimeoutError."""
+async def metrics_pages(
+    http: aiohttp.ClientSession, deployment: Deployment, trust: Trust
+) -> list[str]:
+    """One of each gateway and worker. Raises aiohttp.ClientError, TimeoutError."""
     pages = []
-    for gateway in deployment.gateways:
-        async with http.get(f"{gateway.admin_url}/metrics") as response:
+    for url in (url for gateway in deployment.gateways for url in gateway.admin_urls):
+        async with http.get(f"{url}/metrics", ssl=trust.of(f"{url}/metrics")) as response:
             pages.append(await response.text())
     return pages
 

@@ -26,8 +26,7 @@ from prfaas.launch.commands import (
 )
 from prfaas.launch.gateway_pages import metrics_pages, unused_engines
 from prfaas.launch.run_directory import RunDirectory
-from prfaas.tls.agents import AgentTrust
-from prfaas.tls.front import trust_of
+from prfaas.tls.agents import Trust
 
 _GATEWAY_LAST_S = 10.0
 """Beyond the time that answers under way may take to their end: to tell the clients of those that
@@ -78,7 +77,7 @@ class Supervisor:
         self.deployment = deployment
         self.run, self._changed = run, changed
         self.file = run.write_deployment(deployment)
-        self._trust = AgentTrust(deployment)
+        self.trust = Trust(deployment)
         self._journal_file = journal_file
         self.agents = self._agents()
         self.engines = self._engines(local_engines)
@@ -100,9 +99,7 @@ class Supervisor:
         return self._http
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trust_of(self.deployment.gateway))
-        )
+        self._http = aiohttp.ClientSession()
         return self
 
     async def __aexit__(
@@ -165,7 +162,7 @@ class Supervisor:
         """Go on with another deployment, which every process reads. Returns what is to be started
         agents first, and what is to be ended with `end` in time."""
         self.deployment = deployment
-        self._trust = AgentTrust(deployment)
+        self.trust = Trust(deployment)
         self.run.write_deployment(deployment)
         came, gone = [], []
         for ours, wanted in (
@@ -207,14 +204,15 @@ class Supervisor:
             await asyncio.sleep(_PATIENCE_S)
             for gateway in self.gateways:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with self.http.get(gateway.probe) as response:
+                    trust = self.trust.of(gateway.probe)
+                    async with self.http.get(gateway.probe, ssl=trust) as response:
                         answer = msgspec.json.decode(await response.read(), type=_Readiness)
                     gateway.explain("; ".join([*answer.troubles, *answer.warnings]))
 
     async def _unused_engines(self) -> list[str]:
         """Engines that a gateway gives no work."""
         unused: set[str] = set()
-        for page in await metrics_pages(self.http, self.deployment):
+        for page in await metrics_pages(self.http, self.deployment, self.trust):
             unused.update(unused_engines(page, self.deployment))
         return sorted(unused)
 
@@ -300,7 +298,7 @@ class Supervisor:
             run=self.run,
             changed=self._changed,
             grace_s=grace_s,
-            trust=self._trust.of(url + path),
+            trust=self.trust.of(url + path),
         )
 
 

@@ -105,7 +105,7 @@ class AutoPolicy:
         changes: list[RoleChange] = []
         for cluster in view.pd_clusters:
             load = self._load(cluster)
-            load.look(cluster, now)
+            load.look(cluster, view.costs, now)
             changes += self._change_roles(cluster, load, now)
         return changes
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.policies.learned_loads import LearnedLoads
+from prfaas.policies.learned_steps import LearnedSteps
 from prfaas.policies.prefill_lines import PrefillLines, Sums
 from prfaas.policies.views import PrefillTimes
 
@@ -87,6 +88,11 @@ class ProfileCosts:
     def load_s(self, engine: str, kv_bytes: float) -> float:
         """Profiles say nothing of it."""
         del engine, kv_bytes
+        return 0.0
+
+    def answer_s(self, engine: str, batch: float) -> float:
+        """Profiles do not know how long answers are."""
+        del engine, batch
         return 0.0
 
     def kv_bytes(self, from_token: int, to_token: int) -> float:
@@ -255,7 +261,7 @@ class LearnedCosts:
     Args:
         prefills: what was learned so far; it goes on learning.
         kv_bytes: bytes of a hand-off of tokens [from, to).
-        loads: what is learned of them; None: nothing is.
+        loads, steps: what is learned of them; None: nothing is.
     """
 
     def __init__(
@@ -263,10 +269,12 @@ class LearnedCosts:
         prefills: LearnedPrefills,
         kv_bytes: Callable[[int, int], float],
         loads: LearnedLoads | None = None,
+        steps: LearnedSteps | None = None,
     ) -> None:
         self._prefills = prefills
         self._kv_bytes = kv_bytes
         self._loads = loads
+        self._steps = steps
 
     def prefill_s(self, engine: str, uncached_tokens: int) -> float:
         """Seconds that ``engine`` alone takes, by what was seen."""
@@ -292,3 +300,7 @@ class LearnedCosts:
     def load_s(self, engine: str, kv_bytes: float) -> float:
         """See `Costs`."""
         return 0.0 if self._loads is None else self._loads.load_s(engine, kv_bytes)
+
+    def answer_s(self, engine: str, batch: float) -> float:
+        """See `Costs`."""
+        return 0.0 if self._steps is None else self._steps.answer_s(engine, batch)

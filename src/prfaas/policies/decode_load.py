@@ -2,8 +2,9 @@
 
 The scheduler's view says how many answers run, wait and have been completed. From these follow, by
 Little's law, how long an answer holds its slot, how fast slots become free, and how many decode
-engines the load needs (equation 8 of the paper). An engine's slots are bounded by its batch and by
-its KV memory, for answers of the size that is seen.
+engines the load needs (equation 8 of the paper). Before the first is complete, what was learned of
+decode steps says how long a slot is held (`Costs.answer_s`). An engine's slots are bounded by its
+batch and by its KV memory, for answers of the size that is seen.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import ceil, exp, inf, sqrt
 import numpy as np
 
 from prfaas.policies.columns import Columns, Floats
-from prfaas.policies.views import ClusterView, EngineView
+from prfaas.policies.views import ClusterView, Costs, EngineView
 
 _MEMORY_S = 60.0
 """How far back the load is remembered: some answers' length."""
@@ -37,9 +38,14 @@ class DecodeLoad:
         """KV memory that one takes, smoothed."""
         self.slots = 0.0
         """Answers that run or wait for a slot, smoothed; no less than now."""
+        self._expected_s = 0.0
+        """How long one should hold its slot, by what was learned; 0: nothing was."""
 
-    def look(self, cluster: ClusterView, now: float) -> None:
+    def look(self, cluster: ClusterView, costs: Costs, now: float) -> None:
         """Take the counters in."""
+        up = [engine for engine in cluster.decode_engines if engine.up]
+        each_s = [costs.answer_s(engine.name, engine.max_requests) for engine in up]
+        self._expected_s = sum(each_s) / len(each_s) if each_s else 0.0
         decoding = sum(engine.decoding for engine in cluster.engines if engine.role == "decode")
         wanted = decoding + cluster.waiting_for_decode
         if self._at is not None and now > self._at:
@@ -77,6 +83,8 @@ class DecodeLoad:
         if ahead + 1 <= free:
             return 0.0
         if self._rate <= 0 or self._running <= 0:
+            if self._expected_s and (slots := running + free):
+                return _DOUBT * (ahead + 1 - free) * self._expected_s / max(1.0, slots)
             return inf if not running else 0.0
         answer_s = self._running / self._rate
         return _DOUBT * (ahead + 1 - free) * answer_s / max(1, running)

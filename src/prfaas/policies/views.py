@@ -220,6 +220,10 @@ class Costs(Protocol):
         """Seconds from when a hand-off is there to the first token of a decode engine; 0 where
         nothing is known of that."""
 
+    def answer_s(self, engine: str, batch: float) -> float:
+        """Seconds that the usual answer holds its slot on a decode engine with so many sequences in
+        its batch; 0 where nothing is known of that."""
+
 
 class PrefillLearner(Protocol):
     """Whoever learns costs from what is seen."""

@@ -41,6 +41,18 @@ class PoolCounters(msgspec.Struct):
     """Of other agents', that are cached here now."""
     loaded_tokens: int = 0
     """Of prefixes that engines were given from the cache, beyond what they had."""
+    spill_written: int = 0
+    spill_written_bytes: int = 0
+    spill_read: int = 0
+    spill_read_bytes: int = 0
+    spill_found: int = 0
+    """Of an earlier life of this agent."""
+    spill_missed: int = 0
+    """Evicted from memory before the disk came to it."""
+    spill_dropped: int = 0
+    """From disk: for others, or as it could not be read."""
+    spill_write_failures: int = 0
+    spill_read_failures: int = 0
 
 
 class CachedTransfer(msgspec.Struct, frozen=True):
@@ -54,6 +66,20 @@ class CachedTransfer(msgspec.Struct, frozen=True):
     total_bytes: int
     slots: int
     readers: int
+
+
+class SpilledTransfer(msgspec.Struct, frozen=True):
+    """One rank's part of a transfer that is on disk, as the admin API shows it. ``file_bytes``:
+    with what says what it is."""
+
+    transfer_id: str
+    rank: int
+    layout: str
+    from_token: int
+    to_token: int
+    total_bytes: int
+    file_bytes: int
+    in_memory: bool
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
@@ -80,6 +106,10 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     pinned_slots: int
     """Of them and of what they stand on."""
     most_pinned_slots: int
+    disk_bytes: int
+    """At most so many are on disk."""
+    on_disk: tuple[SpilledTransfer, ...]
+    """What is on disk, in memory too or not, the least recently used first."""
     counters: PoolCounters
     """A copy."""
 
@@ -112,6 +142,8 @@ class Books:
         """Local receptions that ended, for their exports: None for complete, else the reason."""
         self.memory_freed = False
         """A reception's memory came free: pending local hand-offs may go on."""
+        self.read_back: list[tuple[TransferKey, str | None]] = []
+        """What was read from disk, for who waits: None for all of it, else why not."""
 
     def next_epoch(self) -> int:
         """For a transfer that is sent from here. Greater after every restart, so late bytes of an
@@ -136,7 +168,7 @@ class Books:
 
     def report(
         self,
-        what: Literal["offer", "export", "reception", "import", "load", "copy"],
+        what: Literal["offer", "export", "reception", "import", "load", "copy", "spill"],
         transfer: str | TransferKey,
         reason: str,
         party: str = "",

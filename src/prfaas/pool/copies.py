@@ -15,30 +15,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prfaas.core.errors import InvariantError
+import msgspec
+
+from prfaas.core.errors import CapacityError, InvariantError
 from prfaas.core.extents import Extent
 from prfaas.core.handoff import TRANSFER_ID
-from prfaas.core.prefixes import Prefix
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
 from prfaas.pool.cache import Cache, Entry
-from prfaas.pool.description import Description
+from prfaas.pool.disk import Disk, OnDisk
 from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend
 from prfaas.pool.events import (
-    CopyAwaited,
     CopyRequested,
     ExtentReleased,
     SendCompleted,
     SendFailed,
     SendProgressed,
 )
+from prfaas.pool.kept import KeptPrefix
 from prfaas.pool.lifecycle import EXPORT, ExportState, ExportStep
 from prfaas.pool.records import Sent
 from prfaas.pool.slots import ArenaFull
-
-MOST_AWAITED = 1024
-"""Of one agent. What one more displaces arrives, and is not cached."""
+from prfaas.pool.spill import Spill
 
 
 @dataclass(slots=True)
@@ -55,6 +54,15 @@ class _Copy:
         return self.record.state is not ExportState.SENDING
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A copy of what is being read from disk. ``missing``: parts that are not there yet."""
+
+    event: CopyRequested
+    until: float
+    missing: set[TransferKey]
+
+
 class Copies:
     """Of one agent, to others.
 
@@ -62,9 +70,13 @@ class Copies:
         most_slots: so many of the cache's may be pinned by several copies at a time.
     """
 
-    def __init__(self, books: Books, cache: Cache, *, most_slots: int) -> None:
+    def __init__(
+        self, books: Books, cache: Cache, disk: Disk, spill: Spill, *, most_slots: int
+    ) -> None:
         self._books, self._cache, self._most_slots = books, cache, most_slots
+        self._disk, self._spill = disk, spill
         self._live: dict[TransferKey, _Copy] = {}
+        self._waiting: dict[str, _Waiting] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -79,12 +91,36 @@ class Copies:
 
     def requested(self, event: CopyRequested) -> None:
         """Begin to send every rank's part. What cannot be sent is failed: `Sent` says why."""
-        entries = [e for e in self._cache if e.key.transfer_id == event.transfer_id]
-        reason = self._why_not(event, entries)
+        here = [e for e in self._cache if e.key.transfer_id == event.transfer_id]
+        entries = [entry for entry in here if not entry.arriving]
+        known = {entry.key for entry in entries}
+        files = [
+            file
+            for file in self._disk
+            if file.what.key.transfer_id == event.transfer_id and file.what.key not in known
+        ]
+        reason = self._why_not(event, [*(e.what for e in entries), *(f.what for f in files)])
         if reason is not None:
             self._note_failure(event, reason)
-        for entry in entries if reason is None else ():
-            self._begin(event, entry)
+        elif files:
+            self._read_first(event, files)
+        else:
+            for entry in entries:
+                self._begin(event, entry)
+
+    def read_back(self, key: TransferKey, reason: str | None) -> None:
+        """A part has come from disk, or will not."""
+        for copy_id, waiting in list(self._waiting.items()):
+            if key not in waiting.missing:
+                continue
+            if reason is not None:
+                self._give_up(copy_id, reason)
+                continue
+            waiting.missing.discard(key)
+            if not waiting.missing:
+                del self._waiting[copy_id]
+                left = waiting.until - self._books.now
+                self.requested(msgspec.structs.replace(waiting.event, deadline_s=left))
 
     def progressed(self, event: SendProgressed) -> None:
         """For the record."""
@@ -112,15 +148,19 @@ class Copies:
 
     def cancelled(self, transfer_id: str) -> None:
         """Nobody needs it any more."""
+        self._give_up(transfer_id, "cancelled")
         for copy in [c for k, c in self._live.items() if k.transfer_id == transfer_id]:
             self._cancel(copy, "cancelled")
 
     def transfer_ids(self) -> set[str]:
         """Of those that are not over."""
-        return {key.transfer_id for key, copy in self._live.items() if not copy.over}
+        live = {key.transfer_id for key, copy in self._live.items() if not copy.over}
+        return live | self._waiting.keys()
 
     def expire(self) -> None:
         """End what is past its deadline."""
+        for copy_id in [c for c, w in self._waiting.items() if w.until <= self._books.now]:
+            self._give_up(copy_id, "deadline passed")
         for copy in [c for c in self._live.values() if c.deadline <= self._books.now]:
             self._cancel(copy, "deadline passed")
 
@@ -132,21 +172,45 @@ class Copies:
             if not copy.entry.readers:
                 raise InvariantError(f"copy {key} reads what is not pinned")
 
-    def _why_not(self, event: CopyRequested, entries: list[Entry]) -> str | None:
-        if not entries:
+    def _why_not(self, event: CopyRequested, parts: list[KeptPrefix]) -> str | None:
+        if not parts:
             return f"transfer {event.transfer_id} is not cached here"
-        slots = sum(len(entry.slots) for entry in entries)
+        size = self._books.slots.slot_bytes
+        slots = sum(-(-part.total_bytes // size) for part in parts)
         pinned = sum(len(copy.entry.slots) for copy in self._live.values())
         if pinned and pinned + slots > self._most_slots:
             return f"several copies may read {self._most_slots} slots at a time"
         fault = None if TRANSFER_ID.match(event.copy_id) else "a copy's name is a transfer id"
         if self._books.is_cancelled(event.copy_id):
             fault = "cancelled"
-        if any(key.transfer_id == event.copy_id for key in self._live):
+        under_way = {key.transfer_id for key in self._live} | self._waiting.keys()
+        if event.copy_id in under_way:
             fault = "this copy is being made already"
         if not 0 < event.deadline_s <= self._books.longest_deadline_s:
             fault = f"deadline_s {event.deadline_s:g}: no request here lasts so long"
         return fault
+
+    def _read_first(self, event: CopyRequested, files: list[OnDisk]) -> None:
+        books, missing = self._books, {file.what.key for file in files}
+        try:
+            for file in files:
+                self._spill.read(file)
+        except CapacityError as error:
+            self._note_failure(event, str(error))
+            return
+        until = books.now + event.deadline_s
+        self._waiting[event.copy_id] = _Waiting(event, until, missing)
+        for file in files:
+            key = TransferKey(event.copy_id, file.what.key.rank, books.next_epoch())
+            pending = Sent(key, file.what.total_bytes, ExportState.PENDING)
+            books.records.add_sent(pending, now=books.now)
+
+    def _give_up(self, copy_id: str, reason: str) -> None:
+        """A no-op for one that does not wait."""
+        waiting = self._waiting.pop(copy_id, None)
+        for key in () if waiting is None else sorted(waiting.missing):
+            assert waiting is not None
+            self._note_failure(waiting.event, reason, rank=key.rank)
 
     def _begin(self, event: CopyRequested, entry: Entry) -> None:
         books = self._books
@@ -155,7 +219,7 @@ class Copies:
             entry.layout,
             entry.from_token,
             entry.to_token,
-            sum(extent.length for extent in entry.extents),
+            entry.what.total_bytes,
             event.deadline_s,
             event.priority,
             entry.prefix.digest(),
@@ -223,39 +287,3 @@ def _by_slot(extents: Iterable[Extent], slot_bytes: int) -> dict[int, tuple[Exte
             )
             found.setdefault(slot, []).append(extent.part(start, end))
     return {slot: tuple(some) for slot, some in found.items()}
-
-
-class AwaitedCopies:
-    """What gateways have said that copies are of which other agents will send here."""
-
-    def __init__(self, books: Books) -> None:
-        self._books = books
-        self._awaited: dict[str, tuple[Prefix, float]] = {}
-
-    def awaited(self, event: CopyAwaited) -> None:
-        """Until its deadline."""
-        self.expire()
-        while len(self._awaited) >= MOST_AWAITED:
-            del self._awaited[next(iter(self._awaited))]
-        self._awaited[event.copy_id] = event.prefix, self._books.now + event.deadline_s
-
-    def description(self, offer: TransferOffer) -> Description | None:
-        """What an offer is of, if it is such a copy and an engine here could read it."""
-        found = self._awaited.get(offer.key.transfer_id)
-        if found is None or offer.readers or offer.prompt_digest != found[0].digest():
-            return None
-        for engine in self._books.engines.entries():
-            description = Description(found[0], engine.layout)
-            if description.reads(offer) and description.fault(offer) is None:
-                return description
-        return None
-
-    def cancelled(self, transfer_id: str) -> None:
-        """It will not come, or is not wanted."""
-        self._awaited.pop(transfer_id, None)
-
-    def expire(self) -> None:
-        """Forget what has not come."""
-        now = self._books.now
-        for copy_id in [c for c, (_, until) in self._awaited.items() if until <= now]:
-            del self._awaited[copy_id]

@@ -11,6 +11,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferOffer
 from prfaas.pool.cache import Entry
+from prfaas.pool.kept import KeptPrefix
 
 
 class Description(NamedTuple):
@@ -51,13 +52,13 @@ class Description(NamedTuple):
         kinds = {group.kind for group in self.layout.groups}
         # Inside a block, a window is handed over as the next token sees it, not the block's end.
         stands = offer.to_token == self.prefix.end_token or "sliding_window" not in kinds
-        return Entry(
+        what = KeptPrefix(
             key=offer.key,
             layout=offer.layout_fingerprint,
             prefix=self.prefix,
             to_token=offer.to_token,
-            extents=tuple(extents),
-            slots=slots,
+            total_bytes=offer.total_bytes,
             stands_at=self.prefix.end_token if stands else 0,
             needs_state=kinds != {"full_attention"},
         )
+        return Entry(what, tuple(extents), slots)

@@ -14,6 +14,7 @@ from prfaas.core.extents import Extent
 from prfaas.core.handoff import RequestContext
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.kept import KeptPrefix, Tier
 from prfaas.pool.placement import Copy
 
 
@@ -171,10 +172,37 @@ class AnnounceCached(Effect, frozen=True, gc=False):
     layout: str
     prefix: Prefix
     stands_at: int | None
+    tier: Tier = "memory"
+    """Where it lies. What moves is announced again."""
 
 
 class AnnounceEvicted(Effect, frozen=True, gc=False):
     """It is there no more."""
+
+    key: TransferKey
+
+
+# to the disk
+
+
+class WriteSpilled(Effect, frozen=True, gc=False):
+    """Write this to disk; the extents are its bytes and stay until `SpillWritten` or
+    `SpillWriteFailed` is reported."""
+
+    what: KeptPrefix
+    extents: tuple[Extent, ...]
+
+
+class ReadSpilled(Effect, frozen=True, gc=False):
+    """Read this back into the extents, which are whole slots in flat order, and verify it; ends
+    with `SpillRead` or `SpillUnreadable`."""
+
+    what: KeptPrefix
+    extents: tuple[Extent, ...]
+
+
+class DropSpilled(Effect, frozen=True, gc=False):
+    """Remove its file. Comes before any `WriteSpilled` that needs the room."""
 
     key: TransferKey
 
@@ -190,7 +218,7 @@ class ReportFailure(Effect, frozen=True, gc=False):
     """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty;
     ``context``: whose it is, if that is known."""
 
-    what: Literal["offer", "export", "reception", "import", "load", "copy"]
+    what: Literal["offer", "export", "reception", "import", "load", "copy", "spill"]
     transfer: str
     party: str
     reason: str
@@ -202,5 +230,6 @@ AnyEffect = (
     GrantSlots | StopExport | AnswerImport | FailImport | AcceptOffer | RefuseOffer
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
     | AnswerLoad | FailLoad | AnnounceCached | AnnounceEvicted
+    | WriteSpilled | ReadSpilled | DropSpilled
     | ServeLeases | CopySlot | AnnounceTransfer | ReportLapse | ReportFailure
 )  # fmt: skip

@@ -7,19 +7,20 @@ link and the driver are ours: what they may not say is a bug (InvariantError).
 
 from __future__ import annotations
 
-import msgspec
-
 from prfaas.core.extents import Extent
 from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.handoff import RequestContext
 from prfaas.core.layout import KvLayout
 from prfaas.core.prefixes import Prefix
 from prfaas.link.api import TransferKey, TransferOffer
-
-
-class Event(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """Base; as JSON each carries its type's name under ``type``."""
-
+from prfaas.pool.disk_events import (
+    SpillFound,
+    SpillRead,
+    SpillUnreadable,
+    SpillWriteFailed,
+    SpillWritten,
+)
+from prfaas.pool.event import Event
 
 # engines
 
@@ -311,5 +312,6 @@ AnyEvent = (
     | CopyRequested | CopyAwaited | PrefixPinned | PrefixUnpinned
     | OfferReceived | RangeStored | TransferReceived | ReceptionFailed | OfferWithdrawn
     | SendProgressed | SendCompleted | SendFailed | ExtentReleased
+    | SpillFound | SpillWritten | SpillWriteFailed | SpillRead | SpillUnreadable
     | SlotCopied | LeasesCameDue | TransferCancelled | GatewayRenewed | GatewayEnded | TimePassed
 )  # fmt: skip

@@ -41,6 +41,8 @@ class Pins:
         if not named:
             raise CapacityError(f"transfer {event.transfer_id} is not cached here")
         path = list({e.key: e for entry in named for e in self._cache.stands_on(entry)}.values())
+        if any(entry.arriving for entry in path):
+            raise CapacityError(f"transfer {event.transfer_id} is being read from disk: try again")
         fresh = [entry for entry in path if entry.key not in self._counts]
         slots = sum(len(entry.slots) for entry in fresh)
         if self.slots + slots > self.most_slots:

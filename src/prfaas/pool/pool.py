@@ -24,10 +24,12 @@ import msgspec
 from prfaas.core.errors import InvariantError
 from prfaas.core.gateway_sessions import Standing, session_of
 from prfaas.core.handoff import LONGEST_DEADLINE_S
+from prfaas.pool.awaited_copies import AwaitedCopies
 from prfaas.pool.books import Books, PoolSnapshot
 from prfaas.pool.cache import Cache
-from prfaas.pool.copies import AwaitedCopies, Copies
+from prfaas.pool.copies import Copies
 from prfaas.pool.description import Description
+from prfaas.pool.disk import Disk
 from prfaas.pool.effects import AnnounceCached, AnyEffect, ReportLapse
 from prfaas.pool.engines import Engines
 from prfaas.pool.events import (
@@ -76,6 +78,7 @@ from prfaas.pool.receptions import Receptions
 from prfaas.pool.records import TransferRecords, TransferView
 from prfaas.pool.sent_slots import SentSlots
 from prfaas.pool.slots import Slots
+from prfaas.pool.spill import Spill
 
 
 class Pool:
@@ -87,6 +90,7 @@ class Pool:
         engines: names the deployment gives this agent.
         first_epoch: must be greater than any epoch of an earlier life of this agent.
         cache_slots: how many slots may hold cached prefixes; 0: transfers that are over are free.
+        disk_bytes: how much of what is cached may lie on disk; 0: nothing does.
         longest_deadline_s: neither an engine nor a peer may hold memory here longer.
     """
 
@@ -100,6 +104,7 @@ class Pool:
         engines: frozenset[str],
         first_epoch: int = 0,
         cache_slots: int = 0,
+        disk_bytes: int = 0,
         longest_deadline_s: float = LONGEST_DEADLINE_S,
     ) -> None:
         self._books = Books(
@@ -110,7 +115,8 @@ class Pool:
             first_epoch=first_epoch,
         )
         self._leases = Leases(self._books)
-        self._cache = Cache(self._books, most_slots=cache_slots)
+        self._disk = Disk(self._books, most_bytes=disk_bytes)
+        self._cache = Cache(self._books, most_slots=cache_slots, disk=self._disk)
         self._awaited = AwaitedCopies(self._books)
         self._receptions = Receptions(self._books, self._cache, self._awaited)
         self._exports = Exports(
@@ -120,15 +126,17 @@ class Pool:
             SentSlots(self._books, self._cache),
             name=name,
         )
-        most_copied = (slot_count - export_slots) // 2
-        self._copies = Copies(self._books, self._cache, most_slots=most_copied)
-        self._loads = Loads(self._books, self._cache)
+        at_once = (slot_count - export_slots) // 2
+        tiers = self._books, self._cache, self._disk
+        self._spill = Spill(*tiers, most_slots=at_once)
+        self._copies = Copies(*tiers, self._spill, most_slots=at_once)
+        self._loads = Loads(*tiers, self._spill)
         most_pinned = min(cache_slots // 2, (slot_count - export_slots) // 3)
         self._pins = Pins(self._books, self._cache, most_slots=most_pinned)
         self._imports = Imports(self._books, self._receptions)
         self._actions = self._action_of_each()
 
-    def _action_of_each(self) -> dict[type, Callable[[Any], None]]:
+    def _action_of_each(self) -> dict[type, Callable[[Any], object]]:
         """Which part takes which event."""
         return {
             EnginesNamed: self._books.engines.named,
@@ -161,10 +169,11 @@ class Pool:
             ExtentReleased: lambda event: self._sender(event).released(event),
             LeasesCameDue: self._leases.came_due,
             SlotCopied: self._receptions.copied,
-            TransferCancelled: self._transfer_cancelled,
+            TransferCancelled: lambda event: self._cancel(event.transfer_id),
             GatewayRenewed: self._gateway_renewed,
-            GatewayEnded: self._gateway_ended,
+            GatewayEnded: lambda event: self._end_session(event.session_id),
             TimePassed: self._time_passed,
+            **self._spill.actions(),
         }
 
     def handle(self, event: AnyEvent, *, now: float) -> list[AnyEffect]:
@@ -182,6 +191,8 @@ class Pool:
             self._follow_up()
         if self._leases.waiting:
             self._leases.serve()
+        if self._spill.due:
+            self._spill.write_next()
         return books.take_effects() if books.effects else []
 
     def snapshot(self) -> PoolSnapshot:
@@ -201,6 +212,8 @@ class Pool:
             pinned=tuple(sorted(self._pins.names())),
             pinned_slots=self._pins.slots,
             most_pinned_slots=self._pins.most_slots,
+            disk_bytes=self._disk.most_bytes,
+            on_disk=self._disk.views(),
             counters=msgspec.structs.replace(books.counters),
         )
 
@@ -212,7 +225,7 @@ class Pool:
 
     def cached(self) -> list[AnnounceCached]:
         """All that loads would find, as it was announced."""
-        return [entry.announcement for entry in self._cache]
+        return [entry.announcement for entry in self._cache] + self._disk.announcements()
 
     def standing(self, session_id: str, *, now: float) -> Standing:
         """See `Sessions.standing`."""
@@ -228,10 +241,12 @@ class Pool:
             self._cache,
             self._copies,
             self._pins,
+            self._disk,
+            self._spill,
         ):
             part.check_integrity()
-        readers = (self._loads, self._copies, self._pins)
-        self._cache.check_readers([entry for part in readers for entry in part.reading()])
+        readers = self._loads, self._copies, self._pins, self._spill
+        self._cache.check_readers(entry for part in readers for entry in part.reading())
 
     def _sender(
         self, event: SendProgressed | SendCompleted | SendFailed | ExtentReleased
@@ -243,6 +258,10 @@ class Pool:
         books = self._books
         if books.local_ends:
             self._exports.local_ended(*books.local_ends.pop(0))
+        elif books.read_back:
+            came = books.read_back.pop(0)
+            self._loads.read_back(*came)
+            self._copies.read_back(*came)
         elif books.memory_freed:
             books.memory_freed = False
             self._exports.admit_pending()
@@ -267,9 +286,6 @@ class Pool:
         if self._imports.reads(event.connection, event.transfer_id):
             self._receptions.described(event.transfer_id, description)
 
-    def _transfer_cancelled(self, event: TransferCancelled) -> None:
-        self._cancel(event.transfer_id)
-
     def _cancel(self, transfer_id: str) -> None:
         self._books.records.cancel(transfer_id, now=self._books.now)
         self._exports.cancelled(transfer_id)
@@ -280,9 +296,6 @@ class Pool:
 
     def _gateway_renewed(self, event: GatewayRenewed) -> None:
         self._books.sessions.renew(event.session_id, event.renewal, now=self._books.now)
-
-    def _gateway_ended(self, event: GatewayEnded) -> None:
-        self._end_session(event.session_id)
 
     def _end_session(self, session_id: str) -> int:
         """Cancel what its gateway has here; returns how many transfers."""
@@ -297,11 +310,9 @@ class Pool:
 
     def _time_passed(self, event: TimePassed) -> None:
         for session_id in self._books.sessions.lapsed(now=self._books.now):
-            count = self._end_session(session_id)
-            self._books.effects.append(ReportLapse(session_id, count))
-        self._receptions.expire()
-        self._exports.expire()
-        self._copies.expire()
-        self._awaited.expire()
-        self._imports.expire()
+            lapse = ReportLapse(session_id, self._end_session(session_id))
+            self._books.effects.append(lapse)
+        parts = self._receptions, self._exports, self._copies, self._awaited
+        for part in (*parts, self._loads, self._imports, self._spill):
+            part.expire()
         self._books.records.forget_old(now=self._books.now)

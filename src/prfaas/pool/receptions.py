@@ -16,9 +16,9 @@ from prfaas.core.errors import InvariantError, LayoutMismatch
 from prfaas.core.extents import Extent
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.awaited_copies import AwaitedCopies
 from prfaas.pool.books import Books
 from prfaas.pool.cache import Cache
-from prfaas.pool.copies import AwaitedCopies
 from prfaas.pool.description import Description
 from prfaas.pool.effects import AbandonReception, AcceptOffer, CopySlot, RefuseOffer
 from prfaas.pool.events import (

@@ -13,12 +13,15 @@ import os
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
+from prfaas.core.addresses import stays_here
 from prfaas.core.errors import ConfigError
 from prfaas.core.handoff import RequestContext
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOL_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+INSECURE_VARIABLE = "OTEL_EXPORTER_OTLP_INSECURE"
 _EXPORT_WITHIN_S = 5.0
 """A collector that does not answer may hold up the end of a process by so much."""
 
@@ -28,7 +31,7 @@ def add_trace_export_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--otlp-traces-endpoint",
         metavar="URL",
-        help="send OpenTelemetry spans there, as http://collector:4318/v1/traces (default: what "
+        help="send OpenTelemetry spans there, as https://collector:4318/v1/traces (default: what "
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names, else none are made)",
     )
 
@@ -84,20 +87,35 @@ def wants_traces(endpoint: str | None) -> bool:
     return endpoint is not None or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
 
 
+def _check_border(endpoint: str | None) -> None:
+    named = endpoint or next(filter(None, map(os.environ.get, ENDPOINT_VARIABLES)), "")
+    url = urlsplit(named)
+    if url.scheme != "http" or url.hostname is None or stays_here(url.hostname):
+        return
+    if os.environ.get(INSECURE_VARIABLE, "").lower() != "true":
+        raise ConfigError(
+            f"spans would cross the network to {url.hostname} in plaintext; name an https URL, or "
+            f"a collector on 127.0.0.1 that passes them on, or set {INSECURE_VARIABLE}=true where "
+            "the network itself is protected"
+        )
+
+
 class Exporting:
     """A tracer of this process, and its way to the collector: OTLP over HTTP (protobuf) to
     ``endpoint``, a URL that ends in ``/v1/traces``, or None: to what the environment names.
     ``service`` is this kind of process, ``instance`` this one.
 
-    Raises ConfigError where the packages for it are missing, or the URL is none.
+    Raises ConfigError where the packages for it are missing, the URL is none, or spans would go to
+    another machine in plaintext without `INSECURE_VARIABLE` saying so.
     """
 
     def __init__(self, endpoint: str | None, *, service: str, instance: str) -> None:
         if endpoint is not None and not endpoint.startswith(("http://", "https://")):
             raise ConfigError(
                 f"--otlp-traces-endpoint {endpoint}: expected a URL as "
-                "http://collector:4318/v1/traces"
+                "https://collector:4318/v1/traces"
             )
+        _check_border(endpoint)
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -56,6 +57,11 @@ def template_entry(cluster: str, plan: Plan) -> GatewayGroup:
     stand in the file itself."""
     gateway = gateways_at(cluster, plan.deployment)[0]
     _refuse_written_keys(gateway)
+    if gateway.tls is None and not gateway.plaintext:
+        raise ConfigError(
+            "gateways listen on their pods' addresses; write tls: {cert, key} at the gateway, or "
+            "plaintext: true where an Ingress or the network itself protects what clients say"
+        )
     entry: dict[str, Any] = said(gateway)
     entry |= {
         "listen": f"{ADDRESS}:{PORT}",
@@ -71,7 +77,9 @@ def template_entry(cluster: str, plan: Plan) -> GatewayGroup:
     for tenant in entry.get("tenants", ()):
         if tenant.get("api_keys_file"):
             tenant["api_keys_file"] = _client_file(tenant["api_keys_file"])
-    if secured:
+    if not secured:
+        entry["plaintext"] = True  # All agents say so, of the same network.
+    else:
         entry |= {"agent_tls": said(identity.FILES), "certificate_name": identity.GATEWAYS}
     if gateway.tls is not None:
         entry["tls"] = {"cert": "/etc/prfaas/front/tls.crt", "key": "/etc/prfaas/front/tls.key"}
@@ -172,6 +180,7 @@ def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
 
 def _container(gateway: GatewayConfig, plan: Plan, mounts: list[Object]) -> Object:
     command = ["prfaas", "gateway", FILE, "--learned", "/var/lib/prfaas/learned.json"]
+    probe = partial(http_probe, ADMIN, tls=identity.is_secured(plan.deployment))
     return container(
         "gateway",
         plan.images.base,
@@ -181,9 +190,9 @@ def _container(gateway: GatewayConfig, plan: Plan, mounts: list[Object]) -> Obje
             {"name": "http", "containerPort": PORT},
             {"name": "admin", "containerPort": ADMIN},
         ],
-        startupProbe=http_probe(ADMIN, "/health", period_s=1, failures=120),
-        readinessProbe=http_probe(ADMIN, "/ready", period_s=2, failures=2),
-        livenessProbe=http_probe(ADMIN, "/health", period_s=10, failures=6),
+        startupProbe=probe("/health", period_s=1, failures=120),
+        readinessProbe=probe("/ready", period_s=2, failures=2),
+        livenessProbe=probe("/health", period_s=10, failures=6),
         # Until no load balancer sends to it; then SIGTERM, and it drains by itself.
         lifecycle={"preStop": {"exec": {"command": ["sleep", "5"]}}},
         resources={

@@ -66,6 +66,11 @@ def mounts() -> list[Object]:
     ]
 
 
+def authority_mount() -> Object:
+    """Of a container that asks gateways and shows nothing: the authority alone, no key."""
+    return {"name": "tls", "mountPath": FILES.ca, "subPath": "ca.crt", "readOnly": True}
+
+
 def site_objects() -> list[Object]:
     """Of one Kubernetes cluster: whoever signs, and what Prometheus shows to agents."""
     signed = {"name": ISSUER, "kind": "Issuer"}
@@ -79,9 +84,9 @@ def site_objects() -> list[Object]:
     ]  # fmt: skip
 
 
-def scraped() -> Object:
-    """How Prometheus asks an agent: with a certificate of its own. Pods are asked by their
-    addresses, which no certificate names."""
+def asked_as_monitor(name: str | None = None) -> Object:
+    """How Prometheus asks agents and gateways: with a certificate of its own. Pods are asked by
+    their addresses, which no certificate has; ``name``: what all of them have instead."""
 
     def secret(key: str) -> Object:
         return {"name": f"{MONITOR}-tls", "key": key}
@@ -90,7 +95,7 @@ def scraped() -> Object:
         "ca": {"secret": secret("ca.crt")},
         "cert": {"secret": secret("tls.crt")},
         "keySecret": secret("tls.key"),
-        "insecureSkipVerify": True,
+        **({"insecureSkipVerify": True} if name is None else {"serverName": name}),
     }
     return {"scheme": "https", "tlsConfig": tls}
 

@@ -10,7 +10,7 @@ import msgspec
 from prfaas.core.deployment import Deployment
 from prfaas.render.gateways import ADMIN, gateway_objects, gateways_at, stands_in, template_entry
 from prfaas.render.groups import all_groups, label
-from prfaas.render.identity import is_secured, scraped, site_objects
+from prfaas.render.identity import GATEWAYS, asked_as_monitor, is_secured, site_objects
 from prfaas.render.machines import machine_objects
 from prfaas.render.membership import PodGroup, Template
 from prfaas.render.network import network_policies
@@ -124,7 +124,7 @@ def _namespace(site: Site) -> Object:
 
 
 def _monitors(*, gateway: bool, secured: bool) -> list[Object]:
-    components = [MACHINE, GATEWAY] if gateway else [MACHINE]
+    named: dict[str, str | None] = {MACHINE: None} | ({GATEWAY: GATEWAYS} if gateway else {})
     return [
         thing(
             "monitoring.coreos.com/v1",
@@ -136,12 +136,12 @@ def _monitors(*, gateway: bool, secured: bool) -> list[Object]:
                     {
                         "port": "admin",
                         "path": "/metrics",
-                        **(scraped() if secured and component == MACHINE else {}),
+                        **(asked_as_monitor(name) if secured else {}),
                     }
                 ],
             },
         )
-        for component in components
+        for component, name in named.items()
     ]
 
 

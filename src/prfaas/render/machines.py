@@ -153,6 +153,8 @@ def _engine(
         {"name": "scratch", "mountPath": "/tmp"},
         {"name": "operator-key", "mountPath": f"{KEYS}/operator", "readOnly": True},
     ]
+    if not group.machine.agent.plaintext:
+        mounts.append(identity.authority_mount())
     on_loopback = not group.machine.agent.plaintext
     probe = partial(_asks_itself if on_loopback else partial(http_probe, path="/health"), port)
     if engine.api_key_file is not None:

@@ -17,7 +17,7 @@ import msgspec
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.models.interpolation import Interpolation
 from prfaas.models.kv_size import KvSize
-from prfaas.policies.learned_loads import Sums
+from prfaas.policies.fading_line import Sums
 from prfaas.scheduler.commands import AnyCommand
 from prfaas.scheduler.events import AnyEvent
 from prfaas.scheduler.topology import Topology
@@ -39,13 +39,16 @@ class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
     follow from the layout, once it is known. ``prefill``: engine -> seconds by uncached tokens;
     None: learned from the events. What is learned begins with ``seeds``, curves of profiles, or
     with what a predecessor has ``learned`` (`PrefillLearner.learned`); what a gateway learns of
-    ``loads`` begins likewise (`LearnedLoads.learned`)."""
+    ``loads`` and decode ``steps`` begins likewise (`LearnedLoads`, `LearnedSteps`), the latter with
+    ``step_seeds``: engine -> seconds of a step by the sequences of its batch."""
 
     kv_size: KvSize | None = None
     prefill: dict[str, Curve] | None = None
     seeds: dict[str, Curve] = {}
     learned: dict[str, tuple[float, ...]] = {}
     loads: dict[str, Sums] = {}
+    steps: dict[str, Sums] = {}
+    step_seeds: dict[str, Curve] = {}
 
 
 class Note(msgspec.Struct, frozen=True, gc=False, tag=True):

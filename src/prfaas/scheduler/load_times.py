@@ -1,4 +1,5 @@
-"""How long decode engines took to begin on what was handed over: told to `LearnedLoads`."""
+"""How long decode engines took to begin on what was handed over, and for each token after that:
+told to `LearnedLoads` and `LearnedSteps`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prfaas.policies.api import Route
-from prfaas.policies.learned_loads import LearnedLoads, Sums
+from prfaas.policies.fading_line import Sums
+from prfaas.policies.learned_loads import LearnedLoads
+from prfaas.policies.learned_steps import LearnedSteps
 from prfaas.scheduler.events import FirstToken, RequestCompleted, RequestEvent
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.state import Record
@@ -18,22 +21,36 @@ token was seen with its last."""
 
 class LearnedTimes(NamedTuple):
     """What a scheduler has learned, to be kept for a successor: sums by engine, as
-    `PrefillLearner.learned` and `LearnedLoads.learned` give them."""
+    `PrefillLearner`, `LearnedLoads` and `LearnedSteps` give them."""
 
-    prefills: Mapping[str, Sums]
-    loads: Mapping[str, Sums]
+    prefills: Mapping[str, Sums] = {}
+    loads: Mapping[str, Sums] = {}
+    steps: Mapping[str, Sums] = {}
 
 
-class LoadTimes:
+class LearnedDecodes(NamedTuple):
+    """What is learned of decode engines."""
+
+    loads: LearnedLoads
+    steps: LearnedSteps
+
+
+class DecodeTimes:
     """``learned``: what is told."""
 
-    def __init__(self, learned: LearnedLoads) -> None:
-        self.learned = learned
+    def __init__(self, learned: LearnedDecodes) -> None:
+        self._loads, self._steps = learned
+
+    @property
+    def learned(self) -> tuple[Mapping[str, Sums], Mapping[str, Sums]]:
+        """Of loads and of steps, to be kept for a successor."""
+        return self._loads.learned(), self._steps.learned()
 
     def heard(self, record: Record, event: RequestEvent, now: float) -> None:
         """News of the attempt under way, before it has moved the request."""
         if isinstance(event, FirstToken):
             record.began_at = now
+            record.began_beside = 0 if record.decode is None else record.decode.decoding
         elif isinstance(event, RequestCompleted) and event.output_tokens is not None:
             self._ended(record, event.output_tokens, now)
 
@@ -42,7 +59,14 @@ class LoadTimes:
         engine = record.decode
         if engine is None or record.state is not State.STREAMING or record.attempt != 1:
             return
-        streamed = now - record.began_at >= _FASTEST_S * (output_tokens - 1)
-        if record.route is not Route.DIRECT and output_tokens > 1 and streamed:
+        steps = output_tokens - 1
+        answer_s = now - record.began_at
+        if steps < 1 or answer_s < _FASTEST_S * steps:
+            return
+        if record.route is not Route.DIRECT:
             load_s = record.began_at - record.asked_at
-            self.learned.seen(engine.name, record.handed_bytes, load_s)
+            self._loads.seen(engine.name, record.handed_bytes, load_s)
+        if record.sequences == 1:
+            # Of the batch its two ends are known: what came and went meanwhile evens out.
+            batch = (record.began_beside + engine.decoding) / 2
+            self._steps.seen(engine.name, max(1.0, batch), answer_s / steps, output_tokens)

@@ -19,6 +19,7 @@ from prfaas.core.layout import KvLayout
 from prfaas.models.interpolation import Table
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.policies.learned_loads import LearnedLoads
+from prfaas.policies.learned_steps import LearnedSteps
 from prfaas.policies.registry import make_policy
 from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.commands import AnyCommand, Command
@@ -32,6 +33,7 @@ from prfaas.scheduler.journal import (
     LinesLost,
     decode,
 )
+from prfaas.scheduler.load_times import LearnedDecodes
 from prfaas.scheduler.scheduler import Scheduler
 
 
@@ -75,15 +77,17 @@ def scheduler_from(opened: JournalOpened) -> Scheduler:
         )
     sizes = HandoffSizes()
     learns = opened.driver == "gateway" and opened.costs.prefill is None
-    loads = LearnedLoads(opened.costs.loads) if learns else None
-    estimates = estimates_from(opened.costs, opened.topology.cluster_of, sizes=sizes, loads=loads)
+    decodes = learned_decodes(opened.costs) if learns else None
+    estimates = estimates_from(
+        opened.costs, opened.topology.cluster_of, sizes=sizes, decodes=decodes
+    )
     return Scheduler(
         opened.topology,
         make_policy(opened.scheduler),
         opened.scheduler,
         costs=estimates.costs,
         learner=estimates.learner,
-        loads=loads,
+        decodes=decodes,
         on_layout=sizes.learn,
         on_engines=None if estimates.learner is None else estimates.learner.engines_are,
     )
@@ -104,6 +108,14 @@ class HandoffSizes:
         return 0.0 if self._layout is None else self._layout.handoff_bytes(from_token, to_token)
 
 
+def learned_decodes(inputs: CostInputs) -> LearnedDecodes:
+    """What is known of decode engines before anything was seen."""
+    steps = LearnedSteps(inputs.steps)
+    for engine, curve in inputs.step_seeds.items():
+        steps.seed(engine, zip(curve.x, curve.y, strict=True))
+    return LearnedDecodes(LearnedLoads(inputs.loads), steps)
+
+
 class Estimates(NamedTuple):
     """What the scheduler reads, and whom it tells how long prefills took (None: nobody)."""
 
@@ -116,10 +128,10 @@ def estimates_from(
     cluster_of: Mapping[str, str],
     *,
     sizes: HandoffSizes | None = None,
-    loads: LearnedLoads | None = None,
+    decodes: LearnedDecodes | None = None,
 ) -> Estimates:
     """The estimates that the scheduler begins with. ``sizes`` stand in where the inputs do not say
-    how large a hand-off is; ``loads`` go on being learned."""
+    how large a hand-off is; ``decodes`` go on being learned."""
     if inputs.prefill is None:
         prefills = LearnedPrefills(cluster_of)
         for engine, curve in inputs.seeds.items():
@@ -129,7 +141,7 @@ def estimates_from(
             kv_bytes = (sizes or HandoffSizes()).bytes
         else:
             kv_bytes = ProfileCosts({}, inputs.kv_size.bytes).kv_bytes
-        return Estimates(LearnedCosts(prefills, kv_bytes, loads), prefills)
+        return Estimates(LearnedCosts(prefills, kv_bytes, *(decodes or ())), prefills)
     assert inputs.kv_size is not None
     seconds = {curve: cache(_seconds(curve)) for curve in set(inputs.prefill.values())}
     prefill = {engine: seconds[curve] for engine, curve in inputs.prefill.items()}

@@ -26,7 +26,6 @@ from prfaas.core.deployment import SchedulerConfig
 from prfaas.core.errors import CallerError, InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.api import Policy, View
-from prfaas.policies.learned_loads import LearnedLoads
 from prfaas.policies.views import Costs, PrefillLearner
 from prfaas.scheduler.answer_lengths import AnswerLengths
 from prfaas.scheduler.assembly import assemble
@@ -67,7 +66,7 @@ from prfaas.scheduler.events import (
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.leading import Leading
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
-from prfaas.scheduler.load_times import LearnedTimes, LoadTimes
+from prfaas.scheduler.load_times import DecodeTimes, LearnedDecodes, LearnedTimes
 from prfaas.scheduler.membership import Membership
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reshaping import Reshaping
@@ -101,7 +100,7 @@ class Scheduler:
     Args:
         costs: what policy and bookkeeping read.
         learner: told how long prefills took; None where costs are known.
-        loads: told how long engines took to begin on hand-offs; None: nobody is.
+        decodes: told how long engines took to begin on hand-offs, and for answers; None: nobody.
         on_layout: told of each `LayoutKnown`: the costs may need it.
         on_engines: told of each `TopologyChanged` which engines there are, in which clusters.
     """
@@ -114,13 +113,13 @@ class Scheduler:
         *,
         costs: Costs,
         learner: PrefillLearner | None,
-        loads: LearnedLoads | None = None,
+        decodes: LearnedDecodes | None = None,
         on_layout: Callable[[KvLayout], None] | None = None,
         on_engines: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._policy = policy
         self._learner = learner
-        self._load_times = None if loads is None else LoadTimes(loads)
+        self._decode_times = None if decodes is None else DecodeTimes(decodes)
         self._requests = requests = Requests()
         self._fleet = fleet = FleetState(topology, costs, on_layout=on_layout)
         parts = assemble(requests, fleet, policy, config, costs=costs, learner=learner)
@@ -182,7 +181,7 @@ class Scheduler:
         """What it has learned; empty where costs are known."""
         return LearnedTimes(
             {} if self._learner is None else self._learner.learned(),
-            {} if self._load_times is None else self._load_times.learned.learned(),
+            *(({}, {}) if self._decode_times is None else self._decode_times.learned),
         )
 
     @property
@@ -243,8 +242,8 @@ class Scheduler:
         elif (step := self._steps[type(event)][record.state]) is not None:
             if isinstance(event, (PrefillFailed, DecodeFailed)):
                 _note_fault(record, event)
-            elif self._load_times is not None:
-                self._load_times.heard(record, event, self._now)
+            elif self._decode_times is not None:
+                self._decode_times.heard(record, event, self._now)
             step(record, event.reason if isinstance(event, _FAILURES) else "")
 
     def _of_another_attempt(self, record: Record, event: RequestEvent) -> None:

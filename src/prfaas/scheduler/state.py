@@ -238,13 +238,11 @@ class Record:
     """One live request. Fields from ``attempt`` on belong to the attempt under way."""
 
     __slots__ = (
-        "arrived_at", "asked_at", "attempt", "began_at", "cached", "deadline", "decode", "due_at",
-        "engines_lost", "failed", "from_token", "full", "handed_bytes", "hedge", "last_attempt",
-        "link", "link_bytes", "memory",
-        "output_tokens", "pace", "prefill", "prefill_s", "priority", "reason", "request_id",
-        "resumable",
-        "route", "sequences", "share_arrived", "stall_at", "state", "tenant",
-        "tenant_class", "to_token", "total_tokens",
+        "arrived_at", "asked_at", "attempt", "began_at", "began_beside", "cached", "deadline",
+        "decode", "due_at", "engines_lost", "failed", "from_token", "full", "handed_bytes", "hedge",
+        "last_attempt", "link", "link_bytes", "memory", "output_tokens", "pace", "prefill",
+        "prefill_s", "priority", "reason", "request_id", "resumable", "route", "sequences",
+        "share_arrived", "stall_at", "state", "tenant", "tenant_class", "to_token", "total_tokens",
         "transfer_attempt", "transfer_from", "transfer_id", "uncached", "weight",
     )  # fmt: skip
 
@@ -290,7 +288,8 @@ class Record:
         self.stall_at = inf
         self.share_arrived: float | None = None
         self.asked_at = self.began_at = now
-        """When a decode engine was asked, and when its first token was there."""
+        self.began_beside = 0
+        """When a decode engine was asked, and its first token was there, among so many."""
         self.handed_bytes = 0.0
         """Of its hand-off."""
         self.pace: tuple[float, float] | None = None

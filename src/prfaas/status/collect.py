@@ -34,7 +34,7 @@ from prfaas.status.snapshot import (
     MachineStatus,
     Snapshot,
 )
-from prfaas.tls.agents import AgentTrust
+from prfaas.tls.agents import Trust
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ async def _ask(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     guarded = (f"{gateway}/requests", f"{gateway}/metrics")  # All else is open.
     timeout = aiohttp.ClientTimeout(total=timeout_s)
-    trust = AgentTrust(deployment)
+    trust = Trust(deployment)
 
     through = {_metrics_of(e): trust.carried.get(e.name) for e in deployment.engines}
 

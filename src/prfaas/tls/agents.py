@@ -1,14 +1,16 @@
-"""What a gateway, and our own tools, show to agents over HTTP, and whom they take for one."""
+"""What a gateway, and our own tools, show to agents and gateways, and whom they take for one."""
 
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 from prfaas.core.addresses import parse_address
-from prfaas.core.deployment import Deployment, is_carried
+from prfaas.core.deployment import Deployment, GatewayConfig, is_carried
 from prfaas.core.errors import ConfigError
-from prfaas.tls.context import PeerContext, client_context, peer_context
+from prfaas.tls.context import PeerContext, client_context, named_context, peer_context
 from prfaas.tls.files import TlsFiles, files_in
+from prfaas.tls.front import trust_of
 
 
 def agent_contexts(deployment: Deployment) -> dict[str, PeerContext]:
@@ -43,13 +45,29 @@ def _usable(deployment: Deployment) -> TlsFiles | None:
     return None
 
 
-class AgentTrust:
-    """Which context goes with which URL, as aiohttp takes it."""
+def _of_admin(gateway: GatewayConfig) -> ssl.SSLContext | bool:
+    """Where this machine has not got its authority, it fails as one of a stranger's."""
+    shown = gateway.admin_shows
+    if shown is not None and Path(shown.ca).is_file():
+        return named_context(files_in(shown), gateway.certificate_name or gateway.name)
+    return trust_of(gateway)
+
+
+class Trust:
+    """Which context goes with which URL, as aiohttp takes it. Raises ConfigError for an authority
+    of a gateway's clients that cannot be read."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._agents = tuple(f"{a.admin_url}/" for a in deployment.agents if a.tls is not None)
         self._context = tools_context(deployment) if self._agents else None
         files = _usable(deployment) if self._agents else None
+        self._elsewhere = trust_of(deployment.gateway)
+        self._gateways: dict[str, ssl.SSLContext | bool] = {}
+        for gateway in deployment.gateways:
+            self._gateways[f"{gateway.url}/"] = trust_of(gateway)
+            self._gateways |= dict.fromkeys(
+                (f"{url}/" for url in gateway.admin_urls), _of_admin(gateway)
+            )
         self.carried: dict[str, PeerContext] = {}
         """By engine, of those that agents carry; for a connector that carries."""
         for machine in deployment.machines if files else ():
@@ -60,5 +78,8 @@ class AgentTrust:
                 self.carried |= dict.fromkeys(carried, peer_context(files, agent.name, address))
 
     def of(self, url: str) -> ssl.SSLContext | bool:
-        """True: what the session trusts."""
-        return self._context if self._context and url.startswith(self._agents) else True
+        """What our tools trust there; at an address that the file does not have, a gateway's."""
+        if self._context and url.startswith(self._agents):
+            return self._context
+        found = (trust for start, trust in self._gateways.items() if url.startswith(start))
+        return next(found, self._elsewhere)

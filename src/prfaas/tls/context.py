@@ -43,6 +43,43 @@ class PeerContext(ssl.SSLContext):
     """Where it is dialled, also for its engines."""
 
 
+class _NamedEnd(ssl.SSLObject):
+    """asyncio's."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        _check_named(self)
+
+
+class _NamedSocket(ssl.SSLSocket):
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        _check_named(self)
+
+
+class NamedContext(ssl.SSLContext):
+    """For connections to whatever has the name ``peer`` in its certificate, a host name or not: the
+    handshake with anything else fails."""
+
+    peer: str
+
+
+def _check_named(end: ssl.SSLObject | ssl.SSLSocket) -> None:
+    names, context = names_of(end.getpeercert()), end.context
+    if isinstance(context, NamedContext) and context.peer not in names:
+        raise ssl.SSLCertVerificationError(1, _other(names, context.peer))
+
+
+def named_context(files: TlsFiles, name: str) -> NamedContext:
+    """For outgoing connections to what ``files`` call ``name``; no certificate is shown. Raises
+    ConfigError naming the file that cannot be used."""
+    context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.sslobject_class, context.sslsocket_class = _NamedEnd, _NamedSocket
+    context.peer = files.name_of(name)
+    return _trusting(context, files)
+
+
 def peer_context(files: TlsFiles, agent: str, address: Address) -> PeerContext:
     """As `client_context`, for one agent. Raises ConfigError naming the file that cannot be
     used."""
@@ -62,15 +99,31 @@ def check_server(context: PeerContext, transport: asyncio.BaseTransport) -> None
 
 
 def _context(context: ContextKind, files: TlsFiles) -> ContextKind:
+    for path in (files.ca, files.cert, files.key):
+        _must_be(path)
+    _trusting(context, files)
+    try:
+        context.load_cert_chain(files.cert, files.key)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"{files.cert} and {files.key}: not a certificate and its key in PEM: {error}"
+        ) from error
+    return context
+
+
+def _must_be(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; 'prfaas certs init' and 'prfaas certs issue' make it"
+        )
+
+
+def _trusting(context: ContextKind, files: TlsFiles) -> ContextKind:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     # Kernel TLS where Python (3.12), OpenSSL and the kernel have it; OpenSSL does without it else.
     context.options |= getattr(ssl, "OP_ENABLE_KTLS", 0)
-    for path in (files.ca, files.cert, files.key):
-        if not path.is_file():
-            raise ConfigError(
-                f"{path}: no such file; 'prfaas certs init' and 'prfaas certs issue' make it"
-            )
+    _must_be(files.ca)
     try:
         context.load_verify_locations(files.ca)
     except (ssl.SSLError, OSError) as error:
@@ -79,12 +132,6 @@ def _context(context: ContextKind, files: TlsFiles) -> ContextKind:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if files.crl is not None:
         _revoke(context, files.crl)
-    try:
-        context.load_cert_chain(files.cert, files.key)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(
-            f"{files.cert} and {files.key}: not a certificate and its key in PEM: {error}"
-        ) from error
     return context
 
 

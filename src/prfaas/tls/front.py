@@ -10,11 +10,14 @@ from prfaas.core.errors import ConfigError
 
 
 class FrontTls:
-    """The context that new connections are made with, and its certificate, read again at will."""
+    """The context that new connections are made with, and its certificate, read again at will.
+    ``minimum``: clients of all ages come to a gateway's address."""
 
-    def __init__(self, cert: Path, key: Path) -> None:
+    def __init__(
+        self, cert: Path, key: Path, *, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+    ) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.minimum_version = minimum
         self.context.set_alpn_protocols(["http/1.1"])
         self.read(cert, key)
 

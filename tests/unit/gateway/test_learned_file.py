@@ -13,13 +13,14 @@ from prfaas.testing.mock_deployment import MockDeployment
 
 SUMS = {"p1": (2.0, 20.0, 1.0, 200.0, 10.0)}
 LOADS = {"d1": (1.0, 1e6, 0.1, 1e12, 1e5)}
+STEPS = {"d1": (1.0, 8.0, 0.02, 64.0, 0.16, 300.0)}
 
 
 def test_it_goes_there_and_back(tmp_path: Path) -> None:
     path = tmp_path / "learned.json"
     assert LearnedFile(path).read().prefills == {}
-    LearnedFile(path).write(LearnedTimes(SUMS, LOADS))
-    assert LearnedFile(path).read() == Learned(VERSION, SUMS, LOADS)
+    LearnedFile(path).write(LearnedTimes(SUMS, LOADS, STEPS))
+    assert LearnedFile(path).read() == Learned(VERSION, SUMS, LOADS, STEPS)
     assert [file.name for file in tmp_path.iterdir()] == ["learned.json"]
 
 

@@ -40,5 +40,5 @@ def test_the_costs_begin_with_the_profile_that_the_file_names(tmp_path: Path) ->
     file.write_text(FILE)
     deployment = load(file, model=None, listen=None)
     elsewhere = tmp_path / "run"
-    assert set(cost_seeds(deployment, beside=elsewhere)) == {"p1", "d1"}
+    assert set(cost_seeds(deployment, beside=elsewhere).seeds) == {"p1", "d1"}
     assert deployment.clusters[0].profile == "paper-1t-h200"

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.decode_load import DecodeLoad
+from prfaas.policies.learned_steps import LearnedSteps
 from prfaas.scheduler.state import ClusterState
 from prfaas.testing.policy_views import fleet
+
+
+def costs(steps: LearnedSteps) -> LearnedCosts:
+    return LearnedCosts(LearnedPrefills({}), lambda begin, end: 0.0, steps=steps)
+
+
+UNKNOWN = costs(LearnedSteps())
 
 
 def steady(
@@ -18,7 +27,7 @@ def steady(
         engine.running = engine.assigned = running
     for second in range(seconds):
         west.completed = round(second * completed_per_s)
-        load.look(west, float(second))
+        load.look(west, UNKNOWN, float(second))
     return load, west
 
 
@@ -32,11 +41,11 @@ def test_a_load_that_rises_is_seen_at_once_and_one_that_falls_is_remembered() ->
     load, west = steady(2, 1.0)
     for engine in west.decode_engines:
         engine.running = 10
-    load.look(west, 601.0)
+    load.look(west, UNKNOWN, 601.0)
     assert load.engines_needed(west) == 3
     for engine in west.decode_engines:
         engine.running = 2
-    load.look(west, 602.0)
+    load.look(west, UNKNOWN, 602.0)
     assert load.engines_needed(west) == 3
 
 
@@ -52,3 +61,17 @@ def test_a_newcomer_waits_for_those_before_it_at_the_pace_of_answers() -> None:
 
 def test_a_free_slot_is_no_wait_whatever_is_known() -> None:
     assert DecodeLoad().slot_s(fleet().cluster("west")) == 0.0
+
+
+def test_before_the_first_answer_is_complete_what_was_learned_says_how_long_slots_are_held() -> (
+    None
+):
+    """Of 20 slots, each held for 100 steps of 20 ms, so many are wanted that the last waits."""
+    steps = LearnedSteps()
+    steps.seen("west-d0", 10, 0.02, 100)
+    for known, wait_s in ((UNKNOWN, 0.0), (costs(steps), 1.5 * 11 * 2.0 / 20)):
+        load, west = DecodeLoad(), fleet().cluster("west")
+        for engine in west.decode_engines:
+            engine.running, engine.assigned = 10, 15
+        load.look(west, known, 0.0)
+        assert load.slot_s(west) == pytest.approx(wait_s)

@@ -361,4 +361,4 @@ def test_a_window_inside_a_block_is_no_place_to_go_on_from() -> None:
     key = TransferKey("x", 0, 1)
     for to_token, stands_at in ((16, 16), (20, 0)):
         offer = TransferOffer(key, layout.fingerprint(), 0, to_token, SLOT, 1.0)
-        assert Description(prefix, layout).entry(offer, (), [0]).stands_at == stands_at
+        assert Description(prefix, layout).entry(offer, (), [0]).what.stands_at == stands_at

@@ -8,7 +8,7 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.core.handoff import RequestContext
-from prfaas.process.spans import ENDPOINT_VARIABLES, NO_SPANS, make_spans
+from prfaas.process.spans import ENDPOINT_VARIABLES, INSECURE_VARIABLE, NO_SPANS, make_spans
 from prfaas.testing.otlp_collector import OtlpCollector, attributes
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -56,3 +56,19 @@ def test_off_unless_an_endpoint_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         make_spans("http://127.0.0.1:4318/v1/traces", service="s", instance="i")
     with pytest.raises(ConfigError, match="expected a URL"):
         make_spans("collector:4317", service="s", instance="i")
+
+
+def test_spans_leave_the_machine_in_plaintext_only_where_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(INSECURE_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match="would cross the network to collector in plaintext"):
+        make_spans("http://collector:4318/v1/traces", service="s", instance="i")
+    monkeypatch.setenv(ENDPOINT_VARIABLES[1], "http://10.0.0.5:4318")
+    with pytest.raises(ConfigError, match=INSECURE_VARIABLE):
+        make_spans(None, service="s", instance="i")
+    monkeypatch.setenv(INSECURE_VARIABLE, "true")
+    make_spans(None, service="s", instance="i").close()
+    monkeypatch.delenv(INSECURE_VARIABLE)
+    for fine in ("https://collector:4318/v1/traces", "http://[::1]:4318/v1/traces"):
+        make_spans(fine, service="s", instance="i").close()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
-from prfaas.scheduler.journal import CostInputs, JournalOpened, KvSize
+from prfaas.scheduler.journal import CostInputs, Curve, JournalOpened, KvSize
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.scheduler import Scheduler
 from prfaas.testing.scheduler_driver import LONG, SHORT, topology
 
 
-def gateway(policy: str = "naive", loads: dict[str, tuple[float, ...]] | None = None) -> Scheduler:
+def gateway(
+    policy: str = "naive", loads: dict[str, tuple[float, ...]] | None = None, **costs: Any
+) -> Scheduler:
     opened = JournalOpened(
         driver="gateway",
         unix_time=None,
         topology=topology(),
         scheduler=SchedulerConfig(policy=policy),
-        costs=CostInputs(kv_size=KvSize(0.0, 1.0), loads=loads or {}),
+        costs=CostInputs(kv_size=KvSize(0.0, 1.0), loads=loads or {}, **costs),
     )
     return scheduler_from(opened)
 
@@ -58,3 +62,21 @@ def test_what_loads_take_must_be_in_time_as_well(load_s: float) -> None:
     commands = scheduler.handle(e.RequestArrived("r", SHORT, 10, deadline=1e3), now=0.0)
     refused = [command for command in commands if isinstance(command, c.FailRequest)]
     assert bool(refused) is (load_s == 5.0), commands
+
+
+def test_decode_steps_are_learned_and_kept_for_a_successor() -> None:
+    """Ten tokens in a second: nine steps. In a batch of one, the only one that was seen."""
+    scheduler = gateway()
+    answer(scheduler, LONG)
+    assert scheduler.view.costs.answer_s("west-d0", 1) == pytest.approx(10 / 9)
+    again = gateway(steps=dict(scheduler.learned.steps))
+    assert again.view.costs.answer_s("west-d0", 1) == pytest.approx(10 / 9)
+    unstreamed = gateway()
+    answer(unstreamed, LONG, streamed=False)
+    assert unstreamed.learned.steps == {}
+
+
+def test_a_profile_says_what_steps_take_before_any_was_seen() -> None:
+    seeded = gateway(step_seeds={"west-d0": Curve((1.0, 3.0), (0.01, 0.03), "linear")})
+    assert seeded.view.costs.answer_s("west-d0", 1) == 0.0  # It does not say how long answers are.
+    assert seeded.learned.steps["west-d0"][0] == pytest.approx(1.98)

@@ -5,12 +5,12 @@ part. After loading there is one form only: clusters have machines, a machine ha
 engines.
 """
 
-from prfaas.core.deployment.agents import AgentConfig, TlsConfig
-from prfaas.core.deployment.borders import check_borders, is_carried, stays_here
+from prfaas.core.deployment.agents import AgentConfig, SpillConfig, TlsConfig
+from prfaas.core.deployment.borders import check_borders, is_carried
 from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfig, MachineConfig
 from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
 from prfaas.core.deployment.file import load_deployment, parse_deployment
-from prfaas.core.deployment.gateways import MOST_OUTPUT_S, GatewayConfig
+from prfaas.core.deployment.gateways import MOST_OUTPUT_S, FrontTlsConfig, GatewayConfig
 from prfaas.core.deployment.lines import AgentPair, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
@@ -28,6 +28,7 @@ __all__ = [
     "Deployment",
     "EngineConfig",
     "EngineRole",
+    "FrontTlsConfig",
     "GatewayConfig",
     "LanConfig",
     "Line",
@@ -36,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "ProcessName",
     "SchedulerConfig",
+    "SpillConfig",
     "TenantConfig",
     "TlsConfig",
     "check_borders",
@@ -44,5 +46,4 @@ __all__ = [
     "lines_of",
     "load_deployment",
     "parse_deployment",
-    "stays_here",
 ]

@@ -34,6 +34,21 @@ class TlsConfig(Strict, frozen=True):
         return self.cache_key or str(Path(self.ca).with_name(CACHE_KEY))
 
 
+class SpillConfig(Strict, frozen=True):
+    """A directory on the machine's own disk, for what is cached in memory and for what is not any
+    more. KV lies there in the clear."""
+
+    path: str
+    """Absolute; this agent's alone (mode 0700). Its parent must be there."""
+    size: str
+    """At most so much is kept there."""
+
+    @property
+    def most_bytes(self) -> int:
+        """The same in bytes."""
+        return parse_bytes(self.size)
+
+
 class CacheConfig(Strict, frozen=True):
     """Prefixes that an agent keeps for engines of its machine (`docs/agent.md`)."""
 
@@ -41,6 +56,8 @@ class CacheConfig(Strict, frozen=True):
     """At most so much of the arena; ``0 B`` keeps nothing. None: half of the arena."""
     answers: bool = False
     """Whether what engines here have answered is kept as well, when a request is complete."""
+    spill: SpillConfig | None = None
+    """A second tier on disk, which outlives the agent; None: there is none."""
 
 
 class AgentConfig(Strict, frozen=True):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
-
-from prfaas.core.addresses import parse_address, parse_url
+from prfaas.core.addresses import parse_address, parse_url, stays_here
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.clusters import MachineConfig
 from prfaas.core.deployment.engines import EngineConfig
+from prfaas.core.deployment.gateways import GatewayConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 
 
 def check_borders(deployment: Deployment) -> None:
-    """Raise ConfigError that says what to write. Asked by every process that would speak."""
+    """Raise ConfigError that says what to write. Asked by every process that would speak, of each
+    file that it takes."""
     for machine in deployment.machines:
         agent = machine.agent
         if agent.plaintext:
@@ -24,22 +24,16 @@ def check_borders(deployment: Deployment) -> None:
         for engine in machine.engines:
             with naming(f"engine {engine.name!r}"):
                 _check_engine(engine, machine)
+    for gateway in deployment.gateways:
+        if not gateway.plaintext:
+            with naming(f"gateway {gateway.name!r}"):
+                _check_gateway(gateway)
 
 
 def is_carried(engine: EngineConfig, agent: AgentConfig) -> bool:
     """Whether gateways reach the engine through its agent: all that do not speak TLS themselves
     where the agent does."""
     return agent.tls is not None and not (engine.url or "").startswith("https:")
-
-
-def stays_here(host: str) -> bool:
-    """Whether what is sent to this host cannot leave the machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_agent(agent: AgentConfig, deployment: Deployment) -> None:
@@ -85,6 +79,20 @@ def _check_engine(engine: EngineConfig, machine: MachineConfig) -> None:
                 f"prompt; publish on tcp://127.0.0.1:PORT, where {_reached(agent)}, or write "
                 f"plaintext: true at agent {agent.name!r} where the network is protected otherwise"
             )
+
+
+def _check_gateway(gateway: GatewayConfig) -> None:
+    for key, place, tls, what, wanted in (
+        ("listen", gateway.listen, gateway.tls, "prompts, answers and keys", "tls: {cert, key}"),
+        ("admin", gateway.admin, gateway.agent_tls, "operators' keys", "agent_tls: {ca, ...}"),
+    ):
+        if place is None or tls is not None or stays_here(parse_address(place, what=key).host):
+            continue
+        raise ConfigError(
+            f"{key} {place} would have {what} cross the network in plaintext; write {wanted}, or "
+            "listen on 127.0.0.1, or write plaintext: true at the gateway where a proxy or the "
+            "network itself protects them"
+        )
 
 
 def _reached(agent: AgentConfig) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prfaas.core.addresses import Address, parse_address, parse_url
+from prfaas.core.addresses import Address, parse_address, parse_url, stays_here
 from prfaas.core.deployment.agents import AgentConfig
-from prfaas.core.deployment.borders import stays_here
 from prfaas.core.deployment.clusters import MachineConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from prfaas.core.addresses import Address, parse_address
+from prfaas.core.addresses import Address, parse_address, stays_here
 from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
@@ -44,6 +44,10 @@ class GatewayConfig(Strict, frozen=True):
     """Where others reach it; None: at ``listen``."""
     tls: FrontTlsConfig | None = None
     """Without it clients speak plaintext: for this machine, or behind a proxy that has TLS."""
+    plaintext: bool = False
+    """Whether other machines may speak plaintext to its addresses that have no certificate:
+    ``listen`` without ``tls``, ``admin`` without ``agent_tls``. For behind a proxy that has TLS, or
+    a network that protects them itself."""
     agent_tls: TlsConfig | None = None
     """What it shows to agents, in its own name, and whom it takes for one; needed where an agent
     has ``tls``."""
@@ -51,8 +55,8 @@ class GatewayConfig(Strict, frozen=True):
     """What that certificate calls it, where it is not its own name: several gateways that come and
     go may have one name, and a certificate each."""
     admin: str | None = None
-    """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, in plaintext, and
-    then nowhere else; None: at ``listen``."""
+    """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, and then nowhere
+    else; None: at ``listen``. Off the loopback it shows the certificate of ``agent_tls``."""
     workers: Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)] = 1
     """Processes that share ``listen``, each a gateway of its own: limits are of each. More than one
     need ``admin``: there is the first, at the ports after it are the others."""
@@ -165,13 +169,25 @@ class GatewayConfig(Strict, frozen=True):
     @property
     def admin_url(self) -> str:
         """Where operators and Prometheus reach it, as a URL without a path."""
-        return self.url if self.admin is None else f"http://{self.admin}"
+        if self.admin is None:
+            return self.url
+        return f"{'http' if self.admin_shows is None else 'https'}://{self.admin}"
+
+    @property
+    def admin_shows(self) -> TlsConfig | None:
+        """The certificate of ``admin``, where that can be reached from other machines: what agents
+        see, whose authority our own tools know, since no host name is needed there."""
+        if self.admin is None or stays_here(parse_address(self.admin, what="admin").host):
+            return None
+        return self.agent_tls
 
     @property
     def admin_urls(self) -> tuple[str, ...]:
         """`admin_url` of each worker."""
-        workers = range(1, self.workers + 1)
-        return tuple(f"http://{self.admin_of(n)}" for n in workers if self.admin) or (self.url,)
+        if self.admin is None:
+            return (self.url,)
+        scheme = self.admin_url.partition("://")[0]
+        return tuple(f"{scheme}://{self.admin_of(n + 1)}" for n in range(self.workers))
 
     def admin_of(self, worker: int) -> str:
         """Where operators reach a worker, counted from 1. Raises ConfigError."""

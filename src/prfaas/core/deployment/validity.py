@@ -6,7 +6,7 @@ import math
 import re
 
 from prfaas.core.addresses import parse_address, parse_url
-from prfaas.core.deployment.agents import AgentConfig
+from prfaas.core.deployment.agents import AgentConfig, SpillConfig
 from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
 from prfaas.core.deployment.doubled import check_doubled
 from prfaas.core.deployment.engines import EngineConfig
@@ -116,6 +116,8 @@ def _check_agent(agent: AgentConfig) -> None:
         )
     if agent.cache_slots * agent.slot_bytes > agent.arena_bytes:
         raise ConfigError(f"cache: size {agent.cache.size} is more than the arena, {agent.arena}")
+    if agent.cache.spill is not None:
+        _check_spill(agent, agent.cache.spill)
     if not 0 <= agent.dscp <= 63:
         raise ConfigError(f"dscp {agent.dscp} is not in 0..63")
     if agent.link_workers is not None and not 0 <= agent.link_workers <= 64:
@@ -128,6 +130,18 @@ def _check_agent(agent: AgentConfig) -> None:
         _ = parse_address(address, what=key)
     _check_reachable("advertise", agent.advertise)
     _check_reachable("admin_advertise", agent.admin_advertise)
+
+
+def _check_spill(agent: AgentConfig, spill: SpillConfig) -> None:
+    if not spill.path.startswith("/"):
+        raise ConfigError(f"cache: spill: path {spill.path!r}: give an absolute path")
+    _above_zero("cache: spill: size", spill.most_bytes)
+    if not agent.cache_slots:
+        raise ConfigError("cache: spill: size 0 B caches nothing that could go to disk")
+    if agent.slot_bytes % 4096:
+        raise ConfigError(
+            f"cache: spill: slot {agent.slot}: disks want a multiple of 4 KiB, such as 1 MiB"
+        )
 
 
 def _check_addresses(engine: EngineConfig) -> None:

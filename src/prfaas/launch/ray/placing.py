@@ -7,14 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from prfaas.core.addresses import parse_address, parse_url
+from prfaas.core.addresses import parse_address, parse_url, stays_here
 from prfaas.core.deployment import (
     AgentConfig,
     Deployment,
     EngineConfig,
     GatewayConfig,
     MachineConfig,
-    stays_here,
 )
 from prfaas.core.errors import ConfigError
 from prfaas.render.groups import gpus_of

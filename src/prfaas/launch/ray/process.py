@@ -38,8 +38,7 @@ from prfaas.launch.ray.placing import Kind
 from prfaas.launch.ray.whereabouts import sockets, whereabouts
 from prfaas.launch.run_directory import place
 from prfaas.launch.sessions import Session, end_session, session_of, tied_to_parent
-from prfaas.tls.agents import tools_context
-from prfaas.tls.front import trust_of
+from prfaas.tls.agents import Trust, tools_context
 
 _PERIOD_S = 1.0
 _PROBE_TIMEOUT_S = 3.0
@@ -289,7 +288,8 @@ def _trust(deployment: Deployment, name: str, kind: Kind) -> ssl.SSLContext:
     if kind == "agent":
         shown = tools_context(deployment)
     if kind == "gateway":
-        shown = trust_of(deployment.of_gateway(name).gateway)
+        own = deployment.of_gateway(name)
+        shown = Trust(own).of(f"{own.gateway.admin_url}/")
     return shown if isinstance(shown, ssl.SSLContext) else ssl.create_default_context()
 
 

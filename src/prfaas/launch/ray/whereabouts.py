@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from prfaas.core.addresses import Address, parse_address
-from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig, stays_here
+from prfaas.core.addresses import Address, parse_address, stays_here
+from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import claimed
 from prfaas.launch.ray.placing import Kind

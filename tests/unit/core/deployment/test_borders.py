@@ -30,6 +30,7 @@ gateway: {{{gateway}}}
     )
 
 
+FRONT = "{cert: f.pem, key: f-key.pem}"
 SHOWN = "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem}"
 
 
@@ -42,6 +43,9 @@ SHOWN = "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem}"
         deployment(agent=TLS, admin="10.0.0.9:1", gateway=SHOWN),
         deployment(agent=TLS, gateway=SHOWN, engine='url: "http://10.0.0.9:2"'),
         deployment(engine='url: "https://d.example"'),
+        deployment(gateway='listen: "[::1]:8000", admin: "localhost:9090"'),
+        deployment(gateway='listen: "0.0.0.0:8000", admin: ":9090", plaintext: true'),
+        deployment(gateway=f'listen: "0.0.0.0:80", tls: {FRONT}, admin: "10.0.0.9:9", {SHOWN}'),
         deployment(engine='kv_events: "ipc:///run/d", url: "http://127.0.0.1:2"'),
     ],
 )
@@ -54,6 +58,15 @@ def test_what_stays_or_is_encrypted_or_says_so_is_fine(fine: Deployment) -> None
     [
         (deployment(admin="10.0.0.9:1"), "agent 'a': its HTTP at 10.0.0.9:1 would cross"),
         (deployment(admin="0.0.0.0:1"), "plaintext: true where"),
+        (
+            deployment(gateway='listen: "0.0.0.0:8000"'),
+            "gateway 'gateway': listen 0.0.0.0:8000 would have prompts, answers and keys cross",
+        ),
+        (deployment(gateway=f'listen: ":8000", {SHOWN}'), "write tls: {cert, key}, or"),
+        (
+            deployment(gateway=f'admin: "10.0.0.9:9090", tls: {FRONT}'),
+            "admin 10.0.0.9:9090 would have operators' keys cross",
+        ),
         (deployment(agent=TLS), "prfaas certs issue gateway' and write at the gateway: agent_tls"),
         (deployment(engine='url: "http://10.0.0.7:2"'), "engine 'd': url http://10.0.0.7:2 would"),
         (
