@@ -104,7 +104,7 @@ class Columns:
                 engine.unpaired,
             )
 
-    def of(self, tokens: Mapping[str, int], *, otherwise: float = 0.0) -> Floats:
+    def of(self, tokens: Mapping[str, float], *, otherwise: float = 0.0) -> Floats:
         """What is given by engine name as an array."""
         count, most = len(tokens), len(self.engines)
         if 2 * count > most:

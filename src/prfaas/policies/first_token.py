@@ -98,4 +98,6 @@ def _prefilled_in(request: RequestView, view: View, engine: EngineView, now: flo
     uncached = max(1, request.total_tokens - request.cached.get(engine.name, 0))
     wait_s = engine.free_at - now
     own_s = view.costs.prefill_s(engine.name, uncached)
+    if request.fetch_s:
+        own_s += request.fetch_s.get(engine.name, 0.0)
     return own_s + wait_s if wait_s > 0 else own_s

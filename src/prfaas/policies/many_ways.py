@@ -46,6 +46,8 @@ class ManyWays:
         self._held = columns.of(request.cached)
         self._decodes = self._decode_engines(request)
         self._own_s = columns.prefill_times(self._uncached(request))
+        if request.fetch_s:
+            self._own_s = self._own_s + columns.of(request.fetch_s)
         self._wait_s = columns.waits_s(now)
         self._done_s = self._own_s + self._wait_s
         self._slot_s = slot_s
