@@ -16,6 +16,11 @@ from prfaas.index.keys import Tokens
 
 _LARGEST = (1 << 32) - 1
 _NONE = msgspec.Raw(b"[]")
+_SHORT = 1500
+"""Below so many bytes a regular expression is faster than arrays are made: 10 us for 200 ids."""
+_PLAIN = re.compile(
+    rb"\[(?:0|[1-9]\d*+)(?:,(?:0|[1-9]\d*+))*+\]|\[(?:0|[1-9]\d*+)(?:, (?:0|[1-9]\d*+))*+\]"
+)
 _NAMED = re.compile(rb'"token_ids"\s*:\s*\[')
 """A list's beginning. In a JSON string the quotes would be escaped, so it is no part of one."""
 
@@ -29,8 +34,7 @@ class TokenIds(Tokens):
             if b"-" in text:
                 raise ValueError("a token id is negative")
         self._text = text
-        marks = np.frombuffer(text, np.uint8)
-        self._count = int(np.count_nonzero(marks == ord(","))) + (len(text) > len(b"[]"))
+        self._count = _commas(text) + (len(text) > len(b"[]"))
         self._numbers = np.empty(0, np.uint32)
 
     def __len__(self) -> int:
@@ -80,10 +84,18 @@ def take_out(answer: bytes) -> tuple[bytes, list[bytes]]:
     return b"".join([*rest, answer[at:]]), lists
 
 
+def _commas(text: bytes) -> int:
+    if len(text) < _SHORT:
+        return text.count(b",")
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord(",")))
+
+
 def _is_plain(text: bytes) -> bool:
     """Whether it is ``[1,2,3]`` or ``[1, 2, 3]``, as JSON is usually written."""
     if text == b"[]":
         return True
+    if len(text) < _SHORT:
+        return _PLAIN.fullmatch(text) is not None
     if not (text.startswith(b"[") and text.endswith(b"]")):
         return False
     marks = np.frombuffer(text, np.uint8)[1:-1]
