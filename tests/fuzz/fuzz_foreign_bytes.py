@@ -56,6 +56,7 @@ from prfaas.engine_socket.messages import (
     OpenImport,
     RegisterEngine,
 )
+from prfaas.gateway import json_fields
 from prfaas.gateway.agent_client import TransferStatus, read_answer
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.carried_events import KeyedFollower
@@ -108,6 +109,9 @@ _BODIES = [
 def http_body(rng: random.Random) -> None:
     raw = mutated(rng, rng.choice(_BODIES))
     endpoint = rng.choice(("/v1/completions", "/v1/chat/completions"))
+    # As what is small is read, or what is large; also where a number is long, or a collector waits.
+    json_fields._FEW_QUOTES = rng.choice((0, 20_000))
+    json_fields._SLOW_BYTES, json_fields._MOST_NUMBER_BYTES = rng.choice(((2, 2), (65_536, 400)))
     with suppress(RequestRefused):
         body = RequestBody(endpoint, raw)  # type: ignore[arg-type]
         _ = body.model, body.cache_salt, body.needs_engine_alone()

@@ -192,8 +192,8 @@ class Admin:
                 "entries": pool.cached,
                 "disk": {
                     "size_bytes": pool.disk_bytes,
-                    "used_bytes": sum(entry.file_bytes for entry in pool.on_disk),
-                    "entries": pool.on_disk,
+                    "used_bytes": pool.disk_used_bytes,
+                    "entries": self._driver.on_disk(),
                 },
             }
         )

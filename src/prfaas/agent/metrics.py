@@ -105,7 +105,7 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     yield _by_tier(
         "prfaas_pool_cache_used_bytes", "What cached prefixes take, with those being read",
         sum(entry.slots for entry in snapshot.cached) * size,
-        sum(entry.file_bytes for entry in snapshot.on_disk),
+        snapshot.disk_used_bytes,
     )  # fmt: skip
     yield GaugeMetricFamily(
         "prfaas_pool_cache_pinned_bytes", "Memory of cached prefixes that are pinned",

@@ -145,7 +145,7 @@ class Churn:
         slots = self.pool.snapshot().slots
         if slots.free + slots.cached != SLOTS:
             raise InvariantError(f"slots are lost: {slots}")
-        on_disk = {entry.transfer_id for entry in self.pool.snapshot().on_disk}
+        on_disk = {entry.transfer_id for entry in self.pool.disk.views()}
         if on_disk != {key.transfer_id for key in self._files}:
             raise InvariantError("the books know other files than there are")
 

@@ -93,7 +93,7 @@ class Rig(CacheRig):
             self.disk_does()
 
     def on_disk(self) -> list[str]:
-        found = [entry.transfer_id for entry in self.pool.snapshot().on_disk]
+        found = [entry.transfer_id for entry in self.pool.disk.views()]
         assert sorted(found) == sorted(self.files)
         return found
 
@@ -356,5 +356,5 @@ def test_off_by_default() -> None:
     rig = CacheRig()
     rig.receive("t1", prompt(1, 1))
     assert rig.pool.snapshot().disk_bytes == 0
-    assert not rig.pool.snapshot().on_disk
+    assert not rig.pool.disk.views()
     assert TransferKey("t1", 0, 101) in {e.key for e in rig.pool.cached()}
