@@ -37,7 +37,7 @@ from benchmarks.case_study.cases import (
     description,
 )
 from benchmarks.case_study.figure import draw
-from benchmarks.case_study.load import Outcome, asked, drawn, sustained
+from benchmarks.case_study.load import Outcome, asked, drawn, evened, sustained
 
 from prfaas.sim.experiment import simulate
 from prfaas.testing.running import RunningDeployment
@@ -103,6 +103,10 @@ def measured(case: Case, args: argparse.Namespace) -> Row:
     described = description(case.offered, args.requests)
     assert described.asked.lengths is not None
     workload = drawn(described.asked.lengths.distribution(), 1024, case.offered, args.requests, 1)
+    if case.scheduler.policy == "auto":  # Offered no more than the bound, it can answer no more.
+        workload = msgspec.structs.replace(
+            workload, arrivals=evened(workload.arrivals, case.offered)
+        )
     end = workload.arrivals[-1]
     simulation = simulate(described, case.run, workload, beside=FILE.parent, until=end)
     done = simulation.recorder.table().done_at

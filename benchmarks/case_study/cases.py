@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.core.units import parse_rate
+from prfaas.core.units import parse_duration, parse_rate
 from prfaas.description.experiments import RunConfig, Split
 from prfaas.description.file import Description
 from prfaas.models.profiles import load_profile
 from prfaas.planner.compare import elastic_bound, two_clusters
 from prfaas.planner.scenario import load_scenario as load_planned
+from prfaas.policies.registry import options_of
 from prfaas.sim.runs import load_scenario
 
 FILE = Path(__file__).parents[2] / "examples" / "paper.yaml"
@@ -132,6 +133,9 @@ def deployment_file(
     bits = parse_rate(str(link.rate)) * 8 / slow / byte_scale
     links = [{"from": "east", "to": "west", "rate": f"{bits:.0f} bit/s"}] if case.n_prfaas else []
     scheduler = msgspec.to_builtins(case.scheduler)
+    if "ttft" in options_of(case.scheduler.policy):  # The SLO is slowed like everything else.
+        ttft_s = parse_duration(str(load_scenario(FILE).slo.ttft)) * slow
+        scheduler["options"] = {**case.scheduler.options, "ttft": f"{ttft_s:g} s"}
     return {
         "clusters": clusters,
         "links": links,

@@ -45,6 +45,18 @@ def drawn(
     return Workload(times.tolist(), prompts.tolist(), [output_tokens] * count)
 
 
+def evened(times: Sequence[float], rate: float) -> list[float]:
+    """The same arrivals, stretched so that any twenty of them in a row take as long as ``rate``
+    says: what is offered in a window of a short run is then ``rate``, not the luck of the draw."""
+    found: list[float] = []
+    for start in range(0, len(times), _STRATA):
+        block = times[start : start + _STRATA]
+        before = times[start - 1] if start else 0.0
+        stretch = len(block) / rate / (block[-1] - before)
+        found += [start / rate + (at - before) * stretch for at in block]
+    return found
+
+
 async def asked(
     url: str, workload: Workload, *, slow: float, until: float, first_id: int = 0
 ) -> list[Outcome]:

@@ -7,6 +7,8 @@
     tail      hand-offs that end at a block's end beside exact ones; imports beside running answers;
               prefill stock, idle and exporting
     prefill   prefill with the connector idle and exporting beside a stock engine, KV throughput
+    link      the KV link over loopback with link workers, and workers killed (no GPU needed)
+    faults    kill -9 of each process in mid-transfer, as the tests do it
 
 ``python -m benchmarks.gpu copies identity`` runs two of them; each replaces its own part of the
 file, row by row as they come. Models to time are directories, names, or layouts of real size
@@ -41,6 +43,8 @@ def main() -> int:
                         default=["stock", "idle", "exporting"])  # fmt: skip
     parser.add_argument("--block-tokens", type=int, default=256, help="of the tiny models' engines")
     parser.add_argument("--lengths", nargs="+", type=int, help="prompt tokens")
+    parser.add_argument("--workers", nargs="+", type=int, help="numbers of link workers")
+    parser.add_argument("--faults", default="killed", help="which tests, as pytest's -k takes it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kv-cache", default="8 GiB", help="of each engine whose prefill is timed")
     parser.add_argument(
@@ -111,11 +115,25 @@ def _tail(args: argparse.Namespace) -> Rows:
     )
 
 
+def _link(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import link
+
+    return link.measure(args.workers or link.WORKERS)
+
+
+def _faults(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import faults
+
+    return faults.measure(args.faults)
+
+
 _PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "copies": _copies,
     "identity": _identity,
     "choices": _choices,
     "prefill": _prefill,
+    "link": _link,
+    "faults": _faults,
     "tail": _tail,
 }
 

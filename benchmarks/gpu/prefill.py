@@ -98,7 +98,11 @@ def _export(bench: Bench, transfer_id: str, answered_at: float) -> Row:
     path = f"transfers/{transfer_id}?wait_s=5&ranks=1"
     sent = call(f"{bench.admins['east']}/{path}").json()["sent"]
     bench.forget(transfer_id)
+    late_s = arrived["completed_at"] - answered_at
+    hidden = sent["bytes_acknowledged_at_export_end"] / sent["bytes_total"]
     return {
-        "arrived_after_answer_s": arrived["completed_at"] - answered_at,
-        "hidden_share": sent["bytes_acknowledged_at_export_end"] / sent["bytes_total"],
+        "arrived_after_answer_s": late_s,
+        "hidden_share": hidden,
+        # An export may end before the prompt does: at its last block's end.
+        "hidden_when_answered_at_least": hidden if late_s > 0 else 1.0,
     }

@@ -152,22 +152,30 @@ def _pair(ends: Ends, command: list[str], repeats: int, options: dict[str, objec
 
 
 def _follow(sender: subprocess.Popen[str], receiver: subprocess.Popen[str]) -> Measured:
-    warm = float(str(following(sender, "warm")["cpu_s"])) + _cpu_of(receiver.pid)
+    warm = float(str(following(sender, "warm")["cpu_s"])) + cpu_of(receiver.pid)
     rates: list[float] = []
     while True:
         said = following(sender, "transfer", "done")
         if said["event"] == "done":
-            used = float(str(said["cpu_s"])) + _cpu_of(receiver.pid) - warm
+            used = float(str(said["cpu_s"])) + cpu_of(receiver.pid) - warm
             break
         rates.append(workload.TOTAL_BYTES / float(str(said["seconds"])))
     gib = len(rates) * workload.TOTAL_BYTES / 1024**3
     return Measured(tuple(rates), (used / gib,) if rates else ())
 
 
-def _cpu_of(pid: int) -> float:
+def cpu_of(pid: int) -> float:
     """Of a process and those that it has started and that live."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    children = [c for task in Path(f"/proc/{pid}/task").glob("*/children")
-                for c in task.read_text().split()]  # fmt: skip
-    return own_s + sum(_cpu_of(int(child)) for child in children)
+    return own_s + sum(cpu_of(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    """By their parent's id: not every kernel has ``task/*/children``."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import workload
 
 from prfaas.agent.arena import Arena
@@ -60,6 +63,15 @@ def workers(options: Mapping[str, object]) -> int | None:
     return count if isinstance(count, int) else None
 
 
+def chunks(options: Mapping[str, object], config: TcpLinkConfig) -> TcpLinkConfig:
+    """With chunks of the size that was asked for, if any."""
+    size = options.get("chunk_bytes")
+    if not isinstance(size, int):
+        return config
+    least = min(size, config.min_chunk_bytes)
+    return msgspec.structs.replace(config, max_chunk_bytes=size, min_chunk_bytes=least)
+
+
 def receive(options: dict[str, str]) -> None:
     config = TcpLinkConfig(
         name="west",
@@ -67,6 +79,7 @@ def receive(options: dict[str, str]) -> None:
         listen=f"{options['host']}:0",
         workers=workers(options),
     )
+    config = chunks(options, config)
     arena = Memory()
     link = TcpLink(config, arena, arena.shared)
     workload.say("listening", address=link.address)
@@ -89,17 +102,29 @@ def send(options: dict[str, object]) -> None:
         peers={"west": peer},
         workers=workers(options),
     )
+    config = chunks(options, config)
     arena = Memory()
     link = TcpLink(config, arena, arena.shared)
     move(link, arena, "warm-up", int(str(options.get("warm_bytes", workload.TOTAL_BYTES))))
     while not all_by_workers(link):
         time.sleep(0.05)
     workload.say("warm", cpu_s=cpu_s(link))
+    at_once = int(str(options.get("at_once", 1)))
     for number in range(int(str(options["repeats"]))):
-        workload.say("transfer", seconds=move(link, arena, f"run-{number}"))
+        workload.say("transfer", seconds=move(link, arena, f"run-{number}", at_once=at_once))
     state = link.states()[0]
-    workload.say("done", cpu_s=cpu_s(link), connections=state.connections)
+    workload.say(
+        "done", cpu_s=cpu_s(link), connections=state.connections, memory_mib=memory_mib(link)
+    )
     link.close()
+
+
+def memory_mib(link: TcpLink) -> float:
+    """This process's and its workers', without the arena; what they share is counted once."""
+    pids = [os.getpid(), *([] if link.workers is None else link.workers.pids())]
+    text = "".join(Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
+    found = [int(kib) for kib in re.findall(r"^Pss_(?:Anon|File): +(\d+) kB", text, re.MULTILINE)]
+    return sum(found) / 1024
 
 
 def all_by_workers(link: TcpLink) -> bool:
@@ -115,23 +140,27 @@ def cpu_s(link: TcpLink) -> float:
     return workload.cpu_s() + (0.0 if link.workers is None else link.workers.cpu_s())
 
 
-def move(link: TcpLink, arena: Memory, name: str, total: int = workload.TOTAL_BYTES) -> float:
-    """Seconds until all of the transfer's first ``total`` bytes are acknowledged."""
-    over = threading.Event()
+def move(
+    link: TcpLink, arena: Memory, name: str, total: int = workload.TOTAL_BYTES, at_once: int = 1
+) -> float:
+    """Seconds until the first ``total`` bytes of each of ``at_once`` transfers are acknowledged."""
+    open_now = threading.Semaphore(0)
     problems: list[str] = []
 
     def fail(reason: str) -> None:
         problems.append(reason)
-        over.set()
+        open_now.release()
 
-    offer = TransferOffer(TransferKey(name, 0, 1), "bench", 0, 256, total, 300.0)
     started = time.perf_counter()
-    handle = link.send("west", offer, on_complete=over.set, on_failed=fail)
-    for offset, length in workload.ranges():
-        end = min(offset + length, total)
-        if end > offset:
-            handle.add(offset, arena.memory[offset:end], lambda: None)
-    over.wait()
+    for number in range(at_once):
+        offer = TransferOffer(TransferKey(f"{name}-{number}", 0, 1), "bench", 0, 256, total, 300.0)
+        handle = link.send("west", offer, on_complete=open_now.release, on_failed=fail)
+        for offset, length in workload.ranges():
+            end = min(offset + length, total)
+            if end > offset:
+                handle.add(offset, arena.memory[offset:end], lambda: None)
+    for _ in range(at_once):
+        open_now.acquire()
     if problems:
         raise SystemExit(problems[0])
     return time.perf_counter() - started

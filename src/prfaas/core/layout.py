@@ -32,6 +32,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
+from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import UNREADABLE, LayoutMismatch
 from prfaas.core.pieces import Piece, joined
 from prfaas.core.strict import Strict
@@ -43,14 +44,6 @@ PAIRING_DIGITS = 16
 """So many digits of a fingerprint are equal exactly where two ranks' engines pair."""
 
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
-
-
-def aligned_boundary(prompt_tokens: int, block_tokens: int) -> int:
-    """T = floor((N-1)/block)*block: where the hand-off of an N-token prompt ends, 0 or more.
-
-    The last token is never part of it: the decode engine computes at least that one.
-    """
-    return max(0, (prompt_tokens - 1) // block_tokens * block_tokens)
 
 
 class LayerLayout(Strict, frozen=True):

@@ -68,6 +68,8 @@ class Exchange:
         self.loadable: Callable[[str], Awaitable[int]]
         """How much of the prompt an engine can load from its agent, once that has been given what
         is to be pulled to it."""
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when it is over."""
         self.engine_headers = _engine_headers(request_id, request)
 
     def keep_alive(self, every_s: float) -> None:

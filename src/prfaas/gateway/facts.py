@@ -70,6 +70,12 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     completed_s: float | None = None
 
     @property
+    def computed_by(self) -> str | None:
+        """The engine that prefilled the prompt, where it was answered."""
+        done = self.outcome == "ok" or self.first_token_s is not None
+        return (self.prefill_engine or self.decode_engine) if done else None
+
+    @property
     def uncached_tokens(self) -> int | None:
         """None where the prompt's length is not known."""
         return None if self.total_tokens is None else self.total_tokens - self.cached_tokens

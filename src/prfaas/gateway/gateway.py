@@ -14,6 +14,7 @@ from prfaas.core.deployment import Deployment
 from prfaas.gateway.access import Access, locked_out, read_access
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.background import Background
+from prfaas.gateway.cached_elsewhere import CachedElsewhere
 from prfaas.gateway.drains import Drains
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
@@ -151,6 +152,7 @@ class Gateway:
         for index in (self.index, self.pools.index):
             self.run_beside("index", partial(keep_tidy, index))
         self.run_beside("threshold", self.thresholds.run)
+        self.run_beside("hot_copies", self.requests.elsewhere.hot_copies.run)
         self.run_beside("certificates", self.access.warn)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
@@ -213,6 +215,7 @@ class Gateway:
         for feed in self._roster.feeds.values():
             self.metrics.observe_feed(feed)
         self.metrics.distinct_blocks.set(self.index.blocks)
+        self.requests.elsewhere.hot_copies.show(self.metrics.hot_copies)
         for name in self.engines:
             role = self._driver.scheduler.view.engines[name].role
             up, draining = name in self.fleet.up, name in self.drains.engines
@@ -240,12 +243,13 @@ class Gateway:
             index=self.index,
             metrics=self.metrics,
             journal=self._journal,
-            pools=self.pools,
             layouts=fleet.layouts,
             new_key=self._session.new_key,
-            agents=self.agents,
-            loads=self._loads,
-        )
+            elsewhere=CachedElsewhere(
+                self.pools, fleet.layouts, self._endpoints, self._driver.scheduler.view,
+                agents=self.agents, loads=self._loads, new_key=self._session.new_key,
+            ),
+        )  # fmt: skip
 
     def _what_is_learned(self) -> LearnedTimes:
         learned = self._driver.scheduler.learned

@@ -91,6 +91,12 @@ class GatewayMetrics:
             ("kind",),
             registry=r,
         )
+        self.hot_copies = ReadCounter(
+            "prfaas_gateway_hot_copies",
+            "Prefixes copied ahead to agents where they were missed.",
+            ("outcome",),
+            registry=r,
+        )
         self._dropped = ReadCounter(
             "prfaas_gateway_connections_dropped",
             "Connections closed since the start, to make room or for being silent.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from prfaas.core.boundary import aligned_boundary
 from prfaas.core.deployment import EngineRole
-from prfaas.core.layout import aligned_boundary
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.pools import Holder, Pull
 from prfaas.index.keys import PromptKeys
@@ -26,6 +26,8 @@ class Matches(NamedTuple):
     """What each one's agent has, whether or not the engine has as much itself."""
     pulls: Mapping[str, Pull] = {}
     """Of ``cached``, those that count what is to be pulled to their agent first."""
+    agents: Mapping[Holder, int] = {}
+    """What each agent's cache has."""
     fetch_s: Mapping[str, float] = {}
     """What it takes to load, and to pull, what of ``cached`` an engine does not hold itself."""
 
@@ -80,7 +82,7 @@ def with_pools(
             pulls[name], cached[name] = wanted, wanted.to_token
             fetch_s[name] = wanted.seconds
             resumable.pop(name, None)
-    return Matches(cached, resumable, pool, at_agent, pulls, fetch_s)
+    return Matches(cached, resumable, pool, at_agent, pulls, pools, fetch_s)
 
 
 def match_engines(

@@ -29,11 +29,14 @@ from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.keys import Tokens
 from prfaas.policies.api import View
 from prfaas.policies.learned_fetches import LearnedFetches, pull_way
+from prfaas.policies.views import LinkView
 
 logger = logging.getLogger(__name__)
 
 _WORTH = 0.8
 """A pull that takes more of the prefill's time than this is not worth its trouble."""
+_IDLE = 0.5
+"""From this utilisation on a line carries something."""
 _POLL_S = 2.0
 _LEAST_S, _PATIENCE = 2.0, 4.0
 """A pull is given up after so long, and so many times what it was expected to take."""
@@ -89,10 +92,45 @@ class PullCosts:
                 self._loads.fetches.passed_over(way)
         return found
 
+    def missed(
+        self, prompt: PromptToPull, engine: str, layout: str, *, pools: Mapping[Holder, int]
+    ) -> Pull | None:
+        """What an engine's agent lacks most of a prompt that was computed, and could be sent over a
+        line that is there."""
+        target = self._endpoints.engines[engine].agent
+        own = pools.get(Holder(target, layout), 0)
+        longest = max(
+            (
+                (tokens, holder)
+                for holder, tokens in pools.items()
+                if holder.layout == layout and self._line(holder.agent, target) is not None
+            ),
+            default=(0, None),
+        )
+        tokens, holder = longest
+        if holder is None or tokens <= own:
+            return None
+        seconds = self._guess_s(holder.agent, target, own, tokens)
+        return Pull(holder, target, own, tokens, seconds, prompt.salt, prompt.adapter, seconds)
+
+    def idle(self, pull: Pull) -> bool:
+        """Whether the line of a pull carries nothing for requests now."""
+        link = self._line(pull.source.agent, pull.target)
+        return (
+            link is not None and link.up and not link.outstanding_bytes and link.utilisation < _IDLE
+        )
+
+    def kv_bytes(self, pull: Pull) -> float:
+        """Of what comes with it, at most."""
+        return self._view.costs.kv_bytes(0, pull.to_token)
+
+    def _line(self, sender: str, receiver: str) -> LinkView | None:
+        line = self._lines().get(AgentPair(sender, receiver))
+        return None if line is None else self._view.link(*line)
+
     def _guess_s(self, sender: str, receiver: str, from_token: int, to_token: int) -> float:
         """Behind what the line has still to carry; infinite where there is none."""
-        line = self._lines().get(AgentPair(sender, receiver))
-        link = None if line is None else self._view.link(*line)
+        link = self._line(sender, receiver)
         if link is None or not link.up:
             return inf
         size = link.outstanding_bytes + self._view.costs.kv_bytes(from_token, to_token)
@@ -130,9 +168,13 @@ class Puller:
         self.made = self.failed = 0
         """Pulls, since the start."""
 
-    async def pull(self, wanted: Pull, tokens: Tokens, *, ranks: int, within_s: float) -> bool:
-        """Whether the target has it now, or has had it a moment ago."""
-        within_s = min(within_s, _LEAST_S + _PATIENCE * wanted.seconds)
+    async def pull(
+        self, wanted: Pull, tokens: Tokens, *, ranks: int, within_s: float, priority: int = 0
+    ) -> bool:
+        """Whether the target has it now, or has had it a moment ago. With a ``priority`` that
+        yields nobody waits for it, and it may take all of ``within_s``."""
+        if not priority:
+            within_s = min(within_s, _LEAST_S + _PATIENCE * wanted.seconds)
         parts = self._pools.path(
             wanted.source,
             tokens,
@@ -148,15 +190,15 @@ class Puller:
         began = time.monotonic()
         try:
             async with asyncio.timeout(within_s):
-                await _all(self._copying(wanted, part, ranks, within_s) for part in parts)
+                await _all(self._copying(wanted, part, ranks, within_s, priority) for part in parts)
         except (LinkError, LocalFault, TimeoutError) as error:
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) and not priority:
                 self._took(wanted, began)
             self.failed += 1
             logger.info("nothing pulled from %s to %s: %s", wanted.source.agent, wanted.target,
                         error or "it took too long")  # fmt: skip
             return False
-        if alone:
+        if alone and not priority:
             self._took(wanted, began)
         self.made += 1
         return True
@@ -172,12 +214,12 @@ class Puller:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
     def _copying(
-        self, wanted: Pull, part: Stored, ranks: int, within_s: float
+        self, wanted: Pull, part: Stored, ranks: int, within_s: float, priority: int
     ) -> asyncio.Task[None]:
         place = part.transfer_id, wanted.target
         task = self._under_way.get(place)
         if task is None:
-            task = asyncio.ensure_future(self._copy(wanted, part, ranks, within_s))
+            task = asyncio.ensure_future(self._copy(wanted, part, ranks, within_s, priority))
             self._under_way[place] = task
             task.add_done_callback(partial(self._copied, place))
         return task
@@ -187,7 +229,9 @@ class Puller:
         if not task.cancelled():
             task.exception()  # Whoever waited for it may have given up.
 
-    async def _copy(self, wanted: Pull, part: Stored, ranks: int, within_s: float) -> None:
+    async def _copy(
+        self, wanted: Pull, part: Stored, ranks: int, within_s: float, priority: int
+    ) -> None:
         sender, receiver = self._agents[wanted.source.agent], self._agents[wanted.target]
         copy_id = self._new_id()
         await receiver.await_copy(copy_id, AwaitCopy(prefix=part.prefix, deadline_s=within_s))
@@ -199,6 +243,7 @@ class Puller:
                     transfer_id=part.transfer_id,
                     destination=wanted.target,
                     deadline_s=within_s,
+                    priority=priority,
                 ),
             )
             await watch_transfer(

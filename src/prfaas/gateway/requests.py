@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import ceil
@@ -15,10 +15,10 @@ from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.access_log import log_access
-from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies
 from prfaas.gateway.body import RequestBody
+from prfaas.gateway.cached_elsewhere import CachedElsewhere
 from prfaas.gateway.driver import Driver
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineAnswer
@@ -26,7 +26,6 @@ from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
-from prfaas.gateway.load_costs import LoadCosts
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
@@ -35,10 +34,9 @@ from prfaas.gateway.openai_errors import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from prfaas.gateway.pools import Pools
-from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines, with_pools
+from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer
-from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
+from prfaas.gateway.pulls import PromptToPull
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
 from prfaas.gateway.token_ids import TokenIds
@@ -60,7 +58,7 @@ class RequestFlow:
 
     Args:
         index: what the engines' prefix caches hold.
-        pools: what the agents' caches hold.
+        elsewhere: what the agents' caches hold.
         layouts: how engines hold their KV cache, as far as they have registered.
         new_key: makes a fresh name for a request, fit to be the stem of transfer ids.
     """
@@ -76,11 +74,9 @@ class RequestFlow:
         index: PrefixIndex,
         metrics: GatewayMetrics,
         journal: JournalFile,
-        pools: Pools,
         layouts: Layouts,
         new_key: Callable[[], str],
-        agents: Mapping[str, AgentClient],
-        loads: LoadCosts,
+        elsewhere: CachedElsewhere,
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
@@ -92,11 +88,9 @@ class RequestFlow:
         self._metrics = metrics
         self._journal = journal
         self._driver = driver
-        self._pools, self._layouts = pools, layouts
+        self._layouts = layouts
         self._new_key = new_key
-        self._load_costs = loads
-        self._pull_costs = PullCosts(endpoints, driver.scheduler.view, loads)
-        self._puller = Puller(pools, agents, new_id=new_key, fetches=loads.fetches)
+        self.elsewhere = elsewhere
         self.inflight = 0
         self._live: set[Exchange] = set()
         self.tracing = NO_TRACING
@@ -193,7 +187,7 @@ class RequestFlow:
     def _ended(self, exchange: Exchange, trace: Trace) -> None:
         facts, elapsed_s = exchange.facts, exchange.elapsed_s()
         self._metrics.observe_request(facts)
-        self._load_costs.ended(facts)
+        exchange.on_end()
         self.recent.appendleft(facts)
         trace.end(facts, elapsed_s)
         log_access(facts, elapsed_s)
@@ -234,8 +228,9 @@ class RequestFlow:
             return
         matches = self._match(prompt, exchange.body.cache_salt, adapter)
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
+        exchange.on_end = partial(self.elsewhere.ended, exchange, matches.agents, adapter)
         exchange.facts.pulls, exchange.facts.at_agent = matches.pulls, matches.at_agent
-        exchange.loadable = partial(self._loadable, exchange)
+        exchange.loadable = partial(self.elsewhere.loadable, exchange)
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
             exchange,
@@ -301,19 +296,4 @@ class RequestFlow:
             prompt_tokens=len(token_ids),
             alignment_tokens=self._layouts.alignment_tokens,
         )
-        pools = self._pools.match(keys)
-        best = partial(
-            self._pull_costs.best, PromptToPull(len(token_ids), salt, adapter), pools=pools
-        )
-        load = partial(self._load_costs.worth_s, len(token_ids))
-        return with_pools(found, pools, engines, self._layouts.loads, best, load)
-
-    async def _loadable(self, exchange: Exchange, engine: str) -> int:
-        facts, ids = exchange.facts, exchange.prompt.token_ids
-        wanted = facts.pulls.get(engine)
-        if wanted is not None and ids is not None:
-            ranks, within_s = self._layouts.parts(engine), exchange.time_left_s()
-            if await self._puller.pull(wanted, ids, ranks=ranks, within_s=within_s):
-                facts.note_pull(engine, wanted.to_token)
-        self._load_costs.begins(facts, engine, exchange.elapsed_s())
-        return facts.at_agent.get(engine, 0)
+        return self.elsewhere.beside(found, keys, PromptToPull(len(token_ids), salt, adapter))

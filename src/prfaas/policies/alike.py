@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
+from prfaas.policies.beside_batch import expected_share
 from prfaas.policies.decode_load import DecodeLoad
 from prfaas.policies.views import ClusterView, Costs, EngineView, LinkView
 
@@ -55,6 +57,17 @@ class Queues:
                 found.append(front)
         return found
 
+    def first(self, now: float) -> Front | None:
+        """The last of the fronts: of all the one that is free first, then with the least before
+        it; None where none is up. ``now`` never falls."""
+        waiting = self._waiting.get(0)
+        if waiting is not None and (waiting or self._idle):
+            front = self._front(0, now)
+            if front is not None and front[0] <= 0.0:
+                return front
+        fronts = self.fronts(now)
+        return fronts[-1] if fronts else None
+
     def _front(self, prefills: int, now: float) -> Front | None:
         waiting = self._waiting[prefills]
         if not prefills:
@@ -86,7 +99,8 @@ class Source:
         self._of: list[Queues] = []
         self._put: list[tuple[int, float] | None] = [None] * len(engines)
         self._fronts: list[tuple[Queues, list[Front]]] = []
-        self._at: float | None = None
+        self._first: list[tuple[Queues, Front]] = []
+        self._at = self._first_at = -inf
         alike: dict[object, Queues] = {}
         for engine in engines:
             kind = costs.alike(engine.name)
@@ -100,7 +114,7 @@ class Source:
         engine, queues, put = self.engines[place], self._of[place], self._put[place]
         new = (engine.prefills, engine.booked_until) if engine.up else None
         if new != put:
-            self._at = None
+            self._at = self._first_at = -inf
             if put is not None:
                 queues.drop(place, *put)
             if new is not None:
@@ -114,6 +128,17 @@ class Source:
             self._fronts = [(queues, queues.fronts(now)) for queues in self.queues]
         return self._fronts
 
+    def first(self, now: float) -> list[tuple[Queues, Front]]:
+        """Of each kind of which one is up, see `Queues`."""
+        if self._first_at != now:
+            self._first_at = now
+            self._first = []
+            for queues in self.queues:
+                front = queues.first(now)
+                if front is not None:
+                    self._first.append((queues, front))
+        return self._first
+
 
 class Spare:
     """Decode engines of one PD cluster that are alike. ``kind``, ``engine``: as of `Queues`."""
@@ -121,8 +146,8 @@ class Spare:
     def __init__(self, kind: object, engine: str) -> None:
         self.kind, self.engine = kind, engine
         self.idle: list[tuple[float, int]] = []
-        """Those that prefill nothing, the emptiest first: the negative share of their time that is
-        free, and their places."""
+        """Those that prefill nothing, the emptiest first: the negative share of their time that
+        should be free (`expected_share`), and their places."""
         self.busy: list[int] = []
         """Places of those that prefill already."""
 
@@ -203,7 +228,7 @@ class Home:
         spare, was = self._spare_of[place], self._spare_put[place]
         key: float | None = None
         if engine.up:
-            key = 1.0 if engine.prefills else -(1 - engine.decoding / engine.max_requests)
+            key = 1.0 if engine.prefills else -expected_share(engine)
         if key == was:
             return
         if was == 1.0:

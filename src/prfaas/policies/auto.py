@@ -26,10 +26,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
 from prfaas.policies.alike_ways import AlikeWays
 from prfaas.policies.api import Decision, Refusal, RoleChange, View
+from prfaas.policies.auto_config import AutoConfig
 from prfaas.policies.columns import MANY
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.many_ways import ManyWays
@@ -45,13 +45,6 @@ _LATEST_S = 300.0
 """Where no end is in sight a client is told to ask again after so long."""
 _MARGIN = 0.95
 """Of the SLO: estimates are not exact, and what is accepted should make it."""
-
-
-class AutoConfig(Strict, frozen=True):
-    """What counts as in time."""
-
-    ttft: str = "10 s"
-    """The SLO of the time to first token."""
 
 
 class AutoPolicy:
@@ -75,7 +68,7 @@ class AutoPolicy:
         soonest = ways.soonest()
         if soonest is None:
             return None
-        limit_s = self._limit_s(request, view, soonest, ways.idle_s(), now)
+        limit_s = self._limit_s(request, view, soonest, ways, now)
         weight = soonest.ttft_s / limit_s if limit_s > 0 else 0.0
         best = ways.best(limit_s, weight) if soonest.ttft_s <= limit_s else None
         if best is None:
@@ -87,7 +80,7 @@ class AutoPolicy:
         return _decision(best, why)
 
     def _limit_s(
-        self, request: RequestView, view: View, soonest: Candidate, idle_s: float, now: float
+        self, request: RequestView, view: View, soonest: Candidate, ways: Ways, now: float
     ) -> float:
         """Within which time the KV cache must be there, so that the first token is out in time."""
         load_s = 0.0
@@ -95,8 +88,11 @@ class AutoPolicy:
             size = view.costs.kv_bytes(0, request.total_tokens)
             load_s = view.costs.load_s(soonest.decode.name, size)
         limit_s = self._ttft_s * _MARGIN
-        if idle_s + load_s > limit_s:
-            limit_s = (idle_s + load_s) * _PATIENCE
+        # No way is sooner on an idle deployment than the soonest is now.
+        if soonest.ttft_s + load_s > limit_s:
+            idle_s = ways.idle_s() + load_s
+            if idle_s > limit_s:
+                limit_s = idle_s * _PATIENCE
         return min(limit_s, request.deadline - now) - load_s
 
     def adjust(self, view: View, *, now: float) -> Sequence[RoleChange]:
@@ -110,9 +106,9 @@ class AutoPolicy:
 
     def _ways(self, request: RequestView, view: View, now: float) -> Ways:
         homes = view.pd_clusters
+        if not request.cached and (alike := view.alike) is not None:
+            return AlikeWays(request, view, alike, [self._load(home) for home in homes], now)
         if len(view.engines) >= MANY:
-            if not request.cached and (alike := view.alike) is not None:
-                return AlikeWays(request, view, alike, [self._load(home) for home in homes], now)
             slot_s = slots_s([self._load(home) for home in homes], view.columns)
             return ManyWays(request, view, slot_s, now)
         few = (
@@ -123,7 +119,10 @@ class AutoPolicy:
         return FewWays(few, view)
 
     def _load(self, cluster: ClusterView) -> DecodeLoad:
-        return self._loads.setdefault(cluster.name, DecodeLoad())
+        load = self._loads.get(cluster.name)
+        if load is None:
+            load = self._loads[cluster.name] = DecodeLoad()
+        return load
 
     def _change_roles(
         self, cluster: ClusterView, load: DecodeLoad, now: float

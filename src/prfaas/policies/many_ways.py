@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from prfaas.policies.api import Route, View
+from prfaas.policies.beside_batch import MAX_DIRECT, MIN_SHARE
 from prfaas.policies.columns import Bools, Floats, Lines, Listed
-from prfaas.policies.route_choice import MAX_DIRECT, MIN_SHARE, Candidate
+from prfaas.policies.route_choice import Candidate
 from prfaas.policies.views import RequestView
 
 
@@ -186,9 +187,11 @@ class ManyWays:
         there &= running < columns.max_requests[at]
         fits = columns.kv_used[at] + request.kv_tokens <= columns.kv_tokens[at]
         there &= fits | (running == 0)
-        free[~there] = 1.0
-        own_s = self._own_s[at] / free
-        wait_s = columns.queued_s[at] / free
+        joined = np.maximum(free - 1 / columns.max_requests[at], free / 2)
+        share = np.where(columns.decoding[at] != 0, joined, free)
+        share[~there] = 1.0
+        own_s = self._own_s[at] / share
+        wait_s = columns.queued_s[at] / share
         return _Kind(Route.DIRECT, there, wait_s + own_s, own_s * prefills, own_s, wait_s)
 
     def _alone(self) -> _Kind:

@@ -15,7 +15,8 @@ from prfaas.core.strict import Strict
 from prfaas.policies.adaptive import AdaptiveConfig, AdaptivePolicy
 from prfaas.policies.adaptive_threshold import AdaptiveThresholdConfig, AdaptiveThresholdPolicy
 from prfaas.policies.api import Policy
-from prfaas.policies.auto import AutoConfig, AutoPolicy
+from prfaas.policies.auto import AutoPolicy
+from prfaas.policies.auto_config import AutoConfig
 from prfaas.policies.earliest import EarliestConfig, EarliestPolicy
 from prfaas.policies.elastic import ElasticConfig, ElasticPolicy
 from prfaas.policies.homogeneous import HomogeneousConfig, HomogeneousPolicy

@@ -19,14 +19,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from prfaas.policies.api import Route, View
+from prfaas.policies.beside_batch import MAX_DIRECT, MIN_SHARE, expected_share, free_share
 from prfaas.policies.placement import decode_engine, reachable
 from prfaas.policies.views import ClusterView, EngineView, LinkView, RequestView
-
-MIN_SHARE = 0.15
-"""Of a decode engine's time that must be free before it prefills beside its batch: with less, the
-answers that run would be slowed."""
-MAX_DIRECT = 2
-"""Prompts that one decode engine prefills at a time: they hold decode slots meanwhile."""
 
 
 class Candidate(NamedTuple):
@@ -205,10 +200,14 @@ def beside_batch(
 ) -> tuple[float, float] | None:
     """How long a decode engine that prefills the prompt itself, beside its batch, would be at what
     it prefills already, and then at this; None if it has no time or no slot to spare."""
-    free = 1 - engine.decoding / engine.max_requests
-    if free < MIN_SHARE or engine.prefills >= MAX_DIRECT or engine.running >= engine.max_requests:
+    if (
+        free_share(engine) < MIN_SHARE
+        or engine.prefills >= MAX_DIRECT
+        or engine.running >= engine.max_requests
+    ):
         return None
     if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
         return None
     own_s = prefill_s(request, view, engine)
-    return engine.queued_s / free, own_s / free
+    share = expected_share(engine)
+    return engine.queued_s / share, own_s / share

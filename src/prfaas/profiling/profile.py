@@ -10,9 +10,10 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportParams, ImportParams
-from prfaas.core.layout import KvLayout, aligned_boundary
+from prfaas.core.layout import KvLayout
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.gateway.http_client import HttpClient

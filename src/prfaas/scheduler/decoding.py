@@ -44,8 +44,10 @@ class Decoding:
         if self._takes_assigned(record, engine):
             self.start_decode(record, "")
             return True
-        usable = self.usable_engines(record)
-        free = self._free_engine(record, usable)
+        free = self._free_decode_engine(record)
+        usable = [] if free is not None else self.usable_engines(record)
+        if usable:  # Prefill engines that stand in may be among them.
+            free = self._free_engine(record, usable)
         if free is not None:
             self._reservations.assign(record, free)
             self.start_decode(record, "")
@@ -187,21 +189,49 @@ class Decoding:
         free = self._has_slot(record, engine) and engine.name not in record.failed
         return free and not packs and self._usable(record, engine)
 
+    def _free_decode_engine(self, record: Record) -> EngineState | None:
+        """`_free_engine` of the decode engines that can use what this request has."""
+        direct = record.route is Route.DIRECT
+        clusters = self._fleet.pd_clusters if direct else [_place_of(record)]
+        best: EngineState | None = None
+        for cluster in clusters:
+            best = self._better(record, cluster.decode_engines, best, check=True)
+        return best
+
     def _free_engine(self, record: Record, usable: list[EngineState]) -> EngineState | None:
         """The least full with a free slot; where the policy packs the fullest, but engines that
         prefill beside their batch last. Near ones come first, and those that failed this request
         after all others."""
-        best, best_key = None, (True, True, True, inf)
+        return self._better(record, usable, None, check=False)
+
+    def _better(
+        self,
+        record: Record,
+        engines: list[EngineState],
+        best: EngineState | None,
+        *,
+        check: bool,
+    ) -> EngineState | None:
+        """The first that goes before ``best`` and all others. ``check``: some may not be usable;
+        that is asked last, for it takes longest, and a thousand engines are looked at."""
         packs = self._packs and record.route is not Route.DIRECT
-        for engine in usable:
-            if self._has_slot(record, engine):
-                load = engine.running / engine.max_requests
-                busy = packs and engine.prefills > 0
-                failed = engine.name in record.failed
-                key = (failed, engine.place.far, busy, -load if packs else load)
-                if best is None or key < best_key:
-                    best, best_key = engine, key
+        best_class, best_load = 8, inf
+        if best is not None:
+            best_class, best_load = self._class(record, best, packs=packs), _load(best, packs=packs)
+        for engine in engines:
+            of_class, load = self._class(record, engine, packs=packs), _load(engine, packs=packs)
+            if of_class > best_class or (of_class == best_class and load >= best_load):
+                continue
+            if self._has_slot(record, engine) and (not check or self._usable(record, engine)):
+                best, best_class, best_load = engine, of_class, load
         return best
+
+    def _class(self, record: Record, engine: EngineState, *, packs: bool) -> int:
+        """A lower one goes first."""
+        found = 1 if packs and engine.prefills > 0 else 0
+        if engine.place.far:
+            found += 2
+        return found + 4 if engine.name in record.failed else found
 
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
         """Where KV memory is the bound, or who is first in line needs several slots, some may be
@@ -244,3 +274,8 @@ class Decoding:
 def _place_of(record: Record) -> ClusterState:
     assert record.decode is not None
     return record.decode.place
+
+
+def _load(engine: EngineState, *, packs: bool) -> float:
+    load = engine.running / engine.max_requests
+    return -load if packs else load

@@ -15,7 +15,8 @@ from math import lcm
 
 import numpy as np
 
-from prfaas.core.layout import KvLayout, aligned_boundary
+from prfaas.core.boundary import aligned_boundary
+from prfaas.core.layout import KvLayout
 from prfaas.policies.columns import Bools
 from prfaas.scheduler.events import LayoutKnown, MachinesCut, MachinesJoined, PairingChanged
 from prfaas.scheduler.state import ClusterState, EngineState

@@ -3,14 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import LayoutMismatch
-from prfaas.core.layout import (
-    KvGroup,
-    KvLayout,
-    LayerLayout,
-    aligned_boundary,
-    block_range,
-)
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout, block_range
 from prfaas.core.transfer_plan import TransferPlan
 
 

@@ -75,6 +75,17 @@ def test_what_is_late_is_expected_to_take_as_long_again() -> None:
     assert queues.fronts(7.0) == [(2.0, 2, 1)]
 
 
+def test_the_last_of_the_fronts_is_found_without_the_others() -> None:
+    queues = Queues("fast", "e0")
+    assert queues.first(0.0) is None
+    queues.put(1, 2, 5.0)
+    queues.put(2, 1, 7.0)
+    assert queues.first(3.0) == queues.fronts(3.0)[-1] == (2.0, 1, 2)
+    queues.put(0, 0, 4.0)
+    assert queues.first(3.5) == queues.fronts(3.5)[-1] == (0.5, 0, 0)
+    assert queues.first(4.0) == (0.0, 0, 0)
+
+
 def test_a_fleet_is_simulated_alike_by_queues_and_in_arrays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

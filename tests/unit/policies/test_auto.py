@@ -8,7 +8,8 @@ import pytest
 
 from prfaas.core.errors import ConfigError
 from prfaas.policies.api import Decision, Refusal, RoleChange, Route
-from prfaas.policies.auto import AutoConfig, AutoPolicy
+from prfaas.policies.auto import AutoPolicy
+from prfaas.policies.auto_config import AutoConfig
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState

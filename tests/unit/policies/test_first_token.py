@@ -58,7 +58,8 @@ def test_a_decode_engine_prefills_beside_its_batch_only_if_it_has_time_and_a_slo
     alone_s = soonest_elsewhere(request, view, decode, line, 0.0)
     assert alone_s == view.costs.prefill_s("d0", 4000)
     decode.running = decode.max_requests // 2
-    assert soonest_elsewhere(request, view, decode, line, 0.0) == pytest.approx(2 * alone_s)
+    # Half of its time is free, less a tenth for one more answer.
+    assert soonest_elsewhere(request, view, decode, line, 0.0) == pytest.approx(alone_s / 0.4)
     decode.running = decode.max_requests
     assert soonest_elsewhere(request, view, decode, line, 0.0) == inf
     decode.running = 1

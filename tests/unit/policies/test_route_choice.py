@@ -65,7 +65,7 @@ def test_a_decode_engine_prefills_in_the_time_that_its_batch_leaves() -> None:
     view = fleet()
     view.engines["d0"].running = 5
     ways = found(view)
-    assert (ways["d0"].route, ways["d0"].ttft_s, ways["d1"].ttft_s) == (Route.DIRECT, 8.0, 4.0)
+    assert (ways["d0"].route, ways["d0"].ttft_s, ways["d1"].ttft_s) == (Route.DIRECT, 10.0, 4.0)
     view.engines["d0"].running = 9
     assert "d0" not in found(view)
 
