@@ -59,7 +59,8 @@ def pass_through(engine: str, listen: str) -> None:
 
 
 @contextmanager
-def _running(command: list[str], url: str, ready: str) -> Iterator[int]:
+def running(command: list[str], url: str, ready: str) -> Iterator[int]:
+    """Its process's id, once ``url`` answers at ``ready``; it is ended."""
     log = RUN / f"router-{url.rpartition(':')[2]}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -95,13 +96,13 @@ def contenders(
         address = free_address()
         host, _, port = address.rpartition(":")
         url = f"http://{address}"
-        return url, stack.enter_context(_running(command(host, port), url, ready))
+        return url, stack.enter_context(running(command(host, port), url, ready))
 
     file = RUN / "gateway-peers.yaml"
     address = free_address()
     file.write_text(text.replace("gateway:", f"gateway:\n  listen: '{address}'", 1))
     ours = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
-    pid = stack.enter_context(_running(ours, f"http://{address}", "/ready"))
+    pid = stack.enter_context(running(ours, f"http://{address}", "/ready"))
     yield Contender("prfaas", "by length", f"http://{address}", pid)
 
     code = (

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _urls(deployment: Deployment) -> list[str]:
-    return [gateway.admin_url for gateway in deployment.gateways]
+    return [url for gateway in deployment.gateways for url in gateway.admin_urls]
 
 
 async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import uvloop
 
+from prfaas.cli.gateway_workers import (
+    add_worker_options,
+    deployment_of,
+    file_of,
+    run_workers,
+)
 from prfaas.cli.reports import teach
-from prfaas.core.deployment import Deployment, check_borders, load_deployment
-from prfaas.core.strict import naming
 from prfaas.gateway.cost_seeds import cost_seeds
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.gateway import Gateway
@@ -26,6 +30,7 @@ examples:
   prfaas gateway deployment.yaml
   prfaas gateway deployment.yaml --events /var/log/prfaas/events.jsonl --learned learned.json
   prfaas gateway deployment.yaml --name gateway-2       where the file has several
+  prfaas gateway deployment.yaml --workers 4            four processes on its one port
 
 SIGHUP has it read the file again, SIGTERM has it finish what runs, a second one end at once. Exit
 status: 0 where it was told to stop, 2 where the file is wrong or the address is taken.
@@ -53,33 +58,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep what is learned of engines here, and begin with what a gateway has left",
     )
+    add_worker_options(parser)
     add_trace_export_option(parser)
     add_log_options(parser)
-
-
-def _read(file: Path) -> Deployment:
-    """For a gateway that serves. Raises ConfigError."""
-    deployment = load_deployment(file)
-    with naming(str(file)):
-        check_borders(deployment)
-    return deployment
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the gateway; 0 once it is told to stop."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
-    deployment = load_deployment(args.deployment)
-    if args.name is not None:
-        deployment = deployment.of_gateway(args.name)
+    deployment = deployment_of(args)
     endpoints = resolve(deployment, source=str(args.deployment))
-    with naming(str(args.deployment)):
-        check_borders(deployment)
+    if deployment.gateway.workers > 1 and args.worker is None:
+        return run_workers(args, deployment)
     hurry, hung_up = asyncio.Event(), asyncio.Event()
 
     def reloading(gateway: Gateway) -> Reloading:
         return Reloading(
             args.deployment,
-            lambda: gateway.become(_read(args.deployment), source=str(args.deployment)),
+            lambda: gateway.become(deployment_of(args), source=str(args.deployment)),
             asked=hung_up,
             beside=lambda: [Path(file) for file in gateway.deployment.secret_files],
             on_end=lambda outcome: gateway.metrics.reloads.labels(outcome).inc(),
@@ -88,12 +84,13 @@ def run(args: argparse.Namespace) -> int:
     program = serve(
         deployment,
         endpoints,
-        journal_file=args.events,
-        learned_file=args.learned,
+        journal_file=file_of(args.events, args.worker),
+        learned_file=file_of(args.learned, args.worker),
         seeds=cost_seeds(deployment, beside=args.deployment.parent),
         hurry=hurry,
         reloading=reloading,
         tracing=make_tracing(args.otlp_traces_endpoint, gateway=args.name or "gateway"),
+        shared=args.worker is not None,
     )
     return run_until_signal(
         program,

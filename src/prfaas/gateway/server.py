@@ -39,10 +39,12 @@ async def serve(
     hurry: asyncio.Event | None = None,
     reloading: Callable[[Gateway], Reloading] | None = None,
     tracing: Tracing = NO_TRACING,
+    shared: bool = False,
 ) -> NoReturn:
     """Serve until cancelled; then let answers under way end for ``gateway.drain``, or until
     ``hurry`` is set. The files and ``seeds`` are those of `Gateway`; ``reloading`` makes what
-    watches the deployment file. Raises ConfigError if the address cannot be bound."""
+    watches the deployment file; ``shared``: other workers listen there as well. Raises ConfigError
+    if the address cannot be bound."""
     allow_open_files(deployment.gateway.max_inflight_requests)
     gateway = Gateway(
         deployment, endpoints, journal_file=journal_file, learned_file=learned_file, seeds=seeds
@@ -52,7 +54,7 @@ async def serve(
     if reloading is not None:
         gateway.run_beside("deployment_file", reloading(gateway).run)
     try:
-        async with _served(gateway) as url:
+        async with _served(gateway, shared=shared) as url:
             logger.info("listening on %s", url)
             try:
                 await asyncio.Event().wait()
@@ -66,7 +68,7 @@ async def serve(
 
 
 @asynccontextmanager
-async def _served(gateway: Gateway) -> AsyncIterator[str]:
+async def _served(gateway: Gateway, *, shared: bool) -> AsyncIterator[str]:
     """Its address, and that for operators where it has one."""
     config = gateway.deployment.gateway
     tls, admin_tls = gateway.access.tls, gateway.access.admin_tls
@@ -90,6 +92,7 @@ async def _served(gateway: Gateway) -> AsyncIterator[str]:
                 shutdown_timeout_s=_SHUTDOWN_S,
                 tls=None if tls is None else tls.context,
                 book=gateway.access.connections,
+                shared=shared,
             )
         )
 

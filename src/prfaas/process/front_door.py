@@ -69,19 +69,11 @@ class _Door:
         self._lines = OnceASecond()
         self._said: dict[str, int] = {}
 
-    async def open(self, host: str, port: int) -> Address:
+    async def open(self, host: str, port: int, *, shared: bool) -> Address:
         """Listen. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        try:
-            for family, kind, protocol, _, address in dict.fromkeys(found):
-                self._listeners.append(_listener(family, kind, protocol, address))
-        except OSError:
-            self.close()
-            raise
+        self._listeners = await bound(host, port, shared=shared)
         for listener in self._listeners:
+            listener.listen(_BACKLOG)
             self._run(self._accept(listener))
         self._run(self._expire())
         name = self._listeners[0].getsockname()
@@ -167,19 +159,38 @@ class _Door:
             logger.warning("%s", line)
 
 
-def _listener(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
-    listener = socket.socket(family, kind, protocol)
+async def bound(host: str, port: int, *, shared: bool) -> list[socket.socket]:
+    """A socket for each address that the name has. Other processes of this user may have the same
+    port where all say ``shared``: the kernel spreads connections over those that listen. Raises
+    OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sockets.append(_bound(family, kind, protocol, address, shared=shared))
     except OSError:
-        listener.close()
+        for sock in sockets:
+            sock.close()
         raise
-    return listener
+    return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, address: Any, *, shared: bool) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 @asynccontextmanager
@@ -192,6 +203,7 @@ async def serving_strangers(
     tls: Contexts = None,
     book: Connections | None = None,
     tunnel: Tunnel | None = None,
+    shared: bool = False,
 ) -> AsyncIterator[str]:
     """Serve ``app`` at ``listen`` (``host:port``, port 0: a free one); yields its URL.
 
@@ -203,6 +215,7 @@ async def serving_strangers(
         tls: its certificate may be exchanged while it serves: new connections get the new one.
         book: keeps the connections; a new one by default.
         tunnel: takes over connections that begin so.
+        shared: other processes serve there as well; see `bound`.
     """
     host, port = parse_address(listen, what=what)
     runner = web.AppRunner(
@@ -212,7 +225,7 @@ async def serving_strangers(
     door = _Door(runner, book or connections(), tls, what, tunnel)
     try:
         try:
-            address = await door.open(host, port)
+            address = await door.open(host, port, shared=shared)
         except OSError as error:
             raise ConfigError(
                 f"{what} {listen}: cannot listen there: {error.strerror or error}"

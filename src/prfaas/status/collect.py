@@ -120,8 +120,7 @@ async def collect(
 
 def _urls(deployment: Deployment, gateway: str) -> list[str]:
     urls = [f"{gateway}/{path}" for path in ("metrics", "ready", "requests")]
-    others = [other.admin_url for other in deployment.gateways if other.admin_url != gateway]
-    urls += [f"{other}/ready" for other in others]
+    urls += [f"{url}/ready" for _, url in _others(deployment, gateway)]
     for machine in deployment.machines:
         urls += [f"{machine.agent.admin_url}/{path}" for path in ("metrics", "links")]
         urls += [_metrics_of(engine) for engine in machine.engines if engine.url]
@@ -252,18 +251,21 @@ def _line(line: Line, asked: _Asked) -> LineStatus:
 
 
 def _other_gateways(deployment: Deployment, gateway: str, asked: _Asked) -> list[str]:
-    """Gateways beside the one that is asked, as far as they do not answer requests. A deployment
-    has none beside its only one, wherever that is asked."""
-    others = [g for g in deployment.gateways if g.admin_url != gateway]
-    if len(others) == len(deployment.gateways) == 1:
-        return []
+    """Gateways beside the one that is asked, as far as they do not answer requests."""
     found = []
-    for other in others:
-        if not asked.answered(f"{other.admin_url}/ready"):
-            found.append(f"gateway {other.name} at {other.admin_url} does not answer")
-        elif not asked.json(f"{other.admin_url}/ready", _Readiness).ready:
-            found.append(f"gateway {other.name} at {other.admin_url} is not ready")
+    for name, url in _others(deployment, gateway):
+        if not asked.answered(f"{url}/ready"):
+            found.append(f"gateway {name} at {url} does not answer")
+        elif not asked.json(f"{url}/ready", _Readiness).ready:
+            found.append(f"gateway {name} at {url} is not ready")
     return found
+
+
+def _others(deployment: Deployment, gateway: str) -> list[tuple[str, str]]:
+    """Names and URLs of all beside the one that is asked; an only one has none beside it."""
+    every = [(g.name, url) for g in deployment.gateways for url in g.admin_urls]
+    others = [named for named in every if named[1] != gateway]
+    return [] if len(others) == len(every) == 1 else others
 
 
 def _role(engine: EngineConfig, gateway: MetricsPage) -> str:

@@ -65,7 +65,9 @@ class Trust:
         self._gateways: dict[str, ssl.SSLContext | bool] = {}
         for gateway in deployment.gateways:
             self._gateways[f"{gateway.url}/"] = trust_of(gateway)
-            self._gateways[f"{gateway.admin_url}/"] = _of_admin(gateway)
+            self._gateways |= dict.fromkeys(
+                (f"{url}/" for url in gateway.admin_urls), _of_admin(gateway)
+            )
         self.carried: dict[str, PeerContext] = {}
         """By engine, of those that agents carry; for a connector that carries."""
         for machine in deployment.machines if files else ():

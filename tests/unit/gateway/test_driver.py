@@ -239,7 +239,7 @@ async def test_no_engine_to_answer_is_an_error_and_its_return_is_seen() -> None:
 
 
 async def test_a_slow_transfer_is_not_a_stalled_one() -> None:
-    mock = MockDeployment()
+    mock = MockDeployment(transfer_stall="2 s")
     async with mock.running() as client:
         await mock.ready()
         mock.engines["e1"].exports_complete = False
@@ -247,10 +247,10 @@ async def test_a_slow_transfer_is_not_a_stalled_one() -> None:
         west = mock.agents["west-agent"]
         await until(lambda: bool(west.transfers))
         (transfer_id,) = west.transfers
-        # Longer in all than the 0.4 s after which a transfer counts as stalled.
+        # Longer in all than the 2 s after which a transfer counts as stalled.
         for stored in range(14, 99, 14):
             await west.receive(transfer_id, total=100, stored=stored, state="receiving")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
         await west.receive(transfer_id, total=100, stored=100, state="complete")
         response, content = await asked
         assert text_of(content) == answer_to(LONG)

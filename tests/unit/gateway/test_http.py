@@ -142,6 +142,8 @@ async def test_layouts_that_do_not_pair_are_not_used_and_everything_else_is() ->
     mock.engines["e1"].agent.register("e1", mock_layout(page_bytes=128))
     async with mock.running() as client:
         await until(lambda: mock.gateway.fleet.up == {"p1", "d1", "d2"})
+        # A busy machine's agents may have been late at first.
+        await until(lambda: all("pair" in w for w in mock.gateway.fleet.warnings()))
         async with client.get("/ready") as response:
             assert response.status == 200
             answer = await response.json()

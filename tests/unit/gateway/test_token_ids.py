@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 
+MANY = b"[" + b"1," * 1000
+"""The beginning of a list that is long."""
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=60)
 
 
@@ -46,6 +48,17 @@ def test_keys_are_those_of_the_numbers(ids: list[int], block: int) -> None:
 def test_what_is_no_list_of_whole_numbers_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         TokenIds(text.encode())
+    with pytest.raises(ValueError):  # noqa: PT011
+        TokenIds(MANY + text[1:].encode() if text.startswith("[") else MANY + text.encode())
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_long_lists_are_read_as_short_ones(separators: tuple[str, str]) -> None:
+    ids = [number * 65_537 for number in range(2000)]
+    found = TokenIds(json.dumps(ids, separators=separators).encode())
+    assert len(found) == len(ids)
+    assert found.first(3000).tolist() == ids
+    assert json.loads(bytes(found.json(1999))) == ids[:1999]
 
 
 @pytest.mark.parametrize("text", ["[ 1,\n2 ]", "[1 ,2]", "[\t]", "[1,  2]", "[1, 2,3]"])

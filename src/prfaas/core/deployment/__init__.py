@@ -16,7 +16,7 @@ from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
 from prfaas.core.deployment.scheduling import SchedulerConfig
 from prfaas.core.deployment.tenants import TenantConfig
-from prfaas.core.deployment.validity import RESERVED_NAMES
+from prfaas.core.deployment.validity import RESERVED_NAMES, check_workers
 
 __all__ = [
     "MOST_OUTPUT_S",
@@ -41,6 +41,7 @@ __all__ = [
     "TenantConfig",
     "TlsConfig",
     "check_borders",
+    "check_workers",
     "is_carried",
     "lines_of",
     "load_deployment",

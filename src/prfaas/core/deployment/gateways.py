@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from math import inf
+from typing import Annotated
 
-from prfaas.core.addresses import parse_address, stays_here
+import msgspec
+
+from prfaas.core.addresses import Address, parse_address, stays_here
 from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
@@ -18,6 +21,8 @@ MOST_OUTPUT_S = 3600.0
 """An answer that is not streamed shows its first byte only when it is complete, so its deadline
 grows with every token it may have. Up to an hour: where ``max_tokens`` is all that the model could
 say, days would say nothing."""
+MOST_WORKERS = 64
+"""As many gateways as an agent keeps sessions of."""
 
 
 class FrontTlsConfig(Strict, frozen=True):
@@ -52,6 +57,9 @@ class GatewayConfig(Strict, frozen=True):
     admin: str | None = None
     """Where ``/ready``, ``/metrics``, ``/requests`` and ``/drain`` are bound, and then nowhere
     else; None: at ``listen``. Off the loopback it shows the certificate of ``agent_tls``."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that share ``listen``, each a gateway of its own: limits are of each. More than one
+    need ``admin``: there is the first, at the ports after it are the others."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may ask from a browser; ``*``: of all."""
     near: str | None = None
@@ -173,6 +181,19 @@ class GatewayConfig(Strict, frozen=True):
         if self.admin is None or stays_here(parse_address(self.admin, what="admin").host):
             return None
         return self.agent_tls
+
+    @property
+    def admin_urls(self) -> tuple[str, ...]:
+        """`admin_url` of each worker."""
+        if self.admin is None:
+            return (self.url,)
+        scheme = self.admin_url.partition("://")[0]
+        return tuple(f"{scheme}://{self.admin_of(n + 1)}" for n in range(self.workers))
+
+    def admin_of(self, worker: int) -> str:
+        """Where operators reach a worker, counted from 1. Raises ConfigError."""
+        host, port = parse_address(self.admin or "", what="admin")
+        return str(Address(host, port + worker - 1))
 
     @property
     def longest_deadline_s(self) -> float:

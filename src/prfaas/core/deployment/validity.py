@@ -10,7 +10,7 @@ from prfaas.core.deployment.agents import AgentConfig, SpillConfig
 from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
 from prfaas.core.deployment.doubled import check_doubled
 from prfaas.core.deployment.engines import EngineConfig
-from prfaas.core.deployment.gateways import GatewayConfig
+from prfaas.core.deployment.gateways import MOST_WORKERS, GatewayConfig
 from prfaas.core.deployment.lines import MOST_CONNECTIONS, Line, lines_of
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment
@@ -23,6 +23,7 @@ RESERVED_NAMES = frozenset({"gateway", "plain-engine"})
 """What `prfaas up` and `prfaas demo` call processes that are neither engines nor agents of the
 file. A gateway may have the first."""
 
+_LAST_PORT = 65_535
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+\Z")
 
 
@@ -233,12 +234,34 @@ def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
         _ = parse_address(gateway.admin, what="admin")
         if gateway.admin == gateway.listen:
             raise ConfigError("admin is where it listens, too; give it a port of its own")
+    check_workers(gateway)
     for origin in gateway.cors_origins:
         if origin != "*" and not _ORIGIN.match(origin):
             raise ConfigError(f"cors_origins: {origin!r} is none, for example https://app.example")
     near = [c.name for c in deployment.clusters if c.kind == "pd"]
     if gateway.near is not None and gateway.near not in near:
         raise ConfigError(f"near: no PD cluster {gateway.near!r}; known: {', '.join(near)}")
+
+
+def check_workers(gateway: GatewayConfig) -> None:
+    """Raise ConfigError where operators could not reach each of them."""
+    if gateway.workers == 1:
+        return
+    if not 1 <= gateway.workers <= MOST_WORKERS:
+        raise ConfigError(f"1 to {MOST_WORKERS} can be")
+    first = None if gateway.admin is None else parse_address(gateway.admin, what="admin")
+    if first is None or not first.port:
+        raise ConfigError(
+            f"{gateway.workers} workers need an address for operators, at which the first is "
+            "asked and at the ports after it the others: write admin, for example '127.0.0.1:9100'"
+        )
+    last, listen = first.port + gateway.workers - 1, parse_address(gateway.listen, what="listen")
+    if last > _LAST_PORT:
+        raise ConfigError(f"admin: the last of {gateway.workers} workers would be at port {last}")
+    if first.port <= listen.port <= last:
+        raise ConfigError(
+            f"admin: ports {first.port} to {last} are the workers'; listen has one of them"
+        )
 
 
 def _check_tenants(gateway: GatewayConfig) -> None:

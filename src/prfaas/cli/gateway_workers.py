@@ -1,0 +1,82 @@
+"""``prfaas gateway --workers``: several processes, each started as one of them."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from prfaas.core.deployment import Deployment, check_borders, check_workers, load_deployment
+from prfaas.core.strict import naming
+from prfaas.launch.gateway_workers import GatewayWorkers, kept_port
+from prfaas.process.signals import run_until_signal
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """``--workers``, and what a worker is told by who starts it."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that share the port, one a core at most (default: the file's gateway."
+        "workers, 1); needs gateway.admin, where the first is asked and at the ports after it the "
+        "others, and FILE-1, FILE-2 and so on are what --events and --learned then mean",
+    )
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--at", help=argparse.SUPPRESS)
+
+
+def deployment_of(args: argparse.Namespace) -> Deployment:
+    """The file, as the gateway or worker that ``args`` are of sees it. Raises ConfigError."""
+    deployment = load_deployment(args.deployment)
+    with naming(str(args.deployment)):
+        check_borders(deployment)
+    if args.name is not None:
+        deployment = deployment.of_gateway(args.name)
+    gateway = deployment.gateway
+    if args.workers is not None:
+        gateway = msgspec.structs.replace(gateway, workers=args.workers)
+        with naming(f"--workers {args.workers}"):
+            check_workers(gateway)
+    if args.worker is not None:
+        gateway = msgspec.structs.replace(
+            gateway, admin=gateway.admin_of(args.worker), listen=args.at
+        )
+    return msgspec.structs.replace(deployment, gateways=(gateway, *deployment.gateways[1:]))
+
+
+def file_of(file: Path | None, worker: int | None) -> Path | None:
+    """A worker's own: ``events-2.jsonl`` for ``events.jsonl``."""
+    if file is None or worker is None:
+        return file
+    return file.with_name(f"{file.stem}-{worker}{file.suffix}")
+
+
+def run_workers(args: argparse.Namespace, deployment: Deployment) -> int:
+    """Run them; 0 once they are told to stop."""
+
+    async def run() -> int:
+        async with kept_port(deployment.gateway.listen) as address:
+            command = [sys.executable, "-m", "prfaas.cli.main", *sys.argv[1:], "--at", address]
+            given.append(
+                workers := GatewayWorkers(
+                    deployment.gateway.workers, lambda n: [*command, "--worker", str(n)]
+                )
+            )
+            return await workers.run()
+
+    given: list[GatewayWorkers] = []
+
+    def tell(number: signal.Signals) -> None:
+        for workers in given:
+            workers.tell(number)
+
+    return run_until_signal(
+        run(),
+        stopped_status=0,
+        on_hangup=lambda: tell(signal.SIGHUP),
+        on_repeated=lambda: tell(signal.SIGTERM),
+    )
