@@ -25,7 +25,7 @@ examples:
   prfaas doctor deployment.yaml         and its ports, certificates, clocks, the way to every agent,
                                         RTT and rate of every pair of agents
   prfaas doctor deployment.yaml --measure 0      without sending test data over the KV links
-  prfaas doctor deployment.yaml --ray            and the Ray cluster here: has it a node for everything?
+  prfaas doctor deployment.yaml --ray    and the Ray cluster here: has it a node for everything?
   prfaas doctor deployment.yaml --json | jq '.findings[] | select(.level == "error")'
 
 Run it on every machine of the deployment, before and while it runs. Exit status: 0 where nothing
