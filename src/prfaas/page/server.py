@@ -55,6 +55,7 @@ class PageServer:
     ) -> None:
         self._check, self._history = check, history
         self._files = {name: path.read_bytes() for name, path in static_files().items()}
+        self._packed = {name: gzip.compress(body) for name, body in self._files.items()}
         self._pages: set[asyncio.Queue[bytes | None]] = set()
 
     def add_routes(self, app: web.Application) -> None:
@@ -91,7 +92,11 @@ class PageServer:
         if body is None:
             raise web.HTTPNotFound
         kind = mimetypes.guess_type(name)[0] or "text/plain"
-        return web.Response(body=body, content_type=kind, charset="utf-8", headers=_HEADERS)
+        headers = {**_HEADERS, "Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            body = self._packed[name]
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)
 
     async def history(self, request: web.Request) -> web.Response:
         """All that is kept, compressed: it is megabytes after some hours."""

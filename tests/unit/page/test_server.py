@@ -25,6 +25,12 @@ async def test_files_are_served_and_say_what_may_run() -> None:
         for name in static_files():
             async with client.get(f"/ui/{name}") as answer:
                 assert answer.status == 200, name
+                assert answer.headers["Content-Encoding"] == "gzip"
+                whole = await answer.read()
+            plain = {"Accept-Encoding": "identity"}
+            async with client.get(f"/ui/{name}", headers=plain) as answer:
+                assert "Content-Encoding" not in answer.headers
+                assert await answer.read() == whole
 
 
 @pytest.mark.parametrize("path", ["none.js", "%2e%2e/server.py", "..%2fserver.py", "vendor/"])
