@@ -135,7 +135,7 @@ newest:  ## the newest of everything in an environment of its own: what differs,
 next-vllm: $(READY)  ## the connector's unit tests against the newest vLLM's Python files (VLLM=0.33.0)
 	$(BIN)/python tools/try_vllm.py $(VLLM)
 
-# PARTS: restart conversations rates. LMCache's row needs `python -m benchmarks.pool.lmcache_setup` once.
+# PARTS: restart conversations rates disk. LMCache's row needs `python -m benchmarks.pool.lmcache_setup` once.
 bench-pool: $(READY)  ## the agents' caches: after a restart, in conversations beside others, rates (PARTS=... MODELS="gdn dense" TRACE=...)
 	$(BIN)/python -m benchmarks.pool $(if $(PARTS),--parts $(PARTS)) $(if $(MODELS),--models $(MODELS)) \
 	  $(if $(TRACE),--trace $(TRACE))

@@ -62,8 +62,8 @@ ROWS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
     "Memory and caches": [
         ("Arena slots", "short", {f"{_POOL}slots": "{{agent}} {{state}}"}),
         ("Cached prefixes", "bytes", {
-            f"{_POOL}cache_used_bytes": "used, {{agent}}",
-            f"{_POOL}cache_size_bytes": "most, {{agent}}",
+            f"{_POOL}cache_used_bytes": "used, {{tier}}, {{agent}}",
+            f"{_POOL}cache_size_bytes": "most, {{tier}}, {{agent}}",
         }),
         ("Prompt tokens", "short",
          {f"sum by (cached) (rate({_GW}prompt_tokens_total[1m]))": "cached: {{cached}}"}),
@@ -77,7 +77,10 @@ ROWS: dict[str, list[tuple[str, str, dict[str, str]]]] = {
         ("Engines that are used", "short", {f"sum({_GW}engine_up)": "up"}),
         ("Lines that are up", "short", {f"{_GW}link_up": "{{source}} to {{target}}"}),
         ("Certificates: days left", "d", {
-            "(prfaas_agent_certificate_expires_timestamp_seconds - time()) / 86400": "{{agent}}",
+            "(prfaas_agent_certificate_expires_timestamp_seconds - time()) / 86400":
+                "{{agent}}, {{file}}",
+            "(prfaas_gateway_certificate_expires_timestamp_seconds - time()) / 86400":
+                "{{instance}}, {{file}}",
         }),
         ("Clients' connections", "short", {f"{_GW}connections": "{{kind}}"}),
     ],

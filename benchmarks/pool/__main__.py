@@ -1,6 +1,6 @@
 """What the pool saves: first tokens after a restart, conversations beside other caches, rates.
 
-    python -m benchmarks.pool [--parts restart conversations rates] [--models gdn]
+    python -m benchmarks.pool [--parts restart conversations rates disk] [--models gdn]
         [--trace mooncake.jsonl.gz]
 
 Writes build/bench/pool.json; each part replaces what was there of it.
@@ -25,7 +25,7 @@ from benchmarks.pool.talks import talk
 from prfaas.core.deployment import Deployment
 
 OUTPUT = Path("build/bench/pool.json")
-PARTS = ("restart", "conversations", "rates")
+PARTS = ("restart", "conversations", "rates", "disk")
 SIZES = {
     "gdn": Size("gdn", "24 MiB", "256 MiB", 8192),
     "dense": Size("dense", "48 MiB", "512 MiB", 8192),
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(SIZES), default=["gdn"])
     parser.add_argument("--systems", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--trace", type=Path, help="ask this trace's first requests instead")
+    parser.add_argument("--disk", type=Path, default=Path("build"), help="on the disk to measure")
     parser.add_argument("--requests", type=int, default=40, help="so many of the trace")
     parser.add_argument("--sessions", type=int, default=12)
     parser.add_argument("--turns", type=int, default=3)
@@ -104,6 +105,10 @@ def main() -> None:
             for one in conversations(args):
                 found[part]["rows"].append(one)
                 OUTPUT.write_text(json.dumps(found, indent=2))
+        elif part == "disk":
+            from benchmarks.pool import disk
+
+            found[part] = disk.measured(args.disk)
         else:
             from benchmarks.pool import rates
 

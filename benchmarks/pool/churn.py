@@ -2,7 +2,8 @@
 
     python -m benchmarks.pool.churn [--minutes 10] [--seed 1]
 
-No engine and no clock: conversations come, are loaded, pinned, copied and evicted, engines die
+No engine, disk or clock: conversations come, are loaded, pinned, copied, evicted, written to a disk
+and read back, engines die, the agent begins anew with what is on disk
 (`prfaas.testing.pool_churn`), as fast as the machine does it. Writes build/bench/pool-churn.json;
 ends with 1 where the books disagree, or memory at the end is a tenth above what it was after the
 first tenth of the time.
@@ -47,13 +48,12 @@ def main() -> None:
         sizes.append(resident_bytes())
         print(f"{tenth * 10:>3}%: {steps} steps, {sizes[-1] / 1e6:.1f} MB resident", flush=True)
     churn.end()
-    counters = churn.pool.snapshot().counters
     found = {
         "minutes": args.minutes,
         "seed": args.seed,
         "steps": steps,
         "done": dict(churn.done),
-        "evicted": counters.cache_evicted,
+        "evicted": churn.evicted,
         "resident_bytes": sizes,
         "growth": sizes[-1] / sizes[0],
     }

@@ -223,6 +223,39 @@ async def test_operators_have_an_address_of_their_own_if_asked_for() -> None:
                     assert response.status == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:{port}", None, 200),
+        ("localhost:{port}", "http://localhost:{port}", 200),
+        ("[::1]:{port}", None, 200),
+        ("0.0.0.0:{port}", None, 200),
+        ("127.0.0.1:{port}", "https://evil.example", 403),
+        ("127.0.0.1:{port}", "http://127.0.0.1:{other}", 403),
+        ("127.0.0.1:{port}", "null", 403),
+        ("evil.example:{port}", None, 403),
+        ("evil.example:{port}", "http://evil.example:{port}", 403),
+        ("evil.example@127.0.0.1:{port}", None, 403),
+        ("", None, 403),
+    ],
+)
+async def test_a_page_that_a_browser_on_this_machine_shows_is_no_operator(
+    host: str, origin: str | None, status: int
+) -> None:
+    """Its request comes from the loopback: from another origin, or to a name that leads here."""
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        port = (await client.get("/health")).url.port or 0
+        ports = {"port": port, "other": port + 1}
+        given = {"Host": host.format(**ports), "Content-Type": "text/plain"}
+        if origin is not None:
+            given["Origin"] = origin.format(**ports)
+        order = json.dumps({"target": "p1"})
+        async with client.post("/drain", data=order, headers=given) as response:
+            assert response.status == status
+
+
 async def test_pages_of_other_origins() -> None:
     mock = MockDeployment(keys=KEYS, gateway="  cors_origins: ['https://app.example']\n")
     preflight = {"Access-Control-Request-Method": "POST"}

@@ -388,6 +388,8 @@ async def test_a_background_task_that_dies_is_started_again_and_counted(
     [
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"POST \xff HTTP/9.9\r\n\r\n",
+        b"GET /health\r\n\r\n",
+        b"GET /health HTTP/0.9\r\n\r\n",
     ],
 )
 async def test_a_request_line_that_is_none_is_a_400_without_a_traceback(

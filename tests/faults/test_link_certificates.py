@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -30,8 +31,9 @@ from prfaas.testing.link_kit import MemorySink
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.authority import create_authority, issue, revoke
 from prfaas.tls.context import client_context
+from prfaas.tls.expiry import expiring
 from prfaas.tls.files import TlsFiles
-from prfaas.tls.live import LiveTls, expiring
+from prfaas.tls.live import LiveTls
 
 WAIT_S = 20.0
 
@@ -151,11 +153,23 @@ def test_files_that_cannot_be_used_change_nothing(tmp_path: Path) -> None:
 def test_what_expires_is_warned_of_thirty_days_ahead(tmp_path: Path) -> None:
     create_authority(tmp_path)
     live = LiveTls(issue(tmp_path, "west", days=40))
-    now = time.time()
-    assert expiring(live, now=now) == []
-    (line,) = expiring(live, now=now + 11 * 86400)
+    now, found = time.time(), live.expiries.values()
+    assert expiring(found, now=now) == []
+    (line,) = expiring(found, now=now + 11 * 86400)
     assert "west.pem expires in 29 days" in line
-    assert "has expired" in expiring(live, now=now + 41 * 86400)[0]
+    assert "has expired" in expiring(found, now=now + 41 * 86400)[0]
+
+
+def test_an_old_revocation_list_lets_nobody_in_and_is_warned_of(tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    west = issue(tmp_path, "west")
+    issue(tmp_path, "east")
+    live = LiveTls(msgspec.structs.replace(west, crl=revoke(tmp_path, "east")))
+    now = time.time()
+    assert live.expiries["crl"].at == pytest.approx(now + 365 * 86400, abs=600)
+    assert not [x for x in expiring(live.expiries.values(), now=now + 330 * 86400) if "crl" in x]
+    (line,) = [x for x in expiring(live.expiries.values(), now=now + 340 * 86400) if "crl" in x]
+    assert "expires in 25 days, and nobody is let in from then on" in line
 
 
 def _authority_below(root_key: ec.EllipticCurvePrivateKey | None, issuer: str, name: str):  # type: ignore[no-untyped-def]

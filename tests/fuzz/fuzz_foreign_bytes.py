@@ -26,6 +26,7 @@ from pathlib import Path
 import foreign_http
 import msgspec
 from mutations import Made, mutated
+from xxhash import xxh3_64_intdigest
 
 from prfaas.core.cache_copies import AwaitCopy
 from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored, Whole
@@ -55,6 +56,7 @@ from prfaas.engine_socket.messages import (
     OpenImport,
     RegisterEngine,
 )
+from prfaas.gateway import json_fields
 from prfaas.gateway.agent_client import TransferStatus, read_answer
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.carried_events import KeyedFollower
@@ -67,9 +69,20 @@ from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
-from prfaas.link.api import LinkState, LinkStates
+from prfaas.link.api import LinkState, LinkStates, TransferKey
 from prfaas.link.protocol.frames import decode
 from prfaas.link.protocol.line_share import Demand, Grant
+from prfaas.pool.kept import KeptPrefix
+from prfaas.pool.spill_format import (
+    CHUNK_BYTES,
+    FileHead,
+    SpillFault,
+    decode_head,
+    encode_head,
+    file_bytes,
+    padded,
+    span_of_head,
+)
 from prfaas.scheduler import journal
 from prfaas.scheduler.events import EngineDown, PrefillCompleted, RequestArrived
 from prfaas.scheduler.replay import read_journal
@@ -96,6 +109,9 @@ _BODIES = [
 def http_body(rng: random.Random) -> None:
     raw = mutated(rng, rng.choice(_BODIES))
     endpoint = rng.choice(("/v1/completions", "/v1/chat/completions"))
+    # As what is small is read, or what is large; also where a number is long, or a collector waits.
+    json_fields._FEW_QUOTES = rng.choice((0, 20_000))
+    json_fields._SLOW_BYTES, json_fields._MOST_NUMBER_BYTES = rng.choice(((2, 2), (65_536, 400)))
     with suppress(RequestRefused):
         body = RequestBody(endpoint, raw)  # type: ignore[arg-type]
         _ = body.model, body.cache_salt, body.needs_engine_alone()
@@ -242,6 +258,26 @@ def cache_copies(rng: random.Random) -> None:
         KeyedPrefixes(b"seed").keyed(msgspec.msgpack.decode(described, type=PromptPrefix))
 
 
+_END = _PREFIX.end_token
+_KEPT = KeptPrefix(
+    TransferKey("t", 0, 1), "layout", _PREFIX, _END, CHUNK_BYTES + 5, _END, needs_state=True
+)
+_SPILLED = encode_head(FileHead("0" * 16, _KEPT, bytes(16)))
+
+
+def spilled_file(rng: random.Random) -> None:
+    """What lies in an agent's directory, its checksum right or not."""
+    raw = mutated(rng, _SPILLED)
+    if rng.random() < 0.7:
+        body = raw[24:]
+        raw = raw[:12] + struct.pack("<IQ", len(body), xxh3_64_intdigest(body)) + body
+    with suppress(SpillFault):
+        span = span_of_head(raw)
+        head = decode_head(raw, key_id="0" * 16, size=span + padded(_KEPT.total_bytes))
+        assert head.what.fault() is None
+        file_bytes(head.what)
+
+
 # agents' control messages
 
 _STATES = msgspec.json.encode(
@@ -337,6 +373,7 @@ TARGETS: dict[str, Target] = {
     for found in (
         *foreign_http.TARGETS,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
+        spilled_file,
         agent_answers, line_budget_frames, engine_socket, journal_file, trace_file, lengths_first,
     )
 }  # fmt: skip

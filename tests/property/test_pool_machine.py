@@ -830,7 +830,7 @@ class PoolMachine(RuleBasedStateMachine):
         while self.writing is not None:
             self.disk_wrote("written")
         self.pool.check_integrity()
-        assert {e.transfer_id for e in self.pool.snapshot().on_disk} == {
+        assert {e.transfer_id for e in self.pool.disk.views()} == {
             key.transfer_id for key in self.files
         }
         snapshot = self.pool.snapshot()

@@ -14,6 +14,8 @@ from prfaas.core.deployment import EngineRole
 from prfaas.policies.alike_ways import AlikeWays
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills, ProfileCosts
 from prfaas.policies.decode_load import DecodeLoad, slots_s
+from prfaas.policies.first_token import soonest_remote
+from prfaas.policies.many_remote import ManyRemote
 from prfaas.policies.many_ways import ManyWays
 from prfaas.policies.route_choice import FewWays, Ways, candidates
 from prfaas.policies.views import Costs
@@ -162,3 +164,20 @@ def test_ways_are_those_of_each_engine_and_the_first_of_the_best_is_taken(seed: 
             if soonest is not None and soonest.ttft_s < inf:
                 limit_s, weight = soonest.ttft_s + draw.choice([0.0, 1.0, 100.0]), draw.random()
                 assert ways.best(limit_s, weight) == few.best(limit_s, weight)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_the_soonest_of_many_is_that_of_each_engine(seed: int) -> None:
+    fleet = Fleet(seed)
+    view = fleet.view
+    for _ in range(20):
+        fleet.step()
+        request, now = fleet.record(), fleet.now
+        many = ManyRemote(request, view, now)
+        for decode in view.engines.values():
+            if decode.place.prfaas or decode.role != "decode":
+                continue
+            for without in (None, *list(view.links.values())[:2]):
+                one_by_one = soonest_remote(request, view, decode, now, without=without)
+                assert many.soonest(decode, without=without) == one_by_one

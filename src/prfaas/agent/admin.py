@@ -93,7 +93,8 @@ class Admin:
             self._peers.refusals.note("peer", request.transport, asked)
             why = "only a gateway of the deployment may ask for that, with its own certificate"
             return _json({"error": why}, status=403)
-        admit(request)
+        if self._peers.is_gateway(request.transport):
+            admit(request)  # Others stay strangers: however many they are, gateways come in.
         try:
             return await handler(request)
         finally:
@@ -191,8 +192,8 @@ class Admin:
                 "entries": pool.cached,
                 "disk": {
                     "size_bytes": pool.disk_bytes,
-                    "used_bytes": sum(entry.file_bytes for entry in pool.on_disk),
-                    "entries": pool.on_disk,
+                    "used_bytes": pool.disk_used_bytes,
+                    "entries": self._driver.on_disk(),
                 },
             }
         )
@@ -277,6 +278,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except web.HTTPException as error:
         return _json({"error": error.text or error.reason}, status=error.status)
+    except ConnectionResetError:
+        return web.Response()  # Nobody is there to get it, and that is no news.
 
 
 def _transfer_id(request: web.Request) -> str:

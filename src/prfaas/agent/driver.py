@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prfaas.core.gateway_sessions import Renewal, Standing
-from prfaas.pool.books import PoolSnapshot
+from prfaas.pool.books import PoolSnapshot, SpilledTransfer
 from prfaas.pool.effects import (
     AcceptOffer,
     AnnounceCached,
@@ -129,6 +129,12 @@ class PoolDriver:
         """From any thread: all that is cached at one moment, as it was announced."""
         with self._lock:
             return self._pool.cached()
+
+    def on_disk(self) -> tuple[SpilledTransfer, ...]:
+        """From any thread: every file, in memory too or not, the least recently used first. There
+        may be many: not for what is asked often."""
+        with self._lock:
+            return self._pool.disk.views()
 
     def renew(self, session_id: str, renewal: Renewal) -> Standing:
         """On the event loop: a gateway lives; what it may have here. Raises CapacityError."""

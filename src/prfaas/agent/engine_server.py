@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -68,7 +69,7 @@ class EngineServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_connection = 0
         self._listener: socket.socket | None = None
-        self._path: Path | None = None
+        self._bound: tuple[Path, os.stat_result] | None = None
         self._tell: dict[int, Callable[[AgentMessage], None]] = {}
         """How to speak to a connection that is listened to."""
         driver.carry_out(GrantSlots, self._carry_out)
@@ -80,7 +81,8 @@ class EngineServer:
 
     async def start(self, path: Path) -> None:
         """Listen at ``path``. Raises ConfigError if another agent does, or it cannot be bound."""
-        self._listener, self._path = _listen(path), path
+        self._listener = _listen(path)
+        self._bound = path, os.lstat(path)
         self._spawn(self._accept(self._listener))
 
     async def close(self) -> None:
@@ -88,9 +90,10 @@ class EngineServer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None and self._path is not None:
+        if self._listener is not None and self._bound is not None:
             self._listener.close()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                _unlink_own(*self._bound)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -217,11 +220,17 @@ class EngineServer:
             tell(message_of(effect))
 
 
+def _unlink_own(path: Path, bound: os.stat_result) -> None:
+    """What is there may be somebody else's by now. Raises OSError."""
+    if os.path.samestat(path.lstat(), bound):
+        path.unlink()
+
+
 def _listen(path: Path) -> socket.socket:
     """A listening socket that only this user can reach; a dead agent's leftover is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if path.exists() and not path.is_socket():
+        if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
             raise ConfigError(f"{path} is not a socket; choose a path where nothing is")
         if _answers(path):
             raise ConfigError(f"another agent listens at {path}")

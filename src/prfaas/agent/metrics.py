@@ -17,6 +17,7 @@ from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.telemetry import LinkCounters
 from prfaas.pool.books import PoolCounters, PoolSnapshot
 from prfaas.process.connections import Connections
+from prfaas.tls.expiry import Expiry
 
 _LINK_GAUGES = {
     "connections": ("connections", "TCP connections to the peer"),
@@ -70,17 +71,17 @@ class AgentCollector(Collector):
         if isinstance(self._link, TcpLink):
             yield from _endpoint(self._link.counters())
             if self._link.tls is not None:
-                yield _expiry(self._link.tls.expires_at)
+                yield _expiry(self._link.tls.expiries)
 
 
-def _expiry(expires_at: Mapping[str, float]) -> Metric:
+def _expiry(expiries: Mapping[str, Expiry]) -> Metric:
     found = GaugeMetricFamily(
         "prfaas_agent_certificate_expires_timestamp_seconds",
         "When the certificate is no longer valid, in Unix seconds",
         labels=["file"],
     )
-    for file, at in expires_at.items():
-        found.add_metric([file], at)
+    for file, expiry in expiries.items():
+        found.add_metric([file], expiry.at)
     return found
 
 
@@ -104,7 +105,7 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     yield _by_tier(
         "prfaas_pool_cache_used_bytes", "What cached prefixes take, with those being read",
         sum(entry.slots for entry in snapshot.cached) * size,
-        sum(entry.file_bytes for entry in snapshot.on_disk),
+        snapshot.disk_used_bytes,
     )  # fmt: skip
     yield GaugeMetricFamily(
         "prfaas_pool_cache_pinned_bytes", "Memory of cached prefixes that are pinned",

@@ -17,7 +17,8 @@ from prfaas.agent.refusals import Refusals
 from prfaas.tls.context import names_of
 from prfaas.tls.live import LiveTls, name_in
 
-_OPEN = frozenset({"/health", "/metrics", "/links", "/links/events", "/engines"})
+_OPEN = frozenset({"/health", "/metrics", "/links", "/engines"})
+"""Answered at once: who holds no right to more cannot hold a connection either."""
 
 
 class Peers:

@@ -45,8 +45,9 @@ from prfaas.process.descriptors import allow_all_files
 from prfaas.process.front_door import connections, serving_strangers
 from prfaas.process.spans import NO_SPANS, Spans
 from prfaas.tls.cache_key import read_cache_key
+from prfaas.tls.expiry import expiring
 from prfaas.tls.files import TlsFiles
-from prfaas.tls.live import LiveTls, expiring, stamp_of
+from prfaas.tls.live import LiveTls, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ async def _watch_certificates(tls: LiveTls, peers: Peers) -> None:
     while True:
         if time.monotonic() - warned_at >= _WARN_S:
             warned_at = time.monotonic()
-            for line in expiring(tls, now=time.time()):
+            for line in expiring(tls.expiries.values(), now=time.time()):
                 log.warning("%s", line)
         await asyncio.sleep(_CERTIFICATES_S)
         now = stamp_of(tls.files)

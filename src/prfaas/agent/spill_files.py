@@ -18,6 +18,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 _ENDS_IN = ".kv"
 _MOST_VECTORS = 512
+_READERS = 2
 
 
 class SpillFiles:
@@ -70,9 +72,12 @@ class SpillFiles:
             raise
         self.direct = direct and can_be_direct(self._dir)
         self._bounce = mmap.mmap(-1, CHUNK_BYTES)
+        # While one verifies a chunk another reads the next.
+        self._readers = ThreadPoolExecutor(_READERS, "prfaas-spill-chunk")
 
     def close(self) -> None:
         """Another agent may use the directory. Not while anything is under way."""
+        self._readers.shutdown()
         os.close(self._lock)
         os.close(self._dir)
         del self._bytes, self._arena
@@ -151,17 +156,27 @@ class SpillFiles:
             if head.what != what:
                 raise SpillFault("it is of something else")
             begins = head_bytes(what)
-            for chunk in range(chunks_of(what.total_bytes)):
-                start = chunk * CHUNK_BYTES
-                end = min(start + CHUNK_BYTES, what.total_bytes)
-                views = self._views(extents, start, end)
-                _read(file, views, begins + start)
-                if self._checksum(extents, start, end) != head.checksum(chunk):
-                    raise SpillFault(f"bytes {start} to {end} are not those that were written")
+            each = [
+                self._readers.submit(self._read_chunk, file, begins, head, extents, chunk)
+                for chunk in range(chunks_of(what.total_bytes))
+            ]
+            wait(each)  # after a failure, too: the memory goes to somebody else
+            for chunk in each:
+                chunk.result()
             if not self.direct:
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         with contextlib.suppress(OSError):
             os.utime(name, dir_fd=self._dir)
+
+    def _read_chunk(
+        self, file: int, begins: int, head: FileHead, extents: Sequence[Extent], chunk: int
+    ) -> None:
+        """Raises SpillFault, OSError."""
+        what, start = head.what, chunk * CHUNK_BYTES
+        end = min(start + CHUNK_BYTES, what.total_bytes)
+        _read(file, self._views(extents, start, end), begins + start)
+        if self._checksum(extents, start, end) != head.checksum(chunk):
+            raise SpillFault(f"bytes {start} to {end} are not those that were written")
 
     def drop(self, key: TransferKey) -> None:
         """Harmless where there is no file."""

@@ -45,8 +45,9 @@ class PlannedEngine(Strict, frozen=True):
 
 class PlannedCluster(Strict, frozen=True):
     """``instances``: in place of machines. ``profile``: of all its engines that name none.
-    ``prefix_cache``: tokens that all its prefix caches hold together, or ``unbounded``; it matters
-    where a trace says which prompts share a prefix."""
+    ``prefix_cache``: tokens that all its prefix caches hold together, or ``unbounded``; ``agents``:
+    those of its machines' agents, one by one (the simulator). It matters where a trace says which
+    prompts share a prefix."""
 
     instances: InstancesConfig | tuple[InstancesConfig, ...] | None = None
     profile: str | None = None

@@ -11,17 +11,19 @@ from pathlib import Path
 import aiohttp
 from rich.console import Console
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, GatewayConfig
 from prfaas.demo import report
 from prfaas.demo.client import Answer, ask
 from prfaas.demo.script import MEASURING, SCRIPTS, WHOLE_S, Prompt, Script, Speed, fitting
 from prfaas.launch.start import started
 from prfaas.launch.supervisor import Supervisor
+from prfaas.tls.front import trust_of
 
 _SHOWS = (
     "Long prompts are prefilled in one cluster and answered in another, which gets their KV cache "
     "over a line; a plain vLLM engine is asked the same, and every answer must be identical."
 )
+_OPEN = GatewayConfig()
 _UNSEEN_TOKENS_PER_S = 100.0
 """Where the measured answer came in one piece."""
 
@@ -33,7 +35,9 @@ async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
         begun = time.monotonic()
         script = await _measured(supervisor, console)
         console.print("\nAsking ...", highlight=False)
-        prompts, answers = await play(supervisor.url, _model(supervisor), script, console)
+        prompts, answers = await play(
+            supervisor.url, _model(supervisor), script, console, supervisor.deployment.gateway
+        )
         console.print("\nAsking a plain engine, without disaggregation, the same ...")
         plain = await replay(supervisor.plain_url, _model(supervisor), prompts)
         status = _judge(answers, plain, console)
@@ -52,7 +56,7 @@ async def _measured(supervisor: Supervisor, console: Console) -> Script:
     """The script whose length fits this machine."""
     console.print("\nMeasuring this machine ...", end=" ", highlight=False)
     begun = time.monotonic()
-    async with _client() as http:
+    async with _client(supervisor.deployment.gateway) as http:
         for prompt in MEASURING:
             answer = await ask(http, supervisor.url, model=_model(supervisor), prompt=prompt)
     speed = Speed(
@@ -71,9 +75,14 @@ async def _measured(supervisor: Supervisor, console: Console) -> Script:
 
 
 async def play(
-    url: str, model: str, script: Script, console: Console
+    url: str,
+    model: str,
+    script: Script,
+    console: Console,
+    gateway: GatewayConfig = _OPEN,
 ) -> tuple[dict[str, str], dict[str, Answer]]:
-    """Send the script through the gateway; returns full prompts and answers by name."""
+    """Send the script through the gateway; returns full prompts and answers by name. ``gateway``
+    says what is trusted and shown there."""
     prompts: dict[str, str] = {}
     answers: dict[str, Answer] = {}
 
@@ -88,7 +97,7 @@ async def play(
             highlight=False,
         )
 
-    async with _client() as http:
+    async with _client(gateway) as http:
         for step in script.steps:
             await asyncio.gather(*(send(prompt) for prompt in step))
     return prompts, {prompt.name: answers[prompt.name] for step in script.steps for prompt in step}
@@ -143,5 +152,11 @@ def _model(supervisor: Supervisor) -> str:
     return str(supervisor.deployment.model.served_name)
 
 
-def _client() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600), read_bufsize=2**20)
+def _client(gateway: GatewayConfig = _OPEN) -> aiohttp.ClientSession:
+    key = gateway.key_to_ask_with()
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=600),
+        read_bufsize=2**20,
+        connector=aiohttp.TCPConnector(ssl=trust_of(gateway)),
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+    )

@@ -1,4 +1,4 @@
-"""Certificates of the agents: there, readable, of the right name, private, not about to expire."""
+"""Certificates of agents and gateways: there, readable, of the right name, private, in force."""
 
 from __future__ import annotations
 
@@ -9,17 +9,31 @@ from pathlib import Path
 
 from cryptography import x509
 
-from prfaas.core.deployment import AgentConfig, Deployment
-from prfaas.doctor.finding import Finding, ok
+from prfaas.core.deployment import AgentConfig, Deployment, GatewayConfig, TlsConfig
+from prfaas.core.errors import ConfigError
+from prfaas.doctor.finding import Finding, Level, ok
+from prfaas.tls.expiry import expiring, list_expiry
 
 _SOON = timedelta(days=30)
 
 
 def check_certificates(deployment: Deployment, *, now: float) -> Iterator[Finding]:
-    """Of every agent that has them in the file. Args: now: Unix seconds."""
+    """Of every agent and gateway that has them in the file. Args: now: Unix seconds."""
     moment = datetime.fromtimestamp(now, UTC)
     for agent in deployment.agents:
         yield from _of_agent(agent, moment)
+    for gateway in deployment.gateways:
+        yield from _of_gateway(gateway, moment)
+
+
+def _of_gateway(gateway: GatewayConfig, moment: datetime) -> Iterator[Finding]:
+    """On the machine that it is on: others have none of its files, and need none."""
+    check, own, front = f"certificate of {gateway.name}", gateway.agent_tls, gateway.tls
+    if own is not None and Path(own.cert).exists():
+        yield from _files(check, own, moment)
+    if front is not None and Path(front.cert).exists():
+        yield _certificate(check, "certificate for clients", Path(front.cert), moment)
+        yield _key(check, Path(front.key))
 
 
 def _of_agent(agent: AgentConfig, moment: datetime) -> Iterator[Finding]:
@@ -31,9 +45,26 @@ def _of_agent(agent: AgentConfig, moment: datetime) -> Iterator[Finding]:
                 "only inside a network that you trust; else 'prfaas certs' and 'tls:' in the file",
             )  # fmt: skip
         return
-    for what, name in (("CA", agent.tls.ca), ("certificate", agent.tls.cert)):
+    yield from _files(check, agent.tls, moment)
+
+
+def _files(check: str, tls: TlsConfig, moment: datetime) -> Iterator[Finding]:
+    for what, name in (("CA", tls.ca), ("certificate", tls.cert)):
         yield _certificate(check, what, Path(name), moment)
-    yield _key(check, Path(agent.tls.key))
+    yield _key(check, Path(tls.key))
+    if tls.crl is not None:
+        yield _revoked(check, Path(tls.crl), moment)
+
+
+def _revoked(check: str, crl: Path, moment: datetime) -> Finding:
+    try:
+        found = list_expiry(crl)
+    except ConfigError as error:
+        return Finding(check, "error", str(error), "'prfaas certs revoke' makes it")
+    for line in expiring([found], now=moment.timestamp()):
+        level: Level = "error" if found.at < moment.timestamp() else "warning"
+        return Finding(check, level, line, "make it anew with 'prfaas certs revoke'")
+    return ok(check, f"revocation list {crl} is in force")
 
 
 def _certificate(check: str, what: str, file: Path, moment: datetime) -> Finding:

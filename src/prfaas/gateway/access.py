@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +24,14 @@ from prfaas.gateway.tenants import ReadTenants, Tenants, read_tenants
 from prfaas.process.front_door import connections
 from prfaas.tls.agents import agent_contexts
 from prfaas.tls.context import PeerContext
+from prfaas.tls.expiry import Expiry, certificate_expiry, expiring
+from prfaas.tls.files import files_in
 from prfaas.tls.front import FrontTls
-from prfaas.tls.live import expires_at
+from prfaas.tls.live import expiries_of
+
+logger = logging.getLogger(__name__)
+
+_WARN_S = 86400.0
 
 
 class ReadAccess(NamedTuple):
@@ -33,8 +43,8 @@ class ReadAccess(NamedTuple):
     admin_tls: tuple[Path, Path] | None
     engines: dict[str, Credentials]
     agents: dict[str, PeerContext]
-    expires_at: dict[str, float]
-    """Of its own certificates, in Unix seconds."""
+    expiries: dict[str, Expiry]
+    """Of its own certificates, and the list of revoked ones."""
 
 
 def read_access(deployment: Deployment) -> ReadAccess:
@@ -48,7 +58,7 @@ def read_access(deployment: Deployment) -> ReadAccess:
         _files(config.admin_shows),
         read_credentials(deployment, agents),
         agents,
-        {what: expires_at(Path(file)) for what, file in _certificates(config).items()},
+        _expiries(config),
     )
 
 
@@ -56,10 +66,11 @@ def _files(shown: TlsConfig | FrontTlsConfig | None) -> tuple[Path, Path] | None
     return None if shown is None else (Path(shown.cert), Path(shown.key))
 
 
-def _certificates(config: GatewayConfig) -> dict[str, str]:
-    found = {} if config.tls is None else {"certificate": config.tls.cert}
-    if config.agent_tls is not None:
-        found |= {"agent_certificate": config.agent_tls.cert, "agent_ca": config.agent_tls.ca}
+def _expiries(config: GatewayConfig) -> dict[str, Expiry]:
+    front, own = config.tls, config.agent_tls
+    found = {} if front is None else {"certificate": certificate_expiry(Path(front.cert))}
+    if own is not None:
+        found |= {f"agent_{what}": at for what, at in expiries_of(files_in(own)).items()}
     return found
 
 
@@ -74,7 +85,7 @@ class Access:
         self.operators = Keys(read.operators)
         self.refusals = Refusals(metrics)
         self.connections = connections()
-        self._metrics = metrics
+        self._metrics, self._taken = metrics, asyncio.Event()
         self._tell(read)
         self.tls = None if read.tls is None else FrontTls(*read.tls)
         self.admin_tls = (
@@ -95,8 +106,20 @@ class Access:
         self._engines, self._agents = read.engines, read.agents
 
     def _tell(self, read: ReadAccess) -> None:
-        for file, at in read.expires_at.items():
-            self._metrics.certificate_expires.labels(file).set(at)
+        self._expiries = read.expiries
+        for file, expiry in read.expiries.items():
+            self._metrics.certificate_expires.labels(file).set(expiry.at)
+        self._taken.set()
+
+    async def warn(self) -> None:
+        """Each day, and when they are exchanged, of those of its own certificates that expire soon.
+        For ever."""
+        while True:
+            self._taken.clear()
+            for line in expiring(self._expiries.values(), now=time.time()):
+                logger.warning("%s", line)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._taken.wait(), _WARN_S)
 
     def show_to(
         self, engines: Mapping[str, EngineClient], agents: Mapping[str, AgentClient]

@@ -36,6 +36,7 @@ def arrival(
         max_output_tokens=prompt.max_output_tokens,
         cached=matches.cached,
         resumable=matches.resumable,
+        fetch_s=matches.fetch_s,
         sequences=sequences,
         deadline=deadline,
         priority=priority,

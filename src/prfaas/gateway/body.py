@@ -14,13 +14,11 @@ from typing import Any
 
 import msgspec
 
-from prfaas.core.errors import UNREADABLE
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
 from prfaas.gateway.dialects import Endpoint, dialect_of
+from prfaas.gateway.json_fields import MOST_NUMBER, length_of, number_in, top_level, value_of
 from prfaas.gateway.openai_errors import RequestRefused
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MOST = (1 << 63) - 1
 _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
@@ -64,10 +62,7 @@ class RequestBody:
         """Whether its prompt is to be cached by an agent, wherever it is computed."""
         self.dialect = dialect_of(endpoint)
         self.raw = raw
-        try:
-            self._fields = _FIELDS.decode(raw)
-        except UNREADABLE as error:
-            raise RequestRefused(400, f"the body is not a JSON object: {error}") from error
+        self._fields = top_level(raw)
         if self._value("kv_transfer_params") is not None:
             message = "kv_transfer_params is set by the gateway, not by its clients"
             raise RequestRefused(400, message, param="kv_transfer_params")
@@ -153,25 +148,26 @@ class RequestBody:
         raw = self._fields.get("prompt")
         if raw is None or not _SEVERAL.match(memoryview(raw)):
             return 1
-        prompts = self._value("prompt")
-        return max(1, len(prompts)) if isinstance(prompts, list) else 1
+        return max(1, length_of(raw, "prompt"))
 
     def _priority(self) -> int:
-        value = self._value("priority")
-        if not isinstance(value, int) or isinstance(value, bool):
-            return 0
-        if abs(value) > _MOST:
-            raise RequestRefused(400, f"priority must be within +-{_MOST}", param="priority")
+        value = self._number("priority") or 0
+        if abs(value) > MOST_NUMBER:
+            raise RequestRefused(400, f"priority must be within +-{MOST_NUMBER}", param="priority")
         return value
 
     def _count(self, name: str) -> int | None:
         """A positive number; None for whatever else there is: the engine knows what to say."""
-        value = self._value(name)
-        if not isinstance(value, int) or value < 1:
+        value = self._number(name)
+        if value is None or value < 1:
             return None
-        if value > _MOST:
-            raise RequestRefused(400, f"{name} must be at most {_MOST}", param=name)
+        if value > MOST_NUMBER:
+            raise RequestRefused(400, f"{name} must be at most {MOST_NUMBER}", param=name)
         return value
+
+    def _number(self, name: str) -> int | None:
+        raw = self._fields.get(name)
+        return None if raw is None else number_in(raw, name)
 
     def _text(self, name: str) -> str | None:
         value = self._value(name)
@@ -179,9 +175,4 @@ class RequestBody:
 
     def _value(self, name: str) -> Any:
         raw = self._fields.get(name)
-        if raw is None:
-            return None
-        try:
-            return msgspec.json.decode(raw)
-        except UNREADABLE as error:
-            raise RequestRefused(400, f"{name} is not valid JSON: {error}", param=name) from error
+        return None if raw is None else value_of(raw, name)

@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def cost_seeds(deployment: Deployment, *, beside: Path) -> CostInputs:
-    """Seconds of a prefill and of a decode step by the profiles of those engines that name one (or
-    whose cluster does). ``beside``: where a relative path starts. A profile that cannot be read
-    costs a warning: serving does not need it."""
+    """Seconds of a prefill, a decode step and a load by the profiles of those engines that name
+    one (or whose cluster does). ``beside``: where a relative path starts. A profile that cannot be
+    read costs a warning: serving does not need it."""
     found: dict[str, InstanceProfile | None] = {}
-    prefills, steps = {}, {}
+    prefills, steps, loads = {}, {}, {}
     for cluster in deployment.clusters:
         for engine in cluster.engines:
             name = engine.profile or cluster.profile
@@ -32,7 +32,9 @@ def cost_seeds(deployment: Deployment, *, beside: Path) -> CostInputs:
                 prefills[engine.name] = _curve(profile.prefill.table)
             if profile is not None and profile.decode is not None:
                 steps[engine.name] = _curve(profile.decode.table)
-    return CostInputs(seeds=prefills, step_seeds=steps)
+            if profile is not None and profile.load is not None:
+                loads[engine.name] = _curve(profile.load.table)
+    return CostInputs(seeds=prefills, step_seeds=steps, load_seeds=loads)
 
 
 def _profile(name: str, beside: Path) -> InstanceProfile | None:

@@ -35,6 +35,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     """What each engine's agent has, and it can load so far as it needs it."""
     pulls: Mapping[str, Pull] = {}
     """Engines for whose agent something is pulled first."""
+    loads_since: dict[str, float] = {}
+    """Engines that had nothing else to prefill when they were asked, and when that was."""
     pulled_tokens: int = 0
     """Prompt tokens up to which other agents' caches were pulled."""
     pool_tokens: int = 0

@@ -27,6 +27,7 @@ from prfaas.gateway.kv_memory import learn_kv_memory
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.learned_file import LearnedFile
 from prfaas.gateway.links import LineStates, watch_links
+from prfaas.gateway.load_costs import LoadCosts
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.news import News
 from prfaas.gateway.pools import Pools, watch_cache
@@ -43,6 +44,7 @@ from prfaas.index.prefix_index import PrefixIndex
 from prfaas.policies.registry import make_policy
 from prfaas.scheduler.events import EngineDown, EngineSuspected, EngineUp, KvMemoryKnown
 from prfaas.scheduler.journal import CostInputs, JournalOpened
+from prfaas.scheduler.load_times import LearnedTimes
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.topology import topology_of
 
@@ -145,10 +147,11 @@ class Gateway:
             most_engines=most_engines,
         )
         self._roster.watch(self.fleet, self._at_agent)
-        self.run_beside("learned_file", partial(self._learned.keep, lambda: scheduler.learned))
+        self.run_beside("learned_file", partial(self._learned.keep, self._what_is_learned))
         for index in (self.index, self.pools.index):
             self.run_beside("index", partial(keep_tidy, index))
         self.run_beside("threshold", self.thresholds.run)
+        self.run_beside("certificates", self.access.warn)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
@@ -175,7 +178,7 @@ class Gateway:
         await self._http.close()
         await self._agents_http.close()
         self._feeds.close()
-        self._learned.write(self._driver.scheduler.learned)
+        self._learned.write(self._what_is_learned())
         self._journal.close()
 
     def troubles(self) -> list[str]:
@@ -241,7 +244,12 @@ class Gateway:
             layouts=fleet.layouts,
             new_key=self._session.new_key,
             agents=self.agents,
+            loads=self._loads,
         )
+
+    def _what_is_learned(self) -> LearnedTimes:
+        learned = self._driver.scheduler.learned
+        return learned._replace(fetches=self._loads.fetches.learned())
 
     def _usable(self) -> frozenset[str]:
         """Engines that may be asked something short; those that drain only where no other is up."""
@@ -257,8 +265,10 @@ class Gateway:
             costs=learned.beside(self._seeds),
         )
         self._journal.write(time.monotonic(), opened)
+        scheduler = scheduler_from(opened)
+        self._loads = LoadCosts(scheduler.view, opened.costs)
         return Driver(
-            scheduler_from(opened),
+            scheduler,
             self._endpoints,
             self.engines,
             self.agents,

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -111,6 +111,8 @@ class _Front:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         request[REQUEST_ID] = request_id
         try:
+            if request.version < HttpVersion10:
+                raise RequestRefused(400, "write HTTP/1.1 at the end of the request line")
             self._admit(request)
             response = await handler(request)
         except ApiError as error:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Iterable
 
 from aiohttp import web
 
+from prfaas.core.addresses import parse_url, stays_here
+from prfaas.core.errors import ConfigError
 from prfaas.gateway.openai_errors import RequestRefused
+
+_EVERYWHERE = ("0.0.0.0", "::")
+"""Where a gateway may be bound; dialled from its own machine it is this machine."""
 
 
 class Keys:
@@ -52,14 +56,15 @@ def is_operator(request: web.Request, operators: Keys, *, clients: bool) -> bool
     """Whether the request may see and do what operators may; see `check_operator`."""
     if operators:
         return operators.match(request)
-    return not clients and _is_local(request.remote)
+    return not clients and _is_local(request)
 
 
 def check_operator(request: web.Request, operators: Keys, *, clients: bool) -> None:
     """Raise RequestRefused (401, 403) where the request may not take engines out of service.
 
     Without operator keys only this machine may, and not even that where ``clients`` need keys: a
-    proxy on the same machine would let them all in.
+    proxy on the same machine would let them all in. Nor may a web page of another origin, which a
+    browser on this machine shows.
     """
     if operators:
         if not operators.match(request):
@@ -70,7 +75,7 @@ def check_operator(request: web.Request, operators: Keys, *, clients: bool) -> N
                 kind="authentication_error",
                 cause="operator",
             )
-    elif clients or not _is_local(request.remote):
+    elif clients or not _is_local(request):
         raise RequestRefused(
             403,
             "only operators may do this: set gateway.operator_keys in the deployment file",
@@ -79,8 +84,19 @@ def check_operator(request: web.Request, operators: Keys, *, clients: bool) -> N
         )
 
 
-def _is_local(address: str | None) -> bool:
+def _is_local(request: web.Request) -> bool:
+    """Whether somebody on this machine has sent it, who calls it by a name of this machine: a page
+    whose name was made to lead here does not, and one of another origin names that."""
+    if not stays_here((request.remote or "").partition("%")[0]):
+        return False
     try:
-        return ipaddress.ip_address((address or "").partition("%")[0]).is_loopback
-    except ValueError:
+        host = parse_url(f"http://{request.host}").host
+        origin = request.headers.get("Origin")
+        here = stays_here(host) or host in _EVERYWHERE
+        return (
+            here
+            and "@" not in request.host
+            and origin in (None, f"{request.scheme}://{request.host}")
+        )
+    except ConfigError:
         return False

@@ -30,17 +30,23 @@ _EVERY_S = 30.0
 
 class Learned(Strict, frozen=True):
     """``prefills``: engine -> sums, as `PrefillLearner.learned` gives them. ``loads``: the same of
-    `LearnedLoads`, ``steps``: of `LearnedSteps`."""
+    `LearnedLoads`, ``steps``: of `LearnedSteps`, ``fetches``: of
+    `LearnedFetches`."""
 
     version: int
     prefills: dict[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
     loads: dict[str, Sums] = msgspec.field(default_factory=dict)
     steps: dict[str, Sums] = msgspec.field(default_factory=dict)
+    fetches: dict[str, Sums] = msgspec.field(default_factory=dict)
 
     def beside(self, seeds: CostInputs) -> CostInputs:
         """What a scheduler's estimates begin with: this, and ``seeds`` of profiles."""
         return msgspec.structs.replace(
-            seeds, learned=self.prefills, loads=self.loads, steps=self.steps
+            seeds,
+            learned=self.prefills,
+            loads=self.loads,
+            steps=self.steps,
+            fetches=self.fetches,
         )
 
 

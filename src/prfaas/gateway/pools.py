@@ -48,7 +48,8 @@ class Holder(NamedTuple):
 
 class Pull(NamedTuple):
     """Of tokens [from_token, to_token) of a prompt, from what ``source`` has, to the agent
-    ``target``. ``seconds``: what the line is expected to take."""
+    ``target``. ``seconds``: what it is expected to take until an engine there has loaded it;
+    ``guess_s``: what the line should take, by its rate and queue of now."""
 
     source: Holder
     target: str
@@ -58,6 +59,7 @@ class Pull(NamedTuple):
     salt: str | None = None
     adapter: str | None = None
     """The request's."""
+    guess_s: float = 0.0
 
 
 class _Holding:

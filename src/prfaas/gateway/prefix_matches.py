@@ -26,6 +26,8 @@ class Matches(NamedTuple):
     """What each one's agent has, whether or not the engine has as much itself."""
     pulls: Mapping[str, Pull] = {}
     """Of ``cached``, those that count what is to be pulled to their agent first."""
+    fetch_s: Mapping[str, float] = {}
+    """What it takes to load, and to pull, what of ``cached`` an engine does not hold itself."""
 
 
 _ROLES: tuple[EngineRole, ...] = ("prefill", "decode")
@@ -38,6 +40,7 @@ def with_pools(
     engines: Mapping[str, EngineEndpoint],
     layout_of: Callable[[str], str | None],
     pull: Callable[[str, str, int], Pull | None] = lambda engine, layout, own: None,
+    load: Callable[[str, int, int], float | None] = lambda engine, own, tokens: 0.0,
 ) -> Matches:
     """The same, counting what engines can load from their agents' caches where that is more than
     they hold.
@@ -46,12 +49,15 @@ def with_pools(
         pools: tokens that each agent's cache could give.
         layout_of: engine -> the fingerprint of pages that it can load; None: it loads nothing.
         pull: engine, layout, tokens that it needs no pull for -> the pull that is worth it.
+        load: engine, tokens that it holds, tokens that its agent has -> seconds that the load
+            takes; None where it had better compute them.
     """
     if not pools:
         return matches
     cached, resumable, pool = dict(matches.cached), dict(matches.resumable), {}
     pulls: dict[str, Pull] = {}
     at_agent: dict[str, int] = {}
+    fetch_s: dict[str, float] = {}
     longest = max(pools.values())
     for name, engine in engines.items():
         own = resumable.get(name, cached.get(name, 0))
@@ -59,16 +65,22 @@ def with_pools(
         if layout is None:
             continue
         tokens = pools.get(Holder(engine.agent, layout), 0)
+        if tokens > cached.get(name, 0):
+            seconds = load(name, own, tokens)
+            if seconds is None:
+                tokens = 0
+            else:
+                cached[name] = pool[name] = own = tokens
+                fetch_s[name] = seconds
+                resumable.pop(name, None)
         if tokens:
             at_agent[name] = tokens
-        if tokens > cached.get(name, 0):
-            cached[name] = pool[name] = own = tokens
-            resumable.pop(name, None)
         wanted = pull(name, layout, own) if longest > own else None
         if wanted is not None:
             pulls[name], cached[name] = wanted, wanted.to_token
+            fetch_s[name] = wanted.seconds
             resumable.pop(name, None)
-    return Matches(cached, resumable, pool, at_agent, pulls)
+    return Matches(cached, resumable, pool, at_agent, pulls, fetch_s)
 
 
 def match_engines(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import inf, isfinite
@@ -22,10 +23,12 @@ from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.handoffs import watch_transfer
+from prfaas.gateway.load_costs import LoadCosts
 from prfaas.gateway.pools import Holder, Pools, Pull
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.keys import Tokens
 from prfaas.policies.api import View
+from prfaas.policies.learned_fetches import LearnedFetches, pull_way
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +48,11 @@ class PromptToPull(NamedTuple):
 
 
 class PullCosts:
-    """What pulls cost, by the lines as they are now and what prefills were seen to take."""
+    """What pulls cost, by the lines as they are now, what pulls of that pair and prefills were seen
+    to take. ``loads``: what an engine then takes to load it, and what is learned of pulls."""
 
-    def __init__(self, endpoints: Endpoints, view: View) -> None:
-        self._endpoints, self._view = endpoints, view
+    def __init__(self, endpoints: Endpoints, view: View, loads: LoadCosts) -> None:
+        self._endpoints, self._view, self._loads = endpoints, view, loads
         self._lines_of: tuple[object, dict[AgentPair, tuple[str, str]]] = (None, {})
 
     def best(
@@ -72,18 +76,20 @@ class PullCosts:
         for holder, tokens in pools.items():
             if holder.layout != layout or holder.agent == target or tokens <= own_tokens:
                 continue
-            seconds = self._seconds(holder.agent, target, own_tokens, tokens)
-            costs = self._view.costs
-            spared_s = costs.prefill_s(engine, prompt.total_tokens - own_tokens)
-            spared_s -= costs.prefill_s(engine, max(1, prompt.total_tokens - tokens))
-            if seconds < _WORTH * spared_s and spared_s - seconds > saved_s:
-                saved_s = spared_s - seconds
-                found = Pull(
-                    holder, target, own_tokens, tokens, seconds, prompt.salt, prompt.adapter
-                )
+            guess_s = self._guess_s(holder.agent, target, own_tokens, tokens)
+            way, load_s = pull_way(holder.agent, target), self._loads.load_s(engine, tokens)
+            seconds = self._loads.fetches.fetch_s(guess_s, way) + load_s
+            spared_s = self._loads.spared_s(engine, prompt.total_tokens, own_tokens, tokens)
+            if seconds < _WORTH * spared_s:
+                if spared_s - seconds > saved_s:
+                    saved_s = spared_s - seconds
+                    found = Pull(holder, target, own_tokens, tokens, seconds, prompt.salt,
+                                 prompt.adapter, guess_s)  # fmt: skip
+            elif guess_s + load_s < _WORTH * spared_s:
+                self._loads.fetches.passed_over(way)
         return found
 
-    def _seconds(self, sender: str, receiver: str, from_token: int, to_token: int) -> float:
+    def _guess_s(self, sender: str, receiver: str, from_token: int, to_token: int) -> float:
         """Behind what the line has still to carry; infinite where there is none."""
         line = self._lines().get(AgentPair(sender, receiver))
         link = None if line is None else self._view.link(*line)
@@ -106,11 +112,18 @@ class Puller:
 
     Args:
         new_id: makes a fresh transfer id of this gateway's.
+        fetches: told how long pulls took.
     """
 
     def __init__(
-        self, pools: Pools, agents: Mapping[str, AgentClient], *, new_id: Callable[[], str]
+        self,
+        pools: Pools,
+        agents: Mapping[str, AgentClient],
+        *,
+        new_id: Callable[[], str],
+        fetches: LearnedFetches,
     ) -> None:
+        self._fetches = fetches
         self._pools, self._agents, self._new_id = pools, agents, new_id
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._dropping: set[asyncio.Task[None]] = set()
@@ -131,16 +144,26 @@ class Puller:
         if not parts or within_s <= 0:
             self.failed += 1
             return False
+        alone = not any((part.transfer_id, wanted.target) in self._under_way for part in parts)
+        began = time.monotonic()
         try:
             async with asyncio.timeout(within_s):
                 await _all(self._copying(wanted, part, ranks, within_s) for part in parts)
         except (LinkError, LocalFault, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self._took(wanted, began)
             self.failed += 1
             logger.info("nothing pulled from %s to %s: %s", wanted.source.agent, wanted.target,
                         error or "it took too long")  # fmt: skip
             return False
+        if alone:
+            self._took(wanted, began)
         self.made += 1
         return True
+
+    def _took(self, wanted: Pull, began: float) -> None:
+        way = pull_way(wanted.source.agent, wanted.target)
+        self._fetches.seen(way, wanted.guess_s, time.monotonic() - began)
 
     async def close(self) -> None:
         """End what is under way."""

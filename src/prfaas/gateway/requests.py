@@ -26,6 +26,7 @@ from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
+from prfaas.gateway.load_costs import LoadCosts
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.gateway.openai_errors import (
     ApiError,
@@ -79,6 +80,7 @@ class RequestFlow:
         layouts: Layouts,
         new_key: Callable[[], str],
         agents: Mapping[str, AgentClient],
+        loads: LoadCosts,
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._reading = 0
@@ -92,8 +94,9 @@ class RequestFlow:
         self._driver = driver
         self._pools, self._layouts = pools, layouts
         self._new_key = new_key
-        self._pull_costs = PullCosts(endpoints, driver.scheduler.view)
-        self._puller = Puller(pools, agents, new_id=new_key)
+        self._load_costs = loads
+        self._pull_costs = PullCosts(endpoints, driver.scheduler.view, loads)
+        self._puller = Puller(pools, agents, new_id=new_key, fetches=loads.fetches)
         self.inflight = 0
         self._live: set[Exchange] = set()
         self.tracing = NO_TRACING
@@ -190,6 +193,7 @@ class RequestFlow:
     def _ended(self, exchange: Exchange, trace: Trace) -> None:
         facts, elapsed_s = exchange.facts, exchange.elapsed_s()
         self._metrics.observe_request(facts)
+        self._load_costs.ended(facts)
         self.recent.appendleft(facts)
         trace.end(facts, elapsed_s)
         log_access(facts, elapsed_s)
@@ -301,7 +305,8 @@ class RequestFlow:
         best = partial(
             self._pull_costs.best, PromptToPull(len(token_ids), salt, adapter), pools=pools
         )
-        return with_pools(found, pools, engines, self._layouts.loads, best)
+        load = partial(self._load_costs.worth_s, len(token_ids))
+        return with_pools(found, pools, engines, self._layouts.loads, best, load)
 
     async def _loadable(self, exchange: Exchange, engine: str) -> int:
         facts, ids = exchange.facts, exchange.prompt.token_ids
@@ -310,4 +315,5 @@ class RequestFlow:
             ranks, within_s = self._layouts.parts(engine), exchange.time_left_s()
             if await self._puller.pull(wanted, ids, ranks=ranks, within_s=within_s):
                 facts.note_pull(engine, wanted.to_token)
+        self._load_costs.begins(facts, engine, exchange.elapsed_s())
         return facts.at_agent.get(engine, 0)

@@ -26,7 +26,7 @@ _MASK = (1 << 64) - 1
 _STEP = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 """Odd numbers with mixed bits: a block's place, one for each lane."""
 _STEPS = np.array([_STEP], np.uint64).T
-_FIRST_CHUNK, _GROWTH = 64, 8
+_FIRST_CHUNK, _GROWTH = 16, 4
 """Blocks: most prompts are known in part, so keys are computed as far as somebody may need them."""
 
 

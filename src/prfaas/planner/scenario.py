@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_tokens
 from prfaas.description.file import Description, load_description, parse_description
@@ -137,4 +138,9 @@ def _cache_tokens(description: Description) -> int | None:
     caches = [cluster.prefix_cache for cluster in description.clusters if cluster.kind == "pd"]
     if "unbounded" in caches:
         return None
+    if "agents" in caches:
+        raise ConfigError(
+            "prefix_cache: agents is known to the simulator alone; to plan, write how many tokens "
+            "the caches of all machines hold together"
+        )
     return sum(parse_tokens(cache) for cache in caches)

@@ -30,6 +30,7 @@ from prfaas.core.strict import Strict
 from prfaas.core.units import parse_duration
 from prfaas.policies.alike_ways import AlikeWays
 from prfaas.policies.api import Decision, Refusal, RoleChange, View
+from prfaas.policies.columns import MANY
 from prfaas.policies.decode_load import DecodeLoad, slots_s
 from prfaas.policies.many_ways import ManyWays
 from prfaas.policies.route_choice import Candidate, FewWays, Ways, candidates
@@ -42,8 +43,6 @@ _PATIENCE = 2.0
 """What takes longer than the SLO on an idle deployment is in time within so many times that."""
 _LATEST_S = 300.0
 """Where no end is in sight a client is told to ask again after so long."""
-_MANY = 50
-"""From so many engines on a look at all at once takes less time than one after the other."""
 _MARGIN = 0.95
 """Of the SLO: estimates are not exact, and what is accepted should make it."""
 
@@ -111,7 +110,7 @@ class AutoPolicy:
 
     def _ways(self, request: RequestView, view: View, now: float) -> Ways:
         homes = view.pd_clusters
-        if len(view.engines) >= _MANY:
+        if len(view.engines) >= MANY:
             if not request.cached and (alike := view.alike) is not None:
                 return AlikeWays(request, view, alike, [self._load(home) for home in homes], now)
             slot_s = slots_s([self._load(home) for home in homes], view.columns)

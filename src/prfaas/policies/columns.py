@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from prfaas.policies.views import ClusterView, Costs, EngineView, LinkView
 
+MANY = 50
+"""From so many engines on a look at all at once takes less time than one after the other."""
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.intp]
 Bools = NDArray[np.bool_]
@@ -104,7 +106,7 @@ class Columns:
                 engine.unpaired,
             )
 
-    def of(self, tokens: Mapping[str, int], *, otherwise: float = 0.0) -> Floats:
+    def of(self, tokens: Mapping[str, float], *, otherwise: float = 0.0) -> Floats:
         """What is given by engine name as an array."""
         count, most = len(tokens), len(self.engines)
         if 2 * count > most:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from math import inf
 
 from prfaas.policies.api import Decision, Route, View
+from prfaas.policies.columns import MANY
+from prfaas.policies.many_remote import ManyRemote
 from prfaas.policies.placement import reachable
 from prfaas.policies.route_choice import beside_batch
 from prfaas.policies.views import EngineView, LinkView, RequestView
@@ -42,6 +44,8 @@ def soonest_remote(
 ) -> Soonest:
     """Over the PrfaaS clusters whose line to the cluster of ``decode`` is up, but ``without``. The
     one that has prefilled first where all of them would wait for the line."""
+    if len(view.engines) >= MANY:
+        return ManyRemote(request, view, now).soonest(decode, without=without)
     best, best_s, best_prefilled_s = None, inf, inf
     costs = view.costs
     from_token = request.cached.get(decode.name, 0)
@@ -98,4 +102,6 @@ def _prefilled_in(request: RequestView, view: View, engine: EngineView, now: flo
     uncached = max(1, request.total_tokens - request.cached.get(engine.name, 0))
     wait_s = engine.free_at - now
     own_s = view.costs.prefill_s(engine.name, uncached)
+    if request.fetch_s:
+        own_s += request.fetch_s.get(engine.name, 0.0)
     return own_s + wait_s if wait_s > 0 else own_s

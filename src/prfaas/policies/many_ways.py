@@ -46,6 +46,8 @@ class ManyWays:
         self._held = columns.of(request.cached)
         self._decodes = self._decode_engines(request)
         self._own_s = columns.prefill_times(self._uncached(request))
+        if request.fetch_s:
+            self._own_s = self._own_s + columns.of(request.fetch_s)
         self._wait_s = columns.waits_s(now)
         self._done_s = self._own_s + self._wait_s
         self._slot_s = slot_s
@@ -107,9 +109,13 @@ class ManyWays:
             return None
         found: list[tuple[float, float, int, int, int]] = []
         for number, (score, kind) in enumerate(zip(scores, self._kinds, strict=True)):
-            for place in np.flatnonzero(score == least).tolist():
-                then = float(kind.wait_s[place]), float(kind.behind_s[place])
-                found.append((*then, self._home(number, place), number, place))
+            places = np.flatnonzero(score == least)
+            if places.size:  # An idle fleet is one tie. Homes stand in order within a kind.
+                for then in (kind.wait_s, kind.behind_s):
+                    places = places[then[places] == then[places].min()]
+                place = int(places[0])
+                after = float(kind.wait_s[place]), float(kind.behind_s[place])
+                found.append((*after, self._home(number, place), number, place))
         return self._candidate(*min(found)[3:])
 
     def _home(self, number: int, place: int) -> int:

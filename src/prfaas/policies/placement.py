@@ -4,7 +4,8 @@ A decode engine is chosen by how full it is, less the share of the prompt it hol
 0..1): a whole cached prompt outweighs a full engine, nothing less does. One that is far from the
 gateway, or to which nobody can hand over, counts as full on top of that: the near ones are filled
 first, what they have no place for spills over. A prefill engine is chosen
-by when it would be done with this prompt: its queue, plus what it has not cached of the prompt.
+by when it would be done with this prompt: its queue, plus what it has not cached of the prompt,
+plus what it takes to fetch what it counts as cached.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def prefill_engine(
             continue
         if cached:
             done += costs.prefill_s(engine.name, max(1, total - cached.get(engine.name, 0)))
+            done += request.fetch_s.get(engine.name, 0.0)
         if done < best_done:
             best, best_done = engine, done
     return best

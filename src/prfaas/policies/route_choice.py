@@ -122,6 +122,13 @@ def uncached_tokens(request: RequestView, engine: EngineView) -> int:
     return max(1, request.total_tokens - held)
 
 
+def prefill_s(request: RequestView, view: View, engine: EngineView) -> float:
+    """Seconds until ``engine`` alone would have all of the prompt: what it takes to fetch what is
+    cached elsewhere, and to compute the rest."""
+    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    return own_s + request.fetch_s.get(engine.name, 0.0) if request.fetch_s else own_s
+
+
 def _local(
     request: RequestView,
     view: View,
@@ -130,7 +137,7 @@ def _local(
     slot_s: float,
     now: float,
 ) -> Candidate:
-    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    own_s = prefill_s(request, view, engine)
     wait_s = max(0.0, engine.free_at - now)
     ttft_s = max(own_s + wait_s, slot_s)
     return Candidate(ttft_s, own_s * engine.prefills, own_s, wait_s, Route.PD_P, engine, decode)
@@ -160,7 +167,7 @@ def _remote(
     now: float,
 ) -> Iterator[Candidate]:
     """Over the engines of one cluster that are up."""
-    own = [view.costs.prefill_s(e.name, uncached_tokens(request, e)) for e in engines]
+    own = [prefill_s(request, view, e) for e in engines]
     waits = [max(0.0, e.free_at - now) for e in engines]
     carried_s = sending.wait_s + sending.own_s
     soonest_s = min(own_s + wait_s for own_s, wait_s in zip(own, waits, strict=True))
@@ -187,7 +194,7 @@ def _beside_decode(request: RequestView, view: View, home: ClusterView) -> Itera
 def _alone(request: RequestView, view: View, decode: EngineView, slot_s: float) -> Candidate:
     """The decode engine itself, whatever else it has to do: there is nothing to hand over to it."""
     free = max(MIN_SHARE, 1 - decode.decoding / decode.max_requests)
-    own_s = view.costs.prefill_s(decode.name, uncached_tokens(request, decode)) / free
+    own_s = prefill_s(request, view, decode) / free
     wait_s = max(decode.queued_s / free, slot_s)
     behind_s = own_s * decode.prefills
     return Candidate(wait_s + own_s, behind_s, own_s, wait_s, Route.DIRECT, None, decode)
@@ -203,5 +210,5 @@ def beside_batch(
         return None
     if engine.running and engine.kv_used + request.kv_tokens > engine.kv_tokens:
         return None
-    own_s = view.costs.prefill_s(engine.name, uncached_tokens(request, engine))
+    own_s = prefill_s(request, view, engine)
     return engine.queued_s / free, own_s / free

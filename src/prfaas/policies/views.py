@@ -38,6 +38,11 @@ class RequestView(Protocol):
         """Engine name -> how many of these it can go on from by itself; absent means all."""
 
     @property
+    def fetch_s(self) -> Mapping[str, float]:
+        """Engine name -> seconds that it takes to have what it counts of ``cached`` but does not
+        hold itself: to load it from its agent, to pull it from another; absent means none."""
+
+    @property
     def deadline(self) -> float:
         """Time by which the first token is due; may be infinite."""
 

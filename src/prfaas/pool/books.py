@@ -108,8 +108,8 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     most_pinned_slots: int
     disk_bytes: int
     """At most so many are on disk."""
-    on_disk: tuple[SpilledTransfer, ...]
-    """What is on disk, in memory too or not, the least recently used first."""
+    disk_used_bytes: int
+    disk_files: int
     counters: PoolCounters
     """A copy."""
 

@@ -105,14 +105,19 @@ class Disk:
 
     def make_room(self, size: int) -> bool:
         """Drop what was used least recently; False where it takes more than may go."""
-        if size > self._limit:
-            return False
-        for entry in list(self._entries):
-            if self.used_bytes + size <= self._limit:
+        missing = self.used_bytes + size - self._limit
+        if size > self._limit or missing <= 0:
+            return missing <= 0
+        going = []
+        for entry in self._entries:
+            if missing <= 0:
                 break
             if not entry.read:
-                self.drop(entry)
-        return self.used_bytes + size <= self._limit
+                going.append(entry)
+                missing -= entry.size
+        for entry in going:
+            self.drop(entry)
+        return missing <= 0
 
     def add(self, entry: OnDisk) -> None:
         """It is written. What it has everything of goes."""

@@ -115,8 +115,8 @@ class Pool:
             first_epoch=first_epoch,
         )
         self._leases = Leases(self._books)
-        self._disk = Disk(self._books, most_bytes=disk_bytes)
-        self._cache = Cache(self._books, most_slots=cache_slots, disk=self._disk)
+        self.disk = Disk(self._books, most_bytes=disk_bytes)
+        self._cache = Cache(self._books, most_slots=cache_slots, disk=self.disk)
         self._awaited = AwaitedCopies(self._books)
         self._receptions = Receptions(self._books, self._cache, self._awaited)
         self._exports = Exports(
@@ -127,7 +127,7 @@ class Pool:
             name=name,
         )
         at_once = (slot_count - export_slots) // 2
-        tiers = self._books, self._cache, self._disk
+        tiers = self._books, self._cache, self.disk
         self._spill = Spill(*tiers, most_slots=at_once)
         self._copies = Copies(*tiers, self._spill, most_slots=at_once)
         self._loads = Loads(*tiers, self._spill)
@@ -212,8 +212,9 @@ class Pool:
             pinned=tuple(sorted(self._pins.names())),
             pinned_slots=self._pins.slots,
             most_pinned_slots=self._pins.most_slots,
-            disk_bytes=self._disk.most_bytes,
-            on_disk=self._disk.views(),
+            disk_bytes=self.disk.most_bytes,
+            disk_used_bytes=self.disk.used_bytes,
+            disk_files=len(self.disk),
             counters=msgspec.structs.replace(books.counters),
         )
 
@@ -225,7 +226,7 @@ class Pool:
 
     def cached(self) -> list[AnnounceCached]:
         """All that loads would find, as it was announced."""
-        return [entry.announcement for entry in self._cache] + self._disk.announcements()
+        return [entry.announcement for entry in self._cache] + self.disk.announcements()
 
     def standing(self, session_id: str, *, now: float) -> Standing:
         """See `Sessions.standing`."""
@@ -241,7 +242,7 @@ class Pool:
             self._cache,
             self._copies,
             self._pins,
-            self._disk,
+            self.disk,
             self._spill,
         ):
             part.check_integrity()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from functools import partial
+from pathlib import PurePosixPath
 
 from prfaas.core.deployment import EngineConfig, ModelConfig
+from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_bytes
 from prfaas.render import identity
 from prfaas.render.groups import ADMIN_PORT, ENGINE_PORT, KEYS, LINK_PORT, POD, Group
@@ -29,6 +31,8 @@ _DRAIN_S = 600
 """How long an engine's requests may take to their end before its pod goes."""
 _AGENT_MIB = 512
 """Of an agent beside its arena."""
+_SPILL_MIB = 64
+"""Of a volume for cached prefixes, beside them."""
 _CPU_ENGINE_MIB = 4096
 """Of an engine on the CPU beside its cache: vLLM, torch, a small model."""
 
@@ -88,6 +92,10 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
         volumes.append({"name": "engine-keys", "secret": {"secretName": "engine-keys"}})
     if not machine.agent.plaintext:
         volumes += identity.volumes("${POD_NAME}-agent")
+    spill = machine.agent.cache.spill
+    if spill is not None:
+        mib = -(-spill.most_bytes // _MIB) + _SPILL_MIB
+        volumes.append({"name": "spill", "emptyDir": {"sizeLimit": f"{mib}Mi"}})
     if _on_disk(model):
         volumes.append(
             {"name": "model", "persistentVolumeClaim": {"claimName": "model", "readOnly": True}}
@@ -116,6 +124,15 @@ def _agent(group: Group, images: Images) -> Object:
         {"name": "run", "mountPath": "/run/prfaas"},
         {"name": "scratch", "mountPath": "/tmp"},
     ]
+    if agent.cache.spill is not None:
+        # What it lies in: the directory itself the agent makes, for its own user alone.
+        above = str(PurePosixPath(agent.cache.spill.path).parent)
+        if above == "/":
+            raise ConfigError(
+                f"agent {agent.name}: spill {agent.cache.spill.path}: a volume is mounted at what "
+                "it lies in; take one such as /var/lib/prfaas/kv"
+            )
+        mounts.append({"name": "spill", "mountPath": above})
     if not agent.plaintext:
         mounts += identity.mounts()
     probe = partial(http_probe, ADMIN_PORT, "/health") if agent.plaintext else _opens

@@ -93,8 +93,21 @@ def _agent(agent: AgentConfig, binary: str, file: str) -> str:
         # Engines lose their transfers with it: it goes last.
         "OOMScoreAdjust=-500",
         "TimeoutStopSec=30",
+        *_directory(agent),
     ]
     return _service(f"PrfaaS agent {agent.name}", body, _EVERY + _NO_DEVICES)
+
+
+def _directory(agent: AgentConfig) -> list[str]:
+    """Where it may write what is cached on disk, which nobody else may read."""
+    if agent.cache.spill is None:
+        return []
+    path = agent.cache.spill.path.rstrip("/")
+    if path.startswith("/home/"):
+        raise ConfigError(f"agent {agent.name}: spill {path}: units see no home; take /var/lib")
+    if path.startswith("/var/lib/"):
+        return [f"StateDirectory={path.removeprefix('/var/lib/')}", "StateDirectoryMode=0700"]
+    return [f"ReadWritePaths=-{path}"]
 
 
 def _engine(

@@ -40,6 +40,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     ``cached``: engine name -> prompt tokens whose KV cache it holds in whole blocks (absent: none).
     ``resumable``: of these, how many the engine can go on from without a hand-off (absent: all). A
     recurrent state comes with a hand-off; without one the engine's own must be there.
+    ``fetch_s``: engine name -> seconds to load or pull what of ``cached`` lies elsewhere.
     ``sequences``: how many answers are computed at once: so many slots it takes of an engine.
     ``deadline``: the time by which the first token is due; None: whenever.
     ``tenant``, ``tenant_class``, ``weight``, ``priority``: whose turn it is where requests wait
@@ -57,6 +58,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     tenant_class: int = 0
     weight: float = 1.0
     priority: int = 0
+    fetch_s: Mapping[str, float] = {}
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):

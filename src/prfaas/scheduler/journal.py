@@ -40,7 +40,9 @@ class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
     None: learned from the events. What is learned begins with ``seeds``, curves of profiles, or
     with what a predecessor has ``learned`` (`PrefillLearner.learned`); what a gateway learns of
     ``loads`` and decode ``steps`` begins likewise (`LearnedLoads`, `LearnedSteps`), the latter with
-    ``step_seeds``: engine -> seconds of a step by the sequences of its batch."""
+    ``step_seeds``: engine -> seconds of a step by the sequences of its batch. ``fetches``
+    (`LearnedFetches`) and ``load_seeds`` (engine -> seconds of a load by tokens) are what the
+    gateway's estimates of loads and pulls start from; events carry what they come to."""
 
     kv_size: KvSize | None = None
     prefill: dict[str, Curve] | None = None
@@ -49,6 +51,8 @@ class CostInputs(msgspec.Struct, frozen=True, kw_only=True):
     loads: dict[str, Sums] = {}
     steps: dict[str, Sums] = {}
     step_seeds: dict[str, Curve] = {}
+    fetches: dict[str, Sums] = {}
+    load_seeds: dict[str, Curve] = {}
 
 
 class Note(msgspec.Struct, frozen=True, gc=False, tag=True):

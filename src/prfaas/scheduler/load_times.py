@@ -21,11 +21,13 @@ token was seen with its last."""
 
 class LearnedTimes(NamedTuple):
     """What a scheduler has learned, to be kept for a successor: sums by engine, as
-    `PrefillLearner`, `LearnedLoads` and `LearnedSteps` give them."""
+    `PrefillLearner`, `LearnedLoads` and `LearnedSteps` give them; and what its driver has of
+    ``fetches`` (`LearnedFetches`)."""
 
     prefills: Mapping[str, Sums] = {}
     loads: Mapping[str, Sums] = {}
     steps: Mapping[str, Sums] = {}
+    fetches: Mapping[str, Sums] = {}
 
 
 class LearnedDecodes(NamedTuple):

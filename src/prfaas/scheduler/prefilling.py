@@ -10,7 +10,7 @@ from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.handoff_end import handoff_end
 from prfaas.scheduler.lifecycle import State
 from prfaas.scheduler.requests import Requests
-from prfaas.scheduler.reservations import Reservations
+from prfaas.scheduler.reservations import Reservations, fetch_s
 from prfaas.scheduler.state import EngineState, Record
 from prfaas.scheduler.timers import TimerKind
 
@@ -131,11 +131,13 @@ class Prefilling:
         return None
 
     def learn(self, record: Record) -> None:
-        """The prefill engine has answered: tell how long it was at this prompt."""
+        """The prefill engine has answered: tell how long it was at this prompt. What was fetched
+        is taken off; where that was most of it, nothing is said of computing."""
         engine = record.prefill
         assert engine is not None
-        seconds = self._requests.now - engine.busy_since
+        fetched_s = fetch_s(record, engine)
+        seconds = self._requests.now - engine.busy_since - fetched_s
         alone = engine.share.contested_at < engine.busy_since
-        if self._learner is not None and engine.warm and alone and seconds >= 0:
+        if self._learner is not None and engine.warm and alone and seconds >= fetched_s:
             self._learner.prefill_seen(engine.name, record.uncached, seconds)
         engine.warm = True

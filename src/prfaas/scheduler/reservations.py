@@ -19,6 +19,11 @@ _LATE = 0.5
 """In units of its expected time: so much longer a prefill may take before it counts as late."""
 
 
+def fetch_s(record: Record, engine: EngineState) -> float:
+    """What it is expected to take to fetch what ``engine`` counts as cached."""
+    return record.fetch_s.get(engine.name, 0.0) if record.cached_on(engine) else 0.0
+
+
 class Reservations:
     """Of all live requests."""
 
@@ -31,6 +36,7 @@ class Reservations:
         """Count the uncached part of the prompt as work of ``engine``."""
         record.uncached = max(1, record.total_tokens - record.resumable_on(engine))
         record.prefill_s = self._costs.prefill_s(engine.name, record.uncached)
+        record.prefill_s += fetch_s(record, engine)
         record.prefill = engine
         engine.book(record.uncached, record.prefill_s, self._requests.now)
 

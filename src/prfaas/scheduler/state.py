@@ -239,11 +239,11 @@ class Record:
 
     __slots__ = (
         "arrived_at", "asked_at", "attempt", "began_at", "began_beside", "cached", "deadline",
-        "decode", "due_at", "engines_lost", "failed", "from_token", "full", "handed_bytes", "hedge",
-        "last_attempt", "link", "link_bytes", "memory", "output_tokens", "pace", "prefill",
-        "prefill_s", "priority", "reason", "request_id", "resumable", "route", "sequences",
-        "share_arrived", "stall_at", "state", "tenant", "tenant_class", "to_token", "total_tokens",
-        "transfer_attempt", "transfer_from", "transfer_id", "uncached", "weight",
+        "decode", "due_at", "engines_lost", "failed", "fetch_s", "from_token", "full",
+        "handed_bytes", "hedge", "last_attempt", "link", "link_bytes", "memory", "output_tokens",
+        "pace", "prefill", "prefill_s", "priority", "reason", "request_id", "resumable", "route",
+        "sequences", "share_arrived", "stall_at", "state", "tenant", "tenant_class", "to_token",
+        "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached", "weight",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
@@ -256,6 +256,7 @@ class Record:
         """As many as room is kept for, for each sequence."""
         self.cached: Mapping[str, int] = event.cached
         self.resumable: Mapping[str, int] = event.resumable
+        self.fetch_s: Mapping[str, float] = event.fetch_s
         self.deadline = inf if event.deadline is None else event.deadline
         self.arrived_at = now
         self.failed: frozenset[str] = frozenset()

@@ -19,6 +19,7 @@ from prfaas.scheduler.journal import CostInputs, Curve
 from prfaas.scheduler.replay import estimates_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.fleet import SimEngine, fleet_of
+from prfaas.sim.machines import lan_rates, machines_of
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
 from prfaas.workload.requests import Workload
 
@@ -62,6 +63,8 @@ def build_world(
         cost_inputs=inputs,
         state_bytes=kv.bytes(0),
         cache_blocks=_cache_blocks(description, workload),
+        machines=machines_of(description, [e.name for e in fleet]) if workload.blocks else (),
+        lan_bytes_per_s=lan_rates(description),
         outages=_outages(experiments.failures, [e.name for e in fleet], whole=not run.instances),
         link_report_s=parse_duration(str(experiments.link_reports)),
     )
@@ -157,6 +160,7 @@ def _cache_blocks(description: Description, workload: Workload) -> dict[str, int
     found = {
         cluster.name: _tokens(cluster.prefix_cache) // workload.block_tokens
         for cluster in description.clusters
+        if cluster.prefix_cache != "agents"
     }
     return {name: blocks for name, blocks in found.items() if blocks}
 

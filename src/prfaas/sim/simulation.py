@@ -25,6 +25,7 @@ from prfaas.sim.engine import Engine, Task
 from prfaas.sim.job import Job
 from prfaas.sim.metrics import Recorder
 from prfaas.sim.network import Network
+from prfaas.sim.pools import pools_of
 from prfaas.sim.world import Outage, World
 from prfaas.workload.prefix_cache import PrefixCache
 from prfaas.workload.requests import Workload
@@ -86,6 +87,7 @@ class Simulation:
             name: [spec.name for spec in world.topology.engines if spec.cluster == name]
             for name in self._caches
         }
+        self.pools = pools_of(world, workload.block_tokens)
         self._alarm = 0
         self._carry_out: dict[type, Callable[..., None]] = {
             c.StartPrefill: self._start_prefill,
@@ -167,6 +169,10 @@ class Simulation:
                 if held:
                     held = min(held, prompt - 1)
                     cached.update(dict.fromkeys(self._engines_of[name], held))
+        fetch_s: dict[str, float] = {}
+        for name, reach in self.pools.reaches(blocks, prompt).items():
+            cached[name] = min(reach.blocks * workload.block_tokens, prompt - 1)
+            fetch_s[name] = reach.fetch_s
         self._tell(
             e.RequestArrived(
                 request_id,
@@ -175,6 +181,7 @@ class Simulation:
                 cached,
                 None if self._deadline_s is None else self.clock.now + self._deadline_s,
                 resumable,
+                fetch_s=fetch_s,
             )
         )
 
@@ -188,7 +195,10 @@ class Simulation:
         cache = self._caches.get(self._cluster_of[engine.name])
         if cache is not None:
             held = min(cache.match(job.blocks) * self._workload.block_tokens, job.prompt - 1)
-        seconds = self.world.costs.prefill_s(engine.name, job.prompt - held)
+        reach = self.pools.fetch(engine.name, job.blocks, job.prompt)
+        if reach.blocks:
+            held = min(reach.blocks * self._workload.block_tokens, job.prompt - 1)
+        seconds = reach.fetch_s + self.world.costs.prefill_s(engine.name, job.prompt - held)
         self.recorder.prefill(job.index, self.clock.now, seconds, held)
         start = job.transfer
         if task is job.prefill and start is not None:
@@ -202,6 +212,7 @@ class Simulation:
         cache = self._caches.get(self._cluster_of[engine.name])
         if cache is not None:
             cache.insert(job.blocks)
+        self.pools.computed(engine.name, job.blocks)
         start = job.transfer
         if task is not job.prefill or start is None:
             return  # Direct: the first token follows.
@@ -223,6 +234,7 @@ class Simulation:
         cluster = self._cluster_of[start.decode_engine]
         if cluster in self._caches and cluster != self._cluster_of[start.engine]:
             self._caches[cluster].insert(job.blocks)
+        self.pools.computed(start.decode_engine, job.blocks)
         self.recorder.transferred(job.index, self.clock.now)
         self._tell(e.TransferCompleted(start.request_id, start.attempt))
 
@@ -239,6 +251,8 @@ class Simulation:
         assert isinstance(job, Job)
         request_id = str(job.index)
         self._jobs.pop(request_id).forget()
+        if self._workload.conversed:
+            self.pools.answered(engine.name, self._workload.conversed[job.index])
         self.recorder.completed(job.index, self.clock.now)
         self._tell(e.RequestCompleted(request_id, task.attempt))
 

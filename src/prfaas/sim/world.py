@@ -29,6 +29,17 @@ class EngineModel(msgspec.Struct, frozen=True):
         return max(0.0, self.load_seconds(tokens) - self.step_seconds(1))
 
 
+class MachineModel(msgspec.Struct, frozen=True):
+    """A machine whose agent caches prefixes for its engines: at most so many bytes. ``answers``:
+    whether answers are kept as well."""
+
+    name: str
+    cluster: str
+    engines: tuple[str, ...]
+    cache_bytes: float
+    answers: bool = False
+
+
 class LineModel(msgspec.Struct, frozen=True):
     """How a line of the topology behaves; ``changes``: (time, rate), rate 0 is a cut."""
 
@@ -52,8 +63,9 @@ class Outage(msgspec.Struct, frozen=True):
 
 class World(msgspec.Struct, frozen=True):
     """What there is: the topology and how its parts behave. ``cache_blocks``: cluster -> blocks
-    of its prefix cache pool; ``link_report_s``: how often lines report their state, None: only
-    when they change."""
+    of its prefix cache pool; ``machines``: in its place, those whose agents' caches are simulated
+    one by one; ``lan_bytes_per_s``: cluster -> rate between its machines; ``link_report_s``: how
+    often lines report their state, None: only when they change."""
 
     topology: Topology
     engines: tuple[EngineModel, ...]
@@ -63,5 +75,7 @@ class World(msgspec.Struct, frozen=True):
     cost_inputs: CostInputs | None = None
     """What ``costs`` were made from, for a journal."""
     cache_blocks: dict[str, int] = {}
+    machines: tuple[MachineModel, ...] = ()
+    lan_bytes_per_s: dict[str, float] = {}
     outages: tuple[Outage, ...] = ()
     link_report_s: float | None = None

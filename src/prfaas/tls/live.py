@@ -8,18 +8,14 @@ import ssl
 import threading
 import weakref
 from collections.abc import Iterable
-from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from prfaas.core.errors import ConfigError
 from prfaas.tls.context import check_identity, client_context, server_context
+from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry, read_list
 from prfaas.tls.files import TlsFiles
-
-SOON = timedelta(days=30)
-"""Before a certificate expires, from when on it is warned of."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -44,9 +40,9 @@ class LiveTls:
         that are open stay so until `end_untrusted`."""
         stamp = stamp_of(files)
         server, client = server_context(files), client_context(files)
-        self.expires_at = {"ca": expires_at(files.ca), "certificate": expires_at(files.cert)}
-        """Unix seconds, the first of each file."""
-        self._revoked = frozenset() if files.crl is None else revoked_serials(files.crl)
+        self.expiries = expiries_of(files)
+        listed = () if files.crl is None else read_list(files.crl)
+        self._revoked = frozenset(one.serial_number for one in listed)
         trusted = frozenset(x509.load_pem_x509_certificates(files.ca.read_bytes()))
         self._withdrawn, self._trusted = (self._withdrawn | self._trusted) - trusted, trusted
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
@@ -95,16 +91,10 @@ class LiveTls:
         return ended
 
 
-def expiring(tls: LiveTls, *, now: float) -> list[str]:
-    """Lines of warning, of what expires within `SOON` or has expired; ``now`` in Unix seconds."""
-    found = []
-    for path, at in ((tls.files.ca, "ca"), (tls.files.cert, "certificate")):
-        left_s = tls.expires_at[at] - now
-        if left_s < SOON.total_seconds():
-            days = left_s / 86400
-            what = f"expires in {days:.0f} days" if days > 0 else "has expired"
-            found.append(f"{path} {what}: put a new one in its place, it is taken over at once")
-    return found
+def expiries_of(files: TlsFiles) -> dict[str, Expiry]:
+    """By what they are. Raises ConfigError."""
+    found = {"ca": certificate_expiry(files.ca), "certificate": certificate_expiry(files.cert)}
+    return found if files.crl is None else found | {"crl": list_expiry(files.crl)}
 
 
 def stamp_of(files: TlsFiles) -> Stamp:
@@ -123,25 +113,6 @@ def _issued(peer: x509.Certificate, authorities: Iterable[x509.Certificate]) -> 
             peer.verify_directly_issued_by(authority)
             return True
     return False
-
-
-def revoked_serials(crl: Path) -> frozenset[int]:
-    """Of the certificates on a list. Raises ConfigError."""
-    try:
-        found = x509.load_pem_x509_crl(crl.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
-    return frozenset(one.serial_number for one in found)
-
-
-def expires_at(path: Path) -> float:
-    """Unix seconds at which the first certificate of a PEM file is no longer valid. Raises
-    ConfigError."""
-    try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a certificate in PEM: {error}") from error
-    return min(certificate.not_valid_after_utc.timestamp() for certificate in found)
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:

@@ -27,7 +27,8 @@ class Workload(msgspec.Struct, frozen=True):
     """Equal-length sequences (what is drawn comes in arrays: there may be millions), arrivals in
     seconds and rising. ``blocks``: per request the chained hashes of its prefix blocks of
     ``block_tokens`` tokens; empty where nothing is shared. ``held``: per request what caches held,
-    where that is known instead."""
+    where that is known instead. ``conversed``: as ``blocks``, of prompt and answer together, where
+    later prompts go on from answers; empty where that is not known."""
 
     arrivals: Sequence[float]
     prompts: Sequence[int]
@@ -37,6 +38,7 @@ class Workload(msgspec.Struct, frozen=True):
     clipped_share: float = 0.0
     """Of the prompts of a trace: those that were cut to the length asked for."""
     held: Sequence[Held] = ()
+    conversed: Sequence[Sequence[int]] = ()
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -63,6 +65,7 @@ class Workload(msgspec.Struct, frozen=True):
             outputs=self.outputs[:count],
             blocks=self.blocks[:count],
             held=self.held[:count],
+            conversed=self.conversed[:count],
         )
 
 

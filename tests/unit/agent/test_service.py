@@ -515,6 +515,15 @@ async def test_a_fault_in_the_sweep_does_not_end_it(
     assert "ZeroDivisionError: ours" in caplog.text
 
 
+async def test_what_has_taken_its_sockets_place_stays_when_it_ends(tmp_path: Path) -> None:
+    agent, path = Stage(tmp_path).east, tmp_path / "e"
+    await agent.start()
+    os.unlink(path)
+    await asyncio.to_thread(path.write_text, "three years of work")
+    await agent.close()
+    assert await asyncio.to_thread(path.read_text) == "three years of work"
+
+
 async def test_a_second_agent_at_the_same_socket_is_refused(stage: Stage) -> None:
     again = Agent(settings_for(stage.deployment, "a-west"), lambda sink: NoLink())
     with pytest.raises(ConfigError, match="another agent listens"):

@@ -89,6 +89,11 @@ links: []
         assert self.agent is not None
         return self.agent.driver.snapshot()
 
+    @property
+    def on_disk(self) -> Any:
+        assert self.agent is not None
+        return self.agent.driver.on_disk()
+
     def _keep(self, number: int, salt: str | None) -> None:
         rank, name = self.rank, f"t{number}"
         assert rank is not None
@@ -103,7 +108,7 @@ links: []
         """The engine has its agent keep a prompt's KV, until that is on disk."""
         await asyncio.to_thread(self._keep, number, salt)
         name = f"t{number}"
-        await settled(lambda: name in {entry.transfer_id for entry in self.pool.on_disk})
+        await settled(lambda: name in {entry.transfer_id for entry in self.on_disk})
 
     def _load(self, number: int, salt: str | None) -> str:
         assert self.rank is not None
@@ -163,7 +168,7 @@ async def test_another_life_of_the_agent_has_it_still(stage: Stage) -> None:
     assert await stage.told() == {"t1": "memory", "t2": "memory"}
     await stage.end()
     await stage.begin()
-    await settled(lambda: len(stage.pool.on_disk) == 2)
+    await settled(lambda: len(stage.on_disk) == 2)
     assert await stage.told() == {"t1": "disk", "t2": "disk"}
     assert not stage.pool.cached
     assert await stage.load(1) == "ok"
@@ -197,7 +202,7 @@ async def test_a_flipped_byte_is_a_recompute(stage: Stage) -> None:
     raw[-SLOT] ^= 1
     file.write_bytes(raw)
     await stage.begin()
-    await settled(lambda: stage.pool.on_disk)
+    await settled(lambda: stage.on_disk)
     assert "are not those that were written" in await stage.load(1)
     await settled(lambda: not stage.files)
     assert await stage.told() == {}
@@ -215,7 +220,7 @@ async def test_the_disk_is_bounded(stage: Stage) -> None:
     stage.size = "400 KiB"
     await stage.begin(engine=False)
     await settled(lambda: len(stage.files) == 1)
-    assert {entry.transfer_id for entry in stage.pool.on_disk} == {"t7"}
+    assert {entry.transfer_id for entry in stage.on_disk} == {"t7"}
 
 
 async def test_a_full_disk_is_no_bodys_problem(
@@ -235,7 +240,7 @@ async def test_a_full_disk_is_no_bodys_problem(
     await asyncio.to_thread(stage._keep, 2, None)
     await settled(lambda: stage.pool.counters.spill_write_failures)
     assert [await stage.load(number) for number in (1, 2)] == ["ok", "ok"]
-    assert [entry.transfer_id for entry in stage.pool.on_disk] == ["t1"]
+    assert [entry.transfer_id for entry in stage.on_disk] == ["t1"]
     await settled(lambda: not stage.pool.slots.held)
 
 
@@ -279,7 +284,7 @@ async def test_where_the_disk_is_too_slow_the_engine_computes(
     monkeypatch.setattr("prfaas.pool.loads.LEAST_S", 0.0)
     await stage.begin()
     try:
-        await settled(lambda: stage.pool.on_disk)
+        await settled(lambda: stage.on_disk)
         assert await stage.load(1) == "the disk is too slow"
         stage.agent.driver.check_integrity()  # type: ignore[union-attr]
     finally:
@@ -303,7 +308,7 @@ async def test_an_engine_that_dies_while_it_waits_leaves_nothing_behind(
     monkeypatch.setattr(spill_files.os, "preadv", preadv)
     await stage.begin()
     try:
-        await settled(lambda: stage.pool.on_disk)
+        await settled(lambda: stage.on_disk)
         assert stage.rank is not None
         client = stage.rank.client
         load = client.open_load(
@@ -344,7 +349,7 @@ async def test_what_is_on_disk_is_copied_to_another_agent_as_what_is_in_memory_i
     await stage.keep(1)
     await stage.end()
     await stage.begin(engine=False)
-    await settled(lambda: stage.pool.on_disk)
+    await settled(lambda: stage.on_disk)
     assert stage.agent is not None
     driver = stage.agent.driver
     driver.handle(CopyRequested("t1", "c1", "nobody", 60.0))

@@ -9,9 +9,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from prfaas.cli.cache import ask
+from prfaas.cli.cache import Shown, _agent_line, ask
 from prfaas.cli.main import build_parser
 from prfaas.core.errors import ConfigError
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, until
@@ -68,6 +69,16 @@ async def test_a_prompt_is_warmed_pinned_asked_for_and_unpinned(site: Site) -> N
     assert (status, site.agents["west-agent"].pinned) == (0, ["x"]), said
     status, said = await site.cache("show", fleet)
     assert (status, "west-agent: 1 parts of transfers" in said) == (0, True), said
+
+
+def test_a_disk_is_shown_where_there_is_one() -> None:
+    sizes = msgspec.convert(
+        {"size_bytes": 2 << 20, "used_bytes": 1 << 20, "disk": {"size_bytes": 0, "used_bytes": 0}},
+        Shown.Sizes,
+    )
+    assert "disk" not in _agent_line("a", 1, sizes)
+    sizes = msgspec.structs.replace(sizes, disk={"size_bytes": 8 << 30, "used_bytes": 3 << 30})
+    assert _agent_line("a", 1, sizes).endswith("; on disk 3.0 GiB of 8.0 GiB")
 
 
 async def test_a_pin_that_no_agent_takes_is_an_error(site: Site) -> None:

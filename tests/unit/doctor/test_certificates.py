@@ -7,18 +7,19 @@ from pathlib import Path
 
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.doctor.certificates import check_certificates
-from prfaas.tls.authority import create_authority, issue
+from prfaas.tls.authority import create_authority, issue, revoke
 
 DAY_S = 86_400.0
 
 
-def deployment(security: str) -> Deployment:
+def deployment(security: str, gateway: str = "") -> Deployment:
     text = f"""
 clusters:
   - name: west
     kind: pd
     agent: {{name: a, {security}}}
     engines: [{{name: d, role: decode}}]
+gateway: {{{gateway}}}
 """
     return parse_deployment(text, source="test")
 
@@ -43,6 +44,23 @@ def test_a_certificate_has_a_life(tmp_path: Path) -> None:
     assert levels(whole, now=now - 200 * DAY_S)[:2] == ["error", "error"]
     (tmp_path / "a-key.pem").chmod(0o644)
     assert levels(whole, now=now)[-1] == "warning"
+
+
+def test_a_gateways_files_are_looked_at_where_they_lie(tmp_path: Path) -> None:
+    create_authority(tmp_path, days=1000)
+    for name in ("b", "gateway", "front"):
+        issue(tmp_path, name, days=100)
+    own = f"agent_tls: {{ca: {tmp_path}/ca.pem, cert: {tmp_path}/gateway.pem, "
+    own += f"key: {tmp_path}/gateway-key.pem, crl: {revoke(tmp_path, 'b')}}}"
+    front = f"tls: {{cert: {tmp_path}/front.pem, key: {tmp_path}/front-key.pem}}"
+    whole, now = deployment("plaintext: true", f"{own}, {front}"), time.time()
+    assert levels(whole, now=now)[1:] == ["ok"] * 6
+    assert levels(whole, now=now + 90 * DAY_S)[1:] == ["ok", "warning", "ok", "ok", "warning", "ok"]
+    assert levels(whole, now=now + 340 * DAY_S)[4] == "warning"
+    assert levels(whole, now=now + 370 * DAY_S)[4] == "error"
+    for path in tmp_path.glob("*.pem"):
+        path.unlink()
+    assert levels(whole, now=now) == ["warning"]
 
 
 def test_what_is_lost_or_no_certificate_is_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from prfaas.core.cache_news import Evicted, KeyedWith, Stored, Whole
@@ -122,6 +123,15 @@ def test_what_was_evicted_is_gone_unless_another_holds_it() -> None:
     found.take("west", stored("x", 20))
     found.take("west", stored("x", 20))
     assert match(found) == 20
+    found.take("west", Evicted("x", 0, 1))
+    assert match(found) == 0
+
+
+def test_what_moves_to_disk_is_found_as_before_and_goes_once() -> None:
+    moved = msgspec.structs.replace(stored("x", 20), tier="disk")
+    found = pools(stored("x", 20), moved, moved)
+    assert match(found) == 20
+    assert [part.tier for part in found.whole(KNOWN, salt=None, adapter=None)[HOLDER]] == ["disk"]
     found.take("west", Evicted("x", 0, 1))
     assert match(found) == 0
 

@@ -13,12 +13,22 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.endpoints import Endpoints, resolve
+from prfaas.gateway.facts import RequestFacts
+from prfaas.gateway.load_costs import LoadCosts
 from prfaas.gateway.pools import Holder, Pools, Pull
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.index.keys import KnownTokens
 from prfaas.policies.costs import ProfileCosts
+from prfaas.policies.fading_line import Sums
+from prfaas.policies.learned_fetches import (
+    LearnedFetches,
+    load_guess_s,
+    load_way,
+    pull_way,
+)
 from prfaas.scheduler.fleet import FleetState
+from prfaas.scheduler.journal import CostInputs
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.testing.mock_deployment import until
 
@@ -37,13 +47,20 @@ links: [{from: east, to: west, rate: 80 Mbit/s}]
 """
 EAST, W1, W2 = Holder("east-agent", "l"), Holder("w1-agent", "l"), Holder("w2-agent", "l")
 PROMPT = PromptToPull(4000, None, None)
+LOAD_S = load_guess_s("memory", 3200 * 1000.0)
 
 
 def endpoints() -> Endpoints:
     return resolve(parse_deployment(FILE, source="test"), source="test")
 
 
-def costs(*, lan: float = 1e8, line: float = 1e7, kv_per_token: float = 1000.0) -> PullCosts:
+def costs(
+    *,
+    lan: float = 1e8,
+    line: float = 1e7,
+    kv_per_token: float = 1000.0,
+    fetches: dict[str, Sums] | None = None,
+) -> PullCosts:
     """Prefill takes 1 ms a token, the lines what they are given (bytes a second)."""
     topology = Topology(
         (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd")),
@@ -57,21 +74,21 @@ def costs(*, lan: float = 1e8, line: float = 1e7, kv_per_token: float = 1000.0) 
     )
     prefills = {name: lambda tokens: tokens / 1000.0 for name in ("e0", "d1", "d2")}
     view = FleetState(topology, ProfileCosts(prefills, lambda tokens: kv_per_token * tokens))
-    return PullCosts(endpoints(), view)
+    return PullCosts(endpoints(), view, LoadCosts(view, CostInputs(fetches=fetches or {})))
 
 
 def test_the_nearer_of_two_is_pulled_from() -> None:
     pull = costs().best(PROMPT, "d2", "l", 0, pools={EAST: 3200, W1: 3200})
     assert pull is not None
     assert (pull.source, pull.target, pull.from_token, pull.to_token) == (W1, "w2-agent", 0, 3200)
-    assert pull.seconds == pytest.approx(0.032)
+    assert pull.seconds == pytest.approx(0.032 + LOAD_S)
 
 
 def test_the_longer_prefix_is_pulled_where_that_spares_more() -> None:
     pull = costs().best(PROMPT, "d2", "l", 0, pools={EAST: 3200, W1: 320})
     assert pull is not None
     assert pull.source == EAST
-    assert pull.seconds == pytest.approx(0.32 + 0.03)
+    assert pull.seconds == pytest.approx(0.32 + 0.03 + LOAD_S)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +125,47 @@ def test_matches_count_what_is_to_be_pulled() -> None:
     assert list(matches.pulls) == ["d2"]
     assert matches.pulls["d2"].from_token == 80  # of a state it can go on from by itself
     assert matches.resumable == {}
+    assert matches.fetch_s["d2"] == matches.pulls["d2"].seconds > LOAD_S
+
+
+def test_a_pair_that_was_slow_is_not_pulled_from_until_that_is_long_ago() -> None:
+    way = pull_way("w1-agent", "w2-agent")
+    slow = LearnedFetches()
+    for _ in range(10):
+        slow.seen(way, 0.032, 5.0)  # more than the 3.2 s that computing takes
+    pulls = costs(fetches=slow.learned())
+    assert pulls.best(PROMPT, "d2", "l", 0, pools={W1: 3200}) is None
+    found = [pulls.best(PROMPT, "d2", "l", 0, pools={W1: 3200}) for _ in range(200)]
+    assert found[0] is None
+    assert found[-1] is not None
+
+
+def test_a_load_that_takes_longer_than_computing_is_not_made() -> None:
+    slow = LearnedFetches()
+    for _ in range(10):
+        slow.seen(load_way("d2", "memory"), LOAD_S, 5.0)
+    loads = costs(fetches=slow.learned())._loads
+    assert loads.worth_s(4000, "d2", 0, 3200) is None
+    assert loads.worth_s(4000, "d1", 0, 3200) == pytest.approx(LOAD_S)
+    matches = with_pools(
+        Matches({}, {}), {W1: 3200, W2: 3200}, endpoints().engines, lambda _: "l",
+        load=lambda engine, own, tokens: loads.worth_s(4000, engine, own, tokens),
+    )  # fmt: skip
+    assert matches.cached == {"d1": 3200}
+    assert matches.at_agent == {"d1": 3200}
+    assert matches.fetch_s == {"d1": pytest.approx(LOAD_S)}
+
+
+def test_what_a_prefill_took_beyond_computing_was_the_load() -> None:
+    loads = costs()._loads
+    facts = RequestFacts(request_id="r", endpoint="chat", arrived_at=0.0, total_tokens=4000)
+    facts.pool = facts.at_agent = {"e0": 3200}
+    facts.prefill_engine, facts.prefill_cached_tokens, facts.prefilled_s = "e0", 3200, 2.0
+    for _ in range(20):
+        loads.begins(facts, "e0", 0.7)
+        loads.ended(facts)  # 1.3 s, of which 0.8 s were for the rest
+    assert loads.load_s("e0", 3200) == pytest.approx(0.5, rel=0.1)
+    assert loads.load_s("d1", 3200) == pytest.approx(0.5, rel=0.1)
 
 
 class Agent:
@@ -144,10 +202,12 @@ class Stage:
         for news in (self.first, self.second):
             pools.take("west", news)
         names = iter(range(100))
+        self.fetches = LearnedFetches()
         self.puller = Puller(
             pools,
             cast("Any", {"west": self.sender, "there": self.receiver}),
             new_id=lambda: f"copy-{next(names)}",
+            fetches=self.fetches,
         )
         self.wanted = Pull(Holder("west", "layout"), "there", 0, 20, 0.1)
 
@@ -162,6 +222,7 @@ async def test_every_part_is_copied_with_what_it_is_of() -> None:
     told = [prefix for _, prefix in stage.receiver.asked]
     assert {p.from_token for p in told} == {0, 8}
     assert stage.puller.made == 1
+    assert list(stage.fetches.learned()) == [pull_way("west", "there")]
 
 
 async def test_what_two_want_at_a_time_is_copied_once() -> None:

@@ -77,3 +77,22 @@ def test_a_number_too_large_is_told_when_it_is_looked_at(number: int) -> None:
         warnings.simplefilter("error")
         with pytest.raises(OverflowError):
             found.first(2)
+
+
+def test_long_lists_are_read_as_far_as_somebody_asks() -> None:
+    ids = [number * 7919 % 10 ** (number % 9 + 1) for number in range(60_000)]
+    ids[40_000] = 4_000_000_000  # More digits than a word has.
+    found = TokenIds(msgspec.json.encode(ids))
+    assert len(found) == len(ids)
+    for count in (1, 1000, 30_000, 30_001, 60_000):
+        assert found.first(count).tolist() == ids[:count]
+        assert json.loads(bytes(found.json(count))) == ids[:count]
+
+
+@pytest.mark.parametrize("place", [65_533, 65_534, 65_535, 65_536, 65_537, 65_538])
+@pytest.mark.parametrize("wrong", [b",,", b"x,", b",07", b"- "])
+def test_what_is_wrong_is_seen_wherever_it_is(place: int, wrong: bytes) -> None:
+    text = b"[" + b"1," * 50_000 + b"1]"
+    place -= place % 2 == 0  # After a number.
+    with pytest.raises(ValueError):  # noqa: PT011
+        TokenIds(text[: place + 1] + wrong + text[place + 1 :])

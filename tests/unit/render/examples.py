@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, MachineConfig, load_deployment
+from prfaas.core.deployment import Deployment, MachineConfig, SpillConfig, load_deployment
+from prfaas.core.deployment.agents import CacheConfig
 from prfaas.render import kubernetes
 from prfaas.render.options import Images
 
@@ -28,6 +29,16 @@ def example(name: str) -> Deployment:
     if name == "secure":
         return secured(example("small"))
     return load_deployment(ROOT / "examples" / "deployments" / f"{name}.yaml")
+
+
+def spilling(name: str, path: str) -> Deployment:
+    """One of them whose agents keep what is cached on disk."""
+
+    def machine(one: MachineConfig) -> MachineConfig:
+        cache = CacheConfig(spill=SpillConfig(path=path, size="1 GiB"))
+        return msgspec.structs.replace(one, agent=msgspec.structs.replace(one.agent, cache=cache))
+
+    return example(name).with_machines(machine)
 
 
 def plain(deployment: Deployment) -> Deployment:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, plain, rendered
+from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, plain, rendered, spilling
 
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import check_borders, parse_deployment
@@ -104,6 +104,25 @@ def test_an_engine_asks_for_the_gpus_of_its_ranks() -> None:
     assert asked == {"east": ["8"], "west-a": ["4", "4"], "west-b": ["4"]}
     assert sets["east"]["spec"]["replicas"] == 2
     assert sets["west-b"]["spec"]["replicas"] == 2
+
+
+def test_an_agents_disk_is_a_volume_that_outlives_its_container() -> None:
+    found = kubernetes.render(plain(spilling("small", "/var/lib/prfaas/kv")))
+    sets = [
+        thing
+        for path, text in found.items()
+        if path.endswith(".yaml")
+        for thing in yaml.safe_load_all(text)
+        if thing["kind"] == "StatefulSet"
+    ]
+    assert sets
+    for one in sets:
+        pod = one["spec"]["template"]["spec"]
+        agent = next(c for c in pod["initContainers"] if c["name"] == "agent")
+        assert {"name": "spill", "mountPath": "/var/lib/prfaas"} in agent["volumeMounts"]
+        assert {"name": "spill", "emptyDir": {"sizeLimit": "1088Mi"}} in pod["volumes"]
+    with pytest.raises(ConfigError, match="such as /var/lib"):
+        kubernetes.render(plain(spilling("small", "/kv")))
 
 
 def test_every_pod_is_restricted_and_every_engine_drains() -> None:

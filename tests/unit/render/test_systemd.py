@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.unit.render.examples import example
+from tests.unit.render.examples import example, spilling
 
 from prfaas.core.errors import ConfigError
 from prfaas.render import systemd
@@ -67,6 +67,23 @@ def test_they_are_hardened(units: Path) -> None:
         level = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
         assert level is not None, done.stderr
         assert float(level[1]) <= MOST_EXPOSED[unit.name.split("-")[1]], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "lines"),
+    [
+        ("/var/lib/prfaas-kv", ["StateDirectory=prfaas-kv", "StateDirectoryMode=0700"]),
+        ("/mnt/nvme/kv", ["ReadWritePaths=-/mnt/nvme/kv"]),
+    ],
+)
+def test_an_agent_may_write_its_cache_and_nothing_else(path: str, lines: list[str]) -> None:
+    files = systemd.render(spilling("fleet", path), prefix="/opt", file="/etc/prfaas/d.yaml")
+    agents = [text.splitlines() for name, text in files.items() if "prfaas-agent" in name]
+    assert agents
+    for text in agents:
+        assert [line for line in lines if line not in text] == []
+    with pytest.raises(ConfigError, match="units see no home"):
+        systemd.render(spilling("fleet", "/home/me/kv"), prefix="/opt", file="/etc/prfaas/d.yaml")
 
 
 def test_what_up_would_choose_must_be_in_the_file() -> None:

@@ -117,11 +117,12 @@ class GatewayConfig(Strict, frozen=True):
     def key_to_look_with(self) -> str | None:
         """An operator's, or else a client's; None where there is neither, or none that can be read
         here."""
-        for source in (self.operators, self.client_keys, *(t.keys for t in self.tenants)):
-            with suppress(ConfigError):
-                for key in source.read():
-                    return key
-        return None
+        return _first_of(self.operators) or self.key_to_ask_with()
+
+    def key_to_ask_with(self) -> str | None:
+        """A client's; None where there is none, or none that can be read here."""
+        sources = (self.client_keys, *(t.keys for t in self.tenants))
+        return next(filter(None, map(_first_of, sources)), None)
 
     @property
     def max_bodies_bytes(self) -> int:
@@ -183,3 +184,9 @@ class GatewayConfig(Strict, frozen=True):
     def request_deadline_s(self) -> float:
         """Seconds. Raises ConfigError."""
         return parse_duration(self.request_deadline)
+
+
+def _first_of(source: KeySource) -> str | None:
+    with suppress(ConfigError):
+        return next(iter(source.read()), None)
+    return None

@@ -1,0 +1,81 @@
+"""What it takes to fetch a cached prefix instead of computing it, as was seen.
+
+There are two kinds of ways. An engine *loads* from a tier of its own agent (host memory, disk). A
+pair of agents *pulls*: one copies to the other what it has cached. Each way has a fixed cost and a
+rate: a line (`fading_line`) over what the prefix should take by what is known without having seen
+it, the *guess*: bytes at a tier's usual rate, or at the rate that the line has now. So what was
+seen of a pair still holds when its line becomes slower or faster.
+
+A way that was seen once is half believed, and more with each time. One that is passed over, because
+of what was seen, is believed less and less: it will be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prfaas.policies.fading_line import FadingLine, Sums, kept_sums
+
+TIER_BYTES_PER_S = {"memory": 4e9, "disk": 1.5e9}
+"""What an engine is expected to read from a tier before it was seen to."""
+_FIXED_S = 1e-3
+"""What a load is expected to take beside its bytes."""
+_GUESS = 1.0
+"""The guess counts as so many observations."""
+_DOUBT = 0.95
+"""What is left of what was seen, each time that the way is passed over because of it."""
+
+
+def load_guess_s(tier: str, kv_bytes: float) -> float:
+    """Seconds to load so much from a tier, by its usual rate; an unknown one counts as disk."""
+    return _FIXED_S + kv_bytes / TIER_BYTES_PER_S.get(tier, TIER_BYTES_PER_S["disk"])
+
+
+def load_way(engine: str, tier: str) -> str:
+    """The name of a load."""
+    return f"load {tier} {engine}"
+
+
+def any_load_way(tier: str) -> str:
+    """The same of all engines together, for those that were not seen."""
+    return f"load {tier}"
+
+
+def pull_way(sender: str, receiver: str) -> str:
+    """The name of a pull, from agent to agent."""
+    return f"pull {sender} {receiver}"
+
+
+class LearnedFetches:
+    """Not thread-safe. ``kept``: what a predecessor has learned; what cannot have been learned is
+    passed over."""
+
+    def __init__(self, kept: Mapping[str, Sums] | None = None) -> None:
+        self._lines: dict[str, FadingLine] = {}
+        for way, sums in (kept or {}).items():
+            sound = kept_sums(sums, count=5)
+            if sound is not None:
+                self._lines[way] = FadingLine(sound)
+
+    def seen(self, way: str, guess_s: float, seconds: float) -> None:
+        """A fetch that was guessed to take ``guess_s`` took ``seconds``."""
+        line = self._lines.setdefault(way, FadingLine())
+        line.add(guess_s, line.plausible(guess_s, max(0.0, seconds)))
+
+    def fetch_s(self, guess_s: float, *ways: str) -> float:
+        """Seconds, by the guess and by what was seen of the first of ``ways`` that was."""
+        line = next((line for way in ways if (line := self._lines.get(way)) is not None), None)
+        if line is None:
+            return guess_s
+        weight = line.sums[0]
+        return (weight * line.at(guess_s) + _GUESS * guess_s) / (weight + _GUESS)
+
+    def passed_over(self, *ways: str) -> None:
+        """By the guess alone it would have been taken."""
+        for way in ways:
+            if (line := self._lines.get(way)) is not None:
+                line.sums = tuple(_DOUBT * value for value in line.sums)
+
+    def learned(self) -> dict[str, Sums]:
+        """To be kept for a successor."""
+        return {way: line.sums for way, line in self._lines.items()}

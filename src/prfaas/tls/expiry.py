@@ -1,0 +1,67 @@
+"""When certificates, and lists of revoked ones, are no longer valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+
+from prfaas.core.errors import ConfigError
+
+SOON_S = timedelta(days=30).total_seconds()
+"""Before a certificate expires, from when on it is warned of."""
+
+
+class Expiry(NamedTuple):
+    """Times in Unix seconds. ``then``: what happens at ``at``."""
+
+    path: Path
+    at: float
+    warn_from: float
+    then: str = ""
+
+
+def certificate_expiry(path: Path) -> Expiry:
+    """Of the first that expires of a PEM file. Raises ConfigError."""
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a certificate in PEM: {error}") from error
+    at = min(certificate.not_valid_after_utc.timestamp() for certificate in found)
+    return Expiry(path, at, at - SOON_S)
+
+
+def list_expiry(crl: Path) -> Expiry:
+    """Of a revocation list: TLS lets nobody in by an old one. Authorities write some for a year and
+    some for a week, so it is warned of in the last quarter of its life. Raises ConfigError."""
+    found = read_list(crl)
+    if found.next_update_utc is None:
+        return Expiry(crl, inf, inf)
+    at, began = found.next_update_utc.timestamp(), found.last_update_utc.timestamp()
+    warn_from = at - min(SOON_S, (at - began) / 4)
+    return Expiry(crl, at, warn_from, ", and nobody is let in from then on")
+
+
+def read_list(crl: Path) -> x509.CertificateRevocationList:
+    """Raises ConfigError."""
+    try:
+        return x509.load_pem_x509_crl(crl.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
+
+
+def expiring(expiries: Iterable[Expiry], *, now: float) -> list[str]:
+    """Lines of warning, of what expires soon or has expired; ``now`` in Unix seconds."""
+    found = []
+    for path, at, warn_from, then in expiries:
+        if now >= warn_from:
+            left_s = at - now
+            what = f"expires in {left_s / 86400:.0f} days" if left_s > 0 else "has expired"
+            found.append(
+                f"{path} {what}{then}: put a new one in its place, it is taken over at once"
+            )
+    return found

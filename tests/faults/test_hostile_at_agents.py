@@ -1,0 +1,100 @@
+"""What only an agent's door has to bear: thousands of strangers, and readers that take nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.faults.doors import SAYS, at_agent, healthy, running_agent, shows
+
+from prfaas.agent import admin
+from prfaas.core.addresses import parse_url
+from prfaas.testing.mock_deployment import until
+
+
+async def test_thousands_at_an_agents_door_cost_a_bounded_number_of_descriptors(
+    tmp_path: Path,
+) -> None:
+    async with at_agent(tmp_path, tls=True) as door:
+        door.book.most = 50
+        kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        most = 0
+        for number in range(1000):
+            reader, writer = await door.connect()
+            writer.write(SAYS[("nothing", "half a handshake")[number % 2]])
+            kept.append((reader, writer))
+            most = max(most, door.book.strangers)
+            if number % 100 == 99:
+                for old, other in kept:
+                    if old.at_eof() or other.transport.is_closing():
+                        other.transport.abort()
+        assert most <= 50
+        assert door.book.dropped["room"] > 0
+        await door.well()
+        for _, writer in kept:
+            writer.transport.abort()
+
+
+async def test_another_agents_certificate_holds_no_connections(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has taken a machine can ask for little, and keeps no gateway out of others."""
+    async with at_agent(tmp_path, tls=True, insider=True) as door:
+        door.book.most = 30
+        kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        for path in (b"/links/events", b"/links", b"/metrics") * 40:
+            reader, writer = await door.connect()
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            kept.append((reader, writer))
+            assert door.book.strangers + door.book.idle + door.book.busy <= 30
+        await door.well()
+        for _, writer in kept:
+            writer.transport.abort()
+        await until(lambda: door.book.strangers == 0)
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_follower_that_goes_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "LINK_EVENT_PERIOD_S", 0.0)
+    monkeypatch.setattr(admin, "LINK_EVENT_PAUSE_S", 0.0)
+    async with at_agent(tmp_path, tls=True) as door:
+        gateway = shows(tmp_path / "certs", "gateway")
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*door.address, ssl=gateway)
+            writer.write(b"GET /links/events HTTP/1.1\r\nHost: h\r\n\r\n")
+            await reader.readuntil(b"links")
+            writer.transport.abort()
+        await until(lambda: door.book.busy == 0)
+        await door.well()
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_reader_that_takes_nothing_is_ended(tmp_path: Path) -> None:
+    """It asks again and again for what is long, and never reads."""
+    async with running_agent(None, tmp_path) as agent:
+        where = parse_url(agent.admin_url)
+        loop = asyncio.get_running_loop()
+        book = agent.connections
+
+        class Silent(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
+                transport.pause_reading()
+                for _ in range(64):
+                    transport.write(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
+
+        transport, _ = await loop.create_connection(Silent, where.host, where.port)
+        for _ in range(200):
+            if book._stuck:
+                break
+            transport.write(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n" * 64)
+            await asyncio.sleep(0.05)
+        book._stuck_s = 0.0
+        await until(lambda: book.dropped["stuck"] == 1)
+        assert (book.idle, book.busy) == (0, 0)
+        transport.abort()
+        await healthy(agent.admin_url)

@@ -1,0 +1,54 @@
+"""What a gateway shows: warned of before it runs out, and when other files are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.gateway.access import Access, read_access
+from prfaas.gateway.metrics import GatewayMetrics
+from prfaas.testing.mock_deployment import until
+from prfaas.tls.authority import create_authority, issue, revoke
+
+
+def deployment(certs: Path) -> Deployment:
+    own = f"ca: {certs}/ca.pem, cert: {certs}/g.pem, key: {certs}/g-key.pem, crl: {certs}/crl.pem"
+    return parse_deployment(
+        f"""
+clusters:
+- {{name: west, kind: pd, agent: {{name: a}}, engines: [{{name: d, role: decode}}]}}
+gateway: {{agent_tls: {{{own}}}, tls: {{cert: {certs}/f.pem, key: {certs}/f-key.pem}}}}
+""",
+        source="test",
+    )
+
+
+async def test_certificates_that_run_out_are_warned_of_and_so_are_those_that_follow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_authority(tmp_path)
+    for name, days in (("g", 10), ("f", 300), ("b", 300)):
+        issue(tmp_path, name, days=days)
+    revoke(tmp_path, "b")
+    found, metrics = deployment(tmp_path), GatewayMetrics()
+    access = Access(found, metrics)
+    told = {file for (file,) in metrics.certificate_expires._metrics}
+    assert told == {"certificate", "agent_certificate", "agent_ca", "agent_crl"}
+    warning = asyncio.create_task(access.warn())
+    try:
+        await until(lambda: "g.pem expires in 10 days" in caplog.text)
+        assert "f.pem" not in caplog.text
+        issue(tmp_path, "g", days=300)
+        issue(tmp_path, "f", days=5)
+        caplog.clear()
+        access.take(read_access(found))
+        await until(lambda: "f.pem expires in 5 days" in caplog.text)
+        assert "g.pem" not in caplog.text
+    finally:
+        warning.cancel()
+        with suppress(asyncio.CancelledError):
+            await warning
