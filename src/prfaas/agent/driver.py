@@ -27,6 +27,7 @@ from prfaas.pool.effects import (
     Answer,
     AnyEffect,
     CopySlot,
+    HandedOver,
     RefuseOffer,
     ReportFailure,
     ReportLapse,
@@ -76,6 +77,7 @@ class PoolDriver:
         self.carry_out(ServeLeases, lambda _: self.handle(LeasesCameDue()))
         self.carry_out(ReportFailure, _log_failure)
         self.carry_out(ReportLapse, _log_lapse)
+        self.carry_out(HandedOver, lambda _: None)
 
     def carry_out(self, kind: type[Kind], way: Callable[[Kind], None]) -> None:
         """``way`` is called on the event loop for every effect of this kind."""

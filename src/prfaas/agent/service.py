@@ -19,7 +19,7 @@ from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import DoorCounts, agent_metrics
 from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
-from prfaas.agent.spans import TracedLink, TracedSink
+from prfaas.agent.spans import LocalHandOffs, TracedLink, TracedSink
 from prfaas.agent.spill_files import spill_files
 from prfaas.agent.spill_metrics import SpillCollector
 from prfaas.agent.spill_port import SpillPort
@@ -38,6 +38,7 @@ from prfaas.link.api import (
 )
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.shared_memory import SharedMemory
+from prfaas.pool.effects import HandedOver
 from prfaas.pool.events import EnginesNamed, TimePassed
 from prfaas.pool.pool import Pool
 from prfaas.process.descriptors import allow_all_files
@@ -154,6 +155,8 @@ class Agent:
         self._link = link = self._make_link(TracedSink(port, spans) if spans.on else port)
         stack.push_async_callback(asyncio.to_thread, link.close)
         port.connect(TracedLink(link, spans) if spans.on else link)
+        if spans.on:
+            driver.carry_out(HandedOver, LocalHandOffs(spans).over)
 
         tls = link.tls if isinstance(link, TcpLink) else None
         if tls is None and settings.tls is not None:

@@ -19,6 +19,7 @@ from prfaas.link.api import (
     TransferOffer,
     TransferSink,
 )
+from prfaas.pool.effects import HandedOver
 from prfaas.process.spans import Spans
 
 
@@ -78,6 +79,26 @@ class TracedLink:
     def close(self) -> None:
         """See `link.api.Link`."""
         self._link.close()
+
+
+class LocalHandOffs:
+    """A span ``kv hand-over`` for each hand-off between two engines of this machine."""
+
+    def __init__(self, spans: Spans, *, unix_time: Callable[[], float] = time.time) -> None:
+        self._spans, self._unix_time = spans, unix_time
+
+    def over(self, effect: HandedOver) -> None:
+        """All of its bytes are there, or it was given up."""
+        offer, now = effect.offer, self._unix_time()
+        assert offer.context is not None
+        self._spans.record(
+            "kv hand-over",
+            offer.context,
+            now - effect.took_s,
+            now,
+            attributes_of(offer),
+            failed=effect.failed,
+        )
 
 
 class TracedSink:

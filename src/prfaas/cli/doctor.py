@@ -14,10 +14,10 @@ from rich.text import Text
 from prfaas.cli.console import report_console
 from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import Deployment, load_deployment
-from prfaas.core.errors import CallerError
+from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import parse_duration
 from prfaas.doctor.examine import examine
-from prfaas.doctor.finding import Finding
+from prfaas.doctor.finding import Finding, ok
 
 EXAMPLES = """
 examples:
@@ -25,6 +25,7 @@ examples:
   prfaas doctor deployment.yaml         and its ports, certificates, clocks, the way to every agent,
                                         RTT and rate of every pair of agents
   prfaas doctor deployment.yaml --measure 0      without sending test data over the KV links
+  prfaas doctor deployment.yaml --ray    and the Ray cluster here: has it a node for everything?
   prfaas doctor deployment.yaml --json | jq '.findings[] | select(.level == "error")'
 
 Run it on every machine of the deployment, before and while it runs. Exit status: 0 where nothing
@@ -58,6 +59,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long test data goes from each agent to each other; 0: none (default: "
         "%(default)s)",
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="look at this Ray cluster, too; without ADDRESS at the one of this machine",
+    )
     add_json(parser, DoctorReport)
 
 
@@ -65,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
     deployment = None if args.deployment is None else load_deployment(args.deployment)
     console = None if args.json else report_console()
     findings = asyncio.run(_examine(deployment, console, measure_s=_measure_s(args.measure)))
+    if args.ray is not None:
+        findings.append(_on_ray(deployment, args.ray))
+        _show(findings[-1], console)
     levels = [finding.level for finding in findings]
     report = DoctorReport(findings, levels.count("error"), levels.count("warning"))
     if console is None:
@@ -91,9 +102,26 @@ async def _examine(
     findings = []
     async for finding in examine(deployment, now=time.time(), measure_s=measure_s):
         findings.append(finding)
-        if console is not None:
-            console.print(_line(finding), soft_wrap=True)
+        _show(finding, console)
     return findings
+
+
+def _show(finding: Finding, console: Console | None) -> None:
+    if console is not None:
+        console.print(_line(finding), soft_wrap=True)
+
+
+def _on_ray(deployment: Deployment | None, address: str) -> Finding:
+    try:
+        # Only where it is asked for: Ray is an extra.
+        from prfaas.launch.ray.cluster import connected, room_for
+
+        with connected(address):
+            found = room_for(deployment)
+    except ConfigError as error:
+        return Finding("ray cluster", "error", str(error), "see docs/ray.md")
+    nodes = ", ".join(f"{count} of {label or 'no cluster'}" for label, count in found.items())
+    return ok("ray cluster", f"nodes: {nodes}" + ("; all machines fit" if deployment else ""))
 
 
 def _line(finding: Finding) -> Text:

@@ -7,6 +7,7 @@ chosen verb is imported, so ``prfaas plan`` never loads what ``prfaas up`` needs
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -93,9 +94,20 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+def _nearest(word: str) -> str:
+    found = difflib.get_close_matches(word, VERBS, n=1)
+    return f"did you mean 'prfaas {found[0]}'?" if found else "'prfaas --help' shows them all"
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     verb = next((word for word in arguments if not word.startswith("-")), None)
+    if not arguments:
+        build_parser(None).print_help(sys.stderr)
+        return 2
+    if verb is not None and verb not in VERBS:
+        print(f"prfaas: no verb {verb!r}; {_nearest(verb)}", file=sys.stderr)
+        return 2
     args = build_parser(verb).parse_args(arguments)
     module = importlib.import_module(f"prfaas.cli.{args.verb}")
     try:

@@ -11,6 +11,7 @@ from prfaas.doctor.machine import check_machine
 from prfaas.doctor.network import check_network
 from prfaas.doctor.rates import check_rates
 from prfaas.doctor.software import check_software
+from prfaas.doctor.storage import check_storage
 
 
 async def examine(
@@ -28,6 +29,8 @@ async def examine(
         yield finding
     if deployment is not None:
         for finding in check_certificates(deployment, now=now):
+            yield finding
+        for finding in check_storage(deployment):
             yield finding
         async for finding in check_network(deployment):
             yield finding

@@ -12,6 +12,8 @@ from prfaas.doctor.finding import Finding, ok
 VLLM_VERSION = "0.32"
 """What the connector is written and tested for."""
 OLDEST_PYTHON = (3, 11)
+OLDEST_RAY = (2, 49)
+"""As pyproject.toml has it."""
 
 
 def check_software() -> Iterator[Finding]:
@@ -21,6 +23,7 @@ def check_software() -> Iterator[Finding]:
     yield check_vllm(found)
     if any(found.values()):
         yield _connector()
+    yield check_ray(_version("ray"), wanted=False)
 
 
 def check_python(version: tuple[int, int]) -> Finding:
@@ -48,6 +51,21 @@ def check_vllm(versions: dict[str, str | None]) -> Finding:
             f"the connector is tested with vLLM {VLLM_VERSION}: install that version",
         )  # fmt: skip
     return ok("vllm", words)
+
+
+def check_ray(version: str | None, *, wanted: bool) -> Finding:
+    """Args: wanted: whether the deployment is to be put on a Ray cluster."""
+    if version is None:
+        return Finding(
+            "ray", "error" if wanted else "note", "Ray is not installed: no 'prfaas up --ray'",
+            "on every node: pip install 'prfaas[ray]'" if wanted else "",
+        )  # fmt: skip
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_RAY:
+        return Finding(
+            "ray", "error" if wanted else "note", f"Ray {version}: nodes have no labels in it",
+            f"install Ray {'.'.join(map(str, OLDEST_RAY))} or newer",
+        )  # fmt: skip
+    return ok("ray", f"Ray {version}")
 
 
 def _connector() -> Finding:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -17,7 +18,12 @@ from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
 from prfaas.core.errors import EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.launch import tuning
-from prfaas.process.spans import PROTOCOL_VARIABLE, wants_traces
+from prfaas.process.spans import (
+    PROTOCOL_VARIABLE,
+    RESOURCE_VARIABLE,
+    SERVICE_VARIABLE,
+    wants_traces,
+)
 
 # `vllm serve` insists on a distribution named vllm; the CPU build's is named otherwise.
 _SERVE = {
@@ -119,12 +125,24 @@ def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> 
         environment |= tuning.environment()
         if engine.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = engine.gpus
-    if wants_traces(None) and not os.environ.get(PROTOCOL_VARIABLE):
-        # What the endpoint speaks: vLLM would speak gRPC to it.
-        environment[PROTOCOL_VARIABLE] = "http/protobuf"
+    if wants_traces(None):
+        environment |= _traces(engine.name)
     if engine.keys:
         environment["VLLM_API_KEY"] = engine.keys.read()[0]
     return environment | engine.env
+
+
+def _traces(name: str) -> dict[str, str]:
+    """vLLM's own spans: over what the endpoint speaks (it would speak gRPC), and under a name."""
+    environment = {}
+    if not os.environ.get(PROTOCOL_VARIABLE):
+        environment[PROTOCOL_VARIABLE] = "http/protobuf"
+    if not os.environ.get(SERVICE_VARIABLE):
+        environment[SERVICE_VARIABLE] = "prfaas-engine"
+    given = os.environ.get(RESOURCE_VARIABLE)
+    instance = f"service.instance.id={quote(name)}"
+    environment[RESOURCE_VARIABLE] = f"{given},{instance}" if given else instance
+    return environment
 
 
 def _threads(cpus: str | None) -> dict[str, str]:

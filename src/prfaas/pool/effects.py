@@ -214,6 +214,14 @@ class ReportLapse(Effect, frozen=True, gc=False):
     transfers: int
 
 
+class HandedOver(Effect, frozen=True, gc=False):
+    """For traces: a local hand-off of a request that is known is over, so long after it began."""
+
+    offer: TransferOffer
+    took_s: float
+    failed: bool
+
+
 class ReportFailure(Effect, frozen=True, gc=False):
     """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty;
     ``context``: whose it is, if that is known."""
@@ -231,5 +239,5 @@ AnyEffect = (
     | StartSend | SendSlot | CancelSend | ForgetSend | AbandonReception
     | AnswerLoad | FailLoad | AnnounceCached | AnnounceEvicted
     | WriteSpilled | ReadSpilled | DropSpilled
-    | ServeLeases | CopySlot | AnnounceTransfer | ReportLapse | ReportFailure
+    | ServeLeases | CopySlot | AnnounceTransfer | ReportLapse | HandedOver | ReportFailure
 )  # fmt: skip

@@ -14,7 +14,7 @@ from prfaas.core.transitions import advance
 from prfaas.link.api import TransferKey, TransferOffer
 from prfaas.pool.books import Books
 from prfaas.pool.description import Description
-from prfaas.pool.effects import CancelSend, ForgetSend, SendSlot, StartSend, StopExport
+from prfaas.pool.effects import CancelSend, ForgetSend, HandedOver, SendSlot, StartSend, StopExport
 from prfaas.pool.events import (
     ExportAborted,
     ExportBegun,
@@ -170,16 +170,14 @@ class Exports:
     def sent(self, event: SendCompleted) -> None:
         """The receiver has everything."""
         self._books.effects.append(ForgetSend(event.key))
-        export = self._by_key(event.key)
-        if export is not None and not export.over:
+        if export := self._under_way(event.key):
             export.record.bytes_acknowledged = export.offer.total_bytes
             self._end(export, ExportStep.ALL_ACKNOWLEDGED, None)
 
     def send_failed(self, event: SendFailed) -> None:
         """The link has given it up, or was told to."""
         self._books.effects.append(ForgetSend(event.key))
-        export = self._by_key(event.key)
-        if export is not None and not export.over:
+        if export := self._under_way(event.key):
             self._end(export, ExportStep.ENDED, event.reason)
 
     def released(self, event: ExtentReleased) -> None:
@@ -211,8 +209,7 @@ class Exports:
 
     def local_ended(self, key: TransferKey, reason: str | None) -> None:
         """The reception of a local hand-off is complete, or gone."""
-        export = self._by_key(key)
-        if export is not None and not export.over:
+        if export := self._under_way(key):
             step = ExportStep.ALL_ACKNOWLEDGED if reason is None else ExportStep.ENDED
             self._end(export, step, reason)
 
@@ -279,6 +276,9 @@ class Exports:
             books.report("export", key, reason, f" to={export.destination}")
             if not export.engine_done:
                 books.effects.append(StopExport(export.connection, key.transfer_id, reason))
+        if export.local and export.offer.context is not None:
+            took_s = books.now - (export.deadline - export.offer.deadline_s)
+            books.effects.append(HandedOver(export.offer, took_s, failed=reason is not None))
         for slot, _ in export.waiting:
             books.slots.release(slot, key)
         export.waiting = []
@@ -304,9 +304,9 @@ class Exports:
         export = self._live.get((transfer_id, self._books.engines.of(connection).rank))
         return export if export is not None and export.connection == connection else None
 
-    def _by_key(self, key: TransferKey) -> Export | None:
+    def _under_way(self, key: TransferKey) -> Export | None:
         export = self._live.get((key.transfer_id, key.rank))
-        return export if export is not None and export.key == key else None
+        return export if export is not None and export.key == key and not export.over else None
 
     def _where(self, wanted: Callable[[Export], bool]) -> list[Export]:
         """Exports that are not over, oldest first."""

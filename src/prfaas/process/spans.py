@@ -21,6 +21,8 @@ from prfaas.core.handoff import RequestContext
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOL_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+SERVICE_VARIABLE = "OTEL_SERVICE_NAME"
+RESOURCE_VARIABLE = "OTEL_RESOURCE_ATTRIBUTES"
 INSECURE_VARIABLE = "OTEL_EXPORTER_OTLP_INSECURE"
 _EXPORT_WITHIN_S = 5.0
 """A collector that does not answer may hold up the end of a process by so much."""
@@ -127,7 +129,7 @@ class Exporting:
                 "endpoint"
             ) from error
         named = {"service.instance.id": instance}
-        if not os.environ.get("OTEL_SERVICE_NAME"):
+        if not os.environ.get(SERVICE_VARIABLE):
             named["service.name"] = service
         self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_WITHIN_S)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
 
 from prfaas.testing.mock_agent import MockAgent
+from prfaas.testing.mock_answers import streamed_answer, whole_answer
 from prfaas.testing.mock_http import MockServer
 from prfaas.testing.mock_named_events import named_answer
 
@@ -214,15 +213,18 @@ class MockEngine(MockServer):
             return await named_answer(request, body, words, prompt_tokens=len(ids))
         if not body.get("stream"):
             await self.middle_gate.wait()
-            choices = [{"index": i, "text": "".join(words)} for i in range(body.get("n", 1))]
-            answer = {"choices": choices, "prompt_token_ids": ids}
-            return web.json_response({**answer, **self._usage(body, ids)})
+            answer = whole_answer(
+                request.path, self.model, words,
+                choices=body.get("n", 1), usage=self._usage(body, ids),
+            )  # fmt: skip
+            return web.json_response({**answer, "prompt_token_ids": ids})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         if self.script:
             await _follow(self.script, response)
             return response
-        for number, event in enumerate(_events(words, self._usage(body, ids))):
+        events = streamed_answer(request.path, self.model, words, self._usage(body, ids))
+        for number, event in enumerate(events):
             await response.write(event)
             if number == 1:
                 await self.middle_gate.wait()
@@ -287,14 +289,6 @@ async def _follow(script: list[bytes | asyncio.Event], response: web.StreamRespo
             await response.write(step)
         else:
             await step.wait()
-
-
-def _events(words: list[str], usage: dict[str, Any]) -> Iterator[bytes]:
-    for word in words:
-        yield f"data: {json.dumps({'choices': [{'index': 0, 'text': word}]})}\n\n".encode()
-    if usage:
-        yield f"data: {json.dumps({'choices': [], **usage})}\n\n".encode()
-    yield b"data: [DONE]\n\n"
 
 
 def _contains(token_ids: list[int], text: str) -> bool:

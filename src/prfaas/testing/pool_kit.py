@@ -11,6 +11,7 @@ from prfaas.pool.effects import (
     Answer,
     AnyEffect,
     GrantSlots,
+    HandedOver,
     RefuseOffer,
     ReportFailure,
     ReportLapse,
@@ -34,6 +35,7 @@ from prfaas.testing.mock_engine_rank import MOCK_DIGEST as DIGEST
 from prfaas.testing.mock_engine_rank import READERS, mock_layout
 
 SLOT, COUNT, EXPORT = 16, 10, 4
+_REPORTS = AnnounceTransfer | ReportFailure | ReportLapse | HandedOver
 
 
 def under_own_names(told: PromptPrefix) -> Prefix:
@@ -63,9 +65,7 @@ class PoolRig:
         if ServeLeases() in effects:
             effects.remove(ServeLeases())
             effects += self.pool.handle(LeasesCameDue(), now=self.now)
-        return [
-            e for e in effects if not isinstance(e, AnnounceTransfer | ReportFailure | ReportLapse)
-        ]
+        return [e for e in effects if not isinstance(e, _REPORTS)]
 
     def at(self, now: float) -> list[AnyEffect]:
         self.now = now

@@ -105,6 +105,32 @@ async def test_both_ends_of_a_transfer_are_spans_of_the_requests_trace(tmp_path:
     assert sent["t-3"].status.code == 2
 
 
+async def test_a_hand_off_within_a_machine_is_a_span_too(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with OtlpCollector() as collector:
+        spans = make_spans(collector.url, service="prfaas-agent", instance="a-west")
+        agent = Agent(settings_for(deployment(tmp_path), "a-west"), spans=spans)
+        await agent.start()
+        rank = await asyncio.to_thread(MockEngineRank, str(tmp_path / "w"), "pdd")
+        try:
+            for name, size in (("whole", SIZE), ("large", 64 << 20)):
+                reason = await asyncio.to_thread(
+                    rank.export, name, "a-west", size, readers=("pdd",), context=CONTEXT
+                )
+                assert (reason is None) == (name == "whole"), reason
+            assert await asyncio.to_thread(rank.read, "whole", SIZE) == "ok"
+        finally:
+            await asyncio.to_thread(rank.client.close)
+            await agent.close()
+            await asyncio.to_thread(spans.close)
+        found = {attributes(span)["prfaas.transfer_id"]: span for span in collector.spans}
+    assert {name: span.status.code for name, span in found.items()} == {"whole": 0, "large": 2}
+    for span in found.values():
+        assert span.name == "kv hand-over"
+        assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, SPAN)
+        assert span.start_time_unix_nano <= span.end_time_unix_nano
+
+
 async def test_failures_are_logged_with_the_requests_id(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,20 @@ def test_every_argument_is_explained(verb: str) -> None:
         assert action.help, action
 
 
+def test_a_word_that_is_no_verb_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["statsu", "--once"]) == 2
+    assert capsys.readouterr().err == "prfaas: no verb 'statsu'; did you mean 'prfaas status'?\n"
+    assert main(["frobnicate"]) == 2
+    assert "'prfaas --help' shows them all" in capsys.readouterr().err
+
+
+def test_without_a_verb_it_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "first steps:" in capsys.readouterr().err
+
+
 def test_names_keep_their_capitals(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["gateway", "--help"])

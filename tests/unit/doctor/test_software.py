@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.doctor.software import check_python, check_software, check_vllm
+from prfaas.doctor.software import check_python, check_ray, check_software, check_vllm
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,14 @@ def test_vllm_is_the_one_the_connector_is_tested_with(
     finding = check_vllm(versions)
     assert finding.level == level
     assert (finding.advice == "") == (level == "ok")
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [(None, "error"), ("2.40.1", "error"), ("2.49.0", "ok"), ("3.0.0", "ok")]
+)
+def test_ray_matters_to_those_who_want_it(version: str | None, level: str) -> None:
+    assert check_ray(version, wanted=True).level == level
+    assert check_ray(version, wanted=False).level == ("note" if level == "error" else "ok")
 
 
 def test_an_old_python_is_an_error() -> None:

@@ -28,6 +28,13 @@ SHORT = "abc"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
+def said(answer: dict[str, Any]) -> str:
+    """The text of an answer's or event's first choice."""
+    (choice, *_) = answer["choices"]
+    found: dict[str, str] = choice.get("message") or choice.get("delta") or choice
+    return found["content"] if "content" in found else found["text"]
+
+
 async def ask(
     client: aiohttp.ClientSession, path: str = COMPLETIONS, **body: Any
 ) -> tuple[aiohttp.ClientResponse, str]:
@@ -35,12 +42,10 @@ async def ask(
     async with client.post(path, json=body) as response:
         if response.content_type != "text/event-stream":
             content = await response.json()
-            return response, content["choices"][0]["text"] if response.ok else json.dumps(content)
+            return response, said(content) if response.ok else json.dumps(content)
         events = (await response.text()).split("\n\n")
         assert events[-2:] == ["data: [DONE]", ""]
-        return response, "".join(
-            json.loads(event[6:])["choices"][0]["text"] for event in events[:-2]
-        )
+        return response, "".join(said(json.loads(event[6:])) for event in events[:-2])
 
 
 async def test_everything_over_ipv6() -> None:

@@ -144,12 +144,20 @@ def test_engines_speak_to_a_collector_as_the_others_do(monkeypatch: pytest.Monke
     """An endpoint for traces is one of OTLP over HTTP here; vLLM would speak gRPC to it."""
     deployment = _resolved()
     engine = deployment.clusters[0].engines[0]
-    for name in (*ENDPOINT_VARIABLES, PROTOCOL_VARIABLE):
+    ours = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"
+    for name in (*ENDPOINT_VARIABLES, PROTOCOL_VARIABLE, *ours):
         monkeypatch.delenv(name, raising=False)
     environment = engine_command(deployment, engine, vllm="cpu").environment
     assert PROTOCOL_VARIABLE not in environment
     monkeypatch.setenv(ENDPOINT_VARIABLES[0], "http://collector:4318/v1/traces")
     environment = engine_command(deployment, engine, vllm="cpu").environment
     assert environment[PROTOCOL_VARIABLE] == "http/protobuf"
+    assert environment["OTEL_SERVICE_NAME"] == "prfaas-engine"
+    assert environment["OTEL_RESOURCE_ATTRIBUTES"] == f"service.instance.id={engine.name}"
     monkeypatch.setenv(PROTOCOL_VARIABLE, "grpc")
-    assert PROTOCOL_VARIABLE not in engine_command(deployment, engine, vllm="cpu").environment
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "site=west")
+    environment = engine_command(deployment, engine, vllm="cpu").environment
+    assert not {PROTOCOL_VARIABLE, "OTEL_SERVICE_NAME"} & set(environment)
+    named = f"site=west,service.instance.id={engine.name}"
+    assert environment["OTEL_RESOURCE_ATTRIBUTES"] == named

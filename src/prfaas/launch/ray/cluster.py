@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def room_for(deployment: Deployment | None) -> dict[str | None, int]:
+    """How many nodes the connected cluster has with each label of ours, and with none. Raises
+    ConfigError where no node can hold a machine of the deployment."""
+    nodes = _nodes()
+    if deployment is not None:
+        refuse_too_small(placement(deployment, on_gpus=clusters_with_gpus(nodes)), nodes)
+    return Counter(node.cluster for node in nodes)
 
 
 def start(deployment: Deployment, space: str, files: Mapping[str, dict[str, str]]) -> None:
