@@ -74,6 +74,8 @@ class SendingConnection:
         self._header = header or header_of
         self._word, self._granted = word, granted
         self.number, self.chunk_bytes = number, chunk_bytes
+        self.batch_bytes = 0
+        """Take about so much at once where it is more than a chunk."""
         self.pending: list[memoryview] = []
         self.idle = False
         """There was nothing to send: wake the driver when there is."""
@@ -90,11 +92,11 @@ class SendingConnection:
 
     def fill(self, *, now: float) -> float | None:
         """Have something in ``pending`` if there is anything to send, together less than one and a
-        half chunks; else returns when to try again (None: when woken)."""
+        half chunks, or half a chunk more than ``batch_bytes``; else returns when to try again (None: when woken)."""
         if self.pending:
             return None
         taken: list[bytes | Chunk] = []
-        wanted = self.chunk_bytes // 2
+        wanted = max(self.batch_bytes - self.chunk_bytes // 2, self.chunk_bytes // 2)
         with self._guard:
             word = self._word(now=now)
             while True:

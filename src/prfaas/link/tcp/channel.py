@@ -8,6 +8,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
+from prfaas.link.tcp.serving_loop import ServingLoop
+
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MAX_BUFFERS = 64
 """Of one system call, far below the kernel's 1024: 64 chunks' worth is more than a socket takes."""
@@ -19,6 +21,9 @@ class Carrier(Protocol):
     socket: socket.socket
     polls_writes: bool
 
+    @property
+    def loop(self) -> ServingLoop | None: ...
+
     def fileno(self) -> int: ...
 
     def recv_into(self, view: memoryview) -> int | None: ...
@@ -26,6 +31,8 @@ class Carrier(Protocol):
     def send(self, views: Sequence[memoryview]) -> int | None: ...
 
     def hang_up(self) -> None: ...
+
+    def surplus(self) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -35,6 +42,8 @@ class Channel:
 
     polls_writes = True
     """Whether its descriptor says when more can be written."""
+    loop: ServingLoop | None = None
+    """Who serves it; None: a thread of its own."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -82,6 +91,10 @@ class Channel:
         except _WOULD_BLOCK:
             return done or None
         return done
+
+    def surplus(self) -> bool:
+        """Whether another process should carry it, once there is one."""
+        return True
 
     def hang_up(self) -> None:
         """End the connection from another thread; its own thread notices and closes."""

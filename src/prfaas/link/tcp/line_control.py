@@ -13,7 +13,7 @@ from prfaas.link.protocol.pacing import CapacityEstimate, connection_rate
 from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.protocol.sending_records import SendingCounters
 from prfaas.link.tcp import tcp_info
-from prfaas.link.tcp.channel import Carrier
+from prfaas.link.tcp.channel import Carrier, is_own
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.socket_options import limit_unsent, pace
@@ -28,6 +28,9 @@ _LEAST_UNSENT, _FIRST_UNSENT, _MOST_UNSENT = 16 * 1024, 512 * 1024, 4 * 1024 * 1
 socket's buffer with the kernel's default limits."""
 _FIRST_CHUNK = 256 * 1024
 """Until the rate is known."""
+_MOST_ORDER = 4 * 1024 * 1024
+"""A link worker is told to write at most so much at once, and no more than takes it about as long
+as a chunk should: each order is a round trip between two processes."""
 _AT_LIMIT = 0.95
 """A line this near to its rate limit needs no more connections."""
 
@@ -129,12 +132,14 @@ class LineControl:
         view, rate = self.monitor.view, self.rate_bytes_per_s
         count = max(len(live), 1)
         expected = rate or view.goodput_bytes_per_s
+        chunk = int(expected / count * _CHUNK_S)
         if expected:
-            chunk = int(expected / count * _CHUNK_S)
             self.chunk_bytes = max(chunk, self._config.min_chunk_bytes)
+        order = min(chunk, _MOST_ORDER)
         self.chunk_bytes = min(self.chunk_bytes, self.most_chunk_bytes)
         for channel, machine in live.values():
             machine.chunk_bytes = self.chunk_bytes
+            machine.batch_bytes = 0 if is_own(channel) else order
             self._pace(channel, count, now)
         if self._tuner is not None:
             goodput = view.goodput_bytes_per_s

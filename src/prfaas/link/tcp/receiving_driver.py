@@ -67,17 +67,19 @@ class ReceivingDriver:
         gone = worker.count()
         try:
             self._check_room()
-            self._begin(RemoteReceivingThread(self, pipe, worker.memory, hello, gone))
+            self._begin(RemoteReceivingThread(self, pipe, hello, gone, worker))
         except PeerError:
             gone(True)
             raise
 
     def remake_own(self) -> None:
-        """Close the connections that no worker carries: their senders come back at once."""
+        """Close the connections that no worker carries, or one that has too many: their senders
+        come back at once."""
         with self.lock:
-            own = [thread for thread in self._threads if isinstance(thread, ReceivingThread)]
-        for thread in own:
-            thread.stop()
+            threads = list(self._threads)
+        for thread in threads:
+            if thread.surplus():
+                thread.stop()
 
     def _check_room(self) -> None:
         with self.lock:

@@ -36,6 +36,8 @@ class ServingThread(Protocol):
 
     def stop(self) -> None: ...
 
+    def surplus(self) -> bool: ...
+
     def join(self, timeout: float | None = None) -> None: ...
 
 
@@ -71,6 +73,10 @@ class ReceivingThread(threading.Thread):
         except PeerError:
             self._wakeup.close()
             raise
+
+    def surplus(self) -> bool:
+        """Whether another process should carry it, once there is one."""
+        return True
 
     def stop(self) -> None:
         """Close the connection and end; join afterwards."""

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from prfaas.core.errors import CallerError, LinkError
+from prfaas.link.tcp.serving_loop import ServingLoop
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.worker_messages import (
     MOST_INLINE_BYTES,
@@ -30,7 +31,9 @@ LET_GO_S = 5.0
 class RemoteChannel:
     """Bytes count as written when the worker has written all of an order: until then it may read
     their memory. ``socket`` is the connection itself, for its options and the kernel's view of it;
-    ``gone`` is called once the worker has let go, with False where it did not within `LET_GO_S`."""
+    ``gone`` is called once the worker has let go, with False where it did not within `LET_GO_S`.
+    ``surplus``: asked once when others have fewer connections, whether this one is to be made
+    anew."""
 
     polls_writes = False
 
@@ -40,8 +43,10 @@ class RemoteChannel:
         pipe: Pipe[FromConnection],
         memory: SharedMemory,
         gone: Callable[[bool], None],
+        loop: ServingLoop,
+        surplus: Callable[[], bool],
     ) -> None:
-        self.socket = sock
+        self.socket, self.loop, self.surplus = sock, loop, surplus
         self._pipe, self._memory, self._gone = pipe, memory, gone
         self._ordered = self._written = 0
         self._input = b""
@@ -53,20 +58,24 @@ class RemoteChannel:
 
     def send(self, views: Sequence[memoryview]) -> int | None:
         """See `Channel`: all of an order, or None. Raises LinkError where it has ended."""
-        self._listen()
         if self._written:
             written, self._written, self._ordered = self._written, 0, 0
             return written
+        if not self._ordered and not self._ended:
+            order, self._ordered = self._order(views)
+            try:
+                self._pipe.send(order)
+            except LinkError:
+                while not self._ended:  # It may have said why.
+                    self._listen()
         if self._ended:
             raise LinkError(self._why)
-        if not self._ordered:
-            order, self._ordered = self._order(views)
-            self._pipe.send(order)
         return None
 
     def recv_into(self, view: memoryview) -> int | None:
         """See `Channel`. Raises LinkError where it has ended."""
-        self._listen()
+        if not self._input:
+            self._listen()
         count = min(len(self._input), len(view))
         if count:
             view[:count] = self._input[:count]
@@ -117,16 +126,17 @@ class RemoteChannel:
             return -1, len(view)
 
     def _listen(self) -> None:
-        while not self._pipe.ended:
-            match self._pipe.receive():
-                case Progress(written, data):
-                    self._written = self._ordered if written else self._written
-                    self._input += data
-                case Ended(why):
-                    self._why = why
-                case None:
-                    return
-                case Introduced() | NotIntroduced() as said:
-                    log.error("a link worker says %r of a connection in use", said)
-                case _:
-                    log.error("a link worker speaks of receiving on a connection that sends")
+        """To one message: of the next the pipe's descriptor tells. Nothing may be taken from it
+        but where input is read, or replies would lie here until something else wakes the reader."""
+        match self._pipe.receive():
+            case Progress(written, data):
+                self._written = self._ordered if written else self._written
+                self._input += data
+            case Ended(why):
+                self._why = why
+            case None:
+                pass
+            case Introduced() | NotIntroduced() as said:
+                log.error("a link worker says %r of a connection in use", said)
+            case _:
+                log.error("a link worker speaks of receiving on a connection that sends")

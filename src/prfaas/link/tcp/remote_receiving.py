@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import select
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +13,10 @@ from prfaas.link.protocol.frames import Frame, Header, Hello, Kind, reason
 from prfaas.link.protocol.receiving_connection import PayloadReader, ReceivingConnection
 from prfaas.link.tcp.receiving_thread import ConnectionOwner
 from prfaas.link.tcp.remote_channel import LET_GO_S
+from prfaas.link.tcp.serving_loop import Turns
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.waiting import Wakeup
+from prfaas.link.tcp.worker import Worker
 from prfaas.link.tcp.worker_messages import (
     MOST_INLINE_BYTES,
     Answer,
@@ -65,15 +67,18 @@ class RemoteReceivingThread(threading.Thread):
         self,
         owner: ConnectionOwner,
         pipe: Pipe[FromConnection],
-        memory: SharedMemory,
         hello: Hello,
         gone: Callable[[bool], None],
+        worker: Worker,
     ) -> None:
         super().__init__(name=f"kv-link-in-{hello.name}-{hello.connection}", daemon=True)
         self._owner, self._pipe, self._gone = owner, pipe, gone
-        self._targets = Targets(memory)
+        self._loop, self.surplus = worker.loop, worker.gives_up
+        self._targets = Targets(worker.memory)
         self._wakeup = Wakeup()
         self._stopping = False
+        self._turn_of = 0
+        """The thread whose turn it is in, if any."""
         try:
             payloads: PayloadReader = self._targets
             self.connection: ReceivingConnection = owner.connected(hello, self._wake, payloads)
@@ -90,7 +95,7 @@ class RemoteReceivingThread(threading.Thread):
         """Serve the connection until it ends or `stop`."""
         error: Exception | None = None
         try:
-            self._serve()
+            self._loop.serve(self._turns(), self._pipe.fileno(), self._wakeup)
         except (OSError, PeerError, LinkError) as problem:
             error = problem
             blame = logging.WARNING if isinstance(problem, PeerError) else logging.INFO
@@ -108,13 +113,15 @@ class RemoteReceivingThread(threading.Thread):
             self._owner.disconnected(self, error)
             self._wakeup.close()
 
-    def _serve(self) -> None:
+    def _turns(self) -> Turns:
         pipe, connection = self._pipe, self.connection
-        poll = select.poll()
-        poll.register(pipe.fileno(), select.POLLIN)
-        poll.register(self._wakeup.fd, select.POLLIN)
-        while not (self._stopping or connection.severed):
-            match pipe.receive():
+        while True:
+            self._turn_of = 0
+            readable = yield math.inf
+            self._turn_of = threading.get_ident()
+            if self._stopping or connection.severed:
+                break
+            match pipe.receive() if readable else None:
                 case Heard(items):
                     self._heard(items)
                 case Ended(why, peer):
@@ -124,12 +131,12 @@ class RemoteReceivingThread(threading.Thread):
                 case None if pipe.ended:
                     raise LinkError("its link worker has died")
                 case None:
-                    if any(fd == self._wakeup.fd for fd, _ in poll.poll()):
-                        self._wakeup.clear()
+                    pass
                 case _:
                     raise LinkError("a link worker speaks of sending on a connection that receives")
             self._answer()
             self._owner.deliver_events()
+            self._answer()
         self._answer()
 
     def _heard(self, items: list[HeardFrame | bool]) -> None:
@@ -157,6 +164,6 @@ class RemoteReceivingThread(threading.Thread):
             self._pipe.send(answer)
 
     def _wake(self) -> None:
-        # Its own thread looks at the output anyway before it waits.
-        if threading.current_thread() is not self:
+        # In its own turn it looks at the output anyway before the turn ends.
+        if threading.get_ident() != self._turn_of:
             self._wakeup.set()

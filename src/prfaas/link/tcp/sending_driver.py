@@ -143,9 +143,9 @@ class SendingDriver:
             self._workers.memory.extent(view)
 
     def remake_own(self) -> None:
-        """Make the connections anew that no worker carries."""
+        """Make the connections anew that no worker carries, or one that has too many."""
         for each in self._connected:
-            if is_own(each.channel):
+            if each.channel.surplus():
                 each.channel.hang_up()
 
     def tick(self, *, now: float) -> None:

@@ -7,6 +7,7 @@ of it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -18,6 +19,7 @@ from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.sending_connection import SendingConnection
 from prfaas.link.tcp.channel import Carrier
 from prfaas.link.tcp.dialing import Dialled
+from prfaas.link.tcp.serving_loop import Turns
 from prfaas.link.tcp.waiting import Waiter, Wakeup
 
 log = logging.getLogger(__name__)
@@ -138,7 +140,19 @@ class SendingThread(threading.Thread):
             pool.disconnected(self, graceful=graceful)
 
     def _serve(self, channel: Carrier, connection: SendingConnection) -> None:
+        turns = self._turns(channel, connection)
+        if channel.loop is not None:
+            channel.loop.serve(turns, channel.fileno(), self._wakeup)
+            return
         waiter = Waiter(channel, self._wakeup)
+        with contextlib.suppress(StopIteration):
+            wake_at = next(turns)
+            while True:
+                timeout_s = max(0.0, wake_at - time.monotonic())
+                write = bool(connection.pending)
+                wake_at = turns.send(waiter.wait(read=True, write=write, timeout_s=timeout_s))
+
+    def _turns(self, channel: Carrier, connection: SendingConnection) -> Turns:
         pool = self._pool
         check_at = 0.0
         unread = 0
@@ -152,9 +166,7 @@ class SendingThread(threading.Thread):
             if now >= check_at or not connection.pending:
                 check_at = connection.keep_alive(now=now)
             if blocked:
-                wake_at = min(check_at, again_at or check_at)
-                timeout_s = max(0.0, wake_at - time.monotonic())
-                if not waiter.wait(read=True, write=bool(connection.pending), timeout_s=timeout_s):
+                if not (yield min(check_at, again_at or check_at)):
                     continue
             elif (unread := unread + 1) < _WRITES_PER_READ:
                 continue

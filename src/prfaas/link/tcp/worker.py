@@ -15,6 +15,7 @@ from prfaas.core.errors import LinkError, PeerError
 from prfaas.link.protocol.frames import Hello, Kind, reason
 from prfaas.link.tcp.dialing import Dialled
 from prfaas.link.tcp.remote_channel import LET_GO_S, RemoteChannel
+from prfaas.link.tcp.serving_loop import ServingLoop
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.worker_messages import (
     Admitted,
@@ -42,9 +43,18 @@ Admit = Callable[["Worker", Pipe[FromConnection], Hello], None]
 class Worker:
     """Starts the process; ``admit`` is called for each incoming connection that has said who it is,
     and may raise PeerError. ``connections`` counts those that it carries or has not let go,
-    ``given`` all that it ever got; ``ready``: it has come up."""
+    ``given`` all that it ever got, ``surplus`` those that others should have; ``ready``: it has
+    come up."""
 
-    def __init__(self, number: int, settings: Settings, memory: SharedMemory, admit: Admit) -> None:
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        memory: SharedMemory,
+        admit: Admit,
+        loop: ServingLoop,
+    ) -> None:
+        self.loop, self.surplus = loop, 0
         self.number, self.connections, self.given = number, 0, 0
         self.alive, self.ready = True, False
         self.told = Told({}, 0)
@@ -92,7 +102,7 @@ class Worker:
         PeerError; the connection is then closed."""
         ours, theirs = pipe_pair()
         pipe: Pipe[FromConnection] = Pipe(ours, FromConnection)
-        channel = RemoteChannel(sock, pipe, self.memory, self.count())
+        channel = RemoteChannel(sock, pipe, self.memory, self.count(), self.loop, self.gives_up)
         said: FromConnection | None = None
         try:
             self.given += 1
@@ -118,6 +128,13 @@ class Worker:
         with self._lock:
             self.connections += 1
         return self._let_go
+
+    def gives_up(self) -> bool:
+        """Whether one of its connections is to be made anew, of the ``surplus`` it has now."""
+        with self._lock:
+            gives = self.surplus > 0
+            self.surplus -= gives
+        return gives
 
     def _let_go(self, in_time: bool) -> None:
         with self._lock:

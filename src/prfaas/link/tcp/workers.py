@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -16,6 +17,7 @@ from prfaas.link.protocol.worker_tuner import Load, WorkerTuner
 from prfaas.link.tcp.config import WORKER_CORES, TcpLinkConfig
 from prfaas.link.tcp.cores import usable_cores
 from prfaas.link.tcp.dialing import Dialled
+from prfaas.link.tcp.serving_loop import ServingLoop
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.link.tcp.worker import Admit, Worker
 from prfaas.link.tcp.worker_messages import Settings
@@ -55,6 +57,7 @@ class Workers:
         self._config, self._incarnation, self._tls = config, incarnation, tls
         self.memory = memory
         self._admit, self._moved_bytes, self._spread = admit, moved_bytes, spread
+        self._loop = ServingLoop()
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._started = self._ready = 0
@@ -136,6 +139,7 @@ class Workers:
             self._scale(self._tuner.count)
         before, self._ready = self._ready, self.count
         if self._ready > before:
+            self._level()
             self._spread()
 
     def push_from(self, names: frozenset[str] | None) -> None:
@@ -149,6 +153,7 @@ class Workers:
             workers, self._workers = self._workers, []
         for worker in workers:
             worker.stop()
+        self._loop.close()
 
     def _living(self) -> list[Worker]:
         with self._lock:
@@ -157,6 +162,13 @@ class Workers:
     def _idlest(self) -> Worker | None:
         living = [worker for worker in self._living() if worker.alive and worker.ready]
         return min(living, key=lambda worker: (worker.connections, worker.given), default=None)
+
+    def _level(self) -> None:
+        """Whoever came up first has got the connections of all."""
+        ready = [worker for worker in self._living() if worker.alive and worker.ready]
+        fair = math.ceil(sum(worker.connections for worker in ready) / max(len(ready), 1))
+        for worker in ready:
+            worker.surplus = max(0, worker.connections - fair)
 
     def _bury(self, now: float) -> None:
         for worker in self._living():
@@ -184,7 +196,9 @@ class Workers:
         for _ in range(count - len(living)):
             try:
                 self._started += 1
-                fresh = Worker(self._started, self._settings(), self.memory, self._admit)
+                fresh = Worker(
+                    self._started, self._settings(), self.memory, self._admit, self._loop
+                )
             except (OSError, LinkError) as error:
                 log.warning("no link worker can be started: %s", error)
                 self._tuner.cannot(now=time.monotonic())

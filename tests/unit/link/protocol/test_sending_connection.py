@@ -37,6 +37,15 @@ def test_small_chunks_are_written_together_and_large_ones_alone() -> None:
     assert sorted(released) == list(range(0, 200, 10))
 
 
+def test_as_much_as_a_batch_is_taken_at_once() -> None:
+    end = SendingEnd()
+    accepted(end, "t", 1000)
+    connection = a_connection(end, 100)
+    connection.batch_bytes = 400
+    connection.fill(now=0.0)
+    assert [len(view) for view in connection.pending[1::2]] == [100] * 4
+
+
 def test_replies_are_heard_in_any_portions() -> None:
     for step in (1, 7, 44, 100, 4096):
         end = SendingEnd()
