@@ -119,9 +119,9 @@ def judge(began: list[float], total: dict[str, dict[int, int]], rate: float) -> 
     for number, (name, busy) in enumerate(_PHASES):
         idle = set(_PHASES[number - 1][1]) - set(busy) if number else set()
         start, end = began[number] - began[0], began[number + 1] - began[0]
-        changed = _silent_at(series, idle, start)
-        # A process that starts begins with the least there is.
-        start = changed + _SETTLE_S + (0.0 if number else PLEDGE_S)
+        # A process that starts begins with the least there is, from when it is connected.
+        changed = _silent_at(series, idle, start) if number else _all_there_at(series) + PLEDGE_S
+        start = changed + _SETTLE_S
         inside = seconds[int(start / BIN_S) : int((end - 1.0) / BIN_S)]
         found[name] = {
             "senders": len(busy),
@@ -138,6 +138,11 @@ def _windows(bins: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
     width = round(seconds / BIN_S)
     sums = np.concatenate([[0.0], np.cumsum(bins)])
     return (sums[width:] - sums[:-width]) / seconds
+
+
+def _all_there_at(series: dict[str, NDArray[np.float64]]) -> float:
+    """When the first byte of the last to start came."""
+    return max(float(np.flatnonzero(bins)[0]) for bins in series.values()) * BIN_S
 
 
 def _silent_at(series: dict[str, NDArray[np.float64]], idle: set[str], stopped_s: float) -> float:

@@ -11,9 +11,12 @@ RATE = 1e6
 PHASE_S = 8.0
 
 
-def figures(*, draining_s: float, taking_over_s: float, pause_s: float = 0.0) -> dict[str, Any]:
+def figures(
+    *, draining_s: float, taking_over_s: float, pause_s: float = 0.0, start_s: float = 0.0
+) -> dict[str, Any]:
     """Of a run in which those that are told to stop send on for ``draining_s``, the others have
-    their part ``taking_over_s`` later, and the line pauses once while three send."""
+    their part ``taking_over_s`` later, the line pauses once while three send, and all begin after
+    ``start_s``."""
     names = ("e1", "e2", "e3", "e4")
     total: dict[str, dict[int, int]] = {name: {} for name in names}
     senders = (4, 3, 1, 4)
@@ -25,7 +28,7 @@ def figures(*, draining_s: float, taking_over_s: float, pause_s: float = 0.0) ->
         sending = before if fewer and into < draining_s else senders[phase]
         late = fewer and into < draining_s + taking_over_s
         part = RATE / (before if late else sending)
-        pausing = phase == 1 and 4.0 <= into < 4.0 + pause_s
+        pausing = at < start_s or (phase == 1 and 4.0 <= into < 4.0 + pause_s)
         for name in names[:sending]:
             total[name][number] = 0 if pausing else round(part * BIN_S)
     return judge([PHASE_S * n for n in range(5)], total, RATE)
@@ -47,3 +50,8 @@ def test_a_part_that_is_not_used_within_a_second_counts() -> None:
 
 def test_a_pause_counts_in_its_seconds() -> None:
     assert figures(draining_s=0.0, taking_over_s=0.2, pause_s=0.2)["three"]["least_of_rate"] <= 0.81
+
+
+def test_processes_that_start_late_are_judged_later() -> None:
+    found = figures(draining_s=0.0, taking_over_s=0.2, start_s=3.9)
+    assert found["all four"]["least_of_rate"] >= 0.99
