@@ -1,30 +1,34 @@
 """One machine of the shared line: ``ends.py receive|send OPTIONS-AS-JSON``.
 
-A sender keeps some transfers under way from the command ``go`` until ``stop``; a receiver writes
+A sender has transfers under way from the command ``go`` until ``stop``; a receiver writes
 down how many bytes came from whom, by the clock that all namespaces of one computer share.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import threading
 import time
 from collections.abc import Sequence
 
-from prfaas.link.api import Reception, Refusal, TransferKey, TransferOffer
+from prfaas.link.api import OutgoingTransfer, Reception, Refusal, TransferKey, TransferOffer
 from prfaas.link.tcp.config import PeerConfig, Plaintext, SharedLine, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 
 BIN_S = 0.01
-_TRANSFER_BYTES, _UNDER_WAY = 2 * 1024 * 1024, 8
+_STEP_BYTES, _MOST_STEPS = 64 * 1024, 32
+_UNDER_WAY = 32
+"""Some 0.25 s of 1 Gbit/s, of sizes that differ: transfers of one size end together, and until the
+next are accepted a sender has nothing to send."""
 
 
 class Counter:
     """A `TransferSink` whose transfers all land in the same memory."""
 
     def __init__(self) -> None:
-        self._memory = memoryview(bytearray(_TRANSFER_BYTES))
+        self._memory = memoryview(bytearray(_STEP_BYTES * _MOST_STEPS))
         self._lock = threading.Lock()
         self.bins: dict[str, dict[int, int]] = {}
         """Sender -> number of a bin of time -> bytes."""
@@ -56,8 +60,10 @@ class Sender:
 
     def __init__(self, link: TcpLink, name: str, receivers: Sequence[str]) -> None:
         self._link, self._name, self._receivers = link, name, receivers
-        self._data = memoryview(bytes(_TRANSFER_BYTES))
+        self._data = memoryview(bytes(_STEP_BYTES * _MOST_STEPS))
+        self._sizes = random.Random(name)
         self._number = 0
+        self._under_way: dict[int, OutgoingTransfer] = {}
         self._going = False
 
     def go(self) -> None:
@@ -66,7 +72,11 @@ class Sender:
             self._next()
 
     def stop(self) -> None:
+        """What is under way is withdrawn, so that the machine is idle at once at any rate."""
         self._going = False
+        for handle in list(self._under_way.values()):
+            handle.cancel("the machine stops")
+        self._under_way.clear()
 
     def _failed(self, reason: str) -> None:
         if self._going:
@@ -76,11 +86,18 @@ class Sender:
         if not self._going:
             return
         self._number += 1
-        key = TransferKey(f"{self._name}-{self._number}", 0, 1)
-        offer = TransferOffer(key, "line", 0, 1, _TRANSFER_BYTES, 300.0)
-        receiver = self._receivers[self._number % len(self._receivers)]
-        handle = self._link.send(receiver, offer, on_complete=self._next, on_failed=self._failed)
-        handle.add(0, self._data, lambda: None)
+        number, size = self._number, _STEP_BYTES * self._sizes.randint(1, _MOST_STEPS)
+
+        def done() -> None:
+            self._under_way.pop(number, None)
+            self._next()
+
+        key = TransferKey(f"{self._name}-{number}", 0, 1)
+        offer = TransferOffer(key, "line", 0, 1, size, 300.0)
+        receiver = self._receivers[number % len(self._receivers)]
+        handle = self._link.send(receiver, offer, on_complete=done, on_failed=self._failed)
+        self._under_way[number] = handle
+        handle.add(0, self._data[:size], lambda: None)
 
 
 def main() -> None:
@@ -101,6 +118,7 @@ def main() -> None:
         listen=f"{options['host']}:0",
         peers=peers,
         lines=(line,),
+        congestion_control=options["congestion_control"],
     )
     counter = Counter()
     link = TcpLink(config, counter)

@@ -206,6 +206,27 @@ def test_what_some_do_not_need_others_have(
         assert min(limits.values()) >= 0.99 * max(limits.values())
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    delay_s=st.sampled_from([0.0, 0.02, 0.1, 0.2]),
+    loss=st.sampled_from([0.0, 0.1]),
+)
+def test_the_whole_rate_is_lent_at_every_moment_while_needs_stay(
+    seed: int, delay_s: float, loss: float
+) -> None:
+    # Renewals overlap: no lease or pledge ends for a moment, however its messages are delayed.
+    world = World(random.Random(seed), senders=4, receivers=1, delay_s=delay_s, loss=loss)
+    for busy in (world.names, world.names[:3], world.names[:1], world.names):
+        world.needs = {name: RATE if name in busy else 0.0 for name in world.names}
+        world.run(PLEDGE_S + 1.0 if world.now == 0.0 else 1.0 + 4 * delay_s)
+        for _ in range(100):
+            world.step()
+            limits = [world.shares[n].limit(now=world.clocks[n].at(world.now)) for n in busy]
+            assert sum(limits) >= 0.99 * RATE
+            assert min(limits) >= 0.99 * max(limits)
+
+
 def test_a_dead_senders_part_is_used_by_the_others() -> None:
     world = World(random.Random(1), senders=4, receivers=1, delay_s=0.02, loss=0.0)
     world.needs = dict.fromkeys(world.names, RATE)
