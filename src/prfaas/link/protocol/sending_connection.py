@@ -92,7 +92,8 @@ class SendingConnection:
 
     def fill(self, *, now: float) -> float | None:
         """Have something in ``pending`` if there is anything to send, together less than one and a
-        half chunks, or half a chunk more than ``batch_bytes``; else returns when to try again (None: when woken)."""
+        half chunks, or half a chunk more than ``batch_bytes``; else returns when to try
+        again (None: when woken)."""
         if self.pending:
             return None
         taken: list[bytes | Chunk] = []
