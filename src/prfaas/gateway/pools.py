@@ -21,6 +21,7 @@ from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored
 from prfaas.core.errors import LinkError
 from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.part_ends import Part, PartEnds
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
 from prfaas.index.keyed_blocks import key_id
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _BLOCKS, _STATES = 0, 1
 """Groups of a holder."""
-
-Part = tuple[str, int, int]
-"""Transfer id, rank, epoch."""
 
 
 class Holder(NamedTuple):
@@ -68,6 +66,7 @@ class _Holding:
     def __init__(self, index: EngineIndex) -> None:
         self._index = index
         self._parts: dict[Part, Stored] = {}
+        self._ends = PartEnds()
         self._blocks: Counter[bytes] = Counter()
         self._states: Counter[bytes] = Counter()
 
@@ -80,8 +79,11 @@ class _Holding:
         prefix = news.prefix
         if prefix.fault() is not None:
             return
-        known, self._parts[part] = part in self._parts, news
-        if known:  # It has moved to another tier, or is told once more.
+        before, self._parts[part] = self._parts.get(part), news
+        if before is not None:
+            self._ends.remove(part, before)
+        self._ends.add(part, news)
+        if before is not None:  # It has moved to another tier, or is told once more.
             return
         keys = keys_of(prefix)
         if keys is not None:
@@ -113,18 +115,20 @@ class _Holding:
 
     def of_prompt(self, keys: Callable[[int], Keys]) -> list[Stored]:
         """Parts of which this prompt has every token. ``keys``: its own, by the size of blocks."""
-        return [news for news in self._parts.values() if _ends_in(news.prefix, keys)]
+        return self._ends.of_prompt(keys)
 
     def evicted(self, part: Part) -> None:
         """Harmless where it is not known."""
         news = self._parts.pop(part, None)
         if news is not None:
+            self._ends.remove(part, news)
             self._drop(_BLOCKS, self._blocks, news.prefix.digests)
             self._drop(_STATES, self._states, _state(news))
 
     def clear(self) -> None:
         """Nothing of it is known any more."""
         self._parts.clear()
+        self._ends.clear()
         self._blocks.clear()
         self._states.clear()
         self._index.clear()
@@ -136,15 +140,6 @@ class _Holding:
             del counts[name]
         if gone:
             self._index.removed(group, gone)
-
-
-def _ends_in(prefix: Prefix, keys_of_prompt: Callable[[int], Keys]) -> bool:
-    own, last = keys_of(prefix), prefix.end_token // prefix.block_tokens - 1
-    if own is None:
-        return False
-    found = keys_of_prompt(prefix.block_tokens)
-    ends = last < len(found.low)
-    return ends and (own.low[-1], own.high[-1]) == (found.low[last], found.high[last])
 
 
 def _state(news: Stored) -> tuple[bytes, ...]:

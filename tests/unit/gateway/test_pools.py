@@ -6,13 +6,15 @@ import msgspec
 import pytest
 
 from prfaas.core.cache_news import Evicted, KeyedWith, Stored, Whole
-from prfaas.core.prefixes import chain, root_digest, stretch
+from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
+from prfaas.gateway import part_ends
+from prfaas.gateway import pools as pools_module
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.pools import Holder, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.index.keyed_blocks import key_id
-from prfaas.index.keyed_prefixes import KeyedPrefixes
-from prfaas.index.keys import KnownTokens, PromptKeys
+from prfaas.index.keyed_prefixes import KeyedPrefixes, keys_of
+from prfaas.index.keys import Keys, KnownTokens, PromptKeys
 
 BLOCK = 4
 TOKENS = list(range(50, 90))
@@ -205,3 +207,29 @@ def test_parts_that_lead_to_a_prefix_are_found_the_last_first() -> None:
     assert blocks.path(
         Holder("elsewhere", "layout"), KNOWN, salt=None, adapter=None, from_token=0, to_token=8
     ) == []  # fmt: skip
+
+
+def test_parts_of_other_prompts_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = (stored(f"other {n}", 8, tokens=[1000 + n] * 8) for n in range(200))
+    found = pools(stored("first", 8), *others, stored("second", 20, start=8))
+    looks = 0
+
+    def counted(prefix: Prefix) -> Keys | None:
+        nonlocal looks
+        looks += 1
+        return keys_of(prefix)
+
+    for module in (part_ends, pools_module):
+        monkeypatch.setattr(module, "keys_of", counted)
+    assert path(found, 20) == ["second", "first"]
+    whole = found.whole(KNOWN, salt=None, adapter=None)[HOLDER]
+    assert [news.transfer_id for news in whole] == ["second", "first"]
+    assert looks == 0
+
+
+def test_what_is_told_again_of_another_prefix_is_found_there_alone() -> None:
+    found = pools(stored("x", 20), stored("x", 8))
+    assert path(found, 20) == []
+    assert path(found, 8) == ["x"]
+    found.lost("west")
+    assert path(found, 8) == []
