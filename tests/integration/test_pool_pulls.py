@@ -1,7 +1,7 @@
 """Real engines: what another machine has cached is copied and loaded, and changes no token.
 
 Prompts are prefilled in the east and answered on the first machine of the west; then that is taken
-out of service, and the same prompts are answered on the second, which has never seen them. The first
+out of service, and the same prompts are answered on the second, which has never seen them. One
 comes from the first machine's cache over the cluster's network, others from there or from the
 east's over the line, whichever was seen to be sooner; once the first machine's agent was killed,
 from the east's. One prompt's bytes are zeroed where they are cached: its answer must be another,

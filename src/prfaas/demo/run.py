@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -48,7 +49,8 @@ async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
         _say_what_next(supervisor, console, keep=keep)
         if keep:
             await supervisor.stop_plain_engine()
-            await supervisor.watch()
+            with contextlib.suppress(asyncio.CancelledError):  # An end that was asked for.
+                await supervisor.watch()
     return status
 
 
