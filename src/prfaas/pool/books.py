@@ -55,29 +55,26 @@ class PoolCounters(msgspec.Struct):
     spill_read_failures: int = 0
 
 
-class CachedTransfer(msgspec.Struct, frozen=True):
-    """One rank's part of a transfer that is kept, as the admin API shows it."""
-
+class _KeptPart(msgspec.Struct, frozen=True):
     transfer_id: str
     rank: int
     layout: str
     from_token: int
     to_token: int
     total_bytes: int
+
+
+class CachedTransfer(_KeptPart, frozen=True):
+    """One rank's part of a transfer that is kept, as the admin API shows it."""
+
     slots: int
     readers: int
 
 
-class SpilledTransfer(msgspec.Struct, frozen=True):
+class SpilledTransfer(_KeptPart, frozen=True):
     """One rank's part of a transfer that is on disk, as the admin API shows it. ``file_bytes``:
     with what says what it is."""
 
-    transfer_id: str
-    rank: int
-    layout: str
-    from_token: int
-    to_token: int
-    total_bytes: int
     file_bytes: int
     in_memory: bool
 

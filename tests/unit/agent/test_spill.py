@@ -268,12 +268,8 @@ async def test_a_disk_that_hangs_holds_up_nothing_else(
     await settled(lambda: stage.pool.counters.spill_written >= 3)
 
 
-async def test_where_the_disk_is_too_slow_the_engine_computes(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await stage.begin()
-    await stage.keep(1)
-    await stage.end()
+def reading_hangs(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until what is returned is set."""
     hangs, real = threading.Event(), os.preadv
 
     def preadv(file: int, views: Any, at: int) -> int:
@@ -281,6 +277,16 @@ async def test_where_the_disk_is_too_slow_the_engine_computes(
         return real(file, views, at)
 
     monkeypatch.setattr(spill_files.os, "preadv", preadv)
+    return hangs
+
+
+async def test_where_the_disk_is_too_slow_the_engine_computes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.begin()
+    await stage.keep(1)
+    await stage.end()
+    hangs = reading_hangs(monkeypatch)
     monkeypatch.setattr("prfaas.pool.loads.LEAST_S", 0.0)
     await stage.begin()
     try:
@@ -299,13 +305,7 @@ async def test_an_engine_that_dies_while_it_waits_leaves_nothing_behind(
     await stage.begin()
     await stage.keep(1)
     await stage.end()
-    hangs, real = threading.Event(), os.preadv
-
-    def preadv(file: int, views: Any, at: int) -> int:
-        hangs.wait(WAIT_S)
-        return real(file, views, at)
-
-    monkeypatch.setattr(spill_files.os, "preadv", preadv)
+    hangs = reading_hangs(monkeypatch)
     await stage.begin()
     try:
         await settled(lambda: stage.on_disk)
