@@ -136,13 +136,16 @@ class Supervisor:
 
     async def _tuned_first(self) -> list[Child]:
         """The engines that are still to be started. On GPUs, where this machine has not tuned its
-        kernels for this model yet, one has been started alone and has tuned them for all."""
-        if not self.engines or installed_vllm() != "gpu" or tuning.done(self.deployment):
+        kernels for this model yet, one (of each number of ranks) has tuned them for all."""
+        if not self.engines or installed_vllm() != "gpu":
             return self.engines
-        first, *rest = self.engines
-        await self._until_ready([first])
-        await tuning.run(self.http, first.probe.removesuffix("/health"), self.deployment)
-        return rest
+        names = [child.name for child in self.engines]
+        engines = {e.name: e for e in tuning.to_tune(self.deployment, names)}
+        first = [child for child in self.engines if child.name in engines]
+        await self._until_ready(first)
+        for child in first:
+            await tuning.run(self.http, self.deployment, engines[child.name])
+        return [child for child in self.engines if child not in first]
 
     async def watch(self) -> None:
         """Never returns: what dies is started again. Raises ProcessError for a process that ended
