@@ -58,8 +58,8 @@ def to_tune(deployment: Deployment, local: Collection[str]) -> list[EngineConfig
     first: dict[str, EngineConfig] = {}
     for engine in deployment.engines:
         if engine.name in local:
-            first.setdefault(_ranks(engine), engine)
-    return [engine for ranks, engine in first.items() if not _mark(deployment, ranks).exists()]
+            first.setdefault(ranks(engine), engine)
+    return [engine for width, engine in first.items() if not _mark(deployment, width).exists()]
 
 
 async def run(http: aiohttp.ClientSession, deployment: Deployment, engine: EngineConfig) -> None:
@@ -75,16 +75,17 @@ async def run(http: aiohttp.ClientSession, deployment: Deployment, engine: Engin
             raise EngineError(
                 f"{engine.url} did not answer its first prompt: {await answer.text()}"
             )
-    mark = _mark(deployment, _ranks(engine))
+    mark = _mark(deployment, ranks(engine))
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
 
 
-def _ranks(engine: EngineConfig) -> str:
+def ranks(engine: EngineConfig) -> str:
+    """How many tensor-parallel ranks it has, as its arguments say it."""
     return engine.option(*WIDTH_OPTIONS) or "1"
 
 
-def _mark(deployment: Deployment, ranks: str) -> Path:
-    facts = (str(deployment.model.path), metadata.version("vllm"), ranks)
+def _mark(deployment: Deployment, width: str) -> Path:
+    facts = (str(deployment.model.path), metadata.version("vllm"), width)
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     return directory() / f"tuned-for-{digest}"
