@@ -112,21 +112,18 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
 
 def revoke(directory: Path, agent: str, *, replaced: bool = False) -> Path:
     """Add ``agent``'s certificates to the CA's revocation list, those that newer ones have replaced
-    as well; returns that file's path. The list is to be given to every agent, and made anew within a
-    year. ``replaced``: those alone; the newest stays good.
+    as well; returns that file's path. The list is to be given to every agent, and made anew within
+    a year. ``replaced``: those alone; the newest stays good.
 
     Raises ConfigError without a usable CA, certificate or list.
     """
     ca_key, ca = _authority(directory)
     cert, crl = files_of(directory, agent).cert, directory / CRL
     older = _replaced(cert)
-    paths = [older] if older.exists() or replaced else []
+    paths = [older] if replaced else [older, cert] if older.exists() else [cert]
     try:
-        found = [
-            certificate
-            for path in (paths if replaced else [*paths, cert])
-            for certificate in x509.load_pem_x509_certificates(path.read_bytes())
-        ]
+        pem = b"".join(path.read_bytes() for path in paths)
+        found = x509.load_pem_x509_certificates(pem)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no certificate of {agent!r} is known here: {error}") from error
     known = [one for each in read_lists(crl) for one in each] if crl.exists() else []
