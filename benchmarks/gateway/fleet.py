@@ -6,8 +6,8 @@ mock engines in a process of their own. Arrivals are measured from token ids to 
     python -m benchmarks.gateway.fleet [--engines 1000] [--clusters 20] [--parts idle arrivals ...]
 
 Writes build/bench/fleet.json. Times are by the wall clock; beside them stand those of the thread's
-own CPU clock (``..._cpu``), which a busy machine changes less. With ``PYTHONPATH=build/compiled`` the
-modules of the compiled wheel are measured.
+own CPU clock (``..._cpu``), which a busy machine changes less. The modules of the compiled wheel
+are measured with ``PYTHONPATH=build/compiled``.
 """
 
 from __future__ import annotations

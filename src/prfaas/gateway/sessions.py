@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 _PERIOD_S = 1.0
 _SOON_S = 0.05
 """What comes up in a moment is said together."""
+_LOOK_S = 0.25
+"""So late it may be noticed that an agent has not been heard for too long: there are many."""
 
 
 class GatewaySession:
@@ -64,6 +67,8 @@ class GatewaySession:
         self._decided, self._on_decided = decided, on_decided
         self._heard: dict[str, tuple[float, list[LiveGateway]]] = {}
         """By agent: when it last said who lives."""
+        self._known: dict[str, str] = {}
+        self._known_until = -math.inf
         self._wants: dict[str, asyncio.Event] = {}
         self._strangers: set[str] = set()
         """Agents that keep no sessions."""
@@ -75,9 +80,12 @@ class GatewaySession:
 
     def gateways(self) -> dict[str, str]:
         """Those that live, this one among them: ids and names."""
-        last = asyncio.get_running_loop().time() - LAPSES_AFTER_S
-        heard = [found for at, found in self._heard.values() if at > last]
-        return {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
+        now = asyncio.get_running_loop().time()
+        if now >= self._known_until:
+            heard = [found for at, found in self._heard.values() if at > now - LAPSES_AFTER_S]
+            self._known = {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
+            self._known_until = now + _LOOK_S
+        return self._known
 
     def leader(self) -> str:
         """The id of the one that decides for all: the first by name of those that live."""
@@ -106,6 +114,7 @@ class GatewaySession:
         finally:
             self._wants.pop(agent.name, None)
             self._heard.pop(agent.name, None)
+            self._known_until = -math.inf
 
     async def end(self, agents: Iterable[AgentClient], *, within_s: float = 1.0) -> None:
         """Give everything back, where agents can be reached in that time."""
@@ -147,10 +156,13 @@ class GatewaySession:
 
     def _take(self, agent: str, standing: Standing) -> Mapping[str, EngineShare]:
         before = self.gateways()
+        _, said = self._heard.get(agent, (0.0, []))
         self._heard[agent] = asyncio.get_running_loop().time(), standing.gateways
-        for session_id, name in self.gateways().items():
-            if session_id not in before:
-                logger.info("gateway %s shares the engines with this one", name)
+        if [(g.id, g.name) for g in said] != [(g.id, g.name) for g in standing.gateways]:
+            self._known_until = -math.inf
+            for session_id, name in self.gateways().items():
+                if session_id not in before:
+                    logger.info("gateway %s shares the engines with this one", name)
         self._follow(standing)
         self._on_shares(standing.engines)
         return standing.engines

@@ -1,13 +1,15 @@
 """A prompt's token ids as an engine's renderer wrote them, which is how engines want them.
 
 They travel as that text: of 128K ids a list of Python integers costs megabytes and milliseconds to
-make, and as much to write again. Numbers are made of as many as somebody asks for; the compiled wheel
-makes all at once, in a quarter of the time (`token_text`).
+make, and as much to write again. Numbers are made of as many as somebody asks for; the compiled
+wheel makes all at once, in a quarter of the time (`token_text`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -15,10 +17,11 @@ from numpy.typing import NDArray
 
 from prfaas.index.keys import Tokens
 
-try:
-    from prfaas.gateway.token_text import numbers as _numbers
-except ImportError:
-    _numbers = None
+_numbers: Callable[[bytes, NDArray[np.uint32]], int] | None = None
+with contextlib.suppress(ImportError):
+    from prfaas.gateway import token_text
+
+    _numbers = token_text.numbers
 
 _LARGEST = (1 << 32) - 1
 _NONE = msgspec.Raw(b"[]")

@@ -1,5 +1,6 @@
 """Compiled, where the wheel was built so: see token_text.c."""
 
-from collections.abc import Buffer
+import numpy as np
+from numpy.typing import NDArray
 
-def numbers(text: Buffer, to: Buffer, /) -> int: ...
+def numbers(text: bytes, to: NDArray[np.uint32], /) -> int: ...

@@ -1,10 +1,10 @@
 """Which of the kernel's congestion controls carries a line: BBR bears loss, CUBIC never pauses.
 
-Theory of operation. BBR keeps its rate through random loss, but sends next to nothing for 0.2 s about
-every 10 s, to measure the line's delay anew (PROBE_RTT). On a line of an unknown rate nothing else
-finds what it carries. Where the rate is given we pace to it ourselves, and its seconds are promised:
-there CUBIC stays at the rate for as long as nothing is lost. So such a line begins with it, goes over
-to BBR where packets are lost, and comes back where none were for some minutes.
+Theory of operation. BBR keeps its rate through random loss, but sends next to nothing for 0.2 s
+about every 10 s, to measure the line's delay anew (PROBE_RTT). On a line of an unknown rate nothing
+else finds what it carries. Where the rate is given we pace to it ourselves, and its seconds are
+promised: there CUBIC stays at the rate for as long as nothing is lost. So such a line begins with
+it, goes over to BBR where packets are lost, and comes back where none were for some minutes.
 """
 
 from __future__ import annotations
