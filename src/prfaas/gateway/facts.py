@@ -15,7 +15,6 @@ from prfaas.gateway.pools import Pull
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 from prfaas.scheduler.journal import RequestEnded
 
-
 _UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 

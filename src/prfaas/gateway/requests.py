@@ -204,13 +204,13 @@ class RequestFlow:
             return
         try:
             async with asyncio.timeout(exchange.deadline_s):
-                prompt, adapter = self._short(exchange), None
-                if prompt is None:
-                    prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
-                    if isinstance(prompt, EngineAnswer):
-                        await exchange.response.give(prompt)
-                        return
-                    adapter = await self._models.adapter(exchange.body.model)
+                prompt = self._short(exchange) or await self._renderer.render(
+                    exchange.body, exchange.engine_headers
+                )
+                if isinstance(prompt, EngineAnswer):
+                    await exchange.response.give(prompt)
+                    return
+                adapter = await self._models.adapter(exchange.body.model)
         except ApiError as error:
             exchange.fail(error)
             return
@@ -249,7 +249,7 @@ class RequestFlow:
         )
 
     def _short(self, exchange: Exchange) -> Prompt | None:
-        """The prompt, where it is too short to be worth tokenising, and nobody counts its tokens."""
+        """The prompt, where it is too short to be tokenised, and nobody counts its tokens."""
         if exchange.body.keeps or exchange.use.tenant.counts_tokens:
             return None
         blocks = self._layouts.least_block_tokens(self._endpoints.engines)
