@@ -236,9 +236,11 @@ class Decoding:
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
         """Where KV memory is the bound, or who is first in line needs several slots, some may be
         free while others wait: nobody overtakes, or the large ones would never fit."""
-        first = engine.place.ready.first()
-        if first is not None and (engine.kv_tokens < inf or first.sequences > 1):
-            return False
+        ready = engine.place.ready
+        if ready.records:
+            first = ready.first()
+            if engine.kv_tokens < inf or (first is not None and first.sequences > 1):
+                return False
         return engine.has_slot(record)
 
     def _usable(self, record: Record, engine: EngineState) -> bool:
