@@ -67,6 +67,7 @@ MODULES = (
     "sim/job",
     "sim/line",
     "sim/network",
+    "sim/pools",
     "sim/simulation",
     "workload/prefix_cache",
 )

@@ -219,6 +219,8 @@ class Decoding:
         if best is not None:
             best_class, best_load = self._class(record, best, packs=packs), _load(best, packs=packs)
         for engine in engines:
+            if engine.running >= engine.max_requests and engine.running:
+                continue  # It is full, as many are.
             of_class, load = self._class(record, engine, packs=packs), _load(engine, packs=packs)
             if of_class > best_class or (of_class == best_class and load >= best_load):
                 continue

@@ -75,6 +75,8 @@ class Pools:
 
     def fetch(self, engine: str, blocks: Sequence[int], prompt: int) -> Reach:
         """A prefill begins on ``engine``: what it loads now, once that was pulled."""
+        if not self.caches:
+            return _NOTHING
         reach = self.reaches(blocks, prompt).get(engine, _NOTHING)
         if reach.blocks:
             own = self._machine_of[engine].name
