@@ -82,6 +82,12 @@ class RequestBody:
         return self._text("model")
 
     @property
+    def prompt_bytes(self) -> int:
+        """No text in its prompt is longer, beside what a chat template adds."""
+        prompt = self._fields.get("prompt") if self.endpoint == "/v1/completions" else None
+        return len(self.raw if prompt is None else memoryview(prompt))
+
+    @property
     def cache_salt(self) -> str | None:
         """Whose prefix cache may be shared: only that of equal salts."""
         return self._text("cache_salt")
