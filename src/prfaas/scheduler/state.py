@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from prfaas.core.deployment import EngineRole
 from prfaas.policies.api import Route
@@ -15,8 +15,6 @@ from prfaas.scheduler.line import Line
 from prfaas.scheduler.share import Share
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec
 from prfaas.scheduler.turns import Turns
-
-_set: Final = object.__setattr__
 
 
 class EngineState:
@@ -88,7 +86,7 @@ class EngineState:
         """Whether it has prefilled since it came up: at the first one it still makes kernels."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        _set(self, name, value)
+        object.__setattr__(self, name, value)
         self._changed.add(self)
 
     @property
