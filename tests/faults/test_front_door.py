@@ -124,6 +124,7 @@ RAW = {
     "long header": (b"X-A: " + b"a" * 9000, b""),
     "many headers": (b"\r\n".join(b"X-%d: a" % n for n in range(200)), b""),
     "header without colon": (b"nonsense", b""),
+    "an odd expectation": (b"Expect: the-unexpected\r\nContent-Length: 0", b""),
     "too large, as announced": (b"Content-Length: 99999999999", b""),
     "a bomb": (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked", None),
 }
@@ -150,7 +151,7 @@ async def test_what_cannot_be_read_gets_an_openai_error(
         answer = await reader.read()
         writer.close()
         head, _, content = answer.partition(b"\r\n\r\n")
-        assert head.split()[1] in (b"400", b"413", b"415"), answer
+        assert head.split()[1] in (b"400", b"413", b"415", b"417"), answer
         error = json.loads(content)["error"]
         assert error["type"] == "invalid_request_error"
         async with client.get("/health") as response:

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 _PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
-_BYTES_PER_TOKEN = 4
-"""Of a text, about."""
 
 
 class Exchange:
@@ -90,7 +88,7 @@ class Exchange:
         prompt, body = self.prompt, self.body
         counted = None if prompt.token_ids is None else len(prompt.token_ids)
         answers = prompt.max_output_tokens * body.choices * body.prompts
-        return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers
+        return counted or body.tokens_of_text, answers
 
     def elapsed_s(self) -> float:
         """Since it was received."""
