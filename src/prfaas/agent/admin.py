@@ -51,13 +51,14 @@ class Admin:
         prefixes: KeyedPrefixes,
         peers: Peers | None = None,
         caches: EngineCaches | None = None,
+        disk_rate: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._caches = caches
         self._peers = peers or Peers(None, ())
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
-        self._feed = CacheFeed(driver, prefixes)
+        self._feed = CacheFeed(driver, prefixes, disk_rate)
         self._copies = CopyApi(driver, prefixes)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)

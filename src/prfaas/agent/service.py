@@ -173,11 +173,14 @@ class Agent:
             stack.push_async_callback(self.caches.close)
             self.caches.take(settings.reach)
         prefixes = KeyedPrefixes(key)
-        admin = Admin(settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches)
-        files = spill_files(settings.spill, prefixes.key_id, arena.view)
-        spill = SpillPort(driver, files)
+        spill = SpillPort(driver, spill_files(settings.spill, prefixes.key_id, arena.view))
         stack.push_async_callback(asyncio.to_thread, spill.close)
         self.metrics.register(SpillCollector(driver, spill))
+        admin = Admin(
+            settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches,
+            disk_rate=lambda: spill.measured_bytes_per_s,
+        )  # fmt: skip
+        spill.look_through()
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
         engines = EngineServer(driver, port, prefixes, welcome=welcome, arena_fd=arena.fd)

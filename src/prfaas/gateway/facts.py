@@ -33,6 +33,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     """Of those, engines that were to load it from their agent's cache."""
     at_agent: Mapping[str, int] = {}
     """What each engine's agent has, and it can load so far as it needs it."""
+    from_disk: Mapping[str, int] = {}
+    """Of that, how many tokens are read from disk first."""
     pulls: Mapping[str, Pull] = {}
     """Engines for whose agent something is pulled first."""
     loads_since: dict[str, float] = {}

@@ -232,6 +232,7 @@ class RequestFlow:
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
         exchange.on_end = partial(self.elsewhere.ended, exchange, matches.agents, adapter)
         exchange.facts.pulls, exchange.facts.at_agent = matches.pulls, matches.at_agent
+        exchange.facts.from_disk = matches.from_disk
         exchange.loadable = partial(self.elsewhere.loadable, exchange)
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
