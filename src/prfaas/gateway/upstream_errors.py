@@ -100,8 +100,8 @@ def _retry_after_s(given: str | None) -> float:
 def describe(error: BaseException) -> str:
     """One line for a connection error, never empty, and without addresses: clients read it."""
     if isinstance(error, CannotConnect):
-        known = (error.errno or 0) > errno.EPERM  # Else of TLS, or of a name that is not known.
-        return f"cannot connect: {os.strerror(error.errno)}" if known else "cannot connect"
+        code = error.errno or 0  # Of TLS, or of a name that is not known, it is no system error.
+        return f"cannot connect: {os.strerror(code)}" if code > 1 else "cannot connect"
     if isinstance(error, ConnectionRefusedError):
         return os.strerror(errno.ECONNREFUSED)
     if isinstance(error, TimeoutError):
