@@ -19,7 +19,7 @@ from prfaas.gateway.dialects import Endpoint, dialect_of
 from prfaas.gateway.json_fields import MOST_NUMBER, length_of, number_in, top_level, value_of
 from prfaas.gateway.openai_errors import RequestRefused
 
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 """Of a text, about."""
 _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
@@ -89,6 +89,12 @@ class RequestBody:
         return self._text("model")
 
     @property
+    def prompt_bytes(self) -> int:
+        """No text in its prompt is longer, beside what a chat template adds."""
+        prompt = self._fields.get("prompt") if self.endpoint == "/v1/completions" else None
+        return len(self.raw if prompt is None else memoryview(prompt))
+
+    @property
     def cache_salt(self) -> str | None:
         """Whose prefix cache may be shared: only that of equal salts."""
         return self._text("cache_salt")
@@ -96,7 +102,7 @@ class RequestBody:
     @property
     def tokens_of_text(self) -> int:
         """Of its prompts, where they are not tokenised here: as many as their text may have."""
-        return max(1, len(self.raw) // _BYTES_PER_TOKEN)
+        return max(1, len(self.raw) // BYTES_PER_TOKEN)
 
     def take_turns(self) -> None:
         """Have engines not put it before other tenants' for its ``priority``, which is for its

@@ -5,6 +5,7 @@ Times ending in ``_s`` are seconds since the request was received, None where it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -13,6 +14,8 @@ from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.pools import Pull
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 from prfaas.scheduler.journal import RequestEnded
+
+_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 
 class RequestFacts(msgspec.Struct, kw_only=True):
@@ -27,6 +30,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     what others have asked."""
     stream: bool = False
     total_tokens: int | None = None
+    about_tokens: int | None = None
+    """Of a prompt that is too short to be tokenised here, by its bytes."""
     cached: Mapping[str, int] = {}
     """Engine -> prompt tokens it holds, as the scheduler was told."""
     pool: Mapping[str, int] = {}
@@ -100,6 +105,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         )
         self.attempts = max(self.attempts, command.attempt)
         self.route, self.reason = command.route.value, self.why_alone or command.reason
+        if self.about_tokens is not None:
+            self.reason = f"shorter than a block, so not tokenised here; {self.reason}"
         if isinstance(command, StartPrefill):
             self.prefill_engine, self.decode_engine = command.engine, command.decode_engine
             self.prefill_started_s = elapsed_s
@@ -191,4 +198,4 @@ class RequestFacts(msgspec.Struct, kw_only=True):
 
 def _quoted(text: str) -> str:
     """Text as it may stand between quotes in a header: one line of printable ASCII."""
-    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)[:400]
+    return _UNQUOTABLE.sub("'", text[:400])

@@ -35,7 +35,7 @@ from prfaas.gateway.openai_errors import (
     TooManyRequests,
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
-from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.gateway.prompts import Prompt, Renderer, short_prompt
 from prfaas.gateway.pulls import PromptToPull
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
@@ -86,6 +86,7 @@ class RequestFlow:
         self._endpoints = endpoints
         self._index = index
         self._metrics = metrics
+        metrics.inflight.set_function(lambda: self.inflight)
         self._journal = journal
         self._driver = driver
         self._layouts = layouts
@@ -197,7 +198,6 @@ class RequestFlow:
 
     def _count(self) -> None:
         self.inflight = len(self._live)
-        self._metrics.inflight.set(self.inflight)
         (self._idle.clear if self._live else self._idle.set)()
 
     async def _see_through(self, exchange: Exchange) -> None:
@@ -206,7 +206,9 @@ class RequestFlow:
             return
         try:
             async with asyncio.timeout(exchange.deadline_s):
-                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
+                prompt = self._short(exchange) or await self._renderer.render(
+                    exchange.body, exchange.engine_headers
+                )
                 if isinstance(prompt, EngineAnswer):
                     await exchange.response.give(prompt)
                     return
@@ -248,6 +250,13 @@ class RequestFlow:
             ),
         )
 
+    def _short(self, exchange: Exchange) -> Prompt | None:
+        """The prompt, where it is too short to be tokenised, and nobody counts its tokens."""
+        if exchange.body.keeps or exchange.use.tenant.counts_tokens:
+            return None
+        blocks = self._layouts.least_block_tokens(self._endpoints.engines)
+        return short_prompt(exchange.body, blocks)
+
     def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
         """Why it is not begun, by what waits already; None if it is."""
         wait_s = self._driver.scheduler.slot_wait_s(sequences)
@@ -275,6 +284,7 @@ class RequestFlow:
         facts.rendered_s = exchange.elapsed_s()
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
+        facts.about_tokens = prompt.about_tokens
 
     async def query(self, body: RequestBody) -> tuple[TokenIds, str | None, Matches]:
         """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""

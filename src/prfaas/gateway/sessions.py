@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 
 from prfaas.core.errors import LinkError
@@ -71,7 +70,7 @@ class GatewaySession:
     def new_key(self) -> str:
         """A fresh name for a request, fit to be the stem of transfer ids: agents know by it whose
         they are."""
-        return f"{self.id}-{uuid.uuid4().hex}"
+        return f"{self.id}-{secrets.token_hex(16)}"
 
     def gateways(self) -> dict[str, str]:
         """Those that live, this one among them: ids and names."""
