@@ -24,6 +24,7 @@ def machines_of(deployment: Deployment, engines: Collection[str]) -> tuple[Machi
                 "of instances write tokens, for example prefix_cache: 10M"
             )
         for machine in cluster.machines:
+            spill = machine.agent.cache.spill
             found.append(
                 MachineModel(
                     machine.name,
@@ -31,6 +32,8 @@ def machines_of(deployment: Deployment, engines: Collection[str]) -> tuple[Machi
                     tuple(e.name for e in machine.engines if e.name in engines),
                     cache_bytes(machine.agent),
                     answers=machine.agent.cache.answers,
+                    disk_bytes=0 if spill is None else spill.most_bytes,
+                    slot_bytes=parse_bytes(machine.agent.slot),
                 )
             )
     return tuple(found)
