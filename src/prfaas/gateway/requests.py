@@ -179,7 +179,6 @@ class RequestFlow:
             await self._see_through(exchange)
             return await exchange.response.done
         finally:
-            exchange.attempts.stop("keepalive", 0)
             use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
@@ -188,7 +187,7 @@ class RequestFlow:
     def _ended(self, exchange: Exchange, trace: Trace) -> None:
         facts, elapsed_s = exchange.facts, exchange.elapsed_s()
         self._metrics.observe_request(facts)
-        exchange.on_end()
+        exchange.end()
         self.recent.appendleft(facts)
         trace.end(facts, elapsed_s)
         log_access(facts, elapsed_s)
