@@ -127,7 +127,8 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     )  # fmt: skip
     yield families.counters(
         "pool_copies",
-        "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)", "outcome",
+        "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)",
+        "outcome",
         {
             "complete": counters.copies_complete,
             "failed": counters.copies_failed,
