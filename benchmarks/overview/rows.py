@@ -71,6 +71,10 @@ def gateway(result: Any) -> Iterator[Row]:
         floor = found.get((_FLOOR, "direct", tokens))
         if row["route"] == "direct" and floor is not None:
             yield Row("gateway", what, cpu, "ms", _FLOOR, floor["cpu_ms_per_request"], 1.5)
+        two = found.get(("prfaas, 2 workers", row["route"], tokens))
+        if two is not None:
+            both = two["cpu_ms_per_request"]
+            yield Row("gateway", f"{what}, two workers", both, "ms", "one process", cpu, 1.1)
         peer = found.get(("vllm-router", _PD, tokens))
         if row["route"] == "offload" and peer is not None:
             wanted = 1.5 if tokens > 100_000 else 2.0
