@@ -17,7 +17,7 @@ from prfaas.gateway.body import RequestBody
 from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.openai_errors import ApiError, GatewayBug
-from prfaas.gateway.prompts import BYTES_PER_TOKEN, Prompt
+from prfaas.gateway.prompts import Prompt
 from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Exchange:
         prompt, body = self.prompt, self.body
         counted = None if prompt.token_ids is None else len(prompt.token_ids)
         answers = prompt.max_output_tokens * body.choices * body.prompts
-        return counted or max(1, len(body.raw) // BYTES_PER_TOKEN), answers
+        return counted or body.tokens_of_text, answers
 
     def elapsed_s(self) -> float:
         """Since it was received."""

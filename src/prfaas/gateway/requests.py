@@ -143,7 +143,9 @@ class RequestFlow:
                 await self._idle.wait()
 
     @asynccontextmanager
-    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
+    async def reading(
+        self, request: web.Request, *, whose: str | None = None
+    ) -> AsyncIterator[bytes]:
         """A request's body, if it may be read. Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
@@ -151,7 +153,7 @@ class RequestFlow:
             raise TooManyRequests("too many requests in flight")
         self._reading += 1
         try:
-            async with self._bodies.reading(request) as raw:
+            async with self._bodies.reading(request, whose=whose) as raw:
                 self._reading -= 1
                 try:
                     yield raw
