@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -108,7 +108,7 @@ class _Front:
     ) -> web.StreamResponse:
         """Give every request an id, check its key, turn every failure into an OpenAI error."""
         given = request.headers.get("X-Request-Id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         request[REQUEST_ID] = request_id
         try:
             if request.version < HttpVersion10:
