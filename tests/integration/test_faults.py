@@ -39,6 +39,10 @@ LINK_IDLE_S = 60.0
 HANG_S = 300.0
 """Ends what never happens."""
 NEVER_MANY_FILES = ("gateway", "east-agent", "west-agent")
+MORE_KILLED = pytest.mark.skipif(
+    installed_vllm() != "gpu" and not os.environ.get("MORE_KILLED"),
+    reason="MORE_KILLED=1, or a GPU: each waits for a process to start again",
+)
 KEPT_OPEN = 12
 """Connections that may be kept for the next request: HTTP to engines and agents, the KV link."""
 
@@ -196,7 +200,7 @@ def test_a_process_is_killed(healthy: Any, patience: Patience, victim: str) -> N
     assert_right(healthy, ids, answer)
 
 
-@pytest.mark.slow
+@MORE_KILLED
 def test_the_pd_clusters_prefill_engine_is_killed(healthy: Any, patience: Patience) -> None:
     ids = prompt("west-prefill", patience.tokens)
     with ThreadPoolExecutor(1) as pool:
@@ -208,7 +212,7 @@ def test_the_pd_clusters_prefill_engine_is_killed(healthy: Any, patience: Patien
     assert_right(healthy, ids, answer)
 
 
-@pytest.mark.slow
+@MORE_KILLED
 def test_the_gateway_is_killed(healthy: Any, patience: Patience) -> None:
     """Its client's connection breaks; who asks the next one gets the answer."""
     ids = prompt("gateway", patience.tokens)

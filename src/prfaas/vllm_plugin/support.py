@@ -49,7 +49,10 @@ def _check_groups(kv_cache: KVCacheConfig) -> None:
 def _check_parallelism(config: VllmConfig) -> None:
     parallel = config.parallel_config
     if parallel.pipeline_parallel_size > 1:
-        raise EngineError("pipeline parallelism is not supported; use tensor parallelism")
+        raise EngineError(
+            "pipeline parallelism is not supported: hand-offs are told apart by tensor-parallel rank, "
+            "which repeats in every stage. Use tensor or data parallelism"
+        )
     # Dense models' ranks are told that they are alone; which of several they are, they know.
     several = parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0
     if several and not parallel.data_parallel_external_lb:
