@@ -45,7 +45,7 @@ class ThresholdWatch:
             await asyncio.sleep(_EVERY_S)
 
     async def search(self) -> None:
-        """By the prompts, costs, lines and roles of now. Requests get their turn between clusters."""
+        """By the prompts, costs, lines and roles of now. Requests have a turn between clusters."""
         view = self._view()
         lengths = self._lengths if len(self._lengths) >= _SOME else self._usual
         found = {}
