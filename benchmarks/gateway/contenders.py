@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from aiohttp import web
 
 from prfaas.launch.addresses import free_address
 
+BY_LENGTH, DIRECT = "by length", "direct"
+"""Routes of ours: as the policy says, and with decode engines alone."""
 RUN = Path("build/bench")
 """Where their logs are."""
 _START_S = 60.0
@@ -23,12 +26,20 @@ _START_S = 60.0
 
 @dataclass(frozen=True)
 class Contender:
-    """``model`` is what it wants to be asked for; ``route`` what it does with a long prompt."""
+    """``route``: what it does with a long prompt. ``lengths``: what alone it is asked for."""
 
     router: str
     route: str
     url: str
     pid: int
+    lengths: tuple[int, ...] | None = None
+
+
+def without_prefill(text: str) -> str:
+    """The same deployment file with decode engines alone: every prompt is answered directly."""
+    entries = re.sub(r"^ *- \{name: \w+, role: prefill.*\n", "", text, flags=re.MULTILINE)
+    east = re.compile(r"^  - name: east\n.*?(?=^  - name: west)", re.MULTILINE | re.DOTALL)
+    return re.sub(r"^links:\n(  - .*\n)+", "", east.sub("", entries), flags=re.MULTILINE)
 
 
 def pass_through(engine: str, listen: str) -> None:
@@ -98,12 +109,14 @@ def contenders(
         url = f"http://{address}"
         return url, stack.enter_context(running(command(host, port), url, ready))
 
-    file = RUN / "gateway-peers.yaml"
-    address = free_address()
-    file.write_text(text.replace("gateway:", f"gateway:\n  listen: '{address}'", 1))
-    ours = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
-    pid = stack.enter_context(running(ours, f"http://{address}", "/ready"))
-    yield Contender("prfaas", "by length", f"http://{address}", pid)
+    for route, its_text in ((BY_LENGTH, text), (DIRECT, without_prefill(text))):
+        address = free_address()
+        file = RUN / f"gateway-peers-{route.replace(' ', '-')}.yaml"
+        file.write_text(its_text.replace("gateway:", f"gateway:\n  listen: '{address}'", 1))
+        ours = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
+        pid = stack.enter_context(running(ours, f"http://{address}", "/ready"))
+        lengths = (2000,) if route == DIRECT else None  # What is shorter is answered so anyway.
+        yield Contender("prfaas", route, f"http://{address}", pid, lengths)
 
     code = (
         "import sys; from benchmarks.gateway.contenders import pass_through as p; p(*sys.argv[1:])"

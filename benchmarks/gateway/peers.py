@@ -185,9 +185,10 @@ class Bench:
 def measured(bench: Bench, all_of_them: list[Contender], args: argparse.Namespace) -> Iterator[Any]:
     """A row for each router and length, medians over the rounds."""
     for tokens in args.lengths:
-        rounds: dict[Contender, list[dict[str, Any]]] = {one: [] for one in all_of_them}
+        asked = [one for one in all_of_them if one.lengths is None or tokens in one.lengths]
+        rounds: dict[Contender, list[dict[str, Any]]] = {one: [] for one in asked}
         for _ in range(args.rounds):
-            for one in all_of_them:
+            for one in asked:
                 rounds[one].append(bench.round(one, tokens))
         for one, rows in rounds.items():
             keys = ("cpu_ms_per_request", "added_p50_ms", "requests_per_s")
@@ -195,7 +196,7 @@ def measured(bench: Bench, all_of_them: list[Contender], args: argparse.Namespac
             spread = [round(f(row[keys[0]] for row in rows), 3) for f in (min, max)]
             row = {"router": one.router, "route": rows[0]["route"], "prompt_tokens": tokens}
             yield row | values | {"cpu_ms_spread": spread}
-    for one in all_of_them:
+    for one in (one for one in all_of_them if one.lengths is None):
         us = [bench.event_us(one) for _ in range(args.rounds)]
         yield {"router": one.router, "route": one.route, "event_cpu_us": round(median(us), 1)}
 

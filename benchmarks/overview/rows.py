@@ -49,6 +49,7 @@ class Row(msgspec.Struct, frozen=True):
 
 Reader = Callable[[Any], Iterator[Row]]
 
+_ADDED_MS = {2000: 1.5, 128_000: 5.0}
 _FLOOR, _PD = "aiohttp pass-through", "prefill and decode"
 
 
@@ -76,6 +77,9 @@ def gateway(result: Any) -> Iterator[Row]:
             yield Row("gateway", what, cpu, "ms", of, peer["cpu_ms_per_request"], wanted)
             added = f"added to the first byte, {tokens:,} tokens"
             yield Row("gateway", added, row["added_p50_ms"], "ms", of, peer["added_p50_ms"])
+            limit_ms = _ADDED_MS.get(tokens)
+            if limit_ms is not None:
+                yield Row("gateway", added, row["added_p50_ms"], "ms", "limit", limit_ms, 1.0)
 
 
 _FLEET = {

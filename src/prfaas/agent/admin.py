@@ -89,6 +89,9 @@ class Admin:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "Origin" in request.headers:
+            # A page in a browser on this machine: in plaintext nobody shows a certificate.
+            return _json({"error": "agents answer no web pages"}, status=403)
         if not self._peers.may(request.transport, request.method, request.path):
             asked = f"{request.method} {request.path}"
             self._peers.refusals.note("peer", request.transport, asked)

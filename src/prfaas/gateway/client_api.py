@@ -68,11 +68,10 @@ class ClientApi:
         endpoint = next(path for path in _ANSWERED if path == request.path)
         access, tenant = self._gateway.access, request[TENANT]
         with tenant.using() as use:
-            async with self._gateway.requests.reading(request) as raw:
+            flow = self._gateway.requests
+            async with flow.reading(request, whose=self._whose(tenant)) as raw:
                 body = RequestBody(endpoint, raw)
-                tenant.check_model(body.model)
-                if access.tenants.isolated:
-                    body.belong_to(tenant.name)
+                self._claim(body, tenant)
                 serving = await self._serving(body.model)
                 return await serving.requests.complete(
                     request, body, request[REQUEST_ID], use, tells=access.tells
@@ -103,22 +102,24 @@ class ClientApi:
         return {n: card for n, card in cards.items() if allowed is None or n in allowed}
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
-        """An endpoint that any engine of the model answers the same."""
-        async with self._gateway.requests.reading(request) as raw:
-            model = model_named_in(raw)
-            request[TENANT].check_model(model)
-            return await self._ask_any(request, raw, model)
+        """An endpoint that any engine of the model answers the same; it counts among its tenant's
+        requests."""
+        flow, tenant = self._gateway.requests, request[TENANT]
+        with tenant.using():
+            async with flow.reading(request, whose=self._whose(tenant)) as raw:
+                model = model_named_in(raw)
+                tenant.check_model(model)
+                return await self._ask_any(request, raw, model)
 
     async def pool(self, request: web.Request) -> web.StreamResponse:
-        """What is computed in one pass; it counts among its tenant's requests."""
-        access, tenant = self._gateway.access, request[TENANT]
-        with tenant.using():
-            async with self._gateway.requests.reading(request) as raw:
+        """What is computed in one pass; it counts among its tenant's requests and tokens."""
+        flow, tenant = self._gateway.requests, request[TENANT]
+        with tenant.using() as use:
+            async with flow.reading(request, whose=self._whose(tenant)) as raw:
                 # It is read, and belongs to a tenant, as a completion is.
                 body = RequestBody("/v1/completions", raw)
-                tenant.check_model(body.model)
-                if access.tenants.isolated:
-                    body.belong_to(tenant.name)
+                self._claim(body, tenant)
+                use.take_tokens(body.tokens_of_text, 0)
                 return await self._ask_any(request, body.raw, body.model)
 
     async def _serving(self, model: str | None) -> Gateway:
@@ -130,6 +131,19 @@ class ClientApi:
                 if await gateway.models.knows(model, ask=ask):
                     return gateway
         return self._gateway
+
+    def _whose(self, tenant: Tenant) -> str | None:
+        """Whose share of the memory for bodies is used; None: it is not shared."""
+        return tenant.name if self._gateway.access.tenants.several else None
+
+    def _claim(self, body: RequestBody, tenant: Tenant) -> None:
+        """Make it the tenant's. Raises RequestRefused."""
+        tenants = self._gateway.access.tenants
+        tenant.check_model(body.model)
+        if tenants.several:
+            body.take_turns()
+        if tenants.isolated:
+            body.belong_to(tenant.name)
 
     async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
         headers = {"X-Request-Id": request[REQUEST_ID]}

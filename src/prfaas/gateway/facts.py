@@ -177,7 +177,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         return headers
 
     def ended(self, key: str, received_at: float) -> RequestEnded:
-        """The journal's note; ``key`` is the scheduler's name for the request."""
+        """The journal's note; ``key`` is the scheduler's name for the request. Why an engine
+        refuses one stays out: it may quote the prompt."""
         return RequestEnded(
             request_id=key,
             client_request_id=self.request_id,
@@ -188,7 +189,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             why_alone=self.why_alone,
             status=self.status,
             outcome=self.outcome,
-            error=self.error,
+            error=None if self.outcome == "refused" else self.error,
             kv_bytes=self.kv_bytes,
             kv_bytes_hidden=self.kv_bytes_hidden,
             transfer_first_byte_s=self.transfer_first_byte_s,

@@ -11,7 +11,7 @@ from math import ceil
 import msgspec
 
 from prfaas.core.errors import EngineError, PrfaasError
-from prfaas.gateway.body import RequestBody
+from prfaas.gateway.body import BYTES_PER_TOKEN, RequestBody
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient, RenderedPrompt
 from prfaas.gateway.openai_errors import (
@@ -38,8 +38,6 @@ _HEDGE_S = 1.0
 where no other answers either."""
 _SLOW_FOR_S = 10.0
 """How long an engine that was passed over so is asked last."""
-BYTES_PER_TOKEN = 4
-"""Of a text, about."""
 _MOST_FAILURES = 2
 """So many engines may fail at one prompt: the others would too."""
 

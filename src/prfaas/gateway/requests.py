@@ -143,7 +143,9 @@ class RequestFlow:
                 await self._idle.wait()
 
     @asynccontextmanager
-    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
+    async def reading(
+        self, request: web.Request, *, whose: str | None = None
+    ) -> AsyncIterator[bytes]:
         """A request's body, if it may be read. Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
@@ -151,7 +153,7 @@ class RequestFlow:
             raise TooManyRequests("too many requests in flight")
         self._reading += 1
         try:
-            async with self._bodies.reading(request) as raw:
+            async with self._bodies.reading(request, whose=whose) as raw:
                 self._reading -= 1
                 try:
                     yield raw
@@ -179,7 +181,6 @@ class RequestFlow:
             await self._see_through(exchange)
             return await exchange.response.done
         finally:
-            exchange.attempts.stop("keepalive", 0)
             use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
@@ -188,7 +189,7 @@ class RequestFlow:
     def _ended(self, exchange: Exchange, trace: Trace) -> None:
         facts, elapsed_s = exchange.facts, exchange.elapsed_s()
         self._metrics.observe_request(facts)
-        exchange.on_end()
+        exchange.end()
         self.recent.appendleft(facts)
         trace.end(facts, elapsed_s)
         log_access(facts, elapsed_s)

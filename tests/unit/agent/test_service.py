@@ -432,6 +432,19 @@ async def test_bad_http(stage: Stage, path: str, status: int, error: str) -> Non
         assert error in (await answer.json())["error"]
 
 
+async def test_a_page_in_a_browser_asks_for_nothing(stage: Stage) -> None:
+    origin = {"Origin": "http://evil.example"}
+    for method, path in (
+        ("POST", "/links/a-west/measure?seconds=0.1"),
+        ("DELETE", "/transfers/x"),
+        ("GET", "/cache"),
+    ):
+        url = stage.east.admin_url + path
+        async with stage.http.request(method, url, headers=origin) as answer:
+            assert answer.status == 403, path
+            assert "web pages" in (await answer.json())["error"]
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
