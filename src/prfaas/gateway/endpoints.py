@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
@@ -183,3 +183,19 @@ def _engine(
         kv_events_replay=engine.kv_events_replay,
         events_at_agent=machine.agent.tls is not None,
     )
+
+
+def check_apart(files: Mapping[str, Endpoints]) -> None:
+    """Raise ConfigError where two deployments name one engine's or agent's address: each would plan
+    with all of it. ``files``: by what each was read from."""
+    found: dict[str, str] = {}
+    for file, endpoints in files.items():
+        for what, each in (("agent", endpoints.agents), ("engine", endpoints.engines)):
+            for one in each.values():
+                place = f"{what} {one.name!r} at {one.url}"
+                if other := found.get(one.url):
+                    raise ConfigError(
+                        f"{file}: {place} is in {other} too: engines of one model and their agents "
+                        "are of one deployment"
+                    )
+                found[one.url] = file
