@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import time
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -14,7 +15,9 @@ import zmq.asyncio
 from aiohttp import web
 from benchmarks.gateway.fleet_decisions import layout
 
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.link.api import LinkState, LinkStates
+from prfaas.pool.sessions import Sessions
 
 ENGINES_PER_MACHINE = 8
 _HEARTBEAT_S = 2.0
@@ -35,18 +38,20 @@ class _Engine(asyncio.Protocol):
 
 
 class _Agent:
-    """`/engines` and the stream of link states, which says nothing new."""
+    """`/engines`, gateways' sessions, and the stream of link states, which says nothing new."""
 
     def __init__(self, engines: list[str], peers: list[str], block_tokens: int) -> None:
         ranks = [{"engine": engine, "pid": 1, "layout": layout(block_tokens)} for engine in engines]
         self._ranks = msgspec.json.encode({"engines": ranks})
         states = [LinkState(p, 0.0, 1, 0.0, 25e6, 0.0, 0.03, 0.03, 0, 0, 0.0, 0, 0) for p in peers]
         self._links = msgspec.json.encode(LinkStates(states)) + b"\n"
+        self._sessions = Sessions()
 
     async def start(self) -> int:
         app = web.Application()
         app.router.add_get("/engines", self._engines)
         app.router.add_get("/links/events", self._events)
+        app.router.add_put("/gateways/{id}", self._renew)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -55,6 +60,13 @@ class _Agent:
 
     async def _engines(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._ranks, content_type="application/json")
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        renewal = msgspec.json.decode(await request.read(), type=Renewal)
+        session, now = request.match_info["id"], time.monotonic()
+        self._sessions.renew(session, renewal, now=now)
+        standing = self._sessions.standing(session, now=now)
+        return web.Response(body=msgspec.json.encode(standing), content_type="application/json")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -263,6 +263,16 @@ async def test_a_page_that_a_browser_on_this_machine_shows_is_no_operator(
             assert response.status == status
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+async def test_what_a_proxy_on_this_machine_passes_on_is_no_operators(name: str) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        for given, status in (({name: "203.0.113.7"}, 403), ({}, 200)):
+            async with client.post("/drain", json={"target": "p1"}, headers=given) as response:
+                assert response.status == status
+
+
 async def test_pages_of_other_origins() -> None:
     mock = MockDeployment(keys=KEYS, gateway="  cors_origins: ['https://app.example']\n")
     preflight = {"Access-Control-Request-Method": "POST"}

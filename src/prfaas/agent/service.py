@@ -51,7 +51,7 @@ from prfaas.tls.live import LiveTls, stamp_of
 
 log = logging.getLogger(__name__)
 
-_SWEEP_PERIOD_S = 0.25
+SWEEP_PERIOD_S = 0.25
 _CERTIFICATES_S = 1.0
 _WARN_S = 86400.0
 _SHUTDOWN_TIMEOUT_S = 2.0
@@ -262,7 +262,7 @@ def _renew(tls: LiveTls) -> None:
 async def _sweep(driver: PoolDriver, port: LinkPort, caches: EngineCaches | None = None) -> None:
     """What only time decides."""
     while True:
-        await asyncio.sleep(_SWEEP_PERIOD_S)
+        await asyncio.sleep(SWEEP_PERIOD_S)
         try:
             port.report_progress()
             driver.handle(TimePassed())

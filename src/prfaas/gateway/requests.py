@@ -203,21 +203,12 @@ class RequestFlow:
         if self.inflight > self._most_inflight:
             exchange.fail(TooManyRequests("too many requests in flight"))
             return
-        try:
-            async with asyncio.timeout(exchange.deadline_s):
-                prompt = self._short(exchange) or await self._renderer.render(
-                    exchange.body, exchange.engine_headers
-                )
-                if isinstance(prompt, EngineAnswer):
-                    await exchange.response.give(prompt)
-                    return
-                adapter = await self._models.adapter(exchange.body.model)
-        except ApiError as error:
-            exchange.fail(error)
-            return
-        except TimeoutError:
-            exchange.fail(DeadlinePassed("deadline passed while tokenising"))
-            return
+        adapter, prompt = None, self._short(exchange)
+        if prompt is None:
+            found = await self._tokenised(exchange)
+            if found is None:
+                return
+            prompt, adapter = found
         self._take(exchange, prompt)
         try:
             exchange.use.take_tokens(*exchange.tokens())
@@ -248,6 +239,21 @@ class RequestFlow:
                 tenant=exchange.use.tenant.config,
             ),
         )
+
+    async def _tokenised(self, exchange: Exchange) -> tuple[Prompt, str | None] | None:
+        """The prompt, and the adapter it is for; None where its client has been answered."""
+        try:
+            async with asyncio.timeout(exchange.deadline_s):
+                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
+                if isinstance(prompt, EngineAnswer):
+                    await exchange.response.give(prompt)
+                    return None
+                return prompt, await self._models.adapter(exchange.body.model)
+        except ApiError as error:
+            exchange.fail(error)
+        except TimeoutError:
+            exchange.fail(DeadlinePassed("deadline passed while tokenising"))
+        return None
 
     def _short(self, exchange: Exchange) -> Prompt | None:
         """The prompt, where it is too short to be tokenised, and nobody counts its tokens."""

@@ -25,6 +25,7 @@ from prfaas.scheduler.commands import StartPrefill
 from prfaas.sim.machine_cache import HeldBlocks, MachineCache
 from prfaas.sim.world import MachineModel, World
 from prfaas.workload.entry_cache import EntryCache
+from prfaas.workload.prefix_cache import PrefixCache
 
 _WORTH = 0.8
 """As `gateway.pulls` has it."""
@@ -68,13 +69,13 @@ class Pools:
         self.caches = {m.name: MachineCache(m, **sizes) for m in machines}
         self._machine_of = {engine: m for m in machines for engine in m.engines}
         bounds = kv_tokens or {}
-        self._own_bytes = {
-            engine: bounds[engine] // block_tokens * self._block_bytes
+        self._own_blocks = {
+            engine: int(bounds[engine] // block_tokens)
             for engine in self._machine_of
             if bounds.get(engine, inf) < inf
         }
-        self._own: dict[str, EntryCache] = {}
-        for engine in self._own_bytes:
+        self._own: dict[str, PrefixCache | EntryCache] = {}
+        for engine in self._own_blocks:
             self.restarted(engine)
         self.pulls = self.copies = 0
         """Made so far."""
@@ -83,9 +84,13 @@ class Pools:
 
     def restarted(self, engine: str) -> None:
         """Its own cache is empty."""
-        if engine in self._own_bytes:
+        blocks = self._own_blocks.get(engine)
+        if blocks is None:
+            return
+        self._own[engine] = PrefixCache(blocks)
+        if self._state_bytes:  # It goes on from where there is a state.
             self._own[engine] = EntryCache(
-                self._own_bytes[engine],
+                blocks * self._block_bytes,
                 block_bytes=self._block_bytes,
                 state_bytes=self._state_bytes,
             )

@@ -75,9 +75,9 @@ class EntryCache:
             for entry in self._with.get(blocks[count - 1], ()):
                 if self._state_bytes and entry.end != count:
                     continue
-                path = self._to(entry, blocks)
-                if path:
-                    return path
+                path = self._stands_on(entry, blocks)
+                if not path[-1].start:
+                    return path[::-1]
         return []
 
     def use(self, blocks: Sequence[int]) -> None:
@@ -89,23 +89,25 @@ class EntryCache:
         """Keep ``blocks`` from ``start`` on as one entry, or what of them is not there; what is too
         large, or there, is not kept."""
         held = self.match(blocks)
+        if held == len(blocks):
+            self.use(blocks)
+            return
         start = held if start is None else start
         fresh = blocks[start:]
         size = self._size(len(fresh))
-        spare: Entry | None = None
-        if held < len(blocks) and fresh and size <= self._most:
-            spare = Entry(start, fresh, size)
-            for other in self._replaced_by(spare):
-                self._remove(other)
-            self._queue[spare] = None
-            self.bytes += size
-            for block in fresh:
-                self._with.setdefault(block, []).append(spare)
-            for entry in reversed(self._to(spare, blocks)):
-                self._queue.move_to_end(entry)
-        self.use(blocks)
+        if not fresh or size > self._most:
+            return
+        entry = Entry(start, fresh, size)
+        for other in self._replaced_by(entry):
+            self._remove(other)
+        self._queue[entry] = None
+        self.bytes += size
+        for block in fresh:
+            self._with.setdefault(block, []).append(entry)
+        for used in self._stands_on(entry, blocks):
+            self._queue.move_to_end(used)
         while self.bytes > self._most:
-            self._remove(next(entry for entry in self._queue if entry is not spare))
+            self._remove(next(other for other in self._queue if other is not entry))
             self.evicted += 1
 
     def _size(self, blocks: int) -> float:
@@ -123,16 +125,17 @@ class EntryCache:
             count -= 1
         return count
 
-    def _to(self, entry: Entry, blocks: Sequence[int]) -> list[Entry]:
-        """The entry behind those that have what is before it; nothing where that is not there."""
+    def _stands_on(self, entry: Entry, blocks: Sequence[int]) -> list[Entry]:
+        """The entry and those that have what is before it, the last first, as far as they are
+        there."""
         path = [entry]
         while (start := path[-1].start) > 0:
             others = self._with.get(blocks[start - 1], ())
             before = min(others, key=lambda other: other.start, default=None)
             if before is None or before.start >= start:
-                return []
+                break
             path.append(before)
-        return path[::-1]
+        return path
 
     def _replaced_by(self, entry: Entry) -> list[Entry]:
         ends = set(entry.blocks[-1:] if self._state_bytes else entry.blocks)

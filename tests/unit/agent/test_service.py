@@ -518,7 +518,7 @@ async def test_a_fault_in_the_sweep_does_not_end_it(
             enough.set()
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(service, "_SWEEP_PERIOD_S", 0.0)
+    monkeypatch.setattr(service, "SWEEP_PERIOD_S", 0.0)
     driver, port = SimpleNamespace(handle=fail), SimpleNamespace(report_progress=lambda: None)
     sweeper = asyncio.create_task(service._sweep(driver, port))  # type: ignore[arg-type]
     await enough.wait()

@@ -110,8 +110,7 @@ def test_an_engines_own_cache_costs_nothing_and_is_gone_with_it() -> None:
     assert cached == {"d0": 500, "d1": 500}
     found.computed("d0", list(range(50, 60)))
     found.computed("d0", list(range(80, 90)))
-    assert "d2" not in found.reaches(list(range(50, 60)), 1100)
-    assert not found.reaches(list(range(50, 60)), 1100), "evicted: it had room for 12 blocks"
+    assert found.reaches(list(range(50, 60)), 1100) == {"d0": Reach(2, 0.0, 2)}, "of 12 blocks"
 
 
 def test_what_was_missed_three_times_is_copied_within_bounds() -> None:
