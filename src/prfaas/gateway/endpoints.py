@@ -115,14 +115,6 @@ class Endpoints(msgspec.Struct, dict=True):
             )
         return Endpoints(tuple(there.values()), self.lines)
 
-    def cluster_of(self, engine: str) -> ClusterEndpoint:
-        """The cluster of a known engine."""
-        return self._clusters[self.engines[engine].cluster]
-
-    @cached_property
-    def _clusters(self) -> dict[str, ClusterEndpoint]:
-        return {cluster.name: cluster for cluster in self.clusters}
-
     @cached_property
     def joined(self) -> frozenset[tuple[str, str]]:
         """(from cluster, to cluster) wherever KV cache may travel: over a line, or inside one."""
