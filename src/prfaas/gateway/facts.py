@@ -49,7 +49,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     pool_tokens: int = 0
     """Prompt tokens that an engine was to load so."""
     cached_tokens: int = 0
-    """Prompt tokens that some engine of the decode engine's cluster held already."""
+    """Prompt tokens that some engine of the decode engine's cluster held already, of those that
+    are up and not drained."""
     prefill_cached_tokens: int | None = None
     """Prompt tokens that the prefill engine did not have to compute, as it says itself."""
     why_alone: str | None = None
@@ -98,8 +99,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         self, command: StartPrefill | StartDecode, decode_cluster: Iterable[str], elapsed_s: float
     ) -> None:
         """Remember where this attempt goes and since when; ``decode_cluster`` names the engines
-        of the decode engine's cluster."""
-        self.cached_tokens = max(self.cached.get(name, 0) for name in decode_cluster)
+        of the decode engine's cluster that may be given work."""
+        self.cached_tokens = max((self.cached.get(name, 0) for name in decode_cluster), default=0)
         self.pool_tokens = max(
             self.pool.get(command.engine, 0), self.pool.get(self.prefill_engine or "", 0)
         )

@@ -14,7 +14,7 @@ from prfaas.index.words import BlockHash
 _OWN_MEDIA = (None, "GPU")
 """Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""
 
-_AT_ONCE = 1024
+_AT_ONCE = 512
 """Blocks that are applied in one go: some milliseconds. One event may be of 128K tokens."""
 _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 _Tokens = Annotated[int, msgspec.Meta(ge=1)]
@@ -148,8 +148,11 @@ class KvEventFollower:
         self.go_on()
 
     def _steps(self, number: int, batch: _Batch) -> Iterator[None]:
-        """Apply it, with a pause wherever many blocks were applied and more are to come."""
-        applied = 0
+        """Apply it, with a pause wherever many blocks were applied and more are to come, and before
+        a long event: to read it has taken its time."""
+        stored = [event for event in batch.events if isinstance(event, _Stored)]
+        long = any(len(event.block_hashes) > _AT_ONCE for event in stored)
+        applied = _AT_ONCE if long else 0
         for event in batch.events:
             if isinstance(event, _Cleared):
                 self.index.clear()

@@ -121,7 +121,7 @@ class TestFollower:
         while follower.go_on():
             seen.append(held(follower.index))
         seen.append(held(follower.index))
-        assert seen == [12, 24, held(whole.index)]
+        assert seen == [0, 12, 24, held(whole.index)]
         assert (follower.next_number, follower.batches_total) == (1, 1)
         assert follower.index.unplaced_blocks_total == 0
 
