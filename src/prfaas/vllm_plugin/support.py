@@ -50,8 +50,8 @@ def _check_parallelism(config: VllmConfig) -> None:
     parallel = config.parallel_config
     if parallel.pipeline_parallel_size > 1:
         raise EngineError(
-            "pipeline parallelism is not supported: hand-offs are told apart by tensor-parallel rank, "
-            "which repeats in every stage. Use tensor or data parallelism"
+            "pipeline parallelism is not supported: hand-offs are told apart by tensor-parallel "
+            "rank, which repeats in every stage. Use tensor or data parallelism"
         )
     # Dense models' ranks are told that they are alone; which of several they are, they know.
     several = parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0
