@@ -85,6 +85,11 @@ class Pod:
         """Those that are no sidecars."""
         return self._spec["containers"]
 
+    @property
+    def all_containers(self) -> list[Object]:
+        """Sidecars first."""
+        return [*self._spec["initContainers"], *self.containers]
+
     def wait(self, container: Object) -> None:
         """Until the start-up probe has passed, and the readiness probe where there is one."""
         for what in ("startupProbe", "readinessProbe"):

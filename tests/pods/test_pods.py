@@ -71,7 +71,12 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pod]]:
         for pod in found.values():
             for container in pod.containers:
                 pod.wait(container)
-        yield found
+        try:
+            yield found
+        finally:
+            for pod in found.values():
+                for container in pod.all_containers:
+                    print(f"--- {pod.name} {container['name']}\n{pod.log(container)}")
 
 
 def test_prompts_are_answered_by_pods_alike(pods: dict[str, Pod]) -> None:
