@@ -168,7 +168,8 @@ case-study: $(READY)  ## the paper's Table 6 and Figure 5 on the running system,
 	$(BIN)/python -m benchmarks.case_study --slow $(or $(SLOW),0.5)
 
 bench-fleet: $(READY)  ## the gateway of a large fleet: idle, per arrival, stalls, memory per block (PARTS=...)
-	$(BIN)/python -m benchmarks.gateway.fleet $(if $(PARTS),--parts $(PARTS))
+	-$(BIN)/python benchmarks/simulator/compile.py
+	PYTHONPATH=build/compiled $(BIN)/python -m benchmarks.gateway.fleet $(if $(PARTS),--parts $(PARTS))
 
 bench-line-budget: $(READY)  ## a line whose rate four machines share, in network namespaces; as root (ARGS="--rtt-ms 0")
 	$(BIN)/python -m benchmarks.line_budget $(ARGS)

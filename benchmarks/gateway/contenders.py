@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from aiohttp import web
 
 from prfaas.launch.addresses import free_address
 
+BY_LENGTH, DIRECT = "by length", "direct"
+"""Routes of ours: as the policy says, and with decode engines alone."""
 RUN = Path("build/bench")
 """Where their logs are."""
 _START_S = 60.0
@@ -23,12 +28,20 @@ _START_S = 60.0
 
 @dataclass(frozen=True)
 class Contender:
-    """``model`` is what it wants to be asked for; ``route`` what it does with a long prompt."""
+    """``route``: what it does with a long prompt. ``lengths``: what alone it is asked for."""
 
     router: str
     route: str
     url: str
     pid: int
+    lengths: tuple[int, ...] | None = None
+
+
+def without_prefill(text: str) -> str:
+    """The same deployment file with decode engines alone: every prompt is answered directly."""
+    entries = re.sub(r"^ *- \{name: \w+, role: prefill.*\n", "", text, flags=re.MULTILINE)
+    east = re.compile(r"^  - name: east\n.*?(?=^  - name: west)", re.MULTILINE | re.DOTALL)
+    return re.sub(r"^links:\n(  - .*\n)+", "", east.sub("", entries), flags=re.MULTILINE)
 
 
 def pass_through(engine: str, listen: str) -> None:
@@ -72,6 +85,15 @@ def running(command: list[str], url: str, ready: str) -> Iterator[int]:
         process.wait()
 
 
+def _until(url: str) -> None:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        with suppress(OSError), urllib.request.urlopen(url):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(url)
+
+
 async def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     async with aiohttp.ClientSession() as session, asyncio.timeout(_START_S):
         while True:
@@ -86,6 +108,30 @@ async def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
             await asyncio.sleep(0.2)
 
 
+def _ours(
+    stack: ExitStack,
+    text: str,
+    *,
+    route: str = BY_LENGTH,
+    workers: int = 1,
+    lengths: tuple[int, ...] | None = None,
+) -> Contender:
+    """A gateway with a deployment file, in so many processes."""
+    listen, admin = free_address(), free_address()
+    file = RUN / f"gateway-peers-{route.replace(' ', '-')}-{workers}.yaml"
+    addresses = f"gateway:\n  listen: '{listen}'\n  admin: '{admin}'"
+    file.write_text(text.replace("gateway:", addresses, 1))
+    command = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
+    pid = stack.enter_context(
+        running([*command, "--workers", str(workers)], f"http://{admin}", "/ready")
+    )
+    router = "prfaas" if workers == 1 else f"prfaas, {workers} workers"
+    host, _, port = admin.rpartition(":")
+    for worker in range(1, workers):  # The others are ready soon after the first.
+        _until(f"http://{host}:{int(port) + worker}/ready")
+    return Contender(router, route, f"http://{listen}", pid, lengths)
+
+
 def contenders(
     stack: ExitStack, text: str, engines: dict[str, str], routers: Path | None
 ) -> Iterator[Contender]:
@@ -98,12 +144,10 @@ def contenders(
         url = f"http://{address}"
         return url, stack.enter_context(running(command(host, port), url, ready))
 
-    file = RUN / "gateway-peers.yaml"
-    address = free_address()
-    file.write_text(text.replace("gateway:", f"gateway:\n  listen: '{address}'", 1))
-    ours = [sys.executable, "-m", "prfaas.cli.main", "gateway", str(file)]
-    pid = stack.enter_context(running(ours, f"http://{address}", "/ready"))
-    yield Contender("prfaas", "by length", f"http://{address}", pid)
+    yield _ours(stack, text)
+    # What is shorter is answered directly anyway.
+    yield _ours(stack, without_prefill(text), route=DIRECT, lengths=(2000,))
+    yield _ours(stack, text, workers=2, lengths=(200,))
 
     code = (
         "import sys; from benchmarks.gateway.contenders import pass_through as p; p(*sys.argv[1:])"

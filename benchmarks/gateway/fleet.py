@@ -6,7 +6,8 @@ mock engines in a process of their own. Arrivals are measured from token ids to 
     python -m benchmarks.gateway.fleet [--engines 1000] [--clusters 20] [--parts idle arrivals ...]
 
 Writes build/bench/fleet.json. Times are by the wall clock; beside them stand those of the thread's
-own CPU clock (``..._cpu``), which a busy machine changes less.
+own CPU clock (``..._cpu``), which a busy machine changes less. The modules of the compiled wheel
+are measured with ``PYTHONPATH=build/compiled``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import platform
 import time
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -209,6 +211,7 @@ def main() -> None:
         found |= figures
     found |= {"engines": args.engines, "clusters": args.clusters, "blocks": args.blocks}
     found |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    found["compiled"] = find_spec("prfaas.gateway.token_text") is not None
     found["load_average"] = round(os.getloadavg()[0], 2)
     found["unix_time"] = round(time.time())
     _PATH.write_text(json.dumps(found, indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import time
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -14,7 +15,10 @@ import zmq.asyncio
 from aiohttp import web
 from benchmarks.gateway.fleet_decisions import layout
 
+from prfaas.core.cache_news import Whole
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.link.api import LinkState, LinkStates
+from prfaas.pool.sessions import Sessions
 
 ENGINES_PER_MACHINE = 8
 _HEARTBEAT_S = 2.0
@@ -35,18 +39,22 @@ class _Engine(asyncio.Protocol):
 
 
 class _Agent:
-    """`/engines` and the stream of link states, which says nothing new."""
+    """`/engines`, gateways' sessions, and the streams of link states and of what is cached, which
+    say nothing new."""
 
     def __init__(self, engines: list[str], peers: list[str], block_tokens: int) -> None:
         ranks = [{"engine": engine, "pid": 1, "layout": layout(block_tokens)} for engine in engines]
         self._ranks = msgspec.json.encode({"engines": ranks})
         states = [LinkState(p, 0.0, 1, 0.0, 25e6, 0.0, 0.03, 0.03, 0, 0, 0.0, 0, 0) for p in peers]
         self._links = msgspec.json.encode(LinkStates(states)) + b"\n"
+        self._sessions = Sessions()
 
     async def start(self) -> int:
         app = web.Application()
         app.router.add_get("/engines", self._engines)
         app.router.add_get("/links/events", self._events)
+        app.router.add_get("/cache/events", self._cache_events)
+        app.router.add_put("/gateways/{id}", self._renew)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -55,6 +63,20 @@ class _Agent:
 
     async def _engines(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._ranks, content_type="application/json")
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        renewal = msgspec.json.decode(await request.read(), type=Renewal)
+        session, now = request.match_info["id"], time.monotonic()
+        self._sessions.renew(session, renewal, now=now)
+        standing = self._sessions.standing(session, now=now)
+        return web.Response(body=msgspec.json.encode(standing), content_type="application/json")
+
+    async def _cache_events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(msgspec.json.encode(Whole()) + b"\n")
+        await asyncio.Event().wait()
+        return response
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -105,7 +127,8 @@ async def _serve(pipe: Connection, clusters: int, engines: int, block_tokens: in
         for machine in machines[name]:
             mine: list[dict[str, str]] = []
             publisher = _Publisher(context)
-            publishers.append(publisher)
+            if left >= ENGINES_PER_MACHINE:  # Whose events as many engines have.
+                publishers.append(publisher)
             tasks.append(asyncio.ensure_future(publisher.serve_replays()))
             for _ in range(min(ENGINES_PER_MACHINE, left)):
                 server = await loop.create_server(_Engine, "127.0.0.1", 0)

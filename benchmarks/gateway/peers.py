@@ -5,8 +5,9 @@ added time to the first byte, requests per second, CPU time per streamed event.
 
 Every router is a process of its own, and so are the engines and the client. ``--routers`` names an
 environment with vllm-router and sglang-router (their rows are left out without it): install them in
-one of their own, they bring other versions of things. The floor is a pass-through of some lines of
-aiohttp. Prompts are text. The others neither tokenise nor match prefixes exactly nor confirm a
+one of their own, they bring other versions of things. The floor of CPU time is a pass-through of
+some lines of aiohttp, that of added time what the mocks' own answers to a hand-off take, one after
+the other. Prompts are text. The others neither tokenise nor match prefixes exactly nor confirm a
 hand-off. Writes build/bench/gateway.json; rounds alternate between routers, medians count.
 """
 
@@ -30,12 +31,15 @@ from typing import Any
 import aiohttp
 import uvloop
 from benchmarks.gateway.contenders import Contender, contenders
+from benchmarks.gateway.inner_exchanges import added_s
 
 from prfaas.testing.mock_deployment import MockDeployment
 
 OUT = Path("build/bench/gateway.json")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _AT_ONCE = 16
+_HANDED_OVER = 2000
+"""Tokens from which on the mock deployment hands over."""
 _EVENTS = 200
 _APART_S = 0.002
 
@@ -128,17 +132,23 @@ def _client(pipe: Connection) -> None:
     while (work := pipe.recv()) is not None:
         began = time.perf_counter()
         try:
-            found: Any = uvloop.run(_asked(*work))
+            ask, *rest = work
+            found: Any = uvloop.run(ask(*rest))
         except RuntimeError as error:
             found = str(error)
         pipe.send((found, time.perf_counter() - began))
 
 
+def _few(tokens: int) -> int:
+    return max(5, min(60, 120_000 // tokens))
+
+
 class Bench:
     """Asks through a client process of its own."""
 
-    def __init__(self, client: Connection, mocks: Connection, engine: str) -> None:
-        self._client, self._mocks, self._engine = client, mocks, engine
+    def __init__(self, client: Connection, mocks: Connection, engines: dict[str, str]) -> None:
+        self._client, self._mocks, self._engines = client, mocks, engines
+        self._engine = engines["d1"]
 
     def events(self, count: int) -> None:
         """So many in each answer from now on, apart; 0: five at once."""
@@ -147,7 +157,15 @@ class Bench:
 
     def ask(self, url: str, tokens: int, count: int, at_once: int) -> tuple[Any, float]:
         """See `_asked`; and the seconds of all of it."""
-        self._client.send((url, tokens, count, at_once))
+        return self._have_done(_asked, url, tokens, count, at_once)
+
+    def added_alone_ms(self, tokens: int) -> float:
+        """See `inner_exchanges`: a median."""
+        found, _ = self._have_done(added_s, self._engines, tokens, _few(tokens))
+        return median(found) * 1e3
+
+    def _have_done(self, *work: Any) -> tuple[Any, float]:
+        self._client.send(work)
         found, seconds = self._client.recv()
         if isinstance(found, str):
             raise RuntimeError(found)
@@ -155,7 +173,7 @@ class Bench:
 
     def round(self, one: Contender, tokens: int) -> dict[str, float | str]:
         """One row of one round."""
-        few, many = max(5, min(60, 120_000 // tokens)), max(16, min(320, 800_000 // tokens))
+        few, many = _few(tokens), max(16, min(320, 800_000 // tokens))
         self.ask(one.url, tokens, few, 4)  # Connections, kernels' caches.
         alone, _ = self.ask(self._engine, tokens, few, 1)
         through, _ = self.ask(one.url, tokens, few, 1)
@@ -185,9 +203,10 @@ class Bench:
 def measured(bench: Bench, all_of_them: list[Contender], args: argparse.Namespace) -> Iterator[Any]:
     """A row for each router and length, medians over the rounds."""
     for tokens in args.lengths:
-        rounds: dict[Contender, list[dict[str, Any]]] = {one: [] for one in all_of_them}
+        asked = [one for one in all_of_them if one.lengths is None or tokens in one.lengths]
+        rounds: dict[Contender, list[dict[str, Any]]] = {one: [] for one in asked}
         for _ in range(args.rounds):
-            for one in all_of_them:
+            for one in asked:
                 rounds[one].append(bench.round(one, tokens))
         for one, rows in rounds.items():
             keys = ("cpu_ms_per_request", "added_p50_ms", "requests_per_s")
@@ -195,7 +214,11 @@ def measured(bench: Bench, all_of_them: list[Contender], args: argparse.Namespac
             spread = [round(f(row[keys[0]] for row in rows), 3) for f in (min, max)]
             row = {"router": one.router, "route": rows[0]["route"], "prompt_tokens": tokens}
             yield row | values | {"cpu_ms_spread": spread}
-    for one in all_of_them:
+        if tokens >= _HANDED_OVER:
+            added = [bench.added_alone_ms(tokens) for _ in range(args.rounds)]
+            row = {"router": "inner exchanges alone", "route": "offload", "prompt_tokens": tokens}
+            yield row | {"added_p50_ms": round(median(added), 3)}
+    for one in (one for one in all_of_them if one.lengths is None):
         us = [bench.event_us(one) for _ in range(args.rounds)]
         yield {"router": one.router, "route": one.route, "event_cpu_us": round(median(us), 1)}
 
@@ -217,7 +240,7 @@ def main() -> None:
     rows = []
     with ExitStack() as stack:
         routers = list(contenders(stack, text, engines, args.routers))
-        bench = Bench(pipes[1], pipes[0], engines["d1"])
+        bench = Bench(pipes[1], pipes[0], engines)
         for row in measured(bench, routers, args):
             rows.append(row)
             print(json.dumps(row), flush=True)

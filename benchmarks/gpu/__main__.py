@@ -3,6 +3,7 @@
     copies    pages between GPU and arena: rates, time of the model's thread (no engine needed)
     identity  answers after a hand-off beside a stock engine's, every layout, with margins, and
               with something lost on the way
+    ranks     engines of one rank and of two hand over to each other (two GPUs)
     choices   kernels that engines of one configuration choose apart, and whether bits follow
     tail      hand-offs that end at a block's end beside exact ones; imports beside running answers;
               prefill stock, idle and exporting
@@ -39,12 +40,13 @@ def main() -> int:
     parser.add_argument(
         "--model", nargs="+", help="models whose prefill is timed, layout:NAME for one of ours"
     )
-    parser.add_argument("--modes", nargs="+", choices=("stock", "idle", "exporting"),
+    parser.add_argument("--modes", nargs="+", choices=("stock", "piecewise", "idle", "exporting"),
                         default=["stock", "idle", "exporting"])  # fmt: skip
     parser.add_argument("--block-tokens", type=int, default=256, help="of the tiny models' engines")
     parser.add_argument("--lengths", nargs="+", type=int, help="prompt tokens")
     parser.add_argument("--workers", nargs="+", type=int, help="numbers of link workers")
     parser.add_argument("--faults", default="killed", help="which tests, as pytest's -k takes it")
+    parser.add_argument("--ranks", type=int, default=1, help="of engines whose prefill is timed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kv-cache", default="8 GiB", help="of each engine whose prefill is timed")
     parser.add_argument(
@@ -96,6 +98,15 @@ def _prefill(args: argparse.Namespace) -> Rows:
         modes=args.modes,
         kv_cache=args.kv_cache,
         args=args.engine_args.split(),
+        ranks=args.ranks,
+    )
+
+
+def _ranks(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import ranks
+
+    return ranks.measure(
+        args.kinds or ranks.KINDS, args.lengths or ranks.LENGTHS, args.engine_args.split()
     )
 
 
@@ -131,6 +142,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "copies": _copies,
     "identity": _identity,
     "choices": _choices,
+    "ranks": _ranks,
     "prefill": _prefill,
     "link": _link,
     "faults": _faults,

@@ -1,5 +1,6 @@
-"""Servers of one model on the first GPU, for the timed parts: engine ``big`` prefills and exports,
-``decode`` imports, ``stock`` has no connector; an agent beside the first sends to one beside the
+"""Servers of one model on the first GPU (or the first few), for the timed parts: engine ``big``
+prefills and exports, ``decode`` imports, ``stock`` has no connector, ``piecewise`` is a stock one
+with the graphs that the connector asks for; an agent beside the first sends to one beside the
 second over a line of 10 Gbit/s on this machine."""
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from prfaas.core.deployment import load_deployment
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, agent_command, engine_command, installed_vllm
+from prfaas.launch.gpus import installed_gpus
+from prfaas.launch.tuning import COMPILATION
 from prfaas.testing.running import call, running_command
 
-ENGINES = ("big", "stock", "decode")
+ENGINES = ("big", "stock", "piecewise", "decode")
 CHUNK_TOKENS = 8192
+PIECEWISE = ("--compilation-config", json.dumps(COMPILATION | {"cudagraph_mode": "PIECEWISE"}))
+"""What vLLM makes of an engine of the PrfaaS cluster, whose connector asks for it."""
 GPU_SHARE = 0.05
 """vLLM only looks whether so much is free; `kv_cache` says what the cache takes."""
 
@@ -58,8 +63,10 @@ class Bench:
         kv_cache: str,
         max_model_len: int,
         args: Sequence[str],
+        ranks: int = 1,
     ) -> None:
         self._stack, self._home = stack, home
+        self._gpus = ",".join(installed_gpus()[:ranks])
         home.mkdir(parents=True, exist_ok=True)
         path, needed = model_directory(model, home)
         serves = {"path": path, "kv_cache": kv_cache, "max_model_len": max_model_len}
@@ -67,13 +74,23 @@ class Bench:
         self.admins = {name: f"http://{free_address()}" for name in ("east", "west")}
         self.engines = {name: f"http://{listens[name]}" for name in ENGINES}
         file = home / "deployment.json"
-        file.write_text(json.dumps(self._deployment(listens, serves, [*needed, *args])))
+        file.write_text(
+            json.dumps(
+                self._deployment(
+                    listens, serves, [*needed, *args, "--tensor-parallel-size", str(ranks)]
+                )
+            )
+        )
         deployment = load_deployment(file)
         vllm, exporter = installed_vllm(), deployment.cluster("east").engines[0]
         others = {
             "stock": msgspec.structs.replace(exporter, name="stock", url=self.engines["stock"]),
+            "piecewise": msgspec.structs.replace(
+                exporter, name="piecewise", url=self.engines["piecewise"],
+                args=(*exporter.args, *PIECEWISE),
+            ),
             "decode": deployment.cluster("west").engines[0],
-        }
+        }  # fmt: skip
         agents = [deployment.cluster(name).agents[0] for name in self.admins]
         self._start({
             agent.name: (agent_command(agent, file), f"{admin}/health")
@@ -100,11 +117,17 @@ class Bench:
 
     def arrival(self, transfer_id: str) -> Row:
         """What the receiving agent says of a transfer that is complete. Raises RuntimeError."""
-        path = f"transfers/{transfer_id}"
-        arrived: Row = call(f"{self.admins['west']}/{path}?wait_s=60&ranks=1").json()
+        arrived = self.transfer("west", transfer_id, wait_s=60)
         if arrived["state"] != "complete":
             raise RuntimeError(f"the transfer did not arrive: {arrived}")
         return arrived
+
+    def transfer(self, at: str, transfer_id: str, *, wait_s: int) -> Row:
+        """What the agent ``at`` one of the two ends says of a transfer when it is over."""
+        parts = len(self.layout.sending_ranks())
+        query = f"wait_s={wait_s}&ranks={parts}"
+        said: Row = call(f"{self.admins[at]}/transfers/{transfer_id}?{query}").json()
+        return said
 
     def forget(self, transfer_id: str) -> None:
         for admin in self.admins.values():
@@ -127,7 +150,7 @@ class Bench:
 
         def engine(name: str, role: str) -> Row:
             return {"name": name, "role": role, "url": self.engines[name], "args": args,
-                    "gpus": "0", "gpu_memory_share": GPU_SHARE}  # fmt: skip
+                    "gpus": self._gpus, "gpu_memory_share": GPU_SHARE}  # fmt: skip
 
         big, decode = engine("big", "prefill"), engine("decode", "decode")
         return {

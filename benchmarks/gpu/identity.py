@@ -17,6 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.bench import PIECEWISE
+
 from prfaas.core.layout import KvLayout
 from prfaas.testing.comparing import complete
 from prfaas.testing.lost_bytes import answer_without, layout_of, losses_of
@@ -63,25 +65,26 @@ def _one_kind(
     local = stack.push(SecondGateway(running, home / "local", threshold="1M"))
     running.wait_until_ready()  # its first engine tunes the kernels for all
     plain = stack.push(PlainEngine(running, home / "plain", args=tuple(args)))
-    for part in (local, plain):
+    piecewise = stack.push(PlainEngine(running, home / "piecewise", args=(*args, *PIECEWISE)))
+    for part in (local, plain, piecewise):
         part.wait_until_ready()
-    layout = layout_of(running, "west-decode", "west")
+    layout = layout_of(running, "west-decode")
     yield {"what": "layout", "aligned_to_tokens": layout.alignment_tokens}
     model = running.deployment.model.served_name
     for route, url in (("offload", running.url), ("pd-p", local.url)):
         for length in lengths:
-            ids = _prompt(f"{route} {length}", length)
-            row = _compare(url, plain.url, model, ids)
+            ids = prompt(f"{route} {length}", length)
+            row = compare(url, plain.url, model, ids)
             yield {"what": "first turn", "route": route, **row}
             if length in FOLLOWED_UP:
-                turn = ids + row["token_ids"] + _prompt(f"{route} {length} more", length // 3)
-                row = _compare(url, plain.url, model, turn)
+                turn = ids + row["token_ids"] + prompt(f"{route} {length} more", length // 3)
+                row = compare(url, plain.url, model, turn)
                 yield {"what": "second turn", "route": route, **row}
     for name in ENGINES:
-        row = _compare(
-            str(running.engine(name).url), plain.url, model, _prompt(name, 5000), handed_over=False
-        )
-        yield {"what": "no hand-off", "engine": name, **row}
+        for stock, url in (("as it is", plain.url), ("piecewise graphs", piecewise.url)):
+            ids = prompt(f"{name}, {stock}", 5000)
+            row = compare(str(running.engine(name).url), url, model, ids, handed_over=False)
+            yield {"what": "no hand-off", "engine": name, "stock": stock, **row}
     yield from _at_once(running.url, plain.url, model)
     yield from _losses(running, plain.url, layout)
 
@@ -104,11 +107,11 @@ def _deployment(block_tokens: int, args: list[str]) -> Row:
     }  # fmt: skip
 
 
-def _prompt(seed: str, length: int) -> list[int]:
+def prompt(seed: str, length: int) -> list[int]:
     return random.Random(seed).choices(range(300, 4000), k=length)
 
 
-def _compare(
+def compare(
     url: str, plain: str, model: str | None, ids: list[int], *, handed_over: bool = True
 ) -> Row:
     """Against the stock engine's answer of the same schedule."""
@@ -117,18 +120,18 @@ def _compare(
     second, _ = complete(plain, model, ids)
     return {
         "prompt_tokens": len(ids), "took": route, "token_ids": ours["token_ids"],
-        **_difference(ours, second if handed_over else first),
+        **difference(ours, second if handed_over else first),
         "stock_repeats_itself": _bits(first) == _bits(second),
     }  # fmt: skip
 
 
 def _at_once(url: str, plain: str, model: str | None) -> Iterator[Row]:
-    prompts = [_prompt(f"at once {n}", 3000 + 777 * n) for n in range(AT_ONCE)]
+    prompts = [prompt(f"at once {n}", 3000 + 777 * n) for n in range(AT_ONCE)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda ids: complete(url, model, ids)[0], prompts))
     for ids, answer in zip(prompts, answers, strict=True):
         stock, _ = complete(plain, model, ids)
-        yield {"what": "at once", "prompt_tokens": len(ids), **_difference(answer, stock)}
+        yield {"what": "at once", "prompt_tokens": len(ids), **difference(answer, stock)}
 
 
 def _losses(running: RunningDeployment, plain: str, layout: KvLayout) -> Iterator[Row]:
@@ -136,12 +139,12 @@ def _losses(running: RunningDeployment, plain: str, layout: KvLayout) -> Iterato
     model = running.deployment.model.served_name
     length = max(_LOSING, layout.alignment_tokens + _LOSING // 4)
     for loss in losses_of(layout):
-        ids = _prompt(f"lost {loss.__name__}", length)
+        ids = prompt(f"lost {loss.__name__}", length)
         ours = answer_without(running, loss, ids, layout.boundary(length))
         complete(plain, model, ids)
         stock, _ = complete(plain, model, ids)
         yield {"what": "lost", "lost": loss.__name__, "prompt_tokens": length,
-               **_difference(ours, stock)}  # fmt: skip
+               **difference(ours, stock)}  # fmt: skip
 
 
 def _bits(choice: Row) -> list[float]:
@@ -149,8 +152,9 @@ def _bits(choice: Row) -> list[float]:
     return found
 
 
-def _difference(ours: Row, stock: Row) -> Row:
-    """``margin``: nats between the stock engine's best two tokens where the texts part."""
+def difference(ours: Row, stock: Row) -> Row:
+    """``margin``: nats between the stock engine's best two tokens where the texts part;
+    ``bits_part_at``: the answer's first token whose log-probability is not the same."""
     pairs = zip(ours["token_ids"], stock["token_ids"], strict=True)
     parts = next((at for at, (a, b) in enumerate(pairs) if a != b), None)
     margin = None
@@ -159,7 +163,9 @@ def _difference(ours: Row, stock: Row) -> Row:
         margin = best - second
     until = len(_bits(ours)) if parts is None else parts
     gaps = [abs(a - b) for a, b in zip(_bits(ours)[:until], _bits(stock)[:until], strict=True)]
+    bits = zip(_bits(ours), _bits(stock), strict=True)
     return {
         "same_tokens": parts is None, "same_bits": _bits(ours) == _bits(stock), "margin": margin,
+        "bits_part_at": next((at for at, (a, b) in enumerate(bits) if a != b), None),
         "largest_difference": max(gaps, default=0.0),
     }  # fmt: skip

@@ -3,7 +3,8 @@
 as long as with real weights, but for which experts the router chooses.
 
 ``kimi-linear-48b``, the same with a quarter of its experts (three engines then fit on one GPU; a
-chunk of 8,192 tokens uses every expert either way), and Qwen3-Next with a quarter of its experts.
+chunk of 8,192 tokens uses every expert either way), and Qwen3-Next with a quarter of its
+experts and an eighth.
 """
 
 from __future__ import annotations
@@ -48,22 +49,27 @@ def _kimi_linear(experts: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "kimi-linear-48b": _kimi_linear(256),
-    "kimi-linear-quarter": _kimi_linear(64),
-    # config.json of Qwen/Qwen3-Next-80B-A3B-Instruct, which has 512 experts.
-    "qwen3-next-quarter": _COMMON | {
+def _qwen3_next(experts: int) -> dict[str, Any]:
+    """config.json of Qwen/Qwen3-Next-80B-A3B-Instruct (512 experts)."""
+    return _COMMON | {
         "architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next",
         "hidden_size": 2048, "num_hidden_layers": 48, "vocab_size": 151936,
         "intermediate_size": 5120, "num_attention_heads": 16, "num_key_value_heads": 2,
         "head_dim": 256, "full_attention_interval": 4, "partial_rotary_factor": 0.25,
         "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_key_head_dim": 128,
         "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
-        "num_experts": 128, "num_experts_per_tok": 10, "moe_intermediate_size": 512,
+        "num_experts": experts, "num_experts_per_tok": 10, "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512, "norm_topk_prob": True,
         "mlp_only_layers": [], "decoder_sparse_step": 1, "max_position_embeddings": 262144,
-    },
-}  # fmt: skip
+    }  # fmt: skip
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "kimi-linear-48b": _kimi_linear(256),
+    "kimi-linear-quarter": _kimi_linear(64),
+    "qwen3-next-quarter": _qwen3_next(128),
+    "qwen3-next-eighth": _qwen3_next(64),
+}
 
 
 def model_directory(name: str, home: Path) -> tuple[str, tuple[str, ...]]:

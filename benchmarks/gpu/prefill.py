@@ -1,9 +1,9 @@
 """Prefill of one engine: stock, with the connector idle, and exporting over a line of 10 Gbit/s.
 
-Servers of one model share the first GPU, one with the connector; an agent beside it sends to a
-second one on this machine, the line paced. Fresh prompts, the order of modes drawn anew each round,
-two rounds to warm up (kernels are compiled and tuned at the first use of a length). Several models
-start at once and are timed one after the other.
+Servers of one model share the first GPU (or as many as they have ranks), one with the connector; an
+agent beside it sends to a second one on this machine, the line paced. Fresh prompts, the order of
+modes drawn anew each round, two rounds to warm up (kernels are compiled and tuned at the first use
+of a length). Several models start at once and are timed one after the other.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from benchmarks.gpu.bench import Bench, Row, complete, prompt
 
 from prfaas.core.transfer_plan import TransferPlan
-from prfaas.testing.running import call
 
 LENGTHS = (1024, 8192, 32768, 131072)
 MODES = ("stock", "idle", "exporting")
+STOCK = ("stock", "piecewise")
 WARM_UP_ROUNDS = 2
 SETTLE_S = 0.25
 
@@ -37,13 +37,14 @@ def measure(
     modes: Sequence[str],
     kv_cache: str,
     args: Sequence[str],
+    ranks: int = 1,
 ) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
 
         def start(number: int) -> Bench:
             return Bench(
                 stack, Path(directory) / str(number), models[number],
-                beside=["stock"] if "stock" in modes else [],
+                beside=[mode for mode in STOCK if mode in modes], ranks=ranks,
                 kv_cache=kv_cache, max_model_len=max(lengths) + 4096, args=args,
             )  # fmt: skip
 
@@ -51,7 +52,7 @@ def measure(
             benches = list(pool.map(start, range(len(models))))
         for model, bench in zip(models, benches, strict=True):
             for length in lengths:
-                yield {"model": model, **one_length(bench, length, rounds, modes)}
+                yield {"model": model, "ranks": ranks, **one_length(bench, length, rounds, modes)}
 
 
 def one_length(bench: Bench, length: int, rounds: int, modes: Sequence[str] = MODES) -> Row:
@@ -68,7 +69,10 @@ def one_length(bench: Bench, length: int, rounds: int, modes: Sequence[str] = MO
                 times[mode].append(seconds)
                 exports += [export] if export else []
     medians = {mode: statistics.median(found) for mode, found in times.items()}
-    size = TransferPlan(bench.layout, from_token=0, to_token=to_token).total_bytes
+    size = sum(
+        TransferPlan(bench.layout.of_rank(rank), from_token=0, to_token=to_token).total_bytes
+        for rank in bench.layout.sending_ranks()
+    )
     return {
         "prompt_tokens": length, "handed_over_tokens": to_token,
         "ends": "at a block's end" if boundary else "exact", "kv_bytes": size, "rounds": rounds,
@@ -88,15 +92,14 @@ def _prefill(bench: Bench, mode: str, length: int, to_token: int) -> tuple[float
     if mode == "exporting":
         bench.export(transfer_id, ids[:to_token] if exact else ids, to_token)
     else:
-        complete(bench.engines["stock" if mode == "stock" else "big"], ids)
+        complete(bench.engines[mode if mode in STOCK else "big"], ids)
     seconds, answered_at = time.perf_counter() - began, time.time()
     return seconds, _export(bench, transfer_id, answered_at) if mode == "exporting" else None
 
 
 def _export(bench: Bench, transfer_id: str, answered_at: float) -> Row:
     arrived = bench.arrival(transfer_id)
-    path = f"transfers/{transfer_id}?wait_s=5&ranks=1"
-    sent = call(f"{bench.admins['east']}/{path}").json()["sent"]
+    sent = bench.transfer("east", transfer_id, wait_s=5)["sent"]
     bench.forget(transfer_id)
     late_s = arrived["completed_at"] - answered_at
     hidden = sent["bytes_acknowledged_at_export_end"] / sent["bytes_total"]

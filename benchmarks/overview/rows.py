@@ -49,7 +49,9 @@ class Row(msgspec.Struct, frozen=True):
 
 Reader = Callable[[Any], Iterator[Row]]
 
+_ADDED_MS = {2000: 1.5, 128_000: 5.0}
 _FLOOR, _PD = "aiohttp pass-through", "prefill and decode"
+_ALONE = "inner exchanges alone"
 
 
 def gateway(result: Any) -> Iterator[Row]:
@@ -69,6 +71,10 @@ def gateway(result: Any) -> Iterator[Row]:
         floor = found.get((_FLOOR, "direct", tokens))
         if row["route"] == "direct" and floor is not None:
             yield Row("gateway", what, cpu, "ms", _FLOOR, floor["cpu_ms_per_request"], 1.5)
+        two = found.get(("prfaas, 2 workers", row["route"], tokens))
+        if two is not None:
+            both = two["cpu_ms_per_request"]
+            yield Row("gateway", f"{what}, two workers", both, "ms", "one process", cpu, 1.1)
         peer = found.get(("vllm-router", _PD, tokens))
         if row["route"] == "offload" and peer is not None:
             wanted = 1.5 if tokens > 100_000 else 2.0
@@ -76,6 +82,14 @@ def gateway(result: Any) -> Iterator[Row]:
             yield Row("gateway", what, cpu, "ms", of, peer["cpu_ms_per_request"], wanted)
             added = f"added to the first byte, {tokens:,} tokens"
             yield Row("gateway", added, row["added_p50_ms"], "ms", of, peer["added_p50_ms"])
+            alone = found.get((_ALONE, "offload", tokens))
+            if alone is not None:
+                yield Row(
+                    "gateway", added, row["added_p50_ms"], "ms", _ALONE, alone["added_p50_ms"]
+                )
+            limit_ms = _ADDED_MS.get(tokens)
+            if limit_ms is not None:
+                yield Row("gateway", added, row["added_p50_ms"], "ms", "limit", limit_ms, 1.0)
 
 
 _FLEET = {

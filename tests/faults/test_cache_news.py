@@ -120,8 +120,8 @@ async def test_inside_the_tls_there_is_no_token_no_salt_and_no_hash(
         assert secret not in stream
         assert msgspec.json.encode(secret)[1:20] not in stream, "not as base64 either"
     # And yet a gateway finds the prompt in it.
-    found = pools.match(PromptKeys(TOKENS, salt=SALT))
+    found = pools.match(PromptKeys(TOKENS, salt=SALT)).tokens
     assert list(found.values()) == [BLOCK]
     (holder,) = found
     assert isinstance(holder, Holder)
-    assert pools.match(PromptKeys(TOKENS, salt="another")) == {}
+    assert pools.match(PromptKeys(TOKENS, salt="another")).tokens == {}

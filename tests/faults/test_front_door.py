@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.gateway import event_stream
 from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.process import front_door
 from prfaas.process.front_door import serving_strangers
@@ -64,8 +66,11 @@ class Hostile:
 
 
 async def test_streams_survive_ten_thousand_hostile_connections(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The engine says nothing meanwhile, and a busy machine takes minutes for so many.
+    monkeypatch.setattr(event_stream, "_SILENCE_S", 3600.0)
+    began = time.monotonic()
     mock = MockDeployment(keys=KEYS)
     async with mock.running() as client:
         await mock.ready()
@@ -94,7 +99,8 @@ async def test_streams_survive_ten_thousand_hostile_connections(
         await until(lambda: book.busy == 0)
         assert book.dropped["room"] >= 7_000
     assert not [r for r in caplog.records if r.exc_info], "no traceback"
-    assert len([r for r in caplog.records if r.name == front_door.__name__]) < 60
+    lines = [r for r in caplog.records if r.name == front_door.__name__]
+    assert len(lines) <= 2 + time.monotonic() - began, "one a second"
 
 
 async def test_who_says_nothing_complete_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +130,7 @@ RAW = {
     "long header": (b"X-A: " + b"a" * 9000, b""),
     "many headers": (b"\r\n".join(b"X-%d: a" % n for n in range(200)), b""),
     "header without colon": (b"nonsense", b""),
+    "an odd expectation": (b"Expect: the-unexpected\r\nContent-Length: 0", b""),
     "too large, as announced": (b"Content-Length: 99999999999", b""),
     "a bomb": (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked", None),
 }
@@ -150,7 +157,7 @@ async def test_what_cannot_be_read_gets_an_openai_error(
         answer = await reader.read()
         writer.close()
         head, _, content = answer.partition(b"\r\n\r\n")
-        assert head.split()[1] in (b"400", b"413", b"415"), answer
+        assert head.split()[1] in (b"400", b"413", b"415", b"417"), answer
         error = json.loads(content)["error"]
         assert error["type"] == "invalid_request_error"
         async with client.get("/health") as response:
@@ -254,6 +261,16 @@ async def test_a_page_that_a_browser_on_this_machine_shows_is_no_operator(
         order = json.dumps({"target": "p1"})
         async with client.post("/drain", data=order, headers=given) as response:
             assert response.status == status
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+async def test_what_a_proxy_on_this_machine_passes_on_is_no_operators(name: str) -> None:
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        for given, status in (({name: "203.0.113.7"}, 403), ({}, 200)):
+            async with client.post("/drain", json={"target": "p1"}, headers=given) as response:
+                assert response.status == status
 
 
 async def test_pages_of_other_origins() -> None:

@@ -134,6 +134,25 @@ def test_a_revoked_certificate_gets_in_no_more(agents: Agents, tmp_path: Path) -
     assert len(list(revoked)) == 2, "who was on the list stays on it"
 
 
+def test_one_file_has_the_lists_of_several_authorities(agents: Agents, tmp_path: Path) -> None:
+    both, crl = b"", tmp_path / "crl.pem"
+    for name in ("old", "new"):
+        create_authority(tmp_path / name)
+        issue(tmp_path / name, "mallory")
+        both += (tmp_path / name / "ca.pem").read_bytes()
+    crl.write_bytes(b"".join(revoke(tmp_path / n, "mallory").read_bytes() for n in ("old", "new")))
+    own = issue(tmp_path / "new", "west")
+    own.ca.write_bytes(both)
+    west = agents.open("west", TlsFiles(*_paths(own), crl))
+    east = issue(tmp_path / "old", "east")
+    east.ca.write_bytes(both)
+    assert agents.send(agents.open("east", east, to=west), WAIT_S) == "complete"
+    assert west.tls is not None
+    for name in ("old", "new"):
+        peer = x509.load_pem_x509_certificate((tmp_path / name / "mallory.pem").read_bytes())
+        assert west.tls.why_not(peer, now=time.time()) == "its certificate is revoked"
+
+
 def _paths(files: TlsFiles) -> tuple[Path, Path, Path]:
     return files.ca, files.cert, files.key
 

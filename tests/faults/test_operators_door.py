@@ -18,7 +18,7 @@ import pytest
 from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import load_deployment
 from prfaas.gateway.endpoints import resolve
-from prfaas.gateway.server import serve
+from prfaas.gateway.server import Service, serve
 from prfaas.launch.addresses import free_address
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.agents import Trust
@@ -62,7 +62,7 @@ def place(run: Path, *, names: str = "{agent}") -> Place:
 @asynccontextmanager
 async def served(at: Place) -> AsyncIterator[None]:
     deployment = load_deployment(at.file)
-    serving = asyncio.create_task(serve(deployment, resolve(deployment, source="test")))
+    serving = asyncio.create_task(serve(Service(deployment, resolve(deployment, source="test"))))
 
     def listens() -> bool:
         with suppress(OSError):

@@ -179,6 +179,95 @@ async def test_a_greedy_tenant_is_told_when_to_come_back_and_others_are_served(
             assert not any(secret in line for line in audit)
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/embeddings"])
+async def test_whatever_an_engine_is_asked_counts_among_its_tenants_requests(path: str) -> None:
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: alice, api_keys: [alice-key]}
+    - {name: mallory, api_keys: [mal-key], requests_per_s: 0.01}
+"""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+
+        async def status(who: dict[str, str]) -> int:
+            body = {"prompt": "x", "input": "x"}
+            async with client.post(path, json=body, headers=who) as response:
+                return response.status
+
+        assert (await status(MALLORY), await status(MALLORY)) != (429, 429)
+        assert await status(MALLORY) == 429
+        assert await status(ALICE) != 429
+
+
+async def test_texts_to_be_embedded_count_among_its_tokens() -> None:
+    mock = MockDeployment(
+        gateway="""
+  tenants:
+    - {name: mallory, api_keys: [mal-key], max_tokens: 100}
+"""
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"input": "x" * 4000}
+        async with client.post("/v1/embeddings", json=body, headers=MALLORY) as response:
+            assert response.status == 400
+            assert "more than the 100" in await response.text()
+
+
+@pytest.mark.parametrize(("tenants", "passed_on"), [(SHARED, None), ("", -5)])
+async def test_no_priority_of_a_body_comes_before_other_tenants(
+    tenants: str, passed_on: int | None
+) -> None:
+    mock = MockDeployment(gateway=tenants)
+    async with mock.running() as client:
+        await mock.ready()
+        for prompt in ("short", SECRET):
+            assert (await ask(client, MALLORY, prompt, priority=-5)).status == 200
+        asked = [body for e in mock.engines.values() for path, body, _ in e.requests]
+        assert {body.get("priority") for body in asked if "prompt" in body} == {passed_on}
+
+
+async def test_no_error_tells_where_engines_are() -> None:
+    mock = MockDeployment(keys='["mal-key"]')
+    async with mock.running() as client:
+        await mock.ready()
+        ports = [engine.url.rpartition(":")[2] for engine in mock.engines.values()]
+        for engine in mock.engines.values():
+            await engine.stop()
+        for path in ("/tokenize", "/v1/embeddings", COMPLETIONS):
+            async with client.post(path, json={"prompt": "x"}, headers=MALLORY) as response:
+                said = await response.text()
+                assert response.status == 503
+                assert not [port for port in ports if port in said], said
+
+
+async def test_no_tenant_sets_what_engines_and_the_gateway_say_to_each_other() -> None:
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        await mock.ready()
+        for more in (
+            {"kv_transfer_params": {"prfaas": "import"}},
+            {"vllm_xargs": {"kv_transfer_params": "a text: vLLM takes it for an object"}},
+        ):
+            refused = await ask(client, MALLORY, **more)
+            assert refused.status == 400, more
+            assert "is set by the gateway" in refused.content
+        assert (await ask(client, MALLORY, vllm_xargs={"session_id": "s"})).status == 200
+
+
+async def test_no_words_with_which_an_engine_refuses_are_in_the_journal(tmp_path: Path) -> None:
+    mock = MockDeployment(gateway=TWO, journal_file=tmp_path / "journal")
+    async with mock.running() as client:
+        await mock.ready()
+        refused = await ask(client, ALICE, model=SECRET)
+        assert SECRET in refused.content, "the engine quotes what it refuses"
+    journal = (tmp_path / "journal").read_text()
+    assert '"outcome":"refused"' in journal
+    assert "merger" not in journal
+
+
 async def test_a_prompt_that_is_not_tokenised_counts_as_well() -> None:
     mock = MockDeployment(
         gateway="""

@@ -39,6 +39,15 @@ from prfaas.core.errors import (
     PeerError,
 )
 from prfaas.core.extents import Extent
+from prfaas.core.gateway_sessions import (
+    Decided,
+    EngineShare,
+    EngineUse,
+    LiveGateway,
+    Renewal,
+    Standing,
+    Use,
+)
 from prfaas.core.handoff import ExportParams, parse_handoff
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.engine_socket.framing import (
@@ -70,9 +79,22 @@ from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
 from prfaas.link.api import LinkState, LinkStates, TransferKey
-from prfaas.link.protocol.frames import decode
+from prfaas.link.protocol.frames import Welcome, decode
 from prfaas.link.protocol.line_share import Demand, Grant
+from prfaas.link.tcp.worker_messages import (
+    Ended,
+    FromConnection,
+    Heard,
+    Introduced,
+    Logged,
+    Message,
+    NotIntroduced,
+    Progress,
+    ToAgent,
+    Told,
+)
 from prfaas.pool.kept import KeptPrefix
+from prfaas.pool.sessions import Sessions
 from prfaas.pool.spill_format import (
     CHUNK_BYTES,
     FileHead,
@@ -278,7 +300,7 @@ def spilled_file(rng: random.Random) -> None:
         file_bytes(head.what)
 
 
-# agents' control messages
+# what gateways, agents and link workers tell each other
 
 _STATES = msgspec.json.encode(
     LinkStates([LinkState("w", 1.0, 2, 3.0, None, 0.5, 0.1, 0.1, 0, 0, 0.0, 1, 1)])
@@ -286,10 +308,61 @@ _STATES = msgspec.json.encode(
 _STATUS = b'{"state": "complete", "reason": null, "bytes_total": 3, "bytes_stored": 3}'
 
 
+_USE = Use(total=4, held=1, wanted=2, may=3)
+_RENEWAL = msgspec.json.encode(
+    Renewal(
+        name="g",
+        known=2,
+        engines={"d": EngineUse(decode=_USE, prefill=_USE, queued_s=0.5, kv_tokens=7, begun=9)},
+        decided=Decided(roles={"d": "decode"}, thresholds={"west": 100}),
+    )
+)
+_STANDING = msgspec.json.encode(
+    Standing(
+        gateways=[LiveGateway(id="g", name="g")], engines={"d": EngineShare(decode=1, prefill=1)}
+    )
+)
+
+
 def agent_answers(rng: random.Random) -> None:
-    for data, kind in ((_STATES, LinkStates), (_STATUS, TransferStatus)):
+    for data, kind in (
+        (_STATES, LinkStates),
+        (_STATUS, TransferStatus),
+        (_STANDING, Standing),
+    ):
         with suppress(LinkError):
             read_answer("agent", mutated(rng, data), kind)
+
+
+def gateway_sessions(rng: random.Random) -> None:
+    """What gateways of one deployment tell an agent, and it tells the others."""
+    sessions = Sessions()
+    for now, life in enumerate(("aaaaaaaa", "bbbbbbbb", "aaaaaaaa")):
+        with suppress(*UNREADABLE):
+            renewal = msgspec.json.decode(mutated(rng, _RENEWAL), type=Renewal)
+            sessions.renew(life, renewal, now=float(now))
+            msgspec.json.encode(sessions.standing(life, now=float(now)))
+    for life in sessions.lapsed(now=100.0):
+        sessions.end(life)
+    assert not len(sessions)
+
+
+_FROM_WORKER: list[Message] = [
+    Introduced(Welcome("west", 1, 65536)),
+    NotIntroduced("no", peer=True),
+    Progress(written=True, input=b"reply"),
+    Heard([(1, 2, 3, 4, 5, 6, b"body"), True]),
+    Ended("", peer=False),
+    Told({"closed": 1}, 2),
+    Logged(30, "prfaas", "a line"),
+]
+
+
+def worker_messages(rng: random.Random) -> None:
+    """What a link worker, in which strangers' bytes end first, says to its agent."""
+    raw = mutated(rng, msgspec.msgpack.encode(rng.choice(_FROM_WORKER)))
+    with suppress(*UNREADABLE):
+        msgspec.msgpack.decode(raw, type=rng.choice((ToAgent, FromConnection)))  # type: ignore[arg-type]
 
 
 def line_budget_frames(rng: random.Random) -> None:
@@ -374,6 +447,7 @@ TARGETS: dict[str, Target] = {
         *foreign_http.TARGETS,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
         spilled_file,
+        gateway_sessions, worker_messages,
         agent_answers, line_budget_frames, engine_socket, journal_file, trace_file, lengths_first,
     )
 }  # fmt: skip

@@ -170,9 +170,11 @@ def exporting(gdn: Any) -> bool:
     ].slot_bytes < (gdn.running.deployment.cluster("west").agents[0].arena_bytes)
 
 
-def in_flight(gdn: Any, ids: list[int], pool: ThreadPoolExecutor) -> Future[Answer]:
+def in_flight(
+    gdn: Any, ids: list[int], pool: ThreadPoolExecutor, *, route: str = "offload"
+) -> Future[Answer]:
     """The prompt sent, and its KV cache on its way."""
-    asked = pool.submit(call, f"{gdn.running.url}/v1/completions", greedy(gdn.model, ids))
+    asked = pool.submit(call, f"{gdn.gateway(route)}/v1/completions", greedy(gdn.model, ids))
     until(lambda: exporting(gdn) or asked.done(), HANG_S, "the hand-off did not begin")
     assert not asked.done()
     return asked
@@ -191,6 +193,33 @@ def test_a_process_is_killed(healthy: Any, patience: Patience, victim: str) -> N
     assert time.monotonic() - killed < patience.answer_s(stalls=False)
     if victim == "west-decode":
         assert "west-prefill stands in" in answer.headers["x-prfaas-route"]
+    assert_right(healthy, ids, answer)
+
+
+@pytest.mark.slow
+def test_the_pd_clusters_prefill_engine_is_killed(healthy: Any, patience: Patience) -> None:
+    ids = prompt("west-prefill", patience.tokens)
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_flight(healthy, ids, pool, route="pd-p")
+        for pid in healthy.running.pids("west-prefill"):
+            os.kill(pid, signal.SIGKILL)
+        answer = asked.result()
+    assert answer.status == 200, answer.body
+    assert_right(healthy, ids, answer)
+
+
+@pytest.mark.slow
+def test_the_gateway_is_killed(healthy: Any, patience: Patience) -> None:
+    """Its client's connection breaks; who asks the next one gets the answer."""
+    ids = prompt("gateway", patience.tokens)
+    with ThreadPoolExecutor(1) as pool:
+        asked = in_flight(healthy, ids, pool)
+        for pid in healthy.running.pids("gateway"):
+            os.kill(pid, signal.SIGKILL)
+        assert isinstance(asked.exception(), OSError)
+    until(lambda: whole(healthy), patience.settle_s, "what it held was not let go of")
+    answer = call(f"{healthy.running.url}/v1/completions", greedy(healthy.model, ids))
+    assert answer.status == 200, answer.body
     assert_right(healthy, ids, answer)
 
 

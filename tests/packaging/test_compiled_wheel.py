@@ -37,7 +37,7 @@ def test_a_fresh_environment_runs_the_wheel_without_a_compiler(tmp_path: Path) -
     subprocess.run([bin_folder / "pip", "install", "--quiet", str(wheel)], check=True)
     # Nothing of this checkout, and no compiler: only the new environment is on the path.
     clean = {"PATH": str(bin_folder), "HOME": os.environ.get("HOME", "/")}
-    looked = "import prfaas.scheduler.scheduler as s, prfaas.sim.engine as e; "
+    looked = "import prfaas.scheduler.scheduler as s, prfaas.gateway.token_text as e; "
     looked += "print(s.__file__, e.__file__)"
     found = subprocess.run(
         [bin_folder / "python", "-I", "-c", looked],

@@ -51,13 +51,14 @@ class Admin:
         prefixes: KeyedPrefixes,
         peers: Peers | None = None,
         caches: EngineCaches | None = None,
+        disk_rate: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._caches = caches
         self._peers = peers or Peers(None, ())
         self._name, self._driver, self._port = name, driver, port
         self._link, self._metrics = link, metrics
         self._rates = LineRates(link)
-        self._feed = CacheFeed(driver, prefixes)
+        self._feed = CacheFeed(driver, prefixes, disk_rate)
         self._copies = CopyApi(driver, prefixes)
         self._pollers: dict[str, set[asyncio.Event]] = {}
         driver.carry_out(AnnounceTransfer, self._announce)
@@ -88,6 +89,9 @@ class Admin:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "Origin" in request.headers:
+            # A page in a browser on this machine: in plaintext nobody shows a certificate.
+            return _json({"error": "agents answer no web pages"}, status=403)
         if not self._peers.may(request.transport, request.method, request.path):
             asked = f"{request.method} {request.path}"
             self._peers.refusals.note("peer", request.transport, asked)

@@ -7,7 +7,7 @@ told twice: both kinds of news are about the state, and telling them again chang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored, Whole
@@ -22,10 +22,13 @@ ALIVE_S = 1.0
 
 
 class CacheFeed:
-    """On the event loop. ``prefixes`` learn what an earlier life of the agent has left on disk."""
+    """On the event loop. ``prefixes`` learn what an earlier life of the agent has left on disk;
+    ``disk_rate``: bytes a second that are read from there, once that was measured."""
 
-    def __init__(self, driver: PoolDriver, prefixes: KeyedPrefixes) -> None:
-        self._driver, self._prefixes = driver, prefixes
+    def __init__(
+        self, driver: PoolDriver, prefixes: KeyedPrefixes, disk_rate: Callable[[], float | None]
+    ) -> None:
+        self._driver, self._prefixes, self._disk_rate = driver, prefixes, disk_rate
         self._followers: set[asyncio.Queue[CacheNews]] = set()
         driver.carry_out(AnnounceCached, self._cached)
         driver.carry_out(AnnounceEvicted, lambda effect: self._tell(_evicted(effect)))
@@ -41,7 +44,11 @@ class CacheFeed:
             for effect in sorted(cached, key=lambda effect: effect.prefix.from_token):
                 yield _stored(effect)
             yield Whole()
+            told = None
             while queue in self._followers or not queue.empty():
+                if (rate := self._disk_rate()) != told:
+                    told = rate
+                    yield Alive(rate)
                 try:
                     async with asyncio.timeout(ALIVE_S):
                         news = await queue.get()

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from prfaas.agent import families
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.tunnels import Tunnels
 from prfaas.link.api import Link, LinkState
@@ -75,21 +76,20 @@ class AgentCollector(Collector):
 
 
 def _expiry(expiries: Mapping[str, Expiry]) -> Metric:
-    found = GaugeMetricFamily(
-        "prfaas_agent_certificate_expires_timestamp_seconds",
+    return families.gauges(
+        "agent_certificate_expires_timestamp_seconds",
         "When the certificate is no longer valid, in Unix seconds",
-        labels=["file"],
+        "file",
+        {file: expiry.at for file, expiry in expiries.items()},
     )
-    for file, expiry in expiries.items():
-        found.add_metric([file], expiry.at)
-    return found
 
 
 def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:
-    slots = GaugeMetricFamily("prfaas_pool_slots", "Arena slots by state", labels=["state"])
-    for state in ("free", "leased", "queued", "held", "promised", "cached"):
-        slots.add_metric([state], getattr(snapshot.slots, state))
-    yield slots
+    states = ("free", "leased", "queued", "held", "promised", "cached")
+    yield families.gauges(
+        "pool_slots", "Arena slots by state", "state",
+        {state: getattr(snapshot.slots, state) for state in states},
+    )  # fmt: skip
     yield GaugeMetricFamily("prfaas_pool_slot_bytes", "Size of an arena slot", snapshot.slot_bytes)
     yield GaugeMetricFamily(
         "prfaas_pool_lease_waiters", "Engines waiting for a slot", snapshot.lease_waiters
@@ -98,14 +98,14 @@ def _memory(snapshot: PoolSnapshot) -> Iterator[Metric]:
 
 def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     size, counters = snapshot.slot_bytes, snapshot.counters
-    yield _by_tier(
-        "prfaas_pool_cache_size_bytes", "Most that cached prefixes may take",
-        snapshot.cache_slots * size, snapshot.disk_bytes,
+    used = sum(entry.slots for entry in snapshot.cached) * size
+    yield families.gauges(
+        "pool_cache_size_bytes", "Most that cached prefixes may take", "tier",
+        {"memory": snapshot.cache_slots * size, "disk": snapshot.disk_bytes},
     )  # fmt: skip
-    yield _by_tier(
-        "prfaas_pool_cache_used_bytes", "What cached prefixes take, with those being read",
-        sum(entry.slots for entry in snapshot.cached) * size,
-        snapshot.disk_used_bytes,
+    yield families.gauges(
+        "pool_cache_used_bytes", "What cached prefixes take, with those being read", "tier",
+        {"memory": used, "disk": snapshot.disk_used_bytes},
     )  # fmt: skip
     yield GaugeMetricFamily(
         "prfaas_pool_cache_pinned_bytes", "Memory of cached prefixes that are pinned",
@@ -121,12 +121,13 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prfaas_pool_cache_evicted", "Parts that were evicted", counters.cache_evicted
     )
-    yield by_label(
-        "loads", "Loads of cached prefixes answered", "outcome",
+    yield families.counters(
+        "pool_loads", "Loads of cached prefixes answered", "outcome",
         {"ready": counters.loads_ready, "failed": counters.loads_failed},
     )  # fmt: skip
-    yield by_label(
-        "copies", "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)",
+    yield families.counters(
+        "pool_copies",
+        "Cached parts sent to other agents (complete, failed), and kept of theirs (kept)",
         "outcome",
         {
             "complete": counters.copies_complete,
@@ -140,41 +141,37 @@ def _cache(snapshot: PoolSnapshot) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _by_tier(name: str, text: str, memory: int, disk: int) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["tier"])
-    family.add_metric(["memory"], memory)
-    family.add_metric(["disk"], disk)
-    return family
-
-
 def _transfers(snapshot: PoolSnapshot) -> Iterator[Metric]:
     engines = len(snapshot.engines)
     yield GaugeMetricFamily("prfaas_agent_engines", "Engine ranks registered", engines)
-    open_now = GaugeMetricFamily("prfaas_pool_open_transfers", "Under way", labels=["side"])
-    open_now.add_metric(["export"], snapshot.exports)
-    open_now.add_metric(["reception"], snapshot.receptions)
-    open_now.add_metric(["import"], snapshot.imports)
-    yield open_now
+    yield families.gauges(
+        "pool_open_transfers", "Under way", "side",
+        {
+            "export": snapshot.exports,
+            "reception": snapshot.receptions,
+            "import": snapshot.imports,
+        },
+    )  # fmt: skip
 
 
 def _totals(counters: PoolCounters) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prfaas_pool_stalls", "Times exports were stopped to free memory", counters.stalls
     )
-    yield by_label(
-        "exports", "Exports ended", "outcome",
+    yield families.counters(
+        "pool_exports", "Exports ended", "outcome",
         {"complete": counters.exports_complete, "failed": counters.exports_failed},
     )  # fmt: skip
-    yield by_label(
-        "receptions", "Receptions ended", "outcome",
+    yield families.counters(
+        "pool_receptions", "Receptions ended", "outcome",
         {"complete": counters.receptions_complete, "failed": counters.receptions_failed},
     )  # fmt: skip
-    yield by_label(
-        "imports", "Imports answered", "outcome",
+    yield families.counters(
+        "pool_imports", "Imports answered", "outcome",
         {"ready": counters.imports_ready, "failed": counters.imports_failed},
     )  # fmt: skip
-    yield by_label(
-        "exported_bytes", "KV bytes engines handed over", "path",
+    yield families.counters(
+        "pool_exported_bytes", "KV bytes engines handed over", "path",
         {"local": counters.exported_bytes_local, "link": counters.exported_bytes_link},
     )  # fmt: skip
     yield CounterMetricFamily(
@@ -183,32 +180,12 @@ def _totals(counters: PoolCounters) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def by_label(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    """A counter ``prfaas_pool_NAME`` with one value for each of a label's."""
-    family = CounterMetricFamily(f"prfaas_pool_{name}", text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
-    return family
-
-
 def _links(states: Sequence[LinkState]) -> Iterator[Metric]:
-    for field, (name, text) in _LINK_GAUGES.items():
-        gauge = GaugeMetricFamily(f"prfaas_link_{name}", text, labels=["peer"])
-        for state in states:
-            gauge.add_metric([state.peer], getattr(state, field))
-        yield gauge
-    for field, (name, text) in _LINK_COUNTERS.items():
-        counter = CounterMetricFamily(f"prfaas_link_{name}", text, labels=["peer"])
-        for state in states:
-            counter.add_metric([state.peer], getattr(state, field))
-        yield counter
-    limit = GaugeMetricFamily(
-        "prfaas_link_limit_bytes_per_second", "Pace set by us", labels=["peer"]
-    )
-    for state in states:
-        if state.limit_bytes_per_s is not None:
-            limit.add_metric([state.peer], state.limit_bytes_per_s)
-    yield limit
+    for make, fields in ((families.gauges, _LINK_GAUGES), (families.counters, _LINK_COUNTERS)):
+        for field, (name, text) in fields.items():
+            yield make(f"link_{name}", text, "peer", {s.peer: getattr(s, field) for s in states})
+    limits = {s.peer: s.limit_bytes_per_s for s in states if s.limit_bytes_per_s is not None}
+    yield families.gauges("link_limit_bytes_per_second", "Pace set by us", "peer", limits)
 
 
 def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
@@ -220,24 +197,20 @@ def _endpoint(counters: LinkCounters) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "prfaas_link_workers", "Link workers that carry connections", counters.workers
     )
-    turned_away = CounterMetricFamily(
-        "prfaas_link_turned_away", "Incoming connections refused", labels=["cause"]
+    yield families.counters(
+        "link_turned_away", "Incoming connections refused", "cause", counters.turned_away
     )
-    for cause, count in counters.turned_away.items():
-        turned_away.add_metric([cause], count)
-    yield turned_away
     dial_errors = CounterMetricFamily(
         "prfaas_link_dial_errors", "Connections to a peer that failed", labels=["peer", "cause"]
     )
-    lost = CounterMetricFamily(
-        "prfaas_link_connections_lost", "Open connections to a peer that broke", labels=["peer"]
-    )
     for name, peer in counters.peers.items():
-        lost.add_metric([name], peer.connections_lost)
         for cause, count in peer.dial_errors.items():
             dial_errors.add_metric([name, cause], count)
     yield dial_errors
-    yield lost
+    yield families.counters(
+        "link_connections_lost", "Open connections to a peer that broke", "peer",
+        {name: peer.connections_lost for name, peer in counters.peers.items()},
+    )  # fmt: skip
     for field, (name, text) in _RECEIVED.items():
         yield CounterMetricFamily(f"prfaas_link_{name}", text, getattr(counters, field))
 
@@ -249,30 +222,21 @@ def _door(door: DoorCounts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "prfaas_agent_tunnels_opened", "Ways to engines opened", tunnels.opened_total
     )
-    carried = CounterMetricFamily(
-        "prfaas_agent_tunnel_bytes", "Bytes carried between gateways and engines",
-        labels=["direction"],
+    yield families.counters(
+        "agent_tunnel_bytes", "Bytes carried between gateways and engines", "direction",
+        {"to_engines": tunnels.to_engines_bytes, "from_engines": tunnels.from_engines_bytes},
     )  # fmt: skip
-    carried.add_metric(["to_engines"], tunnels.to_engines_bytes)
-    carried.add_metric(["from_engines"], tunnels.from_engines_bytes)
-    yield carried
     for name, text, counts in (
-        ("prfaas_agent_tunnels_refused", "Ways to engines refused", tunnels.refused),
-        ("prfaas_agent_refused_requests", "What peers may not ask, with the log's audit lines",
+        ("agent_tunnels_refused", "Ways to engines refused", tunnels.refused),
+        ("agent_refused_requests", "What peers may not ask, with the log's audit lines",
          door.refused),
-        ("prfaas_agent_connections_dropped", "HTTP connections that were ended", book.dropped),
+        ("agent_connections_dropped", "HTTP connections that were ended", book.dropped),
     ):  # fmt: skip
-        counter = CounterMetricFamily(name, text, labels=["cause"])
-        for cause, count in counts.items():
-            counter.add_metric([cause], count)
-        yield counter
-    connections = GaugeMetricFamily(
-        "prfaas_agent_connections", "HTTP connections, tunnels among the busy ones",
-        labels=["state"],
+        yield families.counters(name, text, "cause", counts)
+    yield families.gauges(
+        "agent_connections", "HTTP connections, tunnels among the busy ones", "state",
+        {state: getattr(book, state) for state in ("strangers", "idle", "busy")},
     )  # fmt: skip
-    for state in ("strangers", "idle", "busy"):
-        connections.add_metric([state], getattr(book, state))
-    yield connections
 
 
 def agent_metrics(

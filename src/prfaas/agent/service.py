@@ -51,7 +51,7 @@ from prfaas.tls.live import LiveTls, stamp_of
 
 log = logging.getLogger(__name__)
 
-_SWEEP_PERIOD_S = 0.25
+SWEEP_PERIOD_S = 0.25
 _CERTIFICATES_S = 1.0
 _WARN_S = 86400.0
 _SHUTDOWN_TIMEOUT_S = 2.0
@@ -173,11 +173,14 @@ class Agent:
             stack.push_async_callback(self.caches.close)
             self.caches.take(settings.reach)
         prefixes = KeyedPrefixes(key)
-        admin = Admin(settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches)
-        files = spill_files(settings.spill, prefixes.key_id, arena.view)
-        spill = SpillPort(driver, files)
+        spill = SpillPort(driver, spill_files(settings.spill, prefixes.key_id, arena.view))
         stack.push_async_callback(asyncio.to_thread, spill.close)
         self.metrics.register(SpillCollector(driver, spill))
+        admin = Admin(
+            settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches,
+            disk_rate=lambda: spill.measured_bytes_per_s,
+        )  # fmt: skip
+        spill.look_through()
 
         welcome = Registered(settings.name, settings.slot_bytes, slot_count)
         engines = EngineServer(driver, port, prefixes, welcome=welcome, arena_fd=arena.fd)
@@ -259,7 +262,7 @@ def _renew(tls: LiveTls) -> None:
 async def _sweep(driver: PoolDriver, port: LinkPort, caches: EngineCaches | None = None) -> None:
     """What only time decides."""
     while True:
-        await asyncio.sleep(_SWEEP_PERIOD_S)
+        await asyncio.sleep(SWEEP_PERIOD_S)
         try:
             port.report_progress()
             driver.handle(TimePassed())

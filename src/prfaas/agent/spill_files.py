@@ -17,6 +17,7 @@ import logging
 import mmap
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 _ENDS_IN = ".kv"
 _MOST_VECTORS = 512
 _READERS = 2
+_LONGEST_LOOK = 64 << 20
+"""Bytes, that measure a disk."""
 
 
 class SpillFiles:
@@ -177,6 +180,22 @@ class SpillFiles:
         _read(file, self._views(extents, start, end), begins + start)
         if self._checksum(extents, start, end) != head.checksum(chunk):
             raise SpillFault(f"bytes {start} to {end} are not those that were written")
+
+    def measure(self, what: KeptPrefix) -> float:
+        """Bytes a second of a look through its file, as long as `_LONGEST_LOOK`. By the thread that
+        writes. Raises OSError."""
+        end, done = min(what.total_bytes, _LONGEST_LOOK), 0
+        with self._opened(_name(what.key), os.O_RDONLY) as file:
+            began = time.monotonic()
+            while done < end:
+                read = os.preadv(file, [self._bounce], head_bytes(what) + done)
+                if not read:
+                    raise OSError(errno.EIO, "it is cut off")
+                done += read
+            took_s = time.monotonic() - began
+            if not self.direct:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        return done / max(1e-6, took_s)
 
     def drop(self, key: TransferKey) -> None:
         """Harmless where there is no file."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from prfaas.agent import families
 from prfaas.agent.driver import PoolDriver
-from prfaas.agent.metrics import by_label
 from prfaas.agent.spill_port import SpillPort
 
 
@@ -21,8 +21,8 @@ class SpillCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Sizes are told with those of memory (`agent.metrics`)."""
         counters = self._driver.snapshot().counters
-        yield by_label(
-            "spill_parts", "Cached parts, by what became of them on disk", "outcome",
+        yield families.counters(
+            "pool_spill_parts", "Cached parts, by what became of them on disk", "outcome",
             {
                 "written": counters.spill_written,
                 "not_written": counters.spill_write_failures,
@@ -33,8 +33,8 @@ class SpillCollector(Collector):
                 "dropped": counters.spill_dropped,
             },
         )  # fmt: skip
-        yield by_label(
-            "spill_bytes", "Bytes of cached parts written to disk and read back", "direction",
+        yield families.counters(
+            "pool_spill_bytes", "Bytes of cached parts written to disk and read back", "direction",
             {"written": counters.spill_written_bytes, "read": counters.spill_read_bytes},
         )  # fmt: skip
         yield GaugeMetricFamily(

@@ -18,6 +18,7 @@ from typing import Any
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.spill_files import SpillFiles, is_full
+from prfaas.core.units import format_bytes
 from prfaas.pool.disk_events import (
     SpillFound,
     SpillRead,
@@ -26,7 +27,8 @@ from prfaas.pool.disk_events import (
     SpillWritten,
 )
 from prfaas.pool.effects import DropSpilled, ReadSpilled, WriteSpilled
-from prfaas.pool.spill_format import SpillFault
+from prfaas.pool.kept import KeptPrefix
+from prfaas.pool.spill_format import CHUNK_BYTES, SpillFault
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +47,17 @@ class SpillPort:
         self._driver, self._files = driver, files
         self.read_bytes_per_s = 0.0
         """As files were read lately; 0: none yet."""
+        self.measured_bytes_per_s: float | None = None
+        """In one look through a file of several chunks; None: there was none yet."""
         self._writer = ThreadPoolExecutor(1, "prfaas-spill-write", initializer=_give_way)
         self._reader = ThreadPoolExecutor(1, "prfaas-spill-read")
         driver.carry_out(WriteSpilled, self._to(self._writer, self._write))
         driver.carry_out(DropSpilled, self._to(self._writer, self._drop))
         driver.carry_out(ReadSpilled, self._to(self._reader, self._read))
-        if files is not None:
+
+    def look_through(self) -> None:
+        """Begin to tell what an earlier life of the agent has left; once, before all else."""
+        if self._files is not None:
             self._writer.submit(self._find)
 
     def close(self) -> None:
@@ -77,14 +84,31 @@ class SpillPort:
         """Before anything is written: what is there may have to make room."""
         assert self._files is not None
         count = 0
+        largest: KeptPrefix | None = None
         try:
             for what in self._files.found():
                 self._driver.report(SpillFound(what))
                 count += 1
+                if largest is None or what.total_bytes > largest.total_bytes:
+                    largest = what
         except OSError as error:
             log.error("what is on disk cannot be looked through: %s", error)
         if count:
             log.info("%d cached prefixes were found on disk", count)
+        if largest is not None:
+            self._measure(largest)
+
+    def _measure(self, what: KeptPrefix) -> None:
+        """Once: what is told of it is what gateways expect before they have seen a load."""
+        if self.measured_bytes_per_s is not None or what.total_bytes < CHUNK_BYTES:
+            return
+        assert self._files is not None
+        try:
+            self.measured_bytes_per_s = self._files.measure(what)
+        except OSError as error:  # it may have made room meanwhile
+            log.info("the disk was not measured: %s", error)
+        else:
+            log.info("the disk reads %s/s", format_bytes(self.measured_bytes_per_s))
 
     def _write(self, effect: WriteSpilled) -> None:
         assert self._files is not None
@@ -100,6 +124,7 @@ class SpillPort:
             raise
         else:
             self._driver.report(SpillWritten(key))
+            self._measure(effect.what)
 
     def _read(self, effect: ReadSpilled) -> None:
         assert self._files is not None

@@ -31,6 +31,7 @@ Exit status: 0, or 2 where there is no CA, or the file has no such agent.
 REVOKE = """
 examples:
   prfaas certs revoke east-agent
+  prfaas certs revoke east-agent --replaced    # a new one is in use: what it has replaced
 
 Exit status: 0, or 2 where there is no CA, or no such certificate.
 """
@@ -59,6 +60,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="for every agent and gateway of this deployment file",
     )
     revoke.add_argument("agents", nargs="+", metavar="AGENT", help="whose certificates")
+    revoke.add_argument(
+        "--replaced",
+        action="store_true",
+        help="those alone that newer ones have replaced (default: the newest as well)",
+    )
     revoke.add_argument(
         "--dir",
         type=Path,
@@ -134,7 +140,7 @@ def _issue(args: argparse.Namespace) -> _Made:
 
 def _revoke(args: argparse.Namespace) -> _Made:
     for agent in args.agents:
-        path = authority.revoke(args.dir, agent)
+        path = authority.revoke(args.dir, agent, replaced=args.replaced)
     words = "give it to every agent as 'tls: {crl: ...}'; it is read when it changes"
     return [([path], words)]
 

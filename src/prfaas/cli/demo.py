@@ -20,8 +20,9 @@ examples:
   prfaas demo --keep                 and serves on: a page to watch, an endpoint to ask
   prfaas demo deployment.yaml        with a deployment of your own on this machine
 
-Exit status: 0 where every answer was identical to a plain engine's, 1 where one was not, 2 where
-the file is wrong or a process could not be started.
+Exit status: 0 where every answer was identical to a plain engine's (or parts from it where that
+engine's best two words nearly tie, as batches on GPUs do), 1 where one was not, 2 where the file is
+wrong or a process could not be started.
 """
 
 

@@ -29,11 +29,17 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", help=argparse.SUPPRESS)
 
 
+def read_deployment(file: Path) -> Deployment:
+    """That of ``--also``. Raises ConfigError."""
+    deployment = load_deployment(file)
+    with naming(str(file)):
+        check_borders(deployment)
+    return deployment
+
+
 def deployment_of(args: argparse.Namespace) -> Deployment:
     """The file, as the gateway or worker that ``args`` are of sees it. Raises ConfigError."""
-    deployment = load_deployment(args.deployment)
-    with naming(str(args.deployment)):
-        check_borders(deployment)
+    deployment = read_deployment(args.deployment)
     if args.name is not None:
         deployment = deployment.of_gateway(args.name)
     gateway = deployment.gateway
@@ -48,11 +54,11 @@ def deployment_of(args: argparse.Namespace) -> Deployment:
     return msgspec.structs.replace(deployment, gateways=(gateway, *deployment.gateways[1:]))
 
 
-def file_of(file: Path | None, worker: int | None) -> Path | None:
-    """A worker's own: ``events-2.jsonl`` for ``events.jsonl``."""
-    if file is None or worker is None:
+def file_of(file: Path | None, whose: str | None) -> Path | None:
+    """A worker's or another deployment's own: ``events-2.jsonl`` for ``events.jsonl``."""
+    if file is None or whose is None:
         return file
-    return file.with_name(f"{file.stem}-{worker}{file.suffix}")
+    return file.with_name(f"{file.stem}-{whose}{file.suffix}")
 
 
 def run_workers(args: argparse.Namespace, deployment: Deployment) -> int:

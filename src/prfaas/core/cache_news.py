@@ -41,8 +41,11 @@ class Whole(msgspec.Struct, frozen=True, tag="whole"):
     """All that was there when the follower joined has been told."""
 
 
-class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """Nothing has happened for a while."""
+class Alive(msgspec.Struct, frozen=True, tag="alive", omit_defaults=True):
+    """Nothing has happened for a while, or its disk was measured. ``disk_bytes_per_s``: what it
+    reads from there, alone with it; None: not known."""
+
+    disk_bytes_per_s: float | None = None
 
 
 CacheNews = KeyedWith | Stored | Evicted | Whole | Alive

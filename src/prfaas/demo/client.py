@@ -68,6 +68,21 @@ async def ask(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str)
         raise EngineError(f"{url} broke off: {error}") from error
 
 
+async def lead(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str, at: int) -> float:
+    """By how many nats an engine's best token leads its second, at place ``at`` (from 0) of its
+    greedy answer. Raises EngineError for an error answer."""
+    body = {"model": model, "prompt": prompt, "max_tokens": at + 1, "temperature": 0, "logprobs": 2}
+    try:
+        async with http.post(f"{url}/v1/completions", json=body) as response:
+            if response.status != 200:
+                raise EngineError(f"{url} answered {response.status}: {await response.text()}")
+            answer = await response.json()
+    except aiohttp.ClientError as error:
+        raise EngineError(f"{url} broke off: {error}") from error
+    best, second, *_ = sorted(answer["choices"][0]["logprobs"]["top_logprobs"][at].values())[::-1]
+    return float(best - second)
+
+
 async def _read(response: aiohttp.ClientResponse, sent_at: float) -> Answer:
     text: list[str] = []
     token_ids: list[int] = []

@@ -9,29 +9,51 @@ from rich.table import Table
 from prfaas.core.units import format_bytes, format_duration
 from prfaas.demo.client import Answer
 
+NEAR_TIE_NATS = 0.25
+"""Where an engine's best token leads by less, what else is in a batch may decide: on an H200 texts
+were seen to part at up to 0.17."""
 
-def table(answers: Mapping[str, Answer], plain: Mapping[str, Answer]) -> Table:
-    """A row per request. ``plain`` holds the answers of an engine that never disaggregated."""
+
+def table(
+    answers: Mapping[str, Answer], plain: Mapping[str, Answer], leads: Mapping[str, float]
+) -> Table:
+    """A row per request. ``plain`` holds the answers of an engine that never disaggregated,
+    ``leads`` its best token's lead in nats where texts part."""
     drawn = Table(header_style="bold", row_styles=("", "dim"))
     for heading in ("request", "route", "why"):
         drawn.add_column(heading, overflow="fold")
     for heading in ("tokens", "uncached", "KV sent", "hidden", "TTFT", "tokens/s", "identical"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for name, answer in answers.items():
-        same = identical(answer, plain[name])
         drawn.add_row(
             name,
             answer.route,
             answer.reason,
-            f"{answer.total_tokens:,}",
-            f"{answer.uncached_tokens:,}",
+            "-" if answer.total_tokens is None else f"{answer.total_tokens:,}",
+            "-" if answer.uncached_tokens is None else f"{answer.uncached_tokens:,}",
             "-" if answer.kv_bytes is None else format_bytes(answer.kv_bytes),
             "-" if answer.kv_hidden is None else f"{answer.kv_hidden:.0%}",
             format_duration(answer.ttft_s),
             "-" if answer.tokens_per_s is None else f"{answer.tokens_per_s:.0f}",
-            "[green]yes[/]" if same else "[bold red]NO[/]",
+            _verdict(answer, plain[name], leads.get(name)),
         )
     return drawn
+
+
+def _verdict(answer: Answer, plain: Answer, lead: float | None) -> str:
+    if identical(answer, plain):
+        return "[green]yes[/]"
+    return "near tie" if nearly_tied(lead) else "[bold red]NO[/]"
+
+
+def nearly_tied(lead: float | None) -> bool:
+    return lead is not None and lead < NEAR_TIE_NATS
+
+
+def parts_at(answer: Answer, plain: Answer) -> int | None:
+    """The first place where both have a token, and not the same."""
+    pairs = zip(answer.token_ids, plain.token_ids, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), None)
 
 
 def bought(answers: Mapping[str, Answer]) -> str:
@@ -57,10 +79,19 @@ def identical(answer: Answer, plain: Answer) -> bool:
     return answer.token_ids == plain.token_ids and answer.text == plain.text
 
 
-def differences(answers: Mapping[str, Answer], plain: Mapping[str, Answer]) -> list[str]:
+def differences(
+    answers: Mapping[str, Answer], plain: Mapping[str, Answer], leads: Mapping[str, float]
+) -> list[str]:
     """Both texts of every request whose answers differ."""
     return [
-        f"{name}:\n  disaggregated: {answer.text!r}\n  plain engine:  {plain[name].text!r}"
+        f"{name}{_told(leads.get(name))}:\n  disaggregated: {answer.text!r}\n"
+        f"  plain engine:  {plain[name].text!r}"
         for name, answer in answers.items()
         if not identical(answer, plain[name])
     ]
+
+
+def _told(lead: float | None) -> str:
+    if lead is None:
+        return ""
+    return f" (the plain engine's best word leads by {lead:.2f} nats where they part)"

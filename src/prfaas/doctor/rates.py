@@ -91,6 +91,6 @@ def _judged(check: str, line: Line, measured: MeasuredLine) -> Finding:
         return Finding(
             check, "warning", words,
             "write what the line carries as its 'rate', or see what holds it up: 'prfaas link "
-            "test' tries more connections, docs/link.md has the kernel's settings",
+            "test' tries more connections, docs/tune-a-line.md the rest",
         )  # fmt: skip
     return ok(check, words)

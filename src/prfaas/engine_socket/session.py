@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ from prfaas.engine_socket.messages import (
     RegisterEngine,
 )
 
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _RECEIVE_BYTES = 256 * 1024
 
 
@@ -121,6 +123,7 @@ def open_session(
     try:
         sock.settimeout(timeout_s)
         sock.connect(path)
+        _check_user(sock, path)
         sock.sendall(encode(register))
         answer, fds = _first_answer(sock)
         if isinstance(answer, Refused):
@@ -131,6 +134,19 @@ def open_session(
     except BaseException:
         sock.close()
         raise
+
+
+def _check_user(sock: socket.socket, path: str) -> None:
+    """Raise PeerError for an agent of another user, to whom KV caches would be shown. Engines of
+    root's trust whoever has the path."""
+    uid = _peer_uid(sock)
+    if os.getuid() != 0 and uid not in (0, os.getuid()):
+        raise PeerError(f"user {uid} listens at {path}; this engine is user {os.getuid()}'s")
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def _first_answer(sock: socket.socket) -> tuple[AgentMessage, list[int]]:

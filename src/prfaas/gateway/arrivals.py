@@ -20,8 +20,8 @@ def arrival(
     priority: int = 0,
     tenant: TenantConfig | None = None,
 ) -> RequestArrived:
-    """The event. A prompt that must reach an engine untouched counts as one token long: there is
-    nothing to hand over.
+    """The event. A prompt that must reach an engine untouched counts as one token long, or as long
+    as it is about: there is nothing to hand over.
 
     Args:
         key: the scheduler's name for the request, never used before.
@@ -30,9 +30,10 @@ def arrival(
         priority: `RequestBody.priority`.
         tenant: whose it is; None: nobody's in particular.
     """
+    ids = prompt.token_ids
     return RequestArrived(
         key,
-        total_tokens=1 if prompt.token_ids is None else len(prompt.token_ids),
+        total_tokens=(prompt.about_tokens or 1) if ids is None else len(ids),
         max_output_tokens=prompt.max_output_tokens,
         cached=matches.cached,
         resumable=matches.resumable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,10 +25,14 @@ class Bodies:
     def __init__(self, most_bytes: int, within_s: float) -> None:
         self.most_bytes, self.within_s = most_bytes, within_s
         self.held_bytes = 0
+        self._held_by: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The body, which counts as held as long as the block lasts.
+    async def reading(
+        self, request: web.Request, *, whose: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """The body, which counts as held as long as the block lasts. ``whose``: a tenant, where
+        there are others: it may hold half of all that can be held, announced and sent or not.
 
         Raises TooManyRequests before anything is read where there is no room for what the client
         announces, or later where it sends more; HTTPRequestEntityTooLarge for one above the
@@ -41,7 +46,7 @@ class Bodies:
         announced = request.content_length or 0
         if announced > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, announced)
-        self._take(announced)
+        self._take(announced, whose)
         taken = announced
         try:
             parts, size = [], 0
@@ -52,7 +57,7 @@ class Bodies:
                         if size > request.client_max_size:
                             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
                         if size > taken:  # It was compressed, or came in chunks.
-                            self._take(size - taken)
+                            self._take(size - taken, whose)
                             taken = size
                         parts.append(part)
             except TimeoutError as error:
@@ -60,12 +65,23 @@ class Bodies:
                 raise RequestRefused(408, message) from error
             yield b"".join(parts)
         finally:
-            self.held_bytes -= taken
+            self._give_back(taken, whose)
 
-    def _take(self, size: int) -> None:
+    def _take(self, size: int, whose: str | None) -> None:
         # Alone a body is let in: the application bounds each.
-        if self.held_bytes and self.held_bytes + size > self.most_bytes:
+        own = 0 if whose is None else self._held_by[whose]
+        full = self.held_bytes and self.held_bytes + size > self.most_bytes
+        if full or (own and own + size > self.most_bytes // 2):
             raise TooManyRequests(
                 "the bodies of other requests fill the memory that there is for them"
             )
         self.held_bytes += size
+        if whose is not None:
+            self._held_by[whose] += size
+
+    def _give_back(self, size: int, whose: str | None) -> None:
+        self.held_bytes -= size
+        if whose is not None:
+            self._held_by[whose] -= size
+            if not self._held_by[whose]:
+                del self._held_by[whose]

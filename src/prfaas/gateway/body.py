@@ -19,6 +19,8 @@ from prfaas.gateway.dialects import Endpoint, dialect_of
 from prfaas.gateway.json_fields import MOST_NUMBER, length_of, number_in, top_level, value_of
 from prfaas.gateway.openai_errors import RequestRefused
 
+BYTES_PER_TOKEN = 4
+"""Of a text, about."""
 _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
@@ -66,6 +68,11 @@ class RequestBody:
         if self._value("kv_transfer_params") is not None:
             message = "kv_transfer_params is set by the gateway, not by its clients"
             raise RequestRefused(400, message, param="kv_transfer_params")
+        extra = self._value("vllm_xargs")
+        if isinstance(extra, dict) and "kv_transfer_params" in extra:
+            # vLLM takes these for the same, whatever they are, and breaks over what is no object.
+            message = "kv_transfer_params, also in vllm_xargs, is set by the gateway"
+            raise RequestRefused(400, message, param="vllm_xargs")
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
         self.prompts = self._prompts() if endpoint == "/v1/completions" else 1
@@ -82,9 +89,26 @@ class RequestBody:
         return self._text("model")
 
     @property
+    def prompt_bytes(self) -> int:
+        """No text in its prompt is longer, beside what a chat template adds."""
+        prompt = self._fields.get("prompt") if self.endpoint == "/v1/completions" else None
+        return len(self.raw if prompt is None else memoryview(prompt))
+
+    @property
     def cache_salt(self) -> str | None:
         """Whose prefix cache may be shared: only that of equal salts."""
         return self._text("cache_salt")
+
+    @property
+    def tokens_of_text(self) -> int:
+        """Of its prompts, where they are not tokenised here: as many as their text may have."""
+        return max(1, len(self.raw) // BYTES_PER_TOKEN)
+
+    def take_turns(self) -> None:
+        """Have engines not put it before other tenants' for its ``priority``, which is for its
+        tenant's own."""
+        if self._fields.pop("priority", None) is not None:
+            self.raw = msgspec.json.encode(self._fields)
 
     def belong_to(self, tenant: str) -> None:
         """Have its prompt share prefix caches with this tenant's alone. Raises RequestRefused."""

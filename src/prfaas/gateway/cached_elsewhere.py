@@ -12,7 +12,7 @@ from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.hot_copies import HotCopies
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.load_costs import LoadCosts
-from prfaas.gateway.pools import Holder, Pools
+from prfaas.gateway.pools import Held, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.index.keys import PromptKeys
@@ -47,7 +47,7 @@ class CachedElsewhere:
         """What engines hold of a prompt, and what they can load and pull."""
         pools = self._pools.match(keys)
         pull = partial(self._pull_costs.best, prompt, pools=pools)
-        load = partial(self._loads.worth_s, prompt.total_tokens)
+        load = partial(self._loads.best, prompt.total_tokens)
         return with_pools(found, pools, self._endpoints.engines, self._layouts.loads, pull, load)
 
     async def loadable(self, exchange: Exchange, engine: str) -> int:
@@ -61,7 +61,7 @@ class CachedElsewhere:
         self._loads.begins(facts, engine, exchange.elapsed_s())
         return facts.at_agent.get(engine, 0)
 
-    def ended(self, exchange: Exchange, agents: Mapping[Holder, int], adapter: str | None) -> None:
+    def ended(self, exchange: Exchange, agents: Held, adapter: str | None) -> None:
         """A request is over. Whoever computed it may have lacked what another agent had.
 
         Args:
@@ -71,13 +71,13 @@ class CachedElsewhere:
         facts, ids = exchange.facts, exchange.prompt.token_ids
         self._loads.ended(facts)
         engine = facts.computed_by
-        if not agents or ids is None or engine not in self._endpoints.engines:
+        if not agents.tokens or ids is None or engine not in self._endpoints.engines:
             return
         layout = self._layouts.loads(engine)
         if layout is None or facts.pulled_tokens:
             return
         prompt = PromptToPull(len(ids), exchange.body.cache_salt, adapter)
-        pull = self._pull_costs.missed(prompt, engine, layout, pools=agents)
+        pull = self._pull_costs.missed(prompt, engine, layout, pools=agents.tokens)
         if pull is not None:
             size, ranks = self._pull_costs.kv_bytes(pull), self._layouts.parts(engine)
             self.hot_copies.missed(pull, ids, kv_bytes=size, ranks=ranks)

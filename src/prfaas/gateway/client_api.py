@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -42,10 +43,14 @@ _POOLED = (
 
 
 class ClientApi:
-    """Handlers for clients; what they raise is answered by a middleware."""
+    """Handlers for clients; what they raise is answered by a middleware.
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    ``also``: gateways of other deployments, which answer for the models that they have. Who may
+    ask, and for how much, is said by ``gateway`` alone.
+    """
+
+    def __init__(self, gateway: Gateway, also: Sequence[Gateway] = ()) -> None:
+        self._gateway, self._all = gateway, (gateway, *also)
 
     def add_routes(self, app: web.Application) -> None:
         """Serve them."""
@@ -61,14 +66,14 @@ class ClientApi:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """An answer that a model generates."""
         endpoint = next(path for path in _ANSWERED if path == request.path)
-        flow, access, tenant = self._gateway.requests, self._gateway.access, request[TENANT]
+        access, tenant = self._gateway.access, request[TENANT]
         with tenant.using() as use:
-            async with flow.reading(request) as raw:
+            flow = self._gateway.requests
+            async with flow.reading(request, whose=self._whose(tenant)) as raw:
                 body = RequestBody(endpoint, raw)
-                tenant.check_model(body.model)
-                if access.tenants.isolated:
-                    body.belong_to(tenant.name)
-                return await flow.complete(
+                self._claim(body, tenant)
+                serving = await self._serving(body.model)
+                return await serving.requests.complete(
                     request, body, request[REQUEST_ID], use, tells=access.tells
                 )
 
@@ -88,38 +93,66 @@ class ClientApi:
         return _json(card)
 
     async def _cards(self, request: web.Request) -> dict[str, Any]:
-        if not self._gateway.engines_up():
+        if not any(gateway.engines_up() for gateway in self._all):
             raise ServiceUnavailable("no engine is up")
         allowed = request[TENANT].config.models
-        cards = {card["id"]: card for card in await self._gateway.models.cards()}
+        cards: dict[str, Any] = {}
+        for gateway in reversed(self._all):
+            cards |= {card["id"]: card for card in await gateway.models.cards()}
         return {n: card for n, card in cards.items() if allowed is None or n in allowed}
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
-        """An endpoint that any engine of the model answers the same."""
-        async with self._gateway.requests.reading(request) as raw:
-            model = model_named_in(raw)
-            request[TENANT].check_model(model)
-            return await self._ask_any(request, raw, model)
+        """An endpoint that any engine of the model answers the same; it counts among its tenant's
+        requests."""
+        flow, tenant = self._gateway.requests, request[TENANT]
+        with tenant.using():
+            async with flow.reading(request, whose=self._whose(tenant)) as raw:
+                model = model_named_in(raw)
+                tenant.check_model(model)
+                return await self._ask_any(request, raw, model)
 
     async def pool(self, request: web.Request) -> web.StreamResponse:
-        """What is computed in one pass; it counts among its tenant's requests."""
-        access, tenant = self._gateway.access, request[TENANT]
-        with tenant.using():
-            async with self._gateway.requests.reading(request) as raw:
+        """What is computed in one pass; it counts among its tenant's requests and tokens."""
+        flow, tenant = self._gateway.requests, request[TENANT]
+        with tenant.using() as use:
+            async with flow.reading(request, whose=self._whose(tenant)) as raw:
                 # It is read, and belongs to a tenant, as a completion is.
                 body = RequestBody("/v1/completions", raw)
-                tenant.check_model(body.model)
-                if access.tenants.isolated:
-                    body.belong_to(tenant.name)
+                self._claim(body, tenant)
+                use.take_tokens(body.tokens_of_text, 0)
                 return await self._ask_any(request, body.raw, body.model)
+
+    async def _serving(self, model: str | None) -> Gateway:
+        """Whose engines serve it; of what nobody serves the first's say so."""
+        if model is None or len(self._all) == 1:
+            return self._gateway
+        for ask in (False, True):
+            for gateway in self._all:
+                if await gateway.models.knows(model, ask=ask):
+                    return gateway
+        return self._gateway
+
+    def _whose(self, tenant: Tenant) -> str | None:
+        """Whose share of the memory for bodies is used; None: it is not shared."""
+        return tenant.name if self._gateway.access.tenants.several else None
+
+    def _claim(self, body: RequestBody, tenant: Tenant) -> None:
+        """Make it the tenant's. Raises RequestRefused."""
+        tenants = self._gateway.access.tenants
+        tenant.check_model(body.model)
+        if tenants.several:
+            body.take_turns()
+        if tenants.isolated:
+            body.belong_to(tenant.name)
 
     async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
         headers = {"X-Request-Id": request[REQUEST_ID]}
-        serving = self._gateway.models.serving(model)
+        gateway = await self._serving(model)
+        serving = gateway.models.serving(model)
         failure: EngineError | None = None
         lacks: EngineAnswer | None = None
         within_s = self._gateway.deployment.gateway.request_deadline_s
-        for engine in self._gateway.engines_up():
+        for engine in gateway.engines_up():
             if serving is not None and engine.name not in serving:
                 continue
             try:

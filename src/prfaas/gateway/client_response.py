@@ -57,18 +57,16 @@ class ClientResponse:
         return self._out is not None or self._opening.locked()
 
     async def keep_alive(self, every_s: float) -> None:
-        """Send a comment whenever so many seconds have passed without an answer, and the head of a
-        stream before the first, so that no proxy takes the connection for dead. Ends when the
-        answer begins."""
+        """Send a comment now and whenever so many seconds have passed without an answer, and the
+        head of a stream before the first, so that no proxy takes the connection for dead. Ends when
+        the answer begins."""
         try:
-            while True:
-                await asyncio.sleep(every_s)
-                if self._begun or self.done.done():
-                    return
+            while not self._begun and not self.done.done():
                 await self._send_head(200, "text/event-stream; charset=utf-8")
                 if self._begun or self._out is None:
                     return
                 await self._taken(self._out.write(_COMMENT))
+                await asyncio.sleep(every_s)
         except ClientGone:
             return  # Whoever answers finds out as well.
 

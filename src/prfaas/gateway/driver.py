@@ -297,7 +297,8 @@ class Driver:
     def _note_attempt(
         self, exchange: Exchange, command: StartPrefill | StartDecode, decode_engine: str
     ) -> None:
-        neighbours = [e.name for e in self._endpoints.cluster_of(decode_engine).engines]
+        cluster = self.scheduler.view.cluster(self._endpoints.engines[decode_engine].cluster)
+        neighbours = [engine.name for engine in cluster.engines if engine.up]
         exchange.facts.note_attempt(command, neighbours, exchange.elapsed_s())
 
     def _agent_of(self, engine: str) -> AgentClient:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
@@ -115,14 +115,6 @@ class Endpoints(msgspec.Struct, dict=True):
             )
         return Endpoints(tuple(there.values()), self.lines)
 
-    def cluster_of(self, engine: str) -> ClusterEndpoint:
-        """The cluster of a known engine."""
-        return self._clusters[self.engines[engine].cluster]
-
-    @cached_property
-    def _clusters(self) -> dict[str, ClusterEndpoint]:
-        return {cluster.name: cluster for cluster in self.clusters}
-
     @cached_property
     def joined(self) -> frozenset[tuple[str, str]]:
         """(from cluster, to cluster) wherever KV cache may travel: over a line, or inside one."""
@@ -191,3 +183,19 @@ def _engine(
         kv_events_replay=engine.kv_events_replay,
         events_at_agent=machine.agent.tls is not None,
     )
+
+
+def check_apart(files: Mapping[str, Endpoints]) -> None:
+    """Raise ConfigError where two deployments name one engine's or agent's address: each would plan
+    with all of it. ``files``: by what each was read from."""
+    found: dict[str, str] = {}
+    for file, endpoints in files.items():
+        for what, each in (("agent", endpoints.agents), ("engine", endpoints.engines)):
+            for one in each.values():
+                place = f"{what} {one.name!r} at {one.url}"
+                if other := found.get(one.url):
+                    raise ConfigError(
+                        f"{file}: {place} is in {other} too: engines of one model and their agents "
+                        "are of one deployment"
+                    )
+                found[one.url] = file

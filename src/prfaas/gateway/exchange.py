@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from weakref import WeakMethod
 
 from aiohttp import web
 
@@ -20,10 +22,10 @@ from prfaas.gateway.tenants import Use
 
 logger = logging.getLogger(__name__)
 
+_COMMENTS = "keepalive"
+
 _PASSED_ON = ("traceparent", "tracestate", "baggage", "X-Session-ID")
 """Headers of the client that engines get too, if they are ASCII: others aiohttp cannot send."""
-_BYTES_PER_TOKEN = 4
-"""Of a text, about."""
 
 
 class Exchange:
@@ -62,21 +64,34 @@ class Exchange:
         )
         self.response = ClientResponse(request, self.facts)
         self._wants_comments = request.headers.get("X-Prfaas-Keepalive", "").lower() != "off"
-        self.attempts = AttemptTasks(self._fail_for_a_bug)
+        self.attempts = AttemptTasks(_weakly(self._fail_for_a_bug))
+        self._comments: asyncio.TimerHandle | None = None
         self.transfers: dict[str, tuple[str, str]] = {}
         """Transfer id -> (prefill engine, decode engine) of transfers not yet dropped."""
         self.loadable: Callable[[str], Awaitable[int]]
         """How much of the prompt an engine can load from its agent, once that has been given what
         is to be pulled to it."""
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = _nothing
         """Called when it is over."""
         self.engine_headers = _engine_headers(request_id, request)
 
+    def end(self) -> None:
+        """It is over. What would point to it from itself is let go: its body need not wait for the
+        garbage collector."""
+        if self._comments is not None:
+            self._comments.cancel()
+        self.attempts.stop(_COMMENTS, 0)
+        self.on_end()
+        self.on_end, self.loadable = _nothing, _nothing_more
+
     def keep_alive(self, every_s: float) -> None:
-        """Comment while a stream has not begun, unless its client wants no comments; part
-        ``keepalive`` of ``attempts``."""
+        """Comment while a stream has not begun, unless its client wants no comments."""
         if self.body.stream and self._wants_comments and math.isfinite(every_s):
-            self.attempts.start("keepalive", 0, self.response.keep_alive(every_s))
+            loop = asyncio.get_running_loop()
+            self._comments = loop.call_later(every_s, self._begin_comments, every_s)
+
+    def _begin_comments(self, every_s: float) -> None:
+        self.attempts.start(_COMMENTS, 0, self.response.keep_alive(every_s))
 
     def context(self, attempt: int) -> RequestContext:
         """What agents and connectors are told of it, for their logs and traces."""
@@ -90,7 +105,7 @@ class Exchange:
         prompt, body = self.prompt, self.body
         counted = None if prompt.token_ids is None else len(prompt.token_ids)
         answers = prompt.max_output_tokens * body.choices * body.prompts
-        return counted or max(1, len(body.raw) // _BYTES_PER_TOKEN), answers
+        return counted or body.tokens_of_text, answers
 
     def elapsed_s(self) -> float:
         """Since it was received."""
@@ -114,6 +129,25 @@ class Exchange:
             "request %s: internal error", request_id, exc_info=bug, extra={"request_id": request_id}
         )
         self.fail(GatewayBug())
+
+
+def _weakly(method: Callable[[BaseException], None]) -> Callable[[BaseException], None]:
+    """Calls the method as long as its object is there, and does not keep it there."""
+    known = WeakMethod(method)
+
+    def call(bug: BaseException) -> None:
+        if (found := known()) is not None:
+            found(bug)
+
+    return call
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _nothing_more(_engine: str) -> int:
+    return 0
 
 
 def _engine_headers(request_id: str, request: web.Request) -> dict[str, str]:

@@ -5,6 +5,7 @@ Times ending in ``_s`` are seconds since the request was received, None where it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -13,6 +14,8 @@ from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.pools import Pull
 from prfaas.scheduler.commands import StartDecode, StartPrefill
 from prfaas.scheduler.journal import RequestEnded
+
+_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 
 class RequestFacts(msgspec.Struct, kw_only=True):
@@ -27,12 +30,16 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     what others have asked."""
     stream: bool = False
     total_tokens: int | None = None
+    about_tokens: int | None = None
+    """Of a prompt that is too short to be tokenised here, by its bytes."""
     cached: Mapping[str, int] = {}
     """Engine -> prompt tokens it holds, as the scheduler was told."""
     pool: Mapping[str, int] = {}
     """Of those, engines that were to load it from their agent's cache."""
     at_agent: Mapping[str, int] = {}
     """What each engine's agent has, and it can load so far as it needs it."""
+    from_disk: Mapping[str, int] = {}
+    """Of that, how many tokens are read from disk first."""
     pulls: Mapping[str, Pull] = {}
     """Engines for whose agent something is pulled first."""
     loads_since: dict[str, float] = {}
@@ -42,7 +49,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
     pool_tokens: int = 0
     """Prompt tokens that an engine was to load so."""
     cached_tokens: int = 0
-    """Prompt tokens that some engine of the decode engine's cluster held already."""
+    """Prompt tokens that some engine of the decode engine's cluster held already, of those that
+    are up and not drained."""
     prefill_cached_tokens: int | None = None
     """Prompt tokens that the prefill engine did not have to compute, as it says itself."""
     why_alone: str | None = None
@@ -91,13 +99,15 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         self, command: StartPrefill | StartDecode, decode_cluster: Iterable[str], elapsed_s: float
     ) -> None:
         """Remember where this attempt goes and since when; ``decode_cluster`` names the engines
-        of the decode engine's cluster."""
-        self.cached_tokens = max(self.cached.get(name, 0) for name in decode_cluster)
+        of the decode engine's cluster that may be given work."""
+        self.cached_tokens = max((self.cached.get(name, 0) for name in decode_cluster), default=0)
         self.pool_tokens = max(
             self.pool.get(command.engine, 0), self.pool.get(self.prefill_engine or "", 0)
         )
         self.attempts = max(self.attempts, command.attempt)
         self.route, self.reason = command.route.value, self.why_alone or command.reason
+        if self.about_tokens is not None:
+            self.reason = f"shorter than a block, so not tokenised here; {self.reason}"
         if isinstance(command, StartPrefill):
             self.prefill_engine, self.decode_engine = command.engine, command.decode_engine
             self.prefill_started_s = elapsed_s
@@ -168,7 +178,8 @@ class RequestFacts(msgspec.Struct, kw_only=True):
         return headers
 
     def ended(self, key: str, received_at: float) -> RequestEnded:
-        """The journal's note; ``key`` is the scheduler's name for the request."""
+        """The journal's note; ``key`` is the scheduler's name for the request. Why an engine
+        refuses one stays out: it may quote the prompt."""
         return RequestEnded(
             request_id=key,
             client_request_id=self.request_id,
@@ -179,7 +190,7 @@ class RequestFacts(msgspec.Struct, kw_only=True):
             why_alone=self.why_alone,
             status=self.status,
             outcome=self.outcome,
-            error=self.error,
+            error=None if self.outcome == "refused" else self.error,
             kv_bytes=self.kv_bytes,
             kv_bytes_hidden=self.kv_bytes_hidden,
             transfer_first_byte_s=self.transfer_first_byte_s,
@@ -188,4 +199,4 @@ class RequestFacts(msgspec.Struct, kw_only=True):
 
 def _quoted(text: str) -> str:
     """Text as it may stand between quotes in a header: one line of printable ASCII."""
-    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)[:400]
+    return _UNQUOTABLE.sub("'", text[:400])

@@ -270,7 +270,9 @@ class Gateway:
         )
         self._journal.write(time.monotonic(), opened)
         scheduler = scheduler_from(opened)
-        self._loads = LoadCosts(scheduler.view, opened.costs)
+        self._loads = LoadCosts(
+            self._endpoints, scheduler.view, opened.costs, self.pools.disk_rates
+        )
         return Driver(
             scheduler,
             self._endpoints,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -43,8 +43,9 @@ _OPERATORS_PATHS = frozenset(
 )
 
 
-def make_app(gateway: Gateway) -> web.Application:
-    """The application; serve it with ``handler_cancellation=True`` or disconnects go unseen."""
+def make_app(gateway: Gateway, also: Sequence[Gateway] = ()) -> web.Application:
+    """The application; serve it with ``handler_cancellation=True`` or disconnects go unseen.
+    ``also``: see `ClientApi`."""
     logging.getLogger("aiohttp.server").addFilter(_NO_HTTP)
     config = gateway.deployment.gateway
     front = _Front(gateway)
@@ -52,7 +53,7 @@ def make_app(gateway: Gateway) -> web.Application:
         client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
     )
     Cors(lambda: gateway.deployment.gateway.cors_origins).add_to(app)
-    ClientApi(gateway).add_routes(app)
+    ClientApi(gateway, also).add_routes(app)
     app.router.add_get("/health", front.health)
     if config.admin is None:
         _add_admin(app, gateway, front)
@@ -108,7 +109,7 @@ class _Front:
     ) -> web.StreamResponse:
         """Give every request an id, check its key, turn every failure into an OpenAI error."""
         given = request.headers.get("X-Request-Id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         request[REQUEST_ID] = request_id
         try:
             if request.version < HttpVersion10:
@@ -163,6 +164,7 @@ class _Front:
             "troubles": troubles,
             "warnings": [
                 *self._gateway.fleet.warnings(),
+                *self._gateway.models.warnings(),
                 *locked_out(self._gateway.engines.values()),
             ],
         }

@@ -13,6 +13,7 @@ from prfaas.gateway.openai_errors import RequestRefused
 
 _EVERYWHERE = ("0.0.0.0", "::")
 """Where a gateway may be bound; dialled from its own machine it is this machine."""
+_PROXYS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
 class Keys:
@@ -89,6 +90,8 @@ def _is_local(request: web.Request) -> bool:
     whose name was made to lead here does not, and one of another origin names that."""
     if not stays_here((request.remote or "").partition("%")[0]):
         return False
+    if any(name in request.headers for name in _PROXYS):
+        return False  # A proxy on this machine passes on what others have sent.
     try:
         host = parse_url(f"http://{request.host}").host
         origin = request.headers.get("Origin")

@@ -69,6 +69,7 @@ class Layouts:
         """Cluster -> how many groups its engines form."""
         self._compared: dict[tuple[str, str], str | None] = {}
         """Of all groups that ever met: the difference, or None."""
+        self._least_block_tokens = 0
         self.unfit: dict[tuple[str, str], str] = {}
         """(group of prefill engines, of decode engines) -> the difference."""
         self.alignment_tokens: dict[str, int] = {}
@@ -107,6 +108,12 @@ class Layouts:
     def is_whole(self, engine: str) -> bool:
         """Whether it has registered with all its ranks."""
         return engine in self._groups
+
+    def least_block_tokens(self, engines: Iterable[str]) -> int:
+        """Of the smallest block that any of these has; 0 while that is not known of all."""
+        if not all(engine in self._groups for engine in engines):
+            return 0
+        return self._least_block_tokens
 
     def is_uniform(self, cluster: str) -> bool:
         """Whether all engines of a cluster that have registered hold their KV cache alike."""
@@ -195,6 +202,9 @@ class Layouts:
         for names in grown.values():
             ranks = self._ranks[names[0]]
             self._on_known(ranks[min(ranks)], tuple(names))
+        layouts = [next(iter(self._ranks[name].values())) for name in self._groups]
+        blocks = (group.block_tokens for layout in layouts for group in layout.groups)
+        self._least_block_tokens = min(blocks, default=0)
         engines_of = self._endpoints.engines
         found = {(engines_of[name].cluster, group) for name, group in self._groups.items()}
         self._groups_of = Counter(cluster for cluster, _ in found)

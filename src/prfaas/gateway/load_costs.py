@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.facts import RequestFacts
 from prfaas.models.interpolation import Table
 from prfaas.policies.api import View
 from prfaas.policies.learned_fetches import (
     LearnedFetches,
+    Tier,
     any_load_way,
     load_guess_s,
     load_way,
 )
 from prfaas.scheduler.journal import CostInputs
 
-_TIER = "memory"
+
+class Load(NamedTuple):
+    """Of the first ``tokens`` of a prompt, the last ``on_disk`` of which lie on disk alone; takes
+    ``seconds``."""
+
+    tokens: int
+    on_disk: int = 0
+    seconds: float = 0.0
 
 
 class LoadCosts:
     """Theory of operation. What a prefill took that loaded a prefix, beyond what the rest of the
     prompt takes to compute, was the load: it is learned from prefills that the engine was alone
-    with. Until some were seen, a profile's load times count, or the usual rate of host memory.
+    with. Until some were seen, a profile's load times count, or the usual rate of host memory. What
+    lies on disk its agent reads to memory first. That is learned by agent, as what such a load took
+    beyond one from memory; until then the rate counts that the agent has measured.
 
     Args:
         begun: where ``fetches`` start, and what profiles say.
+        disk_rates: agent -> bytes a second that it reads from its disk, as far as it has said.
     """
 
-    def __init__(self, view: View, begun: CostInputs) -> None:
-        self._view = view
+    def __init__(
+        self, endpoints: Endpoints, view: View, begun: CostInputs, disk_rates: Mapping[str, float]
+    ) -> None:
+        self._endpoints, self._view, self._disk_rates = endpoints, view, disk_rates
         self.fetches = LearnedFetches(begun.fetches)
         """Of loads and pulls."""
         self._profiles = {
@@ -35,9 +52,15 @@ class LoadCosts:
         }
 
     def load_s(self, engine: str, tokens: int) -> float:
-        """Seconds that ``engine`` takes to load the first ``tokens`` of a prompt."""
-        ways = load_way(engine, _TIER), any_load_way(_TIER)
-        return self.fetches.fetch_s(self._guess_s(engine, tokens), *ways)
+        """Seconds that ``engine`` takes to load the first ``tokens`` of a prompt from memory."""
+        return self.fetches.fetch_s(self._guess_s(engine, tokens), *_ways("memory", engine))
+
+    def disk_s(self, agent: str, tokens: int, on_disk: int) -> float:
+        """Seconds that ``agent`` takes to read the last ``on_disk`` of ``tokens`` from disk."""
+        if not on_disk:
+            return 0.0
+        guess_s = self._disk_guess_s(agent, tokens, on_disk)
+        return self.fetches.fetch_s(guess_s, *_ways("disk", agent))
 
     def spared_s(self, engine: str, total: int, own: int, tokens: int) -> float:
         """Seconds of prefill that it spares an engine to have ``tokens`` rather than ``own``."""
@@ -45,17 +68,31 @@ class LoadCosts:
         rest_s = costs.prefill_s(engine, max(1, total - tokens))
         return costs.prefill_s(engine, max(1, total - own)) - rest_s
 
-    def worth_s(self, total: int, engine: str, own: int, tokens: int) -> float | None:
-        """`load_s`, where that is less than it spares of a prompt of ``total`` tokens; else None.
-        Where nothing is known of the engine's prefills, it is loaded."""
-        seconds = self.load_s(engine, tokens)
+    def best(self, total: int, engine: str, own: int, whole: Load) -> Load | None:
+        """All of ``whole``, or what of it lies in memory, whichever spares most of a prompt of
+        ``total`` tokens; None where neither spares anything. Where nothing is known of the engine's
+        prefills, all of it is loaded."""
+        agent, (tokens, on_disk, _) = self._endpoints.engines[engine].agent, whole
+        load_s, disk_s = self.load_s(engine, tokens), self.disk_s(agent, tokens, on_disk)
+        whole = whole._replace(seconds=load_s + disk_s)
         if not self._view.costs.knows(engine):
-            return seconds
-        spared_s = self.spared_s(engine, total, own, tokens)
-        if seconds < spared_s:
-            return seconds
-        if self._guess_s(engine, tokens) < spared_s:
-            self.fetches.passed_over(load_way(engine, _TIER), any_load_way(_TIER))
+            return whole
+        in_memory = Load(tokens - on_disk)
+        in_memory = in_memory._replace(seconds=self.load_s(engine, in_memory.tokens))
+        memory_spares_s = 0.0
+        if in_memory.tokens > own:
+            memory_spares_s = self.spared_s(engine, total, own, in_memory.tokens)
+        saved_s = max(0.0, memory_spares_s - in_memory.seconds)
+        whole_spares_s = self.spared_s(engine, total, own, tokens)
+        if whole_spares_s - whole.seconds > saved_s:
+            return whole
+        guess_s = load_s + self._disk_guess_s(agent, tokens, on_disk)
+        if on_disk and whole_spares_s - guess_s > saved_s:
+            self.fetches.passed_over(*_ways("disk", agent))
+        if saved_s:
+            return in_memory
+        if self._guess_s(engine, in_memory.tokens) < memory_spares_s:
+            self.fetches.passed_over(*_ways("memory", engine))
         return None
 
     def begins(self, facts: RequestFacts, engine: str, elapsed_s: float) -> None:
@@ -78,12 +115,27 @@ class LoadCosts:
             return
         computed_s = self._view.costs.prefill_s(engine, max(1, total - tokens))
         seconds = ended_s - facts.loads_since[engine] - computed_s
-        guess_s = self._guess_s(engine, tokens)
-        for way in (load_way(engine, _TIER), any_load_way(_TIER)):
+        on_disk = facts.from_disk.get(engine, 0)
+        if on_disk:
+            agent = self._endpoints.engines[engine].agent
+            guess_s, ways = self._disk_guess_s(agent, tokens, on_disk), _ways("disk", agent)
+            seconds -= self.load_s(engine, tokens)
+        else:
+            guess_s, ways = self._guess_s(engine, tokens), _ways("memory", engine)
+        for way in ways:
             self.fetches.seen(way, guess_s, seconds)
 
     def _guess_s(self, engine: str, tokens: int) -> float:
         profile = self._profiles.get(engine)
         if profile is not None:
             return profile.at(tokens)
-        return load_guess_s(_TIER, self._view.costs.kv_bytes(0, tokens))
+        return load_guess_s("memory", self._view.costs.kv_bytes(0, tokens))
+
+    def _disk_guess_s(self, agent: str, tokens: int, on_disk: int) -> float:
+        size = self._view.costs.kv_bytes(tokens - on_disk, tokens)
+        return load_guess_s("disk", size, self._disk_rates.get(agent))
+
+
+def _ways(tier: Tier, where: str) -> tuple[str, str]:
+    """Of an engine's loads, or an agent's reads, and of all of that tier."""
+    return load_way(where, tier), any_load_way(tier)

@@ -105,7 +105,7 @@ class GatewayMetrics:
         )
         self.tenant_tokens = Tally(
             "prfaas_gateway_tenant_tokens_total",
-            "Tokens of requests that ended.",
+            "Tokens of requests that ended; prompts shorter than a block by their bytes.",
             ("tenant", "kind"),
             registry=r,
         )
@@ -272,10 +272,10 @@ class GatewayMetrics:
         self.kv_bytes.add((route,), facts.kv_bytes)
         self.kv_bytes_hidden.add((route,), facts.kv_bytes_hidden or 0)
         self.tenant_requests.add((tenant, facts.outcome))
-        self.tenant_tokens.add((tenant, "prompt"), facts.total_tokens or 0)
+        self.tenant_tokens.add((tenant, "prompt"), facts.total_tokens or facts.about_tokens or 0)
         self.tenant_tokens.add((tenant, "answer"), facts.answer_tokens or 0)
         self.tokens.add(("yes",), facts.cached_tokens)
-        self.tokens.add(("no",), facts.uncached_tokens or 0)
+        self.tokens.add(("no",), facts.uncached_tokens or facts.about_tokens or 0)
 
 
 def _stages(facts: RequestFacts) -> list[tuple[str, float | None, float | None]]:

@@ -15,26 +15,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from prfaas.core.cache_news import CacheNews, Evicted, KeyedWith, Stored
+from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored
 from prfaas.core.errors import LinkError
 from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
-from prfaas.gateway.part_ends import Part, PartEnds
+from prfaas.gateway.holdings import Holding
 from prfaas.gateway.upstream_errors import LocalFault
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
+from prfaas.index.engine_index import EngineIndex
 from prfaas.index.keyed_blocks import key_id
-from prfaas.index.keyed_prefixes import keys_of, keys_of_prompt
+from prfaas.index.keyed_prefixes import keys_of_prompt
 from prfaas.index.keys import BlockHasher, Keys, PromptKeys, Tokens
 from prfaas.index.prefix_index import PrefixIndex
-from prfaas.index.words import word_of
 
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-_BLOCKS, _STATES = 0, 1
-"""Groups of a holder."""
 
 
 class Holder(NamedTuple):
@@ -42,6 +37,14 @@ class Holder(NamedTuple):
 
     agent: str
     layout: str
+
+
+class Held(NamedTuple):
+    """Of a prompt's prefix, how many tokens each could give, where it is any. ``on_disk``: of
+    these, the last so many lie on disk alone; absent: none."""
+
+    tokens: Mapping[Holder, int] = {}
+    on_disk: Mapping[Holder, int] = {}
 
 
 class Pull(NamedTuple):
@@ -58,95 +61,8 @@ class Pull(NamedTuple):
     adapter: str | None = None
     """The request's."""
     guess_s: float = 0.0
-
-
-class _Holding:
-    """One holder's part of the index. A block may lie in several entries."""
-
-    def __init__(self, index: EngineIndex) -> None:
-        self._index = index
-        self._parts: dict[Part, Stored] = {}
-        self._ends = PartEnds()
-        self._blocks: Counter[bytes] = Counter()
-        self._states: Counter[bytes] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def stored(self, news: Stored) -> None:
-        """Harmless where it is known."""
-        part = news.transfer_id, news.rank, news.epoch
-        prefix = news.prefix
-        if prefix.fault() is not None:
-            return
-        before, self._parts[part] = self._parts.get(part), news
-        if before is not None:
-            self._ends.remove(part, before)
-        self._ends.add(part, news)
-        if before is not None:  # It has moved to another tier, or is told once more.
-            return
-        keys = keys_of(prefix)
-        if keys is not None:
-            parent = word_of(prefix.parent) if prefix.from_token else None
-            self._index.stored_keyed(
-                BlocksKeyed(
-                    group=_BLOCKS,
-                    kind="full_attention",
-                    block_tokens=prefix.block_tokens,
-                    names=np.array([word_of(d) for d in prefix.digests], np.uint64).tobytes(),
-                    parent=parent,
-                    keys=np.array(keys, np.uint64).tobytes(),
-                )
-            )
-        self._blocks.update(prefix.digests)
-        if news.stands_at is not None:
-            state = _state(news)
-            self._index.stored(
-                BlocksStored(
-                    group=_STATES,
-                    kind="mamba",
-                    block_tokens=prefix.block_tokens,
-                    hashes=state,
-                    parent=None,
-                    token_ids=(),
-                )
-            )
-            self._states.update(state)
-
-    def of_prompt(self, keys: Callable[[int], Keys]) -> list[Stored]:
-        """Parts of which this prompt has every token. ``keys``: its own, by the size of blocks."""
-        return self._ends.of_prompt(keys)
-
-    def evicted(self, part: Part) -> None:
-        """Harmless where it is not known."""
-        news = self._parts.pop(part, None)
-        if news is not None:
-            self._ends.remove(part, news)
-            self._drop(_BLOCKS, self._blocks, news.prefix.digests)
-            self._drop(_STATES, self._states, _state(news))
-
-    def clear(self) -> None:
-        """Nothing of it is known any more."""
-        self._parts.clear()
-        self._ends.clear()
-        self._blocks.clear()
-        self._states.clear()
-        self._index.clear()
-
-    def _drop(self, group: int, counts: Counter[bytes], names: tuple[bytes, ...]) -> None:
-        counts.subtract(names)
-        gone = [name for name in names if counts[name] <= 0]
-        for name in gone:
-            del counts[name]
-        if gone:
-            self._index.removed(group, gone)
-
-
-def _state(news: Stored) -> tuple[bytes, ...]:
-    """The name of the prefix from whose end an engine can go on, where it is one of the blocks."""
-    prefix = news.prefix
-    block = ((news.stands_at or 0) - prefix.from_token) // prefix.block_tokens - 1
-    return prefix.digests[block : block + 1] if 0 <= block < len(prefix.digests) else ()
+    disk_s: float = 0.0
+    """Of ``seconds``, what ``source`` takes to read it from disk first."""
 
 
 def _path(parts: list[Stored], *, from_token: int, to_token: int) -> list[Stored]:
@@ -185,12 +101,16 @@ class Pools:
     """
 
     def __init__(self, key: bytes, *, max_blocks: int, most_holders: int) -> None:
-        self.index = PrefixIndex(max_blocks=max_blocks, max_engines=most_holders, seed=key)
+        self.index = PrefixIndex(max_blocks=max_blocks, max_engines=2 * most_holders, seed=key)
         self._key_id, self._hasher = key_id(key), BlockHasher(key)
         self._other_keys: set[str] = set()
         self._most_holders = most_holders
-        self._holdings: dict[Holder, _Holding] = {}
+        self._holdings: dict[Holder, Holding] = {}
         self._names: dict[str, Holder] = {}
+        self._in_memory: dict[str, Holder] = {}
+        """By names in the index: as holders of everything, and of what lies in memory."""
+        self.disk_rates: dict[str, float] = {}
+        """Agent to the bytes a second that it reads from disk, as measured by it."""
 
     def take(self, agent: str, news: CacheNews) -> None:
         """What an agent says."""
@@ -207,6 +127,8 @@ class Pools:
             for holder, holding in self._holdings.items():
                 if holder.agent == agent:
                     holding.evicted(part)
+        elif isinstance(news, Alive) and (news.disk_bytes_per_s or 0) > 0:
+            self.disk_rates[agent] = news.disk_bytes_per_s or 0.0
 
     def lost(self, agent: str) -> None:
         """It is not followed any more: what it has is not known."""
@@ -221,16 +143,24 @@ class Pools:
             found[holder.agent] += len(holding)
         return found
 
-    def match(self, prompt: PromptKeys) -> dict[Holder, int]:
-        """How many tokens of the prompt's prefix each could give, where it is any."""
+    def match(self, prompt: PromptKeys) -> Held:
+        """What each has of a prompt."""
         if not any(map(len, self._holdings.values())):
-            return {}
-        return {
-            self._names[name]: match.reusable_tokens
-            for names, match in self.index.match(prompt)
-            for name in names
-            if match.reusable_tokens
+            return Held()
+        tokens: dict[Holder, int] = {}
+        in_memory: dict[Holder, int] = {}
+        for names, match in self.index.match(prompt):
+            for name in names if match.reusable_tokens else ():
+                if name in self._names:
+                    tokens[self._names[name]] = match.reusable_tokens
+                else:
+                    in_memory[self._in_memory[name]] = match.reusable_tokens
+        on_disk = {
+            holder: count - in_memory.get(holder, 0)
+            for holder, count in tokens.items()
+            if self._holdings[holder].has_disk and count > in_memory.get(holder, 0)
         }
+        return Held(tokens, on_disk)
 
     def path(
         self,
@@ -283,13 +213,16 @@ class Pools:
                 agent,
             )
 
-    def _holding(self, holder: Holder) -> _Holding | None:
+    def _holding(self, holder: Holder) -> Holding | None:
         found = self._holdings.get(holder)
         if found is None and len(self._holdings) < self._most_holders:
-            name = f"{holder.agent} {holder.layout}"
-            self._names[name] = holder
-            found = self._holdings[holder] = _Holding(self.index.engine(name))
+            found = self._holdings[holder] = Holding(functools.partial(self._admit, holder))
         return found
+
+    def _admit(self, holder: Holder, in_memory: bool) -> EngineIndex:
+        name = f"{holder.agent} {holder.layout}" + " in memory" * in_memory
+        (self._in_memory if in_memory else self._names)[name] = holder
+        return self.index.engine(name)
 
 
 async def watch_cache(agent: AgentClient, pools: Pools) -> None:

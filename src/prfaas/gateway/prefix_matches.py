@@ -8,7 +8,8 @@ from typing import NamedTuple
 from prfaas.core.boundary import aligned_boundary
 from prfaas.core.deployment import EngineRole
 from prfaas.gateway.endpoints import EngineEndpoint
-from prfaas.gateway.pools import Holder, Pull
+from prfaas.gateway.load_costs import Load
+from prfaas.gateway.pools import Held, Holder, Pull
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -26,8 +27,10 @@ class Matches(NamedTuple):
     """What each one's agent has, whether or not the engine has as much itself."""
     pulls: Mapping[str, Pull] = {}
     """Of ``cached``, those that count what is to be pulled to their agent first."""
-    agents: Mapping[Holder, int] = {}
+    agents: Held = Held()
     """What each agent's cache has."""
+    from_disk: Mapping[str, int] = {}
+    """Of what engines load, how many tokens their agents read from disk first."""
     fetch_s: Mapping[str, float] = {}
     """What it takes to load, and to pull, what of ``cached`` an engine does not hold itself."""
 
@@ -38,42 +41,43 @@ NO_MATCHES = Matches({}, {})
 
 def with_pools(
     matches: Matches,
-    pools: Mapping[Holder, int],
+    pools: Held,
     engines: Mapping[str, EngineEndpoint],
     layout_of: Callable[[str], str | None],
     pull: Callable[[str, str, int], Pull | None] = lambda engine, layout, own: None,
-    load: Callable[[str, int, int], float | None] = lambda engine, own, tokens: 0.0,
+    load: Callable[[str, int, Load], Load | None] = lambda engine, own, whole: whole,
 ) -> Matches:
     """The same, counting what engines can load from their agents' caches where that is more than
     they hold.
 
     Args:
-        pools: tokens that each agent's cache could give.
+        pools: what each agent's cache could give.
         layout_of: engine -> the fingerprint of pages that it can load; None: it loads nothing.
         pull: engine, layout, tokens that it needs no pull for -> the pull that is worth it.
-        load: engine, tokens that it holds, tokens that its agent has -> seconds that the load
-            takes; None where it had better compute them.
+        load: engine, tokens that it holds, what its agent has -> what of it is loaded; None where
+            it had better be computed.
     """
-    if not pools:
+    if not pools.tokens:
         return matches
     cached, resumable, pool = dict(matches.cached), dict(matches.resumable), {}
     pulls: dict[str, Pull] = {}
     at_agent: dict[str, int] = {}
+    from_disk: dict[str, int] = {}
     fetch_s: dict[str, float] = {}
-    longest = max(pools.values())
+    longest = max(pools.tokens.values())
     for name, engine in engines.items():
         own = resumable.get(name, cached.get(name, 0))
         layout = layout_of(name)
         if layout is None:
             continue
-        tokens = pools.get(Holder(engine.agent, layout), 0)
+        holder = Holder(engine.agent, layout)
+        tokens, on_disk = pools.tokens.get(holder, 0), pools.on_disk.get(holder, 0)
         if tokens > cached.get(name, 0):
-            seconds = load(name, own, tokens)
-            if seconds is None:
-                tokens = 0
-            else:
+            loaded = load(name, own, Load(tokens, on_disk))
+            tokens = 0 if loaded is None else loaded.tokens
+            if loaded is not None and tokens > cached.get(name, 0):
                 cached[name] = pool[name] = own = tokens
-                fetch_s[name] = seconds
+                from_disk[name], fetch_s[name] = loaded.on_disk, loaded.seconds
                 resumable.pop(name, None)
         if tokens:
             at_agent[name] = tokens
@@ -82,7 +86,7 @@ def with_pools(
             pulls[name], cached[name] = wanted, wanted.to_token
             fetch_s[name] = wanted.seconds
             resumable.pop(name, None)
-    return Matches(cached, resumable, pool, at_agent, pulls, pools, fetch_s)
+    return Matches(cached, resumable, pool, at_agent, pulls, pools, from_disk, fetch_s)
 
 
 def match_engines(

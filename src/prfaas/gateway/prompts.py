@@ -11,7 +11,7 @@ from math import ceil
 import msgspec
 
 from prfaas.core.errors import EngineError, PrfaasError
-from prfaas.gateway.body import RequestBody
+from prfaas.gateway.body import BYTES_PER_TOKEN, RequestBody
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient, RenderedPrompt
 from prfaas.gateway.openai_errors import (
@@ -27,6 +27,7 @@ from prfaas.gateway.upstream_errors import (
     EngineUnreachable,
     LocalFault,
 )
+from prfaas.scheduler.handoff_end import SHORT_TAIL_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +45,14 @@ Rendered = list[RenderedPrompt] | EngineAnswer
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What is known of the prompt. ``token_ids`` is None where the body must reach one engine
-    untouched, for the reason in ``why_alone``."""
+    """What is known of the prompt. ``token_ids`` is None where the body reaches one engine
+    untouched: for the reason in ``why_alone``, or since it is short: ``about_tokens`` long."""
 
     token_ids: TokenIds | None
     max_output_tokens: int
     stream: bool
     why_alone: str | None = None
+    about_tokens: int | None = None
 
 
 class Renderer:
@@ -186,6 +188,21 @@ class Renderer:
             now = asyncio.get_running_loop().time()
             found.sort(key=lambda name: self._slow_until.get(name, 0.0) > now)
         return found
+
+
+def short_prompt(body: RequestBody, block_tokens: int) -> Prompt | None:
+    """A prompt that has less than a block of text, so that no cache can hold any of it, and so
+    little that it is never handed over: to tokenise it would tell nothing that is of use. None for
+    others.
+
+    ``block_tokens``: of the smallest block that any engine has. A token is at least one byte.
+    """
+    least = min(block_tokens, SHORT_TAIL_TOKENS)
+    if body.prompt_bytes >= least or body.needs_engine_alone() is not None:
+        return None
+    about = max(1, body.prompt_bytes // BYTES_PER_TOKEN)
+    output = body.max_tokens or _OUTPUT_TOKENS_UNSAID
+    return Prompt(None, output, body.stream, about_tokens=about)
 
 
 def _nobody_waits(task: asyncio.Task[Rendered]) -> None:

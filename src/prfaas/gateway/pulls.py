@@ -24,7 +24,7 @@ from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.handoffs import watch_transfer
 from prfaas.gateway.load_costs import LoadCosts
-from prfaas.gateway.pools import Holder, Pools, Pull
+from prfaas.gateway.pools import Held, Holder, Pools, Pull
 from prfaas.gateway.upstream_errors import LocalFault
 from prfaas.index.keys import Tokens
 from prfaas.policies.api import View
@@ -65,7 +65,7 @@ class PullCosts:
         layout: str,
         own_tokens: int,
         *,
-        pools: Mapping[Holder, int],
+        pools: Held,
     ) -> Pull | None:
         """The pull that spares an engine most time; None where it had better compute.
 
@@ -76,19 +76,21 @@ class PullCosts:
         target = self._endpoints.engines[engine].agent
         found: Pull | None = None
         saved_s = 0.0
-        for holder, tokens in pools.items():
+        for holder, tokens in pools.tokens.items():
             if holder.layout != layout or holder.agent == target or tokens <= own_tokens:
                 continue
+            on_disk = min(pools.on_disk.get(holder, 0), tokens - own_tokens)
+            disk_s = self._loads.disk_s(holder.agent, tokens, on_disk)
             guess_s = self._guess_s(holder.agent, target, own_tokens, tokens)
             way, load_s = pull_way(holder.agent, target), self._loads.load_s(engine, tokens)
-            seconds = self._loads.fetches.fetch_s(guess_s, way) + load_s
+            seconds = self._loads.fetches.fetch_s(guess_s, way) + disk_s + load_s
             spared_s = self._loads.spared_s(engine, prompt.total_tokens, own_tokens, tokens)
             if seconds < _WORTH * spared_s:
                 if spared_s - seconds > saved_s:
                     saved_s = spared_s - seconds
                     found = Pull(holder, target, own_tokens, tokens, seconds, prompt.salt,
-                                 prompt.adapter, guess_s)  # fmt: skip
-            elif guess_s + load_s < _WORTH * spared_s:
+                                 prompt.adapter, guess_s, disk_s)  # fmt: skip
+            elif guess_s + disk_s + load_s < _WORTH * spared_s:
                 self._loads.fetches.passed_over(way)
         return found
 
@@ -205,7 +207,8 @@ class Puller:
 
     def _took(self, wanted: Pull, began: float) -> None:
         way = pull_way(wanted.source.agent, wanted.target)
-        self._fetches.seen(way, wanted.guess_s, time.monotonic() - began)
+        took_s = time.monotonic() - began - wanted.disk_s
+        self._fetches.seen(way, wanted.guess_s, took_s)
 
     async def close(self) -> None:
         """End what is under way."""

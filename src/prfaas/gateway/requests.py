@@ -35,7 +35,7 @@ from prfaas.gateway.openai_errors import (
     TooManyRequests,
 )
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
-from prfaas.gateway.prompts import Prompt, Renderer
+from prfaas.gateway.prompts import Prompt, Renderer, short_prompt
 from prfaas.gateway.pulls import PromptToPull
 from prfaas.gateway.served_models import ServedModels
 from prfaas.gateway.tenants import Use
@@ -86,6 +86,7 @@ class RequestFlow:
         self._endpoints = endpoints
         self._index = index
         self._metrics = metrics
+        metrics.inflight.set_function(lambda: self.inflight)
         self._journal = journal
         self._driver = driver
         self._layouts = layouts
@@ -142,7 +143,9 @@ class RequestFlow:
                 await self._idle.wait()
 
     @asynccontextmanager
-    async def reading(self, request: web.Request) -> AsyncIterator[bytes]:
+    async def reading(
+        self, request: web.Request, *, whose: str | None = None
+    ) -> AsyncIterator[bytes]:
         """A request's body, if it may be read. Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
@@ -150,7 +153,7 @@ class RequestFlow:
             raise TooManyRequests("too many requests in flight")
         self._reading += 1
         try:
-            async with self._bodies.reading(request) as raw:
+            async with self._bodies.reading(request, whose=whose) as raw:
                 self._reading -= 1
                 try:
                     yield raw
@@ -178,7 +181,6 @@ class RequestFlow:
             await self._see_through(exchange)
             return await exchange.response.done
         finally:
-            exchange.attempts.stop("keepalive", 0)
             use.answer_tokens = exchange.facts.answer_tokens or 0
             self._live.discard(exchange)
             self._count()
@@ -187,7 +189,7 @@ class RequestFlow:
     def _ended(self, exchange: Exchange, trace: Trace) -> None:
         facts, elapsed_s = exchange.facts, exchange.elapsed_s()
         self._metrics.observe_request(facts)
-        exchange.on_end()
+        exchange.end()
         self.recent.appendleft(facts)
         trace.end(facts, elapsed_s)
         log_access(facts, elapsed_s)
@@ -195,26 +197,18 @@ class RequestFlow:
 
     def _count(self) -> None:
         self.inflight = len(self._live)
-        self._metrics.inflight.set(self.inflight)
         (self._idle.clear if self._live else self._idle.set)()
 
     async def _see_through(self, exchange: Exchange) -> None:
         if self.inflight > self._most_inflight:
             exchange.fail(TooManyRequests("too many requests in flight"))
             return
-        try:
-            async with asyncio.timeout(exchange.deadline_s):
-                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
-                if isinstance(prompt, EngineAnswer):
-                    await exchange.response.give(prompt)
-                    return
-                adapter = await self._models.adapter(exchange.body.model)
-        except ApiError as error:
-            exchange.fail(error)
-            return
-        except TimeoutError:
-            exchange.fail(DeadlinePassed("deadline passed while tokenising"))
-            return
+        adapter, prompt = None, self._short(exchange)
+        if prompt is None:
+            found = await self._tokenised(exchange)
+            if found is None:
+                return
+            prompt, adapter = found
         self._take(exchange, prompt)
         try:
             exchange.use.take_tokens(*exchange.tokens())
@@ -230,6 +224,7 @@ class RequestFlow:
         exchange.facts.cached, exchange.facts.pool = matches.cached, matches.pool
         exchange.on_end = partial(self.elsewhere.ended, exchange, matches.agents, adapter)
         exchange.facts.pulls, exchange.facts.at_agent = matches.pulls, matches.at_agent
+        exchange.facts.from_disk = matches.from_disk
         exchange.loadable = partial(self.elsewhere.loadable, exchange)
         deadline = exchange.received_at + exchange.deadline_s
         await self._driver.answer(
@@ -244,6 +239,28 @@ class RequestFlow:
                 tenant=exchange.use.tenant.config,
             ),
         )
+
+    async def _tokenised(self, exchange: Exchange) -> tuple[Prompt, str | None] | None:
+        """The prompt, and the adapter it is for; None where its client has been answered."""
+        try:
+            async with asyncio.timeout(exchange.deadline_s):
+                prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
+                if isinstance(prompt, EngineAnswer):
+                    await exchange.response.give(prompt)
+                    return None
+                return prompt, await self._models.adapter(exchange.body.model)
+        except ApiError as error:
+            exchange.fail(error)
+        except TimeoutError:
+            exchange.fail(DeadlinePassed("deadline passed while tokenising"))
+        return None
+
+    def _short(self, exchange: Exchange) -> Prompt | None:
+        """The prompt, where it is too short to be tokenised, and nobody counts its tokens."""
+        if exchange.body.keeps or exchange.use.tenant.counts_tokens:
+            return None
+        blocks = self._layouts.least_block_tokens(self._endpoints.engines)
+        return short_prompt(exchange.body, blocks)
 
     def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
         """Why it is not begun, by what waits already; None if it is."""
@@ -272,6 +289,7 @@ class RequestFlow:
         facts.rendered_s = exchange.elapsed_s()
         facts.stream, facts.why_alone = prompt.stream, prompt.why_alone
         facts.total_tokens = None if prompt.token_ids is None else len(prompt.token_ids)
+        facts.about_tokens = prompt.about_tokens
 
     async def query(self, body: RequestBody) -> tuple[TokenIds, str | None, Matches]:
         """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""

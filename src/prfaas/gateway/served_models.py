@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -29,6 +30,8 @@ class ServedModels:
         self._up = up
         self._by_engine: dict[str, dict[str, Mapping[str, Any]]] = {}
         self._asked_at: dict[str, float] = {}
+        self._ever: set[str] = set()
+        """All that any engine has ever said that it serves."""
 
     async def learn(self, engine: EngineClient) -> None:
         """Ask one engine for its models; no answer, nothing learnt."""
@@ -36,6 +39,7 @@ class ServedModels:
             answer = await engine.pass_on("GET", "/v1/models")
             cards = msgspec.json.decode(answer.body, type=_Models).data
             self._by_engine[engine.name] = {str(card["id"]): card for card in cards if "id" in card}
+            self._ever |= self._by_engine[engine.name].keys()
 
     def forget(self, engine: str) -> None:
         """The engine is down: whatever comes up in its place may serve others."""
@@ -62,6 +66,27 @@ class ServedModels:
         # One that has not said what it serves may serve it.
         silent = {engine.name for engine in self._up() if engine.name not in self._by_engine}
         return found | silent
+
+    async def knows(self, model: str, *, ask: bool) -> bool:
+        """Whether an engine serves it, or has when it was up. ``ask``: look where that is news."""
+        if ask and model not in self._ever:
+            await self._look_again(model, at_once=False)
+        return model in self._ever
+
+    def warnings(self) -> list[str]:
+        """Of engines that serve nothing in common: requests are given to any."""
+        models = {
+            name: {model for model, card in cards.items() if card.get("parent") is None}
+            for name, cards in sorted(self._by_engine.items())
+        }
+        for (one, ours), (other, theirs) in itertools.combinations(models.items(), 2):
+            if ours and theirs and ours.isdisjoint(theirs):
+                return [
+                    f"engine {one} serves {', '.join(sorted(ours))} and {other} "
+                    f"{', '.join(sorted(theirs))}: any of them may be given any request; give each "
+                    "model a deployment file (prfaas gateway FILE --also FILE)"
+                ]
+        return []
 
     async def cards(self) -> list[Mapping[str, Any]]:
         """Every model that an engine serves that is up, as the first of them describes it."""

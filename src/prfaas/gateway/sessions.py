@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 
 from prfaas.core.errors import LinkError
@@ -33,9 +33,12 @@ from prfaas.scheduler.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-_PERIOD_S = 1.0
+_PERIOD_S, _IDLE_PERIOD_S, _MANY = 1.0, 2.0, 32
+"""From so many agents on, one at which this gateway has nothing is told so half as often."""
 _SOON_S = 0.05
 """What comes up in a moment is said together."""
+_LOOK_S = 0.25
+"""So late it may be noticed that an agent has not been heard for too long: there are many."""
 
 
 class GatewaySession:
@@ -64,6 +67,8 @@ class GatewaySession:
         self._decided, self._on_decided = decided, on_decided
         self._heard: dict[str, tuple[float, list[LiveGateway]]] = {}
         """By agent: when it last said who lives."""
+        self._known: dict[str, str] = {}
+        self._known_until = -math.inf
         self._wants: dict[str, asyncio.Event] = {}
         self._strangers: set[str] = set()
         """Agents that keep no sessions."""
@@ -71,13 +76,16 @@ class GatewaySession:
     def new_key(self) -> str:
         """A fresh name for a request, fit to be the stem of transfer ids: agents know by it whose
         they are."""
-        return f"{self.id}-{uuid.uuid4().hex}"
+        return f"{self.id}-{secrets.token_hex(16)}"
 
     def gateways(self) -> dict[str, str]:
         """Those that live, this one among them: ids and names."""
-        last = asyncio.get_running_loop().time() - LAPSES_AFTER_S
-        heard = [found for at, found in self._heard.values() if at > last]
-        return {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
+        now = asyncio.get_running_loop().time()
+        if now >= self._known_until:
+            heard = [found for at, found in self._heard.values() if at > now - LAPSES_AFTER_S]
+            self._known = {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
+            self._known_until = now + _LOOK_S
+        return self._known
 
     def leader(self) -> str:
         """The id of the one that decides for all: the first by name of those that live."""
@@ -96,16 +104,19 @@ class GatewaySession:
         try:
             while True:
                 wants.clear()
-                before, told = told, await self._renew(agent) or told
+                engines = dict(self._outstanding(agent.name))
+                before, told = told, await self._renew(agent, engines) or told
                 if _any_less(told, before):
                     await asyncio.sleep(_SOON_S)
                 else:
                     # Where asking has not helped it is asked no sooner than in a period.
                     may_ask = not asked or _any_less(before, told)
-                    asked = await self._pause(agent.name, wants, may_ask=may_ask)
+                    period_s = self._period_s(engines)
+                    asked = await self._pause(agent.name, wants, period_s, may_ask=may_ask)
         finally:
             self._wants.pop(agent.name, None)
             self._heard.pop(agent.name, None)
+            self._known_until = -math.inf
 
     async def end(self, agents: Iterable[AgentClient], *, within_s: float = 1.0) -> None:
         """Give everything back, where agents can be reached in that time."""
@@ -117,12 +128,14 @@ class GatewaySession:
             task.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
 
-    async def _renew(self, agent: AgentClient) -> Mapping[str, EngineShare] | None:
+    async def _renew(
+        self, agent: AgentClient, engines: dict[str, EngineUse]
+    ) -> Mapping[str, EngineShare] | None:
         """What may be had at its engines now; None where it does not say."""
         renewal = Renewal(
             name=self._name,
             known=len(self.gateways()),
-            engines=dict(self._outstanding(agent.name)),
+            engines=engines,
             decided=self._decided() if self.leader() == self.id else None,
         )
         try:
@@ -147,10 +160,13 @@ class GatewaySession:
 
     def _take(self, agent: str, standing: Standing) -> Mapping[str, EngineShare]:
         before = self.gateways()
+        _, said = self._heard.get(agent, (0.0, []))
         self._heard[agent] = asyncio.get_running_loop().time(), standing.gateways
-        for session_id, name in self.gateways().items():
-            if session_id not in before:
-                logger.info("gateway %s shares the engines with this one", name)
+        if [(g.id, g.name) for g in said] != [(g.id, g.name) for g in standing.gateways]:
+            self._known_until = -math.inf
+            for session_id, name in self.gateways().items():
+                if session_id not in before:
+                    logger.info("gateway %s shares the engines with this one", name)
         self._follow(standing)
         self._on_shares(standing.engines)
         return standing.engines
@@ -163,13 +179,19 @@ class GatewaySession:
             if gateway.id == leader != self.id and gateway.decided is not None:
                 self._on_decided(gateway.decided)
 
-    async def _pause(self, agent: str, wants: asyncio.Event, *, may_ask: bool) -> bool:
+    def _period_s(self, engines: Mapping[str, EngineUse]) -> float:
+        idle = len(self._wants) >= _MANY and not any(map(_is_used, engines.values()))
+        return _IDLE_PERIOD_S if idle else _PERIOD_S
+
+    async def _pause(
+        self, agent: str, wants: asyncio.Event, period_s: float, *, may_ask: bool
+    ) -> bool:
         """Until the next renewal is due, or more is wanted than may be had (True)."""
         if not may_ask:
-            await asyncio.sleep(_PERIOD_S)
+            await asyncio.sleep(period_s)
             return False
         try:
-            async with asyncio.timeout(_PERIOD_S):
+            async with asyncio.timeout(period_s):
                 while True:
                     await wants.wait()
                     await asyncio.sleep(_SOON_S)
@@ -184,6 +206,11 @@ def outstanding_at(scheduler: Scheduler, endpoints: Endpoints, agent: str) -> di
     """What a gateway has at each engine of an agent's machine."""
     known, use_of = scheduler.view.engines, scheduler.sharing.use_of
     return {name: use_of(name) for name in endpoints.engines_at(agent) if name in known}
+
+
+def _is_used(use: EngineUse) -> bool:
+    """Whether anything is there, or wanted."""
+    return bool(use.decode.wanted or use.prefill.wanted)
 
 
 def _is_short(use: EngineUse) -> bool:

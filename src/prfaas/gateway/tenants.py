@@ -62,6 +62,11 @@ class Tenant:
         """As the file calls it."""
         return self.config.name
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it is limited by them."""
+        return self._tokens is not None or self.config.most_tokens is not None
+
     def configure(self, config: TenantConfig) -> None:
         """From the next request on it goes by these; what it uses now stays counted."""
         self.config, now = config, self._clock()

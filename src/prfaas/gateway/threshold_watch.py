@@ -41,15 +41,16 @@ class ThresholdWatch:
     async def run(self) -> None:
         """Search now and then, for ever."""
         while True:
-            self.search()
+            await self.search()
             await asyncio.sleep(_EVERY_S)
 
-    def search(self) -> None:
-        """By the prompts, costs, lines and roles of now."""
+    async def search(self) -> None:
+        """By the prompts, costs, lines and roles of now. Requests have a turn between clusters."""
         view = self._view()
         lengths = self._lengths if len(self._lengths) >= _SOME else self._usual
         found = {}
         for cluster in view.pd_clusters:
+            await asyncio.sleep(0)
             optimum = search_threshold(view, cluster, list(lengths))
             if optimum is not None:
                 found[cluster.name] = optimum

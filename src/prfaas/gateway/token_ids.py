@@ -1,18 +1,27 @@
 """A prompt's token ids as an engine's renderer wrote them, which is how engines want them.
 
 They travel as that text: of 128K ids a list of Python integers costs megabytes and milliseconds to
-make, and as much to write again. Numbers are made of as many as somebody asks for.
+make, and as much to write again. Numbers are made of as many as somebody asks for; the compiled
+wheel makes all at once, in a quarter of the time (`token_text`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.index.keys import Tokens
+
+_numbers: Callable[[bytes, NDArray[np.uint32]], int] | None = None
+with contextlib.suppress(ImportError):
+    from prfaas.gateway import token_text
+
+    _numbers = token_text.numbers
 
 _LARGEST = (1 << 32) - 1
 _NONE = msgspec.Raw(b"[]")
@@ -34,6 +43,13 @@ class TokenIds(Tokens):
 
     def __init__(self, text: bytes) -> None:
         compact = text.replace(b", ", b",") if b", " in text[: 2 * _WORD] else text
+        if _numbers is not None:
+            made = np.empty(len(compact) // 2, np.uint32)
+            known = _numbers(compact, made)
+            if known >= 0:
+                self._text, self._numbers = compact, made[:known]
+                self._count = self._known = known
+                return
         count = _count_of(compact)
         if count is None:
             compact = msgspec.json.encode(msgspec.json.decode(text, type=list[int]))

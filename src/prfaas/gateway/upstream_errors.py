@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 
 import msgspec
 
@@ -97,9 +98,12 @@ def _retry_after_s(given: str | None) -> float:
 
 
 def describe(error: BaseException) -> str:
-    """One line for a connection error, never empty."""
+    """One line for a connection error, never empty, and without addresses: clients read it."""
     if isinstance(error, CannotConnect):
-        return f"cannot connect to {error.host}:{error.port}"
+        code = error.errno or 0  # Of TLS, or of a name that is not known, it is no system error.
+        return f"cannot connect: {os.strerror(code)}" if code > 1 else "cannot connect"
+    if isinstance(error, ConnectionRefusedError):
+        return os.strerror(errno.ECONNREFUSED)
     if isinstance(error, TimeoutError):
         return "timed out"
     return str(error) or type(error).__name__

@@ -9,12 +9,14 @@ import msgspec
 
 from prfaas.core.errors import UNREADABLE
 
-_DETAILS = re.compile(rb'"prompt_tokens_details"\s*:\s*\{[^{}]*\}')
+_OBJECT = rb"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})"
+"""With others in it, as that of images' tokens."""
+_DETAILS = re.compile(rb'"prompt_tokens_details"' + _OBJECT)
 """Inside a JSON string the quote behind the name is escaped, so no text of an answer matches."""
-_INPUT_DETAILS = re.compile(rb'"input_tokens_details"\s*:\s*\{[^{}]*\}')
+_INPUT_DETAILS = re.compile(rb'"input_tokens_details"' + _OBJECT)
 _NO_DETAILS = b'"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0}'
 """Clients of the Responses API take the field for granted."""
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*"input_tokens"[^{}]*\})')
+_USAGE = re.compile(rb'"usage"' + _OBJECT)
 _CACHE_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
@@ -33,6 +35,8 @@ def _all_as_input(found: re.Match[bytes]) -> bytes:
     """Of a message's usage, in which ``input_tokens`` are those that were not cached."""
     try:
         usage = msgspec.json.decode(found[1], type=dict[str, Any])
+        if "input_tokens" not in usage:
+            return found[0]  # It is no message's, which the text of an answer only looks like.
         cached = sum(usage.pop(name, None) or 0 for name in _CACHE_COUNTS)
         usage["input_tokens"] += cached
     except (KeyError, TypeError, *UNREADABLE):

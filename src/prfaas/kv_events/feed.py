@@ -118,7 +118,7 @@ class KvEventFeed:
                             number, payload = _numbered(frames, parts=3)
                             gap = not self.follower.take(number, payload)
                             self._comes_alive()
-                        await asyncio.sleep(0)
+                        await self._take_rest()
                     if gap:
                         await self._fill_gap(replay, number, payload)
         finally:
@@ -143,6 +143,12 @@ class KvEventFeed:
         if replay is not None:
             await self._replay(replay)
         self.follower.take_replayed(number, payload)
+
+    async def _take_rest(self) -> None:
+        """Of a large batch, with turns for others, who get one in any case."""
+        await asyncio.sleep(0)
+        for _ in iter(self.follower.go_on, False):
+            await asyncio.sleep(0)
 
     async def _replay(self, replay: str | None) -> None:
         """Ask for everything from the next number on and apply it, again from where it stopped.
@@ -178,7 +184,8 @@ class KvEventFeed:
                             return False
                         first = False
                         self.follower.take_replayed(number, payload)
-                    await asyncio.sleep(0)  # Of thousands that have arrived none makes us wait.
+                    # Of thousands that have arrived none makes us wait.
+                    await self._take_rest()
         except TimeoutError:
             if self.follower.next_number > begun:
                 return False

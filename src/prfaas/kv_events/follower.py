@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -14,6 +14,8 @@ from prfaas.index.words import BlockHash
 _OWN_MEDIA = (None, "GPU")
 """Where the engine's own cache lies (so it says on CPUs too); offloaded copies do not count."""
 
+_AT_ONCE = 512
+"""Blocks that are applied in one go: some milliseconds. One event may be of 128K tokens."""
 _TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 _Tokens = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -82,9 +84,11 @@ class KvEventFollower:
         self.resets_total = 0
         self.unreadable_total = 0
         self._last_ts = 0.0
+        self._rest: Iterator[None] = iter(())
 
     def restart(self) -> None:
         """Forget everything: the engine restarted, or cannot be followed without a hole."""
+        self._rest = iter(())
         self.index.clear()
         self.next_number = 0
         self._last_ts = 0.0
@@ -99,6 +103,7 @@ class KvEventFollower:
 
         Raises EngineError for a batch that is not what vLLM sends.
         """
+        self._finish()
         batch = _decode(payload)
         if number < self.next_number:
             if batch.ts <= self._last_ts:
@@ -112,6 +117,7 @@ class KvEventFollower:
     def take_replayed(self, number: int, payload: bytes) -> None:
         """Apply a batch of a replay. What is older than the publisher's memory is lost: then the
         index starts from empty."""
+        self._finish()
         if number < self.next_number:
             return
         if number > self.next_number:
@@ -121,20 +127,44 @@ class KvEventFollower:
     def skip(self, number: int) -> None:
         """A batch cannot be read. What it removed is not known, so the index starts from empty; the
         next batch is one like any other."""
+        self._finish()
         self.unreadable_total += 1
         if number >= self.next_number:
             self.index.clear()
             self.next_number = number + 1
             self.resets_total += 1
 
+    def go_on(self) -> bool:
+        """Apply more of the last batch; False where all of it is. What else is taken first takes
+        the rest."""
+        return next(self._rest, self) is not self
+
+    def _finish(self) -> None:
+        while self.go_on():
+            pass
+
     def _apply(self, number: int, batch: _Batch) -> None:
+        self._rest = self._steps(number, batch)
+        self.go_on()
+
+    def _steps(self, number: int, batch: _Batch) -> Iterator[None]:
+        """Apply it, with a pause wherever many blocks were applied and more are to come, and before
+        a long event: to read it has taken its time."""
+        stored = [event for event in batch.events if isinstance(event, _Stored)]
+        long = any(len(event.block_hashes) > _AT_ONCE for event in stored)
+        applied = _AT_ONCE if long else 0
         for event in batch.events:
             if isinstance(event, _Cleared):
                 self.index.clear()
             elif event.medium not in _OWN_MEDIA:
                 continue
             elif isinstance(event, _Stored):
-                self.index.stored(_stored(event))
+                for piece in _pieces(_stored(event)):
+                    if applied >= _AT_ONCE:
+                        applied = 0
+                        yield
+                    self.index.stored(piece)
+                    applied += len(piece.hashes)
             else:
                 self.index.removed(event.group_idx, event.block_hashes)
         self.next_number, self._last_ts = number + 1, batch.ts
@@ -146,6 +176,27 @@ def _decode(payload: bytes) -> _Batch:
         return _DECODER.decode(payload)
     except UNREADABLE as error:
         raise EngineError(f"unreadable KV events: {error}") from error
+
+
+def _pieces(event: BlocksStored) -> Iterator[BlocksStored]:
+    """The same in several events, where it is long and what it says of each block is plain."""
+    count, size, extras = len(event.hashes), event.block_tokens, event.extra_keys
+    plain = len(event.token_ids) == size * count and (not extras or len(extras) == count)
+    if count <= _AT_ONCE or not plain:
+        yield event
+        return
+    parent = event.parent
+    for start in range(0, count, _AT_ONCE):
+        end = start + _AT_ONCE
+        hashes = event.hashes[start:end]
+        yield msgspec.structs.replace(
+            event,
+            hashes=hashes,
+            parent=parent,
+            token_ids=event.token_ids[start * size : end * size],
+            extra_keys=extras[start:end] if extras else None,
+        )
+        parent = hashes[-1]
 
 
 def _stored(event: _Stored) -> BlocksStored:

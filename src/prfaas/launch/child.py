@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -111,8 +111,10 @@ class Child:
             self._changed(self)
 
     async def stop(self) -> None:
-        """End the process and all its descendants. `supervise` must have been cancelled."""
+        """End the process and all its descendants. `supervise` must have been cancelled, and may be
+        called again."""
         await self._clear_away()
+        self.was_ready.clear()
         self._enter(ChildState.ENDED)
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -172,6 +174,12 @@ class Child:
             shown = [cause, "...", *shown]
         tail = "\n".join(f"  | {line}" for line in shown)
         return f"{self.name} {how} before it was ready. From {self.log}:\n{tail}"
+
+
+async def all_ready(children: Iterable[Child]) -> None:
+    """Wait until each was ready once."""
+    for child in children:
+        await child.was_ready.wait()
 
 
 async def _answers(http: aiohttp.ClientSession, url: str, trust: ssl.SSLContext | bool) -> bool:

@@ -16,7 +16,7 @@ _USABLE = 0.9
 """Share of a GPU's memory that its engines may have together, as vLLM's own default."""
 _DECODE_WEIGHT = 2
 """A decode engine is the last to share its GPU: its clients see every token."""
-_WIDTH_OPTIONS = ("--tensor-parallel-size", "-tp")
+WIDTH_OPTIONS = ("--tensor-parallel-size", "-tp")
 
 
 def installed_gpus() -> list[str]:
@@ -74,9 +74,9 @@ def placed(deployment: Deployment, gpus: Sequence[str]) -> Deployment:
 
 def _width(engine: EngineConfig, available: int) -> int:
     """How many GPUs its tensor-parallel ranks need."""
-    value = engine.option(*_WIDTH_OPTIONS)
+    value = engine.option(*WIDTH_OPTIONS)
     if value is not None and (not value.isdigit() or int(value) < 1):
-        raise ConfigError(f"{engine.name}: {_WIDTH_OPTIONS[0]} {value!r} is no number of GPUs")
+        raise ConfigError(f"{engine.name}: {WIDTH_OPTIONS[0]} {value!r} is no number of GPUs")
     width = 1 if value is None else int(value)
     if width > available:
         raise ConfigError(

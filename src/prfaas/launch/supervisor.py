@@ -16,7 +16,7 @@ import msgspec
 from prfaas.core.deployment import Deployment, EngineConfig
 from prfaas.launch import tuning
 from prfaas.launch.addresses import free_address
-from prfaas.launch.child import Child
+from prfaas.launch.child import Child, all_ready
 from prfaas.launch.commands import (
     Command,
     agent_command,
@@ -136,13 +136,19 @@ class Supervisor:
 
     async def _tuned_first(self) -> list[Child]:
         """The engines that are still to be started. On GPUs, where this machine has not tuned its
-        kernels for this model yet, one has been started alone and has tuned them for all."""
-        if not self.engines or installed_vllm() != "gpu" or tuning.done(self.deployment):
+        kernels for this model yet, one (of each number of ranks) has tuned them for all."""
+        if not self.engines or installed_vllm() != "gpu":
             return self.engines
-        first, *rest = self.engines
-        await self._until_ready([first])
-        await tuning.run(self.http, first.probe.removesuffix("/health"), self.deployment)
-        return rest
+        names = [child.name for child in self.engines]
+        engines = {e.name: e for e in tuning.to_tune(self.deployment, names)}
+        first = [child for child in self.engines if child.name in engines]
+        await self._until_ready(first)
+        for child in first:
+            await tuning.run(self.http, self.deployment, engines[child.name])
+        # Ranks that tune beside each other keep what each chose; started again all read the same.
+        again = [child for child in first if tuning.ranks(engines[child.name]) != "1"]
+        await asyncio.gather(*map(self._stopped, again))
+        return [child for child in self.engines if child not in first or child in again]
 
     async def watch(self) -> None:
         """Never returns: what dies is started again. Raises ProcessError for a process that ended
@@ -179,27 +185,27 @@ class Supervisor:
 
     async def end(self, child: Child) -> None:
         """For good."""
-        if (task := self._tasks.pop(child, None)) is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
         for ours in (self.agents, self.engines, self.gateways):
             if child in ours:
                 ours.remove(child)
-        await child.stop()
+        await self._stopped(child)
 
     async def stop_plain_engine(self) -> None:
         """End the stock engine; the deployment runs on."""
         assert self._plain is not None
-        task = self._tasks.pop(self._plain)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await self._plain.stop()
+        await self._stopped(self._plain)
         self._plain = None
+
+    async def _stopped(self, child: Child) -> None:
+        if (task := self._tasks.pop(child, None)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await child.stop()
 
     async def _explain_gateways(self) -> None:
         """Show what a gateway misses, where it is not ready though the engines started here are:
         their KV layouts may differ, or an engine that runs elsewhere may be down."""
-        await _all_ready(self.engines)
+        await all_ready(self.engines)
         while True:
             await asyncio.sleep(_PATIENCE_S)
             for gateway in self.gateways:
@@ -219,7 +225,7 @@ class Supervisor:
     async def _until_ready(self, children: list[Child]) -> None:
         for child in children:
             self._tasks[child] = asyncio.create_task(child.supervise(self.http))
-        ready = asyncio.create_task(_all_ready(children))
+        ready = asyncio.create_task(all_ready(children))
         waited_for = [ready, *self._tasks.values()]
         await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
@@ -300,11 +306,6 @@ class Supervisor:
             grace_s=grace_s,
             trust=self.trust.of(url + path),
         )
-
-
-async def _all_ready(children: list[Child]) -> None:
-    for child in children:
-        await child.was_ready.wait()
 
 
 def decode_engine(deployment: Deployment) -> EngineConfig:

@@ -4,21 +4,24 @@ Two tuners choose kernels by timing them, each process for itself, and another c
 otherwise: torch's compiler, which is told to choose reductions without timing (in two ways: see
 `environment`), and Triton's, whose choices for
 recurrent layers are kept in a directory. All engines of this machine share it, and the first time a
-model is served one engine fills it alone before the others start. Machines of different places
-compute the same bits if they are given the same directory (docs/identity.md).
+model is served one engine (of each number of ranks) fills it alone before the others start.
+Machines of different places compute the same bits if they are given the same directory
+(docs/identity.md).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
 import aiohttp
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, EngineConfig
 from prfaas.core.errors import EngineError
+from prfaas.launch.gpus import WIDTH_OPTIONS
 
 COMPILATION = {"inductor_compile_config": {"deterministic": True, "combo_kernels": False}}
 """vLLM's ``--compilation-config`` for every engine: the model's own graphs. What torch's compiler
@@ -48,28 +51,41 @@ def environment() -> dict[str, str]:
     }
 
 
-def done(deployment: Deployment) -> bool:
-    """Whether this machine has tuned its kernels for the deployment's model."""
-    return _mark(deployment).exists()
+def to_tune(deployment: Deployment, local: Collection[str]) -> list[EngineConfig]:
+    """Of the engines that run here, ``local``, one for each number of ranks for which this machine
+    has not tuned the model's kernels yet: a rank's heads are fewer the more ranks there are, and
+    kernels of another shape."""
+    first: dict[str, EngineConfig] = {}
+    for engine in deployment.engines:
+        if engine.name in local:
+            first.setdefault(ranks(engine), engine)
+    return [engine for width, engine in first.items() if not _mark(deployment, width).exists()]
 
 
-async def run(http: aiohttp.ClientSession, url: str, deployment: Deployment) -> None:
-    """Have the only engine that runs, at ``url``, use every kernel once: a full chunk, a short one,
-    and a token after them. Raises EngineError if it cannot."""
+async def run(http: aiohttp.ClientSession, deployment: Deployment, engine: EngineConfig) -> None:
+    """Have ``engine``, the only one of its number of ranks that runs, use every kernel once: a full
+    chunk, a short one, and a token after them. Raises EngineError if it cannot."""
     model = deployment.model
     length = min(model.max_num_batched_tokens + _TAIL_TOKENS, model.max_model_len - 2)
     prompt = [_TOKEN_IDS[n % len(_TOKEN_IDS)] for n in range(length)]
     body = {"model": model.served_name, "prompt": prompt, "max_tokens": 2, "ignore_eos": True}
     timeout = aiohttp.ClientTimeout(total=None)
-    async with http.post(f"{url}/v1/completions", json=body, timeout=timeout) as answer:
+    async with http.post(f"{engine.url}/v1/completions", json=body, timeout=timeout) as answer:
         if answer.status != 200:
-            raise EngineError(f"{url} did not answer its first prompt: {await answer.text()}")
-    mark = _mark(deployment)
+            raise EngineError(
+                f"{engine.url} did not answer its first prompt: {await answer.text()}"
+            )
+    mark = _mark(deployment, ranks(engine))
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
 
 
-def _mark(deployment: Deployment) -> Path:
-    facts = (str(deployment.model.path), metadata.version("vllm"))
+def ranks(engine: EngineConfig) -> str:
+    """How many tensor-parallel ranks it has, as its arguments say it."""
+    return engine.option(*WIDTH_OPTIONS) or "1"
+
+
+def _mark(deployment: Deployment, width: str) -> Path:
+    facts = (str(deployment.model.path), metadata.version("vllm"), width)
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     return directory() / f"tuned-for-{digest}"

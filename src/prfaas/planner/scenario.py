@@ -10,19 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_tokens
+from prfaas.description.caches import check_machines, disk_bytes, memory_bytes
 from prfaas.description.file import Description, load_description, parse_description
 from prfaas.description.speeds import check_longest, kv_size_of
 from prfaas.description.workload import WorkloadConfig
+from prfaas.models.kv_size import KvSize
 from prfaas.planner.demand import Demand, Expectations
 from prfaas.planner.hardware import clusters_of, lines_of
 from prfaas.planner.sites import Cluster, Line
 from prfaas.workload.files import TraceSource, clip_note
 from prfaas.workload.lengths import LengthDistribution
 from prfaas.workload.reuse import trace_lengths
+from prfaas.workload.trace import RecordedTrace
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +81,15 @@ def scenario_of(description: Description, *, source: str, beside: Path) -> Scena
         clusters = clusters_of(description, beside)
         lines = lines_of(description)
         asked = description.asked
+        kv = kv_size_of(description.model, [c.profile for c in clusters], beside=beside)
         with naming("workload"):
-            workload = _workload(asked, description, beside)
+            workload = _workload(asked, description, kv, beside)
         for cluster in clusters:
             check_longest(f"cluster {cluster.name!r}", cluster.profile, workload.lengths.high)
         demand = Demand(
             lengths=workload.lengths,
             output_tokens=workload.output_tokens,
-            kv=kv_size_of(description.model, [c.profile for c in clusters], beside=beside),
+            kv=kv,
             tokens_per_s=1 / description.slo.tpot_s,
         )
     return Scenario(
@@ -109,9 +113,11 @@ class _Workload(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-def _workload(asked: WorkloadConfig, description: Description, beside: Path) -> _Workload:
+def _workload(
+    asked: WorkloadConfig, description: Description, kv: KvSize, beside: Path
+) -> _Workload:
     if asked.source is not None:
-        return _from_trace(asked, asked.source, _cache_tokens(description), beside)
+        return _from_trace(asked, asked.source, description, kv, beside)
     return _Workload(
         lengths=asked.uncached_lengths(),
         output_tokens=asked.answer_tokens(),
@@ -120,10 +126,11 @@ def _workload(asked: WorkloadConfig, description: Description, beside: Path) -> 
 
 
 def _from_trace(
-    asked: WorkloadConfig, trace: TraceSource, cache_tokens: int | None, beside: Path
+    asked: WorkloadConfig, trace: TraceSource, description: Description, kv: KvSize, beside: Path
 ) -> _Workload:
     read = trace.read(beside)
-    found = trace_lengths(read, cache_tokens=cache_tokens)
+    mean = float(np.mean(read.prompts)) if isinstance(read, RecordedTrace) else 1.0
+    found = trace_lengths(read, cache_tokens=_cache_tokens(description, kv.bytes(mean) / mean))
     return _Workload(
         lengths=found.uncached,
         output_tokens=asked.output_tokens or found.mean_output_tokens,
@@ -132,15 +139,21 @@ def _from_trace(
     )
 
 
-def _cache_tokens(description: Description) -> int | None:
+def _cache_tokens(description: Description, bytes_per_token: float) -> int | None:
     """One cache as large as those of the PD clusters together: there every conversation leaves its
-    blocks. None: unbounded."""
-    caches = [cluster.prefix_cache for cluster in description.clusters if cluster.kind == "pd"]
-    if "unbounded" in caches:
-        return None
-    if "agents" in caches:
-        raise ConfigError(
-            "prefix_cache: agents is known to the simulator alone; to plan, write how many tokens "
-            "the caches of all machines hold together"
-        )
-    return sum(parse_tokens(cache) for cache in caches)
+    blocks. None: unbounded. Of agents what their memory holds, or their disk, where what is in
+    memory lies as well."""
+    check_machines(description)
+    tokens = 0
+    for cluster in description.clusters:
+        if cluster.kind != "pd":
+            continue
+        if cluster.prefix_cache == "unbounded":
+            return None
+        if cluster.prefix_cache == "agents":
+            agents = [machine.agent for machine in cluster.machines]
+            size = sum(max(memory_bytes(agent), disk_bytes(agent)) for agent in agents)
+            tokens += int(size / bytes_per_token)
+        else:
+            tokens += parse_tokens(cluster.prefix_cache)
+    return tokens

@@ -1,10 +1,11 @@
 """What it takes to fetch a cached prefix instead of computing it, as was seen.
 
-There are two kinds of ways. An engine *loads* from a tier of its own agent (host memory, disk). A
-pair of agents *pulls*: one copies to the other what it has cached. Each way has a fixed cost and a
-rate: a line (`fading_line`) over what the prefix should take by what is known without having seen
-it, the *guess*: bytes at a tier's usual rate, or at the rate that the line has now. So what was
-seen of a pair still holds when its line becomes slower or faster.
+There are two kinds of ways. An engine *loads* from its agent's host memory; what lies on disk the
+agent reads to memory first, which is a way of the agent's. A pair of agents *pulls*: one copies to
+the other what it has cached. Each way has a fixed cost and a rate: a line (`fading_line`) over what
+the prefix should take by what is known without having seen it, the *guess*: bytes at a tier's
+measured or usual rate, or at the rate that the line has now. So what was seen of a pair still holds
+when its line becomes slower or faster.
 
 What was seen once is believed for a fifth, twice for a half, and soon wholly: others' work makes a
 first fetch look slow. A way that is passed over, because of what was seen, is believed less and
@@ -14,11 +15,13 @@ less: it will be tried again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from prfaas.policies.fading_line import FadingLine, Sums, kept_sums
 
-TIER_BYTES_PER_S = {"memory": 4e9, "disk": 1.5e9}
-"""What an engine is expected to read from a tier before it was seen to."""
+Tier = Literal["memory", "disk"]
+TIER_BYTES_PER_S: dict[Tier, float] = {"memory": 4e9, "disk": 1.5e9}
+"""What is expected to be read from a tier before that was seen or measured."""
 _FIXED_S = 1e-3
 """What a load is expected to take beside its bytes."""
 _GUESS = 4.0
@@ -27,18 +30,18 @@ _DOUBT = 0.95
 """What is left of what was seen, each time that the way is passed over because of it."""
 
 
-def load_guess_s(tier: str, kv_bytes: float) -> float:
-    """Seconds to load so much from a tier, by its usual rate; an unknown one counts as disk."""
-    return _FIXED_S + kv_bytes / TIER_BYTES_PER_S.get(tier, TIER_BYTES_PER_S["disk"])
+def load_guess_s(tier: Tier, kv_bytes: float, rate: float | None = None) -> float:
+    """Seconds to load so much from a tier, by its measured rate, or by the usual one."""
+    return _FIXED_S + kv_bytes / (rate or TIER_BYTES_PER_S[tier])
 
 
-def load_way(engine: str, tier: str) -> str:
-    """The name of a load."""
-    return f"load {tier} {engine}"
+def load_way(where: str, tier: Tier) -> str:
+    """The name of an engine's load from memory, or an agent's from disk."""
+    return f"load {tier} {where}"
 
 
-def any_load_way(tier: str) -> str:
-    """The same of all engines together, for those that were not seen."""
+def any_load_way(tier: Tier) -> str:
+    """The same of all together, for those that were not seen."""
     return f"load {tier}"
 
 

@@ -88,13 +88,14 @@ def reachable(view: View, target: str) -> list[tuple[ClusterView, LinkView]]:
 
 
 def longest_cached(request: RequestView, clusters: Sequence[ClusterView]) -> int:
-    """The longest prefix of the prompt that any engine of ``clusters`` holds, in tokens."""
+    """The longest prefix of the prompt that any engine of ``clusters`` holds which may be given
+    work, in tokens."""
     longest = 0
     cached = request.cached
     if cached:
         for cluster in clusters:
             for engine in cluster.engines:
                 held = cached.get(engine.name, 0)
-                if held > longest:
+                if held > longest and engine.up:
                     longest = held
     return longest

@@ -102,6 +102,15 @@ class StrangersHandler(web.RequestHandler):
         """Whether the next bytes are of a request's head."""
         return self._waiter is not None and not self._waiter.done()
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send it. What aiohttp says of an ``Expect`` before any of ours is asked is an error in
+        JSON as well."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = self.handle_error(request, resp.status, message="Expect may be 100-continue")
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import logging.handlers
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -45,8 +47,21 @@ def set_up_logs(level: str, *, form: str = "text", file: Path | None = None) -> 
     handler: logging.Handler = (
         logging.StreamHandler() if file is None else logging.handlers.WatchedFileHandler(file)
     )
-    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_FORMAT))
+    handler.setFormatter(JsonLines() if form == "json" else Lines(_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class Lines(logging.Formatter):
+    """A line for each message: what others have said is in some, and begins no line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Without the traceback, which follows in lines of its own."""
+        record.message = _CONTROLS.sub(_escaped, record.message)
+        return super().formatMessage(record)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 class JsonLines(logging.Formatter):

@@ -219,6 +219,8 @@ class Decoding:
         if best is not None:
             best_class, best_load = self._class(record, best, packs=packs), _load(best, packs=packs)
         for engine in engines:
+            if engine.running >= engine.max_requests and engine.running:
+                continue  # It is full, as many are.
             of_class, load = self._class(record, engine, packs=packs), _load(engine, packs=packs)
             if of_class > best_class or (of_class == best_class and load >= best_load):
                 continue
@@ -236,9 +238,11 @@ class Decoding:
     def _has_slot(self, record: Record, engine: EngineState) -> bool:
         """Where KV memory is the bound, or who is first in line needs several slots, some may be
         free while others wait: nobody overtakes, or the large ones would never fit."""
-        first = engine.place.ready.first()
-        if first is not None and (engine.kv_tokens < inf or first.sequences > 1):
-            return False
+        ready = engine.place.ready
+        if ready.records:
+            first = ready.first()
+            if engine.kv_tokens < inf or (first is not None and first.sequences > 1):
+                return False
         return engine.has_slot(record)
 
     def _usable(self, record: Record, engine: EngineState) -> bool:

@@ -8,7 +8,7 @@ event or command. Requests that the gateway refused before it asked the schedule
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -72,6 +72,10 @@ def timelines(entries: Iterable[tuple[float, Entry]]) -> Iterator[Timeline]:
     yield from fold.rest()
 
 
+_ClusterOf = dict[str, str]
+_Note = Callable[["_Live", float, Any, _ClusterOf], None]
+
+
 class _Live:
     """A request under way: times on the journal's clock until it is complete."""
 
@@ -117,6 +121,9 @@ class TimelineFold:
 
     def take(self, at: float, item: Entry) -> Timeline | None:
         """Returns the timeline that this entry completes."""
+        note = _NOTES.get(type(item))
+        if note is not None:
+            return self._of_live(at, item, note)
         if isinstance(item, RequestEnded):
             return self._ended(item)
         if isinstance(item, e.RequestArrived):
@@ -124,13 +131,15 @@ class TimelineFold:
             return None
         if isinstance(item, e.TopologyChanged):
             self._cluster_of = item.topology.cluster_of
-            return None
-        live = self._live.get(getattr(item, "request_id", ""))
+        return None
+
+    def _of_live(self, at: float, item: Any, note: _Note) -> Timeline | None:
+        live = self._live.get(item.request_id)
         if live is None:
             return None
-        _note(live, at, item, self._cluster_of)
-        if isinstance(item, e.RequestCompleted | e.RequestCancelled | c.FailRequest):
-            return None if self._has_notes else self._live.pop(item.request_id).timeline
+        note(live, live.since(at), item, self._cluster_of)
+        if not self._has_notes and type(item) in _LAST:
+            return self._live.pop(item.request_id).timeline
         return None
 
     def _arrived(self, at: float, event: e.RequestArrived) -> None:
@@ -180,38 +189,68 @@ def _shift(timeline: Timeline, by_s: float) -> None:
             setattr(timeline, name, seconds + by_s)
 
 
-def _note(live: _Live, at: float, item: Any, cluster_of: dict[str, str]) -> None:
-    timeline, now_s = live.timeline, live.since(at)
-    if isinstance(item, c.StartPrefill):
-        _attempt(live, item, item.decode_engine, cluster_of)
-        timeline.prefill_engine, timeline.prefill_started_s = item.engine, now_s
-        timeline.prefilled_s = timeline.transferred_s = None
-    elif isinstance(item, c.StartDecode):
-        _attempt(live, item, item.engine, cluster_of)
-        timeline.decode_started_s = now_s
-        live.decodes[item.attempt] = item.engine, now_s
-        if item.transfer_id is None:
-            timeline.prefill_engine = None
-    elif isinstance(item, e.PrefillCompleted):
-        timeline.prefilled_s = now_s
-    elif isinstance(item, e.TransferCompleted):
-        timeline.transferred_s = now_s
-    elif isinstance(item, e.FirstToken):
-        timeline.first_token_s = now_s
-        if item.attempt in live.decodes:
-            timeline.decode_engine, timeline.decode_started_s = live.decodes[item.attempt]
-    elif isinstance(item, e.RequestCompleted):
-        timeline.completed_s, timeline.outcome = now_s, "ok"
-        timeline.output_tokens = item.output_tokens
-    elif isinstance(item, c.FailRequest):
-        timeline.outcome, timeline.error = item.kind.value, item.message
+def _prefill_started(live: _Live, now_s: float, item: c.StartPrefill, of: _ClusterOf) -> None:
+    timeline = live.timeline
+    _attempt(live, item, item.decode_engine, of)
+    timeline.prefill_engine, timeline.prefill_started_s = item.engine, now_s
+    timeline.prefilled_s = timeline.transferred_s = None
+
+
+def _decode_started(live: _Live, now_s: float, item: c.StartDecode, of: _ClusterOf) -> None:
+    _attempt(live, item, item.engine, of)
+    live.timeline.decode_started_s = now_s
+    live.decodes[item.attempt] = item.engine, now_s
+    if item.transfer_id is None:
+        live.timeline.prefill_engine = None
+
+
+def _prefilled(live: _Live, now_s: float, _item: e.PrefillCompleted, _of: _ClusterOf) -> None:
+    live.timeline.prefilled_s = now_s
+
+
+def _transferred(live: _Live, now_s: float, _item: e.TransferCompleted, _of: _ClusterOf) -> None:
+    live.timeline.transferred_s = now_s
+
+
+def _first_token(live: _Live, now_s: float, item: e.FirstToken, _of: _ClusterOf) -> None:
+    timeline = live.timeline
+    timeline.first_token_s = now_s
+    if item.attempt in live.decodes:
+        timeline.decode_engine, timeline.decode_started_s = live.decodes[item.attempt]
+
+
+def _completed(live: _Live, now_s: float, item: e.RequestCompleted, _of: _ClusterOf) -> None:
+    live.timeline.completed_s, live.timeline.outcome = now_s, "ok"
+    live.timeline.output_tokens = item.output_tokens
+
+
+def _failed(live: _Live, _now_s: float, item: c.FailRequest, _of: _ClusterOf) -> None:
+    live.timeline.outcome, live.timeline.error = item.kind.value, item.message
+
+
+def _cancelled(_live: _Live, _now_s: float, _item: e.RequestCancelled, _of: _ClusterOf) -> None:
+    """It is as cancelled, unless something else is said."""
+
+
+_NOTES: dict[type, _Note] = {
+    c.StartPrefill: _prefill_started,
+    c.StartDecode: _decode_started,
+    e.PrefillCompleted: _prefilled,
+    e.TransferCompleted: _transferred,
+    e.FirstToken: _first_token,
+    e.RequestCompleted: _completed,
+    e.RequestCancelled: _cancelled,
+    c.FailRequest: _failed,
+}
+"""What each entry says of a request that is under way."""
+_LAST = (e.RequestCompleted, e.RequestCancelled, c.FailRequest)
 
 
 def _attempt(
     live: _Live,
     command: c.StartPrefill | c.StartDecode,
     decode_engine: str,
-    cluster_of: dict[str, str],
+    cluster_of: _ClusterOf,
 ) -> None:
     timeline = live.timeline
     timeline.attempts = max(timeline.attempts, command.attempt)

@@ -114,7 +114,11 @@ class Turns(Generic[W]):
 
     def first(self) -> W | None:
         """Whose turn it is."""
-        return next(self.in_turn(), None) if self.records else None
+        if not self.records:
+            return None
+        if len(self._flows) == 1:
+            return self.records[next(iter(self._flows.values()))[0].request_id]
+        return next(self.in_turn())
 
     def in_turn(self) -> Iterator[W]:
         """All, from the one whose turn it is: who comes next where that one cannot use what there

@@ -16,6 +16,7 @@ loss allows: 1.22 MSS / (RTT sqrt(loss)) (Mathis et al., 1997).
 from __future__ import annotations
 
 from array import array
+from bisect import insort_right
 from collections.abc import Callable
 from math import inf, sqrt
 
@@ -64,6 +65,8 @@ class Line:
         self._window_bytes_per_s = window * connections
         self._on_arrived = on_arrived
         self._flows: dict[tuple[str, int], Flow] = {}
+        self._by_rate: list[Flow] = []
+        """The same, by the rate at which they are produced; of equals who came first."""
         self._arriving: dict[tuple[str, int], Flow] = {}
         self._since = 0.0
         self._used = 0.0
@@ -83,6 +86,7 @@ class Line:
         """A prefill has begun whose KV cache crosses here."""
         self._advance()
         self._flows[flow.key] = flow
+        insort_right(self._by_rate, flow, key=_produce_rate)
         self._plan()
 
     def produced(self, key: tuple[str, int]) -> None:
@@ -99,7 +103,7 @@ class Line:
         flow = self._flows.get(key)
         if flow is not None:
             self._advance()
-            del self._flows[key]
+            self._drop(flow)
             self._plan()
         else:
             flow = self._arriving.pop(key, None)
@@ -140,7 +144,7 @@ class Line:
         elapsed = now - self._since
         if elapsed <= 0:
             return
-        for flow in self._flows.values():
+        for flow in self._by_rate:
             flow.sent += flow.rate * elapsed
             if flow.producing:
                 flow.sendable += flow.produce_rate * elapsed
@@ -170,10 +174,11 @@ class Line:
             return
         hungry: list[Flow] = []
         modest: list[Flow] = []
-        for flow in self._flows.values():
-            behind = flow.sendable - flow.sent > self._rounding
-            (hungry if behind or not flow.producing else modest).append(flow)
-        modest.sort(key=_produce_rate)
+        for flow in self._by_rate:
+            if not flow.producing or flow.sendable - flow.sent > self._rounding:
+                hungry.append(flow)
+            else:
+                modest.append(flow)
         for flow in modest:
             fair = left / count
             flow.rate = flow.produce_rate if flow.produce_rate < fair else fair
@@ -183,6 +188,11 @@ class Line:
             flow.rate = left / count
         self._used = self.rate - (0.0 if hungry else left)
         self._schedule(hungry)
+
+    def _drop(self, flow: Flow) -> None:
+        """It is under way no more."""
+        del self._flows[flow.key]
+        self._by_rate.remove(flow)
 
     def _schedule(self, hungry: list[Flow]) -> None:
         soonest = inf
@@ -205,7 +215,7 @@ class Line:
                 if not flow.producing:
                     drained.append(flow)
         for flow in drained:
-            del self._flows[flow.key]
+            self._drop(flow)
             self._arriving[flow.key] = flow
             self._clock.at(self._clock.now + self._delay_s, self._arrived, flow.key, PRIORITY_WORK)
         self._plan()

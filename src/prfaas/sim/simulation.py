@@ -169,10 +169,7 @@ class Simulation:
                 if held:
                     held = min(held, prompt - 1)
                     cached.update(dict.fromkeys(self._engines_of[name], held))
-        fetch_s: dict[str, float] = {}
-        for name, reach in self.pools.reaches(blocks, prompt).items():
-            cached[name] = min(reach.blocks * workload.block_tokens, prompt - 1)
-            fetch_s[name] = reach.fetch_s
+        fetch_s = self.pools.count(cached, blocks, prompt)
         self._tell(
             e.RequestArrived(
                 request_id,
@@ -195,7 +192,7 @@ class Simulation:
         cache = self._caches.get(self._cluster_of[engine.name])
         if cache is not None:
             held = min(cache.match(job.blocks) * self._workload.block_tokens, job.prompt - 1)
-        reach = self.pools.fetch(engine.name, job.blocks, job.prompt)
+        reach = self.pools.fetch(engine.name, job.blocks, job.prompt, self.clock.now)
         if reach.blocks:
             held = min(reach.blocks * self._workload.block_tokens, job.prompt - 1)
         seconds = reach.fetch_s + self.world.costs.prefill_s(engine.name, job.prompt - held)
@@ -234,7 +231,7 @@ class Simulation:
         cluster = self._cluster_of[start.decode_engine]
         if cluster in self._caches and cluster != self._cluster_of[start.engine]:
             self._caches[cluster].insert(job.blocks)
-        self.pools.computed(start.decode_engine, job.blocks)
+        self.pools.handed_over(start, job.blocks)
         self.recorder.transferred(job.index, self.clock.now)
         self._tell(e.TransferCompleted(start.request_id, start.attempt))
 
@@ -251,8 +248,8 @@ class Simulation:
         assert isinstance(job, Job)
         request_id = str(job.index)
         self._jobs.pop(request_id).forget()
-        if self._workload.conversed:
-            self.pools.answered(engine.name, self._workload.conversed[job.index])
+        conversed = self._workload.conversed
+        self.pools.answered(engine.name, conversed[job.index] if conversed else job.blocks)
         self.recorder.completed(job.index, self.clock.now)
         self._tell(e.RequestCompleted(request_id, task.attempt))
 
@@ -313,6 +310,7 @@ class Simulation:
 
     def _engine_dies(self, outage: Outage) -> None:
         self.engines[outage.engine].fail()
+        self.pools.restarted(outage.engine)
         self.clock.at(self.clock.now + outage.for_s, self._engine_returns, outage, PRIORITY_FAULT)
         self._tell(e.EngineDown(outage.engine, "outage"))
 

@@ -30,14 +30,17 @@ class EngineModel(msgspec.Struct, frozen=True):
 
 
 class MachineModel(msgspec.Struct, frozen=True):
-    """A machine whose agent caches prefixes for its engines: at most so many bytes. ``answers``:
-    whether answers are kept as well."""
+    """A machine whose agent caches prefixes for its engines: at most so many bytes in memory and on
+    disk. ``answers``: whether answers are kept as well; ``slot_bytes``: what is cached in memory
+    takes a multiple of it."""
 
     name: str
     cluster: str
     engines: tuple[str, ...]
     cache_bytes: float
     answers: bool = False
+    disk_bytes: float = 0.0
+    slot_bytes: int = 0
 
 
 class LineModel(msgspec.Struct, frozen=True):

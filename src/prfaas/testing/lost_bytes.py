@@ -86,9 +86,9 @@ def _spans(plan: TransferPlan, layout: KvLayout, kind: str) -> Iterator[LayerSpa
             yield span
 
 
-def layout_of(running: RunningDeployment, engine: str, machine: str) -> KvLayout:
-    """As the engine's first rank has registered it with the agent of ``machine``."""
-    return msgspec.convert(_rank(running, engine, machine)["layout"], KvLayout)
+def layout_of(running: RunningDeployment, engine: str) -> KvLayout:
+    """As the engine's first rank has registered it with its agent."""
+    return msgspec.convert(_rank(running, engine)["layout"], KvLayout)
 
 
 def answer_without(
@@ -99,25 +99,31 @@ def answer_without(
     *,
     prefill: str = "east-prefill",
     decode: str = "west-decode",
-    machine: str = "west",
 ) -> dict[str, Any]:
     """The decode engine's choice for ``ids``, handed over up to ``boundary``, ``loss`` applied in
-    the memory of ``machine``'s agent. Each engine has one rank."""
+    its agent's memory to what each of the prefill engine's ranks has sent."""
     model = running.deployment.model.served_name
+    sent_as = layout_of(running, prefill)
+    parts = sent_as.sending_ranks()
     transfer_id = uuid.uuid4().hex
     span = {"transfer_id": transfer_id, "from_token": 0, "to_token": boundary}
-    agent = running.deployment.agent_of_engine(decode).name
+    agent = running.deployment.agent_of_engine(decode)
     exported = _completion(
         running.engine(prefill).url, model, ids, max_tokens=1,
-        kv_transfer_params={"prfaas": "export", "destination": agent, "readers": [decode], **span},
+        kv_transfer_params={
+            "prfaas": "export", "destination": agent.name, "readers": [decode], **span
+        },
     )  # fmt: skip
     if not exported["kv_transfer_params"]["ok"]:
         raise RuntimeError(f"not exported: {exported['kv_transfer_params']}")
-    transfer = f"{running.admin(machine)}/transfers/{transfer_id}"
-    status = call(f"{transfer}?wait_s={WAIT_S}&ranks=1").json()
+    transfer = f"{agent.admin_url}/transfers/{transfer_id}"
+    status = call(f"{transfer}?wait_s={WAIT_S}&ranks={len(parts)}").json()
     if status["state"] != "complete":
         raise RuntimeError(f"the transfer did not arrive: {status}")
-    _zero(running, transfer_id, ids[:boundary], loss, decode, machine)
+    for part in parts:
+        _zero(running, transfer_id, ids[:boundary], loss, decode, sent_as.of_rank(part))
+    if not sent_as.is_held_as(layout_of(running, decode)):
+        span["source"] = sent_as.of_rank(0).packed()
     answer = _completion(
         running.engine(decode).url, model, ids, kv_transfer_params={"prfaas": "import", **span}
     )
@@ -134,8 +140,9 @@ def _completion(url: str | None, model: str | None, ids: list[int], **more: Any)
     return found
 
 
-def _rank(running: RunningDeployment, engine: str, machine: str) -> dict[str, Any]:
-    engines = call(f"{running.admin(machine)}/engines").json()["engines"]
+def _rank(running: RunningDeployment, engine: str) -> dict[str, Any]:
+    admin = running.deployment.agent_of_engine(engine).admin_url
+    engines = call(f"{admin}/engines").json()["engines"]
     found: dict[str, Any] = next(e for e in engines if e["engine"] == engine)
     return found
 
@@ -146,14 +153,14 @@ def _zero(
     handed_over: list[int],
     loss: Loss,
     engine: str,
-    machine: str,
+    sent_as: KvLayout,
 ) -> None:
     """Through an engine rank's view of the arena. The agent takes us for another connection of the
     decode engine, by its process id."""
-    rank = _rank(running, engine, machine)
+    rank = _rank(running, engine)
     layout = msgspec.convert(rank["layout"], KvLayout)
     boundary = len(handed_over)
-    plan = TransferPlan(layout, from_token=0, to_token=boundary)
+    plan = TransferPlan(sent_as, from_token=0, to_token=boundary)
     digest = prompt_digest(handed_over, to_token=boundary)
     socket = running.deployment.agent_of_engine(engine).socket
     assert socket is not None
@@ -162,10 +169,18 @@ def _zero(
         try:
             client.wait_connected(WAIT_S)
             opened = client.open_import(
-                OpenImport(transfer_id, 0, boundary, plan.total_bytes, digest)
+                OpenImport(
+                    transfer_id,
+                    0,
+                    boundary,
+                    plan.total_bytes,
+                    digest,
+                    sent_as.tp_rank,
+                    sent_as.fingerprint(),
+                )
             )
             extents, arena = opened.future.result(timeout=WAIT_S), opened.session.arena
-            for start, length in loss(plan, layout):
+            for start, length in loss(plan, sent_as):
                 for extent in extents:
                     low = max(start, extent.flat_offset)
                     high = min(start + length, extent.flat_end)

@@ -241,16 +241,16 @@ class RunningDeployment(_Process):
 class SecondGateway(_Process):
     """One more gateway over a running deployment's engines, with a scheduler of its own: its keys
     in place of the file's. ``slots``: what it takes for every engine's ``max_num_seqs``; ``name``:
-    of those that share engines the first by name decides roles for all."""
+    the first by name decides roles for all; ``engines``: it knows no others."""
 
     def __init__(
         self, running: RunningDeployment, home: Path, *, slots: int | None = None,
-        name: str | None = None, **scheduler: Any,
+        name: str | None = None, engines: Collection[str] | None = None, **scheduler: Any,
     ) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         address = free_address()
         self.url = f"http://{address}"
-        self._deployment = whole = running.deployment
+        whole = running.deployment
         own = {"listen": address, "advertise": None, "name": name or whole.gateway.name}
         gateway = msgspec.structs.replace(whole.gateway, **own)
         changed = msgspec.structs.replace(
@@ -258,8 +258,8 @@ class SecondGateway(_Process):
             gateways=(gateway,),
             scheduler=msgspec.structs.replace(whole.scheduler, **scheduler),
         )
-        if slots is not None:
-            changed = changed.with_machines(partial(_with_slots, slots=slots))
+        changed = changed.with_machines(partial(_known, slots=slots, engines=engines))
+        self._deployment = changed
         file = home / "deployment.json"
         file.write_bytes(msgspec.json.encode(changed))
         command = gateway_command(file)
@@ -269,29 +269,29 @@ class SecondGateway(_Process):
         return _answers(f"{self.url}/ready") and not unused_engines(self.url, self._deployment)
 
 
-def _with_slots(machine: MachineConfig, *, slots: int) -> MachineConfig:
-    engines = tuple(msgspec.structs.replace(e, max_num_seqs=slots) for e in machine.engines)
-    return msgspec.structs.replace(machine, engines=engines)
+def _known(
+    machine: MachineConfig, *, slots: int | None, engines: Collection[str] | None
+) -> MachineConfig:
+    known = [e for e in machine.engines if engines is None or e.name in engines]
+    if slots is not None:
+        known = [msgspec.structs.replace(e, max_num_seqs=slots) for e in known]
+    return msgspec.structs.replace(machine, engines=tuple(known))
 
 
 class PlainEngine(_Process):
     """A stock vLLM server without our connector: what answers are compared with.
 
-    It has the schedule of ``running``'s engines: block size, chunk size, threads. ``args`` are more
-    of vLLM's own.
+    It has the schedule of ``running``'s engines: block size, chunk size, threads, and the GPUs of
+    the one called ``like`` (None: a decode engine). ``args`` are more of vLLM's own.
     """
 
     def __init__(
-        self,
-        running: RunningDeployment,
-        home: Path,
-        *,
-        cpus: str | None = None,
-        args: tuple[str, ...] = (),
-    ) -> None:
+        self, running: RunningDeployment, home: Path, *, cpus: str | None = None,
+        like: str | None = None, args: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         self.url = f"http://{free_address()}"
-        beside = supervisor.decode_engine(running.deployment)
+        beside = running.engine(like) if like else supervisor.decode_engine(running.deployment)
         engine = EngineConfig(
             name="plain", role="decode", url=self.url, cpus=cpus, args=args,
             gpus=beside.gpus, gpu_memory_share=beside.gpu_memory_share,

@@ -19,10 +19,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from prfaas.core.deployment.agents import CACHE_KEY
 from prfaas.core.errors import CallerError, ConfigError
-from prfaas.tls.files import CA_CERT, CA_KEY, CRL, TlsFiles, files_of
+from prfaas.tls.expiry import read_lists
+from prfaas.tls.files import CA_CERT, CA_KEY, CRL, REPLACED, TlsFiles, files_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Every name that the deployment file takes. Names are compared by letters, never resolved."""
+_OTHERS_FILES = re.compile(r"ca|crl|.*-key", re.IGNORECASE)
+"""Names whose certificate would take the place of the authority's, of its list or of a key."""
 _CRL_DAYS = 365
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
@@ -70,7 +73,8 @@ def make_cache_key(directory: Path) -> Path:
 
 def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
     """Issue ``agent``'s certificate and key into ``directory``, signed by the CA there; an older
-    one of the same name is replaced. ``days`` below zero makes an expired one.
+    one of the same name is replaced, and can still be revoked. ``days`` below zero makes an expired
+    one.
 
     Raises CallerError for a name that cannot be one, ConfigError if there is no usable CA.
     """
@@ -78,6 +82,11 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
         raise CallerError(
             f"agent name {agent!r} must be letters, digits, '.', '_' and '-', at most 63, "
             "beginning with a letter or digit, as in the deployment file"
+        )
+    if _OTHERS_FILES.fullmatch(agent):
+        raise CallerError(
+            f"agent name {agent!r}: {agent}.pem is, or may be, the file of something else here "
+            "(ca.pem, crl.pem, NAME-key.pem); choose another name"
         )
     ca_key, ca = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -94,25 +103,31 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
         )
     )
     files = files_of(directory, agent)
+    _set_aside(files.cert)
     _write(files.key, _pem(key), secret=True)
     certificate = builder.sign(ca_key, hashes.SHA256())
     _write(files.cert, certificate.public_bytes(serialization.Encoding.PEM))
     return files
 
 
-def revoke(directory: Path, agent: str) -> Path:
-    """Add ``agent``'s certificate to the CA's revocation list; returns that file's path. The list
-    is to be given to every agent, and made anew within a year.
+def revoke(directory: Path, agent: str, *, replaced: bool = False) -> Path:
+    """Add ``agent``'s certificates to the CA's revocation list, those that newer ones have replaced
+    as well; returns that file's path. The list is to be given to every agent, and made anew within
+    a year. ``replaced``: those alone; the newest stays good.
 
     Raises ConfigError without a usable CA, certificate or list.
     """
     ca_key, ca = _authority(directory)
     cert, crl = files_of(directory, agent).cert, directory / CRL
+    older = _replaced(cert)
+    paths = [older] if replaced else [older, cert] if older.exists() else [cert]
     try:
-        certificate = x509.load_pem_x509_certificate(cert.read_bytes())
-        known = list(x509.load_pem_x509_crl(crl.read_bytes())) if crl.exists() else []
+        pem = b"".join(path.read_bytes() for path in paths)
+        found = x509.load_pem_x509_certificates(pem)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{cert} or {crl} cannot be read: {error}") from error
+        raise ConfigError(f"no certificate of {agent!r} is known here: {error}") from error
+    known = [one for each in read_lists(crl) for one in each] if crl.exists() else []
+    serials = {certificate.serial_number for certificate in found}
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -121,13 +136,30 @@ def revoke(directory: Path, agent: str) -> Path:
         .next_update(now + datetime.timedelta(days=_CRL_DAYS))
     )
     for one in known:
-        if one.serial_number != certificate.serial_number:
+        if one.serial_number not in serials:
             builder = builder.add_revoked_certificate(one)
-    revoked = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
-    builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
+    for serial in sorted(serials):
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial)
+        builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
     made = builder.sign(ca_key, hashes.SHA256())
     _write(crl, made.public_bytes(serialization.Encoding.PEM))
     return crl
+
+
+def _replaced(cert: Path) -> Path:
+    return cert.parent / REPLACED / cert.name
+
+
+def _set_aside(cert: Path) -> None:
+    """Whoever has its key can use it until it expires: `revoke` must know of it."""
+    try:
+        old = cert.read_bytes()
+        x509.load_pem_x509_certificate(old)
+    except (OSError, ValueError):
+        return  # There is none.
+    kept = _replaced(cert)
+    kept.parent.mkdir(exist_ok=True)
+    _write(kept, (kept.read_bytes() if kept.exists() else b"") + old)
 
 
 def _authority(directory: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

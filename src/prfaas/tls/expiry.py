@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 from math import inf
@@ -12,6 +13,7 @@ from cryptography import x509
 
 from prfaas.core.errors import ConfigError
 
+_LISTS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 SOON_S = timedelta(days=30).total_seconds()
 """Before a certificate expires, from when on it is warned of."""
 
@@ -36,9 +38,14 @@ def certificate_expiry(path: Path) -> Expiry:
 
 
 def list_expiry(crl: Path) -> Expiry:
-    """Of a revocation list: TLS lets nobody in by an old one. Authorities write some for a year and
-    some for a week, so it is warned of in the last quarter of its life. Raises ConfigError."""
-    found = read_list(crl)
+    """Of the first of a file's revocation lists that runs out: TLS lets nobody in by an old one.
+    Raises ConfigError."""
+    return min((_expiry(crl, found) for found in read_lists(crl)), key=lambda expiry: expiry.at)
+
+
+def _expiry(crl: Path, found: x509.CertificateRevocationList) -> Expiry:
+    """Authorities write some for a year and some for a week, so it is warned of in the last quarter
+    of its life."""
     if found.next_update_utc is None:
         return Expiry(crl, inf, inf)
     at, began = found.next_update_utc.timestamp(), found.last_update_utc.timestamp()
@@ -46,10 +53,11 @@ def list_expiry(crl: Path) -> Expiry:
     return Expiry(crl, at, warn_from, ", and nobody is let in from then on")
 
 
-def read_list(crl: Path) -> x509.CertificateRevocationList:
-    """Raises ConfigError."""
+def read_lists(crl: Path) -> list[x509.CertificateRevocationList]:
+    """All of a file, as TLS reads them: one of each authority. Raises ConfigError."""
     try:
-        return x509.load_pem_x509_crl(crl.read_bytes())
+        content = crl.read_bytes()
+        return [x509.load_pem_x509_crl(one) for one in _LISTS.findall(content) or [content]]
     except (OSError, ValueError) as error:
         raise ConfigError(f"{crl}: not a revocation list in PEM: {error}") from error
 

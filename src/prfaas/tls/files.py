@@ -9,6 +9,8 @@ import msgspec
 from prfaas.core.deployment import TlsConfig
 
 CA_CERT, CA_KEY, CRL = "ca.pem", "ca-key.pem", "crl.pem"
+REPLACED = "replaced"
+"""The directory of certificates that newer ones have replaced, a file for each name."""
 
 
 class TlsFiles(msgspec.Struct, frozen=True):

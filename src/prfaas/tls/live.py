@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from prfaas.tls.context import check_identity, client_context, server_context
-from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry, read_list
+from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry, read_lists
 from prfaas.tls.files import TlsFiles
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -41,8 +41,8 @@ class LiveTls:
         stamp = stamp_of(files)
         server, client = server_context(files), client_context(files)
         self.expiries = expiries_of(files)
-        listed = () if files.crl is None else read_list(files.crl)
-        self._revoked = frozenset(one.serial_number for one in listed)
+        lists = [] if files.crl is None else read_lists(files.crl)
+        self._revoked = frozenset((e.issuer, one.serial_number) for e in lists for one in e)
         trusted = frozenset(x509.load_pem_x509_certificates(files.ca.read_bytes()))
         self._withdrawn, self._trusted = (self._withdrawn | self._trusted) - trusted, trusted
         self.server, self.client, self.files, self._stamp = server, client, files, stamp
@@ -65,7 +65,7 @@ class LiveTls:
     def why_not(self, peer: x509.Certificate, *, now: float) -> str | None:
         """Why a connection would not be made any more whose other end has shown this certificate;
         None where it would. ``now``: Unix seconds."""
-        if peer.serial_number in self._revoked:
+        if (peer.issuer, peer.serial_number) in self._revoked:
             return "its certificate is revoked"
         if peer.not_valid_after_utc.timestamp() < now:
             return "its certificate has expired"

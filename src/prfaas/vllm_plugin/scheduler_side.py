@@ -295,8 +295,8 @@ def _computed_tokens(output: SchedulerOutput) -> dict[str, int]:
 
 def _refused_export(request: Request, may_export: bool) -> dict[str, Any] | None:
     """The answer to a request whose export parameters were refused when it arrived."""
-    params = request.kv_transfer_params or {}
-    if params.get("prfaas") != "export":
+    params = request.kv_transfer_params
+    if not isinstance(params, dict) or params.get("prfaas") != "export":
         return None
     try:
         parse_handoff(params)

@@ -1,24 +1,33 @@
 """The cache of one agent, as `prfaas.pool` keeps it: whole entries, least recently used out first.
 
-An entry is what one transfer, or one answer, added to what was there: its blocks, and where the
-model has recurrent states, those at its end. Such a model can go on from the ends of entries alone;
-others from any block's end. A use of an entry is one of all that it stands on, and those count as
-used later: the oldest is never one that others stand on.
+An entry is what one transfer, or one answer, has of a prompt: blocks from some place on, and where
+the model has recurrent states, those at its end. Such a model can go on from the ends of entries
+alone; others from any block's end. Either needs all that is before it, from whichever entries. A
+use of an entry is one of all that it stands on, and those count as used later: the oldest is never
+one that others stand on.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import ceil
 
 from prfaas.core.errors import InvariantError
 
 
-class _Entry:
-    __slots__ = ("before", "blocks", "bytes")
+class Entry:
+    """Blocks of a prompt behind the first ``start``."""
 
-    def __init__(self, before: _Entry | None, blocks: Sequence[int], size: float) -> None:
-        self.before, self.blocks, self.bytes = before, blocks, size
+    __slots__ = ("blocks", "bytes", "start")
+
+    def __init__(self, start: int, blocks: Sequence[int], size: float) -> None:
+        self.start, self.blocks, self.bytes = start, blocks, size
+
+    @property
+    def end(self) -> int:
+        """How many of the prompt's blocks end with it."""
+        return self.start + len(self.blocks)
 
 
 class EntryCache:
@@ -27,18 +36,29 @@ class EntryCache:
     Args:
         block_bytes: of a block's KV.
         state_bytes: of the states at an entry's end; 0: the model has none.
+        granule_bytes: an entry takes a multiple of it.
+        head_bytes: an entry takes so much more.
     """
 
-    def __init__(self, most_bytes: float, *, block_bytes: float, state_bytes: float) -> None:
+    def __init__(
+        self,
+        most_bytes: float,
+        *,
+        block_bytes: float,
+        state_bytes: float,
+        granule_bytes: int = 0,
+        head_bytes: int = 0,
+    ) -> None:
         self._most = most_bytes
         self._block_bytes, self._state_bytes = block_bytes, state_bytes
+        self._granule_bytes, self._head_bytes = granule_bytes, head_bytes
         self.bytes = 0.0
         """Held now."""
         self.evicted = 0
         """Entries, so far."""
-        self._at: dict[int, _Entry] = {}
-        """Block that can be gone on from -> the entry that has it."""
-        self._queue: OrderedDict[_Entry, None] = OrderedDict()
+        self._with: dict[int, list[Entry]] = {}
+        """Block -> the entries that have it."""
+        self._queue: OrderedDict[Entry, None] = OrderedDict()
 
     def __len__(self) -> int:
         """Entries."""
@@ -46,44 +66,89 @@ class EntryCache:
 
     def match(self, blocks: Sequence[int]) -> int:
         """From how many leading blocks it can be gone on; counts as no use."""
+        path = self.path(blocks)
+        return self._reach(path[-1], blocks) if path else 0
+
+    def path(self, blocks: Sequence[int]) -> list[Entry]:
+        """The entries that together have what can be gone on from, the first first."""
         for count in range(len(blocks), 0, -1):
-            if blocks[count - 1] in self._at:
-                return count
-        return 0
+            for entry in self._with.get(blocks[count - 1], ()):
+                if self._state_bytes and entry.end != count:
+                    continue
+                path = self._stands_on(entry, blocks)
+                if not path[-1].start:
+                    return path[::-1]
+        return []
 
     def use(self, blocks: Sequence[int]) -> None:
         """What `match` found is loaded."""
-        held = self.match(blocks)
-        self._used(self._at[blocks[held - 1]] if held else None)
-
-    def insert(self, blocks: Sequence[int]) -> None:
-        """Keep what of ``blocks`` is not there, as one entry; what is too large is not kept."""
-        held = self.match(blocks)
-        before = self._at[blocks[held - 1]] if held else None
-        fresh = blocks[held:]
-        size = len(fresh) * self._block_bytes + self._state_bytes
-        if fresh and size <= self._most:
-            entry = _Entry(before, fresh, size)
-            self._at.update(dict.fromkeys(fresh[-1:] if self._state_bytes else fresh, entry))
-            self.bytes += size
-            before = entry
-        self._used(before)
-        while self.bytes > self._most:
-            self._evict()
-
-    def _used(self, entry: _Entry | None) -> None:
-        while entry is not None:
-            self._queue[entry] = None
+        for entry in reversed(self.path(blocks)):
             self._queue.move_to_end(entry)
-            entry = entry.before
 
-    def _evict(self) -> None:
-        entry, _ = self._queue.popitem(last=False)
+    def insert(self, blocks: Sequence[int], start: int | None = None) -> None:
+        """Keep ``blocks`` from ``start`` on as one entry, or what of them is not there; what is too
+        large, or there, is not kept."""
+        held = self.match(blocks)
+        if held == len(blocks):
+            self.use(blocks)
+            return
+        start = held if start is None else start
+        fresh = blocks[start:]
+        size = self._size(len(fresh))
+        if not fresh or size > self._most:
+            return
+        entry = Entry(start, fresh, size)
+        for other in self._replaced_by(entry):
+            self._remove(other)
+        self._queue[entry] = None
+        self.bytes += size
+        for block in fresh:
+            self._with.setdefault(block, []).append(entry)
+        for used in self._stands_on(entry, blocks):
+            self._queue.move_to_end(used)
+        while self.bytes > self._most:
+            self._remove(next(other for other in self._queue if other is not entry))
+            self.evicted += 1
+
+    def _size(self, blocks: int) -> float:
+        size = blocks * self._block_bytes + self._state_bytes
+        if self._granule_bytes:
+            size = ceil(size / self._granule_bytes) * self._granule_bytes
+        return size + self._head_bytes
+
+    def _reach(self, entry: Entry, blocks: Sequence[int]) -> int:
+        """How many of ``blocks`` end within the last entry of their path."""
+        if self._state_bytes:
+            return entry.end
+        count = min(entry.end, len(blocks))
+        while blocks[count - 1] != entry.blocks[count - 1 - entry.start]:
+            count -= 1
+        return count
+
+    def _stands_on(self, entry: Entry, blocks: Sequence[int]) -> list[Entry]:
+        """The entry and those that have what is before it, the last first, as far as they are
+        there."""
+        path = [entry]
+        while (start := path[-1].start) > 0:
+            others = self._with.get(blocks[start - 1], ())
+            before = min(others, key=lambda other: other.start, default=None)
+            if before is None or before.start >= start:
+                break
+            path.append(before)
+        return path
+
+    def _replaced_by(self, entry: Entry) -> list[Entry]:
+        ends = set(entry.blocks[-1:] if self._state_bytes else entry.blocks)
+        found = {other: None for block in ends for other in self._with.get(block, ())}
+        return [o for o in found if o.start >= entry.start and o.blocks[-1] in ends]
+
+    def _remove(self, entry: Entry) -> None:
+        del self._queue[entry]
         for block in entry.blocks:
-            if self._at.get(block) is entry:
-                del self._at[block]
+            self._with[block].remove(entry)
+            if not self._with[block]:
+                del self._with[block]
         self.bytes = self.bytes - entry.bytes if self._queue else 0.0
-        self.evicted += 1
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the books disagree."""
@@ -91,9 +156,6 @@ class EntryCache:
             raise InvariantError("the cache holds more than it may")
         if abs(self.bytes - sum(entry.bytes for entry in self._queue)) > 1e-6 * (1 + self.bytes):
             raise InvariantError("bytes are miscounted")
-        age = {entry: place for place, entry in enumerate(self._queue)}
-        if set(self._at.values()) != set(age):
+        found = [entry for entries in self._with.values() for entry in entries]
+        if set(found) != set(self._queue) or len(found) != sum(len(e.blocks) for e in self._queue):
             raise InvariantError("an entry is found but not held, or held but not found")
-        for entry in age:
-            if entry.before is not None and age.get(entry.before, -1) < age[entry]:
-                raise InvariantError("an entry stands on one that is older, or gone")

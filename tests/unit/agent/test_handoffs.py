@@ -10,8 +10,10 @@ import pytest
 from prfaas.agent.arena import Arena
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkPort
+from prfaas.agent.service import SWEEP_PERIOD_S
 from prfaas.core.errors import EngineError
 from prfaas.core.extents import Extent
+from prfaas.core.gateway_sessions import LAPSES_AFTER_S, Renewal
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.pool.books import PoolSnapshot
 from prfaas.pool.effects import (
@@ -29,6 +31,7 @@ from prfaas.pool.events import (
     ExportAborted,
     ExportBegun,
     ExportFinished,
+    GatewayRenewed,
     ImportClosed,
     ImportOpened,
     SlotFilled,
@@ -520,3 +523,42 @@ def test_leases_are_given_in_turn(pair: Pair) -> None:
         pair.east.say(SlotsReturned(ENGINE, (0,)))
     pair.east.say(ConnectionClosed(ENGINE))
     assert pair.east.pool.lease_waiters == 0
+
+
+FREE_WITHIN_S = 10.0
+"""After a gateway was killed: what operators are told."""
+
+
+@pytest.mark.parametrize("killed_before_a_sweep_s", [0.0, 0.1, SWEEP_PERIOD_S - 0.001])
+def test_what_a_killed_gateway_leaves_is_free_within_ten_seconds(
+    pair: Pair, killed_before_a_sweep_s: float
+) -> None:
+    """On both sides, whatever stage its hand-offs were in, though they might take an hour."""
+    gateway, data = "0123456789ab", content(2 * SLOT)
+    sides = (pair.east, pair.west)
+    for side in sides:
+        side.expire(100.0)
+        side.now += SWEEP_PERIOD_S - killed_before_a_sweep_s
+        side.say(GatewayRenewed(gateway, Renewal(name="gateway-3")))
+    killed_at = pair.east.now
+    for number, destination in enumerate(("west", "east", "west")):
+        pair.east.begin(f"{gateway}-r{number}-1", len(data), destination, deadline_s=3600.0)
+    arrived, beside, arriving = (f"{gateway}-r{number}-1" for number in range(3))
+    for name in (arrived, beside):
+        pair.east.fill_all(name, data)
+        pair.east.finish(name)
+        pair.pump()
+    pair.east.fill(arriving, data)
+    pair.pump(2)
+    assert view(pair.west, arrived)[0].state == "complete"
+    assert view(pair.west, arriving)[0].state == "receiving"
+    sweeps = 0
+    while any(side.pool.slots.free < COUNT for side in sides):
+        sweeps += 1
+        for side in sides:
+            side.expire(100.0 + (1 + sweeps) * SWEEP_PERIOD_S)
+        pair.pump()
+        assert pair.east.now - killed_at <= FREE_WITHIN_S
+    assert pair.east.now - killed_at >= LAPSES_AFTER_S, "one that is only slow loses nothing"
+    for side in sides:
+        side.check_free()

@@ -432,6 +432,19 @@ async def test_bad_http(stage: Stage, path: str, status: int, error: str) -> Non
         assert error in (await answer.json())["error"]
 
 
+async def test_a_page_in_a_browser_asks_for_nothing(stage: Stage) -> None:
+    origin = {"Origin": "http://evil.example"}
+    for method, path in (
+        ("POST", "/links/a-west/measure?seconds=0.1"),
+        ("DELETE", "/transfers/x"),
+        ("GET", "/cache"),
+    ):
+        url = stage.east.admin_url + path
+        async with stage.http.request(method, url, headers=origin) as answer:
+            assert answer.status == 403, path
+            assert "web pages" in (await answer.json())["error"]
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -505,7 +518,7 @@ async def test_a_fault_in_the_sweep_does_not_end_it(
             enough.set()
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(service, "_SWEEP_PERIOD_S", 0.0)
+    monkeypatch.setattr(service, "SWEEP_PERIOD_S", 0.0)
     driver, port = SimpleNamespace(handle=fail), SimpleNamespace(report_progress=lambda: None)
     sweeper = asyncio.create_task(service._sweep(driver, port))  # type: ignore[arg-type]
     await enough.wait()

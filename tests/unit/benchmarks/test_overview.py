@@ -37,6 +37,7 @@ def test_a_gateway_is_set_beside_whoever_does_the_same() -> None:
         row("prfaas", "direct", 200, 0.6),
         row("aiohttp pass-through", "direct", 200, 0.3),
         row("prfaas", "offload", 2000, 3.0),
+        row("prfaas", "direct", 2000, 0.9),
         row("aiohttp pass-through", "direct", 2000, 0.3),
         row("vllm-router", "direct", 2000, 0.5),
         row("vllm-router", "prefill and decode", 2000, 2.0),
@@ -48,6 +49,8 @@ def test_a_gateway_is_set_beside_whoever_does_the_same() -> None:
         ("aiohttp pass-through", 2.0, False),
         ("vllm-router, prefill and decode", 1.5, True),
         ("vllm-router, prefill and decode", 1.0, None),
+        ("limit", 0.67, True),
+        ("aiohttp pass-through", 3.0, False),
         ("limit", 0.4, True),
     ]
 

@@ -40,3 +40,21 @@ def test_what_is_wrong_is_said_without_a_traceback(
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
+
+
+def test_what_other_deployments_may_not_be_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = deployment_file(tmp_path, "role|role")
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(first).read_text())
+    assert main(["gateway", first, "--also", str(other)]) == 2
+    assert (
+        f"other.yaml: agent 'a' at http://127.0.0.1:9 is in {first} too" in capsys.readouterr().err
+    )
+    assert main(["gateway", first, "--also", first]) == 2
+    assert "served already" in capsys.readouterr().err
+    gateway = "gateway: {workers: 2, admin: '127.0.0.1:8001'}\n"
+    Path(first).write_text(Path(first).read_text() + gateway)
+    assert main(["gateway", first, "--also", str(other)]) == 2
+    assert "serve one deployment" in capsys.readouterr().err

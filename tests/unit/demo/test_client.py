@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from prfaas.core.errors import EngineError
-from prfaas.demo.client import Answer, ask
+from prfaas.demo.client import Answer, ask, lead
 from prfaas.demo.report import differences, table
 
 CHUNKS = (
@@ -79,6 +79,20 @@ def test_other_tokens_with_the_same_text_are_a_difference() -> None:
     ours = Answer(text="ab", token_ids=(1, 2), ttft_s=0.1, tokens_per_s=None,
                   route="direct", reason="short", total_tokens=3, uncached_tokens=3)  # fmt: skip
     plain = Answer(text="ab", token_ids=(3,), ttft_s=0.1, tokens_per_s=None)
-    assert len(differences({"q": ours}, {"q": plain})) == 1
-    assert differences({"q": ours}, {"q": ours}) == []
-    assert table({"q": ours}, {"q": plain}).row_count == 1
+    assert len(differences({"q": ours}, {"q": plain}, {})) == 1
+    assert differences({"q": ours}, {"q": ours}, {}) == []
+    assert table({"q": ours}, {"q": plain}, {}).row_count == 1
+
+
+async def test_how_far_the_best_token_leads_is_asked_for(http: aiohttp.ClientSession) -> None:
+    async def complete(request: web.Request) -> web.Response:
+        asked = await request.json()
+        assert (asked["max_tokens"], asked["temperature"], asked["logprobs"]) == (2, 0, 2)
+        ranked = [{"a": -0.5, "b": -3.0}, {"c": -1.25, "d": -1.0}]
+        return web.json_response({"choices": [{"logprobs": {"top_logprobs": ranked}}]})
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", complete)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        assert await lead(http, url, model="m", prompt="p", at=1) == 0.25

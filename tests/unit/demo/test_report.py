@@ -1,7 +1,13 @@
 """What the demo's last line claims follows from the answers."""
 
+import io
+
+import msgspec
+from rich.console import Console
+
 from prfaas.demo.client import Answer
-from prfaas.demo.report import bought
+from prfaas.demo.report import bought, parts_at
+from prfaas.demo.run import _judge
 
 
 def _answer(route: str, uncached: int, kv_bytes: int | None, hidden: float | None) -> Answer:
@@ -27,3 +33,17 @@ def test_nothing_offloaded_is_said_too() -> None:
     assert "0 of 500 uncached prompt tokens (0%)" in bought(
         {"a": _answer("direct", 500, None, None)}
     )
+
+
+def test_a_text_may_part_only_where_the_plain_engine_nearly_ties() -> None:
+    ours = msgspec.structs.replace(_answer("direct", 9, None, None), token_ids=(1, 2))
+    plain = msgspec.structs.replace(ours, token_ids=(1, 3))
+    assert parts_at(ours, plain) == 1
+    assert parts_at(ours, ours) is None
+    for lead, status, says in ((0.06, 0, "1 part where"), (0.4, 1, "identical: 0/1\n")):
+        console = Console(file=io.StringIO(), width=200)
+        assert _judge({"q": ours}, {"q": plain}, {"q": lead}, console) == status
+        assert says in console.file.getvalue()  # type: ignore[attr-defined]
+    shorter = msgspec.structs.replace(ours, token_ids=(1,))
+    assert parts_at(ours, shorter) is None
+    assert _judge({"q": ours}, {"q": shorter}, {}, Console(quiet=True)) == 1

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import pytest
 
-from prfaas.core.errors import CapacityError
+from prfaas.core.errors import CapacityError, PeerError
 from prfaas.core.extents import Extent
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
+from prfaas.engine_socket import session
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.errors import (
     AgentUnavailable,
@@ -161,6 +162,27 @@ class ArenaNotes:
     def arena_unused(self, arena: memoryview) -> None:
         self.unused.append(arena)
         self.told.set()
+
+
+@pytest.mark.parametrize(("own", "trusts"), [(4711, False), (None, True), (0, True)])
+def test_an_agent_of_another_user_learns_nothing(
+    own: int | None, trusts: bool, agent: ScriptedAgent, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    theirs = os.getuid() or 12
+    monkeypatch.setattr(session, "_peer_uid", lambda _: theirs)
+    monkeypatch.setattr(session.os, "getuid", lambda: theirs if own is None else own)
+    path = str(tmp_path / "agent.sock")
+    with socket.socket(socket.AF_UNIX) as sock:
+        agent_side = threading.Thread(target=agent.register if trusts else lambda: None)
+        agent_side.start()
+        register = RegisterEngine(engine="p0", layout=LAYOUT, pid=1)
+        if trusts:
+            session.open_session(sock, path, register, timeout_s=WAIT_S)
+        else:
+            with pytest.raises(PeerError, match=f"user {theirs} listens at {path}"):
+                session.open_session(sock, path, register, timeout_s=WAIT_S)
+        agent_side.join()
 
 
 def test_an_arena_is_told_of_when_it_opens_and_when_nothing_of_it_is_used(

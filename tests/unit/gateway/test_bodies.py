@@ -27,7 +27,8 @@ class Served:
 
     async def take(self, request: web.Request) -> web.Response:
         try:
-            async with self.bodies.reading(request) as raw:
+            whose = request.headers.get("Tenant")
+            async with self.bodies.reading(request, whose=whose) as raw:
                 self.read.append(len(raw))
                 await self.release.wait()
         except ApiError as error:
@@ -83,6 +84,21 @@ async def test_what_is_not_announced_counts_as_it_comes() -> None:
         assert (await first).status == 200
         assert (await client.post("/", data=pieces(4))).status == 413
         assert served.bodies.held_bytes == 0
+
+
+async def test_what_one_tenant_holds_or_announces_leaves_room_for_others() -> None:
+    served = Served(1000)
+    a, b = {"Tenant": "a"}, {"Tenant": "b"}
+    async with served.client() as client:
+        first = asyncio.create_task(client.post("/", data=b"x" * 400, headers=a))
+        await until(lambda: served.read == [400])
+        assert (await client.post("/", data=b"x" * 200, headers=a)).status == 429
+        second = asyncio.create_task(client.post("/", data=b"x" * 600, headers=b))
+        await until(lambda: served.read == [400, 600])
+        served.release.set()
+        assert [(await task).status for task in (first, second)] == [200, 200]
+        assert served.bodies.held_bytes == 0
+        assert (await client.post("/", data=b"x" * 600, headers=a)).status == 200
 
 
 async def test_a_small_body_that_unpacks_to_a_large_one_is_large() -> None:

@@ -282,6 +282,14 @@ async def test_only_what_the_decode_engine_lacks_is_sent() -> None:
         # Nearly all of it is there: what remains is below the threshold.
         response, _ = await ask(client, prompt=LONG[: half + 3])
         assert response.headers["x-prfaas-route"].startswith("direct; ")
+        # What a drained engine has is nobody's.
+        await client.post("/drain", json={"target": "d2"})
+        response, _ = await ask(client, prompt=LONG)
+        assert response.headers["x-prfaas-cached-tokens"] == "0"
+        assert response.headers["x-prfaas-route"].startswith("offload; ")
+        await client.post("/drain", json={"target": "d2", "undo": True})
+        response, _ = await ask(client, prompt=LONG)
+        assert response.headers["x-prfaas-cached-tokens"] == str(half)
         # Another tenant's salt shares nothing.
         response, _ = await ask(client, prompt=LONG, cache_salt="other")
         assert response.headers["x-prfaas-cached-tokens"] == "0"

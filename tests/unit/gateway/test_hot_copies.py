@@ -12,7 +12,7 @@ from tests.unit.gateway.test_pulls import EAST, PROMPT, W1, W2, Agent, costs
 from prfaas.core.cache_copies import YIELDS, CopyCached
 from prfaas.gateway.agent_client import CacheSizes
 from prfaas.gateway.hot_copies import HotCopies
-from prfaas.gateway.pools import Pools, Pull
+from prfaas.gateway.pools import Held, Pools, Pull
 from prfaas.gateway.pulls import PullCosts, Puller
 from prfaas.index.keys import KnownTokens
 from prfaas.policies.learned_fetches import LearnedFetches
@@ -117,7 +117,7 @@ async def test_it_runs_beside() -> None:
 def test_what_an_agent_lacks_is_looked_for_where_a_line_leads_from() -> None:
     # At 1 MB/s nothing is pulled, and so it is missed.
     slow = costs(lan=1e6)
-    assert slow.best(PROMPT, "d2", "l", 0, pools={W1: 3200}) is None
+    assert slow.best(PROMPT, "d2", "l", 0, pools=Held({W1: 3200})) is None
     found = slow.missed(PROMPT, "d2", "l", pools={W1: 3200, W2: 800})
     assert found is not None
     assert (found.source, found.target, found.from_token, found.to_token) == (

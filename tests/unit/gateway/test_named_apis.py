@@ -192,5 +192,13 @@ def test_what_was_cached_is_taken_out_of_every_usage() -> None:
     usage = json.loads(without_cached_tokens(response))["usage"]
     assert usage["input_tokens"] == 9
     assert usage["input_tokens_details"]["cached_tokens"] == 0
+    pictures = (
+        b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":'
+        b'{"cached_tokens":8,"multimodal_tokens":{"image":3}},"completion_tokens":1}}'
+    )
+    usage = json.loads(without_cached_tokens(pictures))["usage"]
+    assert usage == {"prompt_tokens": 9, "prompt_tokens_details": None, "completion_tokens": 1}
+    text = b'{"usage":{"prompt_tokens":9},"choices":[{"text":"_input_tokens"}]}'
+    assert without_cached_tokens(text) == text
     untold = b'{"usage":{"input_tokens":"?","cache_read_input_tokens":8}}'
     assert b"8" not in without_cached_tokens(untold)

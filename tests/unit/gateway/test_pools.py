@@ -5,12 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from prfaas.core.cache_news import Evicted, KeyedWith, Stored, Whole
+from prfaas.core.cache_news import Alive, Evicted, KeyedWith, Stored, Whole
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
-from prfaas.gateway import part_ends
-from prfaas.gateway import pools as pools_module
+from prfaas.gateway import holdings, part_ends
 from prfaas.gateway.endpoints import EngineEndpoint
-from prfaas.gateway.pools import Holder, Pools
+from prfaas.gateway.pools import Held, Holder, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.index.keyed_blocks import key_id
 from prfaas.index.keyed_prefixes import KeyedPrefixes, keys_of
@@ -57,7 +56,7 @@ def match(
     found: Pools, tokens: list[int] | None = None, *, salt: str | None = None, adapter: str = ""
 ) -> int:
     keys = PromptKeys(tokens or TOKENS, salt=salt, adapter=adapter or None)
-    every = found.match(keys)
+    every = found.match(keys).tokens
     found.index.check_integrity()
     assert every.keys() <= {HOLDER}
     return every.get(HOLDER, 0)
@@ -138,6 +137,63 @@ def test_what_moves_to_disk_is_found_as_before_and_goes_once() -> None:
     assert match(found) == 0
 
 
+def on_disk(news: Stored) -> Stored:
+    return msgspec.structs.replace(news, tier="disk")
+
+
+def tiers(found: Pools, tokens: list[int] = TOKENS) -> tuple[int, int]:
+    """Of the prompt: tokens that there are, and of these those on disk alone."""
+    held = found.match(PromptKeys(tokens, salt=None, adapter=None))
+    found.index.check_integrity()
+    return held.tokens.get(HOLDER, 0), held.on_disk.get(HOLDER, 0)
+
+
+@pytest.mark.parametrize("stands_at", [None, True])
+def test_what_of_a_prompt_lies_on_disk_alone_is_known(stands_at: bool | None) -> None:
+    first = stored("first", 8, stands_at=stands_at and 8)
+    second = stored("second", 20, start=8, stands_at=stands_at and 20)
+    found = pools(first, second)
+    assert tiers(found) == (20, 0)
+    found.take("west", on_disk(second))  # memory evicts the end first
+    assert tiers(found) == (20, 12)
+    assert tiers(found, TOKENS[:9]) == (8, 0)
+    found.take("west", on_disk(first))
+    assert tiers(found) == (20, 20)
+    found.take("west", first)
+    assert tiers(found) == (20, 12)
+    found.take("west", second)
+    assert tiers(found) == (20, 0)
+    found.take("west", on_disk(first))  # what is in memory behind it serves nobody
+    assert tiers(found) == (20, 20)
+    found.take("west", Evicted("second", 0, 1))
+    assert tiers(found) == (8, 8)
+    found.lost("west")
+    assert tiers(found) == (0, 0)
+    found.take("west", on_disk(first))
+    assert tiers(found) == (8, 8)
+
+
+def test_what_is_told_before_what_it_follows_is_found_all_the_same() -> None:
+    """As an agent that begins finds its files: what was used least recently first."""
+    turns = [stored("a", 8), stored("b", 20, start=8), stored("c", 28, start=20)]
+    found = pools(*(on_disk(turn) for turn in reversed(turns)))
+    assert tiers(found) == (28, 28)
+    for turn in reversed(turns):  # and read back in that order
+        found.take("west", turn)
+    assert tiers(found) == (28, 0)
+    found = pools(turns[2], turns[1])
+    found.take("west", Evicted("b", 0, 1))
+    found.take("west", turns[0])
+    assert tiers(found) == (8, 0)
+
+
+def test_an_agent_says_how_fast_its_disk_is() -> None:
+    found = pools()
+    for rate in (None, 2e9, None, -1.0):
+        found.take("west", Alive(rate))
+    assert found.disk_rates == {"west": 2e9}
+
+
 def test_a_lost_agent_holds_nothing_and_begins_anew() -> None:
     found = pools(stored("x", 20))
     found.lost("west")
@@ -149,7 +205,7 @@ def test_a_lost_agent_holds_nothing_and_begins_anew() -> None:
 
 def test_there_are_no_more_holders_than_there_can_be() -> None:
     found = pools(*(stored("x", 20, layout=str(number)) for number in range(9)))
-    assert len(found.match(PromptKeys(TOKENS))) == 4
+    assert len(found.match(PromptKeys(TOKENS)).tokens) == 4
 
 
 def endpoint(name: str, agent: str) -> EngineEndpoint:
@@ -174,11 +230,11 @@ def test_engines_load_what_their_agent_has_in_their_layout_where_it_is_more_than
     }
     own = Matches({"has less": 12, "has more": 24, "elsewhere": 8}, {"has less": 4, "elsewhere": 4})
     layouts = {"has less": "layout", "has more": "layout", "other layout": "other"}
-    found = with_pools(own, {HOLDER: 20}, engines, layouts.get)
+    found = with_pools(own, Held({HOLDER: 20}), engines, layouts.get)
     assert found.cached == {"has less": 20, "has more": 24, "elsewhere": 8}
     assert found.resumable == {"elsewhere": 4}
     assert found.pool == {"has less": 20}
-    assert with_pools(own, {}, engines, layouts.get) is own
+    assert with_pools(own, Held(), engines, layouts.get) is own
 
 
 def path(found: Pools, to_token: int, *, start: int = 0, salt: str | None = None) -> list[str]:
@@ -219,7 +275,7 @@ def test_parts_of_other_prompts_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
         looks += 1
         return keys_of(prefix)
 
-    for module in (part_ends, pools_module):
+    for module in (part_ends, holdings):
         monkeypatch.setattr(module, "keys_of", counted)
     assert path(found, 20) == ["second", "first"]
     whole = found.whole(KNOWN, salt=None, adapter=None)[HOLDER]

@@ -9,11 +9,12 @@ import aiohttp
 import pytest
 
 from prfaas.testing.asking import answer_to
-from prfaas.testing.mock_deployment import MockDeployment
+from prfaas.testing.mock_deployment import MockDeployment, until
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
 MIDDLE = "longer than one block"
 COMPLETIONS = "/v1/completions"
+TOKENS_COUNT = "  tenants: [{name: t, api_keys: [k], tokens_per_min: 100K}]"
 
 
 async def ask(client: aiohttp.ClientSession, **body: Any) -> tuple[aiohttp.ClientResponse, str]:
@@ -75,3 +76,71 @@ async def test_where_every_renderer_is_full_the_client_is_told_when_to_come_back
         response, _ = await ask(client, prompt=LONG)
         assert (response.status, response.headers["Retry-After"]) == (429, "1")
         assert [engine.renders_total for engine in mock.engines.values()] == [1] * 4
+
+
+SHORT = "less than a block of 256 tokens, whatever the tokens are"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETIONS, {"prompt": SHORT}),
+        (COMPLETIONS, {"prompt": list(range(50))}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": SHORT}]}),
+    ],
+)
+async def test_a_prompt_shorter_than_any_block_is_not_tokenised_first(
+    path: str, body: dict[str, Any]
+) -> None:
+    mock = MockDeployment(block_tokens=256, threshold_tokens=10)
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(path, json=body) as response:
+            assert response.status == 200
+            assert response.headers["x-prfaas-route"].startswith(
+                'direct; reason="shorter than a block, so not tokenised here; '
+            )
+            assert "x-prfaas-total-tokens" not in response.headers
+            (got,) = mock.engines[response.headers["x-prfaas-decode-engine"]].bodies(path)
+        assert got == body
+        assert not any(engine.renders_total for engine in mock.engines.values())
+        assert mock.gateway.metrics.tenant_tokens.values["default", "prompt"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "body"),
+    [
+        ({"block_tokens": 256}, {"prompt": "x" * 256}),
+        ({"block_tokens": 16}, {"prompt": SHORT}),
+        ({"block_tokens": 4096}, {"prompt": "x" * 600}),
+        ({"block_tokens": 256, "gateway": TOKENS_COUNT}, {"prompt": SHORT}),
+    ],
+)
+async def test_a_prompt_of_which_something_may_be_known_is_tokenised(
+    settings: dict[str, Any], body: dict[str, Any]
+) -> None:
+    mock = MockDeployment(**settings)
+    async with mock.running() as client:
+        await mock.ready()
+        headers = {"Authorization": "Bearer k"}
+        async with client.post(COMPLETIONS, json=body, headers=headers) as response:
+            assert response.headers["x-prfaas-total-tokens"] == str(len(body["prompt"]))
+        assert sum(engine.renders_total for engine in mock.engines.values()) == 1
+
+
+async def test_what_an_engine_refuses_of_a_short_prompt_is_the_answer() -> None:
+    mock = MockDeployment(block_tokens=256)
+    async with mock.running() as client:
+        await mock.ready()
+        response, content = await ask(client, prompt=SHORT, model="nobody-has-it")
+        assert (response.status, "nobody-has-it" in content) == (404, True)
+
+
+async def test_while_an_engine_has_not_said_how_large_its_blocks_are_all_is_tokenised() -> None:
+    mock = MockDeployment(block_tokens=256)
+    agent = mock.engines["d2"].agent
+    agent.ranks = [rank for rank in agent.ranks if rank["engine"] != "d2"]
+    async with mock.running() as client:
+        await until(lambda: mock.gateway.fleet.layouts.is_whole("d1"))
+        await ask(client, prompt=SHORT)
+        assert sum(engine.renders_total for engine in mock.engines.values()) == 1

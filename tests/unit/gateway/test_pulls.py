@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -14,8 +15,8 @@ from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.endpoints import Endpoints, resolve
 from prfaas.gateway.facts import RequestFacts
-from prfaas.gateway.load_costs import LoadCosts
-from prfaas.gateway.pools import Holder, Pools, Pull
+from prfaas.gateway.load_costs import Load, LoadCosts
+from prfaas.gateway.pools import Held, Holder, Pools, Pull
 from prfaas.gateway.prefix_matches import Matches, with_pools
 from prfaas.gateway.pulls import PromptToPull, PullCosts, Puller
 from prfaas.index.keys import KnownTokens
@@ -60,8 +61,9 @@ def costs(
     line: float = 1e7,
     kv_per_token: float = 1000.0,
     fetches: dict[str, Sums] | None = None,
+    disk: dict[str, float] | None = None,
 ) -> PullCosts:
-    """Prefill takes 1 ms a token, the lines what they are given (bytes a second)."""
+    """Prefill takes 1 ms a token, lines and disks what they are given (bytes a second)."""
     topology = Topology(
         (ClusterSpec("east", "prfaas"), ClusterSpec("west", "pd")),
         (
@@ -74,18 +76,19 @@ def costs(
     )
     prefills = {name: lambda tokens: tokens / 1000.0 for name in ("e0", "d1", "d2")}
     view = FleetState(topology, ProfileCosts(prefills, lambda tokens: kv_per_token * tokens))
-    return PullCosts(endpoints(), view, LoadCosts(view, CostInputs(fetches=fetches or {})))
+    begun = CostInputs(fetches=fetches or {})
+    return PullCosts(endpoints(), view, LoadCosts(endpoints(), view, begun, disk or {}))
 
 
 def test_the_nearer_of_two_is_pulled_from() -> None:
-    pull = costs().best(PROMPT, "d2", "l", 0, pools={EAST: 3200, W1: 3200})
+    pull = costs().best(PROMPT, "d2", "l", 0, pools=Held({EAST: 3200, W1: 3200}))
     assert pull is not None
     assert (pull.source, pull.target, pull.from_token, pull.to_token) == (W1, "w2-agent", 0, 3200)
     assert pull.seconds == pytest.approx(0.032 + LOAD_S)
 
 
 def test_the_longer_prefix_is_pulled_where_that_spares_more() -> None:
-    pull = costs().best(PROMPT, "d2", "l", 0, pools={EAST: 3200, W1: 320})
+    pull = costs().best(PROMPT, "d2", "l", 0, pools=Held({EAST: 3200, W1: 320}))
     assert pull is not None
     assert pull.source == EAST
     assert pull.seconds == pytest.approx(0.32 + 0.03 + LOAD_S)
@@ -103,11 +106,11 @@ def test_the_longer_prefix_is_pulled_where_that_spares_more() -> None:
 )
 def test_what_is_not_worth_it_is_computed(pools: dict[Holder, int], made: dict[str, Any]) -> None:
     own = 1600 if pools.get(W1) == 1000 else 0
-    assert costs(**made).best(PROMPT, "d2", "l", own, pools=pools) is None
+    assert costs(**made).best(PROMPT, "d2", "l", own, pools=Held(pools)) is None
 
 
 def test_a_prefill_cluster_pulls_nothing_against_the_lines_direction() -> None:
-    assert costs().best(PROMPT, "e0", "l", 0, pools={W1: 3200}) is None
+    assert costs().best(PROMPT, "e0", "l", 0, pools=Held({W1: 3200})) is None
 
 
 def test_matches_count_what_is_to_be_pulled() -> None:
@@ -116,7 +119,7 @@ def test_matches_count_what_is_to_be_pulled() -> None:
     def pull(engine: str, layout: str, own: int) -> Pull | None:
         return best(PROMPT, engine, layout, own, pools=found)
 
-    found = {W1: 3200}
+    found = Held({W1: 3200})
     matches = with_pools(
         Matches({"d2": 160}, {"d2": 80}), found, endpoints().engines, lambda _: "l", pull
     )
@@ -134,8 +137,8 @@ def test_a_pair_that_was_slow_is_not_pulled_from_until_that_is_long_ago() -> Non
     for _ in range(10):
         slow.seen(way, 0.032, 5.0)  # more than the 3.2 s that computing takes
     pulls = costs(fetches=slow.learned())
-    assert pulls.best(PROMPT, "d2", "l", 0, pools={W1: 3200}) is None
-    found = [pulls.best(PROMPT, "d2", "l", 0, pools={W1: 3200}) for _ in range(200)]
+    assert pulls.best(PROMPT, "d2", "l", 0, pools=Held({W1: 3200})) is None
+    found = [pulls.best(PROMPT, "d2", "l", 0, pools=Held({W1: 3200})) for _ in range(200)]
     assert found[0] is None
     assert found[-1] is not None
 
@@ -145,11 +148,11 @@ def test_a_load_that_takes_longer_than_computing_is_not_made() -> None:
     for _ in range(10):
         slow.seen(load_way("d2", "memory"), LOAD_S, 5.0)
     loads = costs(fetches=slow.learned())._loads
-    assert loads.worth_s(4000, "d2", 0, 3200) is None
-    assert loads.worth_s(4000, "d1", 0, 3200) == pytest.approx(LOAD_S)
+    assert loads.best(4000, "d2", 0, Load(3200)) is None
+    assert loads.best(4000, "d1", 0, Load(3200)) == Load(3200, 0, pytest.approx(LOAD_S))
     matches = with_pools(
-        Matches({}, {}), {W1: 3200, W2: 3200}, endpoints().engines, lambda _: "l",
-        load=lambda engine, own, tokens: loads.worth_s(4000, engine, own, tokens),
+        Matches({}, {}), Held({W1: 3200, W2: 3200}), endpoints().engines, lambda _: "l",
+        load=partial(loads.best, 4000),
     )  # fmt: skip
     assert matches.cached == {"d1": 3200}
     assert matches.at_agent == {"d1": 3200}
@@ -166,6 +169,78 @@ def test_what_a_prefill_took_beyond_computing_was_the_load() -> None:
         loads.ended(facts)  # 1.3 s, of which 0.8 s were for the rest
     assert loads.load_s("e0", 3200) == pytest.approx(0.5, rel=0.1)
     assert loads.load_s("d1", 3200) == pytest.approx(0.5, rel=0.1)
+
+
+WHOLE = Load(3200, 1600)
+"""Of a prompt of 4,000 tokens, half of it on disk."""
+
+
+def test_a_disk_has_a_price_of_its_own() -> None:
+    """3.2 MB, half of it on disk: what memory has is loaded where the disk takes longer than to
+    compute the rest (1.6 s)."""
+    fast, slow = (costs(disk={"w1-agent": rate})._loads for rate in (16e6, 0.5e6))
+    assert fast.best(4000, "d1", 0, WHOLE) == WHOLE._replace(
+        seconds=pytest.approx(LOAD_S + load_guess_s("disk", 1.6e6, 16e6))
+    )
+    half = slow.best(4000, "d1", 0, WHOLE)
+    assert half == Load(1600, 0, pytest.approx(load_guess_s("memory", 1.6e6)))
+    assert slow.best(4000, "d1", 1600, WHOLE) is None
+    assert slow.best(4000, "d1", 0, Load(3200, 3200)) is None
+    matches = with_pools(
+        Matches({}, {}), Held({W1: 3200, W2: 3200}, {W1: 1600, W2: 3200}), endpoints().engines,
+        lambda _: "l", load=partial(slow.best, 4000),
+    )  # fmt: skip
+    assert matches.at_agent == {"d1": 1600, "d2": 3200}, "the other one's disk is as usual"
+    assert matches.from_disk == {"d1": 0, "d2": 3200}
+    usual = costs()._loads
+    for on_disk in ({W1: 3200}, {W2: 3200}):
+        took = with_pools(
+            Matches({}, {}), Held({W1: 3200, W2: 3200}, on_disk), endpoints().engines,
+            lambda _: "l", load=partial(usual.best, 4000),
+        ).fetch_s  # fmt: skip
+        assert max(took, key=took.__getitem__) == ("d1" if W1 in on_disk else "d2")
+
+
+def test_what_a_disk_takes_is_learned_by_agent_beside_what_memory_takes() -> None:
+    loads = costs()._loads
+    facts = RequestFacts(request_id="r", endpoint="chat", arrived_at=0.0, total_tokens=4000)
+    facts.pool = facts.at_agent = {"e0": 3200}
+    facts.prefill_engine, facts.prefill_cached_tokens, facts.prefilled_s = "e0", 3200, 2.0
+    for _ in range(30):
+        loads.begins(facts, "e0", 1.1)
+        facts.from_disk = {}
+        loads.ended(facts)  # 0.1 s
+        loads.begins(facts, "e0", 0.6)
+        facts.from_disk = {"e0": 1600}
+        loads.ended(facts)  # 0.5 s more
+    assert loads.load_s("e0", 3200) == pytest.approx(0.1, rel=0.1)
+    assert loads.disk_s("east-agent", 3200, 1600) == pytest.approx(0.5, rel=0.1)
+    assert loads.disk_s("east-agent", 3200, 0) == 0.0
+    assert loads.disk_s("w1-agent", 3200, 1600) == pytest.approx(0.5, rel=0.1)
+    again = costs(fetches=loads.fetches.learned())._loads
+    assert again.disk_s("east-agent", 3200, 1600) == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_disk_that_was_slow_is_tried_again_when_that_is_long_ago() -> None:
+    slow = LearnedFetches()
+    for _ in range(10):
+        slow.seen(load_way("w1-agent", "disk"), 0.1, 5.0)
+    loads = costs(fetches=slow.learned())._loads
+    found = [loads.best(4000, "d1", 0, WHOLE) for _ in range(200)]
+    assert found[0] is not None
+    assert found[0].tokens == 1600
+    assert found[-1] == WHOLE._replace(seconds=pytest.approx(found[-1].seconds))  # type: ignore[union-attr]
+
+
+def test_a_pull_from_disk_costs_what_its_disk_takes_beside_the_line() -> None:
+    pools = Held({W1: 3200, EAST: 3200}, {W1: 3200})
+    quick = costs(disk={"w1-agent": 1e9}).best(PROMPT, "d2", "l", 0, pools=pools)
+    assert quick is not None
+    assert (quick.source, quick.disk_s) == (W1, pytest.approx(load_guess_s("disk", 3.2e6, 1e9)))
+    assert quick.seconds == pytest.approx(0.032 + LOAD_S + quick.disk_s)
+    other = costs(disk={"w1-agent": 1e6}).best(PROMPT, "d2", "l", 0, pools=pools)
+    assert other is not None
+    assert (other.source, other.disk_s) == (EAST, 0.0)
 
 
 class Agent:

@@ -10,7 +10,7 @@ async def test_queues_lines_and_expectations_are_told() -> None:
     mock = MockDeployment()
     async with mock.running() as client:
         await mock.ready()
-        mock.gateway.thresholds.search()
+        await mock.gateway.thresholds.search()
         async with client.get("/metrics") as answer:
             page = MetricsPage(await answer.text())
     assert page.value("prfaas_scheduler_live_requests") == 0

@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from prfaas.core.gateway_sessions import Decided, EngineShare, EngineUse, Use
+from prfaas.core.gateway_sessions import (
+    LAPSES_AFTER_S,
+    Decided,
+    EngineShare,
+    EngineUse,
+    Use,
+)
 from prfaas.gateway import sessions
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
@@ -136,3 +142,13 @@ async def test_requests_carry_the_session_and_its_end_is_told() -> None:
         assert all(name.startswith(f"{session_id}-") for name in agent.dropped)
         await mock.gateway._session.end(mock.gateway.agents.values(), within_s=20.0)
         assert all(agent.sessions.is_gone(f"{session_id}-") for agent in agents)
+
+
+def test_of_many_agents_one_without_work_is_told_less_often() -> None:
+    peer = Peer("gateway-1")
+    session, idle = peer.session, peer.outstanding("west")
+    assert session._period_s(idle) == sessions._PERIOD_S
+    session._wants = {f"agent-{number}": asyncio.Event() for number in range(sessions._MANY)}
+    assert session._period_s(idle) == sessions._IDLE_PERIOD_S < LAPSES_AFTER_S / 2
+    peer.wants = 1
+    assert session._period_s(peer.outstanding("west")) == sessions._PERIOD_S

@@ -10,18 +10,20 @@ from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.policy_views import fleet
 
 
-def test_the_prompts_that_come_move_it_once_they_are_some(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_prompts_that_come_move_it_once_they_are_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level("INFO")
     view = fleet()
     watch = ThresholdWatch(lambda: view)
-    watch.search()
+    await watch.search()
     usual = watch.found["west"].threshold_tokens
     for n in range(31):
         watch.arrived(RequestArrived(f"{n}", 400, 10, {"d0": 100}))
-    watch.search()
+    await watch.search()
     assert watch.found["west"].threshold_tokens == usual
     watch.arrived(RequestArrived("more", 200, 10))
-    watch.search()
+    await watch.search()
     assert watch.found["west"].threshold_tokens <= 300 < usual
     assert len([r for r in caplog.records if "would carry most" in r.message]) == 2
 

@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
+import subprocess
+import sysconfig
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prfaas.gateway import token_ids
 from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 
 MANY = b"[" + b"1," * 1000
 """The beginning of a list that is long."""
 IDS = st.lists(st.integers(0, 2**32 - 1), max_size=60)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["in arrays", "compiled"])
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Everything here holds for both ways to make numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        numbers = None
+        if request.param == "compiled":
+            numbers = compiled(tmp_path_factory.mktemp("compiled") / "token_text.so")
+        patch.setattr(token_ids, "_numbers", numbers)
+        yield
+
+
+def compiled(target: Path) -> object:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler is there")
+    headers = sysconfig.get_paths()["include"]
+    source = Path(token_ids.__file__).with_name("token_text.c")
+    how = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-fPIC", "-shared"]
+    subprocess.run([compiler, *how, f"-I{headers}", str(source), "-o", str(target)], check=True)
+    spec = importlib.util.spec_from_file_location("token_text", target)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.numbers
 
 
 @given(IDS, st.sampled_from([(",", ":"), (", ", ": ")]), st.integers(0, 70))

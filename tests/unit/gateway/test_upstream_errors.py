@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.gateway.http_answer import CannotConnect
 from prfaas.gateway.upstream_errors import describe, error_message, error_status
 
 
@@ -26,3 +27,7 @@ def test_no_error_is_without_words() -> None:
     assert describe(TimeoutError()) == "timed out"
     assert describe(ConnectionResetError()) == "ConnectionResetError"
     assert describe(OSError(24, "Too many open files")) == "[Errno 24] Too many open files"
+    refused = ConnectionRefusedError(111, "Connect call failed ('10.0.0.5', 8000)")
+    for error in (refused, CannotConnect("10.0.0.5", 8000, refused)):
+        assert "Connection refused" in describe(error)
+        assert "10.0.0.5" not in describe(error), "clients read it"

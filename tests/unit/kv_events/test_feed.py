@@ -109,6 +109,35 @@ class TestFollower:
         follower.take(1, batch(stored(0), stored(1), REMOVED | {"medium": "CPU"}))
         assert held(follower.index) == 8
 
+    def test_a_long_event_is_applied_piece_by_piece_and_holds_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = KvEventFollower(empty_index())
+        whole.take(0, batch(stored(0, 8), stored(8, 2)))
+        monkeypatch.setattr("prfaas.kv_events.follower._AT_ONCE", 3)
+        follower = KvEventFollower(empty_index())
+        assert follower.take(0, batch(stored(0, 8), stored(8, 2)))
+        seen = [held(follower.index)]
+        while follower.go_on():
+            seen.append(held(follower.index))
+        seen.append(held(follower.index))
+        assert seen == [0, 12, 24, held(whole.index)]
+        assert (follower.next_number, follower.batches_total) == (1, 1)
+        assert follower.index.unplaced_blocks_total == 0
+
+    def test_who_takes_the_next_batch_has_taken_the_rest_of_the_one_before(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("prfaas.kv_events.follower._AT_ONCE", 3)
+        follower = KvEventFollower(empty_index())
+        follower.take_replayed(0, batch(stored(0, 8)))
+        follower.take_replayed(1, batch(stored(8, 2)))
+        assert (held(follower.index), follower.next_number) == (36, 2)
+        follower.take(2, batch(stored(0, 8)))
+        follower.restart()
+        assert not follower.go_on()
+        assert held(follower.index) == 0
+
     def test_garbage_is_an_engine_error(self) -> None:
         follower = KvEventFollower(empty_index())
         for payload in (
@@ -172,6 +201,20 @@ async def test_others_have_their_turn_during_a_replay() -> None:
                 now = feed.follower.batches_total
                 before, most = now, max(most, now - before)
         assert most == 1
+
+
+async def test_others_have_their_turn_during_a_long_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prfaas.kv_events.follower._AT_ONCE", 1)
+    async with following() as (feed, publisher):
+        await until(lambda: feed.state is FeedState.LIVE)
+        await publisher.publish(batch(stored(0, 10)))
+        seen = set()
+        async with asyncio.timeout(60):
+            while not feed.follower.batches_total:
+                seen.add(feed.follower.index.blocks)
+                await asyncio.sleep(0)
+        assert seen >= set(range(1, 10))
+        assert held(feed.follower.index) == 36
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import asyncio
 import io
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from prfaas.core.deployment import RESERVED_NAMES, parse_deployment
-from prfaas.launch import supervisor
+from prfaas.core.deployment import RESERVED_NAMES, Deployment, EngineConfig, parse_deployment
+from prfaas.launch import supervisor, tuning
 from prfaas.launch.addresses import free_address, resolve
 from prfaas.launch.child import Child, ChildState
 from prfaas.launch.commands import Command
@@ -62,6 +63,60 @@ async def test_what_the_gateway_misses_is_shown(
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
     run.close()
+
+
+ENGINE = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+GPU_ENGINES = """
+clusters:
+  - name: west
+    kind: pd
+    engines:
+      - {{name: d1, role: decode, url: "http://{d1}"}}
+      - {{name: d2, role: decode, url: "http://{d2}", args: [-tp, "2"]}}
+      - {{name: d3, role: decode, url: "http://{d3}", args: [-tp, "2"]}}
+    agent: {{name: agent, external: true, admin: "127.0.0.1:10"}}
+"""
+
+
+async def test_kernels_are_tuned_for_each_number_of_ranks_and_ranks_that_tuned_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(_: Deployment, engine: EngineConfig, **__: object) -> Command:
+        return Command((sys.executable, "-c", ENGINE, str(engine.url).rpartition(":")[2]), {})
+
+    tuned: list[str] = []
+
+    async def run(_: object, __: Deployment, engine: EngineConfig) -> None:
+        tuned.append(engine.name)
+
+    monkeypatch.setattr(supervisor, "installed_vllm", lambda: "gpu")
+    monkeypatch.setattr(supervisor, "engine_command", command)
+    monkeypatch.setattr(tuning, "run", run)
+    monkeypatch.setattr(tuning, "directory", lambda: tmp_path / "triton")
+    monkeypatch.setattr(metadata, "version", lambda _: "0.32.0")
+    deployment = parse_deployment(
+        GPU_ENGINES.format(**{name: free_address() for name in ("d1", "d2", "d3")}), source="test"
+    )
+    run_directory = RunDirectory(tmp_path / "run")
+    async with Supervisor(
+        deployment,
+        local_engines=frozenset(("d1", "d2", "d3")),
+        run=run_directory,
+        changed=lambda _: None,
+    ) as started:
+        left = await started._tuned_first()
+        assert tuned == ["d1", "d2"]
+        assert [child.name for child in left] == ["d2", "d3"]
+        assert [child.state for child in started.engines] == ["ready", "ended", "waiting"]
+        await started._until_ready(left)
+        assert [child.state for child in started.engines] == ["ready"] * 3
+    run_directory.close()
 
 
 def test_what_is_missing_stands_behind_the_state(tmp_path: Path) -> None:

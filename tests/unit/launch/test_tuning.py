@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.deployment import Deployment, MachineConfig, load_deployment
 from prfaas.core.errors import EngineError
 from prfaas.launch import tuning
 from prfaas.launch.start import embedded_default
+
+ALL = ("east-prefill", "west-prefill", "west-decode")
 
 
 @pytest.fixture
@@ -24,6 +27,10 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     whole = load_deployment(embedded_default())
     model = msgspec.structs.replace(whole.model, path="some/model", served_name="m")
     return msgspec.structs.replace(whole, model=model)
+
+
+def to_tune(deployment: Deployment, local: Sequence[str]) -> list[str]:
+    return [engine.name for engine in tuning.to_tune(deployment, local)]
 
 
 async def tune(deployment: Deployment, *, status: int) -> list[dict[str, object]]:
@@ -36,27 +43,44 @@ async def tune(deployment: Deployment, *, status: int) -> list[dict[str, object]
     app = web.Application()
     app.router.add_post("/v1/completions", complete)
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        await tuning.run(http, str(server.make_url("")).rstrip("/"), deployment)
+        url = str(server.make_url("")).rstrip("/")
+        engine = msgspec.structs.replace(deployment.engines[0], url=url)
+        await tuning.run(http, deployment, engine)
     return asked
 
 
 async def test_a_full_chunk_and_a_short_one_are_computed_once(deployment: Deployment) -> None:
-    assert not tuning.done(deployment)
+    assert to_tune(deployment, ALL) == ["east-prefill"]
     (asked,) = await tune(deployment, status=200)
     prompt = asked["prompt"]
     assert isinstance(prompt, list)
     assert len(prompt) > deployment.model.max_num_batched_tokens
     assert asked["max_tokens"] == 2
-    assert tuning.done(deployment)
+    assert to_tune(deployment, ALL) == []
 
 
 async def test_a_failure_is_told_and_nothing_counts_as_tuned(deployment: Deployment) -> None:
     with pytest.raises(EngineError, match="did not answer its first prompt"):
         await tune(deployment, status=500)
-    assert not tuning.done(deployment)
+    assert to_tune(deployment, ALL) == ["east-prefill"]
 
 
 async def test_another_model_is_tuned_for_itself(deployment: Deployment) -> None:
     await tune(deployment, status=200)
     model = msgspec.structs.replace(deployment.model, path="another/model")
-    assert not tuning.done(msgspec.structs.replace(deployment, model=model))
+    assert to_tune(msgspec.structs.replace(deployment, model=model), ALL)
+
+
+async def test_another_number_of_ranks_is_tuned_for_itself(deployment: Deployment) -> None:
+    def two_ranks(machine: MachineConfig) -> MachineConfig:
+        wide = [
+            msgspec.structs.replace(e, args=("-tp", "2")) if e.role == "decode" else e
+            for e in machine.engines
+        ]
+        return msgspec.structs.replace(machine, engines=tuple(wide))
+
+    wide = deployment.with_machines(two_ranks)
+    assert to_tune(wide, ALL) == ["east-prefill", "west-decode"]
+    await tune(wide, status=200)
+    assert to_tune(wide, ALL) == ["west-decode"]
+    assert to_tune(wide, ["west-prefill"]) == []

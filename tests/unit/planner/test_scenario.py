@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.planner.scenario import Scenario, load_scenario, parse_scenario
+from prfaas.description.file import parse_description
+from prfaas.planner.scenario import Scenario, _cache_tokens, load_scenario, parse_scenario
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
 TEXT = EXAMPLE.read_text()
@@ -104,3 +105,24 @@ def test_a_trace_brings_lengths_reuse_and_answers(tmp_path: Path) -> None:
     assert scenario.prefix_hit_rate == pytest.approx(1024 / 3000)
     with pytest.raises(ConfigError, match="leave it out"):
         parse(text.replace("workload:", "workload:\n  prefix_hit_rate: 0.1"), tmp_path)
+
+
+def test_agents_cache_as_many_tokens_as_memory_or_disk_hold() -> None:
+    text = """
+clusters:
+  - name: west
+    kind: pd
+    prefix_cache: agents
+    machines:
+      - {name: w1, engines: [{name: d1, role: decode}],
+         agent: {name: a1, arena: 64 MiB, plaintext: true}}
+      - {name: w2, engines: [{name: d2, role: decode}],
+         agent: {name: a2, arena: 64 MiB, plaintext: true,
+         cache: {size: 8 MiB, spill: {path: /d, size: 1 GiB}}}}
+  - {name: south, kind: pd, prefix_cache: 1M, instances: {count: 1}}
+"""
+    description = parse_description(text, source="test")
+    assert _cache_tokens(description, 1024.0) == (32 << 10) + (1 << 20) + (1 << 20)
+    without = parse_description(text.replace("prefix_cache: 1M", "prefix_cache: agents"), source="")
+    with pytest.raises(ConfigError, match="needs machines"):
+        _cache_tokens(without, 1024.0)

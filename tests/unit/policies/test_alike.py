@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prfaas.description.file import parse_description
-from prfaas.policies.alike import Queues
+from prfaas.policies.alike_queues import Queues
 from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.journal import Entry
 from prfaas.sim.build import build_workload
@@ -42,7 +42,7 @@ slo: {ttft: 10 s, tpot: 25 ms}
 
 
 def test_of_engines_with_as_many_prefills_the_one_that_is_free_first_stands_in_front() -> None:
-    queues = Queues("fast", "e0")
+    queues = Queues(0)
     queues.put(0, 1, 7.0)
     queues.put(1, 1, 5.0)
     queues.put(2, 2, 4.0)
@@ -53,7 +53,7 @@ def test_of_engines_with_as_many_prefills_the_one_that_is_free_first_stands_in_f
 
 
 def test_the_first_of_those_that_are_idle_beats_all_that_are_not() -> None:
-    queues = Queues("fast", "e0")
+    queues = Queues(0)
     queues.put(4, 0, 2.0)
     queues.put(1, 0, 2.5)
     queues.put(0, 3, 3.0)
@@ -65,7 +65,7 @@ def test_the_first_of_those_that_are_idle_beats_all_that_are_not() -> None:
 
 
 def test_what_is_late_is_expected_to_take_as_long_again() -> None:
-    queues = Queues("fast", "e0")
+    queues = Queues(0)
     queues.put(0, 1, 1.0)
     queues.put(1, 1, 2.0)
     queues.put(2, 1, 9.0)
@@ -76,7 +76,7 @@ def test_what_is_late_is_expected_to_take_as_long_again() -> None:
 
 
 def test_the_last_of_the_fronts_is_found_without_the_others() -> None:
-    queues = Queues("fast", "e0")
+    queues = Queues(0)
     assert queues.first(0.0) is None
     queues.put(1, 2, 5.0)
     queues.put(2, 1, 7.0)

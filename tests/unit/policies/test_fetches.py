@@ -9,7 +9,7 @@ from prfaas.policies.api import Decision, Route
 from prfaas.policies.columns import Columns
 from prfaas.policies.learned_fetches import LearnedFetches, load_guess_s
 from prfaas.policies.many_ways import ManyWays
-from prfaas.policies.registry import make_policy
+from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.policies.route_choice import candidates
 from prfaas.scheduler.events import RequestArrived
 from prfaas.scheduler.fleet import FleetState
@@ -73,5 +73,22 @@ def test_a_fetch_is_believed_as_it_is_seen_and_outliers_are_not() -> None:
     assert LearnedFetches({"way": (1.0, float("nan"))}).learned() == {}
 
 
-def test_what_is_not_known_of_a_tier_counts_as_disk() -> None:
-    assert load_guess_s("memory", 1e9) < load_guess_s("disk", 1e9) == load_guess_s("tape", 1e9)
+def test_a_measured_rate_counts_and_else_the_usual_one() -> None:
+    assert load_guess_s("memory", 1e9) < load_guess_s("disk", 1e9)
+    assert load_guess_s("disk", 1e9, 5e8) == pytest.approx(2.0, rel=0.01)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("soonest", ["p0", "p1"])
+def test_of_two_that_have_it_the_one_that_has_it_in_memory_computes(
+    policy: str, soonest: str
+) -> None:
+    view = fleet()
+    for engine in view.engines.values():
+        engine.up = engine.name in ("p0", "p1", "d0")
+    fetch_s = {"p0": 0.5, "p1": 0.5, soonest: 0.01}  # disk and memory
+    held = dict.fromkeys(fetch_s, 3000)
+    record = Record(RequestArrived("r", 4000, 10, held, fetch_s=fetch_s), 0.0)
+    found = make_policy(SchedulerConfig(policy=policy)).route(record, view, now=0.0)
+    assert isinstance(found, Decision)
+    assert found.prefill_engine == soonest

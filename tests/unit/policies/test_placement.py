@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from prfaas.policies.api import Route
 from prfaas.testing.policy_views import decide, fleet
+
+
+def test_what_engines_hold_that_are_down_or_drained_counts_for_nobody() -> None:
+    view = fleet()
+    held = {"d0": 8900}
+    assert decide("threshold", 9000, view, threshold=1000, cached=held).route is not Route.OFFLOAD
+    view.engines["d0"].up = False
+    found = decide("threshold", 9000, view, threshold=1000, cached=held)
+    assert found.route is Route.OFFLOAD
+    assert "uncached 9000" in found.reason
 
 
 def test_placement_prefers_the_free_and_the_cached() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.policies.line_rate import LineRate
 from prfaas.policies.threshold_search import search_threshold, usual_lengths
 from prfaas.scheduler.fleet import FleetState
-from prfaas.scheduler.line_rate import LineRate
 from prfaas.testing.policy_views import fleet
 
 LENGTHS = list(range(100, 10_100, 100))

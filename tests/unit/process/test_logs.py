@@ -12,7 +12,7 @@ import pytest
 
 from prfaas.gateway.access_log import log_access
 from prfaas.gateway.facts import RequestFacts
-from prfaas.process.logs import JsonLines, set_up_logs
+from prfaas.process.logs import JsonLines, Lines, set_up_logs
 
 SCRIPT = """
 import argparse, logging
@@ -53,6 +53,15 @@ def test_json_has_ids_in_fields_of_their_own() -> None:
         "message": "import t-1\nfailed",
         "request_id": "r-1",
     }
+
+
+def test_what_others_have_said_begins_no_line_of_its_own() -> None:
+    said = "no\n2026-11-29 00:00:00 INFO prfaas.audit: all is well\x1b[2J"
+    record = logging.makeLogRecord({"msg": "peer says %s, käme später", "args": (said,)})
+    line = Lines("%(message)s").format(record)
+    assert line == (
+        "peer says no\\n2026-11-29 00:00:00 INFO prfaas.audit: all is well\\x1b[2J, käme später"
+    )
 
 
 def test_an_exception_is_part_of_its_line() -> None:

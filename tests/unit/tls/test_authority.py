@@ -45,3 +45,33 @@ def test_what_is_no_authority_is_named(tmp_path: Path) -> None:
         authority.issue(tmp_path, "east")
     with pytest.raises(CallerError, match="is no date; write fewer days"):
         authority.create_authority(tmp_path / "new", days=10**9)
+
+
+@pytest.mark.parametrize("name", ["ca", "CA", "crl", "ca-key", "east-key"])
+def test_no_name_takes_the_place_of_the_authority_or_of_a_key(name: str, tmp_path: Path) -> None:
+    authority.create_authority(tmp_path)
+    authority.issue(tmp_path, "east")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CallerError, match="choose another name"):
+        authority.issue(tmp_path, name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def _serial(cert: Path) -> int:
+    return x509.load_pem_x509_certificate(cert.read_bytes()).serial_number
+
+
+def _revoked(crl: Path) -> set[int]:
+    return {one.serial_number for one in x509.load_pem_x509_crl(crl.read_bytes())}
+
+
+def test_what_was_replaced_is_revoked_too_or_alone(tmp_path: Path) -> None:
+    authority.create_authority(tmp_path)
+    with pytest.raises(ConfigError, match="no certificate of 'east' is known here"):
+        authority.revoke(tmp_path, "east")
+    serials = [_serial(authority.issue(tmp_path, "east").cert) for _ in range(3)]
+    authority.issue(tmp_path, "west")
+    with pytest.raises(ConfigError, match="no certificate of 'west' is known here"):
+        authority.revoke(tmp_path, "west", replaced=True)
+    assert _revoked(authority.revoke(tmp_path, "east", replaced=True)) == set(serials[:2])
+    assert _revoked(authority.revoke(tmp_path, "east")) == set(serials)

@@ -53,6 +53,32 @@ def test_what_is_larger_than_the_cache_is_not_kept() -> None:
     assert len(cache) == 0
 
 
+def test_what_has_nothing_before_it_is_found_once_that_is_there() -> None:
+    cache = hybrid()
+    cache.insert([1, 2, 3, 4], 2)
+    assert cache.match([1, 2, 3, 4]) == 0
+    cache.insert([1, 2])
+    assert cache.match([1, 2, 3, 4]) == 4
+    assert [entry.end for entry in cache.path([1, 2, 3, 4])] == [2, 4]
+
+
+def test_what_another_has_everything_of_goes() -> None:
+    cache = EntryCache(1e9, block_bytes=10.0, state_bytes=0.0)
+    cache.insert([1, 2])
+    cache.insert([1, 2, 3], 0)
+    assert (len(cache), cache.bytes) == (1, 30.0)
+    states = hybrid()
+    states.insert([1, 2])
+    states.insert([1, 2, 3], 0)
+    assert (len(states), states.match([1, 2])) == (2, 2), "its states are of another end"
+
+
+def test_an_entry_takes_whole_slots() -> None:
+    cache = EntryCache(1e9, block_bytes=10.0, state_bytes=0.0, granule_bytes=16, head_bytes=4)
+    cache.insert([1, 2])
+    assert cache.bytes == 36.0
+
+
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=40), st.booleans())
 def test_books_agree(prompts: list[list[int]], states: bool) -> None:
     cache = EntryCache(70.0, block_bytes=10.0, state_bytes=5.0 if states else 0.0)

@@ -84,8 +84,9 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Incoming transfers of a sender without any connection are given up after this."""
     dscp: int = 0
     """Differentiated services code point of the packets (10: AF11 bulk, 0: best effort)."""
-    congestion_control: str | None = "bbr"
-    """TCP congestion control where the kernel offers it, else the system's."""
+    congestion_control: str | None = None
+    """TCP congestion control where the kernel offers it, else the system's; None: chosen for each
+    line (`link.protocol.congestion_choice`)."""
 
 
 def check(config: TcpLinkConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from prfaas.core.addresses import parse_address
 from prfaas.core.errors import LinkError, PeerError
+from prfaas.link.protocol.congestion_choice import FINDS_THE_RATE
 from prfaas.link.protocol.frames import (
     FrameReader,
     Hello,
@@ -65,7 +66,7 @@ def reach(config: TcpLinkConfig, peer: PeerConfig, name: str) -> socket.socket:
     tune(
         sock,
         dscp=config.dscp,
-        congestion_control=config.congestion_control,
+        congestion_control=config.congestion_control or FINDS_THE_RATE,
         dead_s=3 * config.keepalive_s,
     )
     return sock

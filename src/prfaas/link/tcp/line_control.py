@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 
 from prfaas.link.api import LinkState
+from prfaas.link.protocol.congestion_choice import FINDS_THE_RATE, CongestionChoice
 from prfaas.link.protocol.connection_tuner import ConnectionTuner, first_guess
 from prfaas.link.protocol.line_monitor import ConnectionSample, LineMonitor, LineSample
 from prfaas.link.protocol.pacing import CapacityEstimate, connection_rate
@@ -16,7 +18,9 @@ from prfaas.link.tcp import tcp_info
 from prfaas.link.tcp.channel import Carrier, is_own
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.line_budget import LineBudget
-from prfaas.link.tcp.socket_options import limit_unsent, pace
+from prfaas.link.tcp.socket_options import control, limit_unsent, pace
+
+log = logging.getLogger(__name__)
 
 _CHUNK_S = 0.01
 """A chunk should take one connection about so long: it is the grain of priorities and cancels."""
@@ -57,6 +61,8 @@ class LineControl:
         self._capacity = CapacityEstimate()
         self._tuner: ConnectionTuner | None = None
         self._retransmits_of_the_gone = 0
+        self._choice = CongestionChoice()
+        self._control = FINDS_THE_RATE
         self.least_connections = 1
         """Fewer would leave link workers idle."""
 
@@ -76,6 +82,9 @@ class LineControl:
         }
         gone = self.samples.keys() - fresh.keys()
         self._retransmits_of_the_gone += sum(self.samples[n].retransmits for n in gone)
+        known = fresh.keys() & self.samples.keys()
+        again = sum(fresh[n].retransmits - self.samples[n].retransmits for n in known)
+        self._choice.observe(again, now=now)
         self.samples = fresh
         view = self.monitor.observe(
             LineSample(
@@ -146,7 +155,17 @@ class LineControl:
             at_limit = rate is not None and goodput >= _AT_LIMIT * rate
             self._tuner.observe(goodput, limited=at_limit or not view.backlogged, now=now)
 
+    def _choose_control(self, now: float) -> None:
+        given = self.peer.rate_bytes_per_s is not None or self._budget is not None
+        chosen = self._choice.name(rate_is_given=given, now=now)
+        if chosen != self._control and given:
+            log.info("link to %s: %s carries it from now on", self.name, chosen)
+        self._control = chosen
+
     def _pace(self, channel: Carrier, count: int, now: float) -> None:
+        if self._config.congestion_control is None:
+            self._choose_control(now)
+            control(channel.socket, self._control)
         rate = self.own_rate_bytes_per_s
         if self._budget is not None:
             rate = min(self._budget.burst_rate(self.name, now=now), rate or math.inf)

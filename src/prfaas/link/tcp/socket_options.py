@@ -19,7 +19,12 @@ def tune(sock: socket.socket, *, dscp: int, congestion_control: str | None, dead
         )
         _try(sock, level, option, dscp << 2)
     if congestion_control is not None:
-        _try(sock, socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control.encode())
+        control(sock, congestion_control)
+
+
+def control(sock: socket.socket, congestion_control: str) -> None:
+    """Use this congestion control from now on, where the kernel has it."""
+    _try(sock, socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control.encode())
 
 
 _PACED_SEGMENT_BYTES = 8960

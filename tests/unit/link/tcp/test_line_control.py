@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,46 @@ def test_bursts_are_not_taken_for_a_slow_line(sock: socket.socket, share: float)
         wire.run(1, busy=False)
         limit = wire.line.rate_bytes_per_s
         assert limit is None or limit >= 0.6 * wire.capacity
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        return ours, server.accept()[0]
+
+
+def control_of(sock: socket.socket) -> str:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(b"\0").decode()
+
+
+@pytest.mark.skipif(
+    not {"bbr", "cubic"}
+    <= set(Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()),
+    reason="the kernel does not have both",
+)
+def test_a_given_rate_is_carried_by_what_keeps_it_until_packets_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = connected()
+    with closing(ours), closing(theirs):
+        for rate, asked, first, lossy in (
+            (1e6, None, "cubic", "bbr"),
+            (None, None, "bbr", "bbr"),
+            (1e6, "reno", "cubic", "cubic"),  # What is named in the settings is not changed.
+        ):
+            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+            peer = PeerConfig(address="west:7400", rate_bytes_per_s=rate)
+            config = TcpLinkConfig(name="east", security=Plaintext(), congestion_control=asked)
+            line, end = LineControl("west", peer, config), SendingEnd()
+            channel = Channel(ours)
+            line.introduce(channel)
+            assert control_of(ours) == first
+            machine = SendingConnection(
+                end, 1, guard=nullcontext(), chunk_bytes=65536, keepalive_s=1e9, now=0.0
+            )
+            for look in range(3):
+                lost = ConnectionSample(0.03, 0.03, 100, 10 * look, 1e6, 0, 65536, 10**6)
+                monkeypatch.setattr(tcp_info, "sample", lambda _, lost=lost: lost)
+                line.observe({1: (channel, machine)}, end.counters, 0, 1e6 + look)
+            monkeypatch.undo()
+            assert control_of(ours) == lossy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.scheduler.line_rate import LineRate
+from prfaas.policies.line_rate import LineRate
 
 
 def test_a_drop_is_believed_at_once_and_a_rise_in_doublings() -> None:

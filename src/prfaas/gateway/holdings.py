@@ -1,0 +1,192 @@
+"""What one agent has cached in one layout, as part of a prefix index.
+
+Its holder there has everything; where it has a disk a second holder has what lies in memory. A
+prefix's beginning is used whenever its end is, so memory evicts the end first: what the second
+holder has of a prompt lies in memory, and the rest of what the first has on disk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from prfaas.core.cache_news import Stored
+from prfaas.gateway.part_ends import Part, PartEnds
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored, EngineIndex
+from prfaas.index.keyed_prefixes import keys_of
+from prfaas.index.keys import Keys
+from prfaas.index.words import word_of
+
+_BLOCKS, _STATES = 0, 1
+"""Groups of a holder."""
+
+
+class _Holder:
+    """Of the index. A block may lie in several parts, and a part may be told before the one that it
+    follows: it is placed when that one is."""
+
+    def __init__(self, index: EngineIndex) -> None:
+        self._index = index
+        self._blocks: Counter[bytes] = Counter()
+        self._states: Counter[bytes] = Counter()
+        self._early: dict[bytes, dict[Part, Stored]] = {}
+        """By the name that they follow."""
+
+    def add(self, news: Stored) -> None:
+        """It is not in here."""
+        self._blocks.update(news.prefix.digests)
+        if news.stands_at is not None:
+            state = _state(news)
+            self._index.stored(
+                BlocksStored(
+                    group=_STATES,
+                    kind="mamba",
+                    block_tokens=news.prefix.block_tokens,
+                    hashes=state,
+                    parent=None,
+                    token_ids=(),
+                )
+            )
+            self._states.update(state)
+        waiting = [news]
+        while waiting:
+            part = waiting.pop()
+            if not self._place(part):
+                self._early.setdefault(part.prefix.parent, {})[part_of(part)] = part
+            elif self._early:
+                for name in part.prefix.digests:
+                    waiting += self._early.pop(name, {}).values()
+
+    def remove(self, news: Stored) -> None:
+        """As it was added."""
+        prefix = news.prefix
+        early = self._early.get(prefix.parent, {})
+        if early.pop(part_of(news), None) is not None and not early:
+            del self._early[prefix.parent]
+        self._drop(_BLOCKS, self._blocks, prefix.digests)
+        self._drop(_STATES, self._states, _state(news))
+
+    def clear(self) -> None:
+        """Nothing is in here any more."""
+        self._blocks.clear()
+        self._states.clear()
+        self._early.clear()
+        self._index.clear()
+
+    def _place(self, news: Stored) -> bool:
+        """False where it is not known what it follows, or there is no room."""
+        prefix = news.prefix
+        keys, parent = keys_of(prefix), None
+        if keys is None:
+            return True
+        if prefix.from_token:
+            parent = word_of(prefix.parent)
+        before = self._index.unplaced_blocks_total
+        self._index.stored_keyed(
+            BlocksKeyed(
+                group=_BLOCKS,
+                kind="full_attention",
+                block_tokens=prefix.block_tokens,
+                names=np.array([word_of(d) for d in prefix.digests], np.uint64).tobytes(),
+                parent=parent,
+                keys=np.array(keys, np.uint64).tobytes(),
+            )
+        )
+        return self._index.unplaced_blocks_total == before
+
+    def _drop(self, group: int, counts: Counter[bytes], names: tuple[bytes, ...]) -> None:
+        counts.subtract(names)
+        gone = [name for name in names if counts[name] <= 0]
+        for name in gone:
+            del counts[name]
+        if gone:
+            self._index.removed(group, gone)
+
+
+class Holding:
+    """See the module.
+
+    Args:
+        admit: makes a holder of the index: ``False`` for what lies anywhere, ``True`` for what lies
+            in memory, once for each.
+    """
+
+    def __init__(self, admit: Callable[[bool], EngineIndex]) -> None:
+        self._admit = admit
+        self._anywhere = _Holder(admit(False))
+        self._memory: _Holder | None = None
+        self._parts: dict[Part, Stored] = {}
+        self._ends = PartEnds()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether anything was told to lie there."""
+        return self._memory is not None
+
+    def stored(self, news: Stored) -> None:
+        """Harmless where it is known."""
+        if news.prefix.fault() is not None:
+            return
+        part = part_of(news)
+        before, self._parts[part] = self._parts.get(part), news
+        if before is not None:
+            self._ends.remove(part, before)
+        self._ends.add(part, news)
+        if before is None:
+            self._anywhere.add(news)
+        self._move(before, news)
+
+    def of_prompt(self, keys: Callable[[int], Keys]) -> list[Stored]:
+        """Parts of which this prompt has every token. ``keys``: its own, by the size of blocks."""
+        return self._ends.of_prompt(keys)
+
+    def evicted(self, part: Part) -> None:
+        """Harmless where it is not known."""
+        news = self._parts.pop(part, None)
+        if news is not None:
+            self._ends.remove(part, news)
+            self._anywhere.remove(news)
+            if self._memory is not None and news.tier == "memory":
+                self._memory.remove(news)
+
+    def clear(self) -> None:
+        """Nothing of it is known any more."""
+        self._parts.clear()
+        self._ends.clear()
+        self._anywhere.clear()
+        if self._memory is not None:
+            self._memory.clear()
+
+    def _move(self, before: Stored | None, news: Stored) -> None:
+        """Bring what lies in memory up to date; while nothing lies elsewhere, all does."""
+        if self._memory is None:
+            if news.tier == "memory":
+                return
+            self._memory = _Holder(self._admit(True))
+            for part in self._parts.values():
+                if part.tier == "memory":
+                    self._memory.add(part)
+            return
+        was, now = before is not None and before.tier == "memory", news.tier == "memory"
+        if now and not was:
+            self._memory.add(news)
+        elif was and not now:
+            assert before is not None
+            self._memory.remove(before)
+
+
+def part_of(news: Stored) -> Part:
+    """Its name at its agent."""
+    return news.transfer_id, news.rank, news.epoch
+
+
+def _state(news: Stored) -> tuple[bytes, ...]:
+    """The name of the prefix from whose end an engine can go on, where it is one of the blocks."""
+    prefix = news.prefix
+    block = ((news.stands_at or 0) - prefix.from_token) // prefix.block_tokens - 1
+    return prefix.digests[block : block + 1] if 0 <= block < len(prefix.digests) else ()
