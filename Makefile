@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs lock newest test-ray bench-carry bench-door test-pulls test-disk test-upgrade help setup demo test test-fast \
+.PHONY: docs lock newest test-ray test-pods bench-carry bench-door test-pulls test-disk test-upgrade help setup demo test test-fast \
         lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
         bench-handoff bench-pool churn bench-gpu bench-gateway bench-gateway-memory bench-fleet case-study bench-fidelity next-vllm \
@@ -60,7 +60,7 @@ test-pure: $(READY)
 	$(BIN)/pytest -q -m 'not engine' tests
 
 test-engine: $(READY)
-	$(BIN)/pytest -q -m 'engine and not ranks and not ray' tests
+	$(BIN)/pytest -q -m 'engine and not ranks and not ray and not pods' tests
 
 test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better with more than two cores
 	$(BIN)/pytest -q -m ranks tests
@@ -68,6 +68,10 @@ test-tensor-parallel: $(READY)  ## two ranks in each of three engines; better wi
 test-ray: $(READY)  ## a deployment on a Ray cluster of local nodes: placed, identical, moved (minutes)
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements-ray.lock
 	$(BIN)/pytest -q -s -m ray tests
+
+# Build the two images first, as docs/kubernetes.md says, with podman.
+test-pods: $(READY)  ## the manifests' pods by podman, without a cluster: ready, right, drained (root, minutes)
+	$(BIN)/pytest -q -s -m pods tests
 
 # SEED: the same faults again. OLD: src/ of another release, whose agents and engines are mixed in.
 chaos: $(READY)  ## a seeded campaign of faults against a fleet of processes (SECONDS=300 SEED=7 OLD=...)

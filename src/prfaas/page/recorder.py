@@ -73,7 +73,7 @@ class Recorder:
         """What the agent of each machine last said of its memory."""
         self._machines: dict[str, set[str]] | None = None
         self._samples = Samples()
-        self._requests = Ring(_REQUESTS, _REQUESTS_BYTES)
+        self._requests = Ring(_REQUESTS, _REQUESTS_BYTES, resident=True)
         self._news = Ring(_NEWS, _NEWS_BYTES)
         self._ended_since: deque[bytes] = deque(maxlen=_REQUESTS)
         self._news_since: deque[bytes] = deque(maxlen=_NEWS)

@@ -31,6 +31,8 @@ _DRAIN_S = 600
 """How long an engine's requests may take to their end before its pod goes."""
 _AGENT_MIB = 512
 """Of an agent beside its arena."""
+_ARENA_MIB = 16
+"""Of /dev/shm beside the arena."""
 _SPILL_MIB = 64
 """Of a volume for cached prefixes, beside them."""
 _CPU_ENGINE_MIB = 4096
@@ -81,10 +83,12 @@ def machine_objects(group: Group, model: ModelConfig, images: Images) -> list[Ob
 
 def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
     machine = group.machine
+    arena_mib = _mib(machine.agent.arena_bytes) + _ARENA_MIB
     volumes: list[Object] = [
         *COMMON_VOLUMES,
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
+        {"name": "arena", "emptyDir": {"medium": "Memory", "sizeLimit": f"{arena_mib}Mi"}},
         {"name": "home", "emptyDir": {}},
         {"name": "operator-key", "secret": {"secretName": "operator-key", "defaultMode": 0o440}},
     ]
@@ -94,8 +98,8 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
         volumes += identity.volumes("${POD_NAME}-agent")
     spill = machine.agent.cache.spill
     if spill is not None:
-        mib = -(-spill.most_bytes // _MIB) + _SPILL_MIB
-        volumes.append({"name": "spill", "emptyDir": {"sizeLimit": f"{mib}Mi"}})
+        spill_mib = _mib(spill.most_bytes) + _SPILL_MIB
+        volumes.append({"name": "spill", "emptyDir": {"sizeLimit": f"{spill_mib}Mi"}})
     if _on_disk(model):
         volumes.append(
             {"name": "model", "persistentVolumeClaim": {"claimName": "model", "readOnly": True}}
@@ -118,10 +122,11 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
 
 def _agent(group: Group, images: Images) -> Object:
     agent = group.machine.agent
-    arena_mib = -(-agent.arena_bytes // _MIB)
+    arena_mib = _mib(agent.arena_bytes)
     mounts: list[Object] = [
         {"name": "deployment", "mountPath": "/run/prfaas-deployment", "readOnly": True},
         {"name": "run", "mountPath": "/run/prfaas"},
+        {"name": "arena", "mountPath": "/dev/shm"},
         {"name": "scratch", "mountPath": "/tmp"},
     ]
     if agent.cache.spill is not None:
@@ -235,7 +240,7 @@ def _key_variable(engine: EngineConfig) -> list[Object]:
 
 
 def _resources(engine: EngineConfig, model: ModelConfig, gpus: int, *, vllm: str) -> Object:
-    cache_mib = -(-parse_bytes(model.kv_cache) // _MIB)
+    cache_mib = _mib(parse_bytes(model.kv_cache))
     if vllm == "cpu":
         memory = f"{cache_mib + _CPU_ENGINE_MIB}Mi"
         return {"requests": {"cpu": "1", "memory": memory}, "limits": {"memory": memory}}
@@ -244,6 +249,11 @@ def _resources(engine: EngineConfig, model: ModelConfig, gpus: int, *, vllm: str
         "requests": {"cpu": str(4 * gpus), "memory": f"{16 * gpus}Gi"},
         "limits": {"nvidia.com/gpu": str(gpus)},
     }
+
+
+def _mib(size_bytes: int) -> int:
+    """So many, rounded up."""
+    return -(-size_bytes // _MIB)
 
 
 def _on_disk(model: ModelConfig) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from prfaas.page.rings import Ring, Samples, as_list
 
 
 def test_a_ring_keeps_the_newest() -> None:
     ring = Ring(3, 1000)
-    for number in range(5):
-        ring.add(b"%d" % number)
+    gone = [row for number in range(5) for row in ring.add(b"%d" % number)]
     assert ring.rows() == [b"2", b"3", b"4"]
-    assert ring.bytes == 3
+    assert gone == [b"0", b"1"]
 
 
 def test_a_ring_is_bounded_in_bytes() -> None:
@@ -20,14 +22,29 @@ def test_a_ring_is_bounded_in_bytes() -> None:
     for _ in range(50):
         ring.add(b"x" * 30)
     assert len(ring) == 3
-    assert ring.bytes <= 100
 
 
 def test_a_row_that_is_too_large_leaves_nothing_behind() -> None:
     ring = Ring(10, 10)
-    ring.add(b"x" * 11)
-    assert not ring.rows()
-    assert ring.bytes == 0
+    ring.add(b"before")
+    assert ring.add(b"x" * 11) == [b"x" * 11]
+    assert ring.rows() == [b"before"]
+
+
+@given(
+    rows=st.lists(st.binary(min_size=1, max_size=12), max_size=60),
+    most=st.integers(1, 8),
+    most_bytes=st.integers(12, 40),
+)
+def test_what_is_kept_and_what_goes_are_all_in_their_order(
+    rows: list[bytes], most: int, most_bytes: int
+) -> None:
+    ring = Ring(most, most_bytes, resident=True)
+    gone = [old for row in rows for old in ring.add(row)]
+    assert gone + ring.rows() == rows
+    assert len(ring) <= most
+    assert sum(map(len, ring.rows())) <= most_bytes
+    assert not rows or ring.rows()[-1] == rows[-1]
 
 
 def test_old_samples_are_thinned_out() -> None:

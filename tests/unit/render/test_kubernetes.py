@@ -20,6 +20,7 @@ from tests.unit.render.examples import GOLDEN, NAMES, SITES, example, plain, ren
 from prfaas.agent.settings import settings_for
 from prfaas.core.deployment import check_borders, parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.units import parse_bytes
 from prfaas.render import kubernetes
 from prfaas.render.membership import expand, parse_template
 
@@ -104,6 +105,21 @@ def test_an_engine_asks_for_the_gpus_of_its_ranks() -> None:
     assert asked == {"east": ["8"], "west-a": ["4", "4"], "west-b": ["4"]}
     assert sets["east"]["spec"]["replicas"] == 2
     assert sets["west-b"]["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agents_arena_fits_its_shared_memory(name: str) -> None:
+    """A container has 64 MiB of it by default, and the agent refuses to start."""
+    groups = json.loads(rendered(name)["west/template.json"])["groups"]
+    arenas = {group["name"]: group["machine"]["agent"].get("arena", "512 MiB") for group in groups}
+    for found in (o for o in objects(name) if o["kind"] == "StatefulSet"):
+        spec = found["spec"]["template"]["spec"]
+        agent = next(c for c in spec["initContainers"] if c["name"] == "agent")
+        mount = next(m for m in agent["volumeMounts"] if m["mountPath"] == "/dev/shm")
+        volume = next(v for v in spec["volumes"] if v["name"] == mount["name"])
+        assert volume["emptyDir"]["medium"] == "Memory"
+        held = parse_bytes(volume["emptyDir"]["sizeLimit"] + "B")
+        assert held > parse_bytes(arenas[found["metadata"]["name"]])
 
 
 def test_an_agents_disk_is_a_volume_that_outlives_its_container() -> None:
