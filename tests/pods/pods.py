@@ -104,7 +104,7 @@ class Pod:
         _podman("exec", self._id(container), *container["lifecycle"][which]["exec"]["command"])
 
     def stop(self, container: Object) -> int:
-        """As when a pod ends: the hook, then SIGTERM; the exit status (137: it had to be killed)."""
+        """As when a pod ends: the hook, then SIGTERM; the exit status (137: it was killed)."""
         self.run_hook(container, "preStop")
         grace = str(self._spec["terminationGracePeriodSeconds"])
         _podman("stop", "--time", grace, self._id(container))

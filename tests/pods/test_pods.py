@@ -9,9 +9,10 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tests.pods.pods import Pod, objects_of
+from tests.unit.render.examples import example
 
 from prfaas.core.units import parse_rate
 from prfaas.render import kubernetes
@@ -22,8 +23,6 @@ from prfaas.testing.measuring import prompt
 from prfaas.testing.running import call
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import WanProfile
-from tests.pods.pods import Pod, objects_of
-from tests.unit.render.examples import example
 
 IMAGES = Images(base="localhost/prfaas:dev", engine="localhost/prfaas-engine:dev", vllm="cpu")
 SECRETS = {"operator-key": {"key": "key-of-an-operator-of-a-test"}}
