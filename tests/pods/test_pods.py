@@ -84,7 +84,7 @@ def test_prompts_are_answered_by_pods_alike(pods: dict[str, Pod]) -> None:
     gateway = f"http://{pods['gateway-0'].seen_at}:8000"
     decode = f"http://{pods['west-0'].seen_at}:8002"
     model = call(f"{gateway}/v1/models").json()["data"][0]["id"]
-    for tokens, wanted in ((LONG, "prfaas"), (SHORT, "pd")):
+    for tokens, wanted in ((LONG, "offload"), (SHORT, "pd-p")):
         ids = prompt(f"pods {tokens}", tokens)
         ours, route = complete(gateway, model, ids)
         assert route.startswith(wanted)

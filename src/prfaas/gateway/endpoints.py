@@ -20,6 +20,7 @@ from prfaas.core.deployment import (
     EngineRole,
     Line,
     MachineConfig,
+    is_carried,
     lines_of,
 )
 from prfaas.core.errors import ConfigError
@@ -39,6 +40,8 @@ class EngineEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     kv_events_replay: str | None
     events_at_agent: bool = False
     """Its agent follows them, and tells of its cache without a token."""
+    carried: bool = False
+    """It is reached through its agent, at an address of its machine."""
 
 
 class AgentEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +185,7 @@ def _engine(
         kv_events=engine.kv_events,
         kv_events_replay=engine.kv_events_replay,
         events_at_agent=machine.agent.tls is not None,
+        carried=is_carried(engine, machine.agent),
     )
 
 
@@ -190,12 +194,12 @@ def check_apart(files: Mapping[str, Endpoints]) -> None:
     with all of it. ``files``: by what each was read from."""
     found: dict[str, str] = {}
     for file, endpoints in files.items():
-        for what, each in (("agent", endpoints.agents), ("engine", endpoints.engines)):
-            for one in each.values():
-                place = f"{what} {one.name!r} at {one.url}"
-                if other := found.get(one.url):
+        # An address that an agent speaks to for others is of that agent's machine alone.
+        engines = [one for one in endpoints.engines.values() if not one.carried]
+        for what, each in (("agent", endpoints.agents.values()), ("engine", engines)):
+            for one in each:
+                if (other := found.setdefault(one.url, file)) != file:
                     raise ConfigError(
-                        f"{file}: {place} is in {other} too: engines of one model and their agents "
-                        "are of one deployment"
+                        f"{file}: {what} {one.name!r} at {one.url} is in {other} too: engines of "
+                        "one model and their agents are of one deployment"
                     )
-                found[one.url] = file

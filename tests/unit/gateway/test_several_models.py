@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
-from prfaas.gateway.endpoints import check_apart, resolve
+from prfaas.gateway.endpoints import Endpoints, check_apart, resolve
 from prfaas.gateway.http import make_app
 from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import MockDeployment, until
@@ -138,3 +140,28 @@ async def test_an_engine_is_of_one_deployment() -> None:
         check_apart({"a.yaml": endpoints})
         with pytest.raises(ConfigError, match=r"b.yaml: agent .* is in a.yaml too"):
             check_apart({"a.yaml": endpoints, "b.yaml": endpoints})
+
+
+def test_machines_may_have_engines_at_one_address_of_their_own() -> None:
+    """Agents carry what gateways say to engines on the loopback."""
+
+    def machine(name: str, port: int) -> dict[str, object]:
+        return {
+            "name": name,
+            "agent": {
+                "name": f"a-{name}",
+                "admin": f"10.0.0.1:{port}",
+                "tls": {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"},
+            },
+            "engines": [{"name": f"d-{name}", "role": "decode", "url": "http://127.0.0.1:8001"}],
+        }
+
+    def deployment(*names: str, port: int) -> Endpoints:
+        machines = [machine(name, port + at) for at, name in enumerate(names)]
+        text = json.dumps({"clusters": [{"name": "w", "kind": "pd", "machines": machines}]})
+        return resolve(parse_deployment(text, source="test"), source="test")
+
+    here = deployment("m1", "m2", port=7000)
+    check_apart({"a.yaml": here, "b.yaml": deployment("m3", "m4", port=7002)})
+    with pytest.raises(ConfigError, match=r"b.yaml: agent 'a-m2' .* is in a.yaml too"):
+        check_apart({"a.yaml": here, "b.yaml": deployment("m2", "m3", port=7001)})
