@@ -145,23 +145,23 @@ async def test_an_engine_is_of_one_deployment() -> None:
 def test_machines_may_have_engines_at_one_address_of_their_own() -> None:
     """Agents carry what gateways say to engines on the loopback."""
 
-    def machine(name: str, port: int) -> dict[str, object]:
+    def machine(name: str, host: int) -> dict[str, object]:
         return {
             "name": name,
             "agent": {
                 "name": f"a-{name}",
-                "admin": f"10.0.0.1:{port}",
+                "admin": f"10.0.0.{host}:7401",
                 "tls": {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"},
             },
             "engines": [{"name": f"d-{name}", "role": "decode", "url": "http://127.0.0.1:8001"}],
         }
 
-    def deployment(*names: str, port: int) -> Endpoints:
-        machines = [machine(name, port + at) for at, name in enumerate(names)]
+    def deployment(*hosts: int) -> Endpoints:
+        machines = [machine(f"m{host}", host) for host in hosts]
         text = json.dumps({"clusters": [{"name": "w", "kind": "pd", "machines": machines}]})
         return resolve(parse_deployment(text, source="test"), source="test")
 
-    here = deployment("m1", "m2", port=7000)
-    check_apart({"a.yaml": here, "b.yaml": deployment("m3", "m4", port=7002)})
+    here = deployment(1, 2)
+    check_apart({"a.yaml": here, "b.yaml": deployment(3, 4)})
     with pytest.raises(ConfigError, match=r"b.yaml: agent 'a-m2' .* is in a.yaml too"):
-        check_apart({"a.yaml": here, "b.yaml": deployment("m2", "m3", port=7001)})
+        check_apart({"a.yaml": here, "b.yaml": deployment(2, 3)})
