@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "prfaas"
-ASKED = ("simulate", "examples/paper.yaml", "--requests", "300", "--policy", "auto", "--json")
+ASKED = ("simulate", "tests/packaging/fleet.yaml", "--policy", "auto", "--json", "--events")
 
 
 def modules() -> list[str]:
@@ -49,13 +49,18 @@ def test_a_fresh_environment_runs_the_wheel_without_a_compiler(tmp_path: Path) -
     for file in found.stdout.split():
         assert file.startswith(str(tmp_path))
         assert not file.endswith(".py")
-    shown = [
-        subprocess.run(
-            [*command, *ASKED], env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
-        ).stdout
-        for command, env in (
-            ([str(bin_folder / "prfaas")], clean),
-            ([sys.executable, "-m", "prfaas.cli.main"], dict(os.environ)),
+    shown, journals = [], []
+    for command, env in (
+        ([str(bin_folder / "prfaas")], clean),
+        ([sys.executable, "-m", "prfaas.cli.main"], dict(os.environ)),
+    ):
+        journal = tmp_path / f"{len(shown)}.jsonl"
+        asked = [*command, *ASKED, str(journal)]
+        done = subprocess.run(
+            asked, env=env, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
         )
-    ]
-    assert json.loads(shown[0]) == json.loads(shown[1])
+        shown.append(json.loads(done.stdout))
+        journals.append(journal.read_bytes().splitlines())
+    assert shown[0] == shown[1]
+    assert len(journals[0]) > 3000
+    assert journals[0] == journals[1]

@@ -47,4 +47,5 @@ def forget_second(record: Record) -> Hedge:
 def _leave(record: Record, engine: EngineState) -> None:
     engine.give_slot(record)
     engine.assigned -= record.sequences
+    engine.changed()
     del engine.decode_records[record.request_id]

@@ -75,9 +75,11 @@ class Membership:
             why = "its KV layout is not that of its cluster"
             self._roles.change(RoleChange(engine.name, engine.configured_role, why))
         engine.changes_role = changes_role
+        engine.changed()
         if engine.takes_handoffs == event.takes_handoffs:
             return
         engine.takes_handoffs = event.takes_handoffs
+        engine.changed()
         engine.place.sort_roles()
         if not event.takes_handoffs:
             why = f"the agent of {engine.name} is away"
@@ -152,6 +154,7 @@ class Membership:
         for engine in self._fleet.cordoned:
             if not engine.told_drained and engine.idle:
                 engine.told_drained = True
+                engine.changed()
                 self._requests.out.append(ReportDrained(engine.name))
 
     def engine(self, name: str) -> EngineState:

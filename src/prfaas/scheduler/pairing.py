@@ -172,6 +172,7 @@ class Pairing:
                     for other in givers.values()
                 )
             engine.no_givers = not whole and answers[kind]
+            engine.changed()
 
     def _kind(self, engine: EngineState) -> tuple[str, str, str]:
         """Engines of one kind pair with the same others."""

@@ -141,3 +141,4 @@ class Prefilling:
         if self._learner is not None and engine.warm and alone and seconds >= fetched_s:
             self._learner.prefill_seen(engine.name, record.uncached, seconds)
         engine.warm = True
+        engine.changed()

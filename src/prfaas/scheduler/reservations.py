@@ -102,9 +102,11 @@ class Reservations:
             return
         if old is not None:
             old.assigned -= record.sequences
+            old.changed()
             del old.decode_records[record.request_id]
         record.decode = engine
         engine.assigned += record.sequences
+        engine.changed()
         engine.decode_records[record.request_id] = record
 
     def release_prefill(self, record: Record, *, done: bool) -> None:
@@ -140,6 +142,7 @@ class Reservations:
         engine.place.ready.drop(record.request_id)
         record.decode = None
         engine.assigned -= record.sequences
+        engine.changed()
         del engine.decode_records[record.request_id]
 
     def abandon(self, record: Record) -> None:

@@ -63,6 +63,7 @@ class Roles:
             if not engine.assigned:
                 self._fleet.draining.remove(engine)
                 engine.draining = False
+                engine.changed()
                 self._become(engine, "prefill", self._reasons.pop(engine.name))
 
     def keep(self, cluster: ClusterState) -> None:
@@ -89,18 +90,21 @@ class Roles:
 
     def _drain(self, engine: EngineState, reason: str) -> None:
         engine.draining = True
+        engine.changed()
         self._fleet.draining.append(engine)
         self._reasons[engine.name] = reason
         engine.place.sort_roles()
 
     def _stop_draining(self, engine: EngineState) -> None:
         engine.draining = False
+        engine.changed()
         self._fleet.draining.remove(engine)
         del self._reasons[engine.name]
         engine.place.sort_roles()
 
     def _become(self, engine: EngineState, role: EngineRole, reason: str) -> None:
         engine.role = role
+        engine.changed()
         engine.place.sort_roles()
         self._fleet.pairing.role_changed()
         self._requests.out.append(ChangeRole(engine.name, role, reason))

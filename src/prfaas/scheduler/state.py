@@ -23,12 +23,12 @@ class EngineState:
 
     __slots__ = (
         "_changed", "_clock", "_own_until", "all_prefills", "all_requests", "answers", "assigned",
-        "busy_since", "changes_role",
-        "cluster", "configured_role", "cordon", "decode_records", "draining", "kv_each",
-        "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills", "max_requests",
-        "may_change_role", "most_prefills", "most_running", "name", "no_givers", "place",
-        "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running", "share",
-        "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting", "warm",
+        "busy_since", "changes_role", "cluster", "configured_role", "cordon", "decode_records",
+        "draining", "kv_each", "kv_tokens", "kv_told", "kv_used", "machine", "max_prefills",
+        "max_requests", "may_change_role", "most_prefills", "most_running", "name", "no_givers",
+        "place", "prefill_records", "prefill_tokens", "prefills", "queued_s", "role", "running",
+        "share", "suspected", "takes_handoffs", "told_drained", "up", "up_since", "waiting",
+        "warm",
     )  # fmt: skip
     _changed: set[EngineState]
 
@@ -37,13 +37,11 @@ class EngineState:
     ) -> None:
         object.__setattr__(self, "_changed", changed)
         self.name = spec.name
-        self.cluster = spec.cluster
-        self.machine = spec.machine
+        self.cluster, self.machine = spec.cluster, spec.machine
         self.place = place
         self.role: EngineRole = spec.role
         self.configured_role = spec.role
-        self.may_change_role = spec.changes_role
-        self.changes_role = spec.changes_role
+        self.may_change_role = self.changes_role = spec.changes_role
         self.draining = False
         self.most_running = self.most_prefills = 0
         """What the bounds allowed since it was last below them: they may be set lower meanwhile."""
@@ -75,8 +73,7 @@ class EngineState:
         self.up_since = -inf
         self.decode_records: dict[str, Record] = {}
         """Requests that decode here or are on their way."""
-        self.prefills = self.assigned = 0
-        self.prefill_tokens = 0
+        self.prefills = self.assigned = self.prefill_tokens = 0
         self.queued_s = 0.0
         self._own_until = -inf
         self._clock = clock
@@ -87,6 +84,10 @@ class EngineState:
 
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+        self._changed.add(self)
+
+    def changed(self) -> None:
+        """To be called after another module wrote a field: compiled, that passes the above by."""
         self._changed.add(self)
 
     @property
@@ -248,8 +249,7 @@ class Record:
 
     def __init__(self, event: RequestArrived, now: float) -> None:
         self.request_id = event.request_id
-        self.total_tokens = event.total_tokens
-        self.sequences = event.sequences
+        self.total_tokens, self.sequences = event.total_tokens, event.sequences
         self.tenant, self.tenant_class = event.tenant, event.tenant_class
         self.weight, self.priority = event.weight, event.priority
         self.output_tokens = event.max_output_tokens
