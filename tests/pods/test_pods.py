@@ -19,6 +19,7 @@ from prfaas.render import kubernetes
 from prfaas.render.options import Images
 from prfaas.testing import wan
 from prfaas.testing.comparing import assert_same_or_near_tie, complete
+from prfaas.testing.fleet_of_machines import until
 from prfaas.testing.measuring import prompt
 from prfaas.testing.running import call
 from prfaas.testing.sites import Sites
@@ -41,6 +42,11 @@ def _lacking() -> str | None:
 
 
 pytestmark = [pytest.mark.engine, pytest.mark.root, pytest.mark.pods]
+
+
+def _whole(gateway: Pod) -> bool:
+    ready = call(f"http://{gateway.seen_at}:9090/ready")
+    return ready.status == 200 and not ready.json()["warnings"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,7 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pod]]:
             for container in pod.containers:
                 pod.wait(container)
         try:
+            until(lambda: _whole(found["gateway-0"]), "the gateway knows all engines")
             yield found
         finally:
             for pod in found.values():
@@ -99,7 +106,7 @@ def test_an_engine_that_ends_drains_first(pods: dict[str, Pod]) -> None:
     prefill = next(c for c in west.containers if c["name"] == "prefill")
     assert west.stop(prefill) in (0, 143)
     _, route = complete(gateway, None, prompt("after it", SHORT))
-    assert route == "direct"
+    assert route.startswith("direct")
 
 
 def test_a_gateway_ends_by_itself(pods: dict[str, Pod]) -> None:
