@@ -1,4 +1,4 @@
-"""Fuzz targets of everything else that eats foreign bytes, one by one.
+"""Fuzz targets of everything that eats foreign bytes, as many at a time as there are cores.
 
     python tests/fuzz/fuzz_foreign_bytes.py [SECONDS [SEED [TARGET ...]]]
     python tests/fuzz/fuzz_foreign_bytes.py 500000n [SEED [TARGET ...]]
@@ -13,6 +13,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import multiprocessing
+import os
 import random
 import struct
 import sys
@@ -21,9 +23,11 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import foreign_http
+import link_frames
 import msgspec
 from mutations import Made, mutated
 from xxhash import xxh3_64_intdigest
@@ -444,7 +448,7 @@ def lengths_first(rng: random.Random) -> None:
 TARGETS: dict[str, Target] = {
     found.__name__: found
     for found in (
-        *foreign_http.TARGETS,
+        *foreign_http.TARGETS, link_frames.link_frames,
         http_body, handoff_params, cache_events, carried_events, cache_news, cache_copies,
         spilled_file,
         gateway_sessions, worker_messages,
@@ -453,39 +457,42 @@ TARGETS: dict[str, Target] = {
 }  # fmt: skip
 
 
-def run(name: str, target: Target, *, seconds: float, runs: int, seed: int) -> None:
-    """For so long, or so often. Raises what the target lets through."""
+def run(name: str, *, seconds: float, runs: int, seed: int) -> str:
+    """For so long, or so often; what to say of it. Raises what the target lets through."""
+    logging.disable()
+    target = TARGETS[name]
     if not runs:
         tracemalloc.start()
     until, done, before = time.monotonic() + seconds, 0, Made.inputs
-    while done < runs if runs else time.monotonic() < until or not done:
-        try:
+    try:
+        while done < runs if runs else time.monotonic() < until or not done:
             target(random.Random(seed + done))
-        except BaseException:
-            print(f"failed; run it again with: {sys.argv[0]} 1n {seed + done} {name}")
-            raise
-        done += 1
+            done += 1
+    except BaseException:
+        print(f"failed; run it again with: {sys.argv[0]} 1n {seed + done} {name}", flush=True)
+        raise
+    finally:
+        _FILE.unlink(missing_ok=True)
     held = "memory not measured"
     if not runs:
         peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
         assert peak < _MEMORY_BOUND, f"{name}: {peak} bytes were held"
         held = f"at most {peak:,} bytes held"
     inputs = max(done, Made.inputs - before)
-    print(f"{name}: {inputs} inputs, seed {seed}, {held}", flush=True)
+    return f"{name}: {inputs} inputs, seed {seed}, {held}"
 
 
 def main() -> None:
-    logging.disable()
     amount = sys.argv[1] if len(sys.argv) > 1 else "10"
     runs = int(amount.removesuffix("n")) if amount.endswith("n") else 0
     seconds = 0.0 if runs else float(amount)
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns()
-    try:
-        for name in sys.argv[3:] or TARGETS:
-            run(name, TARGETS[name], seconds=seconds, runs=runs, seed=seed)
-    finally:
-        _FILE.unlink(missing_ok=True)
+    one = partial(run, seconds=seconds, runs=runs, seed=seed)
+    # A process for each, so that none is blamed for what another holds.
+    spawning = multiprocessing.get_context("spawn")
+    with spawning.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+        for told in pool.imap(one, sys.argv[3:] or list(TARGETS), chunksize=1):
+            print(told, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -66,7 +66,7 @@ async def serve(
             gateway.requests.tracing = tracing
             if service.reloading is not None:
                 gateway.run_beside("deployment_file", service.reloading(gateway).run)
-        _collect_seldom()
+        stack.enter_context(_collecting_seldom())
         for gateway in reversed(gateways):
             others = gateways[1:] if gateway is gateways[0] else []
             url = await stack.enter_async_context(_served(gateway, others, shared=shared))
@@ -121,12 +121,19 @@ async def _served(gateway: Gateway, also: Sequence[Gateway], *, shared: bool) ->
         )
 
 
-def _collect_seldom() -> None:
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
     """A request leaves nothing that points in circles: to look at all that is under way for every
     700 new objects was a tenth of a short request's time."""
+    before = gc.get_threshold()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def allow_open_files(max_inflight_requests: int) -> None:

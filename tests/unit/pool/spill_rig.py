@@ -13,20 +13,10 @@ from prfaas.pool.disk_events import (
     SpillWriteFailed,
     SpillWritten,
 )
-from prfaas.pool.effects import (
-    AnyEffect,
-    DropSpilled,
-    ReadSpilled,
-    WriteSpilled,
-)
-from prfaas.pool.events import (
-    EngineConnected,
-    LoadOpened,
-)
+from prfaas.pool.effects import AnyEffect, DropSpilled, ReadSpilled, WriteSpilled
+from prfaas.pool.events import LoadOpened
 from prfaas.pool.kept import KeptPrefix
-from prfaas.pool.pool import Pool
 from prfaas.pool.spill_format import ALIGN
-from prfaas.testing.pool_kit import COUNT, EXPORT, SLOT
 
 FILE = 2 * ALIGN
 
@@ -37,18 +27,7 @@ class Rig(CacheRig):
     def __init__(self, files: int = 4) -> None:
         self.disk: list[WriteSpilled | ReadSpilled] = []
         self.files: dict[str, KeptPrefix] = {}
-        super().__init__()
-        self.pool = Pool(
-            "here",
-            slot_bytes=SLOT,
-            slot_count=COUNT,
-            export_slots=EXPORT,
-            engines=frozenset({"a", "b"}),
-            cache_slots=6,
-            disk_bytes=files * FILE,
-        )
-        for number, name in ((1, "a"), (2, "b")):
-            self.say(EngineConnected(number, name, number, self.layout))
+        super().__init__(disk_bytes=files * FILE)
 
     def say(self, event: object) -> list[AnyEffect]:
         effects = super().say(event)  # type: ignore[arg-type]
@@ -80,7 +59,6 @@ class Rig(CacheRig):
         return found
 
     def open_load(self, tokens: list[int], *, by: int = 1) -> list[AnyEffect]:
-
         self.loads += 1
         end = len(tokens) // BLOCK * BLOCK
         return self.say(LoadOpened(by, self.loads, 0, end, BLOCK, chain(ROOT, tokens, BLOCK)))

@@ -62,7 +62,7 @@ def hybrid_layout() -> KvLayout:
 class Rig(PoolRig):
     """With a cache of six slots, and what many tests do."""
 
-    def __init__(self, layout: KvLayout | None = None) -> None:
+    def __init__(self, layout: KvLayout | None = None, *, disk_bytes: int = 0) -> None:
         self.layout = layout or mock_layout()
         self.pool = Pool(
             "here",
@@ -71,6 +71,7 @@ class Rig(PoolRig):
             export_slots=EXPORT,
             engines=frozenset({"a", "b"}),
             cache_slots=6,
+            disk_bytes=disk_bytes,
         )
         self.now, self.epoch, self.loads = 0.0, 100, 0
         for number, name in ((1, "a"), (2, "b")):
