@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from copy import copy
 from typing import NamedTuple, Protocol, Self
 
 _MOST_HELD = 256 * 1024
@@ -83,8 +84,7 @@ class Answer:
     async def head(self) -> Self:
         """The same, once its head is here."""
         while not self.status:
-            if self._failure is not None:
-                raise self._failure
+            self._check()
             await self._more()
         return self
 
@@ -93,16 +93,14 @@ class Answer:
         self._wants_all = True
         self._connection.go_on()
         while not self._ended:
-            if self._failure is not None:
-                raise self._failure
+            self._check()
             await self._more()
         return self._take()
 
     async def read_any(self) -> bytes:
         """What is there of the body, one byte at least; empty at its end."""
         while not self._parts:
-            if self._failure is not None:
-                raise self._failure
+            self._check()
             if self._ended:
                 return b""
             await self._more()
@@ -190,6 +188,11 @@ class Answer:
         self._stop_alarm()
         self._connection.abort()
         self._wake()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            # Itself it would be in a circle: it holds the frames that it passes, and they hold us.
+            raise copy(self._failure)
 
     def _expire(self) -> None:
         self.fail(TimeoutError("timed out"))

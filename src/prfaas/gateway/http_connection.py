@@ -55,9 +55,10 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End it at once."""
-        self.is_open = False
         self._answer = None
-        self._transport.abort()
+        if self.is_open:
+            self.is_open = False
+            self._transport.abort()
 
     def go_on(self) -> None:
         """Take more from the socket."""
@@ -91,6 +92,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
+        # They point back here: until the collector comes, which is seldom, they would keep all
+        # that TLS has of the connection.
+        del self._parser, self._transport
         answer, self._answer = self._answer, None
         if answer is None:
             return
