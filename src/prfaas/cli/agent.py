@@ -13,6 +13,7 @@ from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.cli.reports import teach
 from prfaas.core.deployment import check_borders, load_deployment
 from prfaas.core.strict import naming
+from prfaas.process.freed_memory import giving_back_freed
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
@@ -68,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
         finally:
             watching.cancel()
 
-    return run_until_signal(
-        program(),
-        stopped_status=0,
-        loop_factory=uvloop.new_event_loop,
-        on_hangup=told.set,
-    )
+    with giving_back_freed():
+        return run_until_signal(
+            program(),
+            stopped_status=0,
+            loop_factory=uvloop.new_event_loop,
+            on_hangup=told.set,
+        )

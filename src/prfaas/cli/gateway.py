@@ -25,6 +25,7 @@ from prfaas.gateway.endpoints import check_apart, resolve
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.server import Service, serve
 from prfaas.gateway.tracing import make_tracing
+from prfaas.process.freed_memory import giving_back_freed
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.reloading import Reloading
 from prfaas.process.signals import run_until_signal
@@ -131,10 +132,11 @@ def run(args: argparse.Namespace) -> int:
         for told in hung_up:
             told.set()
 
-    return run_until_signal(
-        program,
-        stopped_status=0,
-        loop_factory=uvloop.new_event_loop,
-        on_hangup=hang_up,
-        on_repeated=hurry.set,
-    )
+    with giving_back_freed():
+        return run_until_signal(
+            program,
+            stopped_status=0,
+            loop_factory=uvloop.new_event_loop,
+            on_hangup=hang_up,
+            on_repeated=hurry.set,
+        )

@@ -1,0 +1,34 @@
+"""Memory that is free again goes back to the system.
+
+The C library keeps what is freed between pieces that live longer, and a server has such pieces at
+all times: under steady load its heap would be a fifth free after half an hour, and still grow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_EVERY_S = 60.0
+
+
+@contextmanager
+def giving_back_freed(every_s: float = _EVERY_S) -> Iterator[None]:
+    """Give it back so often, by a thread that sleeps meanwhile. Nothing happens where the C library
+    is not glibc. Giving back 16 MB took 4 ms, in which others wait that want memory of the heap."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    stop = threading.Event()
+
+    def run() -> None:
+        while trim is not None and not stop.wait(every_s):
+            trim(0)
+
+    thread = threading.Thread(target=run, name="freed-memory", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
