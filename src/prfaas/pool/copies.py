@@ -56,11 +56,13 @@ class _Copy:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A copy of what is being read from disk. ``missing``: parts that are not there yet."""
+    """A copy of what is being read from disk. ``missing``: parts that are not there yet; ``ranks``:
+    of all that were not, whose records say that they will come."""
 
     event: CopyRequested
     until: float
     missing: set[TransferKey]
+    ranks: frozenset[int]
 
 
 class Copies:
@@ -91,6 +93,10 @@ class Copies:
 
     def requested(self, event: CopyRequested) -> None:
         """Begin to send every rank's part. What cannot be sent is failed: `Sent` says why."""
+        self._request(event, frozenset())
+
+    def _request(self, event: CopyRequested, ranks: frozenset[int]) -> None:
+        """``ranks``: of parts whose records say that they will come."""
         here = [e for e in self._cache if e.key.transfer_id == event.transfer_id]
         entries = [entry for entry in here if not entry.arriving]
         known = {entry.key for entry in entries}
@@ -99,11 +105,14 @@ class Copies:
             for file in self._disk
             if file.what.key.transfer_id == event.transfer_id and file.what.key not in known
         ]
-        reason = self._why_not(event, [*(e.what for e in entries), *(f.what for f in files)])
+        parts = [*(e.what for e in entries), *(f.what for f in files)]
+        reason = self._why_not(event, parts)
+        if reason is None and not ranks <= {part.key.rank for part in parts}:
+            reason = "a part was evicted before the others had come from disk"
         if reason is not None:
-            self._note_failure(event, reason)
+            self._note_failure(event, reason, ranks)
         elif files:
-            self._read_first(event, files)
+            self._read_first(event, files, ranks)
         else:
             for entry in entries:
                 self._begin(event, entry)
@@ -120,7 +129,8 @@ class Copies:
             if not waiting.missing:
                 del self._waiting[copy_id]
                 left = waiting.until - self._books.now
-                self.requested(msgspec.structs.replace(waiting.event, deadline_s=left))
+                again = msgspec.structs.replace(waiting.event, deadline_s=left)
+                self._request(again, waiting.ranks)
 
     def progressed(self, event: SendProgressed) -> None:
         """For the record."""
@@ -190,16 +200,17 @@ class Copies:
             fault = f"deadline_s {event.deadline_s:g}: no request here lasts so long"
         return fault
 
-    def _read_first(self, event: CopyRequested, files: list[OnDisk]) -> None:
+    def _read_first(self, event: CopyRequested, files: list[OnDisk], ranks: frozenset[int]) -> None:
         books, missing = self._books, {file.what.key for file in files}
         try:
             for file in files:
                 self._spill.read(file)
         except CapacityError as error:
-            self._note_failure(event, str(error))
+            self._note_failure(event, str(error), ranks)
             return
         until = books.now + event.deadline_s
-        self._waiting[event.copy_id] = _Waiting(event, until, missing)
+        ranks |= {key.rank for key in missing}
+        self._waiting[event.copy_id] = _Waiting(event, until, missing, ranks)
         for file in files:
             key = TransferKey(event.copy_id, file.what.key.rank, books.next_epoch())
             pending = Sent(key, file.what.total_bytes, ExportState.PENDING)
@@ -208,9 +219,8 @@ class Copies:
     def _give_up(self, copy_id: str, reason: str) -> None:
         """A no-op for one that does not wait."""
         waiting = self._waiting.pop(copy_id, None)
-        for key in () if waiting is None else sorted(waiting.missing):
-            assert waiting is not None
-            self._note_failure(waiting.event, reason, rank=key.rank)
+        if waiting is not None:
+            self._note_failure(waiting.event, reason, waiting.ranks)
 
     def _begin(self, event: CopyRequested, entry: Entry) -> None:
         books = self._books
@@ -227,7 +237,7 @@ class Copies:
         try:
             self._cache.pin(entry)
         except ArenaFull as error:
-            self._note_failure(event, str(error), rank=entry.key.rank)
+            self._note_failure(event, str(error), frozenset({entry.key.rank}))
             return
         self._cache.use(entry)
         by_slot = _by_slot(entry.extents, books.slots.slot_bytes)
@@ -239,13 +249,14 @@ class Copies:
         books.effects.append(StartSend(event.destination, offer))
         books.effects += [SendSlot(offer.key, slot, some) for slot, some in by_slot.items()]
 
-    def _note_failure(self, event: CopyRequested, reason: str, *, rank: int = 0) -> None:
+    def _note_failure(self, event: CopyRequested, reason: str, ranks: frozenset[int]) -> None:
         """Who waits for it should learn that it will not come."""
         books = self._books
-        key = TransferKey(event.copy_id, rank, books.next_epoch())
-        books.records.add_sent(Sent(key, 0, ExportState.FAILED, reason), now=books.now)
-        books.counters.copies_failed += 1
-        books.report("copy", key, reason, f" to={event.destination}")
+        for rank in sorted(ranks or {0}):
+            key = TransferKey(event.copy_id, rank, books.next_epoch())
+            books.records.add_sent(Sent(key, 0, ExportState.FAILED, reason), now=books.now)
+            books.counters.copies_failed += 1
+            books.report("copy", key, reason, f" to={event.destination}")
         books.announce(event.copy_id)
 
     def _cancel(self, copy: _Copy, reason: str) -> None:

@@ -104,7 +104,8 @@ class Disk:
         )
 
     def make_room(self, size: int) -> bool:
-        """Drop what was used least recently; False where it takes more than may go."""
+        """Drop what was used least recently; False, and nothing goes, where it takes more than may
+        go."""
         missing = self.used_bytes + size - self._limit
         if size > self._limit or missing <= 0:
             return missing <= 0
@@ -115,9 +116,11 @@ class Disk:
             if not entry.read:
                 going.append(entry)
                 missing -= entry.size
+        if missing > 0:
+            return False
         for entry in going:
             self.drop(entry)
-        return missing <= 0
+        return True
 
     def add(self, entry: OnDisk) -> None:
         """It is written. What it has everything of goes."""

@@ -19,6 +19,7 @@ from prfaas.pool.effects import (
 from prfaas.pool.events import (
     ReceptionFailed,
 )
+from prfaas.pool.kept import KeptPrefix
 from prfaas.pool.spill import AGAIN_S, PAUSE_S
 from prfaas.testing.pool_kit import SLOT
 
@@ -81,6 +82,22 @@ def test_what_a_longer_one_has_wholly_is_not_kept_twice() -> None:
 def test_a_smaller_disk_keeps_what_was_used_last() -> None:
     rig = another_life(filled(4), files=2)
     assert rig.on_disk() == ["t3", "t4"]
+
+
+def test_nothing_is_dropped_for_what_would_not_fit_even_then() -> None:
+    rig = Rig(files=3)
+    for number in (1, 2, 3):
+        rig.receive(f"t{number}", prompt(number, 1))
+    rig.all_written()
+    rig = another_life(rig, files=3)
+    for number in (1, 2):
+        assert rig.open_load(prompt(number, 1)) == []  # their files are being read, and stay
+    large = KeptPrefix(
+        TransferKey("large", 0, 7), "another", Rig().prefix(prompt(9, 1)), 16, 5000, 16, False
+    )
+    rig.files["large"] = large
+    rig.say(SpillFound(large))  # of two files' size
+    assert sorted(rig.on_disk()) == ["t1", "t2", "t3"]
 
 
 def test_a_full_disk_is_not_filled_further_until_it_may_have_room() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from tests.unit.pool.spill_rig import Rig, another_life, filled
 from tests.unit.pool.test_cache import prompt
 
 from prfaas.core.errors import CapacityError
+from prfaas.pool.disk_events import SpillFound
 from prfaas.pool.effects import (
     AnnounceCached,
     AnnounceEvicted,
@@ -24,6 +26,7 @@ from prfaas.pool.events import (
     TransferCancelled,
 )
 from prfaas.pool.loads import LEAST_S
+from prfaas.pool.records import KEEP_S
 from prfaas.testing.pool_kit import SLOT
 
 
@@ -133,6 +136,43 @@ def test_a_copy_that_waits_for_the_disk_can_fail(why: str) -> None:
     while rig.disk:
         assert not [e for e in rig.disk_does() if isinstance(e, StartSend)]
     rig.say(TimePassed())
+
+
+def of_two_ranks() -> Rig:
+    """t1 lies on disk alone, and so does the part of another rank."""
+    rig = filled(1)
+    (first,) = rig.files.values()
+    key = msgspec.structs.replace(first.key, rank=1)
+    rig.say(SpillFound(msgspec.structs.replace(first, key=key, layout="of rank 1")))
+    return rig
+
+
+@pytest.mark.parametrize("why", ["unreadable", "cancelled", "too late", "at the last", "evicted"])
+def test_of_a_copy_whose_ranks_did_not_all_come_from_disk_no_record_stays(why: str) -> None:
+    rig = of_two_ranks()
+    assert rig.say(CopyRequested("t1", "c1", "there", 3.0)) == []
+    rig.disk_does()
+    if why == "unreadable":
+        rig.disk_does(fails="damaged")
+    elif why == "cancelled":
+        rig.say(TransferCancelled("c1"))
+    elif why == "too late":
+        rig.at(4.0)
+    elif why == "at the last":
+        rig.now = 3.0  # nobody has said yet that time has passed
+        rig.disk_does()
+    else:
+        reading, rig.disk = rig.disk, []
+        for number in range(10, 16):
+            rig.receive(f"t{number}", prompt(number, 1))
+            rig.all_written()
+        rig.disk = reading
+        assert not [e for e in rig.disk_does() if isinstance(e, StartSend)]
+    sent = rig.view("c1").sent
+    assert sent is not None
+    assert sent.state == "failed"
+    rig.at(10 * KEEP_S)
+    assert rig.view("c1").sent is None
 
 
 def test_what_is_on_disk_alone_is_not_pinned() -> None:
