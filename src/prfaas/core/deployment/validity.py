@@ -116,6 +116,11 @@ def _check_agent(agent: AgentConfig) -> None:
         )
     if agent.cache_slots * agent.slot_bytes > agent.arena_bytes:
         raise ConfigError(f"cache: size {agent.cache.size} is more than the arena, {agent.arena}")
+    if agent.cache.size is not None and 0 < parse_bytes(agent.cache.size) < agent.slot_bytes:
+        raise ConfigError(
+            f"cache: size {agent.cache.size} is less than a slot, {agent.slot}, and would keep "
+            "nothing: say 0 B if that is meant"
+        )
     if agent.cache.spill is not None:
         _check_spill(agent, agent.cache.spill)
     if not 0 <= agent.dscp <= 63:
@@ -135,7 +140,10 @@ def _check_agent(agent: AgentConfig) -> None:
 def _check_spill(agent: AgentConfig, spill: SpillConfig) -> None:
     if not spill.path.startswith("/"):
         raise ConfigError(f"cache: spill: path {spill.path!r}: give an absolute path")
-    _above_zero("cache: spill: size", spill.most_bytes)
+    if spill.most_bytes < agent.slot_bytes:
+        raise ConfigError(
+            f"cache: spill: size {spill.size} is less than a slot, {agent.slot}: nothing fits it"
+        )
     if not agent.cache_slots:
         raise ConfigError("cache: spill: size 0 B caches nothing that could go to disk")
     if agent.slot_bytes % 4096:
