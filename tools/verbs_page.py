@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from prfaas.cli.main import GROUPS, VERBS, build_parser
+from prfaas.cli.parser import sentence
+from prfaas.cli.reports import leaves
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 _WIDTH = "100"
@@ -27,9 +29,18 @@ def page() -> str:
     for group, names in GROUPS.items():
         parts.append(f"## {group.capitalize()}\n\n")
         for name in names:
-            parts.append(f"### prfaas {name}\n\n{VERBS[name].capitalize()}.\n\n")
-            parts.append(f"```text\n{verbs[name].format_help().rstrip()}\n```\n\n")
+            parts.append(f"### prfaas {name}\n\n{sentence(VERBS[name])}\n\n")
+            parts.append(_help(verbs[name]))
+            parts += [
+                f"#### prfaas {name} {' '.join(words)}\n\n{_help(action)}"
+                for words, action in leaves(verbs[name])
+                if words
+            ]
     return "".join(parts).rstrip() + "\n"
+
+
+def _help(parser: argparse.ArgumentParser) -> str:
+    return f"```text\n{parser.format_help().rstrip()}\n```\n\n"
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ import os
 import sys
 
 from prfaas import __version__
+from prfaas.cli.parser import VerbParser, describe_actions, sentence
 from prfaas.core.errors import PrfaasError
 
 VERBS: dict[str, str] = {
@@ -55,7 +56,7 @@ _FIRST_STEPS = """first steps:
   prfaas demo                      two clusters on this machine, explained as they answer
   prfaas up deployment.yaml        serve http://127.0.0.1:8000/v1; Ctrl-C or 'prfaas down' ends it
   prfaas status                    in another terminal: what it does now
-  prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan scenario.yaml
+  prfaas kv Qwen3-Next-80B-A3B     would its KV cache fit my line? then: prfaas plan FILE
 'prfaas VERB --help' teaches a verb, with examples and exit statuses (2: wrong input, 130: Ctrl-C),
 'prfaas schema VERB' describes what it prints with --json.
 """
@@ -63,11 +64,11 @@ _FIRST_STEPS = """first steps:
 
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The command line; only ``verb`` (None: no verb, ``"*"``: every verb) knows its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="prfaas",
         usage="prfaas [-h] [--version] VERB ...",
         description="Prefill-as-a-Service: prefill where compute is cheap, decode where the users "
-        "are, and ship the KV cache between them over plain Ethernet.\n\n" + _overview(),
+        "are,\nand ship the KV cache between them over plain Ethernet.\n\n" + _overview(),
         epilog=_FIRST_STEPS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,10 +79,10 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         dest="verb", metavar="VERB", required=True, help=listed, prog="prfaas"
     )
     for name, summary in VERBS.items():
-        description = f"{summary[0].upper()}{summary[1:]}."
-        sub = verbs.add_parser(name, help=summary, description=description)
+        sub = verbs.add_parser(name, help=summary, description=sentence(summary))
         if verb in (name, "*"):
             importlib.import_module(f"prfaas.cli.{name}").configure(sub)
+            describe_actions(sub)
     return parser
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from prfaas.cli import certs
 from prfaas.cli.main import VERBS, build_parser, main
+from prfaas.cli.reports import leaves
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -34,6 +35,26 @@ def test_a_word_that_is_no_verb_is_answered_with_the_nearest(
     assert capsys.readouterr().err == "prfaas: no verb 'statsu'; did you mean 'prfaas status'?\n"
     assert main(["frobnicate"]) == 2
     assert "'prfaas --help' shows them all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["kv", "--tokns", "3", "m"], "kv: error: no option --tokns; did you mean --tokens?"),
+        (["cache", "warm", "f", "--tennant=x"], "warm: error: no option --tennant; did"),
+        (["kv", "--zzz"], "prfaas kv: error: no option --zzz; 'prfaas kv --help' shows them all"),
+        (["down", "a", "b"], "prfaas down: error: one argument too many: 'b'"),
+    ],
+)
+def test_what_a_verb_does_not_know_it_refuses_itself(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.startswith(f"usage: prfaas {words[0]}")
 
 
 def test_without_a_verb_it_teaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,3 +96,10 @@ def test_an_error_that_is_not_the_systems_is_a_bug(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(certs, "run", fail)
     with pytest.raises(TimeoutError):
         main(["certs", "init"])
+
+
+def test_every_help_begins_with_what_the_verb_does() -> None:
+    for words, parser in leaves(build_parser("*")):
+        description = parser.description or ""
+        assert description[:1].isupper(), words
+        assert description.endswith("."), words
