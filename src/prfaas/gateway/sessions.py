@@ -38,7 +38,8 @@ _PERIOD_S, _IDLE_PERIOD_S, _MANY = 1.0, 2.0, 32
 _SOON_S = 0.05
 """What comes up in a moment is said together."""
 _LOOK_S = 0.25
-"""So late it may be noticed that an agent has not been heard for too long: there are many."""
+"""So late it may be noticed that an agent has not been heard for too long, or said what is decided:
+there are many of them."""
 
 
 class GatewaySession:
@@ -69,6 +70,8 @@ class GatewaySession:
         """By agent: when it last said who lives."""
         self._known: dict[str, str] = {}
         self._known_until = -math.inf
+        self._to_say = Decided()
+        self._to_say_until = -math.inf
         self._wants: dict[str, asyncio.Event] = {}
         self._strangers: set[str] = set()
         """Agents that keep no sessions."""
@@ -136,7 +139,7 @@ class GatewaySession:
             name=self._name,
             known=len(self.gateways()),
             engines=engines,
-            decided=self._decided() if self.leader() == self.id else None,
+            decided=self._decided_now() if self.leader() == self.id else None,
         )
         try:
             standing = await agent.renew(self.id, renewal)
@@ -157,6 +160,13 @@ class GatewaySession:
             return None
         self._strangers.discard(agent.name)
         return self._take(agent.name, standing)
+
+    def _decided_now(self) -> Decided:
+        """A thousand engines are looked at for it, and hundreds of agents are told."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._to_say_until:
+            self._to_say, self._to_say_until = self._decided(), now + _LOOK_S
+        return self._to_say
 
     def _take(self, agent: str, standing: Standing) -> Mapping[str, EngineShare]:
         before = self.gateways()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -13,8 +14,9 @@ from prfaas.scheduler.events import RequestArrived
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 5.0
-"""A search takes some milliseconds; what is shown need not be newer."""
+_EVERY_S, _SHARE = 5.0, 0.002
+"""A search takes some milliseconds for each cluster; what is shown need not be newer, and is older
+where it would take more than this share of a core."""
 _PROMPTS = 256
 """So many of the last are looked at: minutes of traffic, and as exact as a threshold need be."""
 _SOME = 32
@@ -41,21 +43,25 @@ class ThresholdWatch:
     async def run(self) -> None:
         """Search now and then, for ever."""
         while True:
-            await self.search()
-            await asyncio.sleep(_EVERY_S)
+            took_s = await self.search()
+            await asyncio.sleep(max(_EVERY_S, took_s / _SHARE))
 
-    async def search(self) -> None:
-        """By the prompts, costs, lines and roles of now. Requests have a turn between clusters."""
+    async def search(self) -> float:
+        """By the prompts, costs, lines and roles of now; returns the CPU seconds that it took.
+        Requests have a turn between clusters."""
         view = self._view()
         lengths = self._lengths if len(self._lengths) >= _SOME else self._usual
-        found = {}
+        found, took_s = {}, 0.0
         for cluster in view.pd_clusters:
             await asyncio.sleep(0)
+            began = time.thread_time()
             optimum = search_threshold(view, cluster, list(lengths))
+            took_s += time.thread_time() - began
             if optimum is not None:
                 found[cluster.name] = optimum
                 self._tell(cluster.name, optimum)
         self.found = found
+        return took_s
 
     def _tell(self, cluster: str, optimum: Optimum) -> None:
         tokens = optimum.threshold_tokens
