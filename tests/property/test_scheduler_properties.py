@@ -89,6 +89,7 @@ arrivals = st.builds(
     st.dictionaries(st.sampled_from(list(ENGINES)), st.integers(0, 200), max_size=3),
     st.sampled_from([None, 1e6, 200.0]),
     sequences=st.sampled_from([1, 1, 2, 3]),
+    serves=st.none() | st.sets(st.sampled_from(list(ENGINES))).map(sorted).map(tuple),
 )
 events = st.one_of(
     *(
@@ -175,6 +176,7 @@ class Harness:
         self.arrivals: Counter[str] = Counter()
         self.cordoned: set[str] = set()
         self.left: set[str] = set()
+        self.serves: dict[str, tuple[str, ...] | None] = {}
         self.promised: set[tuple[str, str]] = set()
         """(request, engine) of hand-offs on their way."""
 
@@ -184,6 +186,7 @@ class Harness:
             if before is not None:
                 return
             self.arrivals[event.request_id] += 1
+            self.serves[event.request_id] = event.serves
             self.started = {key for key in self.started if key[0] != event.request_id}
         if isinstance(event, _OF_AN_ENGINE) and event.engine not in self.scheduler.view.engines:
             return
@@ -225,6 +228,7 @@ class Harness:
         if isinstance(command, c.StartPrefill | c.StartDecode):
             self.asked.append(command)
             self._check_cordon(command)
+            self._check_serves(command)
         if isinstance(command, c.StartPrefill):
             key = (command.request_id, command.attempt)
             assert key not in self.started
@@ -256,6 +260,14 @@ class Harness:
         elif command.engine in self.cordoned:
             assert command.transfer_id is not None
             assert (command.request_id, command.engine) in self.promised
+
+    def _check_serves(self, command: c.StartPrefill | c.StartDecode) -> None:
+        """Nobody is asked who does not serve it."""
+        serves = self.serves[command.request_id]
+        asked = {command.engine}
+        if isinstance(command, c.StartPrefill):
+            asked.add(command.decode_engine)
+        assert serves is None or asked <= set(serves)
 
     def work(self, work: Work) -> None:
         """Report on something that really is under way."""

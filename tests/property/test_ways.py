@@ -128,7 +128,10 @@ class Fleet:
         cached = {name: self.draw.choice([64, 640, 6400]) for name in held}
         resumable = {name: self.draw.choice([0, 64]) for name in held if self.draw.random() < 0.2}
         tokens = self.draw.choice([50, 100, 8000, 90_000])
-        return Record(RequestArrived("r", tokens, 10, cached, resumable=resumable), self.now)
+        serves = self.draw.choice([None, tuple(self.draw.sample(names, len(names) // 2))])
+        return Record(
+            RequestArrived("r", tokens, 10, cached, resumable=resumable, serves=serves), self.now
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,19 +146,20 @@ def test_ways_are_those_of_each_engine_and_the_first_of_the_best_is_taken(seed: 
         for home, load in loads.items():
             view.by_name[home].completed += draw.randint(0, 3)
             load.look(view.by_name[home], view.costs, now)
-        slot_s = [load.slot_s(view.by_name[home]) for home, load in loads.items()]
-        assert slots_s(list(loads.values()), view.columns).tolist() == slot_s
+        seen = view.seen_by(request)
+        slot_s = [load.slot_s(seen.cluster(home)) for home, load in loads.items()]
+        assert slots_s(list(loads.values()), seen.columns).tolist() == slot_s
         one_by_one = [
             way
-            for home, wait_s in zip(view.pd_clusters, slot_s, strict=True)
-            for way in candidates(request, view, home, wait_s, now)
+            for home, wait_s in zip(seen.pd_clusters, slot_s, strict=True)
+            for way in candidates(request, seen, home, wait_s, now)
         ]
-        many = ManyWays(request, view, np.array(slot_s), now)
-        few = FewWays(iter(one_by_one), view)
+        many = ManyWays(request, seen, np.array(slot_s), now)
+        few = FewWays(iter(one_by_one), seen)
         assert list(many) == one_by_one
         found: list[Ways] = [many]
-        if view.alike is not None and not request.cached:
-            found.append(AlikeWays(request, view, view.alike, list(loads.values()), now))
+        if seen.alike is not None and not request.cached:
+            found.append(AlikeWays(request, seen, seen.alike, list(loads.values()), now))
         soonest = few.soonest()
         for ways in found:
             assert ways.soonest() == soonest
@@ -174,10 +178,11 @@ def test_the_soonest_of_many_is_that_of_each_engine(seed: int) -> None:
     for _ in range(20):
         fleet.step()
         request, now = fleet.record(), fleet.now
-        many = ManyRemote(request, view, now)
+        seen = view.seen_by(request)
+        many = ManyRemote(request, seen, now)
         for decode in view.engines.values():
             if decode.place.prfaas or decode.role != "decode":
                 continue
             for without in (None, *list(view.links.values())[:2]):
-                one_by_one = soonest_remote(request, view, decode, now, without=without)
+                one_by_one = soonest_remote(request, seen, decode, now, without=without)
                 assert many.soonest(decode, without=without) == one_by_one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prfaas.core.deployment import MOST_OUTPUT_S, TenantConfig
 from prfaas.gateway.prefix_matches import Matches
 from prfaas.gateway.prompts import Prompt
@@ -19,6 +21,7 @@ def arrival(
     deadline: float,
     priority: int = 0,
     tenant: TenantConfig | None = None,
+    serving: Collection[str] | None = None,
 ) -> RequestArrived:
     """The event. A prompt that must reach an engine untouched counts as one token long, or as long
     as it is about: there is nothing to hand over.
@@ -29,6 +32,7 @@ def arrival(
         deadline: by when the first byte is due, on the scheduler's clock.
         priority: `RequestBody.priority`.
         tenant: whose it is; None: nobody's in particular.
+        serving: `ServedModels.serving`.
     """
     ids = prompt.token_ids
     return RequestArrived(
@@ -44,6 +48,7 @@ def arrival(
         tenant="" if tenant is None else tenant.name,
         tenant_class=0 if tenant is None else tenant.priority,
         weight=1.0 if tenant is None else tenant.weight,
+        serves=None if serving is None else tuple(sorted(serving)),
     )
 
 

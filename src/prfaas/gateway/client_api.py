@@ -148,6 +148,7 @@ class ClientApi:
     async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
         headers = {"X-Request-Id": request[REQUEST_ID]}
         gateway = await self._serving(model)
+        await gateway.models.look(model)
         serving = gateway.models.serving(model)
         failure: EngineError | None = None
         lacks: EngineAnswer | None = None

@@ -83,7 +83,8 @@ class Gateway:
         make_policy(deployment.scheduler)  # What cannot be made is better known now.
         self._journal = JournalFile(journal_file)
         self._background = Background(lambda kind: self.metrics.deaths.labels(kind).inc())
-        self.models = ServedModels(self.engines_up)
+        later = partial(self._background.run, "models")
+        self.models = ServedModels(self.engines_up, lambda: self._endpoints.engines, later)
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""

@@ -203,12 +203,10 @@ class RequestFlow:
         if self.inflight > self._most_inflight:
             exchange.fail(TooManyRequests("too many requests in flight"))
             return
-        adapter, prompt = None, self._short(exchange)
-        if prompt is None:
-            found = await self._tokenised(exchange)
-            if found is None:
-                return
-            prompt, adapter = found
+        found = await self._prompt(exchange)
+        if found is None:
+            return
+        prompt, adapter = found
         self._take(exchange, prompt)
         try:
             exchange.use.take_tokens(*exchange.tokens())
@@ -237,13 +235,17 @@ class RequestFlow:
                 deadline=deadline,
                 priority=exchange.body.priority,
                 tenant=exchange.use.tenant.config,
+                serving=self._models.serving(exchange.body.model),
             ),
         )
 
-    async def _tokenised(self, exchange: Exchange) -> tuple[Prompt, str | None] | None:
-        """The prompt, and the adapter it is for; None where its client has been answered."""
+    async def _prompt(self, exchange: Exchange) -> tuple[Prompt, str | None] | None:
+        """The prompt, and its adapter if it is tokenised; None: its client has been answered."""
         try:
             async with asyncio.timeout(exchange.deadline_s):
+                await self._models.look(exchange.body.model)
+                if (short := self._short(exchange)) is not None:
+                    return short, None
                 prompt = await self._renderer.render(exchange.body, exchange.engine_headers)
                 if isinstance(prompt, EngineAnswer):
                     await exchange.response.give(prompt)
@@ -293,6 +295,7 @@ class RequestFlow:
 
     async def query(self, body: RequestBody) -> tuple[TokenIds, str | None, Matches]:
         """A request's prompt, its adapter, and who has how much of it cached. Raises ApiError."""
+        await self._models.look(body.model)
         prompt = await self._renderer.render(body, {})
         if isinstance(prompt, EngineAnswer):
             raise RequestRefused(prompt.status, f"the prompt is refused: {prompt.body[:500]!r}")

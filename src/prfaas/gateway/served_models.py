@@ -1,6 +1,7 @@
 """Which engine serves which models and LoRA adapters.
 
-An adapter is served as a model with a parent, and its KV cache is its own.
+An adapter is served as a model with a parent, and its KV cache is its own: a request for it is
+prefilled and decoded by engines that serve it, and by no others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,79 +21,126 @@ from prfaas.gateway.engine_client import EngineClient
 from prfaas.gateway.upstream_errors import LocalFault
 
 _AGAIN_S = 10.0
-"""So often at most engines are asked again that are not known to serve what is asked for."""
+"""So often at most engines are asked again what they serve."""
+_PATIENCE_S = 2.0
+"""Within which they must answer then: a request may wait for it."""
 
 
 class ServedModels:
-    """Learnt from every engine that comes up, and again from those that are ``up`` and do not serve
-    a name that is asked for: engines can load adapters while they run."""
+    """Learnt from every engine that comes up, and again from all that are up while adapters, or
+    names that nobody serves, are asked for: engines load and unload adapters while they run. Of one
+    that is down, or has not answered since, its last word counts.
 
-    def __init__(self, up: Callable[[], Iterable[EngineClient]]) -> None:
-        self._up = up
+    Args:
+        up: the engines that are up.
+        every: the names of all; another object after they have changed.
+        later: does something beside what is under way.
+    """
+
+    def __init__(
+        self,
+        up: Callable[[], Iterable[EngineClient]],
+        every: Callable[[], Collection[str]],
+        later: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+    ) -> None:
+        self._up, self._every, self._later = up, every, later
         self._by_engine: dict[str, dict[str, Mapping[str, Any]]] = {}
-        self._asked_at: dict[str, float] = {}
+        self._was_down: set[str] = set()
+        """Engines that have not said what they serve since they were down."""
+        self._asked_at = -math.inf
         self._ever: set[str] = set()
         """All that any engine has ever said that it serves."""
+        self._serving: dict[str, frozenset[str] | None] = {}
+        """What `serving` has found, for ``_of_all``."""
+        self._of_all: Collection[str] = ()
 
-    async def learn(self, engine: EngineClient) -> None:
-        """Ask one engine for its models; no answer, nothing learnt."""
+    async def learn(self, engine: EngineClient, *, within_s: float | None = None) -> None:
+        """Ask one engine for its models; without an answer, or a model in it, nothing is learnt."""
         with contextlib.suppress(EngineError, LocalFault, *UNREADABLE):
-            answer = await engine.pass_on("GET", "/v1/models")
-            cards = msgspec.json.decode(answer.body, type=_Models).data
-            self._by_engine[engine.name] = {str(card["id"]): card for card in cards if "id" in card}
-            self._ever |= self._by_engine[engine.name].keys()
+            answer = await engine.pass_on("GET", "/v1/models", within_s=within_s)
+            data = msgspec.json.decode(answer.body, type=_Models).data
+            cards: dict[str, Mapping[str, Any]] = {
+                str(card["id"]): card for card in data if "id" in card
+            }
+            if not cards:
+                return
+            self._by_engine[engine.name] = cards
+            self._was_down.discard(engine.name)
+            self._ever |= cards.keys()
+            self._serving.clear()
 
     def forget(self, engine: str) -> None:
-        """The engine is down: whatever comes up in its place may serve others."""
-        self._by_engine.pop(engine, None)
+        """The engine is down: whatever comes up in its place is asked anew."""
+        self._was_down.add(engine)
+
+    async def look(self, model: str | None) -> None:
+        """Before engines are asked for ``model``: where it is an adapter, or nobody serves it, find
+        out who does by now. Waits for that only where no engine that is up is known to."""
+        known = None if model is None else self._card(model)
+        if model is None or (known is not None and known.get("parent") is None):
+            return
+        now = asyncio.get_running_loop().time()
+        if now < self._asked_at + _AGAIN_S:
+            return
+        self._asked_at = now
+        up = list(self._up())
+        if any(model in self._by_engine.get(engine.name, {}) for engine in up):
+            self._later(partial(self._ask, up))
+        else:
+            await self._ask(up)
 
     async def adapter(self, model: str | None) -> str | None:
         """``model`` if it is an adapter, else None."""
         if model is None:
             return None
-        known = self._card(model)
-        if known is None or known.get("parent") is not None:
-            await self._look_again(model, at_once=known is None)
+        if self._card(model) is None:  # An engine that was asked may have loaded it just now.
+            await self._ask(self._lacking(model))
         card = self._card(model)
         return model if card is not None and card.get("parent") is not None else None
 
     def serving(self, model: str | None) -> frozenset[str] | None:
-        """The engines that serve it; None where every engine may be asked: no model is named, or
-        none is known to serve it, and any engine can say so."""
-        if model is None:
+        """The engines that may be asked for it, up or not: those that serve it, and those that have
+        never said what they serve. None where every engine may be asked: all serve it, no model is
+        named, or none is known to serve it, and any engine can say so."""
+        if model is None or model not in self._ever:
             return None
-        found = frozenset(name for name, cards in self._by_engine.items() if model in cards)
-        if not found:
-            return None
-        # One that has not said what it serves may serve it.
-        silent = {engine.name for engine in self._up() if engine.name not in self._by_engine}
-        return found | silent
+        every = self._every()
+        if every is not self._of_all:
+            self._serving.clear()
+            self._of_all = every
+        if model not in self._serving:
+            told = self._by_engine.keys() & set(every)
+            lack = {name for name in told if model not in self._by_engine[name]}
+            found = frozenset(every) - lack if told - lack and lack else None
+            self._serving[model] = found
+        return self._serving[model]
 
     async def knows(self, model: str, *, ask: bool) -> bool:
         """Whether an engine serves it, or has when it was up. ``ask``: look where that is news."""
         if ask and model not in self._ever:
-            await self._look_again(model, at_once=False)
+            await self.look(model)
         return model in self._ever
 
     def warnings(self) -> list[str]:
-        """Of engines that serve nothing in common: requests are given to any."""
+        """Of engines that serve nothing in common: what names no model is given to any."""
         models = {
             name: {model for model, card in cards.items() if card.get("parent") is None}
             for name, cards in sorted(self._by_engine.items())
+            if name not in self._was_down
         }
         for (one, ours), (other, theirs) in itertools.combinations(models.items(), 2):
             if ours and theirs and ours.isdisjoint(theirs):
                 return [
                     f"engine {one} serves {', '.join(sorted(ours))} and {other} "
-                    f"{', '.join(sorted(theirs))}: any of them may be given any request; give each "
-                    "model a deployment file (prfaas gateway FILE --also FILE)"
+                    f"{', '.join(sorted(theirs))}: either may be given a request that names no "
+                    "model; give each model a deployment file (prfaas gateway FILE --also FILE)"
                 ]
         return []
 
     async def cards(self) -> list[Mapping[str, Any]]:
         """Every model that an engine serves that is up, as the first of them describes it."""
         up = list(self._up())
-        await asyncio.gather(*(self.learn(e) for e in up if e.name not in self._by_engine))
+        await asyncio.gather(*(self.learn(e) for e in up if not self._has_told(e)))
         found: dict[str, Mapping[str, Any]] = {}
         for engine in up:
             for name, card in self._by_engine.get(engine.name, {}).items():
@@ -101,15 +150,14 @@ class ServedModels:
     def _card(self, model: str) -> Mapping[str, Any] | None:
         return next((c[model] for c in self._by_engine.values() if model in c), None)
 
-    async def _look_again(self, model: str, *, at_once: bool) -> None:
-        now = asyncio.get_running_loop().time()
-        lacking = [e for e in self._up() if model not in self._by_engine.get(e.name, {})]
-        if not at_once:
-            lacking = [
-                e for e in lacking if self._asked_at.get(e.name, -math.inf) + _AGAIN_S <= now
-            ]
-        self._asked_at |= {engine.name: now for engine in lacking}
-        await asyncio.gather(*(self.learn(engine) for engine in lacking))
+    def _has_told(self, engine: EngineClient) -> bool:
+        return engine.name in self._by_engine and engine.name not in self._was_down
+
+    def _lacking(self, model: str) -> list[EngineClient]:
+        return [e for e in self._up() if model not in self._by_engine.get(e.name, {})]
+
+    async def _ask(self, engines: Iterable[EngineClient]) -> None:
+        await asyncio.gather(*(self.learn(e, within_s=_PATIENCE_S) for e in engines))
 
 
 class _Models(msgspec.Struct, frozen=True):

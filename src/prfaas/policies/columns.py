@@ -8,7 +8,8 @@ cluster, and by PrfaaS cluster. The lists are made anew where a role, an engine 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from itertools import repeat
 from math import inf
 from typing import Any
@@ -62,11 +63,8 @@ class Columns:
     ) -> None:
         self.engines = list(engines.values())
         self.number = {name: number for number, name in enumerate(engines)}
-        self._facts = np.zeros((11, len(self.engines)))
+        self._show(np.zeros((11, len(self.engines))))
         self.take(self.engines)
-        (self.up, self.prefills, self.booked_until, self.queued_s, self.running, self.decoding,
-         self.max_requests, self.assigned, self.kv_used, self.kv_tokens,
-         self.unpaired) = self._facts  # fmt: skip
         self.prefill_times = costs.prefill_times(list(engines))
         self.homes, self.sources = list(homes), list(sources)
         self.far: Floats = np.array([float(home.far) for home in homes])
@@ -82,6 +80,22 @@ class Columns:
         self.lines = [line for _, line in places]
         self.line_places: Numbers = np.array([place for place, _ in places], np.intp)
         """Where they stand in a table of a row for each home, a column for each source."""
+
+    def _show(self, facts: Floats) -> None:
+        self._facts = facts
+        (self.up, self.prefills, self.booked_until, self.queued_s, self.running, self.decoding,
+         self.max_requests, self.assigned, self.kv_used, self.kv_tokens,
+         self.unpaired) = facts  # fmt: skip
+
+    def only(self, engines: Collection[str]) -> Columns:
+        """The same of now, where all but these are down and have nothing to do."""
+        others = [number for name, number in self.number.items() if name not in engines]
+        facts = self._facts.copy()
+        facts[:, others] = 0.0
+        found = copy(self)
+        found._show(facts)
+        found.max_requests[others] = 1.0  # Divisors.
+        return found
 
     def fits(self) -> bool:
         """Whether every engine still has the part that it had."""

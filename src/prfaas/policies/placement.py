@@ -40,13 +40,14 @@ def decode_engine(
 
 def stand_in(request: RequestView, clusters: Sequence[ClusterView]) -> EngineView | None:
     """Where no decode engine is up: the prefill engine of ``clusters`` that is near, then that
-    holds most of the prompt, then that is free first; None if none is up."""
+    holds most of the prompt, then that is free first; None if none is up. A decode engine that
+    drains is one of them: of those that serve a request it may be the last."""
     held = request.cached
     found = [
         (cluster.far, -held.get(engine.name, 0), engine.free_at, engine)
         for cluster in clusters
         for engine in cluster.engines
-        if engine.up and engine.role == "prefill"
+        if engine.up and (engine.role == "prefill" or engine.draining)
     ]
     return min(found, key=lambda ranked: ranked[:3])[3] if found else None
 

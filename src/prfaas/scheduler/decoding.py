@@ -2,8 +2,8 @@
 
 A hand-off lies in the memory of one machine, laid out for the engine it was made for, and one that
 begins at token *a* can be used only where the first *a* tokens are cached; a request without a
-hand-off can be answered anywhere. Where no decode engine is up at all, prefill engines of PD
-clusters stand in.
+hand-off can be answered by whichever engine serves its model. Where no decode engine is up that
+does, prefill engines of PD clusters stand in.
 """
 
 from __future__ import annotations
@@ -54,11 +54,8 @@ class Decoding:
             return True
         if usable:
             self._wait(record, engine if engine in usable else usable[0])
-            for other in usable:
-                if (
-                    other.kv_tokens < inf or record.sequences > 1
-                ):  # It was held back, and may be the next in line.
-                    self.fill_slots(other)
+            for other in usable:  # Where it was held back it may be the next in line.
+                self.fill_slots(other)
         return bool(usable)
 
     def start_decode(self, record: Record, _why: str) -> None:
@@ -248,6 +245,7 @@ class Decoding:
     def _usable(self, record: Record, engine: EngineState) -> bool:
         return (
             (engine.up or (engine.finishes and self._was_promised(record, engine)))
+            and record.served_by(engine)
             and engine.name not in record.full
             and (record.route is Route.DIRECT or self._holds_handoff(record, engine))
             and (engine.role == "decode" or self._may_stand_in(record, engine))
@@ -256,8 +254,8 @@ class Decoding:
         )
 
     def _is_bound(self, record: Record, engine: EngineState) -> bool:
-        """What can be used nowhere else is still answered by an engine that changes its role."""
-        return record.decode is engine and record.from_token > 0
+        """What may be usable nowhere else is still answered by an engine that changes its role."""
+        return record.decode is engine and (record.from_token > 0 or record.serves is not None)
 
     def _was_promised(self, record: Record, engine: EngineState) -> bool:
         """What was handed over to a cordoned engine is still answered by it."""
@@ -271,7 +269,7 @@ class Decoding:
     def _may_stand_in(self, record: Record, engine: EngineState) -> bool:
         """Once assigned to a stand-in it may stay, whatever comes up meanwhile."""
         return record.route is Route.DIRECT and (
-            record.decode is engine or self._fleet.stands_in(engine)
+            record.decode is engine or self._fleet.stands_in(engine, record)
         )
 
 

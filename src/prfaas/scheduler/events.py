@@ -45,6 +45,8 @@ class RequestArrived(Event, frozen=True, gc=False):
     ``deadline``: the time by which the first token is due; None: whenever.
     ``tenant``, ``tenant_class``, ``weight``, ``priority``: whose turn it is where requests wait
     (`turns`). Of classes and priorities a lower one goes first; ``weight`` is above 0.
+    ``serves``: the engines that may be asked, for others do not serve its model or its adapter;
+    None: all may.
     """
 
     request_id: str
@@ -59,6 +61,7 @@ class RequestArrived(Event, frozen=True, gc=False):
     weight: float = 1.0
     priority: int = 0
     fetch_s: Mapping[str, float] = {}
+    serves: tuple[str, ...] | None = None
 
 
 class PrefillCompleted(Event, frozen=True, gc=False):

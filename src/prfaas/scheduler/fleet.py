@@ -7,7 +7,9 @@ from collections.abc import Callable
 from prfaas.core.errors import InvariantError
 from prfaas.core.layout import KvLayout
 from prfaas.policies.alike import AlikeFleet
+from prfaas.policies.api import View
 from prfaas.policies.columns import Bools, Columns
+from prfaas.policies.serving_view import ServingView
 from prfaas.policies.views import Costs, RequestView
 from prfaas.scheduler.clock import Clock
 from prfaas.scheduler.lifecycle import State
@@ -103,12 +105,18 @@ class FleetState:
         """The cluster of that name."""
         return self.by_name[name]
 
-    def stands_in(self, engine: EngineState) -> bool:
-        """Whether a prefill engine answers whole requests: a PD cluster's, while no decode engine
-        is up anywhere."""
+    def stands_in(self, engine: EngineState, record: Record) -> bool:
+        """Whether a prefill engine answers a whole request: a PD cluster's, while no decode engine
+        that serves it is up anywhere."""
         return not engine.place.prfaas and not any(
-            other.up for cluster in self.pd_clusters for other in cluster.decode_engines
+            other.up and record.served_by(other)
+            for cluster in self.pd_clusters
+            for other in cluster.decode_engines
         )
+
+    def seen_by(self, record: Record) -> View:
+        """What a policy is shown for it: the engines that serve it."""
+        return self if record.serves is None else ServingView(self, record.serves)
 
     @property
     def alike(self) -> AlikeFleet | None:

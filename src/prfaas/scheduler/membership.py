@@ -26,7 +26,7 @@ from prfaas.scheduler.lifecycle import State, Trigger
 from prfaas.scheduler.requests import Requests
 from prfaas.scheduler.roles import Roles
 from prfaas.scheduler.routing import Routing
-from prfaas.scheduler.state import EngineState
+from prfaas.scheduler.state import EngineState, Record
 
 
 class Membership:
@@ -105,19 +105,27 @@ class Membership:
         engine.set_usable(answers=False)
         why = f"engine {engine.name} lost: {event.reason}"
         for record in (*engine.prefill_records.values(), *engine.decode_records.values()):
-            record.engines_lost += record.computes_on(engine)
+            record.engines_lost += _computes(engine, record)
             self._decoding.lose_first(record, engine)
         self._requests.trigger_each(engine.prefill_records, Trigger.PREFILL_ENGINE_LOST, why)
         self._requests.trigger_each(engine.decode_records, Trigger.DECODE_ENGINE_LOST, why)
         self._keep_roles(engine)
-        # What is handed over to its machine can be used there only.
+        if engine.role == "decode":
+            self._lose_machine(engine, why)
+
+    def _lose_machine(self, engine: EngineState, why: str) -> None:
+        """A decode engine is gone. What was handed over to its machine can be used there only: by
+        those beside it that serve the request."""
         beside = [e for e in engine.place.engines if self._fleet.pairing.alike(e, engine)]
-        if engine.role == "decode" and not any(_decodes(e) for e in beside):
-            for other in beside:
-                if not other.finishes:
-                    self._requests.trigger_each(
-                        other.decode_records, Trigger.DECODE_CLUSTER_LOST, why
-                    )
+        left = [e for e in beside if _decodes(e)]
+        for other in beside:
+            if not other.finishes:
+                lost = {
+                    name: record
+                    for name, record in other.decode_records.items()
+                    if not any(record.served_by(e) for e in left)
+                }
+                self._requests.trigger_each(lost, Trigger.DECODE_CLUSTER_LOST, why)
 
     def cordoned(self, event: EngineCordoned) -> None:
         """It is to take no more. Said again it only has another reason."""
@@ -165,14 +173,23 @@ class Membership:
         return engine
 
     def _offer(self, engine: EngineState) -> None:
-        """Give it what waits for an engine."""
-        if engine.role == "decode" or self._fleet.stands_in(engine):
-            self._routing.unpark()
+        """Give it what waits for an engine: to decode, or to be answered in a decode engine's
+        stead."""
+        if not engine.place.prfaas:
+            self._routing.unpark(engine)
             self._decoding.fill_slots(engine)
 
     def _keep_roles(self, engine: EngineState) -> None:
         if _last_decoder(engine):
             self._roles.keep(engine.place)
+
+
+def _computes(engine: EngineState, record: Record) -> bool:
+    """Whether it is at work on the request now, before the first token."""
+    if record.state is State.PREFILLING:
+        return record.prefill is engine
+    first = record.hedge is not None and record.hedge.engine is engine
+    return record.state is State.DECODING and (first or record.decode is engine)
 
 
 def _decodes(engine: EngineState) -> bool:

@@ -62,14 +62,16 @@ class Routing:
         self._max_attempts = config.max_attempts
         self._engine_wait_s = config.engine_wait_s
 
-    def unpark(self) -> None:
-        """An engine that can answer came up: route what has waited for one."""
+    def unpark(self, engine: EngineState) -> None:
+        """An engine that can answer came up: route what has waited for one that serves it."""
         for record in list(self._requests.parked.values()):
-            self._requests.trigger(record, Trigger.ENGINE_RETURNED, "")
+            if record.served_by(engine):
+                self._requests.trigger(record, Trigger.ENGINE_RETURNED, "")
 
     def route(self, record: Record, _why: str) -> None:
         """Ask the policy, which knows of no route where no decode engine is up."""
-        decision = self._policy.route(record, self._fleet, now=self._requests.now)
+        view = self._fleet.seen_by(record)
+        decision = self._policy.route(record, view, now=self._requests.now)
         if decision is None:
             self._stand_in(record, "")
         elif isinstance(decision, Refusal):
@@ -153,7 +155,8 @@ class Routing:
             self.reroute(record, why)
 
     def _apply_next(self, record: Record, why: str) -> None:
-        decode = placement.decode_engine(record, self._fleet.pd_clusters, avoid=record.full)
+        view = self._fleet.seen_by(record)
+        decode = placement.decode_engine(record, view.pd_clusters, avoid=record.full)
         if decode is None:
             if record.full:
                 self._ending.fail_full(record, why)
@@ -164,7 +167,7 @@ class Routing:
         if record.route is not Route.DIRECT or record.attempt == 1:
             engine = placement.prefill_engine(
                 record,
-                self._fleet.prefill_engines(decode.cluster, decode.name),
+                view.prefill_engines(decode.cluster, decode.name),
                 self._costs,
                 now=self._requests.now,
                 avoid=record.failed,
@@ -179,11 +182,15 @@ class Routing:
         decode = self._fleet.engines[decision.decode_engine]
         if not decode.up:
             return f"{decode.name} is down"
+        if not record.served_by(decode):
+            return f"{decode.name} does not serve it"
         if decision.prefill_engine is None:
             return None
         engine = self._fleet.engines[decision.prefill_engine]
         if not engine.up:
             return f"{engine.name} is down"
+        if not record.served_by(engine):
+            return f"{engine.name} does not serve it"
         if engine.name in record.failed:
             return f"{engine.name} failed this request before"
         if not self._fleet.pairing.hands_over(engine, decode):
@@ -197,11 +204,12 @@ class Routing:
 
     def _stand_in(self, record: Record, why: str) -> None:
         """No decode engine is up: have a PD cluster's prefill engine answer alone, or park."""
-        engine = placement.stand_in(record, self._fleet.pd_clusters)
+        engine = placement.stand_in(record, self._fleet.seen_by(record).pd_clusters)
         if engine is None:
             self._park(record)
             return
-        reason = f"no decode engine is up, {engine.name} stands in"
+        which = "decode engine" if record.serves is None else "decode engine that serves it"
+        reason = f"no {which} is up, {engine.name} stands in"
         reason = f"{why}; {reason}" if why else reason
         self._apply(record, Decision(Route.DIRECT, None, engine.name, reason))
 
@@ -258,6 +266,7 @@ class Routing:
             engine.up
             and engine.takes_handoffs
             and engine.name not in record.full
+            and record.served_by(engine)
             and self._fleet.pairing.hands_over(prefill, engine)
         )
 

@@ -243,8 +243,9 @@ class Record:
         "decode", "due_at", "engines_lost", "failed", "fetch_s", "from_token", "full",
         "handed_bytes", "hedge", "last_attempt", "link", "link_bytes", "memory", "output_tokens",
         "pace", "prefill", "prefill_s", "priority", "reason", "request_id", "resumable", "route",
-        "sequences", "share_arrived", "stall_at", "state", "tenant", "tenant_class", "to_token",
-        "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached", "weight",
+        "sequences", "serves", "share_arrived", "stall_at", "state", "tenant", "tenant_class",
+        "to_token", "total_tokens", "transfer_attempt", "transfer_from", "transfer_id", "uncached",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, event: RequestArrived, now: float) -> None:
@@ -257,6 +258,8 @@ class Record:
         self.cached: Mapping[str, int] = event.cached
         self.resumable: Mapping[str, int] = event.resumable
         self.fetch_s: Mapping[str, float] = event.fetch_s
+        self.serves = None if event.serves is None else frozenset(event.serves)
+        """The only engines that serve it; None: all do."""
         self.deadline = inf if event.deadline is None else event.deadline
         self.arrived_at = now
         self.failed: frozenset[str] = frozenset()
@@ -307,12 +310,9 @@ class Record:
             return 0
         return self.cached.get(engine.name, 0)
 
-    def computes_on(self, engine: EngineState) -> bool:
-        """Whether ``engine`` is at work on it now, before the first token."""
-        if self.state is State.PREFILLING:
-            return self.prefill is engine
-        first = self.hedge is not None and self.hedge.engine is engine
-        return self.state is State.DECODING and (first or self.decode is engine)
+    def served_by(self, engine: EngineState) -> bool:
+        """Whether ``engine`` may be asked at all."""
+        return self.serves is None or engine.name in self.serves
 
     def resumable_on(self, engine: EngineState) -> int:
         """Of these, how many it can go on from by itself."""

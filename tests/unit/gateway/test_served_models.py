@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import msgspec
+import pytest
 
 from prfaas.core.errors import EngineError
+from prfaas.gateway import served_models
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.served_models import ServedModels
 
@@ -18,7 +23,10 @@ class Engine:
         self.fails = fails
         self.asked = 0
 
-    async def pass_on(self, method: str, path: str) -> EngineAnswer:
+    async def pass_on(
+        self, method: str, path: str, *, within_s: float | None = None
+    ) -> EngineAnswer:
+        del within_s
         assert (method, path) == ("GET", "/v1/models")
         self.asked += 1
         if self.fails:
@@ -27,37 +35,135 @@ class Engine:
         return EngineAnswer(200, "application/json", msgspec.json.encode({"data": cards}))
 
 
+Later = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Fleet:
+    """Engines, of which those are up that are not in ``down``; and what is to be done later."""
+
+    def __init__(self, *engines: Engine) -> None:
+        self.engines = {engine.name: engine for engine in engines}
+        self.down: set[str] = set()
+        self.later: list[Later] = []
+        self.models = ServedModels(
+            lambda: [e for e in self.engines.values() if e.name not in self.down],  # type: ignore[misc]
+            lambda: self.engines,
+            self.later.append,
+        )
+
+    async def learn(self) -> None:
+        for engine in self.engines.values():
+            await self.models.learn(engine)  # type: ignore[arg-type]
+
+    async def do_later(self) -> None:
+        while self.later:
+            await self.later.pop()()
+
+    def asked(self) -> list[int]:
+        return [engine.asked for engine in self.engines.values()]
+
+
 async def test_names_are_learnt_once_and_again_where_one_is_new() -> None:
-    engines = [Engine("one", "tuned"), Engine("two", fails=True)]
-    models = ServedModels(lambda: engines)  # type: ignore[arg-type, return-value]
+    fleet = Fleet(Engine("one", "tuned"), Engine("two", fails=True))
+    models = fleet.models
     assert await models.adapter(None) is None
-    assert [engine.asked for engine in engines] == [0, 0]
+    assert fleet.asked() == [0, 0]
     assert await models.adapter("tuned") == "tuned"
     assert await models.adapter("model") is None
-    assert engines[0].asked == 1
-    engines[0].adapters.append("newer")
+    assert fleet.engines["one"].asked == 1
+    fleet.engines["one"].adapters.append("newer")
     assert await models.adapter("newer") == "newer"
-    assert engines[0].asked == 2
+    assert fleet.engines["one"].asked == 2
 
 
-async def test_an_engine_serves_what_it_says_or_maybe_anything() -> None:
-    engines = [Engine("one", "tuned"), Engine("two"), Engine("silent", fails=True)]
-    models = ServedModels(lambda: engines)  # type: ignore[arg-type, return-value]
-    for engine in engines:
-        await models.learn(engine)  # type: ignore[arg-type]
+async def test_a_request_may_be_given_to_engines_that_serve_it_or_have_never_said() -> None:
+    fleet = Fleet(Engine("one", "tuned"), Engine("two"), Engine("silent", fails=True))
+    models = fleet.models
+    assert models.serving("tuned") is None
+    await fleet.learn()
     assert models.serving("tuned") == {"one", "silent"}
-    assert models.serving("model") == {"one", "two", "silent"}
     assert models.serving("unheard of") is models.serving(None) is None
-    models.forget("one")
-    assert models.serving("model") == {"one", "two", "silent"}
 
 
-async def test_where_an_adapter_is_loaded_meanwhile_is_learnt() -> None:
-    engines = [Engine("one", "tuned"), Engine("two")]
-    models = ServedModels(lambda: engines)  # type: ignore[arg-type, return-value]
-    for engine in engines:
-        await models.learn(engine)  # type: ignore[arg-type]
-    engines[1].adapters.append("tuned")
-    await models.adapter("tuned")
-    assert models.serving("tuned") == {"one", "two"}
+async def test_what_every_engine_serves_is_not_restricted_whoever_is_down() -> None:
+    fleet = Fleet(Engine("one"), Engine("two"), Engine("silent", fails=True))
+    await fleet.learn()
+    assert fleet.models.serving("model") is None
+    fleet.models.forget("one")
+    assert fleet.models.serving("model") is None
+
+
+async def test_the_last_word_of_an_engine_that_is_down_counts_until_the_next() -> None:
+    fleet = Fleet(Engine("one", "tuned"), Engine("two"))
+    await fleet.learn()
+    fleet.down.add("one")
+    fleet.models.forget("one")
+    assert fleet.models.serving("tuned") == {"one"}
+    assert await fleet.models.adapter("tuned") == "tuned"
+    assert [card["id"] for card in await fleet.models.cards()] == ["model"]
+    fleet.down.clear()
+    fleet.engines["one"].adapters.clear()  # Its adapter was loaded at runtime.
+    assert [card["id"] for card in await fleet.models.cards()] == ["model"]
+    assert fleet.models.serving("tuned") is None
+    assert await fleet.models.knows("tuned", ask=False)
+
+
+async def test_engines_that_have_left_serve_nothing() -> None:
+    fleet = Fleet(Engine("one", "tuned"), Engine("two"), Engine("three", "tuned"))
+    await fleet.learn()
+    assert fleet.models.serving("tuned") == {"one", "three"}
+    fleet.engines = {name: engine for name, engine in fleet.engines.items() if name != "one"}
+    assert fleet.models.serving("tuned") == {"three"}
+    fleet.engines = {"two": fleet.engines["two"]}
+    assert fleet.models.serving("tuned") is None
+
+
+async def test_an_answer_that_lists_no_model_says_nothing() -> None:
+    fleet = Fleet(Engine("one", "tuned"), Engine("odd"))
+    fleet.engines["odd"].pass_on = _none  # type: ignore[method-assign]
+    await fleet.learn()
+    assert fleet.models.serving("tuned") is None
+
+
+async def _none(method: str, path: str, *, within_s: float | None = None) -> EngineAnswer:
+    del method, path, within_s
+    return EngineAnswer(200, "application/json", b'{"data": []}')
+
+
+async def test_where_an_adapter_is_loaded_and_unloaded_meanwhile_is_learnt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(Engine("one"), Engine("two"))
+    models = fleet.models
+    await fleet.learn()
+    await models.look("tuned")  # Nobody is known to serve it: that is waited for.
+    assert fleet.asked() == [2, 2]
+    fleet.engines["one"].adapters.append("tuned")
+    await models.look("tuned")
+    assert fleet.asked() == [2, 2]
+    monkeypatch.setattr(served_models, "_AGAIN_S", 0.0)
+    await models.look("tuned")
+    assert models.serving("tuned") == {"one"}
+    fleet.engines["two"].adapters.append("tuned")
+    await models.look("tuned")  # Somebody serves it: who else does is asked beside.
+    assert models.serving("tuned") == {"one"}
+    await fleet.do_later()
+    assert models.serving("tuned") is None
     assert [card["id"] for card in await models.cards()] == ["model", "tuned"]
+    fleet.engines["one"].adapters.clear()
+    await models.look("tuned")
+    await fleet.do_later()
+    assert models.serving("tuned") == {"two"}
+
+
+async def test_for_models_that_are_no_adapters_nobody_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served_models, "_AGAIN_S", 0.0)
+    fleet = Fleet(Engine("one"), Engine("two"))
+    await fleet.learn()
+    for _ in range(3):
+        await fleet.models.look("model")
+        await fleet.models.look(None)
+    assert fleet.asked() == [1, 1]
+    assert not fleet.later
