@@ -20,6 +20,8 @@ MOST_ENGINES = 512
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Total = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+"""Of all gateways."""
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,12 +51,12 @@ class EngineShare(msgspec.Struct, frozen=True, kw_only=True):
     is told otherwise, and what all others together have there. ``others_prefills``: how many
     prefills of theirs were there of late."""
 
-    decode: int
-    prefill: int
-    others_decode: int = 0
-    others_prefills: int = 0
-    others_queued_s: float = 0.0
-    others_kv_tokens: int = 0
+    decode: Count
+    prefill: Count
+    others_decode: Total = 0
+    others_prefills: Total = 0
+    others_queued_s: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0
+    others_kv_tokens: Total = 0
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +91,8 @@ class LiveGateway(msgspec.Struct, frozen=True, kw_only=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How things stand for the gateway that asks; ``gateways`` are all that live, it among them."""
 
-    gateways: list[LiveGateway]
-    engines: dict[str, EngineShare] = {}
+    gateways: Annotated[list[LiveGateway], msgspec.Meta(max_length=1024)]
+    engines: Annotated[dict[str, EngineShare], msgspec.Meta(max_length=MOST_ENGINES)] = {}
 
 
 def session_of(transfer_id: str) -> str:

@@ -27,14 +27,14 @@ import math
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import xxhash
 
 from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import UNREADABLE, LayoutMismatch
-from prfaas.core.pieces import Piece, joined
+from prfaas.core.pieces import ByteCount, Count, Piece, joined
 from prfaas.core.strict import Strict
 
 MAX_LAYOUT_BYTES = 1024 * 1024
@@ -44,6 +44,7 @@ PAIRING_DIGITS = 16
 """So many digits of a fingerprint are equal exactly where two ranks' engines pair."""
 
 GroupKind = Literal["full_attention", "sliding_window", "recurrent"]
+MOST_RANKS = 1024
 
 
 class LayerLayout(Strict, frozen=True):
@@ -54,31 +55,41 @@ class LayerLayout(Strict, frozen=True):
     without them its interior is unknown, and only equal engines exchange it."""
 
     name: str
-    index: int
-    page_bytes: int
+    index: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+    page_bytes: ByteCount
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...] = ()
     interior: str = ""
-    pieces: tuple[Piece, ...] = ()
+    pieces: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class KvGroup(Strict, frozen=True):
     """Layers that share one block table (a vLLM KV cache group)."""
 
     kind: GroupKind
-    block_tokens: int
-    layers: tuple[LayerLayout, ...]
-    window_tokens: int | None = None
+    block_tokens: Count
+    layers: Annotated[tuple[LayerLayout, ...], msgspec.Meta(max_length=4096)]
+    window_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for windows without a size."""
+        if self.kind == "sliding_window" and self.window_tokens is None:
+            raise ValueError("a sliding window has window_tokens")
 
 
 class KvLayout(Strict, frozen=True):
     """All of one tensor-parallel rank's KV cache. An engine's ranks differ in ``tp_rank`` alone."""
 
     model: str
-    groups: tuple[KvGroup, ...]
-    tp_rank: int = 0
-    tp_size: int = 1
+    groups: Annotated[tuple[KvGroup, ...], msgspec.Meta(min_length=1, max_length=256)]
+    tp_rank: Annotated[int, msgspec.Meta(ge=0, lt=MOST_RANKS)] = 0
+    tp_size: Annotated[int, msgspec.Meta(ge=1, le=MOST_RANKS)] = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for one of nothing."""
+        if not any(group.layers for group in self.groups):
+            raise ValueError("a KV layout has layers")
 
     def fingerprint(self) -> str:
         """32 hex digits. The first `PAIRING_DIGITS` are equal exactly where two ranks' engines

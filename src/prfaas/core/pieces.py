@@ -14,8 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Annotated
+
+import msgspec
 
 from prfaas.core.strict import Strict
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+"""Layouts come from other machines: what is computed of them must end, and soon."""
+MOST_CELLS = 1 << 20
+"""Of a piece: far beyond those of any model's page."""
 
 
 class Piece(Strict, frozen=True):
@@ -27,17 +36,24 @@ class Piece(Strict, frozen=True):
     head, and there is one cell, of no token (0) in particular.
     """
 
-    offset: int
-    rows: int
-    row_stride: int
-    units: int
-    unit_stride: int
-    cells: int
-    cell_stride: int
-    cell_bytes: int
-    total_units: int
+    offset: ByteCount
+    rows: Count
+    row_stride: ByteCount
+    units: Count
+    unit_stride: ByteCount
+    cells: Count
+    cell_stride: ByteCount
+    cell_bytes: ByteCount
+    total_units: Count
     """Of the whole model, each counted once."""
-    cell_tokens: int = 0
+    cell_tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an array that no page has."""
+        if self.rows * self.units * self.cells > MOST_CELLS:
+            raise ValueError(f"a piece of a page has at most {MOST_CELLS} cells")
+        if self.units > self.total_units:
+            raise ValueError(f"{self.units} units of {self.total_units}")
 
     @property
     def shards(self) -> int:
@@ -56,7 +72,7 @@ class Piece(Strict, frozen=True):
 
     def replicas(self, tp_size: int) -> int:
         """Ranks that hold the same units."""
-        return tp_size // self.shards
+        return max(1, tp_size // self.shards)
 
     def first_unit(self, tp_size: int, tp_rank: int) -> int:
         """The first of the model's units that this rank holds."""

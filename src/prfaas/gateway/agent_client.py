@@ -26,7 +26,7 @@ from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, LocalFault, describe, is_local
 from prfaas.kv_events.wire import Frame, FrameReader
-from prfaas.link.api import LinkState, LinkStates
+from prfaas.link.api import Bytes, LinkState, LinkStates
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ _STREAM = Timeouts(None, 2.0, 5.0)
 _CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
 _SHOWN = 300
 """Bytes of an answer that says no."""
-_LONGEST_NEWS = 8 * 1024 * 1024
-"""Bytes; the longest prefix that is cached has 4 MiB as JSON."""
+_LONGEST_ANSWER, _LONGEST_NEWS = 16 * 1024 * 1024, 8 * 1024 * 1024
+"""Bytes: 64 ranks with all their layers have some 4 MiB as JSON, the longest prefix that is cached
+as well."""
 
 
 class RegisteredRank(msgspec.Struct, frozen=True):
@@ -65,8 +66,8 @@ class TransferStatus(msgspec.Struct, frozen=True):
 
     state: Literal["unknown", "receiving", "complete", "failed"]
     reason: str | None = None
-    bytes_total: int | None = None
-    bytes_stored: int | None = None
+    bytes_total: Bytes | None = None
+    bytes_stored: Bytes | None = None
     first_byte_at: float | None = None
     sent: SentTransfer | None = None
     reads: int | None = None
@@ -76,9 +77,9 @@ class TransferStatus(msgspec.Struct, frozen=True):
 class MemoryCounts(msgspec.Struct, frozen=True):
     """An agent's memory for what is handed over to its engines."""
 
-    total_bytes: int
-    reserved_bytes: int
-    slot_bytes: int
+    total_bytes: Bytes
+    reserved_bytes: Bytes
+    slot_bytes: Bytes
 
 
 class DiskSizes(msgspec.Struct, frozen=True):
@@ -153,7 +154,7 @@ class AgentClient:
         try:
             path = f"/transfers/{transfer_id}"
             async with await self._send("DELETE", path, _SHORT) as answer:
-                await answer.read()
+                await answer.read(_LONGEST_ANSWER)
                 if answer.status >= 500:
                     raise LinkError(f"agent {self.name}: dropping answered {answer.status}")
         except CONNECTION_ERRORS as error:
@@ -164,7 +165,7 @@ class AgentClient:
         try:
             path, body = f"/gateways/{session_id}", msgspec.json.encode(renewal)
             async with await self._send("PUT", path, _SHORT, body) as answer:
-                found = await answer.read()
+                found = await answer.read(_LONGEST_ANSWER)
                 self._check_version(answer)
                 if answer.status in (404, 405):
                     return None
@@ -179,7 +180,7 @@ class AgentClient:
         try:
             path = f"/gateways/{session_id}"
             async with await self._send("DELETE", path, _SHORT) as answer:
-                await answer.read()
+                await answer.read(_LONGEST_ANSWER)
         except CONNECTION_ERRORS as error:
             raise self._failure(error) from error
 
@@ -263,7 +264,7 @@ class AgentClient:
     async def _get(self, path: str, timeouts: Timeouts) -> bytes:
         try:
             async with await self._send("GET", path, timeouts) as answer:
-                body = await answer.read()
+                body = await answer.read(_LONGEST_ANSWER)
                 self._check_version(answer)
                 if answer.status != 200:
                     raise LinkError(f"agent {self.name}: {path} answered {answer.status}")
@@ -275,7 +276,7 @@ class AgentClient:
         try:
             body = b"" if content is None else msgspec.msgpack.encode(content)
             async with await self._send(method, path, _SHORT, body) as answer:
-                found = await answer.read()
+                found = await answer.read(_LONGEST_ANSWER)
                 self._check_version(answer)
                 if answer.status >= 300:
                     why = found[:_SHOWN].decode(errors="replace")

@@ -119,6 +119,8 @@ class Holding:
         self._memory: _Holder | None = None
         self._parts: dict[Part, Stored] = {}
         self._ends = PartEnds()
+        self.blocks = 0
+        """Of all parts together."""
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -134,7 +136,9 @@ class Holding:
             return
         part = part_of(news)
         before, self._parts[part] = self._parts.get(part), news
+        self.blocks += len(news.prefix.digests)
         if before is not None:
+            self.blocks -= len(before.prefix.digests)
             self._ends.remove(part, before)
         self._ends.add(part, news)
         if before is None:
@@ -149,6 +153,7 @@ class Holding:
         """Harmless where it is not known."""
         news = self._parts.pop(part, None)
         if news is not None:
+            self.blocks -= len(news.prefix.digests)
             self._ends.remove(part, news)
             self._anywhere.remove(news)
             if self._memory is not None and news.tier == "memory":
@@ -156,6 +161,7 @@ class Holding:
 
     def clear(self) -> None:
         """Nothing of it is known any more."""
+        self.blocks = 0
         self._parts.clear()
         self._ends.clear()
         self._anywhere.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from copy import copy
+from math import inf
 from typing import NamedTuple, Protocol, Self
 
 _MOST_HELD = 256 * 1024
@@ -67,6 +68,7 @@ class Answer:
         self._parts: list[bytes] = []
         self._held = 0
         self._wants_all = self._left = self._ended = False
+        self._most: float = inf
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._read_s = timeouts.read_s
@@ -88,9 +90,9 @@ class Answer:
             await self._more()
         return self
 
-    async def read(self) -> bytes:
-        """All that is left of the body."""
-        self._wants_all = True
+    async def read(self, most: float = inf) -> bytes:
+        """All that is left of the body. Raises NotHttp for more bytes than ``most``."""
+        self._wants_all, self._most = True, most
         self._connection.go_on()
         while not self._ended:
             self._check()
@@ -168,6 +170,10 @@ class Answer:
         if self._left:
             if self._held > _MOST_LEFT:
                 self.fail(ConnectionBroke("more came than was wanted"))
+            return False
+        if self._held > self._most:
+            self._parts.clear()
+            self.fail(NotHttp(f"the answer has more than {self._most:.0f} bytes"))
             return False
         self._parts.append(data)
         if not self._wants_all:

@@ -82,28 +82,21 @@ class Layouts:
         if ranks == before:
             return None
         self._by_agent[agent] = ranks
-        for rank in before:
+        gone, here = self._of_machine(agent, before), self._of_machine(agent, ranks)
+        for rank in gone:
             self._ranks.pop(rank.engine, None)
-        for rank in ranks:
-            engine = self._endpoints.engines.get(rank.engine)
-            if engine is not None and engine.agent == agent:
-                self._ranks.setdefault(rank.engine, {})[rank.layout.tp_rank] = rank.layout
-        self._regroup({rank.engine for rank in (*before, *ranks)})
-        return replaced(before, ranks)
+        self._hear(here)
+        self._regroup({rank.engine for rank in (*gone, *here)})
+        return replaced(gone, here)
 
     def reshaped(self) -> None:
-        """Engines joined or left: an agent may have told of them before they were known."""
-        there = self._endpoints.engines
-        for name in self._ranks.keys() - there.keys():
-            del self._ranks[name]
-            self._groups.pop(name, None)
-            self.alignment_tokens.pop(name, None)
+        """Engines joined, left or moved: an agent may have told of them before they were known."""
         for agent in self._by_agent.keys() - self._endpoints.agents.keys():
             del self._by_agent[agent]
-        for agent, ranks in list(self._by_agent.items()):
-            self._by_agent[agent] = []
-            self.registered(agent, ranks)
-        self._compare()
+        self._ranks.clear()
+        for agent, ranks in self._by_agent.items():
+            self._hear(self._of_machine(agent, ranks))
+        self._regroup(self._groups.keys() | self._ranks.keys())
 
     def is_whole(self, engine: str) -> bool:
         """Whether it has registered with all its ranks."""
@@ -183,6 +176,19 @@ class Layouts:
                     takers.update(b)
             found.append(Mismatch(tuple(sorted(givers)), tuple(sorted(takers)), difference))
         return found
+
+    def _of_machine(self, agent: str, ranks: list[RegisteredRank]) -> list[RegisteredRank]:
+        """Those of engines of the agent's own machine: it has no say in others'."""
+        own = self._endpoints.engines_at(agent)
+        return [rank for rank in ranks if rank.engine in own]
+
+    def _hear(self, ranks: list[RegisteredRank]) -> None:
+        """Ranks that cannot be one engine's with those before them are none."""
+        for rank in ranks:
+            layout, known = rank.layout, self._ranks.setdefault(rank.engine, {})
+            first = next(iter(known.values()), layout)
+            if layout.tp_rank < layout.tp_size and layout.is_held_as(first):
+                known[layout.tp_rank] = layout
 
     def _regroup(self, engines: Iterable[str]) -> None:
         self._reached.clear()

@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from prfaas.core.cache_news import Alive, CacheNews, Evicted, KeyedWith, Stored
 from prfaas.core.errors import LinkError
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.core.prefixes import Prefix
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.holdings import Holding
@@ -30,6 +32,10 @@ from prfaas.index.prefix_index import PrefixIndex
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_SAID_AGAIN_S = 60.0
+_MOST_LAYOUTS = 32
+"""Of one agent's: two builds of an engine of 16 ranks. What one says is not to fill what there is
+for all of them."""
 
 
 class Holder(NamedTuple):
@@ -96,7 +102,8 @@ class Pools:
 
     Args:
         key: the deployment's cache key, or what stands for it; see `index.keyed_prefixes`.
-        max_blocks: how many distinct blocks are kept, see `PrefixIndex`.
+        max_blocks: how many distinct blocks are kept, see `PrefixIndex`; and how many one agent may
+            tell of, each as often as it does.
         most_holders: how many (agent, layout) pairs there can be.
     """
 
@@ -104,8 +111,10 @@ class Pools:
         self.index = PrefixIndex(max_blocks=max_blocks, max_engines=2 * most_holders, seed=key)
         self._key_id, self._hasher = key_id(key), BlockHasher(key)
         self._other_keys: set[str] = set()
-        self._most_holders = most_holders
+        self._most_holders, self._most_blocks = most_holders, max_blocks
+        self._lines = OnceASecond(_SAID_AGAIN_S)
         self._holdings: dict[Holder, Holding] = {}
+        self._of_agent: dict[str, list[Holding]] = {}
         self._names: dict[str, Holder] = {}
         self._in_memory: dict[str, Holder] = {}
         """By names in the index: as holders of everything, and of what lies in memory."""
@@ -120,7 +129,9 @@ class Pools:
             return
         elif isinstance(news, Stored):
             holding = self._holding(Holder(agent, news.layout))
-            if holding is not None:
+            if holding is None or self._blocks_at(agent) > self._most_blocks:
+                self._pass_over(agent)
+            else:
                 holding.stored(news)
         elif isinstance(news, Evicted):
             part = news.transfer_id, news.rank, news.epoch
@@ -214,10 +225,21 @@ class Pools:
             )
 
     def _holding(self, holder: Holder) -> Holding | None:
+        """None where there are as many as there may be, of all agents or of this one."""
         found = self._holdings.get(holder)
         if found is None and len(self._holdings) < self._most_holders:
-            found = self._holdings[holder] = Holding(functools.partial(self._admit, holder))
+            own = self._of_agent.setdefault(holder.agent, [])
+            if len(own) < _MOST_LAYOUTS:
+                found = self._holdings[holder] = Holding(functools.partial(self._admit, holder))
+                own.append(found)
         return found
+
+    def _blocks_at(self, agent: str) -> int:
+        return sum(holding.blocks for holding in self._of_agent[agent])
+
+    def _pass_over(self, agent: str) -> None:
+        if self._lines.times(agent, time.monotonic()):
+            logger.warning("agent %s tells of more cached prefixes than are kept", agent)
 
     def _admit(self, holder: Holder, in_memory: bool) -> EngineIndex:
         name = f"{holder.agent} {holder.layout}" + " in memory" * in_memory

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prfaas.core.errors import LinkError
 from prfaas.core.gateway_sessions import (
@@ -159,7 +159,7 @@ class GatewaySession:
                 )
             return None
         self._strangers.discard(agent.name)
-        return self._take(agent.name, standing)
+        return self._take(agent.name, standing, engines)
 
     def _decided_now(self) -> Decided:
         """A thousand engines are looked at for it, and hundreds of agents are told."""
@@ -168,7 +168,11 @@ class GatewaySession:
             self._to_say, self._to_say_until = self._decided(), now + _LOOK_S
         return self._to_say
 
-    def _take(self, agent: str, standing: Standing) -> Mapping[str, EngineShare]:
+    def _take(
+        self, agent: str, standing: Standing, asked: Collection[str]
+    ) -> Mapping[str, EngineShare]:
+        """What it says of engines that it was not ``asked`` about is not its to say."""
+        shares = {name: share for name, share in standing.engines.items() if name in asked}
         before = self.gateways()
         _, said = self._heard.get(agent, (0.0, []))
         self._heard[agent] = asyncio.get_running_loop().time(), standing.gateways
@@ -178,8 +182,8 @@ class GatewaySession:
                 if session_id not in before:
                     logger.info("gateway %s shares the engines with this one", name)
         self._follow(standing)
-        self._on_shares(standing.engines)
-        return standing.engines
+        self._on_shares(shares)
+        return shares
 
     def _follow(self, standing: Standing) -> None:
         leader = self.leader()

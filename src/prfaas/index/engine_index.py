@@ -18,6 +18,8 @@ from prfaas.index.open_table import Rows
 from prfaas.index.words import BlockHash, word_of, words_of
 
 _WORD = (1 << 64) - 1
+GroupIndex = Annotated[int, msgspec.Meta(ge=0, lt=128)]
+"""vLLM's models have some tens of KV groups. Each costs every set of holders a bit an engine."""
 
 
 class BlocksStored(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +45,7 @@ class BlocksKeyed(msgspec.Struct, frozen=True, kw_only=True, tag="keyed"):
     ones; of other groups nothing. ``parent``: a name.
     """
 
-    group: int
+    group: GroupIndex
     kind: str
     block_tokens: Annotated[int, msgspec.Meta(ge=1)]
     names: bytes
@@ -264,6 +266,8 @@ class EngineIndex:
     def _rename(self, rows: Rows, hashes: NDArray[np.uint64]) -> None:
         """Note where this engine calls blocks otherwise; what it holds of them under that name
         alone, it holds of them."""
+        if len(self._own_names) > self._table.max_blocks:
+            self._own_names.clear()  # More names than blocks: most are of none.
         for position in np.flatnonzero(~self._table.is_called(rows, hashes)).tolist():
             word, row = int(hashes[position]), int(rows[position])
             other = self._table.named(word)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from prfaas.index.engine_index import BlocksKeyed, BlocksStored
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored, GroupIndex
 from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS
 from prfaas.index.words import BlockHash, word_of
@@ -29,7 +29,7 @@ _AT_ONCE = 2048
 class BlocksGone(msgspec.Struct, frozen=True, tag="gone"):
     """Blocks that one group (None: every group) holds no more, by their names (uint64)."""
 
-    group: int | None
+    group: GroupIndex | None
     names: bytes
 
 

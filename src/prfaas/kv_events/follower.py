@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from prfaas.core.errors import UNREADABLE, EngineError
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index.engine_index import BlocksStored, GroupIndex
 from prfaas.index.words import BlockHash
 
 _OWN_MEDIA = (None, "GPU")
@@ -27,7 +27,7 @@ class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
     block_size: _Tokens
     medium: str | None = None
     extra_keys: list[Any] | None = None
-    group_idx: int | None = None
+    group_idx: GroupIndex | None = None
     kv_cache_spec_kind: str | None = None
     kv_cache_spec_sliding_window: _Tokens | None = None
 
@@ -35,7 +35,7 @@ class _Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
 class _Removed(msgspec.Struct, frozen=True, tag="BlockRemoved"):
     block_hashes: list[int | bytes]
     medium: str | None = None
-    group_idx: int | None = None
+    group_idx: GroupIndex | None = None
 
 
 class _Cleared(msgspec.Struct, frozen=True, tag="AllBlocksCleared"):

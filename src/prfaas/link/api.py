@@ -15,13 +15,18 @@ import msgspec
 
 from prfaas.core.handoff import DeadlineS, Readers, RequestContext, TransferId
 
+Rank = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+"""Others' words: by what is below zero, or has no bound, nothing can be planned."""
+
 
 class TransferKey(msgspec.Struct, frozen=True, array_like=True, order=True):
     """``transfer_id`` as the gateway chose it, the tensor-parallel rank, and the sender's epoch for
     it: late bytes of a dead transfer never match a living one."""
 
     transfer_id: TransferId
-    rank: int
+    rank: Rank
     epoch: int
 
 
@@ -34,7 +39,7 @@ class TransferOffer(msgspec.Struct, frozen=True):
     from_token: int
     to_token: int
     """The KV of tokens [from_token, to_token) of the prompt is what moves."""
-    total_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    total_bytes: Bytes
     deadline_s: DeadlineS
     """Seconds from the offer on; after that both ends give the transfer up."""
     priority: int = 0
@@ -108,23 +113,23 @@ class LinkState(msgspec.Struct, frozen=True):
     """The agent at the other end."""
     at_s: float
     """When, in seconds since 1970."""
-    connections: int
+    connections: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
     """Open now; 0: the link is down."""
-    goodput_bytes_per_s: float
+    goodput_bytes_per_s: Number
     """Acknowledged bytes, smoothed over about half a second."""
-    limit_bytes_per_s: float | None
+    limit_bytes_per_s: Number | None
     """What it is paced to; None: as fast as the line goes."""
-    utilisation: float
+    utilisation: Number
     """Goodput as a share (0..1) of the limit; without one, of the largest goodput seen lately."""
-    rtt_s: float
+    rtt_s: Number
     """Median over the connections."""
-    min_rtt_s: float
+    min_rtt_s: Number
     """The least of the last minute."""
     retransmits: int
     """TCP segments sent again since the start."""
     queued_bytes: int
     """Accepted by the peer, and not yet given to a connection."""
-    congestion: float
+    congestion: Number
     """Smoothed 0..1: 0 clear, 1 saturated with queues building. Rises before queues build."""
     acknowledged_bytes_total: int
     """Since the start, each byte once."""

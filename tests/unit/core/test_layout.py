@@ -1,3 +1,5 @@
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -111,3 +113,62 @@ def test_spans_tile_flat_space_in_model_order(blocks: int, skipped: int, window:
 def test_a_plan_needs_a_range(start: int, end: int) -> None:
     with pytest.raises(ValueError, match="token"):
         TransferPlan(hybrid(), from_token=start, to_token=end)
+
+
+def piece(**changed: int) -> dict[str, int]:
+    """Of one row, two heads, eight tokens."""
+    found = {"offset": 0, "rows": 1, "row_stride": 64, "units": 2, "unit_stride": 32, "cells": 8,
+             "cell_stride": 4, "cell_bytes": 4, "total_units": 2, "cell_tokens": 1}  # fmt: skip
+    return found | changed
+
+
+def told(**changed: object) -> dict[str, Any]:
+    """A layout as an agent tells it: of its layer, its group or itself something is otherwise."""
+    layer: dict[str, object] = {"name": "l", "index": 0, "page_bytes": 64, "dtype": "u8"}
+    layer |= {"shape": [64], "pieces": [piece()]}
+    group: dict[str, object] = {"kind": "full_attention", "block_tokens": 8}
+    layout: dict[str, object] = {"model": "m", "tp_rank": 0, "tp_size": 1}
+    for name, value in changed.items():
+        ours = layer if name in layer else group if name in {*group, "window_tokens"} else layout
+        ours[name] = value
+    group.setdefault("layers", [layer])
+    if "layers" in layout:
+        group["layers"] = layout.pop("layers")
+    return {"groups": [group], **layout}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"groups": []},
+        {"layers": []},
+        {"block_tokens": 0},
+        {"block_tokens": -8},
+        {"block_tokens": 1 << 60},
+        {"kind": "sliding_window"},
+        {"window_tokens": 0},
+        {"tp_size": 0},
+        {"tp_size": 1 << 40},
+        {"tp_rank": -1},
+        {"page_bytes": -1},
+        {"page_bytes": 1 << 60},
+        {"pieces": [piece(units=0)]},
+        {"pieces": [piece(total_units=0)]},
+        {"pieces": [piece(units=8)]},
+        {"pieces": [piece(rows=1 << 24, cells=1 << 24)]},
+        {"pieces": [piece(cell_stride=-4)]},
+        {"pieces": [piece(offset=-1)]},
+        {"pieces": [piece()] * 65},
+    ],
+    ids=str,
+)
+def test_a_layout_from_elsewhere_that_no_engine_has_is_none(changed: dict[str, object]) -> None:
+    msgspec.convert(told(), KvLayout)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(told(**changed), KvLayout)
+
+
+def test_what_is_computed_of_any_layout_ends() -> None:
+    shards = msgspec.convert(told(pieces=[piece(total_units=1 << 24)]), KvLayout)
+    assert shards.sending_ranks() == (0,)
+    assert shards.handoff_bytes(0, 8) > 0

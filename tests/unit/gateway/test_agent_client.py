@@ -6,7 +6,9 @@ import pytest
 from aiohttp import web
 
 from prfaas.core.errors import LinkError
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.versions import AGENT_API_HEADER
+from prfaas.gateway import agent_client
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_agent import MockAgent
@@ -43,6 +45,34 @@ class Nonsense(MockAgent):
 
     async def _nonsense(self, _request: web.Request) -> web.Response:
         return web.Response(body=b'{"engines": 3}')
+
+
+class Endless(MockAgent):
+    """Answers without end."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/engines", self._endless), web.put("/gateways/{id}", self._endless)]
+
+    async def _endless(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65536)
+
+
+async def test_an_answer_without_end_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_client, "_LONGEST_ANSWER", 1 << 20)
+    agent, http = Endless("a"), HttpClient()
+    await agent.start()
+    try:
+        client = AgentClient("a", agent.url, http)
+        with pytest.raises(LinkError, match="has more than 1048576 bytes"):
+            await client.engines()
+        with pytest.raises(LinkError, match="has more than 1048576 bytes"):
+            await client.renew("abcdefgh", Renewal(name="g"))
+    finally:
+        await http.close()
+        await agent.stop()
 
 
 class Newer(MockAgent):

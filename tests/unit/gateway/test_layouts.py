@@ -122,3 +122,48 @@ def test_an_engine_that_another_agent_claims_is_not_taken_from_its_own() -> None
 def test_many_engines_are_named_in_few_words() -> None:
     assert named(("a", "b")) == "a, b"
     assert named(tuple("abcdef")) == "a, b, c, d and 2 more"
+
+
+def test_an_agent_takes_no_engine_from_another() -> None:
+    told = Told()
+    told.register("w2-a", d2=OLD)
+    told.register("w1-a", q1=OLD, d1=OLD)
+    lie = [RegisteredRank("d2", pid, NEW) for pid in (7, 8)]
+    assert told.layouts.registered("e1-a", [RegisteredRank("p1", 1, OLD), lie[0]]) == set()
+    assert told.layouts.registered("e1-a", [RegisteredRank("p1", 1, OLD), lie[1]]) == set()
+    told.register("e1-a", p1=OLD)
+    assert told.layouts.is_whole("d2")
+    assert told.layouts.layout("d2") == OLD
+
+
+def test_ranks_that_are_not_one_engines_are_not_taken_for_its() -> None:
+    told = Told()
+    four = msgspec.structs.replace(OLD, tp_size=4)
+    beyond = msgspec.structs.replace(OLD, tp_rank=1)
+    ranks = [RegisteredRank("d2", 1, layout) for layout in (OLD, four, beyond)]
+    told.layouts.registered("w2-a", ranks)
+    assert told.layouts.is_whole("d2")
+    assert told.layouts.parts("d2") == 1
+
+
+def test_an_engine_that_moves_to_another_machine_is_its_agents() -> None:
+    told = Told()
+    told.register("w1-a", q1=OLD, d1=OLD)
+    told.register("w2-a", d2=OLD, d1=NEW)
+    clusters = [
+        msgspec.structs.replace(
+            cluster,
+            engines=tuple(
+                msgspec.structs.replace(engine, agent="w2-a", machine="w2")
+                if engine.name == "d1"
+                else engine
+                for engine in cluster.engines
+            ),
+        )
+        for cluster in told.endpoints.clusters
+    ]
+    told.endpoints.become(Endpoints(tuple(clusters), told.endpoints.lines))
+    told.layouts.reshaped()
+    assert told.layouts.layout("d1") == NEW
+    told.register("w1-a", q1=OLD)
+    assert told.layouts.layout("d1") == NEW

@@ -289,3 +289,24 @@ def test_what_is_told_again_of_another_prefix_is_found_there_alone() -> None:
     assert path(found, 8) == ["x"]
     found.lost("west")
     assert path(found, 8) == []
+
+
+def test_one_agent_does_not_fill_what_there_is_for_all(caplog: pytest.LogCaptureFixture) -> None:
+    found = Pools(KEY, max_blocks=30, most_holders=64)
+    for number in range(100):
+        found.take("west", stored("x", 20, layout=f"layout {number}"))
+    assert "agent west tells of more cached prefixes than are kept" in caplog.text
+    for number in range(100):
+        found.take("west", stored(f"x{number}", 20, layout="layout 1"))
+    assert found.entries()["west"] <= 10
+    found.take("east", stored("y", 20, layout="layout"))
+    assert found.entries()["east"] == 1
+    found.lost("west")
+    assert found.entries()["west"] == 0
+    found.take("west", stored("x", 20, layout="layout 1"))
+    assert found.entries()["west"] == 1
+    for _ in range(100):
+        found.take("west", stored("x", 20, layout="layout 1"))
+        found.take("west", Evicted("x", 0, 1))
+    found.take("west", stored("x", 20, layout="layout 1"))
+    assert found.entries()["west"] == 1

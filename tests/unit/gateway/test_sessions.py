@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
+import msgspec
 import pytest
 
 from prfaas.core.gateway_sessions import (
@@ -13,6 +14,7 @@ from prfaas.core.gateway_sessions import (
     Decided,
     EngineShare,
     EngineUse,
+    Standing,
     Use,
 )
 from prfaas.gateway import sessions
@@ -125,6 +127,24 @@ async def test_an_agent_of_before_keeps_no_sessions(caplog: pytest.LogCaptureFix
     async with at(agent, one):
         await until(lambda: "keeps no gateways' sessions" in caplog.text)
         assert one.session.gateways() == {one.session.id: "gateway-1"}
+
+
+async def test_an_agent_has_no_say_in_other_machines_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, agent = Peer("gateway-1"), MockAgent("west")
+    standing = agent.sessions.standing
+
+    def lying(session_id: str, *, now: float) -> Standing:
+        said = standing(session_id, now=now)
+        return msgspec.structs.replace(
+            said, engines={**said.engines, "elsewhere": EngineShare(decode=0, prefill=0)}
+        )
+
+    monkeypatch.setattr(agent.sessions, "standing", lying)
+    async with at(agent, one):
+        await until(lambda: one.may == 8)
+        assert one.shares.keys() == {"d"}
 
 
 async def test_requests_carry_the_session_and_its_end_is_told() -> None:

@@ -174,3 +174,21 @@ def test_keys_that_are_half_alike_are_not_placed() -> None:
         place.stored_keyed(told(names, keys))
         assert place.unplaced_blocks_total == before + unplaced
         index.check_integrity()
+
+
+def test_who_calls_a_block_by_ever_new_names_is_not_remembered_for_all_of_them() -> None:
+    index = PrefixIndex(max_blocks=100, seed=b"seed")
+    place = index.engine("e")
+    for name in range(1, 1000):
+        place.stored_keyed(
+            BlocksKeyed(
+                group=0, kind="full_attention", block_tokens=4,
+                names=np.array([name], np.uint64).tobytes(),
+                keys=np.array([10, 11], np.uint64).tobytes(),
+            )
+        )  # fmt: skip
+        assert len(place._own_names) <= 101
+    index.check_integrity()
+    place.removed(0, [999])
+    index.check_integrity()
+    assert place.blocks == 0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway.carried_events import KeyedFollower
-from prfaas.index.engine_index import BlocksStored
-from prfaas.index.keyed_blocks import key_id
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored
+from prfaas.index.keyed_blocks import BlocksGone, key_id
 from prfaas.index.keys import BlockHasher, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events import record as module
+from prfaas.kv_events.follower import KvEventFollower
 from prfaas.kv_events.record import CacheRecord
 from prfaas.kv_events.wire import (
     MOST_FRAME_BYTES,
@@ -167,6 +169,19 @@ def frames_of(data: bytes) -> Iterator[Frame]:
 def test_frames_that_are_none_are_errors(bad: bytes) -> None:
     with pytest.raises(EngineError):
         list(frames_of(bad + b"\0" * 64))
+
+
+@pytest.mark.parametrize("group", [-1, 128, 1 << 40])
+def test_a_group_that_no_model_has_is_an_error(group: int) -> None:
+    """Each would cost every set of holders as many bits as there are engines."""
+    keyed = BlocksKeyed(group=group, kind="full_attention", block_tokens=4, names=b"")
+    for event in (keyed, BlocksGone(group, b"")):
+        with pytest.raises(EngineError, match="unreadable cache events"):
+            list(frames_of(packed(Held([event]))))
+    batch = [0.0, [{"type": "BlockRemoved", "block_hashes": [1], "group_idx": group}]]
+    follower = KvEventFollower(make_record())
+    with pytest.raises(EngineError, match="unreadable KV events"):
+        follower.take(0, msgspec.msgpack.encode(batch))
 
 
 def test_a_stream_that_is_not_deflated_is_an_error() -> None:

@@ -55,7 +55,7 @@ def test_a_long_prefix_has_a_long_head_of_a_size_that_is_known_before() -> None:
         ({"stands_at": 48}, "no block's end"),
         ({"layout": ""}, "no layout"),
         ({"layout": "l" * 200}, "no layout"),
-        ({"key": TransferKey("t", -1, 5)}, "rank or epoch"),
+        ({"key": TransferKey("t", -1, 5)}, "Expected `int` >= 0"),
         ({"key": TransferKey("t", 1, -5)}, "rank or epoch"),
         ({"prefix": Prefix(0, 0, b"", ())}, "whole blocks"),
         ({"prefix": Prefix(16, 32, b"p" * 16, (b"short",) * 2)}, "names of prefixes"),
