@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -11,8 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.gateway.body import tenant_salt
 from prfaas.testing.mock_deployment import MockDeployment, until
 
 COMPLETIONS = "/v1/completions"
@@ -250,11 +253,101 @@ async def test_no_tenant_sets_what_engines_and_the_gateway_say_to_each_other() -
         for more in (
             {"kv_transfer_params": {"prfaas": "import"}},
             {"vllm_xargs": {"kv_transfer_params": "a text: vLLM takes it for an object"}},
+            {"ec_transfer_params": {"image": {"peer_host": "10.0.0.5", "peer_port": 1}}},
+            {"vllm_xargs": {"ec_transfer_params": "a text"}},
         ):
             refused = await ask(client, MALLORY, **more)
             assert refused.status == 400, more
             assert "is set by the gateway" in refused.content
         assert (await ask(client, MALLORY, vllm_xargs={"session_id": "s"})).status == 200
+
+
+async def test_who_is_kept_apart_from_nobody_cannot_say_a_tenants_salt() -> None:
+    """Another gateway of the same engines may have one tenant alone."""
+    mock = MockDeployment()
+    async with mock.running() as client:
+        await mock.ready()
+        stolen = tenant_salt("alice", None)
+        assert (await ask(client, {}, cache_salt=stolen)).status == 200
+        assert (await ask(client, {}, "short", cache_salt=stolen)).status == 200
+        assert len(salts(mock)) == 1
+        assert not salts(mock) & {None, stolen}
+
+
+async def test_what_an_engine_keeps_under_a_name_is_a_tenants_own() -> None:
+    mock = MockDeployment(gateway=TWO)
+    named = {"type": "image_url", "image_url": None, "uuid": "alices-scan"}
+    body = {"messages": [{"role": "user", "content": [named, {"type": "text", "text": "read it"}]}]}
+    async with mock.running() as client:
+        await mock.ready()
+        for who in (ALICE, ALICE, MALLORY):
+            async with client.post("/v1/chat/completions", json=body, headers=who) as response:
+                assert response.status == 200
+        every = [b for e in mock.engines.values() for _, b, _ in e.requests if "messages" in b]
+        names = {b["cache_salt"]: b["messages"][0]["content"][0]["uuid"] for b in every}
+        assert len(names) == len(set(names.values())) == 2
+        assert "alices-scan" not in names.values()
+
+
+async def test_bodies_that_do_not_come_take_no_places_of_others() -> None:
+    mock = MockDeployment(gateway=TWO, inflight=16)
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer mal-key\r\n"
+        b"Content-Length: 2\r\n\r\n{"
+    )
+    async with mock.running() as client:
+        await mock.ready()
+        address = parse_url(str((await client.get("/health")).url.origin()))
+        opened = [await asyncio.open_connection(*address) for _ in range(20)]
+        for _, writer in opened:
+            writer.write(head)
+        await until(lambda: mock.gateway.requests._reading == 14)
+        assert (await ask(client, ALICE)).status == 200
+        assert (await ask(client, MALLORY)).status == 429
+        for _, writer in opened:
+            writer.transport.abort()
+        await until(lambda: mock.gateway.requests._reading == 0)
+        assert (await ask(client, MALLORY)).status == 200
+
+
+LIMITED = """
+  tenants:
+    - {name: alice, api_keys: [alice-key]}
+    - {name: mallory, api_keys: [mal-key], max_tokens: 100}
+"""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": "50"},
+        {"n": 50.0},
+        {"n": "50", "prompt": ["a", "b"]},
+        {"max_tokens": "5000", "echo": True},
+        {"max_completion_tokens": 1, "max_tokens": 5000, "echo": True},
+        {"max_tokens": 10, "prompt_embeds": ["YQ=="] * 50},
+    ],
+    ids=str,
+)
+async def test_no_tenant_has_more_tokens_than_are_counted(more: dict[str, Any]) -> None:
+    mock = MockDeployment(gateway=LIMITED)
+    async with mock.running() as client:
+        await mock.ready()
+        asked = {"prompt": "x", "max_tokens": 10, **more}
+        refused = await ask(client, MALLORY, **asked)
+        assert refused.status == 400, refused.content
+        assert "more than the 100" in refused.content
+        assert not any(engine.bodies(COMPLETIONS) for engine in mock.engines.values())
+
+
+async def test_what_engines_quote_of_a_request_is_not_kept() -> None:
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        await mock.ready()
+        for _ in range(3):
+            assert SECRET in (await ask(client, ALICE, model=SECRET * 500)).content
+        kept = sum(len(facts.error or "") for facts in mock.gateway.requests.recent)
+        assert 0 < kept < 3 * 5000
 
 
 async def test_no_words_with_which_an_engine_refuses_are_in_the_journal(tmp_path: Path) -> None:

@@ -1,17 +1,44 @@
-"""Request bodies in memory: admitted before they are read, and bounded all together."""
+"""Requests, and their bodies in memory: admitted before they are read, bounded all together."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
 from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
 
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
+
+
+class Places:
+    """How many requests there may be at a time. ``whose``: a tenant, where there are others: the
+    last eighth of all places is for those that have no more than that."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken_by: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, taken: int, whose: str | None) -> Iterator[None]:
+        """A place for as long as the block lasts, beside so many that are ``taken``. Raises
+        TooManyRequests."""
+        few = self.most // 8
+        own = 0 if whose is None else self._taken_by[whose]
+        if taken >= self.most or (own > few and taken >= self.most - few):
+            raise TooManyRequests("too many requests in flight")
+        if whose is not None:
+            self._taken_by[whose] += 1
+        try:
+            yield
+        finally:
+            if whose is not None:
+                self._taken_by[whose] -= 1
+                if not self._taken_by[whose]:
+                    del self._taken_by[whose]
 
 
 class Bodies:

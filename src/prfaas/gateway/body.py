@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
+from prfaas.gateway import media_names
 from prfaas.gateway.dialects import Endpoint, dialect_of
 from prfaas.gateway.json_fields import MOST_NUMBER, length_of, number_in, top_level, value_of
 from prfaas.gateway.openai_errors import RequestRefused
@@ -27,6 +29,8 @@ _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "retu
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
 _KEPT_BY_ENGINE = ("previous_response_id", "conversation", "background")
 """Of a response: what they name is kept by one engine, where it is kept at all."""
+_NOT_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
+"""What engines' connectors are told: where to fetch, and from whom."""
 _OF_THE_ANSWER = frozenset(
     {
         "n",
@@ -65,23 +69,21 @@ class RequestBody:
         self.dialect = dialect_of(endpoint)
         self.raw = raw
         self._fields = top_level(raw)
-        if self._value("kv_transfer_params") is not None:
-            message = "kv_transfer_params is set by the gateway, not by its clients"
-            raise RequestRefused(400, message, param="kv_transfer_params")
         extra = self._value("vllm_xargs")
-        if isinstance(extra, dict) and "kv_transfer_params" in extra:
-            # vLLM takes these for the same, whatever they are, and breaks over what is no object.
-            message = "kv_transfer_params, also in vllm_xargs, is set by the gateway"
-            raise RequestRefused(400, message, param="vllm_xargs")
+        for name in _NOT_CLIENTS:
+            if self._value(name) is not None:
+                message = f"{name} is set by the gateway, not by its clients"
+                raise RequestRefused(400, message, param=name)
+            if isinstance(extra, dict) and name in extra:
+                # vLLM takes these for the same, whatever they are, and breaks over no object.
+                message = f"{name}, also in vllm_xargs, is set by the gateway"
+                raise RequestRefused(400, message, param="vllm_xargs")
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
         self.prompts = self._prompts() if endpoint == "/v1/completions" else 1
         self.priority = self._priority()
-        self.max_tokens = (
-            self._count("max_completion_tokens")
-            or self._count("max_tokens")
-            or self._count("max_output_tokens")
-        )
+        lengths = map(self._count, self.dialect.lengths)
+        self.max_tokens = next((length for length in lengths if length is not None), None)
 
     @property
     def model(self) -> str | None:
@@ -110,12 +112,20 @@ class RequestBody:
         if self._fields.pop("priority", None) is not None:
             self.raw = msgspec.json.encode(self._fields)
 
-    def belong_to(self, tenant: str) -> None:
-        """Have its prompt share prefix caches with this tenant's alone. Raises RequestRefused."""
-        given = self._value("cache_salt")
+    def belong_to(self, tenant: str | None) -> None:
+        """Have its prompt share prefix caches with this tenant's alone; None: with all that are
+        nobody's in particular. At no gateway is a salt as its client has chosen it, as it could be
+        one that another gateway makes for its tenants. Raises RequestRefused."""
+        given, named = self._value("cache_salt"), media_names.are_in(self.raw)
         if given is not None and (not isinstance(given, str) or not given):
             raise RequestRefused(400, "cache_salt must be a text", param="cache_salt")
-        self._fields["cache_salt"] = msgspec.Raw(msgspec.json.encode(tenant_salt(tenant, given)))
+        if tenant is None and given is None and not named:
+            return
+        own = partial(tenant_salt, tenant or "")
+        if named:
+            self._fields = media_names.made_own(self._fields, own)
+        if tenant is not None or given is not None:
+            self._fields["cache_salt"] = msgspec.Raw(msgspec.json.encode(own(given)))
         # A field that the client wrote twice is in it once.
         self.raw = msgspec.json.encode(self._fields)
 
@@ -168,11 +178,14 @@ class RequestBody:
         return msgspec.json.encode(fields)
 
     def _prompts(self) -> int:
-        """How many there are; a list of token ids is one."""
-        raw = self._fields.get("prompt")
-        if raw is None or not _SEVERAL.match(memoryview(raw)):
-            return 1
-        return max(1, length_of(raw, "prompt"))
+        """How many there are, embedded ones as well; a list of token ids is one."""
+        return max(1, sum(map(self._prompts_in, ("prompt", "prompt_embeds"))))
+
+    def _prompts_in(self, name: str) -> int:
+        raw = self._fields.get(name)
+        if raw is None or bytes(memoryview(raw)[:4]) == b"null":
+            return 0
+        return length_of(raw, name) if _SEVERAL.match(memoryview(raw)) else 1
 
     def _priority(self) -> int:
         value = self._number("priority") or 0

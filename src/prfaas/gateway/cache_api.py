@@ -179,8 +179,8 @@ class CacheApi:
 
     def _body(self, request: web.Request, raw: bytes) -> RequestBody:
         body = RequestBody(_endpoint(raw), raw)
-        if self._access.tenants.isolated:
-            body.belong_to(self._tenant(request).name)
+        isolated = self._access.tenants.isolated
+        body.belong_to(self._tenant(request).name if isolated else None)
         return body
 
     def _tenant(self, request: web.Request) -> Tenant:

@@ -142,8 +142,7 @@ class ClientApi:
         tenant.check_model(body.model)
         if tenants.several:
             body.take_turns()
-        if tenants.isolated:
-            body.belong_to(tenant.name)
+        body.belong_to(tenant.name if tenants.isolated else None)
 
     async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
         headers = {"X-Request-Id": request[REQUEST_ID]}

@@ -2,7 +2,7 @@
 
 A completion ends with ``[DONE]``; the Responses API and Anthropic's Messages name each event.
 Marks are looked for in bytes: a line's end never stands inside JSON, nor does an unescaped quote
-inside one of its texts, so no answer's text can look like one.
+inside one of its texts, so no answer's text can look like one that has either.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     decode engine takes token ids instead of what they were made from; None: it renders the body
     again, which gives the same. ``done``, ``error``, ``token``: marks of the event that ends a
     complete answer, of one that says an error, of one with a token. ``opening``: of events that
-    come before anything is computed. ``named``: errors are events with a name."""
+    come before anything is computed. ``named``: errors are events with a name. ``lengths``: fields
+    that say how long an answer may be; the first that is there does."""
 
+    lengths: tuple[str, ...]
     renders_list: bool = False
     ids: Literal["prompt", "kv_transfer_params"] | None = None
     done: tuple[bytes, ...]
@@ -45,8 +47,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     anthropic: bool = False
 
     def is_done(self, events: bytes) -> bool:
-        """Whether the end of a complete answer is among these events."""
-        return any(mark in events for mark in self.done)
+        """Whether the end of a complete answer is among these events: a text may have its words,
+        but no line of its own."""
+        return any(events.startswith(mark) or b"\n" + mark in events for mark in self.done)
 
     def error_in(self, events: bytes) -> bytes | None:
         """The JSON of the first error event; None where there is none."""
@@ -110,6 +113,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPENAI = Dialect(
+    lengths=("max_tokens",),
     renders_list=True,
     ids="prompt",
     done=(b"data: [DONE]",),
@@ -119,9 +123,13 @@ _OPENAI = Dialect(
 _DIALECTS: dict[str, Dialect] = {
     "/v1/completions": _OPENAI,
     "/v1/chat/completions": msgspec.structs.replace(
-        _OPENAI, renders_list=False, ids="kv_transfer_params"
+        _OPENAI,
+        lengths=("max_completion_tokens", "max_tokens"),
+        renders_list=False,
+        ids="kv_transfer_params",
     ),
     "/v1/responses": Dialect(
+        lengths=("max_output_tokens",),
         done=(b"event: response.completed\n", b"event: response.incomplete\n"),
         error=(b"event: error\n", b"event: response.failed\n", b'data: {"error"'),
         token=b".delta\ndata: ",
@@ -129,6 +137,7 @@ _DIALECTS: dict[str, Dialect] = {
         named=True,
     ),
     "/v1/messages": Dialect(
+        lengths=("max_tokens",),
         ids="kv_transfer_params",
         done=(b"event: message_stop\n",),
         error=(b"event: error\n", b'data: {"error"'),

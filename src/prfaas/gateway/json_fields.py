@@ -7,6 +7,7 @@ of memory for each of its own.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 from typing import Any
@@ -24,7 +25,7 @@ _BESIDE_BYTES = 256 * 1024
 _SLOW_BYTES = 64 * 1024
 """From which on the garbage collector, which looks at every new object again and again, waits."""
 _MOST_NUMBER_BYTES = 400
-_DIGITS = re.compile(rb"\s*-?\d")
+_MAY_BE_NUMBER = re.compile(rb'\s*(?:"|-?\d)')
 MOST_NUMBER = (1 << 63) - 1
 MOST_PROMPTS = 16_384
 
@@ -84,13 +85,25 @@ def value_of(raw: msgspec.Raw, name: str) -> Any:
 
 
 def number_in(raw: msgspec.Raw, name: str) -> int | None:
-    """A whole number; None for whatever else there is. Raises RequestRefused (400)."""
+    """A whole number, also where it is written as engines take it as well: as a fraction (8.0), or
+    as a text ("8"). None for whatever else there is. Raises RequestRefused (400)."""
     if len(memoryview(raw)) > _MOST_NUMBER_BYTES:
-        if not _DIGITS.match(memoryview(raw)):
+        if not _MAY_BE_NUMBER.match(memoryview(raw)):
             return None
         raise RequestRefused(400, f"{name} must be at most {MOST_NUMBER}", param=name)
     value = value_of(raw, name)
+    if isinstance(value, str):
+        value = _number_of(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number_of(text: str) -> int | float | None:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return None
 
 
 def length_of(raw: msgspec.Raw, name: str) -> int:

@@ -16,7 +16,7 @@ from aiohttp import web
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.access_log import log_access
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
-from prfaas.gateway.bodies import Bodies
+from prfaas.gateway.bodies import Bodies, Places
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.cached_elsewhere import CachedElsewhere
 from prfaas.gateway.driver import Driver
@@ -79,6 +79,7 @@ class RequestFlow:
         elsewhere: CachedElsewhere,
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
+        self._places = Places(config.max_inflight_requests)
         self._reading = 0
         self.configure(config)
         self._renderer = renderer
@@ -105,7 +106,7 @@ class RequestFlow:
         """From the next request on it goes by these settings."""
         self._deadline_s = config.request_deadline_s
         self._keepalive_s = config.keepalive_s
-        self._most_inflight = config.max_inflight_requests
+        self._places.most = config.max_inflight_requests
         self._most_waiting_tokens = config.most_waiting_tokens
         self._longest_wait_s = config.max_wait_s
         self._bodies.most_bytes = config.max_bodies_bytes
@@ -149,18 +150,17 @@ class RequestFlow:
         """A request's body, if it may be read. Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        if self.inflight + self._reading >= self._most_inflight:
-            raise TooManyRequests("too many requests in flight")
-        self._reading += 1
-        try:
-            async with self._bodies.reading(request, whose=whose) as raw:
+        with self._places.one(self.inflight + self._reading, whose):
+            self._reading += 1
+            try:
+                async with self._bodies.reading(request, whose=whose) as raw:
+                    self._reading -= 1
+                    try:
+                        yield raw
+                    finally:
+                        self._reading += 1
+            finally:
                 self._reading -= 1
-                try:
-                    yield raw
-                finally:
-                    self._reading += 1
-        finally:
-            self._reading -= 1
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str, use: Use, *, tells: bool
@@ -200,7 +200,7 @@ class RequestFlow:
         (self._idle.clear if self._live else self._idle.set)()
 
     async def _see_through(self, exchange: Exchange) -> None:
-        if self.inflight > self._most_inflight:
+        if self.inflight > self._places.most:
             exchange.fail(TooManyRequests("too many requests in flight"))
             return
         found = await self._prompt(exchange)

@@ -26,6 +26,7 @@ _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, err
 """No descriptors, memory, buffers, or local ports left."""
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 _LONGEST_RETRY_S = 3600.0
+_LONGEST_MESSAGE = 4096
 
 
 class LocalFault(CapacityError):
@@ -119,9 +120,10 @@ def error_status(body: bytes) -> int:
 
 
 def error_message(body: bytes) -> str:
-    """The message in an engine's error body, or the start of whatever it is."""
+    """The message in an engine's error body, or the start of whatever it is. It may quote what a
+    client has sent, and is kept for a while."""
     try:
         found = msgspec.json.decode(body)
-        return str(found["error"]["message"])
+        return str(found["error"]["message"])[:_LONGEST_MESSAGE]
     except (KeyError, TypeError, *UNREADABLE):
         return body[:200].decode(errors="replace") or "no message"

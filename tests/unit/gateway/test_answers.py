@@ -65,6 +65,19 @@ async def test_comments_before_the_first_token_do_not_open_the_stream() -> None:
         assert response.headers["x-prfaas-decode-engine"] == "d2"
 
 
+async def test_a_text_with_the_words_that_end_an_answer_does_not_end_it() -> None:
+    said = b'data: {"choices": [{"index": 0, "text": "it ends with data: [DONE]"}]}\n\n'
+    first, then = asyncio.Event(), asyncio.Event()
+    mock = scripted(said, first, said, then, WORD, DONE)
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(COMPLETIONS, json=BODY) as response:
+            for gate in (first, then):
+                assert await response.content.readuntil(b"\n\n") == said
+                gate.set()
+            assert await response.content.read() == WORD + DONE
+
+
 async def test_an_engine_that_dies_in_the_middle_of_an_event_leaves_no_half_of_it() -> None:
     gate = asyncio.Event()
     mock = scripted(WORD, gate, WORD + WORD[:20], asyncio.Event())

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prfaas.gateway.body import RequestBody
+from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.openai_errors import RequestRefused
 
 VALUES = st.recursive(
@@ -53,3 +54,54 @@ def test_a_priority_is_a_number_or_for_the_engine_to_refuse(said: str, priority:
 def test_a_priority_that_no_journal_can_hold_is_refused() -> None:
     with pytest.raises(RequestRefused, match="priority must be within"):
         RequestBody("/v1/completions", b'{"prompt": "x", "priority": -10000000000000000000000}')
+
+
+@pytest.mark.parametrize("said", ["8", "8.0", "80e-1", '"8"', '" 8 "', '"8.0"'])
+def test_what_engines_take_for_a_number_is_counted_as_one(said: str) -> None:
+    raw = f'{{"prompt": "x", "n": {said}, "max_tokens": {said}}}'.encode()
+    body = RequestBody("/v1/completions", raw)
+    assert (body.choices, body.max_tokens) == (8, 8)
+
+
+@pytest.mark.parametrize("said", ['"many"', '""', "8.5", "true", "null", "[8]", '"inf"', '"nan"'])
+def test_what_is_no_number_is_for_the_engine_to_refuse(said: str) -> None:
+    body = RequestBody("/v1/completions", f'{{"prompt": "x", "n": {said}}}'.encode())
+    assert body.choices == 1
+
+
+def test_a_number_cannot_be_hidden_in_a_long_text() -> None:
+    raw = b'{"prompt": "x", "n": "' + b"0" * 1000 + b'8"}'
+    with pytest.raises(RequestRefused, match="n must be at most"):
+        RequestBody("/v1/completions", raw)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "longest"),
+    [
+        ("/v1/completions", 2),
+        ("/v1/chat/completions", 1),
+        ("/v1/responses", 3),
+        ("/v1/messages", 2),
+    ],
+)
+def test_an_answer_may_be_as_long_as_the_field_of_its_api_says(
+    endpoint: Endpoint, longest: int
+) -> None:
+    raw = b'{"max_completion_tokens": 1, "max_tokens": 2, "max_output_tokens": 3}'
+    assert RequestBody(endpoint, raw).max_tokens == longest
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompts"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": None}, 1),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": ["a", "b"]}, 2),
+        ({"prompt_embeds": ["YQ==", "YQ==", "YQ=="]}, 3),
+        ({"prompt": "a", "prompt_embeds": "YQ=="}, 2),
+        ({"prompt": ["a", "b"], "prompt_embeds": ["YQ==", "YQ=="]}, 4),
+    ],
+)
+def test_embedded_prompts_are_prompts(fields: dict[str, Any], prompts: int) -> None:
+    assert RequestBody("/v1/completions", json.dumps(fields).encode()).prompts == prompts

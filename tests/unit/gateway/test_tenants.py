@@ -190,6 +190,21 @@ def test_no_salt_of_a_client_is_another_tenants() -> None:
     assert body.cache_salt not in salts
 
 
+def test_where_tenants_are_not_kept_apart_no_salt_is_one_of_those_that_are() -> None:
+    alices = RequestBody("/v1/completions", _json({}))
+    alices.belong_to("alice")
+    salts = []
+    for given in (alices.cache_salt or "", "x", "x"):
+        body = RequestBody("/v1/completions", _json({"cache_salt": given}))
+        body.belong_to(None)
+        salts.append(body.cache_salt)
+    assert alices.cache_salt not in salts
+    assert salts[1] == salts[2] != salts[0]
+    body = RequestBody("/v1/completions", raw := _json({}))
+    body.belong_to(None)
+    assert body.raw == raw
+
+
 def test_a_salt_that_is_written_twice_is_written_once() -> None:
     body = RequestBody("/v1/completions", b'{"cache_salt": "a", "prompt": "x", "cache_salt": "b"}')
     body.belong_to("acme")

@@ -31,3 +31,8 @@ def test_no_error_is_without_words() -> None:
     for error in (refused, CannotConnect("10.0.0.5", 8000, refused)):
         assert "Connection refused" in describe(error)
         assert "10.0.0.5" not in describe(error), "clients read it"
+
+
+def test_what_a_client_has_an_engine_quote_is_not_kept_whole() -> None:
+    quoted = "x" * 100_000
+    assert len(error_message(b'{"error": {"message": "%b"}}' % quoted.encode())) == 4096
