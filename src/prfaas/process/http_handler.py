@@ -30,6 +30,9 @@ _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
+_MOST_WAITING, _READ_ON_AT = 2, 1
+"""Requests of a connection behind the one that is answered. Who has said so many without reading
+what it is told is not read from, so nor seen to leave, until one of them has its turn."""
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
 
@@ -37,7 +40,7 @@ _BODY_S = 10.0
 class StrangersHandler(web.RequestHandler):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
-    __slots__ = ("_book", "_entry", "_head_bytes", "_tunnel")
+    __slots__ = ("_answered", "_book", "_entry", "_head_bytes", "_tunnel")
 
     def __init__(
         self,
@@ -50,6 +53,10 @@ class StrangersHandler(web.RequestHandler):
         super().__init__(server, **settings)
         self._book, self._entry, self._tunnel = book, entry, tunnel
         self._head_bytes = 0
+        self._answered: web.BaseRequest | None = None
+        """The request whose answer is being sent as a whole."""
+        # aiohttp lets 32 of any size wait, for each of thousands of strangers.
+        self._max_msg_queue_size, self._msg_queue_resume_size = _MOST_WAITING, _READ_ON_AT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -64,15 +71,18 @@ class StrangersHandler(web.RequestHandler):
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
             tunnel(data, self.transport, self.admit, self.connection_lost)
             return
-        between = self._between_requests
+        waiting, is_of_head = len(self._messages), self._comes_head
         super().data_received(data)
-        if not between or not self._between_requests:
+        if not is_of_head or len(self._messages) > waiting:
             self._head_bytes = 0
             return
         self._head_bytes += len(data)
         if self._head_bytes > _HEAD_BYTES and self.transport is not None:
-            self.transport.write(_HEAD_TOO_LARGE)
-            self.force_close()
+            if self._is_idle:
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.force_close()
+            else:  # Another answer is under way.
+                self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
@@ -98,8 +108,16 @@ class StrangersHandler(web.RequestHandler):
         self._book.answered(self._entry, time.monotonic())
 
     @property
-    def _between_requests(self) -> bool:
+    def _comes_head(self) -> bool:
         """Whether the next bytes are of a request's head."""
+        if self._messages:
+            return self._messages[-1][1].is_eof()
+        request = self._answered if self._current_request is None else self._current_request
+        return self._is_idle or (request is not None and request.content.is_eof())
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is being answered."""
         return self._waiter is not None and not self._waiter.done()
 
     async def finish_response(
@@ -109,7 +127,11 @@ class StrangersHandler(web.RequestHandler):
         JSON as well."""
         if isinstance(resp, web.HTTPExpectationFailed):
             resp = self.handle_error(request, resp.status, message="Expect may be 100-continue")
-        return await super().finish_response(request, resp, start_time)
+        self._answered = request
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._answered = None
 
     def handle_error(
         self,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
@@ -11,6 +14,8 @@ from aiohttp import web
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import ConfigError
 from prfaas.process.front_door import serving_strangers
+from prfaas.process.http_handler import StrangersHandler
+from prfaas.testing.mock_deployment import until
 
 
 def an_application() -> web.Application:
@@ -52,3 +57,87 @@ async def test_what_is_no_address_is_named_with_its_setting() -> None:
             an_application(), "nowhere", what="x.listen", shutdown_timeout_s=1.0
         ):
             pass
+
+
+class _OneIsAnswered:
+    """A server whose answers wait, and the connection of a client that reads none."""
+
+    def __init__(self) -> None:
+        self.goes_on = asyncio.Event()
+        self.asked, self.text = 0, "hello"
+        self.handlers: list[StrangersHandler] = []
+        self.app = web.Application()
+        self.app.router.add_route("*", "/{all:.*}", self._answer)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        assert isinstance(request.protocol, StrangersHandler)
+        self.handlers.append(request.protocol)
+        await self.goes_on.wait()
+        return web.Response(text=self.text)
+
+
+@asynccontextmanager
+async def one_is_answered() -> AsyncIterator[
+    tuple[_OneIsAnswered, asyncio.StreamReader, asyncio.StreamWriter]
+]:
+    server = _OneIsAnswered()
+    served = serving_strangers(server.app, "127.0.0.1:0", what="x", shutdown_timeout_s=0.1)
+    async with served as url:
+        reader, writer = await asyncio.open_connection(*parse_url(url))
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await until(lambda: server.asked == 1)
+        try:
+            yield server, reader, writer
+        finally:
+            server.goes_on.set()
+            writer.transport.abort()
+
+
+LARGE = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\nX: " + b"x" * 8000 + b"\r\n\r\n"
+
+
+async def test_requests_behind_one_that_is_answered_wait_unread() -> None:
+    async with one_is_answered() as (server, reader, writer):
+        (handler,) = server.handlers
+        writer.write((LARGE + b"y" * 60_000) * 40)
+        await until(lambda: handler.transport is not None and not _reads(handler))
+        assert len(handler._messages) <= 32  # Of one read.
+        held = sum(len(piece) for _, body in handler._messages for piece in body._buffer)
+        assert held < 512 * 1024
+        server.goes_on.set()
+        await until(lambda: server.asked == 41)
+        assert (await reader.read(64)).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["while it is made", "while it is sent"])
+async def test_a_head_without_end_behind_one_that_is_answered_ends_the_connection(
+    sent: bool,
+) -> None:
+    async with one_is_answered() as (server, reader, writer):
+        if sent:
+            server.text *= 20_000_000
+            server.goes_on.set()
+            await until(lambda: server.handlers[0]._answered is not None)
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: h\r\n"
+            + b"".join(b"X-%d: " % n + b"x" * 4000 + b"\r\n" for n in range(12))
+        )
+        with suppress(ConnectionError):
+            assert len(await reader.read()) < 20_000_000
+        assert server.asked == 1
+
+
+async def test_a_body_behind_another_request_is_no_head() -> None:
+    async with one_is_answered() as (server, _, writer):
+        server.goes_on.set()
+        for _ in range(3):
+            writer.write(LARGE)
+            for _ in range(6):
+                writer.write(b"y" * 10_000)
+                await writer.drain()
+        await until(lambda: server.asked == 4)
+
+
+def _reads(handler: StrangersHandler) -> bool:
+    return isinstance(handler.transport, asyncio.ReadTransport) and handler.transport.is_reading()
