@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any, TypeVar
 
 from prfaas.core.gateway_sessions import Renewal, Standing
@@ -44,6 +45,7 @@ from prfaas.pool.pool import Pool
 from prfaas.pool.records import TransferView
 
 log = logging.getLogger(__name__)
+_LINES_A_SECOND = 100
 
 Kind = TypeVar("Kind", bound=AnyEffect)
 
@@ -75,7 +77,7 @@ class PoolDriver:
         self._ways: dict[type, Callable[[Any], None]] = {}
         self.carry_out(CopySlot, self._copy_slot)
         self.carry_out(ServeLeases, lambda _: self.handle(LeasesCameDue()))
-        self.carry_out(ReportFailure, _log_failure)
+        self.carry_out(ReportFailure, _FailureLog(self._monotonic))
         self.carry_out(ReportLapse, _log_lapse)
         self.carry_out(HandedOver, lambda _: None)
 
@@ -183,6 +185,27 @@ class PoolDriver:
 def _log_lapse(effect: ReportLapse) -> None:
     log.warning("gateway session=%s is silent and taken for dead: %d of its transfers are dropped",
                 effect.session_id, effect.transfers)  # fmt: skip
+
+
+class _FailureLog:
+    """A line for each, but no more than `_LINES_A_SECOND`: a peer may have as many offers refused
+    as it sends. The others are counted."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._since = clock, -inf
+        self._said = self._left_out = 0
+
+    def __call__(self, effect: ReportFailure) -> None:
+        now = self._clock()
+        if now - self._since >= 1.0:
+            if self._left_out:
+                log.warning("%d more transfers failed in a second", self._left_out)
+            self._since, self._said, self._left_out = now, 0, 0
+        if self._said < _LINES_A_SECOND:
+            self._said += 1
+            _log_failure(effect)
+        else:
+            self._left_out += 1
 
 
 def _log_failure(effect: ReportFailure) -> None:

@@ -142,8 +142,7 @@ class Receptions:
 
     def export_failed(self, key: TransferKey, reason: str) -> None:
         """The export ended early; a no-op if it had no memory here."""
-        reception = self._by_key.get(key)
-        if reception is not None:
+        if (reception := self._by_key.get(key)) is not None:
             self.drop(reception, reason)
 
     # caching
@@ -243,6 +242,8 @@ class Receptions:
 
     def _check(self, offer: TransferOffer) -> None:
         self._books.engines.check_offer(offer.layout_fingerprint)
+        if not offer.total_bytes:  # However many there are, they would fit the arena.
+            raise _NotWanted("it is of no bytes")
         if self._books.is_cancelled(offer.key.transfer_id):
             raise _NotWanted("cancelled")
         if offer.deadline_s > self._books.longest_deadline_s:

@@ -30,11 +30,12 @@ class Loop:
 
     def __init__(self) -> None:
         self.posted: deque[Callable[[], None]] = deque()
+        self.now = 5.0
         self.driver = PoolDriver(
             PoolRig().pool,
             post=self.posted.append,
             copy=lambda *_: None,
-            monotonic=lambda: 5.0,
+            monotonic=lambda: self.now,
             unix_time=lambda: 1005.0,
         )
         self.announced: list[str] = []
@@ -70,6 +71,22 @@ def test_an_offer_is_answered_at_once() -> None:
     assert isinstance(loop.driver.ask(offer("x", epoch=2)), RefuseOffer)
     loop.run()
     assert loop.announced == ["x"]
+
+
+def test_a_peer_whose_offers_are_refused_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop()
+    for number in range(1000):
+        assert isinstance(loop.driver.ask(offer(f"x{number}", size=0)), RefuseOffer)
+        loop.run()
+    assert len(caplog.records) == 100
+    loop.now += 1.0
+    loop.driver.ask(offer("last", size=0))
+    loop.run()
+    left_out, last = caplog.records[100:]
+    assert "900 more transfers failed in a second" in left_out.getMessage()
+    assert "transfer=last" in last.getMessage()
 
 
 def test_what_an_effect_leads_to_queues_behind_it() -> None:

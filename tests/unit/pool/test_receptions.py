@@ -50,6 +50,14 @@ def test_an_offer_is_refused_for_now_or_for_good(rig: PoolRig) -> None:
     rig.accepted("y", 3 * SLOT)
 
 
+def test_an_offer_of_no_bytes_is_refused(rig: PoolRig) -> None:
+    """However many there are, none would be too many for the arena."""
+    for number in range(100):
+        refusal = rig.refused(f"x{number}", 0)
+        assert (refusal.reason, refusal.retry) == ("it is of no bytes", False)
+    assert rig.pool.snapshot().receptions == 0
+
+
 def test_an_offer_of_another_layout_is_refused(rig: PoolRig) -> None:
     key = TransferKey("x", 0, 1)
     effects = rig.say(OfferReceived("there", TransferOffer(key, "f" * 16, 0, 16, 5, 9.0)))

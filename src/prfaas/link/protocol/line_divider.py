@@ -31,6 +31,9 @@ from prfaas.link.protocol.line_share import (
 _GONE_S = 0.75 * PLEDGE_S
 """What is relied upon of a pledge that nobody made: its sender may have come back a moment before
 we see its connection."""
+_MOST_CLAIMS = 64
+"""Of a sender, that are not confirmed and not over. One that confirms none is granted no more until
+they are over: every grant costs as much as there are."""
 _WORTH_SAYING = 0.05
 """Of a fair share: smaller changes wait for the sender's next demand."""
 
@@ -97,12 +100,14 @@ class LineDivider:
         sender = self._senders.get(name)
         if sender is None or not self._note(sender, demand, now):
             return []
+        if len(sender.claims) >= _MOST_CLAIMS:
+            return []
         parts = self._parts(now)
         grants = [(name, self._grant(name, parts[name], now))]
         worth = _WORTH_SAYING * self._fair
         waiting = any(part - self._senders[n].said >= worth for n, part in parts.items())
         for other in parts:
-            if other == name:
+            if other == name or len(self._senders[other].claims) >= _MOST_CLAIMS:
                 continue
             change = self._allowed(other, parts[other], now) - self._senders[other].said
             if change >= worth or (waiting and change <= -worth):

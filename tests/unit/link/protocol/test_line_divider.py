@@ -91,3 +91,16 @@ def test_another_process_is_taken_at_its_word_from_the_first_demand_on() -> None
     # It may soon have its fair share, which is owed to it: what was lent of that is taken back.
     line.demand("a", 4000, 3.1)
     assert line.granted["a"].limit_bytes_per_s <= RATE - FAIR - 2 * LEAST
+
+
+def test_who_confirms_nothing_makes_the_division_no_dearer() -> None:
+    line = Line()
+    for serial in range(1, 1000):
+        for session in (1, 1, 2):
+            demand = Demand(session, 3 * serial, 0, 4000 * (serial % 2), 0, 0)
+            line.divider.demanded("a", demand, now=1.0)
+    assert max(len(sender.claims) for sender in line.divider._senders.values()) < 70
+    line.demand("b", 4000, 1.0)
+    assert line.granted["b"].limit_bytes_per_s == FAIR
+    again = Demand(1, 9000, 0, 4000, 0, 0)
+    assert [name for name, _ in line.divider.demanded("a", again, now=9.0)][:1] == ["a"]
