@@ -21,7 +21,7 @@ from prfaas.process import front_door
 from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.tls.authority import create_authority, issue
-from prfaas.tls.front import FrontTls, trusting
+from prfaas.tls.front import FrontTls, front_context, trusting
 
 COMPLETIONS = "/v1/completions"
 KEYS = '["secret"]'
@@ -168,7 +168,11 @@ async def test_what_cannot_be_read_gets_an_openai_error(
 @asynccontextmanager
 async def open_door(mock: MockDeployment, tls: FrontTls) -> AsyncIterator[str]:
     async with serving_strangers(
-        make_app(mock.gateway), "localhost:0", what="test", shutdown_timeout_s=0.1, tls=tls.context
+        make_app(mock.gateway),
+        "localhost:0",
+        what="test",
+        shutdown_timeout_s=0.1,
+        tls=lambda: tls.context,
     ) as url:
         yield url.replace("127.0.0.1", "localhost").replace("[::1]", "localhost")
 
@@ -176,7 +180,7 @@ async def open_door(mock: MockDeployment, tls: FrontTls) -> AsyncIterator[str]:
 async def test_tls_at_the_door_and_another_certificate_while_it_serves(tmp_path: Path) -> None:
     create_authority(tmp_path)
     first = issue(tmp_path, "localhost")
-    tls = FrontTls(first.cert, first.key)
+    tls = FrontTls(front_context(first.cert, first.key))
     mock = MockDeployment(keys=KEYS)
     async with mock.running() as client:
         await mock.ready()
@@ -198,7 +202,7 @@ async def test_tls_at_the_door_and_another_certificate_while_it_serves(tmp_path:
 
             before = await serial()
             again = issue(tmp_path, "localhost")
-            tls.read(again.cert, again.key)
+            tls.context = front_context(again.cert, again.key)
             assert await serial() != before
             with pytest.raises(aiohttp.ClientConnectorCertificateError):
                 await client.get("/health")

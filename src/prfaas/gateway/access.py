@@ -26,7 +26,7 @@ from prfaas.tls.agents import agent_contexts
 from prfaas.tls.context import PeerContext
 from prfaas.tls.expiry import Expiry, certificate_expiry, expiring
 from prfaas.tls.files import files_in
-from prfaas.tls.front import FrontTls
+from prfaas.tls.front import FrontTls, front_context
 from prfaas.tls.live import expiries_of
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class ReadAccess(NamedTuple):
 
     tenants: ReadTenants
     operators: tuple[str, ...]
-    tls: tuple[Path, Path] | None
-    admin_tls: tuple[Path, Path] | None
+    tls: ssl.SSLContext | None
+    admin_tls: ssl.SSLContext | None
     engines: dict[str, Credentials]
     agents: dict[str, PeerContext]
     expiries: dict[str, Expiry]
@@ -54,16 +54,20 @@ def read_access(deployment: Deployment) -> ReadAccess:
     return ReadAccess(
         read_tenants(config),
         config.operators.read(),
-        _files(config.tls),
-        _files(config.admin_shows),
+        _shown(config.tls, ssl.TLSVersion.TLSv1_2),
+        _shown(config.admin_shows, ssl.TLSVersion.TLSv1_3),
         read_credentials(deployment, agents),
         agents,
         _expiries(config),
     )
 
 
-def _files(shown: TlsConfig | FrontTlsConfig | None) -> tuple[Path, Path] | None:
-    return None if shown is None else (Path(shown.cert), Path(shown.key))
+def _shown(
+    files: TlsConfig | FrontTlsConfig | None, minimum: ssl.TLSVersion
+) -> ssl.SSLContext | None:
+    if files is None:
+        return None
+    return front_context(Path(files.cert), Path(files.key), minimum=minimum)
 
 
 def _expiries(config: GatewayConfig) -> dict[str, Expiry]:
@@ -87,19 +91,14 @@ class Access:
         self.connections = connections()
         self._metrics, self._taken = metrics, asyncio.Event()
         self._tell(read)
-        self.tls = None if read.tls is None else FrontTls(*read.tls)
-        self.admin_tls = (
-            None
-            if read.admin_tls is None
-            else FrontTls(*read.admin_tls, minimum=ssl.TLSVersion.TLSv1_3)
-        )
+        self.tls = None if read.tls is None else FrontTls(read.tls)
+        self.admin_tls = None if read.admin_tls is None else FrontTls(read.admin_tls)
 
     def take(self, read: ReadAccess) -> None:
-        """From the next request on it goes by these. Raises ConfigError for a certificate that
-        cannot be used."""
-        for shown, files in ((self.tls, read.tls), (self.admin_tls, read.admin_tls)):
-            if shown is not None and files is not None:
-                shown.read(*files)
+        """From the next request, and connection, on it goes by these."""
+        for shown, context in ((self.tls, read.tls), (self.admin_tls, read.admin_tls)):
+            if shown is not None and context is not None:
+                shown.context = context
         self.tenants.take(read.tenants)
         self.operators.replace(read.operators)
         self._tell(read)

@@ -104,7 +104,7 @@ async def _served(gateway: Gateway, also: Sequence[Gateway], *, shared: bool) ->
                     config.admin,
                     what="gateway.admin",
                     shutdown_timeout_s=_SHUTDOWN_S,
-                    tls=None if admin_tls is None else admin_tls.context,
+                    tls=None if admin_tls is None else lambda: admin_tls.context,
                 )
             )
             logger.info("operators are served at %s", url)
@@ -114,7 +114,7 @@ async def _served(gateway: Gateway, also: Sequence[Gateway], *, shared: bool) ->
                 config.listen,
                 what="gateway.listen",
                 shutdown_timeout_s=_SHUTDOWN_S,
-                tls=None if tls is None else tls.context,
+                tls=None if tls is None else lambda: tls.context,
                 book=gateway.access.connections,
                 shared=shared,
             )

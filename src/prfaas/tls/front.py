@@ -10,34 +10,21 @@ from prfaas.core.errors import ConfigError
 
 
 class FrontTls:
-    """The context that new connections are made with, and its certificate, read again at will.
-    ``minimum``: clients of all ages come to a gateway's address."""
+    """``context`` is what new connections are made with. It is exchanged whole: files that are read
+    into the one in use may be in the middle of being written."""
 
-    def __init__(
-        self, cert: Path, key: Path, *, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
-    ) -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = minimum
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.read(cert, key)
-
-    def read(self, cert: Path, key: Path) -> None:
-        """From the next connection on these are shown. Raises ConfigError, having changed nothing,
-        where they cannot be used."""
-        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
-        _load(self.context, cert, key)
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
 
 
-def trusting(ca: Path | None) -> ssl.SSLContext:
-    """For connections to a server whose host name is checked, and whose certificate is of ``ca``;
-    None: of an authority that this machine trusts. Raises ConfigError."""
-    try:
-        return ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(f"{ca}: not a CA certificate in PEM: {error}") from error
-
-
-def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+def front_context(
+    cert: Path, key: Path, *, minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+) -> ssl.SSLContext:
+    """For who comes to a gateway's address; ``minimum``: clients of all ages do. Raises ConfigError
+    where the files cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = minimum
+    context.set_alpn_protocols(["http/1.1"])
     for path in (cert, key):
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
@@ -47,6 +34,16 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
         raise ConfigError(
             f"{cert} and {key}: not a certificate and its key in PEM: {error}"
         ) from error
+    return context
+
+
+def trusting(ca: Path | None) -> ssl.SSLContext:
+    """For connections to a server whose host name is checked, and whose certificate is of ``ca``;
+    None: of an authority that this machine trusts. Raises ConfigError."""
+    try:
+        return ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"{ca}: not a CA certificate in PEM: {error}") from error
 
 
 def trust_of(gateway: GatewayConfig) -> ssl.SSLContext | bool:

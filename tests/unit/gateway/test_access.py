@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.errors import ConfigError
 from prfaas.gateway.access import Access, read_access
 from prfaas.gateway.metrics import GatewayMetrics
 from prfaas.testing.mock_deployment import until
@@ -52,3 +53,23 @@ async def test_certificates_that_run_out_are_warned_of_and_so_are_those_that_fol
         warning.cancel()
         with suppress(asyncio.CancelledError):
             await warning
+
+
+async def test_keys_and_a_certificate_that_cannot_be_used_are_refused_together(
+    tmp_path: Path,
+) -> None:
+    create_authority(tmp_path)
+    for name in ("g", "f"):
+        issue(tmp_path, name)
+    revoke(tmp_path, "g")
+    access = Access(deployment(tmp_path), GatewayMetrics())
+    assert access.tls is not None
+    before = access.tls.context
+    (tmp_path / "f-key.pem").write_bytes((tmp_path / "g-key.pem").read_bytes())
+    with pytest.raises(ConfigError, match="not a certificate and its key"):
+        read_access(deployment(tmp_path))
+    issue(tmp_path, "f")
+    read = read_access(deployment(tmp_path))
+    (tmp_path / "f-key.pem").write_text("half of a k")
+    access.take(read)
+    assert access.tls.context is not before

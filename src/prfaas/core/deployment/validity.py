@@ -6,7 +6,7 @@ import math
 import re
 
 from prfaas.core.addresses import parse_address, parse_url
-from prfaas.core.deployment.agents import AgentConfig, SpillConfig
+from prfaas.core.deployment.agents import AgentConfig, SpillConfig, TlsConfig
 from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
 from prfaas.core.deployment.doubled import check_doubled
 from prfaas.core.deployment.engines import EngineConfig
@@ -71,7 +71,9 @@ def _check_names(deployment: Deployment) -> None:
     )
     for name in sorted(taken):
         raise ConfigError(f"{name!r} names a process of the product's own; choose another name")
-    _unique("gateway, engine or agent", processes + gateways)
+    # An agent of the name that gateways show would be let ask for all that they may.
+    shown = {g.certificate_name or g.name for g in deployment.gateways} - {*gateways}
+    _unique("gateway, engine or agent", [*processes, *gateways, *shown])
     machines = [m.name for m in deployment.machines]
     _unique("machine", machines)
     named = [m.name for c in deployment.clusters for m in c.machines if len(c.machines) > 1]
@@ -129,8 +131,7 @@ def _check_agent(agent: AgentConfig) -> None:
         raise ConfigError(f"link_workers {agent.link_workers} is not in 0..64")
     if agent.tls is not None and agent.plaintext:
         raise ConfigError("tls and plaintext exclude each other")
-    if agent.tls is not None and "{agent}" not in agent.tls.names:
-        raise ConfigError("tls: names must have {agent} where the agent's name stands")
+    _check_names_in("tls", agent.tls)
     for key, address in (("listen", agent.listen), ("admin", agent.admin)):
         _ = parse_address(address, what=key)
     _check_reachable("advertise", agent.advertise)
@@ -228,7 +229,14 @@ def _check_line(line: Line) -> None:
         )
 
 
+def _check_names_in(key: str, tls: TlsConfig | None) -> None:
+    """By one name for all, any of them could be any."""
+    if tls is not None and "{agent}" not in tls.names:
+        raise ConfigError(f"{key}: names must have {{agent}} where the agent's name stands")
+
+
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
+    _check_names_in("agent_tls", gateway.agent_tls)
     _above_zero("request_deadline", gateway.request_deadline_s)
     _above_zero("keepalive", gateway.keepalive_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))

@@ -99,6 +99,12 @@ def test_mistakes_in_links(old: str, new: str, said: str) -> None:
         ("kv_cache: 1 GiB", "kv_cache: 0 GiB", "model: kv_cache must be above zero"),
         ("request_deadline: 60 s", "request_deadline: 0 s", "gateway: request_deadline must be"),
         ("max_body: 1 MiB", "max_body: 0 B", "gateway: max_body must be above zero"),
+        ("max_body: 1 MiB", "certificate_name: a-west", "engine or agent name used twice: a-west"),
+        (
+            "max_body: 1 MiB",
+            "agent_tls: {ca: ca.pem, cert: g.pem, key: g-key.pem, names: agent}",
+            "gateway: agent_tls: names must have {agent} where",
+        ),
         ("max_inflight_requests: 8", "max_inflight_requests: 0", "max_inflight_requests"),
         ("transfer_stall: 10 s", "transfer_stall: 0 s", "scheduler: transfer_stall must be"),
         ("attempt_share: 0.5", "attempt_share: .nan", "scheduler.attempt_share"),
