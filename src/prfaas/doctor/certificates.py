@@ -12,16 +12,19 @@ from cryptography import x509
 from prfaas.core.deployment import AgentConfig, Deployment, GatewayConfig, TlsConfig
 from prfaas.core.errors import ConfigError
 from prfaas.doctor.finding import Finding, Level, ok
+from prfaas.doctor.here import agents_here
 from prfaas.tls.expiry import expiring, list_expiry
 
 _SOON = timedelta(days=30)
 
 
 def check_certificates(deployment: Deployment, *, now: float) -> Iterator[Finding]:
-    """Of every agent and gateway that has them in the file. Args: now: Unix seconds."""
+    """Of agents and gateways that have them in the file. Args: now: Unix seconds."""
     moment = datetime.fromtimestamp(now, UTC)
+    here = agents_here(deployment)
     for agent in deployment.agents:
-        yield from _of_agent(agent, moment)
+        if agent in here or agent.tls is None or Path(agent.tls.cert).exists():
+            yield from _of_agent(agent, moment)
     for gateway in deployment.gateways:
         yield from _of_gateway(gateway, moment)
 

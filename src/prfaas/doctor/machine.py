@@ -11,6 +11,7 @@ from pathlib import Path
 from prfaas.core.deployment import AgentConfig, Deployment
 from prfaas.core.units import format_bytes, format_rate
 from prfaas.doctor.finding import Finding, ok
+from prfaas.doctor.here import agents_here
 
 FILES_WANTED = 16_384
 """A gateway of 1,024 requests holds a few descriptors for each; an agent a few per connection."""
@@ -21,7 +22,7 @@ def check_machine(
     deployment: Deployment | None, *, sys: Path = Path("/sys"), shm: Path = Path("/dev/shm")
 ) -> Iterator[Finding]:
     """Args: sys, shm: where the kernel shows its state and shared memory lies."""
-    agents = [a for a in deployment.agents if not a.external] if deployment else []
+    agents = [a for a in agents_here(deployment) if not a.external] if deployment else []
     wanted = sum(agent.arena_bytes for agent in agents) or AgentConfig(name="any").arena_bytes
     yield check_shared_memory(shm, wanted)
     yield check_huge_pages(sys / "kernel/mm/transparent_hugepage/shmem_enabled")

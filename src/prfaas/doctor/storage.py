@@ -12,11 +12,12 @@ from prfaas.core.deployment import AgentConfig, Deployment, SpillConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import format_bytes
 from prfaas.doctor.finding import Finding, ok
+from prfaas.doctor.here import agents_here
 
 
 def check_storage(deployment: Deployment) -> Iterator[Finding]:
-    """Of every agent that has one; nothing is made or written there."""
-    for agent in deployment.agents:
+    """Of every agent here that has one; nothing is made or written there."""
+    for agent in agents_here(deployment):
         if agent.cache.spill is not None and not agent.external:
             yield _of_agent(agent, agent.cache.spill)
 
