@@ -87,11 +87,11 @@ def _engine(deployment: Deployment, name: str, *, source: str) -> EngineConfig:
     ]
     if missing:
         raise ConfigError(f"{source}: {'; '.join(missing)}: write it in the file")
-    return engines[name]
+    return addresses.publishing(engines[name], agent)
 
 
 def _report(deployment: Deployment, engine: EngineConfig, command: Command) -> EngineReport:
-    cluster = next(c for c in deployment.clusters if engine in c.engines)
+    cluster = deployment.cluster_of_engine(engine.name)
     assert engine.url is not None
     return EngineReport(
         engine=engine.name,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.addresses import Address, parse_address
+from prfaas.core.addresses import Address, parse_address, parse_url, stays_here
 from prfaas.core.deployment import (
     AgentConfig,
     Deployment,
@@ -59,6 +59,22 @@ def resolve(deployment: Deployment, *, sockets: Path) -> Deployment:
 
         resolved = deployment.with_machines(machine).with_gateways(gateway)
     return msgspec.structs.replace(resolved, model=local_model(deployment.model))
+
+
+def publishing(engine: EngineConfig, agent: AgentConfig) -> EngineConfig:
+    """``engine``, that has its address, with a place for its KV events where the file names none: a
+    socket beside its agent's. Who follows them asks the engine for it.
+
+    Only where that is somebody of its machine: its agent, which has certificates, or whoever
+    reaches the engine on loopback.
+    """
+    assert engine.url is not None
+    followed_here = agent.tls is not None or stays_here(parse_url(engine.url).host)
+    if engine.kv_events or agent.socket is None or not followed_here:
+        return engine
+    if engine.option("--kv-events-config") is not None:
+        return engine
+    return _published(engine, Path(agent.socket).parent)
 
 
 def free_address() -> str:
@@ -113,10 +129,15 @@ def _bind_free(sock: socket.socket, host: str) -> None:
 def _engine(engine: EngineConfig, sockets: Path, ports: _Ports) -> EngineConfig:
     if engine.url is not None:
         return engine
+    url = f"http://{ports.claim(f'{HOST}:0', engine.name)}"
+    return _published(msgspec.structs.replace(engine, url=url), sockets)
+
+
+def _published(engine: EngineConfig, sockets: Path) -> EngineConfig:
+    """What the file names stays."""
     events = sockets / engine.name
     return msgspec.structs.replace(
         engine,
-        url=f"http://{ports.claim(f'{HOST}:0', engine.name)}",
         kv_events=engine.kv_events or f"ipc://{events}.events",
         kv_events_replay=engine.kv_events_replay or f"ipc://{events}.replay",
     )

@@ -18,6 +18,7 @@ from prfaas.cli.engine import EngineReport
 from prfaas.cli.main import GROUPS, VERBS, main
 from prfaas.cli.reports import report_schema
 from prfaas.core.deployment import parse_deployment
+from prfaas.launch.addresses import publishing
 from prfaas.launch.commands import engine_command
 from prfaas.status.snapshot import Snapshot
 from prfaas.testing.mock_deployment import MockDeployment
@@ -57,7 +58,7 @@ def test_help_shows_every_verb_once_in_its_group(capsys: pytest.CaptureFixture[s
         main(["--help"])
     shown = capsys.readouterr().out
     assert all(f"\n  {verb:11} {summary}\n" in shown for verb, summary in VERBS.items())
-    assert len(shown.splitlines()) <= 46
+    assert len(shown.splitlines()) <= 47
 
 
 def test_engine_prints_the_command_it_would_run(
@@ -66,7 +67,10 @@ def test_engine_prints_the_command_it_would_run(
     assert main(["engine", "d1", str(file), "--vllm", "gpu", "--json"]) == 0
     report = printed(capsys, EngineReport)
     deployment = parse_deployment(DEPLOYMENT, source="test")
-    command = engine_command(deployment, deployment.clusters[0].engines[0], vllm="gpu")
+    cluster = deployment.clusters[0]
+    engine = publishing(cluster.engines[0], cluster.machines[0].agent)
+    assert engine.kv_events == "ipc:///run/d1.events"
+    command = engine_command(deployment, engine, vllm="gpu")
     assert (report["arguments"], report["cluster"]) == (list(command.arguments), "west")
     assert main(["engine", "d1", str(file), "--vllm", "gpu"]) == 0
     shell = capsys.readouterr().out

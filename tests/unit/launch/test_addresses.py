@@ -8,7 +8,7 @@ import pytest
 from prfaas.core.addresses import parse_address
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
-from prfaas.launch.addresses import free_address, resolve
+from prfaas.launch.addresses import free_address, publishing, resolve
 from prfaas.launch.supervisor import local_engines
 
 TEXT = """
@@ -95,3 +95,34 @@ def test_an_unknown_tiny_model_is_an_error() -> None:
             _deployment(TEXT.replace("some/model", "tiny:mamba")),
             sockets=Path("/tmp/s"),
         )
+
+
+@pytest.mark.parametrize(
+    ("url", "security", "more", "events"),
+    [
+        ("http://127.0.0.1:8001", "plaintext: true", "", "ipc:///run/prfaas/e.events"),
+        ("http://10.0.0.7:8001", "plaintext: true", "", None),
+        (
+            "http://127.0.0.1:8001",
+            "tls: {ca: a, cert: b, key: c}",
+            "",
+            "ipc:///run/prfaas/e.events",
+        ),
+        ("http://127.0.0.1:8001", "plaintext: true", 'kv_events: "tcp://*:1"', "tcp://*:1"),
+        ("http://127.0.0.1:8001", "plaintext: true", 'args: ["--kv-events-config={}"]', None),
+    ],
+)
+def test_an_engine_with_an_address_publishes_beside_its_agents_socket(
+    url: str, security: str, more: str, events: str | None
+) -> None:
+    text = f"""
+clusters:
+  - name: west
+    kind: pd
+    agent: {{name: a, socket: /run/prfaas/agent.sock, {security}}}
+    engines: [{{name: e, role: decode, url: "{url}", {more}}}]
+gateway: {{agent_tls: {{ca: a, cert: b, key: c}}}}
+"""
+    deployment = _deployment(text)
+    engine = publishing(deployment.engines[0], deployment.agents[0])
+    assert engine.kv_events == events
