@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from prfaas.cli.console import progress_after, report_console
+from prfaas.cli.outputs import check_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_bytes, format_duration
 from prfaas.plots.figure import check_picture
 from prfaas.plots.replay import draw_requests
+from prfaas.scheduler.journal import Entry
 from prfaas.scheduler.replay import read_journal
 from prfaas.scheduler.stories import Story, spans, stories
 from prfaas.scheduler.timelines import Timeline, timelines
@@ -59,11 +62,12 @@ def run(args: argparse.Namespace) -> int:
     """Returns the exit status. Raises CallerError for what is no journal, and for no request."""
     if args.slowest < 1:
         raise CallerError(f"--slowest {args.slowest}: write 1 or more")
+    check_output("--plot", args.plot)
     if args.plot is not None:
         check_picture(args.plot)
     if args.request is None and args.json and args.plot is None:
         with args.journal.open("rb") as lines:
-            for timeline in timelines(read_journal(lines)):
+            for timeline in timelines(_entries(lines)):
                 sys.stdout.write(_json(timeline))
         return 0
     with progress_after(_SILENT_S, f"reading {args.journal}") as step:
@@ -75,6 +79,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _entries(lines: BinaryIO) -> Iterator[tuple[float, Entry]]:
+    """Of a file. Raises CallerError, which names it."""
+    try:
+        yield from read_journal(lines)
+    except CallerError as error:
+        raise CallerError(f"{lines.name}: {error}") from None
+
+
 def _json(timeline: Timeline) -> str:
     return msgspec.json.encode(timeline).decode() + "\n"
 
@@ -84,7 +96,7 @@ def _one(args: argparse.Namespace) -> list[Timeline]:
     with args.journal.open("rb") as lines:
         found = [
             story
-            for story in stories(read_journal(lines))
+            for story in stories(_entries(lines))
             if args.request in (story.timeline.request_id, story.timeline.client_request_id)
         ]
     if not found:
@@ -174,7 +186,7 @@ class _Summed:
 def _all(args: argparse.Namespace, step: Callable[[str], None]) -> list[Timeline]:
     summed = _Summed(args.slowest)
     with args.journal.open("rb") as lines:
-        for timeline in _told(timelines(read_journal(lines)), step):
+        for timeline in _told(timelines(_entries(lines)), step):
             summed.take(timeline)
             if args.json:
                 sys.stdout.write(_json(timeline))

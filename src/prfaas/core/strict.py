@@ -21,7 +21,21 @@ _UNKNOWN = re.compile(
     r"Object contains unknown field `(?P<name>[^`]*)`(?: - at `(?P<path>[^`]*)`)?"
 )
 
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`(?: - at `(?P<path>.*)`)?$")
+_OTHER = re.compile(
+    r"Expected `(?P<wanted>[^`]+)`, got `(?P<found>[^`]+)`(?: - at `(?P<path>.*)`)?$"
+)
+_WORDS = {
+    "object": "keys with values",
+    "array": "a list",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
 _NUMBER = re.compile(r"Expected `str( \| null)?`, got `(int|float)` - at `(?P<path>[^`]*)`")
+_ADDRESS = re.compile(r"\.(admin_)?(listen|advertise|admin|via)$")
 _ENUM = re.compile(r"Invalid enum value '(?P<name>[^']*)' - at `(?P<path>[^`]*)`")
 
 
@@ -75,7 +89,15 @@ def _explain(message: str, kind: type) -> str:
         return f"{match['name']!r} at {match['path']}; write one of {choices}"
     match = _NUMBER.search(message)
     if match is not None:
+        if _ADDRESS.search(match["path"]):
+            return f'a number alone at {match["path"]}; write "HOST:PORT"'
         return f"a number alone at {match['path']}; write its unit, or quote it if it is a name"
+    match = _MISSING.search(message)
+    if match is not None:
+        return f"{match['name']!r} is missing at {match['path'] or '$'}"
+    match = _OTHER.search(message)
+    if match is not None:
+        return _other_kind(match["wanted"], match["found"], match["path"])
     match = _UNKNOWN.search(message)
     if match is None:
         return message
@@ -84,6 +106,14 @@ def _explain(message: str, kind: type) -> str:
     near = difflib.get_close_matches(match["name"], known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown key {match['name']!r} at {where}{hint}"
+
+
+def _other_kind(wanted: str, found: str, path: str | None) -> str:
+    if path is None and found == "null":
+        return "the file is empty"
+    kinds = [kind for kind in wanted.split(" | ") if kind != "null"]
+    there, write = _WORDS.get(found, found), " or ".join(_WORDS.get(kind, kind) for kind in kinds)
+    return f"{there} at {path or '$'}; write {write}"
 
 
 def _all_field_names(kind: Any, seen: set[Any]) -> set[str]:

@@ -6,6 +6,7 @@ The result names every address; each process of the deployment reads it and noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import random
 import socket
@@ -29,6 +30,11 @@ HOST = "127.0.0.1"
 # Each free port is handed out once, from a random one on. They lie below what Linux gives outgoing
 # connections, none of which can so take one between its claim and its use.
 _FREE_PORTS = (16384 + n % 16384 for n in itertools.count(random.randrange(16384)))
+_ADVICE = {
+    errno.EADDRINUSE: "stop what uses it, or choose another port: in the deployment file, or for "
+    "the gateway with --listen",
+    errno.EACCES: "choose a port from 1024 on",
+}
 TINY = "tiny:"
 _DEFAULT_MODEL = f"{TINY}gdn"
 
@@ -109,9 +115,9 @@ class _Ports:
                 sock.bind((host, port))
             sock.listen(1)  # Without it two claims of one port would both succeed.
         except OSError as error:
+            advice = _ADVICE.get(error.errno or 0, "write an address of this machine")
             raise ConfigError(
-                f"{who}: cannot listen on {listen}: {error.strerror}; stop what uses it "
-                "or choose another port in the deployment file"
+                f"{who}: cannot listen on {listen}: {error.strerror}; {advice}"
             ) from error
         return str(Address(host, sock.getsockname()[1]))
 

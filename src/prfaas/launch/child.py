@@ -26,6 +26,8 @@ _UNREADY_GRACE_S = 2.0
 """A process that is not ready yet does nothing for anybody. A starting vLLM would sit on SIGTERM
 until its own children have loaded the model."""
 _STARTS_BEFORE_GIVING_UP = 2
+_WRONG_INPUT = 2
+"""Exit status of whoever refuses what it was told: it would again."""
 """A process that was never ready fails the whole start when it ends this often."""
 _LOG_TAIL_LINES = 8
 """Of the log of a process that did not come up, shown with the error."""
@@ -96,7 +98,8 @@ class Child:
             finally:
                 probing.cancel()
             await self._clear_away()
-            if not self.was_ready.is_set() and self.starts >= _STARTS_BEFORE_GIVING_UP:
+            tried = status == _WRONG_INPUT or self.starts >= _STARTS_BEFORE_GIVING_UP
+            if tried and not self.was_ready.is_set():
                 raise ProcessError(self._why_it_ended(status))
             if self._steady():
                 pause_s = _FIRST_PAUSE_S

@@ -20,7 +20,16 @@ EAST = "clusters: [{name: east, kind: %s, engines: [], agent: {name: a}}]\n"
         ),
         ("clusters: {", "not valid YAML"),
         ("clusters: 2026-13-45", "not valid YAML: month must be in 1..12"),
-        ("links: []", "missing required field `clusters`"),
+        ("links: []", "'clusters' is missing at $"),
+        ("", "file.yaml: the file is empty"),
+        ("hello", "a text at $; write keys with values"),
+        ("clusters: 3", "a whole number at $.clusters; write a list"),
+        (EAST % "pd" + "links: {a: 1}", "keys with values at $.links; write a list"),
+        (EAST % "pd" + "gateway: {listen: 8000}", 'at $.gateway.listen; write "HOST:PORT"'),
+        (
+            EAST % "pd" + "gateway: {max_inflight_requests: many}",
+            "a text at $.gateway.max_inflight_requests; write a whole number",
+        ),
     ],
 )
 def test_mistakes(text: str, said: str) -> None:

@@ -66,6 +66,17 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
     run.close()
 
 
+async def test_a_process_that_refuses_what_it_was_told_is_not_asked_twice(tmp_path: Path) -> None:
+    run, changed = RunDirectory(tmp_path), Recorder()
+    command = Command((sys.executable, "-c", "raise SystemExit(2)"), {})
+    child = Child("agent", command, probe="http://127.0.0.1:9/", run=run, changed=changed)
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(ProcessError, match="agent ended with status 2 before it was ready"):
+            await child.supervise(http)
+    assert child.starts == 1
+    run.close()
+
+
 async def test_a_process_that_never_comes_up_fails_with_its_last_words(tmp_path: Path) -> None:
     run, changed = RunDirectory(tmp_path), Recorder()
     command = Command((sys.executable, "-c", "raise SystemExit('no such model')"), {})
