@@ -26,6 +26,7 @@ TORCH := torch==2.13.0
 $(READY): pyproject.toml requirements.lock
 	@"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null \
 	  || { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV): vLLM for the CPU and all it needs, about 3 GB. That takes minutes; pip is silent."
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/pip install --quiet pip==26.3
 	$(BIN)/pip install --quiet $(TORCH)

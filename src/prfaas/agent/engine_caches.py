@@ -22,6 +22,7 @@ from prfaas.kv_events.feed import FeedState, KvEventFeed, feeds_context
 from prfaas.kv_events.record import CacheRecord
 from prfaas.kv_events.sources import PATH, source_of
 from prfaas.pool.engines import EngineEntry
+from prfaas.process.failures import in_words
 from prfaas.tls.front import trusting
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
@@ -115,6 +116,6 @@ async def _source(reach: EngineReach) -> tuple[str, str | None]:
             ):
                 events, replay = source_of(reach.name, answer.status, await answer.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise EngineError(f"engine {reach.name} does not answer: {error}") from error
+            raise EngineError(f"engine {reach.name} does not answer: {in_words(error)}") from error
     host = parse_url(reach.url).host
     return endpoint_at(events, host), replay and endpoint_at(replay, host)

@@ -13,6 +13,7 @@ import msgspec
 from prfaas.bench.asking import Api, Asked
 from prfaas.bench.outcomes import Outcome
 from prfaas.core.errors import UNREADABLE, CallerError, EngineError
+from prfaas.process.failures import in_words
 
 _LONGEST_LINE = 16 * 1024 * 1024
 _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
@@ -183,4 +184,4 @@ def _text(body: bytes) -> str:
 
 
 def _words(error: BaseException) -> str:
-    return (str(error) or type(error).__name__)[:_LONGEST_MESSAGE]
+    return in_words(error)[:_LONGEST_MESSAGE]

@@ -17,6 +17,7 @@ from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import load_deployment
 from prfaas.core.errors import UNREADABLE, ConfigError
 from prfaas.core.units import format_bytes
+from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
 
@@ -182,7 +183,7 @@ async def _ask(
         async with http.request(method, url, data=body) as response:
             status, content = response.status, await response.read()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return None, f"{url} does not answer: {error}"
+        return None, f"{url} does not answer: {in_words(error)}"
     try:
         if status == 200:
             return msgspec.json.decode(content, type=dict[str, Any]), None

@@ -14,6 +14,7 @@ from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.core.units import parse_duration
+from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
 
@@ -155,7 +156,7 @@ async def _tell(http: aiohttp.ClientSession, order: _Order, gateway: str) -> Tol
         ) as response:
             content = await response.read()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return Told(gateway=gateway, error=str(error) or "it does not answer")
+        return Told(gateway=gateway, error=in_words(error))
     try:
         if response.status == 200:
             answer = msgspec.json.decode(content, type=_Answer)

@@ -9,6 +9,7 @@ import msgspec
 
 from prfaas.core.errors import EngineError
 from prfaas.demo.script import ANSWER_TOKENS
+from prfaas.process.failures import in_words
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +66,7 @@ async def ask(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str)
                 raise EngineError(f"{url} answered {response.status}: {await response.text()}")
             return await _read(response, sent_at)
     except (aiohttp.ClientError, msgspec.DecodeError) as error:
-        raise EngineError(f"{url} broke off: {error}") from error
+        raise EngineError(f"{url} broke off: {in_words(error)}") from error
 
 
 async def lead(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str, at: int) -> float:
@@ -78,7 +79,7 @@ async def lead(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str
                 raise EngineError(f"{url} answered {response.status}: {await response.text()}")
             answer = await response.json()
     except aiohttp.ClientError as error:
-        raise EngineError(f"{url} broke off: {error}") from error
+        raise EngineError(f"{url} broke off: {in_words(error)}") from error
     best, second, *_ = sorted(answer["choices"][0]["logprobs"]["top_logprobs"][at].values())[::-1]
     return float(best - second)
 

@@ -10,7 +10,8 @@ import msgspec
 from rich.console import Console
 
 from prfaas.core.deployment import Deployment, check_borders, load_deployment
-from prfaas.launch.addresses import resolve
+from prfaas.core.errors import ConfigError
+from prfaas.launch.addresses import TINY, resolve
 from prfaas.launch.certificates import secured
 from prfaas.launch.following import Following
 from prfaas.launch.gpus import installed_gpus, placed
@@ -20,6 +21,8 @@ from prfaas.launch.profiles import with_whole_paths
 from prfaas.launch.progress import StartProgress
 from prfaas.launch.run_directory import RunDirectory, reap
 from prfaas.launch.supervisor import Supervisor, local_engines
+
+_FILES = (".yaml", ".yml", ".json")
 
 
 def embedded_default() -> Path:
@@ -32,6 +35,8 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
 
     Raises ConfigError.
     """
+    if path is not None and _names_a_model(path):
+        raise ConfigError(f"{path} is no deployment file; did you mean --model {path}?")
     path = path or embedded_default()
     deployment = with_whole_paths(load_deployment(path), beside=path.parent)
     if model is not None:
@@ -42,6 +47,14 @@ def load(path: Path | None, *, model: str | None, listen: str | None) -> Deploym
         first = msgspec.structs.replace(first, listen=listen)
         deployment = msgspec.structs.replace(deployment, gateways=(first, *others))
     return deployment
+
+
+def _names_a_model(path: Path) -> bool:
+    """What --model takes, and no deployment file: `tiny:gdn`, `org/name`, a model's directory."""
+    word = str(path)
+    if path.exists() or path.suffix in _FILES:
+        return path.is_dir()
+    return word.startswith(TINY) or (word.count("/") == 1 and not word.startswith(("/", ".")))
 
 
 def following(supervisor: Supervisor, console: Console) -> Following:

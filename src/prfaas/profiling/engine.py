@@ -16,6 +16,7 @@ import numpy as np
 from prfaas.bench.asking import KNOWN_IDS
 from prfaas.bench.endpoint import ModelList
 from prfaas.core.errors import UNREADABLE, EngineError
+from prfaas.process.failures import in_words
 from prfaas.tls.context import PeerContext
 
 _SHORT_PROMPT = 32
@@ -25,11 +26,6 @@ _STEPS_S = 1.5
 _MOST_STEPS = 512
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
-
-
-def _said(error: Exception) -> str:
-    """In words: a timeout has none of its own."""
-    return str(error) or type(error).__name__
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -114,7 +110,7 @@ class EngineUnderTest:
                     raise EngineError(f"{self.url}: {answer.status}: {_text(content)}")
                 return msgspec.json.decode(content, type=dict[str, Any])
         except (*_CONNECTION_ERRORS, *UNREADABLE) as error:
-            raise EngineError(f"{self.url}: {_said(error)}") from error
+            raise EngineError(f"{self.url}: {in_words(error)}") from error
 
     async def step_s(self, batch: int, steps: int) -> float:
         """Seconds of a decode step with ``batch`` sequences: while all of them decode.
@@ -154,7 +150,7 @@ class EngineUnderTest:
                     if line.startswith(b"data: {"):
                         times.append(time.perf_counter())
         except _CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.url}: {_said(error)}") from error
+            raise EngineError(f"{self.url}: {in_words(error)}") from error
         return times
 
     def _body(self, prompt: list[int], max_tokens: int) -> dict[str, Any]:
@@ -180,7 +176,7 @@ class EngineUnderTest:
                         "api_key_file or api_key_env at the engine in the deployment file"
                     )
         except _CONNECTION_ERRORS as error:
-            raise EngineError(f"{self.url}: {_said(error)}") from error
+            raise EngineError(f"{self.url}: {in_words(error)}") from error
         if optional:
             return b""
         raise EngineError(f"{self.url}{path} answered {answer.status}: is it a vLLM server?")

@@ -157,7 +157,7 @@ def _lines(lines: list[LineStatus]) -> Table:
             _line_state(line),
             format_rate(line.goodput_bytes_per_s),
             "none" if limit is None else format_rate(limit),
-            f"{line.rtt_s * 1e3:.1f} ms",
+            f"{line.rtt_s * 1e3:.1f} ms" if line.rtt_s else "-",
             format_bytes(line.queued_bytes),
             f"{line.congestion:.0%}",
         )

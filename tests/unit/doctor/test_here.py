@@ -57,4 +57,4 @@ def test_files_and_memory_are_asked_of_agents_that_are_here() -> None:
     checked = {finding.check for finding in check_certificates(whole, now=time.time())}
     assert checked == {"certificate of e"}
     memory = next(f for f in check_machine(whole) if f.check == "shared memory")
-    assert memory.message.endswith("the arenas want 1.0 GiB")
+    assert memory.found.endswith("the arenas want 1.0 GiB")

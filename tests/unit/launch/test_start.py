@@ -38,6 +38,14 @@ def test_another_address_leaves_the_rest_of_the_gateway(file: Path) -> None:
     assert (gateway.listen, gateway.max_inflight_requests) == ("127.0.0.1:9000", 7)
 
 
+@pytest.mark.parametrize("word", ["tiny:gdn", "Qwen/Qwen3-0.6B", "."])
+def test_a_model_in_the_place_of_the_file_is_known_as_one(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"is no deployment file; did you mean --model {word}"):
+        load(Path(word), model=None, listen=None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(Path("deployments/none.yaml"), model=None, listen=None)
+
+
 def test_without_a_file_there_are_two_clusters() -> None:
     kinds = [cluster.kind for cluster in load(None, model=None, listen=None).clusters]
     assert sorted(kinds) == ["pd", "prfaas"]
