@@ -6,15 +6,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 _PIPE_WIDTH = 240
 
 
 def report_console() -> Console:
-    """Standard output. A pipe or a file has no width of its own: nothing is folded there."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    """Standard output. A pipe or a file has no width of its own: nothing is folded there. In a
+    narrow terminal tables fold; no figure is cut."""
+    return _ReportConsole(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+class _ReportConsole(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        for table in objects:
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.overflow = "ellipsis" if column.no_wrap else "fold"
+        super().print(*objects, **options)
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import ClassVar
 
 import pytest
+from rich.table import Table
 
 from prfaas.cli import console
-from prfaas.cli.console import progress_after
+from prfaas.cli.console import progress_after, report_console
 
 
 class Timer:
@@ -55,3 +57,16 @@ def test_after_the_silence_the_step_under_way_and_all_later_ones_are_shown(
         late.join()
         step("three")
     assert capsys.readouterr().err.splitlines() == ["planning: two ...", "planning: three ..."]
+
+
+def test_a_narrow_terminal_cuts_no_figure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "16")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    table = Table("tokens", "bytes")
+    table.add_row("1,234,567,890", "9,876,543,210")
+    report_console().print(table)
+    shown = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert sum(map(str.isdigit, shown)) == 20
