@@ -37,7 +37,7 @@ async def test_what_would_wait_past_its_deadline_is_refused_with_the_time_to_com
     async with mock.running() as client:
         await mock.ready()
         become(mock, ONE_SLOT)
-        queues = mock.gateway._driver.scheduler._requests.queues
+        queues = mock.gateway._driver.scheduler._requests.queues.of_all
         gates = gated(mock)
         asked = [asyncio.create_task(ask(client, stream=True)) for _ in range(3)]
         await until(lambda: queues.sequences == 1)
@@ -60,7 +60,7 @@ async def test_waiting_is_bounded_in_seconds_and_tokens() -> None:
     async with mock.running() as client:
         await mock.ready()
         become(mock, ONE_SLOT, ("gateway:\n", "gateway:\n  max_wait: 10 s\n"))
-        queues = mock.gateway._driver.scheduler._requests.queues
+        queues = mock.gateway._driver.scheduler._requests.queues.of_all
         gates = gated(mock)
         asked = [asyncio.create_task(ask(client, stream=True)) for _ in range(3)]
         await until(lambda: queues.sequences == 1)
@@ -89,7 +89,7 @@ async def test_answers_count_not_bodies() -> None:
         await until(lambda: begun(mock) == 2)
         assert {len(mock.engines[name].requests) for name in ("d1", "d2")} == {1}
         batch = asyncio.create_task(ask(client, ["a", "b", "c"], n=2))
-        await until(lambda: mock.gateway._driver.scheduler._requests.queues.sequences == 6)
+        await until(lambda: mock.gateway._driver.scheduler._requests.queues.of_all.sequences == 6)
         assert begun(mock) == 2
         for gate in gates:
             gate.set()

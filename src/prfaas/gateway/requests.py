@@ -266,7 +266,8 @@ class RequestFlow:
 
     def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
         """Why it is not begun, by what waits already; None if it is."""
-        wait_s = self._driver.scheduler.slot_wait_s(sequences)
+        by_all = self._models.serving(exchange.body.model) is None
+        wait_s = self._driver.scheduler.slot_wait_s(sequences, by_all=by_all)
         limit_s = min(exchange.time_left_s(), self._longest_wait_s)
         if wait_s > limit_s:
             message = (
@@ -274,8 +275,7 @@ class RequestFlow:
                 f"{limit_s:.0f} s"
             )
             return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s - limit_s)))
-        tokens = self._driver.scheduler.waiting_tokens
-        mine = exchange.facts.total_tokens or 1
+        tokens, mine = self._driver.scheduler.waiting_tokens, exchange.facts.total_tokens or 1
         if tokens and tokens + mine > self._most_waiting_tokens:
             message = f"{tokens} prompt tokens wait, and at most {self._most_waiting_tokens} may"
             return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s)))

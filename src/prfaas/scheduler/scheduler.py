@@ -199,9 +199,11 @@ class Scheduler:
         """Prompt tokens of the requests that wait for a place on an engine."""
         return self._requests.queues.tokens
 
-    def slot_wait_s(self, sequences: int) -> float:
-        """How long a request of so many sequences would wait for a decode slot, see `Queues`."""
-        return self._requests.queues.slot_wait_s(sequences)
+    def slot_wait_s(self, sequences: int, *, by_all: bool = True) -> float:
+        """How long a request of so many sequences would wait for a decode slot, see `Queues`.
+        ``by_all``: every engine serves it."""
+        queues = self._requests.queues
+        return (queues.of_all if by_all else queues.of_some).wait_s(sequences)
 
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it. Raises CallerError."""

@@ -36,9 +36,16 @@ def make(*slots: int) -> Scheduler:
     )
 
 
-def arrive(scheduler: Scheduler, name: str, *, sequences: int = 1, at: float = 0.0) -> list[str]:
+def arrive(
+    scheduler: Scheduler,
+    name: str,
+    *,
+    sequences: int = 1,
+    at: float = 0.0,
+    serves: tuple[str, ...] | None = None,
+) -> list[str]:
     """Returns on which engine it was started, if it was."""
-    event = e.RequestArrived(name, TOKENS, 1, sequences=sequences)
+    event = e.RequestArrived(name, TOKENS, 1, sequences=sequences, serves=serves)
     commands = scheduler.handle(event, now=at)
     scheduler.check_integrity()
     return [command.engine for command in commands if isinstance(command, c.StartDecode)]
@@ -109,3 +116,14 @@ def test_the_wait_for_a_slot_is_learned_while_some_wait() -> None:
     for name in names[9:11]:
         end(scheduler, name, at=1030.0)
     assert scheduler.slot_wait_s(1) == 0.0
+
+
+def test_who_waits_for_an_adapters_engine_keeps_nobody_else_waiting() -> None:
+    scheduler = make(1, 1)
+    for number in range(12):
+        arrive(scheduler, f"tuned{number}", at=0.0, serves=("d0",))
+    for number in range(9):
+        end(scheduler, f"tuned{number}", at=10.0 + 10 * number)
+    assert scheduler.slot_wait_s(1, by_all=False) == pytest.approx(10 * (2 + 1), rel=0.05)
+    assert scheduler.slot_wait_s(1) == 0.0
+    assert arrive(scheduler, "any", at=100.0) == ["d1"]
