@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prfaas.core.deployment import SchedulerConfig
-from prfaas.core.layout import KvGroup, KvLayout
+from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.policies.costs import LearnedCosts, LearnedPrefills
 from prfaas.policies.registry import POLICIES, for_policy, make_policy
 from prfaas.scheduler import commands as c
@@ -55,10 +55,11 @@ OTHERS = [
     TOPOLOGY,
 ]
 """What the deployment may become, and what it was."""
+LAYER = LayerLayout(name="l0", index=0, page_bytes=64, dtype="u8", shape=(64,))
 LAYOUTS = [
     KvLayout(
         model=name,
-        groups=(KvGroup(kind="full_attention", block_tokens=16, layers=()),),
+        groups=(KvGroup(kind="full_attention", block_tokens=16, layers=(LAYER,)),),
     )
     for name in ("old", "new")
 ]
