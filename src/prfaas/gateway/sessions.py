@@ -14,7 +14,10 @@ import asyncio
 import logging
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+
+import msgspec
 
 from prfaas.core.errors import LinkError
 from prfaas.core.gateway_sessions import (
@@ -70,6 +73,9 @@ class GatewaySession:
         """By agent: when it last said who lives."""
         self._known: dict[str, str] = {}
         self._known_until = -math.inf
+        self._leader = self.id
+        self._told: bytes | None = None
+        """What the leader has decided, as most agents say."""
         self._to_say = Decided()
         self._to_say_until = -math.inf
         self._wants: dict[str, asyncio.Event] = {}
@@ -88,11 +94,26 @@ class GatewaySession:
             heard = [found for at, found in self._heard.values() if at > now - LAPSES_AFTER_S]
             self._known = {self.id: self._name, **{g.id: g.name for found in heard for g in found}}
             self._known_until = now + _LOOK_S
+            self._elect(heard)
         return self._known
 
     def leader(self) -> str:
-        """The id of the one that decides for all: the first by name of those that live."""
-        return min(self.gateways().items(), key=lambda gateway: (gateway[1], gateway[0]))[0]
+        """The id of the one that decides for all: the first by name of those that live, as most
+        agents say."""
+        self.gateways()
+        return self._leader
+
+    def _elect(self, heard: list[list[LiveGateway]]) -> None:
+        """No agent by itself says who leads, or what the one that leads has decided."""
+        living = Counter(one for found in heard for one in {(g.name, g.id) for g in found})
+        of_most = [one for one, times in living.items() if 2 * times > len(heard)]
+        self._leader = min((self._name, self.id), *of_most)[1] if of_most else self.id
+        said: Counter[bytes] = Counter()
+        for found in heard:
+            decided = next((g.decided for g in found if g.id == self._leader), None)
+            if decided is not None:
+                said[msgspec.msgpack.encode(decided)] += 1
+        self._told = next((word for word, times in said.items() if 2 * times > len(heard)), None)
 
     def want(self) -> None:
         """Something waits: where that is for want of a share, ask for more at once."""
@@ -181,17 +202,15 @@ class GatewaySession:
             for session_id, name in self.gateways().items():
                 if session_id not in before:
                     logger.info("gateway %s shares the engines with this one", name)
-        self._follow(standing)
+        self._follow()
         self._on_shares(shares)
         return shares
 
-    def _follow(self, standing: Standing) -> None:
-        leader = self.leader()
-        if leader == self.id:
+    def _follow(self) -> None:
+        if self.leader() == self.id:
             self._on_decided(None)
-        for gateway in standing.gateways:
-            if gateway.id == leader != self.id and gateway.decided is not None:
-                self._on_decided(gateway.decided)
+        elif self._told is not None:
+            self._on_decided(msgspec.msgpack.decode(self._told, type=Decided))
 
     def _period_s(self, engines: Mapping[str, EngineUse]) -> float:
         idle = len(self._wants) >= _MANY and not any(map(_is_used, engines.values()))

@@ -14,6 +14,7 @@ from prfaas.core.gateway_sessions import (
     Decided,
     EngineShare,
     EngineUse,
+    LiveGateway,
     Standing,
     Use,
 )
@@ -127,6 +128,34 @@ async def test_an_agent_of_before_keeps_no_sessions(caplog: pytest.LogCaptureFix
     async with at(agent, one):
         await until(lambda: "keeps no gateways' sessions" in caplog.text)
         assert one.session.gateways() == {one.session.id: "gateway-1"}
+
+
+async def test_no_agent_by_itself_says_who_leads_or_what_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = Peer("gateway-1"), Peer("gateway-2")
+    honest, liar = [MockAgent("a"), MockAgent("b")], MockAgent("c")
+    standing, evil = liar.sessions.standing, Decided(roles={"d": "prefill"}, thresholds={"west": 1})
+
+    def lying(session_id: str, *, now: float) -> Standing:
+        said = standing(session_id, now=now)
+        forged = [msgspec.structs.replace(g, decided=evil) for g in said.gateways]
+        stranger = LiveGateway(id="0" * 12, name="!", decided=evil)
+        return msgspec.structs.replace(said, gateways=[stranger, *forged])
+
+    monkeypatch.setattr(liar.sessions, "standing", lying)
+    async with contextlib.AsyncExitStack() as stack:
+        for agent in (*honest, liar):
+            await stack.enter_async_context(at(agent, one, other))
+        decided = Decided(roles={"gateway-1": "decode"}, thresholds={"west": 7})
+        await until(lambda: other.led[-1:] == [decided])
+        assert one.led[-1] is None
+        seen = len(other.led)
+        await until(lambda: len(other.led) > seen + 6)
+        assert "!" in other.session.gateways().values()
+        assert other.session.leader() == one.session.id
+        assert evil not in other.led[seen:]
+        assert set(map(type, one.led[-6:])) == {type(None)}
 
 
 async def test_an_agent_has_no_say_in_other_machines_engines(
