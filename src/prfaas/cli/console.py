@@ -28,6 +28,11 @@ class _ReportConsole(Console):
                     column.overflow = "ellipsis" if column.no_wrap else "fold"
         super().print(*objects, **options)
 
+    def on_broken_pipe(self) -> None:
+        """The reader (head, less) went away: `prfaas.cli.main` ends as for every other writer; the
+        base would exit with 1, which is said of what is reported."""
+        raise BrokenPipeError
+
 
 @contextmanager
 def progress_after(silent_s: float, doing: str) -> Iterator[Callable[[str], None]]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -11,6 +15,8 @@ from rich.table import Table
 
 from prfaas.cli import console
 from prfaas.cli.console import progress_after, report_console
+
+PAPER = str(Path(__file__).resolve().parents[3] / "examples" / "paper.yaml")
 
 
 class Timer:
@@ -70,3 +76,14 @@ def test_a_narrow_terminal_cuts_no_figure(
     shown = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
     assert sum(map(str.isdigit, shown)) == 20
+
+
+@pytest.mark.parametrize(
+    "words", [["kv", "--list"], ["plan", PAPER], ["simulate", PAPER, "--requests", "50"]]
+)
+def test_a_reader_that_has_enough_is_no_failure(words: list[str]) -> None:
+    command = shlex.join([sys.executable, "-m", "prfaas.cli.main", *words])
+    ended = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True
+    )
+    assert (ended.returncode, "Broken" in ended.stderr) == (0, False), ended.stderr
