@@ -20,6 +20,8 @@ MOST_ENGINES = 512
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+Places = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+"""That may be taken: everybody may have one."""
 Total = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 """Of all gateways."""
 
@@ -51,8 +53,8 @@ class EngineShare(msgspec.Struct, frozen=True, kw_only=True):
     is told otherwise, and what all others together have there. ``others_prefills``: how many
     prefills of theirs were there of late."""
 
-    decode: Count
-    prefill: Count
+    decode: Places
+    prefill: Places
     others_decode: Total = 0
     others_prefills: Total = 0
     others_queued_s: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0

@@ -167,7 +167,7 @@ async def test_an_agent_has_no_say_in_other_machines_engines(
     def lying(session_id: str, *, now: float) -> Standing:
         said = standing(session_id, now=now)
         return msgspec.structs.replace(
-            said, engines={**said.engines, "elsewhere": EngineShare(decode=0, prefill=0)}
+            said, engines={**said.engines, "elsewhere": EngineShare(decode=1, prefill=1)}
         )
 
     monkeypatch.setattr(agent.sessions, "standing", lying)
@@ -201,3 +201,25 @@ def test_of_many_agents_one_without_work_is_told_less_often() -> None:
     assert session._period_s(idle) == sessions._IDLE_PERIOD_S < LAPSES_AFTER_S / 2
     peer.wants = 1
     assert session._period_s(peer.outstanding("west")) == sessions._PERIOD_S
+
+
+async def test_an_agent_that_leaves_no_place_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By none at all nothing can be planned: every request of the gateway would fail."""
+    mock = MockDeployment()
+    none = {"decode": 0, "prefill": 0}
+    said = msgspec.Raw(msgspec.json.encode({"gateways": [], "engines": {"d1": none, "d2": none}}))
+    async with mock.running() as client:
+        await mock.ready()
+        agent, asked = mock.agents["west-agent"], asyncio.Event()
+
+        def standing(_session_id: str, *, now: float) -> msgspec.Raw:
+            asked.set()
+            return said
+
+        monkeypatch.setattr(agent.sessions, "standing", standing)
+        for _ in range(2):
+            asked.clear()
+            await asked.wait()
+        body = {"model": "mock-model", "prompt": "word " * 60, "max_tokens": 2}
+        async with client.post("/v1/completions", json=body) as answer:
+            assert answer.status == 200
