@@ -159,6 +159,25 @@ def test_a_prefill_engine_that_serves_it_stands_in_though_others_decode() -> Non
     assert asked(drive, "before") == {"d1", "p2"}
 
 
+def test_whichever_stand_in_is_free_first_answers_who_waits() -> None:
+    drive = Driver(topology(capacity=1))
+    drive(e.EngineDown("d1", "exit"))
+    serves = ("d1", "p1", "p2")
+    first = dict(starts(drive.arrive(TINY, "a", serves=serves)))
+    first |= dict(starts(drive.arrive(TINY, "b", serves=serves)))
+    assert set(first.values()) == {"p1", "p2"}
+    assert drive.arrive(TINY, "c", serves=serves) == []
+    ends = next(rid for rid, engine in first.items() if engine != _assigned(drive, "c"))
+    assert starts(drive(e.RequestCompleted(ends, 1))) == [("c", first[ends])]
+
+
+def _assigned(drive: Driver, rid: str) -> str:
+    """The engine that it waits for."""
+    decode = drive.scheduler._records[rid].decode
+    assert decode is not None
+    return decode.name
+
+
 def test_it_waits_for_an_engine_that_serves_it_and_for_no_other() -> None:
     drive = Driver(topology(), engine_wait="60 s")
     for name in ("d1", "d2", "p1"):
