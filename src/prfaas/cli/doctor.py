@@ -15,7 +15,7 @@ from prfaas.cli.console import report_console
 from prfaas.cli.reports import add_json, teach
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError, ConfigError
-from prfaas.core.units import parse_duration
+from prfaas.core.units import format_count, parse_duration
 from prfaas.doctor.examine import examine
 from prfaas.doctor.finding import Finding, ok
 
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         print(msgspec.json.encode(report).decode())
     else:
         console.print(
-            f"\n{report.errors} errors, {report.warnings} warnings, {len(levels)} findings",
+            f"\n{format_count(report.errors, 'error')}, "
+            f"{format_count(report.warnings, 'warning')}, {format_count(len(levels), 'finding')}",
             highlight=False,
         )
     return 1 if report.errors else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prfaas.core.deployment import load_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.units import format_count
 from prfaas.render import kubernetes, systemd
 from prfaas.render.options import Images
 from prfaas.render.sites import parse_site
@@ -72,5 +73,5 @@ def run(args: argparse.Namespace) -> int:
         place = args.out / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
-    print(f"{len(files)} files in {args.out}")
+    print(f"{format_count(len(files), 'file')} in {args.out}")
     return 0

@@ -88,3 +88,8 @@ def format_rate(bytes_per_s: float) -> str:
 def format_duration(seconds: float) -> str:
     """Seconds for a reader: ``12 ms``, ``1.24 s``."""
     return f"{seconds:.2f} s" if abs(seconds) >= 1 else f"{seconds * 1e3:.0f} ms"
+
+
+def format_count(number: int, what: str) -> str:
+    """For a reader, with the noun as it goes with it: ``1 error``, ``1,200 blocks``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

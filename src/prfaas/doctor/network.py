@@ -16,6 +16,7 @@ import msgspec
 from prfaas.core.addresses import parse_address, parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.core.errors import UNREADABLE
+from prfaas.core.units import format_count
 from prfaas.doctor.finding import Finding, ok
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
@@ -159,8 +160,8 @@ async def _line(http: aiohttp.ClientSession, line: Line, trust: Trust) -> AsyncI
         rtts, least = [s.rtt_s for s in up], [s.min_rtt_s for s in up]
         yield ok(
             check,
-            f"{sum(s.connections for s in up)} connections, RTT {max(rtts) * 1e3:.1f} ms "
-            f"(least {min(least) * 1e3:.1f} ms)",
+            f"{format_count(sum(s.connections for s in up), 'connection')}, "
+            f"RTT {max(rtts) * 1e3:.1f} ms (least {min(least) * 1e3:.1f} ms)",
         )
 
 

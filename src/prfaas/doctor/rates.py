@@ -9,7 +9,7 @@ import msgspec
 
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.core.errors import UNREADABLE
-from prfaas.core.units import format_duration, format_rate
+from prfaas.core.units import format_count, format_duration, format_rate
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import MeasuredLine
 from prfaas.tls.agents import Trust
@@ -78,7 +78,7 @@ def _refused(check: str, sender: AgentConfig, status: int, why: str) -> Finding:
 def _judged(check: str, line: Line, measured: MeasuredLine) -> Finding:
     rate = max(measured.goodput_bytes_per_s, measured.all_bytes_per_s)
     words = (
-        f"{format_rate(rate)} over {measured.connections} connections, RTT "
+        f"{format_rate(rate)} over {format_count(measured.connections, 'connection')}, RTT "
         f"{format_duration(measured.min_rtt_s)}, {format_duration(measured.rtt_s)} under this load"
     )
     configured = line.rate_bytes_per_s

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prfaas.core.units import format_bytes, format_rate
+from prfaas.core.units import format_bytes, format_count, format_rate
 from prfaas.status.snapshot import (
     CacheStatus,
     ClusterStatus,
@@ -104,7 +104,7 @@ def _machine(machine: MachineStatus) -> list[str | Text]:
         machine.agent,
         "agent",
         _state(machine.up),
-        f"{transfers} transfers" if machine.up else "",
+        format_count(transfers, "transfer") if machine.up else "",
         "",
         memory if total else "",
         ", ".join(_cache(cache) for cache in machine.caches),
@@ -117,7 +117,7 @@ def _cache(cache: CacheStatus) -> str:
 
 
 def _engine_cache(engine: EngineStatus) -> str:
-    blocks = "" if engine.cached_blocks is None else f"{engine.cached_blocks:,} blocks"
+    blocks = "" if engine.cached_blocks is None else format_count(engine.cached_blocks, "block")
     return blocks if engine.hit_share is None else f"{blocks}, {engine.hit_share:.0%} hits"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from prfaas.core.errors import ConfigError
-from prfaas.core.units import parse_bytes, parse_duration, parse_rate, parse_tokens
+from prfaas.core.units import format_count, parse_bytes, parse_duration, parse_rate, parse_tokens
 
 
 def test_units_are_what_they_say() -> None:
@@ -31,3 +31,11 @@ def test_units_are_what_they_say() -> None:
 def test_other_things_are_refused(parse: Callable[[str], float], text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse(text)
+
+
+def test_a_count_and_its_noun_agree() -> None:
+    assert [format_count(n, "error") for n in (0, 1, 1200)] == [
+        "0 errors",
+        "1 error",
+        "1,200 errors",
+    ]

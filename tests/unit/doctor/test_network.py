@@ -24,7 +24,7 @@ async def test_processes_that_answer_and_lines_that_are_up() -> None:
         late = await findings(mock.deployment(), skew_s=60)
     for name in ("engine e1", "engine d2", "agent east-agent", "line east -> west"):
         assert found[name].level == "ok"
-    assert found["line east -> west"].found.startswith("1 connections, RTT 30.0 ms")
+    assert found["line east -> west"].found.startswith("1 connection, RTT 30.0 ms")
     assert (late["agent west-agent"].level, late["line east -> west"].level) == ("warning", "ok")
     # A Date header has whole seconds.
     assert re.search("differs by -6[01] s", late["agent west-agent"].found)
