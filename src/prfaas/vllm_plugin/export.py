@@ -40,7 +40,8 @@ and the line needs 13 ms at 10 Gbit/s for as much."""
 
 
 _PATIENCE_S = 0.1
-"""An answer has been given when it leaves for the cache; others' next tokens wait meanwhile."""
+"""An answer has been given when it leaves for the cache; others' next tokens wait meanwhile. So
+long it waits for slots in all; what copying takes is not counted."""
 
 
 class _OpenSlot:
@@ -74,7 +75,7 @@ class _Outgoing:
     """In Unix seconds."""
     slot: _OpenSlot | None = None
     patience: float = inf
-    """Until when the model's thread may wait for slots, where that is before the deadline."""
+    """Seconds that the model's thread may still wait for slots, besides the deadline."""
     left: set[str] = field(default_factory=set)
     """Layers whose pages have left in this step."""
     stopped: bool = False
@@ -176,7 +177,7 @@ class Exporter:
         deadline = time.monotonic() + params.deadline_s
         transfer = _Outgoing(step, plan, deadline, time.time())
         if params.destination == THIS_AGENT:
-            transfer.patience = time.monotonic() + _PATIENCE_S
+            transfer.patience = _PATIENCE_S
         self._open[params.transfer_id] = transfer
         if not plan.spans:
             transfer.stopped = True  # the engine's other ranks send all that this one holds
@@ -281,8 +282,11 @@ class Exporter:
             return self._client.lease(0.0, transfer_id=transfer.transfer_id)
         except CapacityError:
             self._copier.submit()  # slots come free when what fills the others has been copied
-        left_s = max(0.0, min(transfer.deadline, transfer.patience) - time.monotonic())
-        return self._client.lease(left_s, transfer_id=transfer.transfer_id)
+        began = time.monotonic()
+        left_s = max(0.0, min(transfer.deadline - began, transfer.patience))
+        slot = self._client.lease(left_s, transfer_id=transfer.transfer_id)
+        transfer.patience -= time.monotonic() - began
+        return slot
 
     def _flush(self, transfer: _Outgoing) -> None:
         filled, transfer.slot = transfer.slot, None

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 
+from prfaas.core.errors import CapacityError  # noqa: E402
 from prfaas.core.handoff import ExportParams  # noqa: E402
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout  # noqa: E402
 from prfaas.core.transfer_plan import TransferPlan  # noqa: E402
@@ -21,7 +23,7 @@ from prfaas.testing.loopback_agent_client import (  # noqa: E402
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST  # noqa: E402
 from prfaas.vllm_plugin.export import Exporter  # noqa: E402
 from prfaas.vllm_plugin.load import Importer, LoadResults  # noqa: E402
-from prfaas.vllm_plugin.metadata import ExportStep, ImportStart  # noqa: E402
+from prfaas.vllm_plugin.metadata import THIS_AGENT, ExportStep, ImportStart  # noqa: E402
 from prfaas.vllm_plugin.pages import CpuCopier  # noqa: E402
 
 BLOCK = 4
@@ -340,6 +342,39 @@ def test_slots_that_only_wait_to_be_copied_are_copied_when_none_is_left(
     rank.prefill([16], 0, 16)
     assert client.finished == {"t"}
     assert len(sent) > 2
+
+
+@pytest.mark.parametrize(("each_s", "kept"), [(0.01, True), (0.04, False)])
+def test_an_answer_waits_for_slots_so_long_in_all_whatever_copying_takes(
+    each_s: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, now = LoopbackAgentClient(slot_bytes=64, slots=100), 0.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def lease(timeout_s: float, *, transfer_id: str) -> LoopbackSlot:
+        """None is there at once."""
+        if timeout_s < each_s:
+            raise CapacityError("no free slot")
+        passes(each_s)
+        return LoopbackAgentClient.lease(client, timeout_s, transfer_id=transfer_id)
+
+    class SlowCopier(CpuCopier):
+        def gather(self, sources: list[int], target: int, size: int) -> None:
+            passes(1.0)
+            super().gather(sources, target, size)
+
+    monkeypatch.setattr("prfaas.vllm_plugin.export.time.monotonic", lambda: now)
+    monkeypatch.setattr(client, "lease", lease)
+    rank = Rank(client, 1, SlowCopier())
+    wanted = msgspec.structs.replace(params(0, 16), destination=THIS_AGENT)
+    step = ExportStep("r", wanted, MOCK_DIGEST, 0, 16, True, tables(1, 9), (16,))
+    rank.exporter.step_ended([step])
+    assert len(client.extents["t"]) >= 3
+    assert (client.finished == {"t"}) is kept
+    assert ("t" in client.aborted) is not kept
 
 
 def test_an_export_the_agent_stopped_is_not_continued() -> None:
