@@ -49,7 +49,9 @@ class StartProgress:
         self._live.stop()
 
     def changed(self, child: Child) -> None:
-        """Show what a process does now."""
+        """Show what a process does now. One that was never started has not ended."""
+        if child.state is ChildState.ENDED and child.starts == 0:
+            return
         elapsed_s = time.monotonic() - self._began
         self._rows[child.name] = (child, elapsed_s)
         if not self._live.is_started:

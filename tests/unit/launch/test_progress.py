@@ -39,3 +39,13 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     assert "gateway" in table
     assert "ready" in table
     assert "(start 2)" not in table
+
+
+def test_what_was_never_started_is_not_said_to_have_ended(tmp_path: Path) -> None:
+    out, run = io.StringIO(), RunDirectory(tmp_path)
+    with StartProgress(Console(file=out)) as progress:
+        child = Child("engine", Command(("true",), {}), probe="", run=run, changed=progress.changed)
+        child.state = ChildState.ENDED
+        progress.changed(child)
+    run.close()
+    assert out.getvalue() == ""
