@@ -21,7 +21,7 @@ from prfaas.bench.endpoint import Endpoint, Served, api_key_of
 from prfaas.bench.load import Pace, Told, send
 from prfaas.bench.outcomes import Outcome, Slo, Spread, Summary, summarise
 from prfaas.cli.console import report_console
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.trace_options import add_trace_options, told
 from prfaas.core.errors import CallerError, ConfigError
@@ -98,8 +98,8 @@ def _configure_endpoint(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Send, measure, report; returns the exit status. Raises CallerError, EngineError."""
-    check_output("--save", args.save)
-    check_output("--plot", args.plot)
+    prepare_output("--save", args.save)
+    prepare_output("--plot", args.plot)
     if args.plot is not None:
         check_picture(args.plot)
     slo = Slo(*(None if t is None else parse_duration(t) for t in (args.ttft, args.tpot)))

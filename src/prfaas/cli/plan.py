@@ -9,7 +9,7 @@ import msgspec
 
 from prfaas.cli.console import progress_after, report_console
 from prfaas.cli.description_options import add_description_options, described
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 from prfaas.cli.plan_report import print_plan
 from prfaas.cli.reports import add_json, teach
 from prfaas.planner.compare import Plan, plan
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     scenario = scenario_of(
         described(args), source=str(args.description), beside=args.description.parent
     )
-    check_output("--plot", args.plot)
+    prepare_output("--plot", args.plot)
     if args.plot is not None:
         check_plan_picture(scenario, args.plot)  # Better known before the search.
     with progress_after(_SILENT_S, "planning") as on_step:

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.cli.console import report_console
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import teach
 from prfaas.core.deployment import ClusterConfig, Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import CallerError, ConfigError
@@ -58,13 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write, say how to use it; returns the exit status."""
-    check_output("--plot", args.plot)
+    prepare_output("--plot", args.plot)
     if args.plot is not None:
         check_picture(args.plot)
     budget_s = parse_duration(args.time)
     longest = None if args.longest is None else parse_tokens(args.longest)
     if args.target.startswith(("http://", "https://")):
-        check_output("-o", args.output)
+        prepare_output("-o", args.output)
         wanted = Wanted(args.target, budget_s, longest, args.max_batch or 32)
         found = {args.output.stem: asyncio.run(measure(wanted, _tell(args.output.stem)))}
         paths = {args.output.stem: args.output}

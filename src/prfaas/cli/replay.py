@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prfaas.cli.console import progress_after, report_console
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_bytes, format_duration
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Returns the exit status. Raises CallerError for what is no journal, and for no request."""
     if args.slowest < 1:
         raise CallerError(f"--slowest {args.slowest}: write 1 or more")
-    check_output("--plot", args.plot)
+    prepare_output("--plot", args.plot)
     if args.plot is not None:
         check_picture(args.plot)
     if args.request is None and args.json and args.plot is None:

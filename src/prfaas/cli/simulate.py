@@ -14,7 +14,7 @@ from rich.console import Console
 
 from prfaas.cli.console import report_console
 from prfaas.cli.description_options import add_description_options, described
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.simulate_journal import Replay, replayed
 from prfaas.core.errors import CallerError, ConfigError
@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
         raise CallerError("--events writes one run: name one with --policy, and no --sweep")
     if args.parallel < 1:
         raise CallerError(f"--parallel {args.parallel}: at least 1")
-    check_output("--events", args.events)
-    check_output("--plot", args.plot)
+    prepare_output("--events", args.events)
+    prepare_output("--plot", args.plot)
     if args.plot is not None:
         check_picture(args.plot)  # What cannot be drawn is better known before the run.
     setting, jobs = _jobs(scenario, runs, replay, args)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import teach
 from prfaas.core.addresses import parse_address, stays_here
 from prfaas.core.deployment import Deployment
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the deployment; 128 + the signal that ended it."""
-    check_output("--events", args.events)
+    prepare_output("--events", args.events)
     deployment = load(args.deployment, model=args.model, listen=args.listen)
     if args.ray is not None:
         return _up_on_ray(deployment, args)

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from prfaas.cli.main import main
-from prfaas.cli.outputs import check_output
+from prfaas.cli.outputs import prepare_output
 
 PAPER = str(Path(__file__).resolve().parents[3] / "examples" / "paper.yaml")
 
 
 def test_a_file_that_is_new_or_there_can_be_written(tmp_path: Path) -> None:
-    check_output("--save", None)
-    check_output("--save", tmp_path / "new")
+    prepare_output("--save", None)
+    prepare_output("--save", tmp_path / "new")
     (tmp_path / "old").touch()
-    check_output("--save", tmp_path / "old")
+    prepare_output("--save", tmp_path / "old")
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,11 @@ def test_a_file_that_is_new_or_there_can_be_written(tmp_path: Path) -> None:
 def test_every_verb_looks_before_it_works(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = tmp_path / "none" / "out.svg"
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "out.svg"
     assert main([*words, str(place)]) == 2
     said = capsys.readouterr()
-    assert f"{words[-1]} {place}: there is no directory {place.parent}" in said.err
+    assert f"{words[-1]} {place}: cannot be written: " in said.err
     assert said.out == ""
 
 

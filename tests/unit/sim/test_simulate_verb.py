@@ -111,15 +111,6 @@ def test_lost_requests_say_why(scenario: Path, capsys: pytest.CaptureFixture[str
     assert run["lost_by_error"] == {"deadline": run["lost"]}
 
 
-def test_the_results_are_shown_even_where_the_plot_cannot_be_written(
-    scenario: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["simulate", str(scenario), "--plot", str(scenario / "plot.svg")]) == 2
-    shown = capsys.readouterr()
-    assert "all PD" in shown.out
-    assert "plot.svg: cannot be written: " in shown.err
-
-
 def test_profiles_may_name_a_model_as_the_planners_do(
     scenario: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
