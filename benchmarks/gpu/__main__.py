@@ -3,7 +3,9 @@
     copies    pages between GPU and arena: rates, time of the model's thread (no engine needed)
     identity  answers after a hand-off beside a stock engine's, every layout, with margins, and
               with something lost on the way
-    ranks     engines of one rank and of two hand over to each other (two GPUs)
+    ranks     engines of one rank and of two hand over to each other, beside stock engines of one
+              and of two (two GPUs)
+    tuning    whether ranks that tuned kernels must be started again (two GPUs)
     choices   kernels that engines of one configuration choose apart, and whether bits follow
     tail      hand-offs that end at a block's end beside exact ones; imports beside running answers;
               prefill stock, idle and exporting
@@ -110,6 +112,12 @@ def _ranks(args: argparse.Namespace) -> Rows:
     )
 
 
+def _tuning(args: argparse.Namespace) -> Rows:
+    from benchmarks.gpu import tuning
+
+    return tuning.measure(args.kinds or tuning.KINDS, args.engine_args.split())
+
+
 def _tail(args: argparse.Namespace) -> Rows:
     from benchmarks.gpu import tail
     from benchmarks.gpu.prefill import LENGTHS
@@ -143,6 +151,7 @@ _PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "identity": _identity,
     "choices": _choices,
     "ranks": _ranks,
+    "tuning": _tuning,
     "prefill": _prefill,
     "link": _link,
     "faults": _faults,

@@ -71,7 +71,7 @@ def measure(kinds: Sequence[str], args: list[str]) -> Iterator[Row]:
 
 
 def _one_kind(kind: str, stack: ExitStack, home: Path, args: list[str]) -> Iterator[Row]:
-    deployment = _deployment(str(ensure(kind)))
+    deployment = deployment_of(str(ensure(kind)))
     stock, ours = SETTINGS
     first = _Engine(f"{stock}, first", {})
     first.run(stack, deployment, home, args)
@@ -106,7 +106,8 @@ def _compared(kind: str, setting: str, engines: Sequence[_Engine]) -> Iterator[R
         }  # fmt: skip
 
 
-def _deployment(model: str) -> Deployment:
+def deployment_of(model: str) -> Deployment:
+    """Of engines that are started by hand; its addresses are nobody's."""
     decode = {"name": "d", "role": "decode", "url": "http://127.0.0.1:1"}
     prefill = {"name": "p", "role": "prefill", "url": "http://127.0.0.1:2"}
     agents = [
