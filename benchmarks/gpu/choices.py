@@ -111,7 +111,8 @@ def deployment_of(model: str) -> Deployment:
     decode = {"name": "d", "role": "decode", "url": "http://127.0.0.1:1"}
     prefill = {"name": "p", "role": "prefill", "url": "http://127.0.0.1:2"}
     agents = [
-        {"name": n, "listen": "127.0.0.1:3", "admin": "127.0.0.1:4", "socket": n} for n in "ab"
+        {"name": n, "listen": f"127.0.0.1:{at}", "admin": f"127.0.0.1:{at + 1}", "socket": n}
+        for n, at in (("a", 3), ("b", 5))
     ]
     return parse_deployment(json.dumps({
         "clusters": [
