@@ -162,6 +162,25 @@ async def test_a_cluster_that_is_down_is_said(browser: Any) -> None:
         await check_accessible(page)
 
 
+CACHES_WITH_LONG_FIGURES = """() => {
+  const long = ["", "agents' memory for hand-offs", "0% of 1,048K tokens", "16% of 61.5K tokens"];
+  for (const row of document.querySelectorAll("#caches tbody tr"))
+    [...row.children].forEach((cell, at) => { if (at) cell.textContent = long[at]; });
+  const around = document.querySelector("#caches").parentElement;
+  return [around.querySelectorAll("td").length > 0, around.scrollWidth <= around.clientWidth];
+}"""
+
+
+async def test_figures_of_caches_are_not_cut_beside_the_events(browser: Any) -> None:
+    deployment = MockDeployment()
+    async with deployment.running() as client, opened(browser, client) as page:
+        await deployment.ready()
+        await shows(page, "#connection", "live")
+        await shows(page, "#caches", "west")
+        await page.set_viewport_size(WIDE)
+        assert await page.evaluate(CACHES_WITH_LONG_FIGURES) == [True, True]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_it_fits_a_phone_in_light_and_dark(browser: Any, scheme: str) -> None:
     deployment = MockDeployment()

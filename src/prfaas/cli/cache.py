@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
+from prfaas.cli.prompt_files import beginning, requests_of
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import load_deployment
-from prfaas.core.errors import UNREADABLE, ConfigError
+from prfaas.core.errors import UNREADABLE
 from prfaas.core.units import format_bytes
 from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
@@ -66,8 +65,6 @@ Exit status: 0, 1 where a prompt is not cached or the gateway does not answer, 2
 """
 
 _TIMEOUT = aiohttp.ClientTimeout(total=600.0, sock_connect=10.0)
-_MOST_BYTES, _MOST_PROMPTS = 64 << 20, 1000
-_SHOWN = 60
 _KNOWN_WITHIN_S, _AGAIN_S = 10.0, 0.2
 """What an agent has cached it tells its gateways at once, but that may be after the answer."""
 
@@ -159,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def ask(args: argparse.Namespace) -> int:
     """`run`, on a running loop."""
-    prompts = [] if args.action == "show" else list(_prompts(args.file))
+    prompts = [] if args.action == "show" else list(requests_of(args.file))
     deployment = load_deployment(deployment_file(args))
     keys = deployment.gateway.operators.read()
     headers = {"Content-Type": "application/json"}
@@ -234,7 +231,7 @@ async def _tell(way: _Way, args: argparse.Namespace, prompts: list[bytes]) -> in
 
 
 async def _one(way: _Way, action: str, body: bytes, *, pins: bool) -> Told:
-    prompt = body[:_SHOWN].decode(errors="replace") + ("..." if len(body) > _SHOWN else "")
+    prompt = beginning(body)
     report, error = await way.post(action, body)
     if report is not None:
         error = _not_pinned(report) if action == "pin" else None
@@ -270,8 +267,8 @@ def _line(action: str, told: Told) -> str:
     if action == "query":
         held = [f"{name} {at['cached_tokens']}" for name, at in sorted(report["engines"].items())]
         kept = [f"{name} {tokens}" for name, tokens in sorted(report["agents"].items())]
-        return f"{head}; engines need not compute: {', '.join(held) or 'none'}; " + (
-            f"kept as this prompt: {', '.join(kept) or 'nowhere'}"
+        return f"{head}; cached in engines: {', '.join(held) or 'none'}; " + (
+            f"at agents: {', '.join(kept) or 'none'}"
         )
     return f"{head}; {_pins(report, undone=action == 'unpin')}"
 
@@ -282,32 +279,3 @@ def _pins(report: dict[str, Any], *, undone: bool = False) -> str:
         f"{word} {at['tokens']} at {name}" if at["error"] is None else f"{name}: {at['error']}"
         for name, at in sorted(report["agents"].items())
     )
-
-
-def _prompts(file: str) -> Iterator[bytes]:
-    """The requests of a file. Raises ConfigError."""
-    try:
-        raw = Path("/dev/stdin" if file == "-" else file).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
-    if len(raw) > _MOST_BYTES:
-        raise ConfigError(f"{file}: {len(raw)} bytes; at most {_MOST_BYTES} are read")
-    try:
-        values = [msgspec.json.decode(raw)]
-    except UNREADABLE:
-        values = []
-        for number, line in enumerate(raw.splitlines(), start=1):
-            try:
-                values += [msgspec.json.decode(line)] if line.strip() else []
-            except UNREADABLE as error:
-                raise ConfigError(f"{file}, line {number}: not JSON: {error}") from error
-    if not 0 < len(values) <= _MOST_PROMPTS:
-        raise ConfigError(f"{file}: {len(values)} prompts; 1 to {_MOST_PROMPTS} are taken")
-    for number, value in enumerate(values, start=1):
-        value = {"prompt": value} if isinstance(value, str) else value
-        if not isinstance(value, dict) or not {"prompt", "messages"} & value.keys():
-            raise ConfigError(
-                f"{file}: prompt {number} is no request: write "
-                '{"prompt": "..."} or {"messages": [...]}'
-            )
-        yield msgspec.json.encode(value)

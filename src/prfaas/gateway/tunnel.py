@@ -42,7 +42,7 @@ async def open_tunnel(
                 lambda: _Asking(through, engine, answered), host, port, ssl=through
             )
             status = await answered
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):
         _drop(transport)
         raise
     except OSError as error:

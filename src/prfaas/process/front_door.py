@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -66,6 +67,8 @@ class _Door:
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: set[asyncio.Task[None]] = set()
+        self._untouched: set[socket.socket] = set()
+        """Accepted, and not yet the loop's."""
         self._lines = OnceASecond()
         self._said: dict[str, int] = {}
 
@@ -101,12 +104,21 @@ class _Door:
                 await asyncio.sleep(_FULL_PAUSE_S)
                 continue
             entry = self.book.came(str(address[0]), time.monotonic())
+            self._untouched.add(sock)
             task = asyncio.ensure_future(self._open_one(sock, entry))
             entry.drop = task.cancel
             self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            task.add_done_callback(partial(self._opened, sock, entry))
+
+    def _opened(self, sock: socket.socket, entry: Connection, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        if sock in self._untouched:  # It was cancelled before it had begun.
+            self._untouched.discard(sock)
+            sock.close()
+            self.book.gone(entry)
 
     async def _open_one(self, sock: socket.socket, entry: Connection) -> None:
+        self._untouched.discard(sock)
         loop = asyncio.get_running_loop()
         options = {} if self._tls is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
         try:

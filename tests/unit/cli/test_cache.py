@@ -14,6 +14,7 @@ import pytest
 
 from prfaas.cli.cache import Shown, _agent_line, ask
 from prfaas.cli.main import build_parser
+from prfaas.cli.prompt_files import beginning
 from prfaas.core.errors import ConfigError
 from prfaas.testing.mock_deployment import BLOCK_TOKENS, MockDeployment, until
 
@@ -60,7 +61,7 @@ async def test_a_prompt_is_warmed_pinned_asked_for_and_unpinned(site: Site) -> N
     site.agents["west-agent"].caches("x", list(PROMPT.encode()), BOUNDARY)
     await until(lambda: bool(site.gateway.pools.entries()["west-agent"]))
     status, said = await site.cache("query", file, fleet)
-    assert (status, f"kept as this prompt: west-agent {BOUNDARY}" in said) == (0, True), said
+    assert (status, f"at agents: west-agent {BOUNDARY}" in said) == (0, True), said
     for action, pinned in (("pin", ["x"]), ("unpin", [])):
         status, said = await site.cache(action, file, fleet)
         assert (status, f"{action}ned {BOUNDARY} at west-agent" in said) == (0, True), said
@@ -103,3 +104,18 @@ async def test_what_is_no_prompt_is_said_before_anything_is_asked(site: Site) ->
             await site.cache("warm", str(site.home / "wrong"), fleet)
     status, said = await site.cache("warm", site.file({"prompt": ["a", "b"]}), fleet)
     assert (status, "one prompt at a time" in said) == (1, True), said
+
+
+@pytest.mark.parametrize(
+    ("request_", "begins"),
+    [
+        ({"prompt": "Once upon\na time"}, "Once upon a time"),
+        ({"prompt": "x" * 500}, "x" * 60 + "..."),
+        ({"prompt": [1, 2]}, '{"prompt":[1,2]}'),
+        ({"messages": [{"role": "system", "content": "Be brief."}]}, "Be brief."),
+        ({"messages": [1]}, '{"messages":[1]}'),
+        ({"messages": []}, '{"messages":[]}'),
+    ],
+)
+def test_a_prompt_is_named_by_how_its_text_begins(request_: dict[str, Any], begins: str) -> None:
+    assert beginning(msgspec.json.encode(request_)) == begins
