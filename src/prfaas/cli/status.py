@@ -61,9 +61,10 @@ async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) 
             console.print(draw(snapshot), highlight=False)
         else:
             period_s = parse_duration(args.every)
-            with Live(draw(snapshot), console=console, screen=True, auto_refresh=False) as live:
+            seen = draw(snapshot, width=console.width)
+            with Live(seen, console=console, screen=True, auto_refresh=False) as live:
                 while True:
                     await asyncio.sleep(period_s)
                     snapshot = await collect(deployment, http, gateway=gateway, now=time.time())
-                    live.update(draw(snapshot), refresh=True)
+                    live.update(draw(snapshot, width=console.width), refresh=True)
     return 0 if snapshot.well else 1

@@ -20,20 +20,34 @@ from prfaas.status.snapshot import (
 )
 
 _DECISIONS_SHOWN = 8
+_WIDE = 100
+"""Columns of a terminal in which all is shown."""
+_DETAILS = frozenset({"memory", "cached", "limit", "queued", "congestion", "why"})
 
 
-def draw(snapshot: Snapshot) -> RenderableType:
-    """The whole picture; every state is a word, so colour is not needed to read it."""
+def draw(snapshot: Snapshot, *, width: int = _WIDE) -> RenderableType:
+    """The whole picture; every state is a word, so colour is not needed to read it. Where it has
+    few columns (``width``), the less important ones are left out."""
     parts: list[RenderableType] = [_head(snapshot)]
-    parts += [_clusters(snapshot.clusters)]
+    tables = [_clusters(snapshot.clusters)]
     if snapshot.lines:
-        parts.append(_lines(snapshot.lines))
-    if snapshot.decisions:
-        parts.append(_decisions(snapshot))
-    if snapshot.troubles:
+        tables.append(_lines(snapshot.lines))
+    parts += [_without_details(table) if width < _WIDE else table for table in tables]
+    if snapshot.troubles:  # Before what may lie below the end of a small screen.
         parts.append(Text("troubles", "bold red"))
         parts += [Text(f"  {trouble}", "red") for trouble in snapshot.troubles]
+    if snapshot.decisions:
+        decisions = _decisions(snapshot)
+        parts.append(_without_details(decisions) if width < _WIDE else decisions)
     return Group(*parts)
+
+
+def _without_details(whole: Table) -> Table:
+    kept = [column for column in whole.columns if column.header not in _DETAILS]
+    table = Table(*(str(column.header) for column in kept), box=None, pad_edge=False)
+    for cells in zip(*(column.cells for column in kept), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def _head(snapshot: Snapshot) -> Text:

@@ -106,3 +106,14 @@ def test_machines_of_a_cluster_and_pairs_of_a_line_are_told_apart() -> None:
     order = [n for row in rows for n in ("west-agent", "d1 ", "agent-2", "d2 ") if f" {n}" in row]
     assert order[:4] == ["west-agent", "d1 ", "agent-2", "d2 "]
     assert "1 of 2 pairs up" in page.getvalue()
+
+
+def test_a_narrow_screen_has_names_and_states_whole_and_troubles_first() -> None:
+    page = io.StringIO()
+    Console(width=60, color_system=None, file=page).print(draw(snapshot(up=False), width=60))
+    shown = page.getvalue()
+    for part in ("west-agent", "d1", "engine d1 of west is down"):
+        assert part in shown
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "KV cache" not in shown
+    assert shown.index("troubles") < shown.index("last requests")
