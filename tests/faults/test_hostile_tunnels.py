@@ -14,9 +14,12 @@ from tests.faults.doors import LINE, Door, certificates, healthy, running_agent,
 
 from prfaas.agent.service import Agent
 from prfaas.core.addresses import parse_url
+from prfaas.gateway import tunnel as ways
 from prfaas.process import front_door
 from prfaas.testing.mock_deployment import until
 from prfaas.testing.mock_http import MockServer
+from prfaas.tls.context import peer_context
+from prfaas.tls.files import TlsFiles
 
 
 class Engine(MockServer):
@@ -117,4 +120,20 @@ async def test_tunnels_that_are_opened_and_left_are_bounded_and_counted(
             assert line in text
         for _, writer, _ in left:
             writer.transport.abort()
+        await until(lambda: agent.tunnels.open == 0)
+
+
+async def test_a_way_that_nobody_waits_for_any_more_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways._Asking, "data_received", lambda asking, data: None)
+    async with tunnels(tmp_path) as (agent, engine, door):
+        certs = tmp_path / "certs"
+        files = TlsFiles(certs / "ca.pem", certs / "gateway.pem", certs / "gateway-key.pem")
+        through = peer_context(files, "a", door.address)
+        asking = asyncio.ensure_future(
+            ways.open_tunnel(asyncio.Protocol, through, parse_url(engine.url))
+        )
+        await until(lambda: agent.tunnels.open == 1)
+        asking.cancel()
         await until(lambda: agent.tunnels.open == 0)

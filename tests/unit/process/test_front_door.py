@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import aiohttp
 import pytest
@@ -141,3 +142,19 @@ async def test_a_body_behind_another_request_is_no_head() -> None:
 
 def _reads(handler: StrangersHandler) -> bool:
     return isinstance(handler.transport, asyncio.ReadTransport) and handler.transport.is_reading()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_comes_while_the_door_closes_leaves_no_open_socket(turns: int) -> None:
+    served = serving_strangers(
+        an_application(), "127.0.0.1:0", what="x.listen", shutdown_timeout_s=1.0
+    )
+    with ExitStack() as clients:
+        async with served as url:
+            for _ in range(20):
+                clients.enter_context(socket.create_connection(parse_url(url)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gc.collect()  # What is open still warns, which fails the test.
