@@ -138,6 +138,7 @@ def with_trace(
         )
     elif workload is None or (source := workload.source) is None:
         if told:
-            raise ConfigError(f"{', '.join(told)}: the workload is no trace; use --trace")
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in told)
+            raise ConfigError(f"{options}: only of a trace; name one with --trace")
         return workload
     return msgspec.structs.replace(found, trace=msgspec.structs.replace(source, **told))

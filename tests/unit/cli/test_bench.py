@@ -41,7 +41,7 @@ async def test_a_run_is_reported_saved_and_drawn(
 
 async def test_the_report_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert await bench("--rate", "200", "--output", "5", "--requests", "4", "--clip", "9") == 2
-    assert "the workload is no trace" in capsys.readouterr().err
+    assert "only of a trace" in capsys.readouterr().err
     short = ("--rate", "200", "--output", "5", "--requests", "4")
     assert await bench(*short, "--prompt", "500") == 0
     shown = capsys.readouterr().out

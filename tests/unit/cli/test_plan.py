@@ -74,7 +74,7 @@ def test_options_of_traces_are_refused_where_there_is_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["plan", str(EXAMPLE), "--clip", "128K"]) == 2
-    assert "clip: the workload is no trace" in capsys.readouterr().err
+    assert "--clip: only of a trace" in capsys.readouterr().err
 
 
 def test_what_cannot_be_drawn_is_said_before_anything_is_planned(

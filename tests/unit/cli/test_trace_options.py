@@ -48,7 +48,7 @@ def test_options_of_traces_are_refused_where_there_is_none(
 ) -> None:
     scenario = EXAMPLE.with_name("paper.yaml")
     assert main(["simulate", str(scenario), "--time-zone", "UTC"]) == 2
-    assert "time_zone: the workload is no trace; use --trace" in capsys.readouterr().err
+    assert "--time-zone: only of a trace; name one with --trace" in capsys.readouterr().err
 
 
 def test_a_scenario_says_the_same_in_its_file_and_options_win(
