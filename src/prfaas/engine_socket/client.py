@@ -5,11 +5,14 @@ agent's messages. Callers (the engine's main thread) only touch memory under one
 small messages, so no call waits for the agent, except `lease` when no slot is left: that is the
 back-pressure of a slow line.
 
-While exports are open the client keeps a stock of leased slots; with the last one it gives them
-back. When the agent goes away everything in flight fails cleanly: exports count as stopped, futures
-raise `AgentUnavailable`, and the thread connects again with growing pauses. A new agent has a new
-arena; memory of the old one stays mapped, and what was read from it stays valid, until the last
-view is dropped.
+While exports are open the client keeps a stock of leased slots, as many as they are still to fill
+where the arena is large: a chunk of a long prompt fills hundreds at once, and an agent that sends
+them meanwhile takes milliseconds to answer. With the last export it gives them back.
+
+When the agent goes away everything in flight fails cleanly: exports count as stopped, futures raise
+`AgentUnavailable`, and the thread connects again with growing pauses. A new agent has a new arena;
+memory of the old one stays mapped, and what was read from it stays valid, until the last view is
+dropped.
 """
 
 from __future__ import annotations
@@ -47,9 +50,16 @@ from prfaas.engine_socket.messages import (
 )
 from prfaas.engine_socket.session import Session
 
+_MOST_AHEAD = 256
+_ARENAS_SHARE = 16
+"""One rank holds at most 1/16 of the arena ahead, and no more than `_MOST_AHEAD` slots: others
+export too."""
+
 
 class _Export(msgspec.Struct):
     session: Session
+    slots_left: int
+    """How many it will still fill, about: they are not always full."""
     stopped: str | None = None
 
 
@@ -60,7 +70,7 @@ class AgentClient(AgentConnection):
         socket_path: the agent's Unix socket.
         engine: this engine's name in the deployment.
         layout: this rank's KV layout.
-        stock_slots: slots kept leased ahead while exports are open.
+        stock_slots: slots kept leased ahead while exports are open, at least.
         arenas: is told of the arena of each connection.
     """
 
@@ -96,7 +106,8 @@ class AgentClient(AgentConnection):
             if before is not None and before.session.lost is None:
                 raise ValueError(f"transfer {transfer_id} is already being exported")
             session = self._live()
-            self._exports[transfer_id] = _Export(session)
+            slots = -(-request.total_bytes // session.slot_bytes)
+            self._exports[transfer_id] = _Export(session, slots)
             self._send(session, request)
             self._refill(session)
 
@@ -124,6 +135,8 @@ class AgentClient(AgentConnection):
                         raise ExportUnwanted(f"export stopped: {reason}")
             finally:
                 self._lease_waiters -= 1
+            if transfer_id is not None and (export := self._exports.get(transfer_id)):
+                export.slots_left -= 1
             session.slots_out += 1
             slot = Slot(session, session.stock.popleft())
             self._refill(session)
@@ -213,10 +226,17 @@ class AgentClient(AgentConnection):
 
     def _refill(self, session: Session) -> None:
         """Ask for slots when the stock is half used; one question at a time."""
-        missing = self._stock_slots - len(session.stock)
-        if not session.lease_asked and 2 * missing >= self._stock_slots:
+        wanted = self._wanted(session)
+        missing = wanted - len(session.stock)
+        if not session.lease_asked and 2 * missing >= wanted:
             session.lease_asked = True
             self._send(session, LeaseSlots(missing))
+
+    def _wanted(self, session: Session) -> int:
+        open_ones = (e for e in self._exports.values() if e.session is session and not e.stopped)
+        left = sum(max(0, export.slots_left) for export in open_ones)
+        most = min(_MOST_AHEAD, session.slot_count // _ARENAS_SHARE)
+        return max(self._stock_slots, min(left, most))
 
     def _trim(self, session: Session) -> None:
         """Nobody needs slots: other engines may."""

@@ -36,8 +36,8 @@ class Session:
     the agent that the memory may serve others."""
 
     def __init__(self, sock: socket.socket, registered: Registered, arena_fd: int) -> None:
-        self.slot_bytes = registered.slot_bytes
-        size = registered.slot_bytes * registered.slot_count
+        self.slot_bytes, self.slot_count = registered.slot_bytes, registered.slot_count
+        size = self.slot_bytes * self.slot_count
         try:
             # The mapping lives as long as any view of it: a copy in progress outlasts the agent.
             self.arena = memoryview(mmap.mmap(arena_fd, size))

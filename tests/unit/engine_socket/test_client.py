@@ -77,10 +77,11 @@ class ScriptedAgent:
         self._frames, self._pending = FrameBuffer(), []
         return self.expect(RegisterEngine)
 
-    def register(self) -> None:
+    def register(self, slot_count: int = COUNT) -> None:
         self.accept()
         assert self._conn is not None
-        answer = Registered(agent="west", slot_bytes=SLOT, slot_count=COUNT)
+        os.ftruncate(self.arena_fd, SLOT * slot_count)
+        answer = Registered(agent="west", slot_bytes=SLOT, slot_count=slot_count)
         socket.send_fds(self._conn, [encode(answer)], [self.arena_fd])
 
     def expect(self, kind: type[M]) -> M:
@@ -130,14 +131,14 @@ def client(agent: ScriptedAgent, tmp_path: Path) -> Iterator[AgentClient]:
     client.close()
 
 
-def begin(client: AgentClient, transfer_id: str = "x") -> None:
+def begin(client: AgentClient, transfer_id: str = "x", total_bytes: int = 64) -> None:
     client.begin_export(
         BeginExport(
             transfer_id=transfer_id,
             destination="west",
             from_token=0,
             to_token=16,
-            total_bytes=64,
+            total_bytes=total_bytes,
             deadline_s=9,
             prompt_digest=MOCK_DIGEST,
             readers=("w",),
@@ -229,6 +230,36 @@ def test_exports_through_leased_slots(agent: ScriptedAgent, client: AgentClient)
     assert agent.expect(ReturnSlots) == ReturnSlots((6,))
     agent.say(SlotsLeased((1, 2)))  # the late answer goes straight back
     assert agent.expect(ReturnSlots) == ReturnSlots((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("slot_count", "filled", "asked"),
+    [(1024, 10, 10), (1024, 300, 64), (8192, 300, 256), (COUNT, 300, 4), (1024, 1, 4)],
+)
+def test_as_many_slots_are_held_ahead_as_an_export_will_fill(
+    slot_count: int, filled: int, asked: int, agent: ScriptedAgent, client: AgentClient
+) -> None:
+    agent.register(slot_count)
+    client.wait_connected(WAIT_S)
+    begin(client, total_bytes=filled * SLOT - 1)
+    agent.expect(BeginExport)
+    assert agent.expect(LeaseSlots) == LeaseSlots(asked)
+
+
+def test_no_more_slots_are_asked_for_than_an_export_is_still_to_fill(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    agent.register(1024)
+    client.wait_connected(WAIT_S)
+    begin(client, total_bytes=12 * SLOT)
+    agent.expect(BeginExport)
+    assert agent.expect(LeaseSlots) == LeaseSlots(12)
+    agent.say(SlotsLeased(tuple(range(12))))
+    slots = [client.lease(WAIT_S, transfer_id="x") for _ in range(12)]
+    # Only where two were left, below what is held in any case.
+    assert agent.expect(LeaseSlots) == LeaseSlots(2)
+    for slot in slots:
+        client.return_slot(slot)
 
 
 def test_lease_is_bounded_by_its_timeout(agent: ScriptedAgent, client: AgentClient) -> None:
