@@ -133,8 +133,8 @@ def _tell(story: Story, console: Console) -> None:
     console.print(f"\n{'':10}0 s{f'{whole:.3f} s':>{_BAR_COLUMNS - 3}}", highlight=False)
     for stage, start, end in stages:
         left = round(start / whole * _BAR_COLUMNS)
-        width = max(1, round(end / whole * _BAR_COLUMNS) - left)
-        bar = f"{' ' * min(left, _BAR_COLUMNS - 1)}{'█' * width}"
+        drawn = "█" * (round(end / whole * _BAR_COLUMNS) - left) or "▏"
+        bar = f"{' ' * min(left, _BAR_COLUMNS - 1)}{drawn}"
         took = format_duration(end - start)
         console.print(f"{stage:10}{bar:{_BAR_COLUMNS + 1}} {took}", highlight=False)
 

@@ -9,6 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from prfaas.cli import replay
 from prfaas.cli.main import main
 from prfaas.cli.replay import Timeline
 from prfaas.policies.api import Route
@@ -76,6 +77,16 @@ def test_one_request_step_by_step(journal: Path, capsys: pytest.CaptureFixture[s
     # Prefill takes half of the three seconds, after half a second.
     assert bars["prefill"][10:].index("█") == round(0.5 / 3 * 56)
     assert bars["prefill"].count("█") == 28
+
+
+def test_a_stage_too_short_for_a_column_is_a_thin_mark(
+    journal: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_BAR_COLUMNS", 10)
+    assert main(["replay", str(journal), "slow"]) == 0
+    thin = [line for line in capsys.readouterr().out.splitlines() if "▏" in line]
+    assert thin
+    assert not any("█" in line for line in thin)
 
 
 def test_what_cannot_be_replayed_is_said(
