@@ -6,6 +6,7 @@ token-identical: both go on from the same block's end, which lies in the answer.
 warmed and pinned is found as well.
 
 Runs for the kinds of cache in ANSWER_MODELS, none by default; `make test-pulls` has every kind.
+With MLA, on a CPU without AMX, vLLM has no prefix cache to keep answers from: not run there.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
         boundary = (PROMPT + ANSWER - 1) // block * block
         assert boundary > PROMPT, "it lies in the answer"
         assert model is not None
+        if not has_prefix_cache(running):
+            pytest.skip(f"vLLM turns its prefix cache off with {kind} on this CPU")
 
         first = prompt(f"first {kind}", PROMPT)
         said = ask(running.url, model, first, max_tokens=ANSWER, ignore_eos=True)
@@ -67,6 +70,12 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
             assert choice(again)["token_ids"] == own["token_ids"]
         behind = ask(running.url, model, [*system, *prompt(f"question {kind}", 100)])
         assert loaded_tokens(behind) == warmed, behind.headers
+
+
+def has_prefix_cache(running: RunningDeployment) -> bool:
+    """Whether the engine has one, as it says itself."""
+    metrics = call(f"{running.engine('west-decode').url}/metrics").body.decode()
+    return 'enable_prefix_caching="True"' in metrics
 
 
 def ends(running: RunningDeployment, tokens: list[int]) -> list[int]:

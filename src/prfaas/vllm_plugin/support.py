@@ -24,6 +24,8 @@ def check_supported(config: VllmConfig, kv_cache: KVCacheConfig) -> None:
 
 def answers_warning(config: VllmConfig, kv_cache: KVCacheConfig) -> str | None:
     """Why answers are not kept as far as they could be; None where they are."""
+    if not config.cache_config.enable_prefix_caching:
+        return "no answer is kept: vLLM's prefix cache, from which they are taken, is off"
     sparse = any(kind != "full_attention" for kind, _ in group_kinds(kv_cache))
     if not sparse or config.cache_config.prefix_cache_retention_interval != 0:
         return None

@@ -122,10 +122,20 @@ def test_what_can_be_is_accepted(config: Any, cache: KVCacheConfig) -> None:
     check_supported(config, cache)
 
 
+def caching(retention: int | None, *, on: bool = True) -> Any:
+    kept = {"prefix_cache_retention_interval": retention, "enable_prefix_caching": on}
+    return SimpleNamespace(cache_config=SimpleNamespace(**kept))
+
+
 def test_it_is_said_where_vllm_forgets_what_an_answer_crossed() -> None:
     hybrid = groups(full(), mamba())
-    sparse = SimpleNamespace(cache_config=SimpleNamespace(prefix_cache_retention_interval=0))
-    dense = SimpleNamespace(cache_config=SimpleNamespace(prefix_cache_retention_interval=None))
-    assert "--prefix-cache-retention-interval None" in (answers_warning(sparse, hybrid) or "")
-    assert answers_warning(dense, hybrid) is None
-    assert answers_warning(sparse, groups(full())) is None
+    said = answers_warning(caching(0), hybrid)
+    assert "--prefix-cache-retention-interval None" in (said or "")
+    assert answers_warning(caching(None), hybrid) is None
+    assert answers_warning(caching(0), groups(full())) is None
+
+
+def test_it_is_said_where_vllm_has_no_prefix_cache_to_keep_answers_from() -> None:
+    """As with MLA on a CPU without AMX, whatever it was started with."""
+    said = answers_warning(caching(None, on=False), groups(full()))
+    assert "no answer is kept" in (said or "")
