@@ -22,6 +22,7 @@ import msgspec
 import pytest
 
 from prfaas.core.deployment import parse_deployment
+from prfaas.gateway.body import tenant_salt
 from prfaas.launch.certificates import secured
 from prfaas.testing.fleet_of_machines import until
 from prfaas.testing.sites import Sites
@@ -199,11 +200,17 @@ SECRETS = {
     "token ids of a cache event": EVENT_TOKENS[7].to_bytes(4, "big"),
     "the same, as an array has them": EVENT_TOKENS[7].to_bytes(4, "little"),
     "a salt": SALT.encode(),
+    "a salt, as engines are told it": tenant_salt("", SALT).encode(),
     "an engine's key": ENGINE_KEY.encode(),
     "a client's key": CLIENT_KEY.encode(),
     "a hash of the engine's": (2**63 + 5).to_bytes(8, "big"),
 }
-IN_PLAINTEXT = {"text of a prompt", "token ids of a prompt", "a salt", "an engine's key"}
+IN_PLAINTEXT = {
+    "text of a prompt",
+    "token ids of a prompt",
+    "a salt, as engines are told it",
+    "an engine's key",
+}
 
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plaintext"])
