@@ -41,7 +41,8 @@ _LONG = Timeouts(None)
 class Sampling(msgspec.Struct, frozen=True):
     """What of the sampling parameters the gateway must know."""
 
-    max_tokens: int | None = None
+    max_tokens: int | None = 16
+    """vLLM leaves out what is as by its own default, which is this."""
     skip_reading_prefix_cache: bool | None = None
 
 

@@ -273,7 +273,9 @@ def _prompts(body: dict[str, Any]) -> list[list[int]]:
 
 def _rendered(body: dict[str, Any], token_ids: list[int]) -> dict[str, Any]:
     wants_all = body.get("prompt_logprobs") is not None
-    sampling = {"max_tokens": body.get("max_tokens", 16), "skip_reading_prefix_cache": wants_all}
+    sampling: dict[str, Any] = {"skip_reading_prefix_cache": wants_all}
+    if body.get("max_tokens", 16) != 16:  # As vLLM, which leaves its defaults out.
+        sampling["max_tokens"] = body["max_tokens"]
     return {
         "request_id": "cmpl-1",
         "token_ids": token_ids,

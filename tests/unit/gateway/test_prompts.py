@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from prfaas.testing.asking import answer_to
-from prfaas.testing.mock_deployment import MockDeployment, until
+from prfaas.testing.mock_deployment import MockDeployment, journalled, until
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
 MIDDLE = "longer than one block"
@@ -126,6 +127,21 @@ async def test_a_prompt_of_which_something_may_be_known_is_tokenised(
         async with client.post(COMPLETIONS, json=body, headers=headers) as response:
             assert response.headers["x-prfaas-total-tokens"] == str(len(body["prompt"]))
         assert sum(engine.renders_total for engine in mock.engines.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "most"), [({"max_tokens": 16}, 16), ({}, 16), ({"max_tokens": 9}, 9)]
+)
+async def test_an_answer_as_long_as_by_vllms_default_is_known_to_be(
+    said: dict[str, int], most: int, tmp_path: Path
+) -> None:
+    mock = MockDeployment(journal_file=tmp_path / "journal")
+    async with mock.running() as client:
+        await mock.ready()
+        response, _ = await ask(client, prompt="x" * 100, **said)
+        assert response.status == 200
+    (timeline,) = journalled(tmp_path / "journal")
+    assert timeline.max_output_tokens == most
 
 
 async def test_what_an_engine_refuses_of_a_short_prompt_is_the_answer() -> None:
