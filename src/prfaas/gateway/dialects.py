@@ -72,8 +72,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         return names == sum(events.count(mark) for mark in self.opening)
 
     def tokens_in(self, events: bytes) -> int:
-        """How many tokens these events have, as near as their number says."""
-        return events.count(self.token)
+        """How many tokens these events have, as near as their number says. One that has but the
+        usage (``stream_options``) has none."""
+        return events.count(self.token) - events.count(b'"choices":[]')
 
     def error_body(self, status: int, kind: str, message: str, param: str | None) -> bytes:
         """An error as this API's clients expect it."""

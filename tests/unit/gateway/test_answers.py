@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from prfaas.gateway.dialects import dialect_of
 from prfaas.testing.mock_deployment import MockDeployment, journalled
 from prfaas.testing.mock_engine import MockEngine
 
@@ -104,3 +105,8 @@ async def test_an_error_event_in_mid_stream_is_passed_on_and_recorded(tmp_path: 
         assert 'outcome="engine_error"' in metrics
     (trace,) = journalled(tmp_path / "events.jsonl")
     assert (trace.outcome, trace.error) == ("engine_error", "EngineCore died")
+
+
+def test_an_event_with_but_the_usage_is_no_token() -> None:
+    events = b'data: {"choices":[{"text":"a"}]}\n\ndata: {"choices":[],"usage":{}}\n\n'
+    assert dialect_of(COMPLETIONS).tokens_in(events) == 1

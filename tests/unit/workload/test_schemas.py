@@ -145,3 +145,24 @@ def test_what_is_nested_without_end_is_refused(text: str) -> None:
 def test_a_table_that_cannot_be_divided_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         recorded(text)
+
+
+def test_a_journals_answers_are_as_long_as_they_became() -> None:
+    def arrived(at: float, name: str) -> str:
+        return (
+            f'{{"at":{at},"type":"RequestArrived","request_id":"{name}","total_tokens":9,'
+            '"max_output_tokens":4096,"cached":{"d":4}}'
+        )
+
+    text = "\n".join(
+        [
+            arrived(0.0, "a"),
+            arrived(1.0, "b"),
+            arrived(2.0, "c"),
+            '{"at":3.0,"type":"RequestCompleted","request_id":"b","attempt":1}',
+            '{"at":4.0,"type":"RequestCompleted","request_id":"a","attempt":2,"output_tokens":17}',
+        ]
+    )
+    trace = recorded(text)
+    assert list(trace.outputs) == [17, 4096, 4096]
+    assert list(trace.prompts) == [5, 5, 5]
