@@ -93,6 +93,8 @@ def _prepare() -> None:
     torch.set_num_threads(1)
     # With it vLLM would keep recurrent states in float32, on the CPU alone.
     torch.cpu._is_avx512_bf16_supported = lambda: False
+    # Without it vLLM turns prefix caching off for MLA, and refuses what needs that.
+    torch.cpu._is_amx_tile_supported = lambda: True
     torch.cuda.Event = MagicMock()
     # A process of its own for each architecture would take seconds.
     registry._LazyRegisteredModel.inspect_model_cls = lambda model: (

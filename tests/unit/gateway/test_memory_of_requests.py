@@ -28,7 +28,7 @@ def without_the_collector() -> Iterator[None]:
 
 
 def left(kind: type) -> int:
-    return sum(isinstance(found, kind) for found in gc.get_objects())
+    return sum(type(found) is kind for found in gc.get_objects())
 
 
 @pytest.mark.parametrize("stream", [False, True])
