@@ -3,9 +3,9 @@ that goes on where an earlier one ended. How long they are depends on how fast t
 on a very slow one some are left out: the whole is to be over within `WHOLE_S`.
 
 A greedy answer may fall either way where two words nearly tie, in any batch of any engine. The
-prompts were searched for to keep clear of that, but with other weights of the model than today's:
-now the least lead along an answer is 0 to 0.19 in log-probability, and rounding in another batch
-was seen to move leads by up to 0.31. The report says where texts part at a near tie.
+prompts here were searched for, with the model's weights of now: on a CPU the best word leads the
+second by at least 0.43 in log-probability along every answer, and rounding in another batch was
+seen to move leads by up to 0.31. Other weights ask for other prompts.
 """
 
 from __future__ import annotations
@@ -67,41 +67,41 @@ class _Logs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _LOGS = {
-    16_042: _Logs(
-        hour=(5003, 18),
-        morning=(6001, 45),
-        day=(1006, 150),
-        next_morning=(2004, 45),
-        long_day=(1007, 470),
-        at_once_1=(3028, 90),
-        at_once_3=(4028, 60),
+    15_883: _Logs(
+        hour=(1100, 18),
+        morning=(6058, 45),
+        day=(1004, 150),
+        next_morning=(2040, 45),
+        long_day=(5020, 470),
+        at_once_1=(3003, 90),
+        at_once_3=(4267, 60),
     ),
-    7_837: _Logs(
-        hour=(1028, 18),
-        morning=(6000, 36),
-        day=(3000, 90),
-        next_morning=(2000, 36),
-        long_day=(5004, 235),
-        at_once_1=(6038, 60),
-        at_once_3=(7000, 45),
+    7_860: _Logs(
+        hour=(1100, 18),
+        morning=(6005, 36),
+        day=(1023, 90),
+        next_morning=(2004, 36),
+        long_day=(5002, 235),
+        at_once_1=(3040, 60),
+        at_once_3=(4034, 45),
     ),
-    3_908: _Logs(
-        hour=(1005, 12),
-        morning=(6002, 34),
-        day=(3015, 45),
-        next_morning=(2000, 36),
-        long_day=(5003, 118),
-        at_once_1=(6017, 45),
-        at_once_3=(7007, 36),
+    3_896: _Logs(
+        hour=(1029, 12),
+        morning=(6009, 34),
+        day=(1036, 45),
+        next_morning=(2018, 36),
+        long_day=(5000, 118),
+        at_once_1=(3084, 45),
+        at_once_3=(4000, 36),
     ),
-    2_121: _Logs(
-        hour=(1005, 10),
-        morning=(6010, 33),
-        day=(3038, 36),
-        next_morning=(2000, 36),
-        long_day=(5001, 60),
-        at_once_1=(6004, 36),
-        at_once_3=(7000, 34),
+    2_064: _Logs(
+        hour=(1054, 10),
+        morning=(6090, 33),
+        day=(1021, 36),
+        next_morning=(2017, 36),
+        long_day=(5015, 60),
+        at_once_1=(3091, 36),
+        at_once_3=(4039, 34),
     ),
 }
 """By the long prompt's length. Where prompts are shorter, those that are to be offloaded still have
@@ -131,9 +131,9 @@ def _steps(logs: _Logs) -> tuple[tuple[Prompt, ...], ...]:
         "What has changed since?"
     )
     return (
-        (Prompt("story", "Tell me a story about the ferry Kestrel, please."),),
-        (Prompt("owner", "Who is the owner of the dredger Linnet?"),),
-        (Prompt("other owner", "Who is the owner of the dredger Kestrel?"),),
+        (Prompt("story", "Tell me a story about the cutter Marigold, please."),),
+        (Prompt("owner", "Who is the owner of the pilot Avocet?"),),
+        (Prompt("other owner", "Who is the owner of the collier Wigeon?"),),
         (Prompt("an hour", _log(logs.hour, "What was the weather like?")),),
         (Prompt("a morning", _log(logs.morning, "Which ship came first?")),),
         (Prompt("a day", day),),
@@ -146,9 +146,9 @@ def _steps(logs: _Logs) -> tuple[tuple[Prompt, ...], ...]:
         ),
         (
             Prompt("at once 1", _log(logs.at_once_1, "Which cargo was the heaviest?")),
-            Prompt("at once 2", "Tell me a story about the trawler Marigold, please."),
+            Prompt("at once 2", "Tell me a story about the barge Gannet, please."),
             Prompt("at once 3", _log(logs.at_once_3, "What should the night watch know?")),
-            Prompt("at once 4", "Who is the owner of the barge Cormorant?"),
+            Prompt("at once 4", "Where is the collier Cormorant bound?"),
         ),
     )
 
@@ -163,8 +163,8 @@ _FEW = frozenset({"story", "an hour", "a day", "the same day", "and the next"})
 _FEWEST = frozenset({"story", "a day", "the same day"})
 SCRIPTS = (
     *_WHOLE,
-    _without_most(_WHOLE[-1], _FEW, long_tokens=1_214),
-    _without_most(_WHOLE[-1], _FEWEST, long_tokens=1_214),
+    _without_most(_WHOLE[-1], _FEW, long_tokens=1_250),
+    _without_most(_WHOLE[-1], _FEWEST, long_tokens=1_250),
 )
 """From the longest to the shortest; the last two leave prompts out."""
 
