@@ -79,7 +79,7 @@ class Fleet:
         """Of them, those whose cluster is uniform."""
         self._alive: set[str] = set()
         """Up, or suspected and not dead."""
-        self._wake = {name: asyncio.Event() for name in engines}
+        self._wake = {name: _Wake() for name in engines}
         for name, engine in engines.items():
             engine.on_lost = partial(self.suspect, name)
         self._agent_troubles: dict[str, str] = {}
@@ -119,7 +119,7 @@ class Fleet:
     def add(self, engine: str) -> None:
         """It has joined the deployment; to be watched from now on."""
         self._health[engine] = _Health()
-        self._wake[engine] = asyncio.Event()
+        self._wake[engine] = _Wake()
         self._engines[engine].on_lost = partial(self.suspect, engine)
 
     def forget(self, engine: str) -> None:
@@ -150,14 +150,8 @@ class Fleet:
                 logger.warning("%s", error)
             else:
                 self._examined(name, sickness)
-            wake.clear()
-            try:
-                pause_s = self._pause_s(_ENGINE_POLL_S, _CHECKS_PER_S, self._wake)
-                async with asyncio.timeout(pause_s):
-                    await wake.wait()
+            if await wake.within(self._pause_s(_ENGINE_POLL_S, _CHECKS_PER_S, self._wake)):
                 await asyncio.sleep(0.05)  # A burst of suspicions is one.
-            except TimeoutError:
-                pass
 
     def _examined(self, name: str, sickness: Sickness | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -243,6 +237,36 @@ class Fleet:
         if not self.layouts.is_whole(engine.name):
             return None if answers else "not registered with its agent"
         return self.layouts.why_unpaired(engine)
+
+
+class _Wake:
+    """Ends a pause early, as an event with a timeout does, at a third of the cost: there are
+    hundreds a second."""
+
+    def __init__(self) -> None:
+        self._pause: asyncio.Future[bool] | None = None
+
+    def set(self) -> None:
+        """Nothing where there is no pause."""
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(True)
+
+    async def within(self, seconds: float) -> bool:
+        """Pause for so long; whether it was ended early."""
+        loop = asyncio.get_running_loop()
+        pause: asyncio.Future[bool] = loop.create_future()
+        self._pause = pause
+        alarm = loop.call_later(seconds, _over, pause)
+        try:
+            return await pause
+        finally:
+            alarm.cancel()
+            self._pause = None
+
+
+def _over(pause: asyncio.Future[bool]) -> None:
+    if not pause.done():
+        pause.set_result(False)
 
 
 class _Health:

@@ -40,7 +40,7 @@ _PERIOD_S, _IDLE_PERIOD_S, _MANY = 1.0, 2.0, 32
 """From so many agents on, one at which this gateway has nothing is told so half as often."""
 _SOON_S = 0.05
 """What comes up in a moment is said together."""
-_LOOK_S = 0.25
+_LOOK_S = 0.5
 """So late it may be noticed that an agent has not been heard for too long, or said what is decided:
 there are many of them."""
 
