@@ -50,9 +50,9 @@ class HealthProbe:
         try:
             kept = self._connection
             if kept is not None and kept.is_open:
+                # The server closes what was idle: that is no answer to this check.
                 with contextlib.suppress(ConnectionError):
                     return await kept.ask(self._request, timeout_s)
-            # The server closes what was idle: that is no answer to this check.
             async with asyncio.timeout(timeout_s):
                 return await (await self._dial()).ask(self._request, timeout_s)
         except BaseException:
