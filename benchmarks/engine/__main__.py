@@ -21,7 +21,8 @@ from pathlib import Path
 import msgspec
 
 from prfaas.core.layout import KvLayout
-from prfaas.testing.running import PlainEngine, RunningDeployment, call
+from prfaas.testing.calling import call
+from prfaas.testing.running import PlainEngine, RunningDeployment
 
 DEPLOYMENT = """
 clusters:

@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 from benchmarks.gateway.contenders import RUN, running
 
 from prfaas.launch.addresses import free_address
-from prfaas.testing.running import RunningDeployment, call
+from prfaas.testing.calling import call
+from prfaas.testing.running import RunningDeployment
 
 OUT = RUN / "first_token.json"
 DEPLOYMENT = """

@@ -22,7 +22,8 @@ from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, agent_command, engine_command, installed_vllm
 from prfaas.launch.gpus import installed_gpus
 from prfaas.launch.tuning import COMPILATION
-from prfaas.testing.running import call, running_command
+from prfaas.testing.calling import call
+from prfaas.testing.running import running_command
 
 ENGINES = ("big", "stock", "piecewise", "decode")
 CHUNK_TOKENS = 8192

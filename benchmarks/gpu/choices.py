@@ -21,7 +21,8 @@ from prfaas.core.deployment import Deployment, EngineConfig, parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, installed_vllm
 from prfaas.launch.tuning import COMPILATION
-from prfaas.testing.running import call, engine_args_here, running_command
+from prfaas.testing.calling import call
+from prfaas.testing.running import engine_args_here, running_command
 from prfaas.tiny_models.cache import ensure
 
 Row = dict[str, Any]

@@ -23,15 +23,10 @@ from pathlib import Path
 from benchmarks.gpu.identity import FOLLOWED_UP, Row, compare, difference, prompt
 
 from prfaas.core.layout import KvLayout
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import complete
 from prfaas.testing.lost_bytes import answer_without, layout_of, losses_of
-from prfaas.testing.running import (
-    PlainEngine,
-    RunningDeployment,
-    SecondGateway,
-    call,
-    engine_args_here,
-)
+from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, engine_args_here
 
 KINDS = ("gdn", "kda")
 LENGTHS = (257, 1000, 2049, 5000, 16000, 32000)

@@ -24,7 +24,8 @@ import msgspec
 from prfaas.core.layout import KvLayout
 from prfaas.core.transfer_plan import TransferPlan
 from prfaas.launch.start import embedded_default
-from prfaas.testing.running import RunningDeployment, SecondGateway, call
+from prfaas.testing.calling import call
+from prfaas.testing.running import RunningDeployment, SecondGateway
 
 LENGTHS = (1000, 4000, 16000)
 SETTLE_S = 1.3

@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from prfaas.testing.calling import call
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import RunningDeployment, call
+from prfaas.testing.running import RunningDeployment
 
 DEPLOYMENT = """
 clusters:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.pool.conversations import Conversations, Histories, UnboundedCache
 from benchmarks.pool.systems import System
 
-from prfaas.testing.running import call
+from prfaas.testing.calling import call
 
 
 class _Heard(NamedTuple):

@@ -25,10 +25,10 @@ from pathlib import Path
 
 from campaign import replays
 
+from prfaas.testing.calling import call
 from prfaas.testing.fleet_load import FleetLoad
 from prfaas.testing.local_fleet import DEADLINE_S, ENGINES, SLOTS, SOURCE, LocalFleet
 from prfaas.testing.mock_engine import expected_words
-from prfaas.testing.running import call
 
 CLIENTS = 6
 STEPS = [

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from prfaas.testing.calling import Answer, call
 from prfaas.testing.fleet_of_machines import (
     ENGINES,
     GATEWAYS,
@@ -32,7 +33,6 @@ from prfaas.testing.fleet_of_machines import (
     clusters_of,
     until,
 )
-from prfaas.testing.running import Answer, call
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import unavailable
 

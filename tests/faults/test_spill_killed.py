@@ -15,8 +15,8 @@ from prfaas.core.errors import PrfaasError
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import agent_command
+from prfaas.testing.calling import call
 from prfaas.testing.mock_engine_rank import MockEngineRank, content
-from prfaas.testing.running import call
 
 SIZE = 3_000_000
 COUNT = 8

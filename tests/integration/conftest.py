@@ -16,15 +16,10 @@ import torch
 from prfaas.core.layout import KvLayout
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import installed_vllm
+from prfaas.testing.calling import call
 from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.measuring import Speed, measure
-from prfaas.testing.running import (
-    PlainEngine,
-    RunningDeployment,
-    SecondGateway,
-    call,
-    engine_args_here,
-)
+from prfaas.testing.running import PlainEngine, RunningDeployment, SecondGateway, engine_args_here
 
 HERE = Path(__file__).parent
 DEFAULT_KIND = "gdn"

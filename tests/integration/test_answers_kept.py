@@ -22,9 +22,10 @@ from tests.integration.test_pool import ask, cached, choice, loaded_tokens, name
 
 from prfaas.gateway.feeds import cache_key
 from prfaas.index.keyed_prefixes import KeyedPrefixes
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import RunningDeployment, call, engine_args_here
+from prfaas.testing.running import RunningDeployment, engine_args_here
 
 pytestmark = pytest.mark.engine
 

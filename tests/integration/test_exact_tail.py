@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import assert_same_or_near_tie, complete
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment, call
+from prfaas.testing.running import PlainEngine, RunningDeployment
 
 BLOCK = 2048
 FILE = Path(__file__).with_name("exact.yaml")

@@ -17,9 +17,10 @@ import pytest
 
 from prfaas.launch.commands import installed_vllm
 from prfaas.link.protocol.receiving_end import PEER_GRACE_S
+from prfaas.testing.calling import Answer, call
 from prfaas.testing.comparing import ANSWER_TOKENS, assert_same_or_near_tie, complete, greedy
 from prfaas.testing.measuring import prompt, seconds_for
-from prfaas.testing.running import Answer, call, unused_engines
+from prfaas.testing.running import unused_engines
 
 pytestmark = pytest.mark.engine
 

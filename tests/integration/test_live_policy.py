@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from prfaas.testing.calling import Answer, call
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import Answer, SecondGateway, call
+from prfaas.testing.running import SecondGateway
 
 pytestmark = pytest.mark.engine
 

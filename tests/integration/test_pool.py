@@ -23,9 +23,9 @@ from prfaas.core.prefixes import chain, root_digest
 from prfaas.engine_socket.client import AgentClient
 from prfaas.gateway.feeds import cache_key
 from prfaas.index.keyed_prefixes import KeyedPrefixes
+from prfaas.testing.calling import Answer, call, shown_to
 from prfaas.testing.comparing import assert_same_or_near_tie, greedy
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import Answer, call, shown_to
 from prfaas.vllm_plugin.prefix_names import weights_identity
 
 pytestmark = pytest.mark.engine

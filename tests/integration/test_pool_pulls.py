@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import pytest
 from tests.integration.test_pool import ask, cached, choice, loaded_tokens, metric, until, zero
 
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import assert_same_or_near_tie
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment, call, engine_args_here
+from prfaas.testing.running import PlainEngine, RunningDeployment, engine_args_here
 
 pytestmark = [pytest.mark.engine]
 

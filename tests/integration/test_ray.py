@@ -30,10 +30,11 @@ from prfaas.demo.script import SCRIPTS
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import engine_command, installed_vllm
 from prfaas.launch.start import embedded_default
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import complete
 from prfaas.testing.measuring import prompt
 from prfaas.testing.ray_nodes import RayNodes
-from prfaas.testing.running import call, running_command, unused_engines
+from prfaas.testing.running import running_command, unused_engines
 
 pytestmark = [
     pytest.mark.engine,

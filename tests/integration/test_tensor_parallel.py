@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from prfaas.models.geometry.models import geometry_of
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import assert_same_or_near_tie, complete
-from prfaas.testing.running import PlainEngine, RunningDeployment, call
+from prfaas.testing.running import PlainEngine, RunningDeployment
 from prfaas.tiny_models.kinds import CONFIGS
 
 pytestmark = [pytest.mark.engine, pytest.mark.ranks]

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import complete
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import PlainEngine, RunningDeployment, call
+from prfaas.testing.running import PlainEngine, RunningDeployment
 
 pytestmark = [pytest.mark.engine]
 

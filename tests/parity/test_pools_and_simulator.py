@@ -147,7 +147,8 @@ class Live:
     def _is_ready(self) -> bool:
         gateway = self.gateway
         begun = all(gateway.feed(name).follower.resets_total for name in self.engines)
-        return begun and not gateway.troubles() and not gateway.fleet.warnings()
+        amiss = [*gateway.troubles(), *gateway.fleet.warnings(), *gateway.lines.warnings()]
+        return begun and not amiss
 
     def settled(self) -> bool:
         """Whether what is cached is on disk, and the gateway knows of it."""

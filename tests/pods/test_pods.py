@@ -18,10 +18,10 @@ from prfaas.core.units import parse_rate
 from prfaas.render import kubernetes
 from prfaas.render.options import Images
 from prfaas.testing import wan
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import assert_same_or_near_tie, complete
 from prfaas.testing.fleet_of_machines import until
 from prfaas.testing.measuring import prompt
-from prfaas.testing.running import call
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import WanProfile
 

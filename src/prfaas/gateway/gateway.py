@@ -133,7 +133,7 @@ class Gateway:
         )
         self.drains = Drains(endpoints, self._driver.handle, scheduler.requests_on)
         self.requests = self._make_requests()
-        self._lines = LineStates(
+        self.lines = LineStates(
             endpoints, on_change=news.link_changed, on_pair=news.machines_changed
         )
         self._reshaping = Reshaping(
@@ -141,7 +141,7 @@ class Gateway:
             roster=self._roster,
             fleet=self.fleet,
             drains=self.drains,
-            lines=self._lines,
+            lines=self.lines,
             renderer=self._renderer,
             metrics=self.metrics,
             tell=self._driver.handle,
@@ -290,7 +290,7 @@ class Gateway:
 
     def _at_agent(self, agent: AgentClient) -> list[Watch]:
         return [
-            ("link_states", partial(watch_links, agent, self._lines)),
+            ("link_states", partial(watch_links, agent, self.lines)),
             ("cache_news", partial(watch_cache, agent, self.pools)),
             ("session", partial(self._session.hold, agent)),
         ]

@@ -164,6 +164,7 @@ class _Front:
             "troubles": troubles,
             "warnings": [
                 *self._gateway.fleet.warnings(),
+                *self._gateway.lines.warnings(),
                 *self._gateway.models.warnings(),
                 *locked_out(self._gateway.engines.values()),
             ],

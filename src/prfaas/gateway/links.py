@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from prfaas.core.deployment import AgentPair
+from prfaas.core.deployment import AgentPair, way_in_words
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.endpoints import Endpoints
@@ -80,6 +80,14 @@ class LineStates:
     def sends(self, agent: str) -> bool:
         """Whether a line begins at this agent."""
         return any(pair.sender == agent for pair in self._line_of)
+
+    def warnings(self) -> list[str]:
+        """Lines over which nothing can be sent, or that nobody has spoken of yet."""
+        return [
+            f"no KV can travel {way_in_words(*line)}"
+            for line, states in self._states.items()
+            if not any(state is not None and state.connections for state in states.values())
+        ]
 
     def take(self, sender: str, states: Iterable[LinkState]) -> None:
         """What an agent says of all its links."""

@@ -17,6 +17,7 @@ from prfaas.core.deployment import (
     MachineConfig,
     SchedulerConfig,
     lines_of,
+    way_in_words,
 )
 from prfaas.core.errors import UNREADABLE
 from prfaas.gateway.carrying import CarryingConnector
@@ -307,14 +308,8 @@ def _troubles(
             if not engine.up
         ]  # fmt: skip
     for line in lines:
-        inside = line.source == line.target
-        way = (
-            f"between machines of {line.source}"
-            if inside
-            else f"from {line.source} to {line.target}"
-        )
-        if not line.up:
-            found.append(f"no KV can travel {way}")
-        elif line.down:
-            found.append(f"KV travels only in part {way}: down is {', '.join(line.down)}")
-    return found
+        way = way_in_words(line.source, line.target)
+        if line.down:
+            part = f"KV travels only in part {way}: down is {', '.join(line.down)}"
+            found.append(part if line.up else f"no KV can travel {way}")
+    return list(dict.fromkeys(found))  # The gateway may have said it too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prfaas.testing.running import call
+from prfaas.testing.calling import call
 
 NEAR_TIE = 0.5
 """Nats between a tiny model's best two tokens below which rounding may choose either: batches

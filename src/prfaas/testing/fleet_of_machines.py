@@ -24,8 +24,9 @@ import msgspec
 from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
+from prfaas.testing.calling import Answer, call, trust_agents
 from prfaas.testing.mock_engine import expected_words
-from prfaas.testing.running import Answer, call, end_all, trust_agents
+from prfaas.testing.running import end_all
 from prfaas.testing.sites import Sites
 from prfaas.testing.wan import WanProfile
 

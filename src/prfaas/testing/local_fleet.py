@@ -26,8 +26,9 @@ import prfaas
 from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
+from prfaas.testing.calling import call, trust_agents
 from prfaas.testing.line_relay import LineRelay
-from prfaas.testing.running import call, end_all, trust_agents
+from prfaas.testing.running import end_all
 
 ENGINES = {
     "e1": {"e1-p": "prefill"},

@@ -19,8 +19,9 @@ from prfaas.core.prompt_digest import prompt_digest
 from prfaas.core.transfer_plan import LayerSpan, TransferPlan
 from prfaas.engine_socket.client import AgentClient
 from prfaas.engine_socket.messages import OpenImport
+from prfaas.testing.calling import call
 from prfaas.testing.comparing import greedy
-from prfaas.testing.running import RunningDeployment, call
+from prfaas.testing.running import RunningDeployment
 
 WAIT_S = 60.0
 """Ends what hangs: nothing waited for here is computed."""

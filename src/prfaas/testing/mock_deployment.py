@@ -227,6 +227,7 @@ class MockDeployment:
         return (
             not gateway.troubles()
             and not gateway.fleet.warnings()
+            and not gateway.lines.warnings()
             and gateway.fleet.up == self.engines.keys()
             and all(gateway.feed(name).follower.resets_total for name in self.engines)
         )

@@ -10,12 +10,9 @@ import importlib.util
 import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -31,57 +28,11 @@ from prfaas.launch import gateway_pages, supervisor
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
-from prfaas.tls.agents import tools_context
+from prfaas.testing.calling import call, trust_agents
 
 START_TIMEOUT_S = 900.0
 """Ends a start that hangs. A stack of four engines starts in 45 s on two good cores, and in minutes
 on two slow ones that others use too."""
-
-
-class Answer(msgspec.Struct):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-_AGENTS: dict[str, ssl.SSLContext] = {}
-"""What agents that were started here are shown, by the beginning of their URLs."""
-
-
-def trust_agents(deployment: Deployment) -> None:
-    """`call` shows its agents a gateway's certificate from now on."""
-    shown = tools_context(deployment)
-    if shown is not None:
-        _AGENTS.update((f"{agent.admin_url}/", shown) for agent in deployment.agents)
-
-
-def shown_to(url: str) -> ssl.SSLContext | None:
-    """What an agent that was started here is shown; None where that needs nothing."""
-    return next((shown for base, shown in _AGENTS.items() if url.startswith(base)), None)
-
-
-def call(
-    url: str,
-    body: Mapping[str, Any] | None = None,
-    *,
-    method: str | None = None,
-    headers: Mapping[str, str] = {},
-    timeout_s: float = 300.0,
-) -> Answer:
-    """One HTTP exchange; an error status is an answer, a dead server raises OSError."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers))
-    if data is not None:
-        request.add_header("Content-Type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s, context=shown_to(url)) as response:
-            return Answer(response.status, _lower(response.headers), response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, _lower(error.headers), error.read())
 
 
 def end_all(processes: Collection[subprocess.Popen[Any]]) -> None:
@@ -97,10 +48,6 @@ def end_all(processes: Collection[subprocess.Popen[Any]]) -> None:
             process.wait()
 
 
-def _lower(headers: Any) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
-
-
 def engine_args_here(kind: str) -> tuple[str, ...]:
     """What a tiny model's engines need where FlashInfer is not installed: on Hopper vLLM would
     take its kernel for Gated DeltaNet without looking."""
@@ -108,6 +55,14 @@ def engine_args_here(kind: str) -> tuple[str, ...]:
     if kind == "gdn" and on_gpu and importlib.util.find_spec("flashinfer") is None:
         return ("--gdn-prefill-backend", "triton")
     return ()
+
+
+def _serves(url: str, deployment: Deployment) -> bool:
+    """Whether the gateway at ``url`` uses every engine, and every line too."""
+    if not _answers(f"{url}/ready"):
+        return False
+    cut = [w for w in call(f"{url}/ready").json()["warnings"] if w.startswith("no KV can travel")]
+    return not cut and not unused_engines(url, deployment)
 
 
 def _answers(url: str) -> bool:
@@ -220,7 +175,7 @@ class RunningDeployment(_Process):
         trust_agents(self.deployment)
 
     def ready(self) -> bool:
-        return _answers(f"{self.url}/ready") and not unused_engines(self.url, self.deployment)
+        return _serves(self.url, self.deployment)
 
     def engine(self, name: str) -> EngineConfig:
         return next(e for e in self.deployment.engines if e.name == name)
@@ -266,7 +221,7 @@ class SecondGateway(_Process):
         super().__init__(list(command.arguments), dict(command.environment), home / "gateway.log")
 
     def ready(self) -> bool:
-        return _answers(f"{self.url}/ready") and not unused_engines(self.url, self._deployment)
+        return _serves(self.url, self._deployment)
 
 
 def _known(

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from prfaas.testing.mock_deployment import MockDeployment, mock_layout, until
+from prfaas.testing.mock_deployment import MockDeployment, clear_line, mock_layout, until
 
 COMPLETIONS = "/v1/completions"
 
@@ -157,6 +157,20 @@ async def test_layouts_that_do_not_pair_are_not_used_and_everything_else_is() ->
         await mock.ready()
         metrics = await (await client.get("/metrics")).text()
         assert "prfaas_gateway_layout_mismatches{" not in metrics
+
+
+async def test_a_line_that_is_down_is_told_and_keeps_nobody_from_being_served() -> None:
+    mock = MockDeployment()
+    mock.agents["east-agent"].links = [clear_line("west-agent", connections=0)]
+    async with mock.running() as client:
+        await until(lambda: mock.gateway.fleet.up == mock.engines.keys())
+        async with client.get("/ready") as response:
+            assert response.status == 200
+            told = (await response.json())["warnings"]
+        assert "no KV can travel from east to west" in told
+        mock.agents["east-agent"].links = [clear_line("west-agent")]
+        await mock.ready()
+        assert (await (await client.get("/ready")).json())["warnings"] == []
 
 
 async def test_one_new_decode_build_takes_no_prefill_engine_out() -> None:

@@ -80,14 +80,19 @@ def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
         quarter = {"limit_bytes_per_s": 25e6, "goodput_bytes_per_s": 10e6, "utilisation": 0.4}
         return [state(peer=peer, **quarter) for peer in peers]  # type: ignore[arg-type]
 
+    unheard = ["no KV can travel from east to west", "no KV can travel between machines of west"]
+    assert lines.warnings() == unheard
     lines.take("e1a", [*links("w1a", "w2a"), state(peer="stranger")])  # type: ignore[arg-type]
+    assert lines.warnings() == unheard[1:]
     lines.take("e2a", links("w1a", "w2a"))
     lines.take("w1a", links("w2a"))
     assert [(e.source, e.rate_bytes_per_s, e.utilisation) for e in told] == [
         ("east", 50e6, 0.4), ("east", 100e6, 0.4), ("west", 25e6, 0.4),
     ]  # fmt: skip
     assert pairs == []
+    assert lines.warnings() == []
     lines.lost("e1a", "gone")
+    assert lines.warnings() == [], "another machine still sends"
     assert (told[-1].up, told[-1].rate_bytes_per_s) == (True, 50e6)
     assert pairs == [("e1", "w1", False), ("e1", "w2", False)]
     lines.take("e1a", links("w1a", "w2a"))
@@ -95,6 +100,7 @@ def test_links_of_a_line_are_summed_and_one_that_is_left_keeps_it_up() -> None:
     lines.lost("e1a", "gone")
     lines.lost("e2a", "gone")
     assert (told[-1].source, told[-1].up) == ("east", False)
+    assert lines.warnings() == unheard[:1]
 
 
 def test_a_line_that_is_full_for_one_is_full_for_all() -> None:

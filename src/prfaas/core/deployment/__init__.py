@@ -11,7 +11,7 @@ from prfaas.core.deployment.clusters import ClusterConfig, ClusterKind, LanConfi
 from prfaas.core.deployment.engines import EngineConfig, EngineRole, ProcessName
 from prfaas.core.deployment.file import load_deployment, parse_deployment
 from prfaas.core.deployment.gateways import MOST_OUTPUT_S, FrontTlsConfig, GatewayConfig
-from prfaas.core.deployment.lines import AgentPair, Line, lines_of
+from prfaas.core.deployment.lines import AgentPair, Line, lines_of, way_in_words
 from prfaas.core.deployment.links import LinkConfig
 from prfaas.core.deployment.model import Deployment, ModelConfig
 from prfaas.core.deployment.scheduling import SchedulerConfig
@@ -46,4 +46,5 @@ __all__ = [
     "lines_of",
     "load_deployment",
     "parse_deployment",
+    "way_in_words",
 ]

@@ -30,6 +30,11 @@ class AgentPair(NamedTuple):
     receiver: str
 
 
+def way_in_words(source: str, target: str) -> str:
+    """A line's two ends, for people."""
+    return f"from {source} to {target}" if source != target else f"between machines of {source}"
+
+
 class Line(msgspec.Struct, frozen=True):
     """One direction of a line. ``source`` is ``target`` for a cluster's own network.
 
