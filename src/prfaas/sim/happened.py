@@ -1,8 +1,8 @@
 """What a gateway's journal says did happen, as a workload to simulate and as a row to compare with.
 
 Theory of operation. Requests arrive when they did, with what the engines' caches held of each
-prompt then. Answers are as long as the time of their decode says, at the profile's steps: the
-journal knows how many tokens were allowed, not how many came. Engines that went down and links
+prompt then. Answers are as long as they became; where an engine did not say how long that was, as
+the time of their decode says, at the profile's steps. Engines that went down and links
 that were cut are outages and line changes of the simulation. What would have been asked for
 otherwise, and what other routes would have left in the caches, no journal knows: both stay as
 they were.
@@ -136,8 +136,8 @@ def _step_seconds(decode: DecodeProfile, batch: float) -> float:
 
 
 def _answers(kept: list[Timeline], began: float, steps: _Steps) -> dict[str, int]:
-    """Request -> tokens of its answer: its decode time in steps of the batches it was in, at most
-    what was allowed."""
+    """Request -> tokens of its answer, where its length is not known: its decode time in steps of
+    the batches it was in, at most what was allowed."""
     by_engine: dict[str, list[Timeline]] = {}
     for t in kept:
         if t.first_token_s is not None and t.completed_s is not None and t.decode_engine:
@@ -170,7 +170,8 @@ def _table(kept: list[Timeline], began: float, answers: Mapping[str, int]) -> Re
         arrived_at=np.array([t.arrived_at - began for t in kept]),
         prompt_tokens=np.array([t.total_tokens for t in kept], dtype=np.int64),
         output_tokens=np.array(
-            [answers.get(t.request_id, t.max_output_tokens or 1) for t in kept], dtype=np.int64
+            [t.output_tokens or answers.get(t.request_id, t.max_output_tokens or 1) for t in kept],
+            dtype=np.int64,
         ),
         first_at=times("first_token_s"),
         done_at=times("completed_s"),

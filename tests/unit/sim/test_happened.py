@@ -189,6 +189,20 @@ def test_answers_are_as_long_as_their_decode_took(tmp_path: Path) -> None:
     assert found.workload.outputs == [40]
 
 
+def test_answers_are_as_long_as_the_journal_says(tmp_path: Path) -> None:
+    entries = [
+        *ENTRIES[:5],
+        (60.0, RequestArrived("c", 300, 40)),
+        (61.0, FirstToken("c", 1)),
+        (63.0, RequestCompleted("c", 1, 7)),
+        (63.0, ended("c", 60.0)),
+    ]
+    found = read_happened(
+        write(tmp_path / "j.jsonl", entries), parse_description(FILE, source="f"), beside=tmp_path
+    )
+    assert found.workload.outputs == [7]
+
+
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
