@@ -17,8 +17,9 @@ make it late and those behind it as well. In time means within the SLO, or withi
 takes on an idle deployment where that alone is longer, and always before the request's deadline.
 
 *Roles* (equation 8): decode gets the engines that its load needs (`decode_load`), prefill the rest
-and what time decode engines have free. An engine turns to decode as soon as it is needed; it turns
-back when it was not needed for a while, and is drained first.
+and what time decode engines have free. An engine turns to decode as soon as answers would wait for a
+slot without it, and before that where prefill has it to spare; it turns back when it was not missed
+for a while, and is drained first.
 """
 
 from __future__ import annotations
@@ -128,8 +129,9 @@ class AutoPolicy:
         self, cluster: ClusterView, load: DecodeLoad, now: float
     ) -> Iterator[RoleChange]:
         decode = [e for e in cluster.decode_engines if e.up]
-        needed = load.engines_needed(cluster)
-        if needed >= len(decode):
+        at_ease = load.engines_at_ease(cluster)
+        needed = at_ease if load.spares_prefill(cluster) else load.engines_needed(cluster)
+        if at_ease >= len(decode):
             self._spare_since[cluster.name] = now
         if needed > len(decode):
             yield from _to_decode(cluster, f"decode needs {needed} engines, has {len(decode)}")
@@ -138,7 +140,7 @@ class AutoPolicy:
             movable = [e for e in decode if e.changes_role]
             if movable:
                 emptiest = min(movable, key=lambda e: e.assigned)
-                why = f"decode needs {needed} engines, has {len(decode)}"
+                why = f"decode needs {at_ease} engines, has {len(decode)}"
                 yield RoleChange(emptiest.name, "prefill", why)
         self._spare_since.setdefault(cluster.name, now)
 

@@ -22,6 +22,10 @@ _MEMORY_S = 60.0
 _SPREAD = 1.5
 """Standard deviations of the number of answers under way (it is about Poisson) for which slots are
 kept, or a burst would wait for slots that its prefills no longer need."""
+_TO_SPARE = 0.7
+"""Prefill has an engine to spare where the others would be busy for no more of their time, or"""
+_SELDOM = 0.1
+"""where the only one is: other clusters, and what decode leaves free, take over."""
 _DOUBT = 1.5
 """Answers end in clumps: what waits for a slot counts as so much more."""
 
@@ -34,10 +38,14 @@ class DecodeLoad:
         self._completed = 0
         self._rate = 0.0
         self._running = 0.0
+        self._wanted = 0.0
+        """Answers that run or wait for a slot, on the average."""
+        self._prefilling = 0.0
+        """Prefill engines at work, on the average."""
         self.answer_tokens = 0.0
         """KV memory that one takes, smoothed."""
         self.slots = 0.0
-        """Answers that run or wait for a slot, smoothed; no less than now."""
+        """The most answers of late that ran or waited for a slot, fading."""
         self._expected_s = 0.0
         """How long one should hold its slot, by what was learned; 0: nothing was."""
 
@@ -48,12 +56,15 @@ class DecodeLoad:
         self._expected_s = sum(each_s) / len(each_s) if each_s else 0.0
         decoding = sum(engine.decoding for engine in cluster.engines if engine.role == "decode")
         wanted = decoding + cluster.waiting_for_decode
+        prefilling = sum(e.prefills > 0 for e in cluster.engines if e.role == "prefill")
         if self._at is not None and now > self._at:
             passed = now - self._at
             fade = exp(-passed / _MEMORY_S)
             rate = (cluster.completed - self._completed) / passed
             self._rate = fade * self._rate + (1 - fade) * rate
             self._running = fade * self._running + (1 - fade) * decoding
+            self._wanted = fade * self._wanted + (1 - fade) * wanted
+            self._prefilling = fade * self._prefilling + (1 - fade) * prefilling
             running = sum(engine.running for engine in cluster.engines)
             if running:
                 each = sum(engine.kv_used for engine in cluster.engines) / running
@@ -62,10 +73,24 @@ class DecodeLoad:
         self._at, self._completed = now, cluster.completed
 
     def engines_needed(self, cluster: ClusterView) -> int:
-        """Decode engines for the load of now, with room for its fluctuation; at least one."""
+        """Decode engines without which answers would wait: for the most of late, and for the
+        average with room for its fluctuation; at least one."""
+        return self._engines(cluster, max(self.slots, _with_room(self._wanted)))
+
+    def engines_at_ease(self, cluster: ClusterView) -> int:
+        """Decode engines with which nobody would wait if as many came on top of the most of late
+        as come on top of an average: what is good to have, but worth no queue before prefill."""
+        return self._engines(cluster, _with_room(self.slots))
+
+    def spares_prefill(self, cluster: ClusterView) -> bool:
+        """Whether prefill could do its work of late with one engine less."""
+        engines = sum(e.up and e.role == "prefill" for e in cluster.engines)
+        return self._prefilling < max(_SELDOM, _TO_SPARE * (engines - 1))
+
+    def _engines(self, cluster: ClusterView, slots: float) -> int:
         engines = cluster.decode_engines or cluster.engines
-        slots = sum(self._slots(engine) for engine in engines) / len(engines)
-        return max(1, ceil((self.slots + _SPREAD * sqrt(self.slots)) / slots))
+        each = sum(self._slots(engine) for engine in engines) / len(engines)
+        return max(1, ceil(slots / each))
 
     def slot_s(self, cluster: ClusterView) -> float:
         """Until a newcomer would have a decode slot, behind all who are on their way to one."""
@@ -98,6 +123,11 @@ class DecodeLoad:
         if not self.answer_tokens:
             return engine.max_requests
         return max(1.0, min(engine.max_requests, engine.kv_tokens / self.answer_tokens))
+
+
+def _with_room(slots: float) -> float:
+    """For fluctuation: so many that hardly ever more are wanted."""
+    return slots + _SPREAD * sqrt(slots)
 
 
 def slots_s(loads: Sequence[DecodeLoad], columns: Columns) -> Floats:

@@ -107,6 +107,19 @@ def test_decode_gets_an_engine_as_soon_as_it_needs_one() -> None:
     assert (change.engine, change.role) == ("p1", "decode")
 
 
+def test_decode_takes_no_engine_for_its_ease_that_prefill_is_at_work_with() -> None:
+    """Its slots are not all taken: a queue before prefill would be the price of room to spare."""
+    for busy, roles in (((), ["decode"]), (("p0", "p1"), [])):
+        view, policy = fleet(), AutoPolicy(AutoConfig())
+        for name in busy:
+            view.engines[name].book(100, 5.0, 0.0)
+        for second in range(120):
+            policy.adjust(view, now=float(second))
+        for name in ("d0", "d1"):
+            view.engines[name].running = 8
+        assert [change.role for change in policy.adjust(view, now=120.0)] == roles
+
+
 def test_an_engine_is_given_back_only_after_a_while_and_the_emptiest_first() -> None:
     view, policy = fleet(), AutoPolicy(AutoConfig())
     view.engines["d0"].assigned = 2

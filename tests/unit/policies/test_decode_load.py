@@ -40,13 +40,35 @@ def test_engines_are_needed_for_the_load_and_its_fluctuation(running: int, neede
 def test_a_load_that_rises_is_seen_at_once_and_one_that_falls_is_remembered() -> None:
     load, west = steady(2, 1.0)
     for engine in west.decode_engines:
-        engine.running = 10
+        engine.running = 11
     load.look(west, UNKNOWN, 601.0)
     assert load.engines_needed(west) == 3
     for engine in west.decode_engines:
         engine.running = 2
     load.look(west, UNKNOWN, 602.0)
     assert load.engines_needed(west) == 3
+
+
+def test_a_peak_that_has_its_slots_needs_no_engine_but_is_at_ease_with_one_more() -> None:
+    load, west = steady(5, 1.0)
+    for engine in west.decode_engines:
+        engine.running = 9
+    load.look(west, UNKNOWN, 601.0)
+    assert load.engines_needed(west) == 2
+    assert load.engines_at_ease(west) == 3
+
+
+@pytest.mark.parametrize(("at_work", "spares"), [(0, True), (1, False), (2, False)])
+def test_prefill_spares_an_engine_where_the_others_would_not_be_full(
+    at_work: int, spares: bool
+) -> None:
+    load, west = DecodeLoad(), fleet().cluster("west")
+    prefill = [engine for engine in west.engines if engine.role == "prefill"]
+    for engine in prefill[:at_work]:
+        engine.book(100, 5.0, 0.0)
+    for second in range(300):
+        load.look(west, UNKNOWN, float(second))
+    assert load.spares_prefill(west) is spares
 
 
 def test_a_newcomer_waits_for_those_before_it_at_the_pace_of_answers() -> None:
