@@ -17,9 +17,9 @@ make it late and those behind it as well. In time means within the SLO, or withi
 takes on an idle deployment where that alone is longer, and always before the request's deadline.
 
 *Roles* (equation 8): decode gets the engines that its load needs (`decode_load`), prefill the rest
-and what time decode engines have free. An engine turns to decode as soon as answers would wait for a
-slot without it, and before that where prefill has it to spare; it turns back when it was not missed
-for a while, and is drained first.
+and what time decode engines have free. An engine turns to decode as soon as answers would wait for
+a slot without it, and before that where prefill has it to spare; it turns back when it was not
+missed for a while, and is drained first.
 """
 
 from __future__ import annotations
