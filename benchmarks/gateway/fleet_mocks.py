@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import time
@@ -81,9 +82,11 @@ class _Agent:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        while True:
-            await response.write(self._links)
-            await asyncio.sleep(_HEARTBEAT_S)
+        with contextlib.suppress(ConnectionError):  # The gateway has ended.
+            while True:
+                await response.write(self._links)
+                await asyncio.sleep(_HEARTBEAT_S)
+        return response
 
 
 class _Publisher:

@@ -58,6 +58,7 @@ class LocalFleet:
         environment: more of a process's environment, by name.
         journals: where gateways write theirs; none without.
         plaintext: without certificates, as releases before mutual TLS to agents know it.
+        connections: of each line; None: as many as it asks for.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class LocalFleet:
         environment: Callable[[str], Mapping[str, str]] = lambda _name: {},
         journals: Path | None = None,
         plaintext: bool = False,
+        connections: int | None = None,
     ) -> None:
         self.home, self.journals, self._plaintext = home, journals, plaintext
+        self._lines = {} if connections is None else {"connections": connections}
         self.sources: dict[str, Path] = dict(sources)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = environment
@@ -251,9 +254,12 @@ class LocalFleet:
                     "name": "west",
                     "kind": "pd",
                     "machines": [self._machine(m) for m in ENGINES if m not in PRFAAS],
+                    "lan": self._lines,
                 },
             ],
-            "links": [{"from": "east", "to": "west", "rate": "400 Mbit/s", "via": via}],
+            "links": [
+                {"from": "east", "to": "west", "rate": "400 Mbit/s", "via": via, **self._lines}
+            ],
             "gateways": [
                 {
                     "name": name,
