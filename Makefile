@@ -12,7 +12,7 @@ READY  := $(VENV)/.ready
 .PHONY: docs lock newest test-ray test-pods bench-carry bench-door test-pulls test-disk test-upgrade help setup demo test test-fast \
         lint rooms test-pure test-engine test-tensor-parallel \
         fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
-        bench-handoff bench-pool churn bench-gpu bench-gateway bench-gateway-memory bench-fleet case-study bench-fidelity next-vllm \
+        bench-handoff bench-pool churn bench-gpu bench-gateway bench-gateway-memory bench-first-token bench-fleet case-study bench-fidelity next-vllm \
         lint-manifests clean
 
 help:  ## show what there is to do
@@ -156,6 +156,9 @@ bench: $(READY)  ## every benchmark, short, beside its peers; which ratios becam
 # ROUTERS: an environment with vllm-router and sglang-router; without it their rows are left out.
 bench-gateway: $(READY)  ## the gateway beside vllm-router, sglang-router and a bare pass-through (ROUTERS=/path/to/venv)
 	$(BIN)/python -m benchmarks.gateway.peers $(if $(ROUTERS),--routers $(ROUTERS))
+
+bench-first-token: $(READY)  ## first tokens of long texts on a real engine, through us and through vllm-router (ROUTERS=...)
+	$(BIN)/python -m benchmarks.gateway.first_token --routers $(ROUTERS)
 
 bench-gateway-memory: $(READY)  ## the gateway's memory with 1,024 prompts of 128K tokens in flight (ARGS="--requests 64")
 	$(BIN)/python -m benchmarks.gateway.memory $(ARGS)
