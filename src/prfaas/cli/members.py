@@ -34,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what to write")
     parser.add_argument("--own-pod", metavar="POD", help="the pod this runs in: always a member")
     parser.add_argument(
+        "--own-address", metavar="IP", help="that pod's: its agent listens on IPv6 where it is one"
+    )
+    parser.add_argument(
         "--own-gateway", metavar="IP", help="the address of the gateway that reads the file"
     )
     parser.add_argument(
@@ -58,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         args.template,
         args.out,
         own_pod=args.own_pod,
+        own_address=args.own_address,
         own_gateway=args.own_gateway,
         own_service=args.own_service,
         leave_after_s=parse_duration(args.leave_after),

@@ -3,6 +3,7 @@ for the keys of engines, which are read."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import msgspec
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import ConfigError, EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.launch import tuning
 from prfaas.process.spans import (
@@ -163,9 +164,29 @@ def _kv_events(engine: EngineConfig) -> dict[str, object]:
     return {
         "enable_kv_cache_events": True,
         "publisher": "zmq",
-        "endpoint": engine.kv_events,
+        "endpoint": _bound(engine),
         "replay_endpoint": engine.kv_events_replay,
     }
+
+
+def _bound(engine: EngineConfig) -> str:
+    """``kv_events`` as vLLM takes it for a place to bind at: to ``tcp://`` and a plain address its
+    publisher would connect, and nobody would hear it. An IPv4 address in its IPv6 form it binds.
+
+    Raises ConfigError for a name.
+    """
+    endpoint = engine.kv_events or ""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or "*" in host or ":" in host:
+        return endpoint
+    try:
+        address = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise ConfigError(
+            f"engine {engine.name!r}: kv_events {endpoint}: vLLM publishes at an address, not at a "
+            f"name; write tcp://ADDRESS:{port}, or tcp://*:{port} for every interface"
+        ) from error
+    return f"tcp://[::ffff:{address}]:{port}"
 
 
 def _kv_transfer(deployment: Deployment, engine: EngineConfig) -> dict[str, object]:

@@ -42,6 +42,7 @@ class Members:
 
     Args:
         own_pod: the pod that this runs in, if it is one of a group.
+        own_address: that pod's address: its agent listens on addresses of its kind.
         own_gateway: the address of the gateway that reads the file, if one does.
         own_service: the headless Service that this gateway is behind; None: the template's first.
     """
@@ -52,6 +53,7 @@ class Members:
         out: Path,
         *,
         own_pod: str | None = None,
+        own_address: str | None = None,
         own_gateway: str | None = None,
         own_service: str | None = None,
         leave_after_s: float = 60.0,
@@ -60,16 +62,18 @@ class Members:
     ) -> None:
         self._path, self._out = template, out
         self._own_pod, self._own_gateway = own_pod, own_gateway
+        self._on_ipv6 = ":" in (own_address or "")
         self._own_service = own_service
         self._leave_after_s, self._resolve, self._clock = leave_after_s, resolver, clock
         self._text = b""
+        self._known: tuple[Template, Presence] | None = None
         self._gateways: dict[str, list[str]] = {}
         self._written: Deployment | None = None
 
     async def look(self) -> bool:
         """Once; returns whether the file was written. Raises ConfigError for a bad template."""
-        template = self._read()
-        wanted = self._presence.wanted()
+        template, presence = self._read()
+        wanted = presence.wanted()
         services = [group.service for group in template.gateways]
         gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -84,11 +88,11 @@ class Members:
             (group, number): None if addresses is None else bool(addresses)
             for (group, number, _), addresses in zip(wanted, answers, strict=False)
         }
-        self._presence.look(found, now=self._clock())
+        presence.look(found, now=self._clock())
         for service, addresses in zip(services, answers[len(wanted) :], strict=True):
             if addresses is not None:
                 self._gateways[service] = addresses
-        return self._write(template)
+        return self._write(template, presence)
 
     async def run(self, *, period_s: float) -> None:
         """For ever. A template that is refused, once there was a good one, changes nothing."""
@@ -101,24 +105,28 @@ class Members:
                 logger.error("%s: the file stays as it is", error)
             await asyncio.sleep(period_s)
 
-    def _read(self) -> Template:
+    def _read(self) -> tuple[Template, Presence]:
         text = self._path.read_bytes()
-        if text != self._text:
-            self._template = parse_template(text, source=str(self._path))
-            self._presence = Presence(
-                self._template, leave_after_s=self._leave_after_s, own=self._own_pod
+        if self._known is None or text != self._text:
+            template = parse_template(text, source=str(self._path))
+            presence = Presence(
+                template,
+                leave_after_s=self._leave_after_s,
+                own=self._own_pod,
+                before=None if self._known is None else self._known[1],
             )
-            self._text = text
-        return self._template
+            self._known, self._text = (template, presence), text
+        return self._known
 
-    def _write(self, template: Template) -> bool:
+    def _write(self, template: Template, presence: Presence) -> bool:
         gateways = dict(self._gateways)
         own = self._own_gateway
         if own is not None and not any(own in found for found in gateways.values()):
             # Not ready yet, and so without a name: it is there all the same.
             service = self._own_service or template.gateways[0].service
             gateways[service] = [own, *gateways.get(service, [])]
-        deployment = expand(template, self._presence.members(), gateways, own=own)
+        members = presence.members()
+        deployment = expand(template, members, gateways, own=own, on_ipv6=self._on_ipv6)
         if deployment == self._written:
             return False
         scratch = self._out.with_name(f"{self._out.name}.new")

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from prfaas.core.deployment import Deployment, GatewayConfig
+from prfaas.core.deployment.secrets import KeySource
 from prfaas.core.errors import ConfigError
 from prfaas.render import identity
-from prfaas.render.groups import KEYS
+from prfaas.render.keys import KEYS, OPERATOR_KEY, check_apart, key_name, key_volume
 from prfaas.render.membership import ADDRESS, GatewayGroup
 from prfaas.render.objects import (
     COMMON_VOLUMES,
@@ -20,6 +21,7 @@ from prfaas.render.objects import (
     POD_SECURITY,
     Object,
     container,
+    disruptions,
     http_probe,
     labels,
     members,
@@ -33,6 +35,10 @@ SERVICE, EACH = "gateway", "gateways"
 _CLIENT_KEYS = f"{KEYS}/clients"
 _ENDING_S = 15
 """For load balancers to look away first, and to tell clients whose answers were cut."""
+_MIB = 1024 * 1024
+_MEMORY_MIB, _BLOCK_BYTES, _TOKEN_BYTES = 4096, 75, 10
+"""Of a gateway whose limits are the defaults; of a block that its index knows more than by default,
+and of a prompt's token that may wait more."""
 
 
 def stands_in(gateway: GatewayConfig, deployment: Deployment) -> str:
@@ -41,49 +47,57 @@ def stands_in(gateway: GatewayConfig, deployment: Deployment) -> str:
 
 
 def gateways_at(cluster: str, deployment: Deployment) -> list[GatewayConfig]:
-    """Those that run beside a cluster. Raises ConfigError where they are not alike."""
+    """Those that run beside a cluster. Raises ConfigError where they are not alike: where they would
+    be other than in their names, addresses and certificates, all of which pods have of their own."""
     found = [g for g in deployment.gateways if stands_in(g, deployment) == cluster]
-    bare = {msgspec.json.encode(_bare(gateway)) for gateway in found}
-    if len(bare) > 1:
+    alike = {msgspec.json.encode(_entry(g, cluster, deployment) | {"name": "g"}) for g in found}
+    if len(alike) > 1:
         raise ConfigError(
-            f"gateways near {cluster!r} differ in more than names and addresses; as pods of one "
-            "Deployment they must be alike"
+            f"gateways near {cluster!r} differ in more than names, addresses and certificates; as "
+            "pods of one Deployment they must be alike"
         )
+    sources = [keys for gateway in found for keys in _client_sources(gateway)]
+    check_apart("client-keys", [k.file for k in sources], [k.env for k in sources])
     return found
 
 
 def template_entry(cluster: str, plan: Plan) -> GatewayGroup:
-    """What a gateway of this cluster is in the deployment file. Raises ConfigError for keys that
-    stand in the file itself."""
+    """What a gateway of this cluster is in the deployment file. Raises ConfigError for what pods
+    cannot have."""
     gateway = gateways_at(cluster, plan.deployment)[0]
-    _refuse_written_keys(gateway)
-    if gateway.tls is None and not gateway.plaintext:
-        raise ConfigError(
-            "gateways listen on their pods' addresses; write tls: {cert, key} at the gateway, or "
-            "plaintext: true where an Ingress or the network itself protects what clients say"
-        )
+    return GatewayGroup(
+        service=plan.sites[cluster].domain(EACH), gateway=_entry(gateway, cluster, plan.deployment)
+    )
+
+
+def _entry(gateway: GatewayConfig, cluster: str, deployment: Deployment) -> dict[str, Any]:
+    _refuse(gateway)
     entry: dict[str, Any] = said(gateway)
+    for own in ("advertise", "agent_tls", "certificate_name", "operator_keys_env"):
+        entry.pop(own, None)
     entry |= {
         "listen": f"{ADDRESS}:{PORT}",
         "admin": f"{ADDRESS}:{ADMIN}",
         "near": cluster,
-        "operator_keys_file": f"{KEYS}/operator/key",
+        "operator_keys_file": f"{KEYS}/operator/{OPERATOR_KEY['key']}",
     }
-    for own in ("advertise", "agent_tls"):
-        entry.pop(own, None)
-    secured = identity.is_secured(plan.deployment)
     if gateway.api_keys_file is not None:
         entry["api_keys_file"] = _client_file(gateway.api_keys_file)
     for tenant in entry.get("tenants", ()):
         if tenant.get("api_keys_file"):
             tenant["api_keys_file"] = _client_file(tenant["api_keys_file"])
-    if not secured:
+    if not identity.is_secured(deployment):
         entry["plaintext"] = True  # All agents say so, of the same network.
     else:
         entry |= {"agent_tls": said(identity.FILES), "certificate_name": identity.GATEWAYS}
     if gateway.tls is not None:
         entry["tls"] = {"cert": "/etc/prfaas/front/tls.crt", "key": "/etc/prfaas/front/tls.key"}
-    return GatewayGroup(service=plan.sites[cluster].domain(EACH), gateway=entry)
+    return entry
+
+
+def keeps_metrics(cluster: str, deployment: Deployment) -> bool:
+    """Whether gateways here show metrics to operators alone: those that tell tenants apart."""
+    return any(len(list(_client_sources(g))) > 1 for g in gateways_at(cluster, deployment))
 
 
 def gateway_objects(cluster: str, plan: Plan) -> list[Object]:
@@ -119,7 +133,7 @@ def gateway_objects(cluster: str, plan: Plan) -> list[Object]:
             "clusterIP": "None", "selector": pod,
             "ports": [{"name": "admin", "port": ADMIN, "targetPort": "admin"}]}),
         thing("policy/v1", "PodDisruptionBudget", SERVICE,
-              spec={"maxUnavailable": 1, "selector": selector}),
+              spec=disruptions(selector)),
         thing("apps/v1", "Deployment", SERVICE, spec=_scaled(spec)),
         thing("autoscaling/v2", "HorizontalPodAutoscaler", SERVICE, spec=scale),
     ]  # fmt: skip
@@ -134,7 +148,7 @@ def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
     volumes = [
         *COMMON_VOLUMES,
         {"name": "state", "emptyDir": {}},
-        {"name": "operator-key", "secret": {"secretName": "operator-key", "defaultMode": 0o440}},
+        key_volume("operator-key"),
     ]
     mounts: list[Object] = [
         {"name": "deployment", "mountPath": "/run/prfaas-deployment", "readOnly": True},
@@ -146,13 +160,13 @@ def _pod(gateway: GatewayConfig, cluster: str, plan: Plan) -> Object:
         volumes += identity.volumes(identity.GATEWAYS)
         mounts += identity.mounts()
     for name, secret, path, needed in (
-        ("client-keys", "client-keys", _CLIENT_KEYS, any(_key_files(gateway))),
+        ("client-keys", "client-keys", _CLIENT_KEYS, any(k.file for k in _client_sources(gateway))),
         ("engine-keys", "engine-keys", f"{KEYS}/engines", any(
             engine.api_key_file for engine in plan.deployment.engines)),
         ("front", "gateway-tls", "/etc/prfaas/front", gateway.tls is not None),
     ):  # fmt: skip
         if needed:
-            volumes.append({"name": name, "secret": {"secretName": secret, "defaultMode": 0o440}})
+            volumes.append(key_volume(name, secret))
             mounts.append({"name": name, "mountPath": path, "readOnly": True})
     return {
         "automountServiceAccountToken": False,
@@ -197,39 +211,56 @@ def _container(gateway: GatewayConfig, plan: Plan, mounts: list[Object]) -> Obje
         lifecycle={"preStop": {"exec": {"command": ["sleep", "5"]}}},
         resources={
             "requests": {"cpu": "1", "memory": "1Gi"},
-            "limits": {"memory": "4Gi"},
+            "limits": {"memory": f"{_memory_mib(gateway)}Mi"},
         },
         volumeMounts=mounts,
     )
 
 
+def _memory_mib(gateway: GatewayConfig) -> int:
+    """What the file lets it hold more than by default comes on top."""
+    usual = GatewayConfig()
+    more = (
+        gateway.max_bodies_bytes - usual.max_bodies_bytes,
+        (gateway.max_index_blocks - usual.max_index_blocks) * _BLOCK_BYTES,
+        (gateway.most_waiting_tokens - usual.most_waiting_tokens) * _TOKEN_BYTES,
+    )
+    return _MEMORY_MIB + sum(max(0, size) for size in more) // _MIB
+
+
 def _client_file(path: str) -> str:
-    return f"{_CLIENT_KEYS}/{path.rpartition('/')[2]}"
+    return f"{_CLIENT_KEYS}/{key_name(path)}"
 
 
-def _key_files(gateway: GatewayConfig) -> Iterator[str | None]:
-    yield gateway.api_keys_file
-    for tenant in gateway.tenants:
-        yield tenant.keys.file
+def _client_sources(gateway: GatewayConfig) -> Iterator[KeySource]:
+    """Of each tenant."""
+    if gateway.client_keys:
+        yield gateway.client_keys
+    yield from (tenant.keys for tenant in gateway.tenants)
 
 
 def _key_variables(gateway: GatewayConfig, deployment: Deployment) -> Iterator[Object]:
-    sources = [("client-keys", gateway.api_keys_env), ("operator-key", gateway.operator_keys_env)]
-    sources += [("client-keys", tenant.keys.env) for tenant in gateway.tenants]
+    sources = [("client-keys", keys.env) for keys in _client_sources(gateway)]
     sources += [("engine-keys", engine.api_key_env) for engine in deployment.engines]
     for secret, name in dict.fromkeys(sources):
         if name is not None:
             yield {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
 
 
-def _refuse_written_keys(gateway: GatewayConfig) -> None:
-    written = [*gateway.api_keys, *gateway.operator_keys]
-    if written or any(tenant.keys.written for tenant in gateway.tenants):
+def _refuse(gateway: GatewayConfig) -> None:
+    """Raise ConfigError for what pods cannot have, or what nobody could reach."""
+    if gateway.operator_keys or any(keys.written for keys in _client_sources(gateway)):
         raise ConfigError(
             "keys stand in the deployment file, and manifests are read by many: write "
             "api_keys_file or api_keys_env, and put the keys into a Secret"
         )
-
-
-def _bare(gateway: GatewayConfig) -> GatewayConfig:
-    return msgspec.structs.replace(gateway, name="g", listen="l", advertise=None, admin=None)
+    if gateway.tls is None and not gateway.plaintext:
+        raise ConfigError(
+            "gateways listen on their pods' addresses; write tls: {cert, key} at the gateway, or "
+            "plaintext: true where an Ingress or the network itself protects what clients say"
+        )
+    if gateway.workers > 1:
+        raise ConfigError(
+            f"gateway {gateway.name!r}: workers: {gateway.workers}: a pod is one process, and the "
+            "autoscaler makes more of them; leave workers out"
+        )

@@ -21,6 +21,7 @@ from prfaas.core.deployment import (
 )
 from prfaas.core.errors import ConfigError
 from prfaas.render.identity import files_of
+from prfaas.render.keys import KEYS, check_apart, key_name
 from prfaas.render.sites import Site
 
 POD = "{pod}"
@@ -29,11 +30,12 @@ LINK_PORT, ADMIN_PORT = 7400, 7401
 ENGINE_PORT, EVENTS_PORT = 8001, 5557
 LOOPBACK = "127.0.0.1"
 SOCKET = "/run/prfaas/agent.sock"
-KEYS = "/etc/prfaas/keys"
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")
 """A DNS label that leaves room for what is appended: ``-12-prefill-0``."""
 _HOSTS = frozenset({"--nnodes", "--node-rank", "--master-addr", "--headless"})
+_SERVICES = frozenset({"gateway", "gateways"})
+"""What Services of gateways are called, which stand beside those of machines."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,8 @@ def label(name: str, *, what: str) -> str:
             f"{what} {name!r}: Kubernetes needs small letters, digits and hyphens, a letter first, "
             "30 at most; rename it"
         )
+    if what == "cluster" and name in _SERVICES:
+        raise ConfigError(f"cluster {name!r}: gateways' Services are called so; rename it")
     return name
 
 
@@ -122,9 +126,9 @@ def _agent(agent: AgentConfig, host: str) -> AgentConfig:
 
 def _engines(machine: MachineConfig, host: str) -> Iterator[EngineConfig]:
     roles = [engine.role for engine in machine.engines]
-    # Where the agent carries what gateways say to engines, nobody else reaches them.
-    bound = "*" if machine.agent.plaintext else LOOPBACK
-    host = host if machine.agent.plaintext else LOOPBACK
+    # Where the agent carries what gateways say to engines, nobody else reaches them, and it hears of
+    # their caches by sockets beside its own (`prfaas engine` names them).
+    is_open = machine.agent.plaintext
     for at, engine in enumerate(machine.engines):
         several = roles.count(engine.role) > 1
         number = f"-{roles[:at].count(engine.role)}" if several else ""
@@ -132,20 +136,20 @@ def _engines(machine: MachineConfig, host: str) -> Iterator[EngineConfig]:
         yield msgspec.structs.replace(
             engine,
             name=f"{POD}-{engine.role}{number}",
-            url=f"http://{host}:{ENGINE_PORT + at}",
+            url=f"http://{host if is_open else LOOPBACK}:{ENGINE_PORT + at}",
             ca=None,
-            kv_events=f"tcp://{bound}:{events}",
-            kv_events_replay=f"tcp://{bound}:{events + 1}",
+            kv_events=f"tcp://*:{events}" if is_open else None,
+            kv_events_replay=f"tcp://*:{events + 1}" if is_open else None,
             gpus=None,
             api_key_file=key_file(engine.api_key_file),
             # The last one counts: the pod's name is known to others before it is known to itself.
-            args=(*engine.args, "--host", "0.0.0.0" if bound == "*" else bound),
+            args=(*engine.args, "--host", "0.0.0.0" if is_open else LOOPBACK),
         )
 
 
 def key_file(path: str | None) -> str | None:
     """Where a file of keys lies in a pod."""
-    return None if path is None else f"{KEYS}/engines/{path.rpartition('/')[2]}"
+    return None if path is None else f"{KEYS}/engines/{key_name(path)}"
 
 
 def gpus_of(engine: EngineConfig) -> int:
@@ -166,6 +170,16 @@ def _check(engine: EngineConfig) -> None:
                 f"engine {engine.name!r}: {argument}: an engine of several hosts is not supported, "
                 "its ranks share one agent's memory; write an engine that fits into one machine"
             )
+    if (engine.url or "").startswith("https:"):
+        raise ConfigError(
+            f"engine {engine.name!r}: url {engine.url}: a pod's engine speaks to its own agent, "
+            "which has the certificate; leave url and the arguments for TLS out"
+        )
+    if "CUDA_VISIBLE_DEVICES" in engine.env:
+        raise ConfigError(
+            f"engine {engine.name!r}: env: CUDA_VISIBLE_DEVICES: Kubernetes gives an engine its "
+            "GPUs, as many as its ranks; leave it out"
+        )
 
 
 def _bare(machine: MachineConfig) -> MachineConfig:
@@ -187,4 +201,12 @@ def all_groups(deployment: Deployment, sites: dict[str, Site]) -> tuple[Group, .
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two groups of pods would be called {name!r}; rename a cluster")
+        for cluster in deployment.clusters:
+            if re.fullmatch(rf"{name}-\d+", cluster.name):
+                raise ConfigError(
+                    f"cluster {cluster.name!r}: a pod of {name!r} may be called so; rename one"
+                )
+    engines = deployment.engines
+    files, variables = [e.api_key_file for e in engines], [e.api_key_env for e in engines]
+    check_apart("engine-keys", files, variables)
     return tuple(found)

@@ -7,12 +7,21 @@ from collections.abc import Iterable
 
 import msgspec
 
-from prfaas.core.deployment import Deployment
-from prfaas.render.gateways import ADMIN, gateway_objects, gateways_at, stands_in, template_entry
+from prfaas.core.deployment import Deployment, check_borders
+from prfaas.core.errors import ConfigError
+from prfaas.render.gateways import (
+    ADMIN,
+    gateway_objects,
+    gateways_at,
+    keeps_metrics,
+    stands_in,
+    template_entry,
+)
 from prfaas.render.groups import all_groups, label
 from prfaas.render.identity import GATEWAYS, asked_as_monitor, is_secured, site_objects
 from prfaas.render.machines import machine_objects
-from prfaas.render.membership import PodGroup, Template
+from prfaas.render.keys import OPERATOR_KEY
+from prfaas.render.membership import PodGroup, Template, expand
 from prfaas.render.network import network_policies
 from prfaas.render.objects import GATEWAY, MACHINE, Object, of_component, thing
 from prfaas.render.options import Images, Plan, said
@@ -47,7 +56,10 @@ def render(
         groups=all_groups(deployment, where),
         images=images or Images(),
     )
-    template = msgspec.json.format(msgspec.json.encode(_template(plan)), indent=1).decode() + "\n"
+    _check(deployment)
+    made = _template(plan)
+    _try(made)
+    template = msgspec.json.format(msgspec.json.encode(made), indent=1).decode() + "\n"
     files = {"README.md": _readme(plan)}
     for site in where.values():
         for path, text in _site(site, plan, secured=secured).items():
@@ -83,6 +95,29 @@ def _template(plan: Plan) -> Template:
     )
 
 
+def _check(deployment: Deployment) -> None:
+    """Raise ConfigError for what only a machine has."""
+    path = deployment.model.path or ""
+    if path.startswith((".", "~")):
+        raise ConfigError(f"model {path}: give an absolute path, where a volume is to be mounted")
+    for link in deployment.links:
+        if link.via is not None:
+            raise ConfigError(
+                f"link from {link.source!r} to {link.target!r}: via: pods are dialled by their own "
+                "names, as many as there are; leave via out"
+            )
+
+
+def _try(template: Template) -> None:
+    """What pods will read is read once here: what is wrong with it is said before it is applied."""
+    expanded = expand(
+        template,
+        {group.name: range(group.replicas) for group in template.groups},
+        {group.service: [f"192.0.2.{at}"] for at, group in enumerate(template.gateways)},
+    )
+    check_borders(expanded)
+
+
 def _site(site: Site, plan: Plan, *, secured: bool) -> dict[str, str]:
     parts: dict[str, list[Object]] = {"namespace.yaml": [_namespace(site)]}
     for group in plan.groups_of(site.name):
@@ -96,7 +131,7 @@ def _site(site: Site, plan: Plan, *, secured: bool) -> dict[str, str]:
     if secured:
         parts["identity.yaml"] = site_objects()
     parts["network.yaml"] = network_policies(site.name, plan)
-    parts["monitoring.yaml"] = _monitors(gateway="gateway.yaml" in parts, secured=secured)
+    parts["monitoring.yaml"] = _monitors(site.name, plan, secured=secured)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -123,26 +158,20 @@ def _namespace(site: Site) -> Object:
     return found
 
 
-def _monitors(*, gateway: bool, secured: bool) -> list[Object]:
-    named: dict[str, str | None] = {MACHINE: None} | ({GATEWAY: GATEWAYS} if gateway else {})
-    return [
-        thing(
-            "monitoring.coreos.com/v1",
-            "PodMonitor",
-            f"{component}s",
-            spec={
-                "selector": of_component(component),
-                "podMetricsEndpoints": [
-                    {
-                        "port": "admin",
-                        "path": "/metrics",
-                        **(asked_as_monitor(name) if secured else {}),
-                    }
-                ],
-            },
-        )
-        for component, name in named.items()
-    ]
+def _monitors(cluster: str, plan: Plan, *, secured: bool) -> list[Object]:
+    named: dict[str, str | None] = {MACHINE: None}
+    if gateways_at(cluster, plan.deployment):
+        named[GATEWAY] = GATEWAYS
+    found = []
+    for component, name in named.items():
+        asked: Object = {"port": "admin", "path": "/metrics"}
+        if secured:
+            asked |= asked_as_monitor(name)
+        if component == GATEWAY and keeps_metrics(cluster, plan.deployment):
+            asked["authorization"] = {"credentials": OPERATOR_KEY}
+        spec = {"selector": of_component(component), "podMetricsEndpoints": [asked]}
+        found.append(thing("monitoring.coreos.com/v1", "PodMonitor", f"{component}s", spec=spec))
+    return found
 
 
 def _yaml(objects: Iterable[Object]) -> str:

@@ -10,7 +10,8 @@ from prfaas.core.deployment import EngineConfig, ModelConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_bytes
 from prfaas.render import identity
-from prfaas.render.groups import ADMIN_PORT, ENGINE_PORT, KEYS, LINK_PORT, POD, Group
+from prfaas.render.groups import ADMIN_PORT, ENGINE_PORT, LINK_PORT, POD, Group
+from prfaas.render.keys import KEYS, key_volume
 from prfaas.render.objects import (
     COMMON_VOLUMES,
     FILE,
@@ -18,6 +19,7 @@ from prfaas.render.objects import (
     POD_SECURITY,
     Object,
     container,
+    disruptions,
     from_field,
     http_probe,
     labels,
@@ -61,7 +63,7 @@ def machine_objects(group: Group, model: ModelConfig, images: Images) -> list[Ob
         "policy/v1",
         "PodDisruptionBudget",
         group.name,
-        spec={"maxUnavailable": 1, "selector": selector},
+        spec=disruptions(selector),
     )
     sets = thing(
         "apps/v1",
@@ -90,10 +92,10 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}},
         {"name": "arena", "emptyDir": {"medium": "Memory", "sizeLimit": f"{arena_mib}Mi"}},
         {"name": "home", "emptyDir": {}},
-        {"name": "operator-key", "secret": {"secretName": "operator-key", "defaultMode": 0o440}},
+        key_volume("operator-key"),
     ]
     if any(engine.api_key_file for engine in machine.engines):
-        volumes.append({"name": "engine-keys", "secret": {"secretName": "engine-keys"}})
+        volumes.append(key_volume("engine-keys"))
     if not machine.agent.plaintext:
         volumes += identity.volumes("${POD_NAME}-agent")
     spill = machine.agent.cache.spill
@@ -110,7 +112,7 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
         "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": _DRAIN_S + 60,
         "initContainers": [
-            members(images.base, ["--own-pod", "$(POD_NAME)"]),
+            members(images.base, ["--own-pod", "$(POD_NAME)", "--own-address", "$(POD_IP)"]),
             _agent(group, images),
         ],
         "containers": [

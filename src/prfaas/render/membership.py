@@ -14,12 +14,14 @@ import msgspec
 
 from prfaas.core.addresses import Address
 from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.deployment.lines import MOST_CONNECTIONS
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import Strict
 from prfaas.render.groups import POD
 
 ADDRESS = "{address}"
 """Where a gateway's address stands in its template."""
+_EVERYWHERE_IPV6 = "[::]"
 _AHEAD = 4
 """Pods are numbered from 0 on; so many numbers beyond the highest seen are looked for."""
 
@@ -57,11 +59,22 @@ class Presence:
         leave_after_s: a pod that is not found is a member for so long: one that is started anew
             keeps what gateways know of it.
         own: the pod that asks, always a member.
+        before: what was known by an older template, of which it is the next.
     """
 
-    def __init__(self, template: Template, *, leave_after_s: float, own: str | None = None) -> None:
+    def __init__(
+        self,
+        template: Template,
+        *,
+        leave_after_s: float,
+        own: str | None = None,
+        before: Presence | None = None,
+    ) -> None:
         self._template, self._leave_after_s, self._own = template, leave_after_s, own
         self._seen: dict[tuple[str, int], float] = {}
+        if before is not None:
+            groups = {group.name for group in template.groups}
+            self._seen = {pod: at for pod, at in before._seen.items() if pod[0] in groups}
 
     def wanted(self) -> list[tuple[str, int, str]]:
         """What to resolve next: group, number, host name."""
@@ -104,6 +117,7 @@ def expand(
     gateways: Mapping[str, Iterable[str]],
     *,
     own: str | None = None,
+    on_ipv6: bool = False,
 ) -> Deployment:
     """The deployment of what there is.
 
@@ -111,16 +125,26 @@ def expand(
         members: numbers of pods by group.
         gateways: addresses (IP) by service.
         own: the address of the gateway that reads it, which stands first and listens everywhere.
+        on_ipv6: whether the pod that reads it has an IPv6 address first of all; agents listen there.
 
     Raises ConfigError.
     """
-    clusters = [
-        cluster
-        | {"machines": [_machine(group, number)
-                        for group in template.groups if group.cluster == cluster["name"]
-                        for number in members[group.name]]}
-        for cluster in template.clusters
-    ]  # fmt: skip
+    machines: dict[str, list[Any]] = {cluster["name"]: [] for cluster in template.clusters}
+    for group in template.groups:
+        found = [_machine(group, number, on_ipv6=on_ipv6) for number in members[group.name]]
+        machines[group.cluster] += found
+    ends = {name: sum(bool(m.get("engines")) for m in found) for name, found in machines.items()}
+    clusters = []
+    for cluster in template.clusters:
+        name = cluster["name"]
+        entry = cluster | {"machines": machines[name]}
+        if "lan" in cluster:
+            entry["lan"] = _with_connections(cluster["lan"], ends[name] * (ends[name] - 1))
+        clusters.append(entry)
+    links = [
+        _with_connections(link, ends.get(link["from"], 0) * ends.get(link["to"], 0))
+        for link in template.rest.get("links", ())
+    ]
     entries: list[dict[str, Any]] = []
     for group in template.gateways:
         addresses = sorted(gateways.get(group.service, ()), key=lambda a: (a != own, a))
@@ -128,15 +152,29 @@ def expand(
     entries.sort(key=lambda entry: own is None or entry["name"] != _name_of(own))
     if not entries:
         entries = [_gateway(group, "127.0.0.1", own=None) for group in template.gateways[:1]]
-    text = msgspec.json.encode({**template.rest, "clusters": clusters, "gateways": entries})
-    return parse_deployment(text, source="the template with its members")
+    whole = {**template.rest, "links": links, "clusters": clusters, "gateways": entries}
+    return parse_deployment(msgspec.json.encode(whole), source="the template with its members")
 
 
-def _machine(group: PodGroup, number: int) -> Any:
+def _machine(group: PodGroup, number: int, *, on_ipv6: bool) -> Any:
     text = msgspec.json.encode(group.machine).replace(
         POD.encode(), f"{group.name}-{number}".encode()
     )
-    return msgspec.json.decode(text)
+    machine = msgspec.json.decode(text)
+    if on_ipv6:
+        for key in ("listen", "admin"):
+            port = machine["agent"][key].rpartition(":")[2]
+            machine["agent"][key] = f"{_EVERYWHERE_IPV6}:{port}"
+    return machine
+
+
+def _with_connections(line: dict[str, Any], pairs: int) -> dict[str, Any]:
+    """A number of connections is of all pairs of pods together, which come and go: each has one at
+    least, and none more than it may."""
+    if line.get("connections") is None:
+        return line
+    most = MOST_CONNECTIONS * max(1, pairs)
+    return line | {"connections": max(pairs, 1, min(line["connections"], most))}
 
 
 def _gateway(group: GatewayGroup, address: str, *, own: str | None) -> dict[str, Any]:
@@ -145,7 +183,7 @@ def _gateway(group: GatewayGroup, address: str, *, own: str | None) -> dict[str,
     entry: dict[str, Any] = msgspec.json.decode(text)
     entry["name"] = _name_of(address)
     if address == own:
-        everywhere = "[::]" if ":" in own else "0.0.0.0"
+        everywhere = _EVERYWHERE_IPV6 if ":" in own else "0.0.0.0"
         for key in ("listen", "admin"):
             entry[key] = f"{everywhere}:{entry[key].rpartition(':')[2]}"
     return entry

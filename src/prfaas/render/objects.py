@@ -55,6 +55,16 @@ POD_SECURITY: Object = {
 """The namespace admits nothing less (Pod Security Standards, *restricted*)."""
 
 
+def disruptions(selector: Object) -> Object:
+    """One pod at a time may be taken away; those that are not ready always, since a node on which
+    an engine does not come up could else never be emptied."""
+    return {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": selector,
+    }
+
+
 def from_field(name: str, path: str) -> Object:
     """An environment variable of what a pod knows of itself."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}

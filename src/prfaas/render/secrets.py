@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from prfaas.render import identity
 from prfaas.render.gateways import gateways_at
+from prfaas.render.keys import key_name
 from prfaas.render.options import Plan
 from prfaas.render.sites import Site
 
@@ -35,7 +37,7 @@ def _literals(files: list[str | None], variables: list[str | None]) -> str:
     def words() -> Iterator[str]:
         for path in files:
             if path is not None:
-                yield f"--from-file={path.rpartition('/')[2]}={path}"
+                yield shlex.quote(f"--from-file={key_name(path)}={path}")
         for name in variables:
             if name is not None:
                 yield f'--from-literal={name}="${name}"'

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import msgspec
 
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError
+
+_ZONE = re.compile(
+    r"(?=.{1,180}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?\Z"
+)
+"""As much as leaves room for a pod's name and its Service's before it. The last part begins with a
+letter: addresses are no zones."""
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,4 +64,7 @@ def parse_site(text: str) -> tuple[str, tuple[str, tuple[str, ...]]]:
         raise ConfigError(f"--site {text}: {error}") from error
     if not name or not zone or not networks:
         raise ConfigError(f"--site {text!r}: write CLUSTER=ZONE,CIDR[,CIDR ...]")
-    return name, (zone.strip("."), networks)
+    zone = zone.removesuffix(".")
+    if not _ZONE.match(zone):
+        raise ConfigError(f"--site {text!r}: zone {zone!r} is no DNS name")
+    return name, (zone, networks)

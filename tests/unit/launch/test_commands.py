@@ -1,14 +1,17 @@
 """The command line of an engine says all of the schedule, and the connector's place."""
 
 import json
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 
 from prfaas.core.deployment import load_deployment
 from prfaas.core.deployment.agents import CacheConfig
-from prfaas.launch.addresses import resolve
+from prfaas.core.errors import ConfigError
+from prfaas.launch.addresses import free_address, resolve
 from prfaas.launch.commands import engine_command
 from prfaas.launch.start import embedded_default
 from prfaas.process.spans import ENDPOINT_VARIABLES, PROTOCOL_VARIABLE
@@ -40,6 +43,47 @@ def test_a_prefill_engine_exports_through_its_clusters_agent() -> None:
         "decodes": False,
     }
     assert _option(command.arguments, "--block-size") == "256"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("tcp://*:5557", "tcp://*:5557"),
+        ("ipc:///run/prfaas/e.events", "ipc:///run/prfaas/e.events"),
+        ("tcp://127.0.0.1:5557", "tcp://[::ffff:127.0.0.1]:5557"),
+        ("tcp://localhost:5557", "tcp://[::ffff:127.0.0.1]:5557"),
+        ("tcp://10.0.0.5:5557", "tcp://[::ffff:10.0.0.5]:5557"),
+    ],
+)
+def test_an_engine_publishes_where_the_file_says(said: str, told: str) -> None:
+    """vLLM binds what has ``*`` or ``::``; to anything else it connects, and nobody hears it."""
+    deployment = _resolved()
+    engine = msgspec.structs.replace(deployment.engines[0], kv_events=said)
+    arguments = engine_command(deployment, engine, vllm="cpu").arguments
+    assert json.loads(_option(arguments, "--kv-events-config"))["endpoint"] == told
+
+
+def test_an_address_that_is_told_so_is_bound_and_heard() -> None:
+    """At the address and nowhere else, by the library that vLLM publishes with."""
+    address = free_address()
+    with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
+        host, _, port = address.rpartition(":")
+        publisher.bind(f"tcp://[::ffff:{host}]:{port}")
+        with context.socket(zmq.SUB) as follower:
+            follower.subscribe(b"")
+            follower.connect(f"tcp://{address}")
+            while not follower.poll(50):
+                publisher.send(b"told")
+            assert follower.recv() == b"told"
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.2", int(port)), 5):
+            pass
+
+
+def test_a_name_is_no_place_to_publish_at() -> None:
+    deployment = _resolved()
+    engine = msgspec.structs.replace(deployment.engines[0], kv_events="tcp://west-1:5557")
+    with pytest.raises(ConfigError, match="not at a name"):
+        engine_command(deployment, engine, vllm="cpu")
 
 
 @pytest.mark.parametrize(("args", "role"), [((), "kv_both"), (("--enable-dbo",), "kv_consumer")])

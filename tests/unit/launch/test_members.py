@@ -67,6 +67,28 @@ async def test_a_gateway_is_there_before_it_has_a_name(template: Path, tmp_path:
     assert [g.name for g in load_deployment(out).gateways] == ["gateway-10-0-0-9"]
 
 
+async def test_a_pod_of_ipv6_has_its_agent_listen_there(template: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deployment.json"
+    own = {"own_pod": "west-0", "own_address": "2001:db8::5"}
+    await Members(template, out, resolver=MockDns("west-0"), **own).look()
+    (agent,) = load_deployment(out).cluster("west").agents
+    assert (agent.listen, agent.admin) == ("[::]:7400", "[::]:7401")
+
+
+async def test_a_new_template_takes_no_pod_out_while_nobody_can_say(
+    template: Path, tmp_path: Path
+) -> None:
+    dns, out = MockDns("east-0", "east-1", "west-0"), tmp_path / "deployment.json"
+    members = Members(template, out, resolver=dns)
+    await members.look()
+    template.write_text(template.read_text().replace('"200 Mbit/s"', '"300 Mbit/s"'))
+    dns.down = True
+    assert await members.look()
+    found = load_deployment(out)
+    assert found.links[0].rate == "300 Mbit/s"
+    assert [m.name for m in found.machines] == ["east-0", "east-1", "west-0"]
+
+
 async def test_a_bad_template_at_the_start_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("[]")
     with pytest.raises(ConfigError, match="no template"):

@@ -23,6 +23,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.units import parse_bytes
 from prfaas.render import kubernetes
 from prfaas.render.membership import expand, parse_template
+from prfaas.render.sites import parse_site
 
 VERSIONS = ("1.35", "1.36", "1.37")
 CUSTOM = {"Issuer", "Certificate", "PodMonitor", "Kustomization"}
@@ -207,6 +208,27 @@ def test_a_site_is_said_of_every_cluster_or_of_none() -> None:
         kubernetes.render(plain(example("fleet")), sites={"east": SITES["east"]})
     with pytest.raises(ConfigError, match="no such cluster"):
         kubernetes.render(plain(example("fleet")), sites={"mars": SITES["east"]})
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("west=10.1.0.0/16,10.2.0.0/16", "no DNS name"),
+        ("west=kv_west,10.2.0.0/16", "no DNS name"),
+        ("west=.,10.2.0.0/16", "no DNS name"),
+        ("west=kv.west.example.com", "CIDR"),
+        ("west=kv.west.example.com,10.2.0.5/16", "host bits"),
+    ],
+)
+def test_a_site_that_is_none_is_refused(said: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parse_site(said)
+
+
+def test_a_sites_zone_may_end_in_a_dot() -> None:
+    assert parse_site("west=kv.west.example.com.,2001:db8::/48") == (
+        "west", ("kv.west.example.com", ("2001:db8::/48",))
+    )  # fmt: skip
 
 
 def test_pods_have_certificates_in_the_names_that_agents_and_gateways_look_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from tests.unit.render.examples import rendered
 
@@ -51,6 +52,25 @@ def test_where_nobody_can_say_all_stays() -> None:
     presence.look(found(presence, {"east-0", "east-1"}), now=0)
     presence.look({(g, n): None for g, n, _ in presence.wanted()}, now=1000)
     assert presence.members()["east"] == [0, 1]
+
+
+def test_what_was_found_is_known_by_the_next_template() -> None:
+    """Else the fleet would shrink where it comes while the resolver cannot say."""
+    before = Presence(template(), leave_after_s=60)
+    before.look(found(before, {"east-0", "east-4"}), now=0)
+    presence = Presence(template(), leave_after_s=60, before=before)
+    presence.look({(g, n): None for g, n, _ in presence.wanted()}, now=1)
+    assert presence.members()["east"] == [0, 4]
+    smaller = msgspec.structs.replace(template(), groups=template().groups[1:])
+    assert "east" not in Presence(smaller, leave_after_s=60, before=before).members()
+
+
+def test_an_agent_listens_on_addresses_of_its_pods_kind() -> None:
+    """A pod of a Kubernetes cluster of IPv6 has no address of IPv4."""
+    members = Presence(template(), leave_after_s=60).members()
+    for on_ipv6, host in ((True, "[::]"), (False, "0.0.0.0")):
+        for agent in expand(template(), members, {}, on_ipv6=on_ipv6).agents:
+            assert (agent.listen, agent.admin) == (f"{host}:7400", f"{host}:7401")
 
 
 def test_a_pod_is_a_member_in_its_own_eyes_and_a_group_is_never_empty() -> None:

@@ -238,7 +238,8 @@ def _check_names_in(key: str, tls: TlsConfig | None) -> None:
 def _check_gateway(gateway: GatewayConfig, deployment: Deployment) -> None:
     _check_names_in("agent_tls", gateway.agent_tls)
     _above_zero("request_deadline", gateway.request_deadline_s)
-    _above_zero("keepalive", gateway.keepalive_s)
+    if gateway.keepalive is not None:
+        _above_zero("keepalive", gateway.keepalive_s)
     _above_zero("max_body", parse_bytes(gateway.max_body))
     _ = gateway.drain_s, gateway.max_wait_s
     _above_zero("max_bodies", gateway.max_bodies_bytes)

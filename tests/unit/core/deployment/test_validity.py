@@ -1,5 +1,7 @@
 """What a deployment file cannot say is refused, with its place."""
 
+from math import inf
+
 import pytest
 
 from prfaas.core.deployment import Deployment, parse_deployment
@@ -29,6 +31,11 @@ def _changed(old: str, new: str) -> Deployment:
 
 def test_the_text_as_it_stands_is_valid() -> None:
     assert _changed("10 s", "10 s").cluster("west").agents[0].name == "a-west"
+
+
+def test_comments_to_clients_that_wait_may_be_turned_off() -> None:
+    gateway = _changed("max_body: 1 MiB", "keepalive: null").gateway
+    assert gateway.keepalive_s == inf
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,7 @@ def test_mistakes_in_links(old: str, new: str, said: str) -> None:
         ("kv_cache: 1 GiB", "kv_cache: 0 GiB", "model: kv_cache must be above zero"),
         ("request_deadline: 60 s", "request_deadline: 0 s", "gateway: request_deadline must be"),
         ("max_body: 1 MiB", "max_body: 0 B", "gateway: max_body must be above zero"),
+        ("max_body: 1 MiB", "keepalive: 0 s", "gateway: keepalive must be above zero"),
         ("max_body: 1 MiB", "certificate_name: a-west", "engine or agent name used twice: a-west"),
         (
             "max_body: 1 MiB",
