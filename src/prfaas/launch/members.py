@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 32
 """Names that are resolved at a time."""
+_NAMES_PER_S = 25
+"""In the long run: every pod asks for the names of all, and the resolver is one."""
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 Resolve = Callable[[str], Awaitable[list[str] | None]]
@@ -103,7 +105,12 @@ class Members:
                 if self._written is None:
                     raise
                 logger.error("%s: the file stays as it is", error)
-            await asyncio.sleep(period_s)
+            await asyncio.sleep(self.pause_s(period_s))
+
+    def pause_s(self, period_s: float) -> float:
+        """Until the next look: longer than ``period_s`` where there are many names."""
+        names = 0 if self._known is None else len(self._known[1].wanted())
+        return max(period_s, names / _NAMES_PER_S)
 
     def _read(self) -> tuple[Template, Presence]:
         text = self._path.read_bytes()

@@ -50,7 +50,8 @@ def gateways_at(cluster: str, deployment: Deployment) -> list[GatewayConfig]:
     """Those that run beside a cluster. Raises ConfigError where they are not alike: where they would
     be other than in their names, addresses and certificates, all of which pods have of their own."""
     found = [g for g in deployment.gateways if stands_in(g, deployment) == cluster]
-    alike = {msgspec.json.encode(_entry(g, cluster, deployment) | {"name": "g"}) for g in found}
+    entries = [_entry(gateway, cluster, deployment) | {"name": "g"} for gateway in found]
+    alike = {msgspec.json.encode(entry, order="sorted") for entry in entries}
     if len(alike) > 1:
         raise ConfigError(
             f"gateways near {cluster!r} differ in more than names, addresses and certificates; as "

@@ -29,6 +29,9 @@ from prfaas.render.objects import (
 from prfaas.render.options import Images
 
 _MIB = 1024 * 1024
+_TAKEN = ("/bin", "/dev", "/etc", "/home/prfaas", "/lib", "/opt/prfaas", "/proc",
+          "/run/prfaas", "/run/prfaas-deployment", "/sbin", "/sys", "/tmp", "/usr")  # fmt: skip
+"""Where images and pods have what they need."""
 _DRAIN_S = 600
 """How long an engine's requests may take to their end before its pod goes."""
 _AGENT_MIB = 512
@@ -133,13 +136,14 @@ def _agent(group: Group, images: Images) -> Object:
     ]
     if agent.cache.spill is not None:
         # What it lies in: the directory itself the agent makes, for its own user alone.
-        above = str(PurePosixPath(agent.cache.spill.path).parent)
-        if above == "/":
+        spill = agent.cache.spill.path
+        above = PurePosixPath(spill).parent
+        if _hides(above) or any(above.is_relative_to(taken) for taken in _TAKEN):
             raise ConfigError(
-                f"agent {agent.name}: spill {agent.cache.spill.path}: a volume is mounted at what "
-                "it lies in; take one such as /var/lib/prfaas/kv"
+                f"cluster {group.cluster!r}: spill {spill}: a volume is mounted at what it lies "
+                f"in, {above}, which the pod needs; take one such as /var/lib/prfaas/kv"
             )
-        mounts.append({"name": "spill", "mountPath": above})
+        mounts.append({"name": "spill", "mountPath": str(above)})
     if not agent.plaintext:
         mounts += identity.mounts()
     probe = partial(http_probe, ADMIN_PORT, "/health") if agent.plaintext else _opens
@@ -184,6 +188,11 @@ def _engine(
     if engine.api_key_file is not None:
         mounts.append({"name": "engine-keys", "mountPath": f"{KEYS}/engines", "readOnly": True})
     if _on_disk(model):
+        if _hides(PurePosixPath(str(model.path))):
+            raise ConfigError(
+                f"model {model.path}: a volume is mounted there, and the pod needs what lies "
+                "there; take a path such as /srv/models/NAME"
+            )
         mounts.append({"name": "model", "mountPath": str(model.path), "readOnly": True})
     return container(
         name,
@@ -251,6 +260,10 @@ def _resources(engine: EngineConfig, model: ModelConfig, gpus: int, *, vllm: str
         "requests": {"cpu": str(4 * gpus), "memory": f"{16 * gpus}Gi"},
         "limits": {"nvidia.com/gpu": str(gpus)},
     }
+
+
+def _hides(mounted: PurePosixPath) -> bool:
+    return any(PurePosixPath(taken).is_relative_to(mounted) for taken in _TAKEN)
 
 
 def _mib(size_bytes: int) -> int:

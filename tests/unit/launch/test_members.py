@@ -89,6 +89,20 @@ async def test_a_new_template_takes_no_pod_out_while_nobody_can_say(
     assert [m.name for m in found.machines] == ["east-0", "east-1", "west-0"]
 
 
+async def test_where_there_are_many_pods_each_asks_less_often(
+    template: Path, tmp_path: Path
+) -> None:
+    """Each asks for the names of all: together they would ask by the square."""
+    dns = MockDns("west-0")
+    members = Members(template, tmp_path / "o", resolver=dns)
+    await members.look()
+    assert members.pause_s(2.0) == 2.0
+    dns.pods.add("east-0")
+    template.write_text(template.read_text().replace('"replicas": 1', '"replicas": 200'))
+    await members.look()
+    assert members.pause_s(2.0) == pytest.approx(408 / 25)
+
+
 async def test_a_bad_template_at_the_start_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("[]")
     with pytest.raises(ConfigError, match="no template"):

@@ -57,6 +57,17 @@ def test_the_fleet_is_rendered_as_it_is_with_its_certificates() -> None:
     assert scaled["spec"]["minReplicas"] == 2
 
 
+def test_gateways_may_stand_there_by_word_or_by_default() -> None:
+    text = {
+        "clusters": [{"name": "west", "kind": "pd", "agent": {"name": "a"},
+                      "engines": [{"name": "d", "role": "decode"}]}],
+        "gateways": [{"name": "g1", "tls": {"cert": "/c", "key": "/k"}},
+                     {"name": "g2", "tls": {"cert": "/c", "key": "/k"}, "near": "west",
+                      "listen": "127.0.0.1:8001", "operator_keys_file": "/ops"}],
+    }  # fmt: skip
+    assert len(entries(kubernetes.render(parse_deployment(json.dumps(text), source="here")))) == 1
+
+
 def test_gateways_that_differ_in_what_they_do_are_refused() -> None:
     fleet = example("fleet").with_gateways(
         lambda g: type(g)(**{f: getattr(g, f) for f in g.__struct_fields__} | {"drain": "9 s"})
@@ -140,6 +151,7 @@ def test_a_node_with_a_pod_that_does_not_come_up_can_be_emptied() -> None:
         ({"decode": {"url": "https://d.example:8000"}}, "leave url"),
         ({"decode": {"env": {"CUDA_VISIBLE_DEVICES": "4"}}}, "leave it out"),
         ({"model": {"path": "./models/m"}}, "absolute path"),
+        ({"model": {"path": "/opt"}}, "such as /srv/models"),
         (
             {"prefill": {"api_key_file": "/etc/east/key"},
              "decode": {"api_key_file": "/etc/west/key"}},

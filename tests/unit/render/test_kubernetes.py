@@ -138,8 +138,9 @@ def test_an_agents_disk_is_a_volume_that_outlives_its_container() -> None:
         agent = next(c for c in pod["initContainers"] if c["name"] == "agent")
         assert {"name": "spill", "mountPath": "/var/lib/prfaas"} in agent["volumeMounts"]
         assert {"name": "spill", "emptyDir": {"sizeLimit": "1088Mi"}} in pod["volumes"]
-    with pytest.raises(ConfigError, match="such as /var/lib"):
-        kubernetes.render(plain(spilling("small", "/kv")))
+    for path in ("/kv", "/opt/kv", "/tmp/kv", "/dev/shm/kv", "/usr/share/kv", "/run/prfaas/kv"):
+        with pytest.raises(ConfigError, match="such as /var/lib"):
+            kubernetes.render(plain(spilling("small", path)))
 
 
 def test_every_pod_is_restricted_and_every_engine_drains() -> None:
