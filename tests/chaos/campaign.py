@@ -32,8 +32,9 @@ from prfaas.testing.local_fleet import DEADLINE_S, ENGINES, SLOTS, LocalFleet
 CLIENTS = 8
 QUIET_S = 60.0
 """Until memory and descriptors have to be back. Leases end with their deadline at the latest."""
-MORE_DESCRIPTORS, MORE_THREADS = 24, 24
-"""Connections are kept for the next request, and pools of threads fill up; neither without end."""
+MORE_DESCRIPTORS, MORE_THREADS, MORE_KIB = 24, 24, 64 * 1024
+"""Connections are kept for the next request, pools of threads fill up, and what is known of prompts
+and of the last minutes is remembered; none of them without end."""
 
 
 class Strike(NamedTuple):
@@ -83,6 +84,8 @@ class Campaign:
         self.struck: Counter[str] = Counter()
         self.recoveries: list[float] = []
         self.broken: list[str] = []
+        self.grown: Counter[str] = Counter()
+        """The most that a process had more than at the start, when all was quiet or not yet."""
         self._deck: list[str] = []
         self._chance = random.Random(f"{seed}-deck")
         self._usage: dict[str, dict[str, float]] = {}
@@ -173,7 +176,10 @@ class Campaign:
                 found.append(f"{name} has {inflight} requests under way")
         for name, before in self._usage.items():
             now = self.fleet.usage(name)
-            for what, more in (("descriptors", MORE_DESCRIPTORS), ("threads", MORE_THREADS)):
+            for what, more in (
+                ("descriptors", MORE_DESCRIPTORS), ("threads", MORE_THREADS), ("rss_kib", MORE_KIB)
+            ):  # fmt: skip
+                self.grown[what] = max(self.grown[what], now[what] - before[what])
                 if now[what] > before[what] + more:
                     found.append(f"{name} has {now[what]:g} {what}, {before[what]:g} at the start")
         return found
@@ -250,7 +256,7 @@ async def run(args: argparse.Namespace, home: Path) -> int:
     summary = {
         "seed": args.seed, "rounds": number, "kinds": len(campaign.struck),
         "requests": len({e.number for e in campaign.load.ended}), "ended": dict(counts),
-        "slowest_recovery_s": round(slowest, 2), "broken": campaign.broken,
+        "slowest_recovery_s": round(slowest, 2), "grown": campaign.grown, "broken": campaign.broken,
     }  # fmt: skip
     print(json.dumps(summary, indent=1))
     return 1 if campaign.broken else 0

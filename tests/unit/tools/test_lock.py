@@ -101,3 +101,18 @@ def test_images_and_setup_install_by_hashes() -> None:
         NEWEST._TORCH.findall((ROOT / "Makefile").read_text()),
     )
     assert f"pip install --no-cache-dir {torch} " in cpu
+
+
+def test_nothing_that_happens_to_lie_here_gets_into_an_image() -> None:
+    """Keys and certificates are made beside the Dockerfiles, as the docs say."""
+    rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and r[0] != "#"]
+    assert rules[0] == "*"
+    taken = {rule[1:] for rule in rules if rule.startswith("!")}
+    read = {
+        name
+        for file in (ROOT / "images").glob("*.Dockerfile")
+        for name in re.findall(r"/source/([\w./-]+)", file.read_text())
+    }
+    assert {"images/base.lock", "requirements.lock"} <= read
+    for name in read | {"pyproject.toml", "README.md", "LICENSE", "tools/compiled_wheel.py"}:
+        assert name in taken or name.partition("/")[0] in taken, name

@@ -23,7 +23,7 @@ import msgspec
 
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError, PrfaasError
-from prfaas.launch.addresses import local_model, publishing
+from prfaas.launch.addresses import local_model
 from prfaas.launch.commands import (
     Command,
     agent_command,
@@ -276,7 +276,6 @@ def command_of(deployment: Deployment, name: str, kind: Kind, file: Path) -> tup
         return agent_command(agent, file), f"{agent.admin_url}/health"
     if kind == "engine":
         engine = next(e for e in deployment.engines if e.name == name)
-        engine = publishing(engine, deployment.agent_of_engine(name))
         command = engine_command(deployment, engine, vllm=installed_vllm())
         return command, f"{engine.url}/health"
     gateway = next(g for g in deployment.gateways if g.name == name)

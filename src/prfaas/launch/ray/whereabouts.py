@@ -75,12 +75,12 @@ def _engine(
     engine: EngineConfig, host: str, events: Path, before: Mapping[str, str], *, carried: bool
 ) -> dict[str, str]:
     """``carried``: its agent is the only one that speaks to it from elsewhere."""
-    if engine.url is not None:
-        return {}
     own = "127.0.0.1" if carried else host
-    last = before.get("url", "").removeprefix("http://") or None
-    found = {"url": f"http://{_chosen(str(Address(own, 0)), last, who=engine.name)}"}
-    if engine.kv_events is None:
+    found = {}
+    if engine.url is None:
+        last = before.get("url", "").removeprefix("http://") or None
+        found["url"] = f"http://{_chosen(str(Address(own, 0)), last, who=engine.name)}"
+    if engine.kv_events is None and engine.option("--kv-events-config") is None:
         if carried:
             published, replayed = f"ipc://{events}.events", f"ipc://{events}.replay"
         else:

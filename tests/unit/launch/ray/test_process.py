@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
+from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.launch.commands import Command
 from prfaas.launch.ray import board as boards
 from prfaas.launch.ray.placing import Kind
-from prfaas.launch.ray.process import MakeCommand, Process, command_of
+from prfaas.launch.ray.process import MakeCommand, Process
 from prfaas.launch.sessions import members, session_of
 from prfaas.launch.start import embedded_default
 
@@ -164,14 +164,3 @@ def test_a_folder_of_somebody_else_is_refused(made: Made, tmp_path: Path) -> Non
     found = made.board.wait_for("west-agent", lambda found: bool(found.why))
     assert "somebody else's" in found.why
     made.folder.unlink()
-
-
-def test_an_engine_whose_address_the_file_names_publishes_beside_its_agent(tmp_path: Path) -> None:
-    deployment = parse_deployment(
-        "{clusters: [{name: west, kind: pd, agent: {name: a, socket: /run/p/agent.sock},"
-        " engines: [{name: d, role: decode, url: 'http://127.0.0.1:8001'}]}], model: {path: m}}",
-        source="here",
-    )
-    command, probe = command_of(deployment, "d", "engine", tmp_path / "deployment.json")
-    assert any("ipc:///run/p/d.events" in argument for argument in command.arguments)
-    assert probe == "http://127.0.0.1:8001/health"

@@ -86,9 +86,16 @@ def test_in_plaintext_others_reach_the_engine_at_its_node() -> None:
     assert again["url"] == found["url"]
 
 
-def test_an_engines_url_is_the_files() -> None:
+def test_an_engines_url_is_the_files_and_it_publishes_all_the_same(tmp_path: Path) -> None:
     said = ', url: "http://127.0.0.1:8001"'
-    assert _found(_file(engine=said), "d", "engine") == {}
+    assert _found(secured(_file(engine=said), tmp_path), "d", "engine") == {
+        "kv_events": "ipc:///tmp/p/engine-0.events",
+        "kv_events_replay": "ipc:///tmp/p/engine-0.replay",
+    }
+    open_one = _found(_file(", plaintext: true", engine=said), "d", "engine")
+    assert open_one["kv_events"].startswith(f"tcp://{NODE}:")
+    told = said + ', args: ["--kv-events-config={}"]'
+    assert _found(_file(engine=told), "d", "engine") == {}
 
 
 def test_a_gateway_on_the_loopback_stays_there() -> None:
