@@ -47,8 +47,8 @@ def stands_in(gateway: GatewayConfig, deployment: Deployment) -> str:
 
 
 def gateways_at(cluster: str, deployment: Deployment) -> list[GatewayConfig]:
-    """Those that run beside a cluster. Raises ConfigError where they are not alike: where they would
-    be other than in their names, addresses and certificates, all of which pods have of their own."""
+    """Those that run beside a cluster. Raises ConfigError where they are not alike: where they
+    differ in more than names, addresses and certificates, all of which pods have of their own."""
     found = [g for g in deployment.gateways if stands_in(g, deployment) == cluster]
     entries = [_entry(gateway, cluster, deployment) | {"name": "g"} for gateway in found]
     alike = {msgspec.json.encode(entry, order="sorted") for entry in entries}

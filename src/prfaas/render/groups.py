@@ -126,8 +126,8 @@ def _agent(agent: AgentConfig, host: str) -> AgentConfig:
 
 def _engines(machine: MachineConfig, host: str) -> Iterator[EngineConfig]:
     roles = [engine.role for engine in machine.engines]
-    # Where the agent carries what gateways say to engines, nobody else reaches them, and it hears of
-    # their caches by sockets beside its own (`prfaas engine` names them).
+    # Where the agent carries what gateways say to engines, nobody else reaches them, and it hears
+    # of their caches by sockets beside its own (`prfaas engine` names them).
     is_open = machine.agent.plaintext
     for at, engine in enumerate(machine.engines):
         several = roles.count(engine.role) > 1

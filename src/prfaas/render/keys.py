@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,252}\Z")
 
 
 def key_name(path: str) -> str:
-    """What a Secret calls a file: its last part. Raises ConfigError where it cannot be called so."""
+    """What a Secret calls a file: its last part. Raises ConfigError where that cannot be."""
     name = path.rpartition("/")[2]
     if not _NAME.match(name):
         raise ConfigError(
@@ -27,10 +27,9 @@ def key_name(path: str) -> str:
     return name
 
 
-def check_apart(
-    secret: str, files: Iterable[str | None], variables: Iterable[str | None]
-) -> None:
-    """Raise ConfigError where a Secret would hold two of them under one name, and so one of them."""
+def check_apart(secret: str, files: Iterable[str | None], variables: Iterable[str | None]) -> None:
+    """Raise ConfigError where a Secret would hold two of them under one name: it has room for one
+    of them."""
     found: dict[str, str] = {}
     named = [(key_name(path), path) for path in files if path is not None]
     for variable in variables:

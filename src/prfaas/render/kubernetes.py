@@ -19,8 +19,8 @@ from prfaas.render.gateways import (
 )
 from prfaas.render.groups import all_groups, label
 from prfaas.render.identity import GATEWAYS, asked_as_monitor, is_secured, site_objects
-from prfaas.render.machines import machine_objects
 from prfaas.render.keys import OPERATOR_KEY
+from prfaas.render.machines import machine_objects
 from prfaas.render.membership import PodGroup, Template, expand
 from prfaas.render.network import network_policies
 from prfaas.render.objects import GATEWAY, MACHINE, Object, of_component, thing

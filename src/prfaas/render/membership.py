@@ -125,7 +125,7 @@ def expand(
         members: numbers of pods by group.
         gateways: addresses (IP) by service.
         own: the address of the gateway that reads it, which stands first and listens everywhere.
-        on_ipv6: whether the pod that reads it has an IPv6 address first of all; agents listen there.
+        on_ipv6: whether the pod that reads it has an IPv6 address first of all; agents listen so.
 
     Raises ConfigError.
     """

@@ -13,7 +13,6 @@ from prfaas.core.strict import Strict
 from prfaas.render.groups import Group
 from prfaas.render.sites import Site
 
-
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*(@[a-z0-9+._-]+:[0-9a-f]{32,128})?\Z")
 
 

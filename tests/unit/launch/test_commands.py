@@ -75,7 +75,10 @@ def test_an_address_that_is_told_so_is_bound_and_heard() -> None:
             while not follower.poll(50):
                 publisher.send(b"told")
             assert follower.recv() == b"told"
-        with pytest.raises(OSError), socket.create_connection(("127.0.0.2", int(port)), 5):
+        with (
+            pytest.raises(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.2", int(port)), 5),
+        ):
             pass
 
 

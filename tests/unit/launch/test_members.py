@@ -37,6 +37,10 @@ def template(tmp_path: Path) -> Path:
     return path
 
 
+def _say_otherwise(template: Path, old: str, new: str) -> None:
+    template.write_text(template.read_text().replace(old, new))
+
+
 async def test_the_file_is_written_when_pods_come_and_go(template: Path, tmp_path: Path) -> None:
     dns, out, now = MockDns("east-0", "west-0"), tmp_path / "deployment.json", 0.0
     members = Members(template, out, resolver=dns, clock=lambda: now)
@@ -69,8 +73,8 @@ async def test_a_gateway_is_there_before_it_has_a_name(template: Path, tmp_path:
 
 async def test_a_pod_of_ipv6_has_its_agent_listen_there(template: Path, tmp_path: Path) -> None:
     out = tmp_path / "deployment.json"
-    own = {"own_pod": "west-0", "own_address": "2001:db8::5"}
-    await Members(template, out, resolver=MockDns("west-0"), **own).look()
+    dns = MockDns("west-0")
+    await Members(template, out, resolver=dns, own_pod="west-0", own_address="2001:db8::5").look()
     (agent,) = load_deployment(out).cluster("west").agents
     assert (agent.listen, agent.admin) == ("[::]:7400", "[::]:7401")
 
@@ -81,7 +85,7 @@ async def test_a_new_template_takes_no_pod_out_while_nobody_can_say(
     dns, out = MockDns("east-0", "east-1", "west-0"), tmp_path / "deployment.json"
     members = Members(template, out, resolver=dns)
     await members.look()
-    template.write_text(template.read_text().replace('"200 Mbit/s"', '"300 Mbit/s"'))
+    _say_otherwise(template, '"200 Mbit/s"', '"300 Mbit/s"')
     dns.down = True
     assert await members.look()
     found = load_deployment(out)
@@ -98,7 +102,7 @@ async def test_where_there_are_many_pods_each_asks_less_often(
     await members.look()
     assert members.pause_s(2.0) == 2.0
     dns.pods.add("east-0")
-    template.write_text(template.read_text().replace('"replicas": 1', '"replicas": 200'))
+    _say_otherwise(template, '"replicas": 1', '"replicas": 200')
     await members.look()
     assert members.pause_s(2.0) == pytest.approx(408 / 25)
 

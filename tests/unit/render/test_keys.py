@@ -38,4 +38,5 @@ def test_two_under_one_name_are_refused(
 
 
 def test_others_than_the_pods_group_cannot_read_it() -> None:
-    assert key_volume("engine-keys")["secret"] == {"secretName": "engine-keys", "defaultMode": 0o440}
+    secret = key_volume("keys", "engine-keys")["secret"]
+    assert secret == {"secretName": "engine-keys", "defaultMode": 0o440}

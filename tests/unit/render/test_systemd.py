@@ -217,6 +217,7 @@ def test_odd_paths_are_one_word(tmp_path: Path) -> None:
     units = [str(path) for path in tmp_path.glob("m1/*.service")]
     done = subprocess.run([str(ANALYZE), "verify", *units], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f'"{odd}/d.yaml"'.replace("%", "%%").replace("$", "$$") in found[
-        "m1/prfaas-agent-a.service"
-    ]
+    assert (
+        f'"{odd}/d.yaml"'.replace("%", "%%").replace("$", "$$")
+        in found["m1/prfaas-agent-a.service"]
+    )
