@@ -24,7 +24,7 @@ from prfaas.launch.gpus import placed
 
 _ANYWHERE = f"{HOST}:0"
 _ENGINE = ("url", "kv_events", "kv_events_replay", "gpus", "gpu_memory_share")
-_AGENT = ("listen", "admin", "socket", "advertise", "advertise_admin", "tls", "plaintext")
+_AGENT = ("listen", "admin", "socket", "advertise", "admin_advertise", "tls", "plaintext")
 _GATEWAY = ("listen", "advertise", "agent_tls")
 """What a start has filled in, and what runs keeps."""
 
@@ -93,8 +93,7 @@ def _each_engine(machine: MachineConfig, change: object) -> MachineConfig:
 
 
 def _with(new: T, before: T, fields: Sequence[str]) -> T:
-    kept = {field: getattr(before, field) for field in fields if hasattr(before, field)}
-    return msgspec.structs.replace(new, **kept)
+    return msgspec.structs.replace(new, **{field: getattr(before, field) for field in fields})
 
 
 def _secured(deployment: Deployment, before: dict[str, AgentConfig], certs: Path) -> Deployment:

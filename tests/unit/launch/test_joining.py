@@ -63,6 +63,20 @@ def test_what_stays_keeps_its_addresses_though_their_ports_are_taken(tmp_path: P
     assert new.gateways == running.gateways
 
 
+def test_an_agent_on_every_interface_is_reached_where_it_was(tmp_path: Path) -> None:
+    def everywhere(deployment: Deployment) -> Deployment:
+        return deployment.with_machines(
+            lambda m: msgspec.structs.replace(
+                m, agent=msgspec.structs.replace(m.agent, listen="0.0.0.0:0", admin="0.0.0.0:0")
+            )
+        )
+
+    running = started(everywhere(file("a")), tmp_path)
+    (agent,) = running.agents
+    assert agent.admin_address.startswith("127.0.0.1:")
+    assert take(everywhere(file("a", "b")), running, tmp_path).agents == (agent,)
+
+
 def test_a_new_machine_has_a_certificate_of_the_same_authority(tmp_path: Path) -> None:
     running = started(file("a"), tmp_path)
     new = take(file("a", machines=("second",)), running, tmp_path)
