@@ -156,11 +156,8 @@ def gpus_of(engine: EngineConfig) -> int:
     """How many GPUs an engine asks for."""
     if engine.gpus is not None:
         return len([gpu for gpu in engine.gpus.split(",") if gpu.strip()])
-    parallel = 1
-    for names in (("--tensor-parallel-size", "-tp"), ("--pipeline-parallel-size", "-pp")):
-        size = engine.option(*names) or "1"
-        parallel *= int(size) if size.isdecimal() else 1
-    return parallel
+    size = engine.option("--tensor-parallel-size", "-tp") or "1"
+    return int(size) if size.isdecimal() else 1
 
 
 def _check(engine: EngineConfig) -> None:

@@ -87,7 +87,13 @@ def _unique(what: str, names: list[str], *, only: list[str] | None = None) -> No
 
 
 def _check_ranks(engine: EngineConfig) -> None:
-    """Data-parallel ranks have a cache each: the gateway must be able to tell them apart."""
+    """Data-parallel ranks have a cache each: the gateway must be able to tell them apart. Stages
+    of a pipeline would have to be told apart by agents."""
+    if engine.option("--pipeline-parallel-size", "-pp") not in (None, "1"):
+        raise ConfigError(
+            "--pipeline-parallel-size: pipeline parallelism is not supported, since hand-offs are "
+            "told apart by tensor-parallel rank; take --tensor-parallel-size"
+        )
     size = engine.option("--data-parallel-size", "-dp")
     alone = {"--data-parallel-rank", "-dpn", "--data-parallel-external-lb", "-dpe"}
     if size in (None, "1") or any(a.partition("=")[0] in alone for a in engine.args):

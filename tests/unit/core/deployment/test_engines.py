@@ -46,3 +46,15 @@ def test_data_parallel_ranks_behind_one_address_are_refused_by_name(
         return
     with pytest.raises(ConfigError, match=r"engine 'd': --data-parallel-size \d: ranks behind one"):
         parse_deployment(text, source="test")
+
+
+@pytest.mark.parametrize("args", ['["-pp", "2"]', '["--pipeline-parallel-size=4"]'])
+def test_stages_of_a_pipeline_are_refused_when_the_file_is_read(args: str) -> None:
+    """Its connector would refuse it when the engine starts."""
+    text = (
+        "clusters: [{name: west, kind: pd, agent: {name: a}, engines: "
+        "[{name: d, role: decode, args: %s}]}]"
+    )
+    with pytest.raises(ConfigError, match="engine 'd': --pipeline-parallel-size: pipeline"):
+        parse_deployment(text % args, source="here")
+    parse_deployment(text % '["-pp", "1"]', source="here")
