@@ -130,9 +130,10 @@ def expand(
     Raises ConfigError.
     """
     machines: dict[str, list[Any]] = {cluster["name"]: [] for cluster in template.clusters}
-    for group in template.groups:
-        found = [_machine(group, number, on_ipv6=on_ipv6) for number in members[group.name]]
-        machines[group.cluster] += found
+    for pods in template.groups:
+        machines[pods.cluster] += [
+            _machine(pods, number, on_ipv6=on_ipv6) for number in members[pods.name]
+        ]
     ends = {name: sum(bool(m.get("engines")) for m in found) for name, found in machines.items()}
     clusters = []
     for cluster in template.clusters:

@@ -88,7 +88,7 @@ def _folder(name: str, of: str, units: dict[str, str]) -> dict[str, str]:
 class _Units:
     def __init__(self, deployment: Deployment, binary: str, file: str) -> None:
         self._deployment, self._file = deployment, file
-        self._binary, self._shown = _word(binary), _word(file)
+        self._binary, self._shown = _word(binary, command=False), _word(file)
 
     def machine(self, machine: MachineConfig) -> dict[str, str]:
         agent = f"prfaas-agent-{machine.agent.name}.service"
@@ -185,7 +185,7 @@ def _bound(profile: str, *addresses: str | None) -> str:
 
 
 def _word(text: str, *, command: bool = True) -> str:
-    """One word of a unit's line, whatever is in it; ``command``: of a command line."""
+    """One word of a unit's line, whatever is in it; ``command``: an argument of a command."""
     text = text.replace("%", "%%")
     if command:
         text = text.replace("$", "$$")
