@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
 
+import msgspec
 import numpy as np
 
 from prfaas.core.errors import EngineError, LinkError
@@ -24,6 +26,12 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _KEPT_S = 30.0
 """What an engine held that long ago says little of what it holds."""
+_ANEW_S = 0.5
+"""So often at most an engine's cache begins anew: to empty an index takes time."""
+_AT_ONCE = 512
+"""Blocks that are applied in one go: a millisecond or two. A frame may be of half a million."""
+_OF_AN_EVENT = 16
+"""What an event takes, however few blocks it is of, in blocks."""
 
 
 class KeyedFollower:
@@ -50,6 +58,11 @@ class KeyedFollower:
 
     def take(self, frame: Frame) -> None:
         """Apply the next one. Raises EngineError for one that cannot be."""
+        for _ in self.steps(frame):
+            pass
+
+    def steps(self, frame: Frame) -> Iterator[None]:
+        """The same, with a pause wherever many blocks were applied."""
         if isinstance(frame, Begun):
             if frame.key_id != self._key_id:
                 raise EngineError(
@@ -61,7 +74,7 @@ class KeyedFollower:
         elif isinstance(frame, Held):
             if self._begun is None:
                 raise EngineError("a piece of a cache that has not begun")
-            self._apply(frame.events)
+            yield from self._apply(frame.events)
         elif isinstance(frame, Reached):
             if self._begun is None:
                 raise EngineError("the end of a cache that has not begun")
@@ -69,18 +82,44 @@ class KeyedFollower:
         elif isinstance(frame, Changed):
             if frame.number != self.number + 1 or not self.epoch:
                 raise EngineError(f"change {frame.number} after change {self.number}")
-            self._apply(frame.events)
+            yield from self._apply(frame.events)
             self.number = frame.number
             self.batches_total += 1
 
-    def _apply(self, events: list[BlocksKeyed | BlocksGone]) -> None:
+    def _apply(self, events: list[BlocksKeyed | BlocksGone]) -> Iterator[None]:
+        applied = 0
         for event in events:
             if len(event.names) % 8:
                 raise EngineError("names of blocks have 8 bytes")
-            if isinstance(event, BlocksKeyed):
-                self.index.stored_keyed(event)
-            else:
-                self.index.removed(event.group, np.frombuffer(event.names, "<u8").tolist())
+            for piece in _pieces(event):
+                if isinstance(piece, BlocksKeyed):
+                    self.index.stored_keyed(piece)
+                else:
+                    self.index.removed(piece.group, np.frombuffer(piece.names, "<u8").tolist())
+                applied += len(piece.names) // 8 + _OF_AN_EVENT
+                if applied >= _AT_ONCE:
+                    applied = 0
+                    yield
+
+
+def _pieces(event: BlocksKeyed | BlocksGone) -> Iterator[BlocksKeyed | BlocksGone]:
+    """The same in several events, where it is long."""
+    count = len(event.names) // 8
+    keys = b"" if isinstance(event, BlocksGone) else event.keys
+    if count <= _AT_ONCE or len(keys) not in (0, 16 * count):
+        yield event
+        return
+    names = memoryview(event.names)
+    lows, highs = memoryview(keys)[: 8 * count], memoryview(keys)[8 * count :]
+    for start in range(0, 8 * count, 8 * _AT_ONCE):
+        here = slice(start, start + 8 * _AT_ONCE)
+        piece = msgspec.structs.replace(event, names=bytes(names[here]))
+        if isinstance(piece, BlocksKeyed) and keys:
+            piece = msgspec.structs.replace(piece, keys=bytes(lows[here]) + bytes(highs[here]))
+            if start:
+                parent = int.from_bytes(names[start - 8 : start], "little")
+                piece = msgspec.structs.replace(piece, parent=parent)
+        yield piece
 
 
 class CarriedFeed:
@@ -102,6 +141,7 @@ class CarriedFeed:
         self.state = FeedState.CONNECTING
         self._follow, self._turn = follow, turn
         self._heard_at = 0.0
+        self._began_at = -math.inf
 
     async def run(self) -> None:
         """Follow until cancelled; the index is empty before and after."""
@@ -126,10 +166,15 @@ class CarriedFeed:
             self.state = FeedState.CONNECTING
 
     async def _take_all(self) -> None:
+        clock = asyncio.get_running_loop().time
         async for frame in self._follow(self.follower.epoch, self.follower.number):
+            if isinstance(frame, Begun):
+                await asyncio.sleep(max(0.0, self._began_at + _ANEW_S - clock()))
+                self._began_at = clock()
             async with self._turn:
-                self.follower.take(frame)
-                self._heard_at = asyncio.get_running_loop().time()
+                for _ in self.follower.steps(frame):
+                    await asyncio.sleep(0)
+                self._heard_at = clock()
                 await asyncio.sleep(0)
             if isinstance(frame, Alive) and not frame.live:
                 self._falls_silent("its agent does not hear of it")

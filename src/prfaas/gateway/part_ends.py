@@ -6,7 +6,7 @@ key there has tokens of this prompt alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prfaas.core.cache_news import Stored
 from prfaas.core.prefixes import Prefix
@@ -15,12 +15,16 @@ from prfaas.index.keys import Keys
 
 Part = tuple[str, int, int]
 """Transfer id, rank, epoch."""
+_MOST_SIZES, _MOST_PARTS, _MOST_BLOCKS = 4, 1024, 1 << 17
+"""Of blocks, which are of one size in a layout; of one prompt's parts, and of blocks in them. A
+conversation has a part for each turn."""
 _End = tuple[int, int, int]
 """Number of its last block in the prompt, and that block's key, low and high word."""
 
 
 class PartEnds:
-    """Not thread-safe. A part without keys is in no prompt: it is left out."""
+    """Not thread-safe. A part without keys is in no prompt: it is left out. So is what there should
+    not be: it would be looked through for each prompt."""
 
     def __init__(self) -> None:
         self._by_size: dict[int, dict[_End, dict[Part, Stored]]] = {}
@@ -28,10 +32,9 @@ class PartEnds:
 
     def add(self, part: Part, news: Stored) -> None:
         """``part`` is not in here."""
-        end = _end(news.prefix)
-        if end is not None:
-            ends = self._by_size.setdefault(news.prefix.block_tokens, {})
-            ends.setdefault(end, {})[part] = news
+        end, size = _end(news.prefix), news.prefix.block_tokens
+        if end is not None and (size in self._by_size or len(self._by_size) < _MOST_SIZES):
+            self._by_size.setdefault(size, {}).setdefault(end, {})[part] = news
 
     def remove(self, part: Part, news: Stored) -> None:
         """As it was added; harmless where it was left out."""
@@ -48,15 +51,20 @@ class PartEnds:
     def of_prompt(self, keys: Callable[[int], Keys]) -> list[Stored]:
         """Parts of which a prompt has every token, by where they end: one look for each of its
         blocks. ``keys``: the prompt's, by tokens a block."""
-        found: list[Stored] = []
+        return list(self._found(keys))
+
+    def _found(self, keys: Callable[[int], Keys]) -> Iterator[Stored]:
+        parts_left, blocks_left = _MOST_PARTS, _MOST_BLOCKS
         for size, ends in self._by_size.items():
             own = keys(size)
             words = zip(own.low.tolist(), own.high.tolist(), strict=True)
             for last, (low, high) in enumerate(words):
-                parts = ends.get((last, low, high))
-                if parts is not None:
-                    found += parts.values()
-        return found
+                for news in ends.get((last, low, high), {}).values():
+                    parts_left -= 1
+                    blocks_left -= len(news.prefix.digests)
+                    if parts_left < 0 or blocks_left < 0:
+                        return
+                    yield news
 
     def clear(self) -> None:
         """Nothing is in here any more."""

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _SAID_AGAIN_S = 60.0
+_MOST_TRIES = 32
+"""Of parts with which a prompt's prefix may end."""
 _MOST_LAYOUTS = 32
 """Of one agent's: two builds of an engine of 16 ranks. What one says is not to fill what there is
 for all of them."""
@@ -71,24 +73,42 @@ class Pull(NamedTuple):
     """Of ``seconds``, what ``source`` takes to read it from disk first."""
 
 
-def _path(parts: list[Stored], *, from_token: int, to_token: int) -> list[Stored]:
-    """As `pool.loads` finds it: each part begins where the one before it is not over yet."""
-    parts = sorted(parts, key=lambda news: news.prefix.from_token)
-    for last in parts:
-        prefix = last.prefix
-        if not prefix.from_token < to_token <= prefix.end_token:
-            continue
-        if last.stands_at is not None and last.stands_at != to_token:
-            continue
-        path = [last]
-        while path[-1].prefix.from_token > from_token:
-            before = next((p for p in parts if _leads_to(p.prefix, path[-1].prefix)), None)
-            if before is None:
+class _Parts:
+    """Cached parts that one prompt has every token of."""
+
+    def __init__(self, parts: list[Stored]) -> None:
+        self._parts = sorted(parts, key=lambda news: news.prefix.from_token)
+        self._by_name: dict[bytes, Stored] = {}
+        """By each of their blocks, the one that begins first."""
+        for news in self._parts:
+            for name in news.prefix.digests:
+                self._by_name.setdefault(name, news)
+
+    def ends(self) -> list[int]:
+        """Where they end, the last first."""
+        return sorted({part.prefix.end_token for part in self._parts}, reverse=True)
+
+    def path(self, *, from_token: int, to_token: int) -> list[Stored]:
+        """As `pool.loads` finds it: each part begins where the one before it is not over yet."""
+        tries = _MOST_TRIES
+        for last in self._parts:
+            prefix = last.prefix
+            if not prefix.from_token < to_token <= prefix.end_token:
+                continue
+            if last.stands_at is not None and last.stands_at != to_token:
+                continue
+            path = [last]
+            while path[-1].prefix.from_token > from_token:
+                before = self._by_name.get(path[-1].prefix.parent)
+                if before is None or not _leads_to(before.prefix, path[-1].prefix):
+                    break
+                path.append(before)
+            else:
+                return path
+            tries -= 1
+            if not tries:
                 break
-            path.append(before)
-        else:
-            return path
-    return []
+        return []
 
 
 def _leads_to(before: Prefix, after: Prefix) -> bool:
@@ -188,8 +208,8 @@ class Pools:
         holding = self._holdings.get(holder)
         if holding is None:
             return []
-        parts = holding.of_prompt(self._keys(tokens, salt, adapter))
-        return _path(parts, from_token=from_token, to_token=to_token)
+        parts = _Parts(holding.of_prompt(self._keys(tokens, salt, adapter)))
+        return parts.path(from_token=from_token, to_token=to_token)
 
     def whole(
         self, tokens: Tokens, *, salt: str | None, adapter: str | None
@@ -198,9 +218,8 @@ class Pools:
         nothing beyond it, the last first; holders that have none are left out."""
         keys, found = self._keys(tokens, salt, adapter), {}
         for holder, holding in self._holdings.items():
-            parts = holding.of_prompt(keys)
-            ends = sorted({part.prefix.end_token for part in parts}, reverse=True)
-            paths = (_path(parts, from_token=0, to_token=end) for end in ends)
+            parts = _Parts(holding.of_prompt(keys))
+            paths = (parts.path(from_token=0, to_token=end) for end in parts.ends())
             path = next(filter(None, paths), None)
             if path is not None:
                 found[holder] = path

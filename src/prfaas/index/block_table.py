@@ -39,7 +39,7 @@ class BlockTable:
         self, max_blocks: int, sets: HolderSets, on_evicted: Callable[[int], None]
     ) -> None:
         self.max_blocks, self.blocks = max_blocks, 0
-        self._holders = sets
+        self.holder_sets = sets
         self._on_evicted = on_evicted
         self._low, self._high = np.zeros(max_blocks, np.uint64), np.zeros(max_blocks, np.uint64)
         self._hash = np.zeros(max_blocks, np.uint64)
@@ -102,7 +102,7 @@ class BlockTable:
 
     def holders(self, row: int) -> int:
         """Its holders, as bits."""
-        return self._holders.masks[self._set_at[row]]
+        return self.holder_sets.masks[self._set_at[row]]
 
     def touch_one(self, row: int) -> None:
         """This is of use."""
@@ -116,10 +116,10 @@ class BlockTable:
 
     def hold(self, row: int, mask: int) -> None:
         """Let the holders of a row be these. A leaf that nobody holds is gone."""
-        old, new = self._set_at[row], self._holders.number_of(mask)
-        self._holders.use(new, 1)
+        old, new = self._set_at[row], self.holder_sets.number_of(mask)
+        self.holder_sets.use(new, 1)
         self._set_at[row] = new
-        self._holders.use(old, -1)
+        self.holder_sets.use(old, -1)
         if not mask:
             self._free_unheld(row)
 
@@ -127,13 +127,13 @@ class BlockTable:
         """Let the holders of each row be ``change`` of what they are; how many rows changed."""
         changed = 0
         for start, end, old in segments(self.sets[rows]):
-            mask = self._holders.masks[old]
+            mask = self.holder_sets.masks[old]
             new_mask = change(mask)
             if new_mask != mask:
-                new = self._holders.number_of(new_mask)
-                self._holders.use(new, end - start)
+                new = self.holder_sets.number_of(new_mask)
+                self.holder_sets.use(new, end - start)
                 self.sets[rows[start:end]] = new
-                self._holders.use(old, start - end)
+                self.holder_sets.use(old, start - end)
                 changed += end - start
         return changed
 
@@ -232,25 +232,25 @@ class BlockTable:
                 continue
             while row != NO_ROW and self._is_idle_leaf(row):
                 parent = self._parent_at[row]
-                self._evict(row)
+                self.evict(row)
                 if self.blocks + count <= self.max_blocks:
                     self._hand = row
                     return 0
                 row = parent
-        looked_at = max(1, window.stop - window.start)
         self._hand = 0 if window.stop >= self._fresh else window.stop
-        return looked_at
+        return max(1, window.stop - window.start)
 
     def _is_idle_leaf(self, row: int) -> bool:
         flags = self._flags_at[row]
         return bool(flags) and not flags & (_PINNED | _RECENT) and not self._children_at[row]
 
-    def _evict(self, row: int) -> None:
+    def evict(self, row: int) -> None:
+        """Nobody holds it any more; its row stays where others follow it."""
         number = self._set_at[row]
-        self._on_evicted(self._holders.masks[number])
+        self._on_evicted(self.holder_sets.masks[number])
         self._set_at[row] = EMPTY
-        self._holders.use(EMPTY, 1)
-        self._holders.use(number, -1)
+        self.holder_sets.use(EMPTY, 1)
+        self.holder_sets.use(number, -1)
         self._free_unheld(row)
 
     # -- rows -----------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class BlockTable:
         if not self._freed:
             return int(self._take(1)[0])
         self.blocks += 1
-        self._holders.use(EMPTY, 1)
+        self.holder_sets.use(EMPTY, 1)
         return self._freed.pop()
 
     def _take(self, count: int) -> Rows:
@@ -271,7 +271,7 @@ class BlockTable:
         rows[again:] = np.arange(self._fresh, self._fresh + count - again)
         self._fresh += count - again
         self.blocks += count
-        self._holders.use(EMPTY, count)
+        self.holder_sets.use(EMPTY, count)
         return rows
 
     def _name(self, rows: Rows, hashes: NDArray[np.uint64]) -> None:
@@ -283,7 +283,7 @@ class BlockTable:
         """Let go of a row that nobody holds, and of ancestors that are there for it alone."""
         while row != NO_ROW and self._set_at[row] == EMPTY and not self._children_at[row]:
             flags = self._flags_at[row]
-            if flags & _PINNED:
+            if not flags or flags & _PINNED:
                 return
             if flags & KEYED:
                 self._by_key.remove(row)
@@ -292,7 +292,7 @@ class BlockTable:
             self._flags_at[row] = 0
             self._freed.append(row)
             self.blocks -= 1
-            self._holders.use(EMPTY, -1)
+            self.holder_sets.use(EMPTY, -1)
             row = self._parent_at[row]
             if row != NO_ROW:
                 self._children_at[row] -= 1
@@ -316,5 +316,5 @@ class BlockTable:
                 raise InvariantError(f"row {row} is not found by its key")
         if (children[used] != self._children[used]).any():
             raise InvariantError("children are miscounted")
-        if any(self._holders.users[number] != count for number, count in users.items()):
+        if any(self.holder_sets.users[number] != count for number, count in users.items()):
             raise InvariantError("users of holder sets are miscounted")

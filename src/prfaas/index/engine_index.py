@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prfaas.index.block_table import NO_ROW, UNLIKE, BlockTable
+from prfaas.index.holds import Holds
 from prfaas.index.keys import BlockHasher, Keys, Place, encode_extra
 from prfaas.index.matching import CHAINED_KINDS, Group
 from prfaas.index.members import Members
@@ -18,6 +19,8 @@ from prfaas.index.open_table import Rows
 from prfaas.index.words import BlockHash, word_of, words_of
 
 _WORD = (1 << 64) - 1
+_MOST_BITS = 1 << 17
+"""Of a set of holders: 30 groups each of a thousand engines."""
 GroupIndex = Annotated[int, msgspec.Meta(ge=0, lt=128)]
 """vLLM's models have some tens of KV groups. Each costs every set of holders a bit an engine."""
 
@@ -63,12 +66,13 @@ class EngineIndex:
         """Hashes held over all groups."""
         self.unplaced_blocks_total = 0
         """Full-attention blocks whose parent was unknown, whose shape made no sense, or for which
-        there was no room."""
+        there was no room; and all for whose set of holders there was none."""
         self.number = members.admit(self)
         self.bits = 0
         self.planes = 1
         """The first is for full attention."""
         self._table, self._members, self._hasher = table, members, hasher
+        self._holds = Holds(table, members)
         self._groups: dict[int, Group] = {}
         self._bit_of: dict[int, int] = {}
         self._block_tokens: int | None = None
@@ -97,7 +101,9 @@ class EngineIndex:
     def stored(self, event: BlocksStored) -> None:
         """Blocks were cached."""
         group = self._groups.get(event.group) or self._meet(event)
-        if group.chained:
+        if group is None:
+            self.unplaced_blocks_total += len(event.hashes)
+        elif group.chained:
             self._store_chained(self._bit_of[event.group], event)
         else:
             for block_hash in event.hashes:
@@ -106,7 +112,11 @@ class EngineIndex:
     def stored_keyed(self, event: BlocksKeyed) -> None:
         """Blocks were cached, as another place that has the same secret has keyed them."""
         group = self._groups.get(event.group) or self._meet(event)
-        bit, names = self._bit_of[event.group], np.frombuffer(event.names, np.uint64)
+        names = np.frombuffer(event.names, np.uint64)
+        if group is None:
+            self.unplaced_blocks_total += len(names)
+            return
+        bit = self._bit_of[event.group]
         if not group.chained:
             for name in names.tolist():
                 self._store_named(bit, name)
@@ -130,8 +140,10 @@ class EngineIndex:
         for block_hash in hashes if bits else ():
             self._drop(word_of(block_hash), bits)
 
-    def _meet(self, event: BlocksStored | BlocksKeyed) -> Group:
-        """The first event of a group."""
+    def _meet(self, event: BlocksStored | BlocksKeyed) -> Group | None:
+        """The first event of a group; None where there is no room for another."""
+        if (self.planes + 1) * self._members.width > _MOST_BITS and self._groups:
+            return None
         before = tuple(self._groups.values())
         chained = event.kind in CHAINED_KINDS
         plane = 0 if chained and self._block_tokens is None else self.planes
@@ -236,8 +248,9 @@ class EngineIndex:
                 rows = table.add_chain(
                     parent, depth, keys, hashes, adopted=adopted, nameless=[p for p, _ in nameless]
                 )
-                self._hold(rows, bit)
-        self._rename(rows, hashes)
+                held = self._hold(rows, bit)
+        if held:
+            self._rename(rows, hashes)
 
     def _store_named(self, bit: int, word: int) -> None:
         """Hold a block of a group whose events say no position."""
@@ -272,31 +285,21 @@ class EngineIndex:
             word, row = int(hashes[position]), int(rows[position])
             other = self._table.named(word)
             if other != NO_ROW and not self._table.has_key(other):
-                self._move(other, row)
+                gone = self._holds.move(other, row, self.bits)
+                self.blocks -= gone  # It may have been changed meanwhile.
             self._own_names[word] = row, self._table.place(row).low
 
-    def _move(self, source: int, target: int) -> None:
-        """What this engine holds of one row it holds of the other."""
-        alive, table = self._members.alive, self._table
-        mask, more = alive(table.holders(source)), alive(table.holders(target))
-        held = mask & self.bits
-        if held:
-            self.blocks -= (held & more).bit_count()
-            table.hold(target, more | held)
-            table.hold(source, mask & ~held)
-
     def _hold_one(self, row: int, bit: int) -> None:
-        mask = self._table.holders(row)
-        if not mask & bit:
-            self._table.hold(row, self._members.alive(mask) | bit)
-            self.blocks += 1
-        self._table.touch_one(row)
+        added = self._holds.add_one(row, bit)
+        self.blocks += added > 0
+        self.unplaced_blocks_total += added < 0
 
-    def _hold(self, rows: Rows, bit: int) -> None:
-        alive = self._members.alive
-        self.blocks += self._table.hold_each(
-            rows, lambda mask: mask if mask & bit else alive(mask) | bit
-        )
+    def _hold(self, rows: Rows, bit: int) -> bool:
+        """False where there was no room for all."""
+        added, lacking = self._holds.add(rows, bit)
+        self.blocks += added
+        self.unplaced_blocks_total += lacking
+        return not lacking
 
     def _drop(self, word: int, bits: int) -> bool:
         row = self._row(word)
@@ -305,8 +308,8 @@ class EngineIndex:
         mask = self._table.holders(row)
         gone = mask & bits
         if gone:
-            self.blocks -= gone.bit_count()
-            self._table.hold(row, self._members.alive(mask) & ~bits)
+            dropped = self._holds.drop(row, bits)
+            self.blocks -= dropped  # It may have been changed meanwhile.
             if not mask & ~bits & self.bits:
                 self._own_names.pop(word, None)
         return bool(gone)

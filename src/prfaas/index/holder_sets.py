@@ -6,18 +6,30 @@ integer, a bit for each member. Sets are counted by their users and end with the
 
 from __future__ import annotations
 
+from math import inf
+
 EMPTY = 0
 """The number of the set without members; it always exists."""
+_BESIDE_BYTES = 150
+"""What a set takes beside its bits."""
 
 
 class HolderSets:
-    """``masks[number]`` is a set's bits."""
+    """``masks[number]`` is a set's bits. ``most_bytes``: see `has_room`."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: float = inf) -> None:
+        self._most_bytes = most_bytes
+        self.bytes = 0
+        """Of all sets, about."""
         self.masks: list[int] = [0]
         self.users: list[int] = [0]
         self._numbers: dict[int, int] = {0: EMPTY}
         self._unused: list[int] = []
+
+    def has_room(self, mask: int) -> bool:
+        """Whether there may be such a set. Engines of a machine that was taken over tell of blocks
+        that each have another one, of thousands of bits."""
+        return mask in self._numbers or self.bytes + _bytes_of(mask) <= self._most_bytes
 
     def number_of(self, mask: int) -> int:
         """The set with these bits, made if there is none. It must be used (`use`) at once."""
@@ -31,6 +43,7 @@ class HolderSets:
                 self.masks.append(mask)
                 self.users.append(0)
             self._numbers[mask] = number
+            self.bytes += _bytes_of(mask)
         return number
 
     def use(self, number: int, count: int) -> None:
@@ -40,6 +53,7 @@ class HolderSets:
             mask = self.masks[number]
             if self._numbers.get(mask) == number:
                 del self._numbers[mask]
+            self.bytes -= _bytes_of(mask)
             self.masks[number] = 0
             self._unused.append(number)
 
@@ -53,6 +67,7 @@ class HolderSets:
         if self._numbers.get(mask) == number:
             del self._numbers[mask]
         self.masks[number] = left
+        self.bytes += _bytes_of(left) - _bytes_of(mask)
         if left:
             self._numbers.setdefault(left, number)
         return not left
@@ -60,3 +75,7 @@ class HolderSets:
     def __len__(self) -> int:
         """Sets that have users."""
         return len(self.masks) - len(self._unused)
+
+
+def _bytes_of(mask: int) -> int:
+    return _BESIDE_BYTES + mask.bit_length() // 8

@@ -19,6 +19,9 @@ import msgspec
 CHAINED_KINDS = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
 _STATE_KIND = "mamba"
 _WINDOW_KINDS = frozenset({"sliding_window", "sliding_window_mla"})
+_MOST_LOOKS = 16_384
+"""At the holders of a prompt's blocks, in one plane each: milliseconds. Stretches are few, unless
+somebody tells of every block otherwise."""
 
 
 class PrefixMatch(msgspec.Struct, frozen=True):
@@ -94,9 +97,11 @@ class Family:
         self._windows_end_at = lcm(*(window.step for window in self._windows))
         self._simple = not others and not self._states
         self._states_travel = bool(self._states) and len(groups) == len(self._states) + 1
+        self._looks = 0
 
     def match(self, stretches: Sequence[Stretch]) -> list[Found]:
         """Of the known blocks of a prompt, from the first on."""
+        self._looks = 0
         found: list[Found] = []
         held = self.engines
         ends: list[tuple[int, int]] = []  # (run, engines whose run ends there)
@@ -149,7 +154,7 @@ class Family:
         """(count, engines whose windows are all served there), of the counts in a stretch up to
         ``count`` the largest."""
         count -= count % self._windows_end_at
-        if count <= stretches[number].start:
+        if not engines or count <= stretches[number].start:
             return []
         for window in self._windows:
             engines &= self._in_window(stretches, number, count, window)
@@ -165,7 +170,7 @@ class Family:
         while end > lowest and engines:
             while stretches[number].start >= end:
                 number -= 1
-            engines &= stretches[number].holders >> (window.plane * self._width)
+            engines &= self._all((window.plane,), stretches[number].holders)
             # The other blocks of this stretch have the same holders.
             end -= -(-(end - stretches[number].start) // window.step) * window.step
         return engines
@@ -183,8 +188,11 @@ class Family:
         return engines
 
     def _all(self, planes: Sequence[int], holders: int) -> int:
-        """Engines that are among the holders in all these planes."""
+        """Engines that are among the holders in all these planes. After `_MOST_LOOKS` none are."""
         engines = self._full
         for plane in planes:
+            self._looks += 1
             engines &= holders >> (plane * self._width)
+            if not engines or self._looks > _MOST_LOOKS:
+                return 0
         return engines

@@ -53,6 +53,11 @@ _SETS_AT_ONCE, _ROWS_AT_ONCE, _FREED_AT_ONCE = 4096, 65_536, 512
 """What one step of `PrefixIndex.tidy` looks at: a few milliseconds at most."""
 
 
+_SETS_BYTES, _SETS_BYTES_OF_BLOCK = 64 * 1024 * 1024, 256
+"""So much memory, or so much for each block, all sets of holders may take. They take a tenth of it
+where a thousand engines each have ten groups."""
+
+
 class EngineMatch(NamedTuple):
     """Engines that hold equally much of a prompt."""
 
@@ -73,7 +78,7 @@ class PrefixIndex:
         self, *, max_blocks: int = 1 << 20, max_engines: int = 1000, seed: bytes = b""
     ) -> None:
         self._hasher = BlockHasher(seed)
-        self._sets = HolderSets()
+        self._sets = HolderSets(max(_SETS_BYTES, _SETS_BYTES_OF_BLOCK * max_blocks))
         self._members = Members(max_engines, self.tidy)
         self._table = BlockTable(max_blocks, self._sets, self._members.lost)
         self._tidying: Iterator[None] | None = None

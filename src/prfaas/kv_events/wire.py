@@ -107,5 +107,5 @@ class FrameReader:
             try:
                 frame = _DECODER.decode(body)
             except UNREADABLE as error:
-                raise EngineError(f"unreadable cache events: {error}") from error
+                raise EngineError(f"unreadable cache events: {str(error)[:300]}") from error
             yield frame

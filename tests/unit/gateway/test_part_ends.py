@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import pytest
 
 from prfaas.core.cache_news import Stored
 from prfaas.core.prefixes import DIGEST_BYTES, Prefix
+from prfaas.gateway import part_ends
 from prfaas.gateway.part_ends import PartEnds
 from prfaas.index.keys import Keys
 
@@ -72,3 +74,16 @@ def test_what_was_removed_is_found_no_more_and_leaves_nothing_behind() -> None:
 
     assert ends.of_prompt(ask) == []
     assert asked == []  # no size of blocks is left
+
+
+def test_what_there_should_not_be_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = ends_of(*(part(str(size), 1, size=size) for size in range(1, 9)))
+    assert found(ends, 1) == ["1", "2", "3", "4"]
+    for size in range(1, 9):
+        ends.remove((str(size), 0, 1), part(str(size), 1, size=size))
+    assert not ends._by_size
+    same = ends_of(*(part(str(number), 1, 2) for number in range(9)))
+    monkeypatch.setattr(part_ends, "_MOST_PARTS", 3)
+    assert found(same, 1, 2) == ["0", "1", "2"]
+    monkeypatch.setattr(part_ends, "_MOST_BLOCKS", 5)
+    assert found(same, 1, 2) == ["0", "1"]

@@ -8,6 +8,7 @@ import pytest
 from prfaas.core.cache_news import Alive, Evicted, KeyedWith, Stored, Whole
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.gateway import holdings, part_ends
+from prfaas.gateway import pools as pool_module
 from prfaas.gateway.endpoints import EngineEndpoint
 from prfaas.gateway.pools import Held, Holder, Pools
 from prfaas.gateway.prefix_matches import Matches, with_pools
@@ -310,3 +311,28 @@ def test_one_agent_does_not_fill_what_there_is_for_all(caplog: pytest.LogCapture
         found.take("west", Evicted("x", 0, 1))
     found.take("west", stored("x", 20, layout="layout 1"))
     assert found.entries()["west"] == 1
+
+
+def test_a_prompt_of_which_an_agent_tells_thousands_of_parts_is_looked_up_once() -> None:
+    """Each leads to a part that leads nowhere: none is a way from the prompt's beginning."""
+    assert stored("all", 40).prefix.keys, "what comes behind it can be keyed now"
+    lost = [stored(f"l{n}", 40, start=36) for n in range(500)]
+    led = [stored(f"m{n}", 36, start=n % 8 * 4 + 4) for n in range(500)]
+    looked: list[Prefix] = []
+    leads = pool_module._leads_to
+
+    def counted(before: Prefix, after: Prefix) -> bool:
+        looked.append(after)
+        return leads(before, after)
+
+    found = Pools(KEY, max_blocks=100_000, most_holders=4)
+    for news in (*led, *lost):
+        found.take("west", news)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "_leads_to", counted)
+        path = {"salt": None, "adapter": None, "from_token": 0, "to_token": 40}
+        assert found.path(HOLDER, KNOWN, **path) == []  # type: ignore[arg-type]
+        assert 0 < len(looked) < 100
+        found.take("west", stored("first", 20))
+        whole = found.path(HOLDER, KNOWN, **path)  # type: ignore[arg-type]
+    assert whole[-1].transfer_id == "first"

@@ -29,3 +29,18 @@ def test_a_member_is_taken_out_of_a_set_for_all_its_users() -> None:
     assert sets.number_of(0b01) not in (one, EMPTY)
     sets.use(one, -1)
     assert sets.masks[both] == 0b01
+
+
+def test_what_sets_take_is_known_and_bounded() -> None:
+    sets = HolderSets(most_bytes=1000)
+    assert sets.has_room(0)
+    wide = 1 << 4000
+    one = sets.number_of(wide)
+    sets.use(one, 2)
+    assert sets.bytes > 500
+    assert sets.has_room(wide)
+    assert not sets.has_room(wide | 1)
+    sets.forget(one, wide)
+    assert sets.has_room(3)
+    sets.use(one, -2)
+    assert sets.bytes == 0

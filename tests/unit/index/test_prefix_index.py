@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from random import Random
+
+import numpy as np
 import pytest
 
-from prfaas.index.engine_index import BlocksStored
+from prfaas.index import matching, prefix_index
+from prfaas.index.engine_index import BlocksKeyed, BlocksStored
 from prfaas.index.keys import PromptKeys
 from prfaas.index.matching import PrefixMatch
 from prfaas.index.prefix_index import PrefixIndex
@@ -235,3 +239,77 @@ def test_engines_that_come_and_go_leave_nothing() -> None:
         pass
     assert index.blocks == 2
     index.check_integrity()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sets_of_holders_have_bounds_whatever_engines_tell(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine that was taken over, each block may be held by other groups than any other."""
+    most = 3000
+    monkeypatch.setattr(prefix_index, "_SETS_BYTES", most)
+    monkeypatch.setattr(prefix_index, "_SETS_BYTES_OF_BLOCK", 0)
+    index, rng = PrefixIndex(max_blocks=48, max_engines=8), Random(seed)
+    engines = [index.engine(str(number)) for number in range(4)]
+    full = 0
+    for _ in range(500):
+        engine, group, what = rng.choice(engines), rng.randrange(5), rng.random()
+        chained, first = group < 2, rng.randrange(1, 60)
+        # A tree: block n follows block n // 2.
+        names = [first << n for n in range(6) if first << n < 60][: rng.randrange(1, 6)]
+        if what < 0.4:
+            engine.removed(rng.choice([None, group]), names)
+        elif what < 0.43:
+            engine.clear()
+        else:
+            told = np.array(names, np.uint64)
+            engine.stored_keyed(
+                BlocksKeyed(
+                    group=group,
+                    kind="full_attention" if chained else "mamba",
+                    block_tokens=16,
+                    names=told.tobytes(),
+                    parent=first // 2 or None if chained else None,
+                    keys=np.concatenate([told + np.uint64(1000), told]).tobytes() * chained,
+                )
+            )
+        full += engine.unplaced_blocks_total
+        index.check_integrity()
+        assert index._sets.bytes <= most
+    assert full
+    for engine in engines:
+        engine.clear()
+    while index.tidy():
+        pass
+    index.check_integrity()
+    assert index._sets.bytes == 0
+
+
+def test_what_is_told_of_every_block_otherwise_is_looked_at_for_so_long(
+    index: OneEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = index.all.engine("other")
+    index.stored(stored([1, 2, 3, 4], None, 0))
+    other.stored(stored([1, 2, 3, 4], None, 0))
+    for number in range(1, 5):
+        other.stored(state([number], group=number))
+    (found,) = [m.match for m in index.all.match(PromptKeys(TOKENS)) if "e" in m.engines]
+    assert found == PrefixMatch(16, 16)
+    monkeypatch.setattr(matching, "_MOST_LOOKS", 3)
+    (found,) = [m.match for m in index.all.match(PromptKeys(TOKENS)) if "e" in m.engines]
+    assert found == PrefixMatch(12, 12)
+    assert not [m for m in index.all.match(PromptKeys(TOKENS)) if "other" in m.engines]
+
+
+def test_of_many_engines_none_tells_of_groups_without_number() -> None:
+    index = PrefixIndex(max_blocks=100, max_engines=2000)
+    engine = index.engine("e")
+    engine.stored(stored([1], None, 0))
+    for group in range(1, 128):
+        engine.stored(state([1], group=group))
+    (mask,) = {mask for mask in index._sets.masks if mask}
+    assert mask.bit_length() <= 1 << 17
+    assert engine.unplaced_blocks_total > 90
+    engine.removed(None, [1])
+    index.check_integrity()
+    assert not index.blocks
