@@ -313,8 +313,12 @@ async def test_a_bad_line_of_link_states_is_one_bad_line(
     async with mock.running() as client:
         await mock.ready()
         await ask(client, LONG)
-        mock.agents["east-agent"].garbage = b'{"links": [{"\xff\n'
-        await until(lambda: "unreadable answer" in caplog.text)
+
+        def said() -> bool:
+            mock.agents["east-agent"].garbage = b'{"links": [{"\xff\n'
+            return "unreadable answer" in caplog.text
+
+        await until(said)
         response, _ = await ask(client, LONG)
         assert response.headers["x-prfaas-route"].startswith("offload")
         assert "is down" not in caplog.text

@@ -16,6 +16,8 @@ LAPSES_AFTER_S = 5.0
 """A session that was not renewed for so long is over. Five renewals: a busy machine may be late."""
 MOST_ENGINES = 512
 """Of one machine, in one renewal."""
+MOST_SESSIONS = 64
+"""That live, at one agent; far beyond the gateways of a deployment."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
@@ -84,8 +86,8 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
 class LiveGateway(msgspec.Struct, frozen=True, kw_only=True):
     """One whose session has not lapsed; ``silent_s``: since it was renewed."""
 
-    id: str
-    name: str
+    id: Annotated[str, msgspec.Meta(max_length=24)]
+    name: Name
     silent_s: float = 0.0
     decided: Decided | None = None
 
@@ -93,7 +95,7 @@ class LiveGateway(msgspec.Struct, frozen=True, kw_only=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How things stand for the gateway that asks; ``gateways`` are all that live, it among them."""
 
-    gateways: Annotated[list[LiveGateway], msgspec.Meta(max_length=1024)]
+    gateways: Annotated[list[LiveGateway], msgspec.Meta(max_length=MOST_SESSIONS)]
     engines: Annotated[dict[str, EngineShare], msgspec.Meta(max_length=MOST_ENGINES)] = {}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +22,7 @@ from prfaas.core.errors import (
 )
 from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.layout import KvLayout
+from prfaas.core.once_a_second import OnceASecond
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
 from prfaas.gateway.http_answer import Answer, Timeouts
 from prfaas.gateway.http_client import HttpClient
@@ -36,10 +38,11 @@ _VERSION = {AGENT_API_HEADER: str(AGENT_API)}
 _SHORT = Timeouts(5.0, 2.0)
 _STREAM = Timeouts(None, 2.0, 5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
+_LINKS_EVERY_S = 0.05
+"""It sends them ten times a second at most."""
 
 _CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
-_SHOWN = 300
-"""Bytes of an answer that says no."""
+_SHOWN = 300  # Bytes of an answer that says no, or of what is wrong with one.
 _LONGEST_ANSWER, _LONGEST_NEWS = 16 * 1024 * 1024, 8 * 1024 * 1024
 """Bytes: 64 ranks with all their layers have some 4 MiB as JSON, the longest prefix that is cached
 as well."""
@@ -65,7 +68,7 @@ class TransferStatus(msgspec.Struct, frozen=True):
     ``first_byte_at`` is in Unix seconds."""
 
     state: Literal["unknown", "receiving", "complete", "failed"]
-    reason: str | None = None
+    reason: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     bytes_total: Bytes | None = None
     bytes_stored: Bytes | None = None
     first_byte_at: float | None = None
@@ -126,6 +129,7 @@ class AgentClient:
         self._http = http
         self.links_now: list[LinkState] = []
         """What it last said of its links; nothing where it cannot be asked."""
+        self._lines = OnceASecond()
         self._answered = b"", _Engines([])
         """The last answer, and what it says: layouts are large and seldom change."""
 
@@ -190,14 +194,15 @@ class AgentClient:
             async with await self._send("GET", "/links/events", _STREAM) as answer:
                 last = b""
                 self._check_version(answer)
-                async for line in answer.lines(_LONGEST_NEWS):
+                async for line in answer.newest(_LONGEST_NEWS, _LINKS_EVERY_S):
                     if line == last:
                         continue
                     last = line
                     try:
                         states = read_answer(self.name, line, LinkStates).links
-                    except LinkError as error:
-                        logger.warning("%s", error)  # The next line is another message.
+                    except LinkError as error:  # The next line is another message.
+                        if self._lines.times("links", time.monotonic()):
+                            logger.warning("%s", error)
                         continue
                     self.links_now = states
                     yield states
@@ -238,7 +243,8 @@ class AgentClient:
                 async for line in answer.lines(_LONGEST_NEWS):
                     yield _CACHE_NEWS.decode(line)
         except UNREADABLE as error:
-            raise LinkError(f"agent {self.name}: unreadable cache event: {error}") from error
+            why = str(error)[:_SHOWN]
+            raise LinkError(f"agent {self.name}: unreadable cache event: {why}") from error
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise self._failure(error) from error
         raise LinkError(f"agent {self.name} ended its stream of cache events")
@@ -287,13 +293,7 @@ class AgentClient:
     async def _send(self, method: str, path: str, timeouts: Timeouts, data: bytes = b"") -> Answer:
         try:
             return await self._http.request(
-                method,
-                self.url,
-                path,
-                data=data,
-                headers=_VERSION,
-                timeouts=timeouts,
-                tls=self.tls,
+                method, self.url, path, data=data, headers=_VERSION, timeouts=timeouts, tls=self.tls
             )
         except PeerError as error:
             raise LinkError(f"agent {self.name}: {error}") from error
@@ -317,4 +317,4 @@ def read_answer(agent: str, body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except UNREADABLE as error:
-        raise LinkError(f"agent {agent}: unreadable answer: {error}") from error
+        raise LinkError(f"agent {agent}: unreadable answer: {str(error)[:_SHOWN]}") from error

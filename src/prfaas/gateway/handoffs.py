@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from prfaas.core.errors import LinkError
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _LATE_TRIES = 3
 """A busy machine's agent may answer late a few times in a row: nothing is lost by that."""
+_POLL_PAUSE_S = 0.05
+"""An agent answers when it is over, or as late as it may. One that does not is asked no faster."""
 _SENDER_PAUSE_S = 0.02
 _SENDER_TRIES = 25
 """A prefill engine may answer a little before its agent has taken the end of the export in."""
@@ -102,6 +105,7 @@ async def watch_transfer(
     arrived whenever it has grown. Raises LinkError if it never will."""
     stored = late = 0
     while True:
+        asked_at = time.monotonic()
         try:
             status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks)
         except AgentLate:
@@ -117,6 +121,7 @@ async def watch_transfer(
         if (status.bytes_stored or 0) > stored:
             stored = status.bytes_stored or 0
             on_progress(stored / status.bytes_total if status.bytes_total else None)
+        await _pause(asked_at, poll_s)
 
 
 async def loaded(
@@ -128,6 +133,7 @@ async def loaded(
     each."""
     ranks, reads = parts
     while True:
+        asked_at = time.monotonic()
         try:
             status = await receiver.transfer(transfer_id, wait_s=poll_s, ranks=ranks, reads=reads)
         except AgentLate:
@@ -138,6 +144,13 @@ async def loaded(
             return False
         if status.reads >= reads:
             return True
+        await _pause(asked_at, poll_s)
+
+
+async def _pause(asked_at: float, poll_s: float) -> None:
+    """Where the answer came early."""
+    if time.monotonic() - asked_at < poll_s / 2:
+        await asyncio.sleep(_POLL_PAUSE_S)
 
 
 async def note_hidden_bytes(

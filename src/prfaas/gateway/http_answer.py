@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from copy import copy
 from math import inf
@@ -13,6 +14,8 @@ _MOST_HELD = 256 * 1024
 _LEFT_S = 2.0
 _MOST_LEFT = 64 * 1024
 """How long, and how much, may come of an answer that is left to end by itself."""
+_TURN_S = 0.002
+"""What whoever takes lines may take of the event loop at a time, before others have as much."""
 
 
 class CannotConnect(OSError):
@@ -44,6 +47,14 @@ class Timeouts(NamedTuple):
     read_s: float | None = None
 
 
+class Room:
+    """For what one machine answers and is read whole: ``most`` bytes of all such answers that are
+    not complete, or have not been taken."""
+
+    def __init__(self, most: float = inf) -> None:
+        self.most, self.held = most, 0
+
+
 class Source(Protocol):
     """Where an answer comes from."""
 
@@ -59,14 +70,15 @@ class Answer:
     of its ways. What goes wrong is raised when the bytes before it have been read: ConnectionBroke,
     NotHttp, TimeoutError."""
 
-    def __init__(self, connection: Source, timeouts: Timeouts) -> None:
+    def __init__(self, connection: Source, timeouts: Timeouts, room: Room | None = None) -> None:
         self.status = 0
         """0 until its head is here."""
         self._connection = connection
+        self._room = room or Room()
         self._loop = asyncio.get_running_loop()
         self._fields: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
-        self._held = 0
+        self._held = self._counted = 0
         self._wants_all = self._left = self._ended = False
         self._most: float = inf
         self._failure: Exception | None = None
@@ -91,13 +103,21 @@ class Answer:
         return self
 
     async def read(self, most: float = inf) -> bytes:
-        """All that is left of the body. Raises NotHttp for more bytes than ``most``."""
+        """All that is left of the body. Raises NotHttp for more bytes than ``most``, or than
+        there is `Room` for."""
         self._wants_all, self._most = True, most
+        if self._held > most:
+            raise NotHttp(f"the answer has more than {most:.0f} bytes")
         self._connection.go_on()
-        while not self._ended:
-            self._check()
-            await self._more()
-        return self._take()
+        try:
+            while not self._ended:
+                self._check()
+                await self._more()
+            return self._take()
+        finally:
+            self._wants_all = False
+            self._room.held -= self._counted
+            self._counted = 0
 
     async def read_any(self) -> bytes:
         """What is there of the body, one byte at least; empty at its end."""
@@ -114,15 +134,36 @@ class Answer:
             yield data
 
     async def lines(self, longest: int) -> AsyncIterator[bytes]:
-        """The lines of the body, without their ends. Raises ValueError for one of more bytes than
+        """The lines of the body, without their ends; however many there are, others have as much of
+        the event loop as whoever takes them. Raises ValueError for one of more bytes than
         ``longest``."""
         rest = bytearray()
         while data := await self.read_any():
             rest += data
             if b"\n" in data:
                 *lines, rest = rest.split(b"\n")
+                began = time.monotonic()
                 for line in lines:
                     yield bytes(line)
+                    if (took_s := time.monotonic() - began) > _TURN_S:
+                        await asyncio.sleep(took_s)
+                        began = time.monotonic()
+            if len(rest) > longest:
+                raise ValueError("a line without an end")
+        if rest:
+            yield bytes(rest)
+
+    async def newest(self, longest: int, every_s: float) -> AsyncIterator[bytes]:
+        """Of lines each of which says all anew, the last that has come, so often at most. Raises
+        ValueError for one of more bytes than ``longest``."""
+        rest = bytearray()
+        while data := await self.read_any():
+            rest += data
+            whole, end, after = rest.rpartition(b"\n")
+            if end:
+                rest = after
+                yield bytes(whole[whole.rfind(b"\n") + 1 :])
+                await asyncio.sleep(every_s)
             if len(rest) > longest:
                 raise ValueError("a line without an end")
         if rest:
@@ -152,8 +193,9 @@ class Answer:
     # -- what the connection tells ---------------------------------------------------------------
 
     def add_field(self, name: bytes, value: bytes) -> None:
-        """A header has come."""
-        self._fields.append((name, value))
+        """A header has come. What follows the body is none of them."""
+        if not self.status:
+            self._fields.append((name, value))
 
     def begin(self, status: int) -> None:
         """Its head is complete."""
@@ -175,6 +217,13 @@ class Answer:
             self._parts.clear()
             self.fail(NotHttp(f"the answer has more than {self._most:.0f} bytes"))
             return False
+        if self._wants_all:
+            self._counted += len(data)
+            self._room.held += len(data)
+            if self._room.held > self._room.most:
+                self._parts.clear()
+                self.fail(NotHttp("its machine's answers are larger than there is room for"))
+                return False
         self._parts.append(data)
         if not self._wants_all:
             self._wake()

@@ -15,10 +15,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import PeerError
-from prfaas.gateway.http_answer import Answer, CannotConnect, ConnectionBroke, Timeouts
+from prfaas.gateway.http_answer import Answer, CannotConnect, ConnectionBroke, Room, Timeouts
 from prfaas.gateway.http_connection import Connection
 from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local
@@ -27,6 +28,9 @@ from prfaas.tls.context import PeerContext, check_server
 ENGINE_KEEPALIVE_S, AGENT_KEEPALIVE_S = 3.0, 60.0
 """vLLM's server closes a connection that was idle for 5 s: one used just then would be lost, and
 its request with it. An agent's waits for 75 s."""
+_MOST_ANSWERED = 1 << 30
+"""Bytes of what the servers of one machine answer and is read whole: the features of an image take
+a hundred times its own. A machine that was taken over has no more of this process's memory."""
 _LOCAL_PATIENCE_S = 5.0
 """How long a request waits for what this process has run out of."""
 _FIRST_PAUSE_S = 0.05
@@ -41,6 +45,8 @@ class HttpClient:
     def __init__(self, keepalive_s: float = ENGINE_KEEPALIVE_S) -> None:
         self._keepalive_s = keepalive_s
         self._peers: dict[tuple[str, ssl.SSLContext | None], Peer] = {}
+        self._rooms: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        """By the host of the machine; connections in use keep theirs."""
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -88,7 +94,10 @@ class HttpClient:
     def _peer(self, url: str, tls: ssl.SSLContext | None) -> Peer:
         peer = self._peers.get((url, tls))
         if peer is None:
-            peer = self._peers[url, tls] = Peer(url, tls, partial(self._keep, url, tls))
+            host = (tls.address if isinstance(tls, PeerContext) else parse_url(url)).host
+            room = self._rooms.get(host) or Room(_MOST_ANSWERED)
+            self._rooms[host] = room
+            peer = self._peers[url, tls] = Peer(url, tls, partial(self._keep, url, tls), room)
             if self._sweep is None:
                 self._sweep_later()
         return peer
@@ -137,14 +146,18 @@ class Peer:
     """A server, as it is dialled, with connections to it that are free: the last used first."""
 
     def __init__(
-        self, url: str, tls: ssl.SSLContext | None, on_free: Callable[[Connection], None]
+        self,
+        url: str,
+        tls: ssl.SSLContext | None,
+        on_free: Callable[[Connection], None],
+        room: Room,
     ) -> None:
         self.address = parse_url(url)
         self.secure = url.startswith("https:")
         self.prefix = urlsplit(url).path.rstrip("/")
         default = self.address.port == (443 if self.secure else 80)
         self.host = str(self.address).rpartition(":")[0] if default else str(self.address)
-        self._tls, self._on_free = tls, on_free
+        self._tls, self._on_free, self._room = tls, on_free, room
         self.free: list[Connection] = []
 
     def take(self, used_after: float) -> Connection | None:
@@ -176,7 +189,7 @@ class Peer:
                 connection.abort()
 
     def _make(self) -> Connection:
-        return Connection(self._on_free)
+        return Connection(self._on_free, self._room)
 
     async def dial(self, within_s: float) -> Connection:
         """A new one. Raises CannotConnect, TimeoutError, or PeerError where another than the agent

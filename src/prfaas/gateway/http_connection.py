@@ -14,32 +14,35 @@ from typing import cast
 
 import httptools
 
-from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
+from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Room, Timeouts
 
 _LONGEST_HEAD = 64 * 1024
-"""Bytes of an answer's head, or of what follows it unasked."""
+"""Bytes of an answer's head, and of what comes in place of its body: of what stands between two
+chunks, or behind the last."""
 _COPIED = 64 * 1024
 """A body below so many bytes goes out in one write with its head."""
 _VERSIONS = ("1.1", "1.0")
 
 
 class Connection(asyncio.Protocol):
-    """``on_free`` is called when it can take another request."""
+    """``on_free`` is called when it can take another request; ``room`` is its machine's."""
 
-    def __init__(self, on_free: Callable[[Connection], None]) -> None:
+    def __init__(self, on_free: Callable[[Connection], None], room: Room | None = None) -> None:
         self.is_open = False
+        self._room = room
         self.free_since = 0.0
         self._on_free = on_free
         self._answer: Answer | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._before_answer = False
-        self._head_bytes = 0
+        self._before_answer = self._seen = False
+        self._idle_bytes = 0
+        """So many have come that are no body, since there was some."""
         self._paused = False
 
     async def ask(self, head: bytes, body: bytes, timeouts: Timeouts) -> Answer:
         """Send a request; returns when the head of its answer is here. Raises as `Answer` does."""
-        answer = self._answer = Answer(self, timeouts)
-        self._head_bytes = 0
+        answer = self._answer = Answer(self, timeouts, self._room)
+        self._seen, self._idle_bytes = False, 0
         if self.is_open and len(body) < _COPIED:
             self._transport.write(head + body)
         elif self.is_open:
@@ -79,7 +82,8 @@ class Connection(asyncio.Protocol):
         if answer is None:
             self.abort()  # It speaks without being asked.
             return
-        self._head_bytes += len(data)
+        self._seen = True
+        self._idle_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -87,8 +91,8 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             answer.fail(NotHttp(f"the answer is no HTTP: {error}"))
             self.abort()
-        if not answer.status and self._head_bytes > _LONGEST_HEAD:
-            answer.fail(NotHttp("the answer's head has no end"))
+        if self._idle_bytes > _LONGEST_HEAD:
+            answer.fail(NotHttp("the answer's head, or what follows its body, has no end"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
@@ -102,7 +106,7 @@ class Connection(asyncio.Protocol):
             answer.end()
             return
         why = "the server closed the connection" if exc is None else str(exc)
-        answer.fail(ConnectionBroke(why, unseen=not self._head_bytes))
+        answer.fail(ConnectionBroke(why, unseen=not self._seen))
 
     # -- llhttp ----------------------------------------------------------------------------------
 
@@ -129,6 +133,7 @@ class Connection(asyncio.Protocol):
         answer.begin(status)
 
     def on_body(self, data: bytes) -> None:
+        self._idle_bytes = 0
         if self._answer is not None and self._answer.add(data) and not self._paused:
             self._paused = True
             self._transport.pause_reading()

@@ -21,6 +21,8 @@ from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_DIFFERENCE = 1000
+"""Characters of what is said of one: it quotes what agents say."""
 _NAMED = 4
 """So many engines of a group are named, the others counted."""
 
@@ -68,7 +70,7 @@ class Layouts:
         self._groups_of: dict[str, int] = {}
         """Cluster -> how many groups its engines form."""
         self._compared: dict[tuple[str, str], str | None] = {}
-        """Of all groups that ever met: the difference, or None."""
+        """Of all groups that meet: the difference, or None."""
         self._least_block_tokens = 0
         self.unfit: dict[tuple[str, str], str] = {}
         """(group of prefill engines, of decode engines) -> the difference."""
@@ -219,11 +221,14 @@ class Layouts:
     def _compare(self) -> None:
         found: dict[tuple[str, str], str] = {}
         examples = {group: self._ranks[name] for name, group in self._groups.items()}
+        known, self._compared = self._compared, {}
         for ours, theirs in self._meeting():
             pair = ours, theirs
-            if pair not in self._compared:
-                self._compared[pair] = difference_of(examples[ours], examples[theirs])
-            difference = self._compared[pair]
+            if pair in known:
+                difference = known[pair]
+            else:
+                difference = difference_of(examples[ours], examples[theirs])
+            self._compared[pair] = difference
             if difference is not None:
                 found[pair] = difference
         if found != self.unfit:
@@ -270,7 +275,7 @@ def difference_of(ours: Ranks, theirs: Ranks) -> str | None:
     try:
         ours[min(ours)].check_pairs_with(theirs[min(theirs)])
     except LayoutMismatch as error:
-        return str(error)
+        return str(error)[:_LONGEST_DIFFERENCE]
     return None
 
 

@@ -199,9 +199,9 @@ class GatewaySession:
         self._heard[agent] = asyncio.get_running_loop().time(), standing.gateways
         if [(g.id, g.name) for g in said] != [(g.id, g.name) for g in standing.gateways]:
             self._known_until = -math.inf
-            for session_id, name in self.gateways().items():
-                if session_id not in before:
-                    logger.info("gateway %s shares the engines with this one", name)
+            new = [name for one, name in self.gateways().items() if one not in before]
+            if new:
+                logger.info("gateways share the engines with this one: %s", ", ".join(new))
         self._follow()
         self._on_shares(shares)
         return shares

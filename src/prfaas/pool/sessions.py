@@ -15,6 +15,7 @@ from math import inf
 from prfaas.core.errors import CapacityError
 from prfaas.core.gateway_sessions import (
     LAPSES_AFTER_S,
+    MOST_SESSIONS,
     Decided,
     EngineShare,
     EngineUse,
@@ -25,8 +26,6 @@ from prfaas.core.gateway_sessions import (
 )
 from prfaas.pool.shares import Share
 
-MOST_SESSIONS = 64
-"""That live; far beyond the gateways of a deployment."""
 _MOST_GONE = 1024
 """Lapsed ones that are remembered, the last: nothing of theirs comes so late."""
 

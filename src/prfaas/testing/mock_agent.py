@@ -21,7 +21,7 @@ from prfaas.testing.mock_http import MockServer
 
 class MockAgent(MockServer):
     """``ranks``, ``memory``: what /engines tells; ``links``: what /links/events repeats every
-    ``repeats_links_s``, after the line ``garbage`` once if there is one; so many of the next
+    ``repeats_links_s``, once the line ``garbage`` in its place if there is one; so many of the next
     DELETEs fail as ``failing_drops`` says; without ``keeps_sessions`` it is of a release before;
     ``pinned``: transfers, as long as it ``takes_pins``."""
 
@@ -189,10 +189,9 @@ class MockAgent(MockServer):
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
-            if self.garbage:
-                garbage, self.garbage = self.garbage, b""
-                await response.write(garbage)
-            await response.write(msgspec.json.encode({"links": self.links}) + b"\n")
+            told = msgspec.json.encode({"links": self.links}) + b"\n"
+            said, self.garbage = self.garbage or told, b""
+            await response.write(said)
             await asyncio.sleep(self.repeats_links_s)
 
 

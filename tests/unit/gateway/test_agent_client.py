@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import pytest
 from aiohttp import web
 
 from prfaas.core.errors import LinkError
-from prfaas.core.gateway_sessions import Renewal
+from prfaas.core.gateway_sessions import Renewal, Standing
 from prfaas.core.versions import AGENT_API_HEADER
 from prfaas.gateway import agent_client
-from prfaas.gateway.agent_client import AgentClient
+from prfaas.gateway.agent_client import AgentClient, TransferStatus, read_answer
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_deployment import mock_layout
@@ -96,6 +99,58 @@ async def test_an_agent_of_another_version_is_not_misread() -> None:
             pass
     await http.close()
     await agent.stop()
+
+
+class Talkative(MockAgent):
+    """Tells of its links without rest."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/links/events", self._talk)]
+
+    async def _talk(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for said in (b"a\nb\n" * 100_000, b'{"links": []}\n' * 100_000):
+            await response.write(said)
+        await asyncio.sleep(60)
+        return response
+
+
+async def test_an_agent_that_talks_without_rest_fills_neither_log_nor_time(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_client, "_LINKS_EVERY_S", 0.0)
+    agent, http = Talkative("a"), HttpClient()
+    await agent.start()
+    client = AgentClient("a", agent.url, http)
+    states = client.link_states()
+    assert await anext(states) == []
+    assert sum("unreadable answer" in record.getMessage() for record in caplog.records) <= 2
+    await states.aclose()
+    await http.close()
+    await agent.stop()
+
+
+@pytest.mark.parametrize(
+    "gateways",
+    [[{"id": "a", "name": "g" * 1000}], [{"id": "a" * 1000, "name": "g"}],
+     [{"id": str(n), "name": "g"} for n in range(65)]],
+    ids=["a long name", "a long id", "many"],
+)  # fmt: skip
+def test_no_agent_tells_of_more_gateways_than_there_can_be(gateways: list[dict[str, str]]) -> None:
+    with pytest.raises(LinkError, match="unreadable answer"):
+        read_answer("a", msgspec.json.encode({"gateways": gateways}), Standing)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"state": "x" * 100_000}, {"state": "failed", "reason": "x" * 100_000}],
+    ids=["a state that is none", "a reason"],
+)
+def test_what_an_agent_says_makes_no_long_errors(said: dict[str, str]) -> None:
+    with pytest.raises(LinkError, match="unreadable answer") as caught:
+        read_answer("a", msgspec.json.encode(said), TransferStatus)
+    assert len(str(caught.value)) < 500
 
 
 async def test_nonsense_and_silence_are_errors_of_the_agent() -> None:

@@ -169,3 +169,26 @@ def endpoint(name: str, agent: str) -> EngineEndpoint:
         name=name, cluster=agent, machine=agent, agent=agent, role="decode", url="http://x",
         kv_events=None, kv_events_replay=None,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("poll_s", [1000.0, 0.0])
+async def test_an_agent_that_answers_at_once_is_not_asked_without_rest(
+    poll_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(handoffs.asyncio, "sleep", sleep)
+    under_way, done = TransferStatus("receiving"), TransferStatus("complete", reads=2)
+    agent = Agent(under_way, under_way, done, TransferStatus("complete", reads=1), done)
+    await watch_transfer(
+        agent,  # type: ignore[arg-type]
+        "t",
+        ranks=1,
+        poll_s=poll_s,
+        on_progress=lambda share: None,
+    )
+    assert await loaded(agent, "t", (1, 2), poll_s=poll_s)  # type: ignore[arg-type]
+    assert pauses == [handoffs._POLL_PAUSE_S] * 3 * (poll_s > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from prfaas.gateway import http_client
-from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, Timeouts
+from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_http import MockServer
 
@@ -148,3 +149,39 @@ async def test_a_request_waits_a_little_for_descriptors(
             with pytest.raises(OSError, match=r"Too many open files|cannot connect") as raised:
                 await post(server, client)
             assert raised.value.errno == errno.EMFILE
+
+
+async def test_the_servers_of_one_machine_fill_no_more_memory_than_there_is_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "_MOST_ANSWERED", 1 << 20)
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/whole" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes(1 << 14))
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    servers = [await asyncio.start_server(endless, "127.0.0.1", 0) for _ in range(2)]
+    urls = ["http://{}:{}".format(*server.sockets[0].getsockname()) for server in servers]
+    client = HttpClient()
+
+    async def read(url: str, path: str) -> bytes:
+        async with await client.request("GET", url, path, timeouts=TIMEOUTS) as answer:
+            return await answer.read()
+
+    asked = [read(url, "/") for url in urls for _ in range(3)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(each, NotHttp) and "room for" in str(each) for each in found)
+    assert await read(urls[0], "/whole") == b"ok", "what was given up is free again"
+    (room,) = client._rooms.values()
+    assert room.held == 0
+    await client.close()
+    for server in servers:
+        server.close()

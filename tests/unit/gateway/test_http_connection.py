@@ -221,3 +221,52 @@ async def test_a_server_may_answer_before_it_has_read_all() -> None:
         assert answer.status == 413
         assert not answer._connection.is_open  # type: ignore[attr-defined]  # What was not sent is never part of another.
     assert served == 1
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"0\r\n" + b"X-A: b\r\n" * 100_000, b"0\r\nX-A: " + b"b" * 800_000, b"1;" + b"a" * 800_000],
+    ids=["fields behind the body", "a field behind the body", "what is said of a chunk"],
+)
+async def test_what_comes_in_place_of_a_body_is_bounded(more: bytes) -> None:
+    async with asked(says(CHUNKED + b"2\r\nhe\r\n", more, hangs=True)) as answer:
+        with pytest.raises(NotHttp, match="has no end"):
+            await answer.read()
+        assert len(answer._fields) == 2, "what follows the body is kept by nobody"
+
+
+async def test_an_answer_may_come_in_small_pieces() -> None:
+    async with asked(says(CHUNKED, b"1\r\nx\r\n" * 100_000, b"0\r\nX-A: b\r\n\r\n")) as answer:
+        assert await answer.read() == b"x" * 100_000
+        assert answer.header("X-A") is None
+
+
+async def test_of_lines_that_say_all_anew_the_last_is_taken() -> None:
+    async with asked(says(HEAD + b"\r\na\nb\nc\nd")) as answer:
+        assert [line async for line in answer.newest(10, 0.0)] == [b"c", b"d"]
+    async with asked(says(HEAD + b"\r\na\n" + b"b" * 100)) as answer:
+        with pytest.raises(ValueError, match="without an end"):
+            assert [line async for line in answer.newest(10, 0.0)]
+
+
+async def test_whoever_takes_lines_lets_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_answer, "_TURN_S", 0.0)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with asked(says(HEAD + b"\r\n" + b"\n" * 1000)) as answer:
+        running = asyncio.ensure_future(others())
+        lines = [line async for line in answer.lines(10)]
+        running.cancel()
+    assert len(lines) == 1000
+    assert turns >= 1000

@@ -167,3 +167,19 @@ def test_an_engine_that_moves_to_another_machine_is_its_agents() -> None:
     assert told.layouts.layout("d1") == NEW
     told.register("w1-a", q1=OLD)
     assert told.layouts.layout("d1") == NEW
+
+
+def test_of_layouts_that_are_gone_nothing_is_kept() -> None:
+    told = Told()
+    told.register("w1-a", d1=OLD)
+    for size in range(1, 50):
+        told.register("e1-a", p1=mock_layout(page_bytes=64 * size))
+    assert len(told.layouts._compared) == 1
+
+
+def test_what_differs_is_told_in_few_words() -> None:
+    told = Told()
+    told.register("w1-a", d1=OLD)
+    told.register("e1-a", p1=msgspec.structs.replace(OLD, model="m" * 100_000))
+    (mismatch,) = told.layouts.mismatches()
+    assert len(str(mismatch)) < 1200
