@@ -101,7 +101,7 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
 
     transfer_id: str
     ok: bool
-    reason: str | None = None
+    reason: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     do_remote_prefill: bool = True
     remote_prefill_cached_tokens: Tokens | None = None
 

@@ -25,6 +25,8 @@ from prfaas.gateway.upstream_errors import (
     refusal,
 )
 
+_LONGEST_OPENING = 64 * 1024 * 1024
+"""Bytes of events before the first of the model: each says the request again."""
 _FIRST_EVENTS = (b"data:", b"event:", b"id:", b"retry:")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -70,12 +72,14 @@ async def relay(
 
 
 def _tokens_in(content: bytes) -> int | None:
-    """What an answer that is complete says of its length."""
+    """What an answer that is complete says of its length; no more than could be in it, as that is
+    counted against its tenant."""
     try:
         usage = msgspec.json.decode(content, type=_Answer).usage
-        return usage.completion_tokens or usage.output_tokens
     except UNREADABLE:
         return None
+    tokens = usage.completion_tokens or usage.output_tokens
+    return None if tokens is None else min(max(tokens, 0), len(content))
 
 
 def _check(engine: EngineClient, answer: Answer, content: bytes) -> None:
@@ -124,6 +128,8 @@ async def _first_of_answer(stream: EventStream, dialect: Dialect) -> bytes:
     opening, events = b"", await stream.first()
     while dialect.only_opens(events) and not stream.torn:
         opening += events
+        if len(opening) > _LONGEST_OPENING:
+            return b""
         events = await stream.first()
         if not events:
             return b""

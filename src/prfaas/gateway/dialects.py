@@ -16,6 +16,8 @@ from prfaas.core.errors import UNREADABLE
 Endpoint = Literal["/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"]
 
 _DATA = b"data: "
+_LONGEST_REFUSAL = 1024 * 1024
+"""Bytes of one that is put into another form."""
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -101,7 +103,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     def refusal(self, status: int, body: bytes) -> bytes:
         """An engine's refusal in this API's form: renderers know but OpenAI's."""
-        if not self.anthropic:
+        if not self.anthropic or len(body) > _LONGEST_REFUSAL:
             return body
         try:
             found: Any = msgspec.json.decode(body)

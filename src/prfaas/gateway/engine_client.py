@@ -34,6 +34,10 @@ from prfaas.kv_events.sources import PATH, source_of
 
 _HEALTH_TIMEOUT_S = 5.0
 _RENDER_TIMEOUTS = Timeouts(60.0)
+_MOST_SAID, _MOST_RENDERED = 4 * 1024 * 1024, 512 * 1024 * 1024
+"""Bytes of answers that are read here, not passed on; of a prompt with what was made of images."""
+_TEMPLATE_TOKENS = 64 * 1024
+"""That a chat template may add to what a body says: far more than any does."""
 _LONG = Timeouts(None)
 """Prefill and answers take what they take: the scheduler's deadlines end them."""
 
@@ -49,16 +53,16 @@ class Sampling(msgspec.Struct, frozen=True):
 class _Rendered(msgspec.Struct, frozen=True):
     token_ids: list[int]
     sampling_params: Sampling
-    features: Any = None
+    features: msgspec.Raw = msgspec.Raw(b"null")
     stream: bool | None = None
 
 
 class RenderedPrompt(NamedTuple):
-    """One prompt as the engine's renderer sees it. ``features`` is set for multimodal prompts."""
+    """One prompt as the engine's renderer sees it. ``multimodal``: it has more than tokens."""
 
     token_ids: TokenIds
     sampling_params: Sampling
-    features: Any
+    multimodal: bool
     stream: bool
 
 
@@ -149,18 +153,23 @@ class EngineClient:
         headers: Mapping[str, str] | None = None,
         *,
         within_s: float | None = None,
+        most: float = math.inf,
     ) -> EngineAnswer:
-        """A request as it is, answered ``within_s`` (a minute, if not given). Raises EngineError
-        if the engine cannot be reached."""
+        """A request as it is, answered ``within_s`` (a minute, if not given) in ``most`` bytes.
+        Raises EngineError if the engine cannot be reached, or does not."""
         timeouts = _RENDER_TIMEOUTS
         if within_s is not None:
             timeouts = Timeouts(within_s)
-        return await self._exchange(method, path, body, timeouts, headers or {})
+        return await self._exchange(method, path, body, timeouts, headers or {}, most)
+
+    async def models(self, *, within_s: float | None = None) -> EngineAnswer:
+        """What it says that it serves. Raises as `pass_on`."""
+        return await self.pass_on("GET", "/v1/models", within_s=within_s, most=_MOST_SAID)
 
     async def kv_blocks(self) -> int | None:
         """How many blocks its KV memory has, as its metrics say; None where they do not. Raises
         EngineError if it cannot be reached."""
-        answer = await self.pass_on("GET", "/metrics")
+        answer = await self.pass_on("GET", "/metrics", most=_MOST_SAID)
         return blocks_of(answer.body) if answer.status == 200 else None
 
     async def kv_event_source(self) -> tuple[str, str | None]:
@@ -168,7 +177,7 @@ class EngineClient:
 
         Raises EngineError if it publishes none that can be followed.
         """
-        answer = await self.pass_on("GET", PATH)
+        answer = await self.pass_on("GET", PATH, most=_MOST_SAID)
         return source_of(self.name, answer.status, answer.body)
 
     async def render(
@@ -179,7 +188,8 @@ class EngineClient:
         Returns the prompts, or the engine's own answer where it refuses the request (4xx). Raises
         CannotRender, or EngineError for a failing or full engine.
         """
-        answer = await self.pass_on("POST", f"{body.endpoint}/render", body.raw, headers)
+        path = f"{body.endpoint}/render"
+        answer = await self.pass_on("POST", path, body.raw, headers, most=_MOST_RENDERED)
         if answer.status == 404 and b'"error"' not in answer.body:
             raise CannotRender(f"engine {self.name} does not render: needs --enable-scale-out")
         if answer.status != 200:
@@ -193,9 +203,14 @@ class EngineClient:
                 found = msgspec.json.decode(rest, type=list[_Rendered])
             else:
                 found = [msgspec.json.decode(rest, type=_Rendered)]
-            return [_rendered(one, lists) for one in found]
+            prompts = [_rendered(one, lists) for one in found]
         except (*UNREADABLE, ValueError) as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error
+        # They count against a tenant, and are sent to other engines; images have many.
+        tokens = sum(len(prompt.token_ids) for prompt in prompts if not prompt.multimodal)
+        if tokens > len(body.raw) + _TEMPLATE_TOKENS * len(prompts):
+            raise EngineError(f"engine {self.name}: {tokens} tokens of {len(body.raw)} bytes")
+        return prompts
 
     async def prefill(self, body: bytes, headers: Mapping[str, str]) -> int | None:
         """Compute and export a prompt's KV cache; returns when every byte is with the agent, with
@@ -203,7 +218,8 @@ class EngineClient:
 
         Raises EngineError with the reason if that did not happen.
         """
-        answer = await self._exchange("POST", "/v1/completions", body, _LONG, headers)
+        path = "/v1/completions"
+        answer = await self._exchange("POST", path, body, _LONG, headers, _MOST_SAID)
         if answer.status != 200:
             failure = refusal(self.name, answer.status, answer.retry_after, answer.body)
             message = f"{self.name} answered {answer.status}: {error_message(answer.body)}"
@@ -251,6 +267,7 @@ class EngineClient:
         body: bytes,
         timeouts: Timeouts,
         headers: Mapping[str, str],
+        most: float,
     ) -> EngineAnswer:
         try:
             async with await self._http.request(
@@ -264,7 +281,7 @@ class EngineClient:
             ) as answer:
                 self._note(path, answer.status)
                 kind = answer.header("Content-Type") or "application/json"
-                content = await answer.read()
+                content = await answer.read(most)
                 return EngineAnswer(answer.status, kind, content, answer.header("Retry-After"))
         except CONNECTION_ERRORS as error:
             raise engine_error(self.name, error) from error
@@ -280,7 +297,8 @@ def _rendered(found: _Rendered, lists: list[bytes]) -> RenderedPrompt:
     if len(found.token_ids) != 1 or not -len(lists) <= found.token_ids[0] < 0:
         raise ValueError("token ids are no list of whole numbers")
     ids = TokenIds(lists[-found.token_ids[0] - 1])
-    return RenderedPrompt(ids, found.sampling_params, found.features, bool(found.stream))
+    multimodal = bytes(memoryview(found.features)[:5]) != b"null"
+    return RenderedPrompt(ids, found.sampling_params, multimodal, bool(found.stream))
 
 
 def _nobody() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from prfaas.core.errors import EngineError
@@ -11,6 +12,7 @@ from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, engine_error
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 """An event ends with an empty line, and a line in either way."""
+_EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
 _LONGEST_EVENT = 1 << 20
 """Bytes. What is longer (the logprobs of a whole prompt) is passed on in pieces as it comes."""
 _SILENCE_S = 60.0
@@ -41,10 +43,10 @@ class EventStream:
 
     async def first(self) -> bytes:
         """As `next`, without the comments that vLLM may send while nothing else is to be said."""
-        events = await self.next()
-        while events.startswith(b":"):
-            events = _after_event(events) or await self.next()
-        return events
+        while events := await self.next():
+            if found := _without_comments(events):
+                return found
+        return b""
 
     def watch(self) -> None:
         """From now on silence is an error; `close` ends the watch."""
@@ -109,7 +111,12 @@ def _end_of_last(here: bytes, mark: bytes, seen: int) -> int:
     return 0 if last < 0 else last + len(mark)
 
 
-def _after_event(events: bytes) -> bytes:
-    """What follows the first event."""
-    ends = [at + len(mark) for mark in _EVENT_ENDS if (at := events.find(mark)) >= 0]
-    return events[min(ends) :] if ends else b""
+def _without_comments(events: bytes) -> bytes:
+    """From the first event on that is none."""
+    at = 0
+    while events.startswith(b":", at):
+        end = _EVENT_END.search(events, at)
+        if end is None:
+            return b""
+        at = end.end()
+    return events[at:]

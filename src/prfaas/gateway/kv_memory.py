@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
-_BLOCKS = re.compile(rb'^vllm:cache_config_info\{[^}]*\bnum_gpu_blocks="(\d+)"', re.MULTILINE)
+_BLOCKS = re.compile(
+    rb'^vllm:cache_config_info\{[^}\n]*\bnum_gpu_blocks="(\d{1,12})"', re.MULTILINE
+)
 _STATES = 2
 """Blocks of a recurrent group that a request holds: the state it goes on from, and the next."""
 

@@ -233,7 +233,7 @@ def _prompt(body: RequestBody, rendered: list[RenderedPrompt]) -> Prompt:
     if len(rendered) != 1:
         return _untouched(body, f"batch of {len(rendered)} prompts")
     only = rendered[0]
-    if only.features is not None:
+    if only.multimodal:
         return _untouched(body, "multimodal prompt")
     if only.sampling_params.skip_reading_prefix_cache:
         return _untouched(body, "the whole prompt must be computed for its logprobs")

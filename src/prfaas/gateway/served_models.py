@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,8 @@ from prfaas.gateway.upstream_errors import LocalFault
 
 _AGAIN_S = 10.0
 """So often at most engines are asked again what they serve."""
+_MOST_MODELS, _MOST_EVER = 4096, 65_536
+"""Of one engine; and names of all, of which those that nobody serves any more are forgotten."""
 _PATIENCE_S = 2.0
 """Within which they must answer then: a request may wait for it."""
 
@@ -57,7 +59,7 @@ class ServedModels:
     async def learn(self, engine: EngineClient, *, within_s: float | None = None) -> None:
         """Ask one engine for its models; without an answer, or a model in it, nothing is learnt."""
         with contextlib.suppress(EngineError, LocalFault, *UNREADABLE):
-            answer = await engine.pass_on("GET", "/v1/models", within_s=within_s)
+            answer = await engine.models(within_s=within_s)
             data = msgspec.json.decode(answer.body, type=_Models).data
             cards: dict[str, Mapping[str, Any]] = {
                 str(card["id"]): card for card in data if "id" in card
@@ -67,6 +69,8 @@ class ServedModels:
             self._by_engine[engine.name] = cards
             self._was_down.discard(engine.name)
             self._ever |= cards.keys()
+            if len(self._ever) > _MOST_EVER:
+                self._ever = set(itertools.chain.from_iterable(self._by_engine.values()))
             self._serving.clear()
 
     def forget(self, engine: str) -> None:
@@ -123,12 +127,12 @@ class ServedModels:
 
     def warnings(self) -> list[str]:
         """Of engines that serve nothing in common: what names no model is given to any."""
-        models = {
-            name: {model for model, card in cards.items() if card.get("parent") is None}
-            for name, cards in sorted(self._by_engine.items())
-            if name not in self._was_down
-        }
-        for (one, ours), (other, theirs) in itertools.combinations(models.items(), 2):
+        alike: dict[frozenset[str], str] = {}
+        for name, cards in sorted(self._by_engine.items()):
+            if name not in self._was_down:
+                models = (model for model, card in cards.items() if card.get("parent") is None)
+                alike.setdefault(frozenset(models), name)
+        for (ours, one), (theirs, other) in itertools.combinations(alike.items(), 2):
             if ours and theirs and ours.isdisjoint(theirs):
                 return [
                     f"engine {one} serves {', '.join(sorted(ours))} and {other} "
@@ -161,4 +165,4 @@ class ServedModels:
 
 
 class _Models(msgspec.Struct, frozen=True):
-    data: list[dict[str, Any]]
+    data: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=_MOST_MODELS)]

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from prfaas.gateway.json_fields import MOST_PROMPTS
 from prfaas.index.keys import Tokens
 
 _numbers: Callable[[bytes, NDArray[np.uint32]], int] | None = None
@@ -134,7 +135,8 @@ def take_out(answer: bytes) -> tuple[bytes, list[bytes]]:
     """A JSON document without the numbers in its lists ``token_ids``, and the texts of these lists.
 
     In place of their numbers, the lists have one below zero: -1 in the first, -2 in the second.
-    That a list is one is not looked at: `TokenIds` does.
+    That a list is one is not looked at: `TokenIds` does. Raises ValueError for more lists than a
+    request has prompts.
     """
     rest, lists, at = [], [], 0
     while (found := _NAMED.search(answer, at)) is not None:
@@ -142,6 +144,8 @@ def take_out(answer: bytes) -> tuple[bytes, list[bytes]]:
         if not end:
             break
         lists.append(answer[found.end() - 1 : end])
+        if len(lists) > MOST_PROMPTS:
+            raise ValueError(f"more than {MOST_PROMPTS} prompts")
         rest += [answer[at : found.end()], b"%d]" % -len(lists)]
         at = end
     return b"".join([*rest, answer[at:]]), lists

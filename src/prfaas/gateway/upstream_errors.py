@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,8 @@ _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, err
 _LOST = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 _LONGEST_RETRY_S = 3600.0
 _LONGEST_MESSAGE = 4096
+_LONGEST_ERROR = 1024 * 1024
+"""Bytes of a body that is read for what went wrong."""
 
 
 class LocalFault(CapacityError):
@@ -113,7 +116,7 @@ def describe(error: BaseException) -> str:
 def error_status(body: bytes) -> int:
     """The HTTP status that an engine's error body stands for; 500 where it says none."""
     try:
-        code = msgspec.json.decode(body)["error"]["code"]
+        code = _read(body)["error"]["code"]
     except (KeyError, TypeError, *UNREADABLE):
         return 500
     return code if isinstance(code, int) else 500
@@ -123,7 +126,14 @@ def error_message(body: bytes) -> str:
     """The message in an engine's error body, or the start of whatever it is. It may quote what a
     client has sent, and is kept for a while."""
     try:
-        found = msgspec.json.decode(body)
+        found = _read(body)
         return str(found["error"]["message"])[:_LONGEST_MESSAGE]
     except (KeyError, TypeError, *UNREADABLE):
         return body[:200].decode(errors="replace") or "no message"
+
+
+def _read(body: bytes) -> Any:
+    """Raises one of UNREADABLE, also for what is long."""
+    if len(body) > _LONGEST_ERROR:
+        raise msgspec.DecodeError("long")
+    return msgspec.json.decode(body)

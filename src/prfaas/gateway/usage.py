@@ -9,8 +9,9 @@ import msgspec
 
 from prfaas.core.errors import UNREADABLE
 
-_OBJECT = rb"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})"
-"""With others in it, as that of images' tokens."""
+_PLAIN = rb"[^{}]{0,4096}"
+_OBJECT = rb"\s*:\s*(\{" + _PLAIN + rb"(?:\{" + _PLAIN + rb"\}" + _PLAIN + rb"){0,16}\})"
+"""With others in it, as that of images' tokens. What is longer is no usage, and would take long."""
 _DETAILS = re.compile(rb'"prompt_tokens_details"' + _OBJECT)
 """Inside a JSON string the quote behind the name is escaped, so no text of an answer matches."""
 _INPUT_DETAILS = re.compile(rb'"input_tokens_details"' + _OBJECT)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
+from prfaas.gateway import answers
 from prfaas.gateway.dialects import dialect_of
 from prfaas.testing.mock_deployment import MockDeployment, journalled
 from prfaas.testing.mock_engine import MockEngine
@@ -110,3 +112,22 @@ async def test_an_error_event_in_mid_stream_is_passed_on_and_recorded(tmp_path: 
 def test_an_event_with_but_the_usage_is_no_token() -> None:
     events = b'data: {"choices":[{"text":"a"}]}\n\ndata: {"choices":[],"usage":{}}\n\n'
     assert dialect_of(COMPLETIONS).tokens_in(events) == 1
+
+
+async def test_what_comes_before_the_first_token_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "_LONGEST_OPENING", 1000)
+    begun = b"event: response.created\ndata: {}\n\n"
+
+    async def first() -> bytes:
+        return begun
+
+    endless, dialect = SimpleNamespace(first=first, torn=False), dialect_of("/v1/responses")
+    assert await answers._first_of_answer(endless, dialect) == b""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**18, 100), (-5, 0)])
+def test_no_answer_counts_as_more_tokens_than_bytes(told: int, counted: int) -> None:
+    content = b'{"usage":{"completion_tokens":%d},"text":"' % told
+    assert answers._tokens_in(content.ljust(98, b"a") + b'"}') == counted

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from prfaas.core.errors import EngineError
+from prfaas.gateway import engine_client
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.engine_client import EngineAnswer, EngineClient
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.upstream_errors import CannotRender, EngineFull, EngineUnreachable
+from prfaas.testing import mock_engine
 from prfaas.testing.mock_agent import MockAgent
 from prfaas.testing.mock_engine import MockEngine
 
@@ -69,6 +71,19 @@ async def test_rendering() -> None:
             await client.render(BODY, {})
 
 
+async def test_a_prompt_has_no_more_tokens_than_it_can_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_client, "_TEMPLATE_TOKENS", 0)
+    long = RequestBody("/v1/completions", b'{"prompt": "%s"}' % (b"a" * 1000))
+    async with engine_and_client() as (_, client):
+        assert await client.render(long, {})
+        long.raw = BODY.raw
+        monkeypatch.setattr(mock_engine, "_prompts", lambda body: [[1] * 1000])
+        with pytest.raises(EngineError, match="1000 tokens of 34 bytes"):
+            await client.render(long, {})
+
+
 async def test_a_prefill_that_exported_nothing_says_why() -> None:
     async with engine_and_client() as (engine, client):
         with pytest.raises(EngineError, match="is its connector set up"):
@@ -88,3 +103,19 @@ async def test_what_an_engine_says_is_heard() -> None:
         answer = await client.open_answer("/v1/completions", BODY.raw, {"X-Request-Id": "r"})
         answer.close()
         assert client.heard_at > before
+
+
+async def test_what_is_read_here_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine_and_client() as (_, client):
+        assert (await client.models()).status == 200
+        monkeypatch.setattr(engine_client, "_MOST_SAID", 10)
+        monkeypatch.setattr(engine_client, "_MOST_RENDERED", 10)
+        for asked in (
+            client.models(),
+            client.kv_event_source(),
+            client.kv_blocks(),
+            client.render(BODY, {}),
+            client.prefill(BODY.raw, {"X-Request-Id": "r"}),
+        ):
+            with pytest.raises(EngineError, match="the answer has more than 10 bytes"):
+                await asked

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.gateway import event_stream
-from prfaas.gateway.event_stream import EventStream
+from prfaas.gateway.event_stream import EventStream, _without_comments
 
 ENDS = (b"\n\n", b"\r\n\r\n")
 
@@ -79,3 +79,20 @@ def test_comments_before_the_first_event_are_left_out() -> None:
 
     assert asyncio.run(first([b": k\n\n: k\r\n\r\n", b": k\n\ndata: a\n\n"])) == b"data: a\n\n"
     assert asyncio.run(first([b": k\n\n"])) == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        (b":\n\n" * 500_000 + b"data: a\n\n", b"data: a\n\n"),
+        (b": a\r\n\r\n: b\n\ndata: c\n\n: d\n\n", b"data: c\n\n: d\n\n"),
+        (b": a\n\n", b""),
+        (b": a", b""),
+        (b"data: a\n\n: b\n\n", b"data: a\n\n: b\n\n"),
+    ],
+    ids=["many", "of both kinds", "nothing else", "torn", "none at first"],
+)
+def test_comments_before_the_first_event_are_passed_over_in_one_go(
+    said: bytes, left: bytes
+) -> None:
+    assert _without_comments(said) == left

@@ -63,3 +63,10 @@ async def test_a_gateway_asks_every_engine_that_comes_up() -> None:
         view = mock.gateway._driver.scheduler.view
         await until(lambda: view.engines["d1"].kv_tokens == 400)
         assert view.engines["d2"].kv_tokens == float("inf")
+
+
+def test_metrics_that_are_made_to_be_expensive_say_nothing() -> None:
+    begun = b"vllm:cache_config_info{"
+    assert blocks_of((begun + b"\n") * 100_000) is None
+    assert blocks_of(begun + b"a" * 1_000_000) is None
+    assert blocks_of(begun + b'num_gpu_blocks="' + b"9" * 5000 + b'"}') is None

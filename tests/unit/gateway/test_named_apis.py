@@ -202,3 +202,9 @@ def test_what_was_cached_is_taken_out_of_every_usage() -> None:
     assert without_cached_tokens(text) == text
     untold = b'{"usage":{"input_tokens":"?","cache_read_input_tokens":8}}'
     assert b"8" not in without_cached_tokens(untold)
+
+
+def test_what_is_too_long_for_usage_is_none() -> None:
+    for more in (b"a" * 1_000_000, b"{}" * 100_000, b'"usage":{' * 10_000):
+        content = b'{"usage":{"input_tokens":1,"cache_read_input_tokens":2,' + more + b"}}"
+        assert without_cached_tokens(content) == content

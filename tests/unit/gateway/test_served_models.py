@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import Callable, Coroutine, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,11 +25,8 @@ class Engine:
         self.fails = fails
         self.asked = 0
 
-    async def pass_on(
-        self, method: str, path: str, *, within_s: float | None = None
-    ) -> EngineAnswer:
+    async def models(self, *, within_s: float | None = None) -> EngineAnswer:
         del within_s
-        assert (method, path) == ("GET", "/v1/models")
         self.asked += 1
         if self.fails:
             raise EngineError("down")
@@ -120,13 +119,13 @@ async def test_engines_that_have_left_serve_nothing() -> None:
 
 async def test_an_answer_that_lists_no_model_says_nothing() -> None:
     fleet = Fleet(Engine("one", "tuned"), Engine("odd"))
-    fleet.engines["odd"].pass_on = _none  # type: ignore[method-assign]
+    fleet.engines["odd"].models = _none  # type: ignore[method-assign]
     await fleet.learn()
     assert fleet.models.serving("tuned") is None
 
 
-async def _none(method: str, path: str, *, within_s: float | None = None) -> EngineAnswer:
-    del method, path, within_s
+async def _none(*, within_s: float | None = None) -> EngineAnswer:
+    del within_s
     return EngineAnswer(200, "application/json", b'{"data": []}')
 
 
@@ -167,3 +166,34 @@ async def test_for_models_that_are_no_adapters_nobody_is_asked_again(
         await fleet.models.look(None)
     assert fleet.asked() == [1, 1]
     assert not fleet.later
+
+
+async def test_engines_that_serve_the_same_are_not_compared_with_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(*(Engine(f"e{n}") for n in range(100)))
+    await fleet.learn()
+    pairs: list[object] = []
+
+    def combinations(of: Iterable[Any], size: int) -> list[Any]:
+        found = list(itertools.combinations(of, size))
+        pairs.extend(found)
+        return found
+
+    monkeypatch.setattr(served_models, "itertools", SimpleNamespace(combinations=combinations))
+    assert fleet.models.warnings() == []
+    assert not pairs
+
+
+async def test_names_that_nobody_serves_any_more_do_not_add_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(served_models, "_MOST_EVER", 20)
+    fleet = Fleet(engine := Engine("e"))
+    for number in range(100):
+        engine.adapters = [f"adapter-{number}"]
+        await fleet.learn()
+        assert len(fleet.models._ever) <= 20
+    engine.adapters = [f"adapter-{number}" for number in range(5000)]
+    await fleet.learn()
+    assert len(fleet.models._ever) <= 20, "it is not believed to serve so many"

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prfaas.gateway import token_ids
+from prfaas.gateway.json_fields import MOST_PROMPTS
 from prfaas.gateway.token_ids import TokenIds, take_out
 from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 
@@ -143,3 +144,10 @@ def test_what_is_wrong_is_seen_wherever_it_is(place: int, wrong: bytes) -> None:
     place -= place % 2 == 0  # After a number.
     with pytest.raises(ValueError):  # noqa: PT011
         TokenIds(text[: place + 1] + wrong + text[place + 1 :])
+
+
+def test_more_lists_than_a_request_has_prompts_are_not_taken_out() -> None:
+    one = b'{"token_ids":[1]},'
+    assert len(take_out(one * MOST_PROMPTS)[1]) == MOST_PROMPTS
+    with pytest.raises(ValueError, match="more than 16384 prompts"):
+        take_out(one * (MOST_PROMPTS + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.http_answer import CannotConnect
 from prfaas.gateway.upstream_errors import describe, error_message, error_status
 
@@ -36,3 +37,10 @@ def test_no_error_is_without_words() -> None:
 def test_what_a_client_has_an_engine_quote_is_not_kept_whole() -> None:
     quoted = "x" * 100_000
     assert len(error_message(b'{"error": {"message": "%b"}}' % quoted.encode())) == 4096
+
+
+def test_what_is_long_is_not_read_for_what_went_wrong() -> None:
+    lists = b'{"error": {"message": "m", "code": 404}, "more": [' + b"[]," * 400_000 + b"[]]}"
+    assert error_message(lists) == lists[:200].decode()
+    assert error_status(lists) == 500
+    assert dialect_of("/v1/messages").refusal(404, lists) == lists
