@@ -11,11 +11,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.body import tenant_salt
+from prfaas.gateway.engine_client import EngineClient
 from prfaas.testing.mock_deployment import MockDeployment, until
 
 COMPLETIONS = "/v1/completions"
@@ -202,6 +204,44 @@ async def test_whatever_an_engine_is_asked_counts_among_its_tenants_requests(pat
         assert (await status(MALLORY), await status(MALLORY)) != (429, 429)
         assert await status(MALLORY) == 429
         assert await status(ALICE) != 429
+        async with client.get("/v1/models", headers=MALLORY) as response:
+            assert response.status == 429
+
+
+async def test_one_request_does_not_end_engine_after_engine() -> None:
+    mock, asked = MockDeployment(), list[str]()
+    for engine in mock.engines.values():
+
+        async def die(request: web.Request, name: str = engine.name) -> web.Response:
+            asked.append(name)
+            assert request.transport is not None
+            request.transport.close()
+            return await asyncio.Event().wait()  # type: ignore[return-value]
+
+        engine._tokenize = die  # type: ignore[method-assign]
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post("/tokenize", json={"prompt": "x"}) as response:
+            assert response.status == 503
+        assert len(set(asked)) == 2
+
+
+async def test_what_no_engine_serves_is_not_asked_of_all_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mock, asked, pass_on = MockDeployment(), list[str](), EngineClient.pass_on
+
+    async def counted(self: EngineClient, method: str, path: str, *args: Any, **more: Any) -> Any:
+        asked.append(path)
+        return await pass_on(self, method, path, *args, **more)
+
+    async with mock.running() as client:
+        await mock.ready()
+        monkeypatch.setattr(EngineClient, "pass_on", counted)
+        for _ in range(5):
+            async with client.post("/rerank", json={"query": "x"}) as response:
+                assert response.status == 404
+        assert asked.count("/rerank") == len(mock.engines)
 
 
 async def test_texts_to_be_embedded_count_among_its_tokens() -> None:
@@ -289,6 +329,50 @@ async def test_what_an_engine_keeps_under_a_name_is_a_tenants_own() -> None:
         assert "alices-scan" not in names.values()
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/messages/count_tokens"])
+async def test_nor_is_it_found_where_tokens_are_only_counted(path: str) -> None:
+    mock = MockDeployment(gateway=TWO)
+    stolen = tenant_salt("alice", "scan")
+    async with mock.running() as client:
+        await mock.ready()
+        for who, name in ((ALICE, "scan"), (MALLORY, "scan"), (MALLORY, stolen)):
+            part = {"type": "image_url", "image_url": None, "uuid": name}
+            body = {"messages": [{"role": "user", "content": [part]}]}
+            async with client.post(path, json=body, headers=who) as response:
+                assert response.status == 200
+        every = [b for e in mock.engines.values() for b in e.bodies(path)]
+        names = [b["messages"][0]["content"][0]["uuid"] for b in every]
+        assert len(set(names)) == 3
+        assert names.count(stolen) == 1, "as alice's gateway calls it"
+        assert "scan" not in names
+
+
+async def test_texts_that_are_embedded_take_no_places_of_others() -> None:
+    mock = MockDeployment(gateway=TWO, inflight=16)
+    for engine in mock.engines.values():
+        engine.embeds = True
+        engine.first_token_gate.clear()
+    async with mock.running() as client:
+        await mock.ready()
+
+        async def embed() -> int:
+            body = {"input": "x"}
+            async with client.post("/v1/embeddings", json=body, headers=MALLORY) as response:
+                return response.status
+
+        asked = [asyncio.create_task(embed()) for _ in range(20)]
+        await until(lambda: sum(task.done() for task in asked) == 6)
+        engines = mock.engines.values()
+        await until(lambda: sum(len(e.bodies("/v1/embeddings")) for e in engines) == 14)
+        assert {task.result() for task in asked if task.done()} == {429}
+        async with client.post("/tokenize", json={"prompt": "a"}, headers=ALICE) as response:
+            assert response.status == 200
+        for engine in engines:
+            engine.first_token_gate.set()
+        assert sorted(await asyncio.gather(*asked)) == [200] * 14 + [429] * 6
+        assert (await ask(client, MALLORY)).status == 200
+
+
 async def test_bodies_that_do_not_come_take_no_places_of_others() -> None:
     mock = MockDeployment(gateway=TWO, inflight=16)
     head = (
@@ -301,12 +385,12 @@ async def test_bodies_that_do_not_come_take_no_places_of_others() -> None:
         opened = [await asyncio.open_connection(*address) for _ in range(20)]
         for _, writer in opened:
             writer.write(head)
-        await until(lambda: mock.gateway.requests._reading == 14)
+        await until(lambda: mock.gateway.requests._beside == 14)
         assert (await ask(client, ALICE)).status == 200
         assert (await ask(client, MALLORY)).status == 429
         for _, writer in opened:
             writer.transport.abort()
-        await until(lambda: mock.gateway.requests._reading == 0)
+        await until(lambda: mock.gateway.requests._beside == 0)
         assert (await ask(client, MALLORY)).status == 200
 
 

@@ -18,7 +18,15 @@ import msgspec
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
 from prfaas.gateway import media_names
 from prfaas.gateway.dialects import Endpoint, dialect_of
-from prfaas.gateway.json_fields import MOST_NUMBER, length_of, number_in, top_level, value_of
+from prfaas.gateway.json_fields import (
+    LONGEST_VALUE,
+    MOST_NUMBER,
+    length_of,
+    number_in,
+    says,
+    top_level,
+    value_of,
+)
 from prfaas.gateway.openai_errors import RequestRefused
 
 BYTES_PER_TOKEN = 4
@@ -47,6 +55,9 @@ _ON_TO_PREFILL = ("model", "cache_salt", "priority", "session_id", "user")
 """Fields that decide whose KV cache the prompt's is, or in which order it is computed."""
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 def tenant_salt(tenant: str, salt: str | None) -> str:
     """A cache salt that no other tenant's requests can have, whatever salts clients give."""
     parts = msgspec.msgpack.encode((tenant, salt))
@@ -71,7 +82,7 @@ class RequestBody:
         self._fields = top_level(raw)
         extra = self._value("vllm_xargs")
         for name in _NOT_CLIENTS:
-            if self._value(name) is not None:
+            if bytes(self._fields.get(name, _NULL)) != b"null":
                 message = f"{name} is set by the gateway, not by its clients"
                 raise RequestRefused(400, message, param=name)
             if isinstance(extra, dict) and name in extra:
@@ -139,15 +150,18 @@ class RequestBody:
     def needs_engine_alone(self) -> str | None:
         """Why this request must reach one engine untouched; None if token ids say it all."""
         for name in _FOR_ENGINE_ALONE:
-            if self._value(name) not in (None, False):
+            if says(self._fields.get(name)):
                 return f"{name} asks for the prompt as it came"
         return self._needs_its_engine() if self.endpoint == "/v1/responses" else None
 
     def _needs_its_engine(self) -> str | None:
         for name in _KEPT_BY_ENGINE:
-            if self._value(name) not in (None, False):
+            if says(self._fields.get(name)):
                 return f"{name} names what one engine keeps"
-        tools = self._value("tools")
+        raw = self._fields.get("tools", _NULL)
+        if len(memoryview(raw)) > LONGEST_VALUE:
+            return "its tools are too long to be looked at"
+        tools = value_of(raw, "tools")
         for tool in tools if isinstance(tools, list) else ():
             if not isinstance(tool, dict) or tool.get("type") != "function":
                 return "the engine calls tools itself: its prompt grows meanwhile"

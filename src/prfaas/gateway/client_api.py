@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from prfaas.core.errors import EngineError
-from prfaas.gateway.body import RequestBody
+from prfaas.gateway import media_names
+from prfaas.gateway.body import RequestBody, tenant_salt
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.models import model_named_in
 from prfaas.gateway.openai_errors import RequestRefused, ServiceUnavailable
 from prfaas.gateway.tenants import Tenant
-from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.gateway.upstream_errors import EngineUnreachable, LocalFault
 
 REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", Tenant)
@@ -40,6 +44,10 @@ _POOLED = (
     "/v2/rerank",
 )
 """One pass over its inputs and no KV cache to hand over: any engine that serves it does."""
+_MOST_FAILURES = 2
+"""So many engines may fail at one request: it may be what they die of."""
+_LACKS_S = 10.0
+"""How long an engine that has no such endpoint is not asked for it again: they may be thousands."""
 
 
 class ClientApi:
@@ -51,6 +59,8 @@ class ClientApi:
 
     def __init__(self, gateway: Gateway, also: Sequence[Gateway] = ()) -> None:
         self._gateway, self._all = gateway, (gateway, *also)
+        self._lacks: dict[tuple[str, str], float] = {}
+        """Engine and endpoint that it has not -> when that was, by the event loop's clock."""
 
     def add_routes(self, app: web.Application) -> None:
         """Serve them."""
@@ -95,10 +105,11 @@ class ClientApi:
     async def _cards(self, request: web.Request) -> dict[str, Any]:
         if not any(gateway.engines_up() for gateway in self._all):
             raise ServiceUnavailable("no engine is up")
-        allowed = request[TENANT].config.models
-        cards: dict[str, Any] = {}
-        for gateway in reversed(self._all):
-            cards |= {card["id"]: card for card in await gateway.models.cards()}
+        tenant = request[TENANT]
+        allowed, cards = tenant.config.models, dict[str, Any]()
+        with tenant.using():  # Of a thousand engines it takes as long as a short request.
+            for gateway in reversed(self._all):
+                cards |= {card["id"]: card for card in await gateway.models.cards()}
         return {n: card for n, card in cards.items() if allowed is None or n in allowed}
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
@@ -106,16 +117,17 @@ class ClientApi:
         requests."""
         flow, tenant = self._gateway.requests, request[TENANT]
         with tenant.using():
-            async with flow.reading(request, whose=self._whose(tenant)) as raw:
+            async with flow.reading(request, whose=self._whose(tenant), keeps=True) as raw:
                 model = model_named_in(raw)
                 tenant.check_model(model)
-                return await self._ask_any(request, raw, model)
+                own = partial(tenant_salt, self._owner(tenant) or "")
+                return await self._ask_any(request, media_names.own_in(raw, own), model)
 
     async def pool(self, request: web.Request) -> web.StreamResponse:
         """What is computed in one pass; it counts among its tenant's requests and tokens."""
         flow, tenant = self._gateway.requests, request[TENANT]
         with tenant.using() as use:
-            async with flow.reading(request, whose=self._whose(tenant)) as raw:
+            async with flow.reading(request, whose=self._whose(tenant), keeps=True) as raw:
                 # It is read, and belongs to a tenant, as a completion is.
                 body = RequestBody("/v1/completions", raw)
                 self._claim(body, tenant)
@@ -142,7 +154,11 @@ class ClientApi:
         tenant.check_model(body.model)
         if tenants.several:
             body.take_turns()
-        body.belong_to(tenant.name if tenants.isolated else None)
+        body.belong_to(self._owner(tenant))
+
+    def _owner(self, tenant: Tenant) -> str | None:
+        """Whose caches it uses; None: they are everybody's."""
+        return tenant.name if self._gateway.access.tenants.isolated else None
 
     async def _ask_any(self, request: web.Request, body: bytes, model: str | None) -> web.Response:
         headers = {"X-Request-Id": request[REQUEST_ID]}
@@ -150,10 +166,14 @@ class ClientApi:
         await gateway.models.look(model)
         serving = gateway.models.serving(model)
         failure: EngineError | None = None
-        lacks: EngineAnswer | None = None
-        within_s = self._gateway.deployment.gateway.request_deadline_s
+        lacks, failures = False, 0
+        within_s, now = self._gateway.deployment.gateway.request_deadline_s, _now()
         for engine in gateway.engines_up():
             if serving is not None and engine.name not in serving:
+                continue
+            place = engine.name, request.path
+            if self._lacks.get(place, -math.inf) > now - _LACKS_S:
+                lacks = True
                 continue
             try:
                 answer = await engine.pass_on(
@@ -163,16 +183,24 @@ class ClientApi:
                 raise ServiceUnavailable(str(error)) from error
             except EngineError as error:
                 failure = error
+                failures += not isinstance(error, EngineUnreachable)
+                if failures == _MOST_FAILURES:
+                    break
                 continue
             if answer.status == 404 and b'"error"' not in answer.body:
-                lacks = answer  # The server has no such endpoint.
+                self._lacks[place] = _now()
+                lacks = True
                 continue
             return _passed_on(answer)
-        if lacks is not None:
+        if lacks and failure is None:
             raise RequestRefused(
                 404, f"no engine that is up serves {request.path}", kind="not_found_error"
             )
         raise ServiceUnavailable("no engine is up" if failure is None else str(failure))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _json(content: Any) -> web.Response:

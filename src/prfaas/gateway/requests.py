@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from math import ceil
 
 from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.access_log import log_access
+from prfaas.gateway.admission import too_late
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies, Places
 from prfaas.gateway.body import RequestBody
@@ -80,7 +80,7 @@ class RequestFlow:
     ) -> None:
         self._bodies = Bodies(config.max_bodies_bytes, config.request_deadline_s)
         self._places = Places(config.max_inflight_requests)
-        self._reading = 0
+        self._beside = 0  # Requests that have a place, and are not in flight.
         self.configure(config)
         self._renderer = renderer
         self._models = models
@@ -145,22 +145,23 @@ class RequestFlow:
 
     @asynccontextmanager
     async def reading(
-        self, request: web.Request, *, whose: str | None = None
+        self, request: web.Request, *, whose: str | None = None, keeps: bool = False
     ) -> AsyncIterator[bytes]:
-        """A request's body, if it may be read. Raises ApiError, and as `Bodies.reading` does."""
+        """A request's body, if it may be read. ``keeps``: so is its place, until the block ends.
+        Raises ApiError, and as `Bodies.reading` does."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        with self._places.one(self.inflight + self._reading, whose):
-            self._reading += 1
+        with self._places.one(self.inflight + self._beside, whose):
+            self._beside += 1
             try:
                 async with self._bodies.reading(request, whose=whose) as raw:
-                    self._reading -= 1
+                    self._beside -= not keeps
                     try:
                         yield raw
                     finally:
-                        self._reading += 1
+                        self._beside += not keeps
             finally:
-                self._reading -= 1
+                self._beside -= 1
 
     async def complete(
         self, request: web.Request, body: RequestBody, request_id: str, use: Use, *, tells: bool
@@ -168,10 +169,8 @@ class RequestFlow:
         """Answer one completion or chat request. Raises ApiError; cancelled with the client."""
         if self._refusal is not None:
             raise ServiceUnavailable(self._refusal)
-        key = self._new_key()
-        exchange = Exchange(
-            key, request_id, request, body, use, deadline_s=self._deadline_s, tells=tells
-        )
+        key, deadline_s = self._new_key(), self._deadline_s
+        exchange = Exchange(key, request_id, request, body, use, deadline_s=deadline_s, tells=tells)
         self._live.add(exchange)
         self._count()
         exchange.keep_alive(self._keepalive_s)
@@ -214,7 +213,7 @@ class RequestFlow:
             exchange.fail(error)
             return
         sequences = exchange.body.choices * exchange.body.prompts
-        refusal = self._too_late(exchange, sequences)
+        refusal = self._too_late(exchange)
         if refusal is not None:
             exchange.fail(refusal)
             return
@@ -264,22 +263,14 @@ class RequestFlow:
         blocks = self._layouts.least_block_tokens(self._endpoints.engines)
         return short_prompt(exchange.body, blocks)
 
-    def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
-        """Why it is not begun, by what waits already; None if it is."""
-        by_all = self._models.serving(exchange.body.model) is None
-        wait_s = self._driver.scheduler.slot_wait_s(sequences, by_all=by_all)
-        limit_s = min(exchange.time_left_s(), self._longest_wait_s)
-        if wait_s > limit_s:
-            message = (
-                f"it would wait {wait_s:.0f} s for a place to be answered, and may wait "
-                f"{limit_s:.0f} s"
-            )
-            return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s - limit_s)))
-        tokens, mine = self._driver.scheduler.waiting_tokens, exchange.facts.total_tokens or 1
-        if tokens and tokens + mine > self._most_waiting_tokens:
-            message = f"{tokens} prompt tokens wait, and at most {self._most_waiting_tokens} may"
-            return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s)))
-        return None
+    def _too_late(self, exchange: Exchange) -> TooManyRequests | None:
+        return too_late(
+            self._driver.scheduler.queues,
+            exchange,
+            by_all=self._models.serving(exchange.body.model) is None,
+            longest_wait_s=self._longest_wait_s,
+            most_tokens=self._most_waiting_tokens,
+        )
 
     def _take(self, exchange: Exchange, prompt: Prompt) -> None:
         """The prompt is known: so are its length, its deadline, and how it will be answered."""

@@ -55,6 +55,8 @@ class Tenant:
         self.inflight = 0
         self.inflight_tokens = 0
         self._takes_s = _FIRST_GUESS_S
+        self.has_others = False
+        """Whether there are other tenants."""
         self.configure(config)
 
     @property
@@ -190,6 +192,7 @@ class Tenants:
             else:
                 tenant.configure(config)
             self._tenants[config.name] = tenant
+            tenant.has_others = len(read.configs) > 1
         self._by_key = {digest: self._tenants[name] for digest, name in read.keys.items()}
         wanted = read.isolate_caches
         self._isolated = self.several if wanted is None else wanted

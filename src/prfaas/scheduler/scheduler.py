@@ -68,6 +68,7 @@ from prfaas.scheduler.leading import Leading
 from prfaas.scheduler.lifecycle import TERMINAL, State, Trigger
 from prfaas.scheduler.load_times import DecodeTimes, LearnedDecodes, LearnedTimes
 from prfaas.scheduler.membership import Membership
+from prfaas.scheduler.queues import Queues
 from prfaas.scheduler.requests import Handler, Requests
 from prfaas.scheduler.reshaping import Reshaping
 from prfaas.scheduler.roles import Roles
@@ -199,11 +200,10 @@ class Scheduler:
         """Prompt tokens of the requests that wait for a place on an engine."""
         return self._requests.queues.tokens
 
-    def slot_wait_s(self, sequences: int, *, by_all: bool = True) -> float:
-        """How long a request of so many sequences would wait for a decode slot, see `Queues`.
-        ``by_all``: every engine serves it."""
-        queues = self._requests.queues
-        return (queues.of_all if by_all else queues.of_some).wait_s(sequences)
+    @property
+    def queues(self) -> Queues:
+        """What waits; to read only."""
+        return self._requests.queues
 
     def requests_on(self, engine: str) -> int:
         """How many requests are on an engine or on their way to it. Raises CallerError."""

@@ -96,6 +96,7 @@ class MockEngine(MockServer):
             web.get("/health", self._health),
             web.get("/v1/models", self._models),
             web.post("/tokenize", self._tokenize),
+            web.post("/v1/messages/count_tokens", self._tokenize),
             web.post("/v1/completions", self._complete),
             web.post("/v1/chat/completions", self._complete),
             web.post("/v1/messages", self._complete),
@@ -122,7 +123,9 @@ class MockEngine(MockServer):
         return web.json_response({"object": "list", "data": cards})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        tokens = list((await request.json())["prompt"].encode())
+        body = await request.json()
+        self.requests.append((request.path, body, dict(request.headers)))
+        tokens = list(body.get("prompt", "").encode())
         return web.json_response({"count": len(tokens), "tokens": tokens})
 
     async def _render(self, request: web.Request) -> web.Response:
@@ -141,6 +144,7 @@ class MockEngine(MockServer):
     async def _embed(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.requests.append((request.path, body, dict(request.headers)))
+        await self.first_token_gate.wait()
         vector = {"object": "embedding", "index": 0, "embedding": [float(len(body["input"]))]}
         usage = {"prompt_tokens": 1, "total_tokens": 1}
         return web.json_response(

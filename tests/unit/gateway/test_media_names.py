@@ -65,6 +65,8 @@ def test_it_is_found_however_it_is_written() -> None:
         {"data_1": {"content": [{**IMAGE, "uuid": "logo"}]}},
         {"inputs": [{"content": [{**IMAGE, "uuid": "logo"}]}]},
         {"input": [{"content": [{"type": "tool_result", "content": [{**IMAGE, "uuid": "logo"}]}]}]},
+        {"input": [{"type": "function_call_output", "output": [{**IMAGE, "uuid": "logo"}]}]},
+        {"messages": [{"content": ["a text", {**IMAGE, "uuid": "logo"}]}]},
     ],
     ids=str,
 )
@@ -93,8 +95,12 @@ def test_what_names_no_medium_stays(body: dict[str, Any]) -> None:
     [
         b'{"messages": [{"content": ' + b"[" * 100_000 + b'{"uuid": 1}' + b"]" * 100_000 + b"}]}",
         b'{"messages": [' + b"{}," * 60_000 + b'{"content": [{"image_url": "", "uuid": "a"}]}]}',
+        b'{"messages": ' + b'{"content": ' * 1000 + b'{"uuid": 1}' + b"}" * 1001,
+        b'{"messages": [' + b"1," * 100_000 + b'{"uuid": 1}]}',
+        b'{"messages": [' + b'"",' * 300_000 + b'{"uuid": 1}]}',
+        b'{"messages": [' + (b'{"content": [{"uuid": 1}' + b",1" * 20_000 + b"]},") * 10 + b"{}]}",
     ],
-    ids=["deep", "many"],
+    ids=["deep", "many", "deep objects", "numbers", "texts", "numbers in lists"],
 )
 def test_what_would_be_long_to_look_through_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestRefused):

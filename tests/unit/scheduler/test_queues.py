@@ -10,6 +10,7 @@ from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.journal import CostInputs, JournalOpened
 from prfaas.scheduler.lifecycle import State
+from prfaas.scheduler.queues import ANYBODY, Asker
 from prfaas.scheduler.replay import scheduler_from
 from prfaas.scheduler.scheduler import Scheduler
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, Topology
@@ -43,9 +44,10 @@ def arrive(
     sequences: int = 1,
     at: float = 0.0,
     serves: tuple[str, ...] | None = None,
+    whose: Asker = ANYBODY,
 ) -> list[str]:
     """Returns on which engine it was started, if it was."""
-    event = e.RequestArrived(name, TOKENS, 1, sequences=sequences, serves=serves)
+    event = e.RequestArrived(name, TOKENS, 1, sequences=sequences, serves=serves, **whose._asdict())
     commands = scheduler.handle(event, now=at)
     scheduler.check_integrity()
     return [command.engine for command in commands if isinstance(command, c.StartDecode)]
@@ -108,14 +110,14 @@ def test_the_wait_for_a_slot_is_learned_while_some_wait() -> None:
     end(scheduler, "idle", at=500.0)  # Nobody waited: it says nothing of the rate.
     for name in names:
         arrive(scheduler, name, at=1000.0)
-    assert scheduler.slot_wait_s(1) == 0.0
+    assert scheduler.queues.slot_wait_s(1) == 0.0
     for i, name in enumerate(names[:9]):
         end(scheduler, name, at=1002.0 + 2 * i)  # A slot comes free every 2 s.
-    assert scheduler.slot_wait_s(1) == pytest.approx(2 * (2 + 1), rel=0.05)
-    assert scheduler.slot_wait_s(4) == pytest.approx(2 * (2 + 4), rel=0.05)
+    assert scheduler.queues.slot_wait_s(1) == pytest.approx(2 * (2 + 1), rel=0.05)
+    assert scheduler.queues.slot_wait_s(4) == pytest.approx(2 * (2 + 4), rel=0.05)
     for name in names[9:11]:
         end(scheduler, name, at=1030.0)
-    assert scheduler.slot_wait_s(1) == 0.0
+    assert scheduler.queues.slot_wait_s(1) == 0.0
 
 
 def test_who_waits_for_an_adapters_engine_keeps_nobody_else_waiting() -> None:
@@ -124,6 +126,30 @@ def test_who_waits_for_an_adapters_engine_keeps_nobody_else_waiting() -> None:
         arrive(scheduler, f"tuned{number}", at=0.0, serves=("d0",))
     for number in range(9):
         end(scheduler, f"tuned{number}", at=10.0 + 10 * number)
-    assert scheduler.slot_wait_s(1, by_all=False) == pytest.approx(10 * (2 + 1), rel=0.05)
-    assert scheduler.slot_wait_s(1) == 0.0
+    assert scheduler.queues.slot_wait_s(1, by_all=False) == pytest.approx(10 * (2 + 1), rel=0.05)
+    assert scheduler.queues.slot_wait_s(1) == 0.0
     assert arrive(scheduler, "any", at=100.0) == ["d1"]
+
+
+def test_a_tenant_waits_for_its_own_turns() -> None:
+    scheduler = make(1)
+    flood, alice, better = Asker("mallory"), Asker("alice", weight=2.0), Asker("boss", -1)
+    for number in range(40):
+        arrive(scheduler, str(number), whose=flood)
+    for number in range(10):
+        end(scheduler, str(number), at=10.0 + 10 * number)
+    wait_s = scheduler.queues.slot_wait_s
+    assert wait_s(1, flood) == pytest.approx(10 * (29 + 1), rel=0.05)
+    assert wait_s(1, Asker("bob")) == pytest.approx(10 * 2, rel=0.05)
+    assert wait_s(1, alice) == pytest.approx(10 * 1.5, rel=0.05)
+    assert wait_s(1, Asker("later", 1)) == pytest.approx(10 * (29 + 1), rel=0.05)
+    assert wait_s(1, better) == pytest.approx(10, rel=0.05)
+    assert scheduler.queues.tokens_of == {"mallory": 29 * TOKENS}
+    arrive(scheduler, "alices", whose=alice, at=200.0)
+    assert scheduler.queues.tokens_of["alice"] == TOKENS
+    served = "10"
+    for _ in range(2):
+        if served != "alices":
+            (served,) = end(scheduler, served, at=300.0)
+    assert served == "alices"
+    assert set(scheduler.queues.tokens_of) == {"mallory"}

@@ -1,0 +1,43 @@
+"""Whether a request is begun, by what waits already: one that cannot be served in time is told so
+at once."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from prfaas.gateway.exchange import Exchange
+from prfaas.gateway.openai_errors import TooManyRequests
+from prfaas.scheduler.queues import Asker, Queues
+
+_FOR_OTHERS = 8
+"""One part in so many of all that may wait is for tenants that have no more than that."""
+
+
+def too_late(
+    queues: Queues,
+    exchange: Exchange,
+    *,
+    by_all: bool,
+    longest_wait_s: float,
+    most_tokens: int,
+) -> TooManyRequests | None:
+    """Why a request is not begun; None if it is. ``by_all``: every engine serves it. Tenants wait
+    for their own turns: what others have waiting keeps nobody out for longer than it takes to come
+    to them."""
+    tenant, body = exchange.use.tenant, exchange.body
+    asker = Asker(tenant.name, tenant.config.priority, tenant.config.weight)
+    wait_s = queues.slot_wait_s(body.choices * body.prompts, asker, by_all=by_all)
+    limit_s = min(exchange.time_left_s(), longest_wait_s)
+    if wait_s > limit_s:
+        message = (
+            f"it would wait {wait_s:.0f} s for a place to be answered, and may wait {limit_s:.0f} s"
+        )
+        return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s - limit_s)))
+    tokens, mine = queues.tokens, exchange.facts.total_tokens or 1
+    few = most_tokens // _FOR_OTHERS
+    if tenant.has_others and queues.tokens_of[tenant.name] + mine > few:
+        most_tokens -= few
+    if tokens and tokens + mine > most_tokens:
+        message = f"{tokens} prompt tokens wait, and at most {most_tokens} may"
+        return TooManyRequests(message, retry_after_s=max(1, ceil(wait_s)))
+    return None
