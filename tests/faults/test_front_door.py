@@ -17,7 +17,7 @@ import pytest
 
 from prfaas.gateway import event_stream
 from prfaas.gateway.http import make_admin_app, make_app
-from prfaas.process import front_door
+from prfaas.process import front_door, sparing
 from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.tls.authority import create_authority, issue
@@ -295,3 +295,28 @@ async def test_pages_of_other_origins() -> None:
                 ) as response:
                     said = response.headers.get("Access-Control-Allow-Origin")
                     assert said == (origin if allowed else None)
+
+
+@pytest.mark.parametrize("path", ["/ready", "/metrics"])
+async def test_what_a_stranger_may_ask_for_is_not_made_anew_each_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparing, "_SHARE", 1e-9)
+    mock = MockDeployment(keys=KEYS, gateway="  operator_keys: [op-key]")
+    async with mock.running() as client:
+        await mock.ready()
+        made, troubles = 0, mock.gateway.troubles
+
+        def counted() -> list[str]:
+            nonlocal made
+            made += 1
+            return troubles()
+
+        monkeypatch.setattr(mock.gateway, "troubles", counted)
+        for _ in range(20):
+            async with client.get(path) as response:
+                assert response.status == 200
+        assert made == 1
+        async with client.get(path, headers={"Authorization": "Bearer op-key"}) as response:
+            assert response.status == 200
+        assert made == 2

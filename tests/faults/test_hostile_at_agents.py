@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
-from tests.faults.doors import SAYS, at_agent, healthy, running_agent, shows
+from tests.faults.doors import SAYS, at_agent, certificates, healthy, running_agent, shows
 
 from prfaas.agent import admin
 from prfaas.core.addresses import parse_url
+from prfaas.process import sparing
+from prfaas.process.sparing import Sparing
 from prfaas.testing.mock_deployment import until
 
 
@@ -54,6 +57,29 @@ async def test_another_agents_certificate_holds_no_connections(
             writer.transport.abort()
         await until(lambda: door.book.strangers == 0)
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/engines"])
+async def test_what_another_agent_may_ask_for_is_not_made_anew_each_time(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparing, "_SHARE", 1e-9)
+    certs = certificates(tmp_path / "certs")
+    made, anew = 0, Sparing.anew
+
+    def counted(self: Sparing[bytes]) -> bytes:
+        nonlocal made
+        made += 1
+        return anew(self)
+
+    monkeypatch.setattr(Sparing, "anew", counted)
+    async with running_agent(certs, tmp_path) as agent, aiohttp.ClientSession() as http:
+        for name, times in (("b", 1), ("gateway", 21)):
+            context = shows(certs, name)
+            for _ in range(20):
+                async with http.get(agent.admin_url + path, ssl=context) as answer:
+                    assert answer.status == 200
+            assert made == times
 
 
 async def test_a_follower_that_goes_is_no_news(

@@ -30,6 +30,7 @@ from prfaas.pool.effects import AnnounceTransfer
 from prfaas.pool.events import GatewayEnded, TransferCancelled
 from prfaas.pool.records import TransferView
 from prfaas.process.http_handler import admit, answered, read_body
+from prfaas.process.sparing import Sparing
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
@@ -53,10 +54,10 @@ class Admin:
         caches: EngineCaches | None = None,
         disk_rate: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._caches = caches
-        self._peers = peers or Peers(None, ())
-        self._name, self._driver, self._port = name, driver, port
-        self._link, self._metrics = link, metrics
+        self._caches, self._peers = caches, peers or Peers(None, ())
+        self._name, self._driver, self._port, self._link = name, driver, port, link
+        self._page = Sparing(lambda: generate_latest(metrics))
+        self._registered = Sparing(self._who_is_registered)
         self._rates = LineRates(link)
         self._feed = CacheFeed(driver, prefixes, disk_rate)
         self._copies = CopyApi(driver, prefixes)
@@ -108,19 +109,25 @@ class Admin:
         return _json({"agent": self._name})
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
-        page = generate_latest(self._metrics)
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        return self._made(request, self._page, CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _engines(self, request: web.Request) -> web.Response:
         """Registered ranks, and the memory for what is handed over to them (bytes)."""
+        return self._made(request, self._registered, "application/json")
+
+    def _made(self, request: web.Request, what: Sparing[bytes], kind: str) -> web.Response:
+        """As it is now for gateways; others take no more of the time."""
+        body = what.anew() if self._peers.is_gateway(request.transport) else what()
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    def _who_is_registered(self) -> bytes:
         pool = self._driver.snapshot()
-        reserved = (pool.slots.held + pool.slots.promised) * pool.slot_bytes
         memory = {
             "total_bytes": pool.reception_slots * pool.slot_bytes,
-            "reserved_bytes": reserved,
+            "reserved_bytes": (pool.slots.held + pool.slots.promised) * pool.slot_bytes,
             "slot_bytes": pool.slot_bytes,
         }
-        return _json({"engines": pool.engines, "memory": memory})
+        return msgspec.json.encode({"engines": pool.engines, "memory": memory})
 
     async def _kv_events(self, request: web.Request) -> web.StreamResponse:
         """Frames of `kv_events.wire` until the client goes, from where it says it stopped."""

@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import HttpVersion10, web
@@ -30,11 +30,13 @@ from prfaas.gateway.operating import Operating
 from prfaas.gateway.page import GatewayPage
 from prfaas.gateway.targets import Targets
 from prfaas.page.server import is_page
-from prfaas.process.http_handler import admit, answered
+from prfaas.process.http_handler import admit, answered, in_pieces
+from prfaas.process.sparing import Sparing
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 _OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
@@ -102,6 +104,8 @@ _NO_HTTP = _WithoutTraceback()
 class _Front:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._ready = Sparing(self._readiness)
+        self._metrics = Sparing(self._exposition)
 
     @web.middleware
     async def answer_openai_style(
@@ -155,21 +159,25 @@ class _Front:
         """The process lives."""
         return web.Response()
 
-    async def ready(self, _request: web.Request) -> web.Response:
+    async def ready(self, request: web.Request) -> web.StreamResponse:
         """Whether requests should be sent here, else why not; and what is amiss all the same."""
-        troubles = self._gateway.troubles()
-        status = 503 if troubles else 200
-        body = {
-            "ready": not troubles,
-            "troubles": troubles,
-            "warnings": [
-                *self._gateway.fleet.warnings(),
-                *self._gateway.lines.warnings(),
-                *self._gateway.models.warnings(),
-                *locked_out(self._gateway.engines.values()),
-            ],
-        }
-        return web.json_response(body, status=status)
+        status, body = self._made(request, self._ready)
+        return await in_pieces(request, body, "application/json", status=status)
+
+    def _readiness(self) -> tuple[int, bytes]:
+        gateway, troubles = self._gateway, self._gateway.troubles()
+        warnings = [
+            *gateway.fleet.warnings(),
+            *gateway.lines.warnings(),
+            *gateway.models.warnings(),
+            *locked_out(gateway.engines.values()),
+        ]
+        body = {"ready": not troubles, "troubles": troubles, "warnings": warnings}
+        return 503 if troubles else 200, msgspec.json.encode(body)
+
+    def _made(self, request: web.Request, what: Sparing[T]) -> T:
+        """As it is now for operators; others, who are not known, take no more of the time."""
+        return what.anew() if self._gateway.access.is_operator(request) else what()
 
     async def requests(self, request: web.Request) -> web.Response:
         """The last requests that ended, with their decisions: all for an operator, a tenant's own
@@ -181,10 +189,13 @@ class _Front:
             recent = [facts for facts in recent if facts.tenant == tenant.name]
         return _json({"requests": recent})
 
-    async def metrics(self, _request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """What Prometheus reads."""
+        return await in_pieces(request, self._made(request, self._metrics), CONTENT_TYPE_LATEST)
+
+    def _exposition(self) -> bytes:
         self._gateway.update_metrics()
-        body = generate_latest(self._gateway.metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return generate_latest(self._gateway.metrics.registry)
 
 
 def _json(content: Any) -> web.Response:

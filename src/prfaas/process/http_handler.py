@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
@@ -35,6 +36,7 @@ _MOST_WAITING, _READ_ON_AT = 2, 1
 what it is told is not read from, so nor seen to leave, until one of them has its turn."""
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
+_PIECE_BYTES = 64 * 1024
 
 
 class StrangersHandler(web.RequestHandler):
@@ -178,3 +180,21 @@ async def read_body(request: web.Request, *, most: int, within_s: float = _BODY_
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text=f"the body has not come in {within_s:g} s") from error
     return bytes(body)
+
+
+async def in_pieces(
+    request: web.Request, body: bytes, content_type: str, *, status: int = 200
+) -> web.StreamResponse:
+    """A large answer that is made once and given to many: who does not read it holds a piece of
+    it in this process, not all."""
+    headers = {"Content-Type": content_type}
+    if len(body) <= _PIECE_BYTES or request.method == "HEAD":
+        return web.Response(body=body, status=status, headers=headers)
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = len(body)
+    with suppress(ConnectionError):  # It has gone.
+        await response.prepare(request)
+        for start in range(0, len(body), _PIECE_BYTES):
+            await response.write(body[start : start + _PIECE_BYTES])
+        await response.write_eof()
+    return response
