@@ -136,7 +136,8 @@ class _Units:
         path = self._deployment.model.path or ""
         if path.startswith("/"):
             body.append(f"ReadOnlyPaths={_word(path, command=False)}")
-        unit = [f"Requires={agent}", f"After={agent}"]
+        # Not Requires: systemd would stop engines whenever an agent that has died is started again.
+        unit = [f"Wants={agent}", f"After={agent}"]
         return _service(f"PrfaaS engine {engine.name}", body, _EVERY, unit=unit)
 
     def gateway(self, gateway: GatewayConfig) -> str:
@@ -209,7 +210,8 @@ def _service(
         # Tried for ever: what it waits for may come back in an hour.
         "StartLimitIntervalSec=0",
     ]
-    restart = ["Restart=always", "RestartSec=2"]
+    # SIGTERM to the process that was started alone: it ends its own in order.
+    restart = ["Restart=always", "RestartSec=2", "KillMode=mixed"]
     lines = [*head, "", "[Service]", *body, *restart, "", "# Hardening", profile.rstrip()]
     return "\n".join([*lines, "", "[Install]", f"WantedBy={TARGET}", ""])
 

@@ -136,6 +136,24 @@ def test_every_process_has_a_place_for_temporary_files() -> None:
         assert "PrivateTmp=yes" in text, name
 
 
+def test_who_was_started_ends_its_own_processes() -> None:
+    """A vLLM server whose core is told to end beside it calls that a crash."""
+    for path, text in rendered(example("fleet")).items():
+        if path.endswith(".service"):
+            assert "KillMode=mixed" in text.splitlines()
+
+
+def test_an_agent_that_is_started_again_restarts_no_engine() -> None:
+    """systemd restarts whatever requires a unit that it restarts; engines load for minutes, and
+    find their agent again by themselves."""
+    for path, text in rendered(example("fleet")).items():
+        if "prfaas-engine" in path:
+            lines = text.splitlines()
+            (after,) = (line for line in lines if line.startswith("After=prfaas-agent"))
+            assert after.replace("After", "Wants") in lines
+            assert not [line for line in lines if line.startswith(("Requires", "BindsTo"))]
+
+
 def test_a_machines_folder_and_its_gateways_fit_on_one_machine() -> None:
     """Also where both have one name."""
     files = rendered(file())
