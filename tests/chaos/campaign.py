@@ -32,7 +32,7 @@ from prfaas.testing.local_fleet import DEADLINE_S, ENGINES, SLOTS, LocalFleet
 CLIENTS = 8
 QUIET_S = 60.0
 """Until memory and descriptors have to be back. Leases end with their deadline at the latest."""
-MORE_DESCRIPTORS, MORE_THREADS, MORE_KIB = 24, 24, 64 * 1024
+MORE_DESCRIPTORS, MORE_THREADS, MORE_KIB = 24, 24, 96 * 1024
 """Connections are kept for the next request, pools of threads fill up, and what is known of prompts
 and of the last minutes is remembered; none of them without end."""
 
