@@ -137,7 +137,7 @@ def test_every_process_has_a_place_for_temporary_files() -> None:
 
 
 def test_who_was_started_ends_its_own_processes() -> None:
-    """A vLLM server whose core is told to end beside it calls that a crash."""
+    """Workers and ranks are told by whoever started them, once."""
     for path, text in rendered(example("fleet")).items():
         if path.endswith(".service"):
             assert "KillMode=mixed" in text.splitlines()
