@@ -17,6 +17,7 @@ from prfaas.gateway.http_connection import Connection
 from prfaas.testing.asking import COMPLETIONS, SHORT, answer_to, ask, text_of
 from prfaas.testing.mock_deployment import MockDeployment, until
 from prfaas.testing.mock_engine import MockEngine
+from prfaas.testing.raw_server import talking
 
 LONG = "a long prompt that is certainly longer than the threshold of forty tokens"
 WORD = b'data: {"choices": [{"index": 0, "text": " a"}]}\n\n'
@@ -452,23 +453,16 @@ async def test_a_hand_off_to_a_full_cluster_is_given_up_for_another_cluster() ->
 async def test_an_engine_that_does_not_speak_http_fails_and_another_is_asked(
     answer: bytes,
 ) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            healthy = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-            writer.write(healthy if head.startswith(b"GET /health") else answer)
-            await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        healthy = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        writer.write(healthy if head.startswith(b"GET /health") else answer)
+        await writer.drain()
 
     mock = MockDeployment()
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, mock.running() as client:
+    async with talking(talk) as url, mock.running() as client:
         await mock.ready()
-        text = mock.deployment_text().replace(mock.engines["d1"].url, f"http://127.0.0.1:{port}")
+        text = mock.deployment_text().replace(mock.engines["d1"].url, url)
         mock.gateway.become(parse_deployment(text, source="new"), source="new")
         await until(lambda: mock.gateway.fleet.up == mock.engines.keys())
         for stream in (True, False, True):

@@ -144,8 +144,8 @@ def test_of_too_many_those_in_time_are_served_and_the_rest_is_told_at_once(
         ended = [(future.result()[0], asked[future]) for future in as_completed(asked)]
         statuses = [answer.status for answer, _ in ended]
         assert set(statuses) == {200, 429}, statuses
-        # Whoever is refused does not wait for the others, though all are tokenised first, and a fast
-        # engine may have answered some of them by then.
+        # Whoever is refused does not wait for the others, though all are tokenised first, and a
+        # fast engine may have answered some of them by then.
         assert statuses.index(429) < TOO_MANY - 1 - statuses[::-1].index(200), statuses
         for answer, body in ended:
             if answer.status == 200:

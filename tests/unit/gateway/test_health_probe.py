@@ -10,6 +10,7 @@ import pytest
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway.health_probe import HealthProbe
+from prfaas.testing.raw_server import talking
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
@@ -26,34 +27,26 @@ class Server:
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.writers.append(writer)
-        try:
-            while True:
-                self.asked.append(await reader.readuntil(b"\r\n\r\n"))
-                pieces = self.answers.pop(0) if self.answers else [OK]
-                if pieces is None:
-                    break
-                for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        writer.close()
+        while True:
+            self.asked.append(await reader.readuntil(b"\r\n\r\n"))
+            pieces = self.answers.pop(0) if self.answers else [OK]
+            if pieces is None:
+                return
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
 
 
 @asynccontextmanager
 async def probing() -> AsyncIterator[tuple[Server, HealthProbe, asyncio.Event]]:
     server, lost = Server(), asyncio.Event()
-    listening = await asyncio.start_server(server.talk, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    probe = HealthProbe(f"http://127.0.0.1:{port}", lost.set)
-    try:
-        yield server, probe, lost
-    finally:
-        probe.close()
-        listening.close()
-        for writer in server.writers:
-            writer.close()
+    async with talking(server.talk) as url:
+        probe = HealthProbe(url, lost.set)
+        try:
+            yield server, probe, lost
+        finally:
+            probe.close()
 
 
 async def test_one_connection_serves_many_checks() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from prfaas.gateway import http_client
 from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_http import MockServer
+from prfaas.testing.raw_server import talking
 
 TIMEOUTS = Timeouts(10.0)
 
@@ -162,26 +162,22 @@ async def test_the_servers_of_one_machine_fill_no_more_memory_than_there_is_for_
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             return
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(bytes(1 << 14))
-                await writer.drain()
-                await asyncio.sleep(0)
+        while True:
+            writer.write(bytes(1 << 14))
+            await writer.drain()
+            await asyncio.sleep(0)
 
-    servers = [await asyncio.start_server(endless, "127.0.0.1", 0) for _ in range(2)]
-    urls = ["http://{}:{}".format(*server.sockets[0].getsockname()) for server in servers]
     client = HttpClient()
 
     async def read(url: str, path: str) -> bytes:
         async with await client.request("GET", url, path, timeouts=TIMEOUTS) as answer:
             return await answer.read()
 
-    asked = [read(url, "/") for url in urls for _ in range(3)]
-    found = await asyncio.gather(*asked, return_exceptions=True)
-    assert all(isinstance(each, NotHttp) and "room for" in str(each) for each in found)
-    assert await read(urls[0], "/whole") == b"ok", "what was given up is free again"
-    (room,) = client._rooms.values()
-    assert room.held == 0
-    await client.close()
-    for server in servers:
-        server.close()
+    async with talking(endless) as one, talking(endless) as other:
+        asked = [read(url, "/") for url in (one, other) for _ in range(3)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert all(isinstance(each, NotHttp) and "room for" in str(each) for each in found)
+        assert await read(one, "/whole") == b"ok", "what was given up is free again"
+        (room,) = client._rooms.values()
+        assert room.held == 0
+        await client.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,40 +12,33 @@ from prfaas.gateway import http_answer
 from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_deployment import until
+from prfaas.testing.raw_server import Talk, talking
 
 QUICK = Timeouts(20.0)
-Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
 async def asked(
-    reply: Reply, timeouts: Timeouts = QUICK, data: bytes = b""
+    reply: Talk, timeouts: Timeouts = QUICK, data: bytes = b""
 ) -> AsyncIterator[Answer]:
     """The answer of a server that does as ``reply`` says."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            await reply(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # The test may be over before its end of the connection is seen.
-        finally:
-            writer.close()
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reply(reader, writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
     client = HttpClient()
-    try:
-        async with await client.request(
-            "POST", f"http://{host}:{port}", "/", data=data, timeouts=timeouts
-        ) as answer:
-            yield answer
-    finally:
-        await client.close()
-        server.close()
+    async with talking(talk) as url:
+        try:
+            async with await client.request(
+                "POST", url, "/", data=data, timeouts=timeouts
+            ) as answer:
+                yield answer
+        finally:
+            await client.close()
 
 
-def says(*pieces: bytes, hangs: bool = False) -> Reply:
+def says(*pieces: bytes, hangs: bool = False) -> Talk:
     """These bytes, then the end of the connection, or nothing more."""
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
