@@ -31,6 +31,13 @@ def steady(
     return load, west
 
 
+def now_running(load: DecodeLoad, west: ClusterState, running: int, at: float) -> None:
+    """So many on each engine from then on."""
+    for engine in west.decode_engines:
+        engine.running = running
+    load.look(west, UNKNOWN, at)
+
+
 @pytest.mark.parametrize(("running", "needed"), [(0, 1), (2, 1), (5, 2), (10, 3)])
 def test_engines_are_needed_for_the_load_and_its_fluctuation(running: int, needed: int) -> None:
     load, west = steady(running, 1.0)
@@ -39,21 +46,15 @@ def test_engines_are_needed_for_the_load_and_its_fluctuation(running: int, neede
 
 def test_a_load_that_rises_is_seen_at_once_and_one_that_falls_is_remembered() -> None:
     load, west = steady(2, 1.0)
-    for engine in west.decode_engines:
-        engine.running = 11
-    load.look(west, UNKNOWN, 601.0)
+    now_running(load, west, 11, 601.0)
     assert load.engines_needed(west) == 3
-    for engine in west.decode_engines:
-        engine.running = 2
-    load.look(west, UNKNOWN, 602.0)
+    now_running(load, west, 2, 602.0)
     assert load.engines_needed(west) == 3
 
 
 def test_a_peak_that_has_its_slots_needs_no_engine_but_is_at_ease_with_one_more() -> None:
     load, west = steady(5, 1.0)
-    for engine in west.decode_engines:
-        engine.running = 9
-    load.look(west, UNKNOWN, 601.0)
+    now_running(load, west, 9, 601.0)
     assert load.engines_needed(west) == 2
     assert load.engines_at_ease(west) == 3
 
