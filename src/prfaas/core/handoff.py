@@ -23,6 +23,8 @@ Readers = Annotated[
     msgspec.Meta(max_length=MOST_READERS),
 ]
 """Engines that may open a transfer. 32 names of 64 characters fit a frame of the KV link."""
+Reason = Annotated[str, msgspec.Meta(max_length=4096)]
+"""Why a hand-off failed; it goes into logs and journals."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:+/=@-]{1,128}\Z")]
 TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -101,7 +103,7 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="prfaas"
 
     transfer_id: str
     ok: bool
-    reason: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    reason: Reason | None = None
     do_remote_prefill: bool = True
     remote_prefill_cached_tokens: Tokens | None = None
 

@@ -6,7 +6,7 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from prfaas.core.errors import (
     nobody_listens,
 )
 from prfaas.core.gateway_sessions import Renewal, Standing
+from prfaas.core.handoff import Reason
 from prfaas.core.layout import KvLayout
 from prfaas.core.once_a_second import OnceASecond
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, difference
@@ -38,8 +39,7 @@ _VERSION = {AGENT_API_HEADER: str(AGENT_API)}
 _SHORT = Timeouts(5.0, 2.0)
 _STREAM = Timeouts(None, 2.0, 5.0)
 """An agent sends link states at least every two seconds: five silent ones mean it hangs."""
-_LINKS_EVERY_S = 0.05
-"""It sends them ten times a second at most."""
+_LINKS_EVERY_S = 0.05  # It sends them ten times a second at most.
 
 _CACHE_NEWS: msgspec.json.Decoder[CacheNews] = msgspec.json.Decoder(CacheNews)
 _SHOWN = 300  # Bytes of an answer that says no, or of what is wrong with one.
@@ -68,7 +68,7 @@ class TransferStatus(msgspec.Struct, frozen=True):
     ``first_byte_at`` is in Unix seconds."""
 
     state: Literal["unknown", "receiving", "complete", "failed"]
-    reason: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    reason: Reason | None = None
     bytes_total: Bytes | None = None
     bytes_stored: Bytes | None = None
     first_byte_at: float | None = None

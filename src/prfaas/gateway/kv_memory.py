@@ -13,8 +13,6 @@ from prfaas.scheduler.events import KvMemoryKnown
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 _BLOCKS = re.compile(
     rb'^vllm:cache_config_info\{[^}\n]*\bnum_gpu_blocks="(\d{1,12})"', re.MULTILINE
 )

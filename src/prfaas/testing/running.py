@@ -28,7 +28,7 @@ from prfaas.launch import gateway_pages, supervisor
 from prfaas.launch.addresses import free_address
 from prfaas.launch.commands import Command, engine_command, gateway_command, installed_vllm
 from prfaas.launch.sessions import Session, is_tracker, members
-from prfaas.testing.calling import call, trust_agents
+from prfaas.testing.calling import Answer, call, trust_agents
 
 START_TIMEOUT_S = 900.0
 """Ends a start that hangs. A stack of four engines starts in 45 s on two good cores, and in minutes
@@ -59,17 +59,24 @@ def engine_args_here(kind: str) -> tuple[str, ...]:
 
 def _serves(url: str, deployment: Deployment) -> bool:
     """Whether the gateway at ``url`` uses every engine, and every line too."""
-    if not _answers(f"{url}/ready"):
+    ready = _answer(f"{url}/ready")
+    if ready is None:
         return False
-    cut = [w for w in call(f"{url}/ready").json()["warnings"] if w.startswith("no KV can travel")]
+    cut = [w for w in ready.json()["warnings"] if w.startswith("no KV can travel")]
     return not cut and not unused_engines(url, deployment)
 
 
 def _answers(url: str) -> bool:
+    return _answer(url) is not None
+
+
+def _answer(url: str) -> Answer | None:
+    """If it is a 200."""
     try:
-        return call(url, timeout_s=5.0).status == 200
+        answer = call(url, timeout_s=5.0)
     except OSError:
-        return False
+        return None
+    return answer if answer.status == 200 else None
 
 
 def unused_engines(url: str, deployment: Deployment) -> list[str]:
