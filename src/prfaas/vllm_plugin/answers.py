@@ -87,6 +87,10 @@ class Answers:
                 self._keep(request, from_token, end, *found)
                 return
 
+    def forget_known(self) -> None:
+        """What the agent has is found by this engine no more."""
+        self._known.clear()
+
     def take_steps(self) -> list[ExportStep]:
         """What the workers are to copy in the next step."""
         steps, self._steps = self._steps, []

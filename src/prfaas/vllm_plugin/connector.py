@@ -153,6 +153,11 @@ class PrfaasConnector(KVConnectorBase_V1, SupportsHMA):
         # Pages were copied out as they were computed: the blocks may be freed at once.
         return False, self._scheduling.request_finished(request)
 
+    def reset_cache(self) -> bool:
+        # Asked with vLLM's own reset after weights were changed in a running engine.
+        self._scheduling.reset()
+        return True
+
     def has_pending_push_work(self) -> bool:
         return self._scheduling.has_pending_work
 

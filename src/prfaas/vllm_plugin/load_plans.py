@@ -114,6 +114,11 @@ class LoadPlans:
             context=noted.context,
         )
 
+    def forget_all(self) -> None:
+        """What was noted is of weights that the engine may not have any more."""
+        self._noted.clear()
+        self._plans.clear()
+
     def forget(self, request_id: str) -> None:
         """It has begun, or never will."""
         self._noted.pop(request_id, None)

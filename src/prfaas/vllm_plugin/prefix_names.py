@@ -7,19 +7,23 @@ tokens, the salt, the adapter, the model's weights. The layout its pages have is
 from __future__ import annotations
 
 import hashlib
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
+from prfaas.vllm_plugin.hub import commit_of
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.v1.request import Request
 
-_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
-_SAMPLES, _SAMPLE_BYTES = 64, 4096
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
+_SAMPLES, _SAMPLE_BYTES = 4096, 4096
+_LEAST_SAMPLES = 64
+"""Of each file; where there are few, of each its part of ``_SAMPLES``."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class PrefixNames:
         self._weights, self._block_tokens = weights, block_tokens
         self._adapters = adapters or AdapterIdentities()
 
+    def renew(self) -> None:
+        """What was named before is found no more: the engine's weights may be others from now on,
+        and nobody says which. What it names then it alone finds."""
+        self._weights = uuid.uuid4().hex
+
     def of(self, request: Request, *, tokens: int | None = None) -> RequestNames | None:
         """Of its prompt, or of the first ``tokens`` of prompt and answer. None for a prompt that is
         more than its token ids."""
@@ -77,22 +86,28 @@ class PrefixNames:
 
 def weights_identity(config: ModelConfig) -> str:
     """What tells these weights from others under the same name: an agent outlives its engines, and
-    an engine may come back with a model that was trained on. Of a folder the weights' files, by
-    their sizes and samples of their content (a change of training changes all of them); of anything
-    else its name and revision."""
+    an engine may come back with a model that was trained on. Of files here, a folder's or one, by
+    their sizes and samples of their content; of a model from a hub its name and commit; of anything
+    else name and revision."""
     digest = hashlib.blake2b(digest_size=16)
-    folder = Path(config.model)
-    files = sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})
+    place = Path(config.model)
+    files = [place] if place.is_file() else _files_in(place)
+    samples = max(_LEAST_SAMPLES, _SAMPLES // max(1, len(files)))
     try:
         for file in files:
             size = file.stat().st_size
             digest.update(f"{file.name} {size} ".encode())
             with file.open("rb") as stream:
-                for number in range(_SAMPLES):
-                    stream.seek(number * size // _SAMPLES)
+                for number in range(samples):
+                    stream.seek(number * size // samples)
                     digest.update(stream.read(_SAMPLE_BYTES))
     except OSError:
         files = []
     if files:
         return digest.hexdigest()
-    return f"{config.model} {config.revision}"
+    commit = commit_of(config.model, "config.json", revision=config.revision)
+    return f"{config.model} {commit or config.revision}"
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})

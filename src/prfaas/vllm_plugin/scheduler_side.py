@@ -114,6 +114,16 @@ class SchedulerSide:
             if request_id in failed:
                 self.answers.note(request_id, 0)
 
+    def reset(self) -> None:
+        """vLLM has dropped its prefix cache, and what lies elsewhere is to be used no more: its
+        weights were changed, perhaps. An export that goes on would be of both."""
+        self._names.renew()
+        self._loads.forget_all()
+        self.answers.forget_known()
+        for export in self._exports.values():
+            if not export.handed_over and export.failure is None:
+                self._give_up(export, "the engine's caches were reset")
+
     def on_new_request(self, request: Request) -> None:
         try:
             params = parse_handoff(request.kv_transfer_params)

@@ -120,6 +120,17 @@ def test_what_the_agent_has_is_not_sent_again() -> None:
     assert step.prefix.from_token == 32
 
 
+def test_what_the_agent_had_before_a_reset_is_sent_again() -> None:
+    engine = Engine(full())
+    request = engine.request(40, 30)
+    engine.caches(request, 0, [0, 1, 2, 3])
+    engine.answers.note("r", 39)
+    engine.answers.forget_known()
+    engine.answers.finished(request)
+    (step,) = engine.answers.take_steps()
+    assert (step.first_token, step.end_token) == (0, 64)
+
+
 def test_of_a_sliding_window_what_is_seen_from_there_is_kept() -> None:
     engine = Engine(full(), window(20))
     request = engine.request(40, 30)

@@ -86,6 +86,13 @@ def test_failed_loads_are_told_by_request_never_by_block() -> None:
     assert results.failed_recving == {"b"} <= results.finished_recving
 
 
+def test_a_reset_of_vllms_caches_reaches_what_lies_elsewhere() -> None:
+    done: list[str] = []
+    made = connector(_scheduler=SimpleNamespace(reset=lambda: done.append("reset")))
+    assert made.reset_cache() is True
+    assert done == ["reset"]
+
+
 def test_no_request_is_ever_reported_as_sent() -> None:
     """Pages are copied out as they are computed, so no block is held for sending; a report that
     comes before the scheduler has finished the request would end the engine core."""

@@ -26,12 +26,21 @@ from prfaas.vllm_plugin.pages import page_view  # noqa: E402
 BLOCK, BLOCKS, NAME = 32, 4, "model.layers.3.attn"
 
 
-def layout(spec: Any, cache: torch.Tensor, *, isa: str | None = None) -> KvLayout:
-    """Of an engine with one layer."""
+def layout(
+    spec: Any,
+    cache: torch.Tensor,
+    *,
+    isa: str | None = None,
+    kv_dtype: str = "auto",
+    dtype: torch.dtype = torch.bfloat16,
+    quantization: str | None = None,
+    **facts: Any,
+) -> KvLayout:
+    """Of an engine with one layer. ``facts``: of the model's configuration."""
     model = SimpleNamespace(
-        hf_config=SimpleNamespace(to_dict=dict),
-        dtype=torch.bfloat16,
-        quantization=None,
+        hf_config=SimpleNamespace(to_dict=lambda: dict(facts)),
+        dtype=dtype,
+        quantization=quantization,
         architectures=["Tiny"],
         hf_text_config=SimpleNamespace(to_dict=dict),
         get_total_num_kv_heads=lambda: 2,
@@ -39,7 +48,7 @@ def layout(spec: Any, cache: torch.Tensor, *, isa: str | None = None) -> KvLayou
     module = SimpleNamespace() if isa is None else SimpleNamespace(isa=isa)
     config: Any = SimpleNamespace(
         model_config=model,
-        cache_config=SimpleNamespace(cache_dtype="auto"),
+        cache_config=SimpleNamespace(cache_dtype=kv_dtype),
         parallel_config=SimpleNamespace(tensor_parallel_size=1),
         compilation_config=SimpleNamespace(static_forward_context={NAME: module}),
     )
@@ -57,9 +66,9 @@ def states(
     return layout(spec, torch.zeros(BLOCKS, 1, 1, spec.page_size_bytes, dtype=torch.int8))
 
 
-def attention(isa: str | None = None) -> KvLayout:
+def attention(isa: str | None = None, **more: Any) -> KvLayout:
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=8, dtype=torch.bfloat16)
-    return layout(spec, torch.zeros(BLOCKS, 2, BLOCK, 16, dtype=torch.bfloat16), isa=isa)
+    return layout(spec, torch.zeros(BLOCKS, 2, BLOCK, 16, dtype=torch.bfloat16), isa=isa, **more)
 
 
 def differ(ours: KvLayout, theirs: KvLayout, named: str) -> None:
@@ -72,6 +81,25 @@ def test_equal_engines_pair() -> None:
     for make in (lambda: states(torch.bfloat16, torch.float32), lambda: attention("amx")):
         assert make().fingerprint() == make().fingerprint()
         make().check_pairs_with(make())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kv_dtype": "fp8_e5m2"},
+        {"kv_dtype": "int8_per_token_head"},
+        {"dtype": torch.float16},
+        {"quantization": "fp8"},
+        {"rope_scaling": {"factor": 2.0}},
+    ],
+)
+def test_pages_of_another_dtype_or_configuration_are_not_exchanged(other: dict[str, Any]) -> None:
+    """Also where they are of one size: what is cached is found under the whole fingerprint."""
+    ours, theirs = attention(), attention(**other)
+    assert ours.fingerprint() != theirs.fingerprint()
+    assert not ours.pairs_with(theirs)
+    with pytest.raises(LayoutMismatch, match="model differs"):
+        ours.check_pairs_with(theirs)
 
 
 def test_recurrent_states_of_other_types_or_shapes_do_not_pair() -> None:

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from vllm.lora.request import LoRARequest
+
 from prfaas.core.handoff import ImportParams, LoadParams
 from prfaas.vllm_plugin.load_plans import LoadPlans
 from prfaas.vllm_plugin.prefix_names import PrefixNames
@@ -102,7 +104,7 @@ def test_prompts_that_are_more_than_tokens_have_no_names() -> None:
 
 def test_names_tell_salts_and_adapters_apart() -> None:
     names = PrefixNames("w", BLOCK)
-    lora = SimpleNamespace(lora_name="a", lora_path="/a")
+    lora = LoRARequest("a", 1, "/a")
     every = [
         names.of(request(100)),
         names.of(request(100, salt="s")),

@@ -321,3 +321,38 @@ def test_a_prompt_that_token_ids_do_not_say_is_not_handed_over(more: dict[str, A
     prompt = SimpleNamespace(**{**vars(request(1000, import_(768))), **more})
     side.on_new_request(cast("Any", prompt))
     assert side.get_num_new_matched_tokens(cast("Any", prompt), 0) == (0, False)
+
+
+def test_after_a_reset_nothing_is_loaded_that_was_named_before_it() -> None:
+    """vLLM's caches are reset when an engine's weights were changed while it runs."""
+    side = SchedulerSide(config(full(), mamba()))
+    for params in ({"prfaas": "load", "pool_tokens": 2048}, import_(4864)):
+        side.on_new_request(request(5000, params))
+        before = side.get_num_new_matched_tokens(request(5000, params), 0)
+        assert before[0] > 0
+        side.reset()
+        assert side.get_num_new_matched_tokens(request(5000, params), 0) == (0, False)
+    side.on_new_request(request(5000, {"prfaas": "load", "pool_tokens": 2048}))
+    assert side.get_num_new_matched_tokens(request(5000, None), 0) == (2048, True)
+
+
+def test_an_export_that_a_reset_interrupts_says_so() -> None:
+    """Its first pages are of the old weights, the others would be of the new ones."""
+    side, prompt = exporting(5000, export(4864))
+    assert step(side, 0, 2048, new=True).exports
+    side.reset()
+    after = step(side, 2048, 2048)
+    assert after.exports == []
+    assert after.aborted_exports == [("t", "the engine's caches were reset")]
+    answer = side.request_finished(prompt)
+    assert answer is not None
+    assert not answer["ok"]
+
+
+def test_what_was_handed_over_before_a_reset_is_whole() -> None:
+    side, prompt = exporting(5000, export(4864))
+    step(side, 0, 4864, new=True)
+    side.reset()
+    answer = side.request_finished(prompt)
+    assert answer is not None
+    assert answer["ok"]
