@@ -82,6 +82,8 @@ class Cache:
         """Slots of exports that have been sent, and will be an entry when all have."""
         self._slots = 0
         """Of all entries and of what grows."""
+        self.pinned_slots = 0
+        """Of entries that are read."""
         self.unwritten: dict[TransferKey, Entry] = {}
         """What the disk should have, in the order in which it came."""
         books.slots.reclaim = self._reclaim
@@ -92,11 +94,6 @@ class Cache:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
-
-    @property
-    def pinned_slots(self) -> int:
-        """Of entries that are read."""
-        return sum(len(entry.slots) for entry in self._entries if entry.readers)
 
     def named(self, layout: str, name: bytes) -> list[Entry]:
         """See `Entries.named`."""
@@ -133,6 +130,7 @@ class Cache:
         """A load begins to read. Raises ArenaFull."""
         if not entry.readers:
             self._books.slots.pin(entry.key, entry.slots)
+            self.pinned_slots += len(entry.slots)
         entry.readers += 1
 
     def unpin(self, entry: Entry) -> None:
@@ -140,6 +138,7 @@ class Cache:
         entry.readers -= 1
         if not entry.readers:
             self._books.slots.cache(entry.key, entry.slots, len(entry.slots))
+            self.pinned_slots -= len(entry.slots)
             self._books.memory_freed = self._books.unsettled = True
 
     # from disk
@@ -151,6 +150,7 @@ class Cache:
     def arrives(self, entry: Entry) -> None:
         """Its slots are held, and are being filled: whoever does that is its first reader."""
         self._slots += len(entry.slots)
+        self.pinned_slots += len(entry.slots)
         self._add(entry)
         self._shrink(self.most_slots, spare=entry)
 
@@ -164,6 +164,7 @@ class Cache:
         """Whoever waited for it must know; its memory is free."""
         self._entries.remove(entry)
         self._slots -= len(entry.slots)
+        self.pinned_slots -= len(entry.slots)
         self._books.slots.end_reception(entry.key, entry.slots, len(entry.slots))
         self._books.memory_freed = self._books.unsettled = True
 
@@ -236,7 +237,10 @@ class Cache:
                 raise InvariantError(f"{key} is to be written and not cached")
         grown = sum(map(len, self._growing.values()))
         total = sum(len(entry.slots) for entry in self._entries) + grown
-        unread = total - self.pinned_slots
+        read = sum(len(entry.slots) for entry in self._entries if entry.readers)
+        if read != self.pinned_slots:
+            raise InvariantError(f"{read} slots are read, {self.pinned_slots} counted")
+        unread = total - read
         if total != self._slots or unread != slots.counts().cached:
             raise InvariantError(f"{total} slots are cached, {self._slots} counted")
         if total > self.most_slots + self.pinned_slots:
@@ -260,13 +264,14 @@ class Cache:
 
     def _shrink(self, most_slots: int, *, spare: Entry | None = None) -> None:
         """Evict until no more are cached, or none is left that may go."""
+        while self._slots > most_slots:
+            may_go = (e for e in self._entries if not e.readers and e is not spare)
+            entry = next(may_go, None)
+            if entry is None:
+                break
+            self._evict(entry)
         if self._slots <= most_slots:
             return
-        for entry in list(self._entries):
-            if not entry.readers and entry is not spare:
-                self._evict(entry)
-                if self._slots <= most_slots:
-                    return
         for key in list(self._growing):
             self.give_up(key)
             if self._slots <= most_slots:

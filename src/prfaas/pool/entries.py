@@ -31,6 +31,8 @@ class Named(Protocol):
 
 
 T = TypeVar("T", bound=Named)
+_Places = dict[tuple[str, bytes], list[T]]
+"""Entries by layout and name."""
 
 
 class Entries(Generic[T]):
@@ -38,7 +40,9 @@ class Entries(Generic[T]):
 
     def __init__(self) -> None:
         self._by_key: OrderedDict[TransferKey, T] = OrderedDict()
-        self._named: dict[tuple[str, bytes], list[T]] = {}
+        self._named: _Places[T] = {}
+        self._ending: _Places[T] = {}
+        """By the last of their names: of many that begin alike few end alike."""
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -52,19 +56,20 @@ class Entries(Generic[T]):
 
     def add(self, entry: T) -> None:
         """As the one used last, and with it what it stands on."""
-        self._by_key[entry.what.key] = entry
-        for name in entry.what.prefix.digests:
-            self._named.setdefault((entry.what.layout, name), []).append(entry)
+        what = entry.what
+        self._by_key[what.key] = entry
+        for name in what.prefix.digests:
+            self._named.setdefault((what.layout, name), []).append(entry)
+        self._ending.setdefault(_end_of(what), []).append(entry)
         self.use(entry)
 
     def remove(self, entry: T) -> None:
         """It is here no more."""
-        del self._by_key[entry.what.key]
-        for name in entry.what.prefix.digests:
-            place = (entry.what.layout, name)
-            self._named[place].remove(entry)
-            if not self._named[place]:
-                del self._named[place]
+        what = entry.what
+        del self._by_key[what.key]
+        for name in what.prefix.digests:
+            _take(self._named, (what.layout, name), entry)
+        _take(self._ending, _end_of(what), entry)
 
     def named(self, layout: str, name: bytes) -> list[T]:
         """Those that hold the block after which a prefix has this name; those that reach furthest
@@ -95,14 +100,12 @@ class Entries(Generic[T]):
 
     def replaced_by(self, what: KeptPrefix) -> list[T]:
         """Those of which this one holds everything."""
-        found: dict[TransferKey, T] = {}
-        for name in what.prefix.digests:
-            for other in self._named.get((what.layout, name), ()):
-                own = other.what
-                ends = own.prefix.digests[-1] == name and own.from_token >= what.from_token
-                if ends and what.resumes_at(own.stands_at):
-                    found[own.key] = other
-        return list(found.values())
+        return [
+            other
+            for name in what.prefix.digests
+            for other in self._ending.get((what.layout, name), ())
+            if other.what.from_token >= what.from_token and what.resumes_at(other.what.stands_at)
+        ]
 
     def check_integrity(self) -> None:
         """Raise InvariantError where keys and names contradict each other."""
@@ -112,6 +115,20 @@ class Entries(Generic[T]):
             for name in entry.what.prefix.digests:
                 if entry not in self._named[entry.what.layout, name]:
                     raise InvariantError(f"kept {key} is not found by its name")
+            if entry not in self._ending[_end_of(entry.what)]:
+                raise InvariantError(f"kept {key} is not found by its end")
         named = sum(len(entries) for entries in self._named.values())
         if named != sum(len(entry.what.prefix.digests) for entry in self):
             raise InvariantError("a name leads to what is not kept")
+        if sum(len(entries) for entries in self._ending.values()) != len(self):
+            raise InvariantError("an end is of what is not kept")
+
+
+def _end_of(what: KeptPrefix) -> tuple[str, bytes]:
+    return what.layout, what.prefix.digests[-1]
+
+
+def _take(places: _Places[T], place: tuple[str, bytes], entry: T) -> None:
+    places[place].remove(entry)
+    if not places[place]:
+        del places[place]

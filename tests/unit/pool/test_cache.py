@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from prfaas.core.errors import EngineError
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout
 from prfaas.core.prefixes import Prefix, chain, root_digest, stretch
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.pool.cache import Entry
 from prfaas.pool.description import Description
 from prfaas.pool.effects import (
     AcceptOffer,
@@ -19,6 +22,7 @@ from prfaas.pool.effects import (
     GrantSlots,
     SendSlot,
 )
+from prfaas.pool.entries import Entries
 from prfaas.pool.events import (
     ConnectionClosed,
     EngineConnected,
@@ -363,3 +367,24 @@ def test_a_window_inside_a_block_is_no_place_to_go_on_from() -> None:
     for to_token, stands_at in ((16, 16), (20, 0)):
         offer = TransferOffer(key, layout.fingerprint(), 0, to_token, SLOT, 1.0)
         assert Description(prefix, layout).entry(offer, (), [0]).what.stands_at == stands_at
+
+
+def test_where_it_is_full_the_first_alone_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slot that is sent makes room for itself: to look at all each time takes a square."""
+    rig = Rig()
+    for seed in range(6):
+        rig.receive(f"t{seed}", prompt(seed, 1))
+    looked = 0
+    every = Entries.__iter__
+
+    def counted(self: Entries[Entry]) -> Iterator[Entry]:
+        nonlocal looked
+        for entry in every(self):
+            looked += 1
+            yield entry
+
+    monkeypatch.setattr(Entries, "__iter__", counted)
+    rig.receive("one more", prompt(9, 1))
+    monkeypatch.undo()
+    assert looked == 1
+    assert rig.cached() == ["t1", "t2", "t3", "t4", "t5", "one more"]
