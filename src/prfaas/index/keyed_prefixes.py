@@ -20,7 +20,8 @@ from prfaas.index.keys import BlockHasher, Keys, Place, Tokens, encode_extra
 
 PLAINTEXT_KEY = b"no secret"
 _MOST_PLACES = 1 << 17
-"""Blocks behind which what comes next can be keyed: some 30 MB."""
+"""Blocks behind which what comes next can be keyed, those where something went on last: some 30
+MB."""
 
 
 class KeyedPrefixes:
@@ -47,7 +48,7 @@ class KeyedPrefixes:
         parent = self.name(told.parent)
         names = tuple(self.name(digest) for digest in told.digests)
         size = told.block_tokens
-        place = self._places.get(parent) if told.from_token else self._hasher.root(size)
+        place = self._behind(parent) if told.from_token else self._hasher.root(size)
         if place is None or place.depth * size != told.from_token:
             return Prefix(size, told.from_token, parent, names)
         tokens = np.frombuffer(told.tokens, "<u4").astype(np.uint32)
@@ -57,6 +58,13 @@ class KeyedPrefixes:
         made = Prefix(size, told.from_token, parent, names, _packed(keys))
         self.learn(made)
         return made
+
+    def _behind(self, name: bytes) -> Place | None:
+        """Where a system prompt ends, everything goes on, and nobody tells of it again."""
+        place = self._places.get(name)
+        if place is not None:
+            self._places.move_to_end(name)
+        return place
 
     def learn(self, prefix: Prefix) -> None:
         """What another agent has told: a prompt may go on from there."""

@@ -78,6 +78,24 @@ def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert prefixes.keyed(told(24, 28)).keys != b""
 
 
+def test_where_prompts_go_on_is_remembered_though_it_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A system prompt is cached once; what is behind it is told again and again."""
+    monkeypatch.setattr(keyed_prefixes, "_MOST_PLACES", 8)
+    prefixes = KeyedPrefixes(KEY)
+    prefixes.keyed(told(0, 12))
+    for number in range(8):
+        tokens = [*TOKENS[:12], *range(number * 10, number * 10 + 8)]
+        root = root_digest("w", adapter=None, salt="a-salt")
+        behind = stretch(
+            chain(root, tokens, BLOCK), root, tokens, block_tokens=BLOCK,
+            from_token=12, to_token=20, salt="a-salt", adapter=None,
+        )  # fmt: skip
+        assert behind is not None
+        assert prefixes.keyed(behind).keys != b"", f"the end is forgotten after {number}"
+
+
 def test_what_is_no_prefix_is_refused() -> None:
     with pytest.raises(EngineError, match="each of its tokens"):
         KeyedPrefixes(KEY).keyed(msgspec.structs.replace(told(0, 12), tokens=b""))
