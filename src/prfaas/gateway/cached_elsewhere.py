@@ -24,6 +24,7 @@ class CachedElsewhere:
     pools: what the agents' caches hold.
     layouts: how engines hold their KV cache, as far as they have registered.
     new_key: makes a fresh name, fit to be a transfer id.
+    gateways: how many share the agents, this one among them.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class CachedElsewhere:
         agents: Mapping[str, AgentClient],
         loads: LoadCosts,
         new_key: Callable[[], str],
+        gateways: Callable[[], int],
     ) -> None:
         self._pools, self._layouts, self._endpoints = pools, layouts, endpoints
         self._loads = loads
         self._pull_costs = PullCosts(endpoints, view, loads)
         self._puller = Puller(pools, agents, new_id=new_key, fetches=loads.fetches)
-        self.hot_copies = HotCopies(self._puller, self._pull_costs, agents)
+        self.hot_copies = HotCopies(self._puller, self._pull_costs, agents, gateways)
 
     def beside(self, found: Matches, keys: PromptKeys, prompt: PromptToPull) -> Matches:
         """What engines hold of a prompt, and what they can load and pull."""

@@ -249,6 +249,7 @@ class Gateway:
             elsewhere=CachedElsewhere(
                 self.pools, fleet.layouts, self._endpoints, self._driver.scheduler.view,
                 agents=self.agents, loads=self._loads, new_key=self._session.new_key,
+                gateways=lambda: len(self._session.gateways()),
             ),
         )  # fmt: skip
 

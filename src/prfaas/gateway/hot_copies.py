@@ -6,7 +6,7 @@ one prefix was missed `_HOT` times by the engines of one agent, it is copied to 
 anybody who waits for it, so that the next request finds it. Copies take what is left over: one is
 made at a time, only over a line that carries nothing for requests now, and at a priority behind
 whatever they send meanwhile (`YIELDS`). Into one agent they bring at most `_SHARE` of its cache
-within `_WITHIN_S`.
+within `_WITHIN_S`: all gateways together, so each its part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -48,10 +48,18 @@ class _Missed(NamedTuple):
 
 
 class HotCopies:
-    """``costs``: says whether a line is idle. ``agents``: asked how large their caches are."""
+    """``costs``: says whether a line is idle. ``agents``: asked how large their caches are.
+    ``gateways``: how many there are that copy, this one among them."""
 
-    def __init__(self, puller: Puller, costs: PullCosts, agents: Mapping[str, AgentClient]) -> None:
+    def __init__(
+        self,
+        puller: Puller,
+        costs: PullCosts,
+        agents: Mapping[str, AgentClient],
+        gateways: Callable[[], int],
+    ) -> None:
         self._puller, self._costs, self._agents = puller, costs, agents
+        self._gateways = gateways
         self._misses: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._hot: deque[_Missed] = deque(maxlen=16)
         self._brought: dict[str, deque[tuple[float, float]]] = {}
@@ -110,7 +118,8 @@ class HotCopies:
         except (KeyError, LinkError, LocalFault) as error:
             logger.debug("nothing copied to %s: %s", wanted.pull.target, error)
             return False
-        return sum(size for _, size in brought) + wanted.kv_bytes <= _SHARE * sizes.size_bytes
+        room = _SHARE * sizes.size_bytes / self._gateways()
+        return sum(size for _, size in brought) + wanted.kv_bytes <= room
 
 
 def _name(pull: Pull, tokens: Tokens) -> bytes:

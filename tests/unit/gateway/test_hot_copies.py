@@ -48,7 +48,7 @@ class Line:
 
 
 class Stage:
-    def __init__(self, *, size: int = 10_000) -> None:
+    def __init__(self, *, size: int = 10_000, gateways: int = 1) -> None:
         pools = Pools(KEY, max_blocks=1000, most_holders=4)
         pools.take("west", stored("first", 20, stands_at=20))
         self.west, self.there, self.line = Sized(), Sized(size), Line()
@@ -57,7 +57,7 @@ class Stage:
         puller = Puller(
             pools, agents, new_id=lambda: f"copy-{next(names)}", fetches=LearnedFetches()
         )
-        self.hot = HotCopies(puller, cast("PullCosts", self.line), agents)
+        self.hot = HotCopies(puller, cast("PullCosts", self.line), agents, lambda: gateways)
         holder = next(iter(pools._holdings))
         self.pull = Pull(holder, "there", 0, 20, 5.0)
 
@@ -95,6 +95,15 @@ async def test_copies_are_a_bounded_share_of_a_cache() -> None:
     await stage.hot.look()
     assert stage.west.priorities == []
     assert (stage.hot.made, stage.hot.failed) == (0, 0)
+
+
+@pytest.mark.parametrize(("gateways", "made"), [(1, 1), (2, 1), (3, 0)])
+async def test_several_gateways_share_the_bound(gateways: int, made: int) -> None:
+    """Each sees its own misses, and knows nothing of what the others bring."""
+    stage = Stage(size=10_000, gateways=gateways)
+    stage.miss(3, kv_bytes=500.0)
+    await stage.hot.look()
+    assert (stage.hot.made, stage.hot.failed) == (made, 0)
 
 
 async def test_what_is_there_no_more_is_not_copied() -> None:
