@@ -18,10 +18,12 @@ from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import format_count, parse_duration
 from prfaas.doctor.examine import examine
 from prfaas.doctor.finding import Finding, ok
+from prfaas.launch.runs import running, the_running
 
 EXAMPLES = """
 examples:
-  prfaas doctor                         this machine: Python, vLLM, memory, limits, network cards
+  prfaas doctor                         this machine: Python, vLLM, memory, limits, network cards;
+                                        and what 'prfaas up' runs on it
   prfaas doctor deployment.yaml         and its ports, certificates, clocks, the way to every agent,
                                         RTT and rate of every pair of agents
   prfaas doctor deployment.yaml --measure 0      without sending test data over the KV links
@@ -50,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="DEPLOYMENT.yaml",
-        help="deployment file; without one only the machine is looked at",
+        help="deployment file; without one: that of the running 'prfaas up', if one runs",
     )
     parser.add_argument(
         "--measure",
@@ -70,9 +72,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    deployment = None if args.deployment is None else load_deployment(args.deployment)
     console = None if args.json else report_console()
-    findings = asyncio.run(_examine(deployment, console, measure_s=_measure_s(args.measure)))
+    measure_s = _measure_s(args.measure)
+    deployment, findings = _whose(args.deployment)
+    for finding in findings:
+        _show(finding, console)
+    findings += asyncio.run(_examine(deployment, console, measure_s=measure_s))
     if args.ray is not None:
         findings.append(_on_ray(deployment, args.ray))
         _show(findings[-1], console)
@@ -87,6 +92,16 @@ def run(args: argparse.Namespace) -> int:
             highlight=False,
         )
     return 1 if report.errors else 0
+
+
+def _whose(file: Path | None) -> tuple[Deployment | None, list[Finding]]:
+    """The deployment of the file, or what runs here, which is said; None where nothing does."""
+    if file is not None:
+        return load_deployment(file), []
+    if not running():
+        return None, []
+    run = the_running()
+    return run.deployment(), [ok("deployment", f"{run.name}, which 'prfaas up' runs here")]
 
 
 def _measure_s(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from prfaas.core.deployment import Deployment, GatewayConfig
 from prfaas.demo import report
 from prfaas.demo.client import Answer, ask, lead
 from prfaas.demo.script import MEASURING, SCRIPTS, WHOLE_S, Prompt, Script, Speed, fitting
+from prfaas.launch.commands import journal_of
 from prfaas.launch.start import started
 from prfaas.launch.supervisor import Supervisor
 from prfaas.tls.front import trust_of
@@ -33,7 +35,7 @@ async def demo(deployment: Deployment, console: Console, *, keep: bool) -> int:
     """Returns 0 only if every answer is identical to the plain engine's, or parts from it where
     that nearly tied."""
     console.print(_SHOWS + "\n", highlight=False)
-    async with started(deployment, console, plain_engine=True) as supervisor:
+    async with started(deployment, console, keep_journal=True, plain_engine=True) as supervisor:
         begun = time.monotonic()
         script = await _measured(supervisor, console)
         console.print("\nAsking ...", highlight=False)
@@ -164,6 +166,11 @@ def _say_what_next(supervisor: Supervisor, console: Console, *, keep: bool) -> N
             f"  {prfaas} status   in a second terminal: what it does now",
             f"  curl {url}/v1/completions {kind} -d '{body}'",
         ]
+    whole = supervisor.deployment
+    journal = journal_of(whole.gateway, whole, supervisor.journal_file)
+    if journal is not None:
+        file = shlex.quote(str(journal))
+        lines.append(f"  {prfaas} replay {file}   what became of each request")
     lines += [
         f"  {prfaas} up            serves without the demo; with a file, your own deployment",
         f"  {prfaas} kv --list     how large the KV cache of your model is; then: {prfaas} plan",

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from prfaas.core.addresses import parse_url
-from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig
+from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig
 from prfaas.core.errors import ConfigError, EngineError
 from prfaas.core.units import parse_bytes
 from prfaas.launch import tuning
@@ -114,6 +114,15 @@ def gateway_command(
     if journal_file is not None:
         command += ["--events", str(journal_file.resolve())]
     return Command(tuple(command), {})
+
+
+def journal_of(
+    gateway: GatewayConfig, deployment: Deployment, journal_file: Path | None
+) -> Path | None:
+    """Where it writes its journal: several gateways write one each, called by their names."""
+    if journal_file is None or len(deployment.gateways) == 1:
+        return journal_file
+    return journal_file.with_name(f"{journal_file.stem}-{gateway.name}{journal_file.suffix}")
 
 
 def _engine_environment(model_path: str, engine: EngineConfig, *, vllm: str) -> dict[str, str]:

@@ -79,12 +79,14 @@ async def started(
     console: Console,
     *,
     journal_file: Path | None = None,
+    keep_journal: bool = False,
     plain_engine: bool = False,
 ) -> AsyncIterator[Supervisor]:
     """Everything the deployment has on this machine, ready; ended again on leaving. With
     ``plain_engine`` a stock engine beside it, see `Supervisor`.
 
-    ``journal_file``: where the gateway appends its journal.
+    ``journal_file``: where the gateway appends its journal; with ``keep_journal`` it is beside the
+    logs where none is named.
 
     Raises ConfigError for addresses that cannot be had, ProcessError where a process does not come
     up.
@@ -98,6 +100,8 @@ async def started(
         resolved = secured(resolved, run.private / "certs")
         check_borders(resolved)
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
+        if journal_file is None and keep_journal:
+            journal_file = run.logs / "journal.jsonl"
         with StartProgress(console) as progress:
             supervisor = Supervisor(
                 resolved,

@@ -23,6 +23,7 @@ from prfaas.launch.commands import (
     engine_command,
     gateway_command,
     installed_vllm,
+    journal_of,
 )
 from prfaas.launch.gateway_pages import metrics_pages, unused_engines
 from prfaas.launch.run_directory import RunDirectory
@@ -78,7 +79,7 @@ class Supervisor:
         self.run, self._changed = run, changed
         self.file = run.write_deployment(deployment)
         self.trust = Trust(deployment)
-        self._journal_file = journal_file
+        self.journal_file = journal_file
         self.agents = self._agents()
         self.engines = self._engines(local_engines)
         self.gateways = self._gateways()
@@ -255,13 +256,9 @@ class Supervisor:
         ]
 
     def _gateways(self) -> list[Child]:
-        """All of them; several write a journal each, called by their names."""
-        every = self.deployment.gateways
         children = []
-        for gateway in every:
-            journal = self._journal_file
-            if journal is not None and len(every) > 1:
-                journal = journal.with_name(f"{journal.stem}-{gateway.name}{journal.suffix}")
+        for gateway in self.deployment.gateways:
+            journal = journal_of(gateway, self.deployment, self.journal_file)
             command = gateway_command(self.file, name=gateway.name, journal_file=journal)
             grace_s = gateway.drain_s + _GATEWAY_LAST_S
             child = self._child(

@@ -17,9 +17,10 @@ from prfaas.cli.down import DownReport
 from prfaas.cli.engine import EngineReport
 from prfaas.cli.main import GROUPS, VERBS, main
 from prfaas.cli.reports import report_schema
-from prfaas.core.deployment import parse_deployment
+from prfaas.core.deployment import load_deployment, parse_deployment
 from prfaas.launch.addresses import publishing
 from prfaas.launch.commands import engine_command
+from prfaas.launch.run_directory import RunDirectory
 from prfaas.status.snapshot import Snapshot
 from prfaas.testing.mock_deployment import MockDeployment
 
@@ -169,6 +170,23 @@ def test_doctor_says_what_to_do(file: Path, capsys: pytest.CaptureFixture[str]) 
         assert finding["advice"] or finding["level"] in ("ok", "note")
     assert main(["doctor", str(file)]) == status
     assert "findings" in capsys.readouterr().out
+
+
+def test_doctor_without_a_file_looks_at_what_runs_here(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def looked_at() -> set[str]:
+        main(["doctor", "--measure", "0", "--json"])
+        return {finding["check"] for finding in printed(capsys, DoctorReport)["findings"]}
+
+    alone = looked_at()
+    assert not alone & {"deployment", "gateway", "agent a"}
+    run = RunDirectory()
+    run.write_deployment(load_deployment(file))
+    try:
+        assert looked_at() >= alone | {"deployment", "gateway", "agent a", "engine d1"}
+    finally:
+        run.close()
 
 
 def test_down_without_a_run_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

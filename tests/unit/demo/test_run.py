@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,17 @@ import pytest
 from rich.console import Console
 
 from prfaas.demo import run
+
+
+def stand_in(**more: Any) -> Any:
+    model, gateway = SimpleNamespace(served_name="m"), SimpleNamespace(name="gateway")
+    return SimpleNamespace(
+        url="http://127.0.0.1:1",
+        plain_url="http://127.0.0.1:2",
+        journal_file=Path("/runs/one/logs/journal.jsonl"),
+        deployment=SimpleNamespace(model=model, gateway=gateway, gateways=(gateway,)),
+        **more,
+    )
 
 
 @pytest.mark.parametrize("judged", [0, 1])
@@ -27,11 +40,7 @@ async def test_a_demo_that_serves_on_and_is_ended_says_whether_answers_were_righ
         serving.set()
         await asyncio.Event().wait()
 
-    supervisor: Any = SimpleNamespace(
-        url="http://127.0.0.1:1", plain_url="http://127.0.0.1:2", stop_plain_engine=nothing,
-        watch=watch,
-        deployment=SimpleNamespace(model=SimpleNamespace(served_name="m"), gateway=None),
-    )  # fmt: skip
+    supervisor = stand_in(stop_plain_engine=nothing, watch=watch)
 
     @asynccontextmanager
     async def started(*_args: Any, **_named: Any) -> AsyncIterator[Any]:
@@ -45,3 +54,10 @@ async def test_a_demo_that_serves_on_and_is_ended_says_whether_answers_were_righ
     await serving.wait()
     demo.cancel()
     assert await demo == judged
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_became_of_its_requests_can_be_replayed(keep: bool) -> None:
+    said = io.StringIO()
+    run._say_what_next(stand_in(), Console(file=said, width=400), keep=keep)
+    assert " replay /runs/one/logs/journal.jsonl " in said.getvalue()

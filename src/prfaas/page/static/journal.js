@@ -2,7 +2,7 @@
 // browser, line by line, and sent nowhere.
 
 import { Source } from "./store.js";
-import { isNews } from "./words.js";
+import { isNews, tokensOf } from "./words.js";
 
 const MOST_SAMPLES = 3000;
 const TIMES = ["prefill_started_s", "prefilled_s", "transferred_s", "decode_started_s", "first_token_s", "completed_s"];
@@ -59,6 +59,7 @@ class Fold {
     const source = this.source;
     Object.assign(source, { dated: entry.unix_time != null, policy: entry.scheduler.policy ?? "auto", driver: entry.driver });
     this.notes = entry.driver === "gateway";
+    this.fleet = null; // A gateway that was started again finds out anew how its fleet is.
     this.deploy(entry.topology);
     this.configured = entry.scheduler;
     this.next = entry.at;
@@ -119,10 +120,8 @@ class Fold {
   }
 
   threshold(topology) {
-    const told = String(this.configured.options?.threshold ?? this.configured.threshold ?? "4K");
-    const [, digits, unit] = /^([\d.]+)\s*([KkMm]?)/.exec(told) ?? [];
-    if (!digits) return {};
-    const tokens = Number(digits) * (unit ? (/k/i.test(unit) ? 1000 : 1e6) : 1);
+    const tokens = tokensOf(this.configured.options?.threshold ?? this.configured.threshold ?? "4K");
+    if (tokens == null) return {};
     return Object.fromEntries(topology.clusters.filter((c) => c.kind === "pd").map((c) => [c.name, tokens]));
   }
 

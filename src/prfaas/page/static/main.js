@@ -27,13 +27,14 @@ function draw() {
   const source = state.shown;
   say($("about"), source ? aboutWords(source) : "");
   sourcesPanel();
-  if (!source || !source.samples.length) return map.draw(null, null);
+  comparePanel();
+  if (!source || !source.samples.length) return nothing();
   const now = state.at ?? source.last;
   const sample = source.at(now), topology = source.deployed.get(sample.topology) ?? source.topology;
   const from = Math.max(now - state.window, source.first - 1e-6);
   const rows = source.endedBetween(from, now);
   const live = state.at == null ? source.live : source.liveAt(now);
-  const stages = figures.stages(source.between(now - RECENT_S, now), topology);
+  const stages = figures.stages(source.recent(now, RECENT_S), topology);
   const n = figures.keyNumbers(rows, now - from, live.length || sample.live);
   const head = figures.bottleneck(stages, rows.length + live.length, figures.troubles(sample, topology));
   say($("headline"), head.text);
@@ -50,7 +51,19 @@ function draw() {
   panels.caches($("caches"), sample, topology, figures.hitsByCluster(rows, topology.clusterOf));
   panels.news($("news"), source.newsBetween(from, now), source.dated);
   timePanel(source, now);
-  comparePanel();
+}
+
+// What was shown is closed, and nobody tells anything: no figure of it stays.
+function nothing() {
+  const head = figures.bottleneck([], 0, []);
+  say($("headline"), head.text);
+  $("headline").dataset.grade = head.grade;
+  say($("headline-more"), "");
+  for (const id of ["numbers", "lengths", "stages", "percentiles", "requests", "caches", "news", "spark"]) replace($(id));
+  for (const id of ["lengths-words", "moment"]) say($(id), "");
+  for (const chart of [ttftChart, tpotChart]) if (chart.plot) chart.draw(figures.overTime([], figures.ttft, 0, 1), false);
+  $("slider").disabled = true;
+  map.draw(null, null);
 }
 
 function aboutWords(source) {
@@ -99,10 +112,11 @@ function sourcesPanel() {
   }));
 }
 
-const sourcesKey = () => state.sources.map((source) => source.name + (source === state.shown ? "*" : "")).join("|");
+const sourcesKey = () => state.sources.map((source) => source.id + (source === state.shown ? "*" : "")).join("|");
 
+// The two files opened last, or the only one and what the gateway tells.
 function comparePanel() {
-  const pair = state.sources.filter((source) => source.samples.length).slice(0, 2);
+  const pair = state.sources.filter((source) => source.samples.length).slice(-2);
   $("compare").hidden = pair.length < 2;
   if (pair.length < 2) return;
   const [one, other] = pair.map((source) => ({ name: source.name, n: figures.keyNumbers(source.requests, source.last - source.first, source.live.length) }));
@@ -124,12 +138,12 @@ async function open(files) {
     try {
       const source = await readJournal(file, (share) => say($("connection"), `reading ${Math.round(share * 100)}%`));
       const opened = state.sources.filter((known) => !known.follows);
-      // Two are compared: of files the last two, of one file that and what the gateway tells.
-      state.sources = [...state.sources.filter((known) => known.follows && !opened.length), ...opened.slice(-1), source];
+      source.name = unlike(file.name, opened.slice(-1));
+      state.sources = [...state.sources.filter((known) => known.follows), ...opened.slice(-1), source];
       show(source);
       say($("connection"), connection.words);
       $("connection").dataset.state = connection.name;
-      say($("status"), `${file.name} is shown: ${plural(source.requests.length, "request")}`);
+      say($("status"), `${source.name} is shown: ${plural(source.requests.length, "request")}`);
     } catch (error) {
       $("connection").dataset.state = "lost";
       say($("connection"), `${file.name}: ${error.message}`);
@@ -137,6 +151,9 @@ async function open(files) {
     }
   }
 }
+
+// Journals of two directories often have one name.
+const unlike = (name, others) => (others.some((other) => other.name === name) ? `${name} (2)` : name);
 
 const connection = { name: "waiting", words: "connecting" };
 
@@ -147,7 +164,7 @@ async function start() {
       source(source) {
         source.follows = true;
         const at = state.sources.indexOf(followed);
-        if (at >= 0) state.sources[at] = source; else if (!state.sources.length) state.sources.push(source);
+        if (at >= 0) state.sources[at] = source; else state.sources.unshift(source);
         if (state.shown === followed || state.shown == null) state.shown = source;
         followed = source;
         draw();

@@ -10,10 +10,11 @@ const LINE = {
   utilisation: 0, congestion: 0, rtt_s: 0, transfers: 0, outstanding_bytes: 0,
 };
 const MOST_REQUESTS = 200000, MOST_SAMPLES = 8000, MOST_NEWS = 5000;
+let made = 0;
 
 export class Source {
   constructor(name, { dated = true, model = null, policy = "", driver = "gateway" } = {}) {
-    Object.assign(this, { name, dated, model, policy, driver });
+    Object.assign(this, { id: ++made, name, dated, model, policy, driver });
     this.deployed = new Map();
     this.samples = [];
     this.requests = [];
@@ -57,8 +58,12 @@ export class Source {
     return this.samples[low];
   }
 
-  between(from, to) {
-    return this.samples.filter((sample) => sample.at > from && sample.at <= to);
+  // The samples of the last seconds that are of one fleet with that of now: where files are long,
+  // samples are further apart, and it alone.
+  recent(now, seconds) {
+    const last = this.at(now);
+    const before = this.samples.filter((sample) => sample.at > now - seconds && sample.at < last.at);
+    return [...before.filter((sample) => sample.topology === last.topology), last];
   }
 
   endedBetween(from, to) {

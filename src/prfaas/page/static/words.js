@@ -14,10 +14,19 @@ export function bytes(n) {
   return `${short(n)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
 }
 
+// As in deployment files: K is 1024.
+const TOKENS = { "": 1, K: 1024, M: 1024 ** 2 };
+
 export function tokens(n) {
   if (n == null) return "–";
-  if (n >= 1e7) return `${short(n / 1e6)}M`;
-  return n >= 10000 ? `${short(n / 1000)}K` : Math.round(n).toLocaleString("en");
+  if (n >= 10 * TOKENS.M) return `${short(n / TOKENS.M)}M`;
+  return n >= 10000 ? `${short(n / TOKENS.K)}K` : Math.round(n).toLocaleString("en");
+}
+
+// What a file says ("16K"), as a number; null where it says none.
+export function tokensOf(text) {
+  const [, digits, unit] = /^\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([KM]?)\s*$/.exec(String(text)) ?? [];
+  return digits ? Math.round(Number(digits) * TOKENS[unit]) : null;
 }
 
 export function seconds(s) {
