@@ -13,7 +13,7 @@ from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
-from prfaas.core.units import parse_duration
+from prfaas.core.units import format_count, parse_duration
 from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
@@ -176,7 +176,8 @@ def _lines(order: _Order, told: list[Told]) -> list[str]:
         if answer.error is not None:
             lines.append(f"{answer.gateway} was not told: {answer.error}")
         for row in answer.drains:
-            what = f"{row.requests} requests left" if row.requests else "empty"
+            left = format_count(row.requests, "request")
+            what = f"{left} left" if row.requests else "empty"
             lines.append(f"{row.engine}{where}: {what}")
         lines += [f"{name}{where}: in service again" for name in answer.undone]
         if answer.error is None and not answer.drains and not answer.undone:

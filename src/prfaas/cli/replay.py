@@ -19,7 +19,7 @@ from prfaas.cli.console import progress_after, report_console
 from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.core.errors import CallerError
-from prfaas.core.units import format_bytes, format_duration
+from prfaas.core.units import format_bytes, format_count, format_duration
 from prfaas.plots.figure import check_picture
 from prfaas.plots.replay import draw_requests
 from prfaas.scheduler.journal import Entry
@@ -195,7 +195,7 @@ def _all(args: argparse.Namespace, step: Callable[[str], None]) -> list[Timeline
         return shown
     console = report_console()
     counts = ", ".join(f"{name} {count:,}" for name, count in sorted(summed.outcomes.items()))
-    console.print(f"{summed.requests:,} requests: {counts or 'none'}", highlight=False)
+    console.print(f"{format_count(summed.requests, 'request')}: {counts or 'none'}", highlight=False)
     if summed.requests:
         console.print(_routes(summed))
         console.print(_requests(shown))

@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console
 
 from prfaas.core.errors import CallerError
+from prfaas.core.units import format_count
 from prfaas.description.experiments import RunConfig
 from prfaas.description.file import Description
 from prfaas.sim.happened import Happened, as_it_was, read_happened
@@ -42,8 +43,8 @@ def replayed(args: argparse.Namespace, description: Description, beside: Path) -
     described, run = as_it_was(description, happened)
     if happened.left_out:
         Console(stderr=True).print(
-            f"{happened.left_out} requests are left out: refused before they were scheduled, or "
-            "passed on unread",
+            "left out (refused before scheduling, or passed on unread): "
+            f"{format_count(happened.left_out, 'request')}",
             highlight=False,
         )
     row = summarise_table(

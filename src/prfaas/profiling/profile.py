@@ -14,6 +14,7 @@ from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import EngineError
 from prfaas.core.handoff import ExportParams, ImportParams
 from prfaas.core.layout import KvLayout
+from prfaas.core.units import format_count
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.gateway.http_client import HttpClient
@@ -105,8 +106,8 @@ async def measure(wanted: Wanted, tell: Tell) -> Measured:
             facts = await engine.facts()
             if facts.running:
                 raise EngineError(
-                    f"{wanted.url} has {facts.running} requests running: what is measured beside "
-                    "them is wrong; try again when it is idle"
+                    f"{wanted.url} has {format_count(facts.running, 'request')} running: what is "
+                    "measured meanwhile is wrong; try again when it is idle"
                 )
             return await _measure(wanted, engine, facts, session, http, tell)
     finally:

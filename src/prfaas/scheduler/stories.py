@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from prfaas.core.units import format_count
 from prfaas.scheduler import commands as c
 from prfaas.scheduler import events as e
 from prfaas.scheduler.journal import Entry, JournalOpened, RequestEnded
@@ -105,7 +106,7 @@ def _words(item: Any, why: str) -> str:
             held = ", ".join(f"{engine} {n:,}" for engine, n in sorted(item.cached.items()) if n)
             known = f"; held already: {held}" if held else ""
             return (
-                f"{item.total_tokens:,} tokens to the scheduler, at most "
+                f"{format_count(item.total_tokens, 'token')} to the scheduler, at most "
                 f"{item.max_output_tokens:,} of answer{known}"
             )
         case c.StartPrefill():
@@ -143,7 +144,8 @@ def _stage_words(item: Any) -> str:
         case e.DecodeFailed():
             return f"the answer broke off: {item.reason}"
         case e.RequestCompleted():
-            count = "" if item.output_tokens is None else f": {item.output_tokens:,} tokens"
+            tokens = item.output_tokens
+            count = "" if tokens is None else f": {format_count(tokens, 'token')}"
             return f"the answer is complete{count}"
         case e.RequestCancelled():
             return "the client went away"

@@ -79,6 +79,16 @@ def test_one_request_step_by_step(journal: Path, capsys: pytest.CaptureFixture[s
     assert bars["prefill"].count("█") == 28
 
 
+def test_of_one_there_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events.jsonl"
+    ended = (9.2, e.RequestCompleted("quick", 1, 1))
+    path.write_bytes(b"".join(encode(at, item) for at, item in (*SHORT[:-1], ended)))
+    assert main(["replay", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("1 request: ok 1\n")
+    assert main(["replay", str(path), "quick"]) == 0
+    assert "the answer is complete: 1 token\n" in capsys.readouterr().out
+
+
 def test_a_stage_too_short_for_a_column_is_a_thin_mark(
     journal: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

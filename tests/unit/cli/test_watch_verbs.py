@@ -14,6 +14,7 @@ import pytest
 
 from prfaas.cli.doctor import DoctorReport
 from prfaas.cli.down import DownReport
+from prfaas.cli.drain import EngineLeft, Told, _lines, _Order
 from prfaas.cli.engine import EngineReport
 from prfaas.cli.main import GROUPS, VERBS, main
 from prfaas.cli.reports import report_schema
@@ -23,6 +24,7 @@ from prfaas.launch.commands import engine_command
 from prfaas.launch.run_directory import RunDirectory
 from prfaas.status.snapshot import Snapshot
 from prfaas.testing.mock_deployment import MockDeployment
+from prfaas.tls.agents import Trust
 
 DEPLOYMENT = """
 model: {path: /models/m, served_name: m}
@@ -135,6 +137,20 @@ async def test_drain_waits_until_nothing_is_left_and_undoes(tmp_path: Path) -> N
         status, out = await drain("d1", at="http://127.0.0.1:1")
         assert status == 1
         assert out.startswith("http://127.0.0.1:1 was not told: ")
+
+
+def test_what_is_left_on_an_engine_is_counted() -> None:
+    order = _Order("d1", False, ["http://g"], None, Trust(parse_deployment(DEPLOYMENT, source="x")))
+
+    def said(requests: int) -> list[str]:
+        left = EngineLeft("d1", "m", "west", "told", 0.0, requests)
+        return list(_lines(order, [Told(gateway="http://g", drains=[left])]))
+
+    assert [said(n) for n in (0, 1, 2)] == [
+        ["d1: empty"],
+        ["d1: 1 request left"],
+        ["d1: 2 requests left"],
+    ]
 
 
 async def test_status_as_a_process_of_a_running_deployment(tmp_path: Path) -> None:
