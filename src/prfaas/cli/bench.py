@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
@@ -41,7 +42,7 @@ from prfaas.workload.arrivals import Process
 from prfaas.workload.files import TraceSource, clip_note
 from prfaas.workload.requests import Workload
 
-_TELL_EVERY = 50
+_TELL_S = 5.0
 _PAPERS = LengthsConfig(lognormal=LogNormalConfig())
 _EXAMPLES = """
 examples:
@@ -201,13 +202,7 @@ def _progress(total: int) -> Iterator[Told]:
     """A bar on a terminal, a line now and then elsewhere; both on standard error."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield (
-            lambda sent, ended, failed: (
-                _note(f"{ended}/{total} ended, {failed} failed")
-                if ended % _TELL_EVERY == 0
-                else None
-            )
-        )
+        yield _Lines(total)
         return
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),
@@ -219,6 +214,20 @@ def _progress(total: int) -> Iterator[Told]:
         yield lambda sent, ended, failed: bars.update(
             task, completed=ended, now=f"{sent - ended} under way, {failed} failed"
         )
+
+
+class _Lines:
+    """A line where some seconds have gone by since the last."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._clock = total, clock
+        self._told_at = clock()
+
+    def __call__(self, _sent: int, ended: int, failed: int) -> None:
+        now = self._clock()
+        if now - self._told_at >= _TELL_S:
+            self._told_at = now
+            _note(f"{ended}/{self._total} ended, {failed} failed")
 
 
 def _save(path: Path, outcomes: list[Outcome]) -> None:

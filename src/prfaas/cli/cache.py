@@ -15,7 +15,7 @@ from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import load_deployment
 from prfaas.core.errors import UNREADABLE
-from prfaas.core.units import format_bytes
+from prfaas.core.units import format_bytes, format_count
 from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
@@ -206,9 +206,9 @@ async def _show(http: aiohttp.ClientSession, url: str, *, as_json: bool) -> int:
 
 def _agent_line(agent: str, parts: int, sizes: Shown.Sizes | None) -> str:
     if sizes is None:
-        return f"{agent}: {parts} parts of transfers; it does not answer now"
+        return f"{agent}: {format_count(parts, 'part')} of transfers; it does not answer now"
     line = (
-        f"{agent}: {parts} parts of transfers, {format_bytes(sizes.used_bytes)} of "
+        f"{agent}: {format_count(parts, 'part')} of transfers, {format_bytes(sizes.used_bytes)} of "
         f"{format_bytes(sizes.size_bytes)}, pinned {format_bytes(sizes.pinned_bytes)} of at most "
         f"{format_bytes(sizes.most_pinned_bytes)}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prfaas.cli.bench import _Lines
 from prfaas.cli.main import main
 from prfaas.testing.mock_deployment import MockDeployment
 
@@ -51,6 +52,15 @@ async def test_the_report_is_for_people(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     assert "failed: 4, HTTP 413:" in shown  # And why, in the gateway's words.
     assert "bytes" in shown
+
+
+def test_a_run_that_takes_long_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([0.0, 1.0, 5.5, 6.0, 10.0, 12.0])
+    tell = _Lines(30, clock=lambda: next(times))
+    for ended in range(1, 6):
+        tell(30, ended, 1)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["2/30 ended, 1 failed", "5/30 ended, 1 failed"]
 
 
 async def test_a_trace_is_asked_with_its_own_times(

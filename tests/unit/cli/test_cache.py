@@ -69,7 +69,7 @@ async def test_a_prompt_is_warmed_pinned_asked_for_and_unpinned(site: Site) -> N
     status, said = await site.cache("warm", file, fleet, "--pin")
     assert (status, site.agents["west-agent"].pinned) == (0, ["x"]), said
     status, said = await site.cache("show", fleet)
-    assert (status, "west-agent: 1 parts of transfers" in said) == (0, True), said
+    assert (status, "west-agent: 1 part of transfers" in said) == (0, True), said
 
 
 def test_a_disk_is_shown_where_there_is_one() -> None:
