@@ -192,7 +192,8 @@ async def test_files_of_one_name_are_told_apart(browser: Any, tmp_path: Path) ->
     async with deployment.running() as client, opened(browser, client) as page:
         await shows(page, "#connection", "live")
         names = page.locator("#sources [aria-pressed]")
-        for path, name in zip(paths, ("events.jsonl", "events.jsonl (2)", "events.jsonl"), strict=True):
+        called = ("events.jsonl", "events.jsonl (2)", "events.jsonl")
+        for path, name in zip(paths, called, strict=True):
             await page.set_input_files("#file", path)
             await shows(page, "#status", f"{name} is shown")
         assert sorted(await names.all_inner_texts())[:2] == ["events.jsonl", "events.jsonl (2)"]

@@ -195,7 +195,8 @@ def _all(args: argparse.Namespace, step: Callable[[str], None]) -> list[Timeline
         return shown
     console = report_console()
     counts = ", ".join(f"{name} {count:,}" for name, count in sorted(summed.outcomes.items()))
-    console.print(f"{format_count(summed.requests, 'request')}: {counts or 'none'}", highlight=False)
+    every = format_count(summed.requests, "request")
+    console.print(f"{every}: {counts or 'none'}", highlight=False)
     if summed.requests:
         console.print(_routes(summed))
         console.print(_requests(shown))

@@ -1,6 +1,6 @@
 """OpenAI's client for Node, unchanged.
 
-``NODE_PATH=/path/to/node_modules``: where ``npm install openai`` has put it; skipped where nothing is.
+``NODE_PATH=/path/to/node_modules``: where ``npm install openai`` has put it; else it is skipped.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from prfaas.testing.mock_engine import expected_words
 
 PROMPT = "long enough to be handed over to the other cluster, and then more of it"
 node = shutil.which("node")
-modules = os.environ.get("NODE_PATH", "").split(os.pathsep)
-installed = node is not None and any((Path(place) / "openai").is_dir() for place in modules if place)
+modules = [Path(place) for place in os.environ.get("NODE_PATH", "").split(os.pathsep) if place]
+installed = node is not None and any((place / "openai").is_dir() for place in modules)
 CLIENT = """
 const { OpenAI } = require("openai");
 const [url, prompt] = process.argv.slice(1);
