@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +41,28 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
     assert SITE["theme"]["font"] is False
     assert "offline" not in SITE["plugins"]  # It has the browser fetch a script.
     assert not {"extra_javascript", "extra_css"} & SITE.keys()
+
+
+@pytest.mark.slow
+def test_it_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="mkdocs-material is not installed: make docs")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    for page in pages(SITE["nav"]):
+        html = (tmp_path / page).with_suffix(".html")
+        if html.name == "README.html":
+            html = html.with_name("index.html")
+        text = html.read_text()
+        loaded = re.findall(r'<(?:script|img)[^>]* src="([^"]+)"', text)
+        links = re.findall(r'<link rel="(?:stylesheet|icon)"[^>]* href="([^"]+)"', text)
+        assert [url for url in loaded + links if "//" in url] == [], page
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="other Pythons wrap help otherwise")
