@@ -30,6 +30,7 @@ async def measured(
     budget_s: float,
     clock: Callable[[], float],
     on_point: Callable[[int, float], None],
+    on_left: Callable[[int], None] = lambda _: None,
     growth: float = 2.0,
     ends_at: type[Exception] | tuple[()] = (),
 ) -> dict[int, float]:
@@ -38,6 +39,7 @@ async def measured(
     Args:
         measure: takes a point, returns what it took in seconds.
         on_point: hears each point with its median.
+        on_left: hears the first point for which there was no time.
         growth: how much longer than a point the next one may take.
         ends_at: raised by ``measure`` at a point that cannot be had: the ones before it count.
     """
@@ -47,6 +49,7 @@ async def measured(
     took = 0.0
     for point in points:
         if found and clock() + took * growth > end:
+            on_left(point)
             break
         tries: list[float] = []
         began = clock()

@@ -28,6 +28,7 @@ _UNSAID_TOKENS = 8192
 """The longest prompt that is tried where an engine does not say how long they may be."""
 _SHARES = {"prefill": 0.5, "decode": 0.3, "load": 0.2}
 """Of the time."""
+_NO_TIME = " and more: not measured for want of time; --time gives it more"
 _ATTENTION_GROWTH = 4.0
 """Attention at worst: twice the tokens, four times the work."""
 _TRANSFER_WAIT_S = 60.0
@@ -139,6 +140,7 @@ async def _measure(
             clock=time.monotonic,
             growth=_ATTENTION_GROWTH,
             on_point=lambda n, s: tell(f"prefill of {n:,} tokens: {s:.3f} s"),
+            on_left=lambda n: tell(f"prefill of {n:,} tokens{_NO_TIME}"),
         )
     decode: dict[int, float] = {}
     if wanted.max_batch:
@@ -150,6 +152,7 @@ async def _measure(
             budget_s=wanted.budget_s * _SHARES["decode"],
             clock=time.monotonic,
             on_point=lambda b, s: tell(f"decode step of {b}: {s * 1e3:.2f} ms"),
+            on_left=lambda b: tell(f"decode step of {b}{_NO_TIME}"),
         )
     load: dict[int, float] = {}
     if wanted.sender_url is not None and layout is not None:
@@ -168,6 +171,7 @@ async def _measure(
                 budget_s=wanted.budget_s * _SHARES["load"],
                 clock=time.monotonic,
                 on_point=lambda n, s: tell(f"load of {n:,} tokens: {s:.3f} s"),
+                on_left=lambda n: tell(f"load of {n:,} tokens{_NO_TIME}"),
             )
     return Measured(facts=facts, prefill=prefill, decode=decode, load=load, layout=layout)
 

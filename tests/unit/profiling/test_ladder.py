@@ -21,6 +21,7 @@ class Bench:
         self.now = 0.0
         self.seconds = seconds
         self.asked: list[int] = []
+        self.left: list[int] = []
 
     async def measure(self, point: int) -> float:
         self.asked.append(point)
@@ -36,6 +37,7 @@ class Bench:
             budget_s=budget_s,
             clock=lambda: self.now,
             on_point=lambda point, seconds: None,
+            on_left=self.left.append,
             growth=4.0,
         )
 
@@ -43,14 +45,17 @@ class Bench:
 async def test_the_median_of_a_few_tries_counts_and_the_first_of_all_warms_up() -> None:
     bench = Bench({1: [9.0, 1.0, 5.0, 1.2], 2: [2.0]})
     assert await bench.run(1000.0) == {1: 1.2, 2: 2.0}
+    assert bench.left == []
     assert bench.asked.count(1) == TRIES + 1
 
 
 async def test_what_would_not_fit_is_not_begun() -> None:
     bench = Bench({1: [1.0], 2: [2.0], 4: [8.0], 8: [30.0]})
     assert list(await bench.run(20.0)) == [1, 2, 4]
+    assert bench.left == [8]
     bench = Bench({1: [1.0], 2: [2.0], 4: [8.0], 8: [30.0]})
     assert list(await bench.run(15.0)) == [1, 2]
+    assert bench.left == [4]
 
 
 async def test_a_point_that_cannot_be_had_ends_it() -> None:
