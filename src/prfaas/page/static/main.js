@@ -115,8 +115,10 @@ function sourcesPanel() {
 const sourcesKey = () => state.sources.map((source) => source.id + (source === state.shown ? "*" : "")).join("|");
 
 // The two files opened last, or the only one and what the gateway tells.
+const compared = () => state.sources.filter((source) => source.samples.length).slice(-2);
+
 function comparePanel() {
-  const pair = state.sources.filter((source) => source.samples.length).slice(-2);
+  const pair = compared();
   $("compare").hidden = pair.length < 2;
   if (pair.length < 2) return;
   const [one, other] = pair.map((source) => ({ name: source.name, n: figures.keyNumbers(source.requests, source.last - source.first, source.live.length) }));
@@ -174,7 +176,8 @@ async function start() {
           const words = newsWords(item.entry);
           if (words?.grade === "bad") say($("status"), words.text);
         }
-        if (!document.hidden) draw();
+        // A large file is not drawn anew each second.
+        if (!document.hidden && [state.shown, ...compared()].includes(followed)) draw();
       },
       state(name, words) {
         Object.assign(connection, { name, words });
