@@ -4,7 +4,7 @@
         lock              held (flock) while its `prfaas up` lives
         processes.json    sessions it started: whoever finds the lock free ends them
         deployment.json   the deployment with every address filled in
-        logs/NAME.log
+        logs/NAME.log     and the demo's journal.jsonl
 
 Unix sockets and private keys lie in a directory of their own that goes with the run, under TMPDIR
 or, where that is too long for the 107 bytes the kernel allows a socket's path, under /tmp.
