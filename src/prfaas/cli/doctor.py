@@ -13,12 +13,13 @@ from rich.text import Text
 
 from prfaas.cli.console import report_console
 from prfaas.cli.reports import add_json, teach
+from prfaas.cli.which_deployment import file_here
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError, ConfigError
 from prfaas.core.units import format_count, parse_duration
 from prfaas.doctor.examine import examine
 from prfaas.doctor.finding import Finding, ok
-from prfaas.launch.runs import running, the_running
+from prfaas.launch.runs import running
 
 EXAMPLES = """
 examples:
@@ -100,8 +101,8 @@ def _whose(file: Path | None) -> tuple[Deployment | None, list[Finding]]:
         return load_deployment(file), []
     if not running():
         return None, []
-    run = the_running()
-    return run.deployment(), [ok("deployment", f"{run.name}, which 'prfaas up' runs here")]
+    file = file_here()
+    return load_deployment(file), [ok("deployment", f"{file}, which 'prfaas up' runs here")]
 
 
 def _measure_s(text: str) -> float:

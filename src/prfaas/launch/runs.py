@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.run_directory import is_of_here, state_home
 
@@ -30,13 +29,11 @@ class Run(msgspec.Struct, frozen=True):
         """The deployment with every address filled in; there once its processes are started."""
         return Path(self.path) / "deployment.json"
 
-    def deployment(self) -> Deployment:
-        """Raises ConfigError where the run has only just begun."""
-        try:
-            text = self.deployment_file.read_bytes()
-        except FileNotFoundError:
-            raise ConfigError(f"{self.name} is still starting; ask again in a moment") from None
-        return parse_deployment(text, source=str(self.deployment_file))
+    def readable_file(self) -> Path:
+        """That file. Raises ConfigError where the run has only just begun."""
+        if not self.deployment_file.exists():
+            raise ConfigError(f"{self.name} is still starting; ask again in a moment")
+        return self.deployment_file
 
 
 def running(home: Path | None = None) -> list[Run]:

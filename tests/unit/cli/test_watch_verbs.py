@@ -22,6 +22,7 @@ from prfaas.core.deployment import load_deployment, parse_deployment
 from prfaas.launch.addresses import publishing
 from prfaas.launch.commands import engine_command
 from prfaas.launch.run_directory import RunDirectory
+from prfaas.launch.runs import Run
 from prfaas.status.snapshot import Snapshot
 from prfaas.testing.mock_deployment import MockDeployment
 from prfaas.tls.agents import Trust
@@ -203,6 +204,18 @@ def test_doctor_without_a_file_looks_at_what_runs_here(
         assert looked_at() >= alone | {"deployment", "gateway", "agent a", "engine d1"}
     finally:
         run.close()
+
+
+def test_where_several_run_one_is_named_by_its_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [Run(name, 1, f"/runs/{name}") for name in ("one", "other")]
+    for module in ("prfaas.cli.which_deployment", "prfaas.cli.doctor"):
+        monkeypatch.setattr(f"{module}.running", lambda: several)
+    for verb in ("status", "doctor"):
+        assert main([verb]) == 2
+        said = capsys.readouterr().err
+        assert "/runs/one/deployment.json or /runs/other/deployment.json" in said
 
 
 def test_down_without_a_run_says_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,9 @@ def test_a_run_is_found_and_ended(tmp_path: Path) -> None:
         run = the_running(home=tmp_path)
         assert (run.name, running(tmp_path)) == (name, [run])
         with pytest.raises(ConfigError, match="is still starting"):
-            run.deployment()
+            run.readable_file()
+        run.deployment_file.write_text("{}")
+        assert run.readable_file() == run.deployment_file
         assert end(run, timeout_s=30)
     assert running(tmp_path) == []
 
