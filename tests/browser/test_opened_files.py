@@ -226,7 +226,7 @@ async def test_what_is_closed_leaves_no_figures(browser: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"), [("16K", "16K"), (16384, "16K"), ("1.5 K", "1,536"), ("0", "1")]
+    ("said", "shown"), [("16K", "16K"), (16384, "16K"), ("1.5 K", "1,536"), ("0", "0")]
 )
 async def test_a_threshold_is_what_its_file_says(
     said: Any, shown: str, browser: Any, tmp_path: Path
@@ -238,7 +238,7 @@ async def test_a_threshold_is_what_its_file_says(
         await page.set_input_files("#file", path)
         marked = page.locator("#lengths .mark-text")
         await marked.filter(has_text="threshold").wait_for(state="attached")
-        assert await marked.all_inner_texts() == [f"threshold {shown}"]
+        assert await marked.all_text_contents() == [f"threshold {shown}"]
 
 
 async def test_what_a_killed_gateway_left_is_not_under_way_in_its_next_run(
@@ -292,7 +292,7 @@ async def test_figures_are_of_the_fleet_that_is_shown(browser: Any, tmp_path: Pa
         await shows(page, "#connection", "live")
         await page.set_input_files("#file", path)
         await shows(page, "#stages", "decode in near")
-        assert sorted(await page.locator("#stages .stage-name").all_inner_texts()) == [
+        assert sorted(await page.locator("#stages .stage-name").all_text_contents()) == [
             "decode in near",
             "prefill in far",
             "the line far to near",

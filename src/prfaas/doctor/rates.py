@@ -9,7 +9,7 @@ import msgspec
 
 from prfaas.core.deployment import AgentConfig, Deployment, Line, lines_of
 from prfaas.core.errors import UNREADABLE
-from prfaas.core.units import format_count, format_duration, format_rate
+from prfaas.core.units import format_count, format_rate
 from prfaas.doctor.finding import Finding, ok
 from prfaas.link.api import MeasuredLine
 from prfaas.tls.agents import Trust
@@ -79,7 +79,7 @@ def _judged(check: str, line: Line, measured: MeasuredLine) -> Finding:
     rate = max(measured.goodput_bytes_per_s, measured.all_bytes_per_s)
     words = (
         f"{format_rate(rate)} over {format_count(measured.connections, 'connection')}, RTT "
-        f"{format_duration(measured.min_rtt_s)}, {format_duration(measured.rtt_s)} under this load"
+        f"{measured.min_rtt_s * 1e3:.1f} ms, {measured.rtt_s * 1e3:.1f} ms under this load"
     )
     configured = line.rate_bytes_per_s
     if configured is None:

@@ -65,7 +65,7 @@ def measured(**changed: object) -> web.Response:
 async def test_rate_and_rtt_are_told() -> None:
     finding = await found(measured())
     assert finding.level == "ok"
-    assert "9.6 Gbit/s over 8 connections, RTT 30 ms, 31 ms under this load" in finding.found
+    assert "9.6 Gbit/s over 8 connections, RTT 30.0 ms, 31.0 ms under this load" in finding.found
 
 
 async def test_a_line_slower_than_the_file_says_is_a_warning() -> None:
