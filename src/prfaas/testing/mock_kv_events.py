@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 _END = (-1).to_bytes(8, "big", signed=True)
-_REMEMBERED = 1000
+_REMEMBERED = 100
 """Batches for replays."""
 
 
