@@ -13,6 +13,7 @@ from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.openai_errors import ApiError
 from prfaas.gateway.upstream_errors import error_message
 from prfaas.gateway.usage import without_cached_tokens
+from prfaas.gateway.whole_answer import WholeAnswer
 
 _CLIENT_PATIENCE_S = 60.0
 """How long a client may read nothing of what waits to be sent: its answer holds a decode slot."""
@@ -136,7 +137,7 @@ class ClientResponse:
             headers = {"Content-Type": answer.content_type, **facts.headers()}
             body = answer.body if facts.tells else without_cached_tokens(answer.body)
             body = self._dialect.refusal(answer.status, body) if answer.status >= 400 else body
-            self.done.set_result(web.Response(status=answer.status, body=body, headers=headers))
+            self.done.set_result(WholeAnswer(status=answer.status, body=body, headers=headers))
 
     def refuse(self, error: ApiError) -> None:
         """Answer with an error; nothing may have been sent."""

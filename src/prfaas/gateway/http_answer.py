@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol, Self
 
 _MOST_HELD = 256 * 1024
 """Bytes of an answer that wait to be read, before no more are taken from the socket."""
+_OF_A_PIECE = 64
+"""Bytes of memory that one takes beside its own: an answer of pieces of two bytes is twenty times
+as large here as it is."""
 _LEFT_S = 2.0
 _MOST_LEFT = 64 * 1024
 """How long, and how much, may come of an answer that is left to end by itself."""
@@ -47,12 +50,43 @@ class Timeouts(NamedTuple):
     read_s: float | None = None
 
 
+class Holder(Protocol):
+    """Who holds memory of a `Room`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it gives all of it back in a moment."""
+
+    def give_up(self, why: Exception) -> None:
+        """It holds most, and there is no more."""
+
+
 class Room:
-    """For what one machine answers and is read whole: ``most`` bytes of all such answers that are
-    not complete, or have not been taken."""
+    """For answers of which all that has come is held: ``most`` bytes. Where they are more, whoever
+    holds most gives up: large answers are not at the cost of small ones."""
 
     def __init__(self, most: float = inf) -> None:
         self.most, self.held = most, 0
+        self._held_by: dict[Holder, int] = {}
+
+    def take(self, holder: Holder, size: int) -> None:
+        """It holds so many bytes more, unless it is told to give up."""
+        self._held_by[holder] = self._held_by.get(holder, 0) + size
+        self.held += size
+        while self.held > self.most:
+            largest = max(self._held_by, key=lambda one: (not one.ended, self._held_by[one]))
+            if largest.ended:
+                return
+            self.give_back(largest)
+            largest.give_up(NotHttp("its machine's answers are larger than there is room for"))
+
+    def give_back(self, holder: Holder, size: float = inf) -> None:
+        """It holds so many bytes less, or none. Nothing where it has given up."""
+        held = self._held_by.pop(holder, 0)
+        left = max(0, held - size)
+        self.held -= held - int(left)
+        if left > 0:
+            self._held_by[holder] = int(left)
 
 
 class Source(Protocol):
@@ -78,7 +112,7 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._fields: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
-        self._held = self._counted = 0
+        self._held = 0
         self._wants_all = self._left = self._ended = False
         self._most: float = inf
         self._failure: Exception | None = None
@@ -116,8 +150,7 @@ class Answer:
             return self._take()
         finally:
             self._wants_all = False
-            self._room.held -= self._counted
-            self._counted = 0
+            self._room.give_back(self)
 
     async def read_any(self) -> bytes:
         """What is there of the body, one byte at least; empty at its end."""
@@ -159,9 +192,8 @@ class Answer:
         rest = bytearray()
         while data := await self.read_any():
             rest += data
-            whole, end, after = rest.rpartition(b"\n")
-            if end:
-                rest = after
+            if b"\n" in data:  # Others come byte by byte, to have megabytes looked at for each.
+                whole, _, rest = rest.rpartition(b"\n")
                 yield bytes(whole[whole.rfind(b"\n") + 1 :])
                 await asyncio.sleep(every_s)
             if len(rest) > longest:
@@ -214,15 +246,11 @@ class Answer:
                 self.fail(ConnectionBroke("more came than was wanted"))
             return False
         if self._held > self._most:
-            self._parts.clear()
-            self.fail(NotHttp(f"the answer has more than {self._most:.0f} bytes"))
+            self.give_up(NotHttp(f"the answer has more than {self._most:.0f} bytes"))
             return False
         if self._wants_all:
-            self._counted += len(data)
-            self._room.held += len(data)
-            if self._room.held > self._room.most:
-                self._parts.clear()
-                self.fail(NotHttp("its machine's answers are larger than there is room for"))
+            self._room.take(self, len(data) + _OF_A_PIECE)
+            if self._failure is not None:
                 return False
         self._parts.append(data)
         if not self._wants_all:
@@ -243,6 +271,16 @@ class Answer:
         self._stop_alarm()
         self._connection.abort()
         self._wake()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it is here."""
+        return self._ended
+
+    def give_up(self, why: Exception) -> None:
+        """As `fail`; nor is wanted what has come of it."""
+        self._parts.clear()
+        self.fail(why)
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,14 @@ import pytest
 from aiohttp import web
 
 from prfaas.gateway import http_client
-from prfaas.gateway.http_answer import CannotConnect, ConnectionBroke, NotHttp, Timeouts
+from prfaas.gateway.http_answer import (
+    Answer,
+    CannotConnect,
+    ConnectionBroke,
+    NotHttp,
+    Room,
+    Timeouts,
+)
 from prfaas.gateway.http_client import HttpClient
 from prfaas.testing.mock_http import MockServer
 from prfaas.testing.raw_server import talking
@@ -149,6 +157,48 @@ async def test_a_request_waits_a_little_for_descriptors(
             with pytest.raises(OSError, match=r"Too many open files|cannot connect") as raised:
                 await post(server, client)
             assert raised.value.errno == errno.EMFILE
+
+
+async def test_large_answers_are_not_at_the_cost_of_small_ones() -> None:
+    room = Room(100_000)
+    small, large = (Answer(Nowhere(), TIMEOUTS, room) for _ in range(2))
+    reading = []
+    for answer in (small, large):
+        answer.begin(200)
+        reading.append(asyncio.ensure_future(answer.read()))
+    await asyncio.sleep(0)
+    small.add(bytes(10))
+    large.add(bytes(99_850))
+    small.add(bytes(200))
+    small.end()
+    assert await reading[0] == bytes(210)
+    with pytest.raises(NotHttp, match="room for"):
+        await reading[1]
+    assert room.held == 0
+
+
+async def test_what_comes_in_small_pieces_counts_as_what_it_takes() -> None:
+    room = Room(100_000)
+    answer = Answer(Nowhere(), TIMEOUTS, room)
+    answer.begin(200)
+    reading = asyncio.ensure_future(answer.read())
+    await asyncio.sleep(0)
+    came, taken = 0, 0
+    while answer._failure is None:
+        piece = bytes((came % 256, 1))
+        came, taken = came + 2, taken + sys.getsizeof(piece)
+        answer.add(piece)
+    assert taken < 100_000
+    with pytest.raises(NotHttp, match="room for"):
+        await reading
+
+
+class Nowhere:
+    """A connection of which nothing comes by itself."""
+
+    def abort(self) -> None: ...
+
+    def go_on(self) -> None: ...
 
 
 async def test_the_servers_of_one_machine_fill_no_more_memory_than_there_is_for_them(

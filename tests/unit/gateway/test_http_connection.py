@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,14 @@ def says(*pieces: bytes, hangs: bool = False) -> Talk:
             await reader.read()
 
     return reply
+
+
+class Nowhere:
+    """A connection of which nothing comes by itself."""
+
+    def abort(self) -> None: ...
+
+    def go_on(self) -> None: ...
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
@@ -243,6 +252,34 @@ async def test_of_lines_that_say_all_anew_the_last_is_taken() -> None:
     async with asked(says(HEAD + b"\r\na\n" + b"b" * 100)) as answer:
         with pytest.raises(ValueError, match="without an end"):
             assert [line async for line in answer.newest(10, 0.0)]
+
+
+async def test_a_line_that_comes_byte_by_byte_is_not_looked_at_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = []
+
+    class Counting(bytearray):
+        def rpartition(self, *args: Any) -> Any:
+            looked.append(len(self))
+            return super().rpartition(*args)
+
+    monkeypatch.setattr(http_answer, "bytearray", Counting, raising=False)
+    answer = Answer(Nowhere(), QUICK)
+    answer.begin(200)
+
+    async def come() -> None:
+        for piece in (b"a" * 1000, *[b"b"] * 100, b"\nc"):
+            answer.add(piece)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        answer.end()
+
+    coming = asyncio.ensure_future(come())
+    found = [line async for line in answer.newest(10_000, 0.0)]
+    assert found == [b"a" * 1000 + b"b" * 100, b"c"]
+    assert len(looked) == 1
+    await coming
 
 
 async def test_whoever_takes_lines_lets_others_have_their_turn(

@@ -1,0 +1,67 @@
+"""A whole answer on its way to its client: what has not been read of it is held here.
+
+An answer may have hundreds of megabytes (embeddings of every token, the logprobs of a prompt), and
+its client may read nothing for minutes. So it goes out in pieces, and all such answers together
+have a bound; beyond it whoever has most to read is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+from aiohttp import web
+
+from prfaas.gateway.http_answer import Room
+from prfaas.process.http_handler import admit, answered
+
+_PIECE_BYTES = 64 * 1024
+UNREAD = Room(1 << 30)
+"""Of this process, whichever of its gateways answers: it is its memory that is short."""
+
+
+class WholeAnswer(web.Response):
+    """Complete, with its length in its head."""
+
+    ended = False
+
+    def __init__(self, *, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(status=status, body=body, headers=headers)
+        self._transport: asyncio.BaseTransport | None = None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """See `web.Response`."""
+        body, request = self.body, self._req
+        small = not isinstance(body, bytes) or len(body) <= _PIECE_BYTES
+        if small or request is None or request.method == "HEAD":
+            await super().write_eof(data)
+            return
+        assert isinstance(body, bytes)
+        self._transport = request.transport
+        if isinstance(request, web.Request):
+            admit(request)  # It is not over: it may take as long as its client reads.
+        UNREAD.take(self, len(body))
+        try:
+            for start in range(0, len(body), _PIECE_BYTES):
+                await self.write(memoryview(body)[start : start + _PIECE_BYTES])
+                UNREAD.give_back(self, _PIECE_BYTES)
+            await web.StreamResponse.write_eof(self)
+        finally:
+            UNREAD.give_back(self)
+            if isinstance(request, web.Request):
+                answered(request)
+
+    def give_up(self, why: Exception) -> None:
+        """Its client has too much left to read."""
+        del why
+        if self._transport is not None:
+            # Not every event loop's transports are made from asyncio's class.
+            cast("asyncio.Transport", self._transport).abort()
+
+
+def json_answer(content: Any) -> WholeAnswer:
+    """One that is made here."""
+    headers = {"Content-Type": "application/json"}
+    return WholeAnswer(status=200, body=msgspec.json.encode(content), headers=headers)
