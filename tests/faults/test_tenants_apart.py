@@ -244,6 +244,20 @@ async def test_what_no_engine_serves_is_not_asked_of_all_again_and_again(
         assert asked.count("/rerank") == len(mock.engines)
 
 
+@pytest.mark.parametrize(("gateway", "status"), [(TWO, 400), (SHARED, 404)])
+async def test_no_text_is_embedded_where_an_engine_cannot_be_told_whose_cache_it_is(
+    gateway: str, status: int
+) -> None:
+    """vLLM knows no ``cache_salt`` at ``/v2/embed``."""
+    mock = MockDeployment(gateway=gateway)
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"texts": [SECRET], "cache_salt": "x"}
+        async with client.post("/v2/embed", json=body, headers=MALLORY) as response:
+            assert response.status == status, "404: nobody serves it here"
+            assert ("/v1/embeddings" in await response.text()) is (status == 400)
+
+
 async def test_texts_to_be_embedded_count_among_its_tokens() -> None:
     mock = MockDeployment(
         gateway="""

@@ -35,7 +35,7 @@ _SEVERAL = re.compile(rb"\s*\[\s*[\"\[]")
 """How a list of texts, or of lists of token ids, begins."""
 _FOR_ENGINE_ALONE = ("use_beam_search", "prompt_embeds", "suffix", "echo", "return_prompt_text")
 """Fields that ask for more than token ids carry: the engine must see the prompt as it came."""
-_KEPT_BY_ENGINE = ("previous_response_id", "conversation", "background")
+_KEPT_BY_ENGINE = ("previous_response_id", "conversation")
 """Of a response: what they name is kept by one engine, where it is kept at all."""
 _NOT_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
 """What engines' connectors are told: where to fetch, and from whom."""
@@ -89,6 +89,9 @@ class RequestBody:
                 # vLLM takes these for the same, whatever they are, and breaks over no object.
                 message = f"{name}, also in vllm_xargs, is set by the gateway"
                 raise RequestRefused(400, message, param="vllm_xargs")
+        if endpoint == "/v1/responses" and says(self._fields.get("background")):
+            message = "an answer that is made in the background can be asked for at no gateway"
+            raise RequestRefused(400, f"background: {message}", param="background")
         self.stream = self._value("stream") is True
         self.choices = self._count("n") or 1
         self.prompts = self._prompts() if endpoint == "/v1/completions" else 1

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from prfaas.core.errors import EngineError
@@ -21,6 +20,7 @@ from prfaas.gateway.models import model_named_in
 from prfaas.gateway.openai_errors import RequestRefused, ServiceUnavailable
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import EngineUnreachable, LocalFault
+from prfaas.gateway.whole_answer import WholeAnswer, json_answer
 
 REQUEST_ID = web.RequestKey("request_id", str)
 TENANT = web.RequestKey("tenant", Tenant)
@@ -44,6 +44,8 @@ _POOLED = (
     "/v2/rerank",
 )
 """One pass over its inputs and no KV cache to hand over: any engine that serves it does."""
+_UNSALTED = frozenset({"/v2/embed"})
+"""An engine is not told there whose cache it is to use: its API has no field for that."""
 _MOST_FAILURES = 2
 """So many engines may fail at one request: it may be what they die of."""
 _LACKS_S = 10.0
@@ -59,8 +61,9 @@ class ClientApi:
 
     def __init__(self, gateway: Gateway, also: Sequence[Gateway] = ()) -> None:
         self._gateway, self._all = gateway, (gateway, *also)
-        self._lacks: dict[tuple[str, str], float] = {}
-        """Engine and endpoint that it has not -> when that was, by the event loop's clock."""
+        self._lacks: dict[tuple[Gateway, str, str], float] = {}
+        """Whose engine, and the endpoint that it has not -> when that was, by the event loop's
+        clock."""
 
     def add_routes(self, app: web.Application) -> None:
         """Serve them."""
@@ -90,7 +93,7 @@ class ClientApi:
     async def models(self, request: web.Request) -> web.StreamResponse:
         """Those that the tenant may use, of all engines that are up."""
         cards = await self._cards(request)
-        return _json({"object": "list", "data": list(cards.values())})
+        return json_answer({"object": "list", "data": list(cards.values())})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """One of them."""
@@ -100,7 +103,7 @@ class ClientApi:
             raise RequestRefused(
                 404, f"the model {name!r} does not exist", kind="not_found_error", param="model"
             )
-        return _json(card)
+        return json_answer(card)
 
     async def _cards(self, request: web.Request) -> dict[str, Any]:
         if not any(gateway.engines_up() for gateway in self._all):
@@ -126,6 +129,12 @@ class ClientApi:
     async def pool(self, request: web.Request) -> web.StreamResponse:
         """What is computed in one pass; it counts among its tenant's requests and tokens."""
         flow, tenant = self._gateway.requests, request[TENANT]
+        if request.path in _UNSALTED and self._owner(tenant) is not None:
+            raise RequestRefused(
+                400,
+                f"{request.path} has no field that says whose cache an engine is to use, and "
+                "tenants have caches of their own here: ask /v1/embeddings",
+            )
         with tenant.using() as use:
             async with flow.reading(request, whose=self._whose(tenant), keeps=True) as raw:
                 # It is read, and belongs to a tenant, as a completion is.
@@ -135,13 +144,15 @@ class ClientApi:
                 return await self._ask_any(request, body.raw, body.model)
 
     async def _serving(self, model: str | None) -> Gateway:
-        """Whose engines serve it; of what nobody serves the first's say so."""
+        """Whose engines serve it; of what nobody serves the first's say so. Where several say so,
+        it is theirs of whom the larger part does: no machine has prompts sent to it that are for
+        another deployment's."""
         if model is None or len(self._all) == 1:
             return self._gateway
         for ask in (False, True):
-            for gateway in self._all:
-                if await gateway.models.knows(model, ask=ask):
-                    return gateway
+            found = [g for g in self._all if await g.models.knows(model, ask=ask)]
+            if found:
+                return max(found, key=lambda g: g.models.claim(model))
         return self._gateway
 
     def _whose(self, tenant: Tenant) -> str | None:
@@ -171,7 +182,7 @@ class ClientApi:
         for engine in gateway.engines_up():
             if serving is not None and engine.name not in serving:
                 continue
-            place = engine.name, request.path
+            place = gateway, engine.name, request.path
             if self._lacks.get(place, -math.inf) > now - _LACKS_S:
                 lacks = True
                 continue
@@ -203,12 +214,8 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _json(content: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
-
-
 def _passed_on(answer: EngineAnswer) -> web.Response:
     headers = {"Content-Type": answer.content_type}
     if answer.retry_after is not None:
         headers["Retry-After"] = answer.retry_after
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
+    return WholeAnswer(status=answer.status, body=answer.body, headers=headers)

@@ -50,11 +50,15 @@ class ServedModels:
         self._was_down: set[str] = set()
         """Engines that have not said what they serve since they were down."""
         self._asked_at = -math.inf
-        self._ever: set[str] = set()
-        """All that any engine has ever said that it serves."""
+        self._ever: dict[str, float] = {}
+        """All that any engine has ever said that it serves, and when one did first, by the event
+        loop's clock."""
+        self._claims: dict[str, float] = {}
+        """Name -> which share of the engines that have said what they serve has said so."""
         self._serving: dict[str, frozenset[str] | None] = {}
-        """What `serving` has found, for ``_of_all``."""
+        """What `serving` has found, for ``_of_all``, as `claim`."""
         self._of_all: Collection[str] = ()
+        """Another than `every` once something has been learnt."""
 
     async def learn(self, engine: EngineClient, *, within_s: float | None = None) -> None:
         """Ask one engine for its models; without an answer, or a model in it, nothing is learnt."""
@@ -68,10 +72,13 @@ class ServedModels:
                 return
             self._by_engine[engine.name] = cards
             self._was_down.discard(engine.name)
-            self._ever |= cards.keys()
+            now = asyncio.get_running_loop().time()
+            for name in cards:
+                self._ever.setdefault(name, now)
             if len(self._ever) > _MOST_EVER:
-                self._ever = set(itertools.chain.from_iterable(self._by_engine.values()))
-            self._serving.clear()
+                served = set(itertools.chain.from_iterable(self._by_engine.values()))
+                self._ever = {name: at for name, at in self._ever.items() if name in served}
+            self._of_all = ()
 
     def forget(self, engine: str) -> None:
         """The engine is down: whatever comes up in its place is asked anew."""
@@ -108,10 +115,7 @@ class ServedModels:
         named, or none is known to serve it, and any engine can say so."""
         if model is None or model not in self._ever:
             return None
-        every = self._every()
-        if every is not self._of_all:
-            self._serving.clear()
-            self._of_all = every
+        every = self._every_now()
         if model not in self._serving:
             told = self._by_engine.keys() & set(every)
             lack = {name for name in told if model not in self._by_engine[name]}
@@ -124,6 +128,16 @@ class ServedModels:
         if ask and model not in self._ever:
             await self.look(model)
         return model in self._ever
+
+    def claim(self, model: str) -> tuple[float, float]:
+        """How well founded it is that its engines serve a model, to be compared with what others'
+        do: by which share of them, then by who said so first."""
+        every = self._every_now()
+        if model not in self._claims:
+            cards = [self._by_engine[name] for name in self._by_engine.keys() & set(every)]
+            serve = sum(model in each for each in cards)
+            self._claims[model] = serve / len(cards) if serve else 0.0
+        return self._claims[model], -self._ever.get(model, math.inf)
 
     def warnings(self) -> list[str]:
         """Of engines that serve nothing in common: what names no model is given to any."""
@@ -144,12 +158,20 @@ class ServedModels:
     async def cards(self) -> list[Mapping[str, Any]]:
         """Every model that an engine serves that is up, as the first of them describes it."""
         up = list(self._up())
-        await asyncio.gather(*(self.learn(e) for e in up if not self._has_told(e)))
+        await self._ask(engine for engine in up if not self._has_told(engine))
         found: dict[str, Mapping[str, Any]] = {}
         for engine in up:
             for name, card in self._by_engine.get(engine.name, {}).items():
                 found.setdefault(name, card)
         return list(found.values())
+
+    def _every_now(self) -> Collection[str]:
+        every = self._every()
+        if every is not self._of_all:
+            self._serving.clear()
+            self._claims.clear()
+            self._of_all = every
+        return every
 
     def _card(self, model: str) -> Mapping[str, Any] | None:
         return next((c[model] for c in self._by_engine.values() if model in c), None)

@@ -82,13 +82,21 @@ async def test_a_response_is_handed_over_streamed_or_whole() -> None:
     [
         {"previous_response_id": "resp_1"},
         {"tools": [{"type": "web_search"}]},
-        {"background": True},
     ],
 )
 async def test_what_one_engine_must_do_is_not_handed_over(more: dict[str, Any]) -> None:
     async with deployed() as (_, url), ask_openai(url) as client:
         raw = await client.responses.with_raw_response.create(input=LONG, **more)
         assert raw.headers["x-prfaas-route"].startswith("direct")
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_no_answer_is_made_in_the_background_where_it_counts_for_nobody(store: bool) -> None:
+    async with deployed() as (mock, url), ask_openai(url) as client:
+        with pytest.raises(openai.BadRequestError, match="at no gateway"):
+            await client.responses.create(input=LONG, background=True, store=store)
+        assert not any(engine.bodies("/v1/responses") for engine in mock.engines.values())
+        await client.responses.create(input=LONG, background=False)
 
 
 async def test_errors_are_in_the_form_of_the_api() -> None:

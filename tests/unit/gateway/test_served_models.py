@@ -26,7 +26,7 @@ class Engine:
         self.asked = 0
 
     async def models(self, *, within_s: float | None = None) -> EngineAnswer:
-        del within_s
+        self.within_s = within_s
         self.asked += 1
         if self.fails:
             raise EngineError("down")
@@ -115,6 +115,25 @@ async def test_engines_that_have_left_serve_nothing() -> None:
     assert fleet.models.serving("tuned") == {"three"}
     fleet.engines = {"two": fleet.engines["two"]}
     assert fleet.models.serving("tuned") is None
+
+
+async def test_a_list_of_models_waits_for_no_engine_that_does_not_answer() -> None:
+    fleet = Fleet(Engine("one"), Engine("silent", fails=True))
+    await fleet.models.learn(fleet.engines["one"])  # type: ignore[arg-type]
+    assert [card["id"] for card in await fleet.models.cards()] == ["model"]
+    assert fleet.engines["silent"].within_s == served_models._PATIENCE_S
+
+
+async def test_what_the_larger_part_of_the_engines_serves_is_claimed_with_more_right() -> None:
+    few, many = Fleet(Engine("one", "tuned"), Engine("two")), Fleet(Engine("three", "tuned"))
+    assert few.models.claim("tuned") == many.models.claim("tuned"), "nobody has said anything"
+    await few.learn()
+    assert few.models.claim("tuned") > many.models.claim("tuned")
+    await many.learn()
+    assert few.models.claim("tuned") < many.models.claim("tuned")
+    assert few.models.claim("model") > many.models.claim("model"), "it was there first"
+    many.engines = {}
+    assert few.models.claim("tuned") > many.models.claim("tuned")
 
 
 async def test_an_answer_that_lists_no_model_says_nothing() -> None:

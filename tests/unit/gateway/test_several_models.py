@@ -30,6 +30,7 @@ class Two:
         for mock, model in ((self.small, "small"), (self.large, "large")):
             for engine in mock.engines.values():
                 engine.model = model
+                engine.embeds = model == "large"
 
     async def ask(self, model: str | None, prompt: str, **more: Any) -> aiohttp.ClientResponse:
         body = {"prompt": prompt, **({} if model is None else {"model": model}), **more}
@@ -165,3 +166,34 @@ def test_machines_may_have_engines_at_one_address_of_their_own() -> None:
     check_apart({"a.yaml": here, "b.yaml": deployment(3, 4)})
     with pytest.raises(ConfigError, match=r"b.yaml: agent 'a-m2' .* is in a.yaml too"):
         check_apart({"a.yaml": here, "b.yaml": deployment(2, 3)})
+
+
+async def learnt(mock: MockDeployment, engine: str) -> None:
+    await mock.gateway.models.learn(mock.gateway.engines[engine])
+
+
+async def test_no_machine_has_prompts_sent_to_it_that_are_for_another_deployments() -> None:
+    async with two() as both:
+        taken_over = both.small.engines["d2"]
+        taken_over.adapters = ["large"]
+        await learnt(both.small, "d2")
+        asked = len(taken_over.requests)
+        assert (await both.ask("large", "a secret")).status == 200
+        body = {"model": "large", "prompt": "a secret"}
+        async with both.client.post("/tokenize", json=body, headers=KEY) as answer:
+            assert answer.status == 200
+        assert len(taken_over.requests) == asked
+        assert len(ended(both.large)) == 1
+        taken_over.adapters.clear()
+        await learnt(both.small, "d2")
+        assert (await both.ask("large", "hello")).status == 200
+
+
+async def test_what_an_engine_lacks_its_namesake_in_another_deployment_may_have() -> None:
+    async with two() as both:
+        found = []
+        for model in ("small", "large"):
+            body = {"model": model, "input": "x"}
+            async with both.client.post("/v1/embeddings", json=body, headers=KEY) as answer:
+                found.append(answer.status)
+        assert found == [404, 200]

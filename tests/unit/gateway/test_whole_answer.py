@@ -1,0 +1,117 @@
+"""Large answers, and clients that do not read them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from prfaas.gateway.whole_answer import UNREAD
+from prfaas.testing.mock_deployment import MockDeployment, until
+
+MIB = 1 << 20
+BODY = json.dumps({"input": "x"}).encode()
+
+
+@asynccontextmanager
+async def embedding(size: int) -> AsyncIterator[tuple[MockDeployment, aiohttp.ClientSession]]:
+    """A gateway whose engines answer so many bytes, and a client of it."""
+    mock, vectors = MockDeployment(), b"[" + b"1" * (size - 2) + b"]"
+
+    async def embed(_request: web.Request) -> web.Response:
+        return web.Response(body=vectors, content_type="application/json")
+
+    for engine in mock.engines.values():
+        engine.embeds, engine._embed = True, embed  # type: ignore[method-assign,assignment]
+    async with mock.running() as client:
+        await mock.ready()
+        yield mock, client
+
+
+class Client:
+    """Asks and reads as much as it is told to."""
+
+    def __init__(self, client: aiohttp.ClientSession) -> None:
+        url = client._base_url
+        assert url is not None
+        self._sock = socket.socket()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._sock.connect((str(url.host), int(url.port or 0)))
+        self._sock.setblocking(False)
+
+    async def ask(self) -> None:
+        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: h\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(self._sock, head.encode() + BODY)
+
+    async def read(self, size: int) -> int:
+        """How many bytes come of so many, before the connection ends."""
+        come = 0
+        try:
+            while come < size:
+                data = await asyncio.get_running_loop().sock_recv(self._sock, MIB)
+                if not data:
+                    break
+                come += len(data)
+        except ConnectionError:
+            pass
+        return come
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+async def test_answers_that_nobody_reads_are_bounded_and_the_largest_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(UNREAD, "most", 48 * MIB)
+    size = 32 * MIB
+    async with embedding(size) as (_, client):
+        slow, late = Client(client), Client(client)
+        await slow.ask()
+        await until(lambda: 0 < UNREAD.held < size)
+        await late.ask()
+        assert await late.read(size) < size, "there is no room for two"
+        assert 0 < UNREAD.held < size
+        assert await slow.read(size) >= size, "whoever has read some keeps its answer"
+        await until(lambda: UNREAD.held == 0)
+        async with client.post("/v1/embeddings", data=BODY) as response:
+            assert len(await response.read()) == size
+        slow.close()
+        late.close()
+
+
+async def test_a_connection_is_busy_as_long_as_its_answer_is_read() -> None:
+    """One that asks for nothing is ended for another, or after a while."""
+    async with embedding(32 * MIB) as (mock, client):
+        slow = Client(client)
+        await slow.ask()
+        await until(lambda: UNREAD.held > 0)
+        book = mock.gateway.access.connections
+        assert (book.busy, book.idle) == (1, 0)
+        assert await slow.read(32 * MIB) >= 32 * MIB
+        await until(lambda: (book.busy, book.idle) == (0, 1))
+        slow.close()
+
+
+async def test_who_goes_in_the_middle_holds_nothing() -> None:
+    async with embedding(32 * MIB) as (_, client):
+        gone = Client(client)
+        await gone.ask()
+        await until(lambda: UNREAD.held > 0)
+        gone.close()
+        await until(lambda: UNREAD.held == 0)
+
+
+@pytest.mark.parametrize("size", [2, 65536, 65537, 3 * 65536])
+async def test_answers_arrive_as_they_are(size: int) -> None:
+    async with embedding(size) as (_, client):
+        for _ in range(2):  # Over one connection.
+            async with client.post("/v1/embeddings", data=BODY) as response:
+                assert len(await response.read()) == size == response.content_length
+        assert UNREAD.held == 0
