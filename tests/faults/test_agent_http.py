@@ -103,6 +103,13 @@ async def test_without_a_certificate_of_the_authority_nobody_comes_in(
         await status(Place(place.certs, place.url.replace("https", "http")), "/metrics", True)
 
 
+async def test_old_tls_gets_nothing(place: Place) -> None:
+    old = client_context(files(place.certs, "gateway"))
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(aiohttp.ClientError):
+        await status(place, "/health", old)
+
+
 async def test_a_gateway_speaks_to_the_agent_that_it_means(place: Place) -> None:
     http = HttpClient()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -192,6 +193,14 @@ def test_engines_killed_mid_way_leave_nothing(site: Site) -> None:
     for agent, (fds, threads) in zip((site.east, site.west), before, strict=True):
         until(lambda a=agent, f=fds: a.usage()[0] <= f)
         assert agent.usage()[1] <= threads
+
+
+def test_a_hang_up_ends_no_agent_and_opens_its_socket_to_nobody(site: Site) -> None:
+    for name, agent in (("flt-east", site.east), ("flt-west", site.west)):
+        agent.child.send_signal(signal.SIGHUP)
+        assert stat.S_IMODE((site.run / name).stat().st_mode) == 0o600
+    site.works()
+    assert site.east.child.poll() is site.west.child.poll() is None
 
 
 def test_sending_agent_killed(site: Site) -> None:

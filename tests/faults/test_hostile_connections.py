@@ -20,6 +20,14 @@ FLOODS = {
         b"PUT /gateways/abcdefgh HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"fa0\r\n%4d" + b"a" * 3996 + b"\r\n",
     ),
+    "trailers without end": (
+        b"PUT /gateways/abcdefgh HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X-%d: " + b"a" * 4000 + b"\r\n",
+    ),
+    "what follows another protocol": (
+        LINE + b"Connection: upgrade\r\nUpgrade: another\r\n\r\n",
+        b"%4d" + b"a" * 3996,
+    ),
 }
 """How it begins, and what follows again and again."""
 _MOST_SENT = 8 * 1024 * 1024

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -258,6 +259,18 @@ def test_every_name_of_the_deployment_file_can_have_a_certificate(
     west = agents.open("west", issue(tmp_path, "west"))
     east = agents.open("east_agent.1", issue(tmp_path, "east_agent.1"), to=west)
     assert agents.send(east, WAIT_S) == "complete"
+
+
+def test_old_tls_gets_nothing(agents: Agents, tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    west = agents.open("west", issue(tmp_path, "west"))
+    old = client_context(issue(tmp_path, "east"))
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection(parse_address(west.address)) as sock,
+        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
+    ):
+        old.wrap_socket(sock)
 
 
 def test_a_peer_gets_in_while_a_stranger_knocks_thousands_of_times(

@@ -53,6 +53,7 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
         await changed.until(ChildState.READY)
         first = child.pid
         assert first is not None
+        assert child.log.stat().st_mode & 0o077 == 0
         os.kill(first, signal.SIGKILL)
         await changed.until(ChildState.PAUSING)
         await changed.until(ChildState.READY)

@@ -91,6 +91,15 @@ def test_the_resolved_deployment_reads_back(tmp_path: Path) -> None:
     run.close()
 
 
+def test_what_a_run_writes_is_its_users_alone(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_deployment(load_deployment(embedded_default()))
+    found = [run.private, *(path for path in run.path.iterdir() if path.is_file())]
+    assert len(found) == 4
+    assert not any(path.stat().st_mode & 0o077 for path in found)
+    run.close()
+
+
 def _locked_run(home: Path) -> tuple[Path, int]:
     """A run whose lock is held, though no process has the pid of its `prfaas up`."""
     path = home / "20260101-000000-99999999"
