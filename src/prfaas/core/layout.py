@@ -34,7 +34,7 @@ import xxhash
 
 from prfaas.core.boundary import aligned_boundary
 from prfaas.core.errors import UNREADABLE, LayoutMismatch
-from prfaas.core.pieces import ByteCount, Count, Piece, joined
+from prfaas.core.pieces import ByteCount, Count, Piece, fill_page, joined
 from prfaas.core.strict import Strict
 
 MAX_LAYOUT_BYTES = 1024 * 1024
@@ -63,6 +63,11 @@ class LayerLayout(Strict, frozen=True):
     interior: str = ""
     pieces: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=64)] = ()
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for pieces that are not the page: a receiver writes where they say."""
+        if self.pieces and not fill_page(self.pieces, self.page_bytes):
+            raise ValueError(f"layer {self.name}: its pieces are not its page")
+
 
 class KvGroup(Strict, frozen=True):
     """Layers that share one block table (a vLLM KV cache group)."""
@@ -73,9 +78,12 @@ class KvGroup(Strict, frozen=True):
     window_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for windows without a size."""
+        """Raises ValueError for windows without a size, and pieces of other tokens than a block."""
         if self.kind == "sliding_window" and self.window_tokens is None:
             raise ValueError("a sliding window has window_tokens")
+        tokens = 0 if self.kind == "recurrent" else self.block_tokens
+        if not all(piece.holds(tokens) for layer in self.layers for piece in layer.pieces):
+            raise ValueError("a layer's pieces hold other tokens than its blocks")
 
 
 class KvLayout(Strict, frozen=True):
@@ -280,12 +288,17 @@ def _unit_bytes(piece: Piece) -> tuple[int, int]:
 
 
 def _difference(ours: KvLayout, theirs: KvLayout) -> str | None:
-    if ours.model != theirs.model:
-        return f"model differs: {ours.model!r} and {theirs.model!r}"
+    model = f"model differs: {ours.model!r} and {theirs.model!r}"
+    if ours.model.partition(":")[0] != theirs.model.partition(":")[0]:
+        return model
     left, right = (
         {item[1].name: _content(layout, *item) for item in layers_in_model_order(layout)}
         for layout in (ours, theirs)
     )
+    for layout in (ours, theirs):
+        for _, layer in layers_in_model_order(layout):
+            if any(layout.tp_size % piece.shards for piece in layer.pieces):
+                return f"layer {layer.name}: {layout.tp_size} ranks do not divide it so"
     alone = sorted(left.keys() ^ right.keys())
     if alone:
         return f"layers differ: {', '.join(alone[:4])} on one side only"
@@ -294,6 +307,9 @@ def _difference(ours: KvLayout, theirs: KvLayout) -> str | None:
             a, b = content.get(what), right[name].get(what)
             if a != b:
                 return f"layer {name}: {what} differs: {a!r} and {b!r}"
+    # Last: a digest says less than a layer does.
+    if ours.model != theirs.model:
+        return f"{model}, by configuration, dtype, quantisation or --kv-cache-dtype"
     return None
 
 

@@ -13,7 +13,9 @@ layer, so that all of them carry a part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
+from math import prod
 from typing import Annotated
 
 import msgspec
@@ -25,6 +27,8 @@ ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 """Layouts come from other machines: what is computed of them must end, and soon."""
 MOST_CELLS = 1 << 20
 """Of a piece: far beyond those of any model's page."""
+MOST_RUNS = 64
+"""Of a piece: a convolution has one for each tap, everything else one."""
 
 
 class Piece(Strict, frozen=True):
@@ -43,7 +47,7 @@ class Piece(Strict, frozen=True):
     unit_stride: ByteCount
     cells: Count
     cell_stride: ByteCount
-    cell_bytes: ByteCount
+    cell_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
     total_units: Count
     """Of the whole model, each counted once."""
     cell_tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 0
@@ -52,13 +56,19 @@ class Piece(Strict, frozen=True):
         """Raises ValueError for an array that no page has."""
         if self.rows * self.units * self.cells > MOST_CELLS:
             raise ValueError(f"a piece of a page has at most {MOST_CELLS} cells")
-        if self.units > self.total_units:
+        if self.total_units % self.units:
             raise ValueError(f"{self.units} units of {self.total_units}")
 
     @property
     def shards(self) -> int:
         """Ranks that hold different units."""
         return self.total_units // self.units
+
+    def holds(self, tokens: int) -> bool:
+        """Whether it is of so many tokens; of none: a state."""
+        if tokens == 0 and self.cells > 1:
+            return False
+        return self.rows * self.cells * self.cell_tokens == tokens
 
     @property
     def held_bytes(self) -> int:
@@ -89,20 +99,25 @@ class Piece(Strict, frozen=True):
 
     def runs(self) -> list[tuple[int, int]]:
         """Its bytes as [start, end) from the page's start, sorted and joined."""
+        length, outer = self.apart()
+        steps = [[i * stride for i in range(count)] for count, stride in outer]
+        starts = sorted(self.offset + sum(step) for step in product(*steps))
+        return joined([(start, start + length) for start in starts])
+
+    def apart(self) -> tuple[int, list[tuple[int, int]]]:
+        """Bytes that lie together, and the axes (count, stride) along which such lie apart."""
         axes = (
             (self.rows, self.row_stride),
             (self.units, self.unit_stride),
             (self.cells, self.cell_stride),
         )
-        length = self.cell_bytes
-        outer = []
+        length, outer = self.cell_bytes, []
         for count, stride in sorted(axes, key=lambda axis: axis[1]):
             if stride == length or count == 1:
                 length *= count
             else:
-                outer.append([i * stride for i in range(count)])
-        starts = sorted(self.offset + sum(steps) for steps in product(*outer))
-        return joined([(start, start + length) for start in starts])
+                outer.append((count, stride))
+        return length, outer
 
 
 def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -115,7 +130,11 @@ def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def fill_page(pieces: Sequence[Piece], page_bytes: int) -> bool:
-    """Whether the pieces lie side by side and leave nothing of the page out."""
+@lru_cache(maxsize=256)
+def fill_page(pieces: tuple[Piece, ...], page_bytes: int) -> bool:
+    """Whether the pieces lie side by side, in no more places than real ones, and leave nothing of
+    the page out."""
+    if any(prod(count for count, _ in piece.apart()[1]) > MOST_RUNS for piece in pieces):
+        return False
     every = [run for piece in pieces for run in piece.runs()]
     return joined(every) == [(0, page_bytes)]

@@ -128,11 +128,9 @@ def model_identity(config: VllmConfig) -> str:
     facts: dict[str, Any] = model.hf_config.to_dict()
     for volatile in ("_name_or_path", "transformers_version", "torch_dtype", "dtype"):
         facts.pop(volatile, None)
-    facts["prfaas"] = [
-        str(model.dtype),
-        str(config.cache_config.cache_dtype),
-        str(model.quantization),
-    ]
+    kept_as = str(config.cache_config.cache_dtype)
+    one_name = {dtype_name(model.dtype): "auto", "fp8_e4m3": "fp8"}
+    facts["prfaas"] = [str(model.dtype), one_name.get(kept_as, kept_as), str(model.quantization)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     return f"{model.architectures[0]}:{digest[:16]}"
 

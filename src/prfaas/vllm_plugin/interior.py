@@ -115,7 +115,8 @@ def _total_heads(spec: AttentionSpec, tp_size: int, kv_heads: int | None) -> int
     if spec.num_heads != spec.num_kv_heads:
         return None  # a backend's own packing
     if spec.max_tp_shards is not None:
-        return spec.num_kv_heads * min(tp_size, spec.max_tp_shards)
+        shards = min(tp_size, spec.max_tp_shards)
+        return spec.num_kv_heads * shards if tp_size % shards == 0 else None
     if spec.num_kv_heads > 1 or tp_size == 1:
         return spec.num_kv_heads * tp_size
     return kv_heads if kv_heads is not None and tp_size % kv_heads == 0 else None

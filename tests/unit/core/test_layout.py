@@ -1,3 +1,5 @@
+import base64
+import zlib
 from typing import Any
 
 import msgspec
@@ -73,6 +75,17 @@ def test_a_page_of_another_size_is_named_with_its_layer() -> None:
         hybrid().check_pairs_with(msgspec.structs.replace(hybrid(), groups=tuple(groups)))
 
 
+def test_of_one_architecture_the_layers_difference_is_named_before_a_digest() -> None:
+    """Another KV dtype makes another digest too, which tells nobody what to change."""
+    ours = msgspec.convert(told(model="A:1"), KvLayout)
+    theirs = msgspec.convert(told(model="A:2", dtype="uint8"), KvLayout)
+    with pytest.raises(LayoutMismatch, match="layer l: dtype differs: 'u8' and 'uint8'"):
+        ours.check_pairs_with(theirs)
+    theirs = msgspec.structs.replace(ours, model="A:2")
+    with pytest.raises(LayoutMismatch, match=r"'A:1' and 'A:2', by configuration, .*--kv-cache"):
+        ours.check_pairs_with(theirs)
+
+
 def test_recurrent_groups_carry_the_state_at_the_boundary_only() -> None:
     group = hybrid().groups[1]
     assert block_range(group, 0, 32) == (3, 4)
@@ -122,6 +135,12 @@ def piece(**changed: int) -> dict[str, int]:
     return found | changed
 
 
+def comb(offset: int, teeth: int = 100) -> dict[str, int]:
+    """Every other four bytes."""
+    return {"offset": offset, "rows": teeth, "row_stride": 8, "units": 1, "unit_stride": 4,
+            "cells": 1, "cell_stride": 4, "cell_bytes": 4, "total_units": 1}  # fmt: skip
+
+
 def told(**changed: object) -> dict[str, Any]:
     """A layout as an agent tells it: of its layer, its group or itself something is otherwise."""
     layer: dict[str, object] = {"name": "l", "index": 0, "page_bytes": 64, "dtype": "u8"}
@@ -159,6 +178,22 @@ def told(**changed: object) -> dict[str, Any]:
         {"pieces": [piece(cell_stride=-4)]},
         {"pieces": [piece(offset=-1)]},
         {"pieces": [piece()] * 65},
+        {"pieces": [piece(total_units=3)]},
+        {"pieces": [piece(cell_bytes=0)]},
+        # Written where they say, in the receiver's memory.
+        {"pieces": [piece(offset=1 << 39)]},
+        {"pieces": [piece(unit_stride=1 << 39)]},
+        {"pieces": [piece(unit_stride=0)]},
+        {"pieces": [piece(cell_stride=3)]},
+        {"pieces": [piece()] * 2},
+        {"page_bytes": 63},
+        {"page_bytes": 1 << 39},
+        {"pieces": [comb(0), comb(4)], "page_bytes": 8 * 100, "kind": "recurrent"},
+        # Of other tokens than the block's.
+        {"block_tokens": 16},
+        {"pieces": [piece(cell_tokens=0)]},
+        {"pieces": [piece(cell_tokens=2)]},
+        {"kind": "recurrent"},
     ],
     ids=str,
 )
@@ -172,3 +207,28 @@ def test_what_is_computed_of_any_layout_ends() -> None:
     shards = msgspec.convert(told(pieces=[piece(total_units=1 << 24)]), KvLayout)
     assert shards.sending_ranks() == (0,)
     assert shards.handoff_bytes(0, 8) > 0
+    taps = told(pieces=[comb(0, 8), comb(4, 8)], page_bytes=64, kind="recurrent")
+    assert msgspec.convert(taps, KvLayout).handoff_bytes(0, 8) == 64
+
+
+@pytest.mark.parametrize(("tp_size", "total"), [(1, 4), (2, 8), (6, 8), (4, 16)])
+def test_units_that_no_rank_has_pair_with_nothing(tp_size: int, total: int) -> None:
+    """A part would be waited for that nobody sends."""
+    ours = msgspec.convert(told(pieces=[piece(total_units=total)], tp_size=total // 2), KvLayout)
+    ours.check_pairs_with(ours)
+    theirs = msgspec.structs.replace(ours, tp_size=tp_size)
+    for one, other in ((ours, theirs), (theirs, ours)):
+        with pytest.raises(LayoutMismatch, match=f"layer l: {tp_size} ranks do not divide it so"):
+            one.check_pairs_with(other)
+
+
+def test_a_packed_layout_that_no_engine_has_cannot_be_read() -> None:
+    """It comes with the request, to an engine that writes into its memory what it says."""
+    for changed in ({}, {"pieces": [piece(offset=1 << 39)]}):
+        raw = zlib.compress(msgspec.msgpack.encode(told(**changed)))
+        text = base64.b64encode(raw).decode()
+        if not changed:
+            assert KvLayout.unpacked(text).groups
+            continue
+        with pytest.raises(LayoutMismatch, match=r"cannot be read: .*pieces are not its page"):
+            KvLayout.unpacked(text)

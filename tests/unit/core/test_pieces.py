@@ -41,16 +41,16 @@ def channels(offset: int, units: int) -> Piece:
 @pytest.mark.parametrize("before_tokens", [True, False])
 def test_a_dense_array_is_one_run_whatever_its_order(before_tokens: bool) -> None:
     assert heads(before_tokens=before_tokens).runs() == [(0, 24)]
-    assert fill_page([heads(before_tokens=before_tokens)], 24)
-    assert not fill_page([heads(before_tokens=before_tokens)], 28)
+    assert fill_page((heads(before_tokens=before_tokens),), 24)
+    assert not fill_page((heads(before_tokens=before_tokens),), 28)
 
 
 def test_parts_of_a_convolution_are_a_run_per_tap() -> None:
     first, second = channels(0, 2), channels(2, 6)
     assert first.runs() == [(0, 4), (16, 20), (32, 36)]
     assert second.runs() == [(4, 16), (20, 32), (36, 48)]
-    assert fill_page([first, second], 48)
-    assert not fill_page([first, first, second], 48)
+    assert fill_page((first, second), 48)
+    assert not fill_page((first, first, second), 48)
 
 
 def test_neighbours_are_joined() -> None:

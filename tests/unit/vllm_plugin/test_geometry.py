@@ -66,9 +66,12 @@ def states(
     return layout(spec, torch.zeros(BLOCKS, 1, 1, spec.page_size_bytes, dtype=torch.int8))
 
 
-def attention(isa: str | None = None, **more: Any) -> KvLayout:
-    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=8, dtype=torch.bfloat16)
-    return layout(spec, torch.zeros(BLOCKS, 2, BLOCK, 16, dtype=torch.bfloat16), isa=isa, **more)
+def attention(
+    isa: str | None = None, *, held: torch.dtype = torch.bfloat16, **more: Any
+) -> KvLayout:
+    """``held``: the dtype of what vLLM registers."""
+    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=2, head_size=8, dtype=held)
+    return layout(spec, torch.zeros(BLOCKS, 2, BLOCK, 16, dtype=held), isa=isa, **more)
 
 
 def differ(ours: KvLayout, theirs: KvLayout, named: str) -> None:
@@ -117,6 +120,26 @@ def test_another_order_of_convolution_states_does_not_pair(monkeypatch: pytest.M
 def test_pages_packed_for_another_instruction_set_do_not_pair() -> None:
     differ(attention("amx"), attention("vec"), "'amx' and 'vec'")
     assert attention().groups[0].layers[0].interior == ""
+
+
+def test_another_kv_dtype_is_named_by_layer_or_option() -> None:
+    """Two formats of eight bits are bytes to torch."""
+    ours, fp8 = attention(), attention(kv_dtype="fp8", held=torch.uint8)
+    with pytest.raises(LayoutMismatch, match=f"{NAME}: dtype differs: 'bfloat16' and 'uint8'"):
+        ours.check_pairs_with(fp8)
+    with pytest.raises(LayoutMismatch, match=r"model differs: .*--kv-cache-dtype"):
+        attention(kv_dtype="fp8_e5m2", held=torch.uint8).check_pairs_with(fp8)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "held"),
+    [("auto", "bfloat16", torch.bfloat16), ("fp8", "fp8_e4m3", torch.uint8)],
+)
+def test_two_names_of_one_kv_dtype_pair(one: str, other: str, held: torch.dtype) -> None:
+    """One engine may be told by name what the other takes anyway."""
+    layouts = [attention(kv_dtype=name, held=held) for name in (one, other)]
+    assert layouts[0].fingerprint() == layouts[1].fingerprint()
+    layouts[0].check_pairs_with(layouts[1])
 
 
 def test_a_window_is_as_long_as_vllm_keeps_it() -> None:
