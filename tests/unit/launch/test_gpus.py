@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from prfaas.core.deployment import Deployment, MachineConfig, load_deployment
+from prfaas.core.deployment import (
+    Deployment,
+    MachineConfig,
+    load_deployment,
+    parse_deployment,
+)
 from prfaas.core.errors import ConfigError
-from prfaas.launch.gpus import installed_gpus, placed
+from prfaas.launch.gpus import installed_gpus, kinds, placed
 from prfaas.launch.start import embedded_default
 
 
@@ -68,6 +77,70 @@ def test_what_the_file_says_is_kept() -> None:
     assert found["west-decode"][0] == "1"
 
 
+def test_names_of_gpus_may_have_spaces_and_what_the_environment_says_last_counts() -> None:
+    found = gpus_of(placed(deployment(gpus="0, 1"), ["0", "1", "2"]))
+    assert found["east-prefill"][0] == "0,1"
+    assert found["west-decode"][0] == "2"
+    both = deployment(gpus="1", env={"CUDA_VISIBLE_DEVICES": "0"})
+    assert gpus_of(placed(both, ["0", "1"]))["east-prefill"][0] == "0"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"gpu_memory_share": 0.8}, {"args": ("--gpu-memory-utilization", "0.8")},
+     {"args": ("--gpu_memory_utilization=0.8",), "gpu_memory_share": 0.2}],
+)  # fmt: skip
+def test_engines_share_what_a_named_share_leaves(changed: dict[str, object]) -> None:
+    """Together more than there is, vLLM would start some of them and no more."""
+    found = gpus_of(placed(deployment(**changed), ["0"]))
+    assert found["east-prefill"] == ("0", 0.8)
+    others = [share or 0.0 for name, (_, share) in found.items() if name != "east-prefill"]
+    assert others == [pytest.approx(0.1 / 3, abs=0.001)] * 2
+
+
+def test_where_nothing_is_left_it_is_said_whose_share_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"west-\w+: of GPU 0 .*name its gpu_memory_share"):
+        placed(deployment(gpu_memory_share=0.9), ["0"])
+    with pytest.raises(ConfigError, match=r"east-prefill: .* 'much' is no share"):
+        placed(deployment(args=("--gpu-memory-utilization", "much")), ["0"])
+
+
+def many(roles: str, *args: str) -> Deployment:
+    """One cluster on one machine, an engine for each letter: p prefills, d decodes."""
+    engines = [
+        {"name": f"{role}{n}", "role": "prefill" if role == "p" else "decode", "args": args}
+        for n, role in enumerate(roles)
+    ]
+    cluster = {"name": "west", "kind": "pd", "engines": engines, "agent": {"name": "a"}}
+    return parse_deployment(json.dumps({"clusters": [cluster]}), source="test")
+
+
+@pytest.mark.parametrize(
+    ("roles", "args", "gpus"),
+    [
+        ("ppppd", (), 1),
+        ("ppd", (), 2),
+        ("pppdd", (), 2),
+        ("ppd", ("-tp", "2"), 2),
+        ("ppd", ("-tp", "2"), 3),
+        ("ppddd", ("--tensor_parallel_size", "2"), 4),
+        ("pd", ("-tp", "8"), 8),
+    ],
+)
+def test_however_many_engines_no_gpu_is_given_out_twice(
+    roles: str, args: tuple[str, ...], gpus: int
+) -> None:
+    every = [str(n) for n in range(gpus)]
+    found = gpus_of(placed(many(roles, *args), every))
+    used = {name: (said or "").split(",") for name, (said, _) in found.items()}
+    width = int(args[-1]) if args else 1
+    assert all(len(set(its)) == width for its in used.values())
+    for gpu in every:
+        shares = [found[name][1] or 0.0 for name, its in used.items() if gpu in its]
+        assert shares
+        assert sum(shares) + max(shares) <= 0.9 + 0.01  # and a stock engine
+
+
 def test_without_gpus_nothing_is_said() -> None:
     assert placed(deployment(), []) == deployment()
 
@@ -75,5 +148,30 @@ def test_without_gpus_nothing_is_said() -> None:
 def test_the_visible_gpus_are_the_ones_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 1")
     assert installed_gpus() == ["3", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert installed_gpus() == []
+    for none in ("", "-1", "NoDevFiles", "-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert installed_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-8932f937,-1,0")
+    assert installed_gpus() == ["2", "GPU-8932f937"]
+
+
+SMI = """#!/bin/sh
+case "$1" in
+  --query-gpu=index) printf '0\\n1\\n' ;;
+  --query-gpu=name) printf 'NVIDIA H200\\nNVIDIA H200\\n' ;;
+esac
+exit {status}
+"""
+
+
+@pytest.mark.parametrize(("status", "count"), [(0, 2), (9, 0)])
+def test_the_driver_is_asked_which_there_are(
+    status: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With status 9 it says that it does not reach its driver."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "nvidia-smi").write_text(SMI.format(status=status))
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert installed_gpus() == ["0", "1"][:count]
+    assert kinds() == ("NVIDIA H200" if count else "")

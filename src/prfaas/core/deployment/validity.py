@@ -95,8 +95,8 @@ def _check_ranks(engine: EngineConfig) -> None:
             "told apart by tensor-parallel rank; take --tensor-parallel-size"
         )
     size = engine.option("--data-parallel-size", "-dp")
-    alone = {"--data-parallel-rank", "-dpn", "--data-parallel-external-lb", "-dpe"}
-    if size in (None, "1") or any(a.partition("=")[0] in alone for a in engine.args):
+    alone = ("--data-parallel-rank", "-dpn", "--data-parallel-external-lb", "-dpe")
+    if size in (None, "1") or engine.option(*alone) is not None:
         return
     raise ConfigError(
         f"--data-parallel-size {size}: ranks behind one address are not supported, since which "
