@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig
-from prfaas.launch import tuning
+from prfaas.launch import first_prompt, tuning
 from prfaas.launch.addresses import free_address
 from prfaas.launch.child import Child, all_ready
 from prfaas.launch.commands import (
@@ -143,9 +143,9 @@ class Supervisor:
         names = [child.name for child in self.engines]
         engines = {e.name: e for e in tuning.to_tune(self.deployment, names)}
         first = [child for child in self.engines if child.name in engines]
-        await self._until_ready(first)
-        for child in first:
-            await tuning.run(self.http, self.deployment, engines[child.name])
+        for child in first:  # One by one: some kernels are the same with any number of ranks.
+            await self._until_ready([child])
+            await first_prompt.tune(self.http, self.deployment, child, engines[child.name])
         # Ranks that tune beside each other keep what each chose; started again all read the same.
         again = [child for child in first if tuning.ranks(engines[child.name]) != "1"]
         await asyncio.gather(*map(self._stopped, again))

@@ -21,7 +21,7 @@ import aiohttp
 
 from prfaas.core.deployment import Deployment, EngineConfig
 from prfaas.core.errors import EngineError
-from prfaas.launch.gpus import WIDTH_OPTIONS
+from prfaas.launch.gpus import WIDTH_OPTIONS, kinds
 
 COMPILATION = {"inductor_compile_config": {"deterministic": True, "combo_kernels": False}}
 """vLLM's ``--compilation-config`` for every engine: the model's own graphs. What torch's compiler
@@ -69,12 +69,16 @@ async def run(http: aiohttp.ClientSession, deployment: Deployment, engine: Engin
     length = min(model.max_num_batched_tokens + _TAIL_TOKENS, model.max_model_len - 2)
     prompt = [_TOKEN_IDS[n % len(_TOKEN_IDS)] for n in range(length)]
     body = {"model": model.served_name, "prompt": prompt, "max_tokens": 2, "ignore_eos": True}
+    headers = {"Authorization": f"Bearer {engine.keys.read()[0]}"} if engine.keys else {}
     timeout = aiohttp.ClientTimeout(total=None)
-    async with http.post(f"{engine.url}/v1/completions", json=body, timeout=timeout) as answer:
-        if answer.status != 200:
-            raise EngineError(
-                f"{engine.url} did not answer its first prompt: {await answer.text()}"
-            )
+    url = f"{engine.url}/v1/completions"
+    try:
+        async with http.post(url, json=body, headers=headers, timeout=timeout) as answer:
+            said = "" if answer.status == 200 else await answer.text()
+    except aiohttp.ClientError as error:
+        raise EngineError(f"{engine.name} ended at its first prompt: {error!r}") from error
+    if answer.status != 200:
+        raise EngineError(f"{engine.url} did not answer its first prompt: {said}")
     mark = _mark(deployment, ranks(engine))
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -86,6 +90,6 @@ def ranks(engine: EngineConfig) -> str:
 
 
 def _mark(deployment: Deployment, width: str) -> Path:
-    facts = (str(deployment.model.path), metadata.version("vllm"), width)
+    facts = (str(deployment.model.path), metadata.version("vllm"), width, kinds())
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     return directory() / f"tuned-for-{digest}"

@@ -94,7 +94,9 @@ async def test_kernels_are_tuned_for_each_number_of_ranks_and_ranks_that_tuned_s
 
     async def run(_: object, __: Deployment, engine: EngineConfig) -> None:
         tuned.append(engine.name)
+        running.append([child.name for child in started.engines if child.state == "ready"])
 
+    running: list[list[str]] = []
     monkeypatch.setattr(supervisor, "installed_vllm", lambda: "gpu")
     monkeypatch.setattr(supervisor, "engine_command", command)
     monkeypatch.setattr(tuning, "run", run)
@@ -112,6 +114,7 @@ async def test_kernels_are_tuned_for_each_number_of_ranks_and_ranks_that_tuned_s
     ) as started:
         left = await started._tuned_first()
         assert tuned == ["d1", "d2"]
+        assert running == [["d1"], ["d1", "d2"]]  # nobody tunes beside another
         assert [child.name for child in left] == ["d2", "d3"]
         assert [child.state for child in started.engines] == ["ready", "ended", "waiting"]
         await started._until_ready(left)
@@ -142,6 +145,7 @@ clusters:
     kind: pd
     engines: [{name: d1, role: decode, args: [--dtype, float32], env: {OWN: "1"}}]
     agent: {name: agent}
+gateway: {listen: "127.0.0.1:0"}
 model: {path: some/model}
 """
     monkeypatch.setattr(supervisor, "installed_vllm", lambda: "cpu")

@@ -33,18 +33,24 @@ def to_tune(deployment: Deployment, local: Sequence[str]) -> list[str]:
     return [engine.name for engine in tuning.to_tune(deployment, local)]
 
 
-async def tune(deployment: Deployment, *, status: int) -> list[dict[str, object]]:
+async def tune(
+    deployment: Deployment, *, status: int, **changed: object
+) -> list[dict[str, object]]:
+    """``status`` 0: the engine ends instead of an answer; ``changed`` is the engine's own."""
     asked: list[dict[str, object]] = []
 
     async def complete(request: web.Request) -> web.Response:
-        asked.append(await request.json())
-        return web.json_response({}, status=status)
+        asked.append(await request.json() | {"key": request.headers.get("Authorization")})
+        if status == 0:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({}, status=status or 500)
 
     app = web.Application()
     app.router.add_post("/v1/completions", complete)
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
         url = str(server.make_url("")).rstrip("/")
-        engine = msgspec.structs.replace(deployment.engines[0], url=url)
+        engine = msgspec.structs.replace(deployment.engines[0], url=url, **changed)
         await tuning.run(http, deployment, engine)
     return asked
 
@@ -62,6 +68,33 @@ async def test_a_full_chunk_and_a_short_one_are_computed_once(deployment: Deploy
 async def test_a_failure_is_told_and_nothing_counts_as_tuned(deployment: Deployment) -> None:
     with pytest.raises(EngineError, match="did not answer its first prompt"):
         await tune(deployment, status=500)
+    assert to_tune(deployment, ALL) == ["east-prefill"]
+
+
+async def test_an_engine_that_ends_is_told_as_one(deployment: Deployment) -> None:
+    with pytest.raises(EngineError, match="east-prefill ended at its first prompt"):
+        await tune(deployment, status=0)
+    assert to_tune(deployment, ALL) == ["east-prefill"]
+
+
+async def test_an_engine_with_a_key_is_shown_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "secret")
+    (asked,) = await tune(deployment, status=200, api_key_env="ENGINE_KEY")
+    assert asked["key"] == "Bearer secret"
+    (asked,) = await tune(deployment, status=200)
+    assert asked["key"] is None
+
+
+async def test_gpus_of_another_kind_are_tuned_for_themselves(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home directory may be several machines'."""
+    monkeypatch.setattr(tuning, "kinds", lambda: "NVIDIA H200")
+    await tune(deployment, status=200)
+    assert to_tune(deployment, ALL) == []
+    monkeypatch.setattr(tuning, "kinds", lambda: "NVIDIA A100-SXM4-80GB")
     assert to_tune(deployment, ALL) == ["east-prefill"]
 
 

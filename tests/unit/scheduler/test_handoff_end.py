@@ -48,6 +48,15 @@ def test_a_short_tail_is_left_to_the_decode_engine(tail: int) -> None:
     assert end(BLOCK + SHORT_TAIL_TOKENS + 1) == BLOCK + SHORT_TAIL_TOKENS
 
 
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [(1, 0), (2, 0), (BLOCK, BLOCK - 1), (BLOCK + 1, BLOCK), (2 * BLOCK, 2 * BLOCK - 1)],
+)
+def test_at_a_blocks_end(total: int, expected: int) -> None:
+    """The decode engine always computes the last token: a whole block is not handed over whole."""
+    assert end(total) == expected
+
+
 def layout(state_tokens: int) -> KvLayout:
     layer = LayerLayout(name="l.0", index=0, page_bytes=64, dtype="uint8", shape=(64,))
     state = LayerLayout(name="l.1", index=1, page_bytes=64, dtype="uint8", shape=(64,))
