@@ -174,7 +174,7 @@ async def test_what_is_live_stays_beside_files(browser: Any, tmp_path: Path) -> 
         names = page.locator("#sources [aria-pressed]")
         assert await names.all_inner_texts() == ["this deployment", "a.jsonl", "b.jsonl"]
         # The two files are compared.
-        heads = await page.locator("#compare-table thead th").all_inner_texts()
+        heads = await page.locator("#compare-table thead tr > *").all_inner_texts()
         assert heads == ["", "a.jsonl", "b.jsonl", "change"]
         await page.get_by_role("button", name="this deployment").click()
         await shows(page, "#about", "2 clusters")

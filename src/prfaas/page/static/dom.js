@@ -31,11 +31,12 @@ export function say(element, text) {
 }
 
 export function table(element, caption, heads, rows) {
-  const cells = (row) => row.map((cell, i) => (i === 0 ? h("th", { scope: "row" }, cell) : h("td", {}, cell)));
+  const head = (text, scope) => (text === "" ? h("td") : h("th", { scope }, text)); // An empty one heads nothing.
+  const cells = (row) => row.map((cell, i) => (i === 0 ? head(cell, "row") : h("td", {}, cell)));
   replace(
     element,
     h("caption", { class: "sr-only" }, caption),
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
+    h("thead", {}, h("tr", {}, heads.map((text) => head(text, "col")))),
     h("tbody", {}, rows.map((row) => h("tr", {}, cells(row)))),
   );
 }
