@@ -10,9 +10,10 @@ import msgspec
 from rich.console import Console
 
 from prfaas.core.deployment import Deployment, check_borders, load_deployment
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import ConfigError, EngineError
 from prfaas.launch.addresses import TINY, resolve
 from prfaas.launch.certificates import secured
+from prfaas.launch.commands import installed_vllm
 from prfaas.launch.following import Following
 from prfaas.launch.gpus import installed_gpus, placed
 from prfaas.launch.guardian import guard
@@ -57,6 +58,14 @@ def _names_a_model(path: Path) -> bool:
     return word.startswith(TINY) or (word.count("/") == 1 and not word.startswith(("/", ".")))
 
 
+def usable_gpus() -> list[str]:
+    """By engines that are started here: vLLM's build for CPUs uses none, whatever there are."""
+    try:
+        return installed_gpus() if installed_vllm() == "gpu" else []
+    except EngineError:
+        return []  # Engines that have no address yet cannot be started either, and that is said.
+
+
 def following(supervisor: Supervisor, console: Console) -> Following:
     """What has a started deployment go on with another file."""
     private = supervisor.run.private
@@ -65,7 +74,7 @@ def following(supervisor: Supervisor, console: Console) -> Following:
         lambda new: joined(
             new,
             supervisor.deployment,
-            gpus=installed_gpus(),
+            gpus=usable_gpus(),
             sockets=private,
             certs=private / "certs",
         ),
@@ -96,7 +105,7 @@ async def started(
     run = RunDirectory()
     _guardian = guard(run.path)  # Held: dropping a running Popen warns.
     try:
-        resolved = resolve(placed(deployment, installed_gpus()), sockets=run.private)
+        resolved = resolve(placed(deployment, usable_gpus()), sockets=run.private)
         resolved = secured(resolved, run.private / "certs")
         check_borders(resolved)
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from prfaas.core.errors import ConfigError
-from prfaas.launch.start import load
+from prfaas.core.errors import ConfigError, EngineError
+from prfaas.launch import start
+from prfaas.launch.start import load, usable_gpus
 
 FILE = """
 clusters:
@@ -54,3 +55,19 @@ def test_without_a_file_there_are_two_clusters() -> None:
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "none.yaml", model=None, listen=None)
+
+
+@pytest.mark.parametrize(("vllm", "gpus"), [("gpu", ["0"]), ("cpu", []), (None, [])])
+def test_vllm_for_cpus_uses_no_gpu(
+    vllm: str | None, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks on the CPU were refused on a machine with one GPU."""
+
+    def installed() -> str:
+        if vllm is None:
+            raise EngineError("vLLM is not installed here")
+        return vllm
+
+    monkeypatch.setattr(start, "installed_vllm", installed)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert usable_gpus() == gpus

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("vllm")
+vllm = pytest.importorskip("vllm")
 
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (  # noqa: E402
     KVConnectorBase_V1,
@@ -23,7 +23,8 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
     SlidingWindowSpec,
 )
 
-from prfaas.core.errors import ConfigError  # noqa: E402
+from prfaas.core.errors import ConfigError, EngineError  # noqa: E402
+from prfaas.vllm_plugin import connector as connector_module  # noqa: E402
 from prfaas.vllm_plugin.connector import PrfaasConnector  # noqa: E402
 from prfaas.vllm_plugin.load import LoadResults  # noqa: E402
 from prfaas.vllm_plugin.metadata import StepMetadata  # noqa: E402
@@ -46,6 +47,27 @@ def test_hybrid_models_are_supported_with_every_group_loaded() -> None:
 
 def test_sleep_mode_is_answered() -> None:
     assert PrfaasConnector.supports_sleep_mode(SimpleNamespace()) is False  # type: ignore[arg-type]
+
+
+def test_an_untried_version_is_spoken_of_before_anything_of_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever fails then, the warning stands above it in the log."""
+    said: list[str] = []
+
+    def refuse(*_: object) -> None:
+        raise EngineError("renamed")
+
+    monkeypatch.setattr(connector_module.logger, "warning", said.append)
+    monkeypatch.setattr(connector_module, "check_supported", refuse)
+    monkeypatch.setattr(KVConnectorBase_V1, "__init__", lambda *_: None)
+    nothing: Any = None
+    for version in ("0.32.0", "0.99.0"):
+        monkeypatch.setattr(vllm, "__version__", version)
+        with pytest.raises(EngineError, match="renamed"):
+            PrfaasConnector(nothing, nothing, nothing)
+    (warning,) = said
+    assert "vLLM 0.99.0 was not tried with prfaas" in warning
 
 
 COMMON: dict[str, Any] = {
