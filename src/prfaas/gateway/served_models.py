@@ -55,6 +55,8 @@ class ServedModels:
         loop's clock."""
         self._claims: dict[str, float] = {}
         """Name -> which share of the engines that have said what they serve has said so."""
+        self._adapters: dict[str, bool] = {}
+        """Whether names are adapters', as far as that was asked for."""
         self._serving: dict[str, frozenset[str] | None] = {}
         """What `serving` has found, for ``_of_all``, as `claim`."""
         self._of_all: Collection[str] = ()
@@ -87,8 +89,7 @@ class ServedModels:
     async def look(self, model: str | None) -> None:
         """Before engines are asked for ``model``: where it is an adapter, or nobody serves it, find
         out who does by now. Waits for that only where no engine that is up is known to."""
-        known = None if model is None else self._card(model)
-        if model is None or (known is not None and known.get("parent") is None):
+        if model is None or self._is_adapter(model) is False:
             return
         now = asyncio.get_running_loop().time()
         if now < self._asked_at + _AGAIN_S:
@@ -104,10 +105,9 @@ class ServedModels:
         """``model`` if it is an adapter, else None."""
         if model is None:
             return None
-        if self._card(model) is None:  # An engine that was asked may have loaded it just now.
+        if self._is_adapter(model) is None:  # An engine that was asked may have loaded it just now.
             await self._ask(self._lacking(model))
-        card = self._card(model)
-        return model if card is not None and card.get("parent") is not None else None
+        return model if self._is_adapter(model) else None
 
     def serving(self, model: str | None) -> frozenset[str] | None:
         """The engines that may be asked for it, up or not: those that serve it, and those that have
@@ -170,11 +170,21 @@ class ServedModels:
         if every is not self._of_all:
             self._serving.clear()
             self._claims.clear()
+            self._adapters.clear()
             self._of_all = every
         return every
 
-    def _card(self, model: str) -> Mapping[str, Any] | None:
-        return next((c[model] for c in self._by_engine.values() if model in c), None)
+    def _is_adapter(self, model: str) -> bool | None:
+        """As most of the engines say that serve it; None where none does."""
+        every = self._every_now()
+        if model not in self._adapters:
+            told = (self._by_engine[name] for name in self._by_engine if name in every)
+            cards = [each[model] for each in told if model in each]
+            if not cards:
+                return None
+            adapters = sum(card.get("parent") is not None for card in cards)
+            self._adapters[model] = 2 * adapters > len(cards)
+        return self._adapters[model]
 
     def _has_told(self, engine: EngineClient) -> bool:
         return engine.name in self._by_engine and engine.name not in self._was_down

@@ -10,6 +10,7 @@ over by an engine whose layout is not known yet.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from math import lcm
 
@@ -34,7 +35,7 @@ class Pairing:
         alignment_tokens: of engines whose layout is not told in an event (`Topology`).
         engines: all, by name.
         joined: (from cluster, to cluster) wherever KV cache may travel.
-        on_layout: told of each layout: the costs may need it.
+        on_layout: told of the layout that most engines have: the costs may need it.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Pairing:
         """Groups whose hand-offs may end inside a block."""
         self._groups: dict[str, str] = {}
         """Engine -> the fingerprint of its layout."""
+        self._layouts: dict[str, KvLayout] = {}
+        """Of the groups that there are, the one told first first."""
         self._unfit: frozenset[tuple[str, str]] = frozenset()
         """Groups (of a prefill engine, of a decode engine) that do not fit."""
         self.cut: dict[tuple[str, str], float] = {}
@@ -63,14 +66,14 @@ class Pairing:
     def layout_known(self, event: LayoutKnown) -> None:
         """Engines have registered."""
         group = event.layout.fingerprint()
+        self._layouts[group] = event.layout
         self._alignments[group] = event.layout.alignment_tokens
         if event.layout.may_end_inside_a_block:
             self._exact.add(group)
         for engine in event.engines:
             self._groups[engine] = group
+        self._count_layouts()
         self._changed()
-        if self._on_layout is not None:
-            self._on_layout(event.layout)
 
     def changed(self, event: PairingChanged) -> None:
         """Other groups fit than before."""
@@ -82,6 +85,7 @@ class Pairing:
         may come back with another layout."""
         self._joined = joined
         self._groups = {k: group for k, group in self._groups.items() if k in self._engines}
+        self._count_layouts()
         self._changed()
 
     def cut_off(self, event: MachinesCut, now: float) -> None:
@@ -93,6 +97,15 @@ class Pairing:
         """It does again."""
         self.cut.pop((event.source, event.target), None)
         self._changed()
+
+    def _count_layouts(self) -> None:
+        """No engine by itself says what hand-offs between others take."""
+        engines = Counter(self._groups.values())
+        for gone in self._layouts.keys() - engines.keys():
+            del self._layouts[gone], self._alignments[gone]
+            self._exact.discard(gone)
+        if self._on_layout is not None and self._layouts:
+            self._on_layout(self._layouts[max(self._layouts, key=lambda group: engines[group])])
 
     def role_changed(self) -> None:
         """Other engines prefill than before."""

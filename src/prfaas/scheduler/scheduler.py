@@ -102,7 +102,7 @@ class Scheduler:
         costs: what policy and bookkeeping read.
         learner: told how long prefills took; None where costs are known.
         decodes: told how long engines took to begin on hand-offs, and for answers; None: nobody.
-        on_layout: told of each `LayoutKnown`: the costs may need it.
+        on_layout: see `Pairing`.
         on_engines: told of each `TopologyChanged` which engines there are, in which clusters.
     """
 

@@ -136,6 +136,21 @@ async def test_what_the_larger_part_of_the_engines_serves_is_claimed_with_more_r
     assert few.models.claim("tuned") > many.models.claim("tuned")
 
 
+async def test_no_engine_by_itself_says_what_is_an_adapter() -> None:
+    """A prompt is looked for in caches under its adapter's name."""
+    odd = Engine("odd")
+    fleet = Fleet(odd, Engine("one", "tuned"), Engine("two", "tuned"))
+
+    async def say(*, within_s: float | None = None) -> EngineAnswer:
+        cards = [{"id": "model", "parent": "another"}, {"id": "tuned"}]
+        return EngineAnswer(200, "application/json", msgspec.json.encode({"data": cards}))
+
+    odd.models = say  # type: ignore[method-assign]
+    await fleet.learn()
+    assert await fleet.models.adapter("model") is None
+    assert await fleet.models.adapter("tuned") == "tuned"
+
+
 async def test_an_answer_that_lists_no_model_says_nothing() -> None:
     fleet = Fleet(Engine("one", "tuned"), Engine("odd"))
     fleet.engines["odd"].models = _none  # type: ignore[method-assign]

@@ -229,3 +229,19 @@ def test_an_engine_whose_agent_is_away_is_the_last_to_be_given_long_prompts() ->
     for number in range(8):
         driver.arrive(LONG, f"r{number}")
     assert {b for _, b in prefills(driver)} == {"d2", "d3"}
+
+
+def test_no_engine_by_itself_says_how_large_hand_offs_between_others_are() -> None:
+    told: list[KvLayout] = []
+    driver = Driver(topology())
+    pairing = driver.scheduler.view.pairing
+    pairing._on_layout = told.append
+    for number, engine in enumerate(("e1", "e2", "d1", "d2")):
+        driver(e.LayoutKnown(OLD, (engine,)))
+        driver(e.LayoutKnown(layout(f"odd {number}"), ("p1",)))
+    assert told[0] is OLD
+    assert set(told) == {OLD}
+    assert len(pairing._layouts) == 2, "what no engine has any more is forgotten"
+    assert len(pairing._alignments) == 3
+    driver(e.LayoutKnown(NEW, ("e1", "e2", "d1")))
+    assert told[-1] is NEW
