@@ -13,7 +13,7 @@ from prfaas.core.deployment import Deployment, check_borders, load_deployment
 from prfaas.core.errors import ConfigError, EngineError
 from prfaas.launch.addresses import TINY, resolve
 from prfaas.launch.certificates import secured
-from prfaas.launch.commands import installed_vllm
+from prfaas.launch.commands import installed_vllm, journal_of
 from prfaas.launch.following import Following
 from prfaas.launch.gpus import installed_gpus, placed
 from prfaas.launch.guardian import guard
@@ -82,6 +82,16 @@ def following(supervisor: Supervisor, console: Console) -> Following:
     )
 
 
+def journal_beside(logs: Path, deployment: Deployment) -> Path:
+    """Where gateways write their journal beside the logs, which as these nobody else may read."""
+    file = logs / "journal.jsonl"
+    for gateway in deployment.gateways:
+        named = journal_of(gateway, deployment, file)
+        assert named is not None
+        named.touch(mode=0o600)
+    return file
+
+
 @asynccontextmanager
 async def started(
     deployment: Deployment,
@@ -110,7 +120,7 @@ async def started(
         check_borders(resolved)
         console.print(f"Logs: {run.logs}", highlight=False, soft_wrap=True)
         if journal_file is None and keep_journal:
-            journal_file = run.logs / "journal.jsonl"
+            journal_file = journal_beside(run.logs, resolved)
         with StartProgress(console) as progress:
             supervisor = Supervisor(
                 resolved,

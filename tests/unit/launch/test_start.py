@@ -6,7 +6,8 @@ import pytest
 
 from prfaas.core.errors import ConfigError, EngineError
 from prfaas.launch import start
-from prfaas.launch.start import load, usable_gpus
+from prfaas.launch.commands import journal_of
+from prfaas.launch.start import journal_beside, load, usable_gpus
 
 FILE = """
 clusters:
@@ -71,3 +72,24 @@ def test_vllm_for_cpus_uses_no_gpu(
     monkeypatch.setattr(start, "installed_vllm", installed)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert usable_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("gateways", "names"),
+    [
+        ("gateway: {name: g}", ["journal.jsonl"]),
+        ('gateways: [{name: g}, {name: h, listen: "127.0.0.1:1"}]', ["journal-g.jsonl", "journal-h.jsonl"]),
+    ],
+)
+def test_a_journal_beside_the_logs_is_as_private(
+    gateways: str, names: list[str], file: Path, tmp_path: Path
+) -> None:
+    text = FILE.splitlines()[:-1]
+    file.write_text("\n".join([*text, gateways]))
+    deployment = load(file, model=None, listen=None)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    whole = journal_beside(logs, deployment)
+    assert sorted(path.name for path in logs.iterdir()) == names
+    assert {path.stat().st_mode & 0o777 for path in logs.iterdir()} == {0o600}
+    assert journal_of(deployment.gateway, deployment, whole) == logs / names[0]
