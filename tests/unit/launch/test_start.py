@@ -78,7 +78,10 @@ def test_vllm_for_cpus_uses_no_gpu(
     ("gateways", "names"),
     [
         ("gateway: {name: g}", ["journal.jsonl"]),
-        ('gateways: [{name: g}, {name: h, listen: "127.0.0.1:1"}]', ["journal-g.jsonl", "journal-h.jsonl"]),
+        (
+            'gateways: [{name: g}, {name: h, listen: "127.0.0.1:1"}]',
+            ["journal-g.jsonl", "journal-h.jsonl"],
+        ),
     ],
 )
 def test_a_journal_beside_the_logs_is_as_private(
