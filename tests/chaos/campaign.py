@@ -24,12 +24,14 @@ from typing import Any, NamedTuple
 
 import faults
 from faults import Field
-from prfaas.core.errors import CallerError
-from prfaas.scheduler.replay import read_journal, replay
 from prfaas.testing.fleet_load import Ended, FleetLoad
+from prfaas.testing.journal_parts import replays
 from prfaas.testing.local_fleet import DEADLINE_S, ENGINES, SLOTS, LocalFleet
 
 CLIENTS = 8
+BAD = ("wrong", "lost", "late")
+UNSERVED = ("refused", "error")
+"""A clear word, which is right while something is struck, and never once all is whole again."""
 QUIET_S = 60.0
 """Until memory and descriptors have to be back. Leases end with their deadline at the latest."""
 MORE_DESCRIPTORS, MORE_THREADS, MORE_KIB = 24, 24, 96 * 1024
@@ -50,23 +52,13 @@ class Strike(NamedTuple):
 
 
 def drawn(seed: int, number: int, kinds: list[str], known: dict[str, faults.Kind]) -> list[Strike]:
-    """The faults of a round, one for each of ``kinds``, never two on the same process."""
+    """The faults of a round, one for each of ``kinds`` that still finds a target."""
     chance = random.Random(f"{seed}-round-{number}")
     strikes: list[Strike] = []
     for kind in kinds:
-        machines = {
-            strike.target.split("-")[0] for strike in strikes if "gate" not in strike.target
-        }
-        gateways = {strike.target for strike in strikes if "gate" in strike.target}
-        targets = [
-            target
-            for target in known[kind][1]
-            if (
-                target not in gateways if "gate" in target else target.split("-")[0] not in machines
-            )
-        ]
-        if "gate" in targets[0] if targets else False:
-            targets = targets if not gateways else []  # One gateway at least is left in peace.
+        # Never two on one machine; and all gateways are one place: one at least is left in peace.
+        taken = {strike.target.partition("-")[0] for strike in strikes}
+        targets = [t for t in known[kind][1] if t.partition("-")[0] not in taken]
         if targets:
             after, lasts = chance.uniform(0.2, 1.5), chance.uniform(1.0, 4.0)
             strikes.append(Strike(kind, chance.choice(targets), after, lasts))
@@ -76,7 +68,7 @@ def drawn(seed: int, number: int, kinds: list[str], known: dict[str, faults.Kind
 class Campaign:
     """All rounds before one fleet."""
 
-    def __init__(self, field: Field, seed: int, *, control: bool = False) -> None:
+    def __init__(self, field: Field, seed: int, *, control: str | None = None) -> None:
         self.field, self.fleet, self.seed = field, field.fleet, seed
         urls = {name: self.fleet.url(name) for name in self.fleet.gateways}
         self.load = FleetLoad(urls, seed=seed, deadline_s=DEADLINE_S)
@@ -107,25 +99,30 @@ class Campaign:
         async with self.load.running(CLIENTS):
             await asyncio.gather(*(self._strike(strike) for strike in strikes))
             took = await self._recovered(number)
-            await asyncio.sleep(0.5)
+            whole_at = time.monotonic()
+            while len(self._asked_since(whole_at)) < CLIENTS:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         ended = self.load.ended[since:]
         await self._quiet(f"round {number}")
         harmed = {faults.harmed_gateway(strike.target) for strike in strikes}
         for name in self.fleet.gateways.keys() - harmed:
             self._compare(number, name, before[name], [e for e in ended if e.gateway == name])
-        for bad in [e for e in ended if e.how in ("wrong", "lost", "late")]:
-            self._break(f"round {number}: request {bad.number} at {bad.gateway} was {bad.how}"
+        for when, bad in (
+            *(("", e) for e in ended if e.how in BAD),
+            *((", asked when all was whole again,", e)
+              for e in self._asked_since(whole_at) if e.how in UNSERVED),
+        ):  # fmt: skip
+            self._break(f"round {number}: request {bad.number} at {bad.gateway}{when} was {bad.how}"
                         f" after {bad.took_s:.1f} s: {bad.told}")  # fmt: skip
         counts = dict(Counter(e.how for e in ended))
         print(f"  whole again after {took:.1f} s; requests: {counts}", flush=True)
-        for told, times in Counter(e.told for e in ended if e.how in ("refused", "error")).items():
+        for told, times in Counter(e.told for e in ended if e.how in UNSERVED).items():
             print(f"    {times} x {told[:160]}", flush=True)
 
     def end(self) -> None:
-        """After the last round: journals replay."""
+        """After the last round: what gateways of this release have written replays."""
         for name in self.fleet.gateways:
-            journal = self.fleet.journals and self.fleet.journals / f"{name}.jsonl"
-            if journal is not None and (told := replays(journal)):
+            if told := replays(self.fleet.journal_parts(name)):
                 self._break(f"the journal of {name} does not replay: {told}")
 
     async def _strike(self, strike: Strike) -> None:
@@ -149,6 +146,9 @@ class Campaign:
             return float("inf")
         self.recoveries.append(took)
         return took
+
+    def _asked_since(self, at: float) -> list[Ended]:
+        return [ended for ended in self.load.ended if ended.at >= at]
 
     async def _quiet(self, when: str) -> None:
         """Nothing is under way, and everything that was lent has been given back."""
@@ -208,24 +208,6 @@ class Campaign:
         print(f"  BROKEN {told}", flush=True)
 
 
-def replays(journal: Path) -> str:
-    """Empty where each part of it gives the same commands again. A part begins where a gateway
-    opened the journal; one of which a full disk took lines says so, and ends there."""
-    parts: list[list[bytes]] = []
-    for line in journal.read_bytes().splitlines(keepends=True):
-        if b'"JournalOpened"' in line or not parts:
-            parts.append([])
-        parts[-1].append(line)
-    for part in parts:
-        try:
-            for difference in replay(read_journal(part)):
-                return f"at {difference.at}: {difference}"[:1000]
-        except CallerError as error:
-            if "were lost" not in str(error):
-                return str(error)
-    return ""
-
-
 async def run(args: argparse.Namespace, home: Path) -> int:
     """The campaign; its exit status."""
     with contextlib.ExitStack() as stack:
@@ -271,7 +253,9 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=2, help="faults of a round")
     parser.add_argument("--recovery-s", type=float, help="more seconds to be whole again fail")
     parser.add_argument("--old", type=Path, help="src/ of another release, to mix")
-    parser.add_argument("--control", action="store_true", help="faults that must be noticed")
+    parser.add_argument(
+        "--control", choices=faults.CONTROLS, help="a fault that no fleet can stand, and no other"
+    )
     args = parser.parse_args()
     args.seed = secrets.randbelow(10**6) if args.seed is None else args.seed
     how = f"--rounds {args.rounds}" if args.rounds else f"--seconds {args.seconds:g}"

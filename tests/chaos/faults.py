@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prfaas.core.addresses import parse_address
-from prfaas.testing.local_fleet import ENGINES, LocalFleet
+from prfaas.testing.local_fleet import ENGINES, SOURCE, LocalFleet
 
-DAY_S = 86400
-_FILLER = "filler"
+DAY_S, _FILLER = 86400, "filler"
 _TINY_SHM = 'mount -t tmpfs -o size=1m none /dev/shm && exec "$@"'
 
 Struck = Iterator[None]
@@ -78,8 +77,9 @@ def _line(act: Callable[[LocalFleet, str], None]) -> Callable[..., AbstractConte
 @contextlib.contextmanager
 def no_descriptors(field: Field, name: str) -> Struck:
     """Two more may be opened; what is open stays."""
-    used = max(int(fd) for fd in os.listdir(f"/proc/{field.fleet.pid(name)}/fd"))
-    with field.fleet.limited(name, resource.RLIMIT_NOFILE, used + 2):
+    used = {int(fd) for fd in os.listdir(f"/proc/{field.fleet.pid(name)}/fd")}
+    third_free = [number for number in range(len(used) + 3) if number not in used][2]
+    with field.fleet.limited(name, resource.RLIMIT_NOFILE, third_free):
         yield
 
 
@@ -181,21 +181,27 @@ def garbage_to_agent(field: Field, name: str) -> Struck:
 
 
 @contextlib.contextmanager
-def other_release(field: Field, machine: str) -> Struck:
-    """A machine's agent and engines are of the other release for a while."""
+def other_release(field: Field, target: str) -> Struck:
+    """A gateway, or a machine's agent and engines, are of the other release for a while."""
     assert field.old is not None
-    both = (f"{machine}-agent", f"{machine}-engines")
-    for name in both:
-        field.fleet.sources[name] = field.old
-        field.fleet.kill(name, signal.SIGTERM)
-    for name in both:
-        revive(field.fleet, name)
+    gateway = target in field.fleet.gateways
+    names = (target,) if gateway else (f"{target}-agent", f"{target}-engines")
+    for source in (field.old, SOURCE):
+        for name in names:
+            field.fleet.sources[name] = source
+            field.fleet.kill(name, signal.SIGTERM)
+        for name in names:
+            revive(field.fleet, name)
+        if source == field.old:
+            yield
+
+
+@contextlib.contextmanager
+def full_for_ever(field: Field, _: str) -> Struck:
+    """Every engine refuses whatever it is asked, also when the fault has ended."""
+    for engine in ALL_ENGINES:
+        field.fleet.misbehave(engine, full_for_s=1)
     yield
-    for name in both:
-        field.fleet.sources.pop(name)
-        field.fleet.kill(name, signal.SIGTERM)
-    for name in both:
-        revive(field.fleet, name)
 
 
 def revive(fleet: LocalFleet, name: str) -> None:
@@ -252,8 +258,7 @@ AGENTS = tuple(f"{machine}-agent" for machine in ENGINES)
 MACHINES = tuple(ENGINES)
 ALL_ENGINES = tuple(engine for engines in ENGINES.values() for engine in engines)
 SETS_OF_ENGINES = tuple(f"{machine}-engines" for machine in ENGINES)
-LINES = ("w1", "w2")
-GATEWAYS = ("gateway-1", "gateway-2")
+LINES, GATEWAYS = ("w1", "w2"), ("gateway-1", "gateway-2")
 
 Kind = tuple[Callable[..., AbstractContextManager[None]], tuple[str, ...]]
 
@@ -285,18 +290,21 @@ KINDS: dict[str, Kind] = {
     "engine-slow": (_engine(takes_s=2.0, prefill_takes_s=2.0), ALL_ENGINES),
     "half-open-clients": (half_open_clients, GATEWAYS),
     "garbage-to-agent": (garbage_to_agent, AGENTS),
-    "other-release": (other_release, MACHINES),
+    "other-release": (other_release, (*MACHINES, *GATEWAYS)),
 }
 """By name: how, and whom it may strike."""
 
-CONTROLS: dict[str, Kind] = {"engine-lies": (_engine(lies=True), ("w1-d",))}
+CONTROLS: dict[str, Kind] = {
+    "engine-lies": (_engine(lies=True), ("w1-d",)),
+    "full-for-ever": (full_for_ever, ("w1-d",)),
+}
 """What no fleet can stand: a campaign that does not notice is worth nothing."""
 
 
-def possible(field: Field, *, control: bool = False) -> dict[str, Kind]:
-    """The kinds that can be made here; the controls alone where they are asked for."""
-    if control:
-        return CONTROLS
+def possible(field: Field, *, control: str | None = None) -> dict[str, Kind]:
+    """The kinds that can be made here; one of the controls alone where that is asked for."""
+    if control is not None:
+        return {control: CONTROLS[control]}
     missing = set()
     if field.clocks is None:
         missing |= {"clock-jump", "certificates-expire"}

@@ -1,4 +1,4 @@
-"""A short chaos campaign, and one that has to fail. ``make chaos`` runs longer ones."""
+"""A short chaos campaign, and some that have to fail. ``make chaos`` runs longer ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def test_faults_lose_nothing_and_leave_nothing() -> None:
     assert summary["ended"]["right"] > 50
 
 
-def test_an_engine_that_lies_is_noticed() -> None:
-    status, said, summary = campaign("--rounds", "1", "--control")
+@pytest.mark.parametrize(
+    ("control", "noticed"),
+    [("engine-lies", "was wrong"), ("full-for-ever", "when all was whole again, was refused")],
+)
+def test_what_no_fleet_can_stand_is_noticed(control: str, noticed: str) -> None:
+    status, said, summary = campaign("--rounds", "1", "--control", control)
     assert status == 1, said
-    assert any("was wrong" in told for told in summary["broken"]), said
+    assert any(noticed in told for told in summary["broken"]), said

@@ -4,7 +4,8 @@ A fleet begins with all its processes of another release and is taken to this on
 says: each machine is drained, its agent and engines are exchanged, and it takes work again; each
 gateway is sent SIGTERM and started anew. Some go back in between, and forward again. Clients never
 pause, and ask another gateway only while one is being exchanged. Exit status 1 where a request was
-not answered rightly, memory is not free in the end, or a gateway's journal does not replay; files
+not answered rightly, memory is not free in the end, or what gateways of this release have written
+into their journals does not replay (what others wrote need not: they may decide otherwise); files
 of the run are kept then.
 """
 
@@ -23,10 +24,9 @@ from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from campaign import replays
-
 from prfaas.testing.calling import call
 from prfaas.testing.fleet_load import FleetLoad
+from prfaas.testing.journal_parts import replays
 from prfaas.testing.local_fleet import DEADLINE_S, ENGINES, SLOTS, SOURCE, LocalFleet
 from prfaas.testing.mock_engine import expected_words
 
@@ -123,8 +123,7 @@ async def run(old: Path, home: Path, *, plaintext: bool) -> list[str]:
         if ended.how not in ("right", "elsewhere")
     ]
     for name in fleet.gateways:
-        journal = home / f"{name}.jsonl"
-        if told := replays(journal) if journal.exists() else "there is none":
+        if told := replays(fleet.journal_parts(name)):
             broken.append(f"the journal of {name} does not replay: {told}")
     ended = Counter(ended.how for ended in load.ended)
     print(json.dumps({"steps": len(STEPS), "ended": ended, "broken": broken}, indent=1))

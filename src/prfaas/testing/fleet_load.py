@@ -31,12 +31,14 @@ _ERRORS = frozenset({429, 499, 500, 502, 503, 504})
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a request ended. ``how``: "right", "refused" (429, 503), "error" (another clear one),
-    "wrong", "lost", "late", or "elsewhere" (its gateway was harmed: another was asked)."""
+    """How a request ended that was asked ``at`` (seconds on the monotonic clock). ``how``: "right",
+    "refused" (429, 503), "error" (another clear one), "wrong", "lost", "late", or "elsewhere" (its
+    gateway was harmed: another was asked)."""
 
     number: int
     gateway: str
     how: str
+    at: float
     took_s: float
     told: str = ""
 
@@ -124,7 +126,7 @@ class FleetLoad:
                 how = "elsewhere"
             if ended - began > self.deadline_s + _SLACK_S and not harmed:
                 how = "late"
-            self.ended.append(Ended(number, name, how, ended - began, told))
+            self.ended.append(Ended(number, name, how, began, ended - began, told))
             if how != "elsewhere":
                 break
             await asyncio.sleep(0.05)

@@ -27,6 +27,7 @@ from prfaas.core.deployment import parse_deployment
 from prfaas.launch.addresses import free_address
 from prfaas.launch.certificates import secured
 from prfaas.testing.calling import call, trust_agents
+from prfaas.testing.journal_parts import JournalParts
 from prfaas.testing.line_relay import LineRelay
 from prfaas.testing.running import end_all
 
@@ -76,6 +77,7 @@ class LocalFleet:
         self._lines = {} if connections is None else {"connections": connections}
         self.sources: dict[str, Path] = dict(sources)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._parts = JournalParts()
         self._environment = environment
         self._stack = contextlib.ExitStack()
         self.gateways = {f"gateway-{n + 1}": free_address() for n in range(gateways)}
@@ -127,8 +129,10 @@ class LocalFleet:
 
     def start(self, name: str, *, prefix: tuple[str, ...] = ()) -> None:
         """A process by its name; ``prefix`` is a command that runs it."""
-        module = self._module(name)
-        environment = {**os.environ, "PYTHONPATH": str(self.sources.get(name, SOURCE))}
+        module, source = self._module(name), self.sources.get(name, SOURCE)
+        if (journal := self._journal(name)) is not None:
+            self._parts.begins(journal, source)
+        environment = {**os.environ, "PYTHONPATH": str(source)}
         environment.update(self._environment(name))
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -138,6 +142,12 @@ class LocalFleet:
                 stdout=log,
                 stderr=log,
             )
+
+    def journal_parts(self, name: str) -> list[bytes]:
+        """What gateways of this code have written into a gateway's journal, each by itself: what
+        another release did, it need not do. Raises OSError."""
+        journal = self._journal(name)
+        return [] if journal is None else self._parts.of(journal, SOURCE)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         """Send a signal that ends it, and wait for its end; its status."""
@@ -234,12 +244,17 @@ class LocalFleet:
     def _module(self, name: str) -> tuple[str, ...]:
         machine, _, what = name.partition("-")
         if name in self.gateways:
-            journal = self.journals and self.journals / f"{name}.jsonl"
+            journal = self._journal(name)
             events = ("--events", str(journal)) if journal else ()
             return ("prfaas.cli.main", "gateway", str(self.file), "--name", name, *events)
         if what == "agent":
             return ("prfaas.cli.main", "agent", str(self.file), "--name", name)
         return ("prfaas.testing.mock_machine", str(self.file), machine, "--kv-events")
+
+    def _journal(self, name: str) -> Path | None:
+        if self.journals is None or name not in self.gateways:
+            return None
+        return self.journals / f"{name}.jsonl"
 
     def _end(self) -> None:
         end_all(self.processes.values())
