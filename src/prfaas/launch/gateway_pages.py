@@ -11,10 +11,11 @@ from prfaas.tls.agents import Trust
 async def metrics_pages(
     http: aiohttp.ClientSession, deployment: Deployment, trust: Trust
 ) -> list[str]:
-    """One of each gateway and worker. Raises aiohttp.ClientError, TimeoutError."""
+    """One of each gateway and worker, which the caller has started. Raises aiohttp.ClientError,
+    TimeoutError."""
     pages = []
-    for url in (url for gateway in deployment.gateways for url in gateway.admin_urls):
-        async with http.get(f"{url}/metrics", ssl=trust.of(f"{url}/metrics")) as response:
+    for url in (url for gateway in deployment.gateways for url in gateway.own_urls):
+        async with http.get(f"{url}/metrics", ssl=trust.of_own(f"{url}/metrics")) as response:
             pages.append(await response.text())
     return pages
 

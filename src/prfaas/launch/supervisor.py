@@ -211,7 +211,7 @@ class Supervisor:
             await asyncio.sleep(_PATIENCE_S)
             for gateway in self.gateways:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    trust = self.trust.of(gateway.probe)
+                    trust = self.trust.of_own(gateway.probe)
                     async with self.http.get(gateway.probe, ssl=trust) as response:
                         answer = msgspec.json.decode(await response.read(), type=_Readiness)
                     gateway.explain("; ".join([*answer.troubles, *answer.warnings]))
@@ -262,7 +262,7 @@ class Supervisor:
             command = gateway_command(self.file, name=gateway.name, journal_file=journal)
             grace_s = gateway.drain_s + _GATEWAY_LAST_S
             child = self._child(
-                gateway.name, command, gateway.admin_url, path="/ready", grace_s=grace_s
+                gateway.name, command, gateway.own_urls[0], path="/ready", grace_s=grace_s
             )
             children.append(child)
         return children
@@ -301,7 +301,7 @@ class Supervisor:
             run=self.run,
             changed=self._changed,
             grace_s=grace_s,
-            trust=self.trust.of(url + path),
+            trust=self.trust.of_own(url + path),
         )
 
 

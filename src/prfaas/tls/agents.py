@@ -10,7 +10,7 @@ from prfaas.core.deployment import Deployment, GatewayConfig, is_carried
 from prfaas.core.errors import ConfigError
 from prfaas.tls.context import PeerContext, client_context, named_context, peer_context
 from prfaas.tls.files import TlsFiles, files_in
-from prfaas.tls.front import trust_of
+from prfaas.tls.front import trust_of, trusting_anybody
 
 
 def agent_contexts(deployment: Deployment) -> dict[str, PeerContext]:
@@ -68,6 +68,8 @@ class Trust:
             self._gateways |= dict.fromkeys(
                 (f"{url}/" for url in gateway.admin_urls), _of_admin(gateway)
             )
+        doors = [g for g in deployment.gateways if g.admin is None and g.tls is not None]
+        self._doors = tuple(f"{url}/" for gateway in doors for url in gateway.own_urls)
         self.carried: dict[str, PeerContext] = {}
         """By engine, of those that agents carry; for a connector that carries."""
         for machine in deployment.machines if files else ():
@@ -83,3 +85,8 @@ class Trust:
             return self._context
         found = (trust for start, trust in self._gateways.items() if url.startswith(start))
         return next(found, self._elsewhere)
+
+    def of_own(self, url: str) -> ssl.SSLContext | bool:
+        """The same for whoever has started what is asked, and shows it nothing: the certificate of
+        a gateway's door is for those who know it by another name."""
+        return trusting_anybody() if url.startswith(self._doors) else self.of(url)

@@ -46,6 +46,14 @@ def trusting(ca: Path | None) -> ssl.SSLContext:
         raise ConfigError(f"{ca}: not a CA certificate in PEM: {error}") from error
 
 
+def trusting_anybody() -> ssl.SSLContext:
+    """For whoever asks a process of its own, on its own machine, and shows nothing."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def trust_of(gateway: GatewayConfig) -> ssl.SSLContext | bool:
     """What our own tools trust when they speak to this gateway, as aiohttp takes it. Raises
     ConfigError."""

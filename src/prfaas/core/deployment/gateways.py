@@ -190,6 +190,16 @@ class GatewayConfig(Strict, frozen=True):
         scheme = self.admin_url.partition("://")[0]
         return tuple(f"{scheme}://{self.admin_of(n + 1)}" for n in range(self.workers))
 
+    @property
+    def own_urls(self) -> tuple[str, ...]:
+        """Where whoever has started it asks it, on its machine: clients' name for it may lead to
+        what stands before it. As URLs without a path, one for each worker."""
+        if self.admin is not None:
+            return self.admin_urls
+        bound, port = parse_address(self.listen)
+        here = Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound), port)
+        return (f"{'http' if self.tls is None else 'https'}://{here}",)
+
     def admin_of(self, worker: int) -> str:
         """Where operators reach a worker, counted from 1. Raises ConfigError."""
         host, port = parse_address(self.admin or "", what="admin")

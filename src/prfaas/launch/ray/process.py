@@ -279,7 +279,7 @@ def command_of(deployment: Deployment, name: str, kind: Kind, file: Path) -> tup
         command = engine_command(deployment, engine, vllm=installed_vllm())
         return command, f"{engine.url}/health"
     gateway = next(g for g in deployment.gateways if g.name == name)
-    return gateway_command(file, name=name), f"{gateway.admin_url}/ready"
+    return gateway_command(file, name=name), f"{gateway.own_urls[0]}/ready"
 
 
 def _trust(deployment: Deployment, name: str, kind: Kind) -> ssl.SSLContext:
@@ -289,7 +289,7 @@ def _trust(deployment: Deployment, name: str, kind: Kind) -> ssl.SSLContext:
         shown = tools_context(deployment)
     if kind == "gateway":
         own = deployment.of_gateway(name)
-        shown = Trust(own).of(f"{own.gateway.admin_url}/")
+        shown = Trust(own).of_own(f"{own.gateway.own_urls[0]}/")
     return shown if isinstance(shown, ssl.SSLContext) else ssl.create_default_context()
 
 
