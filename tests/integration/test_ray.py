@@ -46,6 +46,13 @@ SCRIPT = next(s for s in reversed(SCRIPTS) if len(s.prompts) == len(SCRIPTS[0].p
 """All the demo's prompts, the short ones."""
 HANG_S = 900.0
 """Ends a test that hangs."""
+RESERVED = """
+import json, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+groups = ray.util.placement_group_table().values()
+print(json.dumps([group["name"] for group in groups if group["state"] != "REMOVED"]))
+"""
+"""Names of placement groups, as whoever else uses the cluster sees them."""
 
 
 class OnRay:
@@ -85,6 +92,15 @@ def prfaas(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         check=True,
         timeout=HANG_S,
     )
+
+
+def reserved(nodes: RayNodes, space: str) -> list[str]:
+    """What a deployment keeps of the cluster for itself."""
+    told = subprocess.run(
+        [sys.executable, "-c", RESERVED, nodes.address],
+        capture_output=True, text=True, check=True, timeout=HANG_S,
+    )  # fmt: skip
+    return [name for name in json.loads(told.stdout) if name.startswith(f"{space}/")]
 
 
 def _ready(url: str) -> bool:
@@ -254,16 +270,58 @@ def test_ranks_get_their_gpus_of_a_placement_group_and_ctrl_c_ends_a_start(
         assert sorted(_until(visible).split(",")) == ["0", "1"]
         (folder,) = (tmp_path / "state/prfaas/ray").glob("*/")
         assert _processes(_node_folder(folder)) != []
+        assert len(reserved(nodes, folder.name)) == 1
         up.send_signal(signal.SIGINT)
         assert up.wait(HANG_S) == 130
     assert _processes(_node_folder(folder)) == []
+    assert reserved(nodes, folder.name) == []
     assert not folder.exists()
+
+
+def test_too_few_nodes_are_said_and_nobody_waits_for_what_never_came(
+    nodes: RayNodes, tmp_path: Path
+) -> None:
+    file = tmp_path / "two.yaml"
+    machines = ", ".join(
+        f"{{name: m{n}, agent: {{name: m{n}-agent, arena: 64 MiB}}, engines: "
+        f'[{{name: m{n}-d, role: decode, gpus: "0,1"}}]}}'
+        for n in range(2)
+    )
+    file.write_text(
+        f"clusters: [{{name: gpus, kind: pd, machines: [{machines}]}}]\n"
+        f'gateway: {{listen: "{free_address()}"}}\n'
+    )
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    command = [sys.executable, "-m", "prfaas.cli.main", "up", str(file), "--ray", nodes.address]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout is not None
+        said = up.stdout.readline()
+        (folder,) = (tmp_path / "state/prfaas/ray").glob("*/")
+        assert len(reserved(nodes, folder.name)) == 2
+        up.send_signal(signal.SIGINT)
+        assert up.wait(HANG_S) == 130
+    assert "machines 'm0', 'm1' need each" in said
+    assert "with room for 1 of 2" in said
+    assert "GPU 2" in said
+    assert reserved(nodes, folder.name) == []
+
+
+def test_down_that_was_interrupted_is_asked_again(on_ray: OnRay) -> None:
+    folder = _node_folder(on_ray.folder)
+    assert _processes(folder) != []
+    assert len(reserved(on_ray.nodes, on_ray.folder.name)) == len(on_ray.deployment.machines)
+    environment = {**os.environ, "XDG_STATE_HOME": str(on_ray.home / "state")}
+    command = [sys.executable, "-m", "prfaas.cli.main", "down"]
+    with subprocess.Popen(command, env=environment) as down:
+        _until(lambda: on_ray.serving() is None)
+        down.send_signal(signal.SIGINT)
+        assert down.wait(HANG_S) == 130
 
 
 def test_down_ends_all_of_it(on_ray: OnRay) -> None:
     folder = _node_folder(on_ray.folder)
-    assert _processes(folder) != []
     told = json.loads(prfaas(on_ray.home, "down", "--json").stdout)
     assert told == {"ended": [on_ray.folder.name], "still_ending": []}
     assert _processes(folder) == []
+    assert reserved(on_ray.nodes, told["ended"][0]) == []
     assert not on_ray.folder.exists()

@@ -87,7 +87,12 @@ def _up_on_ray(deployment: Deployment, args: argparse.Namespace) -> int:
 
     console = Console()
     shown = RayProgress(console)
-    ray_run, found, unused = on_ray.up(deployment, args.ray, changed=shown.changed)
+    ray_run, found, unused = on_ray.up(
+        deployment,
+        args.ray,
+        changed=shown.changed,
+        waits_for=lambda told: console.print(f"It waits: {told}", markup=False, soft_wrap=True),
+    )
     for name in unused:
         console.print(f"{name} is not in use: see the gateway's log in Ray's dashboard")
     _say_how_to_ask(console, str(found.model.served_name), found.gateway.url)

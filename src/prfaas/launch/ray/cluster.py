@@ -1,4 +1,4 @@
-"""Puts a deployment on a Ray cluster, finds it there, and takes it away again."""
+"""Puts a deployment on a Ray cluster, and watches it come up."""
 
 from __future__ import annotations
 
@@ -21,28 +21,25 @@ from prfaas.launch.ray.placing import (
     Kind,
     Node,
     Placed,
-    Placement,
     clusters_with_gpus,
     placement,
     refuse_too_small,
+    too_few,
+    without_gpus,
 )
 from prfaas.launch.ray.process import Process
 
 try:
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 except ImportError as error:
     raise ConfigError("Ray is not installed here; pip install 'prfaas[ray]'") from error
 
 SPACE = "prfaas-"
 """How the Ray namespaces of deployments begin."""
-_BOARD = "(board)"
+BOARD = "(board)"
 """No process can be called so."""
-_ORDER: tuple[Kind, ...] = ("gateway", "engine", "agent")
-"""Nobody asks for what is going away."""
-_STOP_S = 75.0
-"""Longer than the longest grace of a process (`process`)."""
 _STARTS_BEFORE_GIVING_UP = 3
 _STUCK_S = 30.0
 """So long a process may be kept from starting, as by a port that its predecessor still has."""
@@ -73,7 +70,7 @@ class _AskedBoard:
     def _ask(self, method: str, *args: object, **kwargs: object) -> Any:
         try:
             if self._actor is None:
-                self._actor = ray.get_actor(_BOARD, namespace=self._space)
+                self._actor = ray.get_actor(BOARD, namespace=self._space)
             return ray.get(getattr(self._actor, method).remote(*args, **kwargs), timeout=10)
         except (ray.exceptions.RayError, ValueError, TimeoutError):
             self._actor = None  # It is being started anew: ask again.
@@ -151,29 +148,35 @@ def connected(address: str) -> Iterator[None]:
 
 def room_for(deployment: Deployment | None) -> dict[str | None, int]:
     """How many nodes the connected cluster has with each label of ours, and with none. Raises
-    ConfigError where no node can hold a machine of the deployment."""
+    ConfigError where they cannot hold all machines of the deployment."""
     nodes = _nodes()
     if deployment is not None:
-        refuse_too_small(placement(deployment, on_gpus=clusters_with_gpus(nodes)), nodes)
+        wanted = placement(deployment, on_gpus=clusters_with_gpus(nodes))
+        refuse_too_small(wanted, nodes)
+        for told in too_few(wanted, nodes):
+            raise ConfigError(told)
     return Counter(node.cluster for node in nodes)
 
 
-def start(deployment: Deployment, space: str, files: Mapping[str, dict[str, str]]) -> None:
+def start(deployment: Deployment, space: str, files: Mapping[str, dict[str, str]]) -> list[str]:
     """Create every actor. They are detached: they stay when this process ends. ``files``: of each
-    process, texts by name. Raises ConfigError where no node can hold a machine."""
+    process, texts by name.
+
+    Returns which nodes are to be added, where there are too few for all machines at once. Raises
+    ConfigError where no node can hold a machine."""
     nodes = _nodes()
     wanted = placement(deployment, on_gpus=clusters_with_gpus(nodes))
     refuse_too_small(wanted, nodes)
-    text = msgspec.json.encode(deployment)
+    text = msgspec.json.encode(without_gpus(deployment))
     always = {"namespace": space, "lifetime": "detached", "max_restarts": -1}
     names = [placed.name for placed in wanted.processes]
-    board = ray.remote(Board).options(name=_BOARD, num_cpus=0, max_task_retries=-1, **always)
+    board = ray.remote(Board).options(name=BOARD, num_cpus=0, max_task_retries=-1, **always)
     board.remote(text, names)
     groups = {
         group.name: placement_group(
             [dict(bundle) for bundle in group.bundles],
             strategy="STRICT_PACK",
-            name=_group_name(space, group.name),
+            name=group_name(space, group.name),
             lifetime="detached",
             bundle_label_selector=[{LABEL: group.cluster} for _ in group.bundles],
         )
@@ -197,6 +200,7 @@ def start(deployment: Deployment, space: str, files: Mapping[str, dict[str, str]
             **always,
             **where,
         ).remote(space, msgspec.json.encode(placed), text, files.get(placed.name, {}), __version__)
+    return too_few(wanted, nodes)
 
 
 def until_ready(
@@ -207,7 +211,7 @@ def until_ready(
     Returns engines that a gateway does not use all the same. Raises ProcessError for a process that
     does not come up.
     """
-    board = ray.get_actor(_BOARD, namespace=space)
+    board = ray.get_actor(BOARD, namespace=space)
     began, all_ready_at = time.monotonic(), None
     said: dict[str, Standing] = {}
     since: dict[str, float] = {}
@@ -241,38 +245,11 @@ def deployment_now(space: str) -> bytes:
     """JSON of the deployment file with every address, as it is now; empty where it is not whole
     yet. Raises ConfigError where there is no such deployment."""
     try:
-        board = ray.get_actor(_BOARD, namespace=space)
+        board = ray.get_actor(BOARD, namespace=space)
         text: bytes = ray.get(board.deployment.remote(), timeout=10)
     except (ray.exceptions.RayError, ValueError, TimeoutError) as error:
         raise ConfigError(f"no deployment {space!r} on this Ray cluster") from error
     return text
-
-
-def spaces() -> list[str]:
-    """The deployments on the connected cluster."""
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    return sorted({a["namespace"] for a in actors if a["namespace"].startswith(SPACE)})
-
-
-def stop(space: str) -> None:
-    """End everything of one deployment, in order."""
-    found = ray.util.list_named_actors(all_namespaces=True)
-    actors = [actor["name"] for actor in found if actor["namespace"] == space]
-    wanted = _placement_of(space)
-    kinds = {placed.name: placed.kind for placed in (wanted.processes if wanted else ())}
-    for kind in _ORDER:
-        names = [name for name in actors if kinds.get(name, "agent") == kind and name != _BOARD]
-        handles = {name: ray.get_actor(name, namespace=space) for name in names}
-        waiting = [handle.stop.remote() for handle in handles.values()]
-        if waiting:
-            ray.wait(waiting, num_returns=len(waiting), timeout=_STOP_S)
-        for handle in handles.values():
-            ray.kill(handle, no_restart=True)
-    for group in wanted.groups if wanted else ():
-        with contextlib.suppress(ValueError):
-            remove_placement_group(ray.util.get_placement_group(_group_name(space, group.name)))
-    if _BOARD in actors:
-        ray.kill(ray.get_actor(_BOARD, namespace=space), no_restart=True)
 
 
 def _nodes() -> list[Node]:
@@ -283,7 +260,7 @@ def _nodes() -> list[Node]:
     ]
 
 
-def _group_name(space: str, group: str) -> str:
+def group_name(space: str, group: str) -> str:
     """The dashboard shows it without its namespace."""
     return f"{space}/{group}"
 
@@ -298,12 +275,3 @@ def _raise_refusals(space: str, names: list[str]) -> None:
             raise ProcessError(f"{name}: {error}") from error
         except (ray.exceptions.RayError, ValueError, TimeoutError):
             continue
-
-
-def _placement_of(space: str) -> Placement | None:
-    try:
-        board = ray.get_actor(_BOARD, namespace=space)
-        text = ray.get(board.base.remote(), timeout=10)
-    except (ray.exceptions.RayError, ValueError, TimeoutError):
-        return None
-    return placement(msgspec.json.decode(text, type=Deployment), on_gpus=())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,8 @@ _AGENT_CPUS, _ENGINE_CPUS, _GATEWAY_CPUS = 0.1, 0.5, 0.1
 """Shares by which Ray counts what it places, no limits. An engine on GPUs takes a core for each."""
 _OF_NODE = 0.001
 """Of ``node:ADDRESS``, a resource that every Ray node has of itself."""
+_ROUNDING = 1e-6
+"""Shares are no whole numbers, and their sums are rounded."""
 _EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
 Kind = Literal["agent", "engine", "gateway"]
@@ -114,19 +116,63 @@ def placement(deployment: Deployment, *, on_gpus: Collection[str]) -> Placement:
 def refuse_too_small(wanted: Placement, nodes: Collection[Node]) -> None:
     """Raise ConfigError where no living node could ever hold a machine or gateway, by its label and
     all it has: Ray would wait for one for ever."""
-    wants = [(f"machine {g.name!r}", g.cluster, g.needs) for g in wanted.groups]
-    wants += [
-        (f"gateway {p.name!r}", p.cluster, p.resources) for p in wanted.processes if p.group is None
+    alone = [("machine", g.name, g.cluster, g.needs) for g in wanted.groups]
+    alone += [
+        ("gateway", p.name, p.cluster, p.resources) for p in wanted.processes if p.group is None
     ]
-    for what, cluster, needs in wants:
-        there = [node for node in nodes if node.cluster == cluster]
-        if not any(_fits(needs, node) for node in there):
-            asked = ", ".join(f"{key} {amount:g}" for key, amount in needs.items())
-            raise ConfigError(
-                f"{what} needs a Ray node with the label {LABEL}={cluster} and {asked}; "
-                f"{len(there)} of {len(nodes)} nodes have the label, none has that much. Start "
-                f"one: ray start --address=HEAD:6379 --labels={LABEL}={cluster}"
-            )
+    for what, name, cluster, needs in alone:
+        if told := _lacking(what, [name], cluster, needs, nodes):
+            raise ConfigError(told)
+
+
+def too_few(wanted: Placement, nodes: Collection[Node]) -> list[str]:
+    """What nodes are to be added so that machines of which each would fit do so all at once. For
+    machines that are alike that is exact; of others some may wait all the same."""
+    found: dict[str, None] = {}
+    for group in wanted.groups:
+        as_large = [
+            other.name
+            for other in wanted.groups
+            if other.cluster == group.cluster and _times(group.needs, other.needs)
+        ]
+        if told := _lacking("machine", as_large, group.cluster, group.needs, nodes):
+            found[told] = None
+    return list(found)
+
+
+def _lacking(
+    what: str,
+    names: Sequence[str],
+    cluster: str,
+    needs: Mapping[str, float],
+    nodes: Collection[Node],
+) -> str:
+    """Empty where all of them have a place."""
+    there = [node for node in nodes if node.cluster == cluster]
+    room = sum(_times(needs, node.resources) for node in there)
+    if room >= len(names):
+        return ""
+    who = f"{what} {names[0]!r} needs"
+    has = "none has that much"
+    if room:
+        who = f"{what}s {', '.join(map(repr, names))} need each"
+        has = f"with room for {room} of {len(names)}"
+    asked = ", ".join(f"{key} {amount:g}" for key, amount in needs.items())
+    return (
+        f"{who} a Ray node with the label {LABEL}={cluster} and {asked}; "
+        f"{len(there)} of {len(nodes)} nodes have the label, {has}. Start "
+        f"one: ray start --address=HEAD:6379 --labels={LABEL}={cluster}"
+    )
+
+
+def without_gpus(deployment: Deployment) -> Deployment:
+    """The same without what engines' GPUs are called: Ray gives an engine its own, as many."""
+
+    def machine(one: MachineConfig) -> MachineConfig:
+        engines = tuple(msgspec.structs.replace(engine, gpus=None) for engine in one.engines)
+        return msgspec.structs.replace(one, engines=engines)
+
+    return deployment.with_machines(machine)
 
 
 def clusters_with_gpus(nodes: Collection[Node]) -> frozenset[str]:
@@ -134,8 +180,9 @@ def clusters_with_gpus(nodes: Collection[Node]) -> frozenset[str]:
     return frozenset(n.cluster for n in nodes if n.cluster and n.resources.get("GPU", 0.0) > 0)
 
 
-def _fits(needs: Mapping[str, float], node: Node) -> bool:
-    return all(node.resources.get(key, 0.0) >= amount for key, amount in needs.items())
+def _times(needs: Mapping[str, float], there: Mapping[str, float]) -> int:
+    """How often ``there`` has all of that."""
+    return int(min(there.get(key, 0.0) / amount for key, amount in needs.items()) + _ROUNDING)
 
 
 def _gateway(gateway: GatewayConfig, first_pd: str) -> Placed:

@@ -8,16 +8,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from prfaas.core.deployment import (
-    Deployment,
-    EngineConfig,
-    MachineConfig,
-    ModelConfig,
-    parse_deployment,
-)
+from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import served_name
-from prfaas.launch.ray import cluster
+from prfaas.launch.ray import cluster, ending
 from prfaas.launch.ray.board import Standing
 from prfaas.launch.ray.certificates import localized, with_certificates
 from prfaas.launch.ray.runs import RayRun
@@ -27,9 +21,14 @@ START_S = 3600.0
 
 
 def up(
-    deployment: Deployment, address: str, *, changed: Callable[[dict[str, Standing]], None]
+    deployment: Deployment,
+    address: str,
+    *,
+    changed: Callable[[dict[str, Standing]], None],
+    waits_for: Callable[[str], None],
 ) -> tuple[RayRun, Deployment, list[str]]:
-    """Start everything and wait until it serves. It stays when this process ends.
+    """Start everything and wait until it serves. It stays when this process ends. ``waits_for`` is
+    told which nodes are to be added, where there are too few.
 
     Returns it with all addresses, and engines that no gateway uses. Raises ConfigError, or
     ProcessError where it does not come up; what was started is ended again then.
@@ -38,15 +37,16 @@ def up(
     run = RayRun(space=f"{cluster.SPACE}{started}-{secrets.token_hex(2)}", address=address)
     run.folder.mkdir(parents=True, mode=0o700)
     try:
-        ready, files = with_certificates(_for_ray(deployment), run.folder)
+        ready, files = with_certificates(_named(deployment), run.folder)
         with cluster.connected(address):
             run.remember()
             try:
-                cluster.start(ready, run.space, files)
+                for told in cluster.start(ready, run.space, files):
+                    waits_for(told)
                 unused = cluster.until_ready(run.space, within_s=START_S, changed=changed)
                 found = refresh(run)
             except BaseException:
-                cluster.stop(run.space)
+                ending.stop(run.space)
                 raise
     except BaseException:
         run.forget()
@@ -70,30 +70,25 @@ def refresh(run: RayRun) -> Deployment:
 
 def down(run: RayRun) -> None:
     """End a deployment. Raises ConfigError where its Ray cluster does not answer; it is forgotten
-    here all the same, since most likely all of it has ended."""
+    here all the same, since most likely all of it has ended. Whoever is interrupted may ask again.
+    """
     try:
         with cluster.connected(run.address):
-            cluster.stop(run.space)
-    finally:
+            ending.stop(run.space)
+    except ConfigError:
         run.forget()
+        raise
+    run.forget()
 
 
 def found_at(address: str) -> list[RayRun]:
     """Every deployment on a Ray cluster, whoever has started it. Raises ConfigError where there is
     no cluster."""
     with cluster.connected(address):
-        return [RayRun(space=space, address=address) for space in cluster.spaces()]
+        return [RayRun(space=space, address=address) for space in ending.spaces()]
 
 
-def _for_ray(deployment: Deployment) -> Deployment:
-    """Without what Ray decides, and with the model's name for all: its directory is each node's."""
-    model: ModelConfig = deployment.model
-    named = msgspec.structs.replace(model, served_name=served_name(model))
-
-    def engine(engine: EngineConfig) -> EngineConfig:
-        return msgspec.structs.replace(engine, gpus=None)
-
-    def machine(machine: MachineConfig) -> MachineConfig:
-        return msgspec.structs.replace(machine, engines=tuple(map(engine, machine.engines)))
-
-    return msgspec.structs.replace(deployment.with_machines(machine), model=named)
+def _named(deployment: Deployment) -> Deployment:
+    """With the model's name for all: its directory is each node's."""
+    model = msgspec.structs.replace(deployment.model, served_name=served_name(deployment.model))
+    return msgspec.structs.replace(deployment, model=model)

@@ -14,6 +14,8 @@ from prfaas.launch.ray.placing import (
     follows_node,
     placement,
     refuse_too_small,
+    too_few,
+    without_gpus,
 )
 
 FILE = """
@@ -122,6 +124,47 @@ def test_a_cluster_that_cannot_hold_a_machine_is_refused_with_what_is_lacking() 
     assert "GPU 5" in told
     assert "2 of 4 nodes have the label" in told
     refuse_too_small(wanted, [*nodes, _node("east", GPU=5.0)])
+
+
+def _alike(machines: int, *, large: str = "2") -> Deployment:
+    """A cluster whose first machine has another engine than the others."""
+    found = ", ".join(
+        f"{{name: w{n}, agent: {{name: a{n}, arena: 64 MiB}}, engines: [{{name: d{n}, role: decode,"
+        f' args: [--tensor-parallel-size, "{large if n == 0 else 2}"]}}]}}'
+        for n in range(machines)
+    )
+    return parse_deployment(
+        f"clusters: [{{name: west, kind: pd, machines: [{found}]}}]", source="test"
+    )
+
+
+def test_what_lacks_for_all_machines_at_once_is_said() -> None:
+    nodes = [_node("west", GPU=4.0), _node("west", GPU=3.0), _node("east", GPU=8.0)]
+
+    def told(machines: int, large: str = "2") -> list[str]:
+        wanted = placement(_alike(machines, large=large), on_gpus={"west"})
+        refuse_too_small(wanted, nodes)
+        return too_few(wanted, nodes)
+
+    assert told(3) == []
+    (lacks,) = told(4)
+    assert "machines 'w0', 'w1', 'w2', 'w3' need each a Ray node with the label" in lacks
+    assert "GPU 2; 2 of 3 nodes have the label, with room for 3 of 4" in lacks
+    assert told(3, large="3") == []
+    with pytest.raises(ConfigError, match="machine 'w0' needs a Ray node"):
+        told(3, large="5")
+
+
+def test_shares_that_fill_a_node_fit_it() -> None:
+    """0.1 and 0.2 is not 0.3 to a computer."""
+    assert too_few(placement(_alike(5), on_gpus=()), [_node("west", CPU=5 * 0.6)]) == []
+
+
+def test_gpus_of_the_file_are_counted_and_not_named() -> None:
+    asked = _file(engine=', gpus: "6,7"')
+    places = {p.name: p.resources for p in placement(asked, on_gpus={"east"}).processes}
+    assert places["e2"] == {"CPU": 2.0, "GPU": 2.0}
+    assert {engine.gpus for engine in without_gpus(asked).engines} == {None}
 
 
 def test_a_gateway_needs_a_node_of_its_cluster_too() -> None:
