@@ -197,7 +197,7 @@ def test_the_demos_prompts_are_answered_token_for_token(on_ray: OnRay, plain: st
     url, model = on_ray.deployment.gateway.url, str(on_ray.deployment.model.served_name)
     console = Console(file=io.StringIO())
     prompts, answers = asyncio.run(play(url, model, SCRIPT, console))
-    assert differences(answers, asyncio.run(replay(plain, model, prompts))) == []
+    assert differences(answers, asyncio.run(replay(plain, model, prompts)), {}) == []
     assert len(answers) == 13
     assert any(answer.route == "offload" for answer in answers.values())
 
