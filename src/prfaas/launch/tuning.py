@@ -54,10 +54,11 @@ def environment() -> dict[str, str]:
 def to_tune(deployment: Deployment, local: Collection[str]) -> list[EngineConfig]:
     """Of the engines that run here, ``local``, one for each number of ranks for which this machine
     has not tuned the model's kernels yet: a rank's heads are fewer the more ranks there are, and
-    kernels of another shape."""
+    kernels of another shape. Data-parallel ranks are none of them: vLLM has each wait for all."""
     first: dict[str, EngineConfig] = {}
     for engine in deployment.engines:
-        if engine.name in local:
+        alone = engine.option("--data-parallel-size", "-dp") in (None, "1")
+        if engine.name in local and alone:
             first.setdefault(ranks(engine), engine)
     return [engine for width, engine in first.items() if not _mark(deployment, width).exists()]
 

@@ -104,6 +104,24 @@ async def test_another_model_is_tuned_for_itself(deployment: Deployment) -> None
     assert to_tune(msgspec.structs.replace(deployment, model=model), ALL)
 
 
+def test_an_engine_that_starts_with_others_only_does_not_start_alone(
+    deployment: Deployment,
+) -> None:
+    """A data-parallel rank of a mixture of experts is not ready before all of them are there."""
+
+    def of_two(machine: MachineConfig) -> MachineConfig:
+        ranks = [
+            msgspec.structs.replace(e, args=("-dp", "2", "-dpn", str(n)))
+            if machine.engines[0].name == "east-prefill"
+            else e
+            for n, e in enumerate(machine.engines)
+        ]
+        return msgspec.structs.replace(machine, engines=tuple(ranks))
+
+    assert to_tune(deployment.with_machines(of_two), ALL) == ["west-prefill"]
+    assert to_tune(deployment.with_machines(of_two), ["east-prefill"]) == []
+
+
 async def test_another_number_of_ranks_is_tuned_for_itself(deployment: Deployment) -> None:
     def two_ranks(machine: MachineConfig) -> MachineConfig:
         wide = [
