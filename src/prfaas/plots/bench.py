@@ -39,6 +39,7 @@ def draw_bench(path: Path, outcomes: Sequence[Outcome], slo: Slo) -> None:
     ttft.set(xscale="log", xlabel="TTFT, s", ylabel="share of answers", ylim=(0, 1))
     tpot.set(xlabel="TPOT, ms", ylabel="share of answers", ylim=(0, 1))
     load.set(xlabel="time, s", ylabel="requests under way (red: one failed)", ylim=(0, None))
+    load.yaxis.get_major_locator().set_params(integer=True)
     if done:
         for axis in (by_length.xaxis, by_length.yaxis, ttft.xaxis):
             plain_numbers(axis)

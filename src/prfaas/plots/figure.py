@@ -52,11 +52,17 @@ def legend(axes: Any, *, beside: bool = False) -> None:
 
 
 def plain_numbers(axis: Any) -> None:
-    """Label a logarithmic matplotlib axis with 2 and 10, not with powers."""
+    """Label a logarithmic matplotlib axis with 0.2 and 10, not with powers."""
     from matplotlib.ticker import LogFormatter
 
-    axis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    class Plain(LogFormatter):
+        """Its base chooses which marks have labels, but writes 0.6 as a power."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain(minor_thresholds=(2, 0.5)))
+    axis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -26,7 +26,12 @@ def test_axes_come_row_by_row_and_logarithms_are_plain_numbers(tmp_path: Path) -
     drawn, axes = new_figure(size=(4, 3), rows=2, columns=2)
     assert len(axes) == 4
     axes[0].plot([1, 100], [1, 2])
-    axes[0].set_xscale("log")
-    plain_numbers(axes[0].xaxis)
+    axes[1].plot([0.3, 0.9], [1, 2])
+    for axis in axes[:2]:
+        axis.set_xscale("log")
+        plain_numbers(axis.xaxis)
     save_figure(drawn, tmp_path / "new" / "a.svg")
     assert "10" in [label.get_text() for label in axes[0].get_xticklabels()]
+    small = {label.get_text() for label in axes[1].get_xticklabels(minor=True)} - {""}
+    assert {"0.4", "0.6"} <= small
+    assert not any("e" in label for label in small)
