@@ -15,7 +15,7 @@ import msgspec
 
 from prfaas.core.deployment import EngineRole
 from prfaas.core.errors import LayoutMismatch
-from prfaas.core.layout import KvLayout
+from prfaas.core.layout import MAX_LAYOUT_BYTES, KvLayout
 from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, EngineEndpoint
 
@@ -185,9 +185,12 @@ class Layouts:
         return [rank for rank in ranks if rank.engine in own]
 
     def _hear(self, ranks: list[RegisteredRank]) -> None:
-        """Ranks that cannot be one engine's with those before them are none."""
+        """Ranks that cannot be one engine's with those before them are none, nor are those that no
+        model has: a layout is journalled whenever it is another."""
         for rank in ranks:
             layout, known = rank.layout, self._ranks.setdefault(rank.engine, {})
+            if len(msgspec.json.encode(layout)) > MAX_LAYOUT_BYTES:
+                continue
             first = next(iter(known.values()), layout)
             if layout.tp_rank < layout.tp_size and layout.is_held_as(first):
                 known[layout.tp_rank] = layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from prfaas.core.deployment import parse_deployment
-from prfaas.core.layout import KvLayout
+from prfaas.core.layout import MAX_LAYOUT_BYTES, KvLayout
 from prfaas.gateway.agent_client import RegisteredRank
 from prfaas.gateway.endpoints import Endpoints, resolve
 from prfaas.gateway.layouts import Layouts, named
@@ -144,6 +144,15 @@ def test_ranks_that_are_not_one_engines_are_not_taken_for_its() -> None:
     told.layouts.registered("w2-a", ranks)
     assert told.layouts.is_whole("d2")
     assert told.layouts.parts("d2") == 1
+
+
+def test_a_layout_larger_than_any_models_is_none() -> None:
+    told = Told()
+    told.register("w2-a", d2=msgspec.structs.replace(OLD, model="m" * MAX_LAYOUT_BYTES))
+    assert not told.layouts.is_whole("d2")
+    assert not told.known
+    told.register("w2-a", d2=OLD)
+    assert told.layouts.is_whole("d2")
 
 
 def test_an_engine_that_moves_to_another_machine_is_its_agents() -> None:
