@@ -164,11 +164,11 @@ async def _pass_on(
         if error is not None:
             broken = True
             response.note_failure(error_message(error))
-        if done:
+        if done and stream.whole:
             break  # What is complete is told so at once: nothing follows.
         await response.write(events)
         events = await stream.next()
-    if not broken and not done:
+    if not broken and (stream.torn or not done):
         raise EngineError(f"{engine.name} ended its answer without saying that it is complete")
     if not broken:
         response.succeed()

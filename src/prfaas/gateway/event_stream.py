@@ -15,6 +15,9 @@ _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
 _LONGEST_EVENT = 1 << 20
 """Bytes. What is longer (the logprobs of a whole prompt) is passed on in pieces as it comes."""
+_LONGEST_COUNTS = 16 * 1024
+"""Bytes of what says how much of a prompt was cached, which begins with one of these."""
+_COUNTS = (b'"usage"', b'"prompt_tokens_details"', b'"input_tokens_details"')
 _SILENCE_S = 60.0
 """How long an engine may say nothing in the middle of an answer. A step takes well below a second;
 but a sequence that was preempted waits until others end."""
@@ -40,6 +43,8 @@ class EventStream:
         self._silent = False
         self.torn = False
         """Whether the stream ended in the middle of an event: what `next` returned last."""
+        self.whole = True
+        """Whether what `next` returned last ends where an event ends."""
 
     async def first(self) -> bytes:
         """As `next`, without the comments that vLLM may send while nothing else is to be said."""
@@ -63,6 +68,7 @@ class EventStream:
         while True:
             come = await self._read()
             if not self._held and come.endswith(_EVENT_ENDS):
+                self.whole = True
                 return come  # As nearly always.
             events = self._cut(come)
             if events or not come:
@@ -98,9 +104,12 @@ class EventStream:
         """What can go out now that these bytes have come; empty: it is the end."""
         seen, here = len(self._held), self._held + come
         end = max(_end_of_last(here, mark, seen) for mark in _EVENT_ENDS)
-        if end == 0 and (not come or len(here) > _LONGEST_EVENT):
+        self.whole = end > 0
+        if end == 0 and not come:
             end = len(here)
-            self.torn = not come and end > 0
+            self.torn = end > 0
+        elif end == 0 and len(here) > _LONGEST_EVENT:
+            end = _before_counts(here)
         self._held = here[end:]
         return here[:end]
 
@@ -109,6 +118,14 @@ def _end_of_last(here: bytes, mark: bytes, seen: int) -> int:
     """Where the last event ends; none ends before ``seen``. 0: none ends at all."""
     last = here.rfind(mark, max(0, seen - len(mark) + 1))
     return 0 if last < 0 else last + len(mark)
+
+
+def _before_counts(here: bytes) -> int:
+    """Where part of a long event can end: not in what says how much was cached, which is looked
+    for in whole pieces (`usage`)."""
+    last = max(0, len(here) - _LONGEST_COUNTS)
+    found = [at for name in _COUNTS if (at := here.find(name, last)) >= 0]
+    return min(found, default=len(here) - max(map(len, _COUNTS)))
 
 
 def _without_comments(events: bytes) -> bytes:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from prfaas.gateway import answers
 from prfaas.gateway.dialects import dialect_of
@@ -79,6 +80,38 @@ async def test_a_text_with_the_words_that_end_an_answer_does_not_end_it() -> Non
                 assert await response.content.readuntil(b"\n\n") == said
                 gate.set()
             assert await response.content.read() == WORD + DONE
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_the_event_that_ends_an_answer_may_be_large(dies: bool) -> None:
+    """A response says all of itself again in its last."""
+    delta = b"event: response.output_text.delta\ndata: {}\n\n"
+    whole = json.dumps({"response": {"output": "x" * (3 << 20)}}).encode()
+    last = b"event: response.completed\ndata: " + whole + b"\n\n"
+
+    async def answer(request: web.Request, *_: object) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(delta)
+        await response.write(last[: 2 << 20] if dies else last)
+        return response
+
+    mock = MockDeployment()
+    for engine in mock.engines.values():
+        engine._answer = answer  # type: ignore[method-assign]
+    async with mock.running() as client:
+        await mock.ready()
+        body = {"input": "abc", "stream": True}
+        async with client.post("/v1/responses", json=body) as response:
+            content = await response.read()
+        (facts,) = mock.gateway.requests.recent
+        assert content.startswith(delta)
+        if dies:
+            assert b"event: error\n" in content[-1000:]
+            assert facts.outcome != "ok"
+        else:
+            assert content == delta + last
+            assert facts.outcome == "ok"
 
 
 async def test_an_engine_that_dies_in_the_middle_of_an_event_leaves_no_half_of_it() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prfaas.gateway import event_stream
 from prfaas.gateway.event_stream import EventStream, _without_comments
+from prfaas.gateway.usage import without_cached_tokens
 
 ENDS = (b"\n\n", b"\r\n\r\n")
 
@@ -51,12 +52,28 @@ async def pass_on(pieces: list[bytes]) -> list[bytes]:
 
 
 def test_what_is_held_back_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "_LONGEST_EVENT", 10)
-    assert asyncio.run(pass_on([b"12345", b"67890", b"1", b"2\n", b"\n3", b"4"])) == [
-        b"12345678901",
-        b"2\n\n",
-        b"34",
-    ]
+    monkeypatch.setattr(event_stream, "_LONGEST_EVENT", 1000)
+    passed = asyncio.run(pass_on([b"1" * 600, b"2" * 401, b"3\n", b"\n4", b"5"]))
+    first = passed[0]
+    assert 900 < len(first) < 1001
+    assert b"".join(passed) == b"1" * 600 + b"2" * 401 + b"3\n\n45"
+    assert passed[1].endswith(b"3\n\n")
+    assert passed[2:] == [b"45"]
+
+
+@pytest.mark.parametrize("size", range(0, 60, 3))
+def test_what_says_how_much_was_cached_is_in_one_piece(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it could not be taken out where others' caches are shared."""
+    monkeypatch.setattr(event_stream, "_LONGEST_EVENT", 1000)
+    counts = b'"input_tokens_details":{"cached_tokens":7}'
+    event = b"data: " + b"a" * 1000 + b'"usage":{' + counts + b"}\n\n"
+    cut = event.index(b'"usage"') - 5 + size
+    passed = asyncio.run(pass_on([event[:cut], event[cut:]]))
+    assert b"".join(passed) == event
+    assert any(counts in piece for piece in passed)
+    assert b'cached_tokens":7' not in b"".join(map(without_cached_tokens, passed))
 
 
 def test_an_event_that_ends_with_carriage_returns_does_not_wait_for_the_next() -> None:
