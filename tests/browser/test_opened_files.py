@@ -12,7 +12,7 @@ from tests.browser.pages import PHONE, WIDE, ask, check_accessible, check_fits, 
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Route
-from prfaas.scheduler.commands import StartDecode, StartPrefill
+from prfaas.scheduler.commands import FailRequest, StartDecode, StartPrefill
 from prfaas.scheduler.events import (
     EngineDown,
     FirstToken,
@@ -184,6 +184,23 @@ async def test_what_is_live_stays_beside_files(browser: Any, tmp_path: Path) -> 
         await page.locator("#sources").wait_for(state="hidden")
         await page.locator("#compare").wait_for(state="hidden")
         await shows(page, "#headline", "nobody asks")
+
+
+async def test_what_only_the_second_has_failed_at_is_worse(browser: Any, tmp_path: Path) -> None:
+    one, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl"))
+    requests = [(0.0, began()), *answered(1, 1.0, 100), *answered(2, 5.0, 100)]
+    refused = FailRequest("r2", "overloaded", "too many")
+    paths = [write(one, requests), write(other, [*requests[:-3], (6.0, refused)])]
+    async with MockDeployment().running() as client, opened(browser, client) as page:
+        await shows(page, "#connection", "live")
+        await page.set_input_files("#file", paths)
+        rows = page.locator("#compare-table tbody tr")
+        failed = rows.filter(has_text="not answered")
+        await failed.filter(has_text="1").wait_for()
+        assert (await failed.locator("> *").all_inner_texts())[1:] == ["0", "1", "more, worse"]
+        assert await failed.locator(".worse").count() == 1
+        same = rows.filter(has_text="TTFT p50")
+        assert (await same.locator("> *").all_inner_texts())[-1] == "same"
 
 
 async def test_files_of_one_name_are_told_apart(browser: Any, tmp_path: Path) -> None:

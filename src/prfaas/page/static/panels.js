@@ -135,8 +135,10 @@ export function compare(element, one, other) {
   const row = (name, of, form, lowerIsBetter = null) => {
     const a = of(one.n), b = of(other.n);
     const change = a != null && a === b ? 0 : a && b != null ? (b - a) / a : null;
-    const grade = change == null || Math.abs(change) < 0.02 || lowerIsBetter == null ? "" : (change < 0) === lowerIsBetter ? "better" : "worse";
-    return [name, form(a), form(b), h("span", { class: grade }, change == null ? "–" : Math.abs(change) < 0.005 ? "same" : `${change > 0 ? "+" : "−"}${Math.abs(Math.round(change * 100))}%${grade ? ` ${grade}` : ""}`)];
+    const appeared = a === 0 && b > 0; // No share of nothing says how much.
+    const grade = lowerIsBetter == null || !(appeared || Math.abs(change) >= 0.02) ? "" : (!appeared && change < 0) === lowerIsBetter ? "better" : "worse";
+    const words = appeared ? "more" : change == null ? "–" : Math.abs(change) < 0.005 ? "same" : `${change > 0 ? "+" : "−"}${Math.abs(Math.round(change * 100))}%`;
+    return [name, form(a), form(b), h("span", { class: grade }, grade ? `${words}, ${grade}` : words)];
   };
   table(element, "Figures of both", ["", one.name, other.name, "change"], [
     row("requests", (n) => n.requests, (v) => v.toLocaleString("en")),
