@@ -3,7 +3,8 @@
 A conversation's second turn is answered by the engine that answered the first, from its own cache;
 then the engine is killed, and the same turn is answered again, from the agent's. Both must be
 token-identical: both go on from the same block's end, which lies in the answer. A prompt that was
-warmed and pinned is found as well.
+warmed and pinned is found as well, and so is what two others had in common: a third that begins
+like them goes on where they parted.
 
 Runs for the kinds of cache in ANSWER_MODELS, none by default; `make test-pulls` has every kind.
 With MLA, on a CPU without AMX, vLLM has no prefix cache to keep answers from: not run there.
@@ -61,6 +62,13 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
         until(lambda: ends(running, system) == [warmed], "the warmed prompt was not kept")
         until(lambda: pinned(running.url, system) == warmed, "it could not be pinned")
 
+        common = prompt(f"common {kind}", PROMPT)
+        parting = PROMPT // block * block
+        for name in ("one", "two"):
+            ask(running.url, model, [*common, *prompt(f"{name} {kind}", 2 * block)])
+        if kind != "dense":  # it goes on from any block's end of what was kept
+            until(lambda: ends(running, common) == [parting], "no state was kept where they part")
+
         second = [*history, *prompt(f"second {kind}", 100)]
         own = choice(ask(running.url, model, second))
         restart(running, "west-decode")
@@ -69,6 +77,12 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
         assert_same_or_near_tie(choice(again), own)
         if kind != "mla":
             assert choice(again)["token_ids"] == own["token_ids"]
+        third = [*common, *prompt(f"three {kind}", 2 * block)]
+        parted = ask(running.url, model, third)
+        assert loaded_tokens(parted) == parting, parted.headers
+        computed = ask(running.url, model, third, cache_salt="computed")
+        assert not loaded_tokens(computed)
+        assert_same_or_near_tie(choice(parted), choice(computed))
         behind = ask(running.url, model, [*system, *prompt(f"question {kind}", 100)])
         assert loaded_tokens(behind) == warmed, behind.headers
 

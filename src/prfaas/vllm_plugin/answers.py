@@ -6,7 +6,8 @@ on from. So what it holds is looked up there, by the request's own hashes, up to
 end with everything that an engine goes on from; the blocks are held (as a request would) for the
 one step in which the workers copy them into the arena. They leave as a transfer from the engine to
 its own agent that nobody reads: it is cached as soon as it is whole. What the agent has of the
-prompt already is not sent again.
+prompt already is not sent again. Where the prompt was seen to part from another one, states and
+windows are kept as well.
 
 This delays no answer: it has been given by then. Where the arena lends no slot at once, the answer
 is not kept.
@@ -85,7 +86,21 @@ class Answers:
             found = self._blocks(request, from_token, end)
             if found is not None:
                 self._keep(request, from_token, end, *found)
+                self._keep_parting(request, from_token, end)
                 return
+
+    def _keep_parting(self, request: Request, from_token: int, end: int) -> None:
+        """The states where vLLM saw this prompt part from another, with one block of the rest: the
+        next one that parts there goes on from them, by blocks that are kept already. Not for full
+        attention, which goes on from any block's end."""
+        parting = request.shared_prefix_boundary // self._alignment * self._alignment
+        before = parting - self._alignment
+        sparse = any(group.kind != "full_attention" for group in self._groups)
+        if not sparse or not from_token <= before or not parting < end:
+            return
+        found = self._blocks(request, before, parting)
+        if found is not None:
+            self._keep(request, before, parting, *found)
 
     def forget_known(self) -> None:
         """What the agent has is found by this engine no more."""

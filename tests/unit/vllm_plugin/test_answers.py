@@ -56,7 +56,7 @@ class Engine:
         self.pool = self.answers.pool = BlockPool(COUNT, enable_caching=True, hash_block_size=BLOCK)
         self.free = self.pool.get_num_free_blocks()
 
-    def request(self, prompt: int, answer: int, *, status: Any = None) -> Any:
+    def request(self, prompt: int, answer: int, *, status: Any = None, parting: int = 0) -> Any:
         tokens = prompt + answer
         return SimpleNamespace(
             request_id="r",
@@ -68,6 +68,7 @@ class Engine:
             prompt_embeds=None,
             lora_request=None,
             cache_salt=None,
+            shared_prefix_boundary=parting,
             status=status or RequestStatus.FINISHED_STOPPED,
         )
 
@@ -118,6 +119,54 @@ def test_what_the_agent_has_is_not_sent_again() -> None:
     assert step.tables == ([0, 0, *ids[2:]],)
     assert step.prefix is not None
     assert step.prefix.from_token == 32
+
+
+def test_states_are_kept_where_the_prompt_was_seen_to_part_from_another() -> None:
+    """With one block of attention; those before it lie in the first part."""
+    engine = Engine()
+    request = engine.request(60, 10, parting=35)
+    attention = engine.caches(request, 0, [0, 1, 2, 3])
+    parting, last = engine.caches(request, 1, [1, 3])
+    engine.answers.finished(request)
+    whole, part = engine.answers.take_steps()
+    assert (whole.first_token, whole.end_token, whole.states_at) == (0, 64, (64,))
+    assert whole.tables == (attention, [0, 0, 0, last])
+    assert (part.first_token, part.end_token, part.states_at) == (16, 32, (32,))
+    assert part.tables == ([0, attention[1]], [0, parting])
+    assert part.prefix is not None
+    assert whole.prefix is not None
+    assert (part.prefix.from_token, part.prefix.parent) == (16, whole.prefix.digests[0])
+    assert part.prefix.digests == whole.prefix.digests[1:2]
+    engine.answers.copied({s.params.transfer_id: 1 for s in (whole, part)})
+    assert engine.pool.get_num_free_blocks() == engine.free
+
+
+@pytest.mark.parametrize(
+    ("why", "parting", "known"),
+    [
+        ("nobody was seen to part", 0, 0),
+        ("there is no state any more", 48, 0),
+        ("it is the end that is kept anyway", 64, 0),
+        ("the agent has what is before it", 32, 32),
+        ("it is less than a block", 15, 0),
+    ],
+)
+def test_no_state_is_kept_in_between(why: str, parting: int, known: int) -> None:
+    engine = Engine()
+    request = engine.request(60, 10, parting=parting)
+    engine.caches(request, 0, [0, 1, 2, 3])
+    engine.caches(request, 1, [1, 3])
+    engine.answers.note("r", known)
+    engine.answers.finished(request)
+    assert len(engine.answers.take_steps()) == 1, why
+
+
+def test_full_attention_goes_on_anywhere() -> None:
+    engine = Engine(full())
+    request = engine.request(60, 10, parting=32)
+    engine.caches(request, 0, [0, 1, 2, 3])
+    engine.answers.finished(request)
+    assert len(engine.answers.take_steps()) == 1
 
 
 def test_what_the_agent_had_before_a_reset_is_sent_again() -> None:
