@@ -189,10 +189,11 @@ class LocalFleet:
                 ready = self._asked(f"{self.url(name)}/ready") or {}
                 warnings = ready.get("warnings", ["does not answer /ready"])
                 found += [f"{name}: {warning}" for warning in warnings]
-        return found
+        return found or [line for machine in ENGINES for line in self._cut_off(machine)]
 
     def whole(self) -> bool:
-        """Every gateway uses every engine and every line, and has nothing to complain of."""
+        """Every gateway uses every engine and every line, and has nothing to complain of; every
+        agent has a connection to each that it sends to: gateways need one pair of a line."""
         return not self.lacks()
 
     def metrics(self, name: str) -> dict[str, float]:
@@ -233,6 +234,11 @@ class LocalFleet:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, what, before)
+
+    def _cut_off(self, machine: str) -> list[str]:
+        page = self.metrics(f"{machine}-agent")
+        links = {k: v for k, v in page.items() if k.startswith("prfaas_link_connections{")}
+        return [f"{machine}-agent: {k} is 0" for k, v in links.items() if not v]
 
     def _asked(self, url: str) -> Any:
         try:
