@@ -16,6 +16,7 @@ from prfaas import __version__
 from prfaas.core.deployment import Deployment
 from prfaas.core.errors import ConfigError, ProcessError
 from prfaas.launch.ray.board import Board, Standing
+from prfaas.launch.ray.head import refuse_unreachable
 from prfaas.launch.ray.placing import (
     LABEL,
     Kind,
@@ -134,6 +135,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():  # Whoever has connected disconnects.
         yield
         return
+    refuse_unreachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
