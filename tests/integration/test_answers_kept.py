@@ -4,7 +4,8 @@ A conversation's second turn is answered by the engine that answered the first, 
 then the engine is killed, and the same turn is answered again, from the agent's. Both must be
 token-identical: both go on from the same block's end, which lies in the answer. A prompt that was
 warmed and pinned is found as well, and so is what two others had in common: a third that begins
-like them goes on where they parted.
+like them goes on where they parted (of a model with windows it does not: engines whose answers are
+kept forget none, so vLLM sees no prompt part).
 
 Runs for the kinds of cache in ANSWER_MODELS, none by default; `make test-pulls` has every kind.
 With MLA, on a CPU without AMX, vLLM has no prefix cache to keep answers from: not run there.
@@ -66,7 +67,7 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
         parting = PROMPT // block * block
         for name in ("one", "two"):
             ask(running.url, model, [*common, *prompt(f"{name} {kind}", 2 * block)])
-        if kind != "dense":  # it goes on from any block's end of what was kept
+        if kind == "gdn":  # full attention goes on anywhere; of windows vLLM sees none part
             until(lambda: ends(running, common) == [parting], "no state was kept where they part")
 
         second = [*history, *prompt(f"second {kind}", 100)]
@@ -79,7 +80,7 @@ def test_the_next_turn_finds_prompt_and_answer_after_a_restart(
             assert choice(again)["token_ids"] == own["token_ids"]
         third = [*common, *prompt(f"three {kind}", 2 * block)]
         parted = ask(running.url, model, third)
-        assert loaded_tokens(parted) == parting, parted.headers
+        assert loaded_tokens(parted) == parting or kind == "sliding_window", parted.headers
         computed = ask(running.url, model, third, cache_salt="computed")
         assert not loaded_tokens(computed)
         assert_same_or_near_tie(choice(parted), choice(computed))

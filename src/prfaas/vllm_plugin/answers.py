@@ -6,8 +6,8 @@ on from. So what it holds is looked up there, by the request's own hashes, up to
 end with everything that an engine goes on from; the blocks are held (as a request would) for the
 one step in which the workers copy them into the arena. They leave as a transfer from the engine to
 its own agent that nobody reads: it is cached as soon as it is whole. What the agent has of the
-prompt already is not sent again. Where the prompt was seen to part from another one, states and
-windows are kept as well.
+prompt already is not sent again. Where the prompt was seen to part from another one, states are
+kept as well.
 
 This delays no answer: it has been given by then. Where the arena lends no slot at once, the answer
 is not kept.
