@@ -6,10 +6,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -206,25 +207,33 @@ def test_what_some_do_not_need_others_have(
         assert min(limits.values()) >= 0.99 * max(limits.values())
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    delay_s=st.sampled_from([0.0, 0.02, 0.1, 0.2]),
-    loss=st.sampled_from([0.0, 0.1]),
-)
-def test_the_whole_rate_is_lent_at_every_moment_while_needs_stay(
-    seed: int, delay_s: float, loss: float
-) -> None:
-    # Renewals overlap: no lease or pledge ends for a moment, however its messages are delayed.
+def moments_short(seed: int, *, delay_s: float, loss: float) -> Iterator[int]:
+    """Of a hundred moments in each of four phases of steady needs: at how many less than the whole
+    rate is lent, or not evenly."""
     world = World(random.Random(seed), senders=4, receivers=1, delay_s=delay_s, loss=loss)
     for busy in (world.names, world.names[:3], world.names[:1], world.names):
         world.needs = {name: RATE if name in busy else 0.0 for name in world.names}
         world.run(PLEDGE_S + 1.0 if world.now == 0.0 else 1.0 + 4 * delay_s)
+        short = 0
         for _ in range(100):
             world.step()
             limits = [world.shares[n].limit(now=world.clocks[n].at(world.now)) for n in busy]
-            assert sum(limits) >= 0.99 * RATE
-            assert min(limits) >= 0.99 * max(limits)
+            short += sum(limits) < 0.99 * RATE or min(limits) < 0.99 * max(limits)
+        yield short
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), delay_s=st.sampled_from([0.0, 0.02, 0.1, 0.2]))
+def test_the_whole_rate_is_lent_at_every_moment_while_needs_stay(seed: int, delay_s: float) -> None:
+    # Renewals overlap: no lease or pledge ends for a moment, however its messages are delayed.
+    assert not any(moments_short(seed, delay_s=delay_s, loss=0.0))
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1, 0.2])
+def test_where_messages_are_lost_the_whole_rate_is_lent_nearly_always(delay_s: float) -> None:
+    # Of a lease all renewals may be lost, one after the other: in one phase of some hundred.
+    phases = [n for seed in range(25) for n in moments_short(seed, delay_s=delay_s, loss=0.1)]
+    assert sum(phases) <= 0.01 * 100 * len(phases)
 
 
 def test_a_dead_senders_part_is_used_by_the_others() -> None:
