@@ -9,6 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from prfaas.testing.mock_deployment import MockDeployment
+
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -24,6 +26,20 @@ async def opened(browser: Any, client: aiohttp.ClientSession, **kind: Any) -> As
     yield page
     await context.close()
     assert not wrong
+
+
+@asynccontextmanager
+async def locked(
+    browser: Any, deployment: MockDeployment, client: aiohttp.ClientSession
+) -> AsyncIterator[Any]:
+    """The page of a gateway that asks for an operator's key, which is "secret"."""
+    deployment.gateway.access.operators.replace(["secret"])
+    context = await browser.new_context(viewport=WIDE)
+    page = await context.new_page()
+    await page.goto(f"{str(client._base_url).rstrip('/')}/ui")
+    await shows(page, "#key-why", "operator")
+    yield page
+    await context.close()
 
 
 async def ask(client: aiohttp.ClientSession, length: int) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.browser.pages import PHONE, WIDE, ask, check_accessible, check_fits, opened, shows
+from tests.browser.pages import (
+    PHONE,
+    WIDE,
+    ask,
+    check_accessible,
+    check_fits,
+    locked,
+    opened,
+    shows,
+)
 
 from prfaas.core.deployment import SchedulerConfig
 from prfaas.policies.api import Route
@@ -225,12 +234,7 @@ async def test_files_of_one_name_are_told_apart(browser: Any, tmp_path: Path) ->
 async def test_what_is_closed_leaves_no_figures(browser: Any, tmp_path: Path) -> None:
     path = write_small(tmp_path / "events.jsonl")
     deployment = MockDeployment()
-    async with deployment.running() as client:
-        deployment.gateway.access.operators.replace(["secret"])
-        context = await browser.new_context(viewport=WIDE)
-        page = await context.new_page()
-        await page.goto(f"{str(client._base_url).rstrip('/')}/ui")
-        await shows(page, "#key-why", "operator")
+    async with deployment.running() as client, locked(browser, deployment, client) as page:
         await page.set_input_files("#file", path)
         await shows(page, "#percentiles", "decode alone")
         await shows(page, "#map", "near")
@@ -239,7 +243,6 @@ async def test_what_is_closed_leaves_no_figures(browser: Any, tmp_path: Path) ->
         await shows(page, "#map", "No deployment is shown")
         for panel in ("numbers", "lengths", "stages", "percentiles", "requests", "caches", "news"):
             assert await page.locator(f"#{panel}").inner_text() == "", panel
-        await context.close()
 
 
 @pytest.mark.parametrize(

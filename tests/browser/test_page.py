@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.browser.pages import PHONE, WIDE, ask, check_accessible, check_fits, opened, shows
+from tests.browser.pages import (
+    PHONE,
+    WIDE,
+    ask,
+    check_accessible,
+    check_fits,
+    locked,
+    opened,
+    shows,
+)
 
 from prfaas.testing.mock_deployment import MockDeployment, clear_line
 
@@ -143,14 +152,8 @@ async def test_the_keyboard_reaches_everything(browser: Any) -> None:
 
 async def test_a_key_opens_it(browser: Any, tmp_path: Path) -> None:
     deployment = MockDeployment()
-    async with deployment.running() as client:
-        deployment.gateway.access.operators.replace(["secret"])
-        context = await browser.new_context(viewport=WIDE)
-        page = await context.new_page()
-        await page.goto(f"{str(client._base_url).rstrip('/')}/ui")
-        await shows(page, "#key-why", "operator")
+    async with deployment.running() as client, locked(browser, deployment, client) as page:
         await page.get_by_label("Operator's key").fill("secret")
         await page.get_by_role("button", name="Open", exact=True).click()
         await shows(page, "#connection", "live")
         await check_accessible(page)
-        await context.close()

@@ -155,8 +155,8 @@ def room_for(deployment: Deployment | None) -> dict[str | None, int]:
     if deployment is not None:
         wanted = placement(deployment, on_gpus=clusters_with_gpus(nodes))
         refuse_too_small(wanted, nodes)
-        for told in too_few(wanted, nodes):
-            raise ConfigError(told)
+        if lacking := too_few(wanted, nodes):
+            raise ConfigError(lacking[0])
     return Counter(node.cluster for node in nodes)
 
 
