@@ -13,6 +13,8 @@ from aiohttp import web
 from prfaas.agent import admin, peers
 from prfaas.agent.service import NoLink
 from prfaas.core import cache_copies, gateway_sessions, prefixes, versions
+from prfaas.core.deployment import AgentConfig, GatewayConfig
+from prfaas.core.strict import Strict
 from prfaas.engine_socket import messages
 from prfaas.gateway.http import make_admin_app, make_app
 from prfaas.kv_events import wire
@@ -134,3 +136,18 @@ def test_routes_of_an_agent_are_those_that_it_serves() -> None:
     assert told - {"CONNECT HOST:PORT"} == set(routes(served))
     everybodys = {row[0].strip("`") for row in table if row[1] == "all"}
     assert everybodys == {f"GET {path}" for path in peers._OPEN}
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "kind"),
+    [
+        ("agent.md", "## Settings (under `agent:` of a cluster)", AgentConfig),
+        ("gateway.md", "## Settings", GatewayConfig),
+    ],
+)
+def test_settings_are_those_of_the_deployment_file(
+    page: str, heading: str, kind: type[Strict]
+) -> None:
+    keys = [row[0] for row in rows(page, heading) if row[0].startswith("`")]
+    told = {name for cell in keys for name in re.findall(r"`(\w+)", cell)}
+    assert told == set(kind.__struct_fields__)
