@@ -52,25 +52,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action, examples in ((init, INIT), (issue, ISSUE), (revoke, REVOKE)):
         teach(action, examples)
         add_json(action, CertificateFiles)
-    issue.add_argument("agents", nargs="*", metavar="AGENT", help="name in the deployment file")
+    issue.add_argument(
+        "names", nargs="*", metavar="NAME", help="an agent's or gateway's in the deployment file"
+    )
     issue.add_argument(
         "--deployment",
         type=Path,
         metavar="FILE",
         help="for every agent and gateway of this deployment file",
     )
-    revoke.add_argument("agents", nargs="+", metavar="AGENT", help="whose certificates")
+    revoke.add_argument("names", nargs="+", metavar="NAME", help="whose certificates")
     revoke.add_argument(
         "--replaced",
         action="store_true",
         help="those alone that newer ones have replaced (default: the newest as well)",
-    )
-    revoke.add_argument(
-        "--dir",
-        type=Path,
-        default=Path("certs"),
-        metavar="DIRECTORY",
-        help="where the files lie (default: %(default)s)",
     )
     for action, days in ((init, 3650), (issue, 365)):
         action.add_argument(
@@ -80,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help="days from now that it is valid (default: %(default)s)",
         )
+    for action in (init, issue, revoke):
         action.add_argument(
             "--dir",
             type=Path,
@@ -109,39 +105,42 @@ _Made = list[tuple[list[Path], str]]
 def _init(args: argparse.Namespace) -> _Made:
     path = authority.create_authority(args.dir, days=_days(args))
     return [
-        ([path], "the CA's certificate; every agent needs it"),
-        ([args.dir / CA_KEY], "the CA's key; keep it off the agents' machines"),
+        ([path], "the CA's certificate; every agent and gateway needs it"),
+        ([args.dir / CA_KEY], "the CA's key; keep it off the deployment's machines"),
         ([args.dir / CACHE_KEY], f"what cache events are keyed with; {_FOR_ALL}"),
     ]
 
 
 def _issue(args: argparse.Namespace) -> _Made:
-    days, agents = _days(args), list(args.agents)
+    days, names = _days(args), list(args.names)
     if args.deployment is not None:
         deployment = load_deployment(args.deployment)
         known = [agent.name for agent in deployment.agents]
         known += [gateway.certificate_name or gateway.name for gateway in deployment.gateways]
-        strangers = sorted(set(agents) - set(known))
+        strangers = sorted(set(names) - set(known))
         if strangers:
             raise CallerError(
                 f"no agent or gateway {strangers[0]!r} in {args.deployment}; "
                 f"known: {', '.join(sorted(known))}"
             )
-        agents = agents or known
-    if not agents:
-        raise CallerError("name the agents, or give --deployment FILE for all of its own")
+        names = names or known
+    if not names:
+        raise CallerError("name agents or gateways, or give --deployment FILE for all of its own")
     made: _Made = []
-    for agent in agents:
-        files = authority.issue(args.dir, agent, days=days)
-        made.append(([files.cert, files.key], f"for {agent}, with {files.ca}"))
+    for name in names:
+        files = authority.issue(args.dir, name, days=days)
+        made.append(([files.cert, files.key], f"for {name}, with {files.ca}"))
     made.append(([authority.make_cache_key(args.dir)], _FOR_ALL))
     return made
 
 
 def _revoke(args: argparse.Namespace) -> _Made:
-    for agent in args.agents:
-        path = authority.revoke(args.dir, agent, replaced=args.replaced)
-    words = "give it to every agent as 'tls: {crl: ...}'; it is read when it changes"
+    for name in args.names:
+        path = authority.revoke(args.dir, name, replaced=args.replaced)
+    words = (
+        "give it to every agent as 'tls: {crl: ...}', to every gateway in its 'agent_tls'; it is "
+        "read when it changes"
+    )
     return [([path], words)]
 
 

@@ -23,7 +23,7 @@ VERBS: dict[str, str] = {
     "gateway": "run the OpenAI endpoint of a deployment",
     "agent": "run the agent of one machine of a deployment",
     "engine": "print or run the 'vllm serve' command of one engine of a deployment",
-    "certs": "make a private CA and per-agent certificates for the KV link",
+    "certs": "make a private CA, and certificates of agents and gateways; revoke them",
     "deployment": "compare deployment files",
     "render": "write Kubernetes manifests or systemd units of a deployment",
     "members": "keep a deployment file as the pods that there are",

@@ -37,9 +37,13 @@ def sentence(summary: str) -> str:
 
 
 def describe_actions(parser: argparse.ArgumentParser) -> None:
-    """Give each action of a verb, where it has none, its summary as the first line of its help."""
+    """Give each action of a verb, where it has none, its summary as the first line of its help, and
+    the verb a last line that leads there."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
+            parser.epilog = parser.epilog or (
+                f"'{parser.prog} {action.metavar} --help' teaches one of them, with examples."
+            )
             for listed in action._choices_actions:
                 inner = action.choices[listed.dest]
                 if inner.description is None:

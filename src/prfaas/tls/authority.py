@@ -1,7 +1,7 @@
-"""A deployment's private certificate authority and its agents' certificates.
+"""A deployment's private certificate authority, and the certificates of its agents and gateways.
 
-Keys are ECDSA P-256. The CA signs nothing but agents; an agent's certificate serves both sides of
-a connection and carries its name as DNS subject alternative name.
+Keys are ECDSA P-256. The CA signs nothing else; a certificate serves both sides of a connection and
+carries its owner's name in the deployment file as DNS subject alternative name.
 """
 
 from __future__ import annotations
@@ -63,46 +63,46 @@ def create_authority(directory: Path, *, days: int = 3650) -> Path:
 
 
 def make_cache_key(directory: Path) -> Path:
-    """What cache events of the deployment are keyed with, for every agent and gateway; one that is
-    there stays."""
+    """Write what cache events of the deployment are keyed with, the same for every agent and
+    gateway; returns its path. One that is there stays."""
     path = directory / CACHE_KEY
     if not path.exists():
         _write(path, secrets.token_hex(32).encode() + b"\n", secret=True)
     return path
 
 
-def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
-    """Issue ``agent``'s certificate and key into ``directory``, signed by the CA there; an older
-    one of the same name is replaced, and can still be revoked. ``days`` below zero makes an expired
-    one.
+def issue(directory: Path, owner: str, *, days: int = 365) -> TlsFiles:
+    """Issue a certificate and its key into ``directory``, signed by the CA there, for the agent or
+    gateway ``owner``; an older one of the same name is replaced, and can still be revoked. ``days``
+    below zero makes an expired one.
 
     Raises CallerError for a name that cannot be one, ConfigError if there is no usable CA.
     """
-    if not _NAME.fullmatch(agent):
+    if not _NAME.fullmatch(owner):
         raise CallerError(
-            f"agent name {agent!r} must be letters, digits, '.', '_' and '-', at most 63, "
+            f"name {owner!r} must be letters, digits, '.', '_' and '-', at most 63, "
             "beginning with a letter or digit, as in the deployment file"
         )
-    if _OTHERS_FILES.fullmatch(agent):
+    if _OTHERS_FILES.fullmatch(owner):
         raise CallerError(
-            f"agent name {agent!r}: {agent}.pem is, or may be, the file of something else here "
+            f"name {owner!r}: {owner}.pem is, or may be, the file of something else here "
             "(ca.pem, crl.pem, NAME-key.pem); choose another name"
         )
     ca_key, ca = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, agent)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, owner)])
     both_sides = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     ca_public = ca_key.public_key()
     builder = (
         _builder(name, ca.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(agent)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(owner)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage(both_sides), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_public), critical=False
         )
     )
-    files = files_of(directory, agent)
+    files = files_of(directory, owner)
     _set_aside(files.cert)
     _write(files.key, _pem(key), secret=True)
     certificate = builder.sign(ca_key, hashes.SHA256())
@@ -110,22 +110,22 @@ def issue(directory: Path, agent: str, *, days: int = 365) -> TlsFiles:
     return files
 
 
-def revoke(directory: Path, agent: str, *, replaced: bool = False) -> Path:
-    """Add ``agent``'s certificates to the CA's revocation list, those that newer ones have replaced
-    as well; returns that file's path. The list is to be given to every agent, and made anew within
-    a year. ``replaced``: those alone; the newest stays good.
+def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
+    """Add ``owner``'s certificates to the CA's revocation list, those that newer ones have replaced
+    as well; returns that file's path. The list is to be given to every agent and gateway, and made
+    anew within a year. ``replaced``: those alone; the newest stays good.
 
     Raises ConfigError without a usable CA, certificate or list.
     """
     ca_key, ca = _authority(directory)
-    cert, crl = files_of(directory, agent).cert, directory / CRL
+    cert, crl = files_of(directory, owner).cert, directory / CRL
     older = _replaced(cert)
     paths = [older] if replaced else [older, cert] if older.exists() else [cert]
     try:
         pem = b"".join(path.read_bytes() for path in paths)
         found = x509.load_pem_x509_certificates(pem)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no certificate of {agent!r} is known here: {error}") from error
+        raise ConfigError(f"no certificate of {owner!r} is known here: {error}") from error
     known = [one for each in read_lists(crl) for one in each] if crl.exists() else []
     serials = {certificate.serial_number for certificate in found}
     now = datetime.datetime.now(datetime.UTC)

@@ -1,6 +1,8 @@
-"""TLS 1.3 between agents: both sides show a certificate of the deployment's own CA.
+"""TLS 1.3 between agents, and from gateways to agents: both sides show a certificate of the
+deployment's own CA.
 
-The name in the certificate (its DNS subject alternative name) is the agent's identity.
+The name in the certificate (a DNS subject alternative name, or a URI) says which agent or gateway
+it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where an agent's certificate lies: the names that `prfaas certs` gives the files."""
+"""Where an agent's or gateway's certificate lies: the names that `prfaas certs` gives the files."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class TlsFiles(msgspec.Struct, frozen=True):
     """What an agent is called in its certificate: a DNS name, or a URI where it has ``://``."""
 
     def name_of(self, agent: str) -> str:
-        """In its certificate."""
+        """What an agent's certificate calls it."""
         return self.names.replace("{agent}", agent)
 
 
 def files_in(config: TlsConfig) -> TlsFiles:
-    """As a deployment file names them."""
+    """The files that a deployment file names."""
     crl = None if config.crl is None else Path(config.crl)
     return TlsFiles(Path(config.ca), Path(config.cert), Path(config.key), crl, config.names)
 
 
-def files_of(directory: Path, agent: str) -> TlsFiles:
-    """The files of ``agent`` in a directory that `prfaas certs` has written. They may be missing:
-    who opens them says so."""
-    return TlsFiles(directory / CA_CERT, directory / f"{agent}.pem", directory / f"{agent}-key.pem")
+def files_of(directory: Path, owner: str) -> TlsFiles:
+    """The files of an agent or gateway in a directory that `prfaas certs` has written. They may be
+    missing: who opens them says so."""
+    return TlsFiles(directory / CA_CERT, directory / f"{owner}.pem", directory / f"{owner}-key.pem")

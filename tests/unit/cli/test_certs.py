@@ -32,7 +32,7 @@ def test_every_agent_of_a_deployment_gets_one(
     assert (tmp_path / "aw1.pem").is_file()
     assert (tmp_path / "aw2-key.pem").is_file()
     assert main(["certs", "issue", "--dir", str(tmp_path)]) == 2
-    assert "name the agents" in capsys.readouterr().err
+    assert "name agents or gateways" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

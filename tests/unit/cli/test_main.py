@@ -68,6 +68,15 @@ def test_names_keep_their_capitals(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Run the OpenAI endpoint of a deployment." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["cache", "certs", "deployment", "link", "render"])
+def test_a_verb_with_actions_leads_to_their_examples(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert "--help' teaches one of them, with examples" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -15,7 +15,7 @@ def test_a_second_authority_in_one_directory_is_refused(tmp_path: Path) -> None:
     authority.create_authority(tmp_path)
     with pytest.raises(CallerError, match="has a CA already"):
         authority.create_authority(tmp_path)
-    with pytest.raises(CallerError, match="agent name"):
+    with pytest.raises(CallerError, match="must be letters"):
         authority.issue(tmp_path, "../evil")
     with pytest.raises(ConfigError, match="certs init"):
         authority.issue(tmp_path / "elsewhere", "east")

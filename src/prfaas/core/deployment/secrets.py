@@ -61,11 +61,3 @@ def _of_file(path: Path) -> Iterator[str]:
         key = line.strip()
         if key and not key.startswith("#"):
             yield key
-
-
-def readable_by_others(path: Path) -> bool:
-    """Whether users other than the file's owner and group may read it."""
-    try:
-        return bool(path.stat().st_mode & stat.S_IROTH)
-    except OSError:
-        return False
