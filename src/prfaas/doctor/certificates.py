@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -13,9 +13,7 @@ from prfaas.core.deployment import AgentConfig, Deployment, GatewayConfig, TlsCo
 from prfaas.core.errors import ConfigError
 from prfaas.doctor.finding import Finding, Level, ok
 from prfaas.doctor.here import agents_here
-from prfaas.tls.expiry import expiring, list_expiry
-
-_SOON = timedelta(days=30)
+from prfaas.tls.expiry import SOON_S, expiring, list_expiry
 
 
 def check_certificates(deployment: Deployment, *, now: float) -> Iterator[Finding]:
@@ -93,7 +91,7 @@ def _certificate(check: str, what: str, file: Path, moment: datetime) -> Finding
     renew = "renew it with 'prfaas certs' and put the file in its place"
     if until < moment:
         return Finding(check, "error", f"{what} {file} expired {until:%Y-%m-%d}", renew)
-    if until - moment < _SOON:
+    if (until - moment).total_seconds() < SOON_S:
         return Finding(check, "warning", f"{words}: {(until - moment).days} days", renew)
     return ok(check, words)
 

@@ -26,9 +26,9 @@ _UNREADY_GRACE_S = 2.0
 """A process that is not ready yet does nothing for anybody. A starting vLLM would sit on SIGTERM
 until its own children have loaded the model."""
 _STARTS_BEFORE_GIVING_UP = 2
+"""A process that was never ready fails the whole start when it ends this often."""
 _WRONG_INPUT = 2
 """Exit status of whoever refuses what it was told: it would again."""
-"""A process that was never ready fails the whole start when it ends this often."""
 _LOG_TAIL_LINES = 8
 """Of the log of a process that did not come up, shown with the error."""
 _CAUSE = re.compile(r"\b[A-Z]\w*(Error|Exception): ")

@@ -16,6 +16,7 @@ from typing import Annotated
 import msgspec
 
 from prfaas.policies.api import ArrivalPolicy, Decision, View
+from prfaas.policies.beside_batch import MAX_DIRECT, MIN_SHARE
 from prfaas.policies.earliest import EarliestConfig
 from prfaas.policies.first_token import Soonest, earlier_of, soonest_local, soonest_remote
 from prfaas.policies.placement import decode_engine
@@ -25,9 +26,9 @@ from prfaas.policies.views import ClusterView, RequestView
 class ElasticConfig(EarliestConfig, frozen=True):
     """That of *earliest*, and which decode engines may prefill."""
 
-    min_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
+    min_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = MIN_SHARE
     """The share of a decode engine's time that must be free."""
-    max_direct: Annotated[int, msgspec.Meta(ge=0)] = 2
+    max_direct: Annotated[int, msgspec.Meta(ge=0)] = MAX_DIRECT
     """How many prompts may be on a decode engine."""
 
 

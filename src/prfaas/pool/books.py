@@ -106,7 +106,6 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     disk_bytes: int
     """At most so many are on disk."""
     disk_used_bytes: int
-    disk_files: int
     counters: PoolCounters
     """A copy."""
 

@@ -1,6 +1,6 @@
-"""What of the cache's lies on the machine's disk, as far as the agent knows.
+"""What of the cache lies on the machine's disk, as far as the agent knows.
 
-The books alone: files are the agent's (`agent.spill`). Their sizes are bounded: before something is
+The books alone: the files are `agent.spill_files`'. Their sizes are bounded: before something is
 written, what was used least recently is dropped. What is being read stays.
 """
 

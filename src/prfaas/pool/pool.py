@@ -214,7 +214,6 @@ class Pool:
             most_pinned_slots=self._pins.most_slots,
             disk_bytes=self.disk.most_bytes,
             disk_used_bytes=self.disk.used_bytes,
-            disk_files=len(self.disk),
             counters=msgspec.structs.replace(books.counters),
         )
 

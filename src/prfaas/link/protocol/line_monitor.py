@@ -62,10 +62,10 @@ class LineSample:
 
 @dataclass(frozen=True, slots=True)
 class LineView:
-    """The smoothed result."""
+    """The line as it is now, smoothed. ``utilisation``, ``retransmit_share`` and ``congestion`` are
+    0 to 1; ``backlogged``: there is more to send than the connections take."""
 
     goodput_bytes_per_s: float = 0.0
-    capacity_bytes_per_s: float | None = None
     utilisation: float = 0.0
     rtt_s: float = 0.0
     min_rtt_s: float = 0.0
@@ -120,16 +120,15 @@ class LineMonitor:
         pace_s = _UP_S if level > last.congestion else _DOWN_S
         congestion = _smooth(last.congestion, level, span_s, pace_s)
         self.view = LineView(
-            goodput,
-            capacity,
-            utilisation,
-            rtt_s,
-            min_rtt_s,
-            share,
-            congestion,
-            backlogged,
-            busy,
-            busy_goodput,
+            goodput_bytes_per_s=goodput,
+            utilisation=utilisation,
+            rtt_s=rtt_s,
+            min_rtt_s=min_rtt_s,
+            retransmit_share=share,
+            congestion=congestion,
+            backlogged=backlogged,
+            busy=busy,
+            busy_goodput_bytes_per_s=busy_goodput,
         )
         return self.view
 

@@ -154,7 +154,6 @@ class TcpLink:
             incoming_connections=receiving.connections,
             pending_connections=self._acceptor.pending + (workers.pending if workers else 0),
             turned_away=dict(turned_away),
-            connections_lost_to_errors=receiving.lost_to_errors,
             bytes_stored=received.bytes_stored,
             bytes_duplicate=received.bytes_duplicate,
             chunks_corrupt=received.chunks_corrupt,

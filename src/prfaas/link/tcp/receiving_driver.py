@@ -39,8 +39,7 @@ one more, and it is gone without a word."""
 class ReceivingDriver:
     """All incoming connections of an agent; every method may be called from any thread.
 
-    ``lock`` guards the receiving end. The sink is called outside of it. ``lost_to_errors`` counts
-    connections that did not end in peace.
+    ``lock`` guards the receiving end. The sink is called outside of it.
     """
 
     def __init__(self, config: TcpLinkConfig, sink: TransferSink) -> None:
@@ -49,7 +48,6 @@ class ReceivingDriver:
             max_transfers=config.max_incoming_transfers, peer_grace_s=config.peer_grace_s
         )
         self.silence_s = _SILENT_KEEPALIVES * config.keepalive_s
-        self.lost_to_errors = 0
         pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
         self.deliver_events = pump.drain
         self._config, self._sink = config, sink
@@ -163,8 +161,6 @@ class ReceivingDriver:
             self._threads.discard(thread)
             gone = thread.connection
             self.division.disconnected(gone.peer, gone, now=time.monotonic())
-            if error is not None:
-                self.lost_to_errors += 1
         self.deliver_events()
 
     def _deliver(self, event: Event) -> None:

@@ -67,7 +67,6 @@ class LinkCounters(msgspec.Struct, frozen=True):
     turned_away: Mapping[str, int]
     """Connections refused, by cause: certificate, refused-us, plaintext, tls, name, forbidden,
     protocol, unknown, timeout, overflow, closed, handshake, accept."""
-    connections_lost_to_errors: int
     bytes_stored: int
     bytes_duplicate: int
     chunks_corrupt: int
