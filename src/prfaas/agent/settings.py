@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from prfaas.agent.engine_caches import EngineReach
-from prfaas.core.addresses import parse_address
+from prfaas.core.addresses import is_everywhere, parse_address
 from prfaas.core.deployment import (
     AgentConfig,
     ClusterConfig,
@@ -164,7 +164,7 @@ def _peer(line: Line, receiver: AgentConfig) -> PeerConfig:
     host, port = parse_address(address)
     if port == 0:
         raise ConfigError(f"agent {receiver.name!r}: its address {address!r} needs a fixed port")
-    if host in ("0.0.0.0", "::"):
+    if is_everywhere(host):
         raise ConfigError(
             f"agent {receiver.name!r} listens on every interface; say with 'advertise: HOST:PORT' "
             "where others reach it"

@@ -23,6 +23,15 @@ def stays_here(host: str) -> bool:
         return False
 
 
+def is_everywhere(host: str) -> bool:
+    """Whether what is bound to this host is reached on every interface of its machine
+    (``0.0.0.0``, ``::``); no other machine can dial it by that."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 class Address(NamedTuple):
     """``str()`` writes it back with the brackets that IPv6 needs; port 0 stands for a free one."""
 
@@ -47,6 +56,14 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     if not valid:
         raise ConfigError(f"{what} {text!r} is not host:port, for example 10.0.0.5:7400")
     return Address(host.strip("[]") or "0.0.0.0", int(port))
+
+
+def on_this_machine(bound: Address) -> Address:
+    """Where the machine that binds an address reaches it itself: on the loopback, where it is bound
+    on every interface."""
+    if not is_everywhere(bound.host):
+        return bound
+    return bound._replace(host="::1" if ":" in bound.host else "127.0.0.1")
 
 
 def parse_url(url: str, *, what: str = "url") -> Address:

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from prfaas.core.addresses import parse_url, stays_here
+from prfaas.core.addresses import is_everywhere, parse_url, stays_here
 from prfaas.core.errors import ConfigError
 from prfaas.gateway.openai_errors import RequestRefused
 
-_EVERYWHERE = ("0.0.0.0", "::")
-"""Where a gateway may be bound; dialled from its own machine it is this machine."""
 _PROXYS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
@@ -95,7 +93,8 @@ def _is_local(request: web.Request) -> bool:
     try:
         host = parse_url(f"http://{request.host}").host
         origin = request.headers.get("Origin")
-        here = stays_here(host) or host in _EVERYWHERE
+        # What is bound on every interface is dialled so from its own machine alone.
+        here = stays_here(host) or is_everywhere(host)
         return (
             here
             and "@" not in request.host

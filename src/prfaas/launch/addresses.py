@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from prfaas.core.addresses import Address, parse_address, parse_url, stays_here
+from prfaas.core.addresses import Address, on_this_machine, parse_address, parse_url, stays_here
 from prfaas.core.deployment import (
     AgentConfig,
     Deployment,
@@ -165,9 +165,9 @@ def _agent(agent: AgentConfig, sockets: Path, ports: _Ports) -> AgentConfig:
 
 def _dialled(bound: str) -> str | None:
     """Where this machine reaches what is bound on every interface; None: where it is bound."""
-    host, port = parse_address(bound)
-    every = {"0.0.0.0": HOST, "::": "::1"}
-    return str(Address(every[host], port)) if host in every else None
+    address = parse_address(bound)
+    here = on_this_machine(address)
+    return None if here == address else str(here)
 
 
 def served_name(model: ModelConfig) -> str:

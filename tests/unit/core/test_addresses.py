@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.core.addresses import Address, endpoint_at, parse_address, parse_url
+from prfaas.core.addresses import (
+    Address,
+    endpoint_at,
+    is_everywhere,
+    on_this_machine,
+    parse_address,
+    parse_url,
+)
 from prfaas.core.errors import ConfigError
 
 
@@ -59,3 +66,16 @@ def test_an_endpoint_bound_everywhere_is_reached_at_its_host() -> None:
     assert endpoint_at("tcp://*:5557", "::1") == "tcp://[::1]:5557"
     assert endpoint_at("tcp://*:5557", "10.0.0.7") == "tcp://10.0.0.7:5557"
     assert endpoint_at("ipc:///tmp/events", "10.0.0.7") == "ipc:///tmp/events"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::0", "0:0:0:0:0:0:0:0"])
+def test_every_interface_may_be_written_in_several_ways(host: str) -> None:
+    assert is_everywhere(host)
+    loopback = "::1" if ":" in host else "127.0.0.1"
+    assert on_this_machine(Address(host, 7400)) == Address(loopback, 7400)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.0.0.7", "west.example"])
+def test_one_interface_is_not_all(host: str) -> None:
+    assert not is_everywhere(host)
+    assert on_this_machine(Address(host, 7400)) == Address(host, 7400)

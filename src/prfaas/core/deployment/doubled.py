@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prfaas.core.addresses import Address, parse_address, parse_url, stays_here
+from prfaas.core.addresses import Address, is_everywhere, parse_address, parse_url, stays_here
 from prfaas.core.deployment.agents import AgentConfig
 from prfaas.core.deployment.clusters import MachineConfig
 from prfaas.core.deployment.model import Deployment
 from prfaas.core.errors import ConfigError
-
-_EVERYWHERE = ("0.0.0.0", "::")
 
 
 def check_doubled(deployment: Deployment) -> None:
@@ -44,20 +42,20 @@ def _of_agent(agent: AgentConfig) -> Iterator[tuple[str, str]]:
     yield from _fixed(f"agent {agent.name!r} (admin)", agent.admin_address)
     yield from _fixed(f"agent {agent.name!r} (listen)", agent.advertise or agent.listen)
     host = parse_address(agent.admin_address).host
-    if agent.socket is not None and host not in _EVERYWHERE:
+    if agent.socket is not None and not is_everywhere(host):
         yield f"agent {agent.name!r} (socket)", f"{agent.socket} on {host}"
 
 
 def _on_its_machine(address: Address, machine: MachineConfig) -> str:
     """Loopback addresses are a machine's own; machines are told apart by where their agents are."""
     host = parse_address(machine.agent.admin_address).host
-    alone = stays_here(address.host) and not stays_here(host) and host not in _EVERYWHERE
+    alone = stays_here(address.host) and not stays_here(host) and not is_everywhere(host)
     return f"{address} on {host}" if alone else str(address)
 
 
 def _fixed(what: str, address: str) -> Iterator[tuple[str, str]]:
     host, port = parse_address(address)
-    if port and host not in _EVERYWHERE:
+    if port and not is_everywhere(host):
         yield what, str(parse_address(address))
 
 
@@ -65,7 +63,8 @@ def _check_bound(machine: MachineConfig) -> None:
     """An agent's two ports, where one of them is bound on every interface."""
     agent = machine.agent
     listen, admin = parse_address(agent.listen), parse_address(agent.admin)
-    overlap = listen.host == admin.host or {listen.host, admin.host} & set(_EVERYWHERE)
+    hosts = {listen.host, admin.host}
+    overlap = len(hosts) == 1 or any(is_everywhere(host) for host in hosts)
     if listen.port and listen.port == admin.port and overlap:
         raise ConfigError(
             f"agent {agent.name!r}: listen {agent.listen!r} and admin {agent.admin!r} are one "

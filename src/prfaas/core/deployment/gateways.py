@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from prfaas.core.addresses import Address, parse_address, stays_here
+from prfaas.core.addresses import Address, on_this_machine, parse_address, stays_here
 from prfaas.core.deployment.agents import TlsConfig
 from prfaas.core.deployment.engines import Positive, ProcessName
 from prfaas.core.deployment.secrets import KeySource
@@ -196,8 +196,7 @@ class GatewayConfig(Strict, frozen=True):
         what stands before it. As URLs without a path, one for each worker."""
         if self.admin is not None:
             return self.admin_urls
-        bound, port = parse_address(self.listen)
-        here = Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound), port)
+        here = on_this_machine(parse_address(self.listen))
         return (f"{'http' if self.tls is None else 'https'}://{here}",)
 
     def admin_of(self, worker: int) -> str:

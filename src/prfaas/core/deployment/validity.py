@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from prfaas.core.addresses import parse_address, parse_url
+from prfaas.core.addresses import is_everywhere, parse_address, parse_url
 from prfaas.core.deployment.agents import AgentConfig, SpillConfig, TlsConfig
 from prfaas.core.deployment.clusters import ClusterConfig, LanConfig
 from prfaas.core.deployment.doubled import check_doubled
@@ -173,7 +173,7 @@ def _check_reachable(key: str, address: str | None) -> None:
     if address is None:
         return
     host, port = parse_address(address, what=f"{key}:")
-    if port == 0 or host in ("0.0.0.0", "::"):
+    if port == 0 or is_everywhere(host):
         raise ConfigError(
             f"{key} {address!r} cannot be dialled: it needs a host and the port that others see"
         )

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from prfaas.core.addresses import parse_address, parse_url, stays_here
+from prfaas.core.addresses import is_everywhere, parse_address, parse_url, stays_here
 from prfaas.core.deployment import (
     AgentConfig,
     Deployment,
@@ -26,7 +26,6 @@ _OF_NODE = 0.001
 """Of ``node:ADDRESS``, a resource that every Ray node has of itself."""
 _ROUNDING = 1e-6
 """Shares are no whole numbers, and their sums are rounded."""
-_EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
 Kind = Literal["agent", "engine", "gateway"]
 
@@ -77,7 +76,7 @@ def follows_node(address: str) -> bool:
     """Whether ``host:port`` means the node that the process stands on, whichever that is: every
     interface, or a port that is still to be chosen. Else the file's address is meant as it is."""
     host, port = parse_address(address)
-    return port == 0 or host in _EVERYWHERE
+    return port == 0 or is_everywhere(host)
 
 
 def placement(deployment: Deployment, *, on_gpus: Collection[str]) -> Placement:
@@ -222,4 +221,4 @@ def _fixed_host(address: str) -> str | None:
 
 def _named(host: str) -> str | None:
     """None for what every node has."""
-    return None if host in _EVERYWHERE or stays_here(host) else host
+    return None if is_everywhere(host) or stays_here(host) else host

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from prfaas.core.addresses import Address, parse_address, stays_here
+from prfaas.core.addresses import Address, is_everywhere, parse_address, stays_here
 from prfaas.core.deployment import AgentConfig, Deployment, EngineConfig, GatewayConfig
 from prfaas.core.errors import ConfigError
 from prfaas.launch.addresses import claimed
 from prfaas.launch.ray.placing import Kind
-
-_EVERYWHERE = {"0.0.0.0", "::"}
 
 
 def socket_of(deployment: Deployment, agent: str, folder: Path) -> str:
@@ -63,10 +61,10 @@ def _agent(agent: AgentConfig, host: str, before: Mapping[str, str]) -> dict[str
     for key, reached in (("listen", "advertise"), ("admin", "admin_advertise")):
         wanted: str = getattr(agent, key)
         bound, port = parse_address(wanted)
-        if port == 0 and bound not in _EVERYWHERE:
+        if port == 0 and not is_everywhere(bound):
             wanted = str(Address(host, 0))
         found[key] = _chosen(wanted, before.get(key), who=agent.name)
-        if bound in _EVERYWHERE and getattr(agent, reached) is None:
+        if is_everywhere(bound) and getattr(agent, reached) is None:
             found[reached] = str(Address(host, parse_address(found[key]).port))
     return found
 
@@ -95,7 +93,7 @@ def _gateway(gateway: GatewayConfig, host: str, before: Mapping[str, str]) -> di
     """One that the file binds to the loopback stays there."""
     found = {"listen": _chosen(gateway.listen, before.get("listen"), who=gateway.name)}
     bound, port = parse_address(found["listen"])
-    if bound in _EVERYWHERE and gateway.advertise is None:
+    if is_everywhere(bound) and gateway.advertise is None:
         found["advertise"] = str(Address(host, port))
     if gateway.admin is not None:
         admin, port = parse_address(gateway.admin)

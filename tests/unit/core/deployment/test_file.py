@@ -92,6 +92,7 @@ def test_what_is_written_reads_back_the_same(text: str) -> None:
         (LONG, "name: west-2", "name: d1", "machine, cluster, engine or agent name used twice: d1"),
         (LONG, "name: west-2", "name: east", "machine, cluster, engine or agent name used twice"),
         (LONG, "[2001:db8::5]:7000", "[::]:7000", "agent 'aw1': advertise '[::]:7000' cannot be"),
+        (LONG, "[2001:db8::5]:7000", "[::0]:7000", "agent 'aw1': advertise '[::0]:7000' cannot be"),
         (LONG, "203.0.113.5:7001", "203.0.113.5", "agent 'aw1': admin_advertise: '203.0.113.5' is"),
         (LONG, "rate: 10 Gbit/s", "rate: 0 Gbit/s", "cluster 'west': rate must be above zero"),
         (LONG, "connections: 4", "connections: 129", "cluster 'west': lan: connections 129"),
