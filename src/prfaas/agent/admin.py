@@ -17,11 +17,11 @@ from prfaas.agent.driver import PoolDriver
 from prfaas.agent.engine_caches import EngineCaches
 from prfaas.agent.line_rate import LONGEST_S, LineRates
 from prfaas.agent.link_port import LinkPort
+from prfaas.agent.path_ids import session_id_of, transfer_id_of
 from prfaas.agent.peers import Peers
 from prfaas.agent.pins import PinApi
 from prfaas.core.errors import UNREADABLE, CapacityError, LinkError
-from prfaas.core.gateway_sessions import SESSION_ID, Renewal
-from prfaas.core.handoff import TRANSFER_ID
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.core.versions import AGENT_API, AGENT_API_HEADER, refusal
 from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.kv_events.wire import MEDIA_TYPE, Deflater
@@ -146,7 +146,7 @@ class Admin:
     async def _transfer(self, request: web.Request) -> web.Response:
         """Answers when every rank is at its end (with ``reads``: was read so often, or will not be
         read), or after ``wait_s``."""
-        transfer_id = _transfer_id(request)
+        transfer_id = transfer_id_of(request)
         wait_s = _number(request, "wait_s", default=0.0, low=0.0, high=LONGEST_WAIT_S)
         ranks = int(_number(request, "ranks", default=1, low=1, high=1024))
         reads = int(_number(request, "reads", default=0, low=0, high=1024))
@@ -185,7 +185,7 @@ class Admin:
 
     async def _delete_transfer(self, request: web.Request) -> web.Response:
         """Both sides here end and free their memory, now or when it is read no more."""
-        self._driver.handle(TransferCancelled(_transfer_id(request)))
+        self._driver.handle(TransferCancelled(transfer_id_of(request)))
         return web.Response(status=204)
 
     async def _cache(self, request: web.Request) -> web.Response:
@@ -223,7 +223,7 @@ class Admin:
 
     async def _renew_gateway(self, request: web.Request) -> web.Response:
         """It lives for `LAPSES_AFTER_S` more, and is told what it may have at the engines here."""
-        session_id = _session_id(request)
+        session_id = session_id_of(request)
         try:
             renewal = msgspec.json.decode(
                 await read_body(request, most=MAX_BODY_BYTES), type=Renewal
@@ -239,7 +239,7 @@ class Admin:
 
     async def _end_gateway(self, request: web.Request) -> web.Response:
         """Its transfers are dropped, now."""
-        self._driver.handle(GatewayEnded(_session_id(request)))
+        self._driver.handle(GatewayEnded(session_id_of(request)))
         return web.Response(status=204)
 
     async def _links(self, request: web.Request) -> web.Response:
@@ -291,20 +291,6 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _json({"error": error.text or error.reason}, status=error.status)
     except ConnectionResetError:
         return web.Response()  # Nobody is there to get it, and that is no news.
-
-
-def _transfer_id(request: web.Request) -> str:
-    transfer_id = request.match_info["id"]
-    if not TRANSFER_ID.match(transfer_id):
-        raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
-    return transfer_id
-
-
-def _session_id(request: web.Request) -> str:
-    session_id = request.match_info["id"]
-    if not SESSION_ID.match(session_id):
-        raise web.HTTPBadRequest(text="a session id is 8 to 24 characters of a-z 0-9")
-    return session_id
 
 
 def _number(request: web.Request, name: str, *, default: float, low: float, high: float) -> float:

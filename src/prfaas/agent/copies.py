@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.path_ids import transfer_id_of
 from prfaas.core.cache_copies import MOST_COPY_BYTES, AwaitCopy, CopyCached
 from prfaas.core.errors import UNREADABLE
-from prfaas.core.handoff import TRANSFER_ID
 from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.pool.events import CopyAwaited, CopyRequested
 from prfaas.process.http_handler import read_body
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class CopyApi:
-    """Handlers, on the event loop. ``prefixes`` learn what is awaited."""
+    """The handlers of ``/cache/copies``, on the event loop. ``prefixes`` learn what is awaited."""
 
     def __init__(self, driver: PoolDriver, prefixes: KeyedPrefixes) -> None:
         self._driver, self._prefixes = driver, prefixes
@@ -32,7 +32,7 @@ class CopyApi:
     async def send(self, request: web.Request) -> web.Response:
         """Begin to send what is cached of a transfer, as transfer ``id``: 202, and
         ``GET /transfers/{id}`` says how it goes. 409: it is not cached, or cannot be sent now."""
-        copy_id, wanted = _id(request), await _read(request, CopyCached)
+        copy_id, wanted = transfer_id_of(request), await _read(request, CopyCached)
         self._driver.handle(
             CopyRequested(
                 wanted.transfer_id, copy_id, wanted.destination, wanted.deadline_s, wanted.priority
@@ -46,20 +46,13 @@ class CopyApi:
 
     async def await_one(self, request: web.Request) -> web.Response:
         """204: what comes as transfer ``id`` from another agent is cached, if it is of this."""
-        copy_id, awaited = _id(request), await _read(request, AwaitCopy)
+        copy_id, awaited = transfer_id_of(request), await _read(request, AwaitCopy)
         fault = awaited.prefix.fault()
         if fault is not None:
             raise web.HTTPBadRequest(text=fault)
         self._prefixes.learn(awaited.prefix)
         self._driver.handle(CopyAwaited(copy_id, awaited.prefix, awaited.deadline_s))
         return web.Response(status=204)
-
-
-def _id(request: web.Request) -> str:
-    copy_id = request.match_info["id"]
-    if not TRANSFER_ID.match(copy_id):
-        raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
-    return copy_id
 
 
 async def _read(request: web.Request, kind: type[T]) -> T:

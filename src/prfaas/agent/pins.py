@@ -5,13 +5,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from prfaas.agent.driver import PoolDriver
+from prfaas.agent.path_ids import transfer_id_of
 from prfaas.core.errors import CapacityError
-from prfaas.core.handoff import TRANSFER_ID
 from prfaas.pool.events import PrefixPinned, PrefixUnpinned
 
 
 class PinApi:
-    """Handlers, on the event loop."""
+    """The handlers of ``/cache/pins``, on the event loop."""
 
     def __init__(self, driver: PoolDriver) -> None:
         self._driver = driver
@@ -25,19 +25,12 @@ class PinApi:
         """204: what is cached of transfer ``id`` stays, with all that it stands on, until it is
         unpinned or the agent ends. 409: it is not cached, or no more may be pinned."""
         try:
-            self._driver.handle(PrefixPinned(_id(request)))
+            self._driver.handle(PrefixPinned(transfer_id_of(request)))
         except CapacityError as error:
             raise web.HTTPConflict(text=str(error)) from error
         return web.Response(status=204)
 
     async def unpin(self, request: web.Request) -> web.Response:
         """204: it is evicted as others are."""
-        self._driver.handle(PrefixUnpinned(_id(request)))
+        self._driver.handle(PrefixUnpinned(transfer_id_of(request)))
         return web.Response(status=204)
-
-
-def _id(request: web.Request) -> str:
-    transfer_id = request.match_info["id"]
-    if not TRANSFER_ID.match(transfer_id):
-        raise web.HTTPBadRequest(text="a transfer id is 1 to 64 characters of A-Z a-z 0-9 _ -")
-    return transfer_id
