@@ -71,6 +71,8 @@ class Child:
         self.state = ChildState.WAITING
         self.missing = ""
         """What it needs to become ready, where that is known."""
+        self.starts_first = ""
+        """Why others wait until it is ready; shown while it starts."""
         self.starts = 0
         self.was_ready = asyncio.Event()
         self._run, self._changed, self._grace_s = run, changed, grace_s
@@ -164,7 +166,8 @@ class Child:
         return self._ready_at is not None and now - self._ready_at >= _STEADY_S
 
     def _enter(self, state: ChildState) -> None:
-        self.state, self.missing = state, ""
+        self.state = state
+        self.missing = self.starts_first if state is ChildState.STARTING else ""
         self._changed(self)
 
     def _why_it_ended(self, status: int) -> str:

@@ -42,6 +42,8 @@ _LOOK_S = 1.0
 _PATIENCE_S = 5.0
 """So much later than the engines the gateway should be ready; else it says what it misses."""
 
+_TUNES = "it tunes the model's kernels, once on this machine; other engines wait for it"
+
 
 class _Readiness(msgspec.Struct, frozen=True):
     """What the gateway's ``/ready`` answers."""
@@ -144,8 +146,10 @@ class Supervisor:
         engines = {e.name: e for e in tuning.to_tune(self.deployment, names)}
         first = [child for child in self.engines if child.name in engines]
         for child in first:  # One by one: some kernels are the same with any number of ranks.
+            child.starts_first = _TUNES
             await self._until_ready([child])
             await first_prompt.tune(self.http, self.deployment, child, engines[child.name])
+            child.starts_first = ""
         # Ranks that tune beside each other keep what each chose; started again all read the same.
         again = [child for child in first if tuning.ranks(engines[child.name]) != "1"]
         await asyncio.gather(*map(self._stopped, again))

@@ -106,11 +106,12 @@ async def test_kernels_are_tuned_for_each_number_of_ranks_and_ranks_that_tuned_s
         GPU_ENGINES.format(**{name: free_address() for name in ("d1", "d2", "d3")}), source="test"
     )
     run_directory = RunDirectory(tmp_path / "run")
+    told: list[str] = []
     async with Supervisor(
         deployment,
         local_engines=frozenset(("d1", "d2", "d3")),
         run=run_directory,
-        changed=lambda _: None,
+        changed=lambda child: told.append(f"{child.name} {child.state} {child.missing}".strip()),
     ) as started:
         left = await started._tuned_first()
         assert tuned == ["d1", "d2"]
@@ -119,6 +120,9 @@ async def test_kernels_are_tuned_for_each_number_of_ranks_and_ranks_that_tuned_s
         assert [child.state for child in started.engines] == ["ready", "ended", "waiting"]
         await started._until_ready(left)
         assert [child.state for child in started.engines] == ["ready"] * 3
+        alone = [line for line in told if "tunes the model's kernels" in line]
+        assert [line.partition(" it ")[0] for line in alone] == ["d1 starting", "d2 starting"]
+        assert "d2 starting" in told  # with the others, when it had tuned
     run_directory.close()
 
 
