@@ -94,8 +94,8 @@ test-pulls: $(READY)  ## prefixes from other machines' caches, answers that are 
 test-disk: $(READY)  ## prefixes from the agent's disk after kill -9 of agent and engine, with every kind of cache
 	DISK_MODELS="$(KINDS)" $(BIN)/pytest -q tests/integration/test_pool_disk.py
 
-SECONDS = 30
-fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=30 seconds each, one on each core
+SECONDS = 60
+fuzz: $(READY)  ## every parser of foreign bytes, SECONDS=60 seconds each, one on each core
 	$(BIN)/python tests/fuzz/fuzz_foreign_bytes.py $(SECONDS)
 
 docs: $(READY)  ## the documentation as a site in build/site; fails at any warning
