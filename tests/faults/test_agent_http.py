@@ -15,7 +15,7 @@ import pytest
 
 from prfaas.agent.service import Agent
 from prfaas.agent.settings import settings_for
-from prfaas.core.addresses import Address
+from prfaas.core.addresses import Address, parse_url
 from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.core.errors import LinkError
 from prfaas.gateway.agent_client import AgentClient
@@ -157,5 +157,29 @@ async def test_a_revoked_gateways_open_connection_ends(tmp_path: Path) -> None:
                 await asyncio.wait_for(stream.read(), 30)
         with pytest.raises((aiohttp.ClientError, OSError)):
             await status(Place(certs, agent.admin_url), "/links", context)
+    finally:
+        await agent.close()
+
+
+async def test_a_gateway_that_was_revoked_before_it_asks_is_none(tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    create_authority(certs)
+    for name in ("a", "b", "gateway"):
+        issue(certs, name)
+    own = settings_for(deployment(certs, tmp_path), "a")
+    crl = msgspec.structs.replace(files(certs, "a"), crl=revoke(certs, "b"))
+    agent = Agent(msgspec.structs.replace(own, tls=crl))
+    await agent.start()
+    try:
+        where = parse_url(agent.admin_url)
+        reader, writer = await asyncio.open_connection(
+            where.host, where.port, ssl=client_context(files(certs, "gateway")), server_hostname=""
+        )
+        revoke(certs, "gateway")
+        assert agent.peers.tls is not None
+        agent.peers.tls.read(crl)
+        writer.write(b"GET /cache HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
+        writer.close()
     finally:
         await agent.close()

@@ -26,6 +26,7 @@ from prfaas.agent.settings import AgentSettings
 from prfaas.core.addresses import parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.link.api import TransferKey, TransferOffer
+from prfaas.link.protocol.frames import Hello, Kind, control
 from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
@@ -151,7 +152,7 @@ def test_one_file_has_the_lists_of_several_authorities(agents: Agents, tmp_path:
     assert west.tls is not None
     for name in ("old", "new"):
         peer = x509.load_pem_x509_certificate((tmp_path / name / "mallory.pem").read_bytes())
-        assert west.tls.why_not(peer, now=time.time()) == "its certificate is revoked"
+        assert west.tls.why_not((peer,), now=time.time()) == "its certificate is revoked"
 
 
 def _paths(files: TlsFiles) -> tuple[Path, Path, Path]:
@@ -222,18 +223,23 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def test_names_and_intermediates_of_another_authority(agents: Agents, tmp_path: Path) -> None:
-    root_key, root = _authority_below(None, "root", "root")
-    middle_key, middle = _authority_below(root_key, "root", "middle")
+class Chains:
+    """Certificates of an authority below a root, whose trust ``ca.pem`` says."""
 
-    def files(agent: str, trust: x509.Certificate, domain: str = "example.org") -> TlsFiles:
+    def __init__(self, tmp_path: Path, root: str = "root") -> None:
+        self._tmp_path = tmp_path
+        root_key, self.root = _authority_below(None, root, root)
+        self._middle = f"middle of {root}"
+        self._middle_key, self.middle = _authority_below(root_key, root, self._middle)
+
+    def files(self, agent: str, trust: x509.Certificate, domain: str = "example.org") -> TlsFiles:
         key = ec.generate_private_key(ec.SECP256R1())
         uri = f"spiffe://{domain}/prfaas/{agent}"
-        leaf = _signed(key, agent, "middle", middle_key, uri=uri)
-        at = tmp_path / f"{agent}-{domain}-{trust.serial_number}"
+        leaf = _signed(key, agent, self._middle, self._middle_key, uri=uri)
+        at = self._tmp_path / f"{agent}-{domain}-{trust.serial_number}"
         at.mkdir()
         (at / "ca.pem").write_bytes(_pem(trust))
-        (at / "cert.pem").write_bytes(_pem(leaf) + _pem(middle))
+        (at / "cert.pem").write_bytes(_pem(leaf) + _pem(self.middle))
         (at / "key.pem").write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
@@ -244,12 +250,53 @@ def test_names_and_intermediates_of_another_authority(agents: Agents, tmp_path: 
         names = "spiffe://example.org/prfaas/{agent}"
         return TlsFiles(at / "ca.pem", at / "cert.pem", at / "key.pem", None, names)
 
+
+def test_names_and_intermediates_of_another_authority(agents: Agents, tmp_path: Path) -> None:
+    chains = Chains(tmp_path)
+    files, root, middle = chains.files, chains.root, chains.middle
     west = agents.open("west", files("west", root))
     assert agents.send(agents.open("east", files("east", root), to=west), WAIT_S) == "complete"
     below = agents.open("east", files("east", middle), to=west)
     assert agents.send(below, WAIT_S) == "complete", "who trusts the authority below the root"
     other = agents.open("east", files("east", root, "evil.example"), to=west)
     assert agents.send(other, 1.5) != "complete"
+
+
+def test_who_is_of_an_authority_below_a_withdrawn_one_is_ended(
+    agents: Agents, tmp_path: Path
+) -> None:
+    old, new = Chains(tmp_path, "old root"), Chains(tmp_path, "new root")
+    used = old.files("west", old.root)
+    west = agents.open("west", used)
+    east = agents.open("east", old.files("east", old.root), to=west)
+    assert agents.send(east, WAIT_S) == "complete"
+    assert west.tls is not None
+
+    used.ca.write_bytes(_pem(old.root) + _pem(new.root))
+    west.tls.read(used)
+    used.ca.write_bytes(_pem(old.root))
+    west.tls.read(used)
+    assert west.tls.end_untrusted(now=time.time()) == [], "another authority was withdrawn"
+    used.ca.write_bytes(_pem(new.root))
+    west.tls.read(used)
+    [said] = west.tls.end_untrusted(now=time.time())
+    assert "of an authority that is not trusted any more" in said
+    assert agents.send(east, 1.0) != "complete"
+
+
+def test_who_was_revoked_after_its_handshake_may_not_begin(agents: Agents, tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    issue(tmp_path, "mallory")
+    files = TlsFiles(*_paths(issue(tmp_path, "west")), revoke(tmp_path, "mallory"))
+    west = agents.open("west", files)
+    assert west.tls is not None
+    address, stolen = parse_address(west.address), client_context(issue(tmp_path, "east"))
+    with stolen.wrap_socket(socket.create_connection((address.host, address.port))) as sock:
+        revoke(tmp_path, "east")
+        west.tls.read(files)
+        sock.sendall(control(Kind.HELLO, Hello("east", "west", 1, 0)))
+        assert sock.recv(1) == bytes([Kind.REJECT])
+    assert west.counters().incoming_connections == 0
 
 
 def test_every_name_of_the_deployment_file_can_have_a_certificate(

@@ -207,6 +207,17 @@ def test_workers_end_with_their_agent(pairs: list[Pair]) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_hang_up_ends_no_worker(pairs: list[Pair]) -> None:
+    """A terminal that closes tells the whole group of its processes."""
+    pair = Pair(plaintext)
+    pairs.append(pair)
+    pids = pair.west.workers.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGHUP)
+    assert pair.move("t") == "complete"
+    assert pair.west.workers.pids() == pids
+
+
 def test_memory_that_workers_do_not_share_is_refused(pairs: list[Pair]) -> None:
     pair = Pair(plaintext)
     pairs.append(pair)

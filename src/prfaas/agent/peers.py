@@ -8,14 +8,13 @@ the authority (agents, who watches them) may look at what says nothing of prompt
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection
 from typing import cast
 
-from cryptography import x509
-
 from prfaas.agent.refusals import Refusals
 from prfaas.tls.context import names_of
-from prfaas.tls.live import LiveTls, name_in
+from prfaas.tls.live import LiveTls, Shown, name_in, shown_by
 
 _OPEN = frozenset({"/health", "/metrics", "/links", "/engines"})
 """Answered at once: who holds no right to more cannot hold a connection either."""
@@ -27,7 +26,7 @@ class Peers:
     def __init__(self, tls: LiveTls | None, gateways: Collection[str]) -> None:
         self.tls, self.gateways = tls, frozenset(gateways)
         self.refusals = Refusals()
-        self._open: dict[asyncio.BaseTransport, x509.Certificate] = {}
+        self._open: dict[asyncio.BaseTransport, Shown] = {}
 
     def is_gateway(self, transport: asyncio.BaseTransport | None) -> bool:
         """Whether a gateway of the deployment is at the other end, or may be."""
@@ -35,8 +34,10 @@ class Peers:
             return True
         peer = None if transport is None else transport.get_extra_info("peercert")
         if transport is not None and peer is not None and transport not in self._open:
-            shown = transport.get_extra_info("ssl_object").getpeercert(True)
-            self._open[transport] = x509.load_der_x509_certificate(shown)
+            shown = shown_by(transport.get_extra_info("ssl_object"))
+            self._open[transport] = shown
+            if self.tls.why_not(shown, now=time.time()) is not None:
+                return False  # Its handshake was before it was revoked; `end_untrusted` ends it.
         found = names_of(peer)
         return any(self.tls.files.name_of(name) in found for name in self.gateways)
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +14,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from prfaas.core.errors import PeerError
 from prfaas.tls.context import check_identity, client_context, server_context
 from prfaas.tls.expiry import Expiry, certificate_expiry, list_expiry, read_lists
 from prfaas.tls.files import TlsFiles
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
+Shown = tuple[x509.Certificate, ...]
+"""What the other end of a connection was believed by: its certificate, then each one's issuer."""
 
 
 class LiveTls:
@@ -29,7 +33,7 @@ class LiveTls:
 
     def __init__(self, files: TlsFiles) -> None:
         self._lock = threading.Lock()
-        self._open: weakref.WeakKeyDictionary[ssl.SSLSocket, x509.Certificate]
+        self._open: weakref.WeakKeyDictionary[ssl.SSLSocket, Shown]
         self._open = weakref.WeakKeyDictionary()
         self._withdrawn: frozenset[x509.Certificate] = frozenset()
         self._trusted: frozenset[x509.Certificate] = frozenset()
@@ -57,19 +61,25 @@ class LiveTls:
         return stamp_of(self.files) != self._stamp
 
     def check_peer(self, sock: ssl.SSLSocket, agent: str) -> None:
-        """Raise PeerError unless the peer's certificate is issued to this agent."""
+        """Raise PeerError unless the peer's certificate is issued to this agent, and still good:
+        its handshake may have been before it was revoked."""
         check_identity(sock, self.files.name_of(agent))
+        shown = shown_by(sock)
+        why = self.why_not(shown, now=time.time())
+        if why is not None:
+            raise PeerError(why)
         with self._lock:
-            self._open[sock] = x509.load_der_x509_certificate(sock.getpeercert(True) or b"")
+            self._open[sock] = shown
 
-    def why_not(self, peer: x509.Certificate, *, now: float) -> str | None:
-        """Why a connection would not be made any more whose other end has shown this certificate;
+    def why_not(self, shown: Shown, *, now: float) -> str | None:
+        """Why a connection would not be made any more whose other end has shown these certificates;
         None where it would. ``now``: Unix seconds."""
+        peer = shown[0]
         if (peer.issuer, peer.serial_number) in self._revoked:
             return "its certificate is revoked"
         if peer.not_valid_after_utc.timestamp() < now:
             return "its certificate has expired"
-        if _issued(peer, self._withdrawn) and not _issued(peer, self._trusted):
+        if self._withdrawn and not _is_of(shown, self._trusted):
             return "its certificate is of an authority that is not trusted any more"
         return None
 
@@ -79,13 +89,13 @@ class LiveTls:
         with self._lock:
             open_now = list(self._open.items())
         ended = []
-        for sock, peer in open_now:
-            why = self.why_not(peer, now=now)
+        for sock, shown in open_now:
+            why = self.why_not(shown, now=now)
             if why is None or sock.fileno() < 0:
                 continue
             with contextlib.suppress(OSError):  # Its thread reads an end, and closes it.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                ended.append(f"connection with {name_in(peer)} ended: {why}")
+                ended.append(f"connection with {name_in(shown)} ended: {why}")
             with self._lock:
                 self._open.pop(sock, None)
         return ended
@@ -102,9 +112,23 @@ def stamp_of(files: TlsFiles) -> Stamp:
     return tuple(_stamp(path) for path in (files.ca, files.cert, files.key, files.crl))
 
 
-def name_in(peer: x509.Certificate) -> str:
+def name_in(shown: Shown) -> str:
     """What a certificate calls its owner, for people."""
-    return peer.subject.rfc4514_string()
+    return shown[0].subject.rfc4514_string()
+
+
+def shown_by(end: ssl.SSLObject | ssl.SSLSocket) -> Shown:
+    """What the other end of a connection has shown, with the authorities that it was believed by,
+    where Python tells them."""
+    try:  # Public from Python 3.13 on.
+        chain = end._sslobj.get_verified_chain()  # type: ignore[union-attr]
+        return tuple(x509.load_pem_x509_certificate(each.public_bytes().encode()) for each in chain)
+    except (AttributeError, TypeError):
+        return (x509.load_der_x509_certificate(end.getpeercert(True) or b""),)
+
+
+def _is_of(shown: Shown, authorities: frozenset[x509.Certificate]) -> bool:
+    return not authorities.isdisjoint(shown) or any(_issued(each, authorities) for each in shown)
 
 
 def _issued(peer: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:

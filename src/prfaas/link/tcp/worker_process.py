@@ -213,7 +213,8 @@ class _ToAgent(logging.Handler):
 
 def main() -> None:
     """Serve the agent at the other end of the control pipe until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent ends us
+    for number in (signal.SIGINT, signal.SIGHUP):  # A terminal tells all: the agent ends us.
+        signal.signal(number, signal.SIG_IGN)
     control: Pipe[ToWorker] = Pipe(socket.socket(fileno=int(sys.argv[1])), ToWorker)
     logging.basicConfig(level=logging.INFO, handlers=[_ToAgent(control.send)])
     match control.receive_with_fds(wait=True):
