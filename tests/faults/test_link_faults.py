@@ -239,6 +239,38 @@ def test_a_peer_that_reads_nothing_holds_only_itself_up(rig: Rig) -> None:
         assert move.wait() == "complete"
 
 
+def test_one_peers_connections_and_sessions_keep_no_other_out(rig: Rig) -> None:
+    crowd: list[socket.socket] = []
+
+    def come(number: int, session: int) -> None:
+        crowd.append(dial(rig))
+        crowd[-1].sendall(hello(number, session))
+
+    def turned_away(count: int) -> bool:
+        until = time.monotonic() + 20
+        while rig.west.counters().turned_away.get("protocol", 0) < count:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return rig.west.counters().turned_away["protocol"] == count
+
+    try:
+        for number in range(140):
+            come(number, 1)
+        assert turned_away(12)
+        assert rig.west.counters().incoming_connections == 128
+        assert Move(rig.east(), "t", b"y" * MIB).wait() == "complete"
+        for sock in crowd[64:]:
+            sock.close()
+        while rig.west.counters().incoming_connections > 66:
+            time.sleep(0.01)
+        for session in range(2, 12):
+            come(0, session)
+        assert turned_away(15)
+    finally:
+        for sock in crowd:
+            sock.close()
+
+
 def held(measure: Callable[[], bool], attempts: int = 3) -> bool:
     """Timing on a machine that others use too: a stall of ours is no fault of the link."""
     return any(measure() for _ in range(attempts))

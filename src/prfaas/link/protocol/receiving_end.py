@@ -41,18 +41,17 @@ from prfaas.link.protocol.receiving_records import (
     ReceivingTransfer,
     Recent,
     Session,
+    Sessions,
     Stored,
     Withdrawn,
 )
 from prfaas.link.protocol.receiving_replies import about, fate, of_range
 
 MAX_TRANSFERS = 4096
-"""At a time, from all peers: bounds the memory for their records."""
+"""At a time, from one peer: bounds the memory for their records."""
 PEER_GRACE_S = 5.0
 """A sender that closed its last connection and has not come back after this is dead or restarted:
 requests that wait for its transfers should be prefilled elsewhere without further delay."""
-_MAX_RANGES = 65536
-"""Gaps one transfer may have at a time: bounds what a hostile order of chunks can cost."""
 
 
 class ReceivingEnd:
@@ -64,13 +63,14 @@ class ReceivingEnd:
         self.events: deque[Event] = deque()
         self.counters = ReceivingCounters()
         self._max_transfers, self._peer_grace_s = max_transfers, peer_grace_s
-        self._sessions: dict[tuple[str, int], Session] = {}
+        self._sessions = Sessions()
         self._owners: Recent[tuple[str, int], str] = Recent()
         """The peer that first offered a rank of a transfer: nobody else may withdraw it."""
 
     def opened(self, peer: str, session: int, number: int, connection: Connection) -> Session:
-        """A connection has said who it is. Raises PeerError for a number used twice."""
-        known = self._sessions.setdefault((peer, session), Session(peer, session))
+        """A connection has said who it is. Raises PeerError for a number used twice, or too many
+        sessions."""
+        known = self._sessions.of(peer, session)
         if number in known.connections:
             raise PeerError(f"connection {number} of {peer!r} exists already")
         known.connections[number] = connection
@@ -112,7 +112,7 @@ class ReceivingEnd:
         return transfer
 
     def _objection(self, session: Session, offer: TransferOffer) -> Refusal | None:
-        if len(session.transfers) >= self._max_transfers:
+        if self._sessions.transfers_of(session.peer) >= self._max_transfers:
             return Refusal("too many incoming transfers", retry=True)
         for other in self._living(session.peer, offer.key):
             if other.offer.key.epoch >= offer.key.epoch:
@@ -173,8 +173,8 @@ class ReceivingEnd:
             return None
         if transfer.stored.overlaps(start, end):
             raise PeerError(f"chunk [{start}, {end}) cuts a range that was stored")
-        if len(transfer.stored) + len(transfer.claims) >= _MAX_RANGES:
-            raise PeerError(f"more than {_MAX_RANGES} gaps in one transfer")
+        if transfer.has_most_gaps:
+            raise PeerError("too many gaps in what was sent")
         assert transfer.reception is not None
         transfer.claims[start] = end
         return Claim(transfer, start, header.length, transfer.reception)
@@ -184,7 +184,7 @@ class ReceivingEnd:
         transfer = claim.transfer
         if intact and transfer.state is ReceivingState.RECEIVING:
             del transfer.claims[claim.offset]
-            transfer.stored.add(claim.offset, claim.offset + claim.length)
+            transfer.store(claim.offset, claim.offset + claim.length)
             self.counters.bytes_stored += claim.length
             self.events.append(Stored(transfer.offer, claim.offset, claim.length))
             via.reply(of_range(Kind.ACK, transfer.handle, claim.offset, claim.length))
@@ -219,7 +219,7 @@ class ReceivingEnd:
         if transfer is not None:
             self._end_transfer(transfer, why.reason)
         elif handle not in session.outcomes:
-            session.outcomes[handle] = why.reason
+            session.remember(handle, why.reason)
             if why.key is not None and self._owns(session.peer, why.key):
                 self.events.append(Withdrawn(why.key, why.reason))
         via.reply(reason(Kind.FAILED, "cancelled", handle=handle))
@@ -267,7 +267,7 @@ class ReceivingEnd:
         transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.ALL_STORED)
         self.counters.transfers_completed += 1
         self.events.append(Completed(transfer.offer))
-        self._forget(transfer, None)
+        transfer.session.forget(transfer, None)
 
     def _break_off(self, transfer: ReceivingTransfer, why: str) -> None:
         """End a transfer that its sender believes under way, and say so."""
@@ -296,13 +296,7 @@ class ReceivingEnd:
         transfer.state = advance(RECEIVING_TRANSITIONS, transfer.state, ReceivingStep.LET_GO)
         self.counters.transfers_failed += 1
         self.events.append(Failed(transfer.offer, transfer.reason))
-        self._forget(transfer, transfer.reason)
-
-    def _forget(self, transfer: ReceivingTransfer, outcome: str | None) -> None:
-        session = transfer.session
-        transfer.reception = None
-        del session.transfers[transfer.handle]
-        session.outcomes[transfer.handle] = outcome
+        transfer.session.forget(transfer, transfer.reason)
 
     def check_integrity(self) -> None:
         """Raise InvariantError where ranges contradict each other."""

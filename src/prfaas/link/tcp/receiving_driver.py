@@ -34,6 +34,8 @@ from prfaas.link.tcp.worker_messages import FromConnection, Pipe
 _SILENT_KEEPALIVES = 4
 """A sender asks for a sign of life after one keep-alive period of silence and gives up after three:
 one more, and it is gone without a word."""
+_SHARE = 2
+"""One peer has no more than this part of all connections: others come in."""
 
 
 class ReceivingDriver:
@@ -57,14 +59,14 @@ class ReceivingDriver:
 
     def admit(self, channel: Channel, hello: Hello) -> None:
         """Serve an authenticated connection. Raises PeerError if there are too many."""
-        self._check_room()
+        self._check_room(hello.name)
         self._begin(ReceivingThread(self, channel, hello))
 
     def admit_carried(self, worker: Worker, pipe: Pipe[FromConnection], hello: Hello) -> None:
         """The same of one that a link worker carries."""
         gone = worker.count()
         try:
-            self._check_room()
+            self._check_room(hello.name)
             self._begin(RemoteReceivingThread(self, pipe, hello, gone, worker))
         except PeerError:
             gone(True)
@@ -79,10 +81,14 @@ class ReceivingDriver:
             if thread.surplus():
                 thread.stop()
 
-    def _check_room(self) -> None:
+    def _check_room(self, peer: str) -> None:
+        most = self._config.max_incoming_connections
         with self.lock:
-            if self._closed or len(self._threads) >= self._config.max_incoming_connections:
+            if self._closed or len(self._threads) >= most:
                 raise PeerError("too many connections to this agent")
+            own = sum(thread.connection.peer == peer for thread in self._threads)
+            if own >= max(1, most // _SHARE):
+                raise PeerError(f"too many connections from {peer!r}")
 
     def _begin(self, thread: ServingThread) -> None:
         with self.lock:

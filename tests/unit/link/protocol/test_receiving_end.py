@@ -159,3 +159,45 @@ def test_gaps_offers_and_bounds_are_limited() -> None:
     waiting = Receiving(accept=False)
     with pytest.raises(PeerError, match="before ACCEPT"):
         waiting.end.claim(waiting.session, waiting.one, data(0, 10))
+
+
+def test_what_one_peer_has_is_bounded_and_others_have_as_much() -> None:
+    rig = Receiving(max_transfers=2)
+    for number in range(2, 9):
+        rig.end.opened("east", number, 1, FakeConnection())
+    with pytest.raises(PeerError, match="has 8 sessions here already"):
+        rig.end.opened("east", 9, 1, FakeConnection())
+    again = rig.end.opened("east", 8, 2, rig.two)
+    assert rig.end.offer(again, rig.two, 1, an_offer("second"), now=0.0) is not None
+    assert rig.end.offer(again, rig.two, 2, an_offer("third"), now=0.0) is None
+    assert rig.two.said == [Kind.REFUSE]
+    other = rig.end.opened("north", 1, 1, rig.one)
+    assert rig.end.offer(other, rig.one, 1, an_offer("third"), now=0.0) is not None
+
+
+def test_gaps_of_all_transfers_of_a_session_are_bounded() -> None:
+    rig = Receiving()
+    for handle in range(2, 5):
+        rig.end.offer(rig.session, rig.one, handle, an_offer(f"t{handle}", total=10**9), now=0.0)
+        rig.end.answered(rig.session.transfers[handle], AnyMemory())
+
+    def fill(handle: int, chunks: int) -> None:
+        for number in range(chunks):
+            claim = rig.end.claim(rig.session, rig.one, data(2 * number, 1, handle))
+            assert claim is not None
+            rig.end.settle(claim, rig.one, intact=True)
+
+    for handle in (2, 3):
+        with pytest.raises(PeerError, match="too many gaps"):
+            fill(handle, 65537)
+    with pytest.raises(PeerError, match="too many gaps"):
+        fill(4, 1)
+    rig.end.cancel(rig.session, rig.one, 2, Reason("enough"))
+    fill(4, 1)
+
+
+def test_of_a_senders_reasons_a_line_is_remembered() -> None:
+    rig = Receiving()
+    rig.end.cancel(rig.session, rig.one, 1, Reason("x" * 4000))
+    rig.end.cancel(rig.session, rig.one, 7, Reason("y" * 4000))
+    assert rig.session.outcomes == {1: "x" * 200, 7: "y" * 200}
