@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ssl
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
+from prfaas.cli.gateway_requests import Reply, ask_gateway, operator_headers
 from prfaas.cli.prompt_files import beginning, requests_of
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import load_deployment
-from prfaas.core.errors import UNREADABLE
 from prfaas.core.units import format_bytes, format_count
-from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
 
@@ -98,24 +98,21 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class _Refused(msgspec.Struct, frozen=True):
-    class Error(msgspec.Struct, frozen=True):
-        message: str
-
-    error: Error
-
-
 class _Way(NamedTuple):
-    """To a gateway, as an operator."""
+    """To a gateway, for one tenant's prompts (None: there is one alone)."""
 
     http: aiohttp.ClientSession
     url: str
+    trust: ssl.SSLContext | bool
     tenant: str | None
 
-    async def post(self, action: str, body: bytes) -> tuple[dict[str, Any] | None, str | None]:
-        """The answer, or why there is none."""
+    async def post(self, action: str, body: bytes) -> Reply[dict[str, Any]]:
+        """What it says to an action on one prompt."""
         query = "" if self.tenant is None else f"?tenant={quote(self.tenant)}"
-        return await _ask(self.http, "POST", f"{self.url}/cache/{action}{query}", body)
+        url = f"{self.url}/cache/{action}{query}"
+        return await ask_gateway(
+            self.http, "POST", url, dict[str, Any], body=body, trust=self.trust
+        )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -158,40 +155,20 @@ async def ask(args: argparse.Namespace) -> int:
     """`run`, on a running loop."""
     prompts = [] if args.action == "show" else list(requests_of(args.file))
     deployment = load_deployment(deployment_file(args))
-    keys = deployment.gateway.operators.read()
-    headers = {"Content-Type": "application/json"}
-    if keys:
-        headers["Authorization"] = f"Bearer {keys[0]}"
+    headers = operator_headers(deployment.gateway)
     url = (args.gateway or deployment.gateway.admin_url).rstrip("/")
-    connector = aiohttp.TCPConnector(ssl=Trust(deployment).of(f"{url}/"))
-    async with aiohttp.ClientSession(
-        timeout=_TIMEOUT, connector=connector, headers=headers
-    ) as http:
+    trust = Trust(deployment).of(f"{url}/")
+    async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as http:
         if args.action == "show":
-            return await _show(http, url, as_json=args.json)
-        return await _tell(_Way(http, url, args.tenant), args, prompts)
+            return await _show(http, url, trust, as_json=args.json)
+        return await _tell(_Way(http, url, trust, args.tenant), args, prompts)
 
 
-async def _ask(
-    http: aiohttp.ClientSession, method: str, url: str, body: bytes | None = None
-) -> tuple[dict[str, Any] | None, str | None]:
-    """The answer, or why there is none."""
-    try:
-        async with http.request(method, url, data=body) as response:
-            status, content = response.status, await response.read()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return None, f"{url} does not answer: {in_words(error)}"
-    try:
-        if status == 200:
-            return msgspec.json.decode(content, type=dict[str, Any]), None
-        return None, msgspec.json.decode(content, type=_Refused).error.message
-    except UNREADABLE:
-        return None, f"{url} answered {status}"
-
-
-async def _show(http: aiohttp.ClientSession, url: str, *, as_json: bool) -> int:
-    found, error = await _ask(http, "GET", f"{url}/cache")
-    shown = Shown(agents={}, error=error) if found is None else msgspec.convert(found, Shown)
+async def _show(
+    http: aiohttp.ClientSession, url: str, trust: ssl.SSLContext | bool, *, as_json: bool
+) -> int:
+    found, error, _ = await ask_gateway(http, "GET", f"{url}/cache", Shown, trust=trust)
+    shown = Shown(agents={}, error=error) if found is None else found
     if as_json:
         print(msgspec.json.encode(shown).decode())
     elif error is not None:
@@ -232,14 +209,14 @@ async def _tell(way: _Way, args: argparse.Namespace, prompts: list[bytes]) -> in
 
 async def _one(way: _Way, action: str, body: bytes, *, pins: bool) -> Told:
     prompt = beginning(body)
-    report, error = await way.post(action, body)
+    report, error, _ = await way.post(action, body)
     if report is not None:
         error = _not_pinned(report) if action == "pin" else None
     if error is not None or not pins:
         return Told(prompt=prompt, report=report, error=error)
     tries = int(_KNOWN_WITHIN_S / _AGAIN_S)
     for _ in range(tries):
-        pinned, error = await way.post("pin", body)
+        pinned, error, _ = await way.post("pin", body)
         if pinned is not None:
             error = _not_pinned(pinned)
             return Told(prompt=prompt, report=report, pinned=pinned, error=error)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
+from prfaas.cli.gateway_requests import ask_gateway, operator_headers
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
 from prfaas.core.errors import CallerError
 from prfaas.core.units import format_count, parse_duration
-from prfaas.process.failures import in_words
 from prfaas.process.signals import run_until_signal
 from prfaas.tls.agents import Trust
 
@@ -68,18 +68,11 @@ class _Answer(msgspec.Struct, frozen=True):
     undone: list[str] = []
 
 
-class _Refused(msgspec.Struct, frozen=True):
-    class Error(msgspec.Struct, frozen=True):
-        message: str
-
-    error: Error
-
-
 class _Order(NamedTuple):
     target: str | None
     undo: bool
     gateways: list[str]
-    key: str | None
+    headers: dict[str, str]
     trust: Trust
 
 
@@ -109,12 +102,11 @@ def run(args: argparse.Namespace) -> int:
     deployment = load_deployment(deployment_file(args))
     if args.undo and args.name is None:
         raise CallerError("--undo: say which engine, machine or cluster")
-    keys = deployment.gateway.operators.read()
     order = _Order(
         args.name,
         args.undo,
         [url.rstrip("/") for url in args.gateway or _urls(deployment)],
-        keys[0] if keys else None,
+        operator_headers(deployment.gateway),
         Trust(deployment),
     )
     waits = not (args.no_wait or args.undo or args.name is None)
@@ -127,7 +119,7 @@ def _urls(deployment: Deployment) -> list[str]:
 
 
 async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
-    async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
+    async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=order.headers) as http:
         give_up_at = asyncio.get_running_loop().time() + within_s
         shown: list[str] = []
         while True:
@@ -147,26 +139,18 @@ async def _drain(order: _Order, within_s: float, *, as_json: bool) -> int:
 
 
 async def _tell(http: aiohttp.ClientSession, order: _Order, gateway: str) -> Told:
-    headers = {"Authorization": f"Bearer {order.key}"} if order.key else {}
-    body = None if order.target is None else {"target": order.target, "undo": order.undo}
-    method, url = "GET" if body is None else "POST", f"{gateway}/drain"
-    try:
-        async with http.request(
-            method, url, json=body, headers=headers, ssl=order.trust.of(url)
-        ) as response:
-            content = await response.read()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return Told(gateway=gateway, error=in_words(error))
-    try:
-        if response.status == 200:
-            answer = msgspec.json.decode(content, type=_Answer)
-            return Told(gateway=gateway, drains=answer.drains, undone=answer.undone)
-        message = msgspec.json.decode(content, type=_Refused).error.message
-    except msgspec.DecodeError:
-        message = f"it answered {response.status}"
-    if response.status == 404 and order.target is not None and order.target in message:
-        raise CallerError(message)
-    return Told(gateway=gateway, error=message)
+    method, url, body = "GET", f"{gateway}/drain", None
+    if order.target is not None:
+        method = "POST"
+        body = msgspec.json.encode({"target": order.target, "undo": order.undo})
+    answer, error, status = await ask_gateway(
+        http, method, url, _Answer, body=body, trust=order.trust.of(url)
+    )
+    if answer is not None:
+        return Told(gateway=gateway, drains=answer.drains, undone=answer.undone)
+    if status == 404 and order.target is not None and order.target in (error or ""):
+        raise CallerError(error)
+    return Told(gateway=gateway, error=error)
 
 
 def _lines(order: _Order, told: list[Told]) -> list[str]:

@@ -141,7 +141,7 @@ async def test_drain_waits_until_nothing_is_left_and_undoes(tmp_path: Path) -> N
 
 
 def test_what_is_left_on_an_engine_is_counted() -> None:
-    order = _Order("d1", False, ["http://g"], None, Trust(parse_deployment(DEPLOYMENT, source="x")))
+    order = _Order("d1", False, ["http://g"], {}, Trust(parse_deployment(DEPLOYMENT, source="x")))
 
     def said(requests: int) -> list[str]:
         left = EngineLeft("d1", "m", "west", "told", 0.0, requests)
