@@ -14,14 +14,11 @@ import aiohttp
 
 from prfaas.core.errors import ProcessError
 from prfaas.launch.commands import Command
+from prfaas.launch.restart_pause import RestartPause
 from prfaas.launch.run_directory import RunDirectory
 from prfaas.launch.sessions import Session, end_session, session_of, tied_to_parent
 
 _PROBE_PERIOD_S = 0.25
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-"""Between two starts, doubling: what fails at once must not keep a core busy."""
-_STEADY_S = 60.0
-"""Ready for this long, a process has recovered: its next failure is a first one."""
 _UNREADY_GRACE_S = 2.0
 """A process that is not ready yet does nothing for anybody. A starting vLLM would sit on SIGTERM
 until its own children have loaded the model."""
@@ -91,7 +88,7 @@ class Child:
 
     async def supervise(self, http: aiohttp.ClientSession) -> None:
         """Keep the process running, for ever. Raises ProcessError if it cannot be started."""
-        pause_s = _FIRST_PAUSE_S
+        pause = RestartPause()
         while True:
             process = await self._start()
             probing = asyncio.create_task(self._await_ready(http))
@@ -103,11 +100,9 @@ class Child:
             tried = status == _WRONG_INPUT or self.starts >= _STARTS_BEFORE_GIVING_UP
             if tried and not self.was_ready.is_set():
                 raise ProcessError(self._why_it_ended(status))
-            if self._steady():
-                pause_s = _FIRST_PAUSE_S
+            pause_s = pause.after(self._ready_for_s())
             self._enter(ChildState.PAUSING)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def explain(self, missing: str) -> None:
         """Say what a process that starts still waits for; empty where that is not known."""
@@ -161,9 +156,10 @@ class Child:
             await asyncio.to_thread(end_session, session, grace_s=grace_s)
             self._run.ended(self.name)
 
-    def _steady(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        return self._ready_at is not None and now - self._ready_at >= _STEADY_S
+    def _ready_for_s(self) -> float:
+        if self._ready_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._ready_at
 
     def _enter(self, state: ChildState) -> None:
         self.state = state

@@ -17,15 +17,12 @@ from contextlib import asynccontextmanager, suppress
 
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError
+from prfaas.launch.restart_pause import STEADY_S, RestartPause
 from prfaas.launch.sessions import tied_to_parent
 from prfaas.process.front_door import bound
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-"""Between two starts, doubling: what fails at once must not keep a core busy."""
-_STEADY_S = 60.0
-"""Who has run for so long fails for the first time."""
 _WRONG = 2
 """Exit status of a worker whose file or address is wrong: another start would not help."""
 
@@ -58,17 +55,16 @@ class GatewayWorkers:
 
     async def _keep(self, worker: int) -> int:
         """Run one, for ever; its status where it has never begun."""
-        loop, pause_s, first = asyncio.get_running_loop(), _FIRST_PAUSE_S, True
+        loop, pause, first = asyncio.get_running_loop(), RestartPause(), True
         while True:
             began = loop.time()
             status = await self._see_through(worker)
-            steady = loop.time() - began >= _STEADY_S
-            if first and status == _WRONG and not steady:
+            ran_s = loop.time() - began
+            if first and status == _WRONG and ran_s < STEADY_S:
                 return status
-            first, pause_s = False, _FIRST_PAUSE_S if steady else pause_s
+            first, pause_s = False, pause.after(ran_s)
             logger.error("worker %d ended (status %d), again in %g s", worker, status, pause_s)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _see_through(self, worker: int) -> int:
         """One life of a worker. A session of its own: a terminal's Ctrl-C reaches it from here
