@@ -71,9 +71,9 @@ from prfaas.engine_socket.messages import (
 )
 from prfaas.gateway import json_fields
 from prfaas.gateway.agent_client import TransferStatus, read_answer
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.carried_events import KeyedFollower
-from prfaas.gateway.openai_errors import RequestRefused
 from prfaas.gateway.pools import Holder, Pools
 from prfaas.index.engine_index import BlocksStored
 from prfaas.index.keyed_blocks import BlocksGone, KeyedBlocks, key_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from math import ceil
 
+from prfaas.gateway.api_errors import TooManyRequests
 from prfaas.gateway.exchange import Exchange
-from prfaas.gateway.openai_errors import TooManyRequests
 from prfaas.scheduler.queues import Asker, Queues
 
 _FOR_OTHERS = 8

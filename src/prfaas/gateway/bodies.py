@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
-from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
+from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
 

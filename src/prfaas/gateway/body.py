@@ -17,6 +17,7 @@ import msgspec
 
 from prfaas.core.handoff import ExportParams, ImportParams, LoadParams
 from prfaas.gateway import media_names
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.dialects import Endpoint, dialect_of
 from prfaas.gateway.json_fields import (
     LONGEST_VALUE,
@@ -27,7 +28,6 @@ from prfaas.gateway.json_fields import (
     top_level,
     value_of,
 )
-from prfaas.gateway.openai_errors import RequestRefused
 
 BYTES_PER_TOKEN = 4
 """Of a text, about."""

@@ -13,10 +13,10 @@ from aiohttp import web
 from prfaas.core.errors import UNREADABLE, LinkError
 from prfaas.gateway.access import Access
 from prfaas.gateway.agent_client import AgentClient, CacheSizes
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.client_api import REQUEST_ID
 from prfaas.gateway.dialects import Endpoint
-from prfaas.gateway.openai_errors import RequestRefused
 from prfaas.gateway.pools import Pools
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.tenants import Tenant

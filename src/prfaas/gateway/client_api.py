@@ -12,12 +12,12 @@ from aiohttp import web
 
 from prfaas.core.errors import EngineError
 from prfaas.gateway import media_names
+from prfaas.gateway.api_errors import RequestRefused, ServiceUnavailable
 from prfaas.gateway.body import RequestBody, tenant_salt
 from prfaas.gateway.dialects import Endpoint
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.gateway import Gateway
-from prfaas.gateway.models import model_named_in
-from prfaas.gateway.openai_errors import RequestRefused, ServiceUnavailable
+from prfaas.gateway.json_fields import model_named_in
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import EngineUnreachable, LocalFault
 from prfaas.gateway.whole_answer import WholeAnswer, json_answer

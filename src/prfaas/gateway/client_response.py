@@ -7,10 +7,10 @@ from collections.abc import Awaitable
 
 from aiohttp import web
 
+from prfaas.gateway.api_errors import ApiError
 from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.facts import RequestFacts
-from prfaas.gateway.openai_errors import ApiError
 from prfaas.gateway.upstream_errors import error_message
 from prfaas.gateway.usage import without_cached_tokens
 from prfaas.gateway.whole_answer import WholeAnswer

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from prfaas.core.errors import EngineError, LinkError
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.answers import relay
+from prfaas.gateway.api_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.client_response import ClientGone
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.engine_client import EngineClient
@@ -29,7 +30,6 @@ from prfaas.gateway.handoffs import (
 )
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
-from prfaas.gateway.openai_errors import ServiceUnavailable, failed_request
 from prfaas.gateway.upstream_errors import EngineFull, EngineLost, LocalFault
 from prfaas.scheduler.commands import (
     AnyCommand,

@@ -12,11 +12,11 @@ from weakref import WeakMethod
 from aiohttp import web
 
 from prfaas.core.handoff import TRACEPARENT, RequestContext
+from prfaas.gateway.api_errors import ApiError, GatewayBug
 from prfaas.gateway.attempt_tasks import AttemptTasks
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.client_response import ClientResponse
 from prfaas.gateway.facts import RequestFacts
-from prfaas.gateway.openai_errors import ApiError, GatewayBug
 from prfaas.gateway.prompts import Prompt
 from prfaas.gateway.tenants import Use
 

@@ -15,17 +15,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.access import locked_out
+from prfaas.gateway.api_errors import (
+    ApiError,
+    GatewayBug,
+    RequestRefused,
+)
 from prfaas.gateway.cache_api import CacheApi
 from prfaas.gateway.client_api import REQUEST_ID, TENANT, ClientApi
 from prfaas.gateway.cors import Cors
 from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.keys import key_shown
-from prfaas.gateway.openai_errors import (
-    ApiError,
-    GatewayBug,
-    RequestRefused,
-)
 from prfaas.gateway.operating import Operating
 from prfaas.gateway.page import GatewayPage
 from prfaas.gateway.targets import Targets
@@ -53,7 +53,7 @@ def make_app(gateway: Gateway, also: Sequence[Gateway] = ()) -> web.Application:
     config = gateway.deployment.gateway
     front = _Front(gateway)
     app = web.Application(
-        client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_openai_style]
+        client_max_size=parse_bytes(config.max_body), middlewares=[front.answer_or_explain]
     )
     Cors(lambda: gateway.deployment.gateway.cors_origins).add_to(app)
     ClientApi(gateway, also).add_routes(app)
@@ -68,7 +68,7 @@ def make_admin_app(gateway: Gateway) -> web.Application:
     front = _Front(gateway)
     # Prompts that are to be warmed or pinned are as long as clients'.
     most = parse_bytes(gateway.deployment.gateway.max_body)
-    app = web.Application(client_max_size=most, middlewares=[front.answer_openai_style])
+    app = web.Application(client_max_size=most, middlewares=[front.answer_or_explain])
     app.router.add_get("/health", front.health)
     _add_admin(app, gateway, front)
     return app
@@ -109,10 +109,9 @@ class _Front:
         self._metrics = Sparing(self._exposition)
 
     @web.middleware
-    async def answer_openai_style(
-        self, request: web.Request, handler: Handler
-    ) -> web.StreamResponse:
-        """Give every request an id, check its key, turn every failure into an OpenAI error."""
+    async def answer_or_explain(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give every request an id, check its key, turn every failure into an error of the
+        API that was asked."""
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         request[REQUEST_ID] = request_id

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from prfaas.core.errors import UNREADABLE
-from prfaas.gateway.openai_errors import RequestRefused
+from prfaas.gateway.api_errors import RequestRefused
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _FEW_QUOTES = 20_000
@@ -49,7 +49,12 @@ class _Large(msgspec.Struct):
     suffix: msgspec.Raw = msgspec.Raw()
 
 
+class _Named(msgspec.Struct):
+    model: str | None = None
+
+
 _LARGE = msgspec.json.Decoder(_Large)
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def top_level(raw: bytes) -> dict[str, msgspec.Raw]:
@@ -58,6 +63,14 @@ def top_level(raw: bytes) -> dict[str, msgspec.Raw]:
         if raw.count(b'"') > _FEW_QUOTES:
             _check_beside(raw)
         return _FIELDS.decode(raw)
+    except UNREADABLE as error:
+        raise RequestRefused(400, f"the body is not a JSON object: {error}") from error
+
+
+def model_named_in(raw: bytes) -> str | None:
+    """The ``model`` that a body names; no other field is read. Raises RequestRefused (400)."""
+    try:
+        return _NAMED.decode(raw).model
     except UNREADABLE as error:
         raise RequestRefused(400, f"the body is not a JSON object: {error}") from error
 

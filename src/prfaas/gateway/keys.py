@@ -9,7 +9,7 @@ from aiohttp import web
 
 from prfaas.core.addresses import is_everywhere, parse_url, stays_here
 from prfaas.core.errors import ConfigError
-from prfaas.gateway.openai_errors import RequestRefused
+from prfaas.gateway.api_errors import RequestRefused
 
 _PROXYS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from prfaas.core.errors import UNREADABLE
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.json_fields import least_quotes, top_level, value_of
-from prfaas.gateway.openai_errors import RequestRefused
 
 _MEDIA = frozenset(
     {

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from prfaas.core.errors import UNREADABLE, CallerError
 from prfaas.gateway.access import Access
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.drains import Drain, Drains
-from prfaas.gateway.openai_errors import RequestRefused
 from prfaas.process.http_handler import read_body
 
 _ORDER_BYTES = 64 * 1024

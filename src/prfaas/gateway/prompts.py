@@ -11,15 +11,15 @@ from math import ceil
 import msgspec
 
 from prfaas.core.errors import EngineError, PrfaasError
-from prfaas.gateway.body import BYTES_PER_TOKEN, RequestBody
-from prfaas.gateway.endpoints import EngineEndpoint
-from prfaas.gateway.engine_client import EngineAnswer, EngineClient, RenderedPrompt
-from prfaas.gateway.openai_errors import (
+from prfaas.gateway.api_errors import (
     ApiError,
     EngineFailed,
     ServiceUnavailable,
     TooManyRequests,
 )
+from prfaas.gateway.body import BYTES_PER_TOKEN, RequestBody
+from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.engine_client import EngineAnswer, EngineClient, RenderedPrompt
 from prfaas.gateway.token_ids import TokenIds
 from prfaas.gateway.upstream_errors import (
     CannotRender,

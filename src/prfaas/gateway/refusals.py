@@ -8,8 +8,8 @@ import time
 from aiohttp import web
 
 from prfaas.core.once_a_second import OnceASecond
+from prfaas.gateway.api_errors import ApiError
 from prfaas.gateway.metrics import GatewayMetrics
-from prfaas.gateway.openai_errors import ApiError
 
 logger = logging.getLogger("prfaas.audit")
 

@@ -15,6 +15,13 @@ from aiohttp import web
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.access_log import log_access
 from prfaas.gateway.admission import too_late
+from prfaas.gateway.api_errors import (
+    ApiError,
+    DeadlinePassed,
+    RequestRefused,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from prfaas.gateway.arrivals import arrival, first_byte_within_s
 from prfaas.gateway.bodies import Bodies, Places
 from prfaas.gateway.body import RequestBody
@@ -27,13 +34,6 @@ from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.journal_file import JournalFile
 from prfaas.gateway.layouts import Layouts
 from prfaas.gateway.metrics import GatewayMetrics
-from prfaas.gateway.openai_errors import (
-    ApiError,
-    DeadlinePassed,
-    RequestRefused,
-    ServiceUnavailable,
-    TooManyRequests,
-)
 from prfaas.gateway.prefix_matches import NO_MATCHES, Matches, match_engines
 from prfaas.gateway.prompts import Prompt, Renderer, short_prompt
 from prfaas.gateway.pulls import PromptToPull

@@ -12,8 +12,8 @@ import msgspec
 from prfaas.core.deployment import GatewayConfig, TenantConfig
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import naming
+from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.keys import key_digest
-from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.token_bucket import TokenBucket
 
 DEFAULT = "default"

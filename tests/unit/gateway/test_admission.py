@@ -9,9 +9,9 @@ from aiohttp.test_utils import make_mocked_request
 
 from prfaas.core.deployment import GatewayConfig, TenantConfig
 from prfaas.gateway.admission import too_late
+from prfaas.gateway.api_errors import TooManyRequests
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.exchange import Exchange
-from prfaas.gateway.openai_errors import TooManyRequests
 from prfaas.gateway.tenants import Tenants, read_tenants
 from prfaas.scheduler.queues import Asker, Queues
 

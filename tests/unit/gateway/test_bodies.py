@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from prfaas.gateway.api_errors import ApiError
 from prfaas.gateway.bodies import Bodies
-from prfaas.gateway.openai_errors import ApiError
 from prfaas.process.front_door import serving_strangers
 from prfaas.testing.mock_deployment import until
 

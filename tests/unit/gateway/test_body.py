@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.dialects import Endpoint
-from prfaas.gateway.openai_errors import RequestRefused
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),

@@ -8,9 +8,9 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from prfaas.core.deployment import GatewayConfig
+from prfaas.gateway.api_errors import ServiceUnavailable
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.exchange import Exchange
-from prfaas.gateway.openai_errors import ServiceUnavailable
 from prfaas.gateway.tenants import Tenants, read_tenants
 
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from prfaas.gateway import json_fields
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.json_fields import MOST_PROMPTS, length_of, number_in, top_level, value_of
-from prfaas.gateway.openai_errors import RequestRefused
 
 MANY = {f"f{n}": 1 for n in range(50_000)}
 

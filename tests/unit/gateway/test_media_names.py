@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from prfaas.gateway import media_names
+from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.body import RequestBody, tenant_salt
 from prfaas.gateway.dialects import Endpoint
-from prfaas.gateway.openai_errors import RequestRefused
 
 CHAT = "/v1/chat/completions"
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}

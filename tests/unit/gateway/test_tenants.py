@@ -10,9 +10,9 @@ from aiohttp.test_utils import make_mocked_request
 
 from prfaas.core.deployment import GatewayConfig, TenantConfig
 from prfaas.core.errors import ConfigError
+from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.body import RequestBody
 from prfaas.gateway.keys import key_shown
-from prfaas.gateway.openai_errors import RequestRefused, TooManyRequests
 from prfaas.gateway.tenants import DEFAULT, Tenants, read_tenants
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prfaas.core.errors import CallerError, CapacityError, EngineError, InvariantError, PrfaasError
-from prfaas.gateway.openai_errors import (
+from prfaas.gateway.api_errors import (
     ApiError,
     DeadlinePassed,
     EngineFailed,
