@@ -25,6 +25,13 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
+        self._count_requests(r)
+        self._count_clients(r)
+        self._count_fleet(r)
+        self._count_caches(r)
+
+    def _count_requests(self, r: CollectorRegistry) -> None:
+        """What becomes of requests, and how long they take."""
         self.requests = Tally(
             "prfaas_gateway_requests_total",
             "Requests that ended, by route and outcome.",
@@ -55,12 +62,6 @@ class GatewayMetrics:
             buckets=_SECONDS,
             registry=r,
         )
-        self.certificate_expires = Gauge(
-            "prfaas_gateway_certificate_expires_timestamp_seconds",
-            "When the certificate is no longer valid, in Unix seconds.",
-            ("file",),
-            registry=r,
-        )
         self.retries = Tally(
             "prfaas_gateway_retries_total", "Attempts beyond a request's first.", registry=r
         )
@@ -79,6 +80,21 @@ class GatewayMetrics:
             ("cached",),
             registry=r,
         )
+
+    def _count_clients(self, r: CollectorRegistry) -> None:
+        """Who asks: tenants, connections, what is refused."""
+        self.tenant_requests = Tally(
+            "prfaas_gateway_tenant_requests_total",
+            "Requests that ended, by tenant and outcome.",
+            ("tenant", "outcome"),
+            registry=r,
+        )
+        self.tenant_tokens = Tally(
+            "prfaas_gateway_tenant_tokens_total",
+            "Tokens of requests that ended; prompts shorter than a block by their bytes.",
+            ("tenant", "kind"),
+            registry=r,
+        )
         self.refusals = Counter(
             "prfaas_gateway_refusals_total",
             "Requests that were refused by a rule for tenants; tenant is empty where unknown.",
@@ -91,30 +107,15 @@ class GatewayMetrics:
             ("kind",),
             registry=r,
         )
-        self.hot_copies = ReadCounter(
-            "prfaas_gateway_hot_copies",
-            "Prefixes copied ahead to agents where they were missed.",
-            ("outcome",),
-            registry=r,
-        )
         self._dropped = ReadCounter(
             "prfaas_gateway_connections_dropped",
             "Connections closed since the start, to make room or for being silent.",
             ("why",),
             registry=r,
         )
-        self.tenant_tokens = Tally(
-            "prfaas_gateway_tenant_tokens_total",
-            "Tokens of requests that ended; prompts shorter than a block by their bytes.",
-            ("tenant", "kind"),
-            registry=r,
-        )
-        self.tenant_requests = Tally(
-            "prfaas_gateway_tenant_requests_total",
-            "Requests that ended, by tenant and outcome.",
-            ("tenant", "outcome"),
-            registry=r,
-        )
+
+    def _count_fleet(self, r: CollectorRegistry) -> None:
+        """What there is: engines, lines, and the gateway itself."""
         self.ready = Gauge("prfaas_gateway_ready", "1 where /ready answers 200.", registry=r)
         self.engine_up = Gauge(
             "prfaas_gateway_engine_up", "1 while the engine is usable.", ("engine",), registry=r
@@ -123,20 +124,6 @@ class GatewayMetrics:
             "prfaas_gateway_engine_draining",
             "1 while the engine finishes what it has and takes no more.",
             ("engine",),
-            registry=r,
-        )
-        self.reloads = Counter(
-            "prfaas_gateway_deployment_reads_total",
-            "Times that a new deployment file was taken over, or refused whole.",
-            ("outcome",),
-            registry=r,
-        )
-        for outcome in ("taken", "refused"):
-            self.reloads.labels(outcome)
-        self.link_up = Gauge(
-            "prfaas_gateway_link_up",
-            "1 while KV can travel between the clusters.",
-            ("source", "target"),
             registry=r,
         )
         self.engine_role = Gauge(
@@ -151,16 +138,16 @@ class GatewayMetrics:
             ("engine", "role", "done"),
             registry=r,
         )
+        self.link_up = Gauge(
+            "prfaas_gateway_link_up",
+            "1 while KV can travel between the clusters.",
+            ("source", "target"),
+            registry=r,
+        )
         self.machines_cut = Gauge(
             "prfaas_gateway_machines_cut",
             "1 while, of a line that is up, the source's agent has no connection to the target's.",
             ("source", "target"),
-            registry=r,
-        )
-        self.deaths = Counter(
-            "prfaas_gateway_background_deaths_total",
-            "Tasks of the gateway that died of an error and were started again.",
-            ("task",),
             registry=r,
         )
         self._mismatches = Gauge(
@@ -169,12 +156,50 @@ class GatewayMetrics:
             ("prefill", "decode"),
             registry=r,
         )
-        self._index_blocks = Gauge(
-            "prfaas_gateway_index_blocks", "KV blocks known per engine.", ("engine",), registry=r
+        self.reloads = Counter(
+            "prfaas_gateway_deployment_reads_total",
+            "Times that a new deployment file was taken over, or refused whole.",
+            ("outcome",),
+            registry=r,
+        )
+        for outcome in ("taken", "refused"):
+            self.reloads.labels(outcome)
+        self.deaths = Counter(
+            "prfaas_gateway_background_deaths_total",
+            "Tasks of the gateway that died of an error and were started again.",
+            ("task",),
+            registry=r,
+        )
+        self.certificate_expires = Gauge(
+            "prfaas_gateway_certificate_expires_timestamp_seconds",
+            "When the certificate is no longer valid, in Unix seconds.",
+            ("file",),
+            registry=r,
+        )
+
+    def _count_caches(self, r: CollectorRegistry) -> None:
+        """What is known of caches."""
+        self.hot_copies = ReadCounter(
+            "prfaas_gateway_hot_copies",
+            "Prefixes copied ahead to agents where they were missed.",
+            ("outcome",),
+            registry=r,
         )
         self.distinct_blocks = Gauge(
             "prfaas_gateway_index_distinct_blocks",
             "KV blocks known, each counted once.",
+            registry=r,
+        )
+        self._index_blocks = Gauge(
+            "prfaas_gateway_index_blocks", "KV blocks known per engine.", ("engine",), registry=r
+        )
+        self._index_resets = ReadCounter(
+            "prfaas_gateway_index_resets", "Times the index was emptied.", ("engine",), registry=r
+        )
+        self._unplaced = ReadCounter(
+            "prfaas_gateway_index_unplaced_blocks",
+            "Announced blocks whose place could not be told.",
+            ("engine",),
             registry=r,
         )
         self._events_live = Gauge(
@@ -186,18 +211,9 @@ class GatewayMetrics:
         self._event_batches = ReadCounter(
             "prfaas_gateway_kv_event_batches", "Batches applied.", ("engine",), registry=r
         )
-        self._index_resets = ReadCounter(
-            "prfaas_gateway_index_resets", "Times the index was emptied.", ("engine",), registry=r
-        )
         self._unreadable = ReadCounter(
             "prfaas_gateway_kv_events_unreadable",
             "Messages that were not what vLLM sends.",
-            ("engine",),
-            registry=r,
-        )
-        self._unplaced = ReadCounter(
-            "prfaas_gateway_index_unplaced_blocks",
-            "Announced blocks whose place could not be told.",
             ("engine",),
             registry=r,
         )
