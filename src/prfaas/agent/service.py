@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from prfaas.agent.engine_caches import EngineCaches, registered_pids
 from prfaas.agent.engine_server import EngineServer
 from prfaas.agent.link_port import LinkPort
 from prfaas.agent.metrics import DoorCounts, agent_metrics
+from prfaas.agent.no_link import NoLink
 from prfaas.agent.peers import Peers
 from prfaas.agent.settings import AgentSettings
 from prfaas.agent.spans import LocalHandOffs, TracedLink, TracedSink
@@ -25,17 +26,10 @@ from prfaas.agent.spill_metrics import SpillCollector
 from prfaas.agent.spill_port import SpillPort
 from prfaas.agent.tunnels import Tunnels
 from prfaas.core.addresses import Address, parse_url
-from prfaas.core.errors import ConfigError, LinkError
+from prfaas.core.errors import ConfigError
 from prfaas.engine_socket.messages import Registered
 from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
-from prfaas.link.api import (
-    Link,
-    LinkState,
-    OutgoingTransfer,
-    TransferKey,
-    TransferOffer,
-    TransferSink,
-)
+from prfaas.link.api import Link, TransferSink
 from prfaas.link.tcp.link import TcpLink
 from prfaas.link.tcp.shared_memory import SharedMemory
 from prfaas.pool.effects import HandedOver
@@ -57,29 +51,6 @@ _WARN_S = 86400.0
 _SHUTDOWN_TIMEOUT_S = 2.0
 
 MakeLink = Callable[[TransferSink], Link]
-
-
-class NoLink:
-    """`Link` of an agent without any in the deployment."""
-
-    def send(
-        self,
-        peer: str,
-        offer: TransferOffer,
-        *,
-        on_complete: Callable[[], None],
-        on_failed: Callable[[str], None],
-    ) -> OutgoingTransfer:
-        raise LinkError(f"no link to agent {peer!r} in the deployment")
-
-    def abandon(self, key: TransferKey, reason: str) -> None:
-        pass
-
-    def states(self) -> Sequence[LinkState]:
-        return []
-
-    def close(self) -> None:
-        pass
 
 
 class Agent:
@@ -136,37 +107,17 @@ class Agent:
         settings = self.settings
         self._arena = arena = Arena(settings.name, settings.arena_bytes)
         stack.callback(arena.close)
-        slot_count = settings.arena_bytes // settings.slot_bytes
-        pool = Pool(
-            settings.name,
-            slot_bytes=settings.slot_bytes,
-            slot_count=slot_count,
-            export_slots=settings.export_slots,
-            engines=settings.engines,
-            longest_deadline_s=settings.longest_deadline_s,
-            first_epoch=time.time_ns() // 1_000_000 << 20,
-            cache_slots=settings.cache_slots,
-            disk_bytes=0 if settings.spill is None else settings.spill.most_bytes,
-        )
+        pool = _make_pool(settings)
         post = asyncio.get_running_loop().call_soon_threadsafe
         self.driver = driver = PoolDriver(pool, post=post, copy=arena.copy)
         port = LinkPort(driver, arena.view, settings.slot_bytes)
-        spans = self._spans
-        self._link = link = self._make_link(TracedSink(port, spans) if spans.on else port)
-        stack.push_async_callback(asyncio.to_thread, link.close)
-        port.connect(TracedLink(link, spans) if spans.on else link)
-        if spans.on:
-            driver.carry_out(HandedOver, LocalHandOffs(spans).over)
-
-        tls = link.tls if isinstance(link, TcpLink) else None
-        if tls is None and settings.tls is not None:
-            tls = LiveTls(settings.tls)
+        tls = self._join_link(stack, port)
         self.peers = peers = Peers(tls, {*settings.gateways, settings.name})
         self.tunnels = Tunnels(peers, _addresses(settings))
         stack.callback(self.tunnels.close)
         self.connections = connections()
         door = DoorCounts(peers.refusals.total, self.tunnels, self.connections)
-        self.metrics = agent_metrics(driver, link, door)
+        self.metrics = agent_metrics(driver, self._link, door)
         self.caches, key = None, PLAINTEXT_KEY
         if settings.cache_key is not None:
             self.caches = EngineCaches(key := read_cache_key(settings.cache_key))
@@ -177,27 +128,17 @@ class Agent:
         stack.push_async_callback(asyncio.to_thread, spill.close)
         self.metrics.register(SpillCollector(driver, spill))
         admin = Admin(
-            settings.name, driver, port, link, self.metrics, prefixes, peers, self.caches,
+            settings.name, driver, port, self._link, self.metrics, prefixes, peers, self.caches,
             disk_rate=lambda: spill.measured_bytes_per_s,
         )  # fmt: skip
         spill.look_through()
 
-        welcome = Registered(settings.name, settings.slot_bytes, slot_count)
+        slots = settings.arena_bytes // settings.slot_bytes
+        welcome = Registered(settings.name, settings.slot_bytes, slots)
         engines = EngineServer(driver, port, prefixes, welcome=welcome, arena_fd=arena.fd)
         stack.push_async_callback(engines.close)
         await engines.start(settings.socket)
-
-        self.admin_url = await stack.enter_async_context(
-            serving_strangers(
-                admin.application(),
-                settings.admin,
-                what=f"agent {settings.name!r}: admin",
-                shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
-                tls=None if tls is None else lambda: tls.server,
-                book=self.connections,
-                tunnel=self.tunnels,
-            )
-        )
+        await self._open_door(stack, admin, tls)
 
         if tls is not None:
             watcher = asyncio.create_task(_watch_certificates(tls, peers))
@@ -207,10 +148,54 @@ class Agent:
         log.info("agent ready name=%s socket=%s admin=%s arena_bytes=%d",
                  settings.name, settings.socket, self.admin_url, settings.arena_bytes)  # fmt: skip
 
+    def _join_link(self, stack: contextlib.AsyncExitStack, port: LinkPort) -> LiveTls | None:
+        """Have the pool send and receive; returns the certificates, of link and HTTP alike."""
+        spans = self._spans
+        self._link = link = self._make_link(TracedSink(port, spans) if spans.on else port)
+        stack.push_async_callback(asyncio.to_thread, link.close)
+        port.connect(TracedLink(link, spans) if spans.on else link)
+        if spans.on:
+            self.driver.carry_out(HandedOver, LocalHandOffs(spans).over)
+        tls = link.tls if isinstance(link, TcpLink) else None
+        if tls is None and self.settings.tls is not None:
+            tls = LiveTls(self.settings.tls)
+        return tls
+
+    async def _open_door(
+        self, stack: contextlib.AsyncExitStack, admin: Admin, tls: LiveTls | None
+    ) -> None:
+        """Serve HTTP, and tunnels to engines, from now on."""
+        self.admin_url = await stack.enter_async_context(
+            serving_strangers(
+                admin.application(),
+                self.settings.admin,
+                what=f"agent {self.settings.name!r}: admin",
+                shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S,
+                tls=None if tls is None else lambda: tls.server,
+                book=self.connections,
+                tunnel=self.tunnels,
+            )
+        )
+
     def _tcp_link(self, sink: TransferSink) -> Link:
         if self.settings.link is None:
             return NoLink()
         return TcpLink(self.settings.link, sink, SharedMemory(self._arena.fd, self._arena.view))
+
+
+def _make_pool(settings: AgentSettings) -> Pool:
+    return Pool(
+        settings.name,
+        slot_bytes=settings.slot_bytes,
+        slot_count=settings.arena_bytes // settings.slot_bytes,
+        export_slots=settings.export_slots,
+        engines=settings.engines,
+        longest_deadline_s=settings.longest_deadline_s,
+        # Above those of an earlier life: milliseconds, and a million transfers in each.
+        first_epoch=time.time_ns() // 1_000_000 << 20,
+        cache_slots=settings.cache_slots,
+        disk_bytes=0 if settings.spill is None else settings.spill.most_bytes,
+    )
 
 
 def _addresses(settings: AgentSettings) -> frozenset[Address]:

@@ -9,7 +9,7 @@ import pytest
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.link_port import LinkMemory, LinkPort
-from prfaas.agent.service import NoLink
+from prfaas.agent.no_link import NoLink
 from prfaas.core.extents import Extent
 from prfaas.link.api import Refusal, TransferKey, TransferOffer
 from prfaas.pool.effects import AnnounceTransfer, GrantSlots, ReportFailure, StopExport

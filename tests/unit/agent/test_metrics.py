@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.metrics import agent_metrics
-from prfaas.agent.service import NoLink
+from prfaas.agent.no_link import NoLink
 from prfaas.pool.events import ExportAborted, TransferCancelled
 from prfaas.testing.pool_kit import COUNT, SLOT, PoolRig
 

@@ -18,7 +18,8 @@ import msgspec
 import pytest
 
 from prfaas.agent import service
-from prfaas.agent.service import Agent, NoLink
+from prfaas.agent.no_link import NoLink
+from prfaas.agent.service import Agent
 from prfaas.agent.settings import AgentSettings, settings_for
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.cache_news import CacheNews, KeyedWith, Stored, Whole

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from prfaas.agent import admin, peers
-from prfaas.agent.service import NoLink
+from prfaas.agent.no_link import NoLink
 from prfaas.core import cache_copies, gateway_sessions, prefixes, versions
 from prfaas.core.deployment import AgentConfig, GatewayConfig
 from prfaas.core.strict import Strict
