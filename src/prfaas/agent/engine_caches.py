@@ -22,11 +22,14 @@ from prfaas.kv_events.feed import FeedState, KvEventFeed, feeds_context
 from prfaas.kv_events.record import CacheRecord
 from prfaas.kv_events.sources import PATH, source_of
 from prfaas.pool.engines import EngineEntry
+from prfaas.process.answers import read_at_most
 from prfaas.process.failures import in_words
 from prfaas.tls.front import trusting
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=2.0)
 _MOST_ENGINES = 64
+_LONGEST_ANSWER = 1024 * 1024
+"""Bytes, where an engine says what it publishes."""
 
 
 class EngineReach(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +117,8 @@ async def _source(reach: EngineReach) -> tuple[str, str | None]:
                 aiohttp.ClientSession(timeout=_TIMEOUT) as http,
                 http.get(reach.url.rstrip("/") + PATH, ssl=trust) as answer,
             ):
-                events, replay = source_of(reach.name, answer.status, await answer.read())
+                body = await read_at_most(answer, _LONGEST_ANSWER)
+                events, replay = source_of(reach.name, answer.status, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise EngineError(f"engine {reach.name} does not answer: {in_words(error)}") from error
     host = parse_url(reach.url).host

@@ -19,11 +19,12 @@ from prfaas.core.deployment import (
     lines_of,
     way_in_words,
 )
-from prfaas.core.errors import UNREADABLE
+from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
 from prfaas.policies.threshold import ThresholdConfig
+from prfaas.process.answers import read_at_most
 from prfaas.status.caches import caches_of, hit_share
 from prfaas.status.exposition import MetricsPage
 from prfaas.status.snapshot import (
@@ -39,6 +40,8 @@ from prfaas.tls.agents import Trust
 
 T = TypeVar("T")
 
+_LONGEST_ANSWER = 32 * 1024 * 1024
+"""Bytes: a gateway's metrics of a thousand engines are a few MB."""
 TIMEOUT_S = 3.0
 """A process that takes longer is shown as not answering."""
 
@@ -155,10 +158,10 @@ async def _ask(
         session, ssl = (http, trust.of(url)) if agent is None else (carrying, agent)
         try:
             async with session.get(url, timeout=timeout, headers=given, ssl=ssl) as response:
-                body = await response.read()
+                body = await read_at_most(response, _LONGEST_ANSWER)
                 # /ready answers 503 with its troubles.
                 return body if response.status in (200, 503) else None
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError, EngineError):
             return None
 
     async with aiohttp.ClientSession(connector=CarryingConnector()) as carrying:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 
 class MetricsPage:
-    """The samples of a ``/metrics`` answer; an empty page where there was none."""
+    """The samples of a ``/metrics`` answer, but those that are no finite numbers; an empty page
+    where there was none, or none that can be read."""
 
     def __init__(self, text: str) -> None:
         self._samples: dict[str, list[Sample]] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                self._samples.setdefault(sample.name, []).append(sample)
+        try:
+            for family in text_string_to_metric_families(text):
+                for sample in filter(_is_finite, family.samples):
+                    self._samples.setdefault(sample.name, []).append(sample)
+        except Exception:  # Whatever nonsense does to a parser.
+            self._samples.clear()
 
     def value(self, name: str, **labels: str) -> float | None:
         """The sum of the samples with these labels; None where there is none."""
@@ -34,3 +39,7 @@ class MetricsPage:
         for sample in self._samples.get(name, []):
             if all(sample.labels.get(key) == value for key, value in labels.items()):
                 yield sample
+
+
+def _is_finite(sample: Sample) -> bool:
+    return isfinite(sample.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prfaas.status.exposition import MetricsPage
 
 PAGE = """
@@ -25,3 +27,12 @@ def test_numbers_by_label_and_their_sum() -> None:
 def test_an_empty_page_says_nothing() -> None:
     assert MetricsPage("").value("anything") is None
     assert MetricsPage("").by("anything", "label") == {}
+
+
+@pytest.mark.parametrize(
+    "nonsense", ['a{b="x', "}}{{ \0", "a b", "a NaN\n", "a +Inf\n", "a -Inf 1\n"]
+)
+def test_nonsense_says_nothing(nonsense: str) -> None:
+    page = MetricsPage(nonsense)
+    assert page.value("a") is None
+    assert page.by("a", "b") == {}
