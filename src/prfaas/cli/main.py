@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib
 import os
+import signal
 import sys
 
 from prfaas import __version__
@@ -62,6 +63,10 @@ _FIRST_STEPS = """first steps:
 """
 
 
+_READ_AGAIN = frozenset({"agent", "gateway", "members", "up"})
+"""SIGHUP has these read their files again. Until they have begun to listen to it, it ends none."""
+
+
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The command line; only ``verb`` (None: no verb, ``"*"``: every verb) knows its arguments."""
     parser = VerbParser(
@@ -109,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb is not None and verb not in VERBS:
         print(f"prfaas: no verb {verb!r}; {_nearest(verb)}", file=sys.stderr)
         return 2
+    if verb in _READ_AGAIN:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     args = build_parser(verb).parse_args(arguments)
     module = importlib.import_module(f"prfaas.cli.{args.verb}")
     try:

@@ -19,9 +19,9 @@ def run_until_signal(
     """Run ``program`` on an event loop of its own; returns its exit status.
 
     SIGINT and SIGTERM cancel it, once: a second signal does not break off the cleaning up, but
-    calls ``on_repeated``. SIGHUP does the same, or calls ``on_hangup`` where there is one. The
-    status is then ``stopped_status`` (0 for a server, which ends in no other way), or where that is
-    None 128 + the signal.
+    calls ``on_repeated``. SIGHUP does the same where it is not ignored (``nohup``), or calls
+    ``on_hangup`` where there is one. The status is then ``stopped_status`` (0 for a server, which
+    ends in no other way), or where that is None 128 + the signal.
     """
 
     async def main() -> int:
@@ -38,10 +38,10 @@ def run_until_signal(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end, number)
-        if on_hangup is None:
-            loop.add_signal_handler(signal.SIGHUP, end, signal.SIGHUP)
-        else:
+        if on_hangup is not None:
             loop.add_signal_handler(signal.SIGHUP, on_hangup)
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, end, signal.SIGHUP)
         try:
             return await task
         except asyncio.CancelledError:

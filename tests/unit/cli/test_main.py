@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -112,3 +113,14 @@ def test_every_help_begins_with_what_the_verb_does() -> None:
         description = parser.description or ""
         assert description[:1].isupper(), words
         assert description.endswith("."), words
+
+
+@pytest.mark.parametrize("verb", ["agent", "gateway", "up", "members"])
+def test_a_hang_up_does_not_end_what_has_only_just_begun(verb: str) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit):
+            main([verb, "--no-such-option"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

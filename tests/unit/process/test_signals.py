@@ -81,3 +81,12 @@ def test_a_hang_up_and_a_second_signal_may_mean_something_else() -> None:
     assert status == 0
     assert program.cleaned_up
     assert sorted(hung_up) == ["hung up", "hurry"]
+
+
+def test_a_hang_up_that_is_ignored_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        status = run_until_signal(Program(signal.SIGHUP, signal.SIGTERM).run())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert status == 128 + signal.SIGTERM
