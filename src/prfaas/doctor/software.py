@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from importlib import metadata, util
 
 from prfaas.doctor.finding import Finding, ok
+from prfaas.vllm_plugin import versions as connector
 
-VLLM_VERSION = "0.32"
-"""What the connector is written and tested for."""
 OLDEST_PYTHON = (3, 11)
 OLDEST_RAY = (2, 49)
 """As pyproject.toml has it."""
@@ -45,10 +44,11 @@ def check_vllm(versions: dict[str, str | None]) -> Finding:
     words = ", ".join(f"{name} {version}" for name, version in installed.items())
     if len(installed) > 1:
         return Finding("vllm", "error", f"{words} are both installed", "uninstall one of them")
-    if not words.split()[1].startswith(f"{VLLM_VERSION}."):
+    if not words.split()[1].startswith(f"{connector.WITH_ENGINES}."):
         return Finding(
             "vllm", "warning", words,
-            f"the connector is tested with vLLM {VLLM_VERSION}: install that version",
+            f"engines were tried with the connector on vLLM {connector.WITH_ENGINES}: "
+            "install that version",
         )  # fmt: skip
     return ok("vllm", words)
 
