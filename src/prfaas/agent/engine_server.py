@@ -9,9 +9,9 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from prfaas.agent.driver import PoolDriver
 from prfaas.agent.engine_messages import ToEngine, event_of, message_of
@@ -36,6 +36,7 @@ from prfaas.pool.effects import (
     StopExport,
 )
 from prfaas.pool.events import ConnectionClosed, EngineConnected, EngineDropped, ExportFinished
+from prfaas.process.accepting import Accepting
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class EngineServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._next_connection = 0
         self._listener: socket.socket | None = None
+        self._accepting: Accepting | None = None
         self._bound: tuple[Path, os.stat_result] | None = None
         self._tell: dict[int, Callable[[AgentMessage], None]] = {}
         """How to speak to a connection that is listened to."""
@@ -83,10 +85,14 @@ class EngineServer:
         """Listen at ``path``. Raises ConfigError if another agent does, or it cannot be bound."""
         self._listener = _listen(path)
         self._bound = path, os.lstat(path)
-        self._spawn(self._accept(self._listener))
+        self._accepting = Accepting(
+            self._listener, self._came, self._cannot, pause_s=_ACCEPT_PAUSE_S
+        )
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
+        if self._accepting is not None:
+            self._accepting.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -95,26 +101,22 @@ class EngineServer:
             with contextlib.suppress(OSError):
                 _unlink_own(*self._bound)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _cannot(self, error: OSError) -> None:
+        # Such as too many open files: others may close some.
+        log.error("cannot accept an engine: %s", error)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as error:  # such as too many open files: others may close some
-                log.error("cannot accept an engine: %s", error)
-                await asyncio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            sock.setblocking(False)
-            if len(self._tasks) > MAX_CONNECTIONS:
-                log.warning("engine connection refused: more than %d", MAX_CONNECTIONS)
-                sock.close()
-            else:
-                self._spawn(self._serve(sock))
+    def _came(self, sock: socket.socket, _address: object) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            log.warning("engine connection refused: more than %d", MAX_CONNECTIONS)
+            sock.close()
+            return
+        task = asyncio.ensure_future(self._serve(sock))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._served, sock))
+
+    def _served(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        sock.close()  # Also of one that was cancelled before it had begun.
 
     async def _serve(self, sock: socket.socket) -> None:
         self._next_connection += 1
@@ -128,7 +130,6 @@ class EngineServer:
         except Exception:
             log.exception("engine connection failed connection=%d", number)
         finally:
-            sock.close()
             self._driver.handle(ConnectionClosed(number))
 
     async def _register(self, sock: socket.socket, number: int) -> RegisterEngine | None:

@@ -21,6 +21,7 @@ from aiohttp import web
 from prfaas.core.addresses import Address, parse_address
 from prfaas.core.errors import ConfigError
 from prfaas.core.once_a_second import OnceASecond
+from prfaas.process.accepting import Accepting
 from prfaas.process.connections import Connection, Connections
 from prfaas.process.descriptors import share_of_files
 from prfaas.process.http_handler import StrangersHandler, Tunnel
@@ -65,7 +66,8 @@ class _Door:
         self._runner, self.book, self._tls, self._what = runner, book, tls, what
         self._tunnel = tunnel
         self._listeners: list[socket.socket] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: list[Accepting] = []
+        self._expiring: asyncio.Task[None] | None = None
         self._opening: set[asyncio.Task[None]] = set()
         self._untouched: set[socket.socket] = set()
         """Accepted, and not yet the loop's."""
@@ -77,38 +79,36 @@ class _Door:
         self._listeners = await bound(host, port, shared=shared)
         for listener in self._listeners:
             listener.listen(_BACKLOG)
-            self._run(self._accept(listener))
-        self._run(self._expire())
+            self._accepting.append(
+                Accepting(listener, self._came, self._cannot, pause_s=_FULL_PAUSE_S)
+            )
+        self._expiring = asyncio.ensure_future(self._expire())
         name = self._listeners[0].getsockname()
         return Address(name[0], name[1])
 
     def close(self) -> None:
         """Nobody comes in any more."""
-        for task in (*self._tasks, *self._opening):
-            task.cancel()
+        for accepting in self._accepting:
+            accepting.stop()
         for listener in self._listeners:
             listener.close()
+        if self._expiring is not None:
+            self._expiring.cancel()
+        for task in self._opening:
+            task.cancel()
 
-    def _run(self, work: Any) -> None:
-        self._tasks.add(asyncio.ensure_future(work))
+    def _cannot(self, error: OSError) -> None:
+        # No descriptor is left, or the peer is gone already.
+        self._say("accept", f"{self._what}: cannot accept: {error.strerror}")
+        self.book.make_room()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as error:
-                # No descriptor is left, or the peer is gone already.
-                self._say("accept", f"{self._what}: cannot accept: {error.strerror}")
-                self.book.make_room()
-                await asyncio.sleep(_FULL_PAUSE_S)
-                continue
-            entry = self.book.came(str(address[0]), time.monotonic())
-            self._untouched.add(sock)
-            task = asyncio.ensure_future(self._open_one(sock, entry))
-            entry.drop = task.cancel
-            self._opening.add(task)
-            task.add_done_callback(partial(self._opened, sock, entry))
+    def _came(self, sock: socket.socket, address: Any) -> None:
+        entry = self.book.came(str(address[0]), time.monotonic())
+        self._untouched.add(sock)
+        task = asyncio.ensure_future(self._open_one(sock, entry))
+        entry.drop = task.cancel
+        self._opening.add(task)
+        task.add_done_callback(partial(self._opened, sock, entry))
 
     def _opened(self, sock: socket.socket, entry: Connection, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
