@@ -20,6 +20,7 @@ from prfaas.core.deployment import load_deployment
 from prfaas.gateway.endpoints import resolve
 from prfaas.gateway.server import Service, serve
 from prfaas.launch.addresses import free_address
+from prfaas.testing.closing import close
 from prfaas.testing.mock_deployment import until
 from prfaas.tls.agents import Trust
 from prfaas.tls.authority import create_authority, issue
@@ -128,7 +129,8 @@ async def test_an_agent_that_stands_in_its_place_learns_no_key(tmp_path: Path) -
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(at.certs / "a.pem", at.certs / "a-key.pem")
-    async with await asyncio.start_server(hear, "0.0.0.0", at.port, ssl=context):
-        told = await drain(at)
+    server = await asyncio.start_server(hear, "0.0.0.0", at.port, ssl=context)
+    told = await drain(at)
+    await close(server)
     assert "certificate is issued to a, not to 'gateway'" in told["error"]
     assert not any(KEY.encode() in said for said in heard)

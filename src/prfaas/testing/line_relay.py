@@ -12,6 +12,7 @@ from typing import Self
 
 from prfaas.core.addresses import parse_address
 from prfaas.launch.addresses import HOST
+from prfaas.testing.closing import close
 
 _READ_BYTES = 256 * 1024
 _PAUSE_S = 0.02
@@ -86,9 +87,10 @@ class LineRelay:
         self._loop.close()
 
     async def _serve(self) -> None:
-        async with await asyncio.start_server(self._accepted, sock=self._listening):
-            await self._stop.wait()
-            await self._end_all()
+        server = await asyncio.start_server(self._accepted, sock=self._listening)
+        await self._stop.wait()
+        await close(server)
+        await self._end_all()
 
     async def _end_all(self) -> None:
         relayed = list(self._relayed)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from prfaas.core.addresses import Address
+from prfaas.testing.closing import close
 
 
 class MockServer:
@@ -26,6 +27,7 @@ class MockServer:
         self.tls: ssl.SSLContext | None = None
         self.connections: set[asyncio.BaseTransport] = set()
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
         self.port = 0
         """Of ``host``, to listen on; 0: any that is free."""
 
@@ -41,17 +43,22 @@ class MockServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self.tls)
-        await self._site.start()
-        self.port = self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        self._listening = await asyncio.get_running_loop().create_server(
+            self._runner.server, self.host, self.port, ssl=self.tls
+        )
+        self.port = self._listening.sockets[0].getsockname()[1]
         self.url = f"{'https' if self.tls else 'http'}://{Address(self.host, self.port)}"
 
     async def stop_listening(self) -> None:
         """As a server does that shuts down: what is under way goes on."""
-        await self._site.stop()
+        if self._listening is not None:
+            await close(self._listening)
+            self._listening = None
 
     async def stop(self) -> None:
         """Die as a killed process does: every connection is reset."""
+        await self.stop_listening()
         for transport in self.connections:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()

@@ -7,10 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from prfaas.testing.closing import close
 
-_TURNS = 5
-"""Of the loop, until whoever was let in is served."""
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -37,9 +36,7 @@ async def talking(talk: Talk) -> AsyncIterator[str]:
     try:
         yield "http://{}:{}".format(*server.sockets[0].getsockname())
     finally:
-        server.close()
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
+        await close(server)
         for task, writer in list(under_way.items()):
             writer.transport.abort()
             task.cancel()

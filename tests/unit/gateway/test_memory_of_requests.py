@@ -14,6 +14,7 @@ from prfaas.gateway.exchange import Exchange
 from prfaas.gateway.http_answer import Timeouts
 from prfaas.gateway.http_client import HttpClient
 from prfaas.gateway.http_connection import Connection
+from prfaas.testing.closing import close
 from prfaas.testing.mock_deployment import MockDeployment, until
 
 
@@ -84,4 +85,4 @@ async def test_a_connections_memory_is_free_without_the_garbage_collector(
         await client.close()
         await until(lambda: left(Connection) <= others)
         await gone.wait()
-    server.close()
+    await close(server)
