@@ -72,7 +72,7 @@ class Slo(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Of some times, in seconds."""
+    """How some times are spread, in seconds."""
 
     mean: float
     p50: float

@@ -73,7 +73,7 @@ class Shown(msgspec.Struct, frozen=True):
     """What ``prfaas cache show --json`` prints: `prfaas.gateway.cache_api.CacheReport`."""
 
     class Sizes(msgspec.Struct, frozen=True):
-        """Of an agent's cache."""
+        """How large an agent's cache is, and how full."""
 
         size_bytes: int
         used_bytes: int

@@ -48,7 +48,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """Of one engine of this machine that has it for itself."""
+    """How fast one engine is that has this machine for itself."""
 
     prompt_tokens_per_s: float
     answer_tokens_per_s: float

@@ -11,7 +11,7 @@ from prfaas.core.strict import Strict
 
 
 class LinkPrice(Strict, frozen=True):
-    """Of one direction of a line. ``usd_per_gb`` is per 10^9 bytes sent."""
+    """What one direction of a line costs. ``usd_per_gb`` is per 10^9 bytes sent."""
 
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
@@ -20,7 +20,7 @@ class LinkPrice(Strict, frozen=True):
 
 
 class Prices(Strict, frozen=True):
-    """``usd_per_gpu_hour``: by cluster."""
+    """What GPUs and lines cost. ``usd_per_gpu_hour``: by cluster."""
 
     usd_per_gpu_hour: dict[str, float] = msgspec.field(default_factory=dict)
     links: tuple[LinkPrice, ...] = ()

@@ -79,7 +79,7 @@ def _expiries(config: GatewayConfig) -> dict[str, Expiry]:
 
 
 class Access:
-    """For one gateway; `take` exchanges keys and limits while it serves. Raises ConfigError for
+    """Keys and limits of one gateway; `take` exchanges them while it serves. Raises ConfigError for
     keys that cannot be had."""
 
     def __init__(self, deployment: Deployment, metrics: GatewayMetrics) -> None:

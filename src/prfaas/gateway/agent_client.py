@@ -86,14 +86,14 @@ class MemoryCounts(msgspec.Struct, frozen=True):
 
 
 class DiskSizes(msgspec.Struct, frozen=True):
-    """Of its tier on disk."""
+    """How full a cache's tier on disk is."""
 
     size_bytes: int
     used_bytes: int
 
 
 class CacheSizes(msgspec.Struct, frozen=True):
-    """Of an agent's cache; agents of an earlier release pin nothing, and have no disk."""
+    """How full an agent's cache is; agents of an earlier release pin nothing, and have no disk."""
 
     size_bytes: int
     used_bytes: int

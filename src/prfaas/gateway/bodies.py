@@ -42,7 +42,7 @@ class Places:
 
 
 class Bodies:
-    """For one event loop.
+    """The bodies that one event loop has in memory.
 
     Args:
         most_bytes: of all bodies that are held at a time.

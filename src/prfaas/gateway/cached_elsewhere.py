@@ -20,11 +20,13 @@ from prfaas.policies.api import View
 
 
 class CachedElsewhere:
-    """Args:
-    pools: what the agents' caches hold.
-    layouts: how engines hold their KV cache, as far as they have registered.
-    new_key: makes a fresh name, fit to be a transfer id.
-    gateways: how many share the agents, this one among them.
+    """Looks for what a prompt could be given from caches of other machines.
+
+    Args:
+        pools: what the agents' caches hold.
+        layouts: how engines hold their KV cache, as far as they have registered.
+        new_key: makes a fresh name, fit to be a transfer id.
+        gateways: how many share the agents, this one among them.
     """
 
     def __init__(

@@ -15,9 +15,9 @@ from prfaas.tls.front import trusting
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """For one engine. ``headers`` go with every request; ``tls`` is for ``https``: None trusts the
-    authorities that this machine trusts. A `PeerContext` is of the agent that carries an engine
-    which speaks no TLS."""
+    """What one engine is shown, and whom the gateway takes for it. ``headers`` go with every
+    request; ``tls`` is for ``https``: None trusts the authorities that this machine trusts. A
+    `PeerContext` is of the agent that carries an engine which speaks no TLS."""
 
     headers: Mapping[str, str] = {}
     tls: ssl.SSLContext | None = None

@@ -62,8 +62,8 @@ class Holder(Protocol):
 
 
 class Room:
-    """For answers of which all that has come is held: ``most`` bytes. Where they are more, whoever
-    holds most gives up: large answers are not at the cost of small ones."""
+    """The memory for answers of which all that has come is held: ``most`` bytes. Where they are
+    more, whoever holds most gives up: large answers are not at the cost of small ones."""
 
     def __init__(self, most: float = inf) -> None:
         self.most, self.held = most, 0

@@ -29,8 +29,8 @@ _EVERY_S = 30.0
 
 
 class Learned(Strict, frozen=True):
-    """``prefills``: engine -> sums, as `PrefillLearner.learned` gives them. ``loads``: the same of
-    `LearnedLoads`, ``steps``: of `LearnedSteps`, ``fetches``: of
+    """The file's content. ``prefills``: engine -> sums, as `PrefillLearner.learned` gives them.
+    ``loads``: the same of `LearnedLoads`, ``steps``: of `LearnedSteps`, ``fetches``: of
     `LearnedFetches`."""
 
     version: int
@@ -51,7 +51,7 @@ class Learned(Strict, frozen=True):
 
 
 class LearnedFile:
-    """``path`` None: nothing is kept."""
+    """The file of one gateway. ``path`` None: nothing is kept."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

@@ -1,4 +1,11 @@
-"""What it takes an engine to load a cached prefix from its own agent, beside computing it."""
+"""What it takes an engine to load a cached prefix from its own agent, beside computing it.
+
+Theory of operation. What a prefill took that loaded a prefix, beyond what the rest of the prompt
+takes to compute, was the load: it is learned from prefills that the engine was alone with. Until
+some were seen, a profile's load times count, or the usual rate of host memory. What lies on disk
+its agent reads to memory first. That is learned by agent, as what such a load took beyond one from
+memory; until then the rate counts that the agent has measured.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +27,8 @@ from prfaas.scheduler.journal import CostInputs
 
 
 class Load(NamedTuple):
-    """Of the first ``tokens`` of a prompt, the last ``on_disk`` of which lie on disk alone; takes
-    ``seconds``."""
+    """A load of the first ``tokens`` of a prompt, the last ``on_disk`` of which lie on disk
+    alone."""
 
     tokens: int
     on_disk: int = 0
@@ -29,11 +36,7 @@ class Load(NamedTuple):
 
 
 class LoadCosts:
-    """Theory of operation. What a prefill took that loaded a prefix, beyond what the rest of the
-    prompt takes to compute, was the load: it is learned from prefills that the engine was alone
-    with. Until some were seen, a profile's load times count, or the usual rate of host memory. What
-    lies on disk its agent reads to memory first. That is learned by agent, as what such a load took
-    beyond one from memory; until then the rate counts that the agent has measured.
+    """What loads are expected to take, from those that were seen.
 
     Args:
         begun: where ``fetches`` start, and what profiles say.

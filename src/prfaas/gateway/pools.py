@@ -48,7 +48,7 @@ class Holder(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Of a prompt's prefix, how many tokens each could give, where it is any. ``on_disk``: of
+    """How many tokens of a prompt's prefix each agent could give, where it is any. ``on_disk``: of
     these, the last so many lie on disk alone; absent: none."""
 
     tokens: Mapping[Holder, int] = {}
@@ -56,7 +56,7 @@ class Held(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """Of tokens [from_token, to_token) of a prompt, from what ``source`` has, to the agent
+    """A pull of tokens [from_token, to_token) of a prompt, from what ``source`` has, to the agent
     ``target``. ``seconds``: what it is expected to take until an engine there has loaded it;
     ``guess_s``: what the line should take, by its rate and queue of now."""
 

@@ -20,7 +20,7 @@ _FIRST_ERROR = 500
 
 
 class Trace(Protocol):
-    """One request's."""
+    """What is traced of one request."""
 
     def headers(self) -> Mapping[str, str]:
         """What engines are told, so that their spans stand below this request's."""

@@ -23,7 +23,7 @@ UNREAD = Room(1 << 30)
 
 
 class WholeAnswer(web.Response):
-    """Complete, with its length in its head."""
+    """An answer that is complete, with its length in its head."""
 
     ended = False
 

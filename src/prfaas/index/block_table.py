@@ -28,7 +28,7 @@ _USED, KEYED, _NAMED, _RECENT, _PINNED = 1, 2, 4, 8, 16
 _WINDOW = 8192
 """Rows that are looked at together in search of a leaf."""
 NO_ROW, UNLIKE = -1, -2
-"""UNLIKE: one has half of that key. That never happens by chance, but to who is told wrong keys."""
+"""UNLIKE: a row has half of that key; never by chance, only where somebody told wrong keys."""
 
 
 class BlockTable:

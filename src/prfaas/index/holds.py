@@ -12,7 +12,7 @@ from prfaas.index.open_table import Rows
 
 
 class Holds:
-    """Of all engines. ``bit`` and ``bits`` are those of one of them."""
+    """Which holders each block has. ``bit`` and ``bits`` are those of one engine."""
 
     def __init__(self, table: BlockTable, members: Members) -> None:
         self._table, self._alive = table, members.alive

@@ -2,7 +2,7 @@
 
 Engines describe to their agent what they cache, with its tokens and salt. Whoever has the
 deployment's cache key (agents, gateways) finds a prompt in what is made of it here; nobody makes
-out a prompt. Without a key, where the deployment speaks plaintext anyway, it is all the same made,
+out a prompt. Without a key, where the deployment speaks plaintext anyway, all of it is made
 with one that everybody knows.
 """
 
@@ -25,7 +25,7 @@ MB."""
 
 
 class KeyedPrefixes:
-    """Of one agent. ``key``: the deployment's cache key."""
+    """The cached prefixes of one agent. ``key``: the deployment's cache key."""
 
     def __init__(self, key: bytes) -> None:
         self.key_id = key_id(key)

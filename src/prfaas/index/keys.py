@@ -5,8 +5,9 @@ hash function needs to be known for it. It is a sum over the prefix's blocks: of
 multilinear hash (its tokens times secret random numbers, plus a digest of its extra keys), mixed
 with its position. A sum over a prefix goes on from any block whose key is known, and all keys of a
 prompt are computed by a few array operations. Two independent 64-bit lanes make it 128 bits. The
-numbers are secret (`BlockHasher`), so nobody can make up two prompts with one key; what keys are
-equal by chance once in 10^20 pairs costs a prompt that is computed again, never a wrong answer.
+numbers are secret (`BlockHasher`), so nobody can make up two prompts with one key. Keys of
+one pair in 10^20 are equal by chance: that costs a prompt that is computed again, never a wrong
+answer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _FIRST_CHUNK, _GROWTH = 16, 4
 
 
 class Keys(NamedTuple):
-    """Of consecutive blocks of a prefix, in order."""
+    """The keys of consecutive blocks of a prefix, in order."""
 
     low: U64
     high: U64
@@ -141,7 +142,7 @@ class Tokens(ABC):
 
 
 class KnownTokens(Tokens):
-    """Raises OverflowError for what is no uint32."""
+    """Token ids that are at hand. Raises OverflowError for what is no uint32."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         self._numbers = np.frombuffer(array("I", token_ids), np.uint32)

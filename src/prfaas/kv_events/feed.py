@@ -33,8 +33,7 @@ _REPLAY_TIMEOUT_S = 10.0
 """Until the next message of a replay. The publisher looks for requests between two batches, at the
 latest every 0.1 s."""
 _LONGEST_REPLAY_TIMEOUT_S = 160.0
-
-
+"""What it is doubled to at most, where the line is so slow that one message takes longer."""
 _SPARE_SOCKETS = 1000
 """For engines that join; a feed has one socket, and a second while it asks."""
 

@@ -39,7 +39,7 @@ class Reached(msgspec.Struct, frozen=True, tag="reached"):
 
 
 class Changed(msgspec.Struct, frozen=True, tag="changed"):
-    """Change ``number``."""
+    """The events of change ``number``."""
 
     number: int
     events: list[BlocksKeyed | BlocksGone]

@@ -20,7 +20,7 @@ _LOOK_S = 0.5
 
 
 class Following:
-    """For a supervisor that has started.
+    """Changes what a supervisor runs, once it has started.
 
     Args:
         join: makes of what the file says now a deployment with every address (`joining.joined`).

@@ -75,7 +75,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 class Deployed(msgspec.Struct, frozen=True):
-    """What the samples from ``number`` on are of."""
+    """The deployment that the samples from ``number`` on were taken of."""
 
     number: int
     topology: Topology

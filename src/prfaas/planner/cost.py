@@ -9,7 +9,7 @@ from prfaas.planner.sites import Cluster
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """At ``lambda_max``. US dollars."""
+    """What a deployment costs at ``lambda_max``, in US dollars."""
 
     usd_per_hour: float
     """GPUs, lines and traffic."""

@@ -39,7 +39,7 @@ _DRIFT_S = 300.0
 
 
 class AdaptiveThresholdConfig(ThresholdConfig, frozen=True):
-    """``threshold`` is where it starts."""
+    """How the threshold moves; ``threshold`` is where it starts."""
 
     period_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     """How often the threshold moves."""

@@ -33,7 +33,7 @@ class Spare:
 
 
 class Home:
-    """A PD cluster."""
+    """A PD cluster with its decode engines in the order of their loads."""
 
     def __init__(
         self, cluster: ClusterView, lines: list[tuple[int, LineFacts[Any]]], kinds: Kinds

@@ -106,7 +106,7 @@ class Kinds:
 
 
 class Source:
-    """A cluster's prefill engines."""
+    """A cluster's prefill engines in the order of their queues."""
 
     def __init__(self, engines: Sequence[EngineView], kinds: Kinds) -> None:
         self.engines = engines

@@ -49,7 +49,8 @@ _MARGIN = 0.95
 
 
 class AutoPolicy:
-    """Raises ConfigError for what is no time."""
+    """Takes the cheapest route that is in time, and changes roles. Raises ConfigError for an option
+    that is no time."""
 
     name = "auto"
     packs_decode = True

@@ -6,7 +6,7 @@ from prfaas.core.strict import Strict
 
 
 class AutoConfig(Strict, frozen=True):
-    """What counts as in time."""
+    """When a first token counts as in time."""
 
     ttft: str = "10 s"
     """The SLO of the time to first token."""

@@ -146,7 +146,7 @@ class Columns:
 
 
 class Lines:
-    """Of one hand-off size for each home: what it takes of each line, a row for each home, a column
+    """What a hand-off takes of each line, of one size for each home: a row for each home, a column
     for each source. Where no line is up, ``own_s`` is infinite."""
 
     def __init__(self, columns: Columns, sizes: Sequence[float], last_bytes: float) -> None:

@@ -31,7 +31,7 @@ _DOUBT = 1.5
 
 
 class DecodeLoad:
-    """Of one cluster; `look` is called at regular times, in seconds."""
+    """The decoding of one cluster; `look` is called at regular times, in seconds."""
 
     def __init__(self) -> None:
         self._at: float | None = None

@@ -22,7 +22,7 @@ from prfaas.policies.views import RequestView
 
 
 class EarliestConfig(Strict, frozen=True):
-    """One option."""
+    """How much an offload must win by."""
 
     margin: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.02
     """The share of the local time to first token that an offload must save."""

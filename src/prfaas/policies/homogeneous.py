@@ -10,11 +10,11 @@ from prfaas.policies.views import RequestView
 
 
 class HomogeneousConfig(Strict, frozen=True):
-    """It has no options."""
+    """`HomogeneousPolicy` has no options."""
 
 
 class HomogeneousPolicy(ArrivalPolicy):
-    """Every prompt stays in the PD cluster."""
+    """Keeps every prompt in its PD cluster."""
 
     name = "homogeneous"
 

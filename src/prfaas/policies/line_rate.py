@@ -16,7 +16,7 @@ _LONG = 60.0
 
 
 class LineRate:
-    """Bytes per second; times in seconds."""
+    """The rate of one line that is believed, in bytes per second; times in seconds."""
 
     __slots__ = ("_at", "_low", "_told")
 

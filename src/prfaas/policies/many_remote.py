@@ -16,7 +16,7 @@ from prfaas.policies.views import EngineView, LinkView, RequestView
 
 
 class ManyRemote:
-    """Of one request, as the queues are at ``now``."""
+    """The PrfaaS engines that one request could use, as the queues are at ``now``."""
 
     def __init__(self, request: RequestView, view: View, now: float) -> None:
         self._request, self._view = request, view

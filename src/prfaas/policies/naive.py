@@ -10,7 +10,7 @@ from prfaas.policies.views import RequestView
 
 
 class NaiveConfig(Strict, frozen=True):
-    """It has no options."""
+    """`NaivePolicy` has no options."""
 
 
 class NaivePolicy(ArrivalPolicy):

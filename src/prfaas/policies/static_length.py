@@ -19,7 +19,7 @@ from prfaas.policies.views import RequestView
 
 
 class StaticLengthConfig(Strict, frozen=True):
-    """Both must be exceeded."""
+    """The two limits; both must be exceeded."""
 
     tokens: Annotated[int, msgspec.Meta(ge=0)] = 2048
     """Uncached tokens."""

@@ -18,7 +18,7 @@ from prfaas.policies.views import RequestView
 
 
 class UncachedGateConfig(Strict, frozen=True):
-    """One limit."""
+    """From how many uncached tokens on a prompt is offloaded."""
 
     tokens: Annotated[int, msgspec.Meta(ge=0)] = 512
     """Uncached tokens from which on a prompt is offloaded."""

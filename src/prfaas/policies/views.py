@@ -167,7 +167,7 @@ class LinkView(Protocol):
 
 
 class ClusterView(Protocol):
-    """One cluster."""
+    """What a policy sees of one cluster."""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from prfaas.pool.slots import SlotCounts, Slots
 
 
 class PoolCounters(msgspec.Struct):
-    """Totals since start."""
+    """What the pool has moved and lost since its start."""
 
     exported_bytes_local: int = 0
     exported_bytes_link: int = 0

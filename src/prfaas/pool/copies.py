@@ -66,7 +66,7 @@ class _Waiting:
 
 
 class Copies:
-    """Of one agent, to others.
+    """All copies that one agent sends to others.
 
     Args:
         most_slots: so many of the cache's may be pinned by several copies at a time.

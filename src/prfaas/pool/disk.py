@@ -21,7 +21,7 @@ from prfaas.pool.spill_format import file_bytes
 
 @dataclass(eq=False, slots=True)
 class OnDisk:
-    """A file. ``read``: it is being read."""
+    """A file on disk. ``read``: it is being read."""
 
     what: KeptPrefix
     size: int
@@ -29,7 +29,7 @@ class OnDisk:
 
 
 class Disk:
-    """Of one agent.
+    """The books of one agent's disk.
 
     Args:
         most_bytes: of all files; 0: nothing is kept on disk.

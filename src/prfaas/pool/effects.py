@@ -122,7 +122,7 @@ class SendSlot(Effect, frozen=True, gc=False):
 
 
 class CancelSend(Effect, frozen=True, gc=False):
-    """Stop sending."""
+    """Stop sending a transfer."""
 
     key: TransferKey
     reason: str
@@ -177,7 +177,7 @@ class AnnounceCached(Effect, frozen=True, gc=False):
 
 
 class AnnounceEvicted(Effect, frozen=True, gc=False):
-    """It is there no more."""
+    """Tell followers that a prefix is cached no more."""
 
     key: TransferKey
 
@@ -208,14 +208,14 @@ class DropSpilled(Effect, frozen=True, gc=False):
 
 
 class ReportLapse(Effect, frozen=True, gc=False):
-    """For the log: a gateway was silent for too long, and so many of its transfers were live."""
+    """Log that a gateway was silent for too long, and so many of its transfers were live."""
 
     session_id: str
     transfers: int
 
 
 class HandedOver(Effect, frozen=True, gc=False):
-    """For traces: a local hand-off of a request that is known is over, so long after it began."""
+    """Trace that a local hand-off of a known request is over, so long after it began."""
 
     offer: TransferOffer
     took_s: float
@@ -223,7 +223,7 @@ class HandedOver(Effect, frozen=True, gc=False):
 
 
 class ReportFailure(Effect, frozen=True, gc=False):
-    """For the log: what failed, of which transfer, and why. ``party``: with whom, or empty;
+    """Log what failed, of which transfer, and why. ``party``: with whom, or empty;
     ``context``: whose it is, if that is known."""
 
     what: Literal["offer", "export", "reception", "import", "load", "copy", "spill"]

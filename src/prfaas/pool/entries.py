@@ -23,7 +23,7 @@ from prfaas.pool.kept import KeptPrefix
 
 
 class Named(Protocol):
-    """Whatever is kept."""
+    """Something kept that has a prefix for its name."""
 
     @property
     def what(self) -> KeptPrefix:
@@ -36,7 +36,7 @@ _Places = dict[tuple[str, bytes], list[T]]
 
 
 class Entries(Generic[T]):
-    """The least recently used first."""
+    """Kept prefixes, the least recently used first."""
 
     def __init__(self) -> None:
         self._by_key: OrderedDict[TransferKey, T] = OrderedDict()

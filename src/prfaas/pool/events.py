@@ -186,7 +186,7 @@ class PrefixPinned(Event, frozen=True, gc=False):
 
 
 class PrefixUnpinned(Event, frozen=True, gc=False):
-    """It may go. Unknown ones are ignored."""
+    """A pinned prefix may go again. Unknown ones are ignored."""
 
     transfer_id: str
 

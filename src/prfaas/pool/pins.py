@@ -19,7 +19,7 @@ from prfaas.pool.slots import ArenaFull
 
 
 class Pins:
-    """Of one agent; they end with it.
+    """All pins of one agent; they end with it.
 
     Args:
         most_slots: so many may be pinned.

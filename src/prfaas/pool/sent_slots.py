@@ -28,7 +28,7 @@ class _Kept:
 
 
 class SentSlots:
-    """Of one agent."""
+    """The slots of one agent's exports that are being sent."""
 
     def __init__(self, books: Books, cache: Cache) -> None:
         self._books, self._cache = books, cache

@@ -48,7 +48,7 @@ class _Session:
 
 
 class Sessions:
-    """By the ids of `core.gateway_sessions`. Times are those of `Pool.handle`."""
+    """Sessions by the ids of `core.gateway_sessions`. Times are those of `Pool.handle`."""
 
     def __init__(self) -> None:
         self._live: dict[str, _Session] = {}

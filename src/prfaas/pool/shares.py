@@ -32,7 +32,7 @@ def fair_parts(total: int, wanted: Sequence[int]) -> list[int]:
 
 
 class Share:
-    """One gateway's of the places of one engine."""
+    """One gateway's share of the places of one engine."""
 
     __slots__ = ("_granted", "_thinks", "use")
 

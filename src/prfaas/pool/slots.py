@@ -50,7 +50,7 @@ Holder = int | TransferKey | None
 
 
 class ArenaFull(CapacityError):
-    """No room now; receptions end and free some."""
+    """The arena has no room now; receptions end and free some."""
 
 
 class TooLarge(CapacityError):

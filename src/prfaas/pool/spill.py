@@ -40,7 +40,7 @@ PAUSE_S = 10.0
 
 
 class Spill:
-    """Of one agent.
+    """What one agent writes to its disk, and reads back.
 
     Args:
         most_slots: so many may be pinned to be written, and as many to be read, at a time.

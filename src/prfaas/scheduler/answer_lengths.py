@@ -17,7 +17,7 @@ _OF_TEN = 0.9
 
 
 class AnswerLengths:
-    """Of all answers of a deployment, in tokens."""
+    """The lengths of a deployment's answers, in tokens."""
 
     def __init__(self) -> None:
         self._seen: deque[int] = deque(maxlen=_LAST)

@@ -6,7 +6,7 @@ from math import inf
 
 
 class Clock:
-    """``now``: in seconds, on the driver's clock."""
+    """The time of the event at hand. ``now``: in seconds, on the driver's clock."""
 
     __slots__ = ("now",)
 

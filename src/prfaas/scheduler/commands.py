@@ -108,7 +108,7 @@ class FailRequest(Command, frozen=True, gc=False):
 
 
 class ChangeRole(Command, frozen=True, gc=False):
-    """For the record: the scheduler now gives ``engine`` work of ``role``. Nothing to carry out
+    """Record that the scheduler now gives ``engine`` work of ``role``. Nothing to carry out
     for engines that can do both. ``dry_run``: it would, and does not."""
 
     engine: str
@@ -118,7 +118,7 @@ class ChangeRole(Command, frozen=True, gc=False):
 
 
 class ReportDrained(Command, frozen=True, gc=False):
-    """For the operator: a cordoned ``engine`` has nothing left to do for this scheduler."""
+    """Tell the operator that a cordoned ``engine`` has nothing left to do for this scheduler."""
 
     engine: str
 

@@ -34,7 +34,7 @@ more. What has been computed and sent is lost, and neither time is exact."""
 
 
 class Congestion:
-    """Of all lines."""
+    """Watches how slow each line is."""
 
     def __init__(self, requests: Requests, fleet: FleetState, grace_s: float) -> None:
         self._requests = requests

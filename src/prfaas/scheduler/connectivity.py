@@ -17,7 +17,7 @@ from prfaas.scheduler.timers import TimerKind
 
 
 class Connectivity:
-    """Of all lines of a deployment."""
+    """Watches which lines and machines are cut off."""
 
     def __init__(self, requests: Requests, fleet: FleetState, link_grace_s: float) -> None:
         self._requests, self._fleet, self._link_grace_s = requests, fleet, link_grace_s

@@ -154,14 +154,14 @@ class PairingChanged(Event, frozen=True, gc=False):
 
 
 class MachinesCut(Event, frozen=True, gc=False):
-    """Of a line that is up, the agent of machine ``source`` has no connection to ``target``'s."""
+    """The line is up, but the agent of machine ``source`` has no connection to ``target``'s."""
 
     source: str
     target: str
 
 
 class MachinesJoined(Event, frozen=True, gc=False):
-    """It has one again."""
+    """The agent of machine ``source`` has a connection to ``target``'s again."""
 
     source: str
     target: str
@@ -239,7 +239,7 @@ class EngineCordoned(Event, frozen=True, gc=False):
 
 
 class EngineUncordoned(Event, frozen=True, gc=False):
-    """It may be given work again."""
+    """A cordoned engine may be given work again."""
 
     engine: str
 

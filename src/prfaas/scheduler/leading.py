@@ -21,7 +21,7 @@ _TOLD = "the gateway that leads has decided so"
 
 
 class Leading:
-    """Leads until it is told otherwise."""
+    """Decides roles and thresholds until it is told that another scheduler leads."""
 
     def __init__(
         self,

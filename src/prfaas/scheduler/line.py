@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class Line(LineFacts[R]):
-    """A `LinkView`."""
+    """What is known of one direction of a line, as a `LinkView`."""
 
     def __init__(self, spec: LinkSpec, clock: Clock) -> None:
         rate = inf if spec.rate_bytes_per_s is None else spec.rate_bytes_per_s

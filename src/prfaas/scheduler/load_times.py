@@ -38,7 +38,7 @@ class LearnedDecodes(NamedTuple):
 
 
 class DecodeTimes:
-    """``learned``: what is told."""
+    """Measures how long decode engines take. ``learned``: what is told of it."""
 
     def __init__(self, learned: LearnedDecodes) -> None:
         self._loads, self._steps = learned

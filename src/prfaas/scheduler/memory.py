@@ -22,7 +22,7 @@ from prfaas.scheduler.turns import Turns
 
 
 class MachineMemory:
-    """Of one machine, in bytes. ``line``: those that wait for some of it."""
+    """The memory of one machine, in bytes. ``line``: those that wait for some of it."""
 
     __slots__ = ("booked", "bytes_of", "line", "others", "slot_bytes", "total")
 
@@ -44,7 +44,7 @@ class MachineMemory:
 
 
 class Memories:
-    """Of all machines, by name."""
+    """The memory of all machines, by name."""
 
     def __init__(self) -> None:
         self._by_machine: dict[str, MachineMemory] = {}

@@ -25,7 +25,7 @@ def fetch_s(record: Record, engine: EngineState) -> float:
 
 
 class Reservations:
-    """Of all live requests."""
+    """What all live requests have reserved."""
 
     def __init__(self, requests: Requests, costs: Costs) -> None:
         self._requests = requests

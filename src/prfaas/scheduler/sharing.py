@@ -20,7 +20,7 @@ from prfaas.scheduler.reservations import Reservations
 
 
 class Sharing:
-    """Of all engines."""
+    """Keeps the shares that this scheduler has of all engines."""
 
     def __init__(
         self,

@@ -225,7 +225,7 @@ class ClusterState:
 
 
 class LinkState(Line["Record"]):
-    """See `Line`."""
+    """A `Line` whose transfers are those of the scheduler's records."""
 
 
 class Hedge(NamedTuple):

@@ -19,7 +19,7 @@ _SMALL = 64
 
 
 class TimerKind(StrEnum):
-    """What is due."""
+    """What a timer is for."""
 
     DEADLINE = "deadline"
     ATTEMPT = "attempt"

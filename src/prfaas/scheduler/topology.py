@@ -27,7 +27,7 @@ class EngineSpec(msgspec.Struct, frozen=True):
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):
-    """A cluster."""
+    """One cluster of a topology."""
 
     name: str
     kind: ClusterKind

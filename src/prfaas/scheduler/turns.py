@@ -26,7 +26,7 @@ _FEW = 64
 
 
 class Waiter(Protocol):
-    """What waits."""
+    """A request that waits for its turn."""
 
     request_id: str
     tenant: str

@@ -17,14 +17,15 @@ _PAGE_BYTES = 4096
 
 
 class HeldBlocks(NamedTuple):
-    """Of a prompt; ``in_memory``: of these, the first that need not be read from disk."""
+    """How many blocks of a prompt are held; ``in_memory``: the first of them that need not be read
+    from disk."""
 
     blocks: int
     in_memory: int
 
 
 class MachineCache:
-    """Of one machine."""
+    """What one machine's agent has cached."""
 
     def __init__(self, machine: MachineModel, *, block_bytes: float, state_bytes: float) -> None:
         self.memory = EntryCache(

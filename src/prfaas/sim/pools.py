@@ -44,7 +44,7 @@ class Reach(NamedTuple):
 
 
 class Pools:
-    """Of all machines.
+    """The caches of all machines and engines.
 
     Args:
         rates: (machine that sends, machine that receives) -> bytes a second between them, and the

@@ -17,7 +17,7 @@ _SLACK_S = 1e-6
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """Seconds; NaN where nothing was answered."""
+    """How some times are spread, in seconds; NaN where nothing was answered."""
 
     mean: float
     p50: float

@@ -69,7 +69,7 @@ def simulate_rate(
 
 
 class InTurn:
-    """`Rates`, one after the other."""
+    """Simulates `Rates` one after the other."""
 
     def __init__(
         self, scenario: Description, run: RunConfig, workload: Workload, *, beside: Path

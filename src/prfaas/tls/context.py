@@ -37,8 +37,8 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 class PeerContext(ssl.SSLContext):
-    """For connections to one agent, which `check_server` then looks at; ``peer`` is its name in
-    its certificate."""
+    """A context for connections to one agent, which `check_server` then looks at; ``peer`` is its
+    name in its certificate."""
 
     peer: str
     address: Address
@@ -60,8 +60,8 @@ class _NamedSocket(ssl.SSLSocket):
 
 
 class NamedContext(ssl.SSLContext):
-    """For connections to whatever has the name ``peer`` in its certificate, a host name or not: the
-    handshake with anything else fails."""
+    """A context for connections to whatever has the name ``peer`` in its certificate, a host name
+    or not: the handshake with anything else fails."""
 
     peer: str
 

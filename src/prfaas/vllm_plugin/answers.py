@@ -44,7 +44,7 @@ class _Held(NamedTuple):
 
 
 class Answers:
-    """Of one engine's scheduler.
+    """The answers that one engine's scheduler keeps.
 
     Args:
         ranks: how many workers copy, each its own part.

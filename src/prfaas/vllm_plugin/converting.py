@@ -60,7 +60,7 @@ ReadPages = Callable[[int, int, int, torch.Tensor], None]
 
 
 class Converter:
-    """Of one rank; used by one thread."""
+    """Converts pages for one rank; used by one thread."""
 
     def __init__(self, copier: PageCopier, device: torch.device) -> None:
         self._copier, self._device = copier, device

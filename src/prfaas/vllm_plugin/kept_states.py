@@ -25,7 +25,7 @@ _SPARE_SHARE = 0.05
 
 
 class KeptStates:
-    """Of one engine's scheduler. ``pool`` is vLLM's, set once it exists."""
+    """The states that one engine's scheduler keeps. ``pool`` is vLLM's, set once it exists."""
 
     def __init__(self, kv_cache: KVCacheConfig) -> None:
         self._block_tokens = {

@@ -96,6 +96,7 @@ class Importer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prfaas-load")
 
     def start(self, item: ImportStart) -> None:
+        """Asks the agent for what is to be read, and lets the thread copy it once it is there."""
         load: _Load | None = None
         began_at = time.time()
         try:

@@ -42,7 +42,8 @@ class _Noted(NamedTuple):
 
 
 class LoadPlans:
-    """Of requests that have not begun. Each loads once: after a failure it is not offered again.
+    """The plans for requests that have not begun. Each loads once: after a failure it is not
+    offered again.
 
     Args:
         from_cache: whether anything is loaded from the agent's cache: what was evicted meanwhile

@@ -28,7 +28,7 @@ _LEAST_SAMPLES = 64
 
 @dataclass(frozen=True)
 class RequestNames:
-    """Of one request's prompt. ``names``: after each whole block."""
+    """The names of one prompt's prefixes. ``names``: after each whole block."""
 
     block_tokens: int
     root: bytes
@@ -52,7 +52,7 @@ class RequestNames:
 
 
 class PrefixNames:
-    """Of one engine. ``weights``: see `weights_identity`."""
+    """Names prefixes as one engine computes them. ``weights``: see `weights_identity`."""
 
     def __init__(
         self, weights: str, block_tokens: int, adapters: AdapterIdentities | None = None

@@ -22,7 +22,7 @@ logger = init_logger(f"vllm.{__name__}")
 
 
 class Told:
-    """Of one rank's exports and loads."""
+    """What is told of one rank's exports and loads."""
 
     def __init__(self, spans: Spans, *, engine: str, rank: int) -> None:
         self._spans = spans

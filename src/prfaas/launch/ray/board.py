@@ -49,8 +49,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Board:
-    """Args: ``deployment``: JSON of the file, with everything but addresses; ``processes``: names
-    of those that are placed."""
+    """What the processes of one deployment have told and may know.
+
+    Args:
+        deployment: JSON of the file, with everything but addresses.
+        processes: names of those that are placed.
+    """
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a deployment."""
+    """Where all processes of a deployment stand."""
 
     groups: tuple[Group, ...]
     processes: tuple[Placed, ...]

@@ -11,7 +11,7 @@ from prfaas.launch.ray.board import Standing
 
 
 class RayProgress:
-    """``clock``: seconds."""
+    """Says which processes have changed. ``clock``: seconds."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock

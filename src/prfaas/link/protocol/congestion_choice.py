@@ -20,7 +20,7 @@ LOSSY_S = 300.0
 
 
 class CongestionChoice:
-    """For one peer's connections; times are of any one clock."""
+    """Chooses for one peer's connections; times are of any one clock."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()

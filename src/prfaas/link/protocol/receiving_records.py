@@ -143,7 +143,8 @@ class Session:
 
 
 class Sessions(dict[tuple[str, int], Session]):
-    """By peer and number. What one peer has is bounded, so that it costs others nothing."""
+    """Sessions by peer and number. What one peer has is bounded, so that it costs others
+    nothing."""
 
     def of(self, peer: str, number: int) -> Session:
         """A new one, or one that is known. Raises PeerError where the peer has too many."""

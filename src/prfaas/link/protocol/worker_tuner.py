@@ -24,7 +24,7 @@ _SPARE_S = 60.0
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Of the last second."""
+    """What the link moved in the last second, and which cores were busy."""
 
     goodput_bytes_per_s: float
     """Both ways."""

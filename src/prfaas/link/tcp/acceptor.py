@@ -53,7 +53,7 @@ class Listener(Protocol):
 
 
 class ServerTls(Protocol):
-    """What is needed of `LiveTls`."""
+    """What an acceptor needs of `LiveTls`."""
 
     @property
     def server(self) -> ssl.SSLContext: ...

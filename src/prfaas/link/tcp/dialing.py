@@ -30,7 +30,7 @@ only, and a line that is back should be noticed sooner."""
 
 
 class ClientTls(Protocol):
-    """What is needed of `LiveTls`."""
+    """What whoever dials needs of `LiveTls`."""
 
     @property
     def client(self) -> ssl.SSLContext: ...

@@ -1,4 +1,4 @@
-"""Delivers a end's events in order, from whichever thread is at hand, outside of its lock."""
+"""Delivers an end's events in order, from whichever thread is at hand, outside of its lock."""
 
 from __future__ import annotations
 

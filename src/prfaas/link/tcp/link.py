@@ -37,7 +37,7 @@ _TICK_S = 0.02
 
 
 class Ticking(Protocol):
-    """What time alone makes something of."""
+    """A part of the link that does something as time passes."""
 
     def tick(self, *, now: float) -> None:
         """Every 20 ms."""

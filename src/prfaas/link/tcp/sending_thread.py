@@ -77,7 +77,7 @@ class Connected:
 
 
 class SendingThread(threading.Thread):
-    """Slot ``slot`` of a peer's connections."""
+    """The thread of the connection in slot ``slot`` of a peer's."""
 
     def __init__(self, pool: ConnectionPool, slot: int) -> None:
         super().__init__(name=f"kv-link-to-{pool.name}-{slot}", daemon=True)

@@ -35,7 +35,7 @@ HeardFrame = tuple[int, int, int, int, int, int, bytes]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """One of those below."""
+    """The base of the messages below."""
 
 
 # The control pipe, to the worker.
