@@ -9,11 +9,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: docs lock newest test-ray test-pods bench-carry bench-door test-pulls test-disk test-upgrade help setup demo test test-fast \
-        lint rooms test-pure test-engine test-tensor-parallel \
-        fuzz chaos soak figures bench-transfer wheel bench-simulator bench-policies bench-engine \
-        bench-handoff bench-pool churn bench-gpu bench-gateway bench-gateway-memory bench-first-token bench-fleet case-study bench-fidelity next-vllm \
-        lint-manifests clean
+.PHONY: bench bench-carry bench-door bench-engine bench-fidelity bench-first-token bench-fleet \
+        bench-gateway bench-gateway-memory bench-gpu bench-handoff bench-line-budget \
+        bench-policies bench-pool bench-simulator bench-transfer case-study chaos churn clean \
+        demo docs figures fuzz help lint lint-manifests lock newest next-vllm rooms setup soak \
+        test test-disk test-engine test-fast test-pods test-pulls test-pure test-ray \
+        test-tensor-parallel test-upgrade wheel
 
 help:  ## show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' Makefile
@@ -44,7 +45,7 @@ demo: $(READY)  ## two clusters on this machine, a script of prompts, every answ
 
 test: lint test-pure test-engine  ## everything (10 to 25 minutes on two cores)
 
-test-fast: $(READY)  ## unit, property and parity tests, under a minute
+test-fast: $(READY)  ## unit, property and parity tests: about a minute
 	$(BIN)/pytest -q -m 'not engine and not root and not slow' tests
 
 lint: $(READY)  ## style, types, import contracts, sizes of modules and functions
@@ -148,7 +149,6 @@ churn: $(READY)  ## a full pool's books under churn, and its memory (MINUTES=10)
 	$(BIN)/python -m benchmarks.pool.churn --minutes $(or $(MINUTES),10)
 
 # The line's rows need root. ROUTERS: as for bench-gateway. STORE=1: docs/performance.md shows this run.
-.PHONY: bench
 bench: $(READY)  ## every benchmark, short, beside its peers; which ratios became worse (PARTS=..., STORE=1)
 	$(BIN)/python -m benchmarks.overview $(if $(PARTS),--parts $(PARTS)) \
 	  $(if $(ROUTERS),--routers $(ROUTERS)) $(if $(STORE),--store)

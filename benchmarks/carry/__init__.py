@@ -1,0 +1,1 @@
+"""What it costs that an agent carries a gateway's connections to engines."""

@@ -1,0 +1,1 @@
+"""What the agents' caches save, and what their books cost."""

@@ -29,7 +29,10 @@ def converted(file: File) -> tuple[File, list[str]]:
     """
     form = form_of(file)
     if form is None:
-        raise ConfigError("this is neither a planner's nor a simulator's scenario of before")
+        raise ConfigError(
+            "this is neither a planner's nor a simulator's scenario of before; a file of today's "
+            "form needs no converting: 'prfaas plan' and 'prfaas simulate' read it"
+        )
     try:
         return _from_plan(file) if form == "plan" else _from_simulation(file)
     except (KeyError, TypeError, AttributeError) as error:

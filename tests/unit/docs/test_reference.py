@@ -138,6 +138,17 @@ def test_routes_of_an_agent_are_those_that_it_serves() -> None:
     assert everybodys == {f"GET {path}" for path in peers._OPEN}
 
 
+@pytest.mark.parametrize("room", ["agent", "pool"])
+def test_every_file_of_an_agent_is_in_a_table(room: str) -> None:
+    named = {
+        file.rpartition("/")[2]
+        for row in rows("agent.md", "## Inside")
+        for file in re.findall(r"`([a-z_/]+\.py)`", row[0])
+    }
+    files = {path.name for path in (ROOT / "src" / "prfaas" / room).glob("[a-z]*.py")}
+    assert files <= named
+
+
 @pytest.mark.parametrize(
     ("page", "heading", "kind"),
     [
