@@ -68,6 +68,7 @@ class Bench:
     ) -> None:
         self._stack, self._home = stack, home
         self._gpus = ",".join(installed_gpus()[:ranks])
+        self._arena = kv_cache  # What an engine holds, a hand-off may be.
         home.mkdir(parents=True, exist_ok=True)
         path, needed = model_directory(model, home)
         serves = {"path": path, "kv_cache": kv_cache, "max_model_len": max_model_len}
@@ -145,7 +146,7 @@ class Bench:
         def agent(name: str) -> Row:
             return {
                 "name": f"{name}-agent", "listen": listens[name], "plaintext": True,
-                "admin": self.admins[name].removeprefix("http://"), "arena": "4 GiB",
+                "admin": self.admins[name].removeprefix("http://"), "arena": self._arena,
                 "socket": str(self._home / f"{name}.sock"),
             }  # fmt: skip
 
