@@ -31,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "template", type=Path, metavar="TEMPLATE.json", help="what 'prfaas render kubernetes' wrote"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what to write")
+    parser.add_argument(
+        "-o", "--out", "--output", type=Path, required=True, metavar="FILE", help="what to write"
+    )
     parser.add_argument("--own-pod", metavar="POD", help="the pod this runs in: always a member")
     parser.add_argument(
         "--own-address", metavar="IP", help="that pod's: its agent listens on IPv6 where it is one"

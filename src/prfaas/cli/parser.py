@@ -26,9 +26,22 @@ class VerbParser(argparse.ArgumentParser):
         option = word.partition("=")[0]
         if not option.startswith("-"):
             self.error(f"one argument too many: {word!r}")
-        near = difflib.get_close_matches(option, self._option_string_actions, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"'{self.prog} --help' shows them all"
+        # Dashes say nothing: with them, --help is near to whatever is short.
+        known = {name.lstrip("-"): name for name in self._option_string_actions}
+        near = difflib.get_close_matches(option.lstrip("-"), known, n=1)
+        advice = (
+            f"did you mean {known[near[0]]}?" if near else f"'{self.prog} --help' shows them all"
+        )
         self.error(f"no option {option}; {advice}")
+
+    def error(self, message: str) -> NoReturn:
+        """As the base's; where an action is missing, it says which there are."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and message.endswith(
+                f"required: {action.metavar}"
+            ):
+                message += f", one of {', '.join(action.choices)}"
+        super().error(message)
 
 
 def sentence(summary: str) -> str:

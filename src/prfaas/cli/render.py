@@ -55,7 +55,9 @@ def _both(parser: argparse.ArgumentParser, epilog: str) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = epilog
     parser.add_argument("deployment", type=Path, metavar="DEPLOYMENT.yaml", help="deployment file")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "-o", "--out", "--output", type=Path, required=True, metavar="DIR", help="where to write"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,7 +44,9 @@ def test_a_word_that_is_no_verb_is_answered_with_the_nearest(
         (["kv", "--tokns", "3", "m"], "kv: error: no option --tokns; did you mean --tokens?"),
         (["cache", "warm", "f", "--tennant=x"], "warm: error: no option --tennant; did"),
         (["kv", "--zzz"], "prfaas kv: error: no option --zzz; 'prfaas kv --help' shows them all"),
+        (["demo", "--model", "m"], "no option --model; 'prfaas demo --help' shows them all"),
         (["down", "a", "b"], "prfaas down: error: one argument too many: 'b'"),
+        (["certs"], "certs: error: the following arguments are required: ACTION, one of init"),
     ],
 )
 def test_what_a_verb_does_not_know_it_refuses_itself(
