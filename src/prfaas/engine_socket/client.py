@@ -124,6 +124,8 @@ class AgentClient(AgentConnection):
             self._lease_waiters += 1
             try:
                 while not session.stock:
+                    if transfer_id is not None and (reason := self.stopped(transfer_id)):
+                        raise ExportUnwanted(f"export stopped: {reason}")
                     self._refill(session)
                     left = end - time.monotonic()
                     if left <= 0:
@@ -131,8 +133,6 @@ class AgentClient(AgentConnection):
                     self._changed.wait(left)
                     if session.lost is not None:
                         raise AgentUnavailable(session.lost)
-                    if transfer_id is not None and (reason := self.stopped(transfer_id)):
-                        raise ExportUnwanted(f"export stopped: {reason}")
             finally:
                 self._lease_waiters -= 1
             if transfer_id is not None and (export := self._exports.get(transfer_id)):

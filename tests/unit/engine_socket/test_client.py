@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -276,6 +277,18 @@ def test_a_lease_for_an_export_that_is_stopped_is_not_waited_for(
     agent.say(ExportStopped("x", "cancelled"))
     with pytest.raises(ExportUnwanted, match="export stopped: cancelled"):
         client.lease(WAIT_S, transfer_id="x")
+
+
+def test_nor_is_one_for_an_export_that_was_stopped_before(
+    agent: ScriptedAgent, client: AgentClient
+) -> None:
+    connect(agent, client)
+    begin(client)
+    agent.say(ExportStopped("x", "cancelled"))
+    while not client.stopped("x"):
+        time.sleep(0.001)
+    with pytest.raises(ExportUnwanted, match="export stopped: cancelled"):
+        client.lease(0.0, transfer_id="x")
 
 
 def test_stopped_export_returns_its_slots(agent: ScriptedAgent, client: AgentClient) -> None:
