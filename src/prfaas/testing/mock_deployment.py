@@ -49,6 +49,7 @@ scheduler:
   link_grace: 1 ms
   transfer_stall: {transfer_stall}
   engine_wait: 1 s
+  max_attempts: {attempts}
 {threshold}
 gateway:
   request_deadline: "{deadline}"
@@ -91,6 +92,7 @@ class MockDeployment:
         engine_entry: str = "",
         max_body: str = "64 KiB",
         block_tokens: int = BLOCK_TOKENS,
+        attempts: int = 8,
         policy: str = "threshold",
         threshold_tokens: int = THRESHOLD_TOKENS,
         journal_file: Path | None = None,
@@ -111,6 +113,7 @@ class MockDeployment:
             "engine": engine_entry,
             "max_body": max_body,
             "policy": policy,
+            "attempts": attempts,
             "threshold": f"  threshold: {threshold_tokens}" if policy in KNOW_A_THRESHOLD else "",
         }
         self._journal_file = journal_file

@@ -6,7 +6,10 @@ import re
 import socket
 import time
 
+import pytest
+
 from prfaas.core.deployment import Deployment
+from prfaas.doctor import network
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.network import check_network
 from prfaas.testing.mock_deployment import MockDeployment
@@ -30,7 +33,9 @@ async def test_processes_that_answer_and_lines_that_are_up() -> None:
     assert re.search("differs by -6[01] s", late["agent west-agent"].found)
 
 
-async def test_what_does_not_answer_is_told_from_what_is_taken() -> None:
+async def test_what_does_not_answer_is_told_from_what_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     mock = MockDeployment()
     async with mock.running():
         deployment = mock.deployment()
@@ -39,6 +44,7 @@ async def test_what_does_not_answer_is_told_from_what_is_taken() -> None:
     assert "is free for it" in found["agent east-agent"].found
     assert "cannot tell" in found["line east -> west"].found
     host, _, port = deployment.cluster("east").agents[0].admin.rpartition(":")
+    monkeypatch.setattr(network, "_TIMEOUT_S", 0.1)  # Who has taken it never answers.
     with socket.create_server((host, int(port))):
         taken = (await findings(deployment))["agent east-agent"]
     assert (taken.level, "ss -ltnp" in taken.advice) == ("error", True)

@@ -23,7 +23,7 @@ LONG = "a long prompt that is certainly longer than the threshold of forty token
 async def test_engines_that_want_a_key_are_locked_until_the_gateway_has_it(tmp_path: Path) -> None:
     keys = tmp_path / "engines"
     keys.write_text("wrong\n")
-    mock = MockDeployment(engine_entry=f", api_key_file: {keys}")
+    mock = MockDeployment(engine_entry=f", api_key_file: {keys}", attempts=2)
     for engine in mock.engines.values():
         engine.api_key = "right"
     async with mock.running() as client:

@@ -68,6 +68,13 @@ async def at(agent: MockAgent, *peers: Peer) -> AsyncIterator[AgentClient]:
         await agent.stop()
 
 
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions are renewed often."""
+    monkeypatch.setattr(sessions, "_PERIOD_S", 0.05)
+
+
+@pytest.mark.usefixtures("brisk")
 async def test_gateways_meet_at_an_agent_and_divide_its_engines() -> None:
     one, other = Peer("gateway-1"), Peer("gateway-2")
     async with at(MockAgent("west"), one, other):
@@ -130,6 +137,7 @@ async def test_an_agent_of_before_keeps_no_sessions(caplog: pytest.LogCaptureFix
         assert one.session.gateways() == {one.session.id: "gateway-1"}
 
 
+@pytest.mark.usefixtures("brisk")
 async def test_no_agent_by_itself_says_who_leads_or_what_is_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -203,6 +211,7 @@ def test_of_many_agents_one_without_work_is_told_less_often() -> None:
     assert session._period_s(peer.outstanding("west")) == sessions._PERIOD_S
 
 
+@pytest.mark.usefixtures("brisk")
 async def test_an_agent_that_leaves_no_place_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """By none at all nothing can be planned: every request of the gateway would fail."""
     mock = MockDeployment()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prfaas.gateway import threshold_watch
 from prfaas.gateway.threshold_watch import ThresholdWatch
 from prfaas.scheduler.events import RequestArrived
 from prfaas.testing.mock_deployment import MockDeployment, until
@@ -28,7 +29,8 @@ async def test_the_prompts_that_come_move_it_once_they_are_some(
     assert len([r for r in caplog.records if "would carry most" in r.message]) == 2
 
 
-async def test_it_is_shown_whatever_the_policy_is() -> None:
+async def test_it_is_shown_whatever_the_policy_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threshold_watch, "_EVERY_S", 0.05)
     mock = MockDeployment(policy="homogeneous")
     async with mock.running() as client:
         await mock.ready()
