@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import ConfigError
+from prfaas.core.gateway_sessions import Renewal
 from prfaas.gateway.body import tenant_salt
 from prfaas.gateway.engine_client import EngineClient
+from prfaas.scheduler.fleet import FleetState
 from prfaas.testing.mock_deployment import MockDeployment, until
 
 COMPLETIONS = "/v1/completions"
@@ -284,6 +287,64 @@ async def test_no_priority_of_a_body_comes_before_other_tenants(
             assert (await ask(client, MALLORY, prompt, priority=-5)).status == 200
         asked = [body for e in mock.engines.values() for path, body, _ in e.requests]
         assert {body.get("priority") for body in asked if "prompt" in body} == {passed_on}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"echo": True, "n": 1 << 62},
+        {"echo": True, "max_tokens": 1 << 62},
+        {"max_tokens": 1 << 62},
+        {"echo": True, "n": 1 << 62, "max_tokens": 1 << 62, "stream": True},
+    ],
+)
+async def test_no_number_of_a_body_ends_what_agents_keep_for_this_gateway(
+    asked: dict[str, Any],
+) -> None:
+    """An agent that does not understand a renewal ends the session, and everybody's transfers."""
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        await mock.ready()
+        scheduler, most = mock.gateway.requests.scheduler, 16
+        for name in ("d1", "d2"):
+            mock.engines[name].first_token_gate.clear()
+        held = [asyncio.ensure_future(ask(client, MALLORY, "x", **asked)) for _ in range(most)]
+        await until(lambda: sum(engine.under_way for engine in mock.engines.values()) > 1)
+        uses = {name: scheduler.sharing.use_of(name) for name in mock.engines}
+        assert max(use.decode.held for use in uses.values()) > 0
+        said = msgspec.json.encode(Renewal(name="g", engines=uses))
+        assert msgspec.json.decode(said, type=Renewal).engines == uses
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
+
+async def test_slots_that_no_engine_has_are_none_that_come_free() -> None:
+    """By how many did so it is said how long others would wait."""
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        await mock.ready()
+        view = mock.gateway.requests.scheduler.view
+        assert isinstance(view, FleetState)
+        most = max(engine.all_requests for engine in view.engines.values())
+        for engine in mock.engines.values():
+            engine.first_token_gate.clear()
+        task = asyncio.ensure_future(ask(client, MALLORY, "x", echo=True, n=1 << 40))
+        await until(lambda: any(engine.running for engine in view.engines.values()))
+        assert max(engine.running for engine in view.engines.values()) == most
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_many_small_prompts_are_not_read_one_by_one() -> None:
+    mock = MockDeployment(gateway=TWO)
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(
+            COMPLETIONS, json={"prompt": ["a"] * 10_000}, headers=MALLORY
+        ) as response:
+            assert response.status == 200
+        assert not any(engine.renders_total for engine in mock.engines.values())
 
 
 async def test_no_error_tells_where_engines_are() -> None:

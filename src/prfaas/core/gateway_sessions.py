@@ -19,7 +19,10 @@ MOST_ENGINES = 512
 MOST_SESSIONS = 64
 """That live, at one agent; far beyond the gateways of a deployment."""
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+MOST_COUNTED, MOST_KV_TOKENS = 1 << 24, 1 << 40
+"""Whoever has more says so many."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNTED)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Places = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
@@ -46,7 +49,7 @@ class EngineUse(msgspec.Struct, frozen=True, kw_only=True):
     decode: Use
     prefill: Use
     queued_s: Amount = 0.0
-    kv_tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+    kv_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST_KV_TOKENS)] = 0
     begun: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 0
 
 

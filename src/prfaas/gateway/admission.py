@@ -6,16 +6,29 @@ from __future__ import annotations
 from math import ceil
 
 from prfaas.gateway.api_errors import TooManyRequests
+from prfaas.gateway.body import RequestBody
 from prfaas.gateway.exchange import Exchange
+from prfaas.policies.api import View
+from prfaas.scheduler.fleet import FleetState
 from prfaas.scheduler.queues import Asker, Queues
 
 _FOR_OTHERS = 8
 """One part in so many of all that may wait is for tenants that have no more than that."""
 
 
+def slots_of(body: RequestBody, view: View) -> int:
+    """How many decode slots a request takes: one for each answer, or all that an engine has."""
+    wanted = body.choices * body.prompts
+    if wanted == 1:
+        return 1
+    assert isinstance(view, FleetState)
+    return min(wanted, max((engine.all_requests for engine in view.engines.values()), default=1))
+
+
 def too_late(
     queues: Queues,
     exchange: Exchange,
+    sequences: int,
     *,
     by_all: bool,
     longest_wait_s: float,
@@ -24,9 +37,9 @@ def too_late(
     """Why a request is not begun; None if it is. ``by_all``: every engine serves it. Tenants wait
     for their own turns: what others have waiting keeps nobody out for longer than it takes to come
     to them."""
-    tenant, body = exchange.use.tenant, exchange.body
+    tenant = exchange.use.tenant
     asker = Asker(tenant.name, tenant.config.priority, tenant.config.weight)
-    wait_s = queues.slot_wait_s(body.choices * body.prompts, asker, by_all=by_all)
+    wait_s = queues.slot_wait_s(sequences, asker, by_all=by_all)
     limit_s = min(exchange.time_left_s(), longest_wait_s)
     if wait_s > limit_s:
         message = (

@@ -10,6 +10,9 @@ from prfaas.gateway.prompts import Prompt
 from prfaas.scheduler.events import RequestArrived
 
 _S_PER_OUTPUT_TOKEN = 1.0
+_LONGEST_OUTPUT = 1 << 24
+"""Tokens. No model's is longer; what is said of an answer by a body that no engine has looked at
+yet may be any number."""
 
 
 def arrival(
@@ -28,7 +31,7 @@ def arrival(
 
     Args:
         key: the scheduler's name for the request, never used before.
-        sequences: how many answers are computed at once.
+        sequences: how many slots it takes.
         deadline: by when the first byte is due, on the scheduler's clock.
         priority: `RequestBody.priority`.
         tenant: whose it is; None: nobody's in particular.
@@ -38,7 +41,7 @@ def arrival(
     return RequestArrived(
         key,
         total_tokens=(prompt.about_tokens or 1) if ids is None else len(ids),
-        max_output_tokens=prompt.max_output_tokens,
+        max_output_tokens=min(prompt.max_output_tokens, _LONGEST_OUTPUT),
         cached=matches.cached,
         resumable=matches.resumable,
         fetch_s=matches.fetch_s,

@@ -155,6 +155,8 @@ class RequestBody:
         for name in _FOR_ENGINE_ALONE:
             if says(self._fields.get(name)):
                 return f"{name} asks for the prompt as it came"
+        if self.prompts > 1:  # Each would be read here, and nothing planned with it.
+            return f"batch of {self.prompts} prompts"
         return self._needs_its_engine() if self.endpoint == "/v1/responses" else None
 
     def _needs_its_engine(self) -> str | None:

@@ -20,10 +20,9 @@ from prfaas.gateway.gateway import Gateway
 from prfaas.gateway.json_fields import model_named_in
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import EngineUnreachable, LocalFault
-from prfaas.gateway.whole_answer import WholeAnswer, json_answer
+from prfaas.gateway.whole_answer import TENANT, WholeAnswer, json_answer
 
 REQUEST_ID = web.RequestKey("request_id", str)
-TENANT = web.RequestKey("tenant", Tenant)
 
 _ANSWERED: tuple[Endpoint, ...] = (
     "/v1/completions",

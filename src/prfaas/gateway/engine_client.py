@@ -203,6 +203,8 @@ class EngineClient:
                 found = msgspec.json.decode(rest, type=list[_Rendered])
             else:
                 found = [msgspec.json.decode(rest, type=_Rendered)]
+            if len(found) > 1:  # They may be thousands.
+                raise EngineError(f"engine {self.name}: rendered {len(found)} prompts of one")
             prompts = [_rendered(one, lists) for one in found]
         except (*UNREADABLE, ValueError) as error:
             raise EngineError(f"engine {self.name}: unreadable render answer: {error}") from error

@@ -21,7 +21,7 @@ from prfaas.gateway.api_errors import (
     RequestRefused,
 )
 from prfaas.gateway.cache_api import CacheApi
-from prfaas.gateway.client_api import REQUEST_ID, TENANT, ClientApi
+from prfaas.gateway.client_api import REQUEST_ID, ClientApi
 from prfaas.gateway.cors import Cors
 from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.gateway import Gateway
@@ -29,7 +29,7 @@ from prfaas.gateway.keys import key_shown
 from prfaas.gateway.operating import Operating
 from prfaas.gateway.page import GatewayPage
 from prfaas.gateway.targets import Targets
-from prfaas.gateway.whole_answer import json_answer
+from prfaas.gateway.whole_answer import TENANT, json_answer
 from prfaas.page.server import is_page
 from prfaas.process.http_handler import admit, answered, in_pieces
 from prfaas.process.sparing import Sparing

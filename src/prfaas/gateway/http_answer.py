@@ -9,6 +9,8 @@ from copy import copy
 from math import inf
 from typing import NamedTuple, Protocol, Self
 
+from prfaas.gateway.room import Room
+
 _MOST_HELD = 256 * 1024
 """Bytes of an answer that wait to be read, before no more are taken from the socket."""
 _OF_A_PIECE = 64
@@ -50,45 +52,6 @@ class Timeouts(NamedTuple):
     read_s: float | None = None
 
 
-class Holder(Protocol):
-    """Who holds memory of a `Room`."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether it gives all of it back in a moment."""
-
-    def give_up(self, why: Exception) -> None:
-        """It holds most, and there is no more."""
-
-
-class Room:
-    """The memory for answers of which all that has come is held: ``most`` bytes. Where they are
-    more, whoever holds most gives up: large answers are not at the cost of small ones."""
-
-    def __init__(self, most: float = inf) -> None:
-        self.most, self.held = most, 0
-        self._held_by: dict[Holder, int] = {}
-
-    def take(self, holder: Holder, size: int) -> None:
-        """It holds so many bytes more, unless it is told to give up."""
-        self._held_by[holder] = self._held_by.get(holder, 0) + size
-        self.held += size
-        while self.held > self.most:
-            largest = max(self._held_by, key=lambda one: (not one.ended, self._held_by[one]))
-            if largest.ended:
-                return
-            self.give_back(largest)
-            largest.give_up(NotHttp("its machine's answers are larger than there is room for"))
-
-    def give_back(self, holder: Holder, size: float = inf) -> None:
-        """It holds so many bytes less, or none. Nothing where it has given up."""
-        held = self._held_by.pop(holder, 0)
-        left = max(0, held - size)
-        self.held -= held - int(left)
-        if left > 0:
-            self._held_by[holder] = int(left)
-
-
 class Source(Protocol):
     """Where an answer comes from."""
 
@@ -103,6 +66,8 @@ class Answer:
     """The response to one request, as it comes; ``async with`` closes it. One task reads it, by one
     of its ways. What goes wrong is raised when the bytes before it have been read: ConnectionBroke,
     NotHttp, TimeoutError."""
+
+    whose = ""
 
     def __init__(self, connection: Source, timeouts: Timeouts, room: Room | None = None) -> None:
         self.status = 0
@@ -276,6 +241,10 @@ class Answer:
     def ended(self) -> bool:
         """Whether all of it is here."""
         return self._ended
+
+    def out_of_room(self) -> None:
+        """See `Holder`."""
+        self.give_up(NotHttp("its machine's answers are larger than there is room for"))
 
     def give_up(self, why: Exception) -> None:
         """As `fail`; nor is wanted what has come of it."""

@@ -19,8 +19,9 @@ from weakref import WeakValueDictionary
 
 from prfaas.core.addresses import parse_url
 from prfaas.core.errors import PeerError
-from prfaas.gateway.http_answer import Answer, CannotConnect, ConnectionBroke, Room, Timeouts
+from prfaas.gateway.http_answer import Answer, CannotConnect, ConnectionBroke, Timeouts
 from prfaas.gateway.http_connection import Connection
+from prfaas.gateway.room import Room
 from prfaas.gateway.tunnel import open_tunnel
 from prfaas.gateway.upstream_errors import is_local
 from prfaas.tls.context import PeerContext, check_server

@@ -14,7 +14,8 @@ from typing import cast
 
 import httptools
 
-from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Room, Timeouts
+from prfaas.gateway.http_answer import Answer, ConnectionBroke, NotHttp, Timeouts
+from prfaas.gateway.room import Room
 
 _LONGEST_HEAD = 64 * 1024
 """Bytes of an answer's head, and of what comes in place of its body: of what stands between two

@@ -35,7 +35,7 @@ _OUTPUT_TOKENS_UNSAID = 4096
 """Stands in for ``max_tokens`` where only the engine knows its default."""
 _HEDGE_S = 1.0
 """After so long another engine is asked: tokenising takes milliseconds. The first is asked again
-where no other answers either."""
+where no other answers either. The next has twice as long, and so on."""
 _SLOW_FOR_S = 10.0
 """How long an engine that was passed over so is asked last."""
 _MOST_FAILURES = 2
@@ -135,8 +135,10 @@ class Renderer:
         candidates: list[str],
         failures: list[PrfaasError],
     ) -> Rendered:
-        """Ask one after the other, without waiting long for any."""
+        """Ask one after the other, without waiting long for any, and the longer the more were
+        asked: what takes one of them long takes all of them long."""
         asked: dict[asyncio.Task[Rendered], str] = {}
+        patience_s = _HEDGE_S
         try:
             while True:
                 if candidates and len(_failed(failures)) < _MOST_FAILURES:
@@ -147,8 +149,9 @@ class Renderer:
                 if not asked:
                     raise _explained(failures)
                 done, _ = await asyncio.wait(
-                    asked, timeout=_HEDGE_S, return_when=asyncio.FIRST_COMPLETED
+                    asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
                 )
+                patience_s *= 1 if done else 2
                 for task in done:
                     name = asked.pop(task)
                     try:

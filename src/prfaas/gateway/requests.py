@@ -14,7 +14,7 @@ from aiohttp import web
 
 from prfaas.core.deployment import GatewayConfig
 from prfaas.gateway.access_log import log_access
-from prfaas.gateway.admission import too_late
+from prfaas.gateway.admission import slots_of, too_late
 from prfaas.gateway.api_errors import (
     ApiError,
     DeadlinePassed,
@@ -212,8 +212,8 @@ class RequestFlow:
         except ApiError as error:
             exchange.fail(error)
             return
-        sequences = exchange.body.choices * exchange.body.prompts
-        refusal = self._too_late(exchange)
+        sequences = slots_of(exchange.body, self.scheduler.view)
+        refusal = self._too_late(exchange, sequences)
         if refusal is not None:
             exchange.fail(refusal)
             return
@@ -263,10 +263,11 @@ class RequestFlow:
         blocks = self._layouts.least_block_tokens(self._endpoints.engines)
         return short_prompt(exchange.body, blocks)
 
-    def _too_late(self, exchange: Exchange) -> TooManyRequests | None:
+    def _too_late(self, exchange: Exchange, sequences: int) -> TooManyRequests | None:
         return too_late(
             self._driver.scheduler.queues,
             exchange,
+            sequences,
             by_all=self._models.serving(exchange.body.model) is None,
             longest_wait_s=self._longest_wait_s,
             most_tokens=self._most_waiting_tokens,

@@ -2,7 +2,8 @@
 
 An answer may have hundreds of megabytes (embeddings of every token, the logprobs of a prompt), and
 its client may read nothing for minutes. So it goes out in pieces, and all such answers together
-have a bound; beyond it whoever has most to read is cut off.
+have a bound, as have their connections; beyond it whoever has most to read is cut off, of the
+tenant that has most.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from prfaas.gateway.http_answer import Room
+from prfaas.gateway.room import Room
+from prfaas.gateway.tenants import Tenant
+from prfaas.process.descriptors import share_of_files
 from prfaas.process.http_handler import admit, answered
 
 _PIECE_BYTES = 64 * 1024
-UNREAD = Room(1 << 30)
+_MOST_BYTES, _MOST_UNREAD = 1 << 30, 2048
+_SHARE_OF_FILES = 8
+"""So many bytes, of so many answers, on this part of all descriptors at most."""
+TENANT = web.RequestKey("tenant", Tenant)
+UNREAD = Room(_MOST_BYTES)
 """Of this process, whichever of its gateways answers: it is its memory that is short."""
 
 
@@ -26,6 +33,7 @@ class WholeAnswer(web.Response):
     """An answer that is complete, with its length in its head."""
 
     ended = False
+    whose = ""
 
     def __init__(self, *, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         super().__init__(status=status, body=body, headers=headers)
@@ -42,7 +50,11 @@ class WholeAnswer(web.Response):
         self._transport = request.transport
         if isinstance(request, web.Request):
             admit(request)  # It is not over: it may take as long as its client reads.
-        UNREAD.take(self, len(body))
+            tenant = request.get(TENANT)
+            self.whose = "" if tenant is None else tenant.name
+        # However small it is, it holds a descriptor.
+        connection = _MOST_BYTES // share_of_files(_SHARE_OF_FILES, most=_MOST_UNREAD)
+        UNREAD.take(self, len(body) + connection)
         try:
             for start in range(0, len(body), _PIECE_BYTES):
                 await self.write(memoryview(body)[start : start + _PIECE_BYTES])
@@ -53,9 +65,8 @@ class WholeAnswer(web.Response):
             if isinstance(request, web.Request):
                 answered(request)
 
-    def give_up(self, why: Exception) -> None:
-        """Its client has too much left to read."""
-        del why
+    def out_of_room(self) -> None:
+        """See `Holder`: its client has too much left to read."""
         if self._transport is not None:
             # Not every event loop's transports are made from asyncio's class.
             cast("asyncio.Transport", self._transport).abort()

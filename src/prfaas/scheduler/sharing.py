@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from math import inf
 
-from prfaas.core.gateway_sessions import EngineUse, Use
+from prfaas.core.gateway_sessions import MOST_COUNTED, MOST_KV_TOKENS, EngineUse, Use
 from prfaas.scheduler.decoding import Decoding
 from prfaas.scheduler.events import EngineShared
 from prfaas.scheduler.fleet import FleetState
@@ -63,18 +63,23 @@ class Sharing:
         active = len(engine.prefill_records) - len(engine.waiting)
         return EngineUse(
             decode=Use(
-                total=engine.all_requests,
-                held=engine.running,
-                wanted=engine.running + len(engine.place.ready),
-                may=engine.max_requests,
+                total=_told(engine.all_requests),
+                held=_told(engine.running),
+                wanted=_told(engine.running + len(engine.place.ready)),
+                may=_told(engine.max_requests),
             ),
             prefill=Use(
-                total=engine.all_prefills,
-                held=active,
-                wanted=len(engine.prefill_records),
-                may=engine.max_prefills,
+                total=_told(engine.all_prefills),
+                held=_told(active),
+                wanted=_told(len(engine.prefill_records)),
+                may=_told(engine.max_prefills),
             ),
             queued_s=min(engine.queued_s, 1e9) if engine.queued_s < inf else 1e9,
-            kv_tokens=engine.kv_used,
+            kv_tokens=min(engine.kv_used, MOST_KV_TOKENS),
             begun=engine.share.begun,
         )
+
+
+def _told(number: int) -> int:
+    """As agents understand it: they refuse a larger one, and all that comes with it."""
+    return min(number, MOST_COUNTED)

@@ -31,7 +31,7 @@ def asked_by(name: str, *tenants: TenantConfig, tokens: int = 10) -> Exchange:
 def refusal(
     queues: Queues, exchange: Exchange, *, most_tokens: int = 1000
 ) -> TooManyRequests | None:
-    return too_late(queues, exchange, by_all=True, longest_wait_s=inf, most_tokens=most_tokens)
+    return too_late(queues, exchange, 1, by_all=True, longest_wait_s=inf, most_tokens=most_tokens)
 
 
 async def test_a_flood_keeps_out_whoever_makes_it() -> None:

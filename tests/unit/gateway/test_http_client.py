@@ -18,10 +18,10 @@ from prfaas.gateway.http_answer import (
     CannotConnect,
     ConnectionBroke,
     NotHttp,
-    Room,
     Timeouts,
 )
 from prfaas.gateway.http_client import HttpClient
+from prfaas.gateway.room import Room
 from prfaas.testing.mock_http import MockServer
 from prfaas.testing.raw_server import talking
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
+from prfaas.gateway import prompts
+from prfaas.gateway.body import RequestBody
+from prfaas.gateway.endpoints import EngineEndpoint
+from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.testing.asking import answer_to
 from prfaas.testing.mock_deployment import MockDeployment, journalled, until
 
@@ -160,3 +167,45 @@ async def test_while_an_engine_has_not_said_how_large_its_blocks_are_all_is_toke
         await until(lambda: mock.gateway.fleet.layouts.is_whole("d1"))
         await ask(client, prompt=SHORT)
         assert sum(engine.renders_total for engine in mock.engines.values()) == 1
+
+
+async def test_a_prompt_that_takes_every_engine_long_is_not_asked_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its pictures may come from a server that never answers."""
+    waits: list[float] = []
+    wait = asyncio.wait
+
+    async def noted(tasks: Any, *, timeout: float, **more: Any) -> Any:
+        waits.append(timeout)
+        return await wait(tasks, timeout=timeout, **more)
+
+    monkeypatch.setattr(prompts, "_HEDGE_S", 0.01)
+    names = [f"e{number}" for number in range(1000)]
+    engine = EngineEndpoint(
+        name="", cluster="c", machine="m", agent="a", role="decode", url="http://h",
+        kv_events=None, kv_events_replay=None, events_at_agent=False, carried=False,
+    )  # fmt: skip
+    asked = Counter[str]()
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def render(self, *_: Any) -> Any:
+            asked[self.name] += 1
+            await asyncio.sleep(1.0)
+            return EngineAnswer(400, "application/json", b"{}")
+
+    monkeypatch.setattr(prompts.asyncio, "wait", noted)
+    renderer = prompts.Renderer(
+        {name: msgspec.structs.replace(engine, name=name) for name in names},
+        {name: Slow(name) for name in names},  # type: ignore[misc]
+        up=lambda: frozenset(names),
+        suspect=lambda name: None,
+    )
+    body = RequestBody("/v1/completions", b'{"prompt": "x"}')
+    assert isinstance(await renderer.render(body, {}), EngineAnswer)
+    assert waits == sorted(waits)
+    assert waits[-1] > 10 * waits[0]
+    assert len(asked) < 12

@@ -12,17 +12,25 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from prfaas.gateway import whole_answer
 from prfaas.gateway.whole_answer import UNREAD
 from prfaas.testing.mock_deployment import MockDeployment, until
 
 MIB = 1 << 20
 BODY = json.dumps({"input": "x"}).encode()
+TWO = """
+  tenants:
+    - {name: alice, api_keys: [alice]}
+    - {name: mallory, api_keys: [mallory]}
+"""
 
 
 @asynccontextmanager
-async def embedding(size: int) -> AsyncIterator[tuple[MockDeployment, aiohttp.ClientSession]]:
+async def embedding(
+    size: int, gateway: str = ""
+) -> AsyncIterator[tuple[MockDeployment, aiohttp.ClientSession]]:
     """A gateway whose engines answer so many bytes, and a client of it."""
-    mock, vectors = MockDeployment(), b"[" + b"1" * (size - 2) + b"]"
+    mock, vectors = MockDeployment(gateway=gateway), b"[" + b"1" * (size - 2) + b"]"
 
     async def embed(_request: web.Request) -> web.Response:
         return web.Response(body=vectors, content_type="application/json")
@@ -45,9 +53,10 @@ class Client:
         self._sock.connect((str(url.host), int(url.port or 0)))
         self._sock.setblocking(False)
 
-    async def ask(self) -> None:
-        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: h\r\nContent-Length: {len(BODY)}\r\n\r\n"
-        await asyncio.get_running_loop().sock_sendall(self._sock, head.encode() + BODY)
+    async def ask(self, key: str = "") -> None:
+        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: h\r\nX-Api-Key: {key}\r\n"
+        rest = f"Content-Length: {len(BODY)}\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(self._sock, (head + rest).encode() + BODY)
 
     async def read(self, size: int) -> int:
         """How many bytes come of so many, before the connection ends."""
@@ -84,6 +93,44 @@ async def test_answers_that_nobody_reads_are_bounded_and_the_largest_goes(
             assert len(await response.read()) == size
         slow.close()
         late.close()
+
+
+async def test_many_answers_that_one_tenant_does_not_read_are_not_at_anothers_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = 8 * MIB
+    async with embedding(size, TWO) as (_, client):
+        unread = [Client(client) for _ in range(4)]
+        for number, one in enumerate(unread):
+            await one.ask("mallory")
+            await until(lambda least=number: len(UNREAD._held_by) > least)
+        monkeypatch.setattr(UNREAD, "most", UNREAD.held + MIB)
+        async with client.post(
+            "/v1/embeddings", data=BODY, headers={"X-Api-Key": "alice"}
+        ) as response:
+            assert len(await response.read()) == size, "the largest of all is nobody's fault"
+        assert [await one.read(size) < size for one in unread].count(True) >= 1
+        for one in unread:
+            one.close()
+        await until(lambda: UNREAD.held == 0)
+
+
+async def test_small_answers_that_nobody_reads_hold_few_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(whole_answer, "_MOST_UNREAD", 16)
+    monkeypatch.setattr(UNREAD, "most", 230 * MIB)
+    async with embedding(6 * MIB) as (mock, client):
+        unread = [Client(client) for _ in range(6)]
+        for one in unread:
+            await one.ask()
+        book = mock.gateway.access.connections
+        ends = [asyncio.ensure_future(one.read(6 * MIB)) for one in unread[3:]]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await until(lambda: book.busy <= 3)
+        await asyncio.gather(*ends)
+        for one in unread:
+            one.close()
 
 
 async def test_a_connection_is_busy_as_long_as_its_answer_is_read() -> None:

@@ -1,0 +1,60 @@
+"""Memory for answers of which all that has come is held, and who gives up where it is full."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf
+from typing import Protocol
+
+
+class Holder(Protocol):
+    """Who holds memory of a `Room`."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it gives all of it back in a moment."""
+
+    @property
+    def whose(self) -> str:
+        """A tenant's name; empty where nobody in particular has it."""
+
+    def out_of_room(self) -> None:
+        """It holds most, and there is no more: it is to give up."""
+
+
+class Room:
+    """For answers of which all that has come is held: ``most`` bytes. Where they are more, whoever
+    holds most gives up, of the tenant that has most: large answers are not at the cost of small
+    ones, nor one tenant's many at the cost of others' few."""
+
+    def __init__(self, most: float = inf) -> None:
+        self.most, self.held = most, 0
+        self._held_by: dict[Holder, int] = {}
+        self._held_of: Counter[str] = Counter()
+
+    def take(self, holder: Holder, size: int) -> None:
+        """It holds so many bytes more, unless it is told to give up."""
+        self._held_by[holder] = self._held_by.get(holder, 0) + size
+        self._held_of[holder.whose] += size
+        self.held += size
+        while self.held > self.most:
+            largest = max(self._held_by, key=self._gives_up)
+            if largest.ended:
+                return
+            self.give_back(largest)
+            largest.out_of_room()
+
+    def give_back(self, holder: Holder, size: float = inf) -> None:
+        """It holds so many bytes less, or none. Nothing where it has given up."""
+        held = self._held_by.pop(holder, 0)
+        left = int(max(0, held - size))
+        self.held -= held - left
+        self._held_of[holder.whose] -= held - left
+        if left > 0:
+            self._held_by[holder] = left
+        elif not self._held_of[holder.whose]:
+            del self._held_of[holder.whose]
+
+    def _gives_up(self, holder: Holder) -> tuple[bool, int, int]:
+        """The greatest does."""
+        return not holder.ended, self._held_of[holder.whose], self._held_by[holder]
