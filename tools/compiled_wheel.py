@@ -67,8 +67,8 @@ MODULES = (
     "sim/job",
     "sim/line",
     "sim/network",
-    "sim/pools",
     "sim/simulation",
+    "workload/pools",
     "workload/prefix_cache",
 )
 IN_C = ("gateway/token_text",)

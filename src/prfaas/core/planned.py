@@ -43,15 +43,25 @@ class PlannedEngine(Strict, frozen=True):
     kv_tokens: Tokens | None = None
 
 
+class PlannedPool(Strict, frozen=True):
+    """What each machine's agent would cache: at most so much in ``memory`` and, beside it, on
+    ``disk``; ``answers``: whether answers are kept as well. Instances have a machine each; of
+    machines that the file describes it stands in place of their agents' own sizes."""
+
+    memory: Quantity
+    disk: Quantity = "0 B"
+    answers: bool = False
+
+
 class PlannedCluster(Strict, frozen=True):
     """``instances``: in place of machines. ``profile``: of all its engines that name none.
     ``prefix_cache``: tokens that all its prefix caches hold together, or ``unbounded``; ``agents``:
-    those of its machines' agents, one by one (the simulator). It matters where a trace says which
-    prompts share a prefix."""
+    those of its machines' agents, one by one; or sizes of planned ones, likewise. It matters where
+    a trace says which prompts share a prefix."""
 
     instances: InstancesConfig | tuple[InstancesConfig, ...] | None = None
     profile: str | None = None
-    prefix_cache: Tokens = 0
+    prefix_cache: Tokens | PlannedPool = 0
 
     @property
     def pools(self) -> tuple[InstancesConfig, ...]:
@@ -59,6 +69,11 @@ class PlannedCluster(Strict, frozen=True):
         if isinstance(self.instances, InstancesConfig):
             return (self.instances,)
         return self.instances or ()
+
+    @property
+    def has_agents(self) -> bool:
+        """Whether machines cache one by one."""
+        return self.prefix_cache == "agents" or isinstance(self.prefix_cache, PlannedPool)
 
 
 class PlannedLink(Strict, frozen=True):

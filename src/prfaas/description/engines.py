@@ -34,6 +34,15 @@ def engines_of(clusters: tuple[ClusterConfig, ...]) -> list[PlannedEngines]:
     return [engines for cluster in clusters for engines in _of(cluster)]
 
 
+def engine_names(cluster: ClusterConfig) -> list[tuple[str, EngineConfig | InstancesConfig]]:
+    """Its engines one by one, with what the file says of each, those that decode last; instances
+    are numbered."""
+    found: list[tuple[str, EngineConfig | InstancesConfig]] = [(e.name, e) for e in cluster.engines]
+    pools = [pool for pool in cluster.pools for _ in range(pool.count)]
+    found += [(f"{cluster.name}-{number}", pool) for number, pool in enumerate(pools)]
+    return sorted(found, key=lambda named: named[1].role == "decode")
+
+
 def _of(cluster: ClusterConfig) -> Iterator[PlannedEngines]:
     for pool in cluster.pools:
         yield PlannedEngines(

@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from prfaas.core.planned import PlannedPool
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_tokens
-from prfaas.description.caches import check_machines, disk_bytes, memory_bytes
+from prfaas.description.caches import check_machines, machines_of
+from prfaas.description.engines import engine_names
 from prfaas.description.file import Description, load_description, parse_description
 from prfaas.description.speeds import check_longest, kv_size_of
 from prfaas.description.workload import WorkloadConfig
@@ -150,9 +152,10 @@ def _cache_tokens(description: Description, bytes_per_token: float) -> int | Non
             continue
         if cluster.prefix_cache == "unbounded":
             return None
-        if cluster.prefix_cache == "agents":
-            agents = [machine.agent for machine in cluster.machines]
-            size = sum(max(memory_bytes(agent), disk_bytes(agent)) for agent in agents)
+        if isinstance(cluster.prefix_cache, PlannedPool) or cluster.has_agents:
+            names = {name: cluster.name for name, _ in engine_names(cluster)}
+            machines = [m for m in machines_of(description, names) if m.cluster == cluster.name]
+            size = sum(max(m.cache_bytes, m.disk_bytes) for m in machines)
             tokens += int(size / bytes_per_token)
         else:
             tokens += parse_tokens(cluster.prefix_cache)

@@ -15,24 +15,15 @@ less: it will be tried again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
+from prfaas.core.tiers import Tier as Tier
+from prfaas.core.tiers import load_guess_s as load_guess_s
 from prfaas.policies.fading_line import FadingLine, Sums, kept_sums
 
-Tier = Literal["memory", "disk"]
-TIER_BYTES_PER_S: dict[Tier, float] = {"memory": 4e9, "disk": 1.5e9}
-"""What is expected to be read from a tier before that was seen or measured."""
-_FIXED_S = 1e-3
-"""What a load is expected to take beside its bytes."""
 _GUESS = 4.0
 """The guess weighs so much beside the square of how often a way was seen."""
 _DOUBT = 0.95
 """What is left of what was seen, each time that the way is passed over because of it."""
-
-
-def load_guess_s(tier: Tier, kv_bytes: float, rate: float | None = None) -> float:
-    """Seconds to load so much from a tier, by its measured rate, or by the usual one."""
-    return _FIXED_S + kv_bytes / (rate or TIER_BYTES_PER_S[tier])
 
 
 def load_way(where: str, tier: Tier) -> str:

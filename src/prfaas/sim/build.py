@@ -7,9 +7,10 @@ from pathlib import Path
 
 from prfaas.core.deployment import LinkConfig
 from prfaas.core.errors import ConfigError
-from prfaas.core.planned import Tokens
+from prfaas.core.planned import PlannedPool, Tokens
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
+from prfaas.description.caches import lan_rates, machines_of
 from prfaas.description.drawing import drawn
 from prfaas.description.experiments import LineChange, OutageConfig, RunConfig
 from prfaas.description.file import Description
@@ -19,7 +20,6 @@ from prfaas.scheduler.journal import CostInputs, Curve
 from prfaas.scheduler.replay import estimates_from
 from prfaas.scheduler.topology import ClusterSpec, EngineSpec, LinkSpec, Topology
 from prfaas.sim.fleet import SimEngine, fleet_of
-from prfaas.sim.machines import lan_rates, machines_of
 from prfaas.sim.world import EngineModel, LineModel, Outage, World
 from prfaas.workload.requests import Workload
 
@@ -54,6 +54,7 @@ def build_world(
         kv_size=kv, prefill={e.name: _curve(e.profile.prefill_or_refuse.table) for e in fleet}
     )
     topology = _topology(description, fleet)
+    places = {engine.name: engine.cluster for engine in fleet}
     experiments = description.experiments
     return World(
         topology=topology,
@@ -63,7 +64,7 @@ def build_world(
         cost_inputs=inputs,
         state_bytes=kv.bytes(0),
         cache_blocks=_cache_blocks(description, workload),
-        machines=machines_of(description, [e.name for e in fleet]) if workload.blocks else (),
+        machines=machines_of(description, places) if workload.blocks else (),
         lan_bytes_per_s=lan_rates(description),
         outages=_outages(experiments.failures, [e.name for e in fleet], whole=not run.instances),
         link_report_s=parse_duration(str(experiments.link_reports)),
@@ -160,7 +161,7 @@ def _cache_blocks(description: Description, workload: Workload) -> dict[str, int
     found = {
         cluster.name: _tokens(cluster.prefix_cache) // workload.block_tokens
         for cluster in description.clusters
-        if cluster.prefix_cache != "agents"
+        if not isinstance(cluster.prefix_cache, PlannedPool) and not cluster.has_agents
     }
     return {name: blocks for name, blocks in found.items() if blocks}
 

@@ -231,7 +231,9 @@ class Simulation:
         cluster = self._cluster_of[start.decode_engine]
         if cluster in self._caches and cluster != self._cluster_of[start.engine]:
             self._caches[cluster].insert(job.blocks)
-        self.pools.handed_over(start, job.blocks)
+        self.pools.handed_over(
+            start.engine, start.decode_engine, job.blocks, start.from_token, start.to_token
+        )
         self.recorder.transferred(job.index, self.clock.now)
         self._tell(e.TransferCompleted(start.request_id, start.attempt))
 

@@ -10,6 +10,7 @@ import msgspec
 from prfaas.policies.views import Costs
 from prfaas.scheduler.journal import CostInputs
 from prfaas.scheduler.topology import Topology
+from prfaas.workload.machine_cache import MachineModel
 
 
 class EngineModel(msgspec.Struct, frozen=True):
@@ -27,20 +28,6 @@ class EngineModel(msgspec.Struct, frozen=True):
         if self.load_seconds is None or self.step_seconds is None:
             return 0.0
         return max(0.0, self.load_seconds(tokens) - self.step_seconds(1))
-
-
-class MachineModel(msgspec.Struct, frozen=True):
-    """A machine whose agent caches prefixes for its engines: at most so many bytes in memory and on
-    disk. ``answers``: whether answers are kept as well; ``slot_bytes``: what is cached in memory
-    takes a multiple of it."""
-
-    name: str
-    cluster: str
-    engines: tuple[str, ...]
-    cache_bytes: float
-    answers: bool = False
-    disk_bytes: float = 0.0
-    slot_bytes: int = 0
 
 
 class LineModel(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from prfaas.core.errors import ConfigError
+from prfaas.core.planned import PlannedPool
 from prfaas.description.experiments import OutageConfig, RunConfig, Split
 from prfaas.description.file import Description
 from prfaas.sim.build import build_workload, build_world
@@ -94,3 +95,15 @@ def test_the_same_seed_draws_the_same_workload() -> None:
     assert again == WORKLOAD
     other = experimenting(seed=SCENARIO.experiments.seed + 1)
     assert build_workload(other, beside=EXAMPLES).first(50) != WORKLOAD
+
+
+def test_planned_machines_cache_one_by_one() -> None:
+    clusters = tuple(
+        msgspec.structs.replace(cluster, prefix_cache=PlannedPool(memory="1 GiB"))
+        for cluster in SCENARIO.clusters
+    )
+    description = msgspec.structs.replace(SCENARIO, clusters=clusters)
+    workload = msgspec.structs.replace(WORKLOAD, blocks=[[1]] * len(WORKLOAD))
+    found = build_world(description, RunConfig(name="r"), workload, beside=EXAMPLES)
+    assert [m.engines for m in found.machines] == [(e.name,) for e in found.engines]
+    assert not found.cache_blocks

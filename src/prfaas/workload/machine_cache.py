@@ -1,4 +1,4 @@
-"""What one simulated machine's agent has cached: in memory, and on disk.
+"""What one machine's agent has cached: in memory, and on disk.
 
 What is cached is on disk at once, unlike live, where what memory evicts before the disk came to it
 is not. What is read from disk lies in memory again, entry by entry.
@@ -9,11 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prfaas.sim.world import MachineModel
+import msgspec
+
 from prfaas.workload.entry_cache import EntryCache
 
 _PAGE_BYTES = 4096
 """A file's bytes, and its head, take whole ones."""
+
+
+class MachineModel(msgspec.Struct, frozen=True):
+    """A machine whose agent caches prefixes for its engines: at most so many bytes in memory and on
+    disk. ``answers``: whether answers are kept as well; ``slot_bytes``: what is cached in memory
+    takes a multiple of it."""
+
+    name: str
+    cluster: str
+    engines: tuple[str, ...]
+    cache_bytes: float
+    answers: bool = False
+    disk_bytes: float = 0.0
+    slot_bytes: int = 0
 
 
 class HeldBlocks(NamedTuple):

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from prfaas.core.deployment import parse_deployment
-from prfaas.core.errors import ConfigError
-from prfaas.description.file import parse_description
+from prfaas.core.tiers import TIER_BYTES_PER_S, load_guess_s
 from prfaas.policies.costs import ProfileCosts
-from prfaas.policies.learned_fetches import TIER_BYTES_PER_S, load_guess_s
-from prfaas.sim.machines import lan_rates, machines_of
-from prfaas.sim.pools import Pools, Reach
-from prfaas.sim.world import MachineModel
+from prfaas.workload.machine_cache import MachineModel
+from prfaas.workload.pools import Pools, Reach, pool_rates
 
 MACHINES = (
     MachineModel("near", "west", ("d0", "d1"), 1e9, answers=True),
@@ -122,31 +118,44 @@ def test_what_was_missed_three_times_is_copied_within_bounds() -> None:
         assert (hits, found.copies, found.pulls) == ([0, 0, 0, 10 * copies], copies, 0)
 
 
-DEPLOYMENT = """
-clusters:
-  - name: west
-    kind: pd
-    lan: {rate: 10 Gbit/s}
-    prefix_cache: agents
-    machines:
-      - {name: w1, engines: [{name: d1, role: decode, url: "http://h:2"}],
-         agent: {name: a1, arena: 64 MiB, plaintext: true, cache: {answers: true}}}
-      - {name: w2, engines: [{name: d2, role: decode, url: "http://h:3"}],
-         agent: {name: a2, arena: 64 MiB, plaintext: true, slot: 64 KiB,
-                 cache: {size: 8 MiB, spill: {path: /d, size: 1 GiB}}}}
-"""
+def test_a_reader_pulls_what_it_was_counted_to_have_before_a_hand_off() -> None:
+    """Otherwise its machine had the hand-off alone, on which nobody can go on."""
+    found = pools(1e7)
+    found.caches["near"].insert(BLOCKS[:6])
+    assert found.reaches(BLOCKS, 1100)["d2"].blocks == 6
+    found.handed_over("d0", "d2", BLOCKS, 600, 1000)
+    assert found.caches["other"].held(BLOCKS).blocks == 10
+    assert found.pulls == 1
 
 
-def test_machines_are_those_of_the_file() -> None:
-    deployment = parse_deployment(DEPLOYMENT, source="test")
-    assert machines_of(deployment, ["d1", "d2"]) == (
-        MachineModel("w1", "west", ("d1",), 32 << 20, answers=True, slot_bytes=1 << 20),
-        MachineModel("w2", "west", ("d2",), 8 << 20, disk_bytes=1 << 30, slot_bytes=64 << 10),
+def test_a_reader_whose_source_has_lost_it_pulls_nothing() -> None:
+    found = pools(1e7)
+    found.caches["near"].insert(BLOCKS[:5])
+    found.handed_over("d0", "d2", BLOCKS, 600, 1000)
+    assert (found.caches["other"].held(BLOCKS).blocks, found.pulls) == (0, 0)
+
+
+def test_what_is_found_is_told_by_where_it_comes_from() -> None:
+    """Memory for the last entry alone; the disk has both; d2 pulls from there."""
+    machines = (
+        MachineModel("near", "west", ("d0",), 0.5e6, disk_bytes=1e9),
+        MachineModel("other", "west", ("d2",), 1e9),
     )
-    assert lan_rates(deployment) == {"west": 1.25e9}
+    found = pools(1e9, machines, kv_tokens={"d0": 200})
+    found.caches["near"].insert(BLOCKS[:5])
+    found.caches["near"].insert(list(range(100, 105)))
+    found.computed("d0", BLOCKS[:2])
+    reaches = found.reaches(BLOCKS, 1100)
+    assert reaches["d0"]._replace(fetch_s=0.0) == Reach(5, 0.0, 2, read=3)
+    assert reaches["d2"]._replace(fetch_s=0.0) == Reach(5, 0.0, 0, "near", pulled=5, read=5)
 
 
-def test_instances_have_no_agents() -> None:
-    text = "clusters: [{name: west, kind: pd, prefix_cache: agents, instances: {count: 1}}]"
-    with pytest.raises(ConfigError, match="needs machines"):
-        machines_of(parse_description(text, source="test"), [])
+def test_machines_reach_each_other_over_their_network_or_a_line() -> None:
+    east = MachineModel("far", "east", ("p0",), 1e9)
+    rates = pool_rates((east, *MACHINES), {"west": 5.0}, {("east", "west"): (3.0, 0.1)})
+    assert rates == {
+        ("far", "near"): (3.0, 0.1),
+        ("far", "other"): (3.0, 0.1),
+        ("near", "other"): (5.0, 0.0),
+        ("other", "near"): (5.0, 0.0),
+    }
