@@ -37,7 +37,7 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
 
 from prfaas.core.errors import LayoutMismatch  # noqa: E402
 from prfaas.core.handoff import ExportParams  # noqa: E402
-from prfaas.core.layout import KvLayout, joint_alignment  # noqa: E402
+from prfaas.core.layout import KvLayout  # noqa: E402
 from prfaas.testing.loopback_agent_client import LoopbackAgentClient  # noqa: E402
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST  # noqa: E402
 from prfaas.vllm_plugin import geometry, interior  # noqa: E402
@@ -529,8 +529,3 @@ def test_where_layers_differ_in_heads_a_doubt_is_no_guess() -> None:
     with pytest.raises(LayoutMismatch, match="differs"):
         few.check_pairs_with(many)
     check(layers, Shape(8), Shape(8), from_token=0, local=0, to=TOKENS)
-
-
-def test_boundaries_are_multiples_of_both_engines_blocks() -> None:
-    layouts = [Engine(MODELS["MLA"], Shape(1, block=b), 1).ranks[0].layout for b in (16, 32)]
-    assert joint_alignment(layouts) == 32

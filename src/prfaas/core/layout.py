@@ -23,7 +23,6 @@ Sliding-window layers hand over only the blocks a token at ``to_token`` can stil
 from __future__ import annotations
 
 import base64
-import math
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -311,8 +310,3 @@ def _difference(ours: KvLayout, theirs: KvLayout) -> str | None:
     if ours.model != theirs.model:
         return f"{model}, by configuration, dtype, quantisation or --kv-cache-dtype"
     return None
-
-
-def joint_alignment(layouts: list[KvLayout]) -> int:
-    """Tokens of which every hand-off boundary between engines with these layouts is a multiple."""
-    return math.lcm(*(layout.alignment_tokens for layout in layouts))

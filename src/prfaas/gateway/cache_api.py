@@ -21,6 +21,7 @@ from prfaas.gateway.pools import Pools
 from prfaas.gateway.requests import RequestFlow
 from prfaas.gateway.tenants import Tenant
 from prfaas.gateway.upstream_errors import LocalFault
+from prfaas.gateway.whole_answer import json_answer
 
 
 class CacheReport(msgspec.Struct, frozen=True):
@@ -111,7 +112,7 @@ class CacheApi:
         agents = list(self._agents().values())
         sizes = await asyncio.gather(*map(_sizes, agents))
         known = {a.name: size for a, size in zip(agents, sizes, strict=True) if size is not None}
-        return _json(CacheReport(self._pools.entries(), blocks, known))
+        return json_answer(CacheReport(self._pools.entries(), blocks, known))
 
     async def query(self, request: web.Request) -> web.Response:
         """Who has how much of a prompt."""
@@ -125,7 +126,7 @@ class CacheApi:
         }
         whole = self._pools.whole(ids, salt=body.cache_salt, adapter=adapter)
         agents = {holder.agent: path[0].prefix.end_token for holder, path in whole.items()}
-        return _json(QueryReport(len(ids), engines, agents))
+        return json_answer(QueryReport(len(ids), engines, agents))
 
     async def warm(self, request: web.Request) -> web.StreamResponse:
         """Have a prompt computed, and its agent keep it; it is answered as any request is, with one
@@ -146,7 +147,7 @@ class CacheApi:
             return answer
         had, headers = max(found.cached.values(), default=0), answer.headers
         engine, route = headers["x-prfaas-decode-engine"], headers["x-prfaas-route"]
-        return _json(WarmReport(len(ids), had, engine, route, time.monotonic() - began))
+        return json_answer(WarmReport(len(ids), had, engine, route, time.monotonic() - began))
 
     async def pin(self, request: web.Request) -> web.Response:
         """What agents have cached of a prompt stays there. 409: none has it as one of its own."""
@@ -175,7 +176,7 @@ class CacheApi:
                 found[holder.agent] = PinnedAt(path[0].prefix.end_token)
             except (LinkError, LocalFault, KeyError) as error:
                 found[holder.agent] = PinnedAt(0, str(error))
-        return _json(PinReport(len(ids), found))
+        return json_answer(PinReport(len(ids), found))
 
     def _body(self, request: web.Request, raw: bytes) -> RequestBody:
         body = RequestBody(_endpoint(raw), raw)
@@ -213,7 +214,3 @@ def _endpoint(raw: bytes) -> Endpoint:
     if "prompt" in fields:
         return "/v1/completions"
     raise RequestRefused(400, "send a completion request ('prompt') or a chat ('messages')")
-
-
-def _json(report: msgspec.Struct) -> web.Response:
-    return web.Response(body=msgspec.json.encode(report), content_type="application/json")

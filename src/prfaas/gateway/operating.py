@@ -9,6 +9,7 @@ from prfaas.core.errors import UNREADABLE, CallerError
 from prfaas.gateway.access import Access
 from prfaas.gateway.api_errors import RequestRefused
 from prfaas.gateway.drains import Drain, Drains
+from prfaas.gateway.whole_answer import json_answer
 from prfaas.process.http_handler import read_body
 
 _ORDER_BYTES = 64 * 1024
@@ -45,7 +46,7 @@ class Operating:
     async def show(self, request: web.Request) -> web.Response:
         """All engines that are out of service, with what they still have."""
         self._access.check_operator(request)
-        return _json(DrainReport(self._drains.rows()))
+        return json_answer(DrainReport(self._drains.rows()))
 
     async def order(self, request: web.Request) -> web.Response:
         """Drain, or put back into service."""
@@ -59,11 +60,7 @@ class Operating:
             raise RequestRefused(400, f"{error}; send {example}") from error
         try:
             if order.undo:
-                return _json(DrainReport([], self._drains.end(order.target)))
-            return _json(DrainReport(self._drains.begin(order.target, reason=order.reason)))
+                return json_answer(DrainReport([], self._drains.end(order.target)))
+            return json_answer(DrainReport(self._drains.begin(order.target, reason=order.reason)))
         except CallerError as error:
             raise RequestRefused(404, str(error), kind="not_found_error") from error
-
-
-def _json(report: DrainReport) -> web.Response:
-    return web.Response(body=msgspec.json.encode(report), content_type="application/json")

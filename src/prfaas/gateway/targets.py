@@ -11,6 +11,7 @@ from prfaas.core.addresses import parse_url
 from prfaas.core.deployment import Deployment
 from prfaas.gateway.access import Access
 from prfaas.gateway.endpoints import resolve
+from prfaas.gateway.whole_answer import json_answer
 
 
 class TargetGroup(msgspec.Struct, frozen=True):
@@ -33,8 +34,7 @@ class Targets:
     async def show(self, request: web.Request) -> web.Response:
         """Agents and engines of now: whoever joins is among them at once."""
         self._access.check_operator(request)
-        body = msgspec.json.encode(list(groups(self._deployment())))
-        return web.Response(body=body, content_type="application/json")
+        return json_answer(list(groups(self._deployment())))
 
 
 def groups(deployment: Deployment) -> Iterator[TargetGroup]:

@@ -245,3 +245,11 @@ def test_no_engine_by_itself_says_how_large_hand_offs_between_others_are() -> No
     assert len(pairing._alignments) == 3
     driver(e.LayoutKnown(NEW, ("e1", "e2", "d1")))
     assert told[-1] is NEW
+
+
+def test_boundaries_are_multiples_of_both_engines_blocks() -> None:
+    driver = Driver(topology())
+    driver(e.LayoutKnown(layout("m", block_tokens=48), ("e1",)))
+    driver(e.LayoutKnown(layout("m", block_tokens=32), ("d1",)))
+    engines, pairing = driver.scheduler.view.engines, driver.scheduler.view.pairing
+    assert pairing.alignment_tokens(engines["e1"], engines["d1"]) == 96
