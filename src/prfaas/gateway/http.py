@@ -13,6 +13,7 @@ from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from prfaas.core.readiness import Readiness
 from prfaas.core.units import parse_bytes
 from prfaas.gateway.access import locked_out
 from prfaas.gateway.api_errors import (
@@ -172,7 +173,7 @@ class _Front:
             *gateway.models.warnings(),
             *locked_out(gateway.engines.values()),
         ]
-        body = {"ready": not troubles, "troubles": troubles, "warnings": warnings}
+        body = Readiness(not troubles, troubles, warnings)
         return 503 if troubles else 200, msgspec.json.encode(body)
 
     def _made(self, request: web.Request, what: Sparing[T]) -> T:

@@ -14,6 +14,8 @@ import aiohttp
 import msgspec
 
 from prfaas.core.deployment import Deployment, EngineConfig
+from prfaas.core.errors import UNREADABLE
+from prfaas.core.readiness import Readiness
 from prfaas.launch import first_prompt, tuning
 from prfaas.launch.addresses import free_address
 from prfaas.launch.child import Child, all_ready
@@ -43,13 +45,6 @@ _PATIENCE_S = 5.0
 """So much later than the engines the gateway should be ready; else it says what it misses."""
 
 _TUNES = "it tunes the model's kernels, once on this machine; other engines wait for it"
-
-
-class _Readiness(msgspec.Struct, frozen=True):
-    """What the gateway's ``/ready`` answers."""
-
-    troubles: list[str]
-    warnings: list[str] = []
 
 
 class Supervisor:
@@ -214,10 +209,10 @@ class Supervisor:
         while True:
             await asyncio.sleep(_PATIENCE_S)
             for gateway in self.gateways:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, *UNREADABLE):
                     trust = self.trust.of_own(gateway.probe)
                     async with self.http.get(gateway.probe, ssl=trust) as response:
-                        answer = msgspec.json.decode(await response.read(), type=_Readiness)
+                        answer = msgspec.json.decode(await response.read(), type=Readiness)
                     gateway.explain("; ".join([*answer.troubles, *answer.warnings]))
 
     async def _unused_engines(self) -> list[str]:

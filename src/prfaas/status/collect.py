@@ -20,6 +20,7 @@ from prfaas.core.deployment import (
     way_in_words,
 )
 from prfaas.core.errors import UNREADABLE, EngineError
+from prfaas.core.readiness import Readiness
 from prfaas.gateway.carrying import CarryingConnector
 from prfaas.link.api import LinkState, LinkStates
 from prfaas.policies.registry import policy_config
@@ -44,12 +45,6 @@ _LONGEST_ANSWER = 32 * 1024 * 1024
 """Bytes: a gateway's metrics of a thousand engines are a few MB."""
 TIMEOUT_S = 3.0
 """A process that takes longer is shown as not answering."""
-
-
-class _Readiness(msgspec.Struct, frozen=True):
-    ready: bool = False
-    troubles: list[str] = []
-    warnings: list[str] = []
 
 
 class _Decisions(msgspec.Struct, frozen=True):
@@ -93,7 +88,7 @@ async def collect(
     """
     asked = await _ask(deployment, gateway, http, timeout_s)
     page = asked.page(f"{gateway}/metrics")
-    readiness = asked.json(f"{gateway}/ready", _Readiness)
+    readiness = asked.json(f"{gateway}/ready", Readiness)
     up = asked.answered(f"{gateway}/metrics")
     clusters = [_cluster(cluster, asked, page) for cluster in deployment.clusters]
     lines = [_line(line, asked) for line in lines_of(deployment)]
@@ -260,7 +255,7 @@ def _other_gateways(deployment: Deployment, gateway: str, asked: _Asked) -> list
     for name, url in _others(deployment, gateway):
         if not asked.answered(f"{url}/ready"):
             found.append(f"gateway {name} at {url} does not answer")
-        elif not asked.json(f"{url}/ready", _Readiness).ready:
+        elif not asked.json(f"{url}/ready", Readiness).ready:
             found.append(f"gateway {name} at {url} is not ready")
     return found
 
@@ -294,7 +289,7 @@ def _decisions(answer: _Decisions) -> list[Decision]:
 def _troubles(
     gateway: str,
     up: bool,
-    readiness: _Readiness,
+    readiness: Readiness,
     clusters: list[ClusterStatus],
     lines: list[LineStatus],
 ) -> list[str]:

@@ -20,10 +20,12 @@ from prfaas.launch.supervisor import Supervisor
 
 TROUBLED = """
 import http.server, sys
+answers = [b"<html>not yet</html>"] * 20
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(503); self.end_headers()
-        self.wfile.write(b'{"ready": false, "troubles": ["layouts differ", "d1 is down"]}')
+        self.wfile.write(answers.pop(0) if self.path == "/ready" and answers else TROUBLES)
+TROUBLES = b'{"ready": false, "troubles": ["layouts differ", "d1 is down"]}'
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 """
 # Everything but the gateway runs elsewhere.
@@ -59,7 +61,8 @@ async def test_what_the_gateway_misses_is_shown(
     ) as started:
         assert started.gateways[0].name in RESERVED_NAMES
         starting = asyncio.create_task(started.start())
-        assert await shown.get() == ("gateway", "layouts differ; d1 is down")
+        async with asyncio.timeout(30.0):
+            assert await shown.get() == ("gateway", "layouts differ; d1 is down")
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
     run.close()
