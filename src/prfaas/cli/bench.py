@@ -123,6 +123,8 @@ def _pace(args: argparse.Namespace) -> Pace:
         raise CallerError(f"--concurrency {args.concurrency}: write 1 or more")
     if args.requests is not None and args.requests < 1:
         raise CallerError(f"--requests {args.requests}: write 1 or more")
+    if args.seed < 0:
+        raise CallerError(f"--seed {args.seed}: write 0 or more")
     timed = args.rate is not None or args.concurrency is None
     duration = inf if args.duration is None else parse_duration(args.duration)
     return Pace(timed=timed, concurrency=args.concurrency, duration_s=duration)

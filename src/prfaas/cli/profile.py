@@ -47,11 +47,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="the profile; of a deployment a directory"
     )
-    parser.add_argument("--time", default="2min", help="for each engine, about (2min)")
+    parser.add_argument(
+        "--time", default="2min", help="about how long each engine is measured (2min)"
+    )
     parser.add_argument("--longest", metavar="TOKENS", help="no longer prompts, for example 32K")
-    parser.add_argument("--max-batch", type=int, help="no larger batches (32; the file's own)")
+    parser.add_argument(
+        "--max-batch", type=int, metavar="N", help="no larger batches (32; the file's own)"
+    )
     parser.add_argument("--hardware", help="what one instance runs on, for the profile")
-    parser.add_argument("--gpus", type=int, help="of one instance (one for each rank)")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="GPUs of one instance (one for each rank)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
     teach(parser, _EXAMPLES)
 
@@ -61,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
     prepare_output("--plot", args.plot)
     if args.plot is not None:
         check_picture(args.plot)
+    for option, number in (("--max-batch", args.max_batch), ("--gpus", args.gpus)):
+        if number is not None and number < 1:
+            raise CallerError(f"{option} {number}: write 1 or more")
     budget_s = parse_duration(args.time)
     longest = None if args.longest is None else parse_tokens(args.longest)
     if args.target.startswith(("http://", "https://")):

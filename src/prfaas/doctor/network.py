@@ -77,13 +77,23 @@ async def _process(
             now, date = clock(), answer.headers.get("Date")
     except (aiohttp.ClientError, TimeoutError, OSError):
         return _port(name, place)
-    skew = 0.0 if date is None else parsedate_to_datetime(date).timestamp() - now
-    if abs(skew) > _SKEW_S:
+    then = _time_of(date)
+    if then is None:
+        return Finding(name, "note", f"answers at {place}, and does not say what time it has")
+    if abs(skew := then - now) > _SKEW_S:
         return Finding(
             name, "warning", f"answers at {place}; its clock differs by {skew:+.0f} s",
             "run chrony or another NTP client on both machines: certificates and traces need it",
         )  # fmt: skip
     return ok(name, f"answers at {place}, clocks agree")
+
+
+def _time_of(date: str | None) -> float | None:
+    """Unix seconds of a ``Date`` header; None where it is none: anything may answer there."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _port(name: str, place: str) -> Finding:

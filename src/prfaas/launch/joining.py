@@ -3,7 +3,7 @@ resolved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -87,8 +87,9 @@ def joined(
     return found
 
 
-def _each_engine(machine: MachineConfig, change: object) -> MachineConfig:
-    assert callable(change)
+def _each_engine(
+    machine: MachineConfig, change: Callable[[EngineConfig], EngineConfig]
+) -> MachineConfig:
     return msgspec.structs.replace(machine, engines=tuple(map(change, machine.engines)))
 
 

@@ -80,3 +80,11 @@ def test_engines_without_addresses_are_refused(
     )
     assert main(["profile", str(file), "-o", str(tmp_path / "out")]) == 2
     assert "has no url: pass the file with addresses" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--max-batch", "--gpus"])
+def test_numbers_that_mean_nothing_are_refused(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", "http://127.0.0.1:9", "-o", str(tmp_path / "p"), option, "0"]) == 2
+    assert f"{option} 0: write 1 or more" in capsys.readouterr().err

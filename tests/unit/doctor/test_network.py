@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import time
 
 import pytest
 
-from prfaas.core.deployment import Deployment
+from prfaas.core.deployment import Deployment, parse_deployment
 from prfaas.doctor import network
 from prfaas.doctor.finding import Finding
 from prfaas.doctor.network import check_network
@@ -48,3 +49,23 @@ async def test_what_does_not_answer_is_told_from_what_is_taken(
     with socket.create_server((host, int(port))):
         taken = (await findings(deployment))["agent east-agent"]
     assert (taken.level, "ss -ltnp" in taken.advice) == ("error", True)
+
+
+@pytest.mark.parametrize("date", ["Date: tomorrow\r\n", "Date: Mon, 1 Jan 99999\r\n", ""])
+async def test_anything_may_answer_and_say_any_time(date: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\n{date}Content-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    place = "{}:{}".format(*server.sockets[0].getsockname())
+    async with server:
+        text = "{clusters: [{name: w, kind: pd, agent: {name: a, plaintext: true}, engines: [" + (
+            f'{{name: d, role: decode, url: "http://{place}", kv_events: "tcp://h:1"}}]}}]}}'
+        )
+        found = (await findings(parse_deployment(text, source="t")))["engine d"]
+    assert (found.level, found.found) == (
+        "note",
+        f"answers at {place}, and does not say what time it has",
+    )

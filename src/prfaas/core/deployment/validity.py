@@ -271,7 +271,7 @@ def check_workers(gateway: GatewayConfig) -> None:
     if gateway.workers == 1:
         return
     if not 1 <= gateway.workers <= MOST_WORKERS:
-        raise ConfigError(f"1 to {MOST_WORKERS} can be")
+        raise ConfigError(f"write 1 to {MOST_WORKERS}")
     first = None if gateway.admin is None else parse_address(gateway.admin, what="admin")
     if first is None or not first.port:
         raise ConfigError(
