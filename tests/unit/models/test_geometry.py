@@ -315,9 +315,10 @@ def test_an_older_modelopt_checkpoint_says_its_kv_dtype_beside_the_config(tmp_pa
 def test_unknown_models_and_broken_files_say_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean Kimi-Linear-48B-A3B"):
         load_model("kimi-linear-48b", hub_cache=tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match="not valid JSON"):
-        load_model(str(tmp_path))
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match="not valid JSON"):
+            load_model(str(tmp_path))
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match="not a JSON object"):
         load_model(str(tmp_path))
