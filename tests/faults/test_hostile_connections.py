@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from aiohttp import StreamReader
 from tests.faults.doors import DOORS, LINE, SAYS, Door
 
 from prfaas.process import front_door, http_handler
@@ -80,6 +83,63 @@ async def test_what_does_not_end_is_refused(
     assert sent < _MOST_SENT
     await door.well()
     await until(lambda: door.book.busy == 0)
+
+
+def _bomb() -> bytes:
+    packing = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = b"".join(packing.compress(bytes(1 << 20)) for _ in range(128))
+    return b"%x\r\n%b\r\n" % (len(packed), packed)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [(b"Content-Encoding: gzip\r\n", _bomb()), (b"", b"1\r\na\r\n" * 500_000)],
+    ids=["a bomb", "chunks of a byte"],
+)
+async def test_a_body_that_is_not_wanted_is_not_taken_apart(
+    coding: bytes, body: bytes, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be for seconds, in which nobody else has a turn."""
+    monkeypatch.setattr(front_door, "_LINGER_S", 1.0)
+    feed, pieces = StreamReader.feed_data, list[int]()
+
+    def fed(reader: StreamReader, data: bytes, size: int = 0) -> bool:
+        if data.count(0) + data.count(b"a") == len(data):  # Others speak here as well.
+            pieces.append(len(data))
+        return feed(reader, data, size)
+
+    monkeypatch.setattr(StreamReader, "feed_data", fed)
+    reader, writer = await door.connect()
+    head = b"PUT /gateways/abcdefgh HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+    writer.write(head + coding + b"\r\n")
+    answer = b""
+    with suppress(OSError):
+        writer.write(body)
+        await writer.drain()
+        while data := await reader.read(65536):
+            answer += data
+    writer.transport.abort()
+    if answer:  # Where TLS is spoken, there is none.
+        assert answer.split(b" ")[1] in (b"400", b"401", b"403", b"404", b"405", b"413", b"415")
+        assert b"connection: close" in answer.lower()
+    assert sum(pieces) < 8 << 20
+    assert len(pieces) < 250_000
+    await door.well()
+
+
+async def test_a_small_body_that_is_not_wanted_costs_no_connection(tmp_path: Path) -> None:
+    """Clients send it after the head, and ask again."""
+    async with DOORS["gateway"](tmp_path) as door:
+        reader, writer = await door.connect()
+        for _ in range(3):
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 401 " in head
+            assert b"connection: close" not in head.lower()
+            size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(size)
+            writer.write(b"{}")
+        writer.transport.abort()
 
 
 async def test_one_line_without_headers_is_no_request(door: Door) -> None:

@@ -34,6 +34,8 @@ _HEAD_TOO_LARGE = (
 _MOST_WAITING, _READ_ON_AT = 2, 1
 """Requests of a connection behind the one that is answered. Who has said so many without reading
 what it is told is not read from, so nor seen to leave, until one of them has its turn."""
+_SMALL_BYTES = 64 * 1024
+"""A plain body of so many is read though it is not wanted: its connection may be used again."""
 _BODY_S = 10.0
 """For the small ones that `read_body` is for."""
 _PIECE_BYTES = 64 * 1024
@@ -42,7 +44,7 @@ _PIECE_BYTES = 64 * 1024
 class StrangersHandler(web.RequestHandler):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
-    __slots__ = ("_answered", "_book", "_entry", "_head_bytes", "_tunnel")
+    __slots__ = ("_answered", "_book", "_entry", "_gone", "_head_bytes", "_tunnel", "_unwanted")
 
     def __init__(
         self,
@@ -57,6 +59,9 @@ class StrangersHandler(web.RequestHandler):
         self._head_bytes = 0
         self._answered: web.BaseRequest | None = None
         """The request whose answer is being sent as a whole."""
+        self._unwanted = False
+        """Whether nothing more is wanted: what comes is dropped as it is."""
+        self._gone: asyncio.Future[None] = self._loop.create_future()
         # aiohttp lets 32 of any size wait, for each of thousands of strangers.
         self._max_msg_queue_size, self._msg_queue_resume_size = _MOST_WAITING, _READ_ON_AT
 
@@ -68,6 +73,8 @@ class StrangersHandler(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        if self._unwanted:
+            return
         tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
         if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
@@ -89,6 +96,8 @@ class StrangersHandler(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
         self._book.gone(self._entry)
+        if not self._gone.done():
+            self._gone.set_result(None)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -126,14 +135,30 @@ class StrangersHandler(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send it. What aiohttp says of an ``Expect`` before any of ours is asked is an error in
-        JSON as well."""
+        JSON as well. A body that was not read is not read any more."""
         if isinstance(resp, web.HTTPExpectationFailed):
             resp = self.handle_error(request, resp.status, message="Expect may be 100-continue")
+        if not request.content.is_eof() and not _is_small(request):
+            self._unwanted = True
+            resp.force_close()
         self._answered = request
         try:
-            return await super().finish_response(request, resp, start_time)
+            sent = await super().finish_response(request, resp, start_time)
         finally:
             self._answered = None
+        if self._unwanted:
+            await self._part()
+        return sent
+
+    async def _part(self) -> None:
+        """Wait until the client has read what it was told: it is reset where it still sends when
+        its connection is closed. aiohttp would take chunks apart meanwhile, and unpack what is
+        packed, for seconds in which nobody else has a turn."""
+        linger_s, self._lingering_time = self._lingering_time, 0.0
+        self._resume_transport_reading()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(linger_s):
+                await asyncio.shield(self._gone)
 
     def handle_error(
         self,
@@ -154,6 +179,12 @@ class StrangersHandler(web.RequestHandler):
         )
         response.force_close()
         return response
+
+
+def _is_small(request: web.BaseRequest) -> bool:
+    size = request.content_length
+    plain = "Content-Encoding" not in request.headers
+    return plain and size is not None and size <= _SMALL_BYTES
 
 
 def admit(request: web.Request) -> None:
