@@ -32,20 +32,19 @@ async def check_rates(deployment: Deployment, *, seconds: float) -> AsyncIterato
     async with aiohttp.ClientSession(timeout=timeout) as http:
         for line in lines_of(deployment):
             for pair in line.pairs:
-                check = f"rate {pair.sender} -> {pair.receiver}"
-                sender, receiver = agents[pair.sender], pair.receiver
-                yield await _rate(http, trust, check, line, sender, receiver, seconds)
+                sender = agents[pair.sender]
+                yield await _rate(http, trust, line, sender, pair.receiver, seconds)
 
 
 async def _rate(
     http: aiohttp.ClientSession,
     trust: Trust,
-    check: str,
     line: Line,
     sender: AgentConfig,
     receiver: str,
     seconds: float,
 ) -> Finding:
+    check = f"rate {sender.name} -> {receiver}"
     url = f"{sender.admin_url}/links/{receiver}/measure?seconds={seconds:g}"
     try:
         async with http.post(url, ssl=trust.of(url)) as answer:
