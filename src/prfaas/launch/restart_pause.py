@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 _FIRST_S, _LONGEST_S = 1.0, 30.0
 STEADY_S = 60.0
 """What has been well for so long has recovered: its next failure counts as a first one."""
+
+
+def pause_after(ends: int) -> float:
+    """Seconds until the next start of what has ended so often since it was last well."""
+    doublings = min(max(ends - 1, 0), 32)  # Two to the power of 1,024 is no float.
+    return min(math.ldexp(_FIRST_S, doublings), _LONGEST_S)
 
 
 class RestartPause:

@@ -16,6 +16,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,7 @@ from prfaas.launch.ray.board import Report
 from prfaas.launch.ray.certificates import localized
 from prfaas.launch.ray.placing import Kind
 from prfaas.launch.ray.whereabouts import sockets, whereabouts
+from prfaas.launch.restart_pause import pause_after
 from prfaas.launch.run_directory import place
 from prfaas.launch.sessions import Session, end_session, session_of, tied_to_parent
 from prfaas.tls.agents import Trust, tools_context
@@ -44,8 +46,8 @@ _PERIOD_S = 1.0
 _PROBE_TIMEOUT_S = 3.0
 _GRACE_S: Mapping[Kind, float] = {"agent": 10.0, "engine": 20.0, "gateway": 10.0}
 """A gateway's comes on top of what answers under way may take (`GatewayConfig.drain_s`)."""
-_LONGEST_PAUSE_S = 30.0
 _LAST_LINES = 8
+"""Of its output, told with why it ended."""
 
 
 class Board(Protocol):
@@ -238,13 +240,13 @@ class Process:
                 url, timeout=_PROBE_TIMEOUT_S, context=self._trust
             ) as answer:
                 return str(answer.read().decode()) if answer.status == 200 else None
-        except OSError:
+        except (OSError, HTTPException):  # It may die in the middle of its answer.
             return None
 
     def _gives_up(self, why: str) -> None:
         """Not in order, so that Ray starts the actor again; the oftener it ended, the later."""
         ends = self._board.trouble(self.name, why, ended=True) or 1
-        self._stopping.wait(min(2.0 ** (ends - 1), _LONGEST_PAUSE_S))
+        self._stopping.wait(pause_after(ends))
         if not self._stopping.is_set():
             self._died()
 

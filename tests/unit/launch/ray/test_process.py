@@ -30,6 +30,13 @@ host, _, port = sys.argv[1].rpartition(":")
 print("serving", flush=True)
 http.server.HTTPServer((host, int(port)), Handler).serve_forever()
 """
+CUT_OFF = SERVE.replace(
+    "        self.end_headers()",
+    """        left = self.server.cut = getattr(self.server, "cut", 2) - 1
+        self.send_header("Content-Length", "9" if left >= 0 else "0")
+        self.end_headers()""",
+)
+"""Its first answers end too early."""
 HANG_S = 120.0
 """Ends a test that hangs."""
 
@@ -67,6 +74,12 @@ class LocalBoard:
 def _serving(deployment: Deployment, name: str, kind: Kind, file: Path) -> tuple[Command, str]:
     agent = next(a for a in deployment.agents if a.name == name)
     return Command((sys.executable, "-c", SERVE, agent.admin), {}), f"http://{agent.admin}/health"
+
+
+def _cut_off(deployment: Deployment, name: str, kind: Kind, file: Path) -> tuple[Command, str]:
+    command, probe = _serving(deployment, name, kind, file)
+    python, option, _, *rest = command.arguments
+    return Command((python, option, CUT_OFF, *rest), {}), probe
 
 
 def _failing(deployment: Deployment, name: str, kind: Kind, file: Path) -> tuple[Command, str]:
@@ -134,6 +147,11 @@ def test_when_it_dies_it_says_how_and_has_itself_started_anew(made: Made) -> Non
     found = made.board.wait_for("west-agent", lambda found: found.ends == 1)
     assert found.why.startswith("killed by signal 9\nserving")
     assert made.died.wait(HANG_S)
+
+
+def test_one_whose_answer_breaks_off_is_asked_again(made: Made) -> None:
+    made.process(_cut_off)
+    made.board.wait_for("west-agent", lambda found: found.ready)
 
 
 def test_one_that_cannot_start_says_its_last_words(made: Made) -> None:
