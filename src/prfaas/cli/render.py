@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from prfaas.core.deployment import load_deployment
@@ -10,6 +11,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.core.units import format_count
 from prfaas.render import kubernetes, systemd
 from prfaas.render.options import Images
+from prfaas.render.otherwise import otherwise
 from prfaas.render.sites import parse_site
 
 _ENDS = """
@@ -71,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--site is said twice of one cluster")
         images = Images(base=args.image, engine=args.engine_image, vllm=args.vllm)
         files = kubernetes.render(deployment, namespace=args.namespace, sites=sites, images=images)
+        for note in otherwise(deployment):
+            print(f"note: {note}", file=sys.stderr)
     for path, text in files.items():
         place = args.out / path
         place.parent.mkdir(parents=True, exist_ok=True)

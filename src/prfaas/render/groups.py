@@ -72,6 +72,7 @@ def groups_of(cluster: ClusterConfig, site: Site) -> tuple[Group, ...]:
     for machine in cluster.machines:
         for engine in machine.engines:
             _check(engine)
+        _check_apart(machine)
         alike.setdefault(msgspec.json.encode(_bare(machine)), []).append(machine)
     if not alike:
         raise ConfigError(f"cluster {cluster.name!r} has no machine: it is only planned")
@@ -172,11 +173,29 @@ def _check(engine: EngineConfig) -> None:
             f"engine {engine.name!r}: url {engine.url}: a pod's engine speaks to its own agent, "
             "which has the certificate; leave url and the arguments for TLS out"
         )
+    if engine.cpus is not None or "VLLM_CPU_OMP_THREADS_BIND" in engine.env:
+        raise ConfigError(
+            f"engine {engine.name!r}: cores are pinned (cpus, VLLM_CPU_OMP_THREADS_BIND): which "
+            "ones a pod may use its node decides; leave them out"
+        )
     if "CUDA_VISIBLE_DEVICES" in engine.env:
         raise ConfigError(
             f"engine {engine.name!r}: env: CUDA_VISIBLE_DEVICES: Kubernetes gives an engine its "
             "GPUs, as many as its ranks; leave it out"
         )
+
+
+def _check_apart(machine: MachineConfig) -> None:
+    """Raise ConfigError where engines share a GPU: containers get whole ones."""
+    taken: dict[str, str] = {}
+    for engine in machine.engines:
+        for gpu in filter(None, map(str.strip, (engine.gpus or "").split(","))):
+            other = taken.setdefault(gpu, engine.name)
+            if other != engine.name:
+                raise ConfigError(
+                    f"engines {other!r} and {engine.name!r} share GPU {gpu}: Kubernetes gives each "
+                    "container GPUs of its own; name others, or write one engine"
+                )
 
 
 def _bare(machine: MachineConfig) -> MachineConfig:

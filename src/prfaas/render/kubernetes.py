@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 
 import msgspec
@@ -20,11 +19,12 @@ from prfaas.render.gateways import (
 from prfaas.render.groups import all_groups, label
 from prfaas.render.identity import GATEWAYS, asked_as_monitor, is_secured, site_objects
 from prfaas.render.keys import OPERATOR_KEY
-from prfaas.render.machines import machine_objects
+from prfaas.render.machines import machine_objects, on_disk
 from prfaas.render.membership import PodGroup, Template, expand
 from prfaas.render.network import network_policies
 from prfaas.render.objects import GATEWAY, MACHINE, Object, of_component, thing
 from prfaas.render.options import Images, Plan, said
+from prfaas.render.otherwise import ALWAYS, otherwise
 from prfaas.render.secrets import secret_commands
 from prfaas.render.sites import Site, sites_of
 
@@ -179,8 +179,9 @@ def _yaml(objects: Iterable[Object]) -> str:
 
 
 def _readme(plan: Plan) -> str:
-    """What is to be done before and after, with every command."""
+    """What is to be done before and after, with every command; and what pods have otherwise."""
     text = ["# Made by 'prfaas render kubernetes'; render again instead of editing", ""]
+    text += _before(plan)
     for site in plan.sites.values():
         context = f"--context {site.name}" if site.zone else ""
         kubectl = " ".join(f"kubectl {context}".split())
@@ -188,7 +189,30 @@ def _readme(plan: Plan) -> str:
         text += [f"{kubectl} apply -f {site.name}/namespace.yaml"]
         text += secret_commands(plan, site, kubectl)
         text += [f"{kubectl} apply -k {site.name}", "```", ""]
-    return "\n".join(text) + textwrap.dedent(f"""\
-        An overlay is the place for what is yours: node selectors, tolerations, limits, storage.
-        Docs: docs/kubernetes.md. Gateways answer /ready on port {ADMIN}.
-        """)
+    text += [
+        "An overlay is the place for what is yours: node selectors, tolerations, limits, storage.",
+        f"Docs: docs/kubernetes.md. Gateways answer /ready on port {ADMIN}.",
+        "",
+        "## What pods have otherwise than the file says",
+        "",
+        *(f"- {said_so}" for said_so in (ALWAYS, *otherwise(plan.deployment))),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _before(plan: Plan) -> list[str]:
+    """What all sites need, once."""
+    needed = ["PodMonitors of Prometheus Operator", "metrics-server for the autoscaler"]
+    commands = ['printf %s "$(head -c 24 /dev/urandom | base64)" > operator-key']
+    if is_secured(plan.deployment):
+        needed.append("cert-manager with its CSI driver")
+        commands.append("prfaas certs init    # certs/; one authority for all sites")
+    text = ["## Before", "", f"Each Kubernetes cluster needs: {', '.join(needed)}."]
+    if on_disk(model := plan.deployment.model):
+        text.append(
+            "Each namespace needs a PersistentVolumeClaim `model`, whose volume holds what engines "
+            f"read at {model.path}."
+        )
+    if any(gateway.tls is not None for gateway in plan.deployment.gateways):
+        text.append("What clients are shown lies here as `front.pem` and `front-key.pem`.")
+    return [*text, "", "```", *commands, "```", ""]

@@ -105,7 +105,7 @@ def _pod(group: Group, model: ModelConfig, images: Images) -> Object:
     if spill is not None:
         spill_mib = _mib(spill.most_bytes) + _SPILL_MIB
         volumes.append({"name": "spill", "emptyDir": {"sizeLimit": f"{spill_mib}Mi"}})
-    if _on_disk(model):
+    if on_disk(model):
         volumes.append(
             {"name": "model", "persistentVolumeClaim": {"claimName": "model", "readOnly": True}}
         )
@@ -187,7 +187,7 @@ def _engine(
     probe = partial(_asks_itself if on_loopback else partial(http_probe, path="/health"), port)
     if engine.api_key_file is not None:
         mounts.append({"name": "engine-keys", "mountPath": f"{KEYS}/engines", "readOnly": True})
-    if _on_disk(model):
+    if on_disk(model):
         if _hides(PurePosixPath(str(model.path))):
             raise ConfigError(
                 f"model {model.path}: a volume is mounted there, and the pod needs what lies "
@@ -271,5 +271,6 @@ def _mib(size_bytes: int) -> int:
     return -(-size_bytes // _MIB)
 
 
-def _on_disk(model: ModelConfig) -> bool:
+def on_disk(model: ModelConfig) -> bool:
+    """Whether it is a directory, for which a volume is mounted."""
     return (model.path or "").startswith("/")
