@@ -12,11 +12,12 @@ from prfaas.core.deployment import Deployment
 from prfaas.launch.ray.board import Standing
 from prfaas.launch.ray.cluster import BOARD, SPACE, group_name
 from prfaas.launch.ray.placing import Kind, placement
+from prfaas.launch.ray.process import grace_of
 
 _ORDER: tuple[Kind, ...] = ("gateway", "engine", "agent")
 """Nobody asks for what is going away."""
 _STOP_S = 75.0
-"""Longer than the longest grace of a process (`process`)."""
+"""Beside a process's own grace (`process.grace_of`): what Ray and the kernel may take."""
 
 
 def spaces() -> list[str]:
@@ -31,13 +32,13 @@ def stop(space: str) -> None:
     """End everything of one deployment, in order."""
     found = ray.util.list_named_actors(all_namespaces=True)
     actors = [actor["name"] for actor in found if actor["namespace"] == space]
-    kinds, nowhere = _known(space)
+    kinds, nowhere, grace_s = _known(space)
     for kind in _ORDER:
         names = [name for name in actors if kinds.get(name, "agent") == kind and name != BOARD]
         handles = {name: handle for name in names if (handle := _found(name, space)) is not None}
         waiting = [handle.stop.remote() for name, handle in handles.items() if name not in nowhere]
         if waiting:
-            ray.wait(waiting, num_returns=len(waiting), timeout=_STOP_S)
+            ray.wait(waiting, num_returns=len(waiting), timeout=grace_s + _STOP_S)
         for handle in handles.values():
             ray.kill(handle, no_restart=True)
     for name, group in _reserved():
@@ -65,15 +66,17 @@ def _reserved() -> list[tuple[str, PlacementGroup]]:
     ]
 
 
-def _known(space: str) -> tuple[dict[str, Kind], frozenset[str]]:
-    """What each process is, and which are nowhere now, so that nobody waits for their end. Empty
-    where the board does not answer."""
+def _known(space: str) -> tuple[dict[str, Kind], frozenset[str], float]:
+    """What each process is, which are nowhere now, so that nobody waits for their end, and what
+    grace the others may need. Empty where the board does not answer."""
     try:
         board = ray.get_actor(BOARD, namespace=space)
         base, said = ray.get([board.base.remote(), board.standings.remote()], timeout=10)
     except (ray.exceptions.RayError, ValueError, TimeoutError):
-        return {}, frozenset()
-    placed = placement(msgspec.json.decode(base, type=Deployment), on_gpus=()).processes
+        return {}, frozenset(), 0.0
+    deployment = msgspec.json.decode(base, type=Deployment)
+    placed = placement(deployment, on_gpus=()).processes
     standings = msgspec.json.decode(said, type=dict[str, Standing])
     nowhere = frozenset(name for name, one in standings.items() if one.node is None)
-    return {one.name: one.kind for one in placed}, nowhere
+    grace_s = max(grace_of(deployment, one.name, one.kind) for one in placed)
+    return {one.name: one.kind for one in placed}, nowhere, grace_s

@@ -71,6 +71,12 @@ MakeCommand = Callable[[Deployment, str, Kind, Path], tuple[Command, str]]
 """Of a resolved deployment: a process's command, and the URL that answers 200 when it is ready."""
 
 
+def grace_of(deployment: Deployment, name: str, kind: Kind) -> float:
+    """Seconds that a process may take to end in order."""
+    gateway = next((g for g in deployment.gateways if g.name == name), None)
+    return _GRACE_S[kind] + (0.0 if gateway is None else gateway.drain_s)
+
+
 class Process:
     """Runs one process from construction on.
 
@@ -253,9 +259,8 @@ class Process:
     def _end(self) -> None:
         """What is left of it."""
         if self._session is not None:
-            gateway = next((g for g in self._base.gateways if g.name == self.name), None)
-            grace_s = _GRACE_S[self.kind] + (0.0 if gateway is None else gateway.drain_s)
-            end_session(self._session, grace_s=grace_s if self._was_ready else 2.0)
+            grace_s = grace_of(self._base, self.name, self.kind) if self._was_ready else 2.0
+            end_session(self._session, grace_s=grace_s)
             self._session = None
             if self._child is not None:
                 self._child.wait()

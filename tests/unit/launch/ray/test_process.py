@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from prfaas.core.deployment import Deployment, load_deployment
+from prfaas.core.deployment import Deployment, load_deployment, parse_deployment
 from prfaas.launch.commands import Command
 from prfaas.launch.ray import board as boards
 from prfaas.launch.ray.placing import Kind
-from prfaas.launch.ray.process import MakeCommand, Process
+from prfaas.launch.ray.process import MakeCommand, Process, grace_of
 from prfaas.launch.sessions import members, session_of
 from prfaas.launch.start import embedded_default
 
@@ -182,3 +182,10 @@ def test_a_folder_of_somebody_else_is_refused(made: Made, tmp_path: Path) -> Non
     found = made.board.wait_for("west-agent", lambda found: bool(found.why))
     assert "somebody else's" in found.why
     made.folder.unlink()
+
+
+def test_a_gateway_is_given_the_time_that_its_answers_may_take() -> None:
+    slow = "clusters: [{name: w, kind: pd, agent: {name: a}, engines: [{name: d, role: decode}]}]\n"
+    deployment = parse_deployment(slow + "gateway: {drain: 5 min}", source="t")
+    names: list[tuple[str, Kind]] = [("gateway", "gateway"), ("a", "agent"), ("d", "engine")]
+    assert [grace_of(deployment, *one) for one in names] == [310.0, 10.0, 20.0]
