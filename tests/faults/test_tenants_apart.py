@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,29 @@ async def test_slots_that_no_engine_has_are_none_that_come_free() -> None:
         assert max(engine.running for engine in view.engines.values()) == most
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "status"), [(b"1\r\n \r\n", 400), (b"40\r\n" + b" " * 64 + b"\r\n", 200)]
+)
+async def test_a_body_in_chunks_of_a_few_bytes_is_not_put_together(
+    chunk: bytes, status: int
+) -> None:
+    """A kilobyte of them would take as long as a megabyte of another."""
+    mock = MockDeployment(gateway=TWO, max_body="16 MiB")
+    async with mock.running() as client:
+        await mock.ready()
+        assert client._base_url is not None
+        reader, writer = await asyncio.open_connection(*parse_url(str(client._base_url)))
+        head = "POST /v1/completions HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+        writer.write(f"{head}Authorization: {MALLORY['Authorization']}\r\n\r\n".encode())
+        writer.write(chunk * (2_000_000 // len(chunk)))
+        body = b'{"prompt": "x"}'
+        with suppress(OSError):
+            writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+            await writer.drain()
+        assert (await reader.readline()).split()[1] == str(status).encode()
+        writer.transport.abort()
 
 
 async def test_many_small_prompts_are_not_read_one_by_one() -> None:

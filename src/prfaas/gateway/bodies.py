@@ -10,8 +10,12 @@ from contextlib import asynccontextmanager, contextmanager
 from aiohttp import web
 
 from prfaas.gateway.api_errors import RequestRefused, TooManyRequests
+from prfaas.process.http_handler import received
 
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
+_MOST_BESIDE, _BESIDE_SHARE = 272 * 1024, 8
+"""Bytes that say how long chunks are, or have come and are not looked at yet (a quarter of a
+megabyte at most); and one for so many of the body."""
 
 
 class Places:
@@ -79,7 +83,9 @@ class Bodies:
             parts, size = [], 0
             try:
                 async with asyncio.timeout(self.within_s):
+                    before = received(request)
                     async for part in request.content.iter_any():
+                        _check_pieces(request, before)
                         size += len(part)
                         if size > request.client_max_size:
                             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
@@ -87,6 +93,7 @@ class Bodies:
                             self._take(size - taken, whose)
                             taken = size
                         parts.append(part)
+                        await asyncio.sleep(0)  # Where all of it is here, others have turns too.
             except TimeoutError as error:
                 message = f"the body has not come within {self.within_s:g} s"
                 raise RequestRefused(408, message) from error
@@ -112,3 +119,12 @@ class Bodies:
             self._held_by[whose] -= size
             if not self._held_by[whose]:
                 del self._held_by[whose]
+
+
+def _check_pieces(request: web.Request, before: int) -> None:
+    """Raise RequestRefused for a body in chunks of a few bytes: each takes as long as a kilobyte of
+    another, and a body may have millions."""
+    body = request.content.total_raw_bytes
+    beside = received(request) - before - body
+    if beside > _MOST_BESIDE + body // _BESIDE_SHARE and not request.content.is_eof():
+        raise RequestRefused(400, "the body comes in chunks of a few bytes; send larger ones")

@@ -44,7 +44,9 @@ _PIECE_BYTES = 64 * 1024
 class StrangersHandler(web.RequestHandler):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
-    __slots__ = ("_answered", "_book", "_entry", "_gone", "_head_bytes", "_tunnel", "_unwanted")
+    __slots__ = (
+        "_answered", "_book", "_entry", "_gone", "_head_bytes", "_tunnel", "_unwanted", "received"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class StrangersHandler(web.RequestHandler):
     ) -> None:
         super().__init__(server, **settings)
         self._book, self._entry, self._tunnel = book, entry, tunnel
-        self._head_bytes = 0
+        self._head_bytes = self.received = 0
+        """Bytes: of the head that comes, and of all that has come."""
         self._answered: web.BaseRequest | None = None
         """The request whose answer is being sent as a whole."""
         self._unwanted = False
@@ -75,6 +78,7 @@ class StrangersHandler(web.RequestHandler):
         """See `asyncio.Protocol`."""
         if self._unwanted:
             return
+        self.received += len(data)
         tunnel, self._tunnel = self._tunnel, None  # Only a connection's first request opens one.
         if tunnel is not None and data.startswith(CONNECT) and self.transport is not None:
             self.keep_alive(True)  # Or aiohttp ends it as a connection that asks for nothing.
@@ -179,6 +183,12 @@ class StrangersHandler(web.RequestHandler):
         )
         response.force_close()
         return response
+
+
+def received(request: web.BaseRequest) -> int:
+    """How many bytes have come over its connection so far, as they came."""
+    handler = request.protocol
+    return handler.received if isinstance(handler, StrangersHandler) else 0
 
 
 def _is_small(request: web.BaseRequest) -> bool:
