@@ -14,6 +14,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from prfaas.core.deployment import Deployment, FrontTlsConfig, GatewayConfig, TlsConfig
+from prfaas.core.strict import naming
 from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.credentials import NONE, Credentials, read_credentials
 from prfaas.gateway.engine_client import EngineClient
@@ -51,9 +52,11 @@ def read_access(deployment: Deployment) -> ReadAccess:
     """Raises ConfigError, never with a key in its text."""
     config = deployment.gateway
     agents = agent_contexts(deployment)
+    with naming("gateway: operators"):
+        operators = config.operators.read()
     return ReadAccess(
         read_tenants(config),
-        config.operators.read(),
+        operators,
         _shown(config.tls, ssl.TLSVersion.TLSv1_2),
         _shown(config.admin_shows, ssl.TLSVersion.TLSv1_3),
         read_credentials(deployment, agents),

@@ -73,3 +73,23 @@ async def test_keys_and_a_certificate_that_cannot_be_used_are_refused_together(
     (tmp_path / "f-key.pem").write_text("half of a k")
     access.take(read)
     assert access.tls.context is not before
+
+
+@pytest.mark.parametrize("left", ["", "# the old one is gone\n"])
+async def test_operators_whose_keys_are_gone_are_not_everybody_on_the_machine(
+    left: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "operators"
+    file.write_text("secret\n")
+    read = parse_deployment(
+        f"""
+clusters:
+- {{name: west, kind: pd, agent: {{name: a}}, engines: [{{name: d, role: decode}}]}}
+gateway: {{operator_keys_file: {file}}}
+""",
+        source="test",
+    )
+    assert read_access(read).operators == ("secret",)
+    file.write_text(left)
+    with pytest.raises(ConfigError, match=r"operators.*no key is left"):
+        read_access(read)

@@ -29,7 +29,8 @@ class KeySource(Strict, frozen=True):
 
     def read(self) -> tuple[str, ...]:
         """Every key, as the file and the environment are now. Raises ConfigError where one cannot
-        be had, never with a key in its text."""
+        be had, or none is left of those there were: as if none had been asked for. Never with a key
+        in its text."""
         found = [*self.written]
         if self.file is not None:
             found += _of_file(Path(self.file))
@@ -44,6 +45,8 @@ class KeySource(Strict, frozen=True):
                     f"key {number} is none: a key is 1 to 512 printable ASCII characters without "
                     "spaces"
                 )
+        if self and not found:
+            raise ConfigError("no key is left of it: an empty list would let everybody in")
         return tuple(dict.fromkeys(found))
 
 
