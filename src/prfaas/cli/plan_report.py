@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from rich.console import Console
 from rich.table import Table
 
-from prfaas.core.units import format_rate
+from prfaas.core.units import format_bytes, format_rate
 from prfaas.planner.compare import Plan
 from prfaas.planner.deployments import Deployment
+from prfaas.planner.pool_hits import HitPoint, Hits
 from prfaas.planner.whatif import BreakEven, WhatIf
 
 _NAMED = 4
@@ -17,7 +19,11 @@ _NAMED = 4
 
 
 def print_plan(
-    result: Plan, prices: BreakEven | None, changes: list[WhatIf], console: Console
+    result: Plan,
+    prices: BreakEven | None,
+    changes: list[WhatIf],
+    console: Console,
+    curve: list[HitPoint] | None = None,
 ) -> None:
     """Print everything that was planned, most important first."""
     ours = next((d for d in result.deployments if d.name == "prfaas_pd"), None)
@@ -25,6 +31,7 @@ def print_plan(
     _print_bound(result, ours, console)
     _print_prices(prices, console)
     _print_changes(changes, console)
+    _print_curve(curve or [], console)
     for note in result.notes:
         console.print(f"note: {note}", style="yellow", highlight=False)
 
@@ -95,6 +102,10 @@ def _print_deployments(result: Plan, console: Console) -> None:
     table = Table("", *(d.title for d in result.deployments), title=result.name)
     for label, cell in ROWS:
         table.add_row(label, *(cell(d) for d in result.deployments))
+    if any(d.hits is not None for d in result.deployments):
+        for label, found in _HIT_ROWS:
+            cells = ("-" if d.hits is None else found(d.hits) for d in result.deployments)
+            table.add_row(label, *cells)
     base = next(d for d in result.deployments if d.name == "homogeneous_pd")
     ratios = (d.lambda_max_req_per_s / base.lambda_max_req_per_s for d in result.deployments)
     table.add_row("ratio to homogeneous PD", *(f"{ratio:.2f}x" for ratio in ratios))
@@ -104,6 +115,32 @@ def _print_deployments(result: Plan, console: Console) -> None:
         table.add_row(f"Lambda_max with {what} instead", *map(_other, result.deployments))
     console.print(table)
     console.print(f"profiles: {', '.join(result.profiles)}; T_prefill: {how}", highlight=False)
+
+
+def _tiers(hits: Hits) -> str:
+    tiers = (hits.own, hits.memory, hits.disk, hits.lan, hits.line)
+    return " / ".join(f"{100 * share:.1f}" for share in tiers)
+
+
+_HIT_ROWS: list[tuple[str, Callable[[Hits], str]]] = [
+    ("prompt tokens found in caches", lambda hits: f"{hits.found:.1%}"),
+    ("... own / memory / disk / LAN / line, %", _tiers),
+    ("fetching: of requests, mean", lambda h: f"{h.fetching_share:.1%}, {h.fetch_s:.2f} s"),
+]
+
+
+def _print_curve(curve: list[HitPoint], console: Console) -> None:
+    if not curve:
+        return
+    table = Table(
+        "memory for caches, a machine",
+        *(label for label, _ in _HIT_ROWS),
+        title="Found, by size, at PrfaaS-PD's threshold and split",
+    )
+    for point in curve:
+        size = "no bound" if point.memory_bytes == inf else format_bytes(point.memory_bytes)
+        table.add_row(size, *(cell(point.hits) for _, cell in _HIT_ROWS))
+    console.print(table)
 
 
 def _print_bound(result: Plan, ours: Deployment | None, console: Console) -> None:

@@ -107,6 +107,14 @@ def check_description(description: Description) -> None:
     if description.workload is not None:
         with naming("workload"):
             description.workload.check()
+        if description.workload.prefix_hit_rate:
+            for cluster in description.clusters:
+                if cluster.has_agents:
+                    raise ConfigError(
+                        f"workload: prefix_hit_rate and prefix_cache of cluster {cluster.name!r} "
+                        "exclude each other: what is hit is fixed, or found by a trace in agents' "
+                        "caches; leave one out"
+                    )
     with naming("slo"):
         description.slo.check()
     with naming("prices"):

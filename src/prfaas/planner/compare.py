@@ -18,6 +18,7 @@ from prfaas.planner.cost import cost_of
 from prfaas.planner.demand import Expectations, decode_point
 from prfaas.planner.deployments import Deployment, from_fluid, from_split
 from prfaas.planner.fluid import FluidOptimum, fluid_optimum
+from prfaas.planner.pool_plan import WalkedScenario, walked_until_same
 from prfaas.planner.routes import Splits
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.sites import Cluster
@@ -42,19 +43,20 @@ def plan(scenario: Scenario, *, on_step: Callable[[str], None] = lambda _: None)
     Raises ConfigError where the scenario cannot be served.
     """
     deployments = []
+    scenario = walked_through(scenario, on_step=on_step)
     if scenario.prfaas:
         on_step("PrfaaS-PD")
         deployments.append(prfaas_pd(scenario))
     on_step("homogeneous PD")
-    deployments.append(_homogeneous(scenario, _same_gpus(scenario), "homogeneous_pd", "same GPUs"))
-    same_cost = _same_cost(scenario)
-    if same_cost is not None:
-        deployments.append(
-            _homogeneous(scenario, same_cost, "homogeneous_pd_same_cost", "same cost")
-        )
+    for name, what, instances in (
+        ("homogeneous_pd", "same GPUs", _same_gpus(scenario)),
+        ("homogeneous_pd_same_cost", "same cost", _same_cost(scenario)),
+    ):
+        if instances is not None:
+            deployments.append(_homogeneous(scenario, instances, name, what, on_step))
     if scenario.prfaas:
         on_step("naive heterogeneous PD")
-        deployments.append(_naive(scenario))
+        deployments.append(_naive(scenario, on_step))
     on_step("the bound")
     return Plan(
         name=scenario.name,
@@ -68,6 +70,23 @@ def plan(scenario: Scenario, *, on_step: Callable[[str], None] = lambda _: None)
 def elastic_bound(scenario: Scenario) -> FluidOptimum:
     """The fluid optimum with elastic roles: the bound for every policy on this hardware."""
     return fluid_optimum(scenario.demand, scenario.clusters, scenario.lines)
+
+
+def walked_through(
+    scenario: Scenario, *, on_step: Callable[[str], None] = lambda _: None
+) -> Scenario:
+    """The scenario by what its own deployment finds in its pool; as it is where there is none, or
+    that is known. Raises as `plan` does."""
+    if scenario.site is None or isinstance(scenario, WalkedScenario):
+        return scenario
+    n_prfaas, n_pd = sum(c.instances for c in scenario.prfaas), scenario.pd[0].instances
+    how = _both(scenario)[0]
+    return walked_until_same(
+        scenario,
+        scenario.site.of(n_prfaas, n_pd),
+        lambda found: two_clusters(found).best(n_prfaas, n_pd, how),
+        on_step=on_step,
+    )
 
 
 def two_clusters(scenario: Scenario) -> TwoClusters:
@@ -140,20 +159,38 @@ def _finish(
     return from_split(scenario, name, title, split, other, n_pd=n_pd, cost=cost)
 
 
-def _homogeneous(scenario: Scenario, instances: int, name: str, what: str) -> Deployment:
+def _homogeneous(
+    scenario: Scenario, instances: int, name: str, what: str, on_step: Callable[[str], None]
+) -> Deployment:
+    how = _both(scenario)[0]
+    if scenario.site is not None and (scenario.prfaas or instances != scenario.pd[0].instances):
+        scenario = walked_until_same(
+            scenario,
+            scenario.site.of(0, instances),
+            lambda found: two_clusters(found).best(0, instances, how),
+            on_step=lambda step: on_step(f"homogeneous PD, {what}: {step}"),
+        )
     model = two_clusters(scenario)
     split, other = (model.best(0, instances, how) for how in _both(scenario))
     cluster = msgspec.structs.replace(scenario.pd[0], instances=instances)
     return _finish(scenario, name, f"homogeneous PD, {what}", split, other, [cluster])
 
 
-def _naive(scenario: Scenario) -> Deployment:
+def _naive(scenario: Scenario, on_step: Callable[[str], None]) -> Deployment:
     name, title = "naive_heterogeneous_pd", "naive heterogeneous PD"
     if not scenario.is_two_clusters:
         splits = {cluster.name: (0.0, float(cluster.instances)) for cluster in scenario.pd}
         return _from_fluid(scenario, name, title, _routed(scenario, splits), splits)
-    model = two_clusters(scenario)
     n_prfaas, n_d = scenario.prfaas[0].instances, scenario.pd[0].instances
+    if scenario.site is not None:
+        how = _both(scenario)[0]
+        scenario = walked_until_same(
+            scenario,
+            scenario.site.of(n_prfaas, n_d),
+            lambda found: two_clusters(found).at(0.0, n_prfaas, 0, n_d, how),
+            on_step=lambda step: on_step(f"naive heterogeneous PD: {step}"),
+        )
+    model = two_clusters(scenario)
     split, other = (model.at(0.0, n_prfaas, 0, n_d, how) for how in _both(scenario))
     return _finish(scenario, name, title, split, other, scenario.clusters)
 
@@ -181,6 +218,13 @@ def _at_least_two(instances: int) -> int:
 
 def _notes(scenario: Scenario) -> list[str]:
     notes = [*scenario.notes]
+    if isinstance(scenario, WalkedScenario):
+        notes.append(
+            "the trace is walked through the pool from empty caches, at 80% of Lambda_max of each "
+            "deployment; the bound is of what PrfaaS-PD's walk has found"
+        )
+        if not scenario.repeats:
+            notes.append("what is found and the plan do not settle: take figures as rough")
     profiles = {cluster.profile.label: cluster.profile for cluster in scenario.clusters}
     for profile in profiles.values():
         if profile.basis in ("implied", "fit"):

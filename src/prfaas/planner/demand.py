@@ -7,7 +7,7 @@ cluster. `Expectations` says which is meant.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -15,9 +15,25 @@ from prfaas.core.errors import ConfigError
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import DecodeProfile
 from prfaas.planner import equations as eq
-from prfaas.workload.lengths import LengthDistribution
+from prfaas.planner.sites import Cluster
+from prfaas.workload.lengths import Function, LengthDistribution
 
 Expectations = Literal["mean-length", "exact"]
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a walk through the pool has seen beyond what a prompt of L uncached tokens takes by
+    itself, as means by L (`prfaas.planner.pool_demand`)."""
+
+    prfaas_s: Function
+    """Seconds of a prefill in the PrfaaS cluster beyond T_prefill(L): what is fetched, and what
+    others hold."""
+    pd_s: Function
+    """The same of the PD cluster."""
+    sent_bytes: Function
+    """Of a hand-off over the line, beyond S_kv(L)."""
+    pulled_bytes: Function
+    """Of a prefix that crosses the line to who prefills in the PD cluster."""
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +45,25 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     kv: KvSize
     tokens_per_s: float
     """Decode speed each request is promised; bounds the decode batch."""
+    observed: Observed | None = None
+    """None: nothing is fetched, and both clusters hold the same."""
+
+    def prefill_s(self, cluster: Cluster) -> Function:
+        """Seconds that a prefill in ``cluster`` takes, by L."""
+        seconds = cast(Function, cluster.profile.prefill_or_refuse.seconds)
+        if self.observed is None:
+            return seconds
+        of_pd = cluster.kind == "pd"
+        return _sum(seconds, self.observed.pd_s if of_pd else self.observed.prfaas_s)
+
+    def sent_bytes(self) -> Function:
+        """Bytes of a hand-off over a line, by L."""
+        sent = cast(Function, self.kv.bytes)
+        return sent if self.observed is None else _sum(sent, self.observed.sent_bytes)
+
+
+def _sum(first: Function, second: Function) -> Function:
+    return lambda tokens: first(tokens) + second(tokens)
 
 
 class Decode(msgspec.Struct, frozen=True):

@@ -9,6 +9,8 @@ import msgspec
 from prfaas.models.profiles import PrefillProfile
 from prfaas.planner.cost import Cost
 from prfaas.planner.fluid import FluidOptimum
+from prfaas.planner.pool_hits import Hits
+from prfaas.planner.pool_plan import WalkedScenario
 from prfaas.planner.queueing import Pool, Ttft, estimate_ttft, highest_rate
 from prfaas.planner.routes import Splits
 from prfaas.planner.scenario import Scenario
@@ -52,6 +54,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """At 80% of ``lambda_max``, with the queueing estimate."""
     rate_within_ttft_slo_req_per_s: float | None
     cost: Cost | None
+    hits: Hits | None = None
+    """What it finds of a trace in agents' caches; None where none is walked."""
 
 
 def from_split(
@@ -98,6 +102,7 @@ def from_split(
         ttft_queueing=estimate_ttft(demand.lengths, demand.kv, pools, rate, queueing=True),
         rate_within_ttft_slo_req_per_s=_rate_within_slo(scenario, pools, split.lambda_max),
         cost=cost,
+        hits=scenario.hits if isinstance(scenario, WalkedScenario) else None,
     )
 
 
@@ -119,13 +124,20 @@ def _pools(scenario: Scenario, split: Split) -> list[Pool]:
     if cut is None:
         cut = -inf if split.offloaded_share else inf
     pools = []
+    seen = scenario.demand.observed
     if split.n_prfaas:
         line = scenario.lines[0]
         profile = scenario.prfaas[0].profile.prefill_or_refuse
-        pools.append(Pool(profile, split.n_prfaas, cut, inf, line.bytes_per_s, line.rtt_s))
+        remote = Pool(profile, split.n_prfaas, cut, inf, line.bytes_per_s, line.rtt_s)
+        if seen is not None:
+            remote = msgspec.structs.replace(
+                remote, fetched_s=seen.prfaas_s, sent_bytes=scenario.demand.sent_bytes()
+            )
+        pools.append(remote)
     if split.n_p:
         local: PrefillProfile = scenario.pd[0].profile.prefill_or_refuse
-        pools.append(Pool(local, split.n_p, -inf, cut))
+        fetched_s = None if seen is None else seen.pd_s
+        pools.append(Pool(local, split.n_p, -inf, cut, fetched_s=fetched_s))
     return pools
 
 

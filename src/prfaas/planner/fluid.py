@@ -15,7 +15,6 @@ are reported; between them there is nothing left to win by a cleverer cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 import numpy as np
@@ -27,7 +26,6 @@ from prfaas.planner.demand import Demand
 from prfaas.planner.program import Program
 from prfaas.planner.routes import Resource, Route, Splits, resources_of, routes_of
 from prfaas.planner.sites import Cluster, Line
-from prfaas.workload.lengths import Function
 
 
 class RouteFlow(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +89,7 @@ def fluid_optimum(
         elastic=splits is None,
         flows=_flows(routes, rates, cut),
         utilisation={r.name: float(used[k]) for k, r in enumerate(resources)},
-        prefill_nodes=_prefill_nodes(routes, rates, cut),
+        prefill_nodes=_prefill_nodes(demand, routes, rates, cut),
         offloaded_share=float(rates[:, offloads].sum()) / total,
         egress_bytes_per_s=float(sum(sent)),
         threshold_tokens=_one_threshold(rates, offloads, cut.edges),
@@ -138,13 +136,13 @@ def _flows(routes: Sequence[Route], rates: FloatArray, buckets: Buckets) -> list
 
 
 def _prefill_nodes(
-    routes: Sequence[Route], rates: FloatArray, buckets: Buckets
+    demand: Demand, routes: Sequence[Route], rates: FloatArray, buckets: Buckets
 ) -> dict[str, float]:
     busy = {route.decode.name: 0.0 for route in routes}
     for number, route in enumerate(routes):
         if route.prefill.kind == "pd":
-            seconds = cast(Function, route.prefill.profile.prefill_or_refuse.seconds)
-            busy[route.prefill.name] += float(buckets.mean(seconds) @ rates[:, number])
+            seconds = buckets.mean(demand.prefill_s(route.prefill))
+            busy[route.prefill.name] += float(seconds @ rates[:, number])
     return busy
 
 

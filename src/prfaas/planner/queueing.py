@@ -21,7 +21,7 @@ import numpy as np
 from prfaas.models.interpolation import FloatArray
 from prfaas.models.kv_size import KvSize
 from prfaas.models.profiles import PrefillProfile
-from prfaas.workload.lengths import LengthDistribution
+from prfaas.workload.lengths import Function, LengthDistribution
 
 SAMPLES = 2000
 PERCENTILES = (0.5, 0.9, 0.99)
@@ -37,6 +37,10 @@ class Pool(msgspec.Struct, frozen=True):
     line_bytes_per_s: float | None = None
     """The line its KV must cross; None: it stays."""
     rtt_s: float = 0.0
+    fetched_s: Function | None = None
+    """Seconds of a prefill beyond the profile's, by length."""
+    sent_bytes: Function | None = None
+    """What crosses the line, by length; None: S_kv."""
 
 
 class Ttft(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +113,8 @@ def _classes(
 
 def _class_of(pool: Pool, mine: FloatArray, kv: KvSize, rate: float, *, queueing: bool) -> _Class:
     prefill = pool.profile.seconds(mine)
+    if pool.fetched_s is not None:
+        prefill = prefill + pool.fetched_s(mine)
     if not queueing:
         return _Class(prefill, 0.0, 0.0)
     arrivals = rate * mine.size / SAMPLES
@@ -116,7 +122,7 @@ def _class_of(pool: Pool, mine: FloatArray, kv: KvSize, rate: float, *, queueing
     load = arrivals * mean
     visible = prefill
     if pool.line_bytes_per_s is not None:
-        sent = kv.bytes(mine)
+        sent = kv.bytes(mine) if pool.sent_bytes is None else pool.sent_bytes(mine)
         free = pool.line_bytes_per_s * (1 - arrivals * float(sent.mean()) / pool.line_bytes_per_s)
         if free <= 0:
             return _Class(prefill, 1.0, inf)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import msgspec
 import numpy as np
@@ -82,7 +81,7 @@ def resources_of(
     """
     found = []
     for cluster in clusters:
-        seconds = cast(Function, cluster.profile.prefill_or_refuse.seconds)
+        seconds = demand.prefill_s(cluster)
         prefill = [n for n, route in enumerate(routes) if route.prefill is cluster]
         if cluster.kind == "prfaas":
             found.append(_resource(cluster.prefill_name, cluster.instances, prefill, seconds))
@@ -98,9 +97,12 @@ def resources_of(
             n_p, n_d = splits[cluster.name]
             found.append(_resource(cluster.prefill_name, n_p, prefill, seconds))
             found.append(_resource(cluster.decode_name, n_d, decode, slot_s))
-    sent = cast(Function, demand.kv.bytes)
+    sent = demand.sent_bytes()
     for line in lines:
         use = {n: sent for n, route in enumerate(routes) if route.line is line}
+        if demand.observed is not None:
+            here = (n for n, route in enumerate(routes) if route.line is None)
+            use |= dict.fromkeys(here, demand.observed.pulled_bytes)
         found.append(Resource(f"line {line.name}", True, line.bytes_per_s, use))
     return [resource for resource in found if resource.use]
 

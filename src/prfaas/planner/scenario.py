@@ -23,6 +23,7 @@ from prfaas.description.workload import WorkloadConfig
 from prfaas.models.kv_size import KvSize
 from prfaas.planner.demand import Demand, Expectations
 from prfaas.planner.hardware import clusters_of, lines_of
+from prfaas.planner.pool_site import PoolSite, is_walked, site_of
 from prfaas.planner.sites import Cluster, Line
 from prfaas.workload.files import TraceSource, clip_note
 from prfaas.workload.lengths import LengthDistribution
@@ -41,6 +42,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     expectations: Expectations
     ttft_s: float | None
     ttft_percentile: float
+    site: PoolSite | None = None
+    """Where a trace's prefixes are cached, machine by machine; None where that is not walked."""
     notes: list[str] = []
     """What was done to the workload that a reader of the plan must know."""
 
@@ -87,7 +90,10 @@ def scenario_of(description: Description, *, source: str, beside: Path) -> Scena
         with naming("workload"):
             workload = _workload(asked, description, kv, beside)
         for cluster in clusters:
-            check_longest(f"cluster {cluster.name!r}", cluster.profile, workload.lengths.high)
+            longest = workload.lengths.high
+            if workload.site is not None:  # What is found of a prompt is not the same everywhere.
+                longest = max(workload.site.trace.prompts)
+            check_longest(f"cluster {cluster.name!r}", cluster.profile, longest)
         demand = Demand(
             lengths=workload.lengths,
             output_tokens=workload.output_tokens,
@@ -103,6 +109,7 @@ def scenario_of(description: Description, *, source: str, beside: Path) -> Scena
         expectations=description.experiments.expectations,
         ttft_s=description.slo.ttft_s,
         ttft_percentile=description.slo.ttft_percentile / 100,
+        site=workload.site,
         notes=workload.notes,
     )
 
@@ -112,6 +119,7 @@ class _Workload(msgspec.Struct, frozen=True, kw_only=True):
     """Uncached tokens."""
     output_tokens: float
     hit_rate: float
+    site: PoolSite | None = None
     notes: list[str] = []
 
 
@@ -124,6 +132,7 @@ def _workload(
         lengths=asked.uncached_lengths(),
         output_tokens=asked.answer_tokens(),
         hit_rate=asked.prefix_hit_rate,
+        notes=_pool_notes(description, knows_prefixes=False),
     )
 
 
@@ -133,12 +142,37 @@ def _from_trace(
     read = trace.read(beside)
     mean = float(np.mean(read.prompts)) if isinstance(read, RecordedTrace) else 1.0
     found = trace_lengths(read, cache_tokens=_cache_tokens(description, kv.bytes(mean) / mean))
+    notes = [] if trace.clip is None else [clip_note(trace.clip, read.clipped_share)]
+    blocks = read.blocks if isinstance(read, RecordedTrace) else []
+    site = (
+        site_of(description, read, kv, beside=beside) if isinstance(read, RecordedTrace) else None
+    )
     return _Workload(
         lengths=found.uncached,
         output_tokens=asked.output_tokens or found.mean_output_tokens,
         hit_rate=found.hit_rate,
-        notes=[] if trace.clip is None else [clip_note(trace.clip, read.clipped_share)],
+        site=site,
+        notes=notes + _pool_notes(description, knows_prefixes=bool(blocks)),
     )
+
+
+def _pool_notes(description: Description, *, knows_prefixes: bool) -> list[str]:
+    if not any(cluster.has_agents for cluster in description.clusters):
+        return []
+    if not knows_prefixes:
+        return ["the workload does not say which prompts share a prefix: agents' caches hold none"]
+    if not is_walked(description):
+        return [
+            "agents' caches are taken as one, as large as the PD clusters' together, and loads are "
+            "not counted: a trace is walked through them with one PD cluster, at most one PrfaaS "
+            "cluster, and caches of machines alone"
+        ]
+    return [
+        f"cluster {cluster.name!r} has no lan.rate: what its machines pull from each other takes "
+        "no time"
+        for cluster in description.clusters
+        if cluster.kind == "pd" and cluster.lan.rate is None
+    ]
 
 
 def _cache_tokens(description: Description, bytes_per_token: float) -> int | None:

@@ -66,14 +66,21 @@ class TwoClusters:
         return self._curves.thresholds
 
     def _times(self, how: Expectations) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """T_prefill and S_kv over L > t, T_prefill over L <= t, for every threshold."""
+        """Seconds of a prefill and bytes on the line for each of L > t, seconds for L <= t, for
+        every threshold. What others pull over the line counts with those bytes."""
         if how not in self._cached:
-            curves = self._curves
-            self._cached[how] = (
-                curves.above(self._prfaas.seconds, how),
-                curves.above(self.demand.kv.bytes, how),
-                curves.below(self._pd.seconds, how),
-            )
+            curves, seen = self._curves, self.demand.observed
+            long_s = curves.above(self._prfaas.seconds, how)
+            long_bytes = curves.above(self.demand.kv.bytes, how)
+            short_s = curves.below(self._pd.seconds, how)
+            if seen is not None:  # Always exact: a mean load at the mean length means nothing.
+                long_s = long_s + curves.above(seen.prfaas_s, "exact")
+                short_s = short_s + curves.below(seen.pd_s, "exact")
+                long_bytes = long_bytes + curves.above(seen.sent_bytes, "exact")
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    others = (1 - curves.p) / curves.p * curves.below(seen.pulled_bytes, "exact")
+                long_bytes = long_bytes + np.nan_to_num(others, posinf=0.0)
+            self._cached[how] = long_s, long_bytes, short_s
         return self._cached[how]
 
     def lambdas(self, n_prfaas: int, n_p: int, n_d: int, how: Expectations) -> FloatArray:
@@ -110,21 +117,35 @@ class TwoClusters:
                 return lengths.expectation(function, **limits)
             return float(function(np.array([lengths.mean(**limits)]))[0])
 
+        def seen(function: Function, *, above: bool) -> float:
+            limits = {"above": threshold} if above else {"up_to": threshold}
+            return lengths.expectation(function, **limits)
+
         p = lengths.share_above(threshold)
         p = 0.0 if p < NOBODY else 1.0 if p > 1 - NOBODY else p
         theta_prfaas = theta_pd_p = None
         bounds = {"decode": self.decode.rate(n_d, self.demand.output_tokens)}
+        observed = self.demand.observed
+        pulled = 0.0
+        if observed is not None and 0 < p < 1:
+            pulled = seen(observed.pulled_bytes, above=False)
         if p > 0:
             long_s, long_bytes = over(self._prfaas.seconds, above=True), over(kv.bytes, above=True)
+            if observed is not None:
+                long_s += seen(observed.prfaas_s, above=True)
+                long_bytes += seen(observed.sent_bytes, above=True) + (1 - p) / p * pulled
             theta_prfaas = eq.prfaas_throughput(n_prfaas, long_s, self.line, long_bytes)
             by_line = theta_prfaas < n_prfaas / long_s
             bounds["line" if by_line else "PrfaaS prefill"] = theta_prfaas / p
         if p < 1:
-            theta_pd_p = eq.pd_prefill_throughput(n_p, over(self._pd.seconds, above=False))
+            short_s = over(self._pd.seconds, above=False)
+            if observed is not None:
+                short_s += seen(observed.pd_s, above=False)
+            theta_pd_p = eq.pd_prefill_throughput(n_p, short_s)
             bounds["PD prefill"] = theta_pd_p / (1 - p)
         binding = min(bounds, key=lambda name: bounds[name])
         lam = bounds[binding]
-        sent = lengths.expectation(kv.bytes, above=threshold) if p > 0 else 0.0
+        sent = lengths.expectation(self.demand.sent_bytes(), above=threshold) if p > 0 else 0.0
         return Split(
             expectations=how,
             threshold_tokens=threshold if 0 < p < 1 else None,
@@ -137,6 +158,6 @@ class TwoClusters:
             theta_pd_p=theta_pd_p,
             theta_pd_d=self.decode.rate(n_d, self.demand.output_tokens),
             lambda_max=lam,
-            egress_bytes_per_s=lam * p * sent,
+            egress_bytes_per_s=lam * p * sent + lam * (1 - p) * pulled,
             binding=binding,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 
 import msgspec
 
 from prfaas.planner.compare import prfaas_pd
 from prfaas.planner.deployments import Deployment
+from prfaas.planner.pool_hits import UNBOUNDED
+from prfaas.planner.pool_plan import WalkedScenario, walked_along, without_pool
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.sites import HOURS_PER_MONTH
 
@@ -62,7 +64,8 @@ def break_even(scenario: Scenario, ours: Deployment, theirs: Deployment) -> Brea
 def what_ifs(
     scenario: Scenario, ours: Deployment, *, on_step: Callable[[str], None] = lambda _: None
 ) -> list[WhatIf]:
-    """One change at a time: lines, prefix hits, answers, nodes.
+    """One change at a time: lines, prefix hits, answers, nodes. What agents' caches hold of a trace
+    is found anew where they change, else it is as it was.
 
     Args:
         ours: PrfaaS-PD as `prfaas.planner.compare.plan` found it.
@@ -70,7 +73,7 @@ def what_ifs(
     """
     base = ours.lambda_max_req_per_s
     found = []
-    for change, changed in _changes(scenario):
+    for change, changed in _changes(scenario, on_step):
         on_step(f"what if: {change}")
         result = prfaas_pd(changed)
         found.append(
@@ -88,15 +91,22 @@ def what_ifs(
     return found
 
 
-def _changes(scenario: Scenario) -> list[tuple[str, Scenario]]:
+def _changes(scenario: Scenario, on_step: Callable[[str], None]) -> Iterator[tuple[str, Scenario]]:
+    yield from _plain_changes(scenario)
+    if isinstance(scenario, WalkedScenario):
+        yield from _pool_changes(scenario, on_step)
+
+
+def _plain_changes(scenario: Scenario) -> list[tuple[str, Scenario]]:
     changes = [
         (f"every line x {factor:g}", _with_lines(scenario, factor))
         for factor in (0.5, 0.1, 0.05, 2)
     ]
-    hit_rate = scenario.prefix_hit_rate
-    higher = min(2 * hit_rate, (1 + hit_rate) / 2) if hit_rate else 0.5
-    text = f"prefix hit rate {hit_rate:.0%} to {higher:.0%}"
-    changes.append((text, _with_demand(scenario, shorter=(1 - higher) / (1 - hit_rate))))
+    if not isinstance(scenario, WalkedScenario):
+        hit_rate = scenario.prefix_hit_rate
+        higher = min(2 * hit_rate, (1 + hit_rate) / 2) if hit_rate else 0.5
+        text = f"prefix hit rate {hit_rate:.0%} to {higher:.0%}"
+        changes.append((text, _with_demand(scenario, shorter=(1 - higher) / (1 - hit_rate))))
     changes.append(("answers twice as long", _with_demand(scenario, longer_answers=2)))
     changes.append(("answers half as long", _with_demand(scenario, longer_answers=0.5)))
     for kind in ("prfaas", "pd"):
@@ -105,6 +115,24 @@ def _changes(scenario: Scenario) -> list[tuple[str, Scenario]]:
             if changed is not None:
                 changes.append((f"{delta:+d} {kind} instance in every {kind} cluster", changed))
     return changes
+
+
+def _pool_changes(
+    scenario: WalkedScenario, on_step: Callable[[str], None]
+) -> Iterator[tuple[str, Scenario]]:
+    def sized(what: str, memory: float, disk: float = 1.0) -> tuple[str, Scenario]:
+        site = scenario.place.sized(memory, disk)
+        told = f"what if: {what}, "
+        return what, walked_along(
+            scenario, site, scenario.way, on_step=lambda step: on_step(told + step)
+        )
+
+    yield "no agents' caches", without_pool(scenario)
+    if any(machine.disk_bytes for machine in scenario.place.machines):
+        yield sized("no disk for caches", 1.0, 0.0)
+    yield sized("half the memory for caches", 0.5)
+    yield sized("twice the memory for caches", 2.0)
+    yield sized("no bound to caches in memory", UNBOUNDED)
 
 
 def _with_lines(scenario: Scenario, factor: float) -> Scenario:

@@ -58,6 +58,8 @@ class EntryCache:
         """Entries, so far."""
         self._with: dict[int, list[Entry]] = {}
         """Block -> the entries that have it."""
+        self._ending: dict[int, list[Entry]] = {}
+        """Block -> the entries that end with it."""
         self._queue: OrderedDict[Entry, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -71,10 +73,9 @@ class EntryCache:
 
     def path(self, blocks: Sequence[int]) -> list[Entry]:
         """The entries that together have what can be gone on from, the first first."""
-        for count in range(len(blocks), 0, -1):
-            for entry in self._with.get(blocks[count - 1], ()):
-                if self._state_bytes and entry.end != count:
-                    continue
+        found = self._ending if self._state_bytes else self._with
+        for block in reversed(blocks):
+            for entry in found.get(block, ()):
                 path = self._stands_on(entry, blocks)
                 if not path[-1].start:
                     return path[::-1]
@@ -104,6 +105,7 @@ class EntryCache:
         self.bytes += size
         for block in fresh:
             self._with.setdefault(block, []).append(entry)
+        self._ending.setdefault(fresh[-1], []).append(entry)
         for used in self._stands_on(entry, blocks):
             self._queue.move_to_end(used)
         while self.bytes > self._most:
@@ -145,10 +147,15 @@ class EntryCache:
     def _remove(self, entry: Entry) -> None:
         del self._queue[entry]
         for block in entry.blocks:
-            self._with[block].remove(entry)
-            if not self._with[block]:
-                del self._with[block]
+            self._drop(self._with, block, entry)
+        self._drop(self._ending, entry.blocks[-1], entry)
         self.bytes = self.bytes - entry.bytes if self._queue else 0.0
+
+    @staticmethod
+    def _drop(entries: dict[int, list[Entry]], block: int, entry: Entry) -> None:
+        entries[block].remove(entry)
+        if not entries[block]:
+            del entries[block]
 
     def check_integrity(self) -> None:
         """Raise InvariantError where the books disagree."""
@@ -159,3 +166,6 @@ class EntryCache:
         found = [entry for entries in self._with.values() for entry in entries]
         if set(found) != set(self._queue) or len(found) != sum(len(e.blocks) for e in self._queue):
             raise InvariantError("an entry is found but not held, or held but not found")
+        ending = [entry for entries in self._ending.values() for entry in entries]
+        if set(ending) != set(self._queue) or len(ending) != len(self._queue):
+            raise InvariantError("an entry's end is not found, or one that is not held")

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.unit.planner.pools import written
 
 from prfaas.cli.main import main
+from prfaas.testing.conversation_trace import conversation_trace
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "paper.yaml"
 FIELDS = {
@@ -68,6 +70,43 @@ def test_a_trace_is_clipped_by_option_and_the_share_said(
     assert main(["plan", str(tmp_path / "s.yaml"), "--clip", "128K", "--json"]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert "trace: 25.00% of the prompts were longer than 128K tokens and were cut to them" in notes
+
+
+def test_what_agents_caches_hold_is_shown_and_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    trace = written(conversation_trace(12, rate=0.5), tmp_path / "t.jsonl")
+    command = ["plan", str(EXAMPLE.with_name("pool.yaml")), "--trace", str(trace)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    for text in ("prompt tokens found in caches", "no agents' caches", "no bound to caches"):
+        assert text in out
+    assert "memory for caches, a machine" not in out
+    plot = ["--plot", str(tmp_path / "hits.svg")]
+    assert main([*command, *plot]) == 0
+    assert re.search(r"4\.0 GiB\W+\d+\.\d%", capsys.readouterr().out)
+    assert "<svg" in (tmp_path / "hits.svg").read_text()
+    assert main([*command, *plot, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["hit_curve"][-1]["memory_bytes"] is None
+    assert report["deployments"][0]["hits"]["memory"] > 0
+
+
+def test_a_pd_cluster_alone_has_its_hits_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    trace = written(conversation_trace(12, rate=0.5), tmp_path / "t.jsonl")
+    text = EXAMPLE.with_name("pool.yaml").read_text()
+    east, links = text.index("  - name: east"), text.index("links:")
+    west, model = text.index("  - name: west"), text.index("model:")
+    (tmp_path / "pd.yaml").write_text(text[:east] + text[west:links] + text[model:])
+    plot = tmp_path / "hits.svg"
+    command = ["plan", str(tmp_path / "pd.yaml"), "--trace", str(trace), "--plot", str(plot)]
+    assert main(command) == 0
+    assert "prompt tokens found in caches" in capsys.readouterr().out
+    assert "<svg" in plot.read_text()
 
 
 def test_options_of_traces_are_refused_where_there_is_none(

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 import pytest
 
 from prfaas.core.errors import CallerError, ConfigError
+from prfaas.planner.pool_hits import HitPoint, Hits
 from prfaas.planner.scenario import load_scenario
-from prfaas.plots.plan import draw_plan
+from prfaas.plots.figure import new_figure, save_figure
+from prfaas.plots.plan import draw_hits, draw_plan
 
 pytest.importorskip("matplotlib")
 EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.parametrize("found", [0.0, 0.4])
+def test_hits_are_drawn_by_tier_also_where_nothing_is_found(found: float, tmp_path: Path) -> None:
+    figure, (axes,) = new_figure(size=(5, 4))
+    hits = Hits(own=0, memory=found, disk=0, lan=found / 2, line=0, fetch_s=0, fetching_share=0)
+    sizes = (4 * 2.0**30, 8 * 2.0**30, inf)
+    draw_hits(axes, [HitPoint(memory_bytes=size, hits=hits) for size in sizes])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == (
+        ["memory", "another machine", "no bound"] if found else ["memory", "no bound"]
+    )
+    save_figure(figure, tmp_path / "hits.svg")
 
 
 def test_a_plan_is_drawn_in_every_format(tmp_path: Path) -> None:
