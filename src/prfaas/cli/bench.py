@@ -15,13 +15,12 @@ import aiohttp
 import msgspec
 import rich.progress
 from rich.console import Console
-from rich.table import Table
 
 from prfaas.bench.asking import Api, Prompts, fitted
 from prfaas.bench.endpoint import Endpoint, Served, api_key_of
 from prfaas.bench.load import Pace, Told, send
-from prfaas.bench.outcomes import Outcome, Slo, Spread, Summary, summarise
-from prfaas.cli.console import report_console
+from prfaas.bench.outcomes import Outcome, Slo, Summary, summarise
+from prfaas.cli.bench_report import show
 from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.trace_options import add_trace_options, told
@@ -60,40 +59,76 @@ the same in 'vllm bench serve'. Exit status: 0 all were answered, 1 some were no
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("url", metavar="URL", help="of the endpoint, with or without /v1")
+    parser.add_argument("url", metavar="URL", help="the endpoint, with or without /v1")
     what = parser.add_argument_group("what is asked (without any of these: the paper's lengths)")
-    what.add_argument("--workload", type=Path, metavar="FILE", help="a workload, as for simulate")
     what.add_argument(
-        "--trace", type=Path, metavar="FILE", help="a trace, or a gateway's journal, likewise"
+        "--workload", type=Path, metavar="FILE", help="send this workload (as simulate does)"
     )
-    what.add_argument("--prompt", metavar="TOKENS", help="every prompt as long, for example 8K")
     what.add_argument(
-        "--output", type=int, metavar="TOKENS", help="of every answer (1024; a trace has its own)"
+        "--trace", type=Path, metavar="FILE", help="send a trace's, or a journal's, requests"
     )
-    what.add_argument("--requests", type=int, metavar="N", help="how many (100; a whole trace)")
-    what.add_argument("--seed", type=int, default=1, help="of lengths, times and prompts (1)")
+    what.add_argument("--prompt", metavar="TOKENS", help="make every prompt so long, e.g. 8K")
+    what.add_argument(
+        "--output",
+        type=int,
+        metavar="TOKENS",
+        help="have every answer so long (default: 1024, or as in the trace)",
+    )
+    what.add_argument(
+        "--requests", type=int, metavar="N", help="send so many (default: 100, or the whole trace)"
+    )
+    what.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw lengths, times and prompts from this seed (default: %(default)s)",
+    )
     add_trace_options(parser)
     when = parser.add_argument_group("when")
-    when.add_argument("--rate", type=float, metavar="R", help="requests per second")
+    when.add_argument("--rate", type=float, metavar="R", help="requests per second, on average")
     when.add_argument(
-        "--process", choices=get_args(Process), default="poisson", help="of the arrivals (poisson)"
+        "--process",
+        choices=get_args(Process),
+        default="poisson",
+        help="how arrivals are spread (default: %(default)s)",
     )
-    when.add_argument("--speed-up", type=float, help="of a trace's own times")
-    when.add_argument("--concurrency", type=int, metavar="N", help="no more than N at a time")
+    when.add_argument(
+        "--speed-up", type=float, metavar="X", help="send a trace's requests so many times faster"
+    )
+    when.add_argument(
+        "--concurrency", type=int, metavar="N", help="have no more than N under way at a time"
+    )
     when.add_argument("--duration", metavar="TIME", help="send none after so long, for example 60s")
     _configure_endpoint(parser)
     teach(parser, _EXAMPLES)
 
 
 def _configure_endpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--api", choices=get_args(Api), default="completions", help="completions")
-    parser.add_argument("--model", help="by its served name (the first that is served)")
+    parser.add_argument(
+        "--api",
+        choices=get_args(Api),
+        default="completions",
+        help="which API is asked (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="the model to ask (default: the first that is served)"
+    )
     parser.add_argument("--api-key-env", metavar="NAME", help="the variable that holds the API key")
-    parser.add_argument("--timeout", default="10min", help="for one whole answer (10min)")
-    parser.add_argument("--ttft", metavar="TIME", help="the SLO: first token within")
-    parser.add_argument("--tpot", metavar="TIME", help="the SLO: each further token within")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="one JSON line per request")
+    parser.add_argument(
+        "--timeout",
+        default="10min",
+        metavar="TIME",
+        help="what one whole answer may take (default: %(default)s)",
+    )
+    parser.add_argument("--ttft", metavar="TIME", help="the SLO: the first token comes within TIME")
+    parser.add_argument(
+        "--tpot", metavar="TIME", help="the SLO: each further token takes TIME at most"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw what was measured to .png, .svg or .pdf"
+    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write one JSON line per request")
     add_json(parser, Summary, help_text="print JSON in place of the tables")
 
 
@@ -114,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode())
     else:
-        _report(summary, slo)
+        show(summary, slo)
     return 0 if summary.completed == summary.requests > 0 else 1
 
 
@@ -235,57 +270,6 @@ class _Lines:
 def _save(path: Path, outcomes: list[Outcome]) -> None:
     with path.open("wb") as file:
         file.writelines(msgspec.json.encode(outcome) + b"\n" for outcome in outcomes)
-
-
-def _report(summary: Summary, slo: Slo) -> None:
-    console = report_console()
-    s = summary
-    console.print(
-        f"{s.model}: {s.completed} of {s.requests} answered in {s.duration_s:.1f} s, at most "
-        f"{s.most_concurrent} at a time: {s.requests_per_s:.2f} req/s, "
-        f"{s.input_tokens_per_s:.0f} tokens/s in, {s.output_tokens_per_s:.0f} tokens/s out",
-        highlight=False,
-    )
-    if slo != Slo():
-        console.print(
-            f"within the SLO: {s.slo_share:.1%}, {s.goodput_req_per_s:.2f} req/s", highlight=False
-        )
-    for kind, count in s.errors.items():
-        said = f": {s.messages[kind]}" if kind in s.messages else ""
-        console.print(f"failed: {count}, {kind}{said}", highlight=False, markup=False)
-    console.print(_times(summary))
-    if s.routes:
-        console.print(_routes(summary))
-
-
-def _times(summary: Summary) -> Table:
-    table = Table("", "mean", "P50", "P90", "P95", "P99", "most")
-    rows = {
-        "TTFT, s": (summary.ttft_s, 1.0),
-        "TPOT, ms": (summary.tpot_s, 1e3),
-        "ITL, ms": (summary.itl_s, 1e3),
-        "latency, s": (summary.latency_s, 1.0),
-        "sent late, ms": (summary.late_s, 1e3),
-    }
-    for name, (spread, unit) in rows.items():
-        table.add_row(name, *_cells(spread, unit))
-    return table
-
-
-def _routes(summary: Summary) -> Table:
-    table = Table("route", "answers", "mean prompt", "TTFT mean, s", "P50", "P90", "P99")
-    for route, found in summary.routes.items():
-        cells = _cells(found.ttft_s, 1.0)
-        shown = (cells[0], cells[1], cells[2], cells[4])
-        table.add_row(route, str(found.completed), f"{found.mean_prompt_tokens:.0f}", *shown)
-    return table
-
-
-def _cells(spread: Spread | None, unit: float) -> list[str]:
-    if spread is None:
-        return ["-"] * 6
-    values = (spread.mean, spread.p50, spread.p90, spread.p95, spread.p99, spread.most)
-    return [f"{value * unit:.3f}" for value in values]
 
 
 def _note(text: str) -> None:

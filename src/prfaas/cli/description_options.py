@@ -33,7 +33,9 @@ def add_description_options(parser: argparse.ArgumentParser) -> None:
         "what 'prfaas profile' wrote",
     )
     asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--workload", type=Path, metavar="FILE", help="in place of the file's own")
+    asked.add_argument(
+        "--workload", type=Path, metavar="FILE", help="a workload in place of the file's own"
+    )
     asked.add_argument(
         "--trace", type=Path, metavar="FILE", help="a trace, or a gateway's journal, likewise"
     )

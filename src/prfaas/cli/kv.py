@@ -91,10 +91,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the catalogue and stop")
     parser.add_argument(
-        "--tokens", action="append", metavar="N", help="a length, e.g. 32K; may be repeated"
+        "--tokens", action="append", metavar="N", help="show this length, e.g. 32K; may be repeated"
     )
     flags = parser.add_argument_group("as vLLM's flags of the same names")
-    flags.add_argument("--dtype", metavar="T", help="the model's; auto: as its config says")
+    flags.add_argument("--dtype", metavar="T", help="of the model (auto: as its config says)")
     flags.add_argument(
         "--kv-cache-dtype", "--kv-dtype", dest="kv_dtype", metavar="T", help="of keys and values"
     )

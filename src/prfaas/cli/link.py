@@ -75,7 +75,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     teach(listen, LISTEN_EXAMPLES)
     for action in (test, listen):
-        action.add_argument("--name", required=True, help="our own name, as in our certificate")
+        action.add_argument(
+            "--name", required=True, metavar="AGENT", help="our own name, as in our certificate"
+        )
         action.add_argument(
             "--certs",
             type=Path,

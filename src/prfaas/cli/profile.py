@@ -45,20 +45,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "one into its run directory); of each cluster one engine of a role is measured",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the profile; of a deployment a directory"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="where to write the profile; of a deployment: the directory for all",
     )
     parser.add_argument(
-        "--time", default="2min", help="about how long each engine is measured (2min)"
+        "--time",
+        default="2min",
+        metavar="TIME",
+        help="about how long each engine is measured (default: %(default)s)",
     )
-    parser.add_argument("--longest", metavar="TOKENS", help="no longer prompts, for example 32K")
+    parser.add_argument("--longest", metavar="TOKENS", help="measure no longer prompts, e.g. 32K")
     parser.add_argument(
-        "--max-batch", type=int, metavar="N", help="no larger batches (32; the file's own)"
+        "--max-batch",
+        type=int,
+        metavar="N",
+        help="measure no larger batches (default: 32, or max_num_seqs of the file)",
     )
-    parser.add_argument("--hardware", help="what one instance runs on, for the profile")
     parser.add_argument(
-        "--gpus", type=int, metavar="N", help="GPUs of one instance (one for each rank)"
+        "--hardware", metavar="WORDS", help="what the profile is to say that an instance runs on"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="how many GPUs an instance has (default: one for each rank)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the curves to .png, .svg or .pdf"
+    )
     teach(parser, _EXAMPLES)
 
 

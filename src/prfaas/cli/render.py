@@ -35,10 +35,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     pods = kinds.add_parser("kubernetes", help="Kustomize bases, one for each cluster")
     _both(pods, KUBERNETES)
-    pods.add_argument("--namespace", default="prfaas", help="its beginning (default: %(default)s)")
-    pods.add_argument("--image", default=Images().base, help="of agents and gateways")
-    pods.add_argument("--engine-image", default=Images().engine, help="of engines")
-    pods.add_argument("--vllm", choices=("cpu", "gpu"), default="gpu", help="default: %(default)s")
+    pods.add_argument(
+        "--namespace",
+        default="prfaas",
+        metavar="NAME",
+        help="what namespaces are called, or begin with (default: %(default)s)",
+    )
+    pods.add_argument(
+        "--image",
+        default=Images().base,
+        metavar="NAME",
+        help="the image of agents and gateways (default: %(default)s)",
+    )
+    pods.add_argument(
+        "--engine-image",
+        default=Images().engine,
+        metavar="NAME",
+        help="the image of engines (default: %(default)s)",
+    )
+    pods.add_argument(
+        "--vllm",
+        choices=("cpu", "gpu"),
+        default="gpu",
+        help="which build of vLLM that image has (default: %(default)s)",
+    )
     pods.add_argument(
         "--site",
         action="append",
@@ -49,8 +69,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     units = kinds.add_parser("systemd", help="units, a folder for each machine and for gateways")
     _both(units, SYSTEMD)
-    units.add_argument("--prefix", default="/opt/prfaas", help="of the virtual environment")
-    units.add_argument("--file", default="/etc/prfaas/deployment.yaml", help="its place there")
+    units.add_argument(
+        "--prefix",
+        default="/opt/prfaas",
+        metavar="DIR",
+        help="where the machines have the virtual environment (default: %(default)s)",
+    )
+    units.add_argument(
+        "--file",
+        default="/etc/prfaas/deployment.yaml",
+        metavar="PATH",
+        help="where the machines have the deployment file (default: %(default)s)",
+    )
 
 
 def _both(parser: argparse.ArgumentParser, epilog: str) -> None:

@@ -75,9 +75,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="runs of the file, or policies on its own engines: " + ", ".join(POLICIES),
     )
     parser.add_argument(
-        "--requests", type=int, help="how many requests to draw, or to take from a recorded trace"
+        "--requests",
+        type=int,
+        metavar="N",
+        help="how many requests to draw, or to take from a recorded trace",
     )
-    parser.add_argument("--speed-up", type=float, help="let requests arrive this much faster")
+    parser.add_argument(
+        "--speed-up", type=float, metavar="X", help="let requests arrive this much faster"
+    )
     parser.add_argument(
         "--seeds",
         nargs="+",

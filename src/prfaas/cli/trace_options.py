@@ -17,13 +17,15 @@ def add_trace_options(parser: argparse.ArgumentParser) -> None:
         "--clip", metavar="TOKENS", help="cut prompts that are longer, for example to 128K"
     )
     group.add_argument(
-        "--time-unit", choices=get_args(TimeUnit), help="what times are in that are numbers"
+        "--time-unit", choices=get_args(TimeUnit), help="the unit of times that are numbers"
     )
     group.add_argument(
-        "--time-zone", metavar="ZONE", help="of times that name none: UTC, +02:00, Europe/Berlin"
+        "--time-zone",
+        metavar="ZONE",
+        help="the zone of times that name none: UTC, +02:00, Europe/Berlin",
     )
     group.add_argument(
-        "--block-tokens", type=int, metavar="N", help="tokens that one of hash_ids stands for"
+        "--block-tokens", type=int, metavar="N", help="how many tokens one of hash_ids stands for"
     )
 
 
