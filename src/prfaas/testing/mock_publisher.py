@@ -40,6 +40,8 @@ class MockPublisher:
         self.drops: Callable[[int], bool] = lambda _: False
         """Which messages of a replay, counted from its start, are lost on the way; the last one is
         where any is."""
+        self.late_s = 0.0
+        """It takes so long before it answers a replay."""
 
     async def publish(self, payload: bytes, *, lose: bool = False) -> None:
         """Number a batch and send it, or lose it on the way."""
@@ -57,6 +59,7 @@ class MockPublisher:
         while True:
             client, _, start = await self._router.recv_multipart()
             self.replays += 1
+            await asyncio.sleep(self.late_s)
             begin = int.from_bytes(start, "big")
             lost = [self.drops(number - begin) for number in range(begin, len(self.kept))]
             for number in range(begin, len(self.kept)):

@@ -9,6 +9,7 @@ import pytest
 from prfaas.agent.settings import settings_for
 from prfaas.cli.main import main
 from prfaas.core.deployment import Deployment, parse_deployment
+from prfaas.core.deployment.gateways import MOST_OUTPUT_S
 from prfaas.core.errors import ConfigError
 from prfaas.link.tcp.config import Plaintext, TlsFiles
 
@@ -52,6 +53,13 @@ def test_settings_of_a_receiver(deployment: Deployment) -> None:
     assert settings.link is not None
     assert settings.link.security == TlsFiles(Path("a"), Path("b"), Path("c"))
     assert (settings.link.peers, settings.link.accept_from) == ({}, frozenset({"ae"}))
+
+
+def test_an_agent_takes_nothing_that_lasts_longer_than_the_files_longest_request() -> None:
+    for deadline, seconds in (("10 min", 600), ("2 h", 7200)):
+        text = f"{DEPLOYMENT}gateway: {{request_deadline: {deadline}}}"
+        found = settings_for(parse_deployment(text, source="test"), "aw", socket=Path("/s"))
+        assert found.longest_deadline_s == seconds + MOST_OUTPUT_S
 
 
 def test_settings_that_cannot_work(deployment: Deployment) -> None:

@@ -124,6 +124,9 @@ def test_another_secret_matches_nothing() -> None:
     assert isinstance(event, BlocksKeyed)
     apply(index.engine("e"), event)
     assert not index.match(PromptKeys(TOKENS, salt=SALT))
+    other = KeyedBlocks(BlockHasher(SECRET), b"another").stored(stored(0, 3))
+    assert isinstance(other, BlocksKeyed)
+    assert other.names != event.names, "who knows an engine's hashes knows no names"
 
 
 def test_what_cannot_be_placed_is_counted_and_not_told() -> None:

@@ -308,3 +308,14 @@ async def test_a_publisher_that_answers_late_is_given_longer_and_nothing_is_lear
         await until(lambda: feed.state is FeedState.LIVE)
         assert held(feed.follower.index) == 20
         assert (feed.follower.batches_total, feed.follower.resets_total) == (2, 1)
+
+
+async def test_a_publisher_that_needs_longer_is_waited_for_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prfaas.kv_events.feed._REPLAY_TIMEOUT_S", 0.05)
+    async with following() as (feed, publisher):
+        publisher.late_s = 0.3
+        publisher.kept.append(batch(stored(0, 3)))
+        await until(lambda: feed.state is FeedState.LIVE)
+        assert held(feed.follower.index) == 12

@@ -184,6 +184,11 @@ def test_a_group_that_no_model_has_is_an_error(group: int) -> None:
         follower.take(0, msgspec.msgpack.encode(batch))
 
 
+def test_what_is_alike_is_sent_once() -> None:
+    frames = packed(Held([BlocksGone(0, bytes(8))])) * 1000
+    assert len(Deflater()(frames)) < len(frames) / 100
+
+
 def test_a_stream_that_is_not_deflated_is_an_error() -> None:
     with pytest.raises(EngineError, match="not deflated"):
         list(FrameReader().feed(b"plainly no zlib"))

@@ -6,8 +6,10 @@ import pytest
 
 from prfaas.core.errors import InvariantError
 from prfaas.link.api import TransferKey, TransferOffer
-from prfaas.pool.effects import AbandonReception, AcceptOffer, AnswerImport, RefuseOffer
+from prfaas.pool.effects import AbandonReception, AcceptOffer, AnswerImport, RefuseOffer, StopExport
 from prfaas.pool.events import (
+    EngineConnected,
+    ExportBegun,
     ImportClosed,
     OfferReceived,
     OfferWithdrawn,
@@ -17,7 +19,7 @@ from prfaas.pool.events import (
     TransferReceived,
 )
 from prfaas.pool.pool import Pool
-from prfaas.testing.mock_engine_rank import mock_layout
+from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
 from prfaas.testing.pool_kit import SLOT, PoolRig
 
 
@@ -134,3 +136,13 @@ def test_no_peer_holds_memory_longer_than_a_request_of_the_deployment_lasts() ->
         (answer,) = [e for e in effects if isinstance(e, AcceptOffer | RefuseOffer)]
         assert isinstance(answer, kind), answer
         assert not isinstance(answer, RefuseOffer) or not answer.retry
+
+
+def test_no_engine_holds_memory_longer_than_a_request_of_the_deployment_lasts() -> None:
+    pool = Pool("here", slot_bytes=16, slot_count=8, export_slots=2, engines=frozenset({"a"}),
+                longest_deadline_s=100.0)  # fmt: skip
+    pool.handle(EngineConnected(1, "a", 7, mock_layout()), now=0.0)
+    for name, deadline_s in (("x", 100.5), ("y", 100.0)):
+        export = ExportBegun(1, name, "here", 0, 16, 5, deadline_s, MOCK_DIGEST, ("a",))
+        stopped = [e for e in pool.handle(export, now=0.0) if isinstance(e, StopExport)]
+        assert bool(stopped) == (deadline_s > 100), stopped

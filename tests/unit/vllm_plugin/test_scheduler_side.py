@@ -19,6 +19,7 @@ from vllm.v1.kv_cache_interface import (  # noqa: E402
 from vllm.v1.request import RequestStatus  # noqa: E402
 
 from prfaas.core.prompt_digest import prompt_digest  # noqa: E402
+from prfaas.vllm_plugin.adapter_identity import AdapterIdentities  # noqa: E402
 from prfaas.vllm_plugin.metadata import ExportStep, StepMetadata  # noqa: E402
 from prfaas.vllm_plugin.scheduler_side import SchedulerSide  # noqa: E402
 
@@ -313,6 +314,20 @@ def test_what_leaves_and_what_is_loaded_is_bound_to_the_requests_own_prompt() ->
     side.update_state_after_alloc(prompt, blocks, 768)
     (start,) = step(side, 0, 0).imports
     assert start.prompt_digest == digest
+
+
+def test_what_leaves_is_bound_to_its_adapter() -> None:
+    side, prompt = SchedulerSide(config(full(), mamba())), request(1000, export(768))
+    prompt.lora_request = SimpleNamespace(
+        lora_name="poet", lora_int_id=1, lora_path="some/where", load_inplace=False
+    )
+    side.on_new_request(prompt)
+    (sent,) = step(side, 0, 768, new=True).exports
+    without = prompt_digest(range(768), to_token=768, salt="a salt")
+    assert sent.prompt_digest != without
+    assert sent.prompt_digest == prompt_digest(
+        range(768), to_token=768, salt="a salt", adapter=AdapterIdentities().of(prompt.lora_request)
+    )
 
 
 @pytest.mark.parametrize("more", [{"prompt_token_ids": None}, {"mm_features": ["a picture"]}])
