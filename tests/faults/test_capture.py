@@ -227,5 +227,9 @@ def test_what_an_attacker_reads_on_the_wire(tls: bool, tmp_path: Path) -> None:
         until(crossed, f"a prompt is offloaded: {said}")
         captured = wire.captured()
     found = {what for what, secret in SECRETS.items() if secret in captured}
+    if tls:
+        cache_key = (tmp_path / "certs" / "cache.key").read_text().strip()
+        assert cache_key.encode() not in captured
+        assert bytes.fromhex(cache_key) not in captured
     assert len(captured) > 2_000_000  # The KV cache of the long prompt has crossed the line.
     assert found == (set() if tls else IN_PLAINTEXT)

@@ -136,6 +136,17 @@ def test_a_revoked_certificate_gets_in_no_more(agents: Agents, tmp_path: Path) -
     assert len(list(revoked)) == 2, "who was on the list stays on it"
 
 
+def test_who_has_expired_is_ended(agents: Agents, tmp_path: Path) -> None:
+    create_authority(tmp_path)
+    west = agents.open("west", issue(tmp_path, "west"))
+    east = agents.open("east", issue(tmp_path, "east", days=10), to=west)
+    assert agents.send(east, WAIT_S) == "complete"
+    assert west.tls is not None
+    assert west.tls.end_untrusted(now=time.time() + 9 * 86400) == []
+    [said] = west.tls.end_untrusted(now=time.time() + 11 * 86400)
+    assert "ended: its certificate has expired" in said
+
+
 def test_one_file_has_the_lists_of_several_authorities(agents: Agents, tmp_path: Path) -> None:
     both, crl = b"", tmp_path / "crl.pem"
     for name in ("old", "new"):

@@ -81,6 +81,7 @@ from prfaas.index.keyed_prefixes import KeyedPrefixes
 from prfaas.index.keys import BlockHasher, KnownTokens, PromptKeys
 from prfaas.index.prefix_index import PrefixIndex
 from prfaas.kv_events.follower import KvEventFollower
+from prfaas.kv_events.sources import source_of
 from prfaas.kv_events.wire import Alive, Begun, Changed, Deflater, FrameReader, Held, Reached
 from prfaas.link.api import LinkState, LinkStates, TransferKey
 from prfaas.link.protocol.frames import Welcome, decode
@@ -112,6 +113,8 @@ from prfaas.pool.spill_format import (
 from prfaas.scheduler import journal
 from prfaas.scheduler.events import EngineDown, PrefillCompleted, RequestArrived
 from prfaas.scheduler.replay import read_journal
+from prfaas.status.caches import caches_of, hit_share
+from prfaas.status.exposition import MetricsPage
 from prfaas.testing.mock_engine_rank import MOCK_DIGEST, mock_layout
 from prfaas.workload.files import read_trace_file
 
@@ -438,6 +441,29 @@ def trace_file(rng: random.Random) -> None:
         read_trace_file(_FILE)
 
 
+_PAGE = b"""# HELP a b
+# TYPE vllm:prefix_cache_hits counter
+vllm:prefix_cache_hits_total{model_name="m",engine="0"} 3.0
+vllm:prefix_cache_queries_total{model_name="m",engine="0"} 9.0
+prfaas_pool_slots{state="free"} 12
+"""
+_SOURCES = b'{"0": {"endpoint": "tcp://*:5557", "replay_endpoint": "tcp://*:5558"}}'
+
+
+def metrics_pages(rng: random.Random) -> None:
+    """What `prfaas status` reads of engines and agents."""
+    page = MetricsPage(mutated(rng, _PAGE).decode(errors="replace"))
+    page.by("prfaas_pool_slots", "state")
+    hit_share(page)
+    caches_of(page)
+
+
+def event_sources(rng: random.Random) -> None:
+    """Where an engine says that it publishes."""
+    with suppress(EngineError):
+        source_of("e", 200, mutated(rng, _SOURCES))
+
+
 def lengths_first(rng: random.Random) -> None:
     """A length that is huge takes no memory before its bytes are there."""
     frames = FrameBuffer(EngineError)
@@ -453,6 +479,7 @@ TARGETS: dict[str, Target] = {
         spilled_file,
         gateway_sessions, worker_messages,
         agent_answers, line_budget_frames, engine_socket, journal_file, trace_file, lengths_first,
+        metrics_pages, event_sources,
     )
 }  # fmt: skip
 

@@ -23,9 +23,10 @@ class MetricsPage:
             self._samples.clear()
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The sum of the samples with these labels; None where there is none."""
+        """The sum of the samples with these labels; None where there is none that is a number."""
         found = [s.value for s in self._with(name, labels)]
-        return sum(found) if found else None
+        total = sum(found)
+        return total if found and isfinite(total) else None
 
     def by(self, name: str, *labels: str) -> dict[str, int]:
         """Whole numbers by the values of ``labels``, which are joined with a space."""

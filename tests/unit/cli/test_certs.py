@@ -33,6 +33,10 @@ def test_every_agent_of_a_deployment_gets_one(
     assert (tmp_path / "aw2-key.pem").is_file()
     assert main(["certs", "issue", "--dir", str(tmp_path)]) == 2
     assert "name agents or gateways" in capsys.readouterr().err
+    of_file = ["certs", "issue", "--deployment", str(file), "--dir", str(tmp_path)]
+    assert main([*of_file, "aw3"]) == 2
+    assert "no agent or gateway 'aw3'" in capsys.readouterr().err
+    assert not (tmp_path / "aw3.pem").exists()
 
 
 @pytest.mark.parametrize(

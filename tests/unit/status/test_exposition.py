@@ -36,3 +36,7 @@ def test_nonsense_says_nothing(nonsense: str) -> None:
     page = MetricsPage(nonsense)
     assert page.value("a") is None
     assert page.by("a", "b") == {}
+
+
+def test_a_sum_that_is_no_number_says_nothing() -> None:
+    assert MetricsPage('a{b="1"} 1e308\na{b="2"} 1e308\n').value("a") is None

@@ -75,3 +75,5 @@ def test_what_was_replaced_is_revoked_too_or_alone(tmp_path: Path) -> None:
         authority.revoke(tmp_path, "west", replaced=True)
     assert _revoked(authority.revoke(tmp_path, "east", replaced=True)) == set(serials[:2])
     assert _revoked(authority.revoke(tmp_path, "east")) == set(serials)
+    all_at_once = {_serial(authority.issue(tmp_path, "south").cert) for _ in range(3)}
+    assert _revoked(authority.revoke(tmp_path, "south")) == all_at_once | set(serials)
