@@ -20,7 +20,9 @@ Exit status: 0.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     teach(parser, EXAMPLES)
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose script to print")
+    parser.add_argument(
+        "shell", choices=("bash", "zsh", "tcsh"), help="the shell whose script is printed"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

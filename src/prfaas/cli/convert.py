@@ -28,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("file", type=Path, help="a planner's or simulator's scenario of before")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where to write it (standard output)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where to write it (default: standard output)",
     )
     teach(parser, EXAMPLES)
 

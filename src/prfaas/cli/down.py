@@ -34,10 +34,13 @@ class DownReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     teach(parser, EXAMPLES)
-    parser.add_argument("run", nargs="?", metavar="RUN", help="which one, where several run")
-    parser.add_argument("--all", action="store_true", help="every run of yours on this machine")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="end this one, where several run")
+    parser.add_argument("--all", action="store_true", help="end every run of yours on this machine")
     parser.add_argument(
-        "--wait", default="60 s", metavar="TIME", help="for how long (default: %(default)s)"
+        "--wait",
+        default="60 s",
+        metavar="TIME",
+        help="wait so long for the end (default: %(default)s)",
     )
     parser.add_argument(
         "--ray",

@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vllm",
         choices=("cpu", "gpu"),
-        help="whose command (default: that of the vLLM installed here)",
+        help="make the command for this build (default: the one installed here)",
     )
     add_json(parser, EngineReport)
 

@@ -45,7 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--own-service", metavar="NAME", help="the headless Service that this gateway is behind"
     )
     parser.add_argument(
-        "--period", default="2 s", metavar="TIME", help="between two looks (default: %(default)s)"
+        "--period",
+        default="2 s",
+        metavar="TIME",
+        help="time between two looks (default: %(default)s)",
     )
     parser.add_argument(
         "--leave-after",

@@ -25,7 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument(
-        "words", nargs="*", metavar="VERB", help="of what this verb prints with --json instead"
+        "words",
+        nargs="*",
+        metavar="VERB",
+        help="a verb: describe what it prints with --json instead",
     )
 
 

@@ -38,7 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print it once and stop")
     add_json(parser, Snapshot, help_text="print JSON once")
     parser.add_argument(
-        "--every", default="1 s", metavar="TIME", help="look again after (default: %(default)s)"
+        "--every",
+        default="1 s",
+        metavar="TIME",
+        help="time between two looks (default: %(default)s)",
     )
     parser.add_argument(
         "--gateway", metavar="URL", help="ask this gateway (default: where the file's listens)"

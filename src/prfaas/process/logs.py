@@ -37,7 +37,8 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         "--log-file",
         type=Path,
         metavar="FILE",
-        help="in place of standard error; when it is moved away (logrotate) a new one is begun",
+        help="log to this file instead of standard error; when it is moved away (logrotate) a new "
+        "one is begun",
     )
 
 
