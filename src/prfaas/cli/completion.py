@@ -19,6 +19,7 @@ Exit status: 0.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument(
         "shell", choices=("bash", "zsh", "tcsh"), help="the shell whose script is printed"
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the script; 0."""
     from prfaas.cli.main import build_parser
 
     print(shtab.complete(build_parser("*"), shell=args.shell))

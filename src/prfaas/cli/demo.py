@@ -27,6 +27,7 @@ wrong or a process could not be started.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
@@ -44,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the demo; 0 where every answer is identical, 1 where one is not, 128 + the signal that
+    ended it."""
     # Only a demo that serves on needs the file's port; any other gets out of the way.
     listen = args.listen or (None if args.keep else f"{HOST}:0")
     deployment = load(args.deployment, model=None, listen=listen)

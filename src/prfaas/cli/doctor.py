@@ -47,6 +47,7 @@ class DoctorReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument(
         "deployment",
@@ -73,6 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Look, and show what is found; 1 where something is in the way."""
     console = None if args.json else report_console()
     measure_s = _measure_s(args.measure)
     deployment, findings = _whose(args.deployment)

@@ -33,6 +33,7 @@ class DownReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument("run", nargs="?", metavar="RUN", help="end this one, where several run")
     parser.add_argument("--all", action="store_true", help="end every run of yours on this machine")
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """End what was chosen; 1 where something has not ended in time."""
     timeout_s = parse_duration(args.wait)
     chosen = _chosen(args)
     gone = {}

@@ -41,6 +41,7 @@ class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument("name", metavar="NAME", help="the engine's name in the deployment")
     add_deployment(parser)
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the command, 0; or become it. Raises ConfigError for an engine that is not there."""
     file = deployment_file(args)
     deployment = load_deployment(file)
     engine = _engine(deployment, args.name, source=str(file))

@@ -83,6 +83,7 @@ class KvReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     parser.add_argument(
         "model",
@@ -113,6 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Show the sizes; 0. Raises ConfigError for a model that is not known."""
     if args.list:
         _print_catalogue()
         return 0

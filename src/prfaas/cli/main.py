@@ -106,6 +106,8 @@ def _nearest(word: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status. ``argv``: without the program's name (None: the
+    process's own)."""
     arguments = sys.argv[1:] if argv is None else argv
     verb = next((word for word in arguments if not word.startswith("-")), None)
     if not arguments:

@@ -33,6 +33,7 @@ deployment cannot be found.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
     teach(parser, EXAMPLES)
     add_deployment(parser)
     parser.add_argument("--once", action="store_true", help="print it once and stop")
@@ -49,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Show it once, or until Ctrl-C; 1 where requests are not answered."""
     deployment = load_deployment(deployment_file(args))
     gateway = (args.gateway or deployment.gateway.admin_url).rstrip("/")
     return run_until_signal(_show(deployment, gateway, args), stopped_status=0)

@@ -7,7 +7,7 @@ import time
 import aiohttp
 import msgspec
 
-from prfaas.core.errors import EngineError
+from prfaas.core.errors import UNREADABLE, EngineError
 from prfaas.demo.script import ANSWER_TOKENS
 from prfaas.process.failures import in_words
 
@@ -65,7 +65,7 @@ async def ask(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str)
             if response.status != 200:
                 raise EngineError(f"{url} answered {response.status}: {await response.text()}")
             return await _read(response, sent_at)
-    except (aiohttp.ClientError, msgspec.DecodeError) as error:
+    except (aiohttp.ClientError, TimeoutError, *UNREADABLE) as error:
         raise EngineError(f"{url} broke off: {in_words(error)}") from error
 
 
@@ -78,7 +78,7 @@ async def lead(http: aiohttp.ClientSession, url: str, *, model: str, prompt: str
             if response.status != 200:
                 raise EngineError(f"{url} answered {response.status}: {await response.text()}")
             answer = await response.json()
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise EngineError(f"{url} broke off: {in_words(error)}") from error
     best, second, *_ = sorted(answer["choices"][0]["logprobs"]["top_logprobs"][at].values())[::-1]
     return float(best - second)

@@ -47,6 +47,7 @@ def _verdict(answer: Answer, plain: Answer, lead: float | None) -> str:
 
 
 def nearly_tied(lead: float | None) -> bool:
+    """Whether an engine's own answer may part there. ``lead``: see `table`."""
     return lead is not None and lead < NEAR_TIE_NATS
 
 
@@ -76,6 +77,7 @@ def _share(part: float, whole: float) -> str:
 
 
 def identical(answer: Answer, plain: Answer) -> bool:
+    """Token by token, and as text."""
     return answer.token_ids == plain.token_ids and answer.text == plain.text
 
 

@@ -21,4 +21,5 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def ok(check: str, found: str) -> Finding:
+    """A finding that asks for nothing."""
     return Finding(check, "ok", found)

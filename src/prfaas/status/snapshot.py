@@ -66,6 +66,8 @@ class MachineStatus(Row, frozen=True):
 
 
 class ClusterStatus(Row, frozen=True):
+    """One cluster, with what runs on its machines."""
+
     name: str
     kind: str
     machines: list[MachineStatus]

@@ -36,6 +36,8 @@ class Noted(NamedTuple):
 
 
 class CudaCopier:
+    """A `PageCopier` for caches in the memory of ``device``."""
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._driver = cuda_driver()

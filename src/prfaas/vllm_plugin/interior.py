@@ -262,4 +262,5 @@ def _state_pieces(spec: MambaSpec, states: list[list[_Part]]) -> tuple[Piece, ..
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """Such as ``bfloat16``."""
     return str(dtype).removeprefix("torch.")

@@ -160,6 +160,7 @@ class Importer:
         return results
 
     def close(self) -> None:
+        """End the thread; loads that have not begun are dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, load: _Load) -> None:

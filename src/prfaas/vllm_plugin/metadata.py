@@ -79,6 +79,8 @@ class ImportStart:
 
 @dataclass
 class StepMetadata(KVConnectorMetadata):
+    """Scheduler to workers: what of which requests moves in this step."""
+
     exports: list[ExportStep] = field(default_factory=list)
     aborted_exports: list[tuple[str, str]] = field(default_factory=list)
     """(transfer_id, reason): the boundary will never be reached."""

@@ -78,6 +78,7 @@ class Pages(NamedTuple):
 
 
 def address_of(memory: memoryview) -> int:
+    """Where it begins, in this process."""
     return torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
 
 

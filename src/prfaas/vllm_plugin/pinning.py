@@ -37,6 +37,7 @@ class ArenaPinner:
         self._thread.start()
 
     def pin(self, arena: memoryview) -> None:
+        """Copies between it and the device are asynchronous, and faster, from then on."""
         memory = torch.frombuffer(arena, dtype=torch.uint8)
         self._tasks.put(lambda: self._pin(memory))
 
@@ -46,9 +47,11 @@ class ArenaPinner:
         self._tasks.put(lambda: self._let_go(address))
 
     def has_pinned(self, arena: memoryview) -> bool:
+        """Whether it has been pinned by now."""
         return address_of(arena) in self._pinned
 
     def close(self) -> None:
+        """End the thread, after what was asked before."""
         self._tasks.put(None)
         self._thread.join(timeout=5)
 

@@ -125,6 +125,7 @@ class SchedulerSide:
                 self._give_up(export, "the engine's caches were reset")
 
     def on_new_request(self, request: Request) -> None:
+        """Notes what the gateway has written into it."""
         try:
             params = parse_handoff(request.kv_transfer_params)
             if params is None:

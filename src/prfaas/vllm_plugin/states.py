@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class RecurrentStates:
+    """When the states of one engine's recurrent layers stand still."""
+
     def __init__(self, kv_cache: KVCacheConfig) -> None:
         self._specs = recurrent_specs(kv_cache)
         largest = max(block_tokens for _, block_tokens in group_kinds(kv_cache))

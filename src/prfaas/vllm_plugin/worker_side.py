@@ -27,6 +27,8 @@ logger = init_logger(f"vllm.{__name__}")
 
 
 class WorkerSide:
+    """What one rank does in a step, in the order in which vLLM calls."""
+
     def __init__(
         self,
         config: VllmConfig,
@@ -52,14 +54,17 @@ class WorkerSide:
         """Those that were copied, or given up; the copier's thread adds to it."""
 
     def step_begins(self, meta: StepMetadata) -> None:
+        """Before the model runs: exports that will not be complete end."""
         for transfer_id, reason in meta.aborted_exports:
             self._exporter.abort(transfer_id, reason)
 
     def layer_computed(self, meta: StepMetadata, layer_name: str) -> None:
+        """From the layer's own hook: what it has made final leaves."""
         for step in meta.exports:
             self._exporter.layer_computed(step, layer_name)
 
     def step_ended(self, meta: StepMetadata) -> None:
+        """The rest leaves, and answers that are complete."""
         if meta.exports or meta.answers:
             self._exporter.step_ended([*meta.exports, *meta.answers])
             for answer in meta.answers:
@@ -72,10 +77,12 @@ class WorkerSide:
             self._copier.hold_model()
 
     def start_imports(self, meta: StepMetadata) -> None:
+        """Loads begin; the model does not wait for them."""
         for item in meta.imports:
             self._importer.start(item)
 
     def take_results(self, finished_request_ids: set[str]) -> KVConnectorTransferResults:
+        """Loads that have ended since the last call. See `Importer.take_results`."""
         results = self._importer.take_results(finished_request_ids)
         return KVConnectorTransferResults(
             finished_sending=set(),
@@ -84,6 +91,7 @@ class WorkerSide:
         )
 
     def report(self) -> StepReport | None:
+        """What the scheduler side is to know of exports and answers; None: nothing new."""
         failed = self._exporter.take_failures()
         answers: Counter[str] = Counter()
         while self._answers:
@@ -91,6 +99,7 @@ class WorkerSide:
         return StepReport(failed, dict(answers)) if failed or answers else None
 
     def close(self) -> None:
+        """End every thread, and the connection to the agent."""
         self._importer.close()
         self._copier.close()
         self._client.close()

@@ -1,5 +1,6 @@
 """The demo's client reads a stream as it comes, and what the gateway says in its headers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -73,6 +74,18 @@ async def test_an_error_answer_is_an_error(http: aiohttp.ClientSession) -> None:
 async def test_an_error_inside_the_stream_is_an_error(http: aiohttp.ClientSession) -> None:
     with pytest.raises(EngineError, match="engine died"):
         await _ask(http, _break_off)
+
+
+async def test_one_that_says_nothing_more_is_an_error() -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.sleep(60)
+        return response
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.2)) as hurried:
+        with pytest.raises(EngineError, match="broke off: no answer in time"):
+            await _ask(hurried, hang)
 
 
 def test_other_tokens_with_the_same_text_are_a_difference() -> None:
