@@ -5,17 +5,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from tests.unit.planner.pools import written
 
+from prfaas.core.deployment import SchedulerConfig
+from prfaas.description.experiments import RunConfig, Split
 from prfaas.description.file import parse_description
 from prfaas.description.speeds import kv_size_of
 from prfaas.models.profiles import load_profile
+from prfaas.planner.compare import prfaas_pd, walked_through
 from prfaas.planner.demand import decode_point
 from prfaas.planner.pool_site import site_of
 from prfaas.planner.pool_walk import Walk, Way, walk
+from prfaas.planner.scenario import scenario_of
 from prfaas.policies.registry import make_policy
-from prfaas.sim.build import build_world
+from prfaas.sim.build import build_workload, build_world
+from prfaas.sim.experiment import simulate
 from prfaas.sim.simulation import Simulation
 from prfaas.testing.conversation_trace import conversation_trace
 from prfaas.workload.requests import Workload
@@ -60,6 +67,38 @@ def both(trace: RecordedTrace, **fill: object) -> tuple[Walk, Simulation]:
     simulation = Simulation(world, workload, make_policy(run.scheduler), run.scheduler)
     simulation.run()
     return walked, simulation
+
+
+def test_a_plan_carries_what_the_simulators_engines_have_time_for(tmp_path: Path) -> None:
+    """At 80% of it, where a trace's turns still come after the answers before them."""
+    written(conversation_trace(400, rate=3.2), tmp_path / "t.jsonl")
+    text = TEXT.format(memory="64 GiB", disk="1 TB", far=2, near=3, decode=3)
+    text = text.replace("100 Gbps, rtt", "20 Gbps, rtt") + "workload: {trace: t.jsonl}\n"
+    description = parse_description(text, source="test")
+    scenario = scenario_of(description, source="test", beside=tmp_path)
+    exact = walked_through(msgspec.structs.replace(scenario, expectations="exact"))
+    ours = prfaas_pd(exact)
+    assert ours.threshold_tokens is not None
+    assert ours.hits is not None
+    assert ours.ttft is not None
+    run = RunConfig(
+        name="planned",
+        scheduler=SchedulerConfig(policy="threshold", threshold=round(ours.threshold_tokens)),
+        instances={"west": Split(prefill=ours.n_p, decode=ours.n_d)},
+    )
+    workload = build_workload(description, beside=tmp_path)
+    simulation = simulate(description, run, workload, beside=tmp_path)
+    table = simulation.recorder.table()
+    found = sum(simulation.recorder.held_tokens) / sum(workload.prompts)
+    assert ours.hits.found == pytest.approx(found, rel=0.03)
+    busy: dict[str, list[float]] = {"east-prefill": [], "west-prefill": []}
+    for name, engine in simulation.engines.items():
+        if "prefill" in name:
+            busy[name.rpartition("-")[0]].append(engine.prefill_busy_s)
+    busiest_s = max(sum(spent) / len(spent) for spent in busy.values())
+    assert ours.lambda_max_req_per_s == pytest.approx(len(workload) / busiest_s, rel=0.03)
+    assert ours.ttft.mean_s == pytest.approx(float(np.nanmean(table.prefill_s)), rel=0.03)
+    assert ours.ttft.p90_s == pytest.approx(float(np.nanpercentile(table.prefill_s, 90)), rel=0.06)
 
 
 @pytest.mark.parametrize(

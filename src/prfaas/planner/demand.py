@@ -34,6 +34,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """Of a hand-off over the line, beyond S_kv(L)."""
     pulled_bytes: Function
     """Of a prefix that crosses the line to who prefills in the PD cluster."""
+    prfaas_spread_s: Function | None = None
+    """As ``prfaas_s``, of requests of exactly that length, for percentiles; None: as that."""
+    pd_spread_s: Function | None = None
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):

@@ -131,12 +131,14 @@ def _pools(scenario: Scenario, split: Split) -> list[Pool]:
         remote = Pool(profile, split.n_prfaas, cut, inf, line.bytes_per_s, line.rtt_s)
         if seen is not None:
             remote = msgspec.structs.replace(
-                remote, fetched_s=seen.prfaas_s, sent_bytes=scenario.demand.sent_bytes()
+                remote,
+                fetched_s=seen.prfaas_spread_s or seen.prfaas_s,
+                sent_bytes=scenario.demand.sent_bytes(),
             )
         pools.append(remote)
     if split.n_p:
         local: PrefillProfile = scenario.pd[0].profile.prefill_or_refuse
-        fetched_s = None if seen is None else seen.pd_s
+        fetched_s = None if seen is None else seen.pd_spread_s or seen.pd_s
         pools.append(Pool(local, split.n_p, -inf, cut, fetched_s=fetched_s))
     return pools
 

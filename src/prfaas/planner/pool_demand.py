@@ -12,18 +12,19 @@ from prfaas.planner.pool_walk import Walk
 from prfaas.workload.lengths import EmpiricalLengths
 
 _MOST_GROUPS, _LEAST_OF_GROUP = 64, 16
+"""Groups of requests about as long, so that no routing is found that knows single ones."""
 
 
 class ByLength:
-    """The mean of what was seen of requests about as long: the same for each group of them, so that
-    no routing is found that knows single requests.
+    """The mean of what was seen of requests about as long.
 
     Args:
         lengths, values: one entry a request, in the same order.
+        groups: into how many of about as many requests they are cut, at most; fewer where lengths
+            are equal.
     """
 
-    def __init__(self, lengths: FloatArray, values: FloatArray) -> None:
-        groups = max(1, min(_MOST_GROUPS, lengths.size // _LEAST_OF_GROUP))
+    def __init__(self, lengths: FloatArray, values: FloatArray, groups: int) -> None:
         cuts = np.quantile(lengths, np.arange(1, groups) / groups, method="lower")
         self._ends = np.unique(np.append(cuts, lengths.max()))
         place = np.searchsorted(self._ends, lengths)
@@ -40,13 +41,22 @@ def walked_demand(
 ) -> Demand:
     """The demand with the walk's uncached lengths, and what it has seen of each."""
     lengths = walked.uncached
+    pd_s = walked.pd_s - pd.seconds(lengths)
+    prfaas_s = walked.prfaas_s - prfaas.seconds(lengths)
+    groups = max(1, min(_MOST_GROUPS, lengths.size // _LEAST_OF_GROUP))
+
+    def alike(values: FloatArray) -> ByLength:
+        return ByLength(lengths, values, groups)
+
     return msgspec.structs.replace(
         demand,
         lengths=EmpiricalLengths(lengths),
         observed=Observed(
-            prfaas_s=ByLength(lengths, walked.prfaas_s - prfaas.seconds(lengths)),
-            pd_s=ByLength(lengths, walked.pd_s - pd.seconds(lengths)),
-            sent_bytes=ByLength(lengths, walked.sent_bytes - demand.kv.bytes(lengths)),
-            pulled_bytes=ByLength(lengths, walked.pulled_bytes),
+            prfaas_s=alike(prfaas_s),
+            pd_s=alike(pd_s),
+            sent_bytes=alike(walked.sent_bytes - demand.kv.bytes(lengths)),
+            pulled_bytes=alike(walked.pulled_bytes),
+            prfaas_spread_s=ByLength(lengths, prfaas_s, lengths.size),
+            pd_spread_s=ByLength(lengths, pd_s, lengths.size),
         ),
     )

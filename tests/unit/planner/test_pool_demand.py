@@ -20,11 +20,13 @@ def test_means_are_of_requests_about_as_long_and_sums_are_kept() -> None:
     rng = np.random.default_rng(1)
     lengths = np.rint(rng.lognormal(8, 1, 2000))
     values = lengths / 1000 + rng.normal(size=2000)
-    found = ByLength(lengths, values)
+    found = ByLength(lengths, values, 64)
     assert found(lengths).sum() == pytest.approx(values.sum())
     assert np.unique(found(lengths)).size == 64
     assert found(np.array([1.0, 1e9])).shape == (2,)
-    assert ByLength(np.array([5.0, 5.0, 7.0]), np.array([1.0, 3.0, 5.0]))(np.array([6.0])) == 3.0
+    few = np.array([5.0, 5.0, 7.0]), np.array([1.0, 3.0, 5.0])
+    assert ByLength(*few, 1)(np.array([6.0])) == 3.0
+    assert ByLength(*few, 3)(np.array([4.0, 5.0, 7.0, 8.0])).tolist() == [2.0, 2.0, 5.0, 5.0]
 
 
 def test_a_demand_takes_what_a_prefill_took() -> None:
