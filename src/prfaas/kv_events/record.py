@@ -82,12 +82,13 @@ class CacheRecord:
                 await self._until_news()
 
     def _after(self, number: int) -> list[tuple[int, bytes]] | None:
-        """Changes after this one; None where some are forgotten or it never was."""
+        """The next changes after this one; None where some are forgotten or it never was."""
         first = self._changes[0][0] if self._changes else self.number + 1
         if not first - 1 <= number <= self.number:
             return None
         start = len(self._changes) - (self.number - number)
-        return [self._changes[at] for at in range(start, len(self._changes))][:_AT_ONCE]
+        end = min(start + _AT_ONCE, len(self._changes))
+        return [self._changes[at] for at in range(start, end)]
 
     def _change(self, event: KeyedEvent | None) -> None:
         if event is None:
@@ -114,6 +115,7 @@ class CacheRecord:
 
 
 _AT_ONCE = 256
+"""Changes that a follower is given together: others get a turn after them."""
 
 
 def _epoch() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -207,3 +209,23 @@ def test_a_follower_takes_nothing_out_of_order() -> None:
             follower.take(frame)
         with pytest.raises(EngineError):
             follower.take(last)
+
+
+def test_who_is_far_behind_costs_no_more_than_what_it_is_given() -> None:
+    """The agent's event loop has others to serve between two pieces."""
+
+    class Counted(deque[tuple[int, bytes]]):
+        looks = 0
+
+        def __getitem__(self, at: Any) -> Any:
+            Counted.looks += 1
+            return super().__getitem__(at)
+
+    record = make_record()
+    for number in range(1000):
+        record.removed(0, [number])
+    record._changes = Counted(record._changes)
+    given = record._after(10)
+    assert given is not None
+    assert [number for number, _ in given] == list(range(11, 11 + len(given)))
+    assert Counted.looks <= len(given) + 1 < 1000
