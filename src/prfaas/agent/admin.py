@@ -34,7 +34,9 @@ from prfaas.process.sparing import Sparing
 
 LINK_EVENT_PERIOD_S, LINK_EVENT_PAUSE_S = 0.1, 2.0
 LONGEST_WAIT_S = 300.0
+"""What ``wait_s`` of a request may be at most."""
 MAX_BODY_BYTES = 64 * 1024
+"""Of every request but those for copies, which name a long prefix."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -41,8 +41,11 @@ from prfaas.process.accepting import Accepting
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 256
+"""Engine ranks of one machine, and some that are being started anew."""
 _REGISTER_TIMEOUT_S = 5.0
+"""A connection that has not registered by then is ended."""
 _ACCEPT_PAUSE_S = 0.2
+"""Until the next is accepted, where no descriptor is left."""
 _READ_BYTES = 256 * 1024
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 

@@ -46,9 +46,11 @@ from prfaas.tls.live import LiveTls, stamp_of
 log = logging.getLogger(__name__)
 
 SWEEP_PERIOD_S = 0.25
-_CERTIFICATES_S = 1.0
-_WARN_S = 86400.0
+"""How late a deadline may be noticed."""
+_CERTIFICATES_S, _WARN_S = 1.0, 86400.0
+"""How often certificates are looked at; how often the log warns of one that soon expires."""
 _SHUTDOWN_TIMEOUT_S = 2.0
+"""What HTTP requests under way may take when the agent ends."""
 
 MakeLink = Callable[[TransferSink], Link]
 

@@ -37,6 +37,7 @@ _PERIOD_S = 1.0
 _MOST_KNOWN = 1024
 """Prefixes whose misses are counted, the latest."""
 _DEADLINE_S = 60.0
+"""What a copy may take: it yields to whatever else crosses the line."""
 
 
 class _Missed(NamedTuple):

@@ -21,6 +21,7 @@ DEFAULT = "default"
 _FIRST_GUESS_S = 1.0
 """How long a tenant's requests take, before one has ended."""
 _NEWEST_COUNTS = 0.2
+"""The share of the latest request in that time; the rest is what was known before."""
 
 Clock = Callable[[], float]
 

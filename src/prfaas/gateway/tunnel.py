@@ -19,6 +19,7 @@ from prfaas.tls.context import PeerContext, check_server
 
 _TIMEOUT_S = 5.0
 _LONGEST_HEAD = 4096
+"""What an agent may take to join a connection to an engine, and bytes that it may say of it."""
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 Kind = TypeVar("Kind", bound=asyncio.Protocol)

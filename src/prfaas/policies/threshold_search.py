@@ -27,6 +27,7 @@ from prfaas.policies.views import ClusterView, Costs, EngineView
 
 _PAPERS_MU, _PAPERS_SIGMA = 9.9, 1.0
 _PRIOR = 64
+"""So many prompts of the paper's lengths (lognormal) stand for those not seen yet."""
 
 
 class Optimum(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ Tier = Literal["memory", "disk"]
 _MOST_BYTES = 1 << 44
 _MOST_RANKS, _MOST_EPOCH = 1 << 16, 1 << 63
 _MOST_NAME = 128
+"""What a file on disk, or another agent, may say of a prefix: more is a mistake, or a lie."""
 
 
 class KeptPrefix(msgspec.Struct, frozen=True):

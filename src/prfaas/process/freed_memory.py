@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _EVERY_S = 60.0
+"""Often enough that little gathers, seldom enough that the few ms it takes do not count."""
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 

@@ -22,6 +22,7 @@ _HIDDEN = ("/home", "/root", "/run/user")
 """What ``ProtectHome`` takes away."""
 _ENGINE_DRAIN_S = 600
 _ENGINE_START_S = 1800
+"""What its last answers may take, and what loading a large model may."""
 
 _EVERY = """\
 User=prfaas

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 _DEADLINE_S = 30.0
+"""What copying an answer to the agent may take: it waits for others' slots."""
 _COMPLETE = frozenset({RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED})
 
 

@@ -88,6 +88,12 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """TCP congestion control where the kernel offers it, else the system's; None: chosen for each
     line (`link.protocol.congestion_choice`)."""
 
+    @property
+    def silence_s(self) -> float:
+        """How long a sender may be silent. It asks for a sign of life after one keep-alive period
+        and gives up after three: one more, and it is gone without a word."""
+        return 4 * self.keepalive_s
+
 
 def check(config: TcpLinkConfig) -> None:
     """Raise ConfigError for values that cannot work together."""

@@ -31,9 +31,6 @@ from prfaas.link.tcp.remote_receiving import RemoteReceivingThread
 from prfaas.link.tcp.worker import Worker
 from prfaas.link.tcp.worker_messages import FromConnection, Pipe
 
-_SILENT_KEEPALIVES = 4
-"""A sender asks for a sign of life after one keep-alive period of silence and gives up after three:
-one more, and it is gone without a word."""
 _SHARE = 2
 """One peer has no more than this part of all connections: others come in."""
 
@@ -49,7 +46,7 @@ class ReceivingDriver:
         self.end = ReceivingEnd(
             max_transfers=config.max_incoming_transfers, peer_grace_s=config.peer_grace_s
         )
-        self.silence_s = _SILENT_KEEPALIVES * config.keepalive_s
+        self.silence_s = config.silence_s
         pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
         self.deliver_events = pump.drain
         self._config, self._sink = config, sink

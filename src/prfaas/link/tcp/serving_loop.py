@@ -23,6 +23,7 @@ Turns = Generator[float, bool, None]
 sent whether its pipe has something to read."""
 
 _LONGEST_S = 1.0
+"""The longest wait: what nobody was woken for is seen by then."""
 
 
 class _Served:

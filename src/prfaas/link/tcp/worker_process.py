@@ -52,7 +52,7 @@ from prfaas.tls.live import LiveTls
 log = logging.getLogger(__name__)
 
 _TELL_S = 0.5
-SILENT_KEEPALIVES = 4
+"""Between two looks at who is trusted no more, and at what the agent is to be told."""
 
 
 class Worker:
@@ -132,7 +132,7 @@ class Worker:
             pipe,
             self._memory,
             max_chunk_bytes=self._config.max_chunk_bytes,
-            silence_s=SILENT_KEEPALIVES * self._config.keepalive_s,
+            silence_s=self._config.silence_s,
         )
         _start(f"in-{hello.name}-{hello.connection}", channel, pipe, storing.run)
 
