@@ -217,6 +217,7 @@ class Admin:
         await response.prepare(request)
         async for news in self._feed.follow():
             await response.write(msgspec.json.encode(news) + b"\n")
+            await asyncio.sleep(0)  # It may be much: others get their turns.
         return response
 
     async def _gateways(self, request: web.Request) -> web.Response:

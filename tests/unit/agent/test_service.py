@@ -41,6 +41,8 @@ from prfaas.gateway.agent_client import AgentClient
 from prfaas.gateway.http_client import HttpClient
 from prfaas.index.keyed_prefixes import PLAINTEXT_KEY, KeyedPrefixes
 from prfaas.launch.addresses import free_address
+from prfaas.link.api import TransferKey
+from prfaas.pool.effects import AnnounceCached
 from prfaas.testing.mock_engine_rank import (
     MOCK_DIGEST,
     ONE_BLOCK,
@@ -227,6 +229,27 @@ async def told(stage: Stage, agent: Agent, enough: type[Any]) -> list[Any]:
             if isinstance(heard[-1], enough):
                 return heard
     raise AssertionError("the stream ended")
+
+
+async def test_others_have_their_turns_while_all_that_is_cached_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = KeyedPrefixes(PLAINTEXT_KEY).keyed(prefix())
+    one = AnnounceCached(TransferKey("x", 0, 1), "layout", keyed, None)
+    monkeypatch.setattr(stage.east.driver, "cached", lambda: [one] * 5000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    heard = await told(stage, stage.east, Whole)
+    counting.cancel()
+    assert len(heard) == 5002
+    assert turns >= 5000
 
 
 async def test_what_was_handed_over_is_cached_on_both_sides_and_loaded(stage: Stage) -> None:
