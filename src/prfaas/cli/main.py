@@ -7,11 +7,13 @@ chosen verb is imported, so ``prfaas plan`` never loads what ``prfaas up`` needs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 from prfaas import __version__
 from prfaas.cli.parser import VerbParser, describe_actions, sentence
@@ -116,9 +118,23 @@ def main(argv: list[str] | None = None) -> int:
     if verb is not None and verb not in VERBS:
         print(f"prfaas: no verb {verb!r}; {_nearest(verb)}", file=sys.stderr)
         return 2
-    if verb in _READ_AGAIN:
+    with _no_hang_up(verb in _READ_AGAIN):
+        return _run(build_parser(verb).parse_args(arguments))
+
+
+@contextlib.contextmanager
+def _no_hang_up(ignored: bool) -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    if ignored:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    args = build_parser(verb).parse_args(arguments)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGHUP, before)
+
+
+def _run(args: argparse.Namespace) -> int:
     module = importlib.import_module(f"prfaas.cli.{args.verb}")
     try:
         return int(module.run(args))

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import stat
+import struct
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 
 from prfaas.agent.engine_server import MAX_CONNECTIONS, EngineServer, _listen
-from prfaas.core.errors import ConfigError
+from prfaas.core.errors import ConfigError, EngineError
+from prfaas.engine_socket.messages import RegisterEngine
+from prfaas.testing.mock_engine_rank import mock_layout
 
 
 def test_a_file_that_is_no_socket_is_never_deleted(tmp_path: Path) -> None:
@@ -45,6 +49,13 @@ def test_a_dead_agents_socket_is_replaced_and_is_its_users_alone(tmp_path: Path)
         with pytest.raises(ConfigError, match="another agent listens"):
             _listen(path)
         listener.close()
+
+
+def test_engines_of_another_user_are_refused() -> None:
+    pid_uid_gid = struct.pack("3i", 1, os.getuid() + 1, 1)
+    other: Any = SimpleNamespace(getsockopt=lambda *_: pid_uid_gid)
+    with pytest.raises(EngineError, match=f"user {os.getuid() + 1} may not use the agent"):
+        server()._admit(other, 1, RegisterEngine("e", mock_layout(), 1))
 
 
 def server() -> EngineServer:

@@ -7,6 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
+from prfaas.cli.main import main
 from prfaas.launch.addresses import free_address
 
 
@@ -37,6 +40,20 @@ async def test_an_agent_takes_over_a_file_that_has_changed(tmp_path: Path) -> No
     finally:
         process.terminate()
         await process.communicate()
+
+
+def test_an_agent_does_not_begin_to_speak_plaintext_over_the_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(*_: object, **__: object) -> None:
+        raise AssertionError("it begins")
+
+    monkeypatch.setattr("prfaas.cli.agent.serve", serve)
+    file = tmp_path / "d.yaml"
+    text = deployment(tmp_path, "0.0.0.0:7401", "d1")
+    file.write_text(text.replace('"plaintext": true', '"plaintext": false'))
+    assert main(["agent", str(file), "--name", "a"]) == 2
+    assert "would cross the network in plaintext" in capsys.readouterr().err
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
