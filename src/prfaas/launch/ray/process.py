@@ -151,7 +151,7 @@ class Process:
         while not self._stopping.is_set():
             try:
                 self._look()
-            except (OSError, PrfaasError) as error:
+            except Exception as error:  # Whatever it is, the process is watched on.
                 self._board.trouble(self.name, f"{type(error).__name__}: {error}", ended=False)
             if self._child is not None and (status := self._child.poll()) is not None:
                 self._end()

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -151,6 +152,19 @@ def test_when_it_dies_it_says_how_and_has_itself_started_anew(made: Made) -> Non
 
 def test_one_whose_answer_breaks_off_is_asked_again(made: Made) -> None:
     made.process(_cut_off)
+    made.board.wait_for("west-agent", lambda found: found.ready)
+
+
+def test_a_fault_of_ours_is_told_and_tried_again(made: Made) -> None:
+    left = [ValueError("of ours")]
+
+    def at_last(*args: Any) -> tuple[Command, str]:
+        if left:
+            raise left.pop()
+        return _serving(*args)
+
+    made.process(at_last)
+    made.board.wait_for("west-agent", lambda found: found.why == "ValueError: of ours")
     made.board.wait_for("west-agent", lambda found: found.ready)
 
 
