@@ -9,7 +9,7 @@ from prfaas.core.deployment import AgentConfig, ClusterConfig, Deployment
 from prfaas.core.errors import ConfigError
 from prfaas.core.planned import PlannedPool
 from prfaas.core.strict import naming
-from prfaas.core.units import parse_bytes
+from prfaas.core.units import parse_bytes, parse_tokens
 from prfaas.workload.machine_cache import MachineModel
 
 
@@ -24,18 +24,19 @@ def disk_bytes(agent: AgentConfig) -> int:
     return 0 if agent.cache.spill is None else agent.cache.spill.most_bytes
 
 
-def check_machines(deployment: Deployment) -> None:
-    """Raises ConfigError for a cluster that says ``prefix_cache: agents`` and has no machines, and
-    for sizes of a planned cache that are none."""
-    for cluster in deployment.clusters:
-        with naming(f"cluster {cluster.name!r}: prefix_cache"):
-            if cluster.prefix_cache == "agents" and not cluster.machines:
-                raise ConfigError(
-                    "agents needs machines with agents; of instances write sizes, for example "
-                    "prefix_cache: {memory: 64 GiB, disk: 1 TB}"
-                )
-            if isinstance(cluster.prefix_cache, PlannedPool):
-                _sizes(cluster.prefix_cache)
+def check_caches(cluster: ClusterConfig) -> None:
+    """Raises ConfigError for ``prefix_cache: agents`` of a cluster that has no machines, for sizes
+    that are none, and for other text than a number of tokens."""
+    with naming("prefix_cache"):
+        if cluster.prefix_cache == "agents" and not cluster.machines:
+            raise ConfigError(
+                "agents needs machines with agents; of instances write sizes, for example "
+                "prefix_cache: {memory: 64 GiB, disk: 1 TB}"
+            )
+        if isinstance(cluster.prefix_cache, PlannedPool):
+            _sizes(cluster.prefix_cache)
+        elif cluster.prefix_cache not in ("agents", "unbounded"):
+            parse_tokens(cluster.prefix_cache)
 
 
 def machines_of(deployment: Deployment, engines: Mapping[str, str]) -> tuple[MachineModel, ...]:
@@ -43,9 +44,7 @@ def machines_of(deployment: Deployment, engines: Mapping[str, str]) -> tuple[Mac
 
     Args:
         engines: name -> its cluster.
-    Raises ConfigError as `check_machines` does.
     """
-    check_machines(deployment)
     found = []
     for cluster in deployment.clusters:
         if cluster.has_agents:

@@ -18,6 +18,7 @@ from prfaas.core.deployment.file import DeploymentFile, deployment_of
 from prfaas.core.errors import ConfigError
 from prfaas.core.strict import load_yaml, naming, parse_yaml
 from prfaas.core.units import parse_duration
+from prfaas.description.caches import check_caches
 from prfaas.description.earlier import form_of
 from prfaas.description.engines import PlannedEngines, check_pools, engines_of, with_profiles
 from prfaas.description.experiments import Experiments
@@ -101,6 +102,7 @@ def check_description(description: Description) -> None:
     for cluster in description.clusters:
         with naming(f"cluster {cluster.name!r}"):
             check_pools(cluster.kind, cluster.pools)
+            check_caches(cluster)
     for link in description.links:
         with naming(f"link from {link.source!r} to {link.target!r}: rtt"):
             parse_duration(str(link.rtt))

@@ -221,7 +221,7 @@ def _notes(scenario: Scenario) -> list[str]:
     if isinstance(scenario, WalkedScenario):
         notes.append(
             "the trace is walked through the pool from empty caches, at 80% of Lambda_max of each "
-            "deployment; the bound is of what PrfaaS-PD's walk has found"
+            "deployment; the bound is of what the scenario's own deployment finds"
         )
         if not scenario.repeats:
             notes.append("what is found and the plan do not settle: take figures as rough")

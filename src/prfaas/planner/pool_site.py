@@ -10,7 +10,7 @@ import msgspec
 
 from prfaas.core.deployment import ClusterConfig
 from prfaas.core.units import parse_duration, parse_rate, parse_tokens
-from prfaas.description.caches import check_machines, lan_rates, machines_of
+from prfaas.description.caches import lan_rates, machines_of
 from prfaas.description.engines import engine_names
 from prfaas.description.file import Description
 from prfaas.models.kv_size import KvSize
@@ -130,11 +130,7 @@ def site_of(
 ) -> PoolSite | None:
     """Where the description caches a trace's prefixes machine by machine; None where it does not,
     where the trace knows no prefixes, and where that is not walked: with more clusters than one of
-    each kind, or caches that are told in tokens beside those of machines.
-
-    Raises ConfigError for sizes that are none.
-    """
-    check_machines(description)
+    each kind, or caches that are told in tokens beside those of machines."""
     if not trace.blocks or not is_walked(description):
         return None
     by_kind = {cluster.kind: cluster for cluster in description.clusters}

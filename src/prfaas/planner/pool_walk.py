@@ -1,13 +1,13 @@
 """A trace, request by request, through the caches of its machines: what is found, where, at what
 price.
 
-Theory of operation. Requests come evenly, at a rate, and everything of one is decided when it
-comes: where, what is found, when it will be prefilled and answered; then its prefix is cached. The
-books are the simulator's (`prfaas.workload.pools`), and places are chosen as its policies do. Who
-prefills is who would be done first: each engine works
-its queue off meanwhile. Who decodes is the least full, less the share of the prompt it holds; an
-answer holds its place for as long as its tokens take. What is longer than the threshold, in tokens
-that neither side holds, is prefilled in the PrfaaS cluster.
+Theory of operation. Requests come as in the trace, at a given rate, and everything of one is
+decided when it comes: where, what is found, when it will be prefilled and answered; then its prefix
+is cached. The books are the simulator's (`prfaas.workload.pools`), and places are chosen as its
+policies do. Who prefills is who would be done first: each engine works its queue off meanwhile. Who
+decodes is the least full, less the share of the prompt it holds; an answer holds its place for as
+long as its tokens take. What is longer than the threshold, in tokens that neither side holds, is
+prefilled in the PrfaaS cluster.
 
 Of each request both sides are looked at, the one taken and the other: what either would take.
 """

@@ -15,7 +15,7 @@ import numpy as np
 from prfaas.core.planned import PlannedPool
 from prfaas.core.strict import naming
 from prfaas.core.units import parse_tokens
-from prfaas.description.caches import check_machines, machines_of
+from prfaas.description.caches import machines_of
 from prfaas.description.engines import engine_names
 from prfaas.description.file import Description, load_description, parse_description
 from prfaas.description.speeds import check_longest, kv_size_of
@@ -179,7 +179,6 @@ def _cache_tokens(description: Description, bytes_per_token: float) -> int | Non
     """One cache as large as those of the PD clusters together: there every conversation leaves its
     blocks. None: unbounded. Of agents what their memory holds, or their disk, where what is in
     memory lies as well."""
-    check_machines(description)
     tokens = 0
     for cluster in description.clusters:
         if cluster.kind != "pd":

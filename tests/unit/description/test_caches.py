@@ -34,12 +34,6 @@ def test_machines_are_those_of_the_file() -> None:
     assert lan_rates(deployment) == {"west": 1.25e9}
 
 
-def test_instances_have_no_agents() -> None:
-    text = "clusters: [{name: west, kind: pd, prefix_cache: agents, instances: {count: 1}}]"
-    with pytest.raises(ConfigError, match="needs machines with agents; of instances write sizes"):
-        machines_of(parse_description(text, source="test"), {})
-
-
 def test_instances_have_a_planned_machine_each() -> None:
     text = """
 clusters:
@@ -63,16 +57,18 @@ def test_planned_sizes_stand_in_place_of_the_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "says"),
+    ("told", "says"),
     [
         ("{memory: 64}", "cluster 'west': prefix_cache: memory: size '64' has no unit"),
         ("{memory: 1 GiB, disk: much}", "prefix_cache: disk: .*not a number"),
         ("{memory: 0 B, disk: 1 TB}", "memory: 0 B caches nothing"),
-        ("{disk: 1 TB}", "missing"),
-        ("{memory: 1 GiB, ssd: 1 TB}", "unknown"),
+        ("{disk: 1 TB}", "'memory' is missing"),
+        ("{memory: 1 GiB, ssd: 1 TB}", "unknown key 'ssd'"),
+        ("agents", "needs machines with agents; of instances write sizes"),
+        ("64 GiB", "prefix_cache: token count '64 GiB' has unit"),
     ],
 )
-def test_sizes_that_are_none_are_refused(sizes: str, says: str) -> None:
-    text = f"clusters: [{{name: west, kind: pd, prefix_cache: {sizes}, instances: {{count: 2}}}}]"
+def test_what_cannot_be_cached_is_refused_when_the_file_is_read(told: str, says: str) -> None:
+    text = f"clusters: [{{name: west, kind: pd, prefix_cache: {told}, instances: {{count: 2}}}}]"
     with pytest.raises(ConfigError, match=says):
-        machines_of(parse_description(text, source="test"), {"w0": "west"})
+        parse_description(text, source="test")
