@@ -9,6 +9,7 @@ Blocks of the local prefix cache are shared with other requests and are never wr
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -145,7 +146,8 @@ class Importer:
             load.missing -= 1
             complete = load.missing == 0
         if complete:
-            self._thread.submit(self._run, load)
+            with contextlib.suppress(RuntimeError):  # The engine ends.
+                self._thread.submit(self._run, load)
 
     def take_results(self, finished_request_ids: set[str]) -> LoadResults:
         """What ended since the last call. Loads of requests that vLLM has finished (aborted) are

@@ -15,6 +15,7 @@ from prfaas.core.errors import CapacityError  # noqa: E402
 from prfaas.core.handoff import ExportParams  # noqa: E402
 from prfaas.core.layout import KvGroup, KvLayout, LayerLayout  # noqa: E402
 from prfaas.core.transfer_plan import TransferPlan  # noqa: E402
+from prfaas.engine_socket.errors import TransferUnusable  # noqa: E402
 from prfaas.testing.loopback_agent_client import (  # noqa: E402
     LoopbackAgentClient,
     LoopbackImport,
@@ -270,6 +271,19 @@ def test_an_aborted_request_that_waits_for_its_load_is_reported_at_once(
     results = rank.reported()
     assert results.finished == results.failed == {"r"}
     assert client.closed == 1
+
+
+def test_what_is_answered_when_the_engine_ends_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = LoopbackAgentClient(slot_bytes=64, slots=1)
+    waiting = LoopbackImport(client.session)
+    monkeypatch.setattr(client, "open_import", lambda *_, **__: waiting)
+    rank = Rank(client, 1)
+    rank.importer.start(ImportStart("r", "t", MOCK_DIGEST, 0, 16, 0, tables(3, 9)))
+    rank.importer.close()
+    waiting.future.set_exception(TransferUnusable("the agent is gone"))  # as `AgentClient.close`
+    assert not caplog.records
 
 
 def test_a_block_vllm_reads_but_the_transfer_lacks_fails_the_load() -> None:
