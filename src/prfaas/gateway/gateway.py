@@ -88,31 +88,16 @@ class Gateway:
 
     async def start(self) -> None:
         """Begin to watch engines and agents."""
-        self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
         endpoints = self._endpoints
         news = News(endpoints, self.metrics, lambda event: self._driver.handle(event))
         most_engines = max(_FEWEST_ENGINES, 2 * len(endpoints.engines))
-        self.index = PrefixIndex(
-            max_blocks=(most_blocks := self.deployment.gateway.max_index_blocks),
-            max_engines=most_engines,
-            seed=self._seed,
-        )
-        self.pools = Pools(self._cache_key, max_blocks=most_blocks, most_holders=most_engines)
-        self._feeds = Feeds(
-            endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
-        )
-        self._roster = Roster(
-            endpoints, self._http, self._agents_http, self._background, self._feeds.make
-        )
-        self._roster.add_clients()
-        self.engines, self.agents = self._roster.engines, self._roster.agents
-        self.access.show_to(self.engines, self.agents)
+        self._know_all(most_engines)
         self.fleet = Fleet(
             endpoints,
             self.engines,
             self.agents,
             on_up=self._engine_up,
-            on_suspected=self._engine_suspected,
+            on_suspected=lambda name, why: self._tell_of(EngineSuspected(name, why)),
             on_down=self._engine_down,
             on_memory=news.memory_counted,
             layouts=Layouts(endpoints, on_known=news.layout_known, on_pairing=news.pairing_changed),
@@ -155,6 +140,22 @@ class Gateway:
         self.run_beside("threshold", self.thresholds.run)
         self.run_beside("hot_copies", self.requests.elsewhere.hot_copies.run)
         self.run_beside("certificates", self.access.warn)
+
+    def _know_all(self, most_engines: int) -> None:
+        """Clients of all engines and agents, and what is known of their caches."""
+        self._http, self._agents_http = HttpClient(), HttpClient(AGENT_KEEPALIVE_S)
+        most_blocks = self.deployment.gateway.max_index_blocks
+        self.index = PrefixIndex(max_blocks=most_blocks, max_engines=most_engines, seed=self._seed)
+        self.pools = Pools(self._cache_key, max_blocks=most_blocks, most_holders=most_engines)
+        self._feeds = Feeds(
+            self._endpoints, self.index, self._seed, lambda: self.engines, lambda: self.agents
+        )
+        self._roster = Roster(
+            self._endpoints, self._http, self._agents_http, self._background, self._feeds.make
+        )
+        self._roster.add_clients()
+        self.engines, self.agents = self._roster.engines, self._roster.agents
+        self.access.show_to(self.engines, self.agents)
 
     def become(self, deployment: Deployment, *, source: str) -> None:
         """Serve what a new file says. Raises ConfigError, having changed nothing, where that cannot
@@ -304,9 +305,6 @@ class Gateway:
         self._background.run("kv_memory", learn)
         takes_handoffs = self.fleet.takes_handoffs(name)
         self._tell_of(EngineUp(name, takes_handoffs, self.fleet.is_alike(name)))
-
-    def _engine_suspected(self, name: str, why: str) -> None:
-        self._tell_of(EngineSuspected(name, why))
 
     def _engine_down(self, name: str, why: str) -> None:
         self._roster.unfollow(name)
