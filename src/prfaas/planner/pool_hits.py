@@ -15,6 +15,8 @@ from prfaas.planner.pool_walk import Walk, Way, walk
 class Hits(msgspec.Struct, frozen=True, kw_only=True):
     """What a walk has found. Shares are of all prompt tokens."""
 
+    found: float
+    """On any tier."""
     own: float
     """In the engine's own cache."""
     memory: float
@@ -30,11 +32,6 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True):
     fetching_share: float
     """Of all requests: those."""
 
-    @property
-    def found(self) -> float:
-        """On any tier."""
-        return self.own + self.memory + self.disk + self.lan + self.line
-
 
 class HitPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One size of a curve."""
@@ -48,8 +45,10 @@ def hits_of(walked: Walk) -> Hits:
     """What it has found."""
     tokens = float(walked.prompts.sum())
     fetched = walked.fetch_s > 0
+    shares = {tier: float(found.sum()) / tokens for tier, found in walked.found.items()}
     return Hits(
-        **{tier: float(found.sum()) / tokens for tier, found in walked.found.items()},
+        found=sum(shares.values()),
+        **shares,
         fetch_s=float(walked.fetch_s[fetched].mean()) if fetched.any() else 0.0,
         fetching_share=float(np.mean(fetched)),
     )

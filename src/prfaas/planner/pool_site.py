@@ -130,7 +130,8 @@ def site_of(
 ) -> PoolSite | None:
     """Where the description caches a trace's prefixes machine by machine; None where it does not,
     where the trace knows no prefixes, and where that is not walked: with more clusters than one of
-    each kind, or caches that are told in tokens beside those of machines."""
+    each kind, caches that are told in tokens beside those of machines, or none in the PD cluster
+    (whatever is long in the PrfaaS cluster would go there, whatever t says)."""
     if not trace.blocks or not is_walked(description):
         return None
     by_kind = {cluster.kind: cluster for cluster in description.clusters}
@@ -155,7 +156,7 @@ def is_walked(description: Description) -> bool:
     return (
         kinds.count("pd") == 1
         and kinds.count("prfaas") <= 1
-        and bool(there)
+        and any(cluster.kind == "pd" for cluster in there)
         and all(cluster.has_agents for cluster in there)
     )
 

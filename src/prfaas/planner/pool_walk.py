@@ -34,7 +34,7 @@ from prfaas.workload.trace import RecordedTrace
 _WASTE = 4
 """As `prfaas.policies.routes` has it: who decodes prefills by itself where others lack so much."""
 _NOTHING = Reach(0)
-_SAID_EVERY = 512
+_SAID_EVERY = 4096
 TIERS = ("own", "memory", "disk", "lan", "line")
 """Where a token is found: in the engine's own cache, its machine's memory or disk, another machine
 of its cluster, the other cluster."""

@@ -164,8 +164,8 @@ def _pool_notes(description: Description, *, knows_prefixes: bool) -> list[str]:
     if not is_walked(description):
         return [
             "agents' caches are taken as one, as large as the PD clusters' together, and loads are "
-            "not counted: a trace is walked through them with one PD cluster, at most one PrfaaS "
-            "cluster, and caches of machines alone"
+            "not counted: a trace is walked through them with one PD cluster that has some, at "
+            "most one PrfaaS cluster, and caches of machines alone"
         ]
     return [
         f"cluster {cluster.name!r} has no lan.rate: what its machines pull from each other takes "

@@ -14,6 +14,9 @@ from prfaas.planner.pool_plan import WalkedScenario, walked_along, without_pool
 from prfaas.planner.scenario import Scenario
 from prfaas.planner.sites import HOURS_PER_MONTH
 
+_MOST_TIMES = 4
+"""So many times the PD instances are tried in place of caches."""
+
 
 class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
     """What PrfaaS-PD may cost and still serve as many requests per dollar as ``against``.
@@ -73,7 +76,7 @@ def what_ifs(
     """
     base = ours.lambda_max_req_per_s
     found = []
-    for change, changed in _changes(scenario, on_step):
+    for change, changed in _changes(scenario, base, on_step):
         on_step(f"what if: {change}")
         result = prfaas_pd(changed)
         found.append(
@@ -91,9 +94,14 @@ def what_ifs(
     return found
 
 
-def _changes(scenario: Scenario, on_step: Callable[[str], None]) -> Iterator[tuple[str, Scenario]]:
+def _changes(
+    scenario: Scenario, base: float, on_step: Callable[[str], None]
+) -> Iterator[tuple[str, Scenario]]:
     yield from _plain_changes(scenario)
     if isinstance(scenario, WalkedScenario):
+        bare = without_pool(scenario)
+        yield "no agents' caches", bare
+        yield from _made_up_for(bare, base)
         yield from _pool_changes(scenario, on_step)
 
 
@@ -127,12 +135,22 @@ def _pool_changes(
             scenario, site, scenario.way, on_step=lambda step: on_step(told + step)
         )
 
-    yield "no agents' caches", without_pool(scenario)
     if any(machine.disk_bytes for machine in scenario.place.machines):
         yield sized("no disk for caches", 1.0, 0.0)
     yield sized("half the memory for caches", 0.5)
     yield sized("twice the memory for caches", 2.0)
     yield sized("no bound to caches in memory", UNBOUNDED)
+
+
+def _made_up_for(bare: Scenario, base: float) -> Iterator[tuple[str, Scenario]]:
+    """The fewest PD instances more that carry ``base`` without caches, if any do."""
+    (pd,) = bare.pd
+    for more in range(1, _MOST_TIMES * pd.instances):
+        changed = _with_instances(bare, "pd", more)
+        assert changed is not None
+        if prfaas_pd(changed).lambda_max_req_per_s >= base * (1 - 1e-9):
+            yield f"no agents' caches, {more * pd.profile.gpus} pd GPUs more", changed
+            return
 
 
 def _with_lines(scenario: Scenario, factor: float) -> Scenario:

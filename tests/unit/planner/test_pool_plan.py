@@ -111,6 +111,9 @@ def test_what_if_the_pool_were_another(walked: WalkedScenario) -> None:
     assert rows["every line x 2"].relative >= 1.0
     assert not any("hit rate" in change for change in rows)
     assert rows["no agents' caches"].relative < 0.85
+    (in_place,) = (row for change, row in rows.items() if change.endswith("pd GPUs more"))
+    assert in_place.relative >= 1.0
+    assert in_place.n_p + in_place.n_d > 3
     assert rows["no disk for caches"].relative < 1.02
     assert (
         rows["no bound to caches in memory"].relative > rows["half the memory for caches"].relative

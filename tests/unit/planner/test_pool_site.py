@@ -67,6 +67,8 @@ clusters:
         ("prefix_cache: {memory: 8 GiB, disk: 100 GB}", "prefix_cache: 0"),
         ("    prefix_cache: {memory: 8 GiB, disk: 100 GB}\n    instances: {count: 1,",
          "    prefix_cache: 1M\n    instances: {count: 1,"),
+        ("    prefix_cache: {memory: 8 GiB, disk: 100 GB}\n    instances: {count: 3,",
+         "    instances: {count: 3,"),
         ("links:",
          "  - {name: n, kind: pd, profile: paper-1t-h20-fit, instances: {count: 2}}\nlinks:"),
     ],

@@ -114,6 +114,6 @@ def test_a_prompt_beyond_a_profile_is_refused() -> None:
 
 def test_it_says_how_far_it_is() -> None:
     steps: list[str] = []
-    trace = asked(*([n] for n in range(600)))
+    trace = asked(*([n] for n in range(4100)))
     walk(site(trace), PROFILES, Way(np.inf, 1, DECODE, 1.0), on_step=steps.append)
-    assert steps == ["request 0 of 600", "request 512 of 600"]
+    assert steps == ["request 0 of 4,100", "request 4,096 of 4,100"]

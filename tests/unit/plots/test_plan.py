@@ -20,7 +20,8 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.mark.parametrize("found", [0.0, 0.4])
 def test_hits_are_drawn_by_tier_also_where_nothing_is_found(found: float, tmp_path: Path) -> None:
     figure, (axes,) = new_figure(size=(5, 4))
-    hits = Hits(own=0, memory=found, disk=0, lan=found / 2, line=0, fetch_s=0, fetching_share=0)
+    tiers = {"own": 0, "memory": found, "disk": 0, "lan": found / 2, "line": 0}
+    hits = Hits(found=1.5 * found, **tiers, fetch_s=0, fetching_share=0)
     sizes = (4 * 2.0**30, 8 * 2.0**30, inf)
     draw_hits(axes, [HitPoint(memory_bytes=size, hits=hits) for size in sizes])
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
