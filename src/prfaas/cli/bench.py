@@ -21,6 +21,7 @@ from prfaas.bench.endpoint import Endpoint, Served, api_key_of
 from prfaas.bench.load import Pace, Told, send
 from prfaas.bench.outcomes import Outcome, Slo, Summary, summarise
 from prfaas.cli.bench_report import show
+from prfaas.cli.durations import more_than_none
 from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.trace_options import add_trace_options, told
@@ -222,7 +223,7 @@ async def _measured(
             args.url,
             session,
             api_key=api_key_of(args.api_key_env),
-            timeout_s=parse_duration(args.timeout),
+            timeout_s=more_than_none("--timeout", args.timeout),
         )
         served = await endpoint.served(args.model)
         if served.longest is not None:

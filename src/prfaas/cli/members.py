@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from prfaas.core.units import parse_duration
+from prfaas.cli.durations import more_than_none
 from prfaas.launch.members import Members
 from prfaas.process.logs import add_log_options, set_up_logs
 from prfaas.process.signals import run_until_signal
@@ -62,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Until it is told to stop; 0 then."""
     set_up_logs(args.log_level, form=args.log_format, file=args.log_file)
+    period_s = more_than_none("--period", args.period)
     members = Members(
         args.template,
         args.out,
@@ -69,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
         own_address=args.own_address,
         own_gateway=args.own_gateway,
         own_service=args.own_service,
-        leave_after_s=parse_duration(args.leave_after),
+        leave_after_s=more_than_none("--leave-after", args.leave_after),
     )
 
     async def program() -> int:
-        await members.run(period_s=parse_duration(args.period))
+        await members.run(period_s=period_s)
         return 0
 
     return run_until_signal(

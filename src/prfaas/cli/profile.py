@@ -13,11 +13,12 @@ import msgspec
 from rich.console import Console
 
 from prfaas.cli.console import report_console
+from prfaas.cli.durations import more_than_none
 from prfaas.cli.outputs import prepare_output
 from prfaas.cli.reports import teach
 from prfaas.core.deployment import ClusterConfig, Deployment, EngineConfig, load_deployment
 from prfaas.core.errors import CallerError, ConfigError
-from prfaas.core.units import parse_duration, parse_tokens
+from prfaas.core.units import parse_tokens
 from prfaas.models.profiles import parse_profile
 from prfaas.plots.figure import check_picture
 from prfaas.plots.profile import draw_profiles
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     for option, number in (("--max-batch", args.max_batch), ("--gpus", args.gpus)):
         if number is not None and number < 1:
             raise CallerError(f"{option} {number}: write 1 or more")
-    budget_s = parse_duration(args.time)
+    budget_s = more_than_none("--time", args.time)
     longest = None if args.longest is None else parse_tokens(args.longest)
     if args.target.startswith(("http://", "https://")):
         prepare_output("-o", args.output)

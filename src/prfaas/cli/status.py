@@ -11,10 +11,10 @@ import msgspec
 from rich.live import Live
 
 from prfaas.cli.console import report_console
+from prfaas.cli.durations import more_than_none
 from prfaas.cli.reports import add_json, teach
 from prfaas.cli.which_deployment import add_deployment, deployment_file
 from prfaas.core.deployment import Deployment, load_deployment
-from prfaas.core.units import parse_duration
 from prfaas.process.signals import run_until_signal
 from prfaas.status.collect import collect
 from prfaas.status.snapshot import Snapshot
@@ -51,12 +51,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show it once, or until Ctrl-C; 1 where requests are not answered."""
+    period_s = more_than_none("--every", args.every)
     deployment = load_deployment(deployment_file(args))
     gateway = (args.gateway or deployment.gateway.admin_url).rstrip("/")
-    return run_until_signal(_show(deployment, gateway, args), stopped_status=0)
+    return run_until_signal(_show(deployment, gateway, args, period_s), stopped_status=0)
 
 
-async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) -> int:
+async def _show(
+    deployment: Deployment, gateway: str, args: argparse.Namespace, period_s: float
+) -> int:
     console = report_console()
     async with aiohttp.ClientSession() as http:
         snapshot = await collect(deployment, http, gateway=gateway, now=time.time())
@@ -65,7 +68,6 @@ async def _show(deployment: Deployment, gateway: str, args: argparse.Namespace) 
         elif args.once or not console.is_terminal:
             console.print(draw(snapshot), highlight=False)
         else:
-            period_s = parse_duration(args.every)
             seen = draw(snapshot, width=console.width)
             with Live(seen, console=console, screen=True, auto_refresh=False) as live:
                 while True:

@@ -82,6 +82,7 @@ async def test_a_trace_is_asked_with_its_own_times(
         (["--concurrency", "0"], "--concurrency 0"),
         (["--rate", "1", "--requests", "0"], "--requests 0"),
         (["--rate", "0"], "rate 0"),
+        (["--rate", "1", "--timeout", "0s"], "--timeout 0s: write more than 0"),
         (["--rate", "1", "--seed", "-1"], "--seed -1: write 0 or more"),
         (["--rate", "1", "--prompt", "0"], "--prompt 0"),
         (["--rate", "1", "--prompt", "8K", "--trace", "t"], "exclude each other"),
