@@ -74,8 +74,8 @@ class EntryCache:
     def path(self, blocks: Sequence[int]) -> list[Entry]:
         """The entries that together have what can be gone on from, the first first."""
         found = self._ending if self._state_bytes else self._with
-        for block in reversed(blocks):
-            for entry in found.get(block, ()):
+        for block in filter(found.__contains__, reversed(blocks)):
+            for entry in found[block]:
                 path = self._stands_on(entry, blocks)
                 if not path[-1].start:
                     return path[::-1]

@@ -192,18 +192,25 @@ class Pools:
         best = Reach(own, 0.0, own)
         best_s = self._prefill_s(engine, own, prompt)
         mine = held[here]
+        lacks_s = best_s
         for blocks in {mine.in_memory, mine.blocks}:
-            fetch_s = self._load_s(blocks, blocks - mine.in_memory, prompt)
-            total_s = fetch_s + self._prefill_s(engine, blocks, prompt)
-            if blocks > own and total_s < best_s:
-                read = blocks - max(own, mine.in_memory)
-                best, best_s = Reach(blocks, fetch_s, own, read=max(0, read)), total_s
-        without = best.blocks
-        lacks_s = self._prefill_s(engine, without, prompt)
-        for source, there in held.items():
-            rate, rtt_s = self._rates.get((source, here), (0.0, 0.0))
-            if source == here or there.blocks <= without or not rate:
+            if blocks <= own:
                 continue
+            fetch_s = self._load_s(blocks, blocks - mine.in_memory, prompt)
+            rest_s = self._prefill_s(engine, blocks, prompt)
+            if fetch_s + rest_s < best_s:
+                read = blocks - max(own, mine.in_memory)
+                best, best_s = Reach(blocks, fetch_s, own, read=max(0, read)), fetch_s + rest_s
+                lacks_s = rest_s
+        without = best.blocks
+        tried: set[tuple[HeldBlocks, float, float]] = set()
+        for source, there in held.items():
+            if there.blocks <= without or source == here:
+                continue
+            rate, rtt_s = self._rates.get((source, here), (0.0, 0.0))
+            if not rate or (there, rate, rtt_s) in tried:
+                continue  # The first of those that have as much, at the same rate.
+            tried.add((there, rate, rtt_s))
             fetch_s = self._bytes(without, there.blocks, prompt) / rate + 1.5 * rtt_s
             fetch_s += self._load_s(there.blocks, there.blocks - there.in_memory, prompt)
             rest_s = self._prefill_s(engine, there.blocks, prompt)
