@@ -31,10 +31,10 @@ from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig
 from prfaas.link.tcp.link import TcpLink
 from prfaas.testing.link_kit import MemorySink
 from prfaas.testing.mock_deployment import until
-from prfaas.tls.authority import create_authority, issue, revoke
+from prfaas.tls.authority import create_authority, issue, renew_list, revoke
 from prfaas.tls.context import client_context
 from prfaas.tls.expiry import expiring
-from prfaas.tls.files import TlsFiles
+from prfaas.tls.files import TlsFiles, files_of
 from prfaas.tls.live import LiveTls
 
 WAIT_S = 20.0
@@ -157,13 +157,38 @@ def test_one_file_has_the_lists_of_several_authorities(agents: Agents, tmp_path:
     own = issue(tmp_path / "new", "west")
     own.ca.write_bytes(both)
     west = agents.open("west", TlsFiles(*_paths(own), crl))
-    east = issue(tmp_path / "old", "east")
-    east.ca.write_bytes(both)
-    assert agents.send(agents.open("east", east, to=west), WAIT_S) == "complete"
+    for name in ("old", "new"):
+        for owner, good in (("east", True), ("mallory", False)):
+            shown = issue(tmp_path / name, owner) if good else files_of(tmp_path / name, owner)
+            shown.ca.write_bytes(both)
+            link = agents.open(owner, TlsFiles(*_paths(shown), crl), to=west)
+            assert (agents.send(link, WAIT_S if good else 1.0) == "complete") is good
     assert west.tls is not None
     for name in ("old", "new"):
         peer = x509.load_pem_x509_certificate((tmp_path / name / "mallory.pem").read_bytes())
         assert west.tls.why_not((peer,), now=time.time()) == "its certificate is revoked"
+
+
+def test_an_authority_that_has_revoked_nothing_has_a_list_too(
+    agents: Agents, tmp_path: Path
+) -> None:
+    both, crl = b"", tmp_path / "crl.pem"
+    for name in ("old", "new"):
+        create_authority(tmp_path / name)
+        both += (tmp_path / name / "ca.pem").read_bytes()
+    issue(tmp_path / "old", "mallory")
+    lists = revoke(tmp_path / "old", "mallory"), renew_list(tmp_path / "new")
+    crl.write_bytes(b"".join(path.read_bytes() for path in lists))
+    own = issue(tmp_path / "old", "west")
+    own.ca.write_bytes(both)
+    west = agents.open("west", TlsFiles(*_paths(own), crl))
+    east = issue(tmp_path / "new", "east")
+    east.ca.write_bytes(both)
+    assert agents.send(agents.open("east", east, to=west), WAIT_S) == "complete"
+    before = lists[0].read_bytes()
+    assert renew_list(tmp_path / "old").read_bytes() != before
+    old, new = (x509.load_pem_x509_crl(text) for text in (before, lists[0].read_bytes()))
+    assert [one.serial_number for one in old] == [one.serial_number for one in new]
 
 
 def _paths(files: TlsFiles) -> tuple[Path, Path, Path]:

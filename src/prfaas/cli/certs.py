@@ -32,6 +32,7 @@ REVOKE = """
 examples:
   prfaas certs revoke east-agent
   prfaas certs revoke east-agent --replaced    # a new one is in use: what it has replaced
+  prfaas certs revoke                          # the list anew, with nobody more on it
 
 Exit status: 0, or 2 where there is no CA, or no such certificate.
 """
@@ -61,7 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="for every agent and gateway of this deployment file",
     )
-    revoke.add_argument("names", nargs="+", metavar="NAME", help="whose certificates")
+    revoke.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="whose certificates (default: nobody's: the list is made anew, for a year)",
+    )
     revoke.add_argument(
         "--replaced",
         action="store_true",
@@ -135,6 +141,8 @@ def _issue(args: argparse.Namespace) -> _Made:
 
 
 def _revoke(args: argparse.Namespace) -> _Made:
+    if not args.names:
+        path = authority.renew_list(args.dir)
     for name in args.names:
         path = authority.revoke(args.dir, name, replaced=args.replaced)
     words = (

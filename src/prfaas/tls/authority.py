@@ -117,8 +117,8 @@ def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
 
     Raises ConfigError without a usable CA, certificate or list.
     """
-    ca_key, ca = _authority(directory)
-    cert, crl = files_of(directory, owner).cert, directory / CRL
+    _authority(directory)
+    cert = files_of(directory, owner).cert
     older = _replaced(cert)
     paths = [older] if replaced else [older, cert] if older.exists() else [cert]
     try:
@@ -126,14 +126,25 @@ def revoke(directory: Path, owner: str, *, replaced: bool = False) -> Path:
         found = x509.load_pem_x509_certificates(pem)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no certificate of {owner!r} is known here: {error}") from error
+    return renew_list(directory, frozenset(certificate.serial_number for certificate in found))
+
+
+def renew_list(directory: Path, serials: frozenset[int] = frozenset()) -> Path:
+    """Make the CA's revocation list anew, with these serial numbers on it as well; returns its
+    path. Raises ConfigError without a usable CA or list."""
+    ca_key, ca = _authority(directory)
+    crl = directory / CRL
     known = [one for each in read_lists(crl) for one in each] if crl.exists() else []
-    serials = {certificate.serial_number for certificate in found}
     now = datetime.datetime.now(datetime.UTC)
+    # Every CA that is made here has the same name: the key says whose list it is, where certificates
+    # of two are let in.
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(ca.subject)
         .last_update(now - _CLOCK_SKEW)
         .next_update(now + datetime.timedelta(days=_CRL_DAYS))
+        .add_extension(issuer, critical=False)
     )
     for one in known:
         if one.serial_number not in serials:

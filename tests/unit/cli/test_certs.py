@@ -18,6 +18,14 @@ def test_it_says_what_lies_where(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert f"{tmp_path / name}" in said
 
 
+def test_a_list_of_nobody_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certs", "revoke", "--dir", str(tmp_path)]) == 2
+    assert "no CA in" in capsys.readouterr().err
+    assert main(["certs", "init", "--dir", str(tmp_path)]) == 0
+    assert main(["certs", "revoke", "--dir", str(tmp_path)]) == 0
+    assert f"{tmp_path / 'crl.pem'}: give it to every agent" in capsys.readouterr().out
+
+
 def test_every_agent_of_a_deployment_gets_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
