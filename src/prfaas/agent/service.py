@@ -96,7 +96,10 @@ class Agent:
             accepted = settings.link.accept_from
             # Threads of links to those that have left are waited for.
             await asyncio.to_thread(
-                self._link.reconfigure, settings.link.peers, accepted or frozenset()
+                self._link.reconfigure,
+                settings.link.peers,
+                accepted or frozenset(),
+                settings.link.max_incoming_connections,
             )
         for what in _stays(self.settings, settings):
             log.warning("agent %s: %s has changed: that takes a restart", settings.name, what)

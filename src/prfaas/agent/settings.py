@@ -21,6 +21,7 @@ from prfaas.core.deployment import (
 from prfaas.core.errors import ConfigError
 from prfaas.core.handoff import LONGEST_DEADLINE_S
 from prfaas.link.tcp.config import (
+    LEAST_INCOMING,
     PeerConfig,
     Plaintext,
     SharedLine,
@@ -120,6 +121,7 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
     """Its part of every line that begins or ends here."""
     peers: dict[str, PeerConfig] = {}
     accept_from: set[str] = set()
+    incoming = 0
     shared: list[SharedLine] = []
     for line in lines_of(deployment):
         shared += _shared(line, agent)
@@ -129,6 +131,7 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
                 peers[pair.receiver] = _peer(line, receivers[pair.receiver])
             elif pair.receiver == agent.name:
                 accept_from.add(pair.sender)
+                incoming += max(1, line.fair_connections or line.most_connections)
     if not peers and not accept_from:
         return None
     return TcpLinkConfig(
@@ -138,6 +141,8 @@ def _link(deployment: Deployment, agent: AgentConfig) -> TcpLinkConfig | None:
         peers=peers,
         lines=tuple(shared),
         accept_from=frozenset(accept_from),
+        # Twice: one peer may have half of them, and leaves all others theirs.
+        max_incoming_connections=max(LEAST_INCOMING, 2 * incoming),
         dscp=agent.dscp,
         workers=agent.link_workers,
     )

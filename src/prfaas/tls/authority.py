@@ -136,8 +136,8 @@ def renew_list(directory: Path, serials: frozenset[int] = frozenset()) -> Path:
     crl = directory / CRL
     known = [one for each in read_lists(crl) for one in each] if crl.exists() else []
     now = datetime.datetime.now(datetime.UTC)
-    # Every CA that is made here has the same name: the key says whose list it is, where certificates
-    # of two are let in.
+    # Every CA that is made here has the same name: the key says whose list it is, where
+    # certificates of two are let in.
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     builder = (
         x509.CertificateRevocationListBuilder()

@@ -103,3 +103,28 @@ clusters:
 """
     found = parse_deployment(text, source="test")
     assert [settings_for(found, name).export_slots for name in ("a1", "a2")] == [256, 128]
+
+
+@pytest.mark.parametrize(("machines", "sites", "room"), [(1, 1, 256), (300, 1, 600), (1, 5, 640)])
+def test_every_machine_that_sends_here_finds_room(machines: int, sites: int, room: int) -> None:
+    """A link of its own chooses up to 64 connections; of a large site each machine has one."""
+    clusters, links = [], []
+    for site in range(sites):
+        each = ", ".join(
+            f"{{name: m{site}-{n}, agent: {{name: a{site}-{n}, plaintext: true}},"
+            f" engines: [{{name: p{site}-{n}, role: prefill}}]}}"
+            for n in range(machines)
+        )
+        clusters.append(f"- {{name: s{site}, kind: prfaas, machines: [{each}]}}")
+        links.append(f"{{from: s{site}, to: west}}")
+    text = "clusters:\n" + "\n".join(clusters)
+    text += """
+- name: west
+  kind: pd
+  engines: [{name: d0, role: decode}]
+  agent: {name: aw, listen: "127.0.0.1:7402", socket: /run/w, plaintext: true}
+"""
+    deployment = parse_deployment(text + f"links: [{', '.join(links)}]", source="test")
+    link = settings_for(deployment, "aw").link
+    assert link is not None
+    assert link.max_incoming_connections == room

@@ -16,6 +16,8 @@ LEAST_CHUNK_BYTES = 4 * KIB
 WORKER_CORES = 8
 """On fewer, a link worker would only take a core from the engines or from the agent."""
 MOST_WORKERS = 64
+LEAST_INCOMING = 256
+"""Connections that an agent takes, however few send to it."""
 
 
 class Plaintext(msgspec.Struct, frozen=True):
@@ -66,7 +68,8 @@ class TcpLinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_chunk_bytes: int = 1024 * KIB
     """Largest chunk sent or accepted; bounds what one connection can have half received."""
     min_chunk_bytes: int = 64 * KIB
-    max_incoming_connections: int = 256
+    max_incoming_connections: int = LEAST_INCOMING
+    """From all peers together: more than they all have, or some of them never come in."""
     max_pending_connections: int = 512
     """Connections that have not yet said who they are; the oldest goes when one more comes."""
     max_incoming_transfers: int = MAX_TRANSFERS

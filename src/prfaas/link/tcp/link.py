@@ -20,7 +20,13 @@ from prfaas.link.api import (
     TransferSink,
 )
 from prfaas.link.tcp.acceptor import Acceptor
-from prfaas.link.tcp.config import PeerConfig, TcpLinkConfig, check, check_peer
+from prfaas.link.tcp.config import (
+    LEAST_INCOMING,
+    PeerConfig,
+    TcpLinkConfig,
+    check,
+    check_peer,
+)
 from prfaas.link.tcp.line_budget import LineBudget
 from prfaas.link.tcp.receiving_driver import ReceivingDriver
 from prfaas.link.tcp.sending_driver import SendingDriver
@@ -106,10 +112,16 @@ class TcpLink:
                 return
         known.configure(peer)
 
-    def reconfigure(self, peers: Mapping[str, PeerConfig], accept_from: frozenset[str]) -> None:
+    def reconfigure(
+        self,
+        peers: Mapping[str, PeerConfig],
+        accept_from: frozenset[str],
+        max_incoming_connections: int = LEAST_INCOMING,
+    ) -> None:
         """Other peers than before, while everything goes on between those that stay. Transfers to
         one that has left fail; one that may push no more is refused when it dials again."""
         self._acceptor.accept_from = accept_from
+        self._receiving.most_connections = max_incoming_connections
         if self.workers is not None:
             self.workers.push_from(accept_from)
         for name, peer in peers.items():

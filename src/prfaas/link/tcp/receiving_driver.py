@@ -47,6 +47,8 @@ class ReceivingDriver:
             max_transfers=config.max_incoming_transfers, peer_grace_s=config.peer_grace_s
         )
         self.silence_s = config.silence_s
+        self.most_connections = config.max_incoming_connections
+        """May be set to another value at any time."""
         pump: EventPump[Event] = EventPump(self.lock, self.end.events, self._deliver)
         self.deliver_events = pump.drain
         self._config, self._sink = config, sink
@@ -79,7 +81,7 @@ class ReceivingDriver:
                 thread.stop()
 
     def _check_room(self, peer: str) -> None:
-        most = self._config.max_incoming_connections
+        most = self.most_connections
         with self.lock:
             if self._closed or len(self._threads) >= most:
                 raise PeerError("too many connections to this agent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -92,6 +93,21 @@ def test_agents_talk_over_ipv6(pki: dict[str, TlsFiles], open_link: Open) -> Non
     assert west.address.startswith("[::1]:")
     east = open_link("east", pki["east"], peers={"west": PeerConfig(address=west.address)})
     assert send(east, "west", 10.0) == ["complete"]
+
+
+def test_there_is_room_for_as_many_as_send_here_now(open_link: Open) -> None:
+    senders = frozenset(f"s{number}" for number in range(300))
+    west = open_link("west", Plaintext(), accept_from=senders)
+    peers = {"west": PeerConfig(address=west.address)}
+    with contextlib.ExitStack() as opened:
+        for number in range(256):
+            sock = opened.enter_context(socket.create_connection(parse_address(west.address)))
+            sock.sendall(control(Kind.HELLO, Hello(f"s{number}", "west", 1, 1)))
+            assert sock.recv(1)
+        last = open_link("s299", Plaintext(), peers=peers)
+        assert send(last, "west", 1.0) != ["complete"]
+        west.reconfigure({}, senders, 600)
+        assert send(last, "west", 20.0) == ["complete"]
 
 
 def test_peers_come_and_go_while_the_link_runs(open_link: Open) -> None:
