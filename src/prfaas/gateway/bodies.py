@@ -16,6 +16,12 @@ _CODINGS = frozenset({"identity", "gzip", "deflate"})
 _MOST_BESIDE, _BESIDE_SHARE = 272 * 1024, 8
 """Bytes that say how long chunks are, or have come and are not looked at yet (a quarter of a
 megabyte at most); and one for so many of the body."""
+_TIGHTEST, _LOOSE_BYTES, _TIGHT_BYTES_PER_S = 8, 1024 * 1024, 16 * 1024 * 1024
+"""Text is packed to an eighth at best: so many bytes beyond that come at once, others as if over a
+line of this rate. Otherwise kilobytes would take as long as the megabytes that are made of them."""
+_READ_BYTES_PER_S = 256 * 1024 * 1024
+"""So many are read here in half of the time, beside those that each may have at once: large bodies
+of which the last byte comes at one time are one behind the other all the same."""
 
 
 class Places:
@@ -57,6 +63,7 @@ class Bodies:
         self.most_bytes, self.within_s = most_bytes, within_s
         self.held_bytes = 0
         self._held_by: Counter[str] = Counter()
+        self._tight, self._large = _Lines(_TIGHT_BYTES_PER_S), _Lines(_READ_BYTES_PER_S)
 
     @asynccontextmanager
     async def reading(
@@ -93,7 +100,10 @@ class Bodies:
                             self._take(size - taken, whose)
                             taken = size
                         parts.append(part)
-                        await asyncio.sleep(0)  # Where all of it is here, others have turns too.
+                        tight = size - _LOOSE_BYTES - _TIGHTEST * request.content.total_raw_bytes
+                        # Where all of it is here, others have turns too.
+                        await asyncio.sleep(self._tight.comes_in_s(min(tight, len(part)), whose))
+                    await asyncio.sleep(self._large.comes_in_s(size - _LOOSE_BYTES, whose))
             except TimeoutError as error:
                 message = f"the body has not come within {self.within_s:g} s"
                 raise RequestRefused(408, message) from error
@@ -119,6 +129,24 @@ class Bodies:
             self._held_by[whose] -= size
             if not self._held_by[whose]:
                 del self._held_by[whose]
+
+
+class _Lines:
+    """As if bytes came over one, each tenant's over its own."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._clear_at: dict[str, float] = {}
+        """By the event loop's clock."""
+
+    def comes_in_s(self, size: int, whose: str | None) -> float:
+        """After how long so many bytes more have come; of none, or fewer, at once."""
+        if size <= 0:
+            return 0.0
+        now, name = asyncio.get_running_loop().time(), whose or ""
+        at = max(now, self._clear_at.get(name, now)) + size / self._bytes_per_s
+        self._clear_at[name] = at
+        return at - now
 
 
 def _check_pieces(request: web.Request, before: int) -> None:

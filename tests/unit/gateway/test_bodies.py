@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from prfaas.gateway import bodies
 from prfaas.gateway.api_errors import ApiError
 from prfaas.gateway.bodies import Bodies
 from prfaas.process.front_door import serving_strangers
@@ -133,3 +135,38 @@ async def test_alone_a_body_is_let_in(size: int) -> None:
     served.release.set()
     async with served.client() as client:
         assert (await client.post("/", data=b"x" * size)).status == 200
+
+
+async def test_what_is_packed_tighter_than_text_takes_as_long_as_what_is_made_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tenant's small requests would take as long as large ones, however few it may send."""
+    monkeypatch.setattr(bodies, "_LOOSE_BYTES", 100)
+    monkeypatch.setattr(bodies, "_TIGHT_BYTES_PER_S", 0.1)
+    served = Served(10_000, within_s=0.3)
+    served.release.set()
+    text = random.Random(1).randbytes(400).hex().encode()
+    async with served.client() as client:
+        for body, status in ((b"x" * 1000, 408), (text, 200), (b"x" * 90, 200)):
+            headers = {"Content-Encoding": "gzip", "Tenant": "a"}
+            async with client.post("/", data=gzip.compress(body), headers=headers) as answer:
+                assert answer.status == status
+        async with client.post("/", data=b"x" * 1000, headers={"Tenant": "a"}) as answer:
+            assert answer.status == 200  # It has come as it is.
+
+
+async def test_large_bodies_that_are_complete_at_one_time_are_read_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "_LOOSE_BYTES", 100)
+    monkeypatch.setattr(bodies, "_READ_BYTES_PER_S", 2000.0)
+    served = Served(10_000)
+    async with served.client() as client:
+        first, second, small = (
+            asyncio.create_task(client.post("/", data=b"x" * size)) for size in (900, 900, 100)
+        )
+        await until(lambda: len(served.read) == 3)
+        assert served.read[0] == 100  # It has not waited for others' turns.
+        served.release.set()
+        for task in (first, second, small):
+            (await task).release()
