@@ -131,7 +131,7 @@ def site_of(
     """Where the description caches a trace's prefixes machine by machine; None where it does not,
     where the trace knows no prefixes, and where that is not walked: with more clusters than one of
     each kind, caches that are told in tokens beside those of machines, or none in the PD cluster
-    (whatever is long in the PrfaaS cluster would go there, whatever t says)."""
+    (what the PrfaaS cluster holds would go there, whatever t says)."""
     if not trace.blocks or not is_walked(description):
         return None
     by_kind = {cluster.kind: cluster for cluster in description.clusters}
