@@ -5,10 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from prfaas.process.signals import run_until_signal
+
+
+@pytest.fixture(autouse=True)
+def _a_hang_up_is_not_ignored() -> Iterator[None]:
+    # As it is under nohup, and after a test that has run what listens to it later.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 class Program:
