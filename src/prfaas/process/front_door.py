@@ -97,6 +97,16 @@ class _Door:
         for task in self._opening:
             task.cancel()
 
+    async def end(self) -> None:
+        """Requests under way come to their end, then connections do."""
+        await asyncio.sleep(0)  # Whose handshake has just ended is a connection now.
+        server = self._runner.server
+        connections = [] if server is None else server.connections
+        await self._runner.cleanup()
+        for connection in connections:
+            if isinstance(connection, StrangersHandler):
+                connection.wait_for_nothing()
+
     def _cannot(self, error: OSError) -> None:
         # No descriptor is left, or the peer is gone already.
         self._say("accept", f"{self._what}: cannot accept: {error.strerror}")
@@ -245,4 +255,4 @@ async def serving_strangers(
         yield f"{'http' if tls is None else 'https'}://{address}"
     finally:
         door.close()
-        await runner.cleanup()
+        await door.end()

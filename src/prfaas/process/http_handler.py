@@ -45,7 +45,8 @@ class StrangersHandler(web.RequestHandler):
     """aiohttp's, which also knows its connection, and refuses in JSON."""
 
     __slots__ = (
-        "_answered", "_book", "_entry", "_gone", "_head_bytes", "_tunnel", "_unwanted", "received"
+        "_answered", "_book", "_entry", "_gone", "_head_bytes", "_open", "_tunnel", "_unwanted",
+        "received",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,8 @@ class StrangersHandler(web.RequestHandler):
         self._book, self._entry, self._tunnel = book, entry, tunnel
         self._head_bytes = self.received = 0
         """Bytes: of the head that comes, and of all that has come."""
+        self._open: asyncio.Transport | None = None
+        """Until it is lost; aiohttp's own is gone when it is told to close."""
         self._answered: web.BaseRequest | None = None
         """The request whose answer is being sent as a whole."""
         self._unwanted = False
@@ -71,7 +74,8 @@ class StrangersHandler(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         # Not for isinstance: uvloop's transports are asyncio's in all but their class.
-        self._entry.drop = cast("asyncio.Transport", transport).abort
+        self._open = cast("asyncio.Transport", transport)
+        self._entry.drop = self._open.abort
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -99,6 +103,7 @@ class StrangersHandler(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
+        self._open = None
         self._book.gone(self._entry)
         if not self._gone.done():
             self._gone.set_result(None)
@@ -113,6 +118,12 @@ class StrangersHandler(web.RequestHandler):
         """See `asyncio.Protocol`."""
         self._book.flows(self._entry)
         super().resume_writing()
+
+    def wait_for_nothing(self) -> None:
+        """It was closed, and ends now, if all that was said has been sent. Over TLS a peer should
+        say that it has heard of the end; where it does not, uvloop's loop would not close."""
+        if self._open is not None and not self._open.get_write_buffer_size():
+            self._open.abort()
 
     def admit(self) -> None:
         """See `admit`."""

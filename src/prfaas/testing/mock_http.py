@@ -59,11 +59,12 @@ class MockServer:
     async def stop(self) -> None:
         """Die as a killed process does: every connection is reset."""
         await self.stop_listening()
-        for transport in self.connections:
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
         self.connections.clear()
         if self._runner is not None:
+            assert self._runner.server is not None
+            for known in self._runner.server.connections:
+                if known.transport is not None:
+                    known.transport.abort()
             await self._runner.cleanup()
             self._runner = None
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from prfaas.core.addresses import parse_url
@@ -17,6 +20,7 @@ from prfaas.core.errors import ConfigError
 from prfaas.process.front_door import serving_strangers
 from prfaas.process.http_handler import StrangersHandler
 from prfaas.testing.mock_deployment import until
+from prfaas.tls.authority import create_authority, issue
 
 
 def an_application() -> web.Application:
@@ -164,3 +168,31 @@ async def test_who_comes_while_the_door_closes_leaves_no_open_socket(
             await asyncio.sleep(0)
         gc.collect()  # What is open still warns, which fails the test.
     assert not caplog.records
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_peer_that_does_not_answer_the_end_of_tls_leaves_no_open_socket(
+    tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    create_authority(tmp_path)
+    files = issue(tmp_path, "localhost")
+    server, client = (ssl.SSLContext(p) for p in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+    server.load_cert_chain(files.cert, files.key)
+    client.load_verify_locations(files.ca)
+
+    def connected(url: str) -> ssl.SSLSocket:
+        sock = socket.create_connection(parse_url(url))
+        return client.wrap_socket(sock, server_hostname="localhost")
+
+    async def served() -> ssl.SSLSocket:
+        app = an_application()
+        door = serving_strangers(
+            app, "127.0.0.1:0", what="x.listen", shutdown_timeout_s=1.0, tls=server
+        )
+        async with door as url:
+            return await asyncio.to_thread(connected, url)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        silent = runner.run(served())
+    with silent:
+        gc.collect()  # What is open still warns, which fails the test.
