@@ -151,10 +151,6 @@ class KvLayout(Strict, frozen=True):
         if difference is not None:
             raise LayoutMismatch(difference)
 
-    def pairs_with(self, other: KvLayout) -> bool:
-        """Whether `check_pairs_with` raises nothing."""
-        return self.fingerprint()[:PAIRING_DIGITS] == other.fingerprint()[:PAIRING_DIGITS]
-
     def packed(self) -> str:
         """As text, for `unpacked`. Its size grows with the kinds of layers, hardly with layers."""
         return base64.b64encode(zlib.compress(msgspec.msgpack.encode(self), 9)).decode()

@@ -73,6 +73,9 @@ class Reloading:
         except (PrfaasError, OSError) as error:
             logger.error("the new %s is refused, all stays as it was: %s", self._path, error)
             self._on_end("refused")
+        except Exception:  # A fault of ours; what is written next is still to be read.
+            logger.exception("the new %s cannot be taken over", self._path)
+            self._on_end("refused")
         else:
             self._on_end("taken")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm.logger import init_logger
 
-from prfaas.vllm_plugin.hub import commit_of
+from prfaas.vllm_plugin.hub import commit_of, files_of
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -69,7 +69,7 @@ class AdapterIdentities:
 
     def _look(self, request: LoRARequest, known: _Known | None) -> _Known:
         path = request.lora_path
-        files = _files_in(Path(path))
+        files = files_of(Path(path), _FILES)
         stamp = _stamp_of(files) or commit_of(path, _FILES[0])
         if request.load_inplace and known is not None and known.loaded is None:
             known = None
@@ -86,10 +86,6 @@ class AdapterIdentities:
                 path,
             )
         return _Known(stamp, found if found == known.loaded else None)
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted({file for pattern in _FILES for file in folder.glob(pattern)})
 
 
 def _stamp_of(files: list[Path]) -> tuple[tuple[str, int, int], ...]:

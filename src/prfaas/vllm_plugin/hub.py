@@ -3,9 +3,16 @@ not."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+
+
+def files_of(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Files of a downloaded model or adapter whose names are like one of these, in order; none
+    where there is no such folder."""
+    return sorted({file for pattern in patterns for file in folder.glob(pattern)})
 
 
 def commit_of(name: str, file: str, *, revision: str | None = None) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from prfaas.core.prefixes import PromptPrefix, chain, root_digest, stretch
 from prfaas.vllm_plugin.adapter_identity import AdapterIdentities
-from prfaas.vllm_plugin.hub import commit_of
+from prfaas.vllm_plugin.hub import commit_of, files_of
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -91,7 +91,7 @@ def weights_identity(config: ModelConfig) -> str:
     else name and revision."""
     digest = hashlib.blake2b(digest_size=16)
     place = Path(config.model)
-    files = [place] if place.is_file() else _files_in(place)
+    files = [place] if place.is_file() else files_of(place, _WEIGHT_FILES)
     samples = max(_LEAST_SAMPLES, _SAMPLES // max(1, len(files)))
     try:
         for file in files:
@@ -107,7 +107,3 @@ def weights_identity(config: ModelConfig) -> str:
         return digest.hexdigest()
     commit = commit_of(config.model, "config.json", revision=config.revision)
     return f"{config.model} {commit or config.revision}"
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})

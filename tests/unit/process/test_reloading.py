@@ -12,7 +12,7 @@ from prfaas.process.reloading import Reloading
 
 
 class Watched:
-    """Takes any text but "bad"."""
+    """Takes any text but "bad" and "our fault"."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("prfaas.process.reloading._LOOK_S", 0.01)
@@ -24,6 +24,8 @@ class Watched:
         text = self.path.read_text()
         if text == "bad":
             raise ConfigError("it is bad")
+        if text == "our fault":
+            raise KeyError(text)
         self.taken.append(text)
 
     async def end(self) -> str:
@@ -41,6 +43,8 @@ async def test_a_changed_file_is_read_once_and_a_bad_one_refused(
     path.write_text("two")
     assert await watched.end() == "taken"
     path.write_text("bad")
+    assert await watched.end() == "refused"
+    path.write_text("our fault")
     assert await watched.end() == "refused"
     path.unlink()
     watched.asked.set()
