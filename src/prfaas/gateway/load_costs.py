@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from prfaas.core.tiers import Tier, load_guess_s
 from prfaas.gateway.endpoints import Endpoints
 from prfaas.gateway.facts import RequestFacts
 from prfaas.models.interpolation import Table
 from prfaas.policies.api import View
 from prfaas.policies.learned_fetches import (
     LearnedFetches,
-    Tier,
     any_load_way,
-    load_guess_s,
     load_way,
 )
 from prfaas.scheduler.journal import CostInputs

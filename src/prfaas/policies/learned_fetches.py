@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prfaas.core.tiers import Tier as Tier
-from prfaas.core.tiers import load_guess_s as load_guess_s
+from prfaas.core.tiers import Tier
 from prfaas.policies.fading_line import FadingLine, Sums, kept_sums
 
 _GUESS = 4.0

@@ -12,6 +12,7 @@ from tests.unit.gateway.test_pools import KEY, TOKENS, stored
 from prfaas.core.cache_copies import AwaitCopy, CopyCached
 from prfaas.core.deployment import parse_deployment
 from prfaas.core.errors import LinkError
+from prfaas.core.tiers import load_guess_s
 from prfaas.gateway.agent_client import TransferStatus
 from prfaas.gateway.endpoints import Endpoints, resolve
 from prfaas.gateway.facts import RequestFacts
@@ -24,7 +25,6 @@ from prfaas.policies.costs import ProfileCosts
 from prfaas.policies.fading_line import Sums
 from prfaas.policies.learned_fetches import (
     LearnedFetches,
-    load_guess_s,
     load_way,
     pull_way,
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from prfaas.core.deployment import SchedulerConfig
+from prfaas.core.tiers import load_guess_s
 from prfaas.policies.api import Decision, Route
 from prfaas.policies.columns import Columns
-from prfaas.policies.learned_fetches import LearnedFetches, load_guess_s
+from prfaas.policies.learned_fetches import LearnedFetches
 from prfaas.policies.many_ways import ManyWays
 from prfaas.policies.registry import POLICIES, make_policy
 from prfaas.policies.route_choice import candidates
