@@ -22,6 +22,7 @@ import msgspec
 from prfaas.core.errors import InvariantError, PeerError
 from prfaas.core.transitions import advance
 from prfaas.link.api import TransferOffer
+from prfaas.link.protocol.control_frames import ControlFrames
 from prfaas.link.protocol.frames import Header, Kind, control, pack, reason
 from prfaas.link.protocol.lifecycle import SENDING_TRANSITIONS, SendingState, SendingStep
 from prfaas.link.protocol.pacing import Pacer
@@ -47,9 +48,8 @@ class SendingEnd:
         self.events: deque[Callable[[], None]] = deque()
         self._transfers: dict[int, SendingTransfer] = {}
         self._order = SendingOrder()
-        self._control_frames: deque[ControlFrame] = deque()
+        self._control_frames = ControlFrames(self._transfers.__contains__)
         self._carried: dict[int, set[Chunk]] = {}
-        self._cancelling: dict[int, tuple[ControlFrame, int]] = {}
         self._next_handle = 1
 
     @property
@@ -69,7 +69,7 @@ class SendingEnd:
     @property
     def busy(self) -> bool:
         """Is there anything a connection could be needed for?"""
-        return bool(self._transfers or self._control_frames or self._cancelling)
+        return bool(self._transfers) or self._control_frames.busy
 
     def open(
         self,
@@ -116,7 +116,7 @@ class SendingEnd:
         """What connection ``carrier`` sends next: (frame or chunk, None), or (None, when to ask
         again; None: when there is news)."""
         while self._control_frames:
-            frame = self._render(self._control_frames.popleft(), carrier, now=now)
+            frame = self._render(self._control_frames.next(), carrier, now=now)
             if frame is not None:
                 return frame, None
         if not self._order:
@@ -144,15 +144,12 @@ class SendingEnd:
         for transfer in self._transfers.values():
             if transfer.state is SendingState.OFFERING and transfer.offer_carrier == carrier:
                 self._control_frames.append(ControlFrame(Kind.OFFER, transfer))
-        for handle, (wanted, via) in list(self._cancelling.items()):
-            if via == carrier:
-                del self._cancelling[handle]
-                self._control_frames.append(wanted)
+        self._control_frames.lost(carrier)
 
     def heard(self, carrier: int, header: Header, text: str, *, retry: bool, now: float) -> None:
         """A frame of the receiver (``text``, ``retry``: of its Reason). Raises PeerError."""
         if header.kind is Kind.FAILED:
-            self._cancelling.pop(header.handle, None)
+            self._control_frames.answered(header.handle)
         transfer = self._transfers.get(header.handle)
         if transfer is None:
             return
@@ -193,14 +190,13 @@ class SendingEnd:
     def fail_all(self, why: str) -> None:
         """Every transfer fails without a word to the receiver: we are closing."""
         self._control_frames.clear()
-        self._cancelling.clear()
         for transfer in list(self._transfers.values()):
             self._end_transfer(transfer, why)
 
     def _render(self, wanted: ControlFrame, carrier: int, *, now: float) -> bytes | None:
         transfer = wanted.transfer
         if wanted.kind is Kind.CANCEL:
-            self._cancelling[transfer.handle] = wanted, carrier
+            self._control_frames.said(wanted, carrier)
             key = transfer.offer.key
             return reason(Kind.CANCEL, wanted.reason, handle=transfer.handle, key=key)
         if transfer.handle not in self._transfers:
