@@ -102,10 +102,12 @@ class _Door:
         await asyncio.sleep(0)  # Whose handshake has just ended is a connection now.
         server = self._runner.server
         connections = [] if server is None else server.connections
+        strangers = [known for known in connections if isinstance(known, StrangersHandler)]
+        for known in strangers:
+            known.end_if_idle()
         await self._runner.cleanup()
-        for connection in connections:
-            if isinstance(connection, StrangersHandler):
-                connection.wait_for_nothing()
+        for known in strangers:
+            known.end_if_idle()
 
     def _cannot(self, error: OSError) -> None:
         # No descriptor is left, or the peer is gone already.

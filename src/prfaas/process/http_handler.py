@@ -119,11 +119,16 @@ class StrangersHandler(web.RequestHandler):
         self._book.flows(self._entry)
         super().resume_writing()
 
-    def wait_for_nothing(self) -> None:
-        """It was closed, and ends now, if all that was said has been sent. Over TLS a peer should
-        say that it has heard of the end; where it does not, uvloop's loop would not close."""
-        if self._open is not None and not self._open.get_write_buffer_size():
-            self._open.abort()
+    def end_if_idle(self) -> None:
+        """End it at once where no request is under way and all that was said has been sent. A peer
+        that is told first, over TLS, should say that it has heard of it: where it does not,
+        uvloop's loop would not close."""
+        under_way = self._current_request is not None or self._answered is not None
+        if self._open is None or self._messages or under_way:
+            return
+        with suppress(AttributeError):  # asyncio's transport, where it was told to close twice.
+            if not self._open.get_write_buffer_size():
+                self._open.abort()
 
     def admit(self) -> None:
         """See `admit`."""
