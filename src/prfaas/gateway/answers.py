@@ -24,20 +24,14 @@ from prfaas.gateway.upstream_errors import (
     error_status,
     refusal,
 )
+from prfaas.gateway.usage import answer_tokens
 
 _LONGEST_OPENING = 64 * 1024 * 1024
 """Bytes of events before the first of the model: each says the request again."""
 _FIRST_EVENTS = (b"data:", b"event:", b"id:", b"retry:")
+_LARGE = 1024 * 1024
+"""Bytes of an answer of which not all is read to see that it is one."""
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-class _Usage(msgspec.Struct):
-    completion_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage
 
 
 async def relay(
@@ -65,21 +59,11 @@ async def relay(
         content = await _read(engine, answer)
         _check(engine, answer, content)
         on_first_token()
+        tokens = await answer_tokens(content)  # Before it is over for its tenant.
         await response.give(EngineAnswer(answer.status, kind, content))
-        return _tokens_in(content)
+        return tokens
     finally:
         answer.close()
-
-
-def _tokens_in(content: bytes) -> int | None:
-    """What an answer that is complete says of its length; no more than could be in it, as that is
-    counted against its tenant."""
-    try:
-        usage = msgspec.json.decode(content, type=_Answer).usage
-    except UNREADABLE:
-        return None
-    tokens = usage.completion_tokens or usage.output_tokens
-    return None if tokens is None else min(max(tokens, 0), len(content))
 
 
 def _check(engine: EngineClient, answer: Answer, content: bytes) -> None:
@@ -88,6 +72,8 @@ def _check(engine: EngineClient, answer: Answer, content: bytes) -> None:
         failure = refusal(engine.name, answer.status, answer.header("Retry-After"), content)
         if failure is not None:
             raise failure
+        return
+    if len(content) > _LARGE and content[:1] + content[-1:] == b"{}":
         return
     try:
         _OBJECT.decode(content)

@@ -12,7 +12,7 @@ from prfaas.gateway.dialects import dialect_of
 from prfaas.gateway.engine_client import EngineAnswer
 from prfaas.gateway.facts import RequestFacts
 from prfaas.gateway.upstream_errors import error_message
-from prfaas.gateway.usage import without_cached_tokens
+from prfaas.gateway.usage import without_cached_tokens, without_cached_tokens_in_turns
 from prfaas.gateway.whole_answer import WholeAnswer
 
 _CLIENT_PATIENCE_S = 60.0
@@ -133,10 +133,13 @@ class ClientResponse:
             message = error_message(answer.body)
             await self.write(self._dialect.error_event(answer.status, "refused", message, None))
             await self.finish()
-        elif not self.done.done():
-            headers = {"Content-Type": answer.content_type, **facts.headers()}
-            body = answer.body if facts.tells else without_cached_tokens(answer.body)
-            body = self._dialect.refusal(answer.status, body) if answer.status >= 400 else body
+            return
+        headers = {"Content-Type": answer.content_type, **facts.headers()}
+        body = answer.body
+        if not facts.tells:
+            body = await without_cached_tokens_in_turns(body)
+        body = self._dialect.refusal(answer.status, body) if answer.status >= 400 else body
+        if not self.done.done():
             self.done.set_result(WholeAnswer(status=answer.status, body=body, headers=headers))
 
     def refuse(self, error: ApiError) -> None:

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from prfaas.core.errors import EngineError
 from prfaas.gateway.http_answer import Answer
 from prfaas.gateway.upstream_errors import CONNECTION_ERRORS, engine_error
+from prfaas.gateway.usage import before_counts
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 """An event ends with an empty line, and a line in either way."""
 _EVENT_END = re.compile(rb"\n\n|\r\n\r\n")
 _LONGEST_EVENT = 1 << 20
 """Bytes. What is longer (the logprobs of a whole prompt) is passed on in pieces as it comes."""
-_LONGEST_COUNTS = 16 * 1024
-"""Bytes of what says how much of a prompt was cached, which begins with one of these."""
-_COUNTS = (b'"usage"', b'"prompt_tokens_details"', b'"input_tokens_details"')
 _SILENCE_S = 60.0
 """How long an engine may say nothing in the middle of an answer. A step takes well below a second;
 but a sequence that was preempted waits until others end."""
@@ -109,7 +107,7 @@ class EventStream:
             end = len(here)
             self.torn = end > 0
         elif end == 0 and len(here) > _LONGEST_EVENT:
-            end = _before_counts(here)
+            end = before_counts(here)
         self._held = here[end:]
         return here[:end]
 
@@ -118,14 +116,6 @@ def _end_of_last(here: bytes, mark: bytes, seen: int) -> int:
     """Where the last event ends; none ends before ``seen``. 0: none ends at all."""
     last = here.rfind(mark, max(0, seen - len(mark) + 1))
     return 0 if last < 0 else last + len(mark)
-
-
-def _before_counts(here: bytes) -> int:
-    """Where part of a long event can end: not in what says how much was cached, which is looked
-    for in whole pieces (`usage`)."""
-    last = max(0, len(here) - _LONGEST_COUNTS)
-    found = [at for name in _COUNTS if (at := here.find(name, last)) >= 0]
-    return min(found, default=len(here) - max(map(len, _COUNTS)))
 
 
 def _without_comments(events: bytes) -> bytes:

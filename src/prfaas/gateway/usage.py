@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -18,7 +20,20 @@ _INPUT_DETAILS = re.compile(rb'"input_tokens_details"' + _OBJECT)
 _NO_DETAILS = b'"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0}'
 """Clients of the Responses API take the field for granted."""
 _USAGE = re.compile(rb'"usage"' + _OBJECT)
+_PIECE_BYTES = 1024 * 1024
+_LONGEST_COUNTS = 16 * 1024
+"""Bytes of what says how much of a prompt was cached, which begins with one of these."""
+_COUNTS = (b'"usage"', b'"prompt_tokens_details"', b'"input_tokens_details"')
 _CACHE_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage
 
 
 def without_cached_tokens(content: bytes) -> bytes:
@@ -30,6 +45,54 @@ def without_cached_tokens(content: bytes) -> bytes:
     if b"_input_tokens" in content:
         content = _USAGE.sub(_all_as_input, content)
     return content
+
+
+async def without_cached_tokens_in_turns(content: bytes) -> bytes:
+    """The same of an answer of hundreds of megabytes, between which others have turns."""
+    if len(content) <= _PIECE_BYTES:
+        return without_cached_tokens(content)
+    parts = [without_cached_tokens(piece) async for piece in _pieces(content)]
+    return await asyncio.to_thread(b"".join, parts)
+
+
+async def answer_tokens(content: bytes) -> int | None:
+    """What an answer that is complete says of its length; no more than could be in it, as that is
+    counted against its tenant. None where it says nothing."""
+    if len(content) <= _PIECE_BYTES:
+        found = [_tokens_in(content)]
+    else:
+        usages = [usage async for piece in _pieces(content) for usage in _USAGE.findall(piece)]
+        found = [_tokens_in(b'{"usage":%b}' % usage) for usage in usages]
+    known = [tokens for tokens in found if tokens is not None]
+    return min(max(known), len(content)) if known else None
+
+
+def _tokens_in(content: bytes) -> int | None:
+    try:
+        usage = msgspec.json.decode(content, type=_Answer).usage
+    except UNREADABLE:
+        return None
+    tokens = usage.completion_tokens or usage.output_tokens
+    return None if tokens is None else max(tokens, 0)
+
+
+def before_counts(here: bytes) -> int:
+    """Where part of what is long can end: not in what says how much was cached, which is looked for
+    in whole pieces."""
+    last = max(0, len(here) - _LONGEST_COUNTS)
+    found = [at for name in _COUNTS if (at := here.find(name, last)) >= 0]
+    return min(found, default=len(here) - max(map(len, _COUNTS)))
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    """All of it, with others' turns between them."""
+    start = 0
+    while len(content) - start > _PIECE_BYTES:
+        end = start + (before_counts(content[start : start + _PIECE_BYTES]) or _PIECE_BYTES)
+        yield content[start:end]
+        await asyncio.sleep(0)
+        start = end
+    yield content[start:]
 
 
 def _all_as_input(found: re.Match[bytes]) -> bytes:

@@ -6,14 +6,15 @@ import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from prfaas.gateway import answers
+from prfaas.gateway import answers, usage
 from prfaas.gateway.dialects import dialect_of
-from prfaas.testing.mock_deployment import MockDeployment, journalled
+from prfaas.testing.mock_deployment import MockDeployment, journalled, until
 from prfaas.testing.mock_engine import MockEngine
 
 BODY = {"prompt": "abc", "stream": True}
@@ -160,7 +161,75 @@ async def test_what_comes_before_the_first_token_has_an_end(
     assert await answers._first_of_answer(endless, dialect) == b""  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**18, 100), (-5, 0)])
-def test_no_answer_counts_as_more_tokens_than_bytes(told: int, counted: int) -> None:
+async def test_no_answer_counts_as_more_tokens_than_bytes(
+    told: int, counted: int, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage, "_PIECE_BYTES", 90 if large else 100)
     content = b'{"usage":{"completion_tokens":%d},"text":"' % told
-    assert answers._tokens_in(content.ljust(98, b"a") + b'"}') == counted
+    assert await usage.answer_tokens(content.ljust(98, b"a") + b'"}') == counted
+
+
+@pytest.mark.parametrize("fields", [b"%b,%b", b"%b,%b,%b"], ids=["at the end", "in the middle"])
+async def test_others_have_turns_while_a_large_answer_is_looked_at(
+    fields: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one of the logprobs of a long prompt it would take half a second."""
+    counts = b'"usage":{"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":64}}'
+    logprobs = b'"logprobs":[%b]' % b",".join([b'{"a":-1.5}'] * 1_000_000)
+    inside = (logprobs, counts, logprobs)[: fields.count(b"%b")]
+    content = b"{%b}" % (fields % inside)
+    longest, turns, plainly = 0, 0, usage.without_cached_tokens
+
+    def looked_at(piece: bytes) -> bytes:
+        nonlocal longest
+        longest = max(longest, len(piece))
+        return plainly(piece)
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(usage, "without_cached_tokens", looked_at)
+    others = asyncio.ensure_future(other())
+    assert await usage.answer_tokens(content) == 7
+    assert turns >= 10
+    assert await usage.without_cached_tokens_in_turns(content) == plainly(content)
+    assert turns >= 20
+    others.cancel()
+    assert longest <= 1024 * 1024
+
+
+async def test_a_large_answer_is_put_together_beside_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is all of it read to see that it is one."""
+    mock, decoded = scripted(), list[int]()
+    garbage = b'{"a":"%b","usage":{"completion_tokens":3}}' % (b"x" * (6 << 20))
+    for engine in mock.engines.values():
+        engine.garbage = garbage
+    apart, to_thread = 0, asyncio.to_thread
+    decode = answers._OBJECT.decode
+
+    async def noted(what: Any, *args: Any) -> Any:
+        nonlocal apart
+        apart += 1
+        return await to_thread(what, *args)
+
+    def read(content: bytes) -> Any:
+        decoded.append(len(content))
+        return decode(content)
+
+    monkeypatch.setattr(asyncio, "to_thread", noted)
+    monkeypatch.setattr(answers, "_OBJECT", SimpleNamespace(decode=read))
+    async with mock.running() as client:
+        await mock.ready()
+        async with client.post(COMPLETIONS, json={"prompt": "abc"}) as response:
+            assert (response.status, await response.read()) == (200, garbage)
+        await until(lambda: bool(mock.gateway.requests.recent))
+        assert mock.gateway.requests.recent[0].answer_tokens == 3
+    assert apart
+    assert not decoded
